@@ -1,0 +1,1 @@
+"""tokviz: see what visual-token pruners keep."""

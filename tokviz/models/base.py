@@ -1,0 +1,47 @@
+"""What the engine must know about a model family. One file per family implements it; no method, no hook here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from ..types import TokenGrid
+
+
+class ModelFamily(Protocol):
+    """WHERE visual tokens live in one family of models. Stateless: every call gets the model.
+
+    ``id`` is the field's name of the family ("llava"), ``reindexes`` whether pruners may renumber positions (never for
+    multi-dimensional rotary positions, ``methods.md`` 0.4).
+    """
+
+    id: str
+    reindexes: bool
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        """The decoder that is called with ``inputs_embeds`` (keyword) and owns ``layers`` and ``rotary_emb``."""
+
+    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
+        """The LLM blocks in order; each has ``self_attn`` with ``q_proj``, ``k_proj``, ``scaling``, ``head_dim``."""
+
+    def visual_token_ids(self, model: nn.Module) -> tuple[int, ...]:
+        """Placeholder token ids (image, video) whose positions hold visual tokens."""
+
+    def vision_attention(self, model: nn.Module, block: Literal["feature", "last"]) -> nn.Module:
+        """The attention module of the vision block whose output becomes the features, or of the last block."""
+
+    def has_cls(self, model: nn.Module) -> bool:
+        """Whether row 0 of the vision sequence is a [CLS] token."""
+
+    def projector(self, model: nn.Module) -> nn.Module:
+        """The module whose first argument is the encoder's patch features ``(pictures, N, D_v)`` ([CLS] removed)."""
+
+    def project(self, model: nn.Module, features: Tensor) -> Tensor:
+        """Project encoder features that a pruner changed. Shape: ``(K, D_v)`` -> ``(K, D)``."""
+
+    def grid(
+        self, model: nn.Module, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]
+    ) -> TokenGrid:
+        """Geometry of the visual tokens of one picture of ``(width, height)`` pixels, as this processor cuts it."""

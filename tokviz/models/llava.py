@@ -1,0 +1,130 @@
+"""LLaVA-1.5 and every stock ``LlavaForConditionalGeneration`` with a CLIP tower, the embedded model included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ..errors import Unsupported
+from ..types import Box, GridView, TokenGrid
+
+
+class Llava:
+    """CLIP tower with [CLS], features of ``vision_feature_layer``, two-layer projector, Llama-like decoder."""
+
+    id = "llava"
+    reindexes = True
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        """``model.model.language_model`` (called with keywords only)."""
+        return model.base_model.language_model
+
+    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Decoder blocks in order."""
+        return self.language_model(model).layers
+
+    def visual_token_ids(self, model: nn.Module) -> tuple[int, ...]:
+        """The id of ``<image>``."""
+        return (model.config.image_token_id,)
+
+    def vision_attention(self, model: nn.Module, block: Literal["feature", "last"]) -> nn.Module:
+        """Attention module of the block that makes the features (``vision_feature_layer``), or of the last block."""
+        tower = model.base_model.vision_tower
+        layers = getattr(tower, "vision_model", tower).encoder.layers
+        if block == "last":
+            return layers[-1].self_attn
+        feature_layer = model.config.vision_feature_layer
+        if not isinstance(feature_layer, int):
+            raise Unsupported(
+                f"This model mixes the vision layers {feature_layer}; methods that look into the vision tower need one."
+            )
+        # hidden_states has one entry more than there are blocks (entry 0 = embeddings): entry h leaves block h - 1.
+        hidden_index = feature_layer if feature_layer >= 0 else len(layers) + 1 + feature_layer
+        return layers[hidden_index - 1].self_attn
+
+    def has_cls(self, model: nn.Module) -> bool:
+        """CLIP towers have one; SigLIP towers do not."""
+        return model.config.vision_config.model_type == "clip_vision_model"
+
+    def projector(self, model: nn.Module) -> nn.Module:
+        """``multi_modal_projector``."""
+        return model.base_model.multi_modal_projector
+
+    def project(self, model: nn.Module, features: Tensor) -> Tensor:
+        """Per-token projection. Shape: ``(K, D_v)`` -> ``(K, D)``."""
+        return self.projector(model)(features)
+
+    def grid(
+        self, model: nn.Module, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]
+    ) -> TokenGrid:
+        """Patches of the square that the processor cuts out (or pads), in pixels of the original picture."""
+        image_processor = processor.image_processor
+        patch = model.config.vision_config.patch_size
+        if getattr(image_processor, "do_pad", False):
+            side = _side(image_processor.size)
+            return padded_square_grid(picture_size, side, patch)
+        crop = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
+        return centre_crop_grid(picture_size, _shortest_edge(image_processor.size), _side(crop), patch)
+
+
+def _side(size: Mapping[str, int]) -> int:
+    height, width = size.get("height") or size.get("shortest_edge"), size.get("width") or size.get("shortest_edge")
+    if not height or height != width:
+        raise Unsupported(f"LLaVA pictures are cut to a square; this processor's size is {dict(size)}.")
+    return int(height)
+
+
+def _shortest_edge(size: Mapping[str, int]) -> int:
+    return int(size.get("shortest_edge") or _side(size))
+
+
+def centre_crop_grid(picture_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:
+    """Geometry of "resize the shortest edge, cut the centre square", CLIP's processor (``engine.md`` section 7).
+
+    Args: picture_size ``(width, height)`` px; resize_to, crop, patch in px of the resized picture.
+    """
+    width, height = picture_size
+    if height <= width:
+        new_height, new_width = resize_to, int(resize_to * width / height)
+    else:
+        new_height, new_width = int(resize_to * height / width), resize_to
+    left, top = int((new_width - crop) / 2), int((new_height - crop) / 2)
+    scale_x, scale_y = width / new_width, height / new_height
+    return _square_grid(picture_size, crop // patch, lambda column, row: (
+        (column * patch + left) * scale_x, (row * patch + top) * scale_y
+    ))  # fmt: skip
+
+
+def padded_square_grid(picture_size: tuple[int, int], side: int, patch: int) -> TokenGrid:
+    """Geometry of "pad to a square, resize" (``LlavaImageProcessor(do_pad=True)``). Sizes in px."""
+    width, height = picture_size
+    longest = max(width, height)
+    scale = longest / side
+    left, top = (longest - width) // 2, (longest - height) // 2
+    return _square_grid(
+        picture_size, side // patch, lambda column, row: (column * patch * scale - left, row * patch * scale - top)
+    )
+
+
+def _square_grid(picture_size: tuple[int, int], n: int, corner: Any) -> TokenGrid:
+    """An ``n x n`` raster whose cell corners ``corner(column, row)`` gives; boxes are clipped to the picture."""
+    width, height = picture_size
+
+    def clipped(column: float, row: float, column_end: float, row_end: float) -> Box:
+        x0, y0 = corner(column, row)
+        x1, y1 = corner(column_end, row_end)
+        return (
+            min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height),
+        )  # fmt: skip
+
+    cells = [(row, column) for row in range(n) for column in range(n)]
+    return TokenGrid(
+        picture_size=picture_size,
+        views=[GridView(name="picture", rows=n, cols=n, seen=clipped(0, 0, n, n))],
+        view=[0] * len(cells),
+        row=[row for row, _ in cells],
+        col=[column for _, column in cells],
+        box=[clipped(column, row, column + 1, row + 1) for row, column in cells],
+    )

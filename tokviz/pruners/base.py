@@ -1,0 +1,94 @@
+"""The contract of a method: one object that plans stages and whose stages select tokens.
+
+A method is one file in this package that ends in ``PRUNER = Pruner(...)`` and one line in ``pruners/__init__.py``. The
+page's controls, the API schema, the docs table and the contract tests are generated from that object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import BadInput
+from ..types import Budget, MethodFamily, Need, Params, PlanningInfo, Schedule
+
+ParamValue = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Param:
+    """One knob of a method; the page builds its control from it.
+
+    kind: ``int`` and ``float`` use ``minimum``, ``maximum``, ``step``; ``choice`` uses ``choices``; ``bool`` neither.
+    """
+
+    name: str
+    label: str
+    kind: Literal["int", "float", "choice", "bool"]
+    default: ParamValue
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, value: Any) -> ParamValue:
+        """Return ``value`` as this parameter's type. Raises BadInput with the allowed range."""
+        if self.kind == "bool":
+            if isinstance(value, bool):
+                return value
+            raise BadInput(f"{self.name} must be true or false, not {value!r}.")
+        if self.kind == "choice":
+            if value in self.choices:
+                return str(value)
+            raise BadInput(f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadInput(f"{self.name} must be a number, not {value!r}.")
+        number: int | float = value
+        if self.kind == "int":
+            if number != int(number):
+                raise BadInput(f"{self.name} must be a whole number, not {value!r}.")
+            number = int(number)
+        if not (self.minimum is None or number >= self.minimum) or not (self.maximum is None or number <= self.maximum):
+            raise BadInput(f"{self.name} must lie between {self.minimum} and {self.maximum}, not {value!r}.")
+        return number
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where the method was published."""
+
+    title: str
+    authors: str
+    year: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """One published method (or control).
+
+    schedule: ``(budget, info, params) -> Schedule``; pure; raises BadInput when the budget cannot be met, saying why.
+    needs: every signal that any of its stages may ask for, so that the page can say what a model must provide.
+    """
+
+    id: str
+    label: str
+    family: MethodFamily
+    claim: str
+    paper: Paper | None
+    needs: tuple[Need, ...]
+    params: tuple[Param, ...]
+    schedule: Callable[[Budget, PlanningInfo, Params], Schedule]
+
+    def complete(self, given: Mapping[str, Any] | None) -> dict[str, ParamValue]:
+        """Defaults overlaid with ``given``, every value checked. Raises BadInput for unknown names or bad values."""
+        known = {param.name: param for param in self.params}
+        unknown = sorted(set(given or {}) - set(known))
+        if unknown:
+            has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
+            raise BadInput(f"{self.label} has no parameter {unknown[0]!r}; {has}.")
+        values = {param.name: param.default for param in self.params}
+        values.update({name: known[name].check(value) for name, value in (given or {}).items()})
+        return values
