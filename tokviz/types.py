@@ -373,7 +373,7 @@ class Run(Record):
 
 
 class PictureRecord(Record):
-    """The picture of a request: size in pixels after EXIF rotation, digest, and the file itself as base64 PNG or JPEG."""
+    """The picture of a request: size in pixels after EXIF rotation, digest, and the file itself as base64."""
 
     width: int
     height: int
@@ -446,6 +446,7 @@ class Comparison(Record):
             raise BadInput("This file is not a tokviz session, or it was written by another version.") from error
         if comparison.schema_version != SCHEMA_VERSION:
             raise BadInput(
-                f"This session has schema version {comparison.schema_version}; this tokviz reads version {SCHEMA_VERSION}."
+                f"This session has schema version {comparison.schema_version}; "
+                f"this tokviz reads version {SCHEMA_VERSION}."
             )
         return comparison

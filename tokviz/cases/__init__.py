@@ -1,0 +1,1 @@
+"""Case files, the search for instructive cases, stored sessions."""

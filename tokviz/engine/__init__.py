@@ -1,0 +1,1 @@
+"""HOW a schedule of stages is carried out on a stock model. Knows no method by name."""

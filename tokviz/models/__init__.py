@@ -1,0 +1,1 @@
+"""WHERE visual tokens live: one file per model family, the menu, loading."""

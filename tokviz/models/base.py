@@ -20,28 +20,26 @@ class ModelFamily(Protocol):
     id: str
     reindexes: bool
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: Any) -> nn.Module:
         """The decoder that is called with ``inputs_embeds`` (keyword) and owns ``layers`` and ``rotary_emb``."""
 
-    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
+    def blocks(self, model: Any) -> Sequence[nn.Module]:
         """The LLM blocks in order; each has ``self_attn`` with ``q_proj``, ``k_proj``, ``scaling``, ``head_dim``."""
 
-    def visual_token_ids(self, model: nn.Module) -> tuple[int, ...]:
+    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
         """Placeholder token ids (image, video) whose positions hold visual tokens."""
 
-    def vision_attention(self, model: nn.Module, block: Literal["feature", "last"]) -> nn.Module:
+    def vision_attention(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
         """The attention module of the vision block whose output becomes the features, or of the last block."""
 
-    def has_cls(self, model: nn.Module) -> bool:
+    def has_cls(self, model: Any) -> bool:
         """Whether row 0 of the vision sequence is a [CLS] token."""
 
-    def projector(self, model: nn.Module) -> nn.Module:
+    def projector(self, model: Any) -> nn.Module:
         """The module whose first argument is the encoder's patch features ``(pictures, N, D_v)`` ([CLS] removed)."""
 
-    def project(self, model: nn.Module, features: Tensor) -> Tensor:
+    def project(self, model: Any, features: Tensor) -> Tensor:
         """Project encoder features that a pruner changed. Shape: ``(K, D_v)`` -> ``(K, D)``."""
 
-    def grid(
-        self, model: nn.Module, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]
-    ) -> TokenGrid:
+    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Geometry of the visual tokens of one picture of ``(width, height)`` pixels, as this processor cuts it."""

@@ -17,19 +17,19 @@ class Llava:
     id = "llava"
     reindexes = True
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: Any) -> nn.Module:
         """``model.model.language_model`` (called with keywords only)."""
         return model.base_model.language_model
 
-    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
+    def blocks(self, model: Any) -> Sequence[nn.Module]:
         """Decoder blocks in order."""
         return self.language_model(model).layers
 
-    def visual_token_ids(self, model: nn.Module) -> tuple[int, ...]:
+    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
         """The id of ``<image>``."""
         return (model.config.image_token_id,)
 
-    def vision_attention(self, model: nn.Module, block: Literal["feature", "last"]) -> nn.Module:
+    def vision_attention(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
         """Attention module of the block that makes the features (``vision_feature_layer``), or of the last block."""
         tower = model.base_model.vision_tower
         layers = getattr(tower, "vision_model", tower).encoder.layers
@@ -44,21 +44,19 @@ class Llava:
         hidden_index = feature_layer if feature_layer >= 0 else len(layers) + 1 + feature_layer
         return layers[hidden_index - 1].self_attn
 
-    def has_cls(self, model: nn.Module) -> bool:
+    def has_cls(self, model: Any) -> bool:
         """CLIP towers have one; SigLIP towers do not."""
         return model.config.vision_config.model_type == "clip_vision_model"
 
-    def projector(self, model: nn.Module) -> nn.Module:
+    def projector(self, model: Any) -> nn.Module:
         """``multi_modal_projector``."""
         return model.base_model.multi_modal_projector
 
-    def project(self, model: nn.Module, features: Tensor) -> Tensor:
+    def project(self, model: Any, features: Tensor) -> Tensor:
         """Per-token projection. Shape: ``(K, D_v)`` -> ``(K, D)``."""
         return self.projector(model)(features)
 
-    def grid(
-        self, model: nn.Module, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]
-    ) -> TokenGrid:
+    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Patches of the square that the processor cuts out (or pads), in pixels of the original picture."""
         image_processor = processor.image_processor
         patch = model.config.vision_config.patch_size

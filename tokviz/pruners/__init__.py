@@ -1,0 +1,1 @@
+"""WHAT to keep: pure functions of tensors, one file per method."""

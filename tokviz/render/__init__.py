@@ -1,0 +1,1 @@
+"""Pictures for export: overlay, figure. Sees Comparisons only, no torch, no gradio."""
