@@ -20,7 +20,7 @@ class ModelFamily(Protocol):
     id: str
     reindexes: bool
 
-    def language_model(self, model: Any) -> nn.Module:
+    def language_model(self, model: Any) -> Any:
         """The decoder that is called with ``inputs_embeds`` (keyword) and owns ``layers`` and ``rotary_emb``."""
 
     def blocks(self, model: Any) -> Sequence[nn.Module]:

@@ -17,7 +17,7 @@ class Llava:
     id = "llava"
     reindexes = True
 
-    def language_model(self, model: Any) -> nn.Module:
+    def language_model(self, model: Any) -> Any:
         """``model.model.language_model`` (called with keywords only)."""
         return model.base_model.language_model
 
