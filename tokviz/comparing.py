@@ -1,0 +1,322 @@
+"""One request: encode the picture once, run every lane, yield events. The only body that runs on a GPU.
+
+The package exports its two functions as ``tokviz.compare`` and ``tokviz.compare_events``.
+"""
+
+from __future__ import annotations
+
+import platform
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from PIL import Image
+
+from . import __version__
+from .engine import Prompt, encode
+from .errors import BadInput, Stopped
+from .images import Picture, read_image
+from .lane import LaneSettings, run_lane
+from .models.loading import VisionLanguageModel
+from .pruners import get
+from .pruners.base import Pruner
+from .types import (
+    Box,
+    Budget,
+    BudgetMeaning,
+    Comparison,
+    Request,
+    Run,
+    Timing,
+    TokenGrid,
+)
+
+DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
+BASELINE = "full"
+MAX_QUESTION_CHARACTERS = 2000
+MAX_NEW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress of a comparison. ``comparison`` holds the runs finished so far.
+
+    kind: ``encoded`` (vision done), ``lane`` (lane number ``lane`` starts), ``text`` (its answer so far is ``text``),
+    ``run`` (it is finished), ``done``.
+    """
+
+    kind: Literal["encoded", "lane", "text", "run", "done"]
+    lane: int
+    text: str
+    comparison: Comparison
+
+
+def compare(
+    vlm: VisionLanguageModel,
+    image: str | Path | bytes | Image.Image | Picture,
+    question: str,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    budget: int = 64,
+    **options: Any,
+) -> Comparison:
+    """Answer a question without pruning and with each method at the same budget.
+
+    Args:
+        vlm: what ``tokviz.load`` returned.
+        image: path, file bytes, PIL picture, or a ``Picture``.
+        question: one question, up to 2,000 characters.
+        methods: method ids; the unpruned run is always the first run of the result.
+        budget: visual tokens, 1 to N.
+        **options: ``budget_as`` ("published" | "final" | "average"), ``params`` ({method: {name: value}}), ``seed``,
+            ``repeats`` (> 1: medians after a warm-up), ``max_new_tokens``, ``expected`` (the right answer), ``evidence``
+            (boxes in pixels of the picture), ``stop`` (a ``threading.Event``).
+
+    Raises BadInput with one sentence. A method that cannot run on this model yields a Run with ``error`` instead.
+    Example:
+        >>> compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=16, expected="red")
+    """
+    for event in compare_events(vlm, image, question, methods=methods, budget=budget, **options):
+        last = event.comparison
+    return last
+
+
+def compare_events(
+    vlm: VisionLanguageModel,
+    image: str | Path | bytes | Image.Image | Picture,
+    question: str,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    budget: int = 64,
+    budget_as: BudgetMeaning = "published",
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    repeats: int = 1,
+    max_new_tokens: int = 32,
+    expected: str | None = None,
+    evidence: Sequence[Box] = (),
+    stop: threading.Event | None = None,
+) -> Iterator[Event]:
+    """Like ``compare``, yielding an Event whenever something is new. Input is checked before the first event.
+
+    When ``stop`` is set the generator ends early after a last ``done`` event with what there is.
+    """
+    picture = image if isinstance(image, Picture) else read_image(image)
+    question = check_question(question, vlm)
+    pruners = _pruners(methods)
+    completed = _completed_params(pruners, params)
+    grid = vlm.family.grid(vlm.model, vlm.processor, picture.image.size, {})
+    _check_numbers(budget, budget_as, seed, repeats, max_new_tokens, grid)
+    request = Request(
+        question=question,
+        methods=[pruner.id for pruner in pruners],
+        budget=budget,
+        budget_as=budget_as,
+        params=completed,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        repeats=repeats,
+        expected_answer=expected or None,
+        evidence=[_check_box(box) for box in evidence],
+    )
+    settings = LaneSettings(Budget(budget, budget_as), seed, repeats, max_new_tokens, stop or threading.Event())
+    job = _Job(vlm, picture, request, grid, pruners, settings)
+    return _relay(job)
+
+
+@dataclass
+class _Job:
+    vlm: VisionLanguageModel
+    picture: Picture
+    request: Request
+    grid: TokenGrid
+    pruners: list[Pruner]
+    settings: LaneSettings
+
+    def comparison(self, runs: list[Run], timings: dict[str, Timing]) -> Comparison:
+        return Comparison(
+            request=self.request,
+            model=self.vlm.record,
+            picture=self.picture.record,
+            grid=self.grid,
+            runs=list(runs),
+            versions=versions(),
+            timings=timings,
+            warnings=[*self.picture.notices, *unknown_words(self.vlm, self.request.question)],
+        )
+
+    @torch.inference_mode()
+    def run(self, emit: Callable[[Event], None]) -> None:
+        """Run every lane in order. Everything that touches the model happens in the calling thread."""
+        needs = {need for pruner in self.pruners for need in pruner.needs}
+        repeats = self.settings.repeats
+        if not self.vlm.warm:
+            self._encode(needs)
+            self.vlm.warm = True
+        prompts = [self._encode(needs) for _ in range(repeats)]
+        prompt = prompts[-1]
+        n_visual = int(prompt.visual_mask.sum())
+        if n_visual != self.grid.n_tokens:
+            raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
+        _check_context(self.vlm, prompt, self.settings.max_new_tokens)
+        timings = {"vision": timing([p.vision_ms for p in prompts])}
+        runs: list[Run] = []
+        partial = self.comparison(runs, timings)
+        emit(Event("encoded", -1, "", partial))
+        try:
+            for lane, pruner in enumerate(self.pruners):
+                emit(Event("lane", lane, "", partial))
+                run = run_lane(
+                    self.vlm, prompt, self.grid, pruner, self.request.params[pruner.id], self.settings,
+                    lambda text, lane=lane, shown=partial: emit(Event("text", lane, text, shown)),
+                )  # fmt: skip
+                runs.append(run)
+                partial = self.comparison(runs, timings)
+                emit(Event("run", lane, run.answer, partial))
+        except Stopped:
+            pass
+        emit(Event("done", len(runs) - 1, "", partial))
+
+    def _encode(self, needs: set[Any]) -> Prompt:
+        if self.settings.stop.is_set():
+            raise BadInput("Stopped before the picture was encoded.")
+        return encode(
+            self.vlm.model, self.vlm.family, model_inputs(self.vlm, self.picture, self.request.question), needs
+        )
+
+
+def _relay(job: _Job) -> Iterator[Event]:
+    """Run the job in a worker thread and hand its events on, so that text streams while ``generate`` is running."""
+    events: queue.Queue[Event | BaseException | None] = queue.Queue()
+
+    def work() -> None:
+        try:
+            job.run(events.put)
+            events.put(None)
+        except BaseException as error:
+            events.put(error)
+
+    worker = threading.Thread(target=work, name="tokviz-compare", daemon=True)
+    worker.start()
+    try:
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    finally:
+        # The consumer may leave early (a closed browser tab): the model must be free when this generator is gone.
+        if worker.is_alive():
+            job.settings.stop.set()
+            worker.join()
+
+
+def model_inputs(vlm: VisionLanguageModel, picture: Picture, question: str) -> dict[str, torch.Tensor]:
+    """The processor's output for one picture and question, with the model's own chat template, on its device."""
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    text = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = vlm.processor(images=[picture.image], text=[text], return_tensors="pt")
+    dtype = vlm.model.dtype
+    return {
+        name: tensor.to(vlm.device, dtype if tensor.is_floating_point() else None) for name, tensor in inputs.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that a session records."""
+    return {
+        "tokviz": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def timing(samples: Sequence[float]) -> Timing:
+    """Median of samples in ms; one sample is marked as a single shot."""
+    return Timing(
+        median_ms=float(torch.tensor(samples, dtype=torch.float64).median()),
+        samples=len(samples),
+        single_shot=len(samples) == 1,
+    )
+
+
+def check_question(question: str, vlm: VisionLanguageModel) -> str:
+    """The question without outer blanks. Raises BadInput when empty, too long, or with the model's reserved words."""
+    if not isinstance(question, str) or not question.strip():
+        raise BadInput("There is no question: type one about the picture.")
+    question = question.strip()
+    if len(question) > MAX_QUESTION_CHARACTERS:
+        raise BadInput(
+            f"The question has {len(question):,} characters; the limit is {MAX_QUESTION_CHARACTERS:,}. Please shorten it."
+        )
+    for reserved in vlm.processor.tokenizer.all_special_tokens:
+        if reserved in question:
+            raise BadInput(f"The question contains {reserved!r}, which is reserved by the model; please leave it out.")
+    return question
+
+
+def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
+    """A warning that names the words of the question that the model's vocabulary lacks, or nothing."""
+    tokenizer = vlm.processor.tokenizer
+    if tokenizer.unk_token_id is None:
+        return []
+    encoding = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+    unknown = [
+        question[start:end]
+        for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        if token == tokenizer.unk_token_id
+    ]
+    if not unknown:
+        return []
+    words = ", ".join(dict.fromkeys(unknown))
+    return [f"{vlm.record.name} does not know: {words}. Its vocabulary is small; see the model card."]
+
+
+def _pruners(methods: Sequence[str]) -> list[Pruner]:
+    if isinstance(methods, str):
+        raise BadInput(f"methods must be a list of method ids, not the text {methods!r}.")
+    return [get(method) for method in dict.fromkeys([BASELINE, *methods])]
+
+
+def _completed_params(
+    pruners: list[Pruner], params: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, dict[str, Any]]:
+    given = dict(params or {})
+    unused = sorted(set(given) - {pruner.id for pruner in pruners})
+    if unused:
+        raise BadInput(f"There are parameters for {unused[0]!r}, which is not among the methods to run.")
+    return {pruner.id: dict(pruner.complete(given.get(pruner.id))) for pruner in pruners}
+
+
+def _check_numbers(budget: int, budget_as: str, seed: int, repeats: int, max_new_tokens: int, grid: TokenGrid) -> None:
+    for name, value, low, high in (
+        ("The budget", budget, 1, grid.n_tokens),
+        ("The seed", seed, 0, 2**63 - 1),
+        ("The number of repeats", repeats, 1, 100),
+        ("The number of new tokens", max_new_tokens, 1, MAX_NEW_TOKENS),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            why = f" (this picture has {grid.n_tokens} visual tokens)" if name == "The budget" else ""
+            raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {value!r}.")
+    if budget_as not in ("published", "final", "average"):
+        raise BadInput(f"budget_as must be published, final or average, not {budget_as!r}.")
+
+
+def _check_box(box: Sequence[float]) -> Box:
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        raise BadInput(f"An evidence box is x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, not {tuple(box)}.")
+    return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+
+
+def _check_context(vlm: VisionLanguageModel, prompt: Prompt, max_new_tokens: int) -> None:
+    limit = getattr(vlm.text_config, "max_position_embeddings", None)
+    length = prompt.input_ids.shape[1] + max_new_tokens
+    if limit and length > limit:
+        raise BadInput(
+            f"Picture, question and answer need {length} tokens; {vlm.record.name} takes {limit}. "
+            "Please shorten the question."
+        )

@@ -1,0 +1,87 @@
+"""What is measured on finished runs: cost formulas, agreement of kept sets, evidence recall, verdicts on answers."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .types import Box, TokenGrid
+
+VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an answer compares; ``label`` is the same in words."""
+
+    kind: VerdictKind
+    label: str
+
+
+def normalised(answer: str) -> str:
+    """An answer without case, outer and repeated spaces, and final punctuation."""
+    return " ".join(answer.casefold().split()).strip(string.punctuation + " ")
+
+
+def verdict(answer: str, baseline_answer: str, expected: str | None) -> Verdict:
+    """Compare an answer with the unpruned model's and, when it is known, with the right one.
+
+    With an expected answer: ``right``; ``flipped`` (unpruned right, this wrong); ``recovered`` (unpruned wrong, this
+    right); ``wrong`` (both wrong). Without: ``same`` or ``changed``.
+    """
+    same = normalised(answer) == normalised(baseline_answer)
+    if expected is None:
+        return Verdict("same", "same as no pruning") if same else Verdict("changed", "changed by pruning")
+    is_right = normalised(answer) == normalised(expected)
+    baseline_right = normalised(baseline_answer) == normalised(expected)
+    if is_right:
+        return Verdict("right", "right") if baseline_right else Verdict("recovered", "right, unlike no pruning")
+    return Verdict("flipped", "flipped by pruning") if baseline_right else Verdict("wrong", "wrong")
+
+
+def prefill_flops(tokens_per_block: Sequence[int], d: int, m: int) -> float:
+    """FLOPs of one forward pass: sum over blocks of 4nd² + 2n²d + 2ndm.
+
+    Source: ToDRE (``papers/todre.md`` section 3.1, Eq. 1), generalised from T equal blocks to a count per block. As in
+    the paper one multiply-add counts once, and a gated FFN's third matrix and grouped keys are not considered; use it
+    to compare runs of one model, not as a count of instructions.
+
+    Args: tokens_per_block ``(T,)`` sequence lengths n; d hidden size; m FFN width.
+    """
+    return float(sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in tokens_per_block))
+
+
+def decode_flops(tokens_per_block: Sequence[int], d: int, m: int, new_tokens: int) -> float:
+    """FLOPs of decoding: sum over blocks and steps t = 1…new_tokens of 4d² + 2d(n + t − 1) + 2dm.
+
+    Source: ToDRE Eq. 2, with the KV-cache length n of each block its own.
+    """
+    return float(
+        sum(4 * d * d + 2 * d * (n + step) + 2 * d * m for n in tokens_per_block for step in range(new_tokens))
+    )
+
+
+def overlap(kept_a: Sequence[int], kept_b: Sequence[int]) -> float:
+    """Intersection over union of two kept sets; 1.0 when both are empty."""
+    a, b = set(kept_a), set(kept_b)
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def evidence_tokens(grid: TokenGrid, evidence: Sequence[Box]) -> list[int]:
+    """Visual tokens whose patch shares at least a tenth of its area with an evidence box, ascending."""
+    return [index for index, box in enumerate(grid.box) if box and any(_share(box, e) >= 0.1 for e in evidence)]
+
+
+def evidence_recall(grid: TokenGrid, evidence: Sequence[Box], kept: Sequence[int]) -> float | None:
+    """Share of the evidence tokens that were kept; None when no token shows the evidence."""
+    tokens = evidence_tokens(grid, evidence)
+    return len(set(tokens) & set(kept)) / len(tokens) if tokens else None
+
+
+def _share(box: Box, other: Box) -> float:
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    return max(width, 0) * max(height, 0) / area if area > 0 else 0.0

@@ -1,0 +1,147 @@
+"""Load a stock vision-language model and say what it is: family, device, dtype, attention kernel."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from ..errors import BadInput, Unsupported
+from ..types import ModelRecord
+from .base import ModelFamily
+from .catalog import EMBEDDED_MODEL, embedded_folder, find
+from .llava import Llava
+
+FAMILIES: dict[str, ModelFamily] = {"llava": Llava()}
+"""Supported ``config.model_type`` -> family."""
+
+
+@dataclass
+class VisionLanguageModel:
+    """A loaded model with its processor. ``record`` is what sessions store about it."""
+
+    model: Any
+    processor: Any
+    family: ModelFamily
+    record: ModelRecord
+    warm: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings lie."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def n_visual(self) -> int:
+        """Visual tokens of one square picture."""
+        return self.family.grid(self.model, self.processor, (1000, 1000), {}).n_tokens
+
+    @property
+    def text_config(self) -> Any:
+        """Configuration of the language model."""
+        return self.model.config.get_text_config()
+
+
+def load(
+    name_or_path: str | Path = EMBEDDED_MODEL,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    attention: str | None = None,
+) -> VisionLanguageModel:
+    """Load the embedded model, a local folder, or a hub id of a supported architecture.
+
+    Args:
+        name_or_path: ``"tokviz-tiny"``, a folder with a stock transformers checkpoint, or ``"owner/name"``.
+        device: default ``cuda`` when there is one, else ``cpu``.
+        dtype: default float32 on a CPU, bfloat16 (float16 on older cards) on a GPU.
+        attention: transformers' ``attn_implementation``; default ``sdpa``. Never eager by tokviz's choice.
+
+    Raises BadInput or Unsupported with one sentence: unknown name, unreachable hub, damaged folder, other architecture.
+    """
+    source, revision, name = _resolve(str(name_or_path))
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(_why_not(name, source, error)) from error
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise Unsupported(
+            f"{name} is a {config.model_type!r} model; supported architectures are {', '.join(sorted(FAMILIES))}."
+        )
+    chosen_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen_dtype = dtype or _default_dtype(chosen_device)
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            source,
+            revision=revision,
+            dtype=chosen_dtype,
+            attn_implementation=attention or "sdpa",
+            trust_remote_code=False,
+        )
+        processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(_why_not(name, source, error)) from error
+    model = model.to(chosen_device).eval()
+    return VisionLanguageModel(model, processor, family, _record(model, family, name))
+
+
+def _default_dtype(device: torch.device) -> torch.dtype:
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _resolve(name_or_path: str) -> tuple[str, str | None, str]:
+    """``(source for from_pretrained, revision, name to show)``."""
+    if name_or_path == EMBEDDED_MODEL:
+        if not (embedded_folder() / "config.json").is_file():
+            raise BadInput(f"The embedded model is missing: {EMBEDDED_MODEL} is not in the assets folder.")
+        return str(embedded_folder()), None, EMBEDDED_MODEL
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BadInput(f"The folder {path.name!r} holds no model: it has no config.json.")
+        return str(path), None, path.name
+    entry = find(name_or_path)
+    if entry is not None:
+        return entry.id, entry.revision, entry.id
+    if name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")):
+        return name_or_path, None, name_or_path
+    raise BadInput(
+        f"There is no model {name_or_path!r}: give {EMBEDDED_MODEL!r}, a folder with a checkpoint, "
+        "or a hub id 'owner/name'."
+    )
+
+
+def _why_not(name: str, source: str, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"{name} could not be loaded: {str(error).strip().splitlines()[0]}"
+    if os.path.isdir(source):
+        return f"The model folder {name!r} is incomplete or damaged: {str(error).strip().splitlines()[0]}"
+    return (
+        f"{name} could not be loaded: the model hub cannot be reached, the id is wrong, or access is gated. "
+        "Use a local folder or the embedded model instead."
+    )
+
+
+def _record(model: Any, family: ModelFamily, name: str) -> ModelRecord:
+    text = model.config.get_text_config()
+    parameter = next(model.parameters())
+    device = parameter.device
+    return ModelRecord(
+        name=name,
+        family=family.id,
+        n_blocks=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        attention=text._attn_implementation,
+        embedded=name == EMBEDDED_MODEL,
+    )
