@@ -10,11 +10,11 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from PIL import Image
 
 from . import __version__
@@ -22,6 +22,7 @@ from .engine import Prompt, encode
 from .errors import BadInput, Stopped
 from .images import Picture, read_image
 from .lane import LaneSettings, run_lane
+from .measures import timing
 from .models.loading import VisionLanguageModel
 from .pruners import get
 from .pruners.base import Pruner
@@ -73,8 +74,8 @@ def compare(
         methods: method ids; the unpruned run is always the first run of the result.
         budget: visual tokens, 1 to N.
         **options: ``budget_as`` ("published" | "final" | "average"), ``params`` ({method: {name: value}}), ``seed``,
-            ``repeats`` (> 1: medians after a warm-up), ``max_new_tokens``, ``expected`` (the right answer), ``evidence``
-            (boxes in pixels of the picture), ``stop`` (a ``threading.Event``).
+            ``repeats`` (> 1: medians after a warm-up), ``max_new_tokens``, ``expected`` (the right answer),
+            ``evidence`` (boxes in pixels of the picture), ``stop`` (a ``threading.Event``).
 
     Raises BadInput with one sentence. A method that cannot run on this model yields a Run with ``error`` instead.
     Example:
@@ -230,18 +231,9 @@ def versions() -> dict[str, str]:
     return {
         "tokviz": __version__,
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "python": platform.python_version(),
     }
-
-
-def timing(samples: Sequence[float]) -> Timing:
-    """Median of samples in ms; one sample is marked as a single shot."""
-    return Timing(
-        median_ms=float(torch.tensor(samples, dtype=torch.float64).median()),
-        samples=len(samples),
-        single_shot=len(samples) == 1,
-    )
 
 
 def check_question(question: str, vlm: VisionLanguageModel) -> str:
@@ -251,7 +243,8 @@ def check_question(question: str, vlm: VisionLanguageModel) -> str:
     question = question.strip()
     if len(question) > MAX_QUESTION_CHARACTERS:
         raise BadInput(
-            f"The question has {len(question):,} characters; the limit is {MAX_QUESTION_CHARACTERS:,}. Please shorten it."
+            f"The question has {len(question):,} characters; the limit is {MAX_QUESTION_CHARACTERS:,}. "
+            "Please shorten it."
         )
     for reserved in vlm.processor.tokenizer.all_special_tokens:
         if reserved in question:

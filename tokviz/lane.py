@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
-from .engine import Prompt, StageEvent, kv_cache_bytes, pruning, shorten, synchronise
+from .engine import Answer, Prompt, StageEvent, answer, pruning, shorten
 from .errors import BadInput, Stopped
-from .measures import decode_flops, prefill_flops
+from .measures import decode_flops, prefill_flops, timing
 from .models.loading import VisionLanguageModel
 from .pruners.base import Pruner
 from .traces import stage_records
@@ -49,16 +48,10 @@ class LaneSettings:
 
 @dataclass
 class _Shot:
-    """One execution of a lane: events in original indices, generated ids, clocks in ms."""
+    """One execution of a lane: its events in original indices, and the answer with its clocks."""
 
     events: list[StageEvent]
-    token_ids: list[int]
-    logprobs: list[float]
-    prompt_tokens: int
-    prefill_ms: float
-    decode_ms: list[float]
-    kv_bytes: int
-    peak_bytes: int | None
+    answer: Answer
 
 
 def run_lane(
@@ -74,7 +67,7 @@ def run_lane(
 
     Raises Stopped when the user stopped it.
     """
-    base = {"method": pruner.id, "label": pruner.label, "family": pruner.family, "params": dict(params)}
+    base: dict[str, Any] = {"method": pruner.id, "label": pruner.label, "family": pruner.family, "params": dict(params)}
     n_blocks = vlm.record.n_blocks
     info = PlanningInfo(grid.n_tokens, n_blocks, vlm.family.id, vlm.family.has_cls(vlm.model))
     try:
@@ -96,10 +89,10 @@ def run_lane(
         actual=budget_meanings(per_block, final),
         tokens_per_block=per_block,
         stages=records,
-        answer=_decode(vlm, shot.token_ids),
+        answer=_decode(vlm, shot.answer.token_ids),
         answer_tokens=[
             AnswerToken(id=token, text=vlm.processor.tokenizer.decode([token]), logprob=logprob)
-            for token, logprob in zip(shot.token_ids, shot.logprobs, strict=True)
+            for token, logprob in zip(shot.answer.token_ids, shot.answer.logprobs, strict=True)
         ],
         timings=_timings(shots),
         cost=_cost(vlm, prompt, per_block, shot),
@@ -122,81 +115,32 @@ def _shoot(
 
     before_llm = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
     inside_llm = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
-    device = prompt.inputs_embeds.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     short, rows = shorten(vlm.model, vlm.family, prompt, before_llm, choose)
     events = rows[0]
-    cache = DynamicCache(config=vlm.text_config)
-    listener = _TokenListener(vlm, cache, settings.stop, on_text)
     context = (
         pruning(vlm.model, vlm.family, inside_llm, choose, visual_mask=short.visual_mask)
         if inside_llm
         else nullcontext()
     )
     with context as trace:
-        listener.start()
-        output = vlm.model.generate(
-            inputs_embeds=short.inputs_embeds,
-            attention_mask=short.attention_mask,
-            **({} if short.position_ids is None else {"position_ids": short.position_ids}),
-            past_key_values=cache,
+        generated = answer(
+            vlm.model,
+            short,
             max_new_tokens=settings.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            return_dict_in_generate=True,
-            output_logits=True,
-            stopping_criteria=StoppingCriteriaList([listener]),
+            on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)),
+            stop=settings.stop,
         )
-    if settings.stop.is_set():
+    if generated.stopped:
         raise Stopped
     if trace is not None:
         into_prompt = events[-1].kept if events else torch.arange(int(prompt.visual_mask.sum()))
         events = [*events, *(_rebased(event, into_prompt) for event in trace.rows[0])]
-    token_ids = output.sequences[0].tolist()
-    logprobs = [
-        float(torch.log_softmax(logits[0].float(), -1)[token])
-        for logits, token in zip(output.logits, token_ids, strict=True)
-    ]
-    return _Shot(
-        events, token_ids, logprobs, short.inputs_embeds.shape[1], listener.prefill_ms, listener.decode_ms,
-        listener.kv_bytes, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-    )  # fmt: skip
+    return _Shot(events, generated)
 
 
 def _rebased(event: StageEvent, original: Tensor) -> StageEvent:
     """An in-LLM event of a shortened prompt, in indices of the unpruned visual tokens."""
     return StageEvent(event.stage, original[event.alive], event.selection, original[event.kept], event.milliseconds)
-
-
-class _TokenListener(StoppingCriteria):
-    """Called by ``generate`` after every token: the clock of prefill and decode, the Stop button, the stream."""
-
-    def __init__(
-        self, vlm: VisionLanguageModel, cache: Any, stop: threading.Event, on_text: Callable[[str], None]
-    ) -> None:
-        self._vlm, self._cache, self._stop, self._on_text = vlm, cache, stop, on_text
-        self._ticks: list[float] = []
-        self.kv_bytes = 0
-
-    def start(self) -> None:
-        self._ticks = [synchronise(self._vlm.device)]
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self._ticks.append(synchronise(self._vlm.device))
-        if len(self._ticks) == 2:
-            self.kv_bytes = kv_cache_bytes(self._cache)
-        # With inputs_embeds, generate holds the new tokens only.
-        self._on_text(_decode(self._vlm, input_ids[0].tolist()))
-        return torch.full((input_ids.shape[0],), self._stop.is_set(), dtype=torch.bool, device=input_ids.device)
-
-    @property
-    def prefill_ms(self) -> float:
-        return (self._ticks[1] - self._ticks[0]) * 1000
-
-    @property
-    def decode_ms(self) -> list[float]:
-        return [(b - a) * 1000 for a, b in zip(self._ticks[1:], self._ticks[2:], strict=False)]
 
 
 def _decode(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
@@ -205,17 +149,13 @@ def _decode(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
 
 def _timings(shots: list[_Shot]) -> dict[str, Timing]:
     """Medians in ms over the shots: prefill, decode per token (over tokens and shots), selection."""
-
-    def timing(samples: list[float]) -> Timing:
-        return Timing(median_ms=median(samples), samples=len(shots), single_shot=len(shots) == 1)
-
     timings = {
-        "prefill": timing([shot.prefill_ms for shot in shots]),
+        "prefill": timing([shot.answer.prefill_ms for shot in shots]),
         "selection": timing([sum(event.milliseconds for event in shot.events) for shot in shots]),
     }
-    decode = [ms for shot in shots for ms in shot.decode_ms]
+    decode = [ms for shot in shots for ms in shot.answer.decode_ms]
     if decode:
-        timings["decode_per_token"] = timing(decode)
+        timings["decode_per_token"] = timing(decode, len(shots))
     return timings
 
 
@@ -226,8 +166,8 @@ def _cost(vlm: VisionLanguageModel, prompt: Prompt, per_block: list[int], shot: 
     patches = (vision.image_size // vision.patch_size) ** 2 + int(vlm.family.has_cls(vlm.model))
     return Cost(
         prefill_flops=prefill_flops(lengths, text.hidden_size, text.intermediate_size),
-        decode_flops=decode_flops(lengths, text.hidden_size, text.intermediate_size, len(shot.token_ids)),
+        decode_flops=decode_flops(lengths, text.hidden_size, text.intermediate_size, len(shot.answer.token_ids)),
         vision_flops=prefill_flops([patches] * vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size),
-        kv_cache_bytes=shot.kv_bytes,
-        peak_memory_bytes=shot.peak_bytes,
+        kv_cache_bytes=shot.answer.kv_bytes,
+        peak_memory_bytes=shot.answer.peak_bytes,
     )

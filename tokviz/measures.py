@@ -5,9 +5,10 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
-from .types import Box, TokenGrid
+from .types import Box, Timing, TokenGrid
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
 
@@ -61,6 +62,12 @@ def decode_flops(tokens_per_block: Sequence[int], d: int, m: int, new_tokens: in
     return float(
         sum(4 * d * d + 2 * d * (n + step) + 2 * d * m for n in tokens_per_block for step in range(new_tokens))
     )
+
+
+def timing(samples: Sequence[float], shots: int | None = None) -> Timing:
+    """Median of ``samples`` in ms. ``shots`` executions stand behind them (default: one each); one is a single shot."""
+    shots = len(samples) if shots is None else shots
+    return Timing(median_ms=median(samples), samples=shots, single_shot=shots == 1)
 
 
 def overlap(kept_a: Sequence[int], kept_b: Sequence[int]) -> float:

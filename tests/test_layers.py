@@ -1,0 +1,47 @@
+"""Each room imports without what it must not know. Every check runs in a fresh interpreter."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ABSENT = {
+    "tokviz": {"torch", "gradio", "transformers"},
+    "tokviz.types": {"torch", "gradio", "transformers"},
+    "tokviz.measures": {"torch", "gradio", "transformers"},
+    "tokviz.images": {"torch", "gradio", "transformers"},
+    "tokviz.scenes": {"torch", "gradio", "transformers"},
+    "tokviz.render.figure": {"torch", "gradio", "transformers", "matplotlib.pyplot"},
+    "tokviz.cases.examples": {"torch", "gradio", "transformers"},
+    "tokviz.pruners": {"gradio", "transformers", "tokviz.engine", "tokviz.models"},
+    "tokviz.engine": {"gradio", "tokviz.pruners"},
+    "tokviz.models.loading": {"gradio", "tokviz.pruners", "tokviz.engine"},
+    "tokviz.comparing": {"gradio", "tokviz.ui"},
+    "tokviz.ui.build": {"transformers", "tokviz.engine", "tokviz.models.loading"},
+}
+
+
+@pytest.mark.parametrize("module", sorted(ABSENT))
+def test_a_room_does_not_import_what_it_must_not_know(module):
+    program = f"import sys, {module}; print(sorted(set({sorted(ABSENT[module])!r}) & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_only_the_ui_and_the_entry_import_gradio_and_only_models_and_engine_import_transformers():
+    allowed = {
+        "gradio": {"ui"},
+        "transformers": {"models", "engine"},
+        "spaces": set(),
+        "torch": {"pruners", "engine", "models", "comparing.py", "lane.py", "types.py"},
+    }
+    for path in (ROOT / "tokviz").rglob("*.py"):
+        room = path.relative_to(ROOT / "tokviz").parts[0]
+        for line in path.read_text().splitlines():
+            for library, rooms in allowed.items():
+                imports = line.lstrip().startswith((f"import {library}", f"from {library}"))
+                assert not imports or room in rooms, f"{path.name} imports {library}: {line}"
