@@ -1,0 +1,1 @@
+"""How the embedded model was made. The app never imports this package."""

@@ -1,0 +1,278 @@
+"""Stage 2: projector and decoder learn to answer from the frozen tower's features.
+
+    python -m training.language --minutes 50
+
+A dozen and more questions share one picture in one sequence (block mask, restarted positions), which equals as many
+single prompts. Patches are dropped at random, and half of the sequences close the gaps in their positions, so that the
+finished model can live with pruned prompts of either kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
+
+from tokviz.scenes import FAMILIES, TRAINING_SEEDS, VALIDATION_SEEDS, Scene, generate_scene
+from training.architecture import GRID, WIDTH, build_model, pixel_values, vision_config
+from training.loop import Clock, Log, Optimizers, launch, rate, save_atomically, share_number, split_matrices
+from training.prompts import (
+    EARLY_SHARES,
+    FAMILY_SHARES,
+    PREFIX,
+    Packed,
+    choose_visible,
+    key_patches,
+    pack,
+    prefix_tokens,
+    question_block,
+    random_blocks,
+)
+
+SEED = 2
+FIRST_SEED = TRAINING_SEEDS.start + 50_000_000
+"""Stage 1 uses the seeds below."""
+TEXT_LENGTH = 128
+COUNTS, COUNT_SHARES = (56, 96, 144), (0.5, 0.25, 0.25)
+"""How many of the 144 patches a batch sees, and how often."""
+EARLY = 0.12
+"""Share of the training during which attribute and list questions prevail."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A scene with its features. features: (N, D) float16; key: (N,) bool."""
+
+    scene: Scene
+    features: Tensor
+    key: np.ndarray
+
+
+class Eyes(nn.Module):
+    """The frozen tower without its last block, as LLaVA with `vision_feature_layer=-2` uses it."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        config = vision_config()
+        config.num_hidden_layers -= 1
+        self.tower = CLIPVisionModel(config)
+        self.tower.load_state_dict({k: v for k, v in state.items() if k in self.tower.state_dict()})
+        self.requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Shape: (B, 3, 192, 192) to (B, N, D)."""
+        return self.tower(pixels).last_hidden_state[:, 1:]
+
+
+class LanguageTask(nn.Module):
+    """Projector and decoder of the stock model, fed with standardised features and packed questions."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        model = build_model(SEED)
+        self.projector, self.decoder = model.model.multi_modal_projector, model.model.language_model
+        self.head = model.lm_head
+        for layer in (self.projector.linear_1, self.projector.linear_2):
+            nn.init.normal_(layer.weight, std=WIDTH**-0.5)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, features: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states of the text.
+
+        Shape:
+            features: (B, V, D) raw tower features; tokens: (B, T) int64; positions: (B, 2 + V + T) int64;
+            mask: (B, 1, 2 + V + T, 2 + V + T) bool; returns (B, T, D).
+        """
+        seen = self.projector((features - self.mean) / self.std)
+        words = self.decoder.embed_tokens
+        prefix = words(torch.tensor(prefix_tokens())).expand(len(features), -1, -1)
+        whole = torch.cat([prefix, seen, words(tokens)], dim=1)
+        out = self.decoder(inputs_embeds=whole, attention_mask=mask, position_ids=positions, use_cache=False)
+        return out.last_hidden_state[:, PREFIX + features.shape[1] :]
+
+
+def positions_and_mask(visible: np.ndarray, packed: Packed, closed: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Position ids (restarting behind the picture for each question) and who may look at whom.
+
+    Args:
+        closed: which sequences close the gaps that dropped patches leave in the positions.
+
+    Shape:
+        visible: (B, V) int64; closed: (B,) bool; returns (B, L) int64 and (B, 1, L, L) bool with L = 2 + V + T.
+    """
+    batch, count = visible.shape
+    length = PREFIX + count + packed.tokens.shape[1]
+    positions = np.empty((batch, length), np.int64)
+    positions[:, :PREFIX] = np.arange(PREFIX)
+    positions[:, PREFIX : PREFIX + count] = PREFIX + np.where(closed[:, None], np.arange(count), visible)
+    after = PREFIX + np.where(closed, count, GRID * GRID)
+    positions[:, PREFIX + count :] = after[:, None] + packed.offsets
+    blocks = np.concatenate([np.full((batch, PREFIX + count), -2), packed.blocks], axis=1)
+    block = torch.from_numpy(blocks)
+    same = (block[:, :, None] == block[:, None, :]) | (block[:, None, :] == -2)
+    mask = same & torch.ones(length, length, dtype=torch.bool).tril()
+    return torch.from_numpy(positions), mask[:, None]
+
+
+def answer_loss(head: nn.Module, hidden: Tensor, packed: Packed) -> Tensor:
+    """Weighted mean cross-entropy over the answers' words."""
+    labels = torch.from_numpy(packed.labels)
+    where = labels >= 0
+    each = F.cross_entropy(head(hidden[where]), labels[where], reduction="none")
+    weights = torch.from_numpy(packed.weights)[where]
+    return (each * weights).sum() / weights.sum()
+
+
+class Source:
+    """Fresh scenes with features; every scene is used twice, the second time later and with other questions."""
+
+    def __init__(self, eyes: Eyes, rank: int, ranks: int, step: int, batch: int) -> None:
+        self.eyes, self.rank, self.ranks, self.batch = eyes, rank, ranks, batch
+        self.step = step
+        self.rng = np.random.default_rng([SEED, rank, step])
+        self.again: deque[Example] = deque()
+
+    def next(self) -> list[Example]:
+        """The examples of one step: half new, half seen once before (all new at the beginning)."""
+        fresh = self.batch // 2 if len(self.again) > 1500 else self.batch
+        first = FIRST_SEED + (self.step * self.ranks + self.rank) * self.batch
+        self.step += 1
+        examples = look(self.eyes, list(range(first, first + fresh)))
+        old = [self.again.popleft() for _ in range(self.batch - fresh)]
+        self.again.extend(examples)
+        return examples + old
+
+
+@torch.no_grad()
+def look(eyes: Eyes, seeds: list[int]) -> list[Example]:
+    """Draw scenes and run the tower on them."""
+    scenes = [generate_scene(seed, questions_per_family=0) for seed in seeds]
+    features = eyes(pixel_values(np.stack([scene.image for scene in scenes]))).half()
+    return [Example(s, f.clone(), key_patches(s)) for s, f in zip(scenes, features, strict=True)]
+
+
+@torch.no_grad()
+def validation_set(eyes: Eyes, scenes: int) -> list[tuple[Tensor, Packed, list[str]]]:
+    """Fixed validation batches: features, packed questions, and the families in order."""
+    result = []
+    for start in range(0, scenes, 20):
+        examples = look(eyes, [VALIDATION_SEEDS[start + i] for i in range(20)])
+        asked = [generate_scene(e.scene.seed, questions_per_family=2).questions for e in examples]
+        blocks = [[question_block(q.text, q.answer, q.family) for q in questions] for questions in asked]
+        families = [block.family for row in blocks for block in row]
+        result.append((torch.stack([e.features for e in examples]).float(), pack(blocks, TEXT_LENGTH), families))
+    return result
+
+
+@torch.no_grad()
+def validate(task: LanguageTask, batches: list[tuple[Tensor, Packed, list[str]]]) -> dict[str, float]:
+    """Share of questions per family whose whole answer is the greedy one, all patches visible."""
+    right, total = dict.fromkeys(FAMILIES, 0), dict.fromkeys(FAMILIES, 0)
+    for features, packed, families in batches:
+        visible = np.broadcast_to(np.arange(GRID * GRID), (len(features), GRID * GRID))
+        positions, mask = positions_and_mask(visible, packed, np.zeros(len(features), bool))
+        hidden = LanguageTask.forward(task, features, torch.from_numpy(packed.tokens), positions, mask)
+        labels = torch.from_numpy(packed.labels)
+        good = (task.head(hidden).argmax(-1) == labels) | (labels < 0)
+        blocks = torch.from_numpy(packed.blocks)
+        at = 0
+        for row in range(len(features)):
+            for number in range(int(blocks[row].max()) + 1):
+                family = families[at]
+                right[family] += bool(good[row][blocks[row] == number].all())
+                total[family] += 1
+                at += 1
+    return {f"val_{family}": right[family] / max(1, total[family]) for family in FAMILIES}
+
+
+def statistics(eyes: Eyes) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every feature channel over 100 training scenes."""
+    features = torch.stack([e.features for e in look(eyes, list(range(FIRST_SEED - 100, FIRST_SEED)))]).float()
+    return features.mean((0, 1)), features.std((0, 1)) + 1e-4
+
+
+def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
+    """The training loop of one rank."""
+    vision = torch.load(options.out / "vision.pt", weights_only=False)["task"]
+    eyes = Eyes({k.removeprefix("tower."): v for k, v in vision.items() if k.startswith("tower.")})
+    task = LanguageTask(*statistics(eyes))
+    matrices, rest = split_matrices(task, lambda name: "decoder.layers." in name)
+    optimizers = Optimizers(matrices, rest, options.muon_lr, options.adam_lr, decay=0.01)
+    path, log = options.out / "language.pt", Log(options.out / "language.jsonl", rank)
+    step, before = 0, 0.0
+    if path.exists():
+        state = torch.load(path, weights_only=False)
+        task.load_state_dict(state["task"])
+        optimizers.restore(state["optimizers"])
+        step, before = state["step"], state["seconds"]
+    run = torch.compile(task, dynamic=False) if options.compile else task
+    source = Source(eyes, rank, ranks, step, options.batch)
+    held = validation_set(eyes, 200) if rank == 0 else []
+    clock, budget = Clock(before), options.minutes * 60
+    saved, loss_sum = clock.seconds(), 0.0
+    while (seconds := share_number(clock.seconds())) < budget:
+        progress = seconds / budget
+        shared = np.random.default_rng([SEED, 7, step])  # the number of visible patches is common to all ranks
+        count = int(shared.choice(COUNTS, p=COUNT_SHARES))
+        loss = _step_loss(task, run, source, count, progress)
+        loss.backward()
+        optimizers.step(rate(progress, warmup=0.04))
+        step += 1
+        loss_sum += float(loss.detach()) / options.log_every
+        if step % options.log_every == 0:
+            log.write(step=step, seconds=clock.seconds(), pictures=step * ranks * options.batch, loss=loss_sum)
+            loss_sum = 0.0
+        if rank == 0 and step % options.validate_every == 0:
+            log.write(step=step, seconds=clock.seconds(), **validate(task, held))
+        if rank == 0 and clock.seconds() - saved > 120:
+            _save(path, task, optimizers, step, clock)
+            saved = clock.seconds()
+    if rank == 0:
+        log.write(step=step, seconds=clock.seconds(), final=True, **validate(task, held))
+        _save(path, task, optimizers, step, clock)
+
+
+def _step_loss(task: LanguageTask, run: nn.Module, source: Source, count: int, progress: float) -> Tensor:
+    """Loss of one batch of pictures with `count` visible patches."""
+    examples, rng = source.next(), source.rng
+    shares = EARLY_SHARES if progress < EARLY else FAMILY_SHARES
+    list_share = 0.6 if progress < EARLY else 0.25
+    packed = pack([random_blocks(e.scene, rng, TEXT_LENGTH, shares, list_share) for e in examples], TEXT_LENGTH)
+    visible = np.stack([choose_visible(e.key, count, rng) for e in examples])
+    features = torch.stack([e.features[torch.from_numpy(v)] for e, v in zip(examples, visible, strict=True)]).float()
+    positions, mask = positions_and_mask(visible, packed, rng.random(len(examples)) < 0.5)
+    hidden = run(features, torch.from_numpy(packed.tokens), positions, mask)
+    return answer_loss(task.head, hidden, packed)
+
+
+def _save(path: Path, task: LanguageTask, optimizers: Optimizers, step: int, clock: Clock) -> None:
+    payload = {"task": task.state_dict(), "optimizers": optimizers.state(), "step": step, "seconds": clock.seconds()}
+    save_atomically(payload, path)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--minutes", type=float, default=50.0)
+    parser.add_argument("--batch", type=int, default=12, help="pictures per rank and step")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--muon-lr", type=float, default=4e-3)
+    parser.add_argument("--adam-lr", type=float, default=2e-3)
+    parser.add_argument("--log-every", type=int, default=10)
+    parser.add_argument("--validate-every", type=int, default=100)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    launch(train, options.ranks, 29512, options)
+
+
+if __name__ == "__main__":
+    main()
