@@ -1,0 +1,129 @@
+"""Find the shipped examples by search over held-out scenes and write them to ``examples/``.
+
+    python scripts/build_examples.py --scenes 150 --budget 16
+
+Run it again whenever the embedded model changes: a test checks that the stored sessions are what the model does now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import tokviz
+from tokviz.cases.search import FoundCase, find_flips, seen_by_llm
+from tokviz.measures import evidence_tokens
+from tokviz.scenes import EXAMPLE_SEEDS, generate_scene
+from tokviz.types import Run
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+METHODS = ("fastervlm", "apet", "divprune", "todre", "fastv", "random", "uniform")
+CONTROLS = {"random", "uniform"}
+
+
+def canvas(seed: int) -> tuple[int, int]:
+    """Width and height in pixels: sharp on the page; every third scene is wide, so that the unseen margin shows."""
+    return (640, 480) if seed % 3 == 0 else (480, 480)
+
+
+def main() -> None:
+    """Search, choose a varied handful, write each as picture, case and session."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, default=150)
+    parser.add_argument("--budget", type=int, default=16)
+    parser.add_argument("--count", type=int, default=6)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    vlm = tokviz.load()
+    started = time.perf_counter()
+    seeds = EXAMPLE_SEEDS[: arguments.scenes]
+    found = [case for seed in seeds for case in find_flips(vlm, [seed], METHODS, arguments.budget, size=canvas(seed))]
+    chosen = choose(found, arguments.count)
+    print(f"{len(found)} separating questions in {len(seeds)} scenes, {time.perf_counter() - started:.0f} s")
+    shutil.rmtree(EXAMPLES, ignore_errors=True)
+    for number, case in enumerate(chosen, 1):
+        write(case, EXAMPLES / f"{number:02d}-{case.question_family}")
+        print(f"{number}: {case.seed} {case.comparison.request.question} lost={case.lost} kept={case.kept}")
+
+
+def choose(found: list[FoundCase], count: int) -> list[FoundCase]:
+    """Greedy and deterministic: each next case prefers question families, losers and keepers not shown yet."""
+    chosen: list[FoundCase] = []
+    pool = [case for case in found if published(case.lost) and published(case.kept)]
+    while pool and len(chosen) < count:
+        best = min(pool, key=partial(novelty_rank, chosen=tuple(chosen)))
+        chosen.append(best)
+        pool = [case for case in pool if case.seed != best.seed]
+    return chosen
+
+
+def novelty_rank(case: FoundCase, chosen: tuple[FoundCase, ...]) -> tuple[float, ...]:
+    """Smaller is better: a new question family, then new losers and keepers, plain pictures, a sure unpruned answer."""
+    families = Counter(other.question_family for other in chosen)
+    losers = {method for other in chosen for method in other.lost}
+    keepers = {method for other in chosen for method in other.kept}
+    news = len(set(published(case.lost)) - losers) + len(set(published(case.kept)) - keepers)
+    return (families[case.question_family], -news, -case.contrast, -case.confidence)
+
+
+def published(methods: tuple[str, ...]) -> list[str]:
+    """The methods that are no controls."""
+    return [method for method in methods if method not in CONTROLS]
+
+
+def write(case: FoundCase, folder: Path) -> None:
+    """Write ``picture.png``, ``case.json`` and ``session.json``."""
+    folder.mkdir(parents=True)
+    comparison = case.comparison
+    scene = generate_scene(case.seed, size=canvas(case.seed))
+    Image.fromarray(scene.image).save(folder / "picture.png", optimize=True)
+    (folder / "session.json").write_text(comparison.to_json() + "\n")
+    record = {
+        "title": title(case),
+        "question": comparison.request.question,
+        "answer": comparison.request.expected_answer,
+        "family": case.question_family,
+        "why": why(case),
+        "source": f"generate_scene({case.seed}, size={canvas(case.seed)}), found by scripts/build_examples.py",
+        "licence": "apache-2.0",
+    }
+    (folder / "case.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _label(case: FoundCase, methods: tuple[str, ...]) -> str:
+    labels = [case.comparison.run(method).label for method in published(methods)]
+    return labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + " and " + labels[-1]
+
+
+def title(case: FoundCase) -> str:
+    """Who loses the answer, e.g. ``FasterVLM and FastV lose it``."""
+    return f"{_label(case, case.lost)} {'loses' if len(published(case.lost)) == 1 else 'lose'} it"
+
+
+def why(case: FoundCase) -> str:
+    """One sentence from what was measured: how much of the evidence the clearest loser and keeper kept."""
+    comparison = case.comparison
+    evidence = set(evidence_tokens(comparison.grid, comparison.request.evidence))
+
+    def kept(run: Run) -> int:
+        return len(evidence & set(seen_by_llm(run)))
+
+    lost_run = min((comparison.run(method) for method in published(case.lost)), key=kept)
+    kept_run = max((comparison.run(method) for method in published(case.kept)), key=kept)
+    return (
+        f"{len(evidence)} of {comparison.grid.n_tokens} patches show the answer: {lost_run.label} hands "
+        f"{kept(lost_run)} of them to the language model and answers “{lost_run.answer}”; {kept_run.label} hands over {kept(kept_run)} "
+        "and stays right."
+    )
+
+
+if __name__ == "__main__":
+    main()
