@@ -1,1 +1,32 @@
 """WHAT to keep: pure functions of tensors, one file per method."""
+
+from __future__ import annotations
+
+from ..errors import BadInput
+from . import apet, divprune, fastervlm, fastv, todre
+from .base import Pruner
+from .controls import FULL, RANDOM, UNIFORM
+
+PRUNERS: tuple[Pruner, ...] = (
+    FULL,
+    RANDOM,
+    UNIFORM,
+    fastervlm.PRUNER,
+    fastv.PRUNER,
+    divprune.PRUNER,
+    apet.PRUNER,
+    todre.PRUNER,
+)
+
+
+def methods() -> tuple[Pruner, ...]:
+    """Every method, in the order in which menus and tables show them."""
+    return PRUNERS
+
+
+def get(id: str) -> Pruner:
+    """The method with this id. Raises BadInput naming the ids that exist."""
+    for pruner in PRUNERS:
+        if pruner.id == id:
+            return pruner
+    raise BadInput(f"There is no method {id!r}. Known methods: {', '.join(pruner.id for pruner in PRUNERS)}.")

@@ -6,12 +6,13 @@ page's controls, the API schema, the docs table and the contract tests are gener
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..errors import BadInput
-from ..types import Budget, MethodFamily, Need, Params, PlanningInfo, Schedule
+from ..types import Budget, BudgetMeaning, MethodFamily, Need, Params, PlanningInfo, Schedule
 
 ParamValue = bool | int | float | str
 
@@ -46,6 +47,8 @@ class Param:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadInput(f"{self.name} must be a number, not {value!r}.")
         number: int | float = value
+        if not math.isfinite(number):
+            raise BadInput(f"{self.name} must be a finite number, not {value!r}.")
         if self.kind == "int":
             if number != int(number):
                 raise BadInput(f"{self.name} must be a whole number, not {value!r}.")
@@ -53,6 +56,23 @@ class Param:
         if not (self.minimum is None or number >= self.minimum) or not (self.maximum is None or number <= self.maximum):
             raise BadInput(f"{self.name} must lie between {self.minimum} and {self.maximum}, not {value!r}.")
         return number
+
+
+def budget_tokens(budget: Budget) -> int:
+    """The budget in tokens; every schedule starts here, so that every method refuses the same budgets.
+
+    Raises BadInput unless it is a whole number of at least 1, counted in one of the three known ways. Budgets above N
+    are fine: a stage that keeps N or more tokens is the identity.
+    """
+    tokens = budget.tokens
+    is_number = isinstance(tokens, int | float) and not isinstance(tokens, bool)
+    if not is_number or not math.isfinite(tokens) or tokens != int(tokens) or tokens < 1:
+        raise BadInput(f"The budget must be a whole number of at least 1 visual token, not {tokens!r}.")
+    if budget.counted_as not in get_args(BudgetMeaning):
+        raise BadInput(
+            f"The budget must be counted as {', '.join(get_args(BudgetMeaning))}, not {budget.counted_as!r}."
+        )
+    return int(tokens)
 
 
 @dataclass(frozen=True)

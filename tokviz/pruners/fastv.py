@@ -1,0 +1,81 @@
+"""FastV: after the first K blocks keep the visual tokens to which the last prompt token attends most."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator
+
+from ..errors import BadInput
+from ..types import LAST_ROW, Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage, TokenMap
+from .base import Paper, Param, Pruner, budget_tokens
+from .ops import fixed_count, keep_highest, required
+
+
+@fixed_count
+def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """Top-k of the last prompt token's attention row in block K-1, mean over heads; dropped once, at prefill.
+
+    Rows that are no patch are ranked like any other: the official rule takes the whole visual span.
+    Shape: signals.attention_rows ``(1, N)`` -> kept ``(keep,)``.
+    Source: FastV; official variant that drops once and keeps a KV cache (``methods.md`` 5, variant c). Differs: the
+    visual span is exact (official scripts are one token off), ranks in float32, ties to the lowest index.
+    """
+    row = required(signals.attention_rows, "attention_rows")[-1].float()
+    score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability")
+    return keep_highest(signals, score, keep, torch.arange(len(row), device=row.device))
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """One stage before block K; tokens keep their positions.
+
+    ``final``: R = B tokens survive. ``average``: all blocks together process B on average, so
+    R = (L B - N K) / (L - K), rounded to the nearest integer. ``published``: R = B. FastV's own scripts set R itself
+    (ATTENTION_RANK); what the 192/128/64 rows of later tables mean is printed nowhere: the collapse at 64 fits
+    ``average`` (R = 30 for N = 576, L = 32, K = 2), llmc's configuration uses ``final``. ``final`` was chosen, because
+    ``average`` has no solution for small budgets on shallow models (8 blocks, K = 2: nothing below a quarter of N).
+
+    Raises BadInput when K is not a block of this model, or when the average cannot be met.
+    """
+    tokens, k = budget_tokens(budget), int(params["block"])
+    n, blocks = info.n_visual, info.n_blocks
+    if not 0 < k < blocks:
+        raise BadInput(f"FastV's block must lie between 1 and {blocks - 1} for a model of {blocks} blocks, not {k}.")
+    if budget.counted_as == "average" and tokens < n:
+        left = blocks * tokens - n * k
+        tokens = (2 * left + blocks - k) // (2 * (blocks - k))
+        if tokens < 1:
+            least = -(-(2 * n * k + blocks - k) // (2 * blocks))
+            raise BadInput(
+                f"FastV cannot reach an average of {budget.tokens} tokens: its first {k} of {blocks} blocks process "
+                f"all {n}. Ask for at least {least}, lower its block, or count the budget as final."
+            )
+    return Schedule((Stage(k, tokens, select, needs=(LAST_ROW,), positions="keep", title="Highest attention"),))
+
+
+PRUNER = Pruner(
+    id="fastv",
+    label="FastV",
+    family="attention-ranked",
+    claim="After block K keeps the tokens that the last prompt token attends to; leans towards late positions.",
+    paper=Paper(
+        "An Image is Worth 1/2 Tokens After Layer 2: "
+        "Plug-and-Play Inference Acceleration for Large Vision-Language Models",
+        "Chen et al.",
+        2024,
+        "https://arxiv.org/abs/2403.06764",
+    ),
+    needs=(LAST_ROW,),
+    params=(
+        Param(
+            "block",
+            "Block K",
+            "int",
+            2,
+            "The first K blocks see every token; the attention of block K-1 decides. Paper: 2.",
+            minimum=1,
+            maximum=63,
+            step=1,
+        ),
+    ),
+    schedule=schedule,
+)

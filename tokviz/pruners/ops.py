@@ -1,0 +1,224 @@
+"""Building blocks that methods share: unusable rows, clean scores, stable ranking, cosine, reconstruction, merging.
+
+Everything is computed in float32 whatever comes in, ties go to the lowest index, and nothing allocates N x N x D
+(``methods.md`` 0.6 and 16). How tokens are *picked one after the other* lives in ``sampling.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+
+import torch
+from torch import Generator, Tensor
+
+from ..types import Params, SelectFunction, Selection, Signals, TokenMap
+
+# Singular values below this share of the largest are directions that float32 cannot tell from rounding.
+RANK_TOLERANCE = 1e-6
+
+
+def fixed_count(select: Callable[[Signals, int, Params, Generator], Selection]) -> SelectFunction:
+    """Decorate the select function of a stage that keeps a planned number of tokens.
+
+    ``keep >= N`` is the identity and ``keep <= 0`` drops everything; neither does any selection work, so ``select``
+    only ever sees ``0 < keep < N``. Raises ValueError for a stage without a count.
+    """
+
+    @wraps(select)
+    def counted(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
+        if keep is None:
+            raise ValueError("This stage keeps a planned number of tokens, but its Stage.keep is None.")
+        n, device = signals.features.shape[0], signals.features.device
+        if keep >= n:
+            return Selection(kept=torch.arange(n, device=device))
+        if keep <= 0:
+            return Selection(kept=torch.empty(0, dtype=torch.int64, device=device))
+        return select(signals, keep, params, generator)
+
+    return counted
+
+
+def required(signal: Tensor | None, name: str) -> Tensor:
+    """The signal itself. Raises ValueError when the engine did not capture it although the stage declares the need."""
+    if signal is None:
+        raise ValueError(f"This stage needs the signal {name!r}, and Signals.{name} is None.")
+    return signal
+
+
+def candidate_rows(signals: Signals) -> Tensor:
+    """Indices of the rows that are image patches (all rows when ``candidates`` is None). Shape: ``(P,)`` ascending."""
+    if signals.candidates is None:
+        return torch.arange(signals.features.shape[0], device=signals.features.device)
+    return signals.candidates.nonzero().squeeze(1)
+
+
+def usable_rows(features: Tensor, pool: Tensor) -> Tensor:
+    """The rows of ``pool`` whose squared length is a finite float32 number; NaN and Inf rows are left out.
+
+    Shape: features ``(N, D)``, pool ``(P,)`` -> ``(n,)`` ascending.
+    """
+    return pool[torch.isfinite(features.float().square().sum(1))[pool]]
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Rows divided by ``max(||x||, 1e-12)``, so that a zero row has cosine 0 with everything. Shape: ``(n, D)``."""
+    features = features.float()
+    return features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def cosine_similarity(features: Tensor) -> Tensor:
+    """All pairwise cosines, in one matrix product. Shape: ``(n, D)`` -> ``(n, n)``."""
+    unit = unit_rows(features)
+    return unit @ unit.T
+
+
+def sanitised(scores: Tensor) -> tuple[Tensor, int]:
+    """Scores that can be ranked, and how many were not finite (``methods.md`` 16).
+
+    NaN and -inf become -inf (ranked last), +inf becomes the largest finite score, or -inf when there is none.
+    Shape: ``(n,)`` -> ``(n,)`` float32.
+    """
+    scores = scores.float()
+    finite = torch.isfinite(scores)
+    non_finite = int((~finite).sum())
+    if non_finite == 0:
+        return scores, 0
+    lowest = torch.full_like(scores, -torch.inf)
+    largest = torch.where(finite, scores, lowest).max()
+    return torch.where(finite, scores, torch.where(scores == torch.inf, largest, lowest)), non_finite
+
+
+def top_k(scores: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` largest scores, best first, ties to the lowest index. Shape: ``(n,)`` -> ``(count,)``.
+
+    Scores must not contain NaN (see ``sanitised``).
+    """
+    return torch.sort(scores, descending=True, stable=True).indices[:count]
+
+
+def ties_at_threshold(scores: Tensor, count: int) -> int:
+    """How many scores equal the ``count``-th largest, itself included: 1 means that no tie decided (``methods.md`` 16).
+
+    Shape: scores ``(n,)``, ``1 <= count <= n``.
+    """
+    threshold = torch.sort(scores, descending=True).values[count - 1]
+    return int((scores == threshold).sum())
+
+
+def evenly_spaced(n: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """The middles of ``count`` equal slices of ``0..n-1``: index ``floor((2i + 1) n / (2 count))``.
+
+    Shape: ``(count,)`` ascending, unique for ``count <= n``.
+    """
+    return (2 * torch.arange(count, device=device) + 1) * n // (2 * count)
+
+
+def complement(rows: Tensor, n: int) -> Tensor:
+    """The indices of ``0..n-1`` that are not in ``rows``. Shape: ``(k,)`` -> ``(n - k,)`` ascending."""
+    outside = torch.ones(n, dtype=torch.bool, device=rows.device)
+    outside[rows] = False
+    return outside.nonzero().squeeze(1)
+
+
+def fill_up(picks: Tensor, count: int, pool: Tensor) -> Tensor:
+    """``picks`` and, where they are fewer than ``count``, further rows of ``pool``: the lowest first.
+
+    With no pick at all there is nothing to go by, and the rows are evenly spaced over ``pool`` (``methods.md`` 16).
+    Shape: picks ``(k,)``, pool ``(P,)`` -> ``(min(count, P),)``, picks first.
+    """
+    if len(picks) == 0:
+        return pool[evenly_spaced(len(pool), min(count, len(pool)), pool.device)]
+    spare = pool[~torch.isin(pool, picks)]
+    return torch.cat([picks, spare[: max(count - len(picks), 0)]])
+
+
+def spread(values: Tensor, rows: Tensor, n: int, missing: float) -> Tensor:
+    """``values`` at ``rows`` of a vector of ``n``, ``missing`` elsewhere. Shape: ``(k,)``, ``(k,)`` -> ``(n,)``."""
+    full = torch.full((n,), missing, dtype=values.dtype, device=values.device)
+    full[rows] = values
+    return full
+
+
+def non_finite_warnings(non_finite: int, n: int) -> tuple[str, ...]:
+    """The sentence for the user when ``non_finite`` of ``n`` tokens could not be ranked; empty when all could."""
+    if non_finite == 0:
+        return ()
+    return (f"{non_finite} of {n} tokens have a score or feature that is not finite; NaN was ranked last.",)
+
+
+def unrankable(keep: int, pool: Tensor, score: TokenMap | None = None) -> Selection:
+    """Keep evenly spaced rows and say so: the way out when no row of ``pool (P,)`` has a finite score or feature."""
+    return Selection(
+        kept=fill_up(pool[:0], keep, pool),
+        score=score,
+        facts={"non_finite": len(pool)},
+        warnings=("No token has a finite score or feature: evenly spaced tokens were kept instead of ranked ones.",),
+    )
+
+
+def keep_highest(signals: Signals, score: TokenMap, keep: int, pool: Tensor) -> Selection:
+    """Keep the ``keep`` rows of ``pool`` with the highest score: all that an attention-ranked stage does.
+
+    Shape: score.values ``(N,)``, pool ``(P,)`` the rows that take part -> kept ``(min(keep, P),)``.
+    """
+    ranked, non_finite = sanitised(score.values[pool])
+    keep = min(keep, len(pool))
+    if non_finite == len(pool):
+        return unrankable(keep, pool, score)
+    return Selection(
+        kept=pool[top_k(ranked, keep)].sort().values,
+        score=score,
+        facts={"non_finite": non_finite, "ties_at_threshold": ties_at_threshold(ranked, keep)},
+        warnings=non_finite_warnings(non_finite, len(pool)),
+    )
+
+
+def reconstruction_error(features: Tensor, basis: Tensor, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Length of what the basis cannot reconstruct, and the singular values of the basis.
+
+    Least squares ``min_A ||X - A B||^2 + ridge ||A||^2`` solved in the singular basis of B: direction ``v_i`` is
+    reconstructed by the share ``s_i^2 / (s_i^2 + ridge)``. Unlike the normal equations ``B B^T + ridge I`` of ApET's
+    code this stays exact for a rank-deficient basis (``methods.md`` 16); for a full-rank basis both agree. The residual
+    is formed explicitly, as ``||x||^2 - ||Q^T x||^2`` loses small errors to cancellation.
+    Shape: features ``(n, D)``, basis ``(M, D)``, both finite -> ``(n,)``, ``(min(M, D),)``.
+    """
+    features, basis = features.float(), basis.float()
+    if len(basis) == 0:
+        return features.norm(dim=1), features.new_empty(0)
+    _, singular, directions = torch.linalg.svd(basis, full_matrices=False)
+    share = singular.square() / (singular.square() + ridge)
+    share = torch.where(singular > RANK_TOLERANCE * singular.max(), share, torch.zeros_like(share))
+    residual = features - (features @ directions.T * share) @ directions
+    return residual.norm(dim=1), singular
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What ``merge_into_nearest`` did.
+
+    Shape: features ``(T, D)`` float32, the targets after merging, in the order in which they were given; owner
+    ``(S,)``, for every source the row of the target that absorbed it; sizes ``(T,)`` int64, tokens in each mean.
+    """
+
+    features: Tensor
+    owner: Tensor
+    sizes: Tensor
+
+
+def merge_into_nearest(features: Tensor, targets: Tensor, sources: Tensor) -> Merge:
+    """Average every source into the target with the highest cosine, the target itself counted once.
+
+    A plain mean over the group; ties go to the target that is listed first, so list targets ascending.
+    Shape: features ``(n, D)`` finite, targets ``(T,)`` with T >= 1, sources ``(S,)``: row indices.
+    """
+    features = features.float()
+    unit = unit_rows(features)
+    nearest = (unit[sources] @ unit[targets].T).argmax(1)
+    sizes = torch.bincount(nearest, minlength=len(targets)) + 1
+    # A matrix product instead of index_add_: atomics would sum in a different order on every CUDA run.
+    member = torch.zeros(len(targets), len(sources), device=features.device)
+    member[nearest, torch.arange(len(sources), device=features.device)] = 1.0
+    sums = features[targets] + member @ features[sources]
+    return Merge(sums / sizes.unsqueeze(1), targets[nearest], sizes)

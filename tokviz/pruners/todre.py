@@ -1,0 +1,148 @@
+"""ToDRE: a diverse subset before the LLM (greedy k-center), then all visual tokens go once text stops looking."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from ..types import (
+    CLS_ATTENTION_LAST_BLOCK,
+    TEXT_ROWS,
+    Budget,
+    Params,
+    PlanningInfo,
+    Schedule,
+    Selection,
+    Signals,
+    Stage,
+)
+from .base import Paper, Param, Pruner, budget_tokens
+from .ops import candidate_rows, cosine_similarity, fixed_count, required, sanitised, unrankable, usable_rows
+from .sampling import diverse_selection, farthest_from_mean
+
+
+def _pivot(signals: Signals, rows: Tensor, thumbnail_only: bool) -> tuple[Tensor, str]:
+    """The first pick, in the numbering of ``rows``, and the rule that found it. Shape: rows ``(n,)`` -> ``(1,)``."""
+    attention, rule = signals.cls_attention, "highest [CLS] attention"
+    if attention is None:
+        attention, rule = signals.received_attention, "highest attention received"
+    if attention is not None:
+        scores = attention[rows].float()
+        if thumbnail_only and signals.view is not None:
+            scores = scores.masked_fill(signals.view[rows] != 0, torch.nan)
+        scores, non_finite = sanitised(scores)
+        if non_finite < len(rows):
+            return scores.argmax().unsqueeze(0), rule
+    return farthest_from_mean(signals.features[rows]), "farthest from the mean"
+
+
+def _select_diverse(signals: Signals, keep: int, thumbnail_only: bool) -> Selection:
+    pool = candidate_rows(signals)
+    rows = usable_rows(signals.features, pool)
+    if len(rows) == 0:
+        return unrankable(keep, pool)
+    pivot, rule = _pivot(signals, rows, thumbnail_only)
+    similarity = cosine_similarity(signals.features[rows])
+    facts = {"pivot": int(rows[pivot]), "pivot_rule": rule}
+    return diverse_selection(signals, rows, similarity, pivot, keep, pool, facts)
+
+
+@fixed_count
+def select_diverse(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """Stage 1: from the pivot on, always the token whose largest cosine to the kept ones is smallest.
+
+    Pivot: highest [CLS] attention of the last vision block; without a [CLS] token the highest attention received, and
+    without that the token farthest from the mean. Rows that are no patch are never kept, not even when ``keep`` exceeds
+    the number of patches (``methods.md`` 3.9).
+    Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` or None -> kept ``(min(keep, patches),)``.
+    Source: ToDRE (arXiv v1) Eq. 3-6, Algorithm 1; no code is public. Differs from the print of Algorithm 1, which
+    neither normalises (Eq. 5 does) nor masks picked tokens.
+    """
+    return _select_diverse(signals, keep, thumbnail_only=False)
+
+
+@fixed_count
+def select_diverse_from_thumbnail(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """Stage 1 for AnyRes pictures: like ``select_diverse``, with the pivot taken from view 0, the thumbnail."""
+    return _select_diverse(signals, keep, thumbnail_only=True)
+
+
+def select_withdrawal(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
+    """Stage 2, at one probe: drop every visual token if text hardly attends to them any more.
+
+    alpha_t->v is the share of attention that the text after the picture spends on visual tokens in the block before the
+    stage. alpha_v->t is 0 by construction: under a causal mask no visual token sees later text, so Eq. 7's pair of
+    conditions reduces to ``alpha_t->v < tau``. (Counting the system prompt as text, which a parameter ``count_system``
+    could do, would need attention rows of all visual tokens; the paper does not say that it does, so there is no such
+    parameter.)
+    Shape: signals.attention_rows ``(text rows, N)`` -> kept ``(N,)`` or ``(0,)``.
+    Source: ToDRE Eq. 7.
+    """
+    features = signals.features
+    n, tau = len(features), float(params["tau"])
+    everything = torch.arange(n, device=features.device)
+    if n == 0:
+        return Selection(kept=everything, facts={"tau": tau, "withdrawn": False})
+    rows = required(signals.attention_rows, "attention_rows").float()
+    alpha = float(rows.sum(1).mean()) if len(rows) else float("nan")
+    withdrawn = alpha < tau
+    facts = {"alpha_text_to_visual": alpha, "alpha_visual_to_text": 0.0, "tau": tau, "withdrawn": withdrawn}
+    warnings = () if alpha == alpha else ("The attention on visual tokens is not a number here; all of them stay.",)
+    return Selection(kept=everything[:0] if withdrawn else everything, facts=facts, warnings=warnings)
+
+
+def probe_blocks(n_blocks: int) -> list[int]:
+    """The blocks before which withdrawal is probed: L/2, 5L/8, 6L/8, 7L/8 rounded down, without repeats and block 0.
+
+    A value is the first block that sees fewer tokens; the attention comes from the block before (``methods.md`` 0.1).
+    """
+    return sorted({n_blocks * eighths // 8 for eighths in (4, 5, 6, 7)} - {0})
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """Stage 1 on the embeddings that enter the LLM, then up to four probes inside it, at which positions stay.
+
+    ``published``: k = B of stage 1, as the paper's ratios count. ``final`` and ``average`` are the same: how many
+    tokens survive, 0 or k, is decided at run time, and a plan cannot but assume that they stay. Raises BadInput for a
+    budget below 1 token.
+    """
+    first = Stage(
+        "projector",
+        budget_tokens(budget),
+        select_diverse_from_thumbnail if info.family == "llava_next" else select_diverse,
+        needs=(CLS_ATTENTION_LAST_BLOCK,) if info.has_cls else (),
+        title="Diverse subset (greedy k-center)",
+    )
+    probes = (
+        Stage(block, None, select_withdrawal, needs=(TEXT_ROWS,), positions="keep", title="Withdrawal probe")
+        for block in probe_blocks(info.n_blocks)
+    )
+    return Schedule((first, *probes))
+
+
+PRUNER = Pruner(
+    id="todre",
+    label="ToDRE",
+    family="diversity",
+    claim="Keeps a diverse subset, then drops all visual tokens at the depth where text stops attending to them.",
+    paper=Paper(
+        "ToDRE: Visual Token Pruning via Diversity and Task Awareness for Efficient Large Vision-Language Models",
+        "Li et al.",
+        2025,
+        "https://arxiv.org/abs/2505.18757v1",
+    ),
+    needs=(CLS_ATTENTION_LAST_BLOCK, TEXT_ROWS),
+    params=(
+        Param(
+            "tau",
+            "Withdrawal threshold τ",
+            "float",
+            0.03,
+            "Visual tokens go once text spends less than this share of its attention on them; 0 never withdraws.",
+            minimum=0.0,
+            maximum=1.0,
+            step=0.005,
+        ),
+    ),
+    schedule=schedule,
+)
