@@ -120,8 +120,8 @@ def why(case: FoundCase) -> str:
     kept_run = max((comparison.run(method) for method in published(case.kept)), key=kept)
     return (
         f"{len(evidence)} of {comparison.grid.n_tokens} patches show the answer: {lost_run.label} hands "
-        f"{kept(lost_run)} of them to the language model and answers “{lost_run.answer}”; {kept_run.label} hands over {kept(kept_run)} "
-        "and stays right."
+        f"{kept(lost_run)} of them to the language model and answers “{lost_run.answer}”; "
+        f"{kept_run.label} hands over {kept(kept_run)} and stays right."
     )
 
 
