@@ -1,0 +1,319 @@
+"""The figure of the field: question, picture, one panel per method, its answer below, marked right or wrong.
+
+The genre is VisPruner's case figure (dropped patches greyed, answers beside) with GlobalCom2's evidence box.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..errors import BadInput
+from ..types import Comparison
+from . import palette
+from .lettering import drawable, text_width, wrap
+from .overlay import map_limits
+from .page import Page, pitch
+from .palette import THEMES, Theme, ThemeName
+from .panels import VIEWS, Panel, View, chosen_runs, make_panel, verdict_color
+from .plain_text import plain_text
+from .raster import Canvas, open_canvas
+
+FORMATS = ("png", "svg", "pdf")
+DPI = 300
+
+MARGIN, GAP = 0.2, 0.2
+QUESTION, TITLE, LARGE_ANSWER, ANSWER, VERDICT, SMALL = 12.0, 9.5, 13.0, 8.0, 8.0, 7.0
+MAX_COLUMNS, MAX_ANSWER_LINES, MAX_ERROR_LINES = 5, 6, 5
+TALLEST_PICTURE = 1.6
+"""Height of the tallest picture in panel widths; taller ones become narrower."""
+
+_BUDGET_WORDS = {
+    "published": "counted as each method's paper counts",
+    "final": "counted after the last stage",
+    "average": "counted as the average over the model's blocks",
+}
+# matplotlib's settings are global and not thread-safe: files are written one at a time.
+_SETTINGS_LOCK = threading.Lock()
+# Unhinted letters are as wide at every resolution as they were measured.
+_SETTINGS: dict[str, Any] = {
+    "text.hinting": "none",
+    "text.hinting_factor": 1,
+    "text.kerning_factor": 0,
+    "svg.hashsalt": "tokviz",
+    "svg.fonttype": "path",
+    "svg.image_inline": True,
+    "pdf.fonttype": 42,
+    "pdf.compression": 6,
+    "savefig.bbox": None,
+    "savefig.transparent": False,
+    "hatch.linewidth": 0.6,
+    "text.usetex": False,
+    "text.antialiased": True,
+    "path.effects": [],
+    "path.sketch": None,
+}
+
+
+def comparison_figure(
+    comparison: Comparison,
+    *,
+    view: View = "kept",
+    methods: Sequence[str] | None = None,
+    theme: ThemeName = "light",
+    grid_view: int = 0,
+    dpi: int = DPI,
+) -> Figure:
+    """Draw a comparison for print.
+
+    Args: view ``"kept"``, ``"score"`` or ``"clusters"`` (a method without a score or merges shows what it kept, and
+    says so); methods which runs beside the unpruned one (None: all); grid_view tile or frame of the grid; dpi pixels
+    per inch of the pictures inside (figures are 4 to 11.5 inches wide). Raises BadInput for anything unknown.
+    """
+    if view not in VIEWS:
+        raise BadInput(f"The view must be one of {', '.join(VIEWS)}, not {view!r}.")
+    if theme not in THEMES:
+        raise BadInput(f"The theme must be one of {', '.join(THEMES)}, not {theme!r}.")
+    runs = chosen_runs(comparison, None if methods is None else list(methods))
+    sheet = _Sheet(comparison, len(runs), dpi)
+    canvas = open_canvas(comparison, view=grid_view, long_side=sheet.long_side)
+    panels = [make_panel(canvas, run, view) for run in runs]
+    return _draw(sheet, canvas, panels, THEMES[theme])
+
+
+def figure_bytes(comparison: Comparison, file_format: str = "png", **options: Any) -> bytes:
+    """The figure as the bytes of a ``png``, ``svg`` or ``pdf`` file; same comparison, same bytes.
+
+    ``options`` are those of ``comparison_figure``. Raises BadInput for another format.
+    """
+    if file_format not in FORMATS:
+        raise BadInput(f"Figures can be written as {', '.join(FORMATS)}, not as {file_format!r}.")
+    figure = comparison_figure(comparison, **options)
+    title = plain_text(f"tokviz: {comparison.request.question}", 300)
+    metadata_of: dict[str, dict[str, str | None]] = {
+        "png": {"Title": title, "Software": "tokviz"},
+        "svg": {"Title": title, "Creator": "tokviz", "Date": None},
+        "pdf": {"Title": title, "Creator": "tokviz", "Producer": "matplotlib", "CreationDate": None},
+    }
+    metadata = metadata_of[file_format]
+    buffer = io.BytesIO()
+    settings: Any = _SETTINGS  # matplotlib types the keys as a literal of all its settings
+    with _SETTINGS_LOCK, matplotlib.rc_context(settings):
+        figure.savefig(buffer, format=file_format, dpi=figure.dpi, facecolor=figure.get_facecolor(), metadata=metadata)
+    return buffer.getvalue()
+
+
+def figure_format(path: str | Path) -> str:
+    """The format that a file name asks for by its suffix. Raises BadInput when it is none of png, svg, pdf."""
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    if suffix not in FORMATS:
+        raise BadInput(f"The figure's file name must end in .png, .svg or .pdf, not {Path(path).suffix!r}.")
+    return suffix
+
+
+def save_figure(comparison: Comparison, path: str | Path, **options: Any) -> Path:
+    """Write the figure to a file, its format by suffix, and return the path. Raises BadInput when that cannot be."""
+    data = figure_bytes(comparison, figure_format(path), **options)
+    try:
+        Path(path).write_bytes(data)
+    except OSError as error:
+        raise BadInput(f"The figure cannot be written to {Path(path).name!r}: {error.strerror}.") from error
+    return Path(path)
+
+
+class _Sheet:
+    """Sizes in inches that follow from the picture's proportions and the number of panels."""
+
+    def __init__(self, comparison: Comparison, n_panels: int, dpi: int) -> None:
+        rows = math.ceil(n_panels / MAX_COLUMNS)
+        self.dpi = dpi
+        self.columns = math.ceil(n_panels / rows)
+        self.panel = {1: 3.6, 2: 2.6, 3: 2.3}.get(self.columns, 2.05)
+        aspect = comparison.picture.height / comparison.picture.width
+        self.panel *= 0.86 if aspect > 1.4 else 1.0
+        self.width = 2 * MARGIN + self.columns * self.panel + (self.columns - 1) * GAP
+        self.picture_height = self.panel * min(aspect, TALLEST_PICTURE)
+        self.picture_width = min(self.panel, self.picture_height / aspect)
+
+    @property
+    def long_side(self) -> int:
+        """Longer side of the rendered picture in px."""
+        return max(1, round(max(self.picture_width, self.picture_height) * self.dpi))
+
+    @property
+    def text_width(self) -> float:
+        return self.width - 2 * MARGIN
+
+
+def _draw(sheet: _Sheet, canvas: Canvas, panels: list[Panel], theme: Theme) -> Figure:
+    """Measure everything, make the page, draw from top to bottom."""
+    comparison = canvas.comparison
+    question = wrap(comparison.request.question, sheet.text_width, QUESTION, bold=True, max_lines=3)
+    expected = comparison.request.expected_answer
+    known = wrap(f"expected answer: {expected}", sheet.text_width, VERDICT, max_lines=2) if expected else []
+    large = all(text_width(drawable(panel.answer), LARGE_ANSWER, bold=True) <= sheet.panel for panel in panels)
+    blocks = [_Block(panel, sheet, large, any(panel.scale for panel in panels)) for panel in panels]
+    rows = [blocks[start : start + sheet.columns] for start in range(0, len(blocks), sheet.columns)]
+    heights = [max(block.height for block in row) for row in rows]
+    legend = _legend_lines(_legend(canvas, panels, theme), sheet.text_width)
+    footer = [line for text in _footer(comparison) for line in wrap(text, sheet.text_width, SMALL, max_lines=4)]
+    head = MARGIN + len(question) * pitch(QUESTION) + len(known) * pitch(VERDICT) + 0.12
+    height = head + sum(heights) + (len(rows) - 1) * 0.18 + 0.14
+    height += (len(legend) + len(footer)) * pitch(SMALL) + 0.1 + MARGIN * 0.8
+
+    page = Page(sheet.width, height, theme, sheet.dpi)
+    FigureCanvasAgg(page.figure)
+    top = page.lines(MARGIN, MARGIN - 0.04, question, QUESTION, theme.ink, bold=True)
+    page.lines(MARGIN, top, known, VERDICT, theme.muted)
+    top = head
+    for row, row_height in zip(rows, heights, strict=True):
+        for column, block in enumerate(row):
+            block.draw(page, MARGIN + column * (sheet.panel + GAP), top)
+        top += row_height + 0.18
+    top += 0.14 - 0.18
+    for line in legend:
+        _draw_legend(page, line, top)
+        top += pitch(SMALL)
+    page.lines(MARGIN, top + 0.1, footer, SMALL, theme.muted)
+    return page.figure
+
+
+class _Block:
+    """One panel with its texts wrapped, so that rows can be as high as their highest panel."""
+
+    def __init__(self, panel: Panel, sheet: _Sheet, large: bool, scales: bool) -> None:
+        self.panel, self.sheet = panel, sheet
+        self.below_picture = 0.06 + (0.3 if scales else 0.0)
+        width = sheet.panel
+        self.title = wrap(panel.title, width, TITLE, bold=True, max_lines=1)
+        self.answer_size = LARGE_ANSWER if large else ANSWER
+        answer = panel.answer if panel.error is None else ""
+        self.answer = wrap(answer, width, self.answer_size, bold=large, max_lines=MAX_ANSWER_LINES)
+        self.silent = panel.error is None and not self.answer
+        error = panel.error or ""
+        self.error = wrap(error, width, SMALL, max_lines=MAX_ERROR_LINES)
+        self.verdict = wrap(panel.verdict, width, VERDICT, bold=True, max_lines=2)
+        notes = [panel.note] if panel.note else []
+        self.facts = [line for fact in notes + panel.facts for line in wrap(fact, width, SMALL, max_lines=2)]
+
+    @property
+    def height(self) -> float:
+        answer = (len(self.answer) + self.silent) * pitch(self.answer_size) + len(self.verdict) * pitch(VERDICT)
+        error = pitch(VERDICT) + len(self.error) * pitch(SMALL) if self.error else 0.0
+        texts = answer + error + 0.03 + len(self.facts) * pitch(SMALL)
+        return pitch(TITLE) + 0.04 + self.sheet.picture_height + self.below_picture + texts
+
+    def draw(self, page: Page, x: float, top: float) -> None:
+        theme, sheet, panel = page.theme, self.sheet, self.panel
+        for line in self.title:
+            width = page.text(x, top + 0.13, line, TITLE, theme.ink, bold=True)
+            subtitle = drawable(panel.subtitle)
+            if width + 0.07 + text_width(subtitle, SMALL) <= sheet.panel:
+                page.text(x + width + 0.07, top + 0.13, subtitle, SMALL, theme.muted)
+        top += pitch(TITLE) + 0.04
+        page.picture(x, top, sheet.picture_width, sheet.picture_height, panel.pixels)
+        top += sheet.picture_height
+        if panel.scale:
+            _draw_scale(page, x, top + 0.06, sheet.panel, panel)
+        top += self.below_picture
+        if self.error:
+            top = page.lines(x, top, ["✗ not run"], VERDICT, theme.bad, bold=True)
+            top = page.lines(x, top, self.error, SMALL, theme.muted)
+        large = self.answer_size == LARGE_ANSWER
+        top = page.lines(x, top, self.answer, self.answer_size, theme.ink, bold=large)
+        if self.silent:
+            top = page.lines(x, top, ["(no answer)"], self.answer_size, theme.muted)
+        if panel.kind:
+            top = page.lines(x, top, self.verdict, VERDICT, verdict_color(panel.kind, theme), bold=True)
+        page.lines(x, top + 0.03, self.facts, SMALL, theme.muted)
+
+
+def _draw_scale(page: Page, x: float, top: float, width: float, panel: Panel) -> None:
+    """The colour bar of a heat map with its two ends in numbers and what it measures."""
+    values = panel.scale
+    limits = map_limits(values) if values else None
+    if values is None or limits is None:
+        return
+    muted = page.theme.muted
+    ramp = matplotlib.colormaps[palette.HEAT_MAP](np.linspace(0, 1, 256))[None, :, :3]
+    low, high = (f"{limit:.3g}" for limit in limits)
+    low_width, high_width = text_width(low, SMALL), text_width(high, SMALL)
+    page.text(x, top + 0.09, low, SMALL, muted)
+    page.text(x + width - high_width, top + 0.09, high, SMALL, muted)
+    bar = width - low_width - high_width - 0.12
+    page.picture(x + low_width + 0.06, top + 0.015, bar, 0.075, (ramp * 255).astype(np.uint8), frame=False)
+    unit = f" ({values.unit})" if values.unit else ""
+    log = ", log scale" if values.scale == "log" else ""
+    label = wrap(f"{values.label}{unit}{log}: {values.direction}", width, SMALL, max_lines=1)
+    page.lines(x, top + 0.1, label, SMALL, muted)
+
+
+_LegendItem = tuple[dict[str, Any], str]
+
+
+def _legend(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[_LegendItem]:
+    """Swatches (arguments of ``Page.box``) with their words; only what can be seen in this figure."""
+    kept, crimson = palette.hex_color(palette.KEPT_OUTLINE), palette.hex_color(palette.EVIDENCE[0])
+    dropped = palette.hex_color((palette.DROPPED_GREY + 18,) * 3)
+    items: list[_LegendItem] = []
+    if any(panel.drawn == "kept" for panel in panels):
+        items += [
+            ({"face": "#ffffff", "edge": kept, "line": 1.2}, "kept (outlined)"),
+            ({"face": dropped, "edge": dropped}, "dropped"),
+        ]
+    if any(panel.drawn == "score" for panel in panels):
+        items.append(({"face": "none", "edge": theme.ink, "line": 1.2}, "kept (on heat maps)"))
+    if any(panel.drawn == "clusters" for panel in panels):
+        group = {"face": "#7aa7c4", "edge": palette.hex_color(palette.CASING[0])}
+        items.append((group, "merge group; a ring marks the kept token that carries it"))
+    if canvas.comparison.request.evidence:
+        items.append(({"face": "none", "edge": crimson, "line": 1.2, "dashed": True}, "evidence for the answer"))
+    if (canvas.raster.owner < 0).any():
+        swatch = {"face": "#eeeeee", "edge": "#969696", "line": 0.6, "hatch": "//////"}
+        items.append((swatch, "not seen by the model"))
+    return items
+
+
+def _legend_lines(items: list[_LegendItem], width: float) -> list[list[tuple[float, _LegendItem]]]:
+    """Items with their x in inches, broken into lines of ``width``."""
+    lines: list[list[tuple[float, _LegendItem]]] = []
+    x = 0.0
+    for swatch, words in items:
+        needed = 0.18 + text_width(words, SMALL) + 0.2
+        if not lines or x + needed - 0.2 > width:
+            lines.append([])
+            x = 0.0
+        lines[-1].append((x, (swatch, words)))
+        x += needed
+    return lines
+
+
+def _draw_legend(page: Page, line: list[tuple[float, _LegendItem]], top: float) -> None:
+    for offset, (swatch, words) in line:
+        x = MARGIN + offset
+        page.box(x + 0.01, top + 0.03, 0.12, 0.08, **swatch)
+        page.text(x + 0.18, top + 0.1, words, SMALL, page.theme.muted)
+
+
+def _footer(comparison: Comparison) -> list[str]:
+    request, model = comparison.request, comparison.model
+    version = comparison.versions.get("tokviz", "")
+    lines = [
+        f"{model.name} · budget {request.budget} of {comparison.grid.n_tokens} visual tokens, "
+        f"{_BUDGET_WORDS[request.budget_as]} · seed {request.seed} · tokviz {version}".rstrip()
+    ]
+    if model.embedded:
+        lines.append(
+            f"{model.name} is the small embedded model, trained on drawn scenes: "
+            "no claim about the published numbers of large models."
+        )
+    return lines

@@ -1,0 +1,211 @@
+"""One run drawn on the picture: what it kept, its scores, its merge groups. Pure: same comparison, same pixels.
+
+All pictures are ``(height, width, 3)`` uint8 RGB at the picture's own resolution; give ``canvas=open_canvas(comparison,
+view=…, long_side=…)`` for another size or another tile or frame, or to decode the picture once for several overlays.
+``stage`` counts like a Python index (-1: after the last stage). What the model never saw is veiled white and hatched;
+the evidence is boxed in dashes.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadInput
+from ..types import Comparison, MapRecord, Run, StageRecord
+from . import palette
+from .marks import brightness, cased_outline, dashed_box, grey_out, hatch, outline, rings, to_bytes
+from .raster import Canvas, PatchRaster, Pixels, open_canvas
+
+_GOLDEN_RATIO = 0.6180339887498949
+
+
+def informative_stage(run: Run) -> int | None:
+    """Index of the last stage that keeps anything (a withdrawal of all tokens shows nothing); None without stages."""
+    if not run.stages:
+        return None
+    keeping = [index for index, stage in enumerate(run.stages) if stage.kept]
+    return keeping[-1] if keeping else len(run.stages) - 1
+
+
+def stage_record(run: Run, stage: int = -1) -> StageRecord:
+    """A stage of a run. Raises BadInput when the run has no such stage."""
+    if not -len(run.stages) <= stage < len(run.stages):
+        raise BadInput(f"{run.label} has {len(run.stages)} pruning stage(s); there is no stage {stage}.")
+    return run.stages[stage]
+
+
+def plain_picture(comparison: Comparison, *, evidence: bool = True, canvas: Canvas | None = None) -> Pixels:
+    """The picture as the unpruned model sees it: all patches, the unseen part veiled."""
+    canvas = canvas or open_canvas(comparison)
+    return _framed(canvas.pixels, canvas, evidence)
+
+
+def kept_overlay(
+    comparison: Comparison,
+    run: Run,
+    *,
+    stage: int = -1,
+    evidence: bool = True,
+    canvas: Canvas | None = None,
+) -> Pixels:
+    """Kept patches as they are, outlined as regions; dropped ones grey and darker. A run without stages kept all."""
+    if not run.stages:
+        return plain_picture(comparison, evidence=evidence, canvas=canvas)
+    canvas = canvas or open_canvas(comparison)
+    pixels, raster = canvas.pixels, canvas.raster
+    kept = raster.spread(raster.flags(stage_record(run, stage).kept))
+    pixels = grey_out(pixels, (raster.owner >= 0) & ~kept, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
+    pixels = outline(pixels, kept, palette.KEPT_OUTLINE, raster.line_width)
+    return _framed(pixels, canvas, evidence)
+
+
+def score_overlay(
+    comparison: Comparison,
+    run: Run,
+    *,
+    stage: int = -1,
+    map_name: str | None = None,
+    evidence: bool = True,
+    canvas: Canvas | None = None,
+) -> Pixels:
+    """Heat map of the score that ranked the tokens, or of the stage's map ``map_name``; kept regions are outlined.
+
+    Colours go over ``map_limits``. Patches without a value are light grey and hatched. Raises BadInput when the stage
+    has no such map.
+    """
+    record = stage_record(run, stage)
+    values = map_record(run, stage, map_name)
+    canvas = canvas or open_canvas(comparison)
+    pixels, raster = canvas.pixels, canvas.raster
+    shares = _map_shares(values, raster.n_tokens)
+    colors = matplotlib.colormaps[palette.HEAT_MAP](np.nan_to_num(shares, nan=0.0))[:, :3] * 255
+    known = raster.spread(~np.isnan(shares))
+    light = palette.HEAT_SHOWS * brightness(pixels)[..., None]
+    heat = to_bytes(light + (1 - palette.HEAT_SHOWS) * np.vstack([colors, np.zeros(3)])[raster.owner])
+    without = (raster.owner >= 0) & ~known
+    drawn = grey_out(pixels, without, palette.NEUTRAL, palette.NEUTRAL_SHOWS)
+    drawn = hatch(drawn, without, palette.UNSEEN_HATCH, 4 * raster.line_width + 2, raster.line_width)
+    drawn = np.where(known[..., None], heat, drawn)
+    drawn = cased_outline(drawn, raster.spread(raster.flags(record.kept)), raster.line_width)
+    return _framed(drawn, canvas, evidence)
+
+
+def cluster_overlay(
+    comparison: Comparison,
+    run: Run,
+    *,
+    stage: int = -1,
+    evidence: bool = True,
+    canvas: Canvas | None = None,
+) -> Pixels:
+    """One colour per merge group, lines between groups, a ring on the kept token of each.
+
+    Kept tokens that absorbed nothing keep the picture's colours; tokens dropped without a merge are greyed. Raises
+    BadInput when the stage does not merge.
+    """
+    record = stage_record(run, stage)
+    if record.assignment is None:
+        raise BadInput(f"{run.label} merges nothing at this stage; look at what it kept instead.")
+    canvas = canvas or open_canvas(comparison)
+    pixels, raster = canvas.pixels, canvas.raster
+    carrier = _carriers(record.assignment, raster)
+    colors = group_colors(carrier)
+    grouped = raster.spread(~np.isnan(colors[:, 0]))
+    dropped = raster.spread(carrier < 0)
+    shades = np.vstack([np.nan_to_num(colors), np.zeros(3)])[raster.owner]
+    tint = to_bytes(palette.CLUSTER_SHOWS * brightness(pixels)[..., None] + (1 - palette.CLUSTER_SHOWS) * shades)
+    drawn = grey_out(pixels, dropped, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
+    drawn = np.where(grouped[..., None], tint, drawn)
+    drawn[_group_borders(carrier, raster)] = palette.CASING[0]
+    drawn = rings(drawn, raster, np.flatnonzero(raster.flags(record.kept)), raster.line_width)
+    return _framed(drawn, canvas, evidence)
+
+
+def map_record(run: Run, stage: int = -1, map_name: str | None = None) -> MapRecord:
+    """The score of a stage (``map_name`` None) or one of its further maps. Raises BadInput when it is not there."""
+    record = stage_record(run, stage)
+    maps = ([record.score] if record.score else []) + list(record.maps)
+    if map_name is None:
+        if record.score is None:
+            raise BadInput(f"{run.label} ranks no tokens at this stage, so it has no score map.")
+        return record.score
+    for candidate in maps:
+        if candidate.name == map_name:
+            return candidate
+    names = ", ".join(candidate.name for candidate in maps) or "none"
+    raise BadInput(f"{run.label} has no map {map_name!r} at this stage; it has: {names}.")
+
+
+def map_limits(values: MapRecord) -> tuple[float, float] | None:
+    """Lowest and highest value, the two ends of the colour bar; None when no token has a value.
+
+    On a log scale the lowest positive value is the low end (values that are not positive share its colour).
+    """
+    known = [value for value in values.values if value is not None]
+    if values.scale == "log":
+        known = [value for value in known if value > 0]
+    return (min(known), max(known)) if known else None
+
+
+def group_colors(carrier: NDArray[np.int64]) -> NDArray[np.float64]:
+    """One colour per merge group of two or more tokens, NaN for all other tokens; larger groups choose first.
+
+    Shape: carrier ``(N,)`` -> ``(N, 3)``, 0 to 255. Hues follow the golden ratio (any first few are far apart) and
+    lightness takes turns, so that neighbouring groups differ in more than hue.
+    """
+    tokens, counts = np.unique(carrier[carrier >= 0], return_counts=True)
+    colors = np.full((len(carrier), 3), np.nan)
+    groups = [(count, token) for token, count in zip(tokens, counts, strict=True) if count > 1]
+    for rank, (_, token) in enumerate(sorted(groups, key=lambda group: (-group[0], group[1]))):
+        hue, lightness = (0.56 + rank * _GOLDEN_RATIO) % 1.0, (0.55, 0.36, 0.74)[rank % 3]
+        colors[carrier == token] = np.array(colorsys.hls_to_rgb(hue, lightness, 0.62)) * 255
+    return colors
+
+
+def _map_shares(values: MapRecord, n_tokens: int) -> NDArray[np.float64]:
+    """Every value as a share of the colour bar, NaN where there is none. Shape: ``(N,)``, 0 to 1."""
+    if len(values.values) != n_tokens:
+        raise BadInput("A map of this session has another length than its grid; the file is damaged.")
+    limits = map_limits(values)
+    numbers = np.array([np.nan if value is None else value for value in values.values])
+    if limits is None:
+        return np.full(n_tokens, np.nan)
+    low, high = limits
+    if values.scale == "log":
+        numbers, low, high = np.log(np.maximum(numbers, low)), float(np.log(low)), float(np.log(high))
+    if high == low:
+        return np.where(np.isnan(numbers), np.nan, 0.5)
+    return (numbers - low) / (high - low)
+
+
+def _carriers(assignment: Sequence[int], raster: PatchRaster) -> NDArray[np.int64]:
+    if len(assignment) != raster.n_tokens or any(not -1 <= token < raster.n_tokens for token in assignment):
+        raise BadInput("The merge groups of this session do not fit its grid; the file is damaged.")
+    return np.array(assignment, dtype=np.int64)
+
+
+def _group_borders(carrier: NDArray[np.int64], raster: PatchRaster) -> NDArray[np.bool_]:
+    """The first pixel right of or below every border between two groups, where at least one side was merged."""
+    group = np.append(carrier, -1)[raster.owner]
+    border = np.zeros(group.shape, dtype=bool)
+    border[:, 1:] |= group[:, 1:] != group[:, :-1]
+    border[1:, :] |= group[1:, :] != group[:-1, :]
+    return border & (raster.owner >= 0)
+
+
+def _framed(pixels: Pixels, canvas: Canvas, evidence: bool) -> Pixels:
+    """Veil what the model did not see, box the evidence."""
+    raster = canvas.raster
+    width = raster.line_width
+    unseen = raster.owner < 0
+    if unseen.any():
+        pixels = grey_out(pixels, unseen, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
+        pixels = hatch(pixels, unseen, palette.UNSEEN_HATCH, 5 * width + 4, width)
+    for box in canvas.comparison.request.evidence if evidence else ():
+        pixels = dashed_box(pixels, raster.pixel_box(box), width)
+    return pixels

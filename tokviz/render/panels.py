@@ -1,0 +1,140 @@
+"""What one panel of a figure shows: the picture of a run in a view, and the lines below it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..errors import BadInput
+from ..measures import VerdictKind, evidence_tokens, verdict
+from ..types import Comparison, MapRecord, Run
+from . import palette
+from .marks import grey_out
+from .overlay import (
+    cluster_overlay,
+    informative_stage,
+    kept_overlay,
+    map_limits,
+    map_record,
+    plain_picture,
+    score_overlay,
+)
+from .palette import Theme
+from .raster import Canvas, Pixels
+
+View = Literal["kept", "score", "clusters"]
+VIEWS: tuple[View, ...] = ("kept", "score", "clusters")
+
+GLYPHS: dict[VerdictKind, str] = {
+    "right": "✓", "recovered": "✓", "wrong": "✗", "flipped": "✗", "same": "=", "changed": "≠",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Everything about one run that a figure draws; texts are still untrusted here.
+
+    ``drawn`` is the view that the picture shows (None: the plain picture), ``note`` says why not the one asked for.
+    ``scale`` is the map behind the colours when the picture is a heat map. ``verdict`` and ``kind`` are empty where
+    there is nothing to compare with.
+    """
+
+    title: str
+    subtitle: str
+    pixels: Pixels
+    answer: str
+    verdict: str
+    kind: VerdictKind | None
+    facts: list[str]
+    error: str | None
+    drawn: View | None
+    scale: MapRecord | None = None
+    note: str | None = None
+
+
+def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
+    """The panel of one run of the canvas's comparison."""
+    comparison = canvas.comparison
+    baseline = comparison.runs[0]
+    pixels, drawn = _picture(canvas, run, view)
+    stage = informative_stage(run)
+    scale = map_record(run, stage) if drawn == "score" and stage is not None else None
+    notes = {"kept": None, "score": "ranks no tokens: kept ones shown", "clusters": "merges nothing: kept ones shown"}
+    note = notes[view] if drawn == "kept" else None
+    kind: VerdictKind | None = None
+    label = ""
+    expected = comparison.request.expected_answer
+    # The unpruned run is what others are compared with: without a known answer there is nothing to say about it.
+    if run.error is None and baseline.error is None and not (run is baseline and expected is None):
+        judged = verdict(run.answer, baseline.answer, expected)
+        kind, label = judged.kind, f"{GLYPHS[judged.kind]} {judged.label}"
+    subtitle = "reference" if run is baseline else run.family.replace("-", " ")
+    if "mode" in run.params:
+        subtitle += f", {run.params['mode']} mode"
+    return Panel(
+        title=run.label, subtitle=subtitle, pixels=pixels, answer=run.answer, verdict=label, kind=kind,
+        facts=[] if run.error else facts(comparison, run), error=run.error, drawn=drawn,
+        scale=scale, note=note,
+    )  # fmt: skip
+
+
+def verdict_color(kind: VerdictKind, theme: Theme) -> str:
+    """Ink of a verdict; the glyph says the same without colour."""
+    if kind in ("right", "recovered"):
+        return theme.good
+    if kind in ("wrong", "flipped"):
+        return theme.bad
+    return theme.changed if kind == "changed" else theme.muted
+
+
+def facts(comparison: Comparison, run: Run) -> list[str]:
+    """The small lines: tokens after the last stage, average per block (A_in), evidence, which stage is drawn."""
+    lines = []
+    n_tokens = comparison.grid.n_tokens
+    if run.actual is not None:
+        final, average = run.actual.final, run.actual.average_in
+        if not run.stages:
+            lines.append(f"all {n_tokens} tokens in every block")
+        elif abs(average - final) < 0.05:
+            lines.append(f"{final} of {n_tokens} tokens in every block")
+        else:
+            lines += [f"{final} of {n_tokens} tokens at the end", f"{average:.1f} per block on average"]
+    drawn = informative_stage(run)
+    evidence = evidence_tokens(comparison.grid, comparison.request.evidence)
+    if drawn is not None and evidence:
+        kept = len(set(evidence) & set(run.stages[drawn].kept))
+        lines.append(f"evidence: {kept} of {len(evidence)} patches kept")
+    if drawn is not None and len(run.stages) > 1:
+        lines.append(f"drawn: stage {drawn + 1} of {len(run.stages)}, {run.stages[drawn].site_label}")
+    return lines
+
+
+def _picture(canvas: Canvas, run: Run, view: View) -> tuple[Pixels, View | None]:
+    """The picture, and which view it really is: what was kept, where there is no score and where nothing merges."""
+    comparison = canvas.comparison
+    if run.error is not None:
+        everywhere = np.ones(canvas.raster.owner.shape, dtype=bool)
+        return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS), None
+    stage = informative_stage(run)
+    if stage is None:
+        return plain_picture(comparison, canvas=canvas), None
+    record = run.stages[stage]
+    if view == "score" and record.score is not None and map_limits(record.score) is not None:
+        return score_overlay(comparison, run, stage=stage, canvas=canvas), "score"
+    if view == "clusters" and record.assignment is not None:
+        return cluster_overlay(comparison, run, stage=stage, canvas=canvas), "clusters"
+    return kept_overlay(comparison, run, stage=stage, canvas=canvas), "kept"
+
+
+def chosen_runs(comparison: Comparison, methods: list[str] | tuple[str, ...] | None) -> list[Run]:
+    """The unpruned run, then the runs of ``methods`` in that order (None: all). Raises BadInput for unknown ids."""
+    if methods is None:
+        return list(comparison.runs)
+    there = {run.method: run for run in comparison.runs}
+    unknown = [method for method in methods if method not in there]
+    if unknown:
+        raise BadInput(f"This comparison has no run of {unknown[0]!r}; it has {', '.join(there)}.")
+    baseline = comparison.runs[0]
+    return [baseline, *(there[method] for method in dict.fromkeys(methods) if method != baseline.method)]
