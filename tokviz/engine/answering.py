@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from .cache import kv_cache_bytes
-from .clock import synchronised_now
+from .clock import synchronise
 from .prompt import Prompt
 
 
@@ -54,9 +55,7 @@ def answer(
     cache = DynamicCache(config=model.config.get_text_config())
     listener = _TokenListener(device, cache, stop, on_tokens)
     output = model.generate(
-        inputs_embeds=prompt.inputs_embeds,
-        attention_mask=prompt.attention_mask,
-        **({} if prompt.position_ids is None else {"position_ids": prompt.position_ids}),
+        **prompt.generate_inputs(),
         past_key_values=cache,
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -89,11 +88,16 @@ class _TokenListener(StoppingCriteria):
         self, device: torch.device, cache: Any, stop: threading.Event, on_tokens: Callable[[list[int]], None]
     ) -> None:
         self._device, self._cache, self._stop, self._on_tokens = device, cache, stop, on_tokens
-        self.ticks = [synchronised_now(device)]
+        self.ticks: list[float] = []
         self.kv_bytes = 0
+        self.tick()
+
+    def tick(self) -> None:
+        synchronise(self._device)
+        self.ticks.append(time.perf_counter())
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self.ticks.append(synchronised_now(self._device))
+        self.tick()
         if len(self.ticks) == 2:
             self.kv_bytes = kv_cache_bytes(self._cache)
         # With inputs_embeds, generate's input_ids hold the new tokens only.

@@ -1,0 +1,31 @@
+"""Shared: the embedded model (loaded once) and a scene whose answer is known."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def vlm():
+    """The embedded model."""
+    import tokviz
+
+    return tokviz.load()
+
+
+@pytest.fixture(scope="session")
+def scene():
+    """A held-out scene."""
+    from tokviz.scenes import HELD_OUT_SEEDS, generate_scene
+
+    return generate_scene(HELD_OUT_SEEDS[3])
+
+
+@pytest.fixture(scope="session")
+def scene_image(scene):
+    """The scene as a PIL picture."""
+    return Image.fromarray(scene.image)
