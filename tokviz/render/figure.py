@@ -18,8 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import BadInput
-from ..types import Comparison
+from ..types import Comparison, MapRecord
 from . import palette
+from .legend import draw_legend, legend_items, legend_lines
 from .lettering import drawable, text_width, wrap
 from .overlay import map_limits
 from .page import Page, pitch
@@ -161,10 +162,11 @@ def _draw(sheet: _Sheet, canvas: Canvas, panels: list[Panel], theme: Theme) -> F
     expected = comparison.request.expected_answer
     known = wrap(f"expected answer: {expected}", sheet.text_width, VERDICT, max_lines=2) if expected else []
     large = all(text_width(drawable(panel.answer), LARGE_ANSWER, bold=True) <= sheet.panel for panel in panels)
-    blocks = [_Block(panel, sheet, large, any(panel.scale for panel in panels)) for panel in panels]
+    scale_height = max(_scale_height(panel, sheet.panel) for panel in panels)
+    blocks = [_Block(panel, sheet, large, scale_height) for panel in panels]
     rows = [blocks[start : start + sheet.columns] for start in range(0, len(blocks), sheet.columns)]
     heights = [max(block.height for block in row) for row in rows]
-    legend = _legend_lines(_legend(canvas, panels, theme), sheet.text_width)
+    legend = legend_lines(legend_items(canvas, panels, theme), sheet.text_width, SMALL)
     footer = [line for text in _footer(comparison) for line in wrap(text, sheet.text_width, SMALL, max_lines=4)]
     head = MARGIN + len(question) * pitch(QUESTION) + len(known) * pitch(VERDICT) + 0.12
     height = head + sum(heights) + (len(rows) - 1) * 0.18 + 0.14
@@ -181,7 +183,7 @@ def _draw(sheet: _Sheet, canvas: Canvas, panels: list[Panel], theme: Theme) -> F
         top += row_height + 0.18
     top += 0.14 - 0.18
     for line in legend:
-        _draw_legend(page, line, top)
+        draw_legend(page, line, MARGIN, top, SMALL)
         top += pitch(SMALL)
     page.lines(MARGIN, top + 0.1, footer, SMALL, theme.muted)
     return page.figure
@@ -190,9 +192,9 @@ def _draw(sheet: _Sheet, canvas: Canvas, panels: list[Panel], theme: Theme) -> F
 class _Block:
     """One panel with its texts wrapped, so that rows can be as high as their highest panel."""
 
-    def __init__(self, panel: Panel, sheet: _Sheet, large: bool, scales: bool) -> None:
+    def __init__(self, panel: Panel, sheet: _Sheet, large: bool, scale_height: float) -> None:
         self.panel, self.sheet = panel, sheet
-        self.below_picture = 0.06 + (0.3 if scales else 0.0)
+        self.below_picture = 0.06 + scale_height
         width = sheet.panel
         self.title = wrap(panel.title, width, TITLE, bold=True, max_lines=1)
         self.answer_size = LARGE_ANSWER if large else ANSWER
@@ -223,7 +225,7 @@ class _Block:
         page.picture(x, top, sheet.picture_width, sheet.picture_height, panel.pixels)
         top += sheet.picture_height
         if panel.scale:
-            _draw_scale(page, x, top + 0.06, sheet.panel, panel)
+            _draw_scale(page, x, top + 0.06, sheet.panel, panel.scale)
         top += self.below_picture
         if self.error:
             top = page.lines(x, top, ["✗ not run"], VERDICT, theme.bad, bold=True)
@@ -237,11 +239,20 @@ class _Block:
         page.lines(x, top + 0.03, self.facts, SMALL, theme.muted)
 
 
-def _draw_scale(page: Page, x: float, top: float, width: float, panel: Panel) -> None:
+def _scale_label(values: MapRecord, width: float) -> list[str]:
+    unit = f" ({values.unit})" if values.unit else ""
+    log = ", log scale" if values.scale == "log" else ""
+    return wrap(f"{values.label}{unit}{log}: {values.direction}", width, SMALL, max_lines=2)
+
+
+def _scale_height(panel: Panel, width: float) -> float:
+    return 0.17 + len(_scale_label(panel.scale, width)) * pitch(SMALL) if panel.scale else 0.0
+
+
+def _draw_scale(page: Page, x: float, top: float, width: float, values: MapRecord) -> None:
     """The colour bar of a heat map with its two ends in numbers and what it measures."""
-    values = panel.scale
-    limits = map_limits(values) if values else None
-    if values is None or limits is None:
+    limits = map_limits(values)
+    if limits is None:
         return
     muted = page.theme.muted
     ramp = matplotlib.colormaps[palette.HEAT_MAP](np.linspace(0, 1, 256))[None, :, :3]
@@ -251,57 +262,7 @@ def _draw_scale(page: Page, x: float, top: float, width: float, panel: Panel) ->
     page.text(x + width - high_width, top + 0.09, high, SMALL, muted)
     bar = width - low_width - high_width - 0.12
     page.picture(x + low_width + 0.06, top + 0.015, bar, 0.075, (ramp * 255).astype(np.uint8), frame=False)
-    unit = f" ({values.unit})" if values.unit else ""
-    log = ", log scale" if values.scale == "log" else ""
-    label = wrap(f"{values.label}{unit}{log}: {values.direction}", width, SMALL, max_lines=1)
-    page.lines(x, top + 0.1, label, SMALL, muted)
-
-
-_LegendItem = tuple[dict[str, Any], str]
-
-
-def _legend(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[_LegendItem]:
-    """Swatches (arguments of ``Page.box``) with their words; only what can be seen in this figure."""
-    kept, crimson = palette.hex_color(palette.KEPT_OUTLINE), palette.hex_color(palette.EVIDENCE[0])
-    dropped = palette.hex_color((palette.DROPPED_GREY + 18,) * 3)
-    items: list[_LegendItem] = []
-    if any(panel.drawn == "kept" for panel in panels):
-        items += [
-            ({"face": "#ffffff", "edge": kept, "line": 1.2}, "kept (outlined)"),
-            ({"face": dropped, "edge": dropped}, "dropped"),
-        ]
-    if any(panel.drawn == "score" for panel in panels):
-        items.append(({"face": "none", "edge": theme.ink, "line": 1.2}, "kept (on heat maps)"))
-    if any(panel.drawn == "clusters" for panel in panels):
-        group = {"face": "#7aa7c4", "edge": palette.hex_color(palette.CASING[0])}
-        items.append((group, "merge group; a ring marks the kept token that carries it"))
-    if canvas.comparison.request.evidence:
-        items.append(({"face": "none", "edge": crimson, "line": 1.2, "dashed": True}, "evidence for the answer"))
-    if (canvas.raster.owner < 0).any():
-        swatch = {"face": "#eeeeee", "edge": "#969696", "line": 0.6, "hatch": "//////"}
-        items.append((swatch, "not seen by the model"))
-    return items
-
-
-def _legend_lines(items: list[_LegendItem], width: float) -> list[list[tuple[float, _LegendItem]]]:
-    """Items with their x in inches, broken into lines of ``width``."""
-    lines: list[list[tuple[float, _LegendItem]]] = []
-    x = 0.0
-    for swatch, words in items:
-        needed = 0.18 + text_width(words, SMALL) + 0.2
-        if not lines or x + needed - 0.2 > width:
-            lines.append([])
-            x = 0.0
-        lines[-1].append((x, (swatch, words)))
-        x += needed
-    return lines
-
-
-def _draw_legend(page: Page, line: list[tuple[float, _LegendItem]], top: float) -> None:
-    for offset, (swatch, words) in line:
-        x = MARGIN + offset
-        page.box(x + 0.01, top + 0.03, 0.12, 0.08, **swatch)
-        page.text(x + 0.18, top + 0.1, words, SMALL, page.theme.muted)
+    page.lines(x, top + 0.1, _scale_label(values, width), SMALL, muted)
 
 
 def _footer(comparison: Comparison) -> list[str]:
