@@ -1,1 +1,29 @@
-"""HOW a schedule of stages is carried out on a stock model. Knows no method by name."""
+"""HOW a schedule of stages is carried out on a stock model. Knows no method by name.
+
+Two ways, the same bits: ``encode`` once and ``shorten`` per lane (no hooks; stages before the LLM), or ``pruning``
+around an unchanged ``model.generate`` (every stage). They combine: ``pruning(..., prompt=short)``.
+"""
+
+from .answering import Answer, answer
+from .cache import kv_cache_bytes
+from .clock import Stopwatch, median_milliseconds
+from .context import Trace, pruning
+from .prompt import Prompt, encode, shorten
+from .stages import Choose, StageEvent
+from .vision import VisionSignals
+
+__all__ = [
+    "Answer",
+    "Choose",
+    "Prompt",
+    "StageEvent",
+    "Stopwatch",
+    "Trace",
+    "VisionSignals",
+    "answer",
+    "encode",
+    "kv_cache_bytes",
+    "median_milliseconds",
+    "pruning",
+    "shorten",
+]

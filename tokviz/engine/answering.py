@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def answer(
         token_ids=token_ids,
         logprobs=logprobs,
         prefill_ms=(ticks[1] - ticks[0]) * 1000,
-        decode_ms=[(after - before) * 1000 for before, after in zip(ticks[1:], ticks[2:], strict=False)],
+        decode_ms=[(after - before) * 1000 for before, after in pairwise(ticks[1:])],
         kv_bytes=listener.kv_bytes,
         peak_bytes=torch.cuda.max_memory_allocated(device) if on_cuda else None,
         stopped=stop.is_set(),

@@ -1,0 +1,182 @@
+"""What a pruned cache must remember, and how it goes on telling the world its unpruned length.
+
+``generate`` and manual loops take positions and slices from ``cache.get_seq_length()``. A pruned cache is shorter, and
+differently so per block, hence that method answers with the length the sequence would have had. The state lives on the
+cache object, so reusing, copying or reordering the cache carries it along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Unsupported
+from .registry import here_by_id
+
+_STATE = "_tokviz_state"
+
+
+@dataclass
+class Segment:
+    """The blocks from ``first_block`` up to the next segment, which all hold the same tokens of the prompt.
+
+    Shape: real ``(B, K)`` bool, one column per cached prompt token. shift: ``(B, 1)``, by how much positions behind the
+    prompt are lowered in these blocks, or None. ``padded``: whether ``real`` has a False, known without asking the
+    device. ``rotates``: whether these blocks count positions differently from the first segment.
+    """
+
+    first_block: int
+    real: Tensor
+    padded: bool
+    shift: Tensor | None
+    rotates: bool = False
+
+    def mask(self, cached: int, tail: Tensor | None, n_new: int) -> Tensor | None:
+        """2D mask over ``cached`` kept tokens and ``n_new`` new ones, None when every column is real.
+
+        Shape: tail ``(B, t)``: the caller's mask, of which the columns behind the prompt are read; ``n_new`` is the
+        number of new tokens -> ``(B, cached + n_new)``.
+        """
+        if tail is None and not self.padded:
+            return None
+        # Assisted decoding crops what it had guessed wrongly, which may reach into the prefilled tokens.
+        prompt = self.real[:, : min(self.real.shape[1], cached)]
+        n_tail = cached + n_new - prompt.shape[1]
+        if tail is None:
+            tail = prompt.new_ones(prompt.shape[0], n_tail)
+        return torch.cat([prompt, tail[:, tail.shape[1] - n_tail :].to(prompt.device, torch.bool)], dim=1)
+
+
+@dataclass
+class CacheState:
+    """What was pruned from the sequence in this cache.
+
+    ``full_length`` is the unpruned length of the prompt in columns; ``segments`` come in block order, the first begins
+    at block 0; ``sites`` are the in-LLM sites of the context that pruned it.
+    """
+
+    model_id: int
+    sites: tuple[int, ...]
+    full_length: int
+    segments: list[Segment]
+
+    @property
+    def removed(self) -> int:
+        """Columns that block 0 holds less than the unpruned prompt."""
+        return self.full_length - self.segments[0].real.shape[1]
+
+
+def state_of(cache: Any) -> CacheState | None:
+    """The state of a pruned cache, None for any other."""
+    return getattr(cache, _STATE, None)
+
+
+def cached_tokens(cache: Any, block: int = 0) -> int:
+    """Tokens that the cache really holds for a block (``get_seq_length`` of a pruned cache is virtual)."""
+    return cache.layers[block].get_seq_length() if cache is not None and block < len(cache.layers) else 0
+
+
+def attach(cache: Any, state: CacheState) -> None:
+    """Make ``cache`` remember ``state`` and answer with virtual lengths.
+
+    Bound methods on the instance: a deep copy of the cache rebinds them to the copy.
+    """
+    setattr(cache, _STATE, state)
+    for method in (get_seq_length, get_query_offset, get_mask_sizes, reorder_cache, batch_repeat_interleave,
+                   batch_select_indices, reset):  # fmt: skip
+        setattr(cache, method.__name__, MethodType(method, cache))
+
+
+def get_seq_length(self: Any, layer_idx: int = 0) -> int:
+    """The length the sequence would have without pruning, the same for every block."""
+    real = cached_tokens(self, 0)
+    return real + self._tokviz_state.removed if real else 0
+
+
+def get_query_offset(self: Any, layer_idx: int = 0) -> int:
+    """Masks are made of what the block really holds."""
+    return cached_tokens(self, layer_idx)
+
+
+def get_mask_sizes(self: Any, query_length: int, layer_idx: int) -> tuple[int, int]:
+    """As stock; refused outside ``pruning``, where the model would silently use wrong masks and positions."""
+    state = self._tokviz_state
+    context = here_by_id(state.model_id)
+    if context is None or context.sites != state.sites:
+        raise Unsupported("This cache was pruned; use it inside pruning() with the same stages.")
+    return type(self).get_mask_sizes(self, query_length, layer_idx)
+
+
+def reorder_cache(self: Any, beam_idx: Tensor) -> None:
+    """Beams may hold differently pruned copies of a prompt: the state moves with the keys."""
+    type(self).reorder_cache(self, beam_idx)
+    _select_rows(self, beam_idx)
+
+
+def batch_select_indices(self: Any, indices: Tensor) -> None:
+    """Keep some rows of the batch, state included."""
+    type(self).batch_select_indices(self, indices)
+    _select_rows(self, indices)
+
+
+def batch_repeat_interleave(self: Any, repeats: int) -> None:
+    """Repeat every row of the batch, state included."""
+    type(self).batch_repeat_interleave(self, repeats)
+    batch = self._tokviz_state.segments[0].real.shape[0]
+    _select_rows(self, torch.arange(batch).repeat_interleave(repeats))
+
+
+def reset(self: Any) -> None:
+    """An emptied cache is a stock cache again."""
+    type(self).reset(self)
+    for method in (_STATE, "get_seq_length", "get_query_offset", "get_mask_sizes", "reorder_cache",
+                   "batch_repeat_interleave", "batch_select_indices", "reset"):  # fmt: skip
+        delattr(self, method)
+
+
+def _select_rows(cache: Any, index: Tensor) -> None:
+    state = cache._tokviz_state
+    # New segments, never changed ones: a copy of the cache may share them.
+    state.segments = [
+        replace(
+            segment,
+            real=segment.real[index.to(segment.real.device)],
+            shift=None if segment.shift is None else segment.shift[index.to(segment.shift.device)],
+        )
+        for segment in state.segments
+    ]
+
+
+def kv_cache_bytes(cache: Any) -> int:
+    """Bytes that the keys and values in this cache really take, pads included."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
+        if tensor is not None
+    )
+
+
+class PlainLengths:
+    """Stands for the cache of one segment while transformers makes its mask: so many tokens cached, nothing special."""
+
+    is_compileable = False
+
+    def __init__(self, cached: int) -> None:
+        self.cached = cached
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens cached before this forward."""
+        return self.cached
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Index of the first new token."""
+        return self.cached
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Key columns and where they begin."""
+        return self.cached + query_length, 0

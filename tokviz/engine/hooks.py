@@ -1,0 +1,251 @@
+"""Pruning inside a stock model: hooks that shorten the sequence while ``model.generate`` runs unchanged.
+
+Pre-hooks, each acting only in threads that own the context: on the model and its base (read the arguments), on the
+language model (stages before the LLM; masks and positions of every later step), and on the blocks from the first
+in-LLM stage on (in-LLM stages; every later block gets the mask and rotary tables of its own, shorter sequence).
+Per-sequence state lives on the cache, per-forward state in ``threading.local``: nothing is stored on the model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Stopped, Unsupported
+from ..models.base import ModelFamily
+from ..types import Stage
+from .block_signals import BlockSignals
+from .cache import CacheState, attach, cached_tokens, state_of
+from .forward import Decode, Entered, Prefill, View, causal_mask
+from .intake import Intake
+from .prompt import Prompt
+from .refusals import check_cache, check_call
+from .registry import here
+from .rows import gather
+from .stages import VISION_KINDS, Choose, run_stage
+from .tap import can_tap, tapped
+from .vision import captured_vision
+
+
+class HookPruner:
+    """Carries out ``stages`` on every prompt that runs in the threads of its context."""
+
+    def __init__(
+        self,
+        model: Any,
+        family: ModelFamily,
+        stages: Sequence[Stage],
+        choose: Choose,
+        visual_mask: Tensor | None,
+        prompt: Prompt | None,
+    ) -> None:
+        self.model, self.family, self.stages, self.choose = model, family, tuple(stages), choose
+        self.language_model = family.language_model(model)
+        self.blocks: Sequence[Any] = family.blocks(model)
+        self.intake = Intake(model, family, visual_mask, prompt)
+        self.early = [(n, stage) for n, stage in enumerate(self.stages) if not isinstance(stage.site, int)]
+        self.late: dict[int, list[tuple[int, Stage]]] = {}
+        for number, stage in enumerate(self.stages):
+            if isinstance(stage.site, int):
+                self.late.setdefault(stage.site, []).append((number, stage))
+        self.sites = tuple(self.late)
+        tappable = can_tap(self.language_model.config._attn_implementation)
+        self.signals = {
+            site: BlockSignals(site, [stage for _, stage in late], self.blocks, tappable)
+            for site, late in self.late.items()
+        }
+        self.aborted = False
+        self.forwards = 0
+        self._local = threading.local()
+
+    # -- putting the hooks in place ------------------------------------------------------------------------------------
+
+    def install(self, stack: ExitStack) -> None:
+        """Register every hook and tap; ``stack`` removes them."""
+        base = self.model.base_model
+        if base is not self.model:
+            self._hook(stack, self.model, self._before_model)
+        self._hook(stack, base, self._before_base)
+        self._hook(stack, self.language_model, self._before_lm)
+        stack.callback(self.language_model.register_forward_hook(self._after_lm, with_kwargs=True).remove)
+        for number in range(self._first_hooked_block(), len(self.blocks)):
+            self._hook(stack, self.blocks[number], self._block_hook(number))
+        needs = [need for stage in self.stages for need in stage.needs]
+        if any(stage.site == "encoder" for stage in self.stages) or any(need.kind in VISION_KINDS for need in needs):
+            self.intake.capture = stack.enter_context(captured_vision(self.model, self.family, needs, self._is_here))
+        for site, signals in self.signals.items():
+            if signals.can_tap and signals.wants_map_of_previous:
+                kernel = self.language_model.config._attn_implementation
+                stack.enter_context(tapped(self.blocks[site - 1].self_attn, kernel, self._tap(signals)))
+
+    def _hook(self, stack: ExitStack, module: Any, hook: Any) -> None:
+        def guarded(_module: Any, args: Any, kwargs: Any) -> Any:
+            return hook(args, kwargs) if self._is_here() else None
+
+        stack.callback(module.register_forward_pre_hook(guarded, with_kwargs=True).remove)
+
+    def _block_hook(self, number: int) -> Any:
+        return lambda args, kwargs: self._before_block(number, args, kwargs)
+
+    def _tap(self, signals: BlockSignals) -> Any:
+        def tap(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
+            forward = self._forward
+            if self._is_here() and isinstance(forward, Prefill) and not forward.decisions.frozen:
+                signals.tap(forward, query, key, mask, scaling)
+
+        return tap
+
+    def _first_hooked_block(self) -> int:
+        first = [site - 1 if signals.wants_previous_input else site for site, signals in self.signals.items()]
+        return min(first, default=len(self.blocks))
+
+    def _is_here(self) -> bool:
+        return here(self.model) is self
+
+    @property
+    def _forward(self) -> Prefill | Decode | None:
+        return getattr(self._local, "forward", None)
+
+    # -- the model's and the language model's door ---------------------------------------------------------------------
+
+    def _before_model(self, _args: Any, kwargs: dict[str, Any]) -> None:
+        check_call(kwargs)
+
+    def _before_base(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        check_cache(kwargs.get("past_key_values"))
+        self.intake.see_ids(args[0] if args else kwargs.get("input_ids"))
+
+    def _before_lm(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        self._local.forward = None
+        if self.aborted:
+            raise Stopped("The pruning context was left while this was still running.")
+        self.forwards += 1
+        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        check_cache(cache)
+        if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+            raise Unsupported("Pass a 2D attention mask (or none); masks with more dimensions cannot be shortened.")
+        kwargs = dict(kwargs)
+        self._local.forward = self._prefill(kwargs) if cached_tokens(cache) == 0 else self._decode(kwargs)
+        return args, kwargs
+
+    def _prefill(self, kwargs: dict[str, Any]) -> Prefill | None:
+        forward = self.intake.receive(kwargs)
+        if forward is None:
+            return None
+        before, embeds = forward.rows, kwargs["inputs_embeds"]
+        for number, stage in self.early:
+            embeds, _ = self._run(forward, number, stage, embeds)
+        kwargs["inputs_embeds"] = embeds
+        forward.open_segment(0)
+        if forward.rows is not before:
+            kwargs["position_ids"] = forward.rows.positions
+            # Gaps in positions look like several packed sequences to transformers unless a mask or a cache is there.
+            explicit = forward.segments[0].padded or forward.cache is None
+            kwargs["attention_mask"] = forward.rows.real.long() if explicit else None
+        return forward
+
+    def _run(self, forward: Prefill, number: int, stage: Stage, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        forward.rows, hidden, index = run_stage(
+            number, stage, forward.rows, hidden, forward.decisions, self.choose, forward.looker,
+            self.intake.project, self.family.reindexes,
+        )  # fmt: skip
+        return hidden, index
+
+    def _decode(self, kwargs: dict[str, Any]) -> Decode | None:
+        cache, embeds, mask = kwargs["past_key_values"], kwargs["inputs_embeds"], kwargs.get("attention_mask")
+        n_new = embeds.shape[1]
+        # A single new token may be anything the model made up; asking the device about it would cost a wait per step.
+        if n_new > 1 and self.intake.holds_pictures():
+            raise Unsupported(
+                "Pictures must come with the first tokens of a sequence (chunked prefill is not supported)."
+            )
+        state = state_of(cache)
+        if state is None:
+            return None
+        if state.sites != self.sites:
+            raise Unsupported("This cache was pruned by other stages; use it with the stages it was made with.")
+        length = cache.get_seq_length()
+        if mask is not None and mask.shape[1] != length + n_new:
+            raise Unsupported(f"The attention mask has {mask.shape[1]} columns; this sequence has {length + n_new}.")
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.arange(length, length + n_new, device=embeds.device)[None]
+        first = state.segments[0]
+        kwargs["attention_mask"] = first.mask(cached_tokens(cache), mask, n_new)
+        if first.shift is not None:
+            kwargs["position_ids"] = positions - first.shift.to(positions.device)
+        return Decode(cache, state.segments, positions, mask)
+
+    def _after_lm(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if not self._is_here():
+            return
+        forward, self._local.forward = self._forward, None
+        cache = kwargs.get("past_key_values")
+        cache = cache if cache is not None else getattr(output, "past_key_values", None)
+        self.intake.cache = cache
+        if not isinstance(forward, Prefill) or cache is None:
+            return
+        first = forward.segments[0]
+        if len(forward.segments) > 1 or first.real.shape[1] != forward.full_length or first.shift is not None:
+            attach(cache, CacheState(id(self.model), self.sites, forward.full_length, forward.segments))
+
+    # -- a block's door ------------------------------------------------------------------------------------------------
+
+    def _before_block(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        forward = self._forward
+        if isinstance(forward, Decode):
+            return self._decode_block(forward, number, args, kwargs)
+        if not isinstance(forward, Prefill):
+            return None
+        hidden = args[0]
+        forward.origin = None
+        for stage_number, stage in self.late.get(number, ()):
+            hidden = self._prune_block(forward, number, stage_number, stage, hidden, kwargs)
+        following = self.signals.get(number + 1)
+        if following is not None and following.wants_previous_input and not forward.decisions.frozen:
+            forward.entered[number] = Entered(hidden, forward.rotary(kwargs), forward.rows)
+        return (hidden, *args[1:]), kwargs if forward.view is None else forward.view.given_to(kwargs)
+
+    def _prune_block(
+        self, forward: Prefill, block: int, number: int, stage: Stage, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> Tensor:
+        before, rotary, signals = forward.rows, forward.rotary(kwargs), self.signals[block]
+        now = Entered(hidden, rotary, before)
+        forward.looker.attention = lambda stage, row, columns: signals.attention(forward, now, stage, row, columns)
+        forward.looker.previous = lambda row, columns: signals.previous(forward, row, columns)
+        hidden, index = self._run(forward, number, stage, hidden)
+        if forward.rows is before:
+            return hidden
+        if index is not None:
+            forward.origin = index if forward.origin is None else gather(forward.origin, index)
+        if forward.rows.shift is not before.shift:
+            rotary = self.language_model.rotary_emb(hidden, forward.rows.positions)
+        elif index is not None:
+            rotary = gather(rotary[0], index), gather(rotary[1], index)
+        forward.open_segment(block)
+        mask = forward.rows.real if forward.segments[-1].padded else None
+        forward.view = View(causal_mask(self.language_model.config, hidden, mask, 0), rotary)
+        return hidden
+
+    def _decode_block(self, forward: Decode, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        segment = forward.segment(number)
+        if segment.first_block == 0 and segment is forward.segments[0]:
+            return None
+        view = forward.views.get(segment.first_block)
+        if view is None:
+            hidden, cached = args[0], cached_tokens(forward.cache, segment.first_block)
+            mask = segment.mask(cached, forward.tail, hidden.shape[1])
+            rotary = kwargs["position_embeddings"]
+            if segment.rotates:
+                positions = forward.positions.to(hidden.device)
+                if segment.shift is not None:
+                    positions = positions - segment.shift.to(hidden.device)
+                rotary = self.language_model.rotary_emb(hidden, positions)
+            view = View(causal_mask(self.language_model.config, hidden, mask, cached), rotary)
+            forward.views[segment.first_block] = view
+        return args, view.given_to(kwargs)

@@ -1,0 +1,141 @@
+"""What arrives at the language model: which tokens are visual, what vision said, what was decided before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Unsupported
+from ..models.base import ModelFamily
+from .forward import Prefill
+from .prompt import Prompt, alive_features
+from .refusals import check_prompt
+from .rows import Rows
+from .stages import Decisions, Looker, StageEvent
+from .vision import VisionCapture, VisionSignals
+
+
+@dataclass
+class _Uncached:
+    """The last prompt that ran without a cache, to recognise its next step.
+
+    Shape: prompt ``(B, L)`` ids, pictures ``(n, D)`` visual embeddings; ``length`` of the last step in tokens.
+    """
+
+    prompt: Tensor
+    pictures: Tensor
+    length: int
+    decisions: Decisions
+    vision: Sequence[VisionSignals] | None
+
+
+class Intake:
+    """Turns the arguments of the language model into a ``Prefill``, in any thread."""
+
+    def __init__(self, model: Any, family: ModelFamily, visual_mask: Tensor | None, prompt: Prompt | None) -> None:
+        self.model, self.family, self.prompt = model, family, prompt
+        self.visual_mask = prompt.visual_mask if prompt is not None else visual_mask
+        self.capture: VisionCapture | None = None
+        self.events: list[list[StageEvent]] = []
+        self.cache: Any = None
+        self._local = threading.local()
+
+    def see_ids(self, input_ids: Tensor | None) -> None:
+        """Remember the ids of this thread's forward; None when embeddings were given."""
+        self._local.ids = input_ids
+
+    @property
+    def _ids(self) -> Tensor | None:
+        return getattr(self._local, "ids", None)
+
+    def holds_pictures(self) -> bool:
+        """Whether this forward's ids hold visual tokens."""
+        ids = self._ids
+        return ids is not None and bool(self._visual_ids(ids).any())
+
+    def _visual_ids(self, ids: Tensor) -> Tensor:
+        return torch.isin(ids, torch.tensor(self.family.visual_token_ids(self.model), device=ids.device))
+
+    def receive(self, kwargs: dict[str, Any]) -> Prefill | None:
+        """The prompt that ``kwargs`` of the language model hold; None when it has no visual token."""
+        embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
+        visual = self._visual_mask(embeds)
+        batch, length = visual.shape
+        if not bool(visual.any()):
+            self.events = [[] for _ in range(batch)]
+            return None
+        real = torch.ones_like(visual) if mask is None else mask.bool()
+        check_prompt(kwargs, real, visual)
+        given = self._given(batch)
+        alive = None if given is None else [given.alive[row * len(given.alive) // batch] for row in range(batch)]
+        rows = Rows.of(real, visual, kwargs.get("position_ids"), alive)
+        cache = kwargs.get("past_key_values")
+        again = self._repeated(cache, visual, embeds)
+        if again is not None:
+            again.length, again.decisions.frozen = length, True
+            decisions, vision = again.decisions, self._vision(rows, again)
+        else:
+            decisions = Decisions(events=[[] for _ in range(batch)])
+            vision = self._vision(rows, None)
+            if cache is None and self._ids is not None:
+                self._local.uncached = _Uncached(self._ids, embeds[visual], length, decisions, vision)
+        self.events = decisions.events
+        encoder = None
+        if vision is not None:
+            encoder = [alive_features(v, alive) for v, alive in zip(vision, rows.alive, strict=True)]
+        return Prefill(cache, length, rows, decisions, Looker(vision, encoder))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Project merged encoder features. Shape: ``(K, D_v)`` -> ``(K, D)``."""
+        if self.capture is None:
+            return self.family.project(self.model, features)
+        with self.capture.projecting():
+            return self.family.project(self.model, features)
+
+    def _given(self, batch: int) -> Prompt | None:
+        return self.prompt if self._ids is None else None
+
+    def _visual_mask(self, embeds: Tensor) -> Tensor:
+        if self._ids is not None:
+            return self._visual_ids(self._ids)
+        if self.visual_mask is None:
+            raise Unsupported(
+                "Embeddings do not say which tokens are visual; give pruning() a visual_mask or a prompt."
+            )
+        copies, rest = divmod(embeds.shape[0], self.visual_mask.shape[0])
+        if rest or self.visual_mask.shape[1] != embeds.shape[1]:
+            shapes = f"{tuple(self.visual_mask.shape)} but the embeddings are {tuple(embeds.shape[:2])}"
+            raise Unsupported(f"The visual mask is {shapes}; give the mask of this very prompt.")
+        return self.visual_mask.to(embeds.device).repeat_interleave(copies, dim=0)
+
+    def _repeated(self, cache: Any, visual: Tensor, embeds: Tensor) -> _Uncached | None:
+        """Without a cache every step is a prefill of one more token; what was decided on the first stays decided."""
+        last: _Uncached | None = getattr(self._local, "uncached", None)
+        ids = self._ids
+        if last is None or cache is not None or ids is None:
+            return None
+        n = last.prompt.shape[1]
+        if ids.shape != (last.prompt.shape[0], last.length + 1) or not torch.equal(ids[:, :n], last.prompt):
+            return None
+        return last if torch.equal(embeds[visual], last.pictures) else None
+
+    def _vision(self, rows: Rows, again: _Uncached | None) -> Sequence[VisionSignals] | None:
+        batch = rows.real.shape[0]
+        given = self._given(batch)
+        if given is not None:
+            return [given.vision[row * len(given.vision) // batch] for row in range(batch)]
+        if self.capture is None:
+            return None
+        seen = self.capture.consume([int(alive.numel()) for alive in rows.alive])
+        vision = again.vision if seen is None and again is not None else seen
+        if vision is None:
+            raise Unsupported(
+                "These stages look at the vision tower, but it did not run inside pruning(): pass pixel_values (not "
+                "features encoded before), or pass a prompt from encode() to pruning()."
+            )
+        return vision

@@ -1,0 +1,180 @@
+"""The hook-free way for stages before the LLM: encode a prompt once, then cut it short as often as there are lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Unsupported
+from ..models.base import ModelFamily
+from ..types import Need, Stage
+from .clock import Stopwatch
+from .refusals import check_model, check_prompt, check_stages
+from .registry import here
+from .rows import Rows, gather
+from .stages import Choose, Decisions, Looker, StageEvent, run_stage
+from .vision import VisionSignals, captured_vision
+
+
+class StopForward(Exception):
+    """Raised at the language model's door: everything before it is done, nothing behind it is wanted."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the language model would receive it: pictures encoded, projected and written into the embeddings.
+
+    Shape:
+        input_ids, attention_mask: ``(B, L)`` int64. inputs_embeds: ``(B, L, D)``. position_ids: ``(B, L)``, or None for
+        the positions that ``generate`` counts off the mask. visual_mask: ``(B, L)`` bool. vision: per row, of all N
+        original visual tokens. alive: per row ``(n,)`` original indices of the visual tokens that are still there.
+        vision_ms: what encoding took, from the call to the language model's door, in ms.
+
+    Example: ``model.generate(**prompt.generate_inputs(), max_new_tokens=20)`` (returns the new tokens only).
+    """
+
+    input_ids: Tensor
+    inputs_embeds: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor | None
+    visual_mask: Tensor
+    vision: Sequence[VisionSignals]
+    alive: Sequence[Tensor]
+    vision_ms: float
+
+    @property
+    def n_visual(self) -> list[int]:
+        """Visual tokens alive per row."""
+        return [int(alive.numel()) for alive in self.alive]
+
+    def generate_inputs(self) -> dict[str, Tensor]:
+        """Keyword arguments for ``model.generate`` or ``model.forward``."""
+        inputs = {"inputs_embeds": self.inputs_embeds, "attention_mask": self.attention_mask}
+        if self.position_ids is not None:
+            inputs["position_ids"] = self.position_ids
+        return inputs
+
+
+def counted_positions(attention_mask: Tensor) -> Tensor:
+    """Position ids as ``generate`` counts them off a mask: real tokens 0, 1, 2, ..., pads 0. Shape: ``(B, L)``."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).masked_fill(attention_mask == 0, 0)
+
+
+@torch.no_grad()
+def encode(model: Any, family: ModelFamily, inputs: Mapping[str, Any], needs: Iterable[Need]) -> Prompt:
+    """Run the stock model up to its language model and keep what arrives there, with the vision signals asked for.
+
+    One encode serves all lanes of a request. Raises Unsupported for models and inputs that cannot be pruned.
+    """
+    needs = tuple(needs)
+    check_model(model, family)
+    check_stages(model, family, (), needs)
+    if here(model) is not None:
+        raise Unsupported("encode() must not run inside pruning(); encode first, then enter the context.")
+    thread_is_ours = _only_this_thread()
+    caught: dict[str, Any] = {}
+
+    def catch(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        if thread_is_ours():
+            caught.update(kwargs)
+            raise StopForward
+
+    handle = family.language_model(model).register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        with (
+            captured_vision(model, family, needs, thread_is_ours) as vision,
+            Stopwatch(model.device) as watch,
+            suppress(StopForward),
+        ):
+            model(**inputs)
+    finally:
+        handle.remove()
+    return _prompt(model, family, inputs, caught, vision, watch.milliseconds)
+
+
+def _only_this_thread() -> Any:
+    from threading import get_ident
+
+    mine = get_ident()
+    return lambda: get_ident() == mine
+
+
+def _prompt(
+    model: Any, family: ModelFamily, inputs: Mapping[str, Any], caught: dict[str, Any], capture: Any, vision_ms: float
+) -> Prompt:
+    input_ids = inputs["input_ids"]
+    visual = torch.isin(input_ids, torch.tensor(family.visual_token_ids(model), device=input_ids.device))
+    mask = caught.get("attention_mask")
+    mask = torch.ones_like(input_ids) if mask is None else mask.long()
+    check_prompt(caught, mask.bool(), visual)
+    counts = visual.sum(dim=1).tolist()
+    vision = capture.consume(counts) if sum(counts) else None
+    if vision is None and sum(counts):
+        raise Unsupported("The prompt holds picture tokens but no picture was encoded; pass pixel_values.")
+    nothing = VisionSignals(features=caught["inputs_embeds"].new_empty(0, 0))
+    return Prompt(
+        input_ids=input_ids,
+        inputs_embeds=caught["inputs_embeds"],
+        attention_mask=mask,
+        position_ids=caught.get("position_ids"),
+        visual_mask=visual,
+        vision=vision or [nothing] * len(counts),
+        alive=[torch.arange(n, device=input_ids.device) for n in counts],
+        vision_ms=vision_ms,
+    )
+
+
+@torch.no_grad()
+def shorten(
+    model: Any, family: ModelFamily, prompt: Prompt, stages: Sequence[Stage], choose: Choose
+) -> tuple[Prompt, list[list[StageEvent]]]:
+    """Run the stages before the LLM ("encoder", "projector") and return the physically shorter prompt with its events.
+
+    Rows that keep different counts are padded on the left. Position policy ``reindex`` leaves positions to be counted
+    anew, ``keep`` sets the original ones. In-LLM stages are ignored here: give them to ``pruning``. The given prompt is
+    not changed. Raises Unsupported when a stage cannot run on this model.
+    """
+    check_stages(model, family, stages, ())
+    early = [(number, stage) for number, stage in enumerate(stages) if not isinstance(stage.site, int)]
+    positions = prompt.position_ids
+    if positions is None:
+        positions = counted_positions(prompt.attention_mask)
+    rows = before = Rows.of(prompt.attention_mask.bool(), prompt.visual_mask, positions, prompt.alive)
+    decisions = Decisions(events=[[] for _ in prompt.alive])
+    looker = Looker(prompt.vision, [alive_features(v, a) for v, a in zip(prompt.vision, prompt.alive, strict=True)])
+    embeds, input_ids = prompt.inputs_embeds, prompt.input_ids
+    for number, stage in early:
+        rows, embeds, index = run_stage(
+            number, stage, rows, embeds, decisions, choose, looker,
+            lambda features: family.project(model, features), family.reindexes,
+        )  # fmt: skip
+        if index is not None:
+            input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
+    if rows is before and embeds is prompt.inputs_embeds:
+        return prompt, decisions.events
+    counted = torch.equal(rows.positions, counted_positions(rows.real))
+    short = replace(
+        prompt,
+        input_ids=input_ids,
+        inputs_embeds=embeds,
+        attention_mask=rows.real.long(),
+        position_ids=None if counted else rows.positions,
+        visual_mask=rows.visual,
+        alive=rows.alive,
+    )
+    return short, decisions.events
+
+
+def alive_features(vision: VisionSignals, alive: Tensor) -> Tensor:
+    """Encoder features of the tokens still alive. Shape: ``(n, D_v)``."""
+    return vision.features[alive.to(vision.features.device)]
+
+
+def pad_id(model: Any) -> int:
+    """The id written where a shortened prompt is padded; masked, so any id does."""
+    return getattr(model.config.get_text_config(), "pad_token_id", None) or 0

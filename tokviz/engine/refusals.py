@@ -1,0 +1,99 @@
+"""What cannot be pruned, said in a sentence before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from ..errors import Unsupported
+from ..models.base import ModelFamily
+from ..types import Need, Stage
+from .stages import ATTENTION_KINDS, VISION_KINDS
+
+_SITE_ORDER = {"encoder": -2, "projector": -1}
+
+
+def check_model(model: Any, family: ModelFamily) -> None:
+    """Raises Unsupported for attention kernels, layer types and generation settings that pruning cannot serve."""
+    if hasattr(model, "_orig_mod"):
+        raise Unsupported("Compiled models cannot be pruned; pass the model as it was before torch.compile.")
+    text = family.language_model(model).config
+    kernel = text._attn_implementation
+    if kernel not in ("eager", "sdpa") and not str(kernel).startswith("flash_attention"):
+        raise Unsupported(f"Attention kernel {kernel!r} cannot be pruned; load the model with sdpa or flash attention.")
+    kinds = getattr(text, "layer_types", None)
+    sliding = any(kind != "full_attention" for kind in kinds) if kinds else getattr(text, "sliding_window", None)
+    if sliding:
+        raise Unsupported("Models with sliding-window or linear attention layers cannot be pruned.")
+    settings = getattr(model, "generation_config", None)
+    cache = getattr(settings, "cache_implementation", None)
+    if cache not in (None, "dynamic"):
+        raise Unsupported(f"Cache implementation {cache!r} cannot be pruned; use the default dynamic cache.")
+    if getattr(settings, "prefill_chunk_size", None):
+        raise Unsupported("Chunked prefill cannot be pruned; set prefill_chunk_size to None.")
+
+
+def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs: Sequence[Need]) -> None:
+    """Raises Unsupported when a stage's place or a signal it needs does not exist in this model."""
+    n_blocks = len(family.blocks(model))
+    places = [stage.site if isinstance(stage.site, int) else _SITE_ORDER[stage.site] for stage in stages]
+    if places != sorted(places):
+        raise Unsupported("Stages must come in the order encoder, projector, then blocks from first to last.")
+    for stage in stages:
+        if isinstance(stage.site, int) and not 0 <= stage.site < n_blocks:
+            raise Unsupported(
+                f"This model has blocks 0..{n_blocks - 1}; there is no block {stage.site} to prune before."
+            )
+        _check_needs(stage)
+    for need in (*needs, *(need for stage in stages for need in stage.needs)):
+        if need.kind == "cls_attention" and not family.has_cls(model):
+            raise Unsupported("This model's vision tower has no [CLS] token; choose a method that does not look at it.")
+        if need.kind in VISION_KINDS:
+            family.vision_attention(model, "last" if need.block == "last" else "feature")
+
+
+def _check_needs(stage: Stage) -> None:
+    maps = [need for need in stage.needs if need.kind in ATTENTION_KINDS]
+    looks_back = any(n.kind == "previous_features" or (n in maps and n.block != "this") for n in stage.needs)
+    if len(maps) > 1:
+        raise Unsupported(f"Stage {stage.title!r} asks for {len(maps)} attention maps; a stage can look at one.")
+    if not isinstance(stage.site, int):
+        if maps or looks_back:
+            raise Unsupported(f"Stage {stage.title!r} lies before the LLM, where there is no LLM attention to look at.")
+    elif stage.site == 0 and looks_back:
+        raise Unsupported(f"Stage {stage.title!r} looks at the block before it; there is none before block 0.")
+
+
+def check_call(kwargs: Mapping[str, Any]) -> None:
+    """Raises Unsupported for arguments of the model's own forward that make no sense on a shortened sequence."""
+    if kwargs.get("labels") is not None:
+        raise Unsupported("Labels do not fit a shortened sequence; pruning serves inference only.")
+    check_cache(kwargs.get("past_key_values"))
+
+
+def check_cache(cache: Any) -> None:
+    """Raises Unsupported for every cache that is not a plain DynamicCache."""
+    if cache is None:
+        return
+    if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        raise Unsupported(
+            f"A {type(cache).__name__} with these layers cannot be pruned (static, quantised, sliding and offloaded "
+            "caches keep their own shape); use the default dynamic cache."
+        )
+    if getattr(cache, "offloading", False):
+        raise Unsupported("Offloaded caches cannot be pruned; use the default dynamic cache.")
+
+
+def check_prompt(kwargs: Mapping[str, Any], real: Tensor, visual: Tensor) -> None:
+    """Raises Unsupported for prompts whose shape pruning cannot keep right. Shape: real, visual ``(B, L)`` bool."""
+    for name in ("visual_pos_masks", "deepstack_visual_embeds"):
+        if kwargs.get(name) is not None:
+            raise Unsupported("Models that add visual features inside the LLM (deepstack) cannot be pruned.")
+    if not bool(real[:, -1].all()):
+        raise Unsupported("Pad the batch on the left: a pruned sequence must end in its last real token.")
+    if bool(visual[:, -1].any()):
+        raise Unsupported("The prompt ends in a picture; put the question behind it.")
