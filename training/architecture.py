@@ -25,7 +25,8 @@ from tokviz.scenes import COLORS, SHAPES, SIGN_WORDS, SIZES
 IMAGE_SIZE = 192
 PATCH = 16
 GRID = IMAGE_SIZE // PATCH
-WIDTH = 192
+VISION_WIDTH = 192
+TEXT_WIDTH = 160
 VOCABULARY_ROWS = 128
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PAD, BOS, EOS, UNKNOWN, IMAGE = range(5)
@@ -54,13 +55,13 @@ def vocabulary() -> dict[str, int]:
 def vision_config() -> CLIPVisionConfig:
     """A CLIP tower of 6 blocks; the language model reads the output of the fifth."""
     return CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
+        hidden_size=VISION_WIDTH,
+        intermediate_size=4 * VISION_WIDTH,
         num_hidden_layers=6,
         num_attention_heads=6,
         image_size=IMAGE_SIZE,
         patch_size=PATCH,
-        projection_dim=WIDTH,
+        projection_dim=VISION_WIDTH,
     )
 
 
@@ -68,11 +69,11 @@ def model_config() -> LlavaConfig:
     """Heads of 32 and slowly turning rotary angles: content look-ups are learnt sooner that way."""
     text = LlamaConfig(
         vocab_size=VOCABULARY_ROWS,
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=2 * TEXT_WIDTH,
         num_hidden_layers=8,
-        num_attention_heads=6,
-        num_key_value_heads=6,
+        num_attention_heads=TEXT_WIDTH // 32,
+        num_key_value_heads=TEXT_WIDTH // 32,
         max_position_embeddings=1024,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         initializer_range=0.04,

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from tokviz.scenes import FAMILIES, TRAINING_SEEDS, VALIDATION_SEEDS, Scene, generate_scene
-from training.architecture import GRID, WIDTH, build_model, pixel_values, vision_config
+from training.architecture import GRID, build_model, pixel_values, vision_config
 from training.loop import Clock, Log, Optimizers, launch, rate, save_atomically, share_number, split_matrices
 from training.prompts import (
     EARLY_SHARES,
@@ -39,9 +39,12 @@ from training.prompts import (
 SEED = 2
 FIRST_SEED = TRAINING_SEEDS.start + 50_000_000
 """Stage 1 uses the seeds below."""
-TEXT_LENGTH = 128
-COUNTS, COUNT_SHARES = (56, 96, 144), (0.5, 0.25, 0.25)
-"""How many of the 144 patches a batch sees, and how often."""
+TEXT_LENGTH = 160
+COUNTS = (40, 72, 144)
+"""How many of the 144 patches a batch sees."""
+COUNT_SHARES, LATE_COUNT_SHARES = (0.65, 0.2, 0.15), (0.3, 0.25, 0.45)
+LATE = 0.75
+"""Share of the training after which most batches see many patches."""
 EARLY = 0.12
 """Share of the training during which attribute and list questions prevail."""
 
@@ -80,7 +83,7 @@ class LanguageTask(nn.Module):
         self.projector, self.decoder = model.model.multi_modal_projector, model.model.language_model
         self.head = model.lm_head
         for layer in (self.projector.linear_1, self.projector.linear_2):
-            nn.init.normal_(layer.weight, std=WIDTH**-0.5)
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
@@ -217,19 +220,19 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
     source = Source(eyes, rank, ranks, step, options.batch)
     held = validation_set(eyes, 200) if rank == 0 else []
     clock, budget = Clock(before), options.minutes * 60
-    saved, loss_sum = clock.seconds(), 0.0
+    saved, loss_sum, logged = clock.seconds(), 0.0, 0
     while (seconds := share_number(clock.seconds())) < budget:
         progress = seconds / budget
         shared = np.random.default_rng([SEED, 7, step])  # the number of visible patches is common to all ranks
-        count = int(shared.choice(COUNTS, p=COUNT_SHARES))
+        count = int(shared.choice(COUNTS, p=COUNT_SHARES if progress < LATE else LATE_COUNT_SHARES))
         loss = _step_loss(task, run, source, count, progress)
         loss.backward()
         optimizers.step(rate(progress, warmup=0.04))
         step += 1
-        loss_sum += float(loss.detach()) / options.log_every
+        loss_sum, logged = loss_sum + float(loss.detach()), logged + 1
         if step % options.log_every == 0:
-            log.write(step=step, seconds=clock.seconds(), pictures=step * ranks * options.batch, loss=loss_sum)
-            loss_sum = 0.0
+            log.write(step=step, seconds=clock.seconds(), pictures=step * ranks * options.batch, loss=loss_sum / logged)
+            loss_sum, logged = 0.0, 0
         if rank == 0 and step % options.validate_every == 0:
             log.write(step=step, seconds=clock.seconds(), **validate(task, held))
         if rank == 0 and clock.seconds() - saved > 120:
@@ -263,13 +266,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--minutes", type=float, default=50.0)
-    parser.add_argument("--batch", type=int, default=12, help="pictures per rank and step")
+    parser.add_argument("--batch", type=int, default=8, help="pictures per rank and step")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adam-lr", type=float, default=2e-3)
     parser.add_argument("--log-every", type=int, default=10)
     parser.add_argument("--validate-every", type=int, default=100)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--compile", action="store_true", help="pays off only in bfloat16 (here, float32 products take the time)"
+    )
     options = parser.parse_args()
     launch(train, options.ranks, 29512, options)
 

@@ -3,7 +3,7 @@
 `torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 instructions emulates slowly. This one works
 in float32, stacks matrices of equal shape, and lets every rank do its share of them.
 
-Source: Jordan et al., "Muon" (2024); step size as in Liu et al., "Muon is Scalable for LLM Training" (2025), section 2.2.
+Source: Jordan et al., "Muon" (2024); size of a step as in Liu et al., "Muon is Scalable for LLM Training" (2025), 2.2.
 """
 
 from __future__ import annotations

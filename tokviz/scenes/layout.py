@@ -83,11 +83,11 @@ class _Canvas:
 def _sign_texts(rng: np.random.Generator, dense: bool) -> list[tuple[str, str]]:
     """(text, kind) of each sign: at most one of a kind, so that "the sign" is one thing; more of them if `dense`."""
     if dense:
-        kinds = rng.random(int(rng.integers(2, 7))) < 0.65
+        kinds = rng.random(int(rng.integers(3, 10))) < 0.65
     else:
         kinds = np.array([True] * (rng.random() < 0.55) + [False] * (rng.random() < 0.45), dtype=bool)
-    words = rng.choice(len(SIGN_WORDS), 6, replace=False)
-    numbers = rng.choice(len(SIGN_NUMBERS), 6, replace=False)
+    words = rng.choice(len(SIGN_WORDS), 9, replace=False)
+    numbers = rng.choice(len(SIGN_NUMBERS), 9, replace=False)
     return [
         (SIGN_WORDS[words[i]], "word") if is_word else (SIGN_NUMBERS[numbers[i]], "number")
         for i, is_word in enumerate(kinds)
@@ -113,9 +113,9 @@ def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
 
 
 def _object_count(rng: np.random.Generator, dense: bool) -> int:
-    """3-8 in half of the scenes, 9-14 in a third, 15-20 in the rest; `dense` scenes hold 12-26."""
+    """3-8 in half of the scenes, 9-14 in a third, 15-20 in the rest; `dense` scenes hold 8-22."""
     if dense:
-        return int(rng.integers(12, 27))
+        return int(rng.integers(8, 23))
     part = rng.random()
     if part < 0.5:
         return int(rng.integers(3, 9))
