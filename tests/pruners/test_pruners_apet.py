@@ -1,0 +1,157 @@
+"""ApET on examples that can be checked on paper, and both modes against brute force."""
+
+import math
+
+import numpy as np
+import pruner_references as slow
+import pytest
+import torch
+
+from tokviz.pruners import get
+from tokviz.pruners.apet import select_stage_1, select_stage_2
+from tokviz.types import Signals
+
+NAN = math.nan
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def params(**given):
+    return get("apet").complete(given)
+
+
+# One basis token. The mean is (2, 0.8, 0.2), so token 0 starts and is the basis; its span is the x axis. Errors are the
+# distances to that axis: 0, 0, 3, 1, 1. The last two tie for the third place.
+FIVE = torch.tensor([[8.0, 0, 0], [1, 0, 0], [0, 3, 0], [0, 0, 1], [1, 1, 0]])
+
+# Two basis tokens: 0 (farthest from the mean), then 1 (farthest from 0). Errors: 0, 0, 1, 2, 3.
+FIVE_IN_4D = torch.tensor([[9.0, 0, 0, 0], [0, 8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2], [0, 0, 0, 3]])
+
+
+def values(selection, name):
+    return next(token_map.values for token_map in selection.maps if token_map.name == name).tolist()
+
+
+def test_paper_mode_keeps_the_basis_and_the_largest_errors_and_merges_into_all_of_them():
+    selection = select_stage_1(Signals(FIVE), 3, params(basis_tokens=1), generator())
+    assert selection.kept.tolist() == [0, 2, 3]
+    assert selection.score.values.tolist() == pytest.approx([0, 0, 3, 1, 1])
+    # Token 1 points like token 0. Token 4 has cosine 0.71 with 0 and with 2: the lower index. (8 + 1 + 1) / 3, 1 / 3.
+    assert selection.assignment.tolist() == [0, 0, 2, 3, 0]
+    assert torch.allclose(selection.features, torch.tensor([[10 / 3, 1 / 3, 0], [0, 3, 0], [0, 0, 1]]))
+    assert selection.order.tolist() == [0, -1, -1, -1, -1]
+    assert values(selection, "group_size") == [3, 0, 1, 1, 0]
+    assert values(selection, "relative_error") == pytest.approx([0, 0, 1, 1, math.sqrt(0.5)])
+    assert selection.facts == {
+        "mode": "paper", "sampling": "fps", "basis_used": 1, "singular_values": [8.0],
+        "ties_at_threshold": 2, "non_finite": 0,
+    }  # fmt: skip
+
+
+def test_official_mode_overwrites_the_lowest_ranked_kept_token():
+    selection = select_stage_1(Signals(FIVE), 3, params(basis_tokens=1, mode="official"), generator())
+    # Ranking 2, 3, 4: token 4 is the last kept one and gets the feature of token 0. Tokens 0 and 1 are dropped; both
+    # have cosine 0 with the targets 2 and 3 and go to the first: ((0 + 8 + 1) / 3, (3 + 0 + 0) / 3).
+    assert selection.kept.tolist() == [2, 3, 4]
+    assert selection.assignment.tolist() == [2, 2, 2, 3, 4]
+    assert torch.allclose(selection.features, torch.tensor([[3.0, 1, 0], [0, 0, 1], [8, 0, 0]]))
+    assert values(selection, "group_size") == [0, 0, 3, 1, 1]
+    assert values(selection, "basis_in") == pytest.approx([NAN, NAN, NAN, NAN, 0], nan_ok=True)
+    assert selection.facts["mode"] == "official"
+
+
+@pytest.mark.parametrize(("select", "at_2", "at_3"), [(select_stage_1, 0, 1), (select_stage_2, 1, 0)])
+def test_official_mode_writes_by_position_in_stage_1_and_by_rank_in_stage_2(select, at_2, at_3):
+    # Ranking 4, 3, 2; the basis (tokens 0 and 1, in this order) overwrites 3 and 2. By ascending position token 2 gets
+    # basis 0; by rank token 3 does. Tokens 0 and 1 merge into 4: (9/3, 8/3, 0, 3/3).
+    selection = select(Signals(FIVE_IN_4D), 3, params(basis_tokens=2, mode="official"), generator())
+    assert selection.order.tolist() == [0, 1, -1, -1, -1]
+    assert selection.kept.tolist() == [2, 3, 4]
+    merged = torch.tensor([3.0, 8 / 3, 0, 1])
+    assert torch.allclose(selection.features, torch.stack([FIVE_IN_4D[at_2], FIVE_IN_4D[at_3], merged]))
+    assert values(selection, "basis_in") == pytest.approx([NAN, NAN, at_2, at_3, NAN], nan_ok=True)
+
+
+@pytest.mark.parametrize("mode", ["paper", "official"])
+def test_a_single_token_is_the_longest_one_and_holds_the_mean(mode):
+    selection = select_stage_1(Signals(FIVE), 1, params(mode=mode), generator())
+    assert selection.kept.tolist() == [0]
+    assert torch.allclose(selection.features, FIVE.mean(0, keepdim=True))
+    assert selection.facts["basis_used"] == 0
+    assert selection.score.values.tolist() == pytest.approx(FIVE.norm(dim=1).tolist())
+
+
+@pytest.mark.parametrize("mode", ["paper", "official"])
+@pytest.mark.parametrize("sampling", ["fps", "dpc", "random"])
+def test_a_flat_picture_is_survived(mode, sampling):
+    flat = torch.full((12, 4), 40.0)
+    selection = select_stage_1(Signals(flat), 5, params(mode=mode, sampling=sampling), generator())
+    assert len(selection.kept) == 5
+    assert torch.allclose(selection.features, flat[:5])
+    if sampling == "fps":
+        assert selection.facts["basis_used"] == 1
+
+
+def test_newlines_stay_at_their_places_and_are_not_counted():
+    x = torch.cat([FIVE[:3], torch.tensor([[500.0, 500, 500]]), FIVE[3:], torch.tensor([[NAN, 0, 0]])])
+    candidates = torch.tensor([True, True, True, False, True, True, False])
+    selection = select_stage_1(Signals(x, candidates=candidates), 3, params(basis_tokens=1), generator())
+    assert selection.kept.tolist() == [0, 2, 3, 4, 6]  # 0, 2, 3 of FIVE and rows 3 and 6
+    assert selection.assignment.tolist() == [0, 0, 2, 3, 4, 0, 6]
+    expected = torch.stack([torch.tensor([10 / 3, 1 / 3, 0]), x[2], x[3], x[4], x[6]])
+    assert torch.allclose(selection.features, expected, equal_nan=True)
+    assert selection.facts["non_finite"] == 0
+    everything = select_stage_1(Signals(x, candidates=candidates), 5, params(), generator())
+    assert everything.kept.tolist() == list(range(7))
+
+
+def test_tokens_that_are_not_finite_are_neither_basis_nor_merged():
+    x = torch.cat([FIVE, torch.tensor([[NAN, 0, 0], [math.inf, 0, 0]])])
+    selection = select_stage_1(Signals(x), 3, params(basis_tokens=1), generator())
+    assert selection.kept.tolist() == [0, 2, 3]
+    assert selection.assignment.tolist() == [0, 0, 2, 3, 0, -1, -1]
+    assert torch.isfinite(selection.features).all()
+    assert selection.facts["non_finite"] == 2
+    assert "2 of 7 tokens" in selection.warnings[0]
+    assert select_stage_1(Signals(x), 6, params(), generator()).kept.tolist() == [0, 1, 2, 3, 4, 5]
+    nothing_finite = select_stage_1(Signals(torch.full((9, 2), NAN)), 3, params(), generator())
+    assert nothing_finite.kept.tolist() == [1, 4, 7]
+    assert "evenly spaced" in nothing_finite.warnings[0]
+
+
+def test_random_start_and_random_sampling_follow_the_generator():
+    x = torch.randn(40, 8, generator=generator(5))
+    for given in ({"start": "random"}, {"sampling": "random"}):
+        orders = [select_stage_1(Signals(x), 20, params(**given), generator(s)).order.tolist() for s in (1, 1, 2)]
+        assert orders[0] == orders[1]
+        assert orders[0] != orders[2]
+    fixed = [select_stage_1(Signals(x), 20, params(), generator(s)).order.tolist() for s in (1, 2)]
+    assert fixed[0] == fixed[1]
+
+
+def test_dpc_takes_its_centres_as_basis():
+    x = torch.randn(30, 5, generator=generator(9))
+    selection = select_stage_1(Signals(x), 12, params(sampling="dpc", basis_tokens=4), generator())
+    centres, _ = slow.density_peaks(x.double().numpy(), 4, neighbours=4)
+    assert [selection.order.tolist().index(step) for step in range(4)] == centres
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_both_modes_against_brute_force(seed):
+    # The basis must not span the space, or every error is rounding and so is the ranking.
+    n, width, basis_tokens = 6 + seed % 12, 6 + seed % 4, 1 + seed % 4
+    keep = min(2 + seed % (n - 3), n - basis_tokens)
+    x = torch.randn(n, width, generator=generator(seed)) * 3
+    exact = x.double().numpy()
+    cases = [
+        (select_stage_1, "paper", slow.apet_paper(exact, keep, basis_tokens)),
+        (select_stage_1, "official", slow.apet_official(exact, keep, basis_tokens, by_rank=False)),
+        (select_stage_2, "official", slow.apet_official(exact, keep, basis_tokens, by_rank=True)),
+    ]
+    for select, mode, (kept, assignment, features) in cases:
+        selection = select(Signals(x), keep, params(mode=mode, basis_tokens=basis_tokens), generator())
+        assert selection.kept.tolist() == kept
+        assert selection.assignment.tolist() == assignment
+        assert np.allclose(selection.features.numpy(), features, atol=1e-4)
