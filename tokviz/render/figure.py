@@ -257,6 +257,8 @@ def _draw_scale(page: Page, x: float, top: float, width: float, values: MapRecor
     muted = page.theme.muted
     ramp = matplotlib.colormaps[palette.HEAT_MAP](np.linspace(0, 1, 256))[None, :, :3]
     low, high = (f"{limit:.3g}" for limit in limits)
+    if any(value is not None and value < limits[0] for value in values.values):
+        low = f"≤ {low}"
     low_width, high_width = text_width(low, SMALL), text_width(high, SMALL)
     page.text(x, top + 0.09, low, SMALL, muted)
     page.text(x + width - high_width, top + 0.09, high, SMALL, muted)

@@ -21,15 +21,29 @@ from . import palette
 from .marks import brightness, cased_outline, dashed_box, grey_out, hatch, outline, rings, to_bytes
 from .raster import Canvas, PatchRaster, Pixels, open_canvas
 
+LOG_DECADES = 1000
 _GOLDEN_RATIO = 0.6180339887498949
 
 
-def informative_stage(run: Run) -> int | None:
-    """Index of the last stage that keeps anything (a withdrawal of all tokens shows nothing); None without stages."""
-    if not run.stages:
-        return None
-    keeping = [index for index, stage in enumerate(run.stages) if stage.kept]
-    return keeping[-1] if keeping else len(run.stages) - 1
+def kept_stage(run: Run) -> int | None:
+    """Index of the last stage that dropped tokens and left some; None when nothing was pruned.
+
+    Probes that let everything pass decide nothing, and a withdrawal of all tokens leaves nothing to see. When there
+    are only such stages it is the last one.
+    """
+    telling = [index for index, stage in enumerate(run.stages) if 0 < len(stage.kept) < stage.n_in]
+    return telling[-1] if telling else len(run.stages) - 1 if run.stages else None
+
+
+def score_stage(run: Run) -> int | None:
+    """Index of the first stage with a score (it ranks the most tokens); None when no stage has one."""
+    with_score = (i for i, stage in enumerate(run.stages) if stage.score is not None and map_limits(stage.score))
+    return next(with_score, None)
+
+
+def merge_stage(run: Run) -> int | None:
+    """Index of the first stage that merges (of the most tokens); None when no stage does."""
+    return next((i for i, stage in enumerate(run.stages) if stage.assignment is not None), None)
 
 
 def stage_record(run: Run, stage: int = -1) -> StageRecord:
@@ -142,14 +156,18 @@ def map_record(run: Run, stage: int = -1, map_name: str | None = None) -> MapRec
 
 
 def map_limits(values: MapRecord) -> tuple[float, float] | None:
-    """Lowest and highest value, the two ends of the colour bar; None when no token has a value.
+    """The two ends of the colour bar: lowest and highest value; None when no token has a value.
 
-    On a log scale the lowest positive value is the low end (values that are not positive share its colour).
+    On a log scale at most three decades are shown, so that a few values next to nothing do not take all contrast from
+    the others; values below the low end (zero too) share its colour.
     """
     known = [value for value in values.values if value is not None]
     if values.scale == "log":
         known = [value for value in known if value > 0]
-    return (min(known), max(known)) if known else None
+    if not known:
+        return None
+    low, high = min(known), max(known)
+    return (max(low, high / LOG_DECADES), high) if values.scale == "log" else (low, high)
 
 
 def group_colors(carrier: NDArray[np.int64]) -> NDArray[np.float64]:

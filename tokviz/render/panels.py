@@ -14,12 +14,12 @@ from . import palette
 from .marks import grey_out
 from .overlay import (
     cluster_overlay,
-    informative_stage,
     kept_overlay,
-    map_limits,
-    map_record,
+    kept_stage,
+    merge_stage,
     plain_picture,
     score_overlay,
+    score_stage,
 )
 from .palette import Theme
 from .raster import Canvas, Pixels
@@ -58,11 +58,11 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
     """The panel of one run of the canvas's comparison."""
     comparison = canvas.comparison
     baseline = comparison.runs[0]
-    pixels, drawn = _picture(canvas, run, view)
-    stage = informative_stage(run)
-    scale = map_record(run, stage) if drawn == "score" and stage is not None else None
+    drawn = _drawn(run, view)
+    shown = drawn[0] if drawn else None
+    scale = run.stages[drawn[1]].score if drawn and shown == "score" else None
     notes = {"kept": None, "score": "ranks no tokens: kept ones shown", "clusters": "merges nothing: kept ones shown"}
-    note = notes[view] if drawn == "kept" else None
+    note = notes[view] if shown == "kept" else None
     kind: VerdictKind | None = None
     label = ""
     expected = comparison.request.expected_answer
@@ -70,14 +70,19 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
     if run.error is None and baseline.error is None and not (run is baseline and expected is None):
         judged = verdict(run.answer, baseline.answer, expected)
         kind, label = judged.kind, f"{GLYPHS[judged.kind]} {judged.label}"
-    subtitle = "reference" if run is baseline else run.family.replace("-", " ")
-    if "mode" in run.params:
-        subtitle += f", {run.params['mode']} mode"
     return Panel(
-        title=run.label, subtitle=subtitle, pixels=pixels, answer=run.answer, verdict=label, kind=kind,
-        facts=[] if run.error else facts(comparison, run), error=run.error, drawn=drawn,
-        scale=scale, note=note,
-    )  # fmt: skip
+        title=run.label,
+        subtitle="reference" if run is baseline else run.family.replace("-", " "),
+        pixels=_picture(canvas, run, drawn),
+        answer=run.answer,
+        verdict=label,
+        kind=kind,
+        facts=[] if run.error else facts(comparison, run, drawn),
+        error=run.error,
+        drawn=shown,
+        scale=scale,
+        note=note,
+    )
 
 
 def verdict_color(kind: VerdictKind, theme: Theme) -> str:
@@ -89,8 +94,8 @@ def verdict_color(kind: VerdictKind, theme: Theme) -> str:
     return theme.changed if kind == "changed" else theme.muted
 
 
-def facts(comparison: Comparison, run: Run) -> list[str]:
-    """The small lines: tokens after the last stage, average per block (A_in), evidence, which stage is drawn."""
+def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None) -> list[str]:
+    """The small lines: tokens after the last stage, average per block (A_in), evidence, mode, which stage is drawn."""
     lines = []
     n_tokens = comparison.grid.n_tokens
     if run.actual is not None:
@@ -101,31 +106,37 @@ def facts(comparison: Comparison, run: Run) -> list[str]:
             lines.append(f"{final} of {n_tokens} tokens in every block")
         else:
             lines += [f"{final} of {n_tokens} tokens at the end", f"{average:.1f} per block on average"]
-    drawn = informative_stage(run)
+    stage = kept_stage(run)
     evidence = evidence_tokens(comparison.grid, comparison.request.evidence)
-    if drawn is not None and evidence:
-        kept = len(set(evidence) & set(run.stages[drawn].kept))
+    if stage is not None and evidence:
+        kept = len(set(evidence) & set(run.stages[stage].kept))
         lines.append(f"evidence: {kept} of {len(evidence)} patches kept")
+    if "mode" in run.params:
+        lines.append(f"mode: {run.params['mode']}")
     if drawn is not None and len(run.stages) > 1:
-        lines.append(f"drawn: stage {drawn + 1} of {len(run.stages)}, {run.stages[drawn].site_label}")
+        lines.append(f"drawn: stage {drawn[1] + 1} of {len(run.stages)}, {run.stages[drawn[1]].site_label}")
     return lines
 
 
-def _picture(canvas: Canvas, run: Run, view: View) -> tuple[Pixels, View | None]:
-    """The picture, and which view it really is: what was kept, where there is no score and where nothing merges."""
+def _drawn(run: Run, view: View) -> tuple[View, int] | None:
+    """The view and stage that a panel can show: kept patches where there is no score or nothing merges."""
+    candidates: dict[View, int | None] = {"score": score_stage(run), "clusters": merge_stage(run)}
+    stage = candidates.get(view)
+    if stage is not None:
+        return view, stage
+    stage = kept_stage(run)
+    return None if stage is None else ("kept", stage)
+
+
+def _picture(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels:
     comparison = canvas.comparison
     if run.error is not None:
         everywhere = np.ones(canvas.raster.owner.shape, dtype=bool)
-        return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS), None
-    stage = informative_stage(run)
-    if stage is None:
-        return plain_picture(comparison, canvas=canvas), None
-    record = run.stages[stage]
-    if view == "score" and record.score is not None and map_limits(record.score) is not None:
-        return score_overlay(comparison, run, stage=stage, canvas=canvas), "score"
-    if view == "clusters" and record.assignment is not None:
-        return cluster_overlay(comparison, run, stage=stage, canvas=canvas), "clusters"
-    return kept_overlay(comparison, run, stage=stage, canvas=canvas), "kept"
+        return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
+    if drawn is None:
+        return plain_picture(comparison, canvas=canvas)
+    draw = {"kept": kept_overlay, "score": score_overlay, "clusters": cluster_overlay}[drawn[0]]
+    return draw(comparison, run, stage=drawn[1], canvas=canvas)
 
 
 def chosen_runs(comparison: Comparison, methods: list[str] | tuple[str, ...] | None) -> list[Run]:

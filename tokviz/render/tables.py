@@ -1,0 +1,118 @@
+"""A comparison as tables for the terminal. Cells are plain text: answers cannot mark up or steer a terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ..measures import verdict
+from ..types import Comparison, Run, Timing
+from .panels import GLYPHS
+from .plain_text import plain_text
+
+_STYLES = {"right": "green", "recovered": "green", "wrong": "red", "flipped": "red", "changed": "yellow", "same": ""}
+_ANSWER_CHARACTERS = 400
+
+
+def cell(text: object, style: str = "") -> Text:
+    """Untrusted text as one line for a table cell; no markup, no control characters."""
+    return Text(plain_text(str(text)), style=style)
+
+
+def new_table(title: str, *columns: tuple[str, str]) -> Table:
+    """A table with ``(heading, "left" | "right")`` columns; text wraps, numbers and methods do not."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, side in columns:
+        whole = side == "right" or heading == "method"
+        table.add_column(Text(heading), justify="right" if side == "right" else "left", no_wrap=whole, overflow="fold")
+    return table
+
+
+def answer_table(comparison: Comparison) -> Table:
+    """Method, family, answer, verdict, tokens left after the last stage (F) and seen per block on average (A_in)."""
+    table = new_table(
+        f"Answers of {plain_text(comparison.model.name)}",
+        ("method", "left"), ("family", "left"), ("answer", "left"), ("verdict", "left"),
+        ("tokens left", "right"), ("per block", "right"),
+    )  # fmt: skip
+    for run in comparison.runs:
+        final = average = ""
+        if run.actual is not None:
+            final = f"{run.actual.final} of {comparison.grid.n_tokens}"
+            average = f"{run.actual.average_in:.1f}"
+        answer = "" if run.error else plain_text(run.answer, _ANSWER_CHARACTERS) or "(no answer)"
+        family = run.family.replace("-", " ")
+        judged = _verdict(comparison, run)
+        table.add_row(cell(run.label), cell(family), cell(answer, "bold"), judged, cell(final), cell(average))
+    return table
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Times in ms as measured here, bytes of the real KV cache, FLOPs of the language model by formula."""
+    repeats = comparison.request.repeats
+    table = new_table(
+        f"Cost; times in ms, measured here ({'single shot' if repeats == 1 else f'median of {repeats}'})",
+        ("method", "left"), ("vision", "right"), ("select", "right"), ("prefill", "right"),
+        ("per token", "right"), ("KV cache", "right"), ("FLOPs, est.", "right"),
+    )  # fmt: skip
+    for run in comparison.runs:
+        if run.error is not None:
+            continue
+        kv = flops = "–"
+        if run.cost is not None:
+            kv = "–" if run.cost.kv_cache_bytes is None else size_in_bytes(run.cost.kv_cache_bytes)
+            flops = "≈ " + with_prefix(run.cost.prefill_flops + run.cost.decode_flops)
+        # Vision runs once for all lanes; a lane could overwrite it only by measuring its own.
+        times = {**comparison.timings, **run.timings}
+        clocks = [milliseconds(times.get(name)) for name in ("vision", "selection", "prefill", "decode_per_token")]
+        table.add_row(cell(run.label), *map(cell, clocks), cell(kv), cell(flops))
+    return table
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Sentences below the tables: what vision time means, what could not be run, warnings. Cleaned, one line each."""
+    lines = [
+        "The picture is encoded once for all methods. FLOPs are those of the language model, estimated by a formula."
+    ]
+    if comparison.model.embedded:
+        lines.append(
+            f"{comparison.model.name} is the small embedded model, trained on drawn scenes: "
+            "no claim about the published numbers of large models."
+        )
+    lines += [f"{run.label} was not run: {run.error}" for run in comparison.runs if run.error]
+    lines += [f"Note: {warning}" for warning in comparison.warnings]
+    lines += [f"Note on {run.label}: {warning}" for run in comparison.runs for warning in run.warnings]
+    return [plain_text(line) for line in lines]
+
+
+def milliseconds(timing: Timing | None) -> str:
+    """A duration with three digits, or a dash when it was not measured."""
+    if timing is None:
+        return "–"
+    return f"{timing.median_ms:.1f}" if timing.median_ms < 100 else f"{timing.median_ms:.0f}"
+
+
+def with_prefix(number: float) -> str:
+    """A large number with k, M, G, T or P (powers of 1000)."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if number < 999.5:
+            return f"{number:.3g} {prefix}".rstrip()
+        number /= 1000
+    return f"{number:.3g} P"
+
+
+def size_in_bytes(count: int) -> str:
+    """Bytes as B, KB, MB or GB (powers of 1000)."""
+    text = with_prefix(count).replace("k", "K")
+    return text + "B" if " " in text else text + " B"
+
+
+def _verdict(comparison: Comparison, run: Run) -> Text:
+    baseline, expected = comparison.runs[0], comparison.request.expected_answer
+    if run.error is not None:
+        return cell("✗ not run", "red")
+    if baseline.error is not None or (run is baseline and expected is None):
+        return cell("")
+    judged = verdict(run.answer, baseline.answer, expected)
+    return cell(f"{GLYPHS[judged.kind]} {judged.label}", _STYLES[judged.kind])
