@@ -1,0 +1,198 @@
+// Painting of one lane: the canvas (picture, cells) and the SVG above it (evidence, hovered and pinned patch, links).
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function palette(element) {
+  const style = getComputedStyle(element);
+  const read = (name) => style.getPropertyValue(name).trim();
+  return { kept: read("--tv-kept"), basis: read("--tv-basis"), veil: read("--tv-veil"), hatch: read("--tv-hatch") };
+}
+
+function hatchPattern(context, colour, spacing, ratio) {
+  const tile = document.createElement("canvas");
+  tile.width = tile.height = Math.round(spacing * ratio);
+  const pen = tile.getContext("2d");
+  pen.strokeStyle = colour;
+  pen.lineWidth = Math.max(ratio * 0.8, 0.8);
+  const n = tile.width;
+  pen.beginPath();
+  for (const shift of [-n, 0, n]) {
+    pen.moveTo(shift - 1, n + 1);
+    pen.lineTo(shift + n + 1, -1);
+  }
+  pen.stroke();
+  return context.createPattern(tile, "repeat");
+}
+
+// scene: {payload, picture (loaded HTMLImageElement or null), stage, index, view, map, opacity, colours}
+function paint(canvas, scene) {
+  const ratio = window.devicePixelRatio || 1;
+  const width = Math.max(Math.round(canvas.clientWidth * ratio), 1);
+  const height = Math.max(Math.round(canvas.clientHeight * ratio), 1);
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
+  }
+  const context = canvas.getContext("2d");
+  const [pictureWidth, pictureHeight] = scene.payload.size;
+  const brush = { context, ratio, sx: width / pictureWidth, sy: height / pictureHeight, grid: scene.payload.grid };
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, width, height);
+  if (scene.picture) context.drawImage(scene.picture, 0, 0, width, height);
+  if (scene.stage) {
+    if (scene.view === "score" && scene.map) paintScore(brush, scene);
+    else if (scene.view === "clusters" && scene.stage.assignment) paintClusters(brush, scene);
+    else paintKept(brush, scene);
+  }
+  if (hasUnseenMargin(scene.payload)) paintUnseen(brush, scene, width, height);
+}
+
+function cellPath(brush, tokens) {
+  const path = new Path2D();
+  for (const token of tokens) {
+    const box = boxOf(brush.grid, token);
+    if (!hasArea(box)) continue;
+    // Whole device pixels: neighbouring cells then share an edge without a seam.
+    const x = Math.round(box[0] * brush.sx);
+    const y = Math.round(box[1] * brush.sy);
+    path.rect(x, y, Math.round(box[2] * brush.sx) - x, Math.round(box[3] * brush.sy) - y);
+  }
+  return path;
+}
+
+function outline(brush, tokens, colour, thickness) {
+  const { context, ratio } = brush;
+  const line = Math.max(thickness * ratio, 1);
+  context.strokeStyle = colour;
+  context.lineWidth = line;
+  for (const token of tokens) {
+    const box = boxOf(brush.grid, token);
+    if (!hasArea(box)) continue;
+    const x = Math.round(box[0] * brush.sx) + line / 2;
+    const y = Math.round(box[1] * brush.sy) + line / 2;
+    context.strokeRect(x, y, Math.round(box[2] * brush.sx) - x - line / 2, Math.round(box[3] * brush.sy) - y - line / 2);
+  }
+}
+
+function fillDropped(brush, tokens, scene) {
+  const { context } = brush;
+  const path = cellPath(brush, tokens);
+  context.globalAlpha = scene.opacity;
+  context.fillStyle = scene.colours.veil;
+  context.fill(path);
+  context.globalAlpha = Math.min(scene.opacity * 1.2, 1);
+  context.fillStyle = hatchPattern(context, scene.colours.hatch, 4, brush.ratio);
+  context.fill(path);
+  context.globalAlpha = 1;
+}
+
+function tokensWhere(brush, test) {
+  const tokens = [];
+  for (let token = 0; token < brush.grid.row.length; token++) if (test(token)) tokens.push(token);
+  return tokens;
+}
+
+function paintKept(brush, scene) {
+  const { index, stage, colours } = scene;
+  fillDropped(brush, tokensWhere(brush, (token) => !index.kept[token]), scene);
+  outline(brush, stage.kept.filter((token) => !index.basis[token]), colours.kept, 1.25);
+  outline(brush, stage.basis.filter((token) => index.kept[token]), colours.basis, 2);
+}
+
+function paintScore(brush, scene) {
+  const { context } = brush;
+  const { values } = scene.map;
+  const scale = scaleOf(scene.map);
+  context.globalAlpha = scene.opacity;
+  for (const token of tokensWhere(brush, (t) => values[t] !== null)) {
+    const [r, g, b] = heat(scale.at(values[token]));
+    context.fillStyle = `rgb(${r},${g},${b})`;
+    context.fill(cellPath(brush, [token]));
+  }
+  context.globalAlpha = 1;
+  const missing = tokensWhere(brush, (token) => values[token] === null);
+  if (missing.length) fillDropped(brush, missing, { ...scene, opacity: Math.max(scene.opacity, 0.7) });
+  outline(brush, scene.stage.kept, "rgba(0,0,0,.55)", 1.75);
+  outline(brush, scene.stage.kept, "rgba(255,255,255,.92)", 0.9);
+}
+
+function paintClusters(brush, scene) {
+  const { context, ratio } = brush;
+  const { index, stage } = scene;
+  fillDropped(brush, tokensWhere(brush, (token) => stage.assignment[token] < 0), scene);
+  for (const [absorber, members] of index.groups) {
+    if (members.length < 2) continue;
+    context.fillStyle = groupColour(index.hues.get(absorber), scene.opacity * 0.9);
+    context.fill(cellPath(brush, members));
+  }
+  for (const absorber of index.groups.keys()) {
+    const box = boxOf(brush.grid, absorber);
+    if (!hasArea(box)) continue;
+    const [x, y] = centreOf(brush.grid, absorber);
+    const radius = Math.min((box[2] - box[0]) * brush.sx, (box[3] - box[1]) * brush.sy) * 0.3;
+    for (const [colour, line] of [["rgba(0,0,0,.75)", 2.4], ["#fff", 1.1]]) {
+      context.beginPath();
+      context.arc(x * brush.sx, y * brush.sy, Math.max(radius, 2 * ratio), 0, 2 * Math.PI);
+      context.strokeStyle = colour;
+      context.lineWidth = line * ratio;
+      context.stroke();
+    }
+  }
+}
+
+// Veil the whole picture on a second sheet, cut out what the model saw, lay the sheet on top.
+function paintUnseen(brush, scene, width, height) {
+  const sheet = document.createElement("canvas");
+  sheet.width = width;
+  sheet.height = height;
+  const pen = sheet.getContext("2d");
+  pen.fillStyle = "rgba(14,16,20,.78)";
+  pen.fillRect(0, 0, width, height);
+  const seen = scene.payload.grid.views.map((view) => view.seen.map((edge, k) => Math.round(edge * (k % 2 ? brush.sy : brush.sx))));
+  seen.forEach(([x0, y0, x1, y1]) => pen.clearRect(x0, y0, x1 - x0, y1 - y0));
+  brush.context.drawImage(sheet, 0, 0);
+  brush.context.strokeStyle = "rgba(255,255,255,.7)";
+  brush.context.lineWidth = brush.ratio;
+  seen.forEach(([x0, y0, x1, y1]) => brush.context.strokeRect(x0, y0, x1 - x0, y1 - y0));
+}
+
+function svgNode(name, attributes, className) {
+  const node = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (className) node.setAttribute("class", className);
+  return node;
+}
+
+function svgBox(box, className) {
+  return svgNode("rect", { x: box[0], y: box[1], width: box[2] - box[0], height: box[3] - box[1] }, className);
+}
+
+// A little outside the patch, so that the mark does not cover what it points at.
+function around([x0, y0, x1, y1]) {
+  const [dx, dy] = [(x1 - x0) * 0.12, (y1 - y0) * 0.12];
+  return [x0 - dx, y0 - dy, x1 + dx, y1 + dy];
+}
+
+// marks: {hover, pin}; links are drawn in the cluster view from a kept patch to all that it absorbed.
+function drawMarks(svg, scene, marks) {
+  const [width, height] = scene.payload.size;
+  const { grid, evidence } = scene.payload;
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const nodes = [];
+  evidence.forEach((box) => nodes.push(svgBox(box, "tv-evidence-casing"), svgBox(box, "tv-evidence")));
+  const shown = marks.hover >= 0 ? marks.hover : marks.pin;
+  if (shown >= 0 && scene.view === "clusters" && scene.stage && scene.stage.assignment) {
+    const absorber = scene.stage.assignment[shown];
+    for (const member of scene.index.groups.get(absorber) || []) {
+      if (member === absorber) continue;
+      const [x1, y1] = centreOf(grid, absorber);
+      const [x2, y2] = centreOf(grid, member);
+      nodes.push(svgNode("line", { x1, y1, x2, y2 }, "tv-link-casing"), svgNode("line", { x1, y1, x2, y2 }, "tv-link"));
+    }
+  }
+  for (const [token, className] of [[marks.pin, "tv-pin"], [marks.hover, "tv-hover"]]) {
+    const box = token >= 0 ? boxOf(grid, token) : null;
+    if (box && hasArea(box)) nodes.push(svgBox(around(box), "tv-mark-casing"), svgBox(around(box), className));
+  }
+  svg.replaceChildren(...nodes);
+}

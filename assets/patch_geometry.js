@@ -1,0 +1,118 @@
+// Geometry and numbers of the patch view. No DOM here. Boxes and points are in pixels of the original picture.
+// The files patch_geometry.js, patch_draw.js, patch_lane.js and patch_view.js are joined in this order into one function body.
+
+function boxOf(grid, token) {
+  const i = 4 * token;
+  return [grid.box[i], grid.box[i + 1], grid.box[i + 2], grid.box[i + 3]];
+}
+
+function hasArea(box) {
+  return box[2] > box[0] && box[3] > box[1];
+}
+
+function centreOf(grid, token) {
+  const [x0, y0, x1, y1] = boxOf(grid, token);
+  return [(x0 + x1) / 2, (y0 + y1) / 2];
+}
+
+// Tiles may overlap a thumbnail view: the smallest box under the point is the one that is meant.
+function tokenAt(grid, x, y) {
+  let best = -1;
+  let bestArea = Infinity;
+  for (let token = 0; token < grid.row.length; token++) {
+    const [x0, y0, x1, y1] = boxOf(grid, token);
+    const area = (x1 - x0) * (y1 - y0);
+    if (area > 0 && area < bestArea && x >= x0 && x < x1 && y >= y0 && y < y1) {
+      best = token;
+      bestArea = area;
+    }
+  }
+  return best;
+}
+
+// The neighbour in the same view, or the token itself at the border.
+function step(grid, token, rows, cols) {
+  if (token < 0) return grid.row.length ? 0 : -1;
+  for (let other = 0; other < grid.row.length; other++) {
+    if (grid.view[other] === grid.view[token]
+      && grid.row[other] === grid.row[token] + rows && grid.col[other] === grid.col[token] + cols) return other;
+  }
+  return token;
+}
+
+function hasUnseenMargin(payload) {
+  const [width, height] = payload.size;
+  return !payload.grid.views.some((view) => view.seen[0] <= 0.5 && view.seen[1] <= 0.5
+    && view.seen[2] >= width - 0.5 && view.seen[3] >= height - 0.5);
+}
+
+// Everything about a stage that is looked up per patch while the pointer moves, computed once.
+function indexStage(stage, nTokens) {
+  const kept = new Uint8Array(nTokens);
+  stage.kept.forEach((token) => { kept[token] = 1; });
+  const basis = new Uint8Array(nTokens);
+  stage.basis.forEach((token) => { basis[token] = 1; });
+  const groups = new Map();
+  if (stage.assignment) {
+    stage.assignment.forEach((absorber, token) => {
+      if (absorber < 0) return;
+      if (!groups.has(absorber)) groups.set(absorber, []);
+      groups.get(absorber).push(token);
+    });
+  }
+  const hues = new Map();
+  [...groups.keys()].filter((absorber) => groups.get(absorber).length > 1)
+    .forEach((absorber, i) => hues.set(absorber, i));
+  return { kept, basis, groups, hues, ranks: stage.scored ? ranksOf(stage.maps[0].values) : null };
+}
+
+// Rank 1 is the highest score; ties go to the lowest index, as in the pruners.
+function ranksOf(values) {
+  const alive = values.map((value, token) => [value, token]).filter(([value]) => value !== null);
+  alive.sort((a, b) => b[0] - a[0] || a[1] - b[1]);
+  const ranks = new Array(values.length).fill(null);
+  alive.forEach(([, token], place) => { ranks[token] = place + 1; });
+  return { ranks, of: alive.length };
+}
+
+// Maps a value to 0..1. On a log scale everything at or below zero sits at the low end.
+function scaleOf(map) {
+  const log = map.scale === "log";
+  const usable = map.values.filter((value) => value !== null && (!log || value > 0));
+  let low = Infinity;
+  let high = -Infinity;
+  usable.forEach((value) => { low = Math.min(low, value); high = Math.max(high, value); });
+  if (!usable.length) return { low: null, high: null, at: () => 0 };
+  const bend = log ? Math.log : (value) => value;
+  const span = bend(high) - bend(low);
+  return {
+    low,
+    high,
+    at: (value) => (log && value <= 0 ? 0 : span > 0 ? (bend(value) - bend(low)) / span : 0.5),
+  };
+}
+
+function shortNumber(value) {
+  if (value === null || value === undefined) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 10000 || size < 0.001) return value.toExponential(1);
+  return String(Number(value.toPrecision(3)));
+}
+
+// Inferno (perceptually uniform), 17 anchors.
+const INFERNO = ("000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754 d24644 e45a31 f1731d f98e09 fcac11 "
+  + "f9cb35 f2ea69 fcffa4").split(" ");
+
+function heat(t) {
+  const place = Math.min(Math.max(t, 0), 1) * (INFERNO.length - 1);
+  const i = Math.min(Math.floor(place), INFERNO.length - 2);
+  const part = (hex, k) => parseInt(hex.slice(2 * k, 2 * k + 2), 16);
+  return [0, 1, 2].map((k) => Math.round(
+    part(INFERNO[i], k) + (place - i) * (part(INFERNO[i + 1], k) - part(INFERNO[i], k))));
+}
+
+// Golden-angle hues keep neighbouring group numbers apart; two lightness steps help where hues are close.
+function groupColour(i, alpha) {
+  return `hsla(${Math.round((i * 137.508 + 200) % 360)}, 62%, ${i % 2 ? 44 : 62}%, ${alpha})`;
+}

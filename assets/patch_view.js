@@ -1,0 +1,211 @@
+// The component: reads props.value (the payload of tokviz/ui/payload.py), builds lanes, answers pointer and keys.
+// Everything here is instant and stays in the browser; every text of the payload reaches the page as text content.
+
+const part = (name) => element.querySelector(`.tv-${name}`);
+const state = {
+  payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, clusters: 0.8 }, hover: -1, pin: -1, lanes: [],
+  picture: null, pictureUrl: null, spoken: 0,
+};
+
+function scene(lane) {
+  const stage = lane.data.stages[lane.stageAt] || null;
+  return {
+    payload: state.payload, picture: state.picture, view: state.view, opacity: state.opacity[state.view], stage,
+    index: stage ? lane.indices[lane.stageAt] : null, map: stage ? stage.maps[lane.mapAt] : null,
+    colours: palette(part("root")),
+  };
+}
+
+function redraw() {
+  if (!state.payload) return;
+  for (const lane of state.lanes) {
+    const drawn = scene(lane);
+    paint(lane.canvas, drawn);
+    drawMarks(lane.svg, drawn, state);
+  }
+  showReadouts();
+}
+
+function redrawWithTools() {
+  state.lanes.forEach((lane) => fillTools(lane, state.view, redrawWithTools));
+  drawLegend();
+  redraw();
+}
+
+function drawOverlay() {
+  state.lanes.forEach((lane) => drawMarks(lane.svg, scene(lane), state));
+  showReadouts();
+}
+
+function summary(lane) {
+  const stage = lane.data.stages[lane.stageAt];
+  const total = state.payload.grid.row.length;
+  if (lane.data.status !== "done") return ["", ""];
+  if (!stage) return [`all ${total} patches`, ""];
+  return [`${stage.kept.length} of ${total} patches kept`, ""];
+}
+
+function showReadouts() {
+  const token = state.hover >= 0 ? state.hover : state.pin;
+  for (const lane of state.lanes) {
+    const [where, what] = token >= 0 ? describe(lane, state.payload, token) : summary(lane);
+    lane.where.textContent = where;
+    lane.what.textContent = what;
+    lane.where.classList.toggle("tv-active", token >= 0);
+  }
+}
+
+function speak(lane, token) {
+  const [where, what] = describe(lane, state.payload, token);
+  const pinned = token === state.pin && token >= 0 ? "Pinned. " : "";
+  part("live").textContent = `${pinned}${lane.data.label}: ${[where, what].filter(Boolean).join(", ")}`;
+}
+
+function drawLegend() {
+  const stages = state.lanes.flatMap((lane) => (lane.data.stages[lane.stageAt] ? [lane.data.stages[lane.stageAt]] : []));
+  const entries = [];
+  if (state.view === "kept") entries.push(["kept", "kept"], ["dropped", "dropped"]);
+  if (state.view === "kept" && stages.some((stage) => stage.basis.length)) entries.push(["basis", "basis token"]);
+  if (state.view === "score") entries.push(["outlined", "kept"]);
+  if (state.view === "clusters") entries.push(["group", "colour: one group"], ["ring", "kept patch"], ["dropped", "dropped"]);
+  if (state.payload.evidence.length) entries.push(["evidence", "evidence for the answer"]);
+  if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
+  part("legend").replaceChildren(...entries.map(([swatch, text]) => {
+    const item = make("li");
+    item.append(make("span", `tv-swatch tv-swatch-${swatch}`), make("span", "", text));
+    return item;
+  }));
+}
+
+function tokenUnder(lane, event) {
+  const frame = lane.picture.getBoundingClientRect();
+  const [width, height] = state.payload.size;
+  return tokenAt(state.payload.grid, ((event.clientX - frame.left) / frame.width) * width,
+    ((event.clientY - frame.top) / frame.height) * height);
+}
+
+function hover(token) {
+  if (token === state.hover) return;
+  state.hover = token;
+  drawOverlay();
+}
+
+function pin(token) {
+  state.pin = token === state.pin ? -1 : token;
+  drawOverlay();
+}
+
+const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+function onKey(lane, event) {
+  const at = state.hover >= 0 ? state.hover : state.pin;
+  if (event.key in STEPS) {
+    hover(step(state.payload.grid, at, ...STEPS[event.key]));
+    speak(lane, state.hover);
+  } else if (event.key === "Enter" || event.key === " ") {
+    if (at >= 0) pin(at);
+    speak(lane, at);
+  } else if (event.key === "Escape") {
+    state.hover = state.pin = -1;
+    drawOverlay();
+    part("live").textContent = "Released.";
+  } else {
+    return;
+  }
+  event.preventDefault();
+}
+
+function wireLane(lane) {
+  lane.picture.addEventListener("pointermove", (event) => hover(tokenUnder(lane, event)));
+  lane.picture.addEventListener("pointerleave", () => hover(-1));
+  lane.picture.addEventListener("click", (event) => {
+    const token = tokenUnder(lane, event);
+    if (token >= 0) pin(token);
+  });
+  lane.picture.addEventListener("keydown", (event) => onKey(lane, event));
+  lane.picture.addEventListener("blur", () => hover(-1));
+}
+
+// Even rows: six lanes on four columns' width become three and three, not four and two.
+function arrange() {
+  const gap = 14;
+  const most = Math.max(1, Math.floor((part("lanes").clientWidth + gap) / (228 + gap)));
+  const rows = Math.ceil(state.lanes.length / most) || 1;
+  part("lanes").style.setProperty("--tv-columns", String(Math.ceil(state.lanes.length / rows) || 1));
+}
+
+function loadPicture(file) {
+  const url = file && file.url;
+  if (!url || url === state.pictureUrl) return;
+  state.pictureUrl = url;
+  const picture = new Image();
+  picture.addEventListener("load", () => {
+    if (state.pictureUrl === url) {
+      state.picture = picture;
+      redraw();
+    }
+  });
+  picture.src = url;
+}
+
+function tellStory(payload) {
+  for (const name of ["origin", "title", "why"]) {
+    part(name).textContent = payload[name];
+    part(name).hidden = !payload[name];
+  }
+  const question = part("question");
+  question.replaceChildren(make("span", "tv-asked", payload.question));
+  if (payload.expected) question.append(make("span", "tv-expected", `expected answer: ${payload.expected}`));
+  part("notes").replaceChildren(...payload.warnings.map((text) => make("p", "tv-warning", text)));
+  // The page's head shows which model answered; attributes, so that it does not matter which component loads first.
+  document.documentElement.dataset.tokvizModel = payload.model;
+  document.documentElement.dataset.tokvizSetting = payload.setting;
+}
+
+function show(payload) {
+  part("root").hidden = !payload || !payload.lanes;
+  if (part("root").hidden) return;
+  const previous = state.payload;
+  state.payload = payload;
+  if (payload.id !== state.id) {
+    state.id = payload.id;
+    state.hover = state.pin = -1;
+    state.lanes = [];
+  }
+  if (!previous || previous.size.join() !== payload.size.join()) state.picture = previous ? null : state.picture;
+  loadPicture(payload.picture);
+  tellStory(payload);
+  while (state.lanes.length < payload.lanes.length) {
+    const lane = buildLane(state.lanes.length);
+    wireLane(lane);
+    state.lanes.push(lane);
+  }
+  state.lanes.length = payload.lanes.length;
+  payload.lanes.forEach((data, i) => {
+    const lane = state.lanes[i];
+    const finished = lane.data && lane.data.status !== data.status;
+    if (finished) lane.stageAt = -1;
+    fillLane(lane, data, payload);
+  });
+  const roots = state.lanes.map((lane) => lane.root);
+  if (roots.some((root, i) => part("lanes").children[i] !== root) || part("lanes").children.length !== roots.length) {
+    part("lanes").replaceChildren(...roots);
+  }
+  arrange();
+  redrawWithTools();
+}
+
+element.querySelectorAll('input[name="tv-view"]').forEach((radio) => radio.addEventListener("change", () => {
+  state.view = radio.value;
+  part("opacity").querySelector("input").value = String(Math.round(100 * state.opacity[state.view]));
+  redrawWithTools();
+}));
+part("opacity").querySelector("input").addEventListener("input", (event) => {
+  state.opacity[state.view] = Number(event.target.value) / 100;
+  redraw();
+});
+new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
+// Canvas colours come from CSS variables, which change with the theme.
+new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+watch("value", () => show(props.value));
+show(props.value);

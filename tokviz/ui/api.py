@@ -1,0 +1,123 @@
+"""Named endpoints for programs: ``/compare`` and ``/list_methods``. Errors are gr.Error with the same sentences."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from ..errors import BadInput
+from ..pruners.base import Pruner
+from ..types import BudgetMeaning
+from . import text
+from .handlers import UNEXPECTED, as_plain
+from .payload import UNPRUNED
+from .running import Runner, RunRequest
+
+log = logging.getLogger(__name__)
+
+
+def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple[str, str]]) -> None:
+    """Register the endpoints in the current Blocks."""
+    default_model = models[0][1]
+
+    def compare(
+        picture: str | None,
+        question: str,
+        methods: list[str],
+        budget: int = 64,
+        budget_as: BudgetMeaning = "published",
+        params: dict[str, dict[str, Any]] | None = None,
+        seed: int = 0,
+        max_new_tokens: int = 32,
+        repeats: int = 1,
+        expected_answer: str = "",
+        model: str = default_model,
+    ) -> dict[str, Any]:
+        """Answer a question about a picture without pruning and with each method, and return what each one kept.
+
+        Args:
+            picture: The picture file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 25 megapixels).
+            question: The question, up to 2,000 characters.
+            methods: Ids of pruning methods, see list_methods. No pruning is always run first.
+            budget: Visual tokens to keep, from 1 to all of them.
+            budget_as: How the budget is counted: published, final or average.
+            params: Parameters per method, e.g. {"apet": {"basis_tokens": 10}}.
+            seed: Seed of everything random.
+            max_new_tokens: Longest answer in tokens.
+            repeats: Above 1, times are medians of so many runs after a warm-up.
+            expected_answer: The right answer, if known; used for the verdicts only.
+            model: Id of a model that this server offers.
+
+        Returns:
+            The Comparison as JSON: request, model, token grid, and one run per method with its stages.
+        """
+        try:
+            request = RunRequest(
+                model or default_model, picture, question or "", tuple(methods or ()), _whole("budget", budget),
+                budget_as, params or {}, _whole("seed", seed), _whole("repeats", repeats),
+                _whole("max_new_tokens", max_new_tokens), expected_answer or None,
+            )  # fmt: skip
+            for event in run(request, threading.Event()):
+                comparison = event.comparison
+            return as_plain(comparison)
+        except BadInput as error:
+            raise gr.Error(str(error), print_exception=False, title="Bad request") from error
+        except Exception as error:  # the boundary to the caller: the log gets the traceback
+            log.exception("a comparison failed")
+            raise gr.Error(UNEXPECTED, print_exception=False) from error
+
+    def list_methods() -> list[dict[str, Any]]:
+        """List the pruning methods with their ids, claims and parameters.
+
+        Returns:
+            One object per method: id, label, family, claim, params (name, kind, default, range, help).
+        """
+        return [method_facts(pruner) for pruner in pruners]
+
+    with gr.Row(visible=False):
+        inputs = [
+            gr.Image(type="filepath", image_mode=None, label="picture"),
+            gr.Textbox(label="question"),
+            gr.Dropdown(
+                [p.id for p in pruners if p.id != UNPRUNED], multiselect=True, allow_custom_value=True, label="methods"
+            ),
+            gr.Number(64, label="budget"),
+            gr.Dropdown(
+                [value for _, value in text.BUDGET_MEANINGS],
+                value="published",
+                allow_custom_value=True,
+                label="budget_as",
+            ),
+            gr.JSON({}, label="params"),
+            gr.Number(0, label="seed"),
+            gr.Number(32, label="max_new_tokens"),
+            gr.Number(1, label="repeats"),
+            gr.Textbox("", label="expected_answer"),
+            gr.Dropdown([name for _, name in models], value=default_model, allow_custom_value=True, label="model"),
+        ]
+        output = gr.JSON(label="comparison")
+        ask = gr.Button("compare")
+    ask.click(compare, inputs, output, api_name="compare", concurrency_limit=1, concurrency_id="gpu")
+    gr.api(list_methods, api_name="list_methods")
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise BadInput(f"{name} must be a whole number, not {value!r}.")
+    return int(value)
+
+
+def method_facts(pruner: Pruner) -> dict[str, Any]:
+    """A method as plain data for programs."""
+    return {
+        "id": pruner.id,
+        "label": pruner.label,
+        "family": pruner.family,
+        "claim": pruner.claim,
+        "paper": pruner.paper.url if pruner.paper else None,
+        "params": [{**vars(param), "choices": list(param.choices)} for param in pruner.params],
+    }

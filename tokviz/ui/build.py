@@ -1,0 +1,227 @@
+"""The layout of the page and its wiring. ``build_page`` makes it, ``launch_settings`` says how it must be served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.themes.utils.fonts import LocalFont
+
+from ..cases.examples import Example, load_examples
+from ..pruners.base import Pruner
+from . import handlers, numbers, text
+from .api import add_endpoints
+from .controls import RequestForm, build_form
+from .handlers import Handlers
+from .patch_view import ASSETS, Notice, PageHead, PatchView
+from .running import Runner, allowed_models, run_request
+
+DEFAULT_METHODS = ("fastervlm", "apet", "divprune")
+UNKNOWN_TOTAL = 1024
+"""Upper end of the budget slider until a model or an example says how many visual tokens there are."""
+GPU = {"concurrency_limit": 1, "concurrency_id": "gpu"}
+"""Everything that touches a model shares one place in the queue."""
+_TO_ANSWERS = "() => { if (innerWidth <= 900) document.querySelector('#tokviz-view').scrollIntoView(); return []; }"
+"""On a narrow screen the answers stand above the form: take the reader there."""
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def build_page(
+    run: Runner = run_request,
+    *,
+    pruners: Sequence[Pruner] | None = None,
+    examples: Sequence[Example] | None = None,
+) -> gr.Blocks:
+    """The whole page. No model is loaded here.
+
+    Args: run does the model's work (app.py may wrap it for ZeroGPU). pruners: default every method. examples: default
+    the stored ones; the first is open when the page appears.
+    """
+    if pruners is None:
+        import tokviz
+
+        pruners = tokviz.methods()
+    examples = load_examples() if examples is None else examples
+    act = Handlers(run, pruners, examples)
+    models = allowed_models()
+    with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
+        PageHead(elem_id="tokviz-head")
+        with gr.Row(elem_id="tokviz-page"):
+            with gr.Column(elem_id="tokviz-request", min_width=280):
+                form = build_form(pruners, models, *_start(act))
+                with gr.Column(elem_id="tokviz-actions"):
+                    with gr.Row(elem_classes="tokviz-buttons"):
+                        compare = gr.Button("Compare", variant="primary", elem_id="tokviz-compare")
+                        stop = gr.Button("Stop", variant="secondary", interactive=False, elem_id="tokviz-stop")
+                    notice = Notice(elem_id="tokviz-notice")
+            with gr.Column(elem_id="tokviz-main", min_width=280):
+                chooser = _example_chooser(examples)
+                view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
+                if not examples:
+                    gr.Markdown("Choose a picture, ask a question and press Compare.", elem_id="tokviz-empty")
+                first = examples[0].comparison if examples else None
+                table, session, opener, figure, figure_files = _tabs(pruners, first)
+        comparison = gr.State(first, time_to_live=7200)
+        example = gr.State(0 if examples else None)
+        add_endpoints(run, pruners, models)
+
+        _wire_run(act, form, compare, stop, [view, notice, table, comparison, session], example)
+        shown = [view, notice, table, comparison, session, example, *form.inputs]
+        if chooser is not None:
+            chooser.select(lambda index: act.show_example(form, index), chooser, shown, **_QUIET)
+        opener.upload(lambda path: act.open_session(form, path), opener, shown, **_QUIET)
+        form.picture.upload(act.check_picture, form.picture, notice, **_QUIET)
+        figure.click(act.figure, comparison, [figure_files, notice], api_visibility="private")
+        page.unload(act.leave)
+    page.queue(max_size=24, default_concurrency_limit=4)
+    return page
+
+
+def launch_settings() -> dict[str, Any]:
+    """Arguments of ``launch`` that are part of the design: look, limits, privacy. Host and port are the caller's."""
+    return {
+        "theme": theme(),
+        "css_paths": [ASSETS / "page.css"],
+        "favicon_path": ASSETS / "favicon.png",
+        "footer_links": ["api"],
+        "run_history": False,
+        "ssr_mode": False,
+        "enable_monitoring": False,
+        "max_file_size": "30mb",
+        "show_error": False,
+        "share": False,
+    }
+
+
+def theme() -> gr.themes.Base:
+    """Quiet frames, one accent; only fonts that come with gradio, in the weights that it ships whole."""
+    blue = gr.themes.Color(
+        "#eef6fb", "#d7eaf5", "#b0d6ec", "#84c1e4", "#56b4e9", "#0072b2", "#00649c", "#005686", "#004870", "#003a5a",
+        "#002c44", name="okabe-ito-blue",
+    )  # fmt: skip
+    return gr.themes.Base(
+        primary_hue=blue,
+        secondary_hue=blue,
+        neutral_hue="zinc",
+        radius_size="md",
+        text_size="md",
+        spacing_size="sm",
+        font=[LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
+        font_mono=[LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
+    ).set(
+        body_background_fill="#f6f6f4",
+        body_background_fill_dark="#121316",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#1c1e22",
+        block_border_width="0px",
+        block_shadow="none",
+        block_shadow_dark="none",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_border_width="0px",
+        block_label_text_color="#62676e",
+        block_label_text_color_dark="#a0a6ad",
+        block_title_text_color="#62676e",
+        block_title_text_color_dark="#a0a6ad",
+        block_title_text_weight="700",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_size="13px",
+        block_info_text_size="12px",
+        input_background_fill="#f3f4f2",
+        input_background_fill_dark="#141519",
+        input_border_color="#e2e3e1",
+        input_border_color_dark="#2e3137",
+        border_color_primary="#e2e3e1",
+        border_color_primary_dark="#2e3137",
+        button_primary_background_fill="#0072b2",
+        button_primary_background_fill_hover="#00649c",
+        button_primary_background_fill_dark="#56b4e9",
+        button_primary_background_fill_hover_dark="#84c1e4",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#101216",
+        checkbox_background_color_selected="#0072b2",
+        checkbox_border_color_selected="#0072b2",
+        slider_color="#0072b2",
+        slider_color_dark="#56b4e9",
+    )
+
+
+def _start(act: Handlers) -> tuple[dict[str, Any], int]:
+    """First values of the form, from the example that is open; and the slider's upper end."""
+    if not act.examples:
+        return {"methods": DEFAULT_METHODS}, UNKNOWN_TOTAL
+    comparison = act.examples[0].comparison
+    request = comparison.request
+    start = {
+        "picture": handlers.request_file(comparison.picture),
+        "question": request.question,
+        "methods": request.methods,
+        "budget": request.budget,
+        "budget_as": request.budget_as,
+        "seed": request.seed,
+    }
+    return start, comparison.grid.n_tokens
+
+
+def _example_chooser(examples: Sequence[Example]) -> gr.Dataset | None:
+    if not examples:
+        return None
+    return gr.Dataset(
+        label="Examples", components=[gr.Textbox(visible=False)], samples=[[example.title] for example in examples],
+        type="index", samples_per_page=12, elem_id="tokviz-examples",
+    )  # fmt: skip
+
+
+def _tabs(pruners: Sequence[Pruner], first: Any) -> tuple[Any, ...]:
+    with gr.Tabs(elem_id="tokviz-tabs"):
+        with gr.Tab("Numbers"):
+            table = gr.Dataframe(
+                handlers.table_value(first) if first else None, headers=numbers.TABLE_HEADERS, interactive=False,
+                label="The numbers of every lane", column_widths=[*numbers.TABLE_WIDTHS], elem_id="tokviz-table",
+            )  # fmt: skip
+        with gr.Tab("Methods"):
+            gr.Markdown(_method_notes(pruners), elem_id="tokviz-method-notes")
+        with gr.Tab("Export"), gr.Row():
+            with gr.Column():
+                value = handlers.session_file(first) if first else None
+                session = gr.DownloadButton("Download session.json", value, elem_id="tokviz-session")
+                opener = gr.UploadButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
+            with gr.Column():
+                figure = gr.Button("Make a figure (PNG and SVG)", elem_id="tokviz-figure")
+                files = gr.File(label="Figure", interactive=False, elem_id="tokviz-figure-files")
+    return table, session, opener, figure, files
+
+
+def _method_notes(pruners: Sequence[Pruner]) -> str:
+    """What each method claims, with its paper. Markdown of our own constants only."""
+    lines = ["| method | family | what it does | source |", "|---|---|---|---|"]
+    for pruner in pruners:
+        paper = pruner.paper
+        source = f"[{paper.authors}, {paper.year}]({paper.url})" if paper else "control"
+        lines.append(f"| **{pruner.label}** | {text.FAMILY_LABELS[pruner.family]} | {pruner.claim} | {source} |")
+    return "\n".join(lines)
+
+
+def _wire_run(
+    act: Handlers, form: RequestForm, compare: gr.Button, stop: gr.Button, outputs: list[Any], example: gr.State
+) -> None:
+    notice = outputs[1]
+
+    def run(chosen: int | None, *values: Any, request: gr.Request) -> Any:
+        yield from act.compare(form, values, chosen, request)
+
+    begun = gr.on(
+        [compare.click, form.question.submit],
+        act.begin,
+        None,
+        [notice, stop],
+        queue=False,
+        trigger_mode="once",
+        js=_TO_ANSWERS,
+        **_QUIET,
+    )
+    ran = begun.then(run, [example, *form.inputs], [*outputs, form.budget], **GPU, **_QUIET)
+    ran.then(lambda: gr.update(interactive=False), None, stop, queue=False, **_QUIET)
+    stop.click(act.stop, None, [notice, stop], queue=False, **_QUIET)

@@ -1,0 +1,221 @@
+"""What the page does when something is pressed. Each handler is a method of ``Handlers``, without layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from ..cases.examples import Example
+from ..errors import BadInput
+from ..pruners.base import Pruner
+from ..types import Box, Comparison
+from . import numbers, text
+from .controls import RequestForm
+from .patch_view import notice
+from .payload import Live, to_payload
+from .pictures import display_file, picture_bytes, request_file
+from .running import Runner, RunRequest, StopFlags, is_loaded, model
+
+log = logging.getLogger(__name__)
+
+_TEXT_EVERY_S = 0.12
+"""Streamed text is sent on at most this often, in seconds: the eye needs no more."""
+SESSION_FILE = "tokviz-session.json"
+UNEXPECTED = "Something went wrong inside tokviz; the server's log has the details. The page goes on working."
+
+
+class Handlers:
+    """Everything the page's events call. ``run`` does the model's work (it may be a ZeroGPU wrapper)."""
+
+    def __init__(self, run: Runner, pruners: Sequence[Pruner], examples: Sequence[Example]):
+        self.run = run
+        self.pruners = tuple(pruners)
+        self.examples = tuple(examples)
+        self.flags = StopFlags()
+        self._payloads: dict[int, dict[str, Any]] = {}
+
+    # --- showing -----------------------------------------------------------------------------------------------------
+
+    def example_payload(self, index: int) -> dict[str, Any]:
+        """The patch view's value for an example; computed once."""
+        if index not in self._payloads:
+            example = self.examples[index]
+            self._payloads[index] = to_payload(
+                example.comparison,
+                title=example.title,
+                why=example.why,
+                origin=f"Example · stored result of {example.comparison.model.name}, not computed just now",
+                picture=display_file(example.comparison.picture),
+            )
+        return self._payloads[index]
+
+    def show_example(self, form: RequestForm, index: int) -> list[Any]:
+        """Outputs: view, notice, table, comparison, session button, example index, then the form's inputs."""
+        example = self.examples[index]
+        comparison = example.comparison
+        filled = form.filled_from(comparison.request, request_file(comparison.picture), comparison.grid.n_tokens)
+        return [self.example_payload(index), None, *self.results(comparison), index, *filled]
+
+    @staticmethod
+    def results(comparison: Comparison) -> list[Any]:
+        """Outputs that belong to a finished comparison: table, comparison, session button."""
+        return [table_value(comparison), comparison, session_file(comparison)]
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    def begin(self, request: gr.Request) -> list[Any]:
+        """Before a run is queued: a fresh stop flag and a word. Outputs: notice, Stop button."""
+        self.flags.renew(request.session_hash or "")
+        return [notice("busy", "In the queue …"), gr.update(interactive=True)]
+
+    def compare(
+        self, form: RequestForm, values: Sequence[Any], example: int | None, request: gr.Request
+    ) -> Iterator[list[Any]]:
+        """Run a request and stream it. Outputs: view, notice, table, comparison, session button, budget slider."""
+        stop = self.flags.of(request.session_hash or "")
+        skip = gr.skip()
+        try:
+            asked = self._with_truth(form.request(values), example)
+            if not is_loaded(asked.model):
+                yield [skip, notice("busy", f"Loading {asked.model} … the first time takes a while."), *[skip] * 4]
+                model(asked.model)
+            last: Comparison | None = None
+            for view, words, comparison in self._stream(asked, stop):
+                last = comparison
+                yield [view, notice("busy", words), skip, skip, skip, gr.update(maximum=comparison.grid.n_tokens)]
+            if last is not None:
+                ending = notice("info", text.STOPPED) if stop.is_set() else None
+                yield [self._final(last), ending, *self.results(last), skip]
+        except BadInput as error:
+            yield [skip, notice("error", str(error)), *[skip] * 4]
+        except Exception:  # the boundary to the visitor: the log gets the traceback, the page a sentence
+            log.exception("a comparison failed")
+            yield [skip, notice("error", UNEXPECTED), *[skip] * 4]
+
+    def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
+        answers: dict[int, str] = {}
+        running: int | None = None
+        picture: dict[str, Any] | None = None
+        last_text = 0.0
+        for event in self.run(asked, stop):
+            if event.kind in ("lane", "text"):
+                running = event.lane
+            if event.kind == "text":
+                answers[event.lane] = event.text
+                if time.monotonic() - last_text < _TEXT_EVERY_S:
+                    continue
+                last_text = time.monotonic()
+            if event.kind == "run":
+                running = None
+            picture = picture or display_file(event.comparison.picture)
+            if event.kind != "done":
+                live = Live(running, dict(answers), self.pruners)
+                view = to_payload(event.comparison, live=live, picture=picture)
+                yield view, self._progress(event.comparison, running), event.comparison
+            else:
+                yield to_payload(event.comparison, picture=picture), "Finished.", event.comparison
+            if stop.is_set() and event.kind == "run":
+                break
+
+    @staticmethod
+    def _progress(comparison: Comparison, running: int | None) -> str:
+        total = len(comparison.request.methods)
+        done = len(comparison.runs)
+        return f"Answering, lane {(running if running is not None else done) + 1} of {max(total, done)} …"
+
+    @staticmethod
+    def _final(comparison: Comparison) -> dict[str, Any]:
+        return to_payload(comparison, picture=display_file(comparison.picture))
+
+    def _with_truth(self, asked: RunRequest, example: int | None) -> RunRequest:
+        """Add the known answer and evidence when picture and question are still those of the chosen example."""
+        if example is None or not 0 <= example < len(self.examples) or asked.picture is None:
+            return asked
+        known = self.examples[example].comparison
+        same_picture = (
+            hashlib.sha256(Path(asked.picture).read_bytes()).digest()
+            == hashlib.sha256(picture_bytes(known.picture)).digest()
+        )
+        if not same_picture or asked.question.strip() != known.request.question.strip():
+            return asked
+        evidence: tuple[Box, ...] = tuple(known.request.evidence)
+        return RunRequest(**{**vars(asked), "expected": known.request.expected_answer, "evidence": evidence})
+
+    def stop(self, request: gr.Request) -> list[Any]:
+        """Ask the tab's run to stop. Outputs: notice, Stop button."""
+        self.flags.stop(request.session_hash or "")
+        return [notice("busy", "Stopping …"), gr.update(interactive=False)]
+
+    def leave(self, request: gr.Request) -> None:
+        """The tab was closed: its run must not go on."""
+        self.flags.forget(request.session_hash or "")
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def check_picture(path: str | None) -> dict[str, str] | None:
+        """Say at once when an uploaded picture cannot be read. Output: notice."""
+        from ..images import read_image
+
+        if path is None:
+            return None
+        try:
+            notices = read_image(path).notices
+        except BadInput as error:
+            return notice("error", str(error))
+        return notice("info", " ".join(notices)) if notices else None
+
+    def open_session(self, form: RequestForm, path: str | None) -> list[Any]:
+        """Show an uploaded session file. Outputs as ``show_example``."""
+        kept = [gr.skip()] * (5 + len(form.inputs))
+        if path is None:
+            return [gr.skip(), None, *kept[1:]]
+        try:
+            comparison = Comparison.from_json(Path(path).read_bytes())
+            picture = display_file(comparison.picture)
+            view = to_payload(
+                comparison, origin="Opened file · its numbers are shown as they were stored", picture=picture
+            )
+            filled = form.filled_from(comparison.request, request_file(comparison.picture), comparison.grid.n_tokens)
+        except BadInput as error:
+            return [gr.skip(), notice("error", str(error)), *kept[1:]]
+        return [view, notice("info", "The session is open below."), *self.results(comparison), None, *filled]
+
+    @staticmethod
+    def figure(comparison: Comparison | None) -> tuple[list[str] | None, dict[str, str] | None]:
+        """The shown comparison as a figure. Outputs: files, notice."""
+        if comparison is None:
+            return None, notice("error", "There is nothing to draw yet: run a comparison or open an example.")
+        from ..render.figure import save_figure
+
+        folder = Path(mkdtemp(prefix="tokviz-figure-", dir=get_upload_folder()))
+        return [str(save_figure(comparison, folder / f"tokviz.{kind}")) for kind in ("png", "svg")], None
+
+
+def table_value(comparison: Comparison) -> dict[str, Any]:
+    """The value of the table behind the pictures."""
+    return {"headers": numbers.TABLE_HEADERS, "data": numbers.table(comparison)}
+
+
+def session_file(comparison: Comparison) -> str:
+    """Write the session for download; the same comparison gets the same file."""
+    body = comparison.to_json()
+    folder = Path(get_upload_folder()) / "tokviz-sessions" / hashlib.sha256(body.encode()).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SESSION_FILE
+    path.write_text(body, encoding="utf-8")
+    return str(path)
+
+
+def as_plain(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON data (null for what is not finite)."""
+    return json.loads(comparison.to_json())

@@ -1,0 +1,130 @@
+"""The small numbers of a lane, with how each one was obtained. The page and its table show the same list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .. import measures
+from ..types import Comparison, Run, Timing
+from . import text
+
+Look = Literal["exact", "measured", "estimated", "published"]
+
+
+@dataclass(frozen=True)
+class Number:
+    """One line: label, value with unit, ratio to no pruning, how it was obtained. ``look`` picks the typography."""
+
+    label: str
+    value: str
+    ratio: str = ""
+    how: str = ""
+    look: Look = "exact"
+
+
+def of_run(run: Run, comparison: Comparison) -> list[Number]:
+    """The numbers of one lane, in the order of the page."""
+    reference = comparison.runs[0]
+    lines = [*_tokens(run, comparison.grid.n_tokens), *_evidence(run, comparison)]
+    lines += _duration("prefill", "prefill", run, reference)
+    lines += _duration("decode / token", "decode_per_token", run, reference)
+    if run.stages:
+        lines += _duration("selection", "selection", run, None)
+    if run.cost is not None:
+        if run.cost.kv_cache_bytes is not None:
+            of_reference = reference.cost.kv_cache_bytes if reference.cost else None
+            smaller = text.ratio(of_reference, run.cost.kv_cache_bytes) if of_reference and run.stages else ""
+            lines.append(Number("KV cache", text.size(run.cost.kv_cache_bytes), smaller, "", "measured"))
+        lines.append(Number("prefill compute", text.flops(run.cost.prefill_flops), "", "", "estimated"))
+    return lines
+
+
+def _tokens(run: Run, n_tokens: int) -> list[Number]:
+    final = run.actual.final if run.actual else (len(run.kept) if run.kept is not None else n_tokens)
+    lines = [Number("visual tokens", f"{final:,}", text.share(final, n_tokens) if run.stages else "")]
+    if run.actual and abs(run.actual.average_in - final) >= 0.05:
+        average = f"{run.actual.average_in:,.1f}"
+        lines.append(Number("average per block", average, text.share(run.actual.average_in, n_tokens)))
+    return lines
+
+
+def _evidence(run: Run, comparison: Comparison) -> list[Number]:
+    """How much of the evidence survived the selection (a later withdrawal of everything is no selection)."""
+    kept = next((stage.kept for stage in reversed(run.stages) if stage.kept), None)
+    shown = measures.evidence_tokens(comparison.grid, comparison.request.evidence)
+    if kept is None or not shown:
+        return []
+    survived = len(set(shown) & set(kept))
+    return [Number("evidence kept", f"{survived} of {len(shown)}", text.share(survived, len(shown)))]
+
+
+def _duration(label: str, key: str, run: Run, reference: Run | None) -> list[Number]:
+    timing = run.timings.get(key)
+    if timing is None:
+        return []
+    base: Timing | None = reference.timings.get(key) if reference is not None and reference is not run else None
+    faster = text.ratio(base.median_ms, timing.median_ms) if base is not None else ""
+    return [Number(label, text.milliseconds(timing.median_ms), faster, text.how_measured(timing), "measured")]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """kind: ``good`` and ``bad`` compare with the truth, ``same`` and ``different`` with the unpruned answer."""
+
+    kind: Literal["good", "bad", "same", "different"]
+    text: str
+
+
+_KINDS: dict[measures.VerdictKind, Literal["good", "bad", "same", "different"]] = {
+    "right": "good", "recovered": "good", "wrong": "bad", "flipped": "bad", "same": "same", "changed": "different",
+}  # fmt: skip
+
+
+def judge(run: Run, reference: Run | None, expected: str | None) -> Judgement | None:
+    """What pruning did to the answer, in a few words. None for failed lanes and where there is nothing to compare."""
+    if run.error is not None:
+        return None
+    is_reference = reference is None or run is reference or reference.error is not None
+    if is_reference and expected is None:
+        return None
+    baseline = run.answer if is_reference or reference is None else reference.answer
+    judged = measures.verdict(run.answer, baseline, expected)
+    if judged.kind == "flipped":
+        return Judgement("bad", "flipped by pruning")
+    return Judgement(_KINDS[judged.kind], judged.label)
+
+
+TABLE_HEADERS = [
+    "method", "family", "answer", "verdict", "final tokens", "average per block", "prefill ms", "times are",
+    "decode ms/token", "selection ms", "KV cache bytes", "prefill FLOPs, estimated", "remarks",
+]  # fmt: skip
+TABLE_WIDTHS = [130, 170, 180, 180, 120, 160, 120, 120, 150, 130, 150, 210, 320]
+"""Column widths in px."""
+
+
+def table(comparison: Comparison) -> list[list[str | int | float | None]]:
+    """One row per lane under ``TABLE_HEADERS``; unformatted numbers, None where there is none."""
+    reference = comparison.runs[0] if comparison.runs else None
+    return [_table_row(run, reference, comparison.request.expected_answer) for run in comparison.runs]
+
+
+def _table_row(run: Run, reference: Run | None, expected: str | None) -> list[str | int | float | None]:
+    judged = judge(run, reference, expected)
+    prefill, decode = run.timings.get("prefill"), run.timings.get("decode_per_token")
+    selection = run.timings.get("selection") if run.stages else None
+    return [
+        run.label,
+        text.FAMILY_LABELS[run.family],
+        run.answer,
+        judged.text if judged else "",
+        run.actual.final if run.actual else None,
+        round(run.actual.average_in, 1) if run.actual else None,
+        round(prefill.median_ms, 2) if prefill else None,
+        text.how_measured(prefill) if prefill else "",
+        round(decode.median_ms, 2) if decode else None,
+        round(selection.median_ms, 3) if selection else None,
+        run.cost.kv_cache_bytes if run.cost else None,
+        float(f"{run.cost.prefill_flops:.4g}") if run.cost else None,
+        " ".join([*([run.error] if run.error else []), *run.warnings]),
+    ]

@@ -1,0 +1,65 @@
+"""The picture file that the page displays: decoded under the limits of ``tokviz.images``, made small, saved as PNG."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from gradio.data_classes import FileData
+from gradio.utils import get_upload_folder
+
+from ..errors import BadInput
+from ..types import PictureRecord
+
+_DISPLAY_SIDE = 1200
+
+
+def picture_bytes(record: PictureRecord) -> bytes:
+    """The file stored in a session. Raises BadInput when it is not base64."""
+    try:
+        return base64.b64decode(record.base64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadInput("The session is damaged: its picture is not readable.") from error
+
+
+def display_file(record: PictureRecord) -> dict[str, Any]:
+    """A PNG of at most 1,200 px per side as gradio FileData; made once per picture.
+
+    Always re-encoded: a session file comes from a stranger and may hold anything under the name of a picture. Raises
+    BadInput when it is no picture.
+    """
+    from ..images import read_image
+
+    data = picture_bytes(record)
+    path = _folder() / f"{hashlib.sha256(data).hexdigest()}.png"
+    if not path.is_file():
+        shown = read_image(data).image
+        shown.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE))
+        _write(path, lambda part: shown.save(part, format="PNG"))
+    return FileData(path=str(path), mime_type="image/png").model_dump()
+
+
+def request_file(record: PictureRecord) -> str:
+    """Path of the session's picture as it was given to the model, for the picture field."""
+    data = picture_bytes(record)
+    suffix = {"image/png": ".png", "image/jpeg": ".jpg"}[record.mime]
+    path = _folder() / f"{hashlib.sha256(data).hexdigest()}-original{suffix}"
+    if not path.is_file():
+        _write(path, lambda part: part.write_bytes(data))
+    return str(path)
+
+
+def _folder() -> Path:
+    folder = Path(get_upload_folder()) / "tokviz-pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write(path: Path, save: Any) -> None:
+    """Write beside and rename, so that two visitors at once never read half a file."""
+    part = path.with_name(f"{path.name}.{hashlib.sha256(str(id(save)).encode()).hexdigest()[:8]}.part")
+    save(part)
+    part.replace(path)

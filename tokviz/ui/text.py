@@ -1,0 +1,78 @@
+"""Every sentence and every number format of the page, in one place (so that it can be translated one day)."""
+
+from __future__ import annotations
+
+import math
+
+from ..types import MethodFamily, Timing
+
+TITLE = "tokviz"
+TAGLINE = "which image patches each pruning method keeps, and what that does to the answer"
+
+FAMILY_LABELS: dict[MethodFamily, str] = {
+    "approximation-error": "approximation error",
+    "attention-ranked": "attention",
+    "diversity": "diversity",
+    "merging": "merging",
+    "text-guided": "text-guided",
+    "progressive": "progressive",
+    "control": "control",
+}
+
+BUDGET_MEANINGS: list[tuple[str, str]] = [
+    ("as published by each method", "published"),
+    ("final count, after the last stage", "final"),
+    ("average seen per LLM block", "average"),
+]
+
+NO_PICTURE = "Choose a picture first: drop a PNG, JPEG or WebP file into the picture field."
+NO_QUESTION = "Write a question about the picture first."
+NO_METHOD = "Choose at least one method to compare with no pruning."
+STOPPED = "Stopped. The lanes that were finished are kept."
+QUESTION_LIMIT = 2_000
+
+
+def question_too_long(length: int) -> str:
+    """What to say when the question has ``length`` characters."""
+    return f"The question has {length:,} characters; please keep it under {QUESTION_LIMIT:,}."
+
+
+def milliseconds(ms: float) -> str:
+    """A duration with three significant digits, e.g. ``"8.31 ms"``, ``"52 ms"``, ``"1.42 s"``."""
+    if ms >= 1000:
+        return f"{ms / 1000:.2f} s"
+    if ms >= 100:
+        return f"{ms:.0f} ms"
+    return f"{ms:.1f} ms" if ms >= 10 else f"{ms:.2f} ms"
+
+
+def how_measured(timing: Timing) -> str:
+    """How a duration was measured, in words."""
+    return "single shot" if timing.single_shot else f"median of {timing.samples}"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in decimal units, e.g. ``"295 KB"``."""
+    for unit in ("B", "KB", "MB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if n_bytes >= 100 or unit == "B" else f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.2f} GB"
+
+
+def flops(count: float) -> str:
+    """Floating point operations with a decimal prefix, e.g. ``"1.2 GFLOPs"``."""
+    if count <= 0 or not math.isfinite(count):
+        return "0 FLOPs"
+    power = min(int(math.log10(count)) // 3, 5)
+    return f"{count / 1000**power:.3g} {' kMGTP'[power].strip()}FLOPs"
+
+
+def share(part: float, whole: float) -> str:
+    """``part`` of ``whole`` as a percentage with one decimal."""
+    return f"{100 * part / whole:.1f}%" if whole else "0%"
+
+
+def ratio(reference: float, value: float) -> str:
+    """How many times smaller ``value`` is than ``reference``, e.g. ``"1.8×"``; empty when it cannot be said."""
+    return f"{reference / value:.1f}×" if value > 0 else ""
