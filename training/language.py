@@ -82,6 +82,8 @@ class LanguageTask(nn.Module):
         model = build_model(SEED)
         self.projector, self.decoder = model.model.multi_modal_projector, model.model.language_model
         self.head = model.lm_head
+        # Small word embeddings would drown in what the first attention adds to them.
+        nn.init.normal_(self.decoder.embed_tokens.weight, std=0.2)
         for layer in (self.projector.linear_1, self.projector.linear_2):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         self.register_buffer("mean", mean)

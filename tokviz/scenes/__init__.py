@@ -1,4 +1,4 @@
-"""Procedural scenes: a picture, questions about it, the right answers and where the evidence lies, all from one seed."""
+"""Procedural scenes: a picture, questions, the right answers and where the evidence lies, all from one seed."""
 
 from tokviz.scenes.generate import DEFAULT_SIZE, generate_scene
 from tokviz.scenes.questions import QuestionMaker
@@ -20,7 +20,7 @@ from tokviz.scenes.words import (
 )
 
 __all__ = [
-    "COLORS", "DEFAULT_SIZE", "EXAMPLE_SEEDS", "FAMILIES", "HELD_OUT_SEEDS", "MAX_COUNT", "PLACES", "RELATIONS", "SHAPES",
-    "SIGN_NUMBERS", "SIGN_WORDS", "SIZES", "TRAINING_SEEDS", "VALIDATION_SEEDS",
+    "COLORS", "DEFAULT_SIZE", "EXAMPLE_SEEDS", "FAMILIES", "HELD_OUT_SEEDS", "MAX_COUNT", "PLACES", "RELATIONS",
+    "SHAPES", "SIGN_NUMBERS", "SIGN_WORDS", "SIZES", "TRAINING_SEEDS", "VALIDATION_SEEDS",
     "Box", "QuestionMaker", "Scene", "SceneObject", "SceneQuestion", "SceneSign", "generate_scene",
 ]  # fmt: skip

@@ -30,7 +30,7 @@ MAX_COUNT = 9
 """No question asks for a count above this."""
 
 # Disjoint seed ranges: whoever draws a scene for training must stay inside the first one.
-TRAINING_SEEDS = range(0, 100_000_000)
+TRAINING_SEEDS = range(100_000_000)
 VALIDATION_SEEDS = range(100_000_000, 110_000_000)
 HELD_OUT_SEEDS = range(200_000_000, 210_000_000)
 EXAMPLE_SEEDS = range(300_000_000, 310_000_000)
