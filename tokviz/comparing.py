@@ -171,10 +171,9 @@ class _Job:
         try:
             for lane, pruner in enumerate(self.pruners):
                 emit(Event("lane", lane, "", partial))
-                run = run_lane(
-                    self.vlm, prompt, self.grid, pruner, self.request.params[pruner.id], self.settings,
-                    lambda text, lane=lane, shown=partial: emit(Event("text", lane, text, shown)),
-                )  # fmt: skip
+                params = self.request.params[pruner.id]
+                on_text = _text_events(emit, lane, partial)
+                run = run_lane(self.vlm, prompt, self.grid, pruner, params, self.settings, on_text)
                 runs.append(run)
                 partial = self.comparison(runs, timings)
                 emit(Event("run", lane, run.answer, partial))
@@ -188,6 +187,10 @@ class _Job:
         return encode(
             self.vlm.model, self.vlm.family, model_inputs(self.vlm, self.picture, self.request.question), needs
         )
+
+
+def _text_events(emit: Callable[[Event], None], lane: int, comparison: Comparison) -> Callable[[str], None]:
+    return lambda text: emit(Event("text", lane, text, comparison))
 
 
 def _relay(job: _Job) -> Iterator[Event]:

@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .engine import Answer, Prompt, StageEvent, answer, pruning, shorten
 from .errors import BadInput, Stopped
@@ -74,8 +73,7 @@ def run_lane(
         schedule = pruner.schedule(settings.budget, info, params)
         shots = [_shoot(vlm, prompt, schedule, params, settings, on_text)]
         if settings.repeats > 1:  # the first shot was the warm-up
-            silent: Callable[[str], None] = lambda text: None  # noqa: E731
-            shots = [_shoot(vlm, prompt, schedule, params, settings, silent) for _ in range(settings.repeats)]
+            shots = [_shoot(vlm, prompt, schedule, params, settings, _unheard) for _ in range(settings.repeats)]
     except BadInput as error:
         return Run(**base, error=str(error))
     shot = shots[-1]
@@ -116,12 +114,7 @@ def _shoot(
     before_llm = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
     inside_llm = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
     short, rows = shorten(vlm.model, vlm.family, prompt, before_llm, choose)
-    events = rows[0]
-    context = (
-        pruning(vlm.model, vlm.family, inside_llm, choose, visual_mask=short.visual_mask)
-        if inside_llm
-        else nullcontext()
-    )
+    context = pruning(vlm.model, vlm.family, inside_llm, choose, prompt=short) if inside_llm else nullcontext()
     with context as trace:
         generated = answer(
             vlm.model,
@@ -132,15 +125,11 @@ def _shoot(
         )
     if generated.stopped:
         raise Stopped
-    if trace is not None:
-        into_prompt = events[-1].kept if events else torch.arange(int(prompt.visual_mask.sum()))
-        events = [*events, *(_rebased(event, into_prompt) for event in trace.rows[0])]
-    return _Shot(events, generated)
+    return _Shot([*rows[0], *(trace.rows[0] if trace is not None else [])], generated)
 
 
-def _rebased(event: StageEvent, original: Tensor) -> StageEvent:
-    """An in-LLM event of a shortened prompt, in indices of the unpruned visual tokens."""
-    return StageEvent(event.stage, original[event.alive], event.selection, original[event.kept], event.milliseconds)
+def _unheard(text: str) -> None:
+    """Repetitions for the clock stream to nobody."""
 
 
 def _decode(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
