@@ -155,3 +155,11 @@ def test_both_modes_against_brute_force(seed):
         assert selection.kept.tolist() == kept
         assert selection.assignment.tolist() == assignment
         assert np.allclose(selection.features.numpy(), features, atol=1e-4)
+
+
+def test_the_official_ridge_is_absolute_and_so_shows_on_short_features():
+    # The basis token has length 0.008: its square 6.4e-5 is shrunk by 6.4 / (6.4 + 1) against the ridge of 1e-5.
+    selection = select_stage_1(Signals(FIVE / 1000), 3, params(basis_tokens=1, mode="official"), generator())
+    assert selection.score.values[0].item() == pytest.approx(0.008 * (1 - 6.4 / 7.4), rel=1e-3)
+    paper = select_stage_1(Signals(FIVE / 1000), 3, params(basis_tokens=1), generator())
+    assert paper.score.values[0].item() == pytest.approx(0, abs=1e-8)

@@ -73,7 +73,8 @@ def test_params_have_help_and_a_default_that_they_accept(pruner):
     ("kind", "value", "message"),
     [
         ("int", 2.5, "whole number"), ("int", True, "a number"), ("int", "2", "a number"),
-        ("int", 9, "between 1 and 4"), ("int", math.nan, "finite"), ("int", math.inf, "finite"), ("float", math.nan, "finite"),
+        ("int", 9, "between 1 and 4"), ("int", math.nan, "finite"), ("int", math.inf, "finite"),
+        ("float", math.nan, "finite"),
         ("float", 0.5, "between 1 and 4"), ("choice", "c", "one of a, b"), ("bool", 1, "true or false"),
     ],
 )  # fmt: skip

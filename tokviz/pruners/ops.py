@@ -59,7 +59,7 @@ def usable_rows(features: Tensor, pool: Tensor) -> Tensor:
 
     Shape: features ``(N, D)``, pool ``(P,)`` -> ``(n,)`` ascending.
     """
-    return pool[torch.isfinite(features.float().square().sum(1))[pool]]
+    return pool[torch.isfinite(features.float().norm(dim=1).square())[pool]]
 
 
 def unit_rows(features: Tensor) -> Tensor:

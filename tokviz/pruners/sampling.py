@@ -61,9 +61,11 @@ def farthest_points(features: Tensor, count: int, first: Tensor) -> Tensor:
     ``methods.md`` 16 asks. Shape: features ``(n, D)`` finite, first ``(1,)`` -> ``(<= count,)``.
     """
     features = features.float()
+    difference = torch.empty_like(features)  # reused: fresh pages for every pick cost more than the arithmetic
 
     def distances_to(pick: Tensor) -> Tensor:
-        return (features - features.index_select(0, pick)).square().sum(1)
+        torch.sub(features, features.index_select(0, pick), out=difference)
+        return difference.square_().sum(1)
 
     cover = greedy_cover(distances_to, first, count)
     distinct = cover.gaps > 1e-12 * features.square().sum(1).max()
