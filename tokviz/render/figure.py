@@ -48,8 +48,6 @@ _SETTINGS_LOCK = threading.Lock()
 # Unhinted letters are as wide at every resolution as they were measured.
 _SETTINGS: dict[str, Any] = {
     "text.hinting": "none",
-    "text.hinting_factor": 1,
-    "text.kerning_factor": 0,
     "svg.hashsalt": "tokviz",
     "svg.fonttype": "path",
     "svg.image_inline": True,
@@ -242,7 +240,7 @@ class _Block:
 def _scale_label(values: MapRecord, width: float) -> list[str]:
     unit = f" ({values.unit})" if values.unit else ""
     log = ", log scale" if values.scale == "log" else ""
-    return wrap(f"{values.label}{unit}{log}: {values.direction}", width, SMALL, max_lines=2)
+    return wrap(f"{values.label}{unit}{log}: {values.direction}", width, SMALL, max_lines=3)
 
 
 def _scale_height(panel: Panel, width: float) -> float:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import matplotlib
 from matplotlib.font_manager import FontProperties, get_font
+from matplotlib.ft2font import LoadFlags
 
 from .plain_text import plain_text
 
 MISSING = "□"
 _POINTS_PER_INCH = 72
-_FT_UNITS = 64
+_FIXED_POINT = 65536
 _MEASURED_AT = 100
 
 
@@ -39,12 +40,17 @@ def _glyphs() -> frozenset[int]:
 
 
 def text_width(line: str, size: float, bold: bool = False) -> float:
-    """Width in inches of a line at ``size`` points."""
+    """Width in inches of a line at ``size`` points: the sum of its letters' advances (kerning only narrows it)."""
+    return sum(_advance(character, bold) for character in line) * size / _POINTS_PER_INCH
+
+
+@lru_cache(maxsize=16384)
+def _advance(character: str, bold: bool) -> float:
+    """Width of a character in font sizes. Unhinted, because hinted widths depend on the output resolution."""
     font = get_font(font_file(bold))
-    # Measured large and scaled down: hinting at small sizes would make widths depend on the output resolution.
     font.set_size(_MEASURED_AT, _POINTS_PER_INCH)
-    font.set_text(line, 0.0)
-    return float(font.get_width_height()[0]) / _FT_UNITS / _POINTS_PER_INCH * size / _MEASURED_AT
+    glyph = font.load_char(ord(character), flags=LoadFlags.NO_HINTING)
+    return float(glyph.linearHoriAdvance) / _FIXED_POINT / _MEASURED_AT
 
 
 def wrap(text: str, width: float, size: float, bold: bool = False, max_lines: int = 3) -> list[str]:
@@ -77,8 +83,10 @@ def _shortened(text: str, width: float, size: float, bold: bool) -> str:
 
 
 def _fitting(text: str, width: float, size: float, bold: bool) -> int:
-    """Number of leading characters that fit into ``width`` inches (bisection: width grows with the text)."""
-    low, high = 0, len(text)
+    """Number of leading characters that fit into ``width`` inches (width grows with the text: gallop, then bisect)."""
+    low, high = 0, min(len(text), 32)
+    while high < len(text) and text_width(text[:high], size, bold) <= width:
+        low, high = high, min(len(text), 2 * high)
     while low < high:
         middle = (low + high + 1) // 2
         if text_width(text[:middle], size, bold) <= width:

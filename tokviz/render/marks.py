@@ -83,6 +83,6 @@ def rings(pixels: Pixels, raster: PatchRaster, tokens: NDArray[np.int64], width:
         distance = np.hypot(rows - (y0 + y1 - 1) / 2, columns - (x0 + x1 - 1) / 2)
         radius = 0.36 * min(x1 - x0, y1 - y0)
         patch = drawn[y0:y1, x0:x1]
-        patch[np.abs(distance - radius) <= 1.5 * width] = dark
-        patch[np.abs(distance - radius) <= 0.75 * width] = light
+        patch[np.abs(distance - radius) <= 1.3 * width] = dark
+        patch[np.abs(distance - radius) <= 0.65 * width] = light
     return drawn
