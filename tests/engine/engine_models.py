@@ -32,9 +32,11 @@ def build(dtype=torch.float64, attention="sdpa", seed=0, **text):
         for parameter in model.parameters():
             # Wide weights: attention far from uniform, so that dropping a token changes the logits visibly.
             if parameter.dim() > 1:
-                parameter.normal_(0, 2.0 / parameter.shape[-1] ** 0.5 if parameter.dim() == 2 else 0.1)
+                parameter.normal_(0, 1.4 / parameter.shape[-1] ** 0.5 if parameter.dim() == 2 else 0.1)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = PAD
+    # The stock model takes a generated <image> for a picture when it runs without a cache; raw logits are untouched.
+    model.generation_config.suppress_tokens = [IMAGE]
     return model.to(dtype)
 
 

@@ -120,7 +120,7 @@ def pruning(
             trace._close(abort=True)
             raise
         trace._close(abort=False)
-    if not pruner.forwards:
+    if not pruner.used:
         warnings.warn(
             "Nothing ran inside pruning(). If generate runs in another thread, start trace.bind(model.generate) there.",
             stacklevel=3,

@@ -60,7 +60,7 @@ class HookPruner:
             for site, late in self.late.items()
         }
         self.aborted = False
-        self.forwards = 0
+        self.used = False
         self._local = threading.local()
 
     # -- putting the hooks in place ------------------------------------------------------------------------------------
@@ -114,17 +114,18 @@ class HookPruner:
     # -- the model's and the language model's door ---------------------------------------------------------------------
 
     def _before_model(self, _args: Any, kwargs: dict[str, Any]) -> None:
-        check_call(kwargs)
+        self.used = True
+        check_call(kwargs, self.stages)
 
     def _before_base(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.used = True
         check_cache(kwargs.get("past_key_values"))
-        self.intake.see_ids(args[0] if args else kwargs.get("input_ids"))
+        self.intake.see(args[0] if args else kwargs.get("input_ids"), kwargs)
 
     def _before_lm(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._local.forward = None
         if self.aborted:
             raise Stopped("The pruning context was left while this was still running.")
-        self.forwards += 1
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         check_cache(cache)
         if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
@@ -159,8 +160,7 @@ class HookPruner:
     def _decode(self, kwargs: dict[str, Any]) -> Decode | None:
         cache, embeds, mask = kwargs["past_key_values"], kwargs["inputs_embeds"], kwargs.get("attention_mask")
         n_new = embeds.shape[1]
-        # A single new token may be anything the model made up; asking the device about it would cost a wait per step.
-        if n_new > 1 and self.intake.holds_pictures():
+        if self.intake.holds_pictures():
             raise Unsupported(
                 "Pictures must come with the first tokens of a sequence (chunked prefill is not supported)."
             )

@@ -45,18 +45,25 @@ class Intake:
         self.cache: Any = None
         self._local = threading.local()
 
-    def see_ids(self, input_ids: Tensor | None) -> None:
-        """Remember the ids of this thread's forward; None when embeddings were given."""
+    def see(self, input_ids: Tensor | None, kwargs: dict[str, Any]) -> None:
+        """Remember this thread's ids (None when embeddings were given) and whether pictures came along."""
+        encoded = kwargs.get("mm_encoder_outputs") or {}
+        pictures = [value for name, value in kwargs.items() if name.startswith("pixel_values")]
         self._local.ids = input_ids
+        self._local.pictures_came = any(picture is not None for picture in (*pictures, *encoded.values()))
 
     @property
     def _ids(self) -> Tensor | None:
         return getattr(self._local, "ids", None)
 
     def holds_pictures(self) -> bool:
-        """Whether this forward's ids hold visual tokens."""
+        """Whether this forward's ids hold visual tokens that are to be filled with pictures.
+
+        Placeholder ids alone say nothing: a model may generate them, and prompt lookup guesses them. They are looked at
+        only when a picture came, so ordinary decoding never waits for the device here.
+        """
         ids = self._ids
-        return ids is not None and bool(self._visual_ids(ids).any())
+        return ids is not None and self._local.pictures_came and bool(self._visual_ids(ids).any())
 
     def _visual_ids(self, ids: Tensor) -> Tensor:
         return torch.isin(ids, torch.tensor(self.family.visual_token_ids(self.model), device=ids.device))

@@ -14,6 +14,7 @@ from ..models.base import ModelFamily
 from ..types import Need, Stage
 from .stages import ATTENTION_KINDS, VISION_KINDS
 
+_TEXT_KINDS = ("text_features", *ATTENTION_KINDS)
 _SITE_ORDER = {"encoder": -2, "projector": -1}
 
 
@@ -68,10 +69,16 @@ def _check_needs(stage: Stage) -> None:
         raise Unsupported(f"Stage {stage.title!r} looks at the block before it; there is none before block 0.")
 
 
-def check_call(kwargs: Mapping[str, Any]) -> None:
+def check_call(kwargs: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     """Raises Unsupported for arguments of the model's own forward that make no sense on a shortened sequence."""
     if kwargs.get("labels") is not None:
         raise Unsupported("Labels do not fit a shortened sequence; pruning serves inference only.")
+    # Assisted generation and prompt lookup append guessed tokens to the prompt and ask for so many more logits.
+    guesses = kwargs.get("logits_to_keep")
+    if isinstance(guesses, int) and guesses > 1 and any(n.kind in _TEXT_KINDS for s in stages for n in s.needs):
+        raise Unsupported(
+            "Assisted generation puts guessed tokens behind the question, which this method reads; generate without it."
+        )
     check_cache(kwargs.get("past_key_values"))
 
 
@@ -96,4 +103,6 @@ def check_prompt(kwargs: Mapping[str, Any], real: Tensor, visual: Tensor) -> Non
     if not bool(real[:, -1].all()):
         raise Unsupported("Pad the batch on the left: a pruned sequence must end in its last real token.")
     if bool(visual[:, -1].any()):
-        raise Unsupported("The prompt ends in a picture; put the question behind it.")
+        raise Unsupported(
+            "The prompt ends in a picture, or arrives in chunks; put the question behind it, in one piece."
+        )

@@ -1,0 +1,127 @@
+"""An independent oracle: own loop over the blocks, one sequence at a time, nothing is ever removed.
+
+The sequence keeps its full length; dropped tokens are masked out as keys from their stage on (one 4D-style mask per
+block). No cache, no padding, own attention arithmetic, own positions. Signals are read off its own full attention maps.
+"""
+
+from __future__ import annotations
+
+import torch
+from engine_models import IMAGE, PATCHES
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from tokviz.types import Signals
+
+
+def oracle(model, inputs, stages, choose, new_tokens):
+    """Logits that predict each of ``new_tokens``, and what every stage kept in original indices.
+
+    Shape: new_tokens ``(B, T)`` -> logits ``(T, B, V)``; kept per row, a list of lists.
+    """
+    logits, kept, picture = [], [], 0
+    for row, (ids, real) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)):
+        ids = ids[real]
+        n_pictures = int((ids == IMAGE).sum()) // PATCHES
+        pixels = inputs["pixel_values"][picture : picture + n_pictures] if n_pictures else None
+        picture += n_pictures
+        # A row of a pruned batch must not depend on its neighbours: each is computed alone.
+        row_logits, row_kept = _one(model, ids, pixels, stages, choose, row, new_tokens[row])
+        logits.append(row_logits)
+        kept.append(row_kept)
+    return torch.stack(logits, dim=1), kept
+
+
+@torch.no_grad()
+def _one(model, ids, pixels, stages, choose, row, new_tokens):
+    lm, n_prompt = model.model.language_model, len(ids)
+    sequence = torch.cat([ids, new_tokens[:-1]])
+    hidden = lm.embed_tokens(sequence)
+    where = (sequence[:n_prompt] == IMAGE).nonzero()[:, 0]
+    features = None
+    if pixels is not None:
+        tower = model.model.vision_tower(pixels, output_hidden_states=True, return_dict=True)
+        features = tower.hidden_states[model.config.vision_feature_layer][:, 1:].flatten(0, 1)
+        hidden[where] = model.model.multi_modal_projector(features)
+    alive = torch.arange(len(where))
+    state = {"hidden": hidden, "key": torch.ones(len(sequence), dtype=torch.bool), "maps": {}, "inputs": {}}
+    state["positions"] = torch.arange(len(sequence))
+    kept_by_stage = []
+    pending = list(stages) if len(where) else []
+
+    def run(site):
+        nonlocal alive, features
+        while pending and pending[0].site == site:
+            stage = pending.pop(0)
+            if not len(alive):
+                continue
+            columns = where[alive]
+            signals = _signals(model, stage, state, columns, features, where, n_prompt)
+            selection = choose(stage, signals, row)
+            dropped = torch.ones(len(alive), dtype=torch.bool)
+            dropped[selection.kept] = False
+            if site == "encoder":
+                features = features[selection.kept] if selection.features is None else selection.features
+                if selection.features is not None:
+                    state["hidden"][columns[selection.kept]] = model.model.multi_modal_projector(features)
+            elif selection.features is not None:
+                state["hidden"][columns[selection.kept]] = selection.features
+            state["key"][columns[dropped]] = False
+            if stage.positions == "reindex":
+                state["positions"] = (state["key"].cumsum(0) - 1).clamp(min=0)
+            alive = alive[selection.kept]
+            kept_by_stage.append(alive.tolist())
+
+    run("encoder")
+    run("projector")
+    for number in range(len(lm.layers)):
+        run(number)
+        state["inputs"][number] = state["hidden"].clone()
+        state["hidden"], state["maps"][number] = _block(lm, number, state)
+    return model.lm_head(lm.norm(state["hidden"]))[n_prompt - 1 :], kept_by_stage
+
+
+def _block(lm, number, state):
+    block, hidden = lm.layers[number], state["hidden"]
+    weights, value = _attention(lm, block, state)
+    mixed = (weights.to(value.dtype) @ value).transpose(0, 1).flatten(1)
+    hidden = hidden + block.self_attn.o_proj(mixed)
+    return hidden + block.mlp(block.post_attention_layernorm(hidden)), weights.mean(0)
+
+
+def _attention(lm, block, state):
+    hidden, length = state["hidden"], len(state["key"])
+    attention = block.self_attn
+    normed = block.input_layernorm(hidden)
+    query, key, value = (
+        getattr(attention, f"{name}_proj")(normed).view(length, -1, attention.head_dim).transpose(0, 1)
+        for name in "qkv"
+    )
+    cos, sin = lm.rotary_emb(hidden, state["positions"][None])
+    query, key = (x[0] for x in apply_rotary_pos_emb(query[None], key[None], cos, sin))
+    groups = query.shape[0] // key.shape[0]
+    key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)
+    logits = query @ key.transpose(1, 2) * attention.head_dim**-0.5
+    allowed = torch.ones(length, length, dtype=torch.bool).tril() & state["key"]
+    allowed |= torch.eye(length, dtype=torch.bool)  # a dropped token looks at itself; nobody looks at it
+    return logits.masked_fill(~allowed, -torch.inf).softmax(-1), value
+
+
+def _signals(model, stage, state, columns, features, where, n_prompt):
+    found = {"features": features if stage.site == "encoder" else state["hidden"][columns]}
+    question = slice(int(where[-1]) + 1, n_prompt)
+    for need in stage.needs:
+        if need.kind == "text_features":
+            found["text_features"] = state["hidden"][question]
+        elif need.kind == "previous_features":
+            found["previous_features"] = state["inputs"][stage.site - 1][columns]
+        elif need.kind in ("last_row", "text_rows"):
+            if need.block == "this":
+                lm = model.model.language_model
+                attention_map = _attention(lm, lm.layers[stage.site], state)[0].mean(0)
+            else:
+                attention_map = state["maps"][stage.site - 1]
+            rows = slice(n_prompt - 1, n_prompt) if need.kind == "last_row" else question
+            found["attention_rows"] = attention_map[rows][:, columns]
+        else:
+            raise AssertionError(f"the oracle has no {need.kind}")
+    return Signals(**found)

@@ -1,0 +1,186 @@
+"""Signals against what eager attention would have returned, and the tap's manners."""
+
+import pytest
+import torch
+from engine_models import FAMILY, build, everything, generated, prompt, stage
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tokviz.engine import encode, pruning
+from tokviz.engine.tap import tapped
+from tokviz.types import (
+    CLS_ATTENTION,
+    CLS_ATTENTION_LAST_BLOCK,
+    ENCODER_KEYS,
+    LAST_ROW,
+    TEXT_ROWS,
+    Need,
+    Selection,
+)
+
+VISION = (CLS_ATTENTION, CLS_ATTENTION_LAST_BLOCK, ENCODER_KEYS, Need("encoder_keys", "last"))
+# Equally long: eager float64 with padding is NaN in the stock model.
+TWO_PICTURES = [[2, "picture", 2, "picture", 4], [3, "picture", 21], [40]]
+
+
+def captured(model, inputs, stages):
+    """The Signals of every (site, row)."""
+    seen = {}
+
+    def choose(stage, signals, row):
+        seen[stage.site, row] = signals
+        return everything(stage, signals, row)
+
+    with torch.no_grad(), pruning(model, FAMILY, stages, choose):
+        model(**inputs)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def eager64():
+    """Returns its attention maps; float64 so that nothing but the softmax (float32 in eager) differs."""
+    return build(torch.float64, "eager")
+
+
+@pytest.fixture(scope="module")
+def eager_attentions(eager64):
+    """LLM attention maps ``(B, H, L, L)`` per block and vision maps."""
+    inputs = prompt(eager64, TWO_PICTURES)
+    with torch.no_grad():
+        llm = eager64(**inputs, output_attentions=True).attentions
+        vision = eager64.model.vision_tower(inputs["pixel_values"], output_attentions=True, output_hidden_states=True)
+    return llm, vision
+
+
+@pytest.mark.parametrize("need", [LAST_ROW, TEXT_ROWS, Need("last_row", "this"), Need("text_rows", "this")], ids=str)
+@pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
+def test_attention_rows_are_the_eager_models(request, kernel, need, eager_attentions):
+    model = request.getfixturevalue(kernel)
+    inputs = prompt(model, TWO_PICTURES)
+    seen = captured(model, inputs, [stage(1, 99, "keep", (need,)), stage(4, 99, "keep", (need,))])
+    visual = inputs["input_ids"] == 90
+    for (site, row), signals in seen.items():
+        weights = eager_attentions[0][site if need.block == "this" else site - 1][row].mean(0)
+        first = weights.shape[0] - 1 if need.kind == "last_row" else int(visual[row].nonzero().max()) + 1
+        expected = weights[first:][:, visual[row]]
+        assert signals.attention_rows.shape == expected.shape
+        assert (signals.attention_rows - expected).abs().max() <= 1e-6
+        assert expected.max() > 0.02
+    assert set(seen) == {(1, 0), (1, 1), (4, 0), (4, 1)}
+
+
+@pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
+@pytest.mark.parametrize("way", ["encode", "hooks"])
+def test_vision_signals_are_the_eager_models(request, kernel, way, eager_attentions):
+    model = request.getfixturevalue(kernel)
+    inputs = prompt(model, TWO_PICTURES)
+    maps, states = eager_attentions[1].attentions, eager_attentions[1].hidden_states
+    rows = [(0, slice(0, 2)), (1, slice(2, 3))]
+    if way == "encode":
+        vision = encode(model, FAMILY, inputs, VISION).vision
+        found = {
+            row: (vision[row].features, *vision[row].cls_attention.values(), *vision[row].keys.values())
+            for row, _ in rows
+        }
+        assert [list(vision[0].cls_attention), list(vision[0].keys)] == [["feature", "last"]] * 2
+        assert vision[2].features.shape[0] == 0
+    else:
+        seen = captured(model, inputs, [stage("encoder", 99, "keep", VISION[0::2])])
+        late = captured(model, inputs, [stage(3, 99, "keep", (VISION[1], VISION[3]))])
+        found = {
+            row: (
+                seen["encoder", row].features, seen["encoder", row].cls_attention, late[3, row].cls_attention,
+                seen["encoder", row].keys, late[3, row].keys,
+            )
+            for row, _ in rows
+        }  # fmt: skip
+        assert seen["encoder", 0].view.tolist() == [0] * 16 + [1] * 16 and seen["encoder", 1].view is None
+    attention = {name: FAMILY.vision_attention(model, name) for name in ("feature", "last")}
+    for row, pictures in rows:
+        features, feature_row, last_row, feature_keys, last_keys = found[row]
+        assert (features - states[-2][pictures, 1:].flatten(0, 1)).abs().max() <= 1e-6
+        assert (feature_row - maps[-2][pictures, :, 0, 1:].mean(1).flatten()).abs().max() <= 1e-6
+        assert (last_row - maps[-1][pictures, :, 0, 1:].mean(1).flatten()).abs().max() <= 1e-6
+        for name, keys, norm_input in (("feature", feature_keys, states[-3]), ("last", last_keys, states[-2])):
+            block = model.model.vision_tower.encoder.layers[2 if name == "feature" else 3]
+            by_hand = attention[name].k_proj(block.layer_norm1(norm_input[pictures])).unflatten(-1, (3, -1)).mean(2)
+            assert (keys - by_hand[:, 1:].flatten(0, 1)).abs().max() <= 1e-6
+
+
+def test_a_fastv_like_choice_is_the_one_from_eager_attentions(sdpa64, eager_attentions):
+    inputs = prompt(sdpa64, TWO_PICTURES)
+    kept = {}
+
+    def choose(stage, signals, row):
+        kept[row] = signals.attention_rows[-1].argsort(descending=True, stable=True)[:8].sort().values
+        return Selection(kept=kept[row])
+
+    with pruning(sdpa64, FAMILY, [stage(2, 8, "keep", (LAST_ROW,))], choose):
+        generated(sdpa64, inputs, steps=1)
+    visual = inputs["input_ids"] == 90
+    for row in (0, 1):
+        scores = eager_attentions[0][1][row].mean(0)[-1][visual[row]]
+        assert kept[row].tolist() == scores.argsort(descending=True, stable=True)[:8].sort().values.tolist()
+
+
+def test_beams_share_the_vision_signals_of_their_prompt(sdpa32):
+    inputs = prompt(sdpa32, [[3, "picture", 5], [2, "picture", 2]])
+    seen = {}
+
+    def choose(stage, signals, row):
+        seen[row] = signals.cls_attention
+        return everything(stage, signals, row)
+
+    with pruning(sdpa32, FAMILY, [stage("projector", 16, "keep", (CLS_ATTENTION,))], choose):
+        sdpa32.generate(**inputs, num_beams=2, max_new_tokens=1)
+    alone = encode(sdpa32, FAMILY, inputs, [CLS_ATTENTION]).vision
+    for row in range(4):
+        assert torch.equal(seen[row], alone[row // 2].cls_attention["feature"])
+
+
+def test_vision_signals_reach_stages_inside_the_llm_of_a_shortened_prompt(sdpa32):
+    from tokviz.engine import shorten
+
+    inputs = prompt(sdpa32, [[3, "picture", 5]])
+    encoded = encode(sdpa32, FAMILY, inputs, [CLS_ATTENTION])
+
+    def choose(stage, signals, row):
+        if isinstance(stage.site, int):
+            assert torch.equal(signals.cls_attention, encoded.vision[0].cls_attention["feature"][[2, 5, 7]])
+            return Selection(kept=torch.tensor([0, 2]))
+        return Selection(kept=torch.tensor([2, 5, 7]))
+
+    short, _ = shorten(sdpa32, FAMILY, encoded, [stage("projector", 3)], choose)
+    with pruning(sdpa32, FAMILY, [stage(2, 2, "keep", (CLS_ATTENTION,))], choose, prompt=short) as trace:
+        generated(sdpa32, short.generate_inputs(), steps=1)
+    assert trace.rows[0][0].alive.tolist() == [2, 5, 7] and trace.rows[0][0].kept.tolist() == [2, 7]
+
+
+def test_one_wrapper_serves_all_taps_in_any_order(sdpa32):
+    from contextlib import ExitStack
+
+    block = sdpa32.model.language_model.layers[0].self_attn
+    inputs = prompt(sdpa32, [[4]])
+    calls = []
+    original = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(tapped(block, "sdpa", lambda *_: calls.append("first")))
+    wrapper = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    assert wrapper is not original
+    second.enter_context(tapped(block, "sdpa", lambda *_: calls.append("second")))
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is wrapper
+    sdpa32(**inputs)
+    first.close()
+    sdpa32(**inputs)
+    second.close()
+    assert calls == ["first", "second", "second"]
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original and "sdpa" not in ALL_ATTENTION_FUNCTIONS._local_mapping
+
+
+def test_half_precision_attention_is_looked_at_in_single_precision():
+    model = build(torch.bfloat16, "sdpa")
+    inputs = prompt(model, [[3, "picture", 5]])
+    needs = [(LAST_ROW,), (Need("last_row", "this"),)]
+    seen = captured(model, inputs, [stage(2, 16, "keep", needs[0]), stage(3, 16, "keep", needs[1])])
+    for signals in seen.values():
+        assert signals.attention_rows.dtype == torch.float32
+        assert len(signals.attention_rows.unique()) > 12, "bfloat16 would have made ties"
