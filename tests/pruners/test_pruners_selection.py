@@ -91,6 +91,8 @@ def test_fastv_keeps_what_the_last_row_attends_to():
     row = torch.tensor([[0.3, 0.0, 0.1, 0.2]])
     selection = fastv.select(Signals(torch.zeros(4, 2), attention_rows=row), 2, {}, generator())
     assert selection.kept.tolist() == [0, 3]
+    several = torch.cat([torch.tensor([[0.0, 0.4, 0.4, 0.0]]), row])  # only the last of several rows counts
+    assert fastv.select(Signals(torch.zeros(4, 2), attention_rows=several), 2, {}, generator()).kept.tolist() == [0, 3]
     candidates = torch.tensor([False, True, True, True])
     signals = Signals(torch.zeros(4, 2), attention_rows=row, candidates=candidates)
     assert fastv.select(signals, 2, {}, generator()).kept.tolist() == [0, 3]  # the whole span is ranked
