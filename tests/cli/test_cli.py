@@ -98,10 +98,10 @@ def test_the_same_command_gives_the_same_session_but_for_its_times(picture, load
         (["compare", "--image", "x.png", "--question", "q", "--budget", "many"], "--budget: invalid int value: 'many'"),
         (["compare", "--image", "x.png", "--question", "q", "--budget-as", "x"], "--budget-as: invalid choice"),
         (["compare", "--image", "x.png", "--question", "q", "--view", "x"], "--view: invalid choice"),
-        (["compare", "--image", "x.png", "--question", "q", "--imag"], "unrecognized arguments: --imag"),
+        (["compare", "--image", "x.png", "--question", "q", "--imag"], "Unrecognized arguments: --imag"),
         (["compare", "--image", "missing.png", "--question", "q"], "no picture file named 'missing.png'"),
         (["compare", "--image", "x\x1b[2J.png", "--question", "q"], "x\\x1b[2J.png"),
-        (["methods", "--all"], "unrecognized arguments: --all"),
+        (["methods", "--all"], "Unrecognized arguments: --all"),
     ],
 )
 def test_wrong_arguments_end_with_2_and_one_sentence(arguments, sentence, capsys):
@@ -304,3 +304,14 @@ def test_the_real_command_in_a_fresh_process(picture, tmp_path):
     assert "ApET" in done.stdout and "\x1b" not in done.stdout
     assert Image.open(figure).format == "PNG"
     assert len(Comparison.from_json(session.read_text()).runs) == 3
+
+
+def test_an_interrupt_ends_with_130(picture, monkeypatch, capsys):
+    import tokviz
+
+    def load(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokviz, "load", load, raising=False)
+    assert compare(picture) == 130
+    assert capsys.readouterr().err == "tokviz: interrupted.\n"
