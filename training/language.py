@@ -39,12 +39,15 @@ from training.prompts import (
 SEED = 2
 FIRST_SEED = TRAINING_SEEDS.start + 50_000_000
 """Stage 1 uses the seeds below."""
-TEXT_LENGTH = 160
+TEXT_LENGTH = 104
+"""Tokens of questions and answers behind each picture: about 12 questions."""
 COUNTS = (40, 72, 144)
 """How many of the 144 patches a batch sees."""
 COUNT_SHARES, LATE_COUNT_SHARES = (0.65, 0.2, 0.15), (0.3, 0.25, 0.45)
 LATE = 0.75
 """Share of the training after which most batches see many patches."""
+REPLAY = 400
+"""Scenes that wait for their next use before any is used again."""
 EARLY = 0.12
 """Share of the training during which attribute and list questions prevail."""
 
@@ -137,23 +140,24 @@ def answer_loss(head: nn.Module, hidden: Tensor, packed: Packed) -> Tensor:
 
 
 class Source:
-    """Fresh scenes with features; every scene is used twice, the second time later and with other questions."""
+    """Fresh scenes with features; every scene is used three times, later with other questions."""
 
     def __init__(self, eyes: Eyes, rank: int, ranks: int, step: int, batch: int) -> None:
         self.eyes, self.rank, self.ranks, self.batch = eyes, rank, ranks, batch
         self.step = step
         self.rng = np.random.default_rng([SEED, rank, step])
-        self.again: deque[Example] = deque()
+        self.again: deque[tuple[Example, int]] = deque()
 
     def next(self) -> list[Example]:
-        """The examples of one step: half new, half seen once before (all new at the beginning)."""
-        fresh = self.batch // 2 if len(self.again) > 1500 else self.batch
+        """The examples of one step: a third new, the rest seen once or twice before (all new at the beginning)."""
+        fresh = max(1, self.batch // 3) if len(self.again) >= REPLAY else self.batch
         first = FIRST_SEED + (self.step * self.ranks + self.rank) * self.batch
         self.step += 1
         examples = look(self.eyes, list(range(first, first + fresh)))
         old = [self.again.popleft() for _ in range(self.batch - fresh)]
-        self.again.extend(examples)
-        return examples + old
+        self.again.extend((example, 2) for example in examples)
+        self.again.extend((example, left - 1) for example, left in old if left > 1)
+        return examples + [example for example, _ in old]
 
 
 @torch.no_grad()
@@ -173,7 +177,7 @@ def validation_set(eyes: Eyes, scenes: int) -> list[tuple[Tensor, Packed, list[s
         asked = [generate_scene(e.scene.seed, questions_per_family=2).questions for e in examples]
         blocks = [[question_block(q.text, q.answer, q.family) for q in questions] for questions in asked]
         families = [block.family for row in blocks for block in row]
-        result.append((torch.stack([e.features for e in examples]).float(), pack(blocks, TEXT_LENGTH), families))
+        result.append((torch.stack([e.features for e in examples]).float(), pack(blocks, 144), families))
     return result
 
 
@@ -220,7 +224,7 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
         step, before = state["step"], state["seconds"]
     run = torch.compile(task, dynamic=False) if options.compile else task
     source = Source(eyes, rank, ranks, step, options.batch)
-    held = validation_set(eyes, 200) if rank == 0 else []
+    held = validation_set(eyes, 100) if rank == 0 else []
     clock, budget = Clock(before), options.minutes * 60
     saved, loss_sum, logged = clock.seconds(), 0.0, 0
     while (seconds := share_number(clock.seconds())) < budget:
@@ -268,12 +272,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--minutes", type=float, default=50.0)
-    parser.add_argument("--batch", type=int, default=8, help="pictures per rank and step")
+    parser.add_argument("--batch", type=int, default=6, help="pictures per rank and step")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adam-lr", type=float, default=2e-3)
     parser.add_argument("--log-every", type=int, default=10)
-    parser.add_argument("--validate-every", type=int, default=100)
+    parser.add_argument("--validate-every", type=int, default=150)
     parser.add_argument(
         "--compile", action="store_true", help="pays off only in bfloat16 (here, float32 products take the time)"
     )
