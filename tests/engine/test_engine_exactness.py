@@ -36,6 +36,7 @@ def schedules(positions):
             stage("encoder", 13, positions), stage("projector", 11, positions), stage(1, 8, positions),
             stage(3, 4, positions), stage(5, 2, positions),
         ],
+        "before block 0": [stage(0, 8, positions), stage(2, 4, positions)],
         "twice at one block": [stage(2, 10, positions), stage(2, 6, positions)],
     }  # fmt: skip
 

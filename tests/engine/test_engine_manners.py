@@ -179,7 +179,9 @@ def test_caches_that_cannot_be_pruned_are_refused(sdpa32):
     caches = [
         StaticCache(config=sdpa32.config, max_cache_len=64),
         DynamicCache(config=sliding_config()),
+        DynamicCache(config=sdpa32.config),
     ]
+    caches[-1].offloading = True  # the real thing needs a GPU
     with pruning(sdpa32, FAMILY, [stage(2, 3)], spread):
         for cache in caches:
             with refused("cannot be pruned"):
@@ -250,6 +252,12 @@ def test_a_method_that_breaks_its_contract_is_named(sdpa32, selection, sentence)
     encoded = encode(sdpa32, FAMILY, prompt(sdpa32, [[3, "picture", 6]]), ())
     with pytest.raises(ValueError, match=f"wrong one.*{sentence}"):
         shorten(sdpa32, FAMILY, encoded, [stage("projector", 2, title="wrong one")], lambda *_: selection)
+
+
+def test_a_signal_that_was_not_encoded_is_named(sdpa32):
+    encoded = encode(sdpa32, FAMILY, prompt(sdpa32, [[3, "picture", 6]]), ())
+    with pytest.raises(ValueError, match="cls_attention of the feature vision block"):
+        shorten(sdpa32, FAMILY, encoded, [stage("projector", 3, "keep", (CLS_ATTENTION,))], spread)
 
 
 def test_events_hold_no_features_and_say_what_it_took(sdpa32):

@@ -64,7 +64,8 @@ class Prefill:
 
     def open_segment(self, first_block: int) -> None:
         """From this block on the sequence is ``self.rows``."""
-        if self.segments and self.segments[-1].first_block == first_block and len(self.segments) > 1:
+        # A second stage before the same block replaces the first; one before block 0 replaces the prompt itself.
+        if self.segments and self.segments[-1].first_block == first_block:
             self.segments.pop()
         rotates = bool(self.segments) and self.rows.shift is not self.segments[0].shift
         self.segments.append(Segment(first_block, self.rows.real, self.rows.padded, self.rows.shift, rotates))

@@ -224,7 +224,7 @@ class HookPruner:
         if index is not None:
             forward.origin = index if forward.origin is None else gather(forward.origin, index)
         if forward.rows.shift is not before.shift:
-            rotary = self.language_model.rotary_emb(hidden, forward.rows.positions)
+            rotary = self.language_model.rotary_emb(hidden, forward.rows.positions.to(hidden.device))
         elif index is not None:
             rotary = gather(rotary[0], index), gather(rotary[1], index)
         forward.open_segment(block)
@@ -234,7 +234,7 @@ class HookPruner:
 
     def _decode_block(self, forward: Decode, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         segment = forward.segment(number)
-        if segment.first_block == 0 and segment is forward.segments[0]:
+        if segment.first_block == 0:
             return None
         view = forward.views.get(segment.first_block)
         if view is None:

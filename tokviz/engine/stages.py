@@ -145,7 +145,10 @@ class Looker:
         if need.kind in VISION_KINDS:
             assert self.vision is not None
             seen = self.vision[row].cls_attention if need.kind == "cls_attention" else self.vision[row].keys
-            values = seen["last" if need.block == "last" else "feature"]
+            block = "last" if need.block == "last" else "feature"
+            if block not in seen:
+                raise ValueError(f"{stage.title!r} needs {need.kind} of the {block} vision block; ask encode() for it")
+            values = seen[block]
             name = "cls_attention" if need.kind == "cls_attention" else "keys"
             return {name: values[rows.alive[row].to(values.device)]}
         if need.kind == "text_features":

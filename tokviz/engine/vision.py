@@ -51,12 +51,14 @@ class VisionCapture:
         self._active, self._has_cls = active, has_cls
         self._local = threading.local()
 
-    def see_projector(self, _module: Any, args: tuple[Any, ...]) -> None:
+    def see_projector(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the projector: the features of all pictures of the prompt, in one call."""
         if self._active() and not getattr(self._local, "projecting", False):
             pending = self._local.__dict__.setdefault("pending", {})
             self._local.pictures = _Pictures(
-                args[0], dict(pending.pop("cls_attention", {})), dict(pending.pop("keys", {}))
+                args[0] if args else next(iter(kwargs.values())),
+                dict(pending.pop("cls_attention", {})),
+                dict(pending.pop("keys", {})),
             )
 
     def see_attention(self, block: VisionBlock, kinds: set[str], query: Tensor, key: Tensor, scaling: float) -> None:
@@ -132,7 +134,7 @@ def captured_vision(
             kinds.setdefault("last" if need.block == "last" else "feature", set()).add(need.kind)
     capture = VisionCapture(active, family.has_cls(model))
     with ExitStack() as stack:
-        handle = family.projector(model).register_forward_pre_hook(capture.see_projector)
+        handle = family.projector(model).register_forward_pre_hook(capture.see_projector, with_kwargs=True)
         stack.callback(handle.remove)
         for block, wanted in kinds.items():
             _watch(stack, capture, family.vision_attention(model, block), block, wanted)
