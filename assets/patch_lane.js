@@ -60,7 +60,12 @@ function fillLane(lane, data, payload) {
     `${data.label}: patches of the picture. Arrow keys move between patches, Enter pins one, Escape releases it.`);
   placeUnseenLabel(lane.unseen, payload);
   fillOutcome(lane, data);
-  lane.numbers.replaceChildren(...data.numbers.flatMap(numberNodes));
+  // How times were measured is said once, where it starts or changes.
+  const told = data.numbers.map((number, i) => {
+    const before = data.numbers.slice(0, i).map((other) => other.how).filter(Boolean).pop();
+    return { ...number, how: number.how === before ? "" : number.how };
+  });
+  lane.numbers.replaceChildren(...told.flatMap(numberNodes));
   const remarks = data.warnings.map((text) => make("p", "tv-warning", text));
   lane.remarks.replaceChildren(...remarks);
 }

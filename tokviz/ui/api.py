@@ -15,6 +15,7 @@ from ..types import BudgetMeaning
 from . import text
 from .handlers import UNEXPECTED, as_plain
 from .payload import UNPRUNED
+from .pictures import PictureField
 from .running import Runner, RunRequest
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
 
     with gr.Row(visible=False):
         inputs = [
-            gr.Image(type="filepath", image_mode=None, label="picture"),
+            PictureField(type="filepath", image_mode=None, label="picture"),
             gr.Textbox(label="question"),
             gr.Dropdown(
                 [p.id for p in pruners if p.id != UNPRUNED], multiselect=True, allow_custom_value=True, label="methods"

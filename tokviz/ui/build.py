@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ from .api import add_endpoints
 from .controls import RequestForm, build_form
 from .handlers import Handlers
 from .patch_view import ASSETS, Notice, PageHead, PatchView
-from .running import Runner, allowed_models, run_request
+from .running import Loader, Runner, allowed_models, model, run_request
 
 DEFAULT_METHODS = ("fastervlm", "apet", "divprune")
 UNKNOWN_TOTAL = 1024
@@ -30,20 +31,21 @@ _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 def build_page(
     run: Runner = run_request,
     *,
+    load: Loader = model,
     pruners: Sequence[Pruner] | None = None,
     examples: Sequence[Example] | None = None,
 ) -> gr.Blocks:
     """The whole page. No model is loaded here.
 
-    Args: run does the model's work (app.py may wrap it for ZeroGPU). pruners: default every method. examples: default
-    the stored ones; the first is open when the page appears.
+    Args: run does the model's work (app.py may wrap it for ZeroGPU), load makes a model ready. pruners: default every
+    method. examples: default the stored ones; the first is open when the page appears.
     """
     if pruners is None:
         import tokviz
 
         pruners = tokviz.methods()
     examples = load_examples() if examples is None else examples
-    act = Handlers(run, pruners, examples)
+    act = Handlers(run, load, pruners, examples)
     models = allowed_models()
     with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
         PageHead(elem_id="tokviz-head")
@@ -61,18 +63,20 @@ def build_page(
                 if not examples:
                     gr.Markdown("Choose a picture, ask a question and press Compare.", elem_id="tokviz-empty")
                 first = examples[0].comparison if examples else None
-                table, session, opener, figure, figure_files = _tabs(pruners, first)
+                tabs = _tabs(pruners, first)
         comparison = gr.State(first, time_to_live=7200)
         example = gr.State(0 if examples else None)
         add_endpoints(run, pruners, models)
 
-        _wire_run(act, form, compare, stop, [view, notice, table, comparison, session], example)
-        shown = [view, notice, table, comparison, session, example, *form.inputs]
+        results = [view, notice, tabs.table, comparison, tabs.session]
+        _wire_run(act, form, compare, stop, results, example)
+        shown = [*results, example, *form.inputs]
         if chooser is not None:
             chooser.select(lambda index: act.show_example(form, index), chooser, shown, **_QUIET)
-        opener.upload(lambda path: act.open_session(form, path), opener, shown, **_QUIET)
-        form.picture.upload(act.check_picture, form.picture, notice, **_QUIET)
-        figure.click(act.figure, comparison, [figure_files, notice], api_visibility="private")
+        tabs.opener.upload(lambda path: act.open_session(form, path), tabs.opener, shown, **_QUIET)
+        form.picture.upload(act.check_picture, form.picture, [form.picture, notice], **_QUIET)
+        drawn = [tabs.figure_files, notice]
+        tabs.figure.click(act.figure, [comparison, tabs.figure_view], drawn, api_visibility="private")
         page.unload(act.leave)
     page.queue(max_size=24, default_concurrency_limit=4)
     return page
@@ -174,7 +178,19 @@ def _example_chooser(examples: Sequence[Example]) -> gr.Dataset | None:
     )  # fmt: skip
 
 
-def _tabs(pruners: Sequence[Pruner], first: Any) -> tuple[Any, ...]:
+@dataclass
+class _Tabs:
+    """Components of the tabs below the lanes that events need."""
+
+    table: gr.Dataframe
+    session: gr.DownloadButton
+    opener: gr.UploadButton
+    figure: gr.Button
+    figure_view: gr.Dropdown
+    figure_files: gr.File
+
+
+def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
     with gr.Tabs(elem_id="tokviz-tabs"):
         with gr.Tab("Numbers"):
             table = gr.Dataframe(
@@ -183,15 +199,16 @@ def _tabs(pruners: Sequence[Pruner], first: Any) -> tuple[Any, ...]:
             )  # fmt: skip
         with gr.Tab("Methods"):
             gr.Markdown(_method_notes(pruners), elem_id="tokviz-method-notes")
-        with gr.Tab("Export"), gr.Row():
-            with gr.Column():
+        with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
+            with gr.Column(min_width=200):
                 value = handlers.session_file(first) if first else None
                 session = gr.DownloadButton("Download session.json", value, elem_id="tokviz-session")
                 opener = gr.UploadButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
-            with gr.Column():
-                figure = gr.Button("Make a figure (PNG and SVG)", elem_id="tokviz-figure")
-                files = gr.File(label="Figure", interactive=False, elem_id="tokviz-figure-files")
-    return table, session, opener, figure, files
+            with gr.Column(min_width=200):
+                view = gr.Dropdown(["kept", "score", "clusters"], value="kept", label="View", filterable=False)
+                make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
+                files = gr.File(label="Figure", interactive=False, visible=False, elem_id="tokviz-figure-files")
+    return _Tabs(table, session, opener, make, view, files)
 
 
 def _method_notes(pruners: Sequence[Pruner]) -> str:
@@ -209,7 +226,7 @@ def _wire_run(
 ) -> None:
     notice = outputs[1]
 
-    def run(chosen: int | None, *values: Any, request: gr.Request) -> Any:
+    def run(request: gr.Request, chosen: int | None, *values: Any) -> Any:
         yield from act.compare(form, values, chosen, request)
 
     begun = gr.on(
@@ -224,4 +241,4 @@ def _wire_run(
     )
     ran = begun.then(run, [example, *form.inputs], [*outputs, form.budget], **GPU, **_QUIET)
     ran.then(lambda: gr.update(interactive=False), None, stop, queue=False, **_QUIET)
-    stop.click(act.stop, None, [notice, stop], queue=False, **_QUIET)
+    stop.click(act.stop, None, stop, queue=False, **_QUIET)

@@ -13,6 +13,7 @@ from ..errors import BadInput
 from ..pruners.base import Param, Pruner
 from . import text
 from .payload import UNPRUNED
+from .pictures import PictureField
 from .running import RunRequest
 
 BUDGET_NOTE = "(tokens, total) => `${(100 * tokens / total).toFixed(1)}% of ${total} visual tokens`"
@@ -86,7 +87,7 @@ def build_form(
     model says better.
     """
     with gr.Column(elem_classes="tokviz-card"):
-        picture = gr.Image(
+        picture = PictureField(
             start.get("picture"), label="Picture", type="filepath", image_mode=None, sources=["upload"],
             buttons=[], height=200, elem_id="tokviz-picture",
         )  # fmt: skip

@@ -23,21 +23,26 @@ from .controls import RequestForm
 from .patch_view import notice
 from .payload import Live, to_payload
 from .pictures import display_file, picture_bytes, request_file
-from .running import Runner, RunRequest, StopFlags, is_loaded, model
+from .running import Loader, Runner, RunRequest, StopFlags, is_loaded
 
 log = logging.getLogger(__name__)
 
 _TEXT_EVERY_S = 0.12
 """Streamed text is sent on at most this often, in seconds: the eye needs no more."""
+FIGURE_FORMATS = ("png", "svg", "pdf")
 SESSION_FILE = "tokviz-session.json"
 UNEXPECTED = "Something went wrong inside tokviz; the server's log has the details. The page goes on working."
 
 
 class Handlers:
-    """Everything the page's events call. ``run`` does the model's work (it may be a ZeroGPU wrapper)."""
+    """Everything the page's events call.
 
-    def __init__(self, run: Runner, pruners: Sequence[Pruner], examples: Sequence[Example]):
+    ``load`` makes a model ready, ``run`` does the work with it (it may be a ZeroGPU wrapper).
+    """
+
+    def __init__(self, run: Runner, load: Loader, pruners: Sequence[Pruner], examples: Sequence[Example]):
         self.run = run
+        self.load = load
         self.pruners = tuple(pruners)
         self.examples = tuple(examples)
         self.flags = StopFlags()
@@ -87,7 +92,7 @@ class Handlers:
             asked = self._with_truth(form.request(values), example)
             if not is_loaded(asked.model):
                 yield [skip, notice("busy", f"Loading {asked.model} … the first time takes a while."), *[skip] * 4]
-                model(asked.model)
+                self.load(asked.model)
             last: Comparison | None = None
             for view, words, comparison in self._stream(asked, stop):
                 last = comparison
@@ -150,10 +155,10 @@ class Handlers:
         evidence: tuple[Box, ...] = tuple(known.request.evidence)
         return RunRequest(**{**vars(asked), "expected": known.request.expected_answer, "evidence": evidence})
 
-    def stop(self, request: gr.Request) -> list[Any]:
-        """Ask the tab's run to stop. Outputs: notice, Stop button."""
+    def stop(self, request: gr.Request) -> Any:
+        """Ask the tab's run to stop; the run itself says when it has. Output: Stop button."""
         self.flags.stop(request.session_hash or "")
-        return [notice("busy", "Stopping …"), gr.update(interactive=False)]
+        return gr.update(interactive=False)
 
     def leave(self, request: gr.Request) -> None:
         """The tab was closed: its run must not go on."""
@@ -162,17 +167,17 @@ class Handlers:
     # --- files -------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def check_picture(path: str | None) -> dict[str, str] | None:
-        """Say at once when an uploaded picture cannot be read. Output: notice."""
+    def check_picture(path: str | None) -> list[Any]:
+        """Refuse an uploaded picture at once when it cannot be read. Outputs: picture, notice."""
         from ..images import read_image
 
         if path is None:
-            return None
+            return [gr.skip(), None]
         try:
             notices = read_image(path).notices
         except BadInput as error:
-            return notice("error", str(error))
-        return notice("info", " ".join(notices)) if notices else None
+            return [None, notice("error", str(error))]
+        return [gr.skip(), notice("info", " ".join(notices)) if notices else None]
 
     def open_session(self, form: RequestForm, path: str | None) -> list[Any]:
         """Show an uploaded session file. Outputs as ``show_example``."""
@@ -191,14 +196,18 @@ class Handlers:
         return [view, notice("info", "The session is open below."), *self.results(comparison), None, *filled]
 
     @staticmethod
-    def figure(comparison: Comparison | None) -> tuple[list[str] | None, dict[str, str] | None]:
-        """The shown comparison as a figure. Outputs: files, notice."""
+    def figure(comparison: Comparison | None, view: str) -> list[Any]:
+        """The shown comparison as a figure of one view. Outputs: files, notice."""
         if comparison is None:
-            return None, notice("error", "There is nothing to draw yet: run a comparison or open an example.")
+            return [gr.skip(), notice("error", "There is nothing to draw yet: run a comparison or open an example.")]
         from ..render.figure import save_figure
 
         folder = Path(mkdtemp(prefix="tokviz-figure-", dir=get_upload_folder()))
-        return [str(save_figure(comparison, folder / f"tokviz.{kind}")) for kind in ("png", "svg")], None
+        try:
+            files = [str(save_figure(comparison, folder / f"tokviz.{kind}", view=view)) for kind in FIGURE_FORMATS]
+        except BadInput as error:
+            return [gr.skip(), notice("error", str(error))]
+        return [gr.update(value=files, visible=True), None]
 
 
 def table_value(comparison: Comparison) -> dict[str, Any]:

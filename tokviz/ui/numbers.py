@@ -45,7 +45,7 @@ def _tokens(run: Run, n_tokens: int) -> list[Number]:
     lines = [Number("visual tokens", f"{final:,}", text.share(final, n_tokens) if run.stages else "")]
     if run.actual and abs(run.actual.average_in - final) >= 0.05:
         average = f"{run.actual.average_in:,.1f}"
-        lines.append(Number("average per block", average, text.share(run.actual.average_in, n_tokens)))
+        lines.append(Number("mean per block", average, text.share(run.actual.average_in, n_tokens)))
     return lines
 
 

@@ -92,7 +92,7 @@ def comparison_id(comparison: Comparison) -> str:
 def lane_ids(comparison: Comparison) -> list[str]:
     """Method ids in the order of the lanes: no pruning first, then as requested."""
     done = [run.method for run in comparison.runs]
-    return done + [m for m in (UNPRUNED, *comparison.request.methods) if m not in done]
+    return list(dict.fromkeys([*done, UNPRUNED, *comparison.request.methods]))
 
 
 def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, Any]]:

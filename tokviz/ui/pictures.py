@@ -8,13 +8,31 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from gradio.data_classes import FileData
+import gradio as gr
+from gradio.data_classes import FileData, ImageData
 from gradio.utils import get_upload_folder
 
 from ..errors import BadInput
 from ..types import PictureRecord
 
 _DISPLAY_SIDE = 1200
+
+
+class PictureField(gr.Image):
+    """An image field that hands the uploaded file on unopened: ``tokviz.images`` alone decides what is decoded.
+
+    ``gr.Image`` opens every file first, so that a damaged one would reach the visitor as the bare word "Error".
+    """
+
+    def get_block_name(self) -> str:
+        """The browser draws it as an image field."""
+        return "image"
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        """Path of the uploaded file; gradio has already checked that it lies in its upload folder."""
+        if payload is None or payload.path is None:
+            return None
+        return payload.path
 
 
 def picture_bytes(record: PictureRecord) -> bytes:

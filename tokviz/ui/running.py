@@ -39,6 +39,7 @@ class RunRequest:
 
 
 Runner = Callable[[RunRequest, threading.Event], "Iterator[Event]"]
+Loader = Callable[[str], Any]
 
 _shelf: dict[str, VisionLanguageModel] = {}
 _shelf_lock = threading.Lock()

@@ -61,11 +61,11 @@ def size(n_bytes: float) -> str:
 
 
 def flops(count: float) -> str:
-    """Floating point operations with a decimal prefix, e.g. ``"1.2 GFLOPs"``."""
+    """Floating point operations with a decimal prefix, e.g. ``"1.2 GFLOP"``."""
     if count <= 0 or not math.isfinite(count):
-        return "0 FLOPs"
+        return "0 FLOP"
     power = min(int(math.log10(count)) // 3, 5)
-    return f"{count / 1000**power:.3g} {' kMGTP'[power].strip()}FLOPs"
+    return f"{count / 1000**power:.2g} {' kMGTP'[power].strip()}FLOP"
 
 
 def share(part: float, whole: float) -> str:

@@ -1,0 +1,99 @@
+"""A real browser without network, and three servers: stored examples, a paced runner, the embedded model."""
+
+import os
+import socket
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ui"))
+from paced import PacedRunner
+from synthetic import write_examples
+from watching import watched_page
+
+from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
+
+FLAGS = [
+    "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--no-first-run", "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _serve(page):
+    from tokviz.ui.build import launch_settings
+
+    settings = launch_settings()
+    page.launch(server_name="127.0.0.1", server_port=_free_port(), prevent_thread_lock=True, quiet=True, **settings)
+    return page
+
+
+@pytest.fixture(scope="session")
+def example_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    write_examples(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def examples(example_folder):
+    from tokviz.cases.examples import load_examples
+
+    return load_examples(example_folder)
+
+
+@pytest.fixture(scope="session")
+def paced():
+    return PacedRunner(pause_s=0.15)
+
+
+@pytest.fixture(scope="session")
+def site(examples, paced, tmp_path_factory):
+    """The page with synthetic examples and the paced runner."""
+    from tokviz.ui.build import build_page
+
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
+    os.environ.setdefault("TOKVIZ_MODEL", EMBEDDED_MODEL)
+    page = _serve(build_page(paced, load=lambda name: None, examples=examples))
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture(scope="session")
+def live_site(site, examples):
+    """The page with the real model; ``TOKVIZ_MODEL`` may name another checkpoint."""
+    from tokviz.ui.build import build_page
+
+    if os.environ["TOKVIZ_MODEL"] == EMBEDDED_MODEL and not (embedded_folder() / "config.json").is_file():
+        pytest.skip("the embedded model is not in assets/ yet")
+    page = _serve(build_page(examples=examples))
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    executable = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if os.path.exists(p)), None)
+    if executable is None:
+        pytest.skip("chromium is not installed")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """``open_page(url, width=1440, theme="light")``; fails the test on any page error or foreign request."""
+    with ExitStack() as pages:
+        yield lambda url, width=1440, theme="light": pages.enter_context(watched_page(browser, url, width, theme))

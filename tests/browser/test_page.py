@@ -1,0 +1,168 @@
+"""The first screen and everything that happens in the browser alone."""
+
+import pytest
+from synthetic import HOSTILE
+from watching import watched_page
+
+pytestmark = pytest.mark.browser
+
+PIXELS = """i => { const c = document.querySelectorAll('.tv-canvas')[i];
+  const data = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+  return data.reduce((sum, value, k) => (sum * 31 + value * (k % 7 + 1)) >>> 0, 7); }"""
+PIXEL_AT = """([i, x, y]) => { const c = document.querySelectorAll('.tv-canvas')[i];
+  const [px, py] = [Math.round(x * c.width), Math.round(y * c.height)];
+  return [...c.getContext('2d').getImageData(px, py, 1, 1).data]; }"""
+BACKGROUND = "getComputedStyle(document.querySelector('.tv-lane')).backgroundColor.match(/\\d+/g).map(Number)"
+TOPS = "[...document.querySelectorAll('.tv-picture')].map(p => Math.round(p.getBoundingClientRect().top))"
+
+
+def choose_example(page, index, words):
+    page.locator("#tokviz-examples button").nth(index).click()
+    page.get_by_role("heading", name=words).wait_for()
+
+
+def at(page, lane, x, y):
+    """Pixel coordinates inside the picture of a lane, from shares of its size."""
+    box = page.locator(".tv-picture").nth(lane).bounding_box()
+    return {"position": {"x": x * box["width"], "y": y * box["height"]}}
+
+
+@pytest.fixture(scope="module")
+def opened(browser, site):
+    """The first screen, opened once for the tests that only look at it."""
+    with watched_page(browser, site) as page:
+        yield page
+
+
+@pytest.fixture
+def first_screen(opened):
+    """The first screen as it was opened: nothing hovered or pinned, view "Kept"."""
+    opened.mouse.move(5, 5)
+    opened.locator(".tv-picture").first.focus()
+    opened.keyboard.press("Escape")
+    opened.get_by_label("Kept", exact=True).check(force=True)
+    return opened
+
+
+def test_first_screen_shows_a_stored_case_and_loads_no_model(first_screen):
+    from tokviz.ui import running
+
+    page = first_screen
+    assert page.locator(".tv-lane").count() == 4
+    assert page.locator(".tv-title").inner_text() == "The triangle that attention overlooks"
+    assert "stored result" in page.locator(".tv-origin").inner_text()
+    assert page.locator(".tv-answer").all_inner_texts() == ["cyan", "blue", "cyan", "Cyan."]
+    verdicts = page.locator(".tv-verdict").all_inner_texts()
+    assert verdicts == ["✓ right", "✗ flipped by pruning", "✓ right", "✓ right"]
+    numbers = page.locator(".tv-numbers").nth(1).inner_text()
+    for expected in ("64", "11.1%", "29.2 ms", "1.8×", "median of 5", "KB"):
+        assert expected in numbers
+    assert running._shelf == {}
+
+
+def test_hover_shows_the_same_patch_in_every_lane_and_click_pins_it(first_screen):
+    page = first_screen
+    # 24 x 24 patches: the middle of the patch in row 5, column 17 (counted from 0)
+    page.locator(".tv-picture").nth(1).hover(**at(page, 1, 17.5 / 24, 5.5 / 24))
+    texts = page.locator(".tv-where").all_inner_texts()
+    assert all(text.startswith("row 5, column 17") for text in texts), texts
+    assert "rank" in page.locator(".tv-what").nth(1).inner_text()
+    assert page.locator(".tv-marks .tv-hover").count() == 4
+    page.locator(".tv-picture").nth(1).click(**at(page, 1, 17.5 / 24, 5.5 / 24))
+    page.mouse.move(5, 5)
+    assert page.locator(".tv-marks .tv-pin").count() == 4
+    assert page.locator(".tv-where").nth(3).inner_text().startswith("row 5, column 17")
+    page.locator(".tv-picture").nth(0).focus()
+    page.keyboard.press("Escape")
+    assert page.locator(".tv-marks .tv-pin").count() == 0
+    assert page.locator(".tv-where").nth(1).inner_text() == "64 of 576 patches kept"
+
+
+def test_arrow_keys_move_and_enter_pins(first_screen):
+    page = first_screen
+    page.locator(".tv-picture").nth(2).focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    live = page.locator(".tv-live").inner_text()
+    assert live.startswith("Pinned. ApET: row 1, column 1"), live
+    assert page.locator(".tv-marks .tv-pin").count() == 4
+
+
+def test_views_redraw_and_legends_carry_numbers(first_screen):
+    page = first_screen
+    drawn = [page.evaluate(PIXELS, 2)]
+    for view in ("Score", "Clusters"):
+        page.get_by_label(view, exact=True).check(force=True)
+        drawn.append(page.evaluate(PIXELS, 2))
+    assert len(set(drawn)) == 3
+    assert "groups, the largest of" in page.locator(".tv-tools").nth(2).inner_text()
+    page.get_by_label("Score", exact=True).check(force=True)
+    legend = page.locator(".tv-tools").nth(1).inner_text()
+    assert "log scale" in legend and "high is kept first" in legend and "[CLS] attention" in legend
+    page.locator(".tv-tools").nth(2).get_by_label("map").select_option(label="distance to the basis")
+    assert page.evaluate(PIXELS, 2) != drawn[1]
+    before = page.evaluate(PIXELS, 1)
+    page.locator(".tv-opacity input").fill("20")
+    assert page.evaluate(PIXELS, 1) != before
+
+
+def test_a_stage_can_be_chosen(first_screen):
+    page = first_screen
+    stages = page.locator(".tv-tools").nth(3).get_by_label("stage")
+    assert stages.locator("option").all_inner_texts() == ["after the projector: 576 → 256", "before block 5: 256 → 64"]
+    stages.select_option(index=0)
+    assert page.locator(".tv-where").nth(3).inner_text() == "256 of 576 patches kept"
+
+
+def test_hostile_texts_are_shown_and_nothing_runs(site, open_page):
+    page = open_page(site)
+    choose_example(page, 2, "constructor")
+    assert page.locator(".tv-answer").nth(1).inner_text() == HOSTILE
+    assert page.locator(".tv-asked").inner_text() == HOSTILE
+    assert page.locator("#tokviz-view img, #tokviz-view script").count() == 0
+    page.get_by_role("tab", name="Export").click()
+    assert page.evaluate("window.HACKED") is None
+
+
+def test_what_the_model_did_not_see_is_marked(site, open_page):
+    page = open_page(site)
+    assert page.locator(".tv-unseen").first.is_visible() is False
+    choose_example(page, 1, "panorama")
+    page.wait_for_function("document.querySelectorAll('.tv-lane').length === 5")
+    page.wait_for_function(f"({PIXEL_AT})([0, 0.05, 0.5])[0] < 90")  # veiled left margin of a 760 x 420 picture
+    assert min(page.evaluate(PIXEL_AT, [0, 0.5, 0.2])[:3]) > 90
+    assert page.locator(".tv-unseen").first.inner_text() == "not seen by the model"
+    assert "not seen by the model" in page.locator(".tv-legend").inner_text()
+    # The middle 420 of 760 px are seen: 170 px in, the first patch begins.
+    page.locator(".tv-picture").first.hover(**at(page, 0, (170 + 9) / 760, 0.01))
+    assert page.locator(".tv-where").first.inner_text().startswith("row 0, column 0")
+    page.locator(".tv-picture").first.hover(**at(page, 0, 0.05, 0.5))
+    assert page.locator(".tv-marks .tv-hover").count() == 0
+
+
+def test_a_failed_lane_says_why_beside_the_others(site, open_page):
+    page = open_page(site)
+    choose_example(page, 1, "panorama")
+    lane = page.locator(".tv-lane").nth(4)
+    assert "beyond this model's 8 blocks" in lane.locator(".tv-answer").inner_text()
+    assert "could not run" in lane.locator(".tv-verdict").inner_text()
+
+
+@pytest.mark.parametrize("width", [1440, 400])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_light_dark_wide_narrow(site, open_page, width, theme):
+    page = open_page(site, width, theme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shade = page.evaluate(
+        "getComputedStyle(document.querySelector('.tv-lane')).backgroundColor.match(/\\d+/g).map(Number)"
+    )
+    assert (max(shade) < 60) == (theme == "dark")
+    tops = page.evaluate(
+        "[...document.querySelectorAll('.tv-picture')].map(p => Math.round(p.getBoundingClientRect().top))"
+    )
+    assert (len(set(tops)) == 1) == (width == 1440)
+    page.get_by_label("Switch between light and dark").click()
+    shade = page.evaluate(
+        "getComputedStyle(document.querySelector('.tv-lane')).backgroundColor.match(/\\d+/g).map(Number)"
+    )
+    assert (max(shade) < 60) == (theme == "light")

@@ -1,0 +1,114 @@
+"""Asking: streaming, Stop, bad input, the real model, session files."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.browser
+
+
+def notice(page):
+    return page.locator(".tokviz-notice")
+
+
+def upload(page, path):
+    close = page.locator("#tokviz-picture").get_by_label("Remove Image")
+    if close.count():
+        close.first.click()
+    page.locator("#tokviz-picture input[type=file]").set_input_files(str(path))
+
+
+def test_lanes_stream_and_the_example_keeps_its_truth(site, open_page, paced):
+    page = open_page(site)
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=\"waiting\"]').length >= 1"
+                           " && document.querySelector('.tv-lane[data-status=\"running\"]')")  # fmt: skip
+    page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=\"done\"]').length === 4")
+    page.wait_for_function("document.querySelector('.tokviz-notice').textContent === ''")
+    assert page.locator(".tv-verdict").nth(1).inner_text() == "✗ flipped by pruning"
+    assert page.locator(".tv-origin").is_visible() is False
+    asked = paced.requests[-1]
+    assert asked.expected == "cyan" and len(asked.evidence) == 1
+    assert set(asked.methods) == {"fastervlm", "apet", "todre"}
+    assert asked.params["apet"]["basis_tokens"] == 10
+
+
+def test_another_question_has_no_known_answer(site, open_page, paced):
+    page = open_page(site)
+    page.locator("#tokviz-question textarea").fill("how many circles are there ?")
+    page.locator("#tokviz-compare").click()
+    page.wait_for_selector('.tv-lane[data-status="running"]')
+    assert paced.requests[-1].expected is None and paced.requests[-1].evidence == ()
+
+
+def test_stop_keeps_what_is_finished(site, open_page):
+    page = open_page(site)
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=\"done\"]').length >= 1"
+                           " && document.querySelector('.tv-lane[data-status=\"running\"]')")  # fmt: skip
+    page.locator("#tokviz-stop").click()
+    page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Stopped')")
+    assert page.locator('.tv-lane[data-status="running"], .tv-lane[data-status="waiting"]').count() == 0
+    assert 1 <= page.locator('.tv-lane[data-status="done"]').count() < 4
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=\"done\"]').length === 4")
+
+
+def test_bad_input_gets_a_sentence_and_the_page_goes_on(site, open_page, tmp_path):
+    page = open_page(site)
+    corrupt = tmp_path / "corrupt.png"
+    corrupt.write_bytes(b"\x89PNG\r\n\x1a\nthis is no picture at all")
+    upload(page, corrupt)
+    page.wait_for_function("document.querySelector('.tokviz-notice-error') !== null")
+    assert "picture" in notice(page).inner_text()
+    page.locator("#tokviz-question textarea").fill("")
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Write a question')")
+    choose = page.locator("#tokviz-examples button").first
+    choose.click()
+    page.wait_for_function("document.querySelector('.tokviz-notice').textContent === ''")
+    for method in ("apet", "fastervlm", "todre"):
+        page.locator(f"#tokviz-method-{method} input").uncheck()
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Choose at least one')")
+    assert page.locator(".tv-lane").count() == 4
+
+
+def test_a_session_file_is_downloaded_and_opened_again(site, open_page, tmp_path):
+    page = open_page(site)
+    page.get_by_role("tab", name="Export").click()
+    with page.expect_download() as download:
+        page.locator("#tokviz-session").click()
+    path = tmp_path / "session.json"
+    download.value.save_as(path)
+    session = json.loads(path.read_text())
+    session["request"]["question"] = "a question from a file"
+    path.write_text(json.dumps(session))
+    page.locator("input[accept='.json']").set_input_files(str(path))
+    page.wait_for_function("document.querySelector('.tv-asked').textContent === 'a question from a file'")
+    assert "Opened file" in page.locator(".tv-origin").inner_text()
+    path.write_text('{"schema_version": 1}')
+    page.locator("input[accept='.json']").set_input_files(str(path))
+    page.wait_for_function("document.querySelector('.tokviz-notice-error') !== null")
+    assert "not a tokviz session" in notice(page).inner_text()
+
+
+def test_the_real_model_answers_in_every_lane(live_site, open_page, tmp_path):
+    page = open_page(live_site)
+    picture = tmp_path / "wide.png"
+    Image.radial_gradient("L").convert("RGB").resize((640, 400)).save(picture)
+    upload(page, picture)
+    page.locator("#tokviz-question textarea").fill("what color is the circle ?")
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function(
+        "document.querySelectorAll('.tv-lane[data-status=\"done\"]').length === 4"
+        " && document.querySelector('.tv-asked').textContent === 'what color is the circle ?'",
+    )
+    faster = page.locator(".tv-lane").filter(has=page.get_by_role("heading", name="FasterVLM"))
+    assert faster.locator(".tv-numbers").inner_text().split("\n")[1] == "64"
+    assert re.fullmatch(r"64 of \d+ patches kept", faster.locator(".tv-where").inner_text())
+    assert page.locator(".tv-unseen").first.is_visible()
+    assert "single shot" in page.locator(".tv-numbers").nth(1).inner_text()
+    assert page.locator('.tv-lane[data-status="error"]').count() == 0

@@ -1,0 +1,34 @@
+"""A page under watch: no page error, no console error, no failed and no foreign request while it is used."""
+
+from contextlib import contextmanager
+
+PATIENCE_MS = 60_000
+"""Longest wait for anything on a busy machine; a quiet one needs a tenth."""
+
+
+@contextmanager
+def watched_page(browser, url, width=1440, theme="light"):
+    """Open ``url`` in a fresh profile and wait for its lanes to be drawn; asserts at the end that nothing went wrong."""
+    problems: list[str] = []
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.on("pageerror", lambda error: problems.append(f"page error: {error}"))
+    page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on("requestfailed", lambda r: problems.append(f"failed: {r.url}") if not _aborted(r) else None)
+    page.on("request", lambda r: problems.append(f"external: {r.url}") if not _own(r.url) else None)
+    page.goto(url)
+    page.wait_for_selector(".tv-lane .tv-answer:not(:empty)")
+    page.wait_for_function("document.querySelector('.tv-canvas').width > 100")
+    yield page
+    context.close()
+    assert problems == []
+
+
+def _own(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+
+def _aborted(request) -> bool:
+    """Leaving a page aborts its event stream; that is no fault of the page."""
+    return "ERR_ABORTED" in (request.failure or "")

@@ -1,0 +1,224 @@
+"""What pressing something does, without a browser and without a model."""
+
+import base64
+import io
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from paced import PacedRunner
+from PIL import Image
+from synthetic import comparison, picture, write_examples
+
+import tokviz
+from tokviz.cases.examples import load_examples
+from tokviz.errors import BadInput
+from tokviz.pruners.base import Param
+from tokviz.types import Comparison
+from tokviz.ui import controls, pictures, running
+from tokviz.ui.handlers import UNEXPECTED, Handlers
+from tokviz.ui.payload import UNPRUNED
+
+TAB = SimpleNamespace(session_hash="tab")
+PRUNERS = tokviz.methods()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    write_examples(folder)
+    return load_examples(folder)
+
+
+@pytest.fixture(scope="module")
+def form():
+    with gr.Blocks():
+        return controls.build_form(PRUNERS, [("model", "model")], {"methods": ("apet",)}, 576)
+
+
+@pytest.fixture
+def runner():
+    return PacedRunner()
+
+
+@pytest.fixture
+def act(runner, examples):
+    return Handlers(runner, lambda name: None, PRUNERS, examples)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "picture.png"
+    picture(200, 160).save(path)
+    return str(path)
+
+
+def values(form, **changed):
+    start = {"picture": None, "question": "what is it ?", "model": "model", "budget": 64, "budget_as": "published",
+             "seed": 0, "max_new_tokens": 32, "repeats": 1}  # fmt: skip
+    flags = changed.pop("methods", ("apet",))
+    fields = [*{**start, **changed}.values()]
+    return [*fields, *(method in flags for method in form.methods), *(c.value for c in form.params.values())]
+
+
+def run(act, form, given, example=None):
+    return list(act.compare(form, given, example, TAB))
+
+
+def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file):
+    outputs = run(act, form, values(form, picture=file))
+    views = [out[0] for out in outputs if isinstance(out[0], dict) and "lanes" in out[0]]
+    statuses = [[lane["status"] for lane in view["lanes"]] for view in views]
+    assert statuses[0] == ["waiting"] * 4 and statuses[-1] == ["done"] * 4
+    assert any("running" in status for status in statuses)
+    view, notice, table, finished, session, _ = outputs[-1]
+    assert notice is None and len(table["data"]) == 4
+    assert Comparison.from_json(open(session).read()) == finished
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"picture": None}, "Choose a picture"),
+        ({"question": "  "}, "Write a question"),
+        ({"methods": ()}, "Choose at least one method"),
+        ({"seed": None}, "The seed must be a whole number"),
+        ({"budget": 3.5}, "The budget must be a whole number"),
+    ],
+)
+def test_missing_fields_get_a_sentence_and_nothing_runs(act, runner, form, file, changed, sentence):
+    outputs = run(act, form, values(form, **{"picture": file, **changed}))
+    assert len(outputs) == 1 and outputs[0][1]["kind"] == "error" and sentence in outputs[0][1]["text"]
+    assert runner.requests == []
+
+
+def test_an_unexpected_error_is_a_plain_sentence_without_details(examples, form, file):
+    def broken(request, stop):
+        raise RuntimeError("/secret/path")
+        yield
+
+    outputs = run(Handlers(broken, lambda name: None, PRUNERS, examples), form, values(form, picture=file))
+    assert outputs[-1][1] == {"kind": "error", "text": UNEXPECTED}
+
+
+def test_stop_ends_the_run_after_what_is_finished(act, form, file):
+    act.begin(TAB)
+    stream = act.compare(form, values(form, picture=file), None, TAB)
+    for output in stream:
+        if isinstance(output[0], dict) and sum(lane["status"] == "done" for lane in output[0].get("lanes", ())) == 1:
+            act.stop(TAB)
+            break
+    rest = list(stream)
+    assert [lane["status"] for lane in rest[-1][0]["lanes"]] == ["done"]
+    assert "Stopped" in rest[-1][1]["text"]
+
+
+def test_tabs_are_stopped_apart_and_a_closed_tab_stops_its_run():
+    flags = running.StopFlags()
+    one, other = flags.renew("one"), flags.renew("other")
+    flags.stop("one")
+    assert one.is_set() and not other.is_set() and not flags.renew("one").is_set()
+    flags.forget("other")
+    assert other.is_set()
+
+
+def test_truth_of_an_example_is_used_only_for_its_own_picture_and_question(act, runner, form, examples, file):
+    known = examples[0].comparison
+    own = pictures.request_file(known.picture)
+    asked = {"picture": own, "question": known.request.question}
+    run(act, form, values(form, **asked), 0)
+    run(act, form, values(form, **{**asked, "question": "another ?"}), 0)
+    run(act, form, values(form, **{**asked, "picture": file}), 0)
+    run(act, form, values(form, **asked), None)
+    assert [request.expected for request in runner.requests] == ["cyan", None, None, None]
+    assert runner.requests[0].evidence == tuple(known.request.evidence)
+
+
+def test_an_example_fills_the_form(act, form):
+    outputs = act.show_example(form, 1)
+    assert outputs[0]["title"].startswith("A panorama") and outputs[5] == 1
+    filled = dict(zip([c.label for c in form.inputs], outputs[6:], strict=True))
+    assert filled["Question"] == "what color is the triangle ?"
+    assert filled["ApET"] is True and filled["Random"] is False
+    assert Image.open(filled["Picture"]).size == (760, 420)
+
+
+def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
+    path = tmp_path / "session.json"
+    path.write_text(comparison(300, 200).to_json())
+    outputs = act.open_session(form, str(path))
+    assert outputs[0]["origin"].startswith("Opened file") and outputs[3] == comparison(300, 200)
+    path.write_text("{}")
+    refused = act.open_session(form, str(path))
+    assert refused[1]["kind"] == "error" and len(refused) == len(outputs)
+
+
+def test_the_picture_inside_a_session_is_decoded_and_written_anew(tmp_path):
+    whole = comparison(300, 200)
+    page = base64.b64encode(b"<html><script>alert(1)</script></html>").decode()
+    with pytest.raises(BadInput):
+        pictures.display_file(whole.picture.model_copy(update={"base64": page}))
+    with pytest.raises(BadInput):
+        pictures.display_file(whole.picture.model_copy(update={"base64": "not base64 !"}))
+    escaping = pictures.display_file(whole.picture.model_copy(update={"sha256": "../../outside"}))
+    assert "outside" not in escaping["path"] and Image.open(escaping["path"]).format == "PNG"
+
+
+@pytest.mark.parametrize("kind", ["corrupt", "svg", "empty", "one pixel"])
+def test_uploads_that_are_no_picture_are_refused_at_once(act, tmp_path, kind):
+    path = tmp_path / "upload.png"
+    tiny = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(tiny, "PNG")
+    path.write_bytes({
+        "corrupt": b"\x89PNG\r\n\x1a\nnonsense", "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "empty": b"",
+        "one pixel": tiny.getvalue(),
+    }[kind])  # fmt: skip
+    field, notice = act.check_picture(str(path))
+    assert field is None and notice["kind"] == "error" and notice["text"].endswith(".")
+
+
+def test_controls_follow_the_param_specs(form):
+    for pruner in PRUNERS:
+        for param in pruner.params:
+            control = form.params[pruner.id, param.name]
+            assert control.value == param.default and control.label == param.label and control.info == param.help
+    assert set(form.methods) == {pruner.id for pruner in PRUNERS} - {UNPRUNED}
+
+
+@pytest.mark.parametrize(
+    ("param", "kind"),
+    [
+        (Param("p", "P", "int", 3, "h", minimum=1, maximum=9, step=2), gr.Slider),
+        (Param("p", "P", "float", 0.5, "h"), gr.Number),
+        (Param("p", "P", "choice", "a", "h", choices=("a", "b")), gr.Dropdown),
+        (Param("p", "P", "bool", True, "h"), gr.Checkbox),
+    ],
+)
+def test_each_kind_of_param_has_its_control(param, kind):
+    control = controls.control_for(param, PRUNERS[0])
+    assert type(control) is kind and control.value == param.default
+
+
+def test_only_the_offered_models_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny")
+    assert [name for _, name in running.allowed_models()] == ["tokviz-tiny"]
+    with pytest.raises(BadInput, match="does not offer a model named 'someone/else'"):
+        running.model("someone/else")
+    monkeypatch.delenv("TOKVIZ_MODEL")
+    monkeypatch.setenv("SPACE_ID", "someone/tokviz")
+    assert [name for _, name in running.allowed_models()] == ["tokviz-tiny"]
+
+
+def test_a_damaged_example_is_named(tmp_path):
+    write_examples(tmp_path)
+    (tmp_path / "b-panorama" / "session.json").write_text("{}")
+    with pytest.raises(BadInput, match="b-panorama"):
+        load_examples(tmp_path)
+    assert load_examples(tmp_path / "nowhere") == []
