@@ -298,7 +298,7 @@ def test_the_real_command_in_a_fresh_process(picture, tmp_path):
         sys.executable, "-m", "tokviz", "compare", "--image", str(picture), "--question", QUESTION, "--methods",
         "apet,fastervlm", "--budget", "16", "--max-new-tokens", "2", "--figure", str(figure), "--json", str(session),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "ApET" in done.stdout and "\x1b" not in done.stdout
