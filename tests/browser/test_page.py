@@ -153,16 +153,10 @@ def test_a_failed_lane_says_why_beside_the_others(site, open_page):
 def test_light_dark_wide_narrow(site, open_page, width, theme):
     page = open_page(site, width, theme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    shade = page.evaluate(
-        "getComputedStyle(document.querySelector('.tv-lane')).backgroundColor.match(/\\d+/g).map(Number)"
-    )
+    shade = page.evaluate(BACKGROUND)
     assert (max(shade) < 60) == (theme == "dark")
-    tops = page.evaluate(
-        "[...document.querySelectorAll('.tv-picture')].map(p => Math.round(p.getBoundingClientRect().top))"
-    )
+    tops = page.evaluate(TOPS)
     assert (len(set(tops)) == 1) == (width == 1440)
     page.get_by_label("Switch between light and dark").click()
-    shade = page.evaluate(
-        "getComputedStyle(document.querySelector('.tv-lane')).backgroundColor.match(/\\d+/g).map(Number)"
-    )
+    shade = page.evaluate(BACKGROUND)
     assert (max(shade) < 60) == (theme == "light")

@@ -62,13 +62,15 @@ def test_bad_input_gets_a_sentence_and_the_page_goes_on(site, open_page, tmp_pat
     corrupt.write_bytes(b"\x89PNG\r\n\x1a\nthis is no picture at all")
     upload(page, corrupt)
     page.wait_for_function("document.querySelector('.tokviz-notice-error') !== null")
-    assert "picture" in notice(page).inner_text()
+    assert "no picture that can be read" in notice(page).inner_text()
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Choose a picture')")
+    page.locator("#tokviz-examples button").first.click()
+    page.wait_for_function("document.querySelector('.tokviz-notice').textContent === ''")
     page.locator("#tokviz-question textarea").fill("")
     page.locator("#tokviz-compare").click()
     page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Write a question')")
-    choose = page.locator("#tokviz-examples button").first
-    choose.click()
-    page.wait_for_function("document.querySelector('.tokviz-notice').textContent === ''")
+    page.locator("#tokviz-question textarea").fill("what is it ?")
     for method in ("apet", "fastervlm", "todre"):
         page.locator(f"#tokviz-method-{method} input").uncheck()
     page.locator("#tokviz-compare").click()
@@ -89,8 +91,9 @@ def test_a_session_file_is_downloaded_and_opened_again(site, open_page, tmp_path
     page.locator("input[accept='.json']").set_input_files(str(path))
     page.wait_for_function("document.querySelector('.tv-asked').textContent === 'a question from a file'")
     assert "Opened file" in page.locator(".tv-origin").inner_text()
-    path.write_text('{"schema_version": 1}')
-    page.locator("input[accept='.json']").set_input_files(str(path))
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text('{"schema_version": 1}')
+    page.locator("input[accept='.json']").set_input_files(str(damaged))
     page.wait_for_function("document.querySelector('.tokviz-notice-error') !== null")
     assert "not a tokviz session" in notice(page).inner_text()
 

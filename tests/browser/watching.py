@@ -8,7 +8,7 @@ PATIENCE_MS = 60_000
 
 @contextmanager
 def watched_page(browser, url, width=1440, theme="light"):
-    """Open ``url`` in a fresh profile and wait for its lanes to be drawn; asserts at the end that nothing went wrong."""
+    """Open ``url`` in a fresh profile and wait for its lanes; asserts at the end that nothing went wrong."""
     problems: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     page = context.new_page()

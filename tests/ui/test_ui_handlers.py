@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -78,9 +79,9 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
     statuses = [[lane["status"] for lane in view["lanes"]] for view in views]
     assert statuses[0] == ["waiting"] * 4 and statuses[-1] == ["done"] * 4
     assert any("running" in status for status in statuses)
-    view, notice, table, finished, session, _ = outputs[-1]
+    _, notice, table, finished, session, _ = outputs[-1]
     assert notice is None and len(table["data"]) == 4
-    assert Comparison.from_json(open(session).read()) == finished
+    assert Comparison.from_json(Path(session).read_bytes()) == finished
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             The Comparison as JSON: request, model, token grid, and one run per method with its stages.
         """
         try:
+            if params is not None and not isinstance(params, dict):
+                raise BadInput('params must be an object such as {"apet": {"basis_tokens": 10}}.')
             request = RunRequest(
                 model or default_model, picture, question or "", tuple(methods or ()), _whole("budget", budget),
                 budget_as, params or {}, _whole("seed", seed), _whole("repeats", repeats),

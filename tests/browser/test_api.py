@@ -1,0 +1,96 @@
+"""The named endpoints of the running page, called as a program would: results, and a sentence for every bad input."""
+
+import io
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from tokviz.types import Comparison
+
+BUDGET = 16
+
+
+@pytest.fixture(scope="module")
+def client(live_site):
+    return Client(live_site, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    grey = Image.linear_gradient("L").resize((260, 200))
+    grey.convert("RGB").save(folder / "plain.png")
+    grey.convert("RGBA").save(folder / "alpha.png")
+    grey.convert("I;16").save(folder / "sixteen.png")
+    grey.save(folder / "animated.gif", save_all=True, append_images=[grey.rotate(90)])
+    rotated = Image.Exif()
+    rotated[274] = 6
+    grey.convert("RGB").save(folder / "rotated.jpg", exif=rotated)
+    Image.new("RGB", (1, 1)).save(folder / "one.png")
+    (folder / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
+    huge = io.BytesIO()
+    Image.new("1", (11_000, 11_000)).save(huge, "PNG")
+    (folder / "huge.png").write_bytes(huge.getvalue())
+    return folder
+
+
+def ask(client, picture, **changed):
+    request = {"question": "what color is the circle ?", "methods": ["fastervlm"], "budget": BUDGET, **changed}
+    file = None if picture is None else handle_file(str(picture))
+    return client.predict(picture=file, api_name="/compare", **request)
+
+
+def test_compare_returns_the_comparison(client, files):
+    result = ask(client, files / "plain.png", methods=["apet", "random"], params={"apet": {"basis_tokens": 5}}, seed=3)
+    whole = Comparison.model_validate(result)
+    assert [run.method for run in whole.runs] == ["full", "apet", "random"]
+    assert whole.request.params["apet"]["basis_tokens"] == 5 and whole.request.seed == 3
+    assert len(whole.run("random").kept) == BUDGET
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("alpha.png", (260, 200)), ("sixteen.png", (260, 200)), ("animated.gif", (260, 200)),
+                       ("rotated.jpg", (200, 260))],
+)  # fmt: skip
+def test_unusual_pictures_are_read_in_display_orientation(client, files, name, size):
+    whole = Comparison.model_validate(ask(client, files / name))
+    assert (whole.picture.width, whole.picture.height) == whole.grid.picture_size == size
+
+
+@pytest.mark.parametrize(
+    ("picture", "changed", "sentence"),
+    [
+        (None, {}, "There is no picture"),
+        ("corrupt.png", {}, "damaged or incomplete"),
+        ("huge.png", {}, "megapixels"),
+        ("one.png", {}, "each side needs at least"),
+        ("plain.png", {"question": ""}, "There is no question"),
+        ("plain.png", {"question": "a" * 10_000}, "10,000 characters"),
+        ("plain.png", {"budget": 0}, "budget must be a whole number from 1"),
+        ("plain.png", {"budget": -3}, "budget must be a whole number from 1"),
+        ("plain.png", {"budget": 100_000}, "budget must be a whole number from 1"),
+        ("plain.png", {"budget": 2.5}, "budget must be a whole number"),
+        ("plain.png", {"methods": ["nonsense"]}, "There is no method 'nonsense'"),
+        ("plain.png", {"model": "someone/else"}, "does not offer a model"),
+        ("plain.png", {"budget_as": "monthly"}, "budget_as must be"),
+        ("plain.png", {"params": {"fastervlm": {"speed": 2}}}, "has no parameter 'speed'"),
+        ("plain.png", {"params": ["not", "a", "mapping"]}, "params must be"),
+        ("plain.png", {"max_new_tokens": 0}, "number of new tokens must be"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(client, files, picture, changed, sentence):
+    with pytest.raises(AppError) as refused:
+        ask(client, picture and files / picture, **changed)
+    assert sentence in str(refused.value)
+
+
+def test_the_server_goes_on_after_bad_input(client, files):
+    assert Comparison.model_validate(ask(client, files / "plain.png")).runs[1].error is None
+
+
+def test_methods_are_listed_and_the_plumbing_is_not(client):
+    listed = client.predict(api_name="/list_methods")
+    assert {"full", "apet", "fastervlm", "random"} <= {method["id"] for method in listed}
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/compare", "/list_methods"}
