@@ -107,6 +107,25 @@ def test_threads_on_one_model_are_never_mixed(sdpa64):
             assert torch.equal(logits, expected)
 
 
+def test_a_hook_that_vanishes_under_another_threads_forward_does_no_harm(sdpa32, eager32):
+    """torch calls a hook without keyword arguments when it is removed between being listed and being looked up."""
+    for model in (sdpa32, eager32):
+        before = {id(hook) for module in model.modules() for hook in _all_hooks(module)}
+        with pruning(model, FAMILY, GUIDED, spread):
+            ours = [
+                (module, hook) for module in model.modules() for hook in _all_hooks(module) if id(hook) not in before
+            ]
+            assert len(ours) >= 9
+            for module, hook in ours:
+                is_pre_hook = any(hook is other for other in module._forward_pre_hooks.values())
+                assert (hook(module, ()) if is_pre_hook else hook(module, (), "output")) is None
+            generated(model, prompt(model, [[3, "picture", 6]]), steps=1)
+
+
+def _all_hooks(module):
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
 def by_attention(stage, signals, row):
     rows = signals.cls_attention if stage.site == "encoder" else signals.attention_rows
     scores = signals.features.norm(dim=1) if rows is None else rows.reshape(-1, signals.features.shape[0]).mean(0)

@@ -30,6 +30,7 @@ from .rows import gather
 from .stages import VISION_KINDS, Choose, run_stage
 from .tap import can_tap, tapped
 from .vision import captured_vision
+from .watching import after_forward, before_forward
 
 
 class HookPruner:
@@ -72,7 +73,7 @@ class HookPruner:
             self._hook(stack, self.model, self._before_model)
         self._hook(stack, base, self._before_base)
         self._hook(stack, self.language_model, self._before_lm)
-        stack.callback(self.language_model.register_forward_hook(self._after_lm, with_kwargs=True).remove)
+        stack.callback(after_forward(self.language_model, self._after_lm, self._is_here))
         for number in range(self._first_hooked_block(), len(self.blocks)):
             self._hook(stack, self.blocks[number], self._block_hook(number))
         needs = [need for stage in self.stages for need in stage.needs]
@@ -84,10 +85,7 @@ class HookPruner:
                 stack.enter_context(tapped(self.blocks[site - 1].self_attn, kernel, self._tap(signals)))
 
     def _hook(self, stack: ExitStack, module: Any, hook: Any) -> None:
-        def guarded(_module: Any, args: Any, kwargs: Any) -> Any:
-            return hook(args, kwargs) if self._is_here() else None
-
-        stack.callback(module.register_forward_pre_hook(guarded, with_kwargs=True).remove)
+        stack.callback(before_forward(module, hook, self._is_here))
 
     def _block_hook(self, number: int) -> Any:
         return lambda args, kwargs: self._before_block(number, args, kwargs)
@@ -181,9 +179,7 @@ class HookPruner:
             kwargs["position_ids"] = positions - first.shift.to(positions.device)
         return Decode(cache, state.segments, positions, mask)
 
-    def _after_lm(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if not self._is_here():
-            return
+    def _after_lm(self, kwargs: dict[str, Any], output: Any) -> None:
         forward, self._local.forward = self._forward, None
         cache = kwargs.get("past_key_values")
         cache = cache if cache is not None else getattr(output, "past_key_values", None)

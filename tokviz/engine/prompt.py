@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .registry import here
 from .rows import Rows, gather
 from .stages import Choose, Decisions, Looker, StageEvent, run_stage
 from .vision import VisionSignals, captured_vision
+from .watching import Active, before_forward
 
 
 class StopForward(Exception):
@@ -79,12 +81,11 @@ def encode(model: Any, family: ModelFamily, inputs: Mapping[str, Any], needs: It
     thread_is_ours = _only_this_thread()
     caught: dict[str, Any] = {}
 
-    def catch(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        if thread_is_ours():
-            caught.update(kwargs)
-            raise StopForward
+    def catch(_args: Any, kwargs: dict[str, Any]) -> None:
+        caught.update(kwargs)
+        raise StopForward
 
-    handle = family.language_model(model).register_forward_pre_hook(catch, with_kwargs=True)
+    remove = before_forward(family.language_model(model), catch, thread_is_ours)
     try:
         with (
             captured_vision(model, family, needs, thread_is_ours) as vision,
@@ -93,13 +94,11 @@ def encode(model: Any, family: ModelFamily, inputs: Mapping[str, Any], needs: It
         ):
             model(**inputs)
     finally:
-        handle.remove()
+        remove()
     return _prompt(model, family, inputs, caught, vision, watch.milliseconds)
 
 
-def _only_this_thread() -> Any:
-    from threading import get_ident
-
+def _only_this_thread() -> Active:
     mine = get_ident()
     return lambda: get_ident() == mine
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from ..models.base import ModelFamily
 from ..types import Need
 from .attention import mean_attention_rows
 from .tap import can_tap, tapped
+from .watching import Active, before_forward
 
 VisionBlock = Literal["feature", "last"]
 
@@ -47,13 +48,13 @@ class _Pictures:
 class VisionCapture:
     """Holds the vision signals of each thread's last vision run until the prompt arrives at the language model."""
 
-    def __init__(self, active: Callable[[], bool], has_cls: bool) -> None:
-        self._active, self._has_cls = active, has_cls
+    def __init__(self, has_cls: bool) -> None:
+        self._has_cls = has_cls
         self._local = threading.local()
 
-    def see_projector(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def see_projector(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the projector: the features of all pictures of the prompt, in one call."""
-        if self._active() and not getattr(self._local, "projecting", False):
+        if not getattr(self._local, "projecting", False):
             pending = self._local.__dict__.setdefault("pending", {})
             self._local.pictures = _Pictures(
                 args[0] if args else next(iter(kwargs.values())),
@@ -63,8 +64,6 @@ class VisionCapture:
 
     def see_attention(self, block: VisionBlock, kinds: set[str], query: Tensor, key: Tensor, scaling: float) -> None:
         """Keep the [CLS] row and the mean key of one vision block. Shape: ``(P, H, 1 + N, d)`` each."""
-        if not self._active():
-            return
         first = 1 if self._has_cls else 0
         pending = self._local.__dict__.setdefault("pending", {})
         if "cls_attention" in kinds:
@@ -124,41 +123,36 @@ def _row(pictures: _Pictures, part: slice, ids: Tensor) -> VisionSignals:
 
 
 @contextmanager
-def captured_vision(
-    model: Any, family: ModelFamily, needs: Iterable[Need], active: Callable[[], bool]
-) -> Iterator[VisionCapture]:
+def captured_vision(model: Any, family: ModelFamily, needs: Iterable[Need], active: Active) -> Iterator[VisionCapture]:
     """Watch the vision tower while the block runs; ``active`` says whether the current thread's run is ours."""
     kinds: dict[VisionBlock, set[str]] = {}
     for need in needs:
         if need.kind in ("cls_attention", "encoder_keys"):
             kinds.setdefault("last" if need.block == "last" else "feature", set()).add(need.kind)
-    capture = VisionCapture(active, family.has_cls(model))
+    capture = VisionCapture(family.has_cls(model))
     with ExitStack() as stack:
-        handle = family.projector(model).register_forward_pre_hook(capture.see_projector, with_kwargs=True)
-        stack.callback(handle.remove)
+        stack.callback(before_forward(family.projector(model), capture.see_projector, active))
         for block, wanted in kinds.items():
-            _watch(stack, capture, family.vision_attention(model, block), block, wanted)
+            _watch(stack, capture, family.vision_attention(model, block), block, wanted, active)
         yield capture
 
 
-def _watch(stack: ExitStack, capture: VisionCapture, attention: Any, block: VisionBlock, kinds: set[str]) -> None:
+def _watch(
+    stack: ExitStack, capture: VisionCapture, attention: Any, block: VisionBlock, kinds: set[str], active: Active
+) -> None:
+    def tap(query: Tensor, key: Tensor, _mask: Tensor | None, scaling: float) -> None:
+        if active():
+            capture.see_attention(block, kinds, query, key, scaling)
+
+    def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        split = (-1, attention.head_dim)
+        query = attention.q_proj(hidden[:, :1]).unflatten(-1, split).transpose(1, 2)
+        key = attention.k_proj(hidden).unflatten(-1, split).transpose(1, 2)
+        capture.see_attention(block, kinds, query, key, attention.scale)
+
     implementation = attention.config._attn_implementation
     if can_tap(implementation):
-        stack.enter_context(
-            tapped(
-                attention,
-                implementation,
-                lambda q, k, _mask, scaling: capture.see_attention(block, kinds, q, k, scaling),
-            )
-        )
-        return
-
-    def recompute(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        split = (-1, module.head_dim)
-        query = module.q_proj(hidden[:, :1]).unflatten(-1, split).transpose(1, 2)
-        key = module.k_proj(hidden).unflatten(-1, split).transpose(1, 2)
-        capture.see_attention(block, kinds, query, key, module.scale)
-
-    handle = attention.register_forward_pre_hook(recompute, with_kwargs=True)
-    stack.callback(handle.remove)
+        stack.enter_context(tapped(attention, implementation, tap))
+    else:
+        stack.callback(before_forward(attention, recompute, active))
