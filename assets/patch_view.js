@@ -164,6 +164,7 @@ function tellStory(payload) {
 
 function show(payload) {
   part("root").hidden = !payload || !payload.lanes;
+  part("empty").hidden = !part("root").hidden;
   if (part("root").hidden) return;
   const previous = state.payload;
   state.payload = payload;

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from tokviz.cases.examples import load_examples
 from tokviz.errors import BadInput
 from tokviz.pruners.base import Param
 from tokviz.types import Comparison
-from tokviz.ui import controls, pictures, running
+from tokviz.ui import controls, pictures, running, scratch
 from tokviz.ui.handlers import UNEXPECTED, Handlers
 from tokviz.ui.payload import UNPRUNED
 
@@ -170,6 +172,19 @@ def test_the_picture_inside_a_session_is_decoded_and_written_anew(tmp_path):
         pictures.display_file(whole.picture.model_copy(update={"base64": "not base64 !"}))
     escaping = pictures.display_file(whole.picture.model_copy(update={"sha256": "../../outside"}))
     assert "outside" not in escaping["path"] and Image.open(escaping["path"]).format == "PNG"
+
+
+def test_files_of_visitors_live_for_a_day():
+    kept = scratch.kept_file("kept.txt", lambda path: path.write_text("first"))
+    assert scratch.kept_file("kept.txt", lambda path: path.write_text("second")).read_text() == "first"
+    folder = scratch.new_folder("session-")
+    (folder / "file").write_text("x")
+    old = time.time() - scratch.LIFETIME_S - 10
+    os.utime(folder, (old, old))
+    os.utime(kept, (old, old))
+    young = scratch.kept_file("young.txt", lambda path: path.write_text("y"))
+    scratch.scratch()
+    assert young.is_file() and not kept.exists() and not folder.exists()
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "svg", "empty", "one pixel"])

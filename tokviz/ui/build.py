@@ -60,8 +60,6 @@ def build_page(
             with gr.Column(elem_id="tokviz-main", min_width=280):
                 chooser = _example_chooser(examples)
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
-                if not examples:
-                    gr.Markdown("Choose a picture, ask a question and press Compare.", elem_id="tokviz-empty")
                 first = examples[0].comparison if examples else None
                 tabs = _tabs(pruners, first)
         comparison = gr.State(first, time_to_live=7200)

@@ -95,8 +95,6 @@ def build_form(
             start.get("question", ""), label="Question", lines=2, max_lines=4, placeholder="what color is the star?",
             elem_id="tokviz-question",
         )  # fmt: skip
-    with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-methods"):
-        methods = _method_choices(pruners, start.get("methods", ()))
     with gr.Column(elem_classes="tokviz-card"):
         budget = gr.Slider(
             1, n_tokens, start.get("budget", 64), step=1, label="Budget, visual tokens", elem_id="tokviz-budget"
@@ -109,6 +107,8 @@ def build_form(
             text.BUDGET_MEANINGS, value=start.get("budget_as", "published"), label="Counted as", filterable=False
         )
         _show_share(budget, share)
+    with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-methods"):
+        methods = _method_choices(pruners, start.get("methods", ()))
     with gr.Accordion("Advanced", open=False, elem_classes="tokviz-card"):
         model = gr.Dropdown(list(models), value=models[0][1], label="Model", filterable=False, elem_id="tokviz-model")
         with gr.Row():

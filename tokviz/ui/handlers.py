@@ -8,11 +8,9 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from ..cases.examples import Example
 from ..errors import BadInput
@@ -24,6 +22,7 @@ from .patch_view import notice
 from .payload import Live, to_payload
 from .pictures import display_file, picture_bytes, request_file
 from .running import Loader, Runner, RunRequest, StopFlags, is_loaded
+from .scratch import new_folder
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +45,19 @@ class Handlers:
         self.pruners = tuple(pruners)
         self.examples = tuple(examples)
         self.flags = StopFlags()
-        self._payloads: dict[int, dict[str, Any]] = {}
 
     # --- showing -----------------------------------------------------------------------------------------------------
 
     def example_payload(self, index: int) -> dict[str, Any]:
-        """The patch view's value for an example; computed once."""
-        if index not in self._payloads:
-            example = self.examples[index]
-            self._payloads[index] = to_payload(
-                example.comparison,
-                title=example.title,
-                why=example.why,
-                origin=f"Example · stored result of {example.comparison.model.name}, not computed just now",
-                picture=display_file(example.comparison.picture),
-            )
-        return self._payloads[index]
+        """The patch view's value for an example."""
+        example = self.examples[index]
+        return to_payload(
+            example.comparison,
+            title=example.title,
+            why=example.why,
+            origin=f"Example · stored result of {example.comparison.model.name}, not computed just now",
+            picture=display_file(example.comparison.picture),
+        )
 
     def show_example(self, form: RequestForm, index: int) -> list[Any]:
         """Outputs: view, notice, table, comparison, session button, example index, then the form's inputs."""
@@ -202,7 +198,7 @@ class Handlers:
             return [gr.skip(), notice("error", "There is nothing to draw yet: run a comparison or open an example.")]
         from ..render.figure import save_figure
 
-        folder = Path(mkdtemp(prefix="tokviz-figure-", dir=get_upload_folder()))
+        folder = new_folder("figure-")
         try:
             files = [str(save_figure(comparison, folder / f"tokviz.{kind}", view=view)) for kind in FIGURE_FORMATS]
         except BadInput as error:
@@ -216,12 +212,9 @@ def table_value(comparison: Comparison) -> dict[str, Any]:
 
 
 def session_file(comparison: Comparison) -> str:
-    """Write the session for download; the same comparison gets the same file."""
-    body = comparison.to_json()
-    folder = Path(get_upload_folder()) / "tokviz-sessions" / hashlib.sha256(body.encode()).hexdigest()[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / SESSION_FILE
-    path.write_text(body, encoding="utf-8")
+    """Write the session for download."""
+    path = new_folder("session-") / SESSION_FILE
+    path.write_text(comparison.to_json(), encoding="utf-8")
     return str(path)
 
 

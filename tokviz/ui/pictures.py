@@ -10,10 +10,10 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData, ImageData
-from gradio.utils import get_upload_folder
 
 from ..errors import BadInput
 from ..types import PictureRecord
+from .scratch import kept_file
 
 _DISPLAY_SIDE = 1200
 
@@ -44,7 +44,7 @@ def picture_bytes(record: PictureRecord) -> bytes:
 
 
 def display_file(record: PictureRecord) -> dict[str, Any]:
-    """A PNG of at most 1,200 px per side as gradio FileData; made once per picture.
+    """A PNG of at most 1,200 px per side as gradio FileData.
 
     Always re-encoded: a session file comes from a stranger and may hold anything under the name of a picture. Raises
     BadInput when it is no picture.
@@ -52,11 +52,13 @@ def display_file(record: PictureRecord) -> dict[str, Any]:
     from ..images import read_image
 
     data = picture_bytes(record)
-    path = _folder() / f"{hashlib.sha256(data).hexdigest()}.png"
-    if not path.is_file():
+
+    def write(path: Path) -> None:
         shown = read_image(data).image
         shown.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE))
-        _write(path, lambda part: shown.save(part, format="PNG"))
+        shown.save(path, format="PNG")
+
+    path = kept_file(f"{hashlib.sha256(data).hexdigest()}-shown.png", write)
     return FileData(path=str(path), mime_type="image/png").model_dump()
 
 
@@ -64,20 +66,4 @@ def request_file(record: PictureRecord) -> str:
     """Path of the session's picture as it was given to the model, for the picture field."""
     data = picture_bytes(record)
     suffix = {"image/png": ".png", "image/jpeg": ".jpg"}[record.mime]
-    path = _folder() / f"{hashlib.sha256(data).hexdigest()}-original{suffix}"
-    if not path.is_file():
-        _write(path, lambda part: part.write_bytes(data))
-    return str(path)
-
-
-def _folder() -> Path:
-    folder = Path(get_upload_folder()) / "tokviz-pictures"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _write(path: Path, save: Any) -> None:
-    """Write beside and rename, so that two visitors at once never read half a file."""
-    part = path.with_name(f"{path.name}.{hashlib.sha256(str(id(save)).encode()).hexdigest()[:8]}.part")
-    save(part)
-    part.replace(path)
+    return str(kept_file(hashlib.sha256(data).hexdigest() + suffix, lambda path: path.write_bytes(data)))
