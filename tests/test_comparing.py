@@ -157,6 +157,13 @@ def test_leaving_early_frees_the_model(vlm, scene_image):
     assert not [t for t in threading.enumerate() if t.name == "tokviz-compare"]
 
 
+def test_a_tower_without_cls_refuses_only_the_methods_that_need_it(vlm, scene_image, monkeypatch):
+    monkeypatch.setattr(type(vlm.family), "has_cls", lambda self, model: False)
+    result = tokviz.compare(vlm, scene_image, QUESTION, ["fastervlm", "todre", "divprune"], budget=16)
+    assert "[CLS]" in result.run("fastervlm").error
+    assert result.run("todre").error is None and result.run("divprune").error is None
+
+
 def test_two_threads_on_one_model_do_not_mix(vlm, scene_image):
     expected = {
         budget: tokviz.compare(vlm, scene_image, QUESTION, ["apet", "fastv"], budget=budget) for budget in (8, 48)

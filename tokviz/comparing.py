@@ -153,7 +153,9 @@ class _Job:
     @torch.inference_mode()
     def run(self, emit: Callable[[Event], None]) -> None:
         """Run every lane in order. Everything that touches the model happens in the calling thread."""
-        needs = {need for pruner in self.pruners for need in pruner.needs}
+        # Without a [CLS] token the methods that live on it refuse in their own lane, not the whole request here.
+        has_cls = self.vlm.family.has_cls(self.vlm.model)
+        needs = {n for pruner in self.pruners for n in pruner.needs if has_cls or n.kind != "cls_attention"}
         repeats = self.settings.repeats
         if not self.vlm.warm:
             self._encode(needs)
