@@ -25,8 +25,8 @@ from training.architecture import GRID, build_model, pixel_values, vision_config
 from training.loop import Clock, Log, Optimizers, launch, rate, save_atomically, share_number, split_matrices
 from training.prompts import (
     EARLY_SHARES,
-    FAMILY_SHARES,
     PREFIX,
+    QUESTION_SHARES,
     Packed,
     choose_visible,
     key_patches,
@@ -48,6 +48,7 @@ LATE = 0.75
 """Share of the training after which most batches see many patches."""
 REPLAY = 400
 """Scenes that wait for their next use before any is used again."""
+PLACE_WEIGHT = 0.1
 EARLY = 0.12
 """Share of the training during which attribute and list questions prevail."""
 
@@ -85,6 +86,7 @@ class LanguageTask(nn.Module):
         model = build_model(SEED)
         self.projector, self.decoder = model.model.multi_modal_projector, model.model.language_model
         self.head = model.lm_head
+        self.place_head = nn.Linear(model.lm_head.in_features, 2 * GRID)
         # Small word embeddings would drown in what the first attention adds to them.
         nn.init.normal_(self.decoder.embed_tokens.weight, std=0.2)
         for layer in (self.projector.linear_1, self.projector.linear_2):
@@ -92,19 +94,19 @@ class LanguageTask(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def forward(self, features: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states of the text.
+    def forward(self, features: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states of the text, and row and column logits of the projected patches.
 
         Shape:
             features: (B, V, D) raw tower features; tokens: (B, T) int64; positions: (B, 2 + V + T) int64;
-            mask: (B, 1, 2 + V + T, 2 + V + T) bool; returns (B, T, D).
+            mask: (B, 1, 2 + V + T, 2 + V + T) bool; returns (B, T, D), (B, V, 2 * GRID).
         """
         seen = self.projector((features - self.mean) / self.std)
         words = self.decoder.embed_tokens
         prefix = words(torch.tensor(prefix_tokens())).expand(len(features), -1, -1)
         whole = torch.cat([prefix, seen, words(tokens)], dim=1)
         out = self.decoder(inputs_embeds=whole, attention_mask=mask, position_ids=positions, use_cache=False)
-        return out.last_hidden_state[:, PREFIX + features.shape[1] :]
+        return out.last_hidden_state[:, PREFIX + features.shape[1] :], self.place_head(seen)
 
 
 def positions_and_mask(visible: np.ndarray, packed: Packed, closed: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -137,6 +139,17 @@ def answer_loss(head: nn.Module, hidden: Tensor, packed: Packed) -> Tensor:
     each = F.cross_entropy(head(hidden[where]), labels[where], reduction="none")
     weights = torch.from_numpy(packed.weights)[where]
     return (each * weights).sum() / weights.sum()
+
+
+def place_loss(places: Tensor, visible: np.ndarray) -> Tensor:
+    """The projector must say where each patch lies: without this it drops what spatial answers are made of.
+
+    Shape:
+        places: (B, V, 2 * GRID) row and column logits; visible: (B, V) int64.
+    """
+    rows, columns = places.flatten(0, 1).split(GRID, dim=-1)
+    patch = torch.from_numpy(visible).flatten()
+    return F.cross_entropy(rows, patch // GRID) + F.cross_entropy(columns, patch % GRID)
 
 
 class Source:
@@ -188,7 +201,7 @@ def validate(task: LanguageTask, batches: list[tuple[Tensor, Packed, list[str]]]
     for features, packed, families in batches:
         visible = np.broadcast_to(np.arange(GRID * GRID), (len(features), GRID * GRID))
         positions, mask = positions_and_mask(visible, packed, np.zeros(len(features), bool))
-        hidden = LanguageTask.forward(task, features, torch.from_numpy(packed.tokens), positions, mask)
+        hidden, _ = task(features, torch.from_numpy(packed.tokens), positions, mask)
         labels = torch.from_numpy(packed.labels)
         good = (task.head(hidden).argmax(-1) == labels) | (labels < 0)
         blocks = torch.from_numpy(packed.blocks)
@@ -212,14 +225,15 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
     """The training loop of one rank."""
     vision = torch.load(options.out / "vision.pt", weights_only=False)["task"]
     eyes = Eyes({k.removeprefix("tower."): v for k, v in vision.items() if k.startswith("tower.")})
-    task = LanguageTask(*statistics(eyes))
+    known = statistics(eyes)
+    task = LanguageTask(*known)
     matrices, rest = split_matrices(task, lambda name: "decoder.layers." in name)
     optimizers = Optimizers(matrices, rest, options.muon_lr, options.adam_lr, decay=0.01)
     path, log = options.out / "language.pt", Log(options.out / "language.jsonl", rank)
     step, before = 0, 0.0
     if path.exists():
         state = torch.load(path, weights_only=False)
-        task.load_state_dict(state["task"])
+        task.load_state_dict({**state["task"], "mean": known[0], "std": known[1]})  # the tower may have moved on
         optimizers.restore(state["optimizers"])
         step, before = state["step"], state["seconds"]
     run = torch.compile(task, dynamic=False) if options.compile else task
@@ -252,14 +266,14 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
 def _step_loss(task: LanguageTask, run: nn.Module, source: Source, count: int, progress: float) -> Tensor:
     """Loss of one batch of pictures with `count` visible patches."""
     examples, rng = source.next(), source.rng
-    shares = EARLY_SHARES if progress < EARLY else FAMILY_SHARES
-    list_share = 0.6 if progress < EARLY else 0.25
+    shares = EARLY_SHARES if progress < EARLY else QUESTION_SHARES
+    list_share = 0.6 if progress < EARLY else 0.1
     packed = pack([random_blocks(e.scene, rng, TEXT_LENGTH, shares, list_share) for e in examples], TEXT_LENGTH)
     visible = np.stack([choose_visible(e.key, count, rng) for e in examples])
     features = torch.stack([e.features[torch.from_numpy(v)] for e, v in zip(examples, visible, strict=True)]).float()
     positions, mask = positions_and_mask(visible, packed, rng.random(len(examples)) < 0.5)
-    hidden = run(features, torch.from_numpy(packed.tokens), positions, mask)
-    return answer_loss(task.head, hidden, packed)
+    hidden, places = run(features, torch.from_numpy(packed.tokens), positions, mask)
+    return answer_loss(task.head, hidden, packed) + PLACE_WEIGHT * place_loss(places, visible)
 
 
 def _save(path: Path, task: LanguageTask, optimizers: Optimizers, step: int, clock: Clock) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokviz.scenes import QuestionMaker, Scene
+from tokviz.scenes import FAMILIES, QuestionMaker, Scene
 from training.architecture import BOS, EOS, GRID, PAD, vocabulary
 from training.labels import center_patches, patch_owners
 
 WORDS = vocabulary()
 PREFIX = 2
 """Tokens before the picture: beginning of sequence, "user"."""
-FAMILY_SHARES = {"existence": 0.2, "attribute": 0.2, "counting": 0.22, "spatial": 0.28, "reading": 0.1}
-EARLY_SHARES = {"existence": 0.15, "attribute": 0.55, "counting": 0.1, "spatial": 0.1, "reading": 0.1}
+QUESTION_SHARES = {
+    "existence": 0.1, "attribute": 0.1, "counting": 0.26, "place": 0.34, "relation": 0.14, "reading": 0.06,
+}  # fmt: skip
+"""What is asked how often; place and relation are the two kinds of spatial questions, and are learnt last."""
+EARLY_SHARES = {
+    "existence": 0.15, "attribute": 0.5, "counting": 0.1, "place": 0.15, "relation": 0.02, "reading": 0.08,
+}  # fmt: skip
 LIST_LIMIT = 10
 _KEY_COVER = 0.25
 
@@ -77,9 +83,14 @@ def random_blocks(
     if not scene.objects:
         return blocks
     maker = QuestionMaker(rng, scene.objects, scene.signs, scene.square)
-    families, seen = list(shares), set()
-    for pick in rng.choice(len(families), 60, p=list(shares.values())):
-        question = maker.make(families[pick])
+    makers = {
+        **{family: partial(maker.make, family) for family in FAMILIES},
+        "place": maker.place,
+        "relation": maker.relation,
+    }
+    kinds, seen = list(shares), set()
+    for pick in rng.choice(len(kinds), 60, p=list(shares.values())):
+        question = makers[kinds[pick]]()
         if question is None or question.text in seen:
             continue
         seen.add(question.text)

@@ -26,6 +26,7 @@ from training.loop import Clock, Log, Optimizers, launch, rate, save_atomically,
 DENSE_SHARE = 0.75
 TEXT_WEIGHT = 2.0
 """Reading is learnt last by far."""
+PLACE_WEIGHT = 0.5
 SEED = 1
 
 
@@ -38,19 +39,21 @@ class VisionTask(nn.Module):
         self.tower = CLIPVisionModel(config)
         self.norm = nn.LayerNorm(config.hidden_size)
         self.patch_head = nn.Linear(config.hidden_size, sum(HEADS.values()))
+        self.place_head = nn.Linear(config.hidden_size, 2 * GRID)
         self.presence_head = nn.Linear(config.hidden_size, PAIRS)
         _sine_positions(self.tower, GRID)
 
     def forward(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Logits per patch and head, and presence logits.
+        """Logits per patch and head (HEADS, "row", "column"), and presence logits.
 
         Shape:
             pixels: (B, 3, 192, 192); returns {head: (B, N, classes)}, (B, PAIRS).
         """
         out = self.tower(pixels, output_hidden_states=True)
-        logits = self.patch_head(self.norm(out.hidden_states[-2][:, 1:]))
-        parts = logits.split(list(HEADS.values()), dim=-1)
-        return dict(zip(HEADS, parts, strict=True)), self.presence_head(out.pooler_output)
+        patches = self.norm(out.hidden_states[-2][:, 1:])
+        parts = dict(zip(HEADS, self.patch_head(patches).split(list(HEADS.values()), dim=-1), strict=True))
+        parts["row"], parts["column"] = self.place_head(patches).split(GRID, dim=-1)
+        return parts, self.presence_head(out.pooler_output)
 
 
 def _sine_positions(tower: CLIPVisionModel, grid: int) -> None:
@@ -95,6 +98,10 @@ def losses(logits: dict[str, Tensor], found: Tensor, labels: Tensor, present: Te
         )
         result[head] = (each * weight).sum() / weight.sum()
     result["text"] = result["text"] * TEXT_WEIGHT
+    # Without this the features keep too little of where they are for "left of" and "where" to be learnt from them.
+    places = torch.arange(GRID * GRID).expand(labels.shape[:2])
+    for name, target in (("row", places // GRID), ("column", places % GRID)):
+        result[name] = PLACE_WEIGHT * F.cross_entropy(logits[name].flatten(0, 1), target.flatten())
     result["presence"] = F.binary_cross_entropy_with_logits(found, present) * 3
     return result
 
@@ -103,7 +110,7 @@ def losses(logits: dict[str, Tensor], found: Tensor, labels: Tensor, present: Te
 def validate(task: VisionTask, scenes: int) -> dict[str, float]:
     """Accuracy per head on validation seeds (ordinary scenes): objects' patches, signs' patches, all for `center`."""
     task.eval()
-    right: dict[str, float] = dict.fromkeys([*HEADS, "presence"], 0.0)
+    right: dict[str, float] = dict.fromkeys([*HEADS, "row", "column", "presence"], 0.0)
     total = dict.fromkeys(right, 0.0)
     for start in range(0, scenes, 25):
         seeds = [VALIDATION_SEEDS[start + i] for i in range(25)]
@@ -115,6 +122,10 @@ def validate(task: VisionTask, scenes: int) -> dict[str, float]:
             where = is_sign if head == "text" else is_object
             right[head] += float(((logits[head].argmax(-1) == labels[..., i]) & where).sum())
             total[head] += float(where.sum())
+        places = torch.arange(GRID * GRID)
+        for name, target in (("row", places // GRID), ("column", places % GRID)):
+            right[name] += float(((logits[name].argmax(-1) == target) & is_object).sum())
+            total[name] += float(is_object.sum())
         right["presence"] += float(((found > 0) == (present > 0)).float().mean()) * len(seeds)
         total["presence"] += len(seeds)
     task.train()
@@ -139,12 +150,14 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
     optimizers = Optimizers(matrices, rest, options.muon_lr, options.adam_lr, decay=0.01)
     path, log = options.out / "vision.pt", Log(options.out / "vision.jsonl", rank)
     step, before = _resume(path, task, optimizers)
+    if options.start and not path.exists():
+        task.load_state_dict(torch.load(options.start, weights_only=False)["task"], strict=False)
     clock, budget = Clock(before), options.minutes * 60
     sums: dict[str, float] = {}
     logged = 0
     saved = clock.seconds()
     while (seconds := share_number(clock.seconds())) < budget:
-        first = TRAINING_SEEDS.start + (step * ranks + rank) * options.batch
+        first = options.first_seed + (step * ranks + rank) * options.batch
         seeds = list(range(first, first + options.batch))
         dense = [bool(flag) for flag in np.random.default_rng(first).random(options.batch) < DENSE_SHARE]
         pixels, labels, present = batch_of(seeds, dense)
@@ -183,6 +196,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--batch", type=int, default=12, help="pictures per rank and step")
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--start", type=Path, default=None, help="begin with the weights of this vision.pt")
+    parser.add_argument("--first-seed", type=int, default=TRAINING_SEEDS.start, help="where its training scenes begin")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--muon-lr", type=float, default=2e-3)
     parser.add_argument("--adam-lr", type=float, default=1e-3)

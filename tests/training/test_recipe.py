@@ -15,10 +15,10 @@ from training.architecture import GRID, UNKNOWN, build_processor, build_tokenize
 from training.evaluate import ask, evidence_cover
 from training.export import assemble
 from training.labels import SIGN, center_patches, patch_labels, presence
-from training.language import Eyes, LanguageTask, answer_loss, look, positions_and_mask, statistics
+from training.language import Eyes, LanguageTask, answer_loss, look, place_loss, positions_and_mask, statistics
 from training.loop import Optimizers, split_matrices
 from training.muon import orthogonalize
-from training.prompts import FAMILY_SHARES, choose_visible, encode, pack, question_block, random_blocks
+from training.prompts import QUESTION_SHARES, choose_visible, encode, pack, question_block, random_blocks
 from training.vision import VisionTask, batch_of, losses
 
 PATCHES = GRID * GRID
@@ -106,7 +106,7 @@ def test_vision_loss_falls(vision: VisionTask) -> None:
 def test_language_loss_falls(eyes: Eyes) -> None:
     task, rng = LanguageTask(*statistics(eyes)), np.random.default_rng(0)
     examples = look(eyes, [TRAINING_SEEDS[i] for i in range(4)])
-    packed = pack([random_blocks(e.scene, rng, 60, FAMILY_SHARES, 0.5) for e in examples], 60)
+    packed = pack([random_blocks(e.scene, rng, 60, QUESTION_SHARES, 0.5) for e in examples], 60)
     visible = np.stack([choose_visible(e.key, 40, rng) for e in examples])
     features = torch.stack([e.features[torch.from_numpy(v)] for e, v in zip(examples, visible, strict=True)]).float()
     positions, mask = positions_and_mask(visible, packed, np.array([True, False, True, False]))
@@ -114,7 +114,8 @@ def test_language_loss_falls(eyes: Eyes) -> None:
     optimizers = Optimizers(matrices, rest, 2e-3, 2e-3, decay=0.0)
     seen = []
     for _ in range(12):
-        loss = answer_loss(task.head, task(features, torch.from_numpy(packed.tokens), positions, mask), packed)
+        hidden, places = task(features, torch.from_numpy(packed.tokens), positions, mask)
+        loss = answer_loss(task.head, hidden, packed) + 0.1 * place_loss(places, visible)
         loss.backward()
         optimizers.step(1.0)
         seen.append(float(loss.detach()))
@@ -130,7 +131,7 @@ def test_many_questions_in_one_sequence_equal_single_prompts(eyes: Eyes, languag
     packed = pack([[question_block(q.text, q.answer, q.family) for q in scene.questions]], 80)
     positions, mask = positions_and_mask(np.arange(PATCHES)[None], packed, np.array([False]))
     tokens = torch.from_numpy(packed.tokens)
-    logits = language.head(language(example.features[None].float(), tokens, positions, mask))[0]
+    logits = language.head(language(example.features[None].float(), tokens, positions, mask)[0])[0]
     for number, question in enumerate(scene.questions):
         text = f"USER: <image>\n{question.text} ASSISTANT:"
         inputs = processor(images=Image.fromarray(scene.image), text=text, return_tensors="pt")

@@ -67,6 +67,7 @@ def background(rng: np.random.Generator, width: int, height: int) -> Picture:
     base = np.clip(grey + rng.normal(0, 9, 3), 90, 245)
     other = np.clip(base + rng.choice([-1, 1]) * rng.uniform(12, 38) + rng.normal(0, 5, 3), 80, 250)
     unit = min(width, height) / CANVAS
+    weight: cv2.typing.MatLike
     if kind == "plain":
         weight = np.zeros((height, width), np.float32)
     elif kind == "gradient":
@@ -126,11 +127,11 @@ def _distractors(rng: np.random.Generator, picture: Picture) -> None:
 
 
 def _fill(
-    picture: NDArray[np.generic], points: NDArray[np.float64], value: float | tuple[int, int, int], line: int
+    picture: Picture | NDArray[np.int16], points: NDArray[np.float64], value: float | tuple[int, int, int], line: int
 ) -> None:
     fixed = np.round(points * (1 << _SHIFT)).astype(np.int32)
     scalar = value if isinstance(value, tuple) else (value,)
-    cv2.fillPoly(picture, [fixed], scalar, line, _SHIFT)  # type: ignore[call-overload]
+    cv2.fillPoly(picture, [fixed], scalar, line, _SHIFT)
 
 
 def _draw_object(

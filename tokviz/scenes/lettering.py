@@ -67,4 +67,4 @@ def text_mask(text: str, font: int, pixels: int, width: int, height: int) -> NDA
     ImageDraw.Draw(page).text(
         (width / 2 - (x0 + x1) / 2, height / 2 - (y0 + y1) / 2), text.upper(), fill=255, font=face
     )
-    return np.asarray(page, dtype=np.float32) / 255
+    return np.asarray(page, dtype=np.float32) / np.float32(255)
