@@ -97,6 +97,7 @@ def test_a_budget_of_everything_changes_nothing(vlm, scene_image, comparison):
 
 
 def test_the_vision_tower_runs_once_for_all_lanes(vlm, scene_image):
+    tokviz.compare(vlm, scene_image, QUESTION, [], budget=16)  # the model is warm from here on
     calls = []
     handle = vlm.model.base_model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     try:
