@@ -48,7 +48,7 @@ const VERDICT_SIGNS = { good: "✓", bad: "✗", same: "=", different: "≠" };
 function fillLane(lane, data, payload) {
   lane.data = data;
   lane.indices = data.stages.map((stage) => indexStage(stage, payload.grid.row.length));
-  if (lane.stageAt >= data.stages.length || lane.stageAt < 0) lane.stageAt = lastWithPatches(data.stages);
+  if (lane.stageAt >= data.stages.length || lane.stageAt < 0) lane.stageAt = tellingStage(data.stages);
   const stage = data.stages[lane.stageAt];
   if (!stage || lane.mapAt >= stage.maps.length) lane.mapAt = 0;
   lane.root.dataset.status = data.status;
@@ -70,9 +70,11 @@ function fillLane(lane, data, payload) {
   lane.remarks.replaceChildren(...remarks);
 }
 
-// A last stage that withdraws every visual token is shown only on request: the selection before it says more.
-function lastWithPatches(stages) {
-  for (let i = stages.length - 1; i >= 0; i--) if (stages[i].kept.length) return i;
+// The last stage that selected: not one that only looked, nor one that withdrew every visual token.
+function tellingStage(stages) {
+  for (let i = stages.length - 1; i >= 0; i--) {
+    if (stages[i].kept.length && stages[i].kept.length < stages[i].n_in) return i;
+  }
   return stages.length - 1;
 }
 

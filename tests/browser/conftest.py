@@ -52,17 +52,23 @@ def examples(example_folder):
 
 @pytest.fixture(scope="session")
 def paced():
-    return PacedRunner(pause_s=0.15)
+    return PacedRunner()
 
 
 @pytest.fixture(scope="session")
-def site(examples, paced, tmp_path_factory):
+def loads():
+    """Names of the models that the page asked to load."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def site(examples, paced, loads, tmp_path_factory):
     """The page with synthetic examples and the paced runner."""
     from tokviz.ui.build import build_page
 
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     os.environ.setdefault("TOKVIZ_MODEL", EMBEDDED_MODEL)
-    page = _serve(build_page(paced, load=lambda name: None, examples=examples))
+    page = _serve(build_page(paced, load=loads.append, examples=examples))
     yield page.local_url
     page.close()
 

@@ -44,10 +44,9 @@ def first_screen(opened):
     return opened
 
 
-def test_first_screen_shows_a_stored_case_and_loads_no_model(first_screen):
-    from tokviz.ui import running
-
-    page = first_screen
+def test_first_screen_shows_a_stored_case_and_loads_no_model(site, open_page, loads):
+    before = list(loads)
+    page = open_page(site)
     assert page.locator(".tv-lane").count() == 4
     assert page.locator(".tv-title").inner_text() == "The triangle that attention overlooks"
     assert "stored result" in page.locator(".tv-origin").inner_text()
@@ -57,7 +56,7 @@ def test_first_screen_shows_a_stored_case_and_loads_no_model(first_screen):
     numbers = page.locator(".tv-numbers").nth(1).inner_text()
     for expected in ("64", "11.1%", "29.2 ms", "1.8×", "median of 5", "KB"):
         assert expected in numbers
-    assert running._shelf == {}
+    assert loads == before
 
 
 def test_hover_shows_the_same_patch_in_every_lane_and_click_pins_it(first_screen):

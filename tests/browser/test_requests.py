@@ -20,16 +20,31 @@ def upload(page, path):
     page.locator("#tokviz-picture input[type=file]").set_input_files(str(path))
 
 
-def test_lanes_stream_and_the_example_keeps_its_truth(site, open_page, paced):
+IN_THE_MIDDLE = """[...document.querySelectorAll('.tv-lane')].map(l => l.dataset.status).join()
+  === 'done,running,waiting,waiting'"""
+ALL_DONE = """document.querySelectorAll('.tv-lane[data-status="done"]').length === 4
+  && document.querySelector('.tokviz-notice').textContent === ''"""
+
+
+@pytest.fixture
+def held(paced):
+    """The paced runner, waiting inside the second lane until released."""
+    paced.hold(1)
+    yield paced
+    paced.release()
+
+
+def test_lanes_stream_and_the_example_keeps_its_truth(site, open_page, held):
     page = open_page(site)
     page.locator("#tokviz-compare").click()
-    page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=\"waiting\"]').length >= 1"
-                           " && document.querySelector('.tv-lane[data-status=\"running\"]')")  # fmt: skip
-    page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=\"done\"]').length === 4")
-    page.wait_for_function("document.querySelector('.tokviz-notice').textContent === ''")
+    page.wait_for_function(IN_THE_MIDDLE)
+    assert page.locator(".tv-answer").all_inner_texts() == ["cyan", "b", "waiting", "waiting"]
+    assert "lane 2 of 4" in notice(page).inner_text()
+    held.release()
+    page.wait_for_function(ALL_DONE)
     assert page.locator(".tv-verdict").nth(1).inner_text() == "✗ flipped by pruning"
     assert page.locator(".tv-origin").is_visible() is False
-    asked = paced.requests[-1]
+    asked = held.requests[-1]
     assert asked.expected == "cyan" and len(asked.evidence) == 1
     assert set(asked.methods) == {"fastervlm", "apet", "todre"}
     assert asked.params["apet"]["basis_tokens"] == 10
@@ -39,21 +54,21 @@ def test_another_question_has_no_known_answer(site, open_page, paced):
     page = open_page(site)
     page.locator("#tokviz-question textarea").fill("how many circles are there ?")
     page.locator("#tokviz-compare").click()
-    page.wait_for_selector('.tv-lane[data-status="running"]')
+    page.wait_for_function("document.querySelector('.tv-asked').textContent.startsWith('how many')")
+    page.wait_for_function(ALL_DONE)
     assert paced.requests[-1].expected is None and paced.requests[-1].evidence == ()
 
 
-def test_stop_keeps_what_is_finished(site, open_page):
+def test_stop_keeps_what_is_finished(site, open_page, held):
     page = open_page(site)
     page.locator("#tokviz-compare").click()
-    page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=\"done\"]').length >= 1"
-                           " && document.querySelector('.tv-lane[data-status=\"running\"]')")  # fmt: skip
+    page.wait_for_function(IN_THE_MIDDLE)
     page.locator("#tokviz-stop").click()
     page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Stopped')")
-    assert page.locator('.tv-lane[data-status="running"], .tv-lane[data-status="waiting"]').count() == 0
-    assert 1 <= page.locator('.tv-lane[data-status="done"]').count() < 4
+    assert [lane.get_attribute("data-status") for lane in page.locator(".tv-lane").all()] == ["done"]
+    held.release()
     page.locator("#tokviz-compare").click()
-    page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=\"done\"]').length === 4")
+    page.wait_for_function(ALL_DONE)
 
 
 def test_bad_input_gets_a_sentence_and_the_page_goes_on(site, open_page, tmp_path):

@@ -20,11 +20,21 @@ class Event:
 
 
 class PacedRunner:
-    """Call it like ``run_request``. ``requests`` keeps what was asked; ``pause_s`` is the time between two events."""
+    """Call it like ``run_request``. ``requests`` keeps what was asked.
 
-    def __init__(self, pause_s: float = 0.0):
-        self.pause_s = pause_s
+    ``hold(lane)`` makes the next runs wait inside that lane, after its first letter, until ``release()`` or Stop: a
+    test sees the page in the middle of a run without a race.
+    """
+
+    def __init__(self) -> None:
         self.requests: list[Any] = []
+        self._held_lane: int | None = None
+
+    def hold(self, lane: int) -> None:
+        self._held_lane = lane
+
+    def release(self) -> None:
+        self._held_lane = None
 
     def __call__(self, request: Any, stop: Any):
         self.requests.append(request)
@@ -34,7 +44,8 @@ class PacedRunner:
         for lane, run in enumerate(whole.runs):
             yield Event("lane", lane, "", partial)
             for end in range(1, len(run.answer) + 1):
-                time.sleep(self.pause_s)
+                while lane == self._held_lane and end > 1 and not stop.is_set():
+                    time.sleep(0.02)
                 if stop.is_set():
                     yield Event("done", lane - 1, "", partial)
                     return

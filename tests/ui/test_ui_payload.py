@@ -165,7 +165,8 @@ def test_sizes(n_bytes, shown):
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(0, "0 FLOP"), (950, "9.5e+02 FLOP"), (1.97e9, "2 GFLOP"), (3.58e12, "3.6 TFLOP")]
+    ("count", "shown"),
+    [(0, "0 FLOP"), (950, "950 FLOP"), (3.1e8, "310 MFLOP"), (1.97e9, "2 GFLOP"), (3.58e12, "3.6 TFLOP")],
 )
 def test_flops(count, shown):
     assert text.flops(count) == shown

@@ -65,7 +65,9 @@ def flops(count: float) -> str:
     if count <= 0 or not math.isfinite(count):
         return "0 FLOP"
     power = min(int(math.log10(count)) // 3, 5)
-    return f"{count / 1000**power:.2g} {' kMGTP'[power].strip()}FLOP"
+    scaled = count / 1000**power
+    digits = f"{scaled:.0f}" if scaled >= 10 else f"{scaled:.2g}"
+    return f"{digits} {' kMGTP'[power].strip()}FLOP"
 
 
 def share(part: float, whole: float) -> str:
