@@ -135,7 +135,7 @@ def picture_record(image: Image.Image, name: str = "") -> PictureRecord:
     buffer = io.BytesIO()
     lossless = max(stored.size) <= _LOSSLESS_UP_TO
     if lossless:
-        stored.save(buffer, "PNG", optimize=True)
+        stored.save(buffer, "PNG")
     else:
         stored.save(buffer, "JPEG", quality=92)
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..comparing import compare
+from ..images import read_image
 from ..measures import evidence_recall, verdict
 from ..models.loading import VisionLanguageModel
 from ..scenes import DEFAULT_SIZE, generate_scene
@@ -66,12 +67,12 @@ def find_flips(
     """
     for scene_seed in seeds:
         scene = generate_scene(scene_seed, size=size)
-        image = Image.fromarray(scene.image)
+        picture = read_image(Image.fromarray(scene.image))
         for question in scene.questions:
             if not question.evidence:
                 continue
             comparison = compare(
-                vlm, image, question.text, methods, budget, seed=seed, expected=question.answer,
+                vlm, picture, question.text, methods, budget, seed=seed, expected=question.answer,
                 evidence=question.evidence, max_new_tokens=8,
             )  # fmt: skip
             found = separate(comparison, scene_seed, question.family)
