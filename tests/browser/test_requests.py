@@ -5,6 +5,7 @@ import re
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
@@ -126,7 +127,9 @@ def test_the_real_model_answers_in_every_lane(live_site, open_page, tmp_path):
     )
     faster = page.locator(".tv-lane").filter(has=page.get_by_role("heading", name="FasterVLM"))
     assert faster.locator(".tv-numbers").inner_text().split("\n")[1] == "64"
-    assert re.fullmatch(r"64 of \d+ patches kept", faster.locator(".tv-where").inner_text())
+    total = re.fullmatch(r"64 of (\d+) patches kept", faster.locator(".tv-where").inner_text())[1]
+    share = page.get_by_label("Budget as a share")
+    expect(share).to_have_value(f"{6400 / int(total):.1f}% of {total} visual tokens")
     assert page.locator(".tv-unseen").first.is_visible()
     assert "single shot" in page.locator(".tv-numbers").nth(1).inner_text()
     assert page.locator('.tv-lane[data-status="error"]').count() == 0

@@ -44,6 +44,8 @@ class PacedRunner:
         for lane, run in enumerate(whole.runs):
             yield Event("lane", lane, "", partial)
             for end in range(1, len(run.answer) + 1):
+                if lane == self._held_lane:
+                    time.sleep(0.15)  # longer than the page's throttle of streamed text
                 while lane == self._held_lane and end > 1 and not stop.is_set():
                     time.sleep(0.02)
                 if stop.is_set():

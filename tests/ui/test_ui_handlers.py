@@ -81,7 +81,7 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
     statuses = [[lane["status"] for lane in view["lanes"]] for view in views]
     assert statuses[0] == ["waiting"] * 4 and statuses[-1] == ["done"] * 4
     assert any("running" in status for status in statuses)
-    _, notice, table, finished, session, _ = outputs[-1]
+    _, notice, table, finished, session, *_ = outputs[-1]
     assert notice is None and len(table["data"]) == 4
     assert Comparison.from_json(Path(session).read_bytes()) == finished
 
@@ -147,7 +147,8 @@ def test_truth_of_an_example_is_used_only_for_its_own_picture_and_question(act, 
 def test_an_example_fills_the_form(act, form):
     outputs = act.show_example(form, 1)
     assert outputs[0]["title"].startswith("A panorama") and outputs[5] == 1
-    filled = dict(zip([c.label for c in form.inputs], outputs[6:], strict=True))
+    filled = dict(zip([c.label for c in form.inputs], outputs[6:-1], strict=True))
+    assert outputs[-1] == 576
     assert filled["Question"] == "what color is the triangle ?"
     assert filled["ApET"] is True and filled["Random"] is False
     assert Image.open(filled["Picture"]).size == (760, 420)

@@ -19,8 +19,6 @@ from .patch_view import ASSETS, Notice, PageHead, PatchView
 from .running import Loader, Runner, allowed_models, model, run_request
 
 DEFAULT_METHODS = ("fastervlm", "apet", "divprune")
-UNKNOWN_TOTAL = 1024
-"""Upper end of the budget slider until a model or an example says how many visual tokens there are."""
 GPU = {"concurrency_limit": 1, "concurrency_id": "gpu"}
 """Everything that touches a model shares one place in the queue."""
 _TO_ANSWERS = "() => { if (innerWidth <= 900) document.querySelector('#tokviz-view').scrollIntoView(); return []; }"
@@ -68,7 +66,7 @@ def build_page(
 
         results = [view, notice, tabs.table, comparison, tabs.session]
         _wire_run(act, form, compare, stop, results, example)
-        shown = [*results, example, *form.inputs]
+        shown = [*results, example, *form.inputs, form.total]
         if chooser is not None:
             chooser.select(lambda index: act.show_example(form, index), chooser, shown, **_QUIET)
         tabs.opener.upload(lambda path: act.open_session(form, path), tabs.opener, shown, **_QUIET)
@@ -150,10 +148,10 @@ def theme() -> gr.themes.Base:
     )
 
 
-def _start(act: Handlers) -> tuple[dict[str, Any], int]:
-    """First values of the form, from the example that is open; and the slider's upper end."""
+def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
+    """First values of the form, from the example that is open; and N if it is known."""
     if not act.examples:
-        return {"methods": DEFAULT_METHODS}, UNKNOWN_TOTAL
+        return {"methods": DEFAULT_METHODS}, None
     comparison = act.examples[0].comparison
     request = comparison.request
     start = {
@@ -237,6 +235,6 @@ def _wire_run(
         js=_TO_ANSWERS,
         **_QUIET,
     )
-    ran = begun.then(run, [example, *form.inputs], [*outputs, form.budget], **GPU, **_QUIET)
+    ran = begun.then(run, [example, *form.inputs], [*outputs, *form.totals], **GPU, **_QUIET)
     ran.then(lambda: gr.update(interactive=False), None, stop, queue=False, **_QUIET)
     stop.click(act.stop, None, stop, queue=False, **_QUIET)

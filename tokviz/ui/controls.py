@@ -16,17 +16,23 @@ from .payload import UNPRUNED
 from .pictures import PictureField
 from .running import RunRequest
 
-BUDGET_NOTE = "(tokens, total) => `${(100 * tokens / total).toFixed(1)}% of ${total} visual tokens`"
+SHOW_SHARE = "(tokens, total) => total ? `${(100 * tokens / total).toFixed(1)}% of ${total} visual tokens` : ''"
+UNKNOWN_TOTAL = 1024
+"""Upper end of the budget slider until a model or an example says how many visual tokens there are."""
 
 
 @dataclass
 class RequestForm:
-    """The components of the form. ``inputs`` is their fixed order for events, ``request`` reads the values back."""
+    """The components of the form. ``inputs`` is their fixed order for events, ``request`` reads the values back.
+
+    ``total`` (not shown) is the number of visual tokens N, once known.
+    """
 
     picture: gr.Image
     question: gr.Textbox
     model: gr.Dropdown
     budget: gr.Slider
+    total: gr.Number
     budget_as: gr.Dropdown
     seed: gr.Number
     max_new_tokens: gr.Number
@@ -67,24 +73,34 @@ class RequestForm:
             int(max_new_tokens),
         )  # fmt: skip
 
+    @property
+    def totals(self) -> list[Component]:
+        """The components that ``total_is`` updates."""
+        return [self.budget, self.total]
+
+    @staticmethod
+    def total_is(n_tokens: int) -> list[Any]:
+        """Updates for ``totals`` when N is known."""
+        return [gr.update(maximum=n_tokens), n_tokens]
+
     def filled_from(self, request: Any, picture: str, n_tokens: int) -> list[Any]:
-        """Updates for ``inputs`` that show a stored request (``types.Request``); the model stays as it is."""
+        """Updates for ``inputs`` and ``total`` that show a stored request; the model stays as it is."""
         fields = [
             picture, request.question, gr.skip(), gr.update(value=request.budget, maximum=n_tokens),
             request.budget_as, request.seed, request.max_new_tokens, request.repeats,
         ]  # fmt: skip
         flags = [method in request.methods for method in self.methods]
         params = [request.params.get(method, {}).get(name, gr.skip()) for method, name in self.params]
-        return [*fields, *flags, *params]
+        return [*fields, *flags, *params, n_tokens]
 
 
 def build_form(
-    pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], start: Mapping[str, Any], n_tokens: int
+    pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], start: Mapping[str, Any], n_tokens: int | None
 ) -> RequestForm:
     """Create the form inside the current layout.
 
-    Args: start holds first values (picture, question, methods, budget); n_tokens is the slider's upper end until a
-    model says better.
+    Args: start holds first values (picture, question, methods, budget); n_tokens is N
+    if it is known already.
     """
     with gr.Column(elem_classes="tokviz-card"):
         picture = PictureField(
@@ -96,17 +112,19 @@ def build_form(
             elem_id="tokviz-question",
         )  # fmt: skip
     with gr.Column(elem_classes="tokviz-card"):
+        tokens = start.get("budget", 64)
         budget = gr.Slider(
-            1, n_tokens, start.get("budget", 64), step=1, label="Budget, visual tokens", elem_id="tokviz-budget"
+            1, n_tokens or UNKNOWN_TOTAL, tokens, step=1, label="Budget, visual tokens", elem_id="tokviz-budget"
         )
+        total = gr.Number(n_tokens, visible=False, label="visual tokens")
         share = gr.Textbox(
-            f"{text.share(start.get('budget', 64), n_tokens)} of {n_tokens} visual tokens",
+            f"{text.share(tokens, n_tokens)} of {n_tokens} visual tokens" if n_tokens else "",
             show_label=False, label="Budget as a share", interactive=False, container=False, elem_id="tokviz-share",
         )  # fmt: skip
+        gr.on([budget.change, total.change], None, [budget, total], share, js=SHOW_SHARE, api_visibility="private")
         budget_as = gr.Dropdown(
             text.BUDGET_MEANINGS, value=start.get("budget_as", "published"), label="Counted as", filterable=False
         )
-        _show_share(budget, share)
     with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-methods"):
         methods = _method_choices(pruners, start.get("methods", ()))
     with gr.Accordion("Advanced", open=False, elem_classes="tokviz-card"):
@@ -118,7 +136,9 @@ def build_form(
                 1, label="Repeats", precision=0, minimum=1, min_width=80, info="above 1: medians after a warm-up"
             )
         params = _param_controls(pruners)
-    return RequestForm(picture, question, model, budget, budget_as, seed, max_new_tokens, repeats, methods, params)
+    return RequestForm(
+        picture, question, model, budget, total, budget_as, seed, max_new_tokens, repeats, methods, params
+    )
 
 
 def _method_choices(pruners: Sequence[Pruner], chosen: Sequence[str]) -> dict[str, gr.Checkbox]:
@@ -162,12 +182,3 @@ def control_for(param: Param, pruner: Pruner) -> Component:
         default, minimum=param.minimum, maximum=param.maximum, step=step or 1,
         precision=0 if param.kind == "int" else None, **shown,
     )  # fmt: skip
-
-
-def _show_share(budget: gr.Slider, share: gr.Textbox) -> None:
-    """Keep the percentage beside the slider; the slider's own maximum is the number of visual tokens."""
-    script = (
-        "(tokens) => { const end = document.querySelector('#tokviz-budget input[type=range]').max;"
-        f" return ({BUDGET_NOTE})(tokens, end); }}"
-    )
-    budget.change(None, [budget], [share], js=script, api_visibility="private")

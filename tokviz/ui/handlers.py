@@ -60,7 +60,7 @@ class Handlers:
         )
 
     def show_example(self, form: RequestForm, index: int) -> list[Any]:
-        """Outputs: view, notice, table, comparison, session button, example index, then the form's inputs."""
+        """Outputs: view, notice, table, comparison, session button, example index, then the form's inputs and total."""
         example = self.examples[index]
         comparison = example.comparison
         filled = form.filled_from(comparison.request, request_file(comparison.picture), comparison.grid.n_tokens)
@@ -81,26 +81,27 @@ class Handlers:
     def compare(
         self, form: RequestForm, values: Sequence[Any], example: int | None, request: gr.Request
     ) -> Iterator[list[Any]]:
-        """Run a request and stream it. Outputs: view, notice, table, comparison, session button, budget slider."""
+        """Run a request and stream it. Outputs: view, notice, table, comparison, session button, ``form.totals``."""
         stop = self.flags.of(request.session_hash or "")
         skip = gr.skip()
         try:
             asked = self._with_truth(form.request(values), example)
             if not is_loaded(asked.model):
-                yield [skip, notice("busy", f"Loading {asked.model} … the first time takes a while."), *[skip] * 4]
+                yield [skip, notice("busy", f"Loading {asked.model} … the first time takes a while."), *[skip] * 5]
                 self.load(asked.model)
             last: Comparison | None = None
             for view, words, comparison in self._stream(asked, stop):
                 last = comparison
-                yield [view, notice("busy", words), skip, skip, skip, gr.update(maximum=comparison.grid.n_tokens)]
+                totals = form.total_is(comparison.grid.n_tokens)
+                yield [view, notice("busy", words), skip, skip, skip, *totals]
             if last is not None:
                 ending = notice("info", text.STOPPED) if stop.is_set() else None
-                yield [self._final(last), ending, *self.results(last), skip]
+                yield [self._final(last), ending, *self.results(last), skip, skip]
         except BadInput as error:
-            yield [skip, notice("error", str(error)), *[skip] * 4]
+            yield [skip, notice("error", str(error)), *[skip] * 5]
         except Exception:  # the boundary to the visitor: the log gets the traceback, the page a sentence
             log.exception("a comparison failed")
-            yield [skip, notice("error", UNEXPECTED), *[skip] * 4]
+            yield [skip, notice("error", UNEXPECTED), *[skip] * 5]
 
     def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
         answers: dict[int, str] = {}
@@ -177,7 +178,7 @@ class Handlers:
 
     def open_session(self, form: RequestForm, path: str | None) -> list[Any]:
         """Show an uploaded session file. Outputs as ``show_example``."""
-        kept = [gr.skip()] * (5 + len(form.inputs))
+        kept = [gr.skip()] * (6 + len(form.inputs))
         if path is None:
             return [gr.skip(), None, *kept[1:]]
         try:
