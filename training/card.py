@@ -113,6 +113,8 @@ def card(folder: Path, vision_logs: list[Path], language_logs: list[Path], machi
     numbers = json.loads((folder / "evaluation.json").read_text())
     vision, language = totals(vision_logs), totals(language_logs)
     millions = (folder / "model.safetensors").stat().st_size / 4e6
+    relation = numbers["kinds"]["spatial: is the * beside the *"]["accuracy"]
+    place = numbers["kinds"]["spatial: where is the *"]["accuracy"]
     check, tokens = numbers["generation_check"], numbers["visual_tokens"]
     return f"""{HEAD.format(millions=millions, words=len(vocabulary()))}
 ## Accuracy on held-out scenes
@@ -152,12 +154,14 @@ with the most evidence stay (an oracle, which knows the boxes; questions without
 ## [CLS] was trained to know the objects
 
 [CLS] had a task of its own: to say from the pooled output which colour-shape pairs are in the picture. So its attention
-finds objects well, better than one may expect of a large model's, and methods that rank patches by [CLS] attention are
-flattered. Without the task the last block would have no training signal at all, which would handicap them instead.
+is likely to find objects better than that of a large model does (not measured for these weights), which flatters
+methods that rank patches by [CLS] attention. Without the task the last block would have no training signal at all, which would handicap them instead.
 Lines, dots and signs (which [CLS] need not report) are drawn as distractors.
 
 ## Limits
 
+- "Is the red star left of the blue circle?" is answered by chance ({percent(relation)}%, with yes and no equally
+  frequent): what it has of spatial sense are "where is ...?" questions ({percent(place)}%).
 - It knows {len(vocabulary())} words, six shapes, eight colours, sixteen sign words, and digits; counts end at nine.
 - The processor scales the shorter edge to 192 and crops the middle, as LLaVA-1.5 does: what lies outside is not seen.
 - Patches are 16 x 16 pixels of a 192 x 192 picture: {tokens} tokens, not the 576 of LLaVA-1.5.
