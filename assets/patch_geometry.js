@@ -75,20 +75,26 @@ function ranksOf(values) {
   return { ranks, of: alive.length };
 }
 
-// Maps a value to 0..1. On a log scale everything at or below zero sits at the low end.
+// Maps a value to 0..1. A log scale spans three decades at most, as in the exported figure: a basis token's error is
+// rounding noise near zero, and would take all the contrast. Everything below (and zero) sits at the low end.
+const LOG_DECADES = 3;
+
 function scaleOf(map) {
   const log = map.scale === "log";
   const usable = map.values.filter((value) => value !== null && (!log || value > 0));
   let low = Infinity;
   let high = -Infinity;
   usable.forEach((value) => { low = Math.min(low, value); high = Math.max(high, value); });
-  if (!usable.length) return { low: null, high: null, at: () => 0 };
+  if (!usable.length) return { low: null, high: null, clipped: false, at: () => 0 };
+  const clipped = log && low < high / 10 ** LOG_DECADES;
+  if (clipped) low = high / 10 ** LOG_DECADES;
   const bend = log ? Math.log : (value) => value;
   const span = bend(high) - bend(low);
   return {
     low,
     high,
-    at: (value) => (log && value <= 0 ? 0 : span > 0 ? (bend(value) - bend(low)) / span : 0.5),
+    clipped,
+    at: (value) => (log && value <= low ? 0 : span > 0 ? (bend(value) - bend(low)) / span : 0.5),
   };
 }
 

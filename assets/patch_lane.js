@@ -159,11 +159,11 @@ function chooser(name, texts, at, change) {
 }
 
 function legendNodes(map, hasChooser) {
-  const { low, high } = scaleOf(map);
+  const { low, high, clipped } = scaleOf(map);
   const bar = make("div", "tv-scale");
   const strip = make("span", "tv-strip");
   strip.style.background = `linear-gradient(90deg, ${INFERNO.map((hex) => `#${hex}`).join(", ")})`;
-  bar.append(make("span", "", shortNumber(low)), strip, make("span", "", shortNumber(high)));
+  bar.append(make("span", "", (clipped ? "≤ " : "") + shortNumber(low)), strip, make("span", "", shortNumber(high)));
   const words = [hasChooser ? "" : map.label, map.unit, map.scale === "log" ? "log scale" : "", map.direction];
   return [bar, make("p", "tv-note", words.filter(Boolean).join(" · "))];
 }
