@@ -155,7 +155,8 @@ with the most evidence stay (an oracle, which knows the boxes; questions without
 
 [CLS] had a task of its own: to say from the pooled output which colour-shape pairs are in the picture. So its attention
 is likely to find objects better than that of a large model does (not measured for these weights), which flatters
-methods that rank patches by [CLS] attention. Without the task the last block would have no training signal at all, which would handicap them instead.
+methods that rank patches by [CLS] attention. Without the task the last block would have no training signal at all,
+which would handicap them instead.
 Lines, dots and signs (which [CLS] need not report) are drawn as distractors.
 
 ## Limits
