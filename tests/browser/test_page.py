@@ -139,6 +139,22 @@ def test_what_the_model_did_not_see_is_marked(site, open_page):
     assert page.locator(".tv-marks .tv-hover").count() == 0
 
 
+def test_the_request_stays_in_sight_while_the_lanes_scroll(site, open_page):
+    page = open_page(site)
+    page.mouse.move(900, 500)
+    page.mouse.wheel(0, 600)
+    page.wait_for_function("scrollY > 100")
+    assert 0 <= page.locator("#tokviz-request").bounding_box()["y"] < 60
+    assert page.locator("#tokviz-compare").is_visible()
+
+
+def test_a_narrow_page_opens_on_pictures_and_leads_to_the_form(site, open_page):
+    page = open_page(site, 400)
+    assert page.locator(".tv-picture").first.bounding_box()["y"] < 900
+    page.get_by_role("link", name="Ask your own").click()
+    page.wait_for_function("Math.abs(document.querySelector('#tokviz-request').getBoundingClientRect().top) < 40")
+
+
 def test_a_failed_lane_says_why_beside_the_others(site, open_page):
     page = open_page(site)
     choose_example(page, 1, "panorama")

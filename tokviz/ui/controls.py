@@ -132,9 +132,9 @@ def build_form(
         with gr.Row():
             seed = gr.Number(start.get("seed", 0), label="Seed", precision=0, minimum=0, min_width=80)
             max_new_tokens = gr.Number(32, label="New tokens", precision=0, minimum=1, min_width=80)
-            repeats = gr.Number(
-                1, label="Repeats", precision=0, minimum=1, min_width=80, info="above 1: medians after a warm-up"
-            )
+        repeats = gr.Number(
+            1, label="Repeats", precision=0, minimum=1, info="Above 1, times are medians after a warm-up."
+        )
         params = _param_controls(pruners)
     return RequestForm(
         picture, question, model, budget, total, budget_as, seed, max_new_tokens, repeats, methods, params
