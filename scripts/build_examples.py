@@ -24,10 +24,10 @@ from tokviz.images import stored_image
 from tokviz.measures import evidence_tokens
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.scenes import EXAMPLE_SEEDS, generate_scene
-from tokviz.types import Run
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-METHODS = ("fastervlm", "apet", "divprune", "todre", "fastv", "random", "uniform")
+METHODS = ("fastervlm", "apet", "divprune", "todre", "random", "uniform")
+"""Methods that hand the same number of tokens to the LLM (FastV lets its first blocks see all of them)."""
 CONTROLS = {"random", "uniform"}
 
 
@@ -69,12 +69,29 @@ def choose(found: list[FoundCase], count: int) -> list[FoundCase]:
 
 
 def novelty_rank(case: FoundCase, chosen: tuple[FoundCase, ...]) -> tuple[float, ...]:
-    """Smaller is better: a new question family, then new losers and keepers, plain pictures, a sure unpruned answer."""
+    """Smaller is better: question family, loser and keeper shown less often; then plain pictures, sure answers."""
     families = Counter(other.question_family for other in chosen)
-    losers = {method for other in chosen for method in other.lost}
-    keepers = {method for other in chosen for method in other.kept}
-    news = len(set(published(case.lost)) - losers) + len(set(published(case.kept)) - keepers)
-    return (families[case.question_family], -news, -case.contrast, -case.confidence)
+    losers = Counter(clearest(other)[0] for other in chosen)
+    keepers = Counter(clearest(other)[1] for other in chosen)
+    loser, keeper = clearest(case)
+    news = losers[loser] + keepers[keeper]
+    return (families[case.question_family], news, -case.contrast, -case.confidence)
+
+
+def clearest(case: FoundCase) -> tuple[str, str]:
+    """The method that lost the answer with the least evidence, and the one that kept it with the most."""
+
+    def kept(method: str) -> int:
+        return evidence_kept(case, method)
+
+    return min(published(case.lost), key=kept), max(published(case.kept), key=kept)
+
+
+def evidence_kept(case: FoundCase, method: str) -> int:
+    """How many of the patches that show the answer the method hands to the LLM."""
+    grid = case.comparison.grid
+    evidence = evidence_tokens(grid, case.comparison.request.evidence)
+    return len(set(evidence) & set(seen_by_llm(case.comparison.run(method), grid.n_tokens)))
 
 
 def published(methods: tuple[str, ...]) -> list[str]:
@@ -85,13 +102,8 @@ def published(methods: tuple[str, ...]) -> list[str]:
 def shown(vlm: VisionLanguageModel, case: FoundCase) -> FoundCase:
     """The case with the three methods that tell most (four lanes fill a row of the page), timed as medians of 5."""
     comparison = case.comparison
-
-    def kept(method: str) -> int:
-        evidence = evidence_tokens(comparison.grid, comparison.request.evidence)
-        return len(set(evidence) & set(seen_by_llm(comparison.run(method))))
-
-    lost = sorted(published(case.lost), key=kept)
-    stayed = sorted(published(case.kept), key=kept, reverse=True)
+    lost = sorted(published(case.lost), key=lambda method: evidence_kept(case, method))
+    stayed = sorted(published(case.kept), key=lambda method: -evidence_kept(case, method))
     methods = (lost[:1] + stayed[:2] + lost[1:])[:3]
     request = comparison.request
     again = tokviz.compare(
@@ -124,30 +136,23 @@ def write(case: FoundCase, folder: Path) -> None:
     (folder / "case.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def _label(case: FoundCase, methods: tuple[str, ...]) -> str:
-    labels = [case.comparison.run(method).label for method in published(methods)]
-    return labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + " and " + labels[-1]
-
-
 def title(case: FoundCase) -> str:
-    """Who loses the answer, e.g. ``FasterVLM and FastV lose it``."""
-    return f"{_label(case, case.lost)} {'loses' if len(published(case.lost)) == 1 else 'lose'} it"
+    """The question and who loses it."""
+    labels = [case.comparison.run(method).label for method in published(case.lost)]
+    losers = labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + " and " + labels[-1]
+    return f"{case.comparison.request.question} {losers} {'loses' if len(labels) == 1 else 'lose'} it"
 
 
 def why(case: FoundCase) -> str:
     """One sentence from what was measured: how much of the evidence the clearest loser and keeper kept."""
     comparison = case.comparison
-    evidence = set(evidence_tokens(comparison.grid, comparison.request.evidence))
-
-    def kept(run: Run) -> int:
-        return len(evidence & set(seen_by_llm(run)))
-
-    lost_run = min((comparison.run(method) for method in published(case.lost)), key=kept)
-    kept_run = max((comparison.run(method) for method in published(case.kept)), key=kept)
+    loser, keeper = clearest(case)
+    lost_run, kept_run = comparison.run(loser), comparison.run(keeper)
+    evidence = len(evidence_tokens(comparison.grid, comparison.request.evidence))
     return (
-        f"{len(evidence)} of {comparison.grid.n_tokens} patches show the answer: {lost_run.label} hands "
-        f"{kept(lost_run)} of them to the language model and answers “{lost_run.answer}”; "
-        f"{kept_run.label} hands over {kept(kept_run)} and stays right."
+        f"{evidence} of {comparison.grid.n_tokens} patches show the answer: {lost_run.label} hands "
+        f"{evidence_kept(case, loser)} of them to the language model and answers “{lost_run.answer}”; "
+        f"{kept_run.label} hands over {evidence_kept(case, keeper)} and stays right."
     )
 
 

@@ -40,16 +40,16 @@ class FoundCase:
 
     def _recall(self, method: str) -> float:
         comparison = self.comparison
-        recall = evidence_recall(comparison.grid, comparison.request.evidence, seen_by_llm(comparison.run(method)))
+        recall = evidence_recall(
+            comparison.grid, comparison.request.evidence, seen_by_llm(comparison.run(method), comparison.grid.n_tokens)
+        )
         return 0.0 if recall is None else recall
 
 
-def seen_by_llm(run: Run) -> list[int]:
-    """Visual tokens that entered the LLM: what is left after the stages before it, ascending."""
+def seen_by_llm(run: Run, n_visual: int) -> list[int]:
+    """Visual tokens that entered the LLM, ascending: what the stages before it left of ``n_visual``."""
     before = [stage for stage in run.stages if not isinstance(stage.site, int)]
-    if before:
-        return before[-1].kept
-    return run.stages[0].kept if run.stages else []
+    return before[-1].kept if before else list(range(n_visual))
 
 
 def find_flips(
