@@ -39,18 +39,17 @@ function buildLane(number) {
   root.append(head, frame, readout, tools, outcome, numbers, remarks);
   return {
     root, label, family, picture, canvas, svg, unseen, where, what, tools, answer, verdict, numbers, remarks,
-    stageAt: -1, mapAt: 0, data: null, indices: [],
+    stageAt: -1, stageChosen: false, mapAt: 0, data: null, indices: [],
   };
 }
 
 const VERDICT_SIGNS = { good: "✓", bad: "✗", same: "=", different: "≠" };
 
-function fillLane(lane, data, payload) {
+function fillLane(lane, data, payload, view) {
   lane.data = data;
   lane.indices = data.stages.map((stage) => indexStage(stage, payload.grid.row.length));
-  if (lane.stageAt >= data.stages.length || lane.stageAt < 0) lane.stageAt = tellingStage(data.stages);
-  const stage = data.stages[lane.stageAt];
-  if (!stage || lane.mapAt >= stage.maps.length) lane.mapAt = 0;
+  if (lane.stageAt >= data.stages.length) lane.stageChosen = false;
+  suggestStage(lane, view);
   lane.root.dataset.status = data.status;
   lane.label.textContent = data.label;
   lane.family.textContent = data.family;
@@ -70,8 +69,19 @@ function fillLane(lane, data, payload) {
   lane.remarks.replaceChildren(...remarks);
 }
 
-// The last stage that selected: not one that only looked, nor one that withdrew every visual token.
-function tellingStage(stages) {
+// Which stage a view opens on, until the visitor chooses one in this lane.
+function suggestStage(lane, view) {
+  if (!lane.stageChosen) lane.stageAt = tellingStage(lane.data.stages, view);
+  const stage = lane.data.stages[lane.stageAt];
+  if (!stage || lane.mapAt >= stage.maps.length) lane.mapAt = 0;
+}
+
+// Scores and merges: the first stage that has them, which sees the most patches. Kept: the last stage that selected,
+// not one that only looked, nor one that withdrew every visual token.
+function tellingStage(stages, view) {
+  const first = { score: (stage) => stage.maps.length, clusters: (stage) => stage.assignment }[view];
+  const at = first ? stages.findIndex(first) : -1;
+  if (at >= 0) return at;
   for (let i = stages.length - 1; i >= 0; i--) {
     if (stages[i].kept.length && stages[i].kept.length < stages[i].n_in) return i;
   }
@@ -120,6 +130,7 @@ function fillTools(lane, view, redraw) {
   if (lane.data.stages.length > 1) {
     nodes.push(chooser("stage", lane.data.stages.map((s) => `${s.label}: ${s.n_in} → ${s.kept.length}`), lane.stageAt, (at) => {
       lane.stageAt = at;
+      lane.stageChosen = true;
       lane.mapAt = Math.min(lane.mapAt, Math.max(lane.data.stages[at].maps.length - 1, 0));
       redraw();
     }));

@@ -185,8 +185,8 @@ function show(payload) {
   payload.lanes.forEach((data, i) => {
     const lane = state.lanes[i];
     const finished = lane.data && lane.data.status !== data.status;
-    if (finished) lane.stageAt = -1;
-    fillLane(lane, data, payload);
+    if (finished) lane.stageChosen = false;
+    fillLane(lane, data, payload, state.view);
   });
   const roots = state.lanes.map((lane) => lane.root);
   if (roots.some((root, i) => part("lanes").children[i] !== root) || part("lanes").children.length !== roots.length) {
@@ -198,6 +198,7 @@ function show(payload) {
 
 element.querySelectorAll('input[name="tv-view"]').forEach((radio) => radio.addEventListener("change", () => {
   state.view = radio.value;
+  state.lanes.forEach((lane) => suggestStage(lane, state.view));
   part("opacity").querySelector("input").value = String(Math.round(100 * state.opacity[state.view]));
   redrawWithTools();
 }));

@@ -60,7 +60,7 @@ def main() -> None:
 def choose(found: list[FoundCase], count: int) -> list[FoundCase]:
     """Greedy and deterministic: each next case prefers question families, losers and keepers not shown yet."""
     chosen: list[FoundCase] = []
-    pool = [case for case in found if published(case.lost) and published(case.kept)]
+    pool = [case for case in found if published(case.lost) and published(case.kept) and is_plain(case)]
     while pool and len(chosen) < count:
         best = min(pool, key=partial(novelty_rank, chosen=tuple(chosen)))
         chosen.append(best)
@@ -85,6 +85,13 @@ def clearest(case: FoundCase) -> tuple[str, str]:
         return evidence_kept(case, method)
 
     return min(published(case.lost), key=kept), max(published(case.kept), key=kept)
+
+
+def is_plain(case: FoundCase) -> bool:
+    """Whether the overlays alone explain the answers: half of the evidence lies between loser and keeper."""
+    evidence = evidence_tokens(case.comparison.grid, case.comparison.request.evidence)
+    loser, keeper = clearest(case)
+    return 2 * (evidence_kept(case, keeper) - evidence_kept(case, loser)) >= len(evidence)
 
 
 def evidence_kept(case: FoundCase, method: str) -> int:
@@ -137,10 +144,13 @@ def write(case: FoundCase, folder: Path) -> None:
 
 
 def title(case: FoundCase) -> str:
-    """The question and who loses it."""
-    labels = [case.comparison.run(method).label for method in published(case.lost)]
-    losers = labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + " and " + labels[-1]
-    return f"{case.comparison.request.question} {losers} {'loses' if len(labels) == 1 else 'lose'} it"
+    """Who loses the answer and who keeps it, of the methods that are shown."""
+
+    def clause(methods: tuple[str, ...], verb: str) -> str:
+        labels = [case.comparison.run(method).label for method in published(methods)]
+        return f"{' and '.join(labels)} {verb}{'s' if len(labels) == 1 else ''} it"
+
+    return f"{clause(case.lost, 'lose')}, {clause(case.kept, 'keep')}"
 
 
 def why(case: FoundCase) -> str:
