@@ -1,6 +1,7 @@
 """A real browser without network, and three servers: stored examples, a paced runner, the embedded model."""
 
 import os
+import shutil
 import socket
 import sys
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from paced import PacedRunner
 from synthetic import write_examples
 from watching import watched_page
 
-from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
+from tokviz.models.catalog import EMBEDDED_MODEL
 
 FLAGS = [
     "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking",
@@ -74,12 +75,20 @@ def site(examples, paced, loads, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def shipped_site(site, paced, loads):
+    """The page as a visitor gets it: the examples of the repository."""
+    from tokviz.ui.build import build_page
+
+    page = _serve(build_page(paced, load=loads.append))
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture(scope="session")
 def live_site(site, examples):
     """The page with the real model; ``TOKVIZ_MODEL`` may name another checkpoint."""
     from tokviz.ui.build import build_page
 
-    if os.environ["TOKVIZ_MODEL"] == EMBEDDED_MODEL and not (embedded_folder() / "config.json").is_file():
-        pytest.skip("the embedded model is not in assets/ yet")
     page = _serve(build_page(examples=examples))
     yield page.local_url
     page.close()
@@ -89,9 +98,10 @@ def live_site(site, examples):
 def browser():
     from playwright.sync_api import sync_playwright
 
-    executable = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if os.path.exists(p)), None)
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = os.environ.get("TOKVIZ_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if executable is None:
-        pytest.skip("chromium is not installed")
+        pytest.fail("No Chromium: run `make test`, which finds or installs one, or set TOKVIZ_CHROMIUM to its path.")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         yield chromium
