@@ -1,6 +1,10 @@
 """One request through the whole library on the embedded model: what is shown is what really happened."""
 
+import json
+import shutil
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +13,9 @@ from PIL import Image
 import tokviz
 from tokviz.comparing import compare_events
 from tokviz.errors import BadInput, Unsupported
-from tokviz.pruners import PRUNERS
-from tokviz.types import Comparison
+from tokviz.models.catalog import embedded_folder
+from tokviz.pruners import PRUNERS, get
+from tokviz.types import Comparison, Schedule
 
 ALL = [pruner.id for pruner in PRUNERS]
 QUESTION = "how many objects are there?"
@@ -207,6 +212,13 @@ def test_any_shape_of_picture(vlm, size):
         ({"question": " \n "}, "no question"),
         ({"question": "a" * 10_000}, "10,000 characters"),
         ({"question": "what is <image>?"}, "reserved by the model"),
+        ({"question": "<IMAGE> what?"}, "reserved by the model"),
+        ({"question": "＜image＞ what?"}, "reserved by the model"),
+        ({"question": "\udcff what?"}, "not valid text"),
+        ({"expected": "\udcff"}, "not valid text"),
+        ({"max_new_tokens": 1000}, "allow at most"),
+        ({"params": {"apet": {"basis_tokens": 10**400}}}, "basis_tokens"),
+        ({"evidence": [(0, 0, float("inf"), 9)]}, "evidence box"),
         ({"budget": 0}, "from 1 to 144"),
         ({"budget": -3}, "from 1 to 144"),
         ({"budget": 145}, "from 1 to 144"),
@@ -242,6 +254,53 @@ def test_unknown_models_are_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text("{broken")
     with pytest.raises(BadInput, match="damaged"):
         tokviz.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "damaged"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "damaged"),
+        (lambda f: (f / "chat_template.jinja").unlink(), "chat template"),
+        (lambda f: edit_config(f, text_config={"num_hidden_layers": 12}), "lacks 36 of the model's weights"),
+        (lambda f: edit_config(f, vision_feature_select_strategy="full"), "'full'"),
+        (lambda f: edit_config(f, vision_feature_layer=0), "vision layers 0"),
+    ],
+)
+def test_damaged_checkpoints_are_refused_when_they_are_loaded(tmp_path, damage, sentence):
+    folder = tmp_path / "copy"
+    shutil.copytree(embedded_folder(), folder)
+    damage(folder)
+    with pytest.raises(BadInput, match=sentence):
+        tokviz.load(folder)
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_prefill_and_selection_add_up(vlm, scene_image, monkeypatch):
+    from tokviz.pruners import fastv
+
+    slow = fastv.PRUNER.schedule
+
+    def slowed(budget, info, params):
+        stage = slow(budget, info, params).stages[0]
+
+        def select(*arguments):
+            time.sleep(0.3)
+            return stage.select(*arguments)
+
+        return Schedule((replace(stage, select=select),))
+
+    monkeypatch.setattr(
+        "tokviz.comparing.get", lambda id: replace(get(id), schedule=slowed) if id == "fastv" else get(id)
+    )
+    timings = tokviz.compare(vlm, scene_image, QUESTION, ["fastv"], budget=16).run("fastv").timings
+    assert timings["selection"].median_ms >= 300 > timings["prefill"].median_ms > 0
 
 
 def test_an_unreachable_hub_is_one_sentence():

@@ -99,3 +99,31 @@ def test_a_large_picture_is_stored_smaller_but_keeps_its_coordinates():
     picture = read_image(Image.new("RGB", (3000, 1000), "green"))
     assert (picture.record.width, picture.record.height, picture.record.mime) == (3000, 1000, "image/jpeg")
     assert stored_image(picture.record).size == (3000, 1000)
+
+
+def test_unreadable_exif_is_said_and_the_picture_shown():
+    picture = read_image(encoded(Image.new("RGB", (32, 48), "red"), "PNG", exif=b"Exif\0\0garbage"))
+    assert picture.image.size == (32, 48) and "EXIF" in picture.notices[0]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.25, 0.3, 0.5, 0.6, 0.9])
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
+def test_animations_cut_short_are_read_or_refused_never_a_crash(kind, share):
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)) for _ in range(4)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    try:
+        assert read_image(data[: int(share * len(data))]).image.size == (64, 64)
+    except BadInput as error:
+        assert "damaged" in str(error) or "no picture" in str(error)
+
+
+@pytest.mark.parametrize("size", [(6000, 200), (200, 6000), (5990, 200)])
+def test_a_long_picture_comes_back_out_of_its_session(size):
+    assert stored_image(read_image(Image.new("RGB", size, "gray")).record).size == size
+
+
+def test_a_forged_stored_picture_is_not_decoded():
+    record = read_image(Image.new("RGB", (600, 600))).record
+    with pytest.raises(BadInput, match="larger"):
+        stored_image(record.model_copy(update={"width": 20, "height": 20}))

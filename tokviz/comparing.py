@@ -5,6 +5,7 @@ The package exports its two functions as ``tokviz.compare`` and ``tokviz.compare
 
 from __future__ import annotations
 
+import math
 import platform
 import queue
 import threading
@@ -104,10 +105,12 @@ def compare_events(
 ) -> Iterator[Event]:
     """Like ``compare``, yielding an Event whenever something is new. Input is checked before the first event.
 
-    When ``stop`` is set the generator ends early after a last ``done`` event with what there is.
+    When ``stop`` is set the generator ends early after a last ``done`` event with what there is; when it was set before
+    the picture was encoded there is nothing to show, and BadInput says so.
     """
     picture = image if isinstance(image, Picture) else read_image(image)
     question = check_question(question, vlm)
+    _check_text("The expected answer", expected or "")
     pruners = _pruners(methods)
     completed = _completed_params(pruners, params)
     grid = vlm.family.grid(vlm.model, vlm.processor, picture.image.size, {})
@@ -158,8 +161,9 @@ class _Job:
         needs = {n for pruner in self.pruners for n in pruner.needs if has_cls or n.kind != "cls_attention"}
         repeats = self.settings.repeats
         if not self.vlm.warm:  # else the first lane, the unpruned one, would look slower than it is
-            answer(self.vlm.model, self._encode(needs), max_new_tokens=2, on_tokens=_ignore, stop=self.settings.stop)
-            self.vlm.warm = True
+            warm_up = self._encode(needs)
+            answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=_ignore, stop=self.settings.stop)
+            self.vlm.warm = not self.settings.stop.is_set()
         prompts = [self._encode(needs) for _ in range(repeats)]
         prompt = prompts[-1]
         n_visual = int(prompt.visual_mask.sum())
@@ -255,10 +259,23 @@ def check_question(question: str, vlm: VisionLanguageModel) -> str:
             f"The question has {len(question):,} characters; the limit is {MAX_QUESTION_CHARACTERS:,}. "
             "Please shorten it."
         )
-    for reserved in vlm.processor.tokenizer.all_special_tokens:
-        if reserved in question:
-            raise BadInput(f"The question contains {reserved!r}, which is reserved by the model; please leave it out.")
+    _check_text("The question", question)
+    tokenizer = vlm.processor.tokenizer
+    # As ids, not only as text: a tokenizer may normalise case or width before it looks for its reserved words.
+    ids = set(tokenizer(question, add_special_tokens=False)["input_ids"]) & set(tokenizer.all_special_ids)
+    written = [reserved for reserved in tokenizer.all_special_tokens if reserved in question]
+    reserved_ids = ids - {tokenizer.unk_token_id}
+    if written or reserved_ids:
+        reserved = written[0] if written else tokenizer.convert_ids_to_tokens(min(reserved_ids))
+        raise BadInput(f"The question contains {reserved!r}, which is reserved by the model; please leave it out.")
     return question
+
+
+def _check_text(what: str, value: str) -> None:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{what} is not valid text (UTF-8); please type it again.") from error
 
 
 def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
@@ -309,16 +326,18 @@ def _check_numbers(budget: int, budget_as: str, seed: int, repeats: int, max_new
 
 
 def _check_box(box: Sequence[float]) -> Box:
-    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+    if len(box) != 4 or not all(map(math.isfinite, box)) or not (box[0] < box[2] and box[1] < box[3]):
         raise BadInput(f"An evidence box is x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, not {tuple(box)}.")
     return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
 
 
 def _check_context(vlm: VisionLanguageModel, prompt: Prompt, max_new_tokens: int) -> None:
     limit = getattr(vlm.text_config, "max_position_embeddings", None)
-    length = prompt.input_ids.shape[1] + max_new_tokens
-    if limit and length > limit:
+    length = prompt.input_ids.shape[1]
+    if limit and length + max_new_tokens > limit:
+        room = limit - length
+        advice = f"allow at most {room} new tokens" if room > 0 else "shorten the question"
         raise BadInput(
-            f"Picture, question and answer need {length} tokens; {vlm.record.name} takes {limit}. "
-            "Please shorten the question."
+            f"Picture, question and answer need {length + max_new_tokens} tokens; {vlm.record.name} takes {limit}. "
+            f"Please {advice}."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ MAX_FILE_BYTES = 30_000_000
 MIN_SIDE = 8
 MAX_ASPECT = 30
 _LOSSLESS_UP_TO = 640
+# What Pillow's decoders raise on damaged files, beyond OSError: found by cutting files short.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, MemoryError)
 _STORED_SIDE = 1600
 
 # Pillow's own guard: whatever path decodes a picture in this process refuses a decompression bomb.
@@ -71,7 +74,7 @@ def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") 
         raise BadInput("This file is no picture that can be read: use PNG, JPEG, WebP, GIF, BMP or TIFF.") from error
     except BadInput:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except _DAMAGED as error:
         raise BadInput("The picture file is damaged or incomplete and cannot be read.") from error
     return _finish(image, name)
 
@@ -94,10 +97,18 @@ def _check_limits(size: tuple[int, int]) -> None:
 def _finish(image: Image.Image, name: str) -> Picture:
     _check_limits(image.size)
     notices = []
-    if getattr(image, "n_frames", 1) > 1:
-        image.seek(0)
-        notices.append("The file is animated; its first frame is used.")
-    image = ImageOps.exif_transpose(image)
+    try:
+        # Counting and rewinding decode further frames, which may be damaged.
+        if getattr(image, "n_frames", 1) > 1:
+            image.seek(0)
+            image.load()
+            notices.append("The file is animated; its first frame is used.")
+    except _DAMAGED as error:
+        raise BadInput("The picture file is damaged or incomplete and cannot be read.") from error
+    try:
+        image = ImageOps.exif_transpose(image)
+    except _DAMAGED:
+        notices.append("The picture's EXIF data cannot be read; it is shown as stored, without rotation.")
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bit(image)
         notices.append("The picture has more than 8 bits per channel; it was scaled to 8.")
@@ -145,16 +156,22 @@ def picture_record(image: Image.Image, name: str = "") -> PictureRecord:
         sha256=digest,
         mime="image/png" if lossless else "image/jpeg",
         base64=base64.b64encode(buffer.getvalue()).decode("ascii"),
-        name=name,
+        name=name.encode("utf-8", "replace").decode("utf-8"),
     )
 
 
 def stored_image(record: PictureRecord) -> Image.Image:
     """Decode the picture of a session, scaled to the size that its boxes refer to. Raises BadInput when damaged."""
     _check_limits((record.width, record.height))
-    try:
-        picture = read_image(base64.b64decode(record.base64, validate=True), record.name)
-    except ValueError as error:
-        raise BadInput("The picture inside this session is damaged.") from error
     size = (record.width, record.height)
-    return picture.image if picture.image.size == size else picture.image.resize(size, Image.Resampling.LANCZOS)
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(record.base64, validate=True)), formats=("PNG", "JPEG")) as stored:
+            # Stored pictures are at most as large as the full one; a forged session is stopped before decoding.
+            if stored.width > record.width or stored.height > record.height:
+                raise BadInput("The picture inside this session is larger than the session says.")
+            image = stored.convert("RGB")
+    except BadInput:
+        raise
+    except (Image.DecompressionBombError, *_DAMAGED) as error:
+        raise BadInput("The picture inside this session is damaged.") from error
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

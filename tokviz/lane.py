@@ -137,15 +137,23 @@ def _decode(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
 
 
 def _timings(shots: list[_Shot]) -> dict[str, Timing]:
-    """Medians in ms over the shots: prefill, decode per token (over tokens and shots), selection."""
+    """Medians in ms over the shots: prefill, decode per token (over tokens and shots), selection.
+
+    They add up: selection is the work of all stages, and prefill is without it, wherever a stage ran.
+    """
     timings = {
-        "prefill": timing([shot.answer.prefill_ms for shot in shots]),
+        "prefill": timing([shot.answer.prefill_ms - _inside_ms(shot) for shot in shots]),
         "selection": timing([sum(event.milliseconds for event in shot.events) for shot in shots]),
     }
     decode = [ms for shot in shots for ms in shot.answer.decode_ms]
     if decode:
         timings["decode_per_token"] = timing(decode, len(shots))
     return timings
+
+
+def _inside_ms(shot: _Shot) -> float:
+    """Selection that ran while the LLM was prefilling, in ms."""
+    return sum(event.milliseconds for event in shot.events if isinstance(event.stage.site, int))
 
 
 def _cost(vlm: VisionLanguageModel, prompt: Prompt, per_block: list[int], shot: _Shot) -> Cost:

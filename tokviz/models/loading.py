@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ..errors import BadInput, Unsupported
@@ -19,6 +20,9 @@ from .llava import Llava
 
 FAMILIES: dict[str, ModelFamily] = {"llava": Llava()}
 """Supported ``config.model_type`` -> family."""
+
+# What transformers and safetensors raise on damaged or odd folders (found by damaging them).
+_BROKEN = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
 @dataclass
@@ -68,7 +72,7 @@ def load(
     source, revision, name = _resolve(str(name_or_path))
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except _BROKEN as error:
         raise BadInput(_why_not(name, source, error)) from error
     family = FAMILIES.get(config.model_type)
     if family is None:
@@ -78,18 +82,40 @@ def load(
     chosen_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     chosen_dtype = dtype or _default_dtype(chosen_device)
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source,
             revision=revision,
             dtype=chosen_dtype,
             attn_implementation=attention or "sdpa",
             trust_remote_code=False,
+            output_loading_info=True,
         )
         processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except _BROKEN as error:
         raise BadInput(_why_not(name, source, error)) from error
+    model, report = loaded
+    # transformers fills what a checkpoint lacks with random numbers; such a model would answer, wrongly.
+    if report["missing_keys"]:
+        raise BadInput(
+            f"{name} is incomplete: its checkpoint lacks {len(report['missing_keys'])} of the model's weights."
+        )
+    _check_usable(model, processor, name)
     model = model.to(chosen_device).eval()
     return VisionLanguageModel(model, processor, family, _record(model, family, name))
+
+
+def _check_usable(model: Any, processor: Any, name: str) -> None:
+    """Refuse what would fail at the first question. Raises BadInput or Unsupported."""
+    if not getattr(processor, "chat_template", None):
+        raise BadInput(f"{name} has no chat template: add chat_template.jinja to its folder.")
+    strategy = model.config.vision_feature_select_strategy
+    if strategy != "default":
+        raise Unsupported(f"{name} feeds the LLM with vision features {strategy!r}; tokviz supports 'default' only.")
+    layer = model.config.vision_feature_layer
+    if not isinstance(layer, int) or layer == 0:
+        raise Unsupported(
+            f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
+        )
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:
@@ -108,7 +134,7 @@ def _resolve(name_or_path: str) -> tuple[str, str | None, str]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise BadInput(f"The folder {path.name!r} holds no model: it has no config.json.")
-        return str(path), None, path.name
+        return str(path), None, path.resolve().name
     entry = find(name_or_path)
     if entry is not None:
         return entry.id, entry.revision, entry.id

@@ -47,7 +47,7 @@ class Param:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadInput(f"{self.name} must be a number, not {value!r}.")
         number: int | float = value
-        if not math.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise BadInput(f"{self.name} must be a finite number, not {value!r}.")
         if self.kind == "int":
             if number != int(number):
@@ -66,7 +66,8 @@ def budget_tokens(budget: Budget) -> int:
     """
     tokens = budget.tokens
     is_number = isinstance(tokens, int | float) and not isinstance(tokens, bool)
-    if not is_number or not math.isfinite(tokens) or tokens != int(tokens) or tokens < 1:
+    finite = is_number and (isinstance(tokens, int) or math.isfinite(tokens))
+    if not finite or tokens != int(tokens) or tokens < 1:
         raise BadInput(f"The budget must be a whole number of at least 1 visual token, not {tokens!r}.")
     if budget.counted_as not in get_args(BudgetMeaning):
         raise BadInput(
