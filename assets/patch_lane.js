@@ -57,7 +57,7 @@ function fillLane(lane, data, payload, view) {
   lane.picture.style.setProperty("--tv-ratio", payload.size[0] / payload.size[1]);
   lane.picture.setAttribute("aria-label",
     `${data.label}: patches of the picture. Arrow keys move between patches, Enter pins one, Escape releases it.`);
-  placeUnseenLabel(lane.unseen, payload);
+  placeUnseenLabel(lane.unseen, payload, lane.picture);
   fillOutcome(lane, data);
   // How times were measured is said once, where it starts or changes.
   const told = data.numbers.map((number, i) => {
@@ -114,12 +114,15 @@ function numberNodes(number) {
 }
 
 // In the largest margin that can hold it; the legend says the same when no margin can.
-function placeUnseenLabel(node, payload) {
+function placeUnseenLabel(node, payload, picture) {
   const [width, height] = payload.size;
   const [x0, y0, x1, y1] = payload.grid.views[0] ? payload.grid.views[0].seen : [0, 0, width, height];
   const shares = { left: x0 / width, right: 1 - x1 / width, top: y0 / height, bottom: 1 - y1 / height };
   const [side, share] = Object.entries(shares).sort((a, b) => b[1] - a[1])[0];
-  node.hidden = share < 0.06;
+  const sideways = side === "left" || side === "right";
+  const [across, along] = sideways ? [picture.clientWidth, picture.clientHeight] : [picture.clientHeight, picture.clientWidth];
+  // No room for the words (a panorama is a thin strip): the legend says it.
+  node.hidden = share < 0.06 || (along > 0 && (along < 120 || share * across < 14));
   node.dataset.side = side;
   node.style.setProperty("--tv-margin", `${100 * share}%`);
 }
@@ -128,7 +131,7 @@ function fillTools(lane, view, redraw) {
   const nodes = [];
   const stage = lane.data.stages[lane.stageAt];
   if (lane.data.stages.length > 1) {
-    nodes.push(chooser("stage", lane.data.stages.map((s) => `${s.label}: ${s.n_in} → ${s.kept.length}`), lane.stageAt, (at) => {
+    nodes.push(chooser("stage", lane.data.stages.map((s) => `${s.n_in} → ${s.kept.length}: ${s.label}`), lane.stageAt, (at) => {
       lane.stageAt = at;
       lane.stageChosen = true;
       lane.mapAt = Math.min(lane.mapAt, Math.max(lane.data.stages[at].maps.length - 1, 0));

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 import tokviz
-from tokviz.cases.search import FoundCase, find_flips, seen_by_llm, separate
+from tokviz.cases.search import FoundCase, find_flips, separate
 from tokviz.images import stored_image
-from tokviz.measures import evidence_tokens
+from tokviz.measures import evidence_tokens, seen_by_llm
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.scenes import EXAMPLE_SEEDS, generate_scene
 
@@ -144,13 +144,13 @@ def write(case: FoundCase, folder: Path) -> None:
 
 
 def title(case: FoundCase) -> str:
-    """Who loses the answer and who keeps it, of the methods that are shown."""
+    """Who answers wrong and who stays right, of the methods that are shown."""
 
-    def clause(methods: tuple[str, ...], verb: str) -> str:
-        labels = [case.comparison.run(method).label for method in published(methods)]
-        return f"{' and '.join(labels)} {verb}{'s' if len(labels) == 1 else ''} it"
+    def names(methods: tuple[str, ...]) -> str:
+        return " and ".join(case.comparison.run(method).label for method in published(methods))
 
-    return f"{clause(case.lost, 'lose')}, {clause(case.kept, 'keep')}"
+    verb = "answers" if len(published(case.lost)) == 1 else "answer"
+    return f"{names(case.lost)} {verb} wrong, {names(case.kept)} right"
 
 
 def why(case: FoundCase) -> str:

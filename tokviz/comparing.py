@@ -150,7 +150,11 @@ class _Job:
             runs=list(runs),
             versions=versions(),
             timings=timings,
-            warnings=[*self.picture.notices, *unknown_words(self.vlm, self.request.question)],
+            warnings=[
+                *self.picture.notices,
+                *unknown_words(self.vlm, self.request.question),
+                *mostly_unseen(self.grid),
+            ],
         )
 
     @torch.inference_mode()
@@ -293,6 +297,15 @@ def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
         return []
     words = ", ".join(dict.fromkeys(unknown))
     return [f"{vlm.record.name} does not know: {words}. Its vocabulary is small; see the model card."]
+
+
+def mostly_unseen(grid: TokenGrid) -> list[str]:
+    """A warning when the model sees less than half of the picture, or nothing."""
+    width, height = grid.picture_size
+    x0, y0, x1, y1 = grid.views[0].seen
+    if (x1 - x0) * (y1 - y0) >= 0.5 * width * height:
+        return []
+    return [f"The model sees only the middle {x1 - x0:.0f} × {y1 - y0:.0f} of these {width} × {height} pixels."]
 
 
 def _pruners(methods: Sequence[str]) -> list[Pruner]:

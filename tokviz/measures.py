@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from .types import Box, Timing, TokenGrid
+from .types import Box, Run, Timing, TokenGrid
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
 
@@ -74,6 +74,12 @@ def overlap(kept_a: Sequence[int], kept_b: Sequence[int]) -> float:
     """Intersection over union of two kept sets; 1.0 when both are empty."""
     a, b = set(kept_a), set(kept_b)
     return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def seen_by_llm(run: Run, n_visual: int) -> list[int]:
+    """Visual tokens that entered the LLM, ascending: what the stages before it left of ``n_visual``."""
+    before = [stage for stage in run.stages if not isinstance(stage.site, int)]
+    return before[-1].kept if before else list(range(n_visual))
 
 
 def evidence_tokens(grid: TokenGrid, evidence: Sequence[Box]) -> list[int]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import tokviz
-from tokviz.cases.search import seen_by_llm, separate
+from tokviz.cases.search import separate
 from tokviz.images import stored_image
-from tokviz.measures import overlap, verdict
+from tokviz.measures import overlap, seen_by_llm, verdict
 from tokviz.types import Comparison
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -77,11 +77,11 @@ def test_evidence_counts_the_patches_that_survived(whole):
     everything = run.model_copy(update={"stages": [run.stages[0].model_copy(update={"kept": list(range(576))})]})
     all_kept = whole.model_copy(update={"runs": [whole.runs[0], everything]})
     shown = {n.label: n for n in numbers.of_run(everything, all_kept)}
-    kept, total = shown["evidence kept"].value.split(" of ")
+    kept, total = shown["evidence into LLM"].value.split(" of ")
     assert kept == total and int(total) > 0
     nothing = run.model_copy(update={"stages": [run.stages[0].model_copy(update={"kept": [0]})]})
     shown = {n.label: n for n in numbers.of_run(nothing, whole.model_copy(update={"runs": [whole.runs[0], nothing]}))}
-    assert shown["evidence kept"].value == f"0 of {total}"
+    assert shown["evidence into LLM"].value == f"0 of {total}"
 
 
 def test_basis_tokens_are_marked_for_approximation_error_only(whole):

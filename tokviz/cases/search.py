@@ -9,10 +9,10 @@ from PIL import Image
 
 from ..comparing import compare
 from ..images import read_image
-from ..measures import evidence_recall, verdict
+from ..measures import evidence_recall, seen_by_llm, verdict
 from ..models.loading import VisionLanguageModel
 from ..scenes import DEFAULT_SIZE, generate_scene
-from ..types import Comparison, Run
+from ..types import Comparison
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,6 @@ class FoundCase:
             comparison.grid, comparison.request.evidence, seen_by_llm(comparison.run(method), comparison.grid.n_tokens)
         )
         return 0.0 if recall is None else recall
-
-
-def seen_by_llm(run: Run, n_visual: int) -> list[int]:
-    """Visual tokens that entered the LLM, ascending: what the stages before it left of ``n_visual``."""
-    before = [stage for stage in run.stages if not isinstance(stage.site, int)]
-    return before[-1].kept if before else list(range(n_visual))
 
 
 def find_flips(

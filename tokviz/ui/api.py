@@ -57,7 +57,11 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             The Comparison as JSON: request, model, token grid, and one run per method with its stages.
         """
         try:
-            if params is not None and not isinstance(params, dict):
+            if not isinstance(methods, list):
+                raise BadInput('methods must be a list of method ids such as ["apet", "divprune"].')
+            if params is not None and not (
+                isinstance(params, dict) and all(isinstance(values, dict) for values in params.values())
+            ):
                 raise BadInput('params must be an object such as {"apet": {"basis_tokens": 10}}.')
             request = RunRequest(
                 model or default_model, picture, question or "", tuple(methods or ()), _whole("budget", budget),

@@ -68,7 +68,9 @@ def build_page(
         _wire_run(act, form, compare, stop, results, example)
         shown = [*results, example, *form.inputs, form.total]
         if chooser is not None:
+            chooser.select(act.leave, None, None, queue=False, **_QUIET)
             chooser.select(lambda index: act.show_example(form, index), chooser, shown, **_QUIET)
+        tabs.opener.upload(act.leave, None, None, queue=False, **_QUIET)
         tabs.opener.upload(lambda path: act.open_session(form, path), tabs.opener, shown, **_QUIET)
         form.picture.upload(act.check_picture, form.picture, [form.picture, notice], **_QUIET)
         drawn = [tabs.figure_files, notice]
@@ -169,8 +171,8 @@ def _example_chooser(examples: Sequence[Example]) -> gr.Dataset | None:
     if not examples:
         return None
     return gr.Dataset(
-        label="Examples", components=[gr.Textbox(visible=False)], samples=[[example.title] for example in examples],
-        type="index", samples_per_page=12, elem_id="tokviz-examples",
+        label="Examples", components=[gr.Textbox(visible=False)], type="index", samples_per_page=12,
+        samples=[[example.case.question] for example in examples], elem_id="tokviz-examples",
     )  # fmt: skip
 
 

@@ -82,23 +82,28 @@ class Handlers:
         self, form: RequestForm, values: Sequence[Any], example: int | None, request: gr.Request
     ) -> Iterator[list[Any]]:
         """Run a request and stream it. Outputs: view, notice, table, comparison, session button, ``form.totals``."""
-        stop = self.flags.of(request.session_hash or "")
+        session = request.session_hash or ""
+        stop = self.flags.of(session)
         skip = gr.skip()
         try:
             asked = self._with_truth(form.request(values), example)
             if not is_loaded(asked.model):
                 yield [skip, notice("busy", f"Loading {asked.model} … the first time takes a while."), *[skip] * 5]
                 self.load(asked.model)
+            yield [skip, notice("busy", "Encoding the picture …"), *[skip] * 5]
             last: Comparison | None = None
             for view, words, comparison in self._stream(asked, stop):
+                if self.flags.of(session) is not stop:  # an example or a session was opened meanwhile: it is shown now
+                    return
                 last = comparison
                 totals = form.total_is(comparison.grid.n_tokens)
                 yield [view, notice("busy", words), skip, skip, skip, *totals]
-            if last is not None:
+            if last is not None and self.flags.of(session) is stop:
                 ending = notice("info", text.STOPPED) if stop.is_set() else None
                 yield [self._final(last), ending, *self.results(last), skip, skip]
         except BadInput as error:
-            yield [skip, notice("error", str(error)), *[skip] * 5]
+            if self.flags.of(session) is stop:
+                yield [skip, notice("info" if stop.is_set() else "error", str(error)), *[skip] * 5]
         except Exception:  # the boundary to the visitor: the log gets the traceback, the page a sentence
             log.exception("a comparison failed")
             yield [skip, notice("error", UNEXPECTED), *[skip] * 5]
@@ -150,7 +155,11 @@ class Handlers:
         if not same_picture or asked.question.strip() != known.request.question.strip():
             return asked
         evidence: tuple[Box, ...] = tuple(known.request.evidence)
-        return RunRequest(**{**vars(asked), "expected": known.request.expected_answer, "evidence": evidence})
+        truth: dict[str, Any] = {"expected": known.request.expected_answer, "evidence": evidence}
+        stored = tuple(method for method in known.request.methods if method in asked.methods)
+        if len(stored) == len(asked.methods):  # the lanes stay where they are when an example is run again
+            truth["methods"] = stored
+        return RunRequest(**{**vars(asked), **truth})
 
     def stop(self, request: gr.Request) -> Any:
         """Ask the tab's run to stop; the run itself says when it has. Output: Stop button."""
@@ -158,7 +167,7 @@ class Handlers:
         return gr.update(interactive=False)
 
     def leave(self, request: gr.Request) -> None:
-        """The tab was closed: its run must not go on."""
+        """The tab was closed or shows something else now: its run must not go on."""
         self.flags.forget(request.session_hash or "")
 
     # --- files -------------------------------------------------------------------------------------------------------
@@ -183,6 +192,8 @@ class Handlers:
             return [gr.skip(), None, *kept[1:]]
         try:
             comparison = Comparison.from_json(Path(path).read_bytes())
+            if not comparison.runs:
+                raise BadInput("The session holds no runs: there is nothing to show.")
             picture = display_file(comparison.picture)
             view = to_payload(
                 comparison, origin="Opened file · its numbers are shown as they were stored", picture=picture
@@ -190,7 +201,7 @@ class Handlers:
             filled = form.filled_from(comparison.request, request_file(comparison.picture), comparison.grid.n_tokens)
         except BadInput as error:
             return [gr.skip(), notice("error", str(error)), *kept[1:]]
-        return [view, notice("info", "The session is open below."), *self.results(comparison), None, *filled]
+        return [view, notice("info", "The session is open."), *self.results(comparison), None, *filled]
 
     @staticmethod
     def figure(comparison: Comparison | None, view: str) -> list[Any]:

@@ -50,13 +50,19 @@ def _tokens(run: Run, n_tokens: int) -> list[Number]:
 
 
 def _evidence(run: Run, comparison: Comparison) -> list[Number]:
-    """How much of the evidence survived the selection (a later withdrawal of everything is no selection)."""
-    kept = next((stage.kept for stage in reversed(run.stages) if stage.kept), None)
+    """How much of the evidence enters the LLM and, if stages inside it drop more, how much the last selection left.
+
+    A later withdrawal of everything is no selection.
+    """
     shown = measures.evidence_tokens(comparison.grid, comparison.request.evidence)
-    if kept is None or not shown:
+    if not shown or not run.stages:
         return []
-    survived = len(set(shown) & set(kept))
-    return [Number("evidence kept", f"{survived} of {len(shown)}", text.share(survived, len(shown)))]
+    counts = [len(set(shown) & set(measures.seen_by_llm(run, comparison.grid.n_tokens)))]
+    last = next((stage.kept for stage in reversed(run.stages) if stage.kept), [])
+    counts.append(len(set(shown) & set(last)))
+    lines = zip(("evidence into LLM", "evidence at the end"), counts, strict=True)
+    numbers = [Number(label, f"{n} of {len(shown)}", text.share(n, len(shown))) for label, n in lines]
+    return numbers if counts[0] != counts[1] else numbers[:1]
 
 
 def _duration(label: str, key: str, run: Run, reference: Run | None) -> list[Number]:

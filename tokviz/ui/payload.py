@@ -186,6 +186,9 @@ def _grid(grid: TokenGrid) -> dict[str, Any]:
 def check_fits_grid(comparison: Comparison) -> None:
     """Raise BadInput when an index or a list of a stage does not fit the grid (a damaged or forged session file)."""
     n_tokens = comparison.grid.n_tokens
+    sizes = (comparison.picture.width, comparison.picture.height, *comparison.grid.picture_size)
+    if not comparison.grid.views or not n_tokens or min(sizes) < 1:
+        raise BadInput("The session is damaged: it has no patches or no picture.")
     for run in comparison.runs:
         for stage in run.stages:
             lists = [stage.order, stage.assignment, *(m.values for m in (stage.score, *stage.maps) if m is not None)]
