@@ -108,7 +108,7 @@ def test_views_redraw_and_legends_carry_numbers(first_screen):
 def test_a_stage_can_be_chosen(first_screen):
     page = first_screen
     stages = page.locator(".tv-tools").nth(3).get_by_label("stage")
-    assert stages.locator("option").all_inner_texts() == ["after the projector: 576 → 256", "before block 5: 256 → 64"]
+    assert stages.locator("option").all_inner_texts() == ["576 → 256: after the projector", "256 → 64: before block 5"]
     stages.select_option(index=0)
     assert page.locator(".tv-where").nth(3).inner_text() == "256 of 576 patches kept"
 

@@ -35,6 +35,18 @@ def held(paced):
     paced.release()
 
 
+def test_an_example_opened_during_a_run_is_what_stays(site, open_page, held):
+    page = open_page(site)
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function(IN_THE_MIDDLE)
+    page.locator("#tokviz-examples button").nth(1).click()
+    page.get_by_role("heading", name="panorama").wait_for()
+    held.release()
+    page.wait_for_timeout(1500)  # the abandoned run would have painted over the example by now
+    assert "panorama" in page.locator(".tv-title").inner_text()
+    assert "stored result" in page.locator(".tv-origin").inner_text()
+
+
 def test_lanes_stream_and_the_example_keeps_its_truth(site, open_page, held):
     page = open_page(site)
     page.locator("#tokviz-compare").click()
