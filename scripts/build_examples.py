@@ -24,6 +24,7 @@ from tokviz.images import stored_image
 from tokviz.measures import evidence_tokens, seen_by_llm
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.scenes import EXAMPLE_SEEDS, generate_scene
+from tokviz.types import Comparison
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 METHODS = ("fastervlm", "apet", "divprune", "todre", "random", "uniform")
@@ -42,9 +43,13 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=150)
     parser.add_argument("--budget", type=int, default=16)
     parser.add_argument("--count", type=int, default=6)
+    parser.add_argument("--refresh", action="store_true", help="run the stored cases again instead of searching")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     vlm = tokviz.load()
+    if arguments.refresh:
+        refresh(vlm)
+        return
     started = time.perf_counter()
     seeds = EXAMPLE_SEEDS[: arguments.scenes]
     found = [case for seed in seeds for case in find_flips(vlm, [seed], METHODS, arguments.budget, size=canvas(seed))]
@@ -55,6 +60,22 @@ def main() -> None:
         case = shown(vlm, case)
         write(case, EXAMPLES / f"{number:02d}-{case.question_family}")
         print(f"{number}: {case.seed} {case.comparison.request.question} lost={case.lost} kept={case.kept}")
+
+
+def refresh(vlm: VisionLanguageModel) -> None:
+    """Write the session of every stored case anew, with the same picture, question and methods."""
+    for path in sorted(EXAMPLES.glob("*/session.json")):
+        path.write_text(run_again(vlm, Comparison.from_json(path.read_text())).to_json() + "\n")
+
+
+def run_again(vlm: VisionLanguageModel, stored: Comparison, methods: list[str] | None = None) -> Comparison:
+    """The same request again, timed as medians of 5."""
+    request = stored.request
+    return tokviz.compare(
+        vlm, stored_image(stored.picture), request.question, methods or request.methods, request.budget,
+        seed=request.seed, repeats=5, max_new_tokens=request.max_new_tokens, expected=request.expected_answer,
+        evidence=request.evidence,
+    )  # fmt: skip
 
 
 def choose(found: list[FoundCase], count: int) -> list[FoundCase]:
@@ -112,12 +133,7 @@ def shown(vlm: VisionLanguageModel, case: FoundCase) -> FoundCase:
     lost = sorted(published(case.lost), key=lambda method: evidence_kept(case, method))
     stayed = sorted(published(case.kept), key=lambda method: -evidence_kept(case, method))
     methods = (lost[:1] + stayed[:2] + lost[1:])[:3]
-    request = comparison.request
-    again = tokviz.compare(
-        vlm, stored_image(comparison.picture), request.question, [m for m in METHODS if m in methods], request.budget,
-        seed=request.seed, repeats=5, max_new_tokens=request.max_new_tokens, expected=request.expected_answer,
-        evidence=request.evidence,
-    )  # fmt: skip
+    again = run_again(vlm, comparison, [method for method in METHODS if method in methods])
     found = separate(again, case.seed, case.question_family)
     if found is None:
         raise RuntimeError(f"scene {case.seed} separates no more when it is run again: answers are not deterministic")

@@ -60,7 +60,7 @@ def _evidence(run: Run, comparison: Comparison) -> list[Number]:
     counts = [len(set(shown) & set(measures.seen_by_llm(run, comparison.grid.n_tokens)))]
     last = next((stage.kept for stage in reversed(run.stages) if stage.kept), [])
     counts.append(len(set(shown) & set(last)))
-    lines = zip(("evidence into LLM", "evidence at the end"), counts, strict=True)
+    lines = zip(("evidence into LLM", "evidence at end"), counts, strict=True)
     numbers = [Number(label, f"{n} of {len(shown)}", text.share(n, len(shown))) for label, n in lines]
     return numbers if counts[0] != counts[1] else numbers[:1]
 
