@@ -303,6 +303,15 @@ def test_prefill_and_selection_add_up(vlm, scene_image, monkeypatch):
     assert timings["selection"].median_ms >= 300 > timings["prefill"].median_ms > 0
 
 
+def test_a_package_that_is_missing_is_not_blamed_on_the_hub(monkeypatch):
+    def fails(*arguments, **options):
+        raise ImportError("needs the package bitsandbytes")
+
+    monkeypatch.setattr("tokviz.models.loading.AutoConfig.from_pretrained", fails)
+    with pytest.raises(BadInput, match="needs the package bitsandbytes"):
+        tokviz.load("llava-hf/llava-1.5-7b-hf")
+
+
 def test_an_unreachable_hub_is_one_sentence():
     with pytest.raises(BadInput, match="hub cannot be reached"):
         tokviz.load("llava-hf/llava-1.5-7b-hf")

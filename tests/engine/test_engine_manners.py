@@ -9,7 +9,7 @@ from engine_models import FAMILY, build, generated, merged, prompt, ragged, spre
 from transformers import DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tokviz.engine import Stopwatch, encode, median_milliseconds, pruning, shorten
+from tokviz.engine import Stopwatch, encode, pruning, shorten
 from tokviz.errors import Unsupported
 from tokviz.types import CLS_ATTENTION, LAST_ROW, PREVIOUS_FEATURES, TEXT_ROWS, Need, Selection
 
@@ -295,9 +295,6 @@ def test_the_clock_counts_milliseconds():
         time.sleep(0.02)
         assert watch.elapsed() >= 20
     assert 20 <= watch.milliseconds < 500
-    assert median_milliseconds([3.0, 1.0, 2.0]) == 2.0
-    with pytest.raises(ValueError):
-        median_milliseconds([])
 
 
 def test_ragged_rows_do_not_depend_on_their_neighbours(sdpa64):

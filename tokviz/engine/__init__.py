@@ -6,7 +6,7 @@ around an unchanged ``model.generate`` (every stage). They combine: ``pruning(..
 
 from .answering import Answer, answer
 from .cache import kv_cache_bytes
-from .clock import Stopwatch, median_milliseconds
+from .clock import Stopwatch
 from .context import Trace, pruning
 from .prompt import Prompt, encode, shorten
 from .stages import Choose, StageEvent
@@ -23,7 +23,6 @@ __all__ = [
     "answer",
     "encode",
     "kv_cache_bytes",
-    "median_milliseconds",
     "pruning",
     "shorten",
 ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from statistics import median
 
 import torch
 
@@ -42,10 +40,3 @@ class Stopwatch:
         """Milliseconds since the block was entered."""
         synchronise(self.device)
         return (time.perf_counter() - self._start) * 1000
-
-
-def median_milliseconds(samples: Sequence[float]) -> float:
-    """Median of durations in ms. Raises ValueError when there is none."""
-    if not samples:
-        raise ValueError("median of no durations")
-    return float(median(samples))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ class VisionLanguageModel:
     family: ModelFamily
     record: ModelRecord
     warm: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def device(self) -> torch.device:
@@ -147,10 +145,11 @@ def _resolve(name_or_path: str) -> tuple[str, str | None, str]:
 
 
 def _why_not(name: str, source: str, error: Exception) -> str:
-    if isinstance(error, ImportError):
-        return f"{name} could not be loaded: {str(error).strip().splitlines()[0]}"
-    if os.path.isdir(source):
-        return f"The model folder {name!r} is incomplete or damaged: {str(error).strip().splitlines()[0]}"
+    detail = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if os.path.isdir(source) and not isinstance(error, ImportError):
+        return f"The model folder {name!r} is incomplete or damaged: {detail}"
+    if not isinstance(error, OSError):  # the files came, and are the trouble (or a package that they need is missing)
+        return f"{name} could not be loaded: {detail}"
     return (
         f"{name} could not be loaded: the model hub cannot be reached, the id is wrong, or access is gated. "
         "Use a local folder or the embedded model instead."

@@ -7,7 +7,6 @@ import math
 from ..types import MethodFamily, Timing
 
 TITLE = "tokviz"
-TAGLINE = "which image patches each pruning method keeps, and what that does to the answer"
 
 FAMILY_LABELS: dict[MethodFamily, str] = {
     "approximation-error": "approximation error",
@@ -29,12 +28,6 @@ NO_PICTURE = "Choose a picture first: drop a PNG, JPEG or WebP file into the pic
 NO_QUESTION = "Write a question about the picture first."
 NO_METHOD = "Choose at least one method to compare with no pruning."
 STOPPED = "Stopped. The lanes that were finished are kept."
-QUESTION_LIMIT = 2_000
-
-
-def question_too_long(length: int) -> str:
-    """What to say when the question has ``length`` characters."""
-    return f"The question has {length:,} characters; please keep it under {QUESTION_LIMIT:,}."
 
 
 def milliseconds(ms: float) -> str:
