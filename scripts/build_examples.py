@@ -23,8 +23,8 @@ from tokviz.cases.search import FoundCase, find_flips, separate
 from tokviz.images import stored_image
 from tokviz.measures import evidence_tokens, seen_by_llm
 from tokviz.models.loading import VisionLanguageModel
+from tokviz.records import Comparison
 from tokviz.scenes import EXAMPLE_SEEDS, generate_scene
-from tokviz.types import Comparison
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 METHODS = ("fastervlm", "apet", "divprune", "todre", "random", "uniform")

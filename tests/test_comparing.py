@@ -15,7 +15,8 @@ from tokviz.comparing import compare_events
 from tokviz.errors import BadInput, Unsupported
 from tokviz.models.catalog import embedded_folder
 from tokviz.pruners import PRUNERS, get
-from tokviz.types import Comparison, Schedule
+from tokviz.records import Comparison
+from tokviz.types import Schedule
 
 ALL = [pruner.id for pruner in PRUNERS]
 QUESTION = "how many objects are there?"

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ABSENT = {
     "tokviz": {"torch", "gradio", "transformers"},
     "tokviz.types": {"torch", "gradio", "transformers"},
+    "tokviz.records": {"torch", "gradio", "transformers", "tokviz.types"},
     "tokviz.measures": {"torch", "gradio", "transformers"},
     "tokviz.images": {"torch", "gradio", "transformers"},
     "tokviz.scenes": {"torch", "gradio", "transformers"},

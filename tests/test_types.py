@@ -8,7 +8,7 @@ from PIL import Image
 from tokviz.errors import BadInput
 from tokviz.images import read_image
 from tokviz.models.llava import centre_crop_grid
-from tokviz.types import (
+from tokviz.records import (
     AnswerToken,
     BudgetMeanings,
     Comparison,

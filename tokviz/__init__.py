@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .comparing import compare, compare_events
     from .models.loading import VisionLanguageModel, load
     from .pruners import methods
-    from .types import Comparison
+    from .records import Comparison
 
 # Resolved on first use, so that `import tokviz` and the first screen of the page cost no torch.
 _WHERE = {

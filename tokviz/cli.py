@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .images import Picture
     from .models.loading import VisionLanguageModel
     from .pruners.base import Param
-    from .types import Comparison
+    from .records import Comparison
 
 _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""

@@ -25,18 +25,11 @@ from .images import Picture, read_image
 from .lane import LaneSettings, run_lane
 from .measures import timing
 from .models.loading import VisionLanguageModel
+from .names import Box, BudgetMeaning
 from .pruners import get
 from .pruners.base import Pruner
-from .types import (
-    Box,
-    Budget,
-    BudgetMeaning,
-    Comparison,
-    Request,
-    Run,
-    Timing,
-    TokenGrid,
-)
+from .records import Comparison, Request, Run, Timing, TokenGrid
+from .types import Budget
 
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 BASELINE = "full"

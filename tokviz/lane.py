@@ -16,22 +16,9 @@ from .errors import BadInput, Stopped
 from .measures import decode_flops, prefill_flops, timing
 from .models.loading import VisionLanguageModel
 from .pruners.base import Pruner
+from .records import AnswerToken, Cost, Run, Timing, TokenGrid
 from .traces import stage_records
-from .types import (
-    AnswerToken,
-    Budget,
-    Cost,
-    PlanningInfo,
-    Run,
-    Schedule,
-    Selection,
-    Signals,
-    Stage,
-    Timing,
-    TokenGrid,
-    budget_meanings,
-    tokens_per_block,
-)
+from .types import Budget, PlanningInfo, Schedule, Selection, Signals, Stage, budget_meanings, tokens_per_block
 
 
 @dataclass(frozen=True)

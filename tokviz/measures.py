@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from .types import Box, Run, Timing, TokenGrid
+from .names import Box
+from .records import Run, Timing, TokenGrid
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
 

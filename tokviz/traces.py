@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .types import MapRecord, StageRecord, TokenMap
+from .records import MapRecord, StageRecord
+from .types import TokenMap
 
 if TYPE_CHECKING:
     from .engine import StageEvent

@@ -1,69 +1,108 @@
-"""The nouns of tokviz: one meaning each, everywhere. No torch, no gradio at import time.
+"""The nouns of tokviz while a model runs: one meaning each, everywhere. No torch, no gradio at import time.
 
-Letters used throughout the project: ``N`` visual tokens before a stage, ``K`` kept, ``D`` width, ``L`` LLM blocks
-(``block i`` is 0-based), ``(R, C)`` grid rows and columns. A higher score always means "keep".
+Letters used throughout the project: ``N`` visual tokens before a stage, ``K`` kept, ``E`` added, ``D`` width, ``M``
+text tokens behind the last visual token, ``L`` LLM blocks (``block i`` is 0-based), ``(R, C)`` grid rows and columns. A
+higher score always means "keep".
 
-Two halves. The first half (dataclasses) is what pruners and engine hand to each other while a model runs; it holds
-tensors. The second half (pydantic models) is what is left afterwards: plain numbers and text, written to JSON and read
-back without loss. Views, exports and stored sessions see only the second half.
+These dataclasses are what pruners and engine hand to each other; they hold tensors. What is left afterwards (plain
+numbers and text, written to JSON) is in ``records.py``; views, exports and stored sessions see only that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from .names import BudgetMeaning, ChartKind, Params, PositionPolicy, Site, site_label
+from .records import BudgetMeanings
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-SCHEMA_VERSION = 1
-
-MethodFamily = Literal[
-    "approximation-error", "attention-ranked", "diversity", "merging", "text-guided", "progressive", "control"
+NeedKind = Literal[
+    "cls_attention",
+    "cls_logits",
+    "cls_full_width",
+    "cls_feature",
+    "encoder_keys",
+    "full_keys",
+    "text_features",
+    "question_features",
+    "llm_input",
+    "clip_relevance",
+    "last_row",
+    "text_rows",
+    "head_rows",
+    "rotary_similarity",
+    "previous_features",
+    "key_norms",
+    "normed_features",
 ]
-BudgetMeaning = Literal["published", "final", "average"]
-PositionPolicy = Literal["keep", "reindex"]
-Params = Mapping[str, Any]
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in pixels of the original picture (after EXIF rotation)."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# While a model runs
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Need:
     """One signal that a stage wants beside its features. The engine captures just what is asked for.
 
-    kind:
-        ``cls_attention``   [CLS] row of a vision block, mean over heads, patches only -> ``Signals.cls_attention``
-        ``encoder_keys``    keys of a vision block, mean over heads, patches only -> ``Signals.keys``
-        ``text_features``   embeddings of the question tokens in LLM space -> ``Signals.text_features``
+    kind, of the vision tower (``block`` says which):
+        ``cls_attention``   [CLS] row, mean over heads, patches only -> ``Signals.cls_attention``
+        ``cls_logits``      the same row before the softmax, scaled, mean over heads -> ``Signals.cls_logits``
+        ``cls_full_width``  [CLS] row of the heads' queries and keys laid side by side as one head of the full width,
+                            scale width^-1/2 (PruMerge) -> ``Signals.cls_full_width``
+        ``cls_feature``     the [CLS] token's own encoder feature -> ``Signals.cls_feature``
+        ``encoder_keys``    keys, mean over heads, patches only -> ``Signals.keys``
+        ``full_keys``       keys, heads laid side by side, patches only -> ``Signals.full_keys``
+    kind, before the LLM:
+        ``text_features``   embeddings of all tokens behind the last visual token, at the stage's site ->
+                            ``Signals.text_features``
+        ``question_features``  of those, only what the user wrote (no template, no roles) ->
+                            ``Signals.question_features``
+        ``llm_input``       what entered block 0, whatever the stage's site: visual and text embeddings ->
+                            ``Signals.input_features``, ``Signals.input_text``
+        ``clip_relevance``  similarity of each patch to the question in the space of the CLIP model that the vision
+                            tower was taken from -> ``Signals.clip_relevance``
+    kind, inside the LLM:
         ``last_row``        attention row of the last prompt token on the visual tokens -> ``Signals.attention_rows``
-        ``text_rows``       rows of all tokens after the last visual token -> ``Signals.attention_rows``
+        ``text_rows``       rows of all tokens behind the last visual token -> ``Signals.attention_rows``
+        ``head_rows``       those rows head by head -> ``Signals.head_rows``
+        ``rotary_similarity``  dot product of the all-ones vector rotated to the position of each text token with the
+                            one rotated to that of each visual token -> ``Signals.rotary_similarity``
         ``previous_features``  hidden states that entered the block before the stage -> ``Signals.previous_features``
+        ``key_norms``       L1 norm of the keys as attention sees them, heads laid side by side, of visual and of text
+                            tokens -> ``Signals.key_norms``, ``Signals.text_key_norms``
+        ``normed_features`` hidden states at the stage through the LLM's final norm -> ``Signals.normed_features``,
+                            ``Signals.normed_text``
     block:
         for vision signals ``"feature"`` (the block whose output becomes the visual features; CLIP block 22 of 24 in
-        LLaVA-1.5) or ``"last"``; for attention rows ``"previous"`` (the block before the stage, which has already run
-        on the unpruned sequence) or ``"this"`` (the block the stage stands before, recomputed from its input).
+        LLaVA-1.5) or ``"last"``; for attention rows and key norms ``"previous"`` (the block before the stage, which has
+        already run on the unpruned sequence) or ``"this"`` (the block the stage stands before, recomputed from its
+        input).
     """
 
-    kind: Literal["cls_attention", "encoder_keys", "text_features", "last_row", "text_rows", "previous_features"]
+    kind: NeedKind
     block: Literal["feature", "last", "previous", "this"] | None = None
 
 
 CLS_ATTENTION = Need("cls_attention", "feature")
 CLS_ATTENTION_LAST_BLOCK = Need("cls_attention", "last")
+CLS_LOGITS_LAST_BLOCK = Need("cls_logits", "last")
+CLS_FULL_WIDTH_LAST_BLOCK = Need("cls_full_width", "last")
+CLS_FEATURE = Need("cls_feature", "feature")
 ENCODER_KEYS = Need("encoder_keys", "feature")
+FULL_KEYS_LAST_BLOCK = Need("full_keys", "last")
 TEXT_FEATURES = Need("text_features")
+QUESTION_FEATURES = Need("question_features")
+LLM_INPUT = Need("llm_input")
+CLIP_RELEVANCE = Need("clip_relevance")
 LAST_ROW = Need("last_row", "previous")
+LAST_ROW_OF_NEXT_BLOCK = Need("last_row", "this")
 TEXT_ROWS = Need("text_rows", "previous")
+HEAD_ROWS = Need("head_rows", "previous")
+ROTARY_SIMILARITY = Need("rotary_similarity")
 PREVIOUS_FEATURES = Need("previous_features")
+KEY_NORMS = Need("key_norms", "previous")
+NORMED_FEATURES = Need("normed_features")
 
 
 @dataclass(frozen=True)
@@ -71,22 +110,43 @@ class Signals:
     """What one stage may look at, for one sequence; rows are the visual tokens still alive, in sequence order.
 
     Shape:
-        features: ``(N, D)`` at the stage's site. cls_attention, received_attention: ``(N,)``. keys: ``(N, d_k)``.
-        text_features: ``(M, D)``. attention_rows: ``(rows, N)``, probabilities (softmax over the whole causal row),
-        mean over heads, float32. previous_features: ``(N, D)``. candidates: ``(N,)`` bool, False for rows that are no
-        image patch (newline, video [CLS]); None when every row is a patch. view: ``(N,)`` int, the tile or frame of
-        each row; None when there is one.
+        features: ``(N, D)`` at the stage's site. cls_attention, cls_logits, cls_full_width, received_attention,
+        clip_relevance, key_norms: ``(N,)``. cls_feature: ``(D,)``. keys, full_keys: ``(N, d_k)``. text_features,
+        normed_text, input_text: ``(M, D)``; text_key_norms: ``(M,)``. question_features: ``(Q, D)``. input_features:
+        ``(N_0, D)``, all that entered the LLM. attention_rows: ``(rows, N)``, probabilities (softmax over the whole
+        causal row), mean over heads, float32. head_rows: ``(H, M, N)``. rotary_similarity: ``(M, N)``.
+        previous_features, normed_features: ``(N, D)``. candidates: ``(N,)`` bool, False for rows that are no image
+        patch (newline, video [CLS]); None when every row is a patch. view: ``(N,)`` int, the tile or frame of each row;
+        None when there is one. cell: ``(N, 2)`` int, row and column of each patch in its picture: of the thumbnail for
+        tile 0, of the stitched and unpadded grid of crops for all other tiles; -1 for rows that are no patch; None when
+        the engine does not know. sizes: ``(N,)``, how many patches each row already stands for; None when each is one.
     """
 
     features: Tensor
     cls_attention: Tensor | None = None
+    cls_logits: Tensor | None = None
+    cls_full_width: Tensor | None = None
+    cls_feature: Tensor | None = None
     received_attention: Tensor | None = None
     keys: Tensor | None = None
+    full_keys: Tensor | None = None
     text_features: Tensor | None = None
+    question_features: Tensor | None = None
+    input_features: Tensor | None = None
+    input_text: Tensor | None = None
+    clip_relevance: Tensor | None = None
     attention_rows: Tensor | None = None
+    head_rows: Tensor | None = None
+    rotary_similarity: Tensor | None = None
     previous_features: Tensor | None = None
+    key_norms: Tensor | None = None
+    text_key_norms: Tensor | None = None
+    normed_features: Tensor | None = None
+    normed_text: Tensor | None = None
     candidates: Tensor | None = None
     view: Tensor | None = None
+    cell: Tensor | None = None
+    sizes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +165,53 @@ class TokenMap:
 
 
 @dataclass(frozen=True)
+class TextScores:
+    """A number per text token behind the last visual token, and which of them a method chose to listen to (raters).
+
+    Shape: values ``(M,)`` float, chosen ``(M,)`` bool. line: the threshold that decided, None when none did.
+    """
+
+    name: str
+    label: str
+    values: Tensor
+    chosen: Tensor
+    line: float | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A small diagram that a stage leaves for the views, which draw it without knowing the method.
+
+    kind: ``line`` (y over x), ``scatter`` (points), ``bars`` (y per entry of ``names``).
+    line: a threshold drawn across. tokens: for a scatter or bars, the row index (into the N rows) of each point, so
+    that views link points and patches. marked: positions in ``y`` that the method picked.
+    """
+
+    name: str
+    label: str
+    kind: ChartKind
+    y: Sequence[float]
+    x: Sequence[float] = ()
+    names: Sequence[str] = ()
+    x_label: str = ""
+    y_label: str = ""
+    line: float | None = None
+    tokens: Sequence[int] = ()
+    marked: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One number that a stage measured, and the threshold it was held against; views draw it over the stages."""
+
+    name: str
+    label: str
+    value: float
+    line: float | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
 class Selection:
     """What one stage decided, in indices of the rows it was given.
 
@@ -114,7 +221,11 @@ class Selection:
         assignment: ``(N,)`` int64, for every token the index (into the N rows) of the kept token that carries it:
         itself for kept tokens, the absorber for merged ones, -1 for tokens that were dropped without merging; or None
         when the method never merges. features: ``(K, D)``, rows of ``kept`` after merging; None when unchanged.
-        maps: further maps for the views. facts: plain numbers and texts worth recording (thresholds, alphas).
+        extra: ``(E, D)``, further tokens that the LLM gets although they are no patch ([CLS], a summary token), with
+        K + E <= N; None when there are none. sequence: ``(K + E,)`` int64, the order in which the LLM gets the tokens,
+        as positions in ``[*kept, *extra]``; None for kept ascending, then extra. sizes: ``(K,)``, how many patches each
+        kept row now stands for, where a later stage or attention must know; else None.
+        maps, charts, readings, text: for the views. facts: plain numbers and texts worth recording.
     """
 
     kept: Tensor
@@ -122,7 +233,13 @@ class Selection:
     order: Tensor | None = None
     assignment: Tensor | None = None
     features: Tensor | None = None
+    extra: Tensor | None = None
+    sequence: Tensor | None = None
+    sizes: Tensor | None = None
     maps: Sequence[TokenMap] = ()
+    charts: Sequence[Chart] = ()
+    readings: Sequence[Reading] = ()
+    text: TextScores | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
@@ -135,8 +252,9 @@ class Stage:
     """One place where visual tokens are dropped.
 
     site:
-        ``"encoder"`` (vision features before the projector), ``"projector"`` (embeddings that enter the LLM), or an
-        int ``i``: before LLM block ``i`` (0-based), i.e. the first block that sees fewer tokens.
+        ``VisionBlock(i)`` (inside vision block i, between its attention and its MLP; features and ``keys`` are that
+        block's, without [CLS]), ``"encoder"`` (vision features before the projector), ``"projector"`` (embeddings that
+        enter the LLM), or an int ``i``: before LLM block ``i`` (0-based), i.e. the first block that sees fewer tokens.
     keep:
         how many visual tokens stay, or None when the method decides at run time (ToDRE's withdrawal).
     select:
@@ -145,7 +263,7 @@ class Stage:
         what happens to position ids of the tokens behind: ``reindex`` closes the gap, ``keep`` leaves it.
     """
 
-    site: Literal["encoder", "projector"] | int
+    site: Site
     keep: int | None
     select: SelectFunction
     needs: tuple[Need, ...] = ()
@@ -155,9 +273,7 @@ class Stage:
     @property
     def site_label(self) -> str:
         """The site in words, e.g. ``"before block 4"``."""
-        if isinstance(self.site, int):
-            return f"before block {self.site}"
-        return {"encoder": "encoder output, before the projector", "projector": "after the projector"}[self.site]
+        return site_label(self.site)
 
 
 @dataclass(frozen=True)
@@ -184,9 +300,7 @@ class Schedule:
         return budget_meanings(self.counts_per_block(n_visual, n_blocks), self.final_count(n_visual))
 
 
-def tokens_per_block(
-    n_visual: int, n_blocks: int, drops: Sequence[tuple[Literal["encoder", "projector"] | int, int | None]]
-) -> list[int]:
+def tokens_per_block(n_visual: int, n_blocks: int, drops: Sequence[tuple[Site, int | None]]) -> list[int]:
     """Visual tokens that each block processes, given ``(site, count after it)`` pairs in order. Shape: ``L`` ints."""
     counts = []
     pending = list(drops)
@@ -224,229 +338,22 @@ class Budget:
 
 @dataclass(frozen=True)
 class PlanningInfo:
-    """What a method may know about the model when it plans its stages."""
+    """What a method may know about the model and the prompt when it plans its stages.
+
+    n_visual: visual tokens N that enter the LLM unpruned. n_blocks: LLM blocks L. n_views: pictures, tiles or frames
+    that N is made of. has_tiles: view 0 is a thumbnail and the others are crops of the same picture. merges_patches:
+    the encoder merges patches into visual tokens (2x2 in Qwen), so sites inside or behind it see other rows than the
+    LLM. vision_blocks: how many blocks of the vision tower the features pass through (23 of CLIP's 24 in LLaVA-1.5);
+    None when the family gives no access to them. has_text_tower: the CLIP text tower that belongs to the vision tower
+    is at hand.
+    """
 
     n_visual: int
     n_blocks: int
     family: str = "llava"
     has_cls: bool = True
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What is left afterwards (JSON)
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Record(BaseModel):
-    """Base of everything that goes to JSON: immutable, unknown keys refused, NaN never written (null instead)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
-
-
-class BudgetMeanings(Record):
-    """The three meanings of a budget, in tokens."""
-
-    final: int
-    average_in: float
-    average_logged: float
-
-
-class GridView(Record):
-    """One regular grid of patches: a picture, a tile or a frame. ``seen`` is what of the picture it covers."""
-
-    name: str
-    rows: int
-    cols: int
-    seen: Box
-
-
-class TokenGrid(Record):
-    """Where each visual token lies. The only place that knows geometry; built by the model family.
-
-    Shape: all lists have ``N`` entries in the order in which the LLM receives the unpruned tokens. ``row`` and ``col``
-    are -1 and ``box`` is None for tokens that are no patch (newline, video [CLS]). Boxes are in pixels of the original
-    picture and are clipped to it.
-    """
-
-    picture_size: tuple[int, int]
-    views: list[GridView]
-    view: list[int]
-    row: list[int]
-    col: list[int]
-    box: list[Box | None]
-
-    @property
-    def n_tokens(self) -> int:
-        """Number of visual tokens, patches and others."""
-        return len(self.view)
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        lengths = {len(self.view), len(self.row), len(self.col), len(self.box)}
-        if len(lengths) != 1:
-            raise ValueError(f"TokenGrid lists must have the same length, got lengths {sorted(lengths)}")
-        return self
-
-
-class MapRecord(Record):
-    """A TokenMap on the original N tokens. None where the token had already been dropped or the value is not finite."""
-
-    name: str
-    label: str
-    unit: str
-    direction: str
-    scale: Literal["linear", "log"]
-    values: list[float | None]
-
-
-class StageRecord(Record):
-    """One stage of one run. Every index and list refers to the ORIGINAL N visual tokens, so that views compose nothing.
-
-    kept: ascending original indices alive after this stage. order: step at which a token was picked, -1 else.
-    assignment: original index of the token that carries it after this stage (itself if kept), -1 if dropped without a
-    merge or dropped earlier; None if the stage does not merge.
-    """
-
-    title: str
-    site: Literal["encoder", "projector"] | int
-    site_label: str
-    positions: PositionPolicy
-    planned_keep: int | None
-    n_in: int
-    kept: list[int]
-    score: MapRecord | None
-    order: list[int] | None
-    assignment: list[int] | None
-    maps: list[MapRecord]
-    facts: dict[str, Any]
-    selection_ms: float | None
-
-
-class Timing(Record):
-    """A measured duration in ms. ``single_shot`` when there was one cold measurement instead of a median."""
-
-    median_ms: float
-    samples: int
-    single_shot: bool
-
-
-class AnswerToken(Record):
-    """One generated token and the log-probability (natural log) the model gave it."""
-
-    id: int
-    text: str
-    logprob: float | None
-
-
-class Cost(Record):
-    """What the run cost. FLOPs are computed from a formula (see ``measures.py``), bytes are read off the real cache."""
-
-    prefill_flops: float
-    decode_flops: float
-    vision_flops: float
-    kv_cache_bytes: int | None
-    peak_memory_bytes: int | None
-
-
-class Run(Record):
-    """One method on one request. ``error`` is a sentence for the user when the lane could not be run."""
-
-    method: str
-    label: str
-    family: MethodFamily
-    params: dict[str, Any]
-    planned: BudgetMeanings | None = None
-    actual: BudgetMeanings | None = None
-    tokens_per_block: list[int] = []
-    stages: list[StageRecord] = []
-    answer: str = ""
-    answer_tokens: list[AnswerToken] = []
-    timings: dict[str, Timing] = {}
-    cost: Cost | None = None
-    warnings: list[str] = []
-    error: str | None = None
-
-    @property
-    def kept(self) -> list[int] | None:
-        """Original indices of the visual tokens alive after the last stage; None when nothing was pruned."""
-        return self.stages[-1].kept if self.stages else None
-
-
-class PictureRecord(Record):
-    """The picture of a request: size in pixels after EXIF rotation, digest, and the file itself as base64."""
-
-    width: int
-    height: int
-    sha256: str
-    mime: Literal["image/png", "image/jpeg"]
-    base64: str
-    name: str = ""
-
-
-class Request(Record):
-    """What was asked."""
-
-    question: str
-    methods: list[str]
-    budget: int
-    budget_as: BudgetMeaning
-    params: dict[str, dict[str, Any]]
-    seed: int
-    max_new_tokens: int
-    repeats: int
-    expected_answer: str | None = None
-    evidence: list[Box] = []
-
-
-class ModelRecord(Record):
-    """Which model answered, and on what."""
-
-    name: str
-    family: str
-    n_blocks: int
-    hidden_size: int
-    dtype: str
-    device: str
-    attention: str
-    embedded: bool
-
-
-class Comparison(Record):
-    """The runs of one request. ``runs[0]`` is the unpruned one (method ``full``)."""
-
-    schema_version: int = SCHEMA_VERSION
-    request: Request
-    model: ModelRecord
-    picture: PictureRecord
-    grid: TokenGrid
-    runs: list[Run]
-    versions: dict[str, str]
-    timings: dict[str, Timing] = {}
-    warnings: list[str] = []
-
-    def run(self, method: str) -> Run:
-        """The run of a method id. Raises KeyError with the ids that are there."""
-        for run in self.runs:
-            if run.method == method:
-                return run
-        raise KeyError(f"no run of method {method!r}; this comparison has {[r.method for r in self.runs]}")
-
-    def to_json(self) -> str:
-        """The whole comparison as JSON text (schema version included)."""
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Comparison:
-        """Read what ``to_json`` wrote. Raises ValueError with one sentence when the text is no tokviz session."""
-        from .errors import BadInput
-
-        try:
-            comparison = cls.model_validate_json(text)
-        except ValueError as error:
-            raise BadInput("This file is not a tokviz session, or it was written by another version.") from error
-        if comparison.schema_version != SCHEMA_VERSION:
-            raise BadInput(
-                f"This session has schema version {comparison.schema_version}; "
-                f"this tokviz reads version {SCHEMA_VERSION}."
-            )
-        return comparison
+    n_views: int = 1
+    has_tiles: bool = False
+    merges_patches: bool = False
+    vision_blocks: int | None = None
+    has_text_tower: bool = False

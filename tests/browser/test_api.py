@@ -7,7 +7,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from tokviz.types import Comparison
+from tokviz.records import Comparison
 
 BUDGET = 16
 

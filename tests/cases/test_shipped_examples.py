@@ -9,7 +9,7 @@ import tokviz
 from tokviz.cases.search import separate
 from tokviz.images import stored_image
 from tokviz.measures import overlap, seen_by_llm, verdict
-from tokviz.types import Comparison
+from tokviz.records import Comparison
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/session.json"))

@@ -9,7 +9,7 @@ from PIL import Image
 from tokviz import cli
 from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners.base import Param
-from tokviz.types import Comparison
+from tokviz.records import Comparison
 
 MODEL = "tokviz-tiny"
 QUESTION = "what color is the triangle?"

@@ -7,15 +7,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokviz.engine import encode, pruning
 from tokviz.engine.tap import tapped
-from tokviz.types import (
-    CLS_ATTENTION,
-    CLS_ATTENTION_LAST_BLOCK,
-    ENCODER_KEYS,
-    LAST_ROW,
-    TEXT_ROWS,
-    Need,
-    Selection,
-)
+from tokviz.types import CLS_ATTENTION, CLS_ATTENTION_LAST_BLOCK, ENCODER_KEYS, LAST_ROW, TEXT_ROWS, Need, Selection
 
 VISION = (CLS_ATTENTION, CLS_ATTENTION_LAST_BLOCK, ENCODER_KEYS, Need("encoder_keys", "last"))
 # Equally long: eager float64 with padding is NaN in the stock model.

@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from tokviz.types import (
+from tokviz.records import (
     BudgetMeanings,
     Comparison,
     GridView,

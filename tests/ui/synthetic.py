@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tokviz.models.llava import centre_crop_grid
-from tokviz.types import (
+from tokviz.records import (
     BudgetMeanings,
     Comparison,
     Cost,

@@ -17,7 +17,7 @@ import tokviz
 from tokviz.cases.examples import load_examples
 from tokviz.errors import BadInput
 from tokviz.pruners.base import Param
-from tokviz.types import Comparison
+from tokviz.records import Comparison
 from tokviz.ui import controls, pictures, running, scratch
 from tokviz.ui.handlers import UNEXPECTED, Handlers
 from tokviz.ui.payload import UNPRUNED

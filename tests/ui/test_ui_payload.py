@@ -6,7 +6,7 @@ import pytest
 from synthetic import HOSTILE, comparison
 
 from tokviz.errors import BadInput
-from tokviz.types import Comparison, Timing
+from tokviz.records import Comparison, Timing
 from tokviz.ui import numbers, text
 from tokviz.ui.payload import Live, to_payload
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import BadInput
-from ..types import Comparison
+from ..records import Comparison
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -11,8 +11,8 @@ from ..comparing import compare
 from ..images import read_image
 from ..measures import evidence_recall, seen_by_llm, verdict
 from ..models.loading import VisionLanguageModel
+from ..records import Comparison
 from ..scenes import DEFAULT_SIZE, generate_scene
-from ..types import Comparison
 
 
 @dataclass(frozen=True)

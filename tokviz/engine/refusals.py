@@ -11,11 +11,21 @@ from transformers.cache_utils import DynamicLayer
 
 from ..errors import Unsupported
 from ..models.base import ModelFamily
+from ..names import Site, VisionBlock
 from ..types import Need, Stage
 from .stages import ATTENTION_KINDS, VISION_KINDS
 
 _TEXT_KINDS = ("text_features", *ATTENTION_KINDS)
-_SITE_ORDER = {"encoder": -2, "projector": -1}
+_VISION, _ENCODER, _PROJECTOR, _LLM = range(4)
+
+
+def _place(site: Site) -> tuple[int, int]:
+    """Sites in the order in which a prompt passes them."""
+    if isinstance(site, VisionBlock):
+        return _VISION, site.vision_block
+    if isinstance(site, int):
+        return _LLM, site
+    return (_ENCODER if site == "encoder" else _PROJECTOR), 0
 
 
 def check_model(model: Any, family: ModelFamily) -> None:
@@ -41,9 +51,11 @@ def check_model(model: Any, family: ModelFamily) -> None:
 def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs: Sequence[Need]) -> None:
     """Raises Unsupported when a stage's place or a signal it needs does not exist in this model."""
     n_blocks = len(family.blocks(model))
-    places = [stage.site if isinstance(stage.site, int) else _SITE_ORDER[stage.site] for stage in stages]
+    places = [_place(stage.site) for stage in stages]
     if places != sorted(places):
-        raise Unsupported("Stages must come in the order encoder, projector, then blocks from first to last.")
+        raise Unsupported(
+            "Stages must come in the order vision blocks, encoder, projector, then LLM blocks from first to last."
+        )
     for stage in stages:
         if isinstance(stage.site, int) and not 0 <= stage.site < n_blocks:
             raise Unsupported(

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from ..types import TokenGrid
+from ..records import TokenGrid
 
 
 class ModelFamily(Protocol):

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..errors import Unsupported
-from ..types import Box, GridView, TokenGrid
+from ..names import Box
+from ..records import GridView, TokenGrid
 
 
 class Llava:

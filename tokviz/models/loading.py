@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ..errors import BadInput, Unsupported
-from ..types import ModelRecord
+from ..records import ModelRecord
 from .base import ModelFamily
 from .catalog import EMBEDDED_MODEL, embedded_folder, find
 from .llava import Llava

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ..errors import BadInput
-from ..types import Budget, BudgetMeaning, MethodFamily, Need, Params, PlanningInfo, Schedule
+from ..names import BudgetMeaning, MethodFamily
+from ..types import Budget, Need, Params, PlanningInfo, Schedule
 
 ParamValue = bool | int | float | str
 
@@ -90,8 +91,12 @@ class Paper:
 class Pruner:
     """One published method (or control).
 
-    schedule: ``(budget, info, params) -> Schedule``; pure; raises BadInput when the budget cannot be met, saying why.
-    needs: every signal that any of its stages may ask for, so that the page can say what a model must provide.
+    claim: one line, what it keeps and at what price. schedule: ``(budget, info, params) -> Schedule``; pure; raises
+    BadInput when the budget cannot be met, saying why. needs: every signal that any of its stages may ask for, so that
+    the page can say what a model must provide; ``does_without``: those that it can replace when the model lacks them.
+    needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT). merges_in_vision: has stages inside vision blocks.
+    notes: for docs/methods.md, one sentence each: where the source is silent or contradicts itself and what was done,
+    where official code and paper differ, what differs here.
     """
 
     id: str
@@ -102,6 +107,28 @@ class Pruner:
     needs: tuple[Need, ...]
     params: tuple[Param, ...]
     schedule: Callable[[Budget, PlanningInfo, Params], Schedule]
+    notes: tuple[str, ...] = ()
+    does_without: tuple[Need, ...] = ()
+    needs_tiles: bool = False
+    merges_in_vision: bool = False
+
+    def missing(self, info: PlanningInfo) -> str | None:
+        """What this method needs and this model cannot give, as one sentence; None when it can run.
+
+        The page greys the method out with this sentence, and a schedule refuses with it.
+        """
+        needed = {need.kind for need in self.needs if need not in self.does_without}
+        if any(kind.startswith("cls_") for kind in needed) and not info.has_cls:
+            return f"{self.label} reads the [CLS] token, and the vision tower of this model has none."
+        if "clip_relevance" in needed and not info.has_text_tower:
+            return f"{self.label} compares patches with the question by CLIP's text tower, which this model lacks."
+        if self.needs_tiles and not info.has_tiles:
+            return (
+                f"{self.label} compares a thumbnail with its crops, and this model looks at one picture without crops."
+            )
+        if self.merges_in_vision and (info.vision_blocks is None or info.merges_patches):
+            return f"{self.label} merges inside the vision tower, and this model's tower does not allow it."
+        return None
 
     def complete(self, given: Mapping[str, Any] | None) -> dict[str, ParamValue]:
         """Defaults overlaid with ``given``, every value checked. Raises BadInput for unknown names or bad values."""

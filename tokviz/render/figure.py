@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import BadInput
-from ..types import Comparison, MapRecord
+from ..records import Comparison, MapRecord
 from . import palette
 from .legend import draw_legend, legend_items, legend_lines
 from .lettering import drawable, text_width, wrap

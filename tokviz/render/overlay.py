@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from ..types import Comparison, MapRecord, Run, StageRecord
+from ..records import Comparison, MapRecord, Run, StageRecord
 from . import palette
 from .marks import brightness, cased_outline, dashed_box, grey_out, hatch, outline, rings, to_bytes
 from .raster import Canvas, PatchRaster, Pixels, open_canvas

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..measures import VerdictKind, evidence_tokens, verdict
-from ..types import Comparison, MapRecord, Run
+from ..records import Comparison, MapRecord, Run
 from . import palette
 from .marks import grey_out
 from .overlay import (

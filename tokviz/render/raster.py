@@ -12,7 +12,8 @@ from PIL import Image
 
 from ..errors import BadInput
 from ..images import stored_image
-from ..types import Box, Comparison, PictureRecord, TokenGrid
+from ..names import Box
+from ..records import Comparison, PictureRecord, TokenGrid
 
 Pixels = NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..measures import verdict
-from ..types import Comparison, Run, Timing
+from ..records import Comparison, Run, Timing
 from .panels import GLYPHS
 from .plain_text import plain_text
 

@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 
 from ..errors import BadInput
+from ..names import BudgetMeaning
 from ..pruners.base import Pruner
-from ..types import BudgetMeaning
 from . import text
 from .handlers import UNEXPECTED, as_plain
 from .payload import UNPRUNED

@@ -14,8 +14,9 @@ import gradio as gr
 
 from ..cases.examples import Example
 from ..errors import BadInput
+from ..names import Box
 from ..pruners.base import Pruner
-from ..types import Box, Comparison
+from ..records import Comparison
 from . import numbers, text
 from .controls import RequestForm
 from .patch_view import notice

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .. import measures
-from ..types import Comparison, Run, Timing
+from ..records import Comparison, Run, Timing
 from . import text
 
 Look = Literal["exact", "measured", "estimated", "published"]

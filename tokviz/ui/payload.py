@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import BadInput
-from ..types import Comparison, MapRecord, MethodFamily, Run, StageRecord, TokenGrid
+from ..names import MethodFamily
+from ..records import Comparison, MapRecord, Run, StageRecord, TokenGrid
 from . import numbers, text
 
 UNPRUNED = "full"

@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.data_classes import FileData, ImageData
 
 from ..errors import BadInput
-from ..types import PictureRecord
+from ..records import PictureRecord
 from .scratch import kept_file
 
 _DISPLAY_SIDE = 1200

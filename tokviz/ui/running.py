@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
-from ..types import Box, BudgetMeaning
+from ..names import Box, BudgetMeaning
 
 if TYPE_CHECKING:
     from ..comparing import Event

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ..types import MethodFamily, Timing
+from ..names import MethodFamily
+from ..records import Timing
 
 TITLE = "tokviz"
 

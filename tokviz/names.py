@@ -1,0 +1,38 @@
+"""The few names that both the running half (``types.py``) and the stored half (``records.py``) are spelled with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+MethodFamily = Literal[
+    "approximation-error", "attention-ranked", "diversity", "merging", "text-guided", "progressive", "control"
+]
+BudgetMeaning = Literal["published", "final", "average"]
+PositionPolicy = Literal["keep", "reindex"]
+ChartKind = Literal["line", "scatter", "bars"]
+Params = Mapping[str, Any]
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the original picture (after EXIF rotation)."""
+
+
+@dataclass(frozen=True)
+class VisionBlock:
+    """A place inside the vision tower: between attention and MLP of block ``vision_block`` (0-based)."""
+
+    vision_block: int
+
+
+Site = Literal["encoder", "projector"] | int | VisionBlock
+"""``encoder``: vision features before the projector. ``projector``: embeddings that enter the LLM. An int ``i``: before
+LLM block ``i`` (0-based), the first block that sees fewer tokens."""
+
+
+def site_label(site: Site) -> str:
+    """The site in words, e.g. ``"before block 4"``."""
+    if isinstance(site, VisionBlock):
+        return f"inside vision block {site.vision_block}"
+    if isinstance(site, int):
+        return f"before block {site}"
+    return {"encoder": "encoder output, before the projector", "projector": "after the projector"}[site]

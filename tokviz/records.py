@@ -1,0 +1,277 @@
+"""What is left of a run: plain numbers and text, written to JSON and read back without loss. No torch, no gradio.
+
+Views, exports and stored sessions see these records and nothing else. Every index refers to the ORIGINAL N visual
+tokens. How a run comes about (signals, selections, stages) is in ``types.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from .names import Box, BudgetMeaning, ChartKind, MethodFamily, PositionPolicy, Site
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """Base of everything that goes to JSON: immutable, unknown keys refused, NaN never written (null instead)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class BudgetMeanings(Record):
+    """The three meanings of a budget, in tokens."""
+
+    final: int
+    average_in: float
+    average_logged: float
+
+
+class GridView(Record):
+    """One regular grid of patches: a picture, a tile or a frame. ``seen`` is what of the picture it covers."""
+
+    name: str
+    rows: int
+    cols: int
+    seen: Box
+
+
+class TokenGrid(Record):
+    """Where each visual token lies. The only place that knows geometry; built by the model family.
+
+    Shape: all lists have ``N`` entries in the order in which the LLM receives the unpruned tokens. ``row`` and ``col``
+    are -1 and ``box`` is None for tokens that are no patch (newline, video [CLS]). Boxes are in pixels of the original
+    picture and are clipped to it.
+    """
+
+    picture_size: tuple[int, int]
+    views: list[GridView]
+    view: list[int]
+    row: list[int]
+    col: list[int]
+    box: list[Box | None]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of visual tokens, patches and others."""
+        return len(self.view)
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        lengths = {len(self.view), len(self.row), len(self.col), len(self.box)}
+        if len(lengths) != 1:
+            raise ValueError(f"TokenGrid lists must have the same length, got lengths {sorted(lengths)}")
+        return self
+
+
+class MapRecord(Record):
+    """A TokenMap on the original N tokens. None where the token had already been dropped or the value is not finite."""
+
+    name: str
+    label: str
+    unit: str
+    direction: str
+    scale: Literal["linear", "log"]
+    values: list[float | None]
+
+
+class ChartRecord(Record):
+    """A ``Chart``; tokens are original indices."""
+
+    name: str
+    label: str
+    kind: ChartKind
+    x: list[float | None] = []
+    y: list[float | None]
+    names: list[str] = []
+    x_label: str = ""
+    y_label: str = ""
+    line: float | None = None
+    tokens: list[int] = []
+    marked: list[int] = []
+
+
+class ReadingRecord(Record):
+    """A ``Reading``: one number of one stage, and the threshold it was held against."""
+
+    name: str
+    label: str
+    value: float | None
+    line: float | None = None
+    unit: str = ""
+
+
+class TextScoresRecord(Record):
+    """A ``TextScores``: a number per entry of ``Comparison.text_tokens``."""
+
+    name: str
+    label: str
+    values: list[float | None]
+    chosen: list[bool]
+    line: float | None = None
+
+
+class StageRecord(Record):
+    """One stage of one run. Every index and list refers to the ORIGINAL N visual tokens, so that views compose nothing.
+
+    kept: ascending original indices alive after this stage. order: step at which a token was picked, -1 else.
+    assignment: original index of the token that carries it after this stage (itself if kept), -1 if dropped without a
+    merge or dropped earlier; None if the stage does not merge. n_extra: tokens that are no patch and that the stage
+    added ([CLS], a summary). sequence: the order in which the LLM gets the tokens, original indices, -1 for an added
+    token; None when it is ascending with added tokens last.
+    """
+
+    title: str
+    site: Site
+    site_label: str
+    positions: PositionPolicy
+    planned_keep: int | None
+    n_in: int
+    kept: list[int]
+    score: MapRecord | None
+    order: list[int] | None
+    assignment: list[int] | None
+    maps: list[MapRecord]
+    n_extra: int = 0
+    sequence: list[int] | None = None
+    charts: list[ChartRecord] = []
+    readings: list[ReadingRecord] = []
+    text: TextScoresRecord | None = None
+    facts: dict[str, Any]
+    selection_ms: float | None
+
+
+class Timing(Record):
+    """A measured duration in ms. ``single_shot`` when there was one cold measurement instead of a median."""
+
+    median_ms: float
+    samples: int
+    single_shot: bool
+
+
+class AnswerToken(Record):
+    """One generated token and the log-probability (natural log) the model gave it."""
+
+    id: int
+    text: str
+    logprob: float | None
+
+
+class Cost(Record):
+    """What the run cost. FLOPs are computed from a formula (see ``measures.py``), bytes are read off the real cache."""
+
+    prefill_flops: float
+    decode_flops: float
+    vision_flops: float
+    kv_cache_bytes: int | None
+    peak_memory_bytes: int | None
+
+
+class Run(Record):
+    """One method on one request. ``error`` is a sentence for the user when the lane could not be run."""
+
+    method: str
+    label: str
+    family: MethodFamily
+    params: dict[str, Any]
+    planned: BudgetMeanings | None = None
+    actual: BudgetMeanings | None = None
+    tokens_per_block: list[int] = []
+    stages: list[StageRecord] = []
+    answer: str = ""
+    answer_tokens: list[AnswerToken] = []
+    timings: dict[str, Timing] = {}
+    cost: Cost | None = None
+    warnings: list[str] = []
+    error: str | None = None
+
+    @property
+    def kept(self) -> list[int] | None:
+        """Original indices of the visual tokens alive after the last stage; None when nothing was pruned."""
+        return self.stages[-1].kept if self.stages else None
+
+
+class PictureRecord(Record):
+    """The picture of a request: size in pixels after EXIF rotation, digest, and the file itself as base64."""
+
+    width: int
+    height: int
+    sha256: str
+    mime: Literal["image/png", "image/jpeg"]
+    base64: str
+    name: str = ""
+
+
+class Request(Record):
+    """What was asked."""
+
+    question: str
+    methods: list[str]
+    budget: int
+    budget_as: BudgetMeaning
+    params: dict[str, dict[str, Any]]
+    seed: int
+    max_new_tokens: int
+    repeats: int
+    expected_answer: str | None = None
+    evidence: list[Box] = []
+
+
+class ModelRecord(Record):
+    """Which model answered, and on what."""
+
+    name: str
+    family: str
+    n_blocks: int
+    hidden_size: int
+    dtype: str
+    device: str
+    attention: str
+    embedded: bool
+
+
+class Comparison(Record):
+    """The runs of one request. ``runs[0]`` is the unpruned one (method ``full``).
+
+    text_tokens: the prompt's tokens behind the last visual token, as text; empty in sessions of earlier versions.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    request: Request
+    model: ModelRecord
+    picture: PictureRecord
+    grid: TokenGrid
+    text_tokens: list[str] = []
+    runs: list[Run]
+    versions: dict[str, str]
+    timings: dict[str, Timing] = {}
+    warnings: list[str] = []
+
+    def run(self, method: str) -> Run:
+        """The run of a method id. Raises KeyError with the ids that are there."""
+        for run in self.runs:
+            if run.method == method:
+                return run
+        raise KeyError(f"no run of method {method!r}; this comparison has {[r.method for r in self.runs]}")
+
+    def to_json(self) -> str:
+        """The whole comparison as JSON text (schema version included)."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Comparison:
+        """Read what ``to_json`` wrote. Raises ValueError with one sentence when the text is no tokviz session."""
+        from .errors import BadInput
+
+        try:
+            comparison = cls.model_validate_json(text)
+        except ValueError as error:
+            raise BadInput("This file is not a tokviz session, or it was written by another version.") from error
+        if comparison.schema_version != SCHEMA_VERSION:
+            raise BadInput(
+                f"This session has schema version {comparison.schema_version}; "
+                f"this tokviz reads version {SCHEMA_VERSION}."
+            )
+        return comparison
