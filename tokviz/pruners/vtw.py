@@ -1,0 +1,109 @@
+"""VTW: by mid-depth the text has absorbed the picture, so every visual token is withdrawn before block K."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator
+
+from ..errors import BadInput
+from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage
+from .base import Paper, Param, Pruner, budget_tokens
+from .depths import carried_blocks
+from .ops import fixed_count
+
+PUBLISHED_BLOCKS = {32: 15, 40: 20}
+
+
+@fixed_count
+def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """Nothing to choose: the stage keeps 0 tokens, and rows that are no patch go like all others.
+
+    Shape: kept ``(0,)``. Source: VTW, official ``llava/model/language_model/VTW.py``.
+    """
+    return Selection(kept=torch.empty(0, dtype=torch.int64, device=signals.features.device))
+
+
+def published_block(n_blocks: int) -> int | None:
+    """K of the released code: 15 of 32 blocks (its default and README), 20 of 40 (its chat), else in proportion to 32.
+
+    None for a model of one block, which has no block that could do without.
+    """
+    blocks = [PUBLISHED_BLOCKS[n_blocks]] if n_blocks in PUBLISHED_BLOCKS else carried_blocks([15], n_blocks)
+    return blocks[0] if blocks else None
+
+
+def withdrawal_block(budget: Budget, info: PlanningInfo, params: Params) -> int | None:
+    """K, the first block without visual tokens, or None when all blocks keep them. See ``schedule``."""
+    tokens, block = budget_tokens(budget), int(params["block"])
+    if block:
+        return block if block < info.n_blocks else None  # as officially: a K behind the last block is no pruning
+    if budget.counted_as == "final":
+        raise BadInput(
+            "VTW leaves no visual token at the end, so that a final count cannot be asked for. "
+            "Count the budget as published or average, or give VTW a block."
+        )
+    if tokens >= info.n_visual:
+        return None
+    if budget.counted_as == "published":
+        return published_block(info.n_blocks)
+    nearest = (2 * info.n_blocks * tokens + info.n_visual) // (2 * info.n_visual)
+    return max(1, nearest) if nearest < info.n_blocks else None
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """One stage that keeps nothing, before block K; the text keeps its positions, or closes the gap on request.
+
+    VTW has no token budget: its only setting is K, and the blocks process N K / L tokens on average. ``published``: the
+    published K whatever the budget (a budget of N or more drops nothing). ``average``: the K whose average is nearest
+    to B, K = round(L B / N), at least 1. ``final``: impossible. The parameter ``block`` sets K and overrules all three.
+    Raises BadInput for ``final`` without a block, and for a budget below 1 token.
+    """
+    block = withdrawal_block(budget, info, params)
+    if block is None:
+        return Schedule(())
+    return Schedule((Stage(block, 0, select, positions=params["positions"], title="Withdrawal of all visual tokens"),))
+
+
+PRUNER = Pruner(
+    id="vtw",
+    label="VTW",
+    family="progressive",
+    claim="Withdraws every visual token before block K, once the text is thought to have absorbed the picture.",
+    paper=Paper(
+        "Boosting Multimodal Large Language Models with Visual Tokens Withdrawal for Rapid Inference",
+        "Lin et al.",
+        2024,
+        "https://arxiv.org/abs/2405.05803",
+    ),
+    needs=(),
+    params=(
+        Param(
+            "block",
+            "Block K",
+            "int",
+            0,
+            "The first block without visual tokens. 0: as published (15 of 32, 20 of 40, else in proportion). "
+            "`python -m tokviz calibrate` searches it for a model.",
+            minimum=0,
+            maximum=127,
+            step=1,
+        ),
+        Param(
+            "positions",
+            "Positions of the text",
+            "choice",
+            "keep",
+            "keep leaves the gap of the withdrawn tokens (the released default); reindex closes it.",
+            choices=("keep", "reindex"),
+        ),
+    ),
+    schedule=schedule,
+    notes=(
+        "VTW has no token budget. Counted as published it uses the published block whatever the budget; counted as "
+        "average, the block whose average is nearest to the budget; a final count cannot be met, as no token is left.",
+        "The released code uses block 15 of 32 by default, and 16 of 32 or 20 of 40 in its chat; tokviz takes 15 and "
+        "20, and the same relative depth elsewhere.",
+        "The search for K is `python -m tokviz calibrate vtw`; officially it exists as a switch of the evaluation "
+        "script, with the picture's place in the prompt written into the code.",
+    ),
+)
