@@ -139,5 +139,5 @@ def test_full_prunes_nothing():
 
 
 def test_fastervlm_refuses_a_vision_tower_without_cls():
-    with pytest.raises(Unsupported, match=r"no \[CLS\] token"):
+    with pytest.raises(Unsupported, match=r"reads the \[CLS\] token"):
         plan("fastervlm", 64, info=PlanningInfo(576, 32, has_cls=False))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal, get_args
 
-from ..errors import BadInput
+from ..errors import BadInput, Unsupported
 from ..names import BudgetMeaning, MethodFamily
 from ..types import Budget, Need, Params, PlanningInfo, Schedule
 
@@ -92,7 +93,8 @@ class Pruner:
     """One published method (or control).
 
     claim: one line, what it keeps and at what price. schedule: ``(budget, info, params) -> Schedule``; pure; raises
-    BadInput when the budget cannot be met, saying why. needs: every signal that any of its stages may ask for, so that
+    BadInput when the budget cannot be met, saying why, and (for every method alike, see ``missing``) Unsupported for a
+    model that lacks what the method needs. needs: every signal that any of its stages may ask for, so that
     the page can say what a model must provide; ``does_without``: those that it can replace when the model lacks them.
     needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT). merges_in_vision: has stages inside vision blocks.
     notes: for docs/methods.md, one sentence each: where the source is silent or contradicts itself and what was done,
@@ -111,6 +113,18 @@ class Pruner:
     does_without: tuple[Need, ...] = ()
     needs_tiles: bool = False
     merges_in_vision: bool = False
+
+    def __post_init__(self) -> None:
+        plan = getattr(self.schedule, "__wrapped__", self.schedule)  # dataclasses.replace hands over a wrapped one
+
+        @wraps(plan)
+        def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+            missing = self.missing(info)
+            if missing is not None:
+                raise Unsupported(missing)
+            return plan(budget, info, params)
+
+        object.__setattr__(self, "schedule", schedule)
 
     def missing(self, info: PlanningInfo) -> str | None:
         """What this method needs and this model cannot give, as one sentence; None when it can run.

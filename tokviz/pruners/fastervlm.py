@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Generator
 
-from ..errors import Unsupported
 from ..types import CLS_ATTENTION, Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage, TokenMap
 from .base import Paper, Pruner, budget_tokens
 from .ops import candidate_rows, fixed_count, keep_highest, required
@@ -29,15 +28,11 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """One stage: scored inside the vision tower, applied after the projector, as the official code does.
 
     ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. Raises BadInput
-    for a budget below 1 token, Unsupported for a vision tower without [CLS].
+    for a budget below 1 token.
     """
-    tokens = budget_tokens(budget)
-    if not info.has_cls:
-        raise Unsupported(
-            "FasterVLM ranks patches by [CLS] attention, and the vision tower of this model has no [CLS] token. "
-            "Choose a method that needs none, for example ApET or DivPrune."
-        )
-    return Schedule((Stage("projector", tokens, select, needs=(CLS_ATTENTION,), title="Highest [CLS] attention"),))
+    return Schedule(
+        (Stage("projector", budget_tokens(budget), select, needs=(CLS_ATTENTION,), title="Highest [CLS] attention"),)
+    )
 
 
 PRUNER = Pruner(

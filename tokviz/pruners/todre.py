@@ -145,4 +145,5 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
+    does_without=(CLS_ATTENTION_LAST_BLOCK,),
 )

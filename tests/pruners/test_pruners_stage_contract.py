@@ -1,0 +1,289 @@
+"""Whatever a stage of any method is given, what it returns obeys the contract of ``Selection``."""
+
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+from pruner_signals import (
+    DTYPES,
+    KINDS,
+    PER_TOKEN,
+    PER_TOKEN_LAST_AXIS,
+    broken,
+    each_variant,
+    make_signals,
+    mapped,
+    shuffled,
+)
+
+from tokviz.types import Selection
+
+BAD_ROWS_STAY: dict[str, str] = {}
+"""Methods that keep rows without a finite number although enough others are there, and why they may."""
+
+
+def cases(variant, kinds=KINDS):
+    """``(seed, layout, kind, dtype, M)``: every kind of content on two layouts, sizes and dtypes in rotation."""
+    layouts = variant.layouts()
+    for seed in range(2 * len(kinds)):
+        yield (
+            seed,
+            layouts[(5 * seed + seed // 7) % len(layouts)],
+            kinds[seed % len(kinds)],
+            DTYPES[seed % 3],
+            (1, 5)[seed // len(kinds)],
+        )
+
+
+def check_maps(selection, n):
+    for token_map in [*selection.maps, *([selection.score] if selection.score else [])]:
+        assert token_map.values.shape == (n,)
+        assert token_map.values.is_floating_point()
+        assert token_map.name.isidentifier()
+        assert token_map.label
+        assert token_map.direction
+    names = [token_map.name for token_map in selection.maps]
+    assert len(set(names)) == len(names)
+
+
+def check_diagrams(selection, signals, n):
+    for chart in selection.charts:
+        assert chart.name.isidentifier()
+        assert chart.label
+        assert all(isinstance(value, int | float) for value in [*chart.x, *chart.y])
+        assert len(chart.x) in (0, len(chart.y))
+        assert len(chart.names) in (0, len(chart.y))
+        assert chart.kind != "bars" or chart.names or chart.tokens or chart.x
+        assert chart.kind != "scatter" or len(chart.x) == len(chart.y)
+        assert len(chart.tokens) in (0, len(chart.y))
+        assert all(isinstance(token, int) and 0 <= token < n for token in chart.tokens)
+        assert all(isinstance(place, int) and 0 <= place < len(chart.y) for place in chart.marked)
+        assert chart.line is None or isinstance(chart.line, int | float)
+    for reading in selection.readings:
+        assert reading.name.isidentifier()
+        assert reading.label
+        assert isinstance(reading.value, int | float)
+        assert reading.line is None or isinstance(reading.line, int | float)
+    if selection.text is not None:
+        behind = next(
+            t
+            for t in (signals.text_features, signals.input_text, signals.attention_rows, signals.normed_text)
+            if t is not None
+        )
+        assert selection.text.values.shape == (len(behind),)
+        assert selection.text.chosen.shape == (len(behind),)
+        assert selection.text.chosen.dtype == torch.bool
+        assert selection.text.label
+    for value in selection.facts.values():
+        assert isinstance(value, bool | int | float | str | list)
+
+
+def check_count(selection, signals, keep):
+    """``keep`` counts all that is left; rows that are no patch stay uncounted, go, or compete (each is allowed)."""
+    n, kept = len(signals.features), set(selection.kept.tolist())
+    total = len(kept) + (0 if selection.extra is None else len(selection.extra))
+    if keep is None:
+        assert total <= n
+        return
+    if signals.candidates is None or keep >= n:
+        assert total == min(keep, n)
+        return
+    patches = set(signals.candidates.nonzero().flatten().tolist())
+    others = set(range(n)) - patches
+    keeps_all = total == min(keep, len(patches)) + len(others) and others <= kept
+    keeps_none = total == min(keep, len(patches)) and not others & kept
+    assert keeps_all or keeps_none or total == keep
+
+
+def check(selection: Selection, signals, keep):
+    n = len(signals.features)
+    kept = selection.kept.tolist()
+    assert selection.kept.dtype == torch.int64
+    assert kept == sorted(set(kept))
+    assert all(0 <= index < n for index in kept)
+    check_count(selection, signals, keep)
+    check_maps(selection, n)
+    check_diagrams(selection, signals, n)
+    extra = 0
+    if selection.extra is not None:
+        extra = len(selection.extra)
+        assert selection.extra.shape == (extra, signals.features.shape[1])
+        assert selection.extra.dtype == signals.features.dtype
+    if selection.sequence is not None:
+        assert selection.sequence.dtype == torch.int64
+        assert sorted(selection.sequence.tolist()) == list(range(len(kept) + extra))
+    if selection.sizes is not None:
+        assert selection.sizes.shape == (len(kept),)
+        assert bool((selection.sizes > 0).all())
+    if selection.order is not None:
+        steps = sorted(step for step in selection.order.tolist() if step >= 0)
+        assert selection.order.shape == (n,)
+        assert steps == list(range(len(steps)))
+    if selection.features is not None:
+        assert selection.features.shape == (len(kept), signals.features.shape[1])
+        assert selection.features.dtype == signals.features.dtype
+    if selection.assignment is not None:
+        assignment = selection.assignment.tolist()
+        assert selection.assignment.shape == (n,)
+        assert selection.assignment.dtype == torch.int64
+        assert all(assignment[index] == index for index in kept)
+        assert set(assignment) - {-1} <= set(kept)
+
+
+def check_identity(selection, n):
+    """``keep >= N``: the rows as they are, and no selection work."""
+    assert selection.kept.tolist() == list(range(n))
+    assert selection.features is None
+    assert selection.extra is None
+    assert selection.sequence is None
+    assert selection.score is None
+
+
+@each_variant()
+def test_a_stage_keeps_exactly_what_it_was_asked_for(variant):
+    for seed, layout, kind, dtype, text in cases(variant):
+        signals, bad = variant.signals(seed, layout, kind, dtype, text=text)
+        if signals.candidates is not None:
+            bad = bad & signals.candidates
+        untouched = mapped(signals, lambda _, tensor: tensor.clone())
+        usable = int((~bad).sum())
+        for keep in variant.keeps(layout.n):
+            selection = variant.select(signals, keep, seed)
+            check(selection, signals, keep)
+            if keep is None or keep <= 0:
+                assert keep is None or len(selection.kept) == 0
+            elif keep >= layout.n:
+                check_identity(selection, layout.n)
+            elif variant.pruner.family != "control" and signals.candidates is None:
+                if variant.pruner.id not in BAD_ROWS_STAY:
+                    extra = 0 if selection.extra is None else len(selection.extra)
+                    assert int(bad[selection.kept].sum()) == max(0, keep - extra - usable)
+                assert selection.facts["non_finite"] == int(bad.sum())
+                assert bool(selection.warnings) == bool(bad.any())
+        for field in fields(signals):
+            before, after = getattr(untouched, field.name), getattr(signals, field.name)
+            if before is not None:
+                assert torch.equal(before.nan_to_num(), after.nan_to_num()), f"{field.name} was changed"
+
+
+@each_variant(only=lambda v: v.pruner.family != "control")
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_broken_signal_breaks_nothing(variant, value):
+    layout = variant.layouts()[-1] if variant.pruner.needs_tiles else variant.layouts()[8]
+    whole, _ = variant.signals(3, layout)
+    for name in (*PER_TOKEN, *PER_TOKEN_LAST_AXIS):
+        if getattr(whole, name) is None:
+            continue
+        rows = torch.arange(layout.n) % 5 == 2
+        signals = broken(whole, name, rows, value)
+        for keep in (None,) if variant.adaptive else (0,) if variant.withdraws else (1, layout.n // 3, layout.n - 2):
+            selection = variant.select(signals, keep)
+            check(selection, signals, keep)
+            if selection.features is not None:
+                finite = signals.features[selection.kept].isfinite().all(1)
+                assert selection.features[finite].isfinite().all(), f"{name} leaked into merged features"
+            if selection.extra is not None:
+                assert selection.extra.isfinite().all(), f"{name} leaked into an added token"
+
+
+@each_variant()
+def test_same_input_and_seed_give_the_same_bits(variant):
+    for seed, layout, kind, dtype, text in cases(variant, ("gaussian", "duplicates", "nan")):
+        signals, _ = variant.signals(seed, layout, kind, dtype, text=text)
+        keep = variant.keeps(layout.n)[-1 if variant.adaptive or variant.withdraws else -4]
+        first, second = (variant.select(signals, keep, seed) for _ in range(2))
+        assert first.facts.keys() == second.facts.keys()
+        assert str(first.facts) == str(second.facts)  # as text, where NaN equals NaN
+        assert str(first.charts) == str(second.charts)
+        assert str(first.readings) == str(second.readings)
+        for name in ("kept", "order", "assignment", "features", "extra", "sequence", "sizes"):
+            a, b = getattr(first, name), getattr(second, name)
+            assert (a is None and b is None) or torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+@each_variant()
+def test_half_precision_is_ranked_in_float32(variant):
+    for seed in range(8):
+        layouts = variant.layouts()
+        layout, dtype = layouts[(3 + seed) % len(layouts)], DTYPES[1 + seed % 2]
+        half, _ = variant.signals(seed, layout, dtype=dtype)
+        full = mapped(half, lambda _, tensor: tensor.float() if tensor.is_floating_point() else tensor)
+        for keep in variant.keeps(layout.n):
+            low, high = (variant.select(signals, keep, seed) for signals in (half, full))
+            assert torch.equal(low.kept, high.kept)
+            for name in ("features", "extra"):
+                if getattr(low, name) is not None:
+                    assert torch.equal(getattr(low, name), getattr(high, name).to(dtype))
+
+
+@each_variant()
+def test_a_stage_looks_only_at_what_it_declares(variant):
+    layout = variant.layouts()[-2]
+    everything, _ = make_signals(5, layout, llm_input=3 if isinstance(variant.stage.site, int) else 0)
+    declared, _ = variant.signals(5, layout)
+    if declared.attention_rows is not None:
+        everything = mapped(everything, lambda name, t: declared.attention_rows if name == "attention_rows" else t)
+    for keep in variant.keeps(layout.n):
+        assert torch.equal(variant.select(everything, keep).kept, variant.select(declared, keep).kept)
+
+
+# ------------------------------------------------------------------------------------- symmetries, where they hold
+
+POSITION_MATTERS = {
+    "random": "draws row numbers",
+    "uniform": "evenly spaced in the sequence",
+    "tome": "even rows merge into odd rows",
+    "visionzip": "targets are evenly spaced in what is left",
+    "holov": "strips of the sequence",
+    "prumerge_plus": "adds evenly spaced rows",
+    "sparsevlm": "density peaks of mutually nearest tokens tie, and ties go to the lowest index",
+    "polymorphic": "density peaks, as above",
+    "globalcom2": "crops are slices of a map over the grid",
+}
+"""Methods that do not choose alike when tokens are shuffled, and why."""
+
+
+def ignores_position(variant):
+    if variant.pruner.id in POSITION_MATTERS or variant.withdraws:
+        return False
+    # Density peaks with few neighbours are full of ties; a draw by lot draws row numbers.
+    return variant.params.get("sampling") not in ("random", "dpc") and "random" not in variant.params.values()
+
+
+@each_variant(only=ignores_position)
+def test_shuffled_tokens_are_chosen_alike(variant):
+    for seed in range(8):
+        layout = [layout for layout in variant.layouts() if layout.candidates is None and layout.n > 2][seed % 5]
+        # A basis that spans the space would leave only rounding to rank by, hence the width.
+        signals, _ = variant.signals(seed, layout, width=10 + layout.n)
+        shuffle = torch.randperm(layout.n, generator=torch.Generator().manual_seed(seed))
+        moved = shuffled(signals, shuffle)
+        for keep in variant.keeps(layout.n):
+            if variant.params.get("mode") == "official" and variant.pruner.id == "apet" and keep > layout.n - 11:
+                continue  # basis tokens are ranked by rounding alone once fewer than M tokens are dropped
+            here, there = variant.select(signals, keep, seed), variant.select(moved, keep, seed)
+            assert sorted(shuffle[there.kept].tolist()) == here.kept.tolist()
+            if here.features is not None and variant.params.get("mode") != "official":
+                place = torch.searchsorted(here.kept, shuffle[there.kept])
+                assert torch.allclose(there.features, here.features[place], atol=1e-4)
+
+
+NESTED = ("fastervlm", "fastv", "divprune", "todre", "cdpruner", "v2drop", "pdrop")
+"""Methods whose smaller selections are part of their larger ones."""
+
+
+@each_variant(only=lambda v: v.pruner.id in NESTED and not v.adaptive)
+def test_nested_methods_only_add_tokens_and_their_score_is_the_ranking(variant):
+    for seed in range(4):
+        layouts = variant.layouts()
+        layout = layouts[(2 + seed) % len(layouts)]
+        signals, _ = variant.signals(seed, layout)
+        smaller = set()
+        for keep in range(1, layout.n):
+            selection = variant.select(signals, keep, seed)
+            assert smaller <= set(selection.kept.tolist())
+            smaller = set(selection.kept.tolist())
+            score, mask = selection.score.values, torch.zeros(layout.n, dtype=torch.bool)
+            mask[selection.kept] = True
+            assert score[mask].min() >= score[~mask].max()
