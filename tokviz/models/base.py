@@ -32,6 +32,9 @@ class ModelFamily(Protocol):
     def vision_attention(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
         """The attention module of the vision block whose output becomes the features, or of the last block."""
 
+    def vision_block(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
+        """The vision block whose output becomes the features, or the last one; returns ``(P, rows, D_v)``."""
+
     def has_cls(self, model: Any) -> bool:
         """Whether row 0 of the vision sequence is a [CLS] token."""
 

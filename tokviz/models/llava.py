@@ -32,10 +32,16 @@ class Llava:
 
     def vision_attention(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
         """Attention module of the block that makes the features (``vision_feature_layer``), or of the last block."""
+        whole: Any = self.vision_block(model, block)
+        attention: nn.Module = whole.self_attn
+        return attention
+
+    def vision_block(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
+        """The block that makes the features (``vision_feature_layer``), or the last block of the tower."""
         tower = model.base_model.vision_tower
-        layers = getattr(tower, "vision_model", tower).encoder.layers
+        layers: Sequence[nn.Module] = getattr(tower, "vision_model", tower).encoder.layers
         if block == "last":
-            return layers[-1].self_attn
+            return layers[-1]
         feature_layer = model.config.vision_feature_layer
         if not isinstance(feature_layer, int):
             raise Unsupported(
@@ -43,7 +49,7 @@ class Llava:
             )
         # hidden_states has one entry more than there are blocks (entry 0 = embeddings): entry h leaves block h - 1.
         hidden_index = feature_layer if feature_layer >= 0 else len(layers) + 1 + feature_layer
-        return layers[hidden_index - 1].self_attn
+        return layers[hidden_index - 1]
 
     def has_cls(self, model: Any) -> bool:
         """CLIP towers have one; SigLIP towers do not."""
