@@ -16,6 +16,9 @@ from torch import Tensor
 from ..types import Selection, Signals, TokenMap
 from .ops import fill_up, non_finite_warnings, spread, top_k
 
+# Rows of a distance matrix that density peaks look at at once.
+ROW_TILE = 1024
+
 
 @dataclass(frozen=True)
 class GreedyCover:
@@ -147,31 +150,50 @@ class DensityPeaks:
     owner: Tensor
 
 
-def density_peaks(features: Tensor, count: int, neighbours: int) -> DensityPeaks:
+def density_peaks(features: Tensor, count: int, neighbours: int, include_self: bool = True) -> DensityPeaks:
     """DPC-kNN: centres are rows that are dense and far from anything denser (``methods.md`` 2, 6, 16).
 
-    With ``d = ||x - y|| / sqrt(D)``: density = exp(-mean of d^2 over the ``neighbours`` nearest, the row itself
-    included, as in SparseVLM's code); separation = smallest d to a denser row, for the densest row the largest d of
-    all. Of equally dense rows the lower index counts as denser (the official code adds random noise instead). Distances
-    are computed without the matrix-product shortcut, so that duplicates are exactly 0 apart.
-    Shape: features ``(n, D)`` finite, ``1 <= count <= n``, neighbours >= 1.
+    With ``d = ||x - y|| / sqrt(D)``: density = exp(-mean of d^2 over the ``neighbours`` nearest), the row itself being
+    one of them, as in SparseVLM's code, unless ``include_self`` is False; separation = smallest d to a denser row, for
+    the densest row the largest d of all. Of equally dense rows the lower index counts as denser (the official code adds
+    random noise instead). Rows are ranked by ``log(density * separation)``, as the density itself underflows to 0 for
+    rows that are far apart. Distances are computed without the matrix-product shortcut, so that duplicates are exactly
+    0 apart; one ``(n, n)`` matrix is held, all else goes by row tiles.
+    Shape: features ``(n, D)`` finite, ``1 <= count <= n``, neighbours >= 1 (fewer where there are not so many rows).
     """
     features = features.float()
-    n = len(features)
+    n, device = len(features), features.device
     distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist") / features.shape[1] ** 0.5
-    crowding = distance.topk(min(neighbours, n), largest=False).values.square().mean(1)
+    crowding = _mean_square_of_nearest(distance, min(neighbours, n if include_self else n - 1), include_self)
     by_density = torch.sort(crowding, stable=True).indices
     place = torch.empty_like(by_density)
-    place[by_density] = torch.arange(n, device=features.device)
-    denser = place.unsqueeze(0) < place.unsqueeze(1)
-    separation = torch.where(denser, distance, torch.inf).min(1).values
+    place[by_density] = torch.arange(n, device=device)
+    separation = torch.cat(
+        [
+            tile.masked_fill(place.unsqueeze(0) >= places.unsqueeze(1), torch.inf).min(1).values
+            for tile, places in zip(distance.split(ROW_TILE), place.split(ROW_TILE), strict=True)
+        ]
+    )
     separation[by_density[0]] = distance.max()
-    density = torch.exp(-crowding)
-    centres = top_k(density * separation, count)
+    # Distances that overflow make inf - inf: such rows are the last choice.
+    centres = top_k((separation.log() - crowding).nan_to_num(nan=-torch.inf), count)
     ascending = centres.sort().values
     owner = ascending[distance[:, ascending].argmin(1)]
     owner[centres] = centres
-    return DensityPeaks(centres, density, separation, owner)
+    return DensityPeaks(centres, torch.exp(-crowding), separation, owner)
+
+
+def _mean_square_of_nearest(distance: Tensor, neighbours: int, include_self: bool) -> Tensor:
+    """Mean of the ``neighbours`` smallest squared distances of every row. Shape: ``(n, n)`` -> ``(n,)``."""
+    if neighbours < 1:
+        return torch.zeros(len(distance), device=distance.device)
+    found = []
+    for start, tile in enumerate(distance.split(ROW_TILE)):
+        if not include_self:
+            diagonal = torch.arange(len(tile), device=tile.device)
+            tile = tile.index_put((diagonal, diagonal + start * ROW_TILE), tile.new_tensor(torch.inf))
+        found.append(tile.topk(neighbours, largest=False).values.square().mean(1))
+    return torch.cat(found)
 
 
 def random_rows(n: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:
