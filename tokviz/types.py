@@ -120,6 +120,8 @@ class Signals:
         None when there is one. cell: ``(N, 2)`` int, row and column of each patch in its picture: of the thumbnail for
         tile 0, of the stitched and unpadded grid of crops for all other tiles; -1 for rows that are no patch; None when
         the engine does not know. sizes: ``(N,)``, how many patches each row already stands for; None when each is one.
+        origin: ``(N,)`` int64, inside the vision tower the original index of each row (the smallest one of a merged
+        row), where rows may be in any order; None elsewhere and when rows are 0..N-1.
     """
 
     features: Tensor
@@ -147,6 +149,7 @@ class Signals:
     view: Tensor | None = None
     cell: Tensor | None = None
     sizes: Tensor | None = None
+    origin: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,9 @@ class Stage:
         ``(signals, keep, params, generator) -> Selection``; pure.
     positions:
         what happens to position ids of the tokens behind: ``reindex`` closes the gap, ``keep`` leaves it.
+    proportional_attention:
+        for a ``VisionBlock`` site: attention in the blocks behind adds ln(``Selection.sizes``) to every key's logit, so
+        that a merged token weighs as much as its patches.
     """
 
     site: Site
@@ -269,6 +275,7 @@ class Stage:
     needs: tuple[Need, ...] = ()
     positions: PositionPolicy = "reindex"
     title: str = ""
+    proportional_attention: bool = False
 
     @property
     def site_label(self) -> str:
