@@ -1,23 +1,30 @@
-"""Published block numbers on models of another depth, and drop ratios that meet an average."""
+"""Schedules of several stages: their blocks on models of another depth, and drop ratios that meet an average."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-REFERENCE_BLOCKS = 32
-"""Depth of LLaVA-1.5-7B, for which nearly all block numbers were published."""
+PUBLISHED_DEPTHS = (28, 32, 40)
+"""Depths of the models that methods were published on: Qwen2-VL 7B, LLaVA 7B and 13B."""
 
 
-def carried_blocks(published: Sequence[int], n_blocks: int, depth: int = REFERENCE_BLOCKS) -> list[int]:
-    """Block numbers published for ``depth`` blocks, at the same relative depth of a model of ``n_blocks``.
+def carried_blocks(published: Sequence[int], n_blocks: int) -> list[int]:
+    """The blocks that stand for published ones in a model of ``n_blocks``.
 
-    ``floor(block * n_blocks / depth)``, at least 1; one that would repeat the block before moves to the next, and what
-    falls off the end of a very shallow model is left out. Example: (3, 7, 16) on 8 blocks is [1, 2, 4].
+    As printed for 28, 32 and 40 blocks; elsewhere in proportion to 32, ``block * n_blocks // 32``, at least 1. One that
+    would repeat the block before moves to the next, and what falls off the end of a very shallow model is left out.
+    Example: (2, 6, 15) on 8 blocks is [1, 2, 3].
     """
     blocks: list[int] = []
     for block in published:
-        blocks.append(max(block * n_blocks // depth, blocks[-1] + 1 if blocks else 1))
+        place = block if n_blocks in PUBLISHED_DEPTHS else block * n_blocks // 32
+        blocks.append(max(place, blocks[-1] + 1 if blocks else 1))
     return [block for block in blocks if block < n_blocks]
+
+
+def reference_depth(n_blocks: int) -> int:
+    """At how many blocks a published budget is solved: the model's own number if it was published on, else 32."""
+    return n_blocks if n_blocks in PUBLISHED_DEPTHS else 32
 
 
 def bracket(increasing: Callable[[float], float], target: float) -> tuple[float, float]:

@@ -8,15 +8,12 @@ from torch import Generator
 from ..errors import BadInput
 from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage
 from .base import Paper, Param, Pruner, budget_tokens
-from .depths import carried_blocks
-from .ops import fixed_count
 
 PUBLISHED_BLOCKS = {32: 15, 40: 20}
 
 
-@fixed_count
-def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """Nothing to choose: the stage keeps 0 tokens, and rows that are no patch go like all others.
+def select_nothing(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
+    """Nothing to choose: no token stays, whatever ``keep`` says; rows that are no patch go like all others.
 
     Shape: kept ``(0,)``. Source: VTW, official ``llava/model/language_model/VTW.py``.
     """
@@ -28,8 +25,7 @@ def published_block(n_blocks: int) -> int | None:
 
     None for a model of one block, which has no block that could do without.
     """
-    blocks = [PUBLISHED_BLOCKS[n_blocks]] if n_blocks in PUBLISHED_BLOCKS else carried_blocks([15], n_blocks)
-    return blocks[0] if blocks else None
+    return PUBLISHED_BLOCKS.get(n_blocks, max(1, 15 * n_blocks // 32)) if n_blocks > 1 else None
 
 
 def withdrawal_block(budget: Budget, info: PlanningInfo, params: Params) -> int | None:
@@ -37,13 +33,13 @@ def withdrawal_block(budget: Budget, info: PlanningInfo, params: Params) -> int 
     tokens, block = budget_tokens(budget), int(params["block"])
     if block:
         return block if block < info.n_blocks else None  # as officially: a K behind the last block is no pruning
+    if tokens >= info.n_visual:
+        return None
     if budget.counted_as == "final":
         raise BadInput(
             "VTW leaves no visual token at the end, so that a final count cannot be asked for. "
             "Count the budget as published or average, or give VTW a block."
         )
-    if tokens >= info.n_visual:
-        return None
     if budget.counted_as == "published":
         return published_block(info.n_blocks)
     nearest = (2 * info.n_blocks * tokens + info.n_visual) // (2 * info.n_visual)
@@ -61,7 +57,9 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     block = withdrawal_block(budget, info, params)
     if block is None:
         return Schedule(())
-    return Schedule((Stage(block, 0, select, positions=params["positions"], title="Withdrawal of all visual tokens"),))
+    return Schedule(
+        (Stage(block, 0, select_nothing, positions=params["positions"], title="Withdrawal of all visual tokens"),)
+    )
 
 
 PRUNER = Pruner(

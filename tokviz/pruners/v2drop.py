@@ -1,0 +1,155 @@
+"""V2Drop: keep the visual tokens that the last block still changed; drop the lazy ones, three times."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+from torch import Generator
+
+from ..errors import BadInput
+from ..types import (
+    PREVIOUS_FEATURES,
+    Budget,
+    Params,
+    PlanningInfo,
+    Schedule,
+    Selection,
+    Signals,
+    Stage,
+    TokenMap,
+    tokens_per_block,
+)
+from .base import Paper, Param, Pruner, budget_tokens
+from .depths import bracket, carried_blocks, reference_depth
+from .ops import fixed_count, keep_highest, required
+
+PAPER_RATIOS = {192: (0.5, 0.3), 128: (0.28, 0.25), 64: (0.05, 0.05)}
+"""What stages 1 and 2 keep of what they are given, by budget of 576 tokens; the third keeps nothing."""
+
+
+@fixed_count
+def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """The ``keep`` tokens whose hidden state changed most in the block before: largest ``||h_p - h_(p-1)||_2``.
+
+    ``h_p`` is what enters block p, the stage's, and ``h_(p-1)`` what entered the block before. Rows that are no patch
+    are ranked like any other.
+    Shape: signals.features, previous_features ``(N, D)`` -> kept ``(keep,)``.
+    Source: V2Drop, official ``llava/model/language_model/V2Drop.py``. Differs: the visual span is exact (the code
+    assumes 35 and 576), ranks in float32, ties to the lowest index.
+    """
+    variation = (signals.features.float() - required(signals.previous_features, "previous_features").float()).norm(
+        dim=1
+    )
+    score = TokenMap("variation", "Change in the block before", variation, unit="L2 norm")
+    return keep_highest(signals, score, keep, torch.arange(len(variation), device=variation.device))
+
+
+def published_blocks(n_blocks: int) -> list[int]:
+    """The blocks before which tokens go: 3, 17, 22, for 28 blocks (Qwen2-VL) 3, 16, 22; else in proportion to 32."""
+    return carried_blocks((3, 16, 22) if n_blocks == 28 else (3, 17, 22), n_blocks)
+
+
+def counts_of(n: int, ratios: tuple[float, ...], last: int) -> list[int]:
+    """Tokens after each stage when each keeps ``int(ratio * what it is given)``, at least 1, and the last ``last``."""
+    kept = accumulate(ratios, lambda left, ratio: max(1, int(left * ratio)), initial=n)
+    return [*list(kept)[1:], last]
+
+
+def average_of(n: int, counts: list[int], n_blocks: int) -> float:
+    """A_in of these counts on a model of ``n_blocks``."""
+    drops = list(zip(published_blocks(n_blocks), counts, strict=False))
+    return sum(tokens_per_block(n, n_blocks, list(drops))) / n_blocks
+
+
+def solve_average(n: int, tokens: int, last: int, n_blocks: int) -> list[int]:
+    """Counts of one ratio in stages 1 and 2 whose A_in on ``n_blocks`` is nearest to ``tokens``.
+
+    Raises BadInput for an average that even the ratios 0 and 1 do not reach.
+    """
+
+    def counts(ratio: float) -> list[int]:
+        return counts_of(n, (ratio, ratio), last)
+
+    def average(ratio: float) -> float:
+        return average_of(n, counts(ratio), n_blocks)
+
+    least, most = average(0.0), average(1.0)
+    if not least - 0.5 <= tokens <= most + 0.5:
+        raise BadInput(
+            f"V2Drop cannot process {tokens} tokens on average: its first and last stages allow {-(-least // 1):.0f} to "
+            f"{most // 1:.0f} of {n}. Ask for one of those, or count the budget as final."
+        )
+    return counts(min(bracket(average, tokens), key=lambda ratio: abs(average(ratio) - tokens)))
+
+
+def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> list[int]:
+    """Tokens after each of the three stages. See ``schedule``."""
+    tokens, n, official = budget_tokens(budget), info.n_visual, params["mode"] == "official"
+    if tokens >= n or info.n_blocks < 2:
+        return [n, n, n]
+    if budget.counted_as == "final":
+        return [*(round(n * (tokens / n) ** (stage / 3)) for stage in (1, 2)), tokens]
+    last = 1 if official else 0
+    if budget.counted_as == "average":
+        return solve_average(n, tokens, last, info.n_blocks)
+    if official:
+        return counts_of(n, (0.25, 0.05) if info.n_blocks == 28 else (0.5, 0.5), last)
+    for of_576, ratios in PAPER_RATIOS.items():
+        if of_576 * n == tokens * 576:
+            return counts_of(n, ratios, last)
+    return solve_average(n, tokens, last, reference_depth(info.n_blocks))
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """Three stages before blocks 3, 17 and 22 (Qwen2-VL: 3, 16, 22; other depths in proportion); positions stay.
+
+    ``published``: for 192, 128 and 64 of 576, or the same share, the paper's ratios: drop 50/70/100 %, 72/75/100 %,
+    95/95/100 % (A_in 193.4, 130.7, 66.4; 193.8, 131.0, 66.7 with the code's one survivor). Other budgets have no
+    published ratios: one ratio for stages 1 and 2 whose A_in comes nearest to B, on 32 blocks unless the model's depth
+    was published on. In mode official the released ratios 0.5, 0.5, 0 (Qwen2-VL: 0.25, 0.05, 0) with at least one
+    survivor, whatever the budget: A_in 202.8 for N = 576. ``average``: the same single ratio, solved for this model's
+    depth. ``final``: B survive, at equal ratios; no paper does so. A budget of N or more drops nothing, and
+    neither does a model of one block. Raises BadInput when a budget cannot be met.
+    """
+    blocks, counts = published_blocks(info.n_blocks), plan_counts(budget, info, params)
+    counts = counts[len(counts) - len(blocks) :]  # too shallow for three stages: the last ones decide what is left
+    return Schedule(
+        tuple(
+            Stage(block, keep, select, (PREVIOUS_FEATURES,), "keep", title=f"Stage {number}: largest variation")
+            for number, (block, keep) in enumerate(zip(blocks, counts, strict=True), 1)
+        )
+    )
+
+
+PRUNER = Pruner(
+    id="v2drop",
+    label="V2Drop",
+    family="progressive",
+    claim="Three times drops the tokens whose hidden state the block before changed least; needs no attention.",
+    paper=Paper(
+        "Variation-aware Vision Token Dropping for Faster Large Vision-Language Models",
+        "Chen et al.",
+        2025,
+        "https://arxiv.org/abs/2509.01552",
+    ),
+    needs=(PREVIOUS_FEATURES,),
+    params=(
+        Param(
+            "mode",
+            "Mode",
+            "choice",
+            "paper",
+            "paper: ratios by budget, and no token is left in the end. official: the released ratios 0.5, 0.5, 0 "
+            "whatever the budget, and one token is left.",
+            choices=("paper", "official"),
+        ),
+    ),
+    schedule=schedule,
+    notes=(
+        "The paper drops 100 % at the last stage; the released code keeps at least one token at every stage, which "
+        "therefore lives to the end (mode official).",
+        "The paper gives ratios for 192, 128 and 64 of 576 tokens; for other budgets tokviz solves one ratio for "
+        "the first two stages so that the average over the blocks is the budget.",
+    ),
+)
