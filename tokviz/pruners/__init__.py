@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import BadInput
-from . import apet, divprune, fastervlm, fastv, todre
+from . import adaptvtp, apet, divprune, fastervlm, fastv, todre
 from .base import Pruner
 from .controls import FULL, RANDOM, UNIFORM
 
@@ -13,9 +13,10 @@ PRUNERS: tuple[Pruner, ...] = (
     UNIFORM,
     fastervlm.PRUNER,
     fastv.PRUNER,
-    divprune.PRUNER,
     apet.PRUNER,
+    divprune.PRUNER,
     todre.PRUNER,
+    adaptvtp.PRUNER,
 )
 
 

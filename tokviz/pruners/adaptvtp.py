@@ -1,0 +1,275 @@
+"""AdaptVTP: drop the fifth of the tokens that lies farthest from the text, then keep the most spread-out rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ..types import (
+    QUESTION_FEATURES,
+    TEXT_FEATURES,
+    Budget,
+    Chart,
+    Params,
+    PlanningInfo,
+    Reading,
+    Schedule,
+    Selection,
+    Signals,
+    Stage,
+    TokenMap,
+)
+from .base import Paper, Param, Pruner, budget_tokens
+from .ops import (
+    fill_up,
+    fixed_count,
+    non_finite_warnings,
+    required,
+    spread,
+    top_k,
+    unit_rows,
+    unrankable,
+    usable_rows,
+)
+
+# Beyond this many survivors the cosine matrix (64 MB in float32) is not stored; its rows are computed when asked for.
+LARGEST_MATRIX = 4096
+ROWS_AT_ONCE = 1024
+
+
+def alignment(features: Tensor, text: Tensor, normalize: bool) -> Tensor:
+    """alpha, the negative mean Euclidean distance of each token to the text tokens.
+
+    Differences are formed one by one: the expansion ``a^2 - 2ab + b^2`` cancels when tokens are much longer than what
+    sets them apart.
+    Shape: features ``(n, D)`` finite, text ``(M, D)`` finite with M >= 1 -> ``(n,)`` float32. Source: Eq. 3.
+    """
+    features, text = (unit_rows(rows) if normalize else rows.float() for rows in (features, text))
+    mean_distances = (
+        torch.cdist(part, text, compute_mode="donot_use_mm_for_euclid_dist").mean(1)
+        for part in features.split(ROWS_AT_ONCE)
+    )
+    return -torch.cat(list(mean_distances))
+
+
+def correlation(a: Tensor, b: Tensor) -> float | None:
+    """Pearson's correlation of two vectors ``(n,)``; None when one of them is constant."""
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    product = float((a @ b) / (a.norm() * b.norm()))
+    return product if math.isfinite(product) else None
+
+
+@dataclass(frozen=True)
+class MaxSum:
+    """What ``greedy_max_sum`` picked.
+
+    Shape: picks ``(count,)`` in the order of picking; similarity ``(n,)``, mean cosine to the tokens picked earlier: of
+    a pick when it was picked (of the first one its mean over all rows), of every other row at the end.
+    """
+
+    picks: Tensor
+    similarity: Tensor
+
+
+def greedy_max_sum(features: Tensor, count: int) -> MaxSum:
+    """Pick the row that is least similar to all rows, then always the one least similar, on average, to the picks.
+
+    Ties go to the lowest index; no row comes twice. No host synchronisation in the loop.
+    Shape: features ``(n, D)`` finite, ``1 <= count <= n``. Source: Eq. 8-16, where sigma is a running sum.
+    """
+    unit = unit_rows(features)
+    cosines_with = _cosine_rows(unit)
+    to_all = unit @ unit.mean(0)
+    pick = to_all.argmin().unsqueeze(0)
+    picks, when_picked = [pick], [to_all.index_select(0, pick)]
+    sigma = cosines_with(pick).clone()
+    # A picked row is infinitely similar from then on, so it can never be picked again.
+    masked = sigma.index_fill(0, pick, torch.inf)
+    for step in range(1, count):
+        pick = masked.argmin().unsqueeze(0)
+        picks.append(pick)
+        when_picked.append(sigma.index_select(0, pick) / step)
+        row = cosines_with(pick)
+        sigma += row
+        masked = (masked + row).index_fill_(0, pick, torch.inf)
+    chosen = torch.cat(picks)
+    return MaxSum(chosen, (sigma / count).index_copy(0, chosen, torch.cat(when_picked)))
+
+
+def _cosine_rows(unit: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function from a row number ``(1,)`` to that row of the cosine matrix ``(n,)``."""
+    if len(unit) <= LARGEST_MATRIX:
+        matrix = unit @ unit.T
+        return lambda row: matrix.index_select(0, row).squeeze(0)
+    return lambda row: unit @ unit.index_select(0, row).squeeze(0)
+
+
+@fixed_count
+def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """The N1 = floor(0.8 N) tokens nearest to the text, at least ``keep``; of these the greedy max-sum of distances.
+
+    Rows that are no patch (newlines) are candidates like any other, and several views are one pool. Without a text
+    token nothing is filtered, and a warning says so.
+    Shape: signals.features ``(N, D)``, question_features ``(Q, D)`` or text_features ``(M, D)`` -> kept ``(keep,)``.
+    Source: AdaptVTP Eq. 3-4 and 8-16; no code is public.
+    """
+    pool = torch.arange(len(signals.features), device=signals.features.device)
+    rows = usable_rows(signals.features, pool)
+    if len(rows) == 0:
+        return unrankable(keep, pool)
+    if params["text"] == "question":
+        text = required(signals.question_features, "question_features")
+    else:
+        text = required(signals.text_features, "text_features")
+    text = text[usable_rows(text, torch.arange(len(text), device=text.device))]
+    alpha = alignment(signals.features[rows], text, bool(params["normalize"])) if len(text) else None
+    survivors = torch.arange(len(rows), device=rows.device)
+    if params["filter"] and alpha is not None:
+        # 1e-9: a share such as 0.29 of 100 must not lose a token to its binary representation.
+        wanted = max(math.floor(float(params["survivors"]) * len(pool) + 1e-9), keep)
+        survivors = top_k(alpha, wanted).sort().values
+    cover = greedy_max_sum(signals.features[rows[survivors]], min(keep, len(survivors)))
+    return _selection(signals, keep, rows, survivors, cover, alpha, len(text))
+
+
+def _selection(
+    signals: Signals, keep: int, rows: Tensor, survivors: Tensor, cover: MaxSum, alpha: Tensor | None, n_text: int
+) -> Selection:
+    """Back to the numbering of the stage: ``survivors`` counts within ``rows``, ``cover`` within ``survivors``."""
+    n_all = len(signals.features)
+    alive = rows[survivors]
+    picks = alive[cover.picks]
+    filtered = torch.zeros(n_all, device=rows.device).index_fill(0, rows, 1.0).index_fill(0, alive, 0.0)
+    maps = [
+        TokenMap("filtered", "Dropped by the text filter", filtered, direction="1 was dropped before any was compared")
+    ]
+    charts = [_sigma_chart(cover)] if len(picks) > 1 else []
+    readings = []
+    facts: dict[str, int | float] = {
+        "survivors": len(survivors),
+        "text_tokens": n_text,
+        "first_pick": int(picks[0]),
+        "non_finite": n_all - len(rows),
+    }
+    warnings = non_finite_warnings(n_all - len(rows), n_all)
+    if alpha is None:
+        warnings += ("There is no text token to compare with, so that no token was filtered out.",)
+    else:
+        length = signals.features[rows].float().norm(dim=1)
+        everywhere = spread(alpha, rows, n_all, torch.nan)
+        maps.insert(0, TokenMap("alignment", "Alignment α with the text", everywhere, unit="negative distance"))
+        charts.append(_alignment_chart(alpha, length, rows, survivors))
+        found = correlation(alpha, -length)
+        if found is not None:
+            facts["correlation_with_length"] = found
+            readings.append(
+                Reading("correlation_with_length", "Correlation of α with minus the length of the token", found)
+            )
+    return Selection(
+        kept=fill_up(picks, keep, torch.arange(n_all, device=rows.device)).sort().values,
+        score=TokenMap(
+            "mean_distance",
+            "Mean distance to the kept tokens",
+            spread(1.0 - cover.similarity, alive, n_all, torch.nan),
+            unit="cosine distance",
+            direction="high is kept first; of a kept token, to those kept before it",
+        ),
+        order=spread(torch.arange(len(picks), device=rows.device), picks, n_all, -1),
+        maps=tuple(maps),
+        charts=tuple(charts),
+        readings=tuple(readings),
+        facts=facts,
+        warnings=warnings,
+    )
+
+
+def _sigma_chart(cover: MaxSum) -> Chart:
+    """Mean cosine of every pick after the first to those before it."""
+    return Chart(
+        "sigma",
+        "Similarity of each pick to those before it",
+        "line",
+        y=cover.similarity[cover.picks[1:]].tolist(),
+        x=list(range(2, len(cover.picks) + 1)),
+        x_label="pick",
+        y_label="mean cosine σ / (t - 1)",
+    )
+
+
+def _alignment_chart(alpha: Tensor, length: Tensor, rows: Tensor, survivors: Tensor) -> Chart:
+    """Alignment over the token's length: a straight line means that the filter drops the longest tokens."""
+    return Chart(
+        "alignment_over_length",
+        "Alignment over the length of the token; marked tokens pass the filter",
+        "scatter",
+        x=length.tolist(),
+        y=alpha.tolist(),
+        x_label="length of the token",
+        y_label="alignment α",
+        line=float(alpha[survivors].min()) if len(survivors) < len(rows) else None,
+        tokens=rows.tolist(),
+        marked=survivors.tolist(),
+    )
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """One stage on the embeddings that enter the LLM.
+
+    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. Raises BadInput
+    for a budget below 1 token.
+    """
+    need = QUESTION_FEATURES if params["text"] == "question" else TEXT_FEATURES
+    return Schedule((Stage("projector", budget_tokens(budget), select, (need,), title="Text filter, then spread out"),))
+
+
+PRUNER = Pruner(
+    id="adaptvtp",
+    label="AdaptVTP",
+    family="text-guided",
+    claim="Drops the 20% of the tokens that lie farthest from the text, then keeps the most spread-out rest.",
+    paper=Paper(
+        "Towards Adaptive Visual Token Pruning for Large Multimodal Models",
+        "Zhang et al.",
+        2025,
+        "https://arxiv.org/abs/2509.00320",
+    ),
+    needs=(QUESTION_FEATURES, TEXT_FEATURES),
+    params=(
+        Param(
+            "text",
+            "Text",
+            "choice",
+            "question",
+            "Which tokens α compares with: what the user wrote, or all text behind the picture (template, roles).",
+            choices=("question", "all_text"),
+        ),
+        Param("filter", "Text filter", "bool", True, "Off keeps the spread-out tokens of all (the paper's ablation)."),
+        Param(
+            "survivors",
+            "Share that passes the filter",
+            "float",
+            0.8,
+            "N1 / N. Paper: 0.8. Never fewer than the budget.",
+            minimum=0.05,
+            maximum=1.0,
+            step=0.05,
+        ),
+        Param("normalize", "Unit lengths", "bool", False, "Compare directions only, so that long tokens do not lose."),
+    ),
+    schedule=schedule,
+    notes=(
+        "The paper names two estimators of mutual information, scikit-learn's nearest neighbours and the distance of "
+        "Eq. 3; tokviz uses Eq. 3, on which all of its method rests.",
+        "Which text is meant is not said; the default is what the user wrote, without template and roles.",
+        "The text calls σ an average, Eq. 16 makes it a running sum; the choice is the same, and the N2 tokens include "
+        "the seed.",
+        "If the budget exceeds N1 = floor(0.8 N), N1 is raised to it.",
+        "Max-sum is not max-min: two equal outliers can both be kept, as both are far from everything on average.",
+        "Projected tokens are much longer than word embeddings, so that α may say little but minus the length of the "
+        "token; the correlation is measured on every run and shown.",
+    ),
+)
