@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +24,7 @@ from ..types import (
 )
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import (
+    cosine_rows,
     fill_up,
     fixed_count,
     non_finite_warnings,
@@ -36,8 +36,6 @@ from .ops import (
     usable_rows,
 )
 
-# Beyond this many survivors the cosine matrix (64 MB in float32) is not stored; its rows are computed when asked for.
-LARGEST_MATRIX = 4096
 ROWS_AT_ONCE = 1024
 
 
@@ -82,7 +80,7 @@ def greedy_max_sum(features: Tensor, count: int) -> MaxSum:
     Shape: features ``(n, D)`` finite, ``1 <= count <= n``. Source: Eq. 8-16, where sigma is a running sum.
     """
     unit = unit_rows(features)
-    cosines_with = _cosine_rows(unit)
+    cosines_with = cosine_rows(unit)
     to_all = unit @ unit.mean(0)
     pick = to_all.argmin().unsqueeze(0)
     picks, when_picked = [pick], [to_all.index_select(0, pick)]
@@ -98,14 +96,6 @@ def greedy_max_sum(features: Tensor, count: int) -> MaxSum:
         masked = (masked + row).index_fill_(0, pick, torch.inf)
     chosen = torch.cat(picks)
     return MaxSum(chosen, (sigma / count).index_copy(0, chosen, torch.cat(when_picked)))
-
-
-def _cosine_rows(unit: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function from a row number ``(1,)`` to that row of the cosine matrix ``(n,)``."""
-    if len(unit) <= LARGEST_MATRIX:
-        matrix = unit @ unit.T
-        return lambda row: matrix.index_select(0, row).squeeze(0)
-    return lambda row: unit @ unit.index_select(0, row).squeeze(0)
 
 
 @fixed_count

@@ -222,3 +222,18 @@ def merge_into_nearest(features: Tensor, targets: Tensor, sources: Tensor) -> Me
     member[nearest, torch.arange(len(sources), device=features.device)] = 1.0
     sums = features[targets] + member @ features[sources]
     return Merge(sums / sizes.unsqueeze(1), targets[nearest], sizes)
+
+
+# Beyond this many rows a cosine matrix (64 MB in float32) is not stored; its rows are computed when asked for.
+LARGEST_COSINE_MATRIX = 4096
+
+
+def cosine_rows(unit: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function from a row number ``(1,)`` to that row of the cosine matrix ``(n,)``, for greedy loops.
+
+    Shape: unit ``(n, D)``, rows of length 1 or 0 (see ``unit_rows``).
+    """
+    if len(unit) <= LARGEST_COSINE_MATRIX:
+        matrix = unit @ unit.T
+        return lambda row: matrix.index_select(0, row).squeeze(0)
+    return lambda row: unit @ unit.index_select(0, row).squeeze(0)
