@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from ..records import TokenGrid
+
+
+@dataclass(frozen=True)
+class VisionTowerBlock:
+    """The parts of one pre-norm vision block: ``x + attention(attention_norm(x))``, then ``x + mlp(mlp_norm(x))``.
+
+    ``attention`` owns ``q_proj``, ``k_proj``, ``v_proj``, ``out_proj``, ``head_dim`` and ``scale``; every token attends
+    to all tokens of its picture.
+    """
+
+    attention_norm: nn.Module
+    attention: nn.Module
+    mlp_norm: nn.Module
+    mlp: nn.Module
+
+
+@dataclass(frozen=True)
+class VisionTower:
+    """What is needed to run a vision tower block by block, with fewer tokens from block to block.
+
+    embed: pixels ``(P, 3, H, W)`` -> what enters block 0, ``(P, 1 + N, D_v)`` ([CLS] first, where there is one).
+    blocks: those that the features pass through, 23 of CLIP's 24 in LLaVA-1.5. What leaves the last one, without [CLS],
+    is the argument of the projector.
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    blocks: Sequence[VisionTowerBlock]
 
 
 class ModelFamily(Protocol):
@@ -34,6 +62,9 @@ class ModelFamily(Protocol):
 
     def vision_block(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
         """The vision block whose output becomes the features, or the last one; returns ``(P, rows, D_v)``."""
+
+    def vision_tower(self, model: Any) -> VisionTower | None:
+        """The vision tower block by block; None where its tokens cannot become fewer on the way."""
 
     def has_cls(self, model: Any) -> bool:
         """Whether row 0 of the vision sequence is a [CLS] token."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import Unsupported
 from ..names import Box
 from ..records import GridView, TokenGrid
+from .base import VisionTower, VisionTowerBlock
 
 
 class Llava:
@@ -38,18 +39,21 @@ class Llava:
 
     def vision_block(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
         """The block that makes the features (``vision_feature_layer``), or the last block of the tower."""
-        tower = model.base_model.vision_tower
-        layers: Sequence[nn.Module] = getattr(tower, "vision_model", tower).encoder.layers
-        if block == "last":
-            return layers[-1]
-        feature_layer = model.config.vision_feature_layer
-        if not isinstance(feature_layer, int):
-            raise Unsupported(
-                f"This model mixes the vision layers {feature_layer}; methods that look into the vision tower need one."
-            )
-        # hidden_states has one entry more than there are blocks (entry 0 = embeddings): entry h leaves block h - 1.
-        hidden_index = feature_layer if feature_layer >= 0 else len(layers) + 1 + feature_layer
-        return layers[hidden_index - 1]
+        layers: Sequence[nn.Module] = _tower(model).encoder.layers
+        return layers[-1] if block == "last" else layers[_feature_blocks(model) - 1]
+
+    def vision_tower(self, model: Any) -> VisionTower | None:
+        """CLIP's blocks up to the one that makes the features; None for towers other than CLIP and mixed layers."""
+        tower = _tower(model)
+        if not self.has_cls(model) or not isinstance(model.config.vision_feature_layer, int):
+            return None
+        return VisionTower(
+            embed=lambda pixels: tower.pre_layrnorm(tower.embeddings(pixels)),
+            blocks=[
+                VisionTowerBlock(block.layer_norm1, block.self_attn, block.layer_norm2, block.mlp)
+                for block in tower.encoder.layers[: _feature_blocks(model)]
+            ],
+        )
 
     def has_cls(self, model: Any) -> bool:
         """CLIP towers have one; SigLIP towers do not."""
@@ -72,6 +76,23 @@ class Llava:
             return padded_square_grid(picture_size, side, patch)
         crop = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
         return centre_crop_grid(picture_size, _shortest_edge(image_processor.size), _side(crop), patch)
+
+
+def _tower(model: Any) -> Any:
+    """The module that owns ``embeddings`` and ``encoder`` (one level deeper in older transformers)."""
+    tower = model.base_model.vision_tower
+    return getattr(tower, "vision_model", tower)
+
+
+def _feature_blocks(model: Any) -> int:
+    """How many vision blocks the features pass through. Raises Unsupported for features of several layers."""
+    feature_layer = model.config.vision_feature_layer
+    if not isinstance(feature_layer, int):
+        raise Unsupported(
+            f"This model mixes the vision layers {feature_layer}; methods that look into the vision tower need one."
+        )
+    # hidden_states has one entry more than there are blocks (entry 0 = embeddings): entry h leaves block h - 1.
+    return feature_layer if feature_layer >= 0 else len(_tower(model).encoder.layers) + 1 + feature_layer
 
 
 def _side(size: Mapping[str, int]) -> int:

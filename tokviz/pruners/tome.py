@@ -1,0 +1,329 @@
+"""ToMe: in every block of the vision tower the most similar pairs of tokens become one, and the tower gets shorter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import BadInput
+from ..names import VisionBlock
+from ..types import (
+    Budget,
+    Chart,
+    Params,
+    PlanningInfo,
+    Reading,
+    Schedule,
+    SelectFunction,
+    Selection,
+    Signals,
+    Stage,
+    TokenMap,
+)
+from .base import Paper, Param, Pruner, budget_tokens
+from .ops import fixed_count, non_finite_warnings, required, spread, top_k, unit_rows, usable_rows
+from .planning import rows_by_view
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Whom bipartite soft matching pairs, in row numbers.
+
+    Shape: sources, targets, similarity ``(r,)``, most similar pair first; order ``(n - r,)``, what is left in the
+    order in which it goes on; ranked, distance ``(n_A,)``, the half whose tokens may be merged away, and how far each
+    lies from its best partner.
+    """
+
+    sources: Tensor
+    targets: Tensor
+    similarity: Tensor
+    order: Tensor
+    ranked: Tensor
+    distance: Tensor
+
+
+def bipartite_soft_matching(keys: Tensor, usable: Tensor, rows: Tensor, r: int, has_cls: bool) -> _Pairs:
+    """Pair the ``r`` tokens of one half that are most similar to a token of the other half with that token.
+
+    Halves alternate along the sequence and the first token is in the half that gives. With a [CLS] token that is
+    [CLS], which stays for itself; so among the patches the second, fourth, ... may be merged away. What is left goes on
+    as [rest of the giving half | taking half], the rest in sequence order with a [CLS] token, else most similar first.
+    Rows that are not ``usable`` have similarity -inf to all others.
+    Shape: keys ``(N, d_k)``, usable ``(N,)`` bool, rows ``(n,)`` the tokens of one picture, in sequence order.
+    Source: ToMe section 3; facebookresearch/ToMe ``merge.py``. Differs: cosines in float32, ties to the lowest index,
+    a key of length zero has cosine 0 with all.
+    """
+    giving, taking = (rows[1::2], rows[0::2]) if has_cls else (rows[0::2], rows[1::2])
+    unit = unit_rows(keys.where(usable.unsqueeze(1), torch.zeros((), dtype=keys.dtype, device=keys.device)))
+    similarity = unit[giving] @ unit[taking].T
+    similarity = similarity.masked_fill(~(usable[giving].unsqueeze(1) & usable[taking]), -torch.inf)
+    partner = similarity.argmax(1)
+    best = similarity.gather(1, partner.unsqueeze(1)).squeeze(1)
+    ranking = top_k(best, len(best))
+    merged, rest = ranking[:r], ranking[r:]
+    if has_cls:
+        rest = rest.sort().values
+    return _Pairs(
+        sources=giving[merged],
+        targets=taking[partner[merged]],
+        similarity=best[merged],
+        order=torch.cat([giving[rest], taking]),
+        ranked=giving,
+        distance=1 - best,
+    )
+
+
+def _matched(signals: Signals, usable: Tensor, r: int, has_cls: bool) -> _Pairs:
+    """``bipartite_soft_matching`` for every picture by itself; each gives ``r / pictures`` tokens.
+
+    Raises BadInput when ``r`` cannot be shared equally or is more than half of the tokens.
+    """
+    keys = required(signals.keys, "keys")
+    views = rows_by_view(signals, torch.arange(len(keys), device=keys.device))
+    share, rest = divmod(r, len(views))
+    if rest:
+        raise BadInput(f"{r} tokens cannot be merged away equally in {len(views)} pictures.")
+    if share > min(len(rows) for rows in views) // 2:
+        raise BadInput(
+            f"ToMe merges at most half of the tokens of a picture in one block, not {share} of "
+            f"{min(len(rows) for rows in views)}. Ask for more tokens."
+        )
+    pairs = [bipartite_soft_matching(keys, usable, rows, share, has_cls) for rows in views]
+    if len(pairs) == 1:
+        return pairs[0]
+    return _Pairs(*(torch.cat([getattr(pair, f.name) for pair in pairs]) for f in fields(_Pairs)))
+
+
+def _merge_select(has_cls: bool, leaves_tower: bool) -> SelectFunction:
+    @fixed_count
+    def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+        """Merge ``N - keep`` tokens into their most similar partners, by means weighted with the sizes of both.
+
+        A merged token goes by the smallest original index of its patches. It stays in ToMe's own order inside the
+        tower, as the next block's halves depend on it; behind the last merging block parameter ``order`` decides.
+        Tokens that are not finite are neither merged nor merged into; where the count demands it they are dropped.
+        Shape: signals.features ``(N, D)``, keys ``(N, d_k)``, sizes and origin ``(N,)`` or None -> kept ``(keep,)``,
+        features ``(keep, D)`` in the given dtype, sizes ``(keep,)``. Raises BadInput when ``keep`` is below half.
+        Source: ToMe sections 3 and Eq. 1; facebookresearch/ToMe ``merge.py`` (``merge_wavg``, ``merge_source``).
+        """
+        return _select(signals, keep, has_cls, leaves_tower and params["order"] == "raster")
+
+    return select
+
+
+_SELECT = {(cls, last): _merge_select(cls, last) for cls in (True, False) for last in (True, False)}
+
+
+def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -> Selection:
+    features, n = signals.features, len(signals.features)
+    everything = torch.arange(n, device=features.device)
+    usable = torch.zeros(n, dtype=torch.bool, device=features.device)
+    usable[usable_rows(required(signals.keys, "keys"), usable_rows(features, everything))] = True
+    sizes = torch.ones_like(everything) if signals.sizes is None else signals.sizes
+    origin = everything if signals.origin is None else signals.origin
+    pairs = _matched(signals, usable, n - keep, has_cls)
+    averaged = torch.isfinite(pairs.similarity)
+
+    place = torch.empty_like(everything)  # of each row's group in the order of ToMe
+    place[pairs.order] = everything[:keep]
+    place[pairs.sources] = place[pairs.targets]
+    dropped = torch.zeros_like(usable)
+    dropped[pairs.sources] = ~averaged
+
+    # A group goes by the smallest original index of its patches, which is how it can be put back into raster order.
+    beyond = origin.max() + 1
+    smallest = beyond.repeat(keep).scatter_reduce(0, place, origin.masked_fill(dropped, beyond), "amin")
+    kept = ((origin == smallest[place]) & ~dropped).nonzero().squeeze(1)
+    leader = torch.empty_like(pairs.order)
+    leader[place[kept]] = kept
+    assignment = leader[place].masked_fill(dropped, -1)
+
+    merged, group_sizes = _weighted_means(features, sizes, pairs, place, averaged)
+    order = smallest.argsort() if in_raster_order else everything[:keep]  # places in the order in which they go on
+    position = torch.empty_like(order)
+    position[order] = everything[:keep]
+    return Selection(
+        kept=kept,
+        score=_distances(pairs, n),
+        assignment=assignment,
+        features=merged[place[kept]],
+        sequence=position[place[kept]].argsort(),
+        sizes=group_sizes[place[kept]],
+        **_shown(pairs, group_sizes, place, dropped),
+        facts={
+            "non_finite": n - int(usable.sum()),
+            "merged": int(averaged.sum()),
+            "largest_group": int(group_sizes.max()),
+        },
+        warnings=non_finite_warnings(n - int(usable.sum()), n),
+    )
+
+
+def _weighted_means(
+    features: Tensor, sizes: Tensor, pairs: _Pairs, place: Tensor, averaged: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Means of the groups weighted by size, and sizes of the groups, in the order of ToMe.
+
+    Shape: features ``(N, D)``, sizes ``(N,)`` -> ``(K, D)`` in the dtype of ``features``, ``(K,)`` int64.
+    """
+    accurate = features.to(torch.promote_types(features.dtype, torch.float32))  # float64 stays what it is
+    weights = sizes.to(accurate.dtype)
+    # A matrix product instead of index_add_: atomics would sum in a different order on every CUDA run.
+    member = accurate.new_zeros(len(pairs.order), len(pairs.sources))
+    member[place[pairs.sources], torch.arange(len(pairs.sources), device=place.device)] = averaged.to(accurate.dtype)
+    # Rows that are not finite have no part in any mean, and zero times NaN would be NaN.
+    given = accurate[pairs.sources].where(averaged.unsqueeze(1), accurate.new_zeros(()))
+    own, added = weights[pairs.order], member @ weights[pairs.sources]
+    before = accurate[pairs.order]
+    sums = before * own.unsqueeze(1) + member @ (given * weights[pairs.sources].unsqueeze(1))
+    means = torch.where((added > 0).unsqueeze(1), sums / (own + added).unsqueeze(1), before)
+    return means.to(features.dtype), (own + added).round().long()
+
+
+def _distances(pairs: _Pairs, n: int) -> TokenMap:
+    distance = pairs.distance.masked_fill(~torch.isfinite(pairs.distance), torch.nan)
+    return TokenMap(
+        "partner_distance",
+        "Distance to the most similar partner (tokens of the giving half)",
+        spread(distance, pairs.ranked, n, torch.nan),
+        unit="1 - cosine",
+        direction="low is merged first",
+    )
+
+
+def _shown(pairs: _Pairs, group_sizes: Tensor, place: Tensor, dropped: Tensor) -> dict[str, Any]:
+    """Maps, chart and reading of one stage, as fields of ``Selection``."""
+    nan, n = torch.nan, len(place)
+    sizes = group_sizes.float()[place].masked_fill(dropped, nan)
+    edges = spread(pairs.similarity.masked_fill(~torch.isfinite(pairs.similarity), nan), pairs.sources, n, nan)
+    counts = torch.bincount(group_sizes).tolist()
+    present = [size for size, count in enumerate(counts) if count]
+    finite = [value for value in pairs.similarity.tolist() if value > -torch.inf]
+    label = "Similarity of the least similar merged pair"
+    return {
+        "maps": (
+            TokenMap("group_size", "Patches in its group", sizes, "patches", "high stands for many patches"),
+            TokenMap("merged_similarity", "Similarity to the partner", edges, "cosine", "high was merged first"),
+        ),
+        "charts": (
+            Chart(
+                "group_sizes",
+                "How many tokens stand for how many patches",
+                "bars",
+                y=[counts[size] for size in present],
+                names=[str(size) for size in present],
+                x_label="patches",
+                y_label="tokens",
+            ),
+        ),
+        "readings": (Reading("least_similar_pair", label, min(finite), unit="cosine"),) if finite else (),
+    }
+
+
+def merges_per_block(n: int, total: int, blocks: int) -> list[int]:
+    """How many tokens each of ``blocks`` vision blocks merges away so that ``total`` of ``n`` are gone in the end.
+
+    As evenly as possible and the larger numbers first, under ToMe's limit of half of the tokens in every block: of 23
+    blocks and 576 patches 384 = 16 x 17 + 7 x 16, 448 = 11 x 20 + 12 x 19, 512 = 6 x 23 + 17 x 22 (``methods.md`` 9.5).
+    Raises BadInput with the fewest tokens that can be reached when the blocks are too few.
+    """
+
+    def planned(level: int, fuller: int) -> list[int]:
+        """``level`` per block, one more in the first ``fuller``; half of what is left where that is less."""
+        left, merges = n, []
+        for block in range(blocks):
+            merges.append(min(level + (block < fuller), left // 2))
+            left -= merges[-1]
+        return merges
+
+    most = sum(planned(n, 0))
+    if total > most:
+        raise BadInput(
+            f"ToMe leaves at least {n - most} of a picture's {n} tokens in {blocks} vision blocks, as each merges at "
+            "most half. Ask for more tokens."
+        )
+    level = next(level for level in range(n + 1) if sum(planned(level + 1, 0)) >= total)
+    # One more block at the higher number removes one token more or, behind a halving, none: each total is met exactly.
+    return next(plan for fuller in range(blocks + 1) if sum(plan := planned(level, fuller)) == total)
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """One stage in every vision block that merges; all of them lie before the LLM.
+
+    ``published``, ``final`` and ``average`` coincide, as every LLM block sees what the tower leaves. Several pictures
+    each lose the same number, so that a published budget is met or undercut by less than one token per picture, and
+    other budgets that cannot be shared are refused. Raises BadInput for a budget below 1 token, for one that the tower
+    is too shallow for, and for one that cannot be shared.
+    """
+    n, views = info.n_visual, max(1, info.n_views)
+    total = n - min(budget_tokens(budget), n)
+    if total % views and budget.counted_as != "published":
+        raise BadInput(
+            f"ToMe merges the same number of tokens in each of {views} pictures: "
+            f"ask for {n - views * (total // views)} tokens, or count the budget as published."
+        )
+    merges = merges_per_block(n // views, -(-total // views), info.vision_blocks or 0)
+    stages, left = [], n
+    last = max((block for block, r in enumerate(merges) if r), default=-1)
+    for block, r in enumerate(merges):
+        if r:
+            left -= views * r
+            stages.append(
+                Stage(
+                    VisionBlock(block),
+                    left,
+                    _SELECT[info.has_cls, block == last],
+                    title=f"Merge {views * r} pairs",
+                    proportional_attention=bool(params["proportional_attention"]),
+                )
+            )
+    return Schedule(tuple(stages))
+
+
+PRUNER = Pruner(
+    id="tome",
+    label="ToMe",
+    family="merging",
+    claim="Merges the most similar pairs of tokens in every block of the vision tower; nothing is thrown away.",
+    paper=Paper("Token Merging: Your ViT But Faster", "Bolya et al.", 2022, "https://arxiv.org/abs/2210.09461"),
+    needs=(),
+    params=(
+        Param(
+            "order",
+            "Order for the LLM",
+            "choice",
+            "raster",
+            "raster sorts the merged tokens by their smallest patch; official hands on the order that merging leaves, "
+            "which is scrambled.",
+            choices=("raster", "official"),
+        ),
+        Param(
+            "proportional_attention",
+            "Proportional attention",
+            "bool",
+            True,
+            "A merged token draws as much attention as its patches together (ln size added to the logits of its key).",
+        ),
+    ),
+    schedule=schedule,
+    merges_in_vision=True,
+    notes=(
+        "Published for image classification, where every block counts; LLaVA takes its features one block before the "
+        "last, so the merges are spread over the blocks that the features pass through (23 of 24).",
+        "The number of merges per block that a budget stands for is published nowhere: they are spread evenly, larger "
+        "numbers first (192: 16 x 17 + 7 x 16).",
+        "The official code limits a block to merging half of its tokens without a word; here a budget that cannot be "
+        "reached is refused with the smallest one that can.",
+        "Inside the tower the official order stays, as it decides who may be merged with whom; behind it tokens are "
+        "sorted by their smallest patch unless order is official.",
+        "Of a tie the official code (argsort without stable) merges any token; here the first in the sequence.",
+        "A port for CLIP (llmc) forgets the sizes in every block and leaves out proportional attention: merged tokens "
+        "then count as one patch. It is not offered.",
+        "The tower runs once more for this method, over the blocks that the features pass through; the time is the "
+        "lane's own vision time.",
+        "Tokens whose keys or features are not finite are neither merged nor merged into.",
+    ),
+)
