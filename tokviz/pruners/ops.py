@@ -1,22 +1,27 @@
 """Building blocks that methods share: unusable rows, clean scores, stable ranking, cosine, reconstruction, merging.
 
-Everything is computed in float32 whatever comes in, ties go to the lowest index, and nothing allocates N x N x D
-(``methods.md`` 0.6 and 16). How tokens are *picked one after the other* lives in ``sampling.py``.
+Everything is computed in float32 whatever comes in, ties go to the lowest index, and no building block holds more than
+``scratch_limit`` beside its inputs (``methods.md`` 0.6 and 16). How tokens are *picked one after the other* lives in
+``sampling.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import embedding_bag
 
 from ..types import Params, SelectFunction, Selection, Signals, TokenMap
 
 # Singular values below this share of the largest are directions that float32 cannot tell from rounding.
 RANK_TOLERANCE = 1e-6
+# Bytes of a block of rows that is worked on at a time: small enough for the caches, large enough for full speed.
+BLOCK_BYTES = 4 << 20
+SCRATCH_BYTES = 512 << 20
 
 
 def fixed_count(select: Callable[[Signals, int, Params, Generator], Selection]) -> SelectFunction:
@@ -54,24 +59,72 @@ def candidate_rows(signals: Signals) -> Tensor:
     return signals.candidates.nonzero().squeeze(1)
 
 
+def scratch_limit(features: Tensor) -> int:
+    """Bytes that a selection may hold beside its inputs: 512 MiB, or twice the features where that is more."""
+    return max(SCRATCH_BYTES, 2 * features.numel() * features.element_size())
+
+
+def row_blocks(features: Tensor, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
+    """Consecutive slices of the rows of ``features (n, D)``, each of at most ``block_bytes`` as float32 (one row at
+    least).
+    """
+    rows = max(1, block_bytes // (4 * max(1, features.shape[1])))
+    return (slice(start, min(start + rows, len(features))) for start in range(0, len(features), rows))
+
+
+def take_rows(features: Tensor, rows: Tensor) -> Tensor:
+    """``features[rows]`` in float32, without a copy when these are all rows. Shape: ``(N, D)``, ascending ``(n,)``."""
+    return (features if len(rows) == len(features) else features[rows]).float()
+
+
+def row_lengths(features: Tensor) -> Tensor:
+    """Euclidean length of every row, computed in float32 without a float32 copy of all rows. Shape: -> ``(n,)``."""
+    if features.dtype == torch.float32:
+        return torch.linalg.vector_norm(features, dim=1)
+    lengths = torch.empty(len(features), device=features.device)
+    for rows in row_blocks(features):
+        lengths[rows] = torch.linalg.vector_norm(features[rows].float(), dim=1)
+    return lengths
+
+
 def usable_rows(features: Tensor, pool: Tensor) -> Tensor:
     """The rows of ``pool`` whose squared length is a finite float32 number; NaN and Inf rows are left out.
 
     Shape: features ``(N, D)``, pool ``(P,)`` -> ``(n,)`` ascending.
     """
-    return pool[torch.isfinite(features.float().norm(dim=1).square())[pool]]
+    return pool[torch.isfinite(row_lengths(features).square())[pool]]
 
 
 def unit_rows(features: Tensor) -> Tensor:
     """Rows divided by ``max(||x||, 1e-12)``, so that a zero row has cosine 0 with everything. Shape: ``(n, D)``."""
-    features = features.float()
-    return features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    lengths = row_lengths(features).clamp_min_(1e-12).unsqueeze(1)
+    return features / lengths if features.dtype == torch.float32 else features.float().div_(lengths)
+
+
+def symmetric_product(rows: Tensor, finish: Callable[[Tensor, slice, slice], Tensor] | None = None) -> Tensor:
+    """``rows @ rows.T`` in float32, exactly symmetric, for half the work: blocks below the diagonal are mirrored.
+
+    finish: ``(products, slice of rows, slice of columns) -> block of the result``, for what is to be made of the
+    products while they are in the caches; of a wider type than float32 if ``rows`` are.
+    Shape: ``(n, D)`` -> ``(n, n)``.
+    """
+    n = len(rows)
+    block = max(256, -(-n // 8))
+    result = torch.empty(n, n, device=rows.device)
+    for start in range(0, n, block):
+        own, right = slice(start, min(start + block, n)), slice(start, n)
+        products = rows[own] @ rows[right].T
+        result[own, right] = products if finish is None else finish(products, own, right)
+        # The block on the diagonal is a product of its own: its two halves need not be rounded alike.
+        corner = result[own, own]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        result[own.stop :, own] = result[own, own.stop :].T
+    return result
 
 
 def cosine_similarity(features: Tensor) -> Tensor:
-    """All pairwise cosines, in one matrix product. Shape: ``(n, D)`` -> ``(n, n)``."""
-    unit = unit_rows(features)
-    return unit @ unit.T
+    """All pairwise cosines, exactly symmetric. Shape: ``(n, D)`` -> ``(n, n)`` float32."""
+    return symmetric_product(unit_rows(features))
 
 
 def sanitised(scores: Tensor) -> tuple[Tensor, int]:
@@ -82,7 +135,7 @@ def sanitised(scores: Tensor) -> tuple[Tensor, int]:
     """
     scores = scores.float()
     finite = torch.isfinite(scores)
-    non_finite = int((~finite).sum())
+    non_finite = len(scores) - int(finite.count_nonzero())
     if non_finite == 0:
         return scores, 0
     lowest = torch.full_like(scores, -torch.inf)
@@ -103,7 +156,7 @@ def ties_at_threshold(scores: Tensor, count: int) -> int:
 
     Shape: scores ``(n,)``, ``1 <= count <= n``.
     """
-    threshold = torch.sort(scores, descending=True).values[count - 1]
+    threshold = scores.kthvalue(len(scores) - count + 1).values
     return int((scores == threshold).sum())
 
 
@@ -186,12 +239,19 @@ def reconstruction_error(features: Tensor, basis: Tensor, ridge: float = 0.0) ->
     """
     features, basis = features.float(), basis.float()
     if len(basis) == 0:
-        return features.norm(dim=1), features.new_empty(0)
-    _, singular, directions = torch.linalg.svd(basis, full_matrices=False)
+        return row_lengths(features), features.new_empty(0)
+    # The SVD of the small triangle R of B^T = Q R is that of B turned by Q, at a fraction of the price.
+    frame, triangle = torch.linalg.qr(basis.T)
+    turn, singular, _ = torch.linalg.svd(triangle, full_matrices=False)
+    directions = (frame @ turn).T
     share = singular.square() / (singular.square() + ridge)
     share = torch.where(singular > RANK_TOLERANCE * singular.max(), share, torch.zeros_like(share))
-    residual = features - (features @ directions.T * share) @ directions
-    return residual.norm(dim=1), singular
+    shrunk = directions * share.unsqueeze(1)
+    error = torch.empty(len(features), device=features.device)
+    for rows in row_blocks(features):
+        part = features[rows]
+        error[rows] = torch.linalg.vector_norm(torch.addmm(part, part @ directions.T, shrunk, alpha=-1), dim=1)
+    return error, singular
 
 
 @dataclass(frozen=True)
@@ -213,15 +273,41 @@ def merge_into_nearest(features: Tensor, targets: Tensor, sources: Tensor) -> Me
     A plain mean over the group; ties go to the target that is listed first, so list targets ascending.
     Shape: features ``(n, D)`` finite, targets ``(T,)`` with T >= 1, sources ``(S,)``: row indices.
     """
-    features = features.float()
-    unit = unit_rows(features)
-    nearest = (unit[sources] @ unit[targets].T).argmax(1)
-    sizes = torch.bincount(nearest, minlength=len(targets)) + 1
-    # A matrix product instead of index_add_: atomics would sum in a different order on every CUDA run.
-    member = torch.zeros(len(targets), len(sources), device=features.device)
-    member[nearest, torch.arange(len(sources), device=features.device)] = 1.0
-    sums = features[targets] + member @ features[sources]
-    return Merge(sums / sizes.unsqueeze(1), targets[nearest], sizes)
+    nearest = nearest_by_cosine(features[targets], features, sources)
+    sums, counts = group_sums(features, sources, nearest, len(targets))
+    sizes = counts + 1
+    merged = sums.add_(features[targets].float()).div_(sizes.unsqueeze(1))
+    return Merge(merged, targets[nearest], sizes)
+
+
+def nearest_by_cosine(targets: Tensor, features: Tensor, sources: Tensor) -> Tensor:
+    """For every source row of ``features`` the position of the target with the highest cosine, ties to the first.
+
+    Only the targets are brought to length 1: the length of a source multiplies all its cosines alike (a zero row is 0
+    to all targets, and gets the first). Shape: targets ``(T, D)``, features ``(n, D)``, sources ``(S,)`` -> ``(S,)``.
+    """
+    unit = unit_rows(targets).T
+    nearest = torch.empty_like(sources)
+    step = max(256, BLOCK_BYTES // max(1, len(targets)))
+    for start in range(0, len(sources), step):
+        part = sources[start : start + step]
+        nearest[start : start + step] = (features[part].float() @ unit).argmax(1)
+    return nearest
+
+
+def group_sums(features: Tensor, sources: Tensor, group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Sum of the source rows of each group, always added in the order of ``sources``, and how many they are.
+
+    The bags of an embedding table do just this: one read of the features, no copy of the sources, and, unlike
+    ``index_add_``, the same order of summation on every run on CUDA.
+    Shape: features ``(n, D)``, sources and group ``(S,)`` -> ``(n_groups, D)`` float32, ``(n_groups,)`` int64.
+    """
+    counts = torch.bincount(group, minlength=n_groups)
+    if len(sources) == 0:
+        return torch.zeros(n_groups, features.shape[1], device=features.device), counts
+    by_group = sources[torch.sort(group, stable=True).indices]
+    starts = counts.cumsum(0) - counts
+    return embedding_bag(by_group, features.float(), starts, mode="sum"), counts
 
 
 # Beyond this many rows a cosine matrix (64 MB in float32) is not stored; its rows are computed when asked for.
