@@ -134,7 +134,8 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     if at least one token is left then, else on 4/8/16, else on 2/6/15 (192: 145, 36, 9; 128: 203, 71, 25; 64: 129,
     29, 6). It is solved for 32 blocks unless the model's depth was published on, so that a budget means the same share
     everywhere. ``average`` solves it for this model's own depth, to the nearest counts. ``final``: N r^3 = B survive.
-    A budget of N or more drops nothing, and neither does a model of one block. Raises BadInput when no block list can meet the budget.
+    A budget of N or more drops nothing, and neither does a model of one block.
+    Raises BadInput when no block list can meet the budget.
     """
     published, counts = plan(budget, info, params)
     blocks = carried_blocks(published, info.n_blocks)
