@@ -15,10 +15,12 @@ from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..types import Need, Stage
 from .clock import Stopwatch
+from .geometry import Geometry
+from .looker import Looker
 from .refusals import check_model, check_prompt, check_stages
 from .registry import here
 from .rows import Rows, gather
-from .stages import Choose, Decisions, Looker, StageEvent, run_stage
+from .stages import Choose, Decisions, StageEvent, run_stage
 from .vision import VisionSignals, captured_vision
 from .watching import Active, before_forward
 
@@ -35,7 +37,9 @@ class Prompt:
         input_ids, attention_mask: ``(B, L)`` int64. inputs_embeds: ``(B, L, D)``. position_ids: ``(B, L)``, or None for
         the positions that ``generate`` counts off the mask. visual_mask: ``(B, L)`` bool. vision: per row, of all N
         original visual tokens. alive: per row ``(n,)`` original indices of the visual tokens that are still there.
-        vision_ms: what encoding took, from the call to the language model's door, in ms.
+        vision_ms: what encoding took, from the call to the language model's door, in ms; after ``VisionBlock`` stages
+        what the second run of the vision tower took, selections excluded. pixel_values: ``(P, 3, H, W)``, all pictures
+        as the model got them; None without any.
 
     Example: ``model.generate(**prompt.generate_inputs(), max_new_tokens=20)`` (returns the new tokens only).
     """
@@ -48,11 +52,36 @@ class Prompt:
     vision: Sequence[VisionSignals]
     alive: Sequence[Tensor]
     vision_ms: float
+    pixel_values: Tensor | None = None
 
     @property
     def n_visual(self) -> list[int]:
         """Visual tokens alive per row."""
         return [int(alive.numel()) for alive in self.alive]
+
+    @property
+    def n_extra(self) -> list[int]:
+        """Tokens per row that stages added in the place of visual ones."""
+        return [0] * len(self.alive) if self.added_mask is None else self.added_mask.sum(dim=1).tolist()
+
+    def rows(self, real: Tensor, visual: Tensor, positions: Tensor | None) -> Rows:
+        """Describe this prompt, or copies of each of its rows. Shape: real, visual ``(copies * B, L)`` bool."""
+        batch = real.shape[0]
+        copies = batch // len(self.alive)
+
+        def copied(mask: Tensor | None) -> Tensor | None:
+            return None if mask is None else mask.to(real.device).repeat_interleave(copies, dim=0)
+
+        return Rows.of(
+            real,
+            visual,
+            positions,
+            [self.alive[row // copies] for row in range(batch)],
+            question=copied(self.text_mask),
+            asked=copied(self.question_mask),
+            added=copied(self.added_mask),
+            sizes=None if self.sizes is None else [self.sizes[row // copies] for row in range(batch)],
+        )
 
     def generate_inputs(self) -> dict[str, Tensor]:
         """Keyword arguments for ``model.generate`` or ``model.forward``."""
@@ -68,10 +97,20 @@ def counted_positions(attention_mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode(model: Any, family: ModelFamily, inputs: Mapping[str, Any], needs: Iterable[Need]) -> Prompt:
+def encode(
+    model: Any,
+    family: ModelFamily,
+    inputs: Mapping[str, Any],
+    needs: Iterable[Need],
+    *,
+    question_mask: Tensor | None = None,
+    geometry: Sequence[Geometry | None] | None = None,
+) -> Prompt:
     """Run the stock model up to its language model and keep what arrives there, with the vision signals asked for.
 
-    One encode serves all lanes of a request. Raises Unsupported for models and inputs that cannot be pruned.
+    One encode serves all lanes of a request. ``question_mask`` and ``geometry``: see ``Prompt``; without them, methods
+    that listen to the user's words refuse, and signals have no ``cell``. Raises Unsupported for models and inputs that
+    cannot be pruned.
     """
     needs = tuple(needs)
     check_model(model, family)
@@ -79,6 +118,9 @@ def encode(model: Any, family: ModelFamily, inputs: Mapping[str, Any], needs: It
     if here(model) is not None:
         raise Unsupported("encode() must not run inside pruning(); encode first, then enter the context.")
     thread_is_ours = _only_this_thread()
+    if question_mask is not None and question_mask.shape != inputs["input_ids"].shape:
+        shapes = f"{tuple(question_mask.shape)} but the prompt is {tuple(inputs['input_ids'].shape)}"
+        raise Unsupported(f"The question mask is {shapes}; give the mask of this very prompt.")
     caught: dict[str, Any] = {}
 
     def catch(_args: Any, kwargs: dict[str, Any]) -> None:
@@ -95,7 +137,9 @@ def encode(model: Any, family: ModelFamily, inputs: Mapping[str, Any], needs: It
             model(**inputs)
     finally:
         remove()
-    return _prompt(model, family, inputs, caught, vision, watch.milliseconds)
+    encoded = _prompt(model, family, inputs, caught, vision, watch.milliseconds)
+    asked = None if question_mask is None else question_mask.to(encoded.visual_mask.device, torch.bool)
+    return replace(encoded, question_mask=asked, geometry=geometry)
 
 
 def _only_this_thread() -> Active:
@@ -125,6 +169,7 @@ def _prompt(
         vision=vision or [nothing] * len(counts),
         alive=[torch.arange(n, device=input_ids.device) for n in counts],
         vision_ms=vision_ms,
+        pixel_values=inputs.get("pixel_values"),
     )
 
 
@@ -143,9 +188,10 @@ def shorten(
     positions = prompt.position_ids
     if positions is None:
         positions = counted_positions(prompt.attention_mask)
-    rows = before = Rows.of(prompt.attention_mask.bool(), prompt.visual_mask, positions, prompt.alive)
+    rows = before = prompt.rows(prompt.attention_mask.bool(), prompt.visual_mask, positions)
     decisions = Decisions(events=[[] for _ in prompt.alive])
-    looker = Looker(prompt.vision, [alive_features(v, a) for v, a in zip(prompt.vision, prompt.alive, strict=True)])
+    encoder = [alive_features(v, a) for v, a in zip(prompt.vision, prompt.alive, strict=True)]
+    looker = Looker(prompt.vision, encoder, prompt.geometry)
     embeds, input_ids = prompt.inputs_embeds, prompt.input_ids
     for number, stage in early:
         rows, embeds, index = run_stage(
@@ -165,6 +211,10 @@ def shorten(
         position_ids=None if counted else rows.positions,
         visual_mask=rows.visual,
         alive=rows.alive,
+        question_mask=rows.asked,
+        text_mask=rows.question,
+        added_mask=rows.added,
+        sizes=rows.sizes,
     )
     return short, decisions.events
 
