@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tokviz.pruners import get
-from tokviz.pruners.apet import select_stage_1, select_stage_2
+from tokviz.pruners.apet import select_stage_1, select_stage_1_jointly, select_stage_2
 from tokviz.types import Signals
 
 NAN = math.nan
@@ -163,3 +163,67 @@ def test_the_official_ridge_is_absolute_and_so_shows_on_short_features():
     assert selection.score.values[0].item() == pytest.approx(0.008 * (1 - 6.4 / 7.4), rel=1e-3)
     paper = select_stage_1(Signals(FIVE / 1000), 3, params(basis_tokens=1), generator())
     assert paper.score.values[0].item() == pytest.approx(0, abs=1e-8)
+
+
+def test_crops_share_the_count_and_have_a_basis_each():
+    signals = Signals(torch.cat([FIVE, FIVE]), view=torch.tensor([0] * 5 + [1] * 5))
+    selection = select_stage_1(signals, 6, params(basis_tokens=1), generator())
+    assert selection.kept.tolist() == [0, 2, 3, 5, 7, 8]
+    assert selection.assignment.tolist() == [0, 0, 2, 3, 0, 5, 5, 7, 8, 5]
+    assert selection.order.tolist() == [0, -1, -1, -1, -1, 1, -1, -1, -1, -1]
+    assert selection.facts["kept_per_view"] == [3, 3]
+    assert [chart.name for chart in selection.charts] == ["singular_values_0", "singular_values_1", "group_sizes"]
+    assert selection.charts[-1].y == [3.0, 3.0]
+    assert selection.charts[-1].tokens == [0, 5]
+    # Together one basis token spans the x axis for both copies; the copies of token 2 stay, then 3, 4, 8 tie.
+    together = select_stage_1_jointly(signals, 6, params(basis_tokens=1), generator())
+    assert together.kept.tolist() == [0, 2, 3, 4, 7, 8]
+    assert select_stage_2(signals, 6, params(basis_tokens=1), generator()).kept.tolist() == together.kept.tolist()
+
+
+def test_a_view_without_a_share_is_dropped_and_merges_into_nothing():
+    signals = Signals(torch.cat([FIVE, FIVE]), view=torch.tensor([0] * 5 + [1] * 5))
+    selection = select_stage_1(signals, 1, params(basis_tokens=1), generator())
+    assert selection.kept.tolist() == [0]
+    assert selection.assignment.tolist() == [0] * 5 + [-1] * 5
+    # A view whose share is all it has stays untouched beside one that is reduced.
+    uneven = Signals(torch.cat([FIVE[:1], FIVE]), view=torch.tensor([0] + [1] * 5))
+    selection = select_stage_1(uneven, 4, params(basis_tokens=1), generator())
+    assert selection.kept.tolist() == [0, 1, 3, 4]
+    assert torch.equal(selection.features[0], FIVE[0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_official_density_peaks_reconstruct_from_the_means_of_the_clusters(seed):
+    x = torch.randn(24, 8, generator=generator(seed)) * 3
+    exact = x.double().numpy()
+    selection = select_stage_1(Signals(x), 12, params(mode="official", sampling="dpc", basis_tokens=4), generator())
+    centres, owner = slow.density_peaks(exact, 4, neighbours=4)
+    means = np.stack([np.mean([exact[i] for i in range(24) if owner[i] == centre], axis=0) for centre in centres])
+    assert selection.score.values.tolist() == pytest.approx(slow.reconstruction_error(exact, means), abs=1e-4)
+    ranked = slow.stable_top(selection.score.values.tolist(), 12)
+    assert selection.kept.tolist() == sorted(ranked)
+    for place, mean, centre in zip(sorted(ranked[8:]), means, centres, strict=True):
+        assert selection.features[selection.kept.tolist().index(place)].tolist() == pytest.approx(
+            mean.tolist(), abs=1e-4
+        )
+        assert values(selection, "basis_in")[place] == selection.order.tolist()[centre]
+
+
+def test_official_random_bases_are_drawn_with_replacement():
+    x = torch.randn(6, 12, generator=generator(1))
+    drawn = torch.randint(6, (4,), generator=generator(2)).tolist()
+    assert len(set(drawn)) < 4  # seed 2 draws one token twice
+    selection = select_stage_1(Signals(x), 5, params(mode="official", sampling="random", basis_tokens=4), generator(2))
+    expected = slow.reconstruction_error(x.double().numpy(), x[sorted(set(drawn))].double().numpy())
+    assert selection.score.values.tolist() == pytest.approx(expected, abs=1e-4)
+    assert selection.facts["basis_used"] == len(set(drawn))
+
+
+def test_charts_show_the_singular_values_and_the_groups():
+    selection = select_stage_1(Signals(FIVE_IN_4D), 4, params(basis_tokens=2), generator())
+    singular, groups = selection.charts
+    assert (singular.kind, singular.x) == ("line", [1, 2])
+    assert singular.y == pytest.approx([9, 8])
+    # Token 2 (error 1) is dropped; it is orthogonal to all kept ones and joins the first.
+    assert (groups.kind, groups.tokens, groups.y) == ("bars", [0], [2.0])

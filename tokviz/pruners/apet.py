@@ -2,132 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import Unsupported
-from ..types import Budget, Params, PlanningInfo, Schedule, SelectFunction, Selection, Signals, Stage, TokenMap
+from ..types import Budget, Chart, Params, PlanningInfo, Schedule, SelectFunction, Selection, Signals, Stage, TokenMap
+from .apet_reduction import Reduction, reduce_tokens
 from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    complement,
-    fill_up,
-    fixed_count,
-    merge_into_nearest,
-    non_finite_warnings,
-    reconstruction_error,
-    spread,
-    ties_at_threshold,
-    top_k,
-    unrankable,
-    usable_rows,
-)
-from .sampling import density_peaks, farthest_from_mean, farthest_points, random_rows
+from .ops import candidate_rows, complement, fill_up, fixed_count, non_finite_warnings, unrankable, usable_rows
+from .planning import equal_shares, rows_by_view
 
-# The official solve adds this to the diagonal of B B^T (absolute, whatever the scale of the features).
-OFFICIAL_RIDGE = 1e-5
+_Part = tuple[Tensor, Reduction]
+"""The usable rows of one view ``(n_v,)``, and what was decided about them."""
 
 
-@dataclass(frozen=True)
-class _Reduction:
-    """What one mode decided about ``n`` usable tokens, in their own numbering.
-
-    Shape: kept ``(T,)`` ascending; features ``(T, D)`` float32; owner ``(n,)``, the kept token that carries each one;
-    sizes ``(n,)``, how many tokens are averaged in it, 0 if dropped; basis_in ``(n,)``, step of the basis token whose
-    feature was written over this token, -1 if none.
-    """
-
-    kept: Tensor
-    features: Tensor
-    owner: Tensor
-    sizes: Tensor
-    basis_in: Tensor
-    ties: int
-
-
-def _sample_basis(features: Tensor, count: int, params: Params, generator: Generator) -> Tensor:
-    """Rows of the basis in the order of picking. Shape: ``(n, D)`` -> ``(<= count,)``; FPS stops at duplicates."""
-    n, device = len(features), features.device
-    if count <= 0:
-        return torch.empty(0, dtype=torch.int64, device=device)
-    if params["sampling"] == "random":
-        return random_rows(n, count, generator, device)
-    if params["sampling"] == "dpc":
-        return density_peaks(features, count, neighbours=count).centres
-    first = random_rows(n, 1, generator, device) if params["start"] == "random" else farthest_from_mean(features)
-    return farthest_points(features, count, first)
-
-
-def _reduce_as_paper(features: Tensor, error: Tensor, basis: Tensor, keep: int) -> _Reduction:
-    """Kept = basis and the T - M largest errors of the rest, each at its own place; the rest merges into all of them.
-
-    Source: ApET section 3.3 ("we explicitly retain the base tokens").
-    """
-    n, device = len(features), features.device
-    rest = complement(basis, n)
-    wanted = keep - len(basis)
-    kept = torch.cat([basis, rest[top_k(error[rest], wanted)]]).sort().values
-    dropped = complement(kept, n)
-    merge = merge_into_nearest(features, kept, dropped)
-    owner = torch.arange(n, device=device).index_copy(0, dropped, merge.owner)
-    return _Reduction(
-        kept=kept,
-        features=merge.features,
-        owner=owner,
-        sizes=spread(merge.sizes, kept, n, 0),
-        basis_in=torch.full((n,), -1, device=device),
-        ties=ties_at_threshold(error[rest], wanted),
-    )
-
-
-def _reduce_as_official(features: Tensor, error: Tensor, basis: Tensor, keep: int, by_rank: bool) -> _Reduction:
-    """Kept = the T largest errors; the feature of the M last of them is overwritten by a basis token's.
-
-    What the M overwritten tokens held is lost, they receive no merges, and the basis tokens' own places count as
-    dropped. Basis features are written in the order of picking to the overwritten places in ascending order (stage 1)
-    or in order of rank (stage 2).
-    Source: official ``llava/model/utils.py`` and ``modeling_llama_x.py`` (``methods.md`` 1.4 e-g).
-    """
-    n, m, device = len(features), len(basis), features.device
-    ranked = top_k(error, keep)
-    targets, places = ranked[: keep - m].sort().values, ranked[keep - m :]
-    places = places if by_rank else places.sort().values
-    dropped = complement(ranked, n)
-    merge = merge_into_nearest(features, targets, dropped)
-    carried = features.index_copy(0, targets, merge.features).index_copy(0, places, features[basis])
-    kept = ranked.sort().values
-    sizes = spread(merge.sizes, targets, n, 0)
-    sizes[places] = 1
-    return _Reduction(
-        kept=kept,
-        features=carried[kept],
-        owner=torch.arange(n, device=device).index_copy(0, dropped, merge.owner),
-        sizes=sizes,
-        basis_in=spread(torch.arange(m, device=device), places, n, -1),
-        ties=ties_at_threshold(error, keep),
-    )
-
-
-def _select(signals: Signals, keep: int, params: Params, generator: Generator, by_rank: bool) -> Selection:
-    n_all, device = len(signals.features), signals.features.device
+def _select(
+    signals: Signals, keep: int, params: Params, generator: Generator, by_rank: bool, per_view: bool
+) -> Selection:
+    n_all = len(signals.features)
     pool = candidate_rows(signals)
     other = complement(pool, n_all)
     if keep >= len(pool):
-        return Selection(kept=torch.arange(n_all, device=device))
+        return Selection(kept=torch.arange(n_all, device=signals.features.device))
     rows = usable_rows(signals.features, pool)
     if len(rows) <= keep:
         return _without_ranking(rows, keep, pool, other)
-    features = signals.features[rows].float()
-    basis = _sample_basis(features, min(int(params["basis_tokens"]), keep - 1), params, generator)
-    official = params["mode"] == "official"
-    error, singular = reconstruction_error(features, features[basis], OFFICIAL_RIDGE if official else 0.0)
-    if official:
-        reduction = _reduce_as_official(features, error, basis, keep, by_rank)
-    else:
-        reduction = _reduce_as_paper(features, error, basis, keep)
-    return _selection(signals, rows, other, basis, error, singular, reduction, params)
+    views = rows_by_view(signals, rows) if per_view else [rows]
+    shares = equal_shares([len(view) for view in views], keep)
+    parts = [
+        (view, reduce_tokens(signals.features[view].float(), share, params, generator, by_rank))
+        for view, share in zip(views, shares, strict=True)
+    ]
+    return _selection(signals, parts, other, params, non_finite=len(pool) - len(rows))
 
 
 def _without_ranking(rows: Tensor, keep: int, pool: Tensor, other: Tensor) -> Selection:
@@ -140,79 +49,121 @@ def _without_ranking(rows: Tensor, keep: int, pool: Tensor, other: Tensor) -> Se
     return Selection(kept=kept, facts={"non_finite": non_finite}, warnings=non_finite_warnings(non_finite, len(pool)))
 
 
-def _selection(
-    signals: Signals,
-    rows: Tensor,
-    other: Tensor,
-    basis: Tensor,
-    error: Tensor,
-    singular: Tensor,
-    reduction: _Reduction,
-    params: Params,
-) -> Selection:
+def _selection(signals: Signals, parts: Sequence[_Part], other: Tensor, params: Params, non_finite: int) -> Selection:
     """Back to the numbering of the stage, with rows that are no patch (``other``) kept as they are."""
-    n_all, original = len(signals.features), signals.features
-    carried = original.index_copy(0, rows[reduction.kept], reduction.features.to(original.dtype))
-    kept = torch.cat([rows[reduction.kept], other]).sort().values
-    non_finite = n_all - len(rows) - len(other)
-    length = original[rows].float().norm(dim=1)
+    n_all, carried = len(signals.features), signals.features
+    assignment = torch.full((n_all,), -1, device=carried.device).index_copy(0, other, other)
+    order = torch.full((n_all,), -1, device=carried.device)
+    picked = 0
+    for rows, part in parts:
+        places = rows[part.kept.rows]
+        carried = carried.index_copy(0, places, part.kept.features.to(carried.dtype))
+        assignment[rows] = torch.where(part.kept.owner < 0, -1, rows[part.kept.owner])
+        order[rows] = torch.where(part.order < 0, -1, part.order + picked)
+        picked += int((part.order >= 0).sum())
+    kept = torch.cat([*(rows[part.kept.rows] for rows, part in parts), other]).sort().values
+    error = _on_all(parts, n_all, lambda part: part.error)
     return Selection(
         kept=kept,
-        score=TokenMap("error", "Approximation error", spread(error, rows, n_all, torch.nan), scale="log"),
-        order=spread(torch.arange(len(basis), device=rows.device), rows[basis], n_all, -1),
-        assignment=spread(rows[reduction.owner], rows, n_all, -1).index_copy(0, other, other),
+        score=TokenMap("error", "Approximation error", error, scale="log"),
+        order=order,
+        assignment=assignment,
         features=carried[kept],
-        maps=_maps(reduction, error / length.clamp_min(1e-12), rows, other, n_all, params["mode"] == "official"),
-        facts={
-            "mode": params["mode"],
-            "sampling": params["sampling"],
-            "basis_used": len(basis),
-            "singular_values": [float(f"{value:.6g}") for value in singular.tolist()],
-            "ties_at_threshold": reduction.ties,
-            "non_finite": non_finite,
-        },
+        maps=_maps(signals, parts, error, other, params["mode"] == "official"),
+        charts=_charts(parts),
+        facts=_facts(parts, params, picked, non_finite),
         warnings=non_finite_warnings(non_finite, n_all - len(other)),
     )
 
 
-def _maps(
-    reduction: _Reduction, relative: Tensor, rows: Tensor, other: Tensor, n_all: int, official: bool
-) -> tuple[TokenMap, ...]:
-    def on_all(values: Tensor, missing: float) -> Tensor:
-        return spread(values.float(), rows, n_all, missing)
+def _on_all(parts: Sequence[_Part], n_all: int, values: Callable[[Reduction], Tensor]) -> Tensor:
+    """``values`` of every view on all rows of the stage, NaN elsewhere. Shape: -> ``(n_all,)`` float32."""
+    full = torch.full((n_all,), torch.nan, device=parts[0][0].device)
+    for rows, part in parts:
+        full[rows] = values(part).float()
+    return full
 
-    sizes = on_all(reduction.sizes, 0.0).index_fill(0, other, 1.0)
+
+def _maps(
+    signals: Signals, parts: Sequence[_Part], error: Tensor, other: Tensor, official: bool
+) -> tuple[TokenMap, ...]:
+    n_all = len(error)
+    relative = error / signals.features.float().norm(dim=1).clamp_min(1e-12)
+    sizes = _on_all(parts, n_all, lambda part: part.kept.sizes).nan_to_num(0.0).index_fill(0, other, 1.0)
     maps = (
-        TokenMap("relative_error", "Error / length of the feature", on_all(relative, torch.nan)),
+        TokenMap("relative_error", "Error / length of the feature", relative),
         TokenMap("group_size", "Tokens merged into one", sizes, unit="tokens", direction="0 is dropped"),
     )
     if not official:
         return maps
-    step = torch.where(reduction.basis_in < 0, torch.nan, reduction.basis_in.float())
+    step = _on_all(parts, n_all, lambda part: torch.where(part.replaced_by < 0, torch.nan, part.replaced_by))
     direction = "step of the basis token whose feature replaced this one"
-    return (*maps, TokenMap("basis_in", "Overwritten by basis token", on_all(step, torch.nan), direction=direction))
+    return (*maps, TokenMap("basis_in", "Overwritten by basis token", step, direction=direction))
 
 
-def _stage_select(by_rank: bool) -> SelectFunction:
+def _charts(parts: Sequence[_Part]) -> tuple[Chart, ...]:
+    """Singular values of every view's basis, and the sizes of the groups that several tokens were merged into."""
+    charts = []
+    for number, (_, part) in enumerate(parts):
+        if len(part.singular) == 0:
+            continue
+        values = part.singular.tolist()
+        name, of = ("", "") if len(parts) == 1 else (f"_{number}", f", view {number}")
+        charts.append(
+            Chart(
+                f"singular_values{name}",
+                f"Singular values of the basis{of}",
+                "line",
+                y=values,
+                x=list(range(1, len(values) + 1)),
+                x_label="direction",
+                y_label="singular value",
+            )
+        )
+    sizes = {int(rows[row]): int(part.kept.sizes[row]) for rows, part in parts for row in part.kept.rows.tolist()}
+    groups = sorted((token for token, size in sizes.items() if size > 1), key=lambda token: (-sizes[token], token))
+    if groups:
+        counts = [float(sizes[token]) for token in groups]
+        label = "Tokens merged into one, largest group first"
+        charts.append(Chart("group_sizes", label, "bars", y=counts, tokens=groups, y_label="tokens"))
+    return tuple(charts)
+
+
+def _facts(parts: Sequence[_Part], params: Params, picked: int, non_finite: int) -> dict[str, object]:
+    singular = torch.cat([part.singular for _, part in parts]).tolist()
+    facts: dict[str, object] = {
+        "mode": params["mode"],
+        "sampling": params["sampling"],
+        "basis_used": picked,
+        "singular_values": [float(f"{value:.6g}") for value in singular],
+        "ties_at_threshold": max(part.kept.ties for _, part in parts),
+        "non_finite": non_finite,
+    }
+    if len(parts) > 1:
+        facts["kept_per_view"] = [len(part.kept.rows) for _, part in parts]
+    return facts
+
+
+def _stage_select(by_rank: bool, per_view: bool) -> SelectFunction:
     @fixed_count
     def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-        """Rank by reconstruction error, keep, merge; see the module's two ``_reduce_as_...`` for the modes.
+        """Rank by reconstruction error, keep, merge; ``apet_reduction`` has the modes.
 
-        The basis is M' = min(M, keep - 1) tokens (none for keep = 1, when the error is the token's length), fewer if
-        there are fewer distinct ones. Tokens that are not finite are never basis or merged, and stay only if the count
-        cannot be met without them. Rows that are no patch (newlines) always stay and are not counted in ``keep``.
+        Tokens that are not finite are never basis or merged, and stay only if the count cannot be met without them.
+        Rows that are no patch (newlines) always stay and are not counted in ``keep``. Crops of one picture share
+        ``keep`` equally at stage 1, each with a basis of its own; stage 2 takes all visual tokens together.
         Shape: signals.features ``(N, D)`` -> kept ``(keep + non-patches,)``, features ``(K, D)`` in the given dtype.
-        Source: ApET section 3.3, Eq. 4-5. Differs in both modes: float32 throughout, starts farthest point sampling at
-        the token farthest from the mean unless ``start`` is random (official: unseeded random), ``random`` draws
-        without and official with replacement, ``dpc`` takes centre tokens and official the means of clusters.
+        Source: ApET section 3.3, Eq. 4-5. Differs in both modes: float32 throughout, and farthest point sampling starts
+        at the token farthest from the mean unless ``start`` is random (official: unseeded random).
         """
-        return _select(signals, keep, params, generator, by_rank)
+        return _select(signals, keep, params, generator, by_rank, per_view)
 
     return select
 
 
-select_stage_1 = _stage_select(by_rank=False)
-select_stage_2 = _stage_select(by_rank=True)
+select_stage_1 = _stage_select(by_rank=False, per_view=True)
+select_stage_1_jointly = _stage_select(by_rank=False, per_view=False)
+select_stage_2 = _stage_select(by_rank=True, per_view=False)
 
 
 def plan_counts(budget: Budget, info: PlanningInfo) -> tuple[int, int]:
@@ -245,7 +196,12 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
         raise Unsupported("ApET's official mode reproduces its LLaVA code. Choose mode paper for this model.")
     return Schedule(
         (
-            Stage("encoder" if llava else "projector", first, select_stage_1, title="Stage 1: approximation error"),
+            Stage(
+                "encoder" if llava else "projector",
+                first,
+                select_stage_1 if llava else select_stage_1_jointly,
+                title="Stage 1: approximation error",
+            ),
             Stage(info.n_blocks // 2, second, select_stage_2, title="Stage 2: approximation error"),
         )
     )
@@ -291,4 +247,22 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
+    notes=(
+        "Paper and released code differ in what becomes of the basis tokens: the paper keeps them (mode paper, the "
+        "default); the code writes their features over the lowest-ranked kept tokens and loses what those held (mode "
+        "official).",
+        "Farthest point sampling starts at the token farthest from the mean, so that a run can be repeated; the code "
+        "starts at an unseeded random token (choose start random for a seeded draw).",
+        "The number of basis tokens is capped at one less than what is kept; the code fails below that.",
+        "Least squares are solved by singular values, which stay exact for a flat picture; official mode adds the "
+        "code's ridge of 1e-5, which cannot be told from no ridge on features of ordinary length.",
+        "Official mode takes the means of the clusters for density peaks and draws random bases with replacement, as "
+        "the code does; paper mode needs tokens that it can keep.",
+        "LLaVA-NeXT: each crop gets its share and its own basis at stage 1; newline tokens stay and are not counted. "
+        "Stage 2 takes all visual tokens to a third; the code's stage 2 sees the thumbnail only, a defect that is not "
+        "reproduced.",
+        "Qwen: stage 1 acts behind the patch merger on all pictures together, and stage 2 is on as the paper says; in "
+        "the released code its call is commented out.",
+        "Similarities are ranked in float32; the code merges stage 1 in float16, where some merges change target.",
+    ),
 )
