@@ -44,3 +44,13 @@ def bracket(increasing: Callable[[float], float], target: float) -> tuple[float,
         else:
             high = middle
     return low, high
+
+
+def block_spans(blocks: list[int], n_blocks: int) -> list[int]:
+    """How many LLM blocks see the tokens before the first stage, and then behind each stage. Shape: stages + 1."""
+    return [end - start for start, end in zip([0, *blocks], [*blocks, n_blocks], strict=True)]
+
+
+def weighted_average(counts: Sequence[float], weights: list[int]) -> float:
+    """Mean of N and the counts behind each stage, weighted by how many blocks see them."""
+    return sum(count * weight for count, weight in zip(counts, weights, strict=True)) / sum(weights)

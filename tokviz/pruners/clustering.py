@@ -1,0 +1,221 @@
+"""Merging by density peaks: clusters become their means; what SparseVLM, Polymorphic and their recycling share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..types import Chart, Selection, TokenMap
+from .ops import (
+    fill_up,
+    non_finite_warnings,
+    sanitised,
+    spread,
+    ties_at_threshold,
+    top_k,
+    unrankable,
+    usable_rows,
+)
+from .sampling import density_peaks
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What ``cluster_means`` found, in the numbering of the stage.
+
+    Shape: rows ``(m,)``, what was clustered; owner ``(m,)``, the centre that carries each; centres ``(c,)``, most
+    prominent first; means ``(c, D)`` float32 and sizes ``(c,)`` in the order of centres; density and separation
+    ``(m,)``, the axes of the decision graph.
+    """
+
+    rows: Tensor
+    owner: Tensor
+    centres: Tensor
+    means: Tensor
+    sizes: Tensor
+    density: Tensor
+    separation: Tensor
+
+
+def cluster_means(features: Tensor, rows: Tensor, count: int, neighbours: int) -> Clusters:
+    """DPC-kNN over ``rows``: every cluster becomes the plain mean of its members, the centre among them.
+
+    neighbours: K_nn nearest other rows make the density; 0 does as SparseVLM's code, which takes as many as there are
+    clusters and counts the row itself as its own nearest.
+    Shape: features ``(N, D)``, rows ``(m,)`` finite, ``1 <= count <= m``.
+    Source: SparseVLM ``cluster_and_merge`` (``methods.md`` 6.4c); Polymorphic Eq. 1-7. Differs from the code: ties
+    instead of noise (see ``density_peaks``), and no 1e-6 in the denominator of the mean.
+    """
+    members = features[rows].float()
+    peaks = density_peaks(members, count, neighbours or count, include_self=neighbours == 0)
+    # A matrix product instead of index_add_: atomics would sum in a different order on every CUDA run.
+    belongs = (peaks.owner.unsqueeze(0) == peaks.centres.unsqueeze(1)).float()
+    sizes = belongs.sum(1)
+    return Clusters(
+        rows=rows,
+        owner=rows[peaks.owner],
+        centres=rows[peaks.centres],
+        means=belongs @ members / sizes.unsqueeze(1),
+        sizes=sizes,
+        density=peaks.density,
+        separation=peaks.separation,
+    )
+
+
+def joined(parts: list[Clusters], features: Tensor) -> Clusters:
+    """Clusters of several views as one, view after view. Shape: features ``(N, D)``, for the width when none is."""
+    rows = torch.empty(0, dtype=torch.int64, device=features.device)
+    if not parts:
+        return Clusters(rows, rows, rows, features[:0].float(), *(features.new_empty(0).float() for _ in range(3)))
+    return Clusters(*(torch.cat([getattr(part, name) for part in parts]) for name in Clusters.__dataclass_fields__))
+
+
+def recycled_clusters(pruned: int) -> tuple[int, int]:
+    """How many of ``pruned`` tokens are recycled, and into how many clusters: floor(0.3 p) + 1, a tenth of that + 1.
+
+    Source: SparseVLM, official ``modelling_sparse_llama.py`` (``methods.md`` 6.4c).
+    """
+    recycled = 3 * pruned // 10 + 1
+    return recycled, recycled // 10 + 1
+
+
+def split_keep(n: int, keep: int) -> tuple[int, int]:
+    """How ``keep`` of ``n`` tokens divide into selected ones and clusters recycled from the rest.
+
+    The largest number of selected tokens that makes ``keep`` together with its clusters: 309 of 576 are 300 and 9, as
+    in SparseVLM's table. At least one token is selected, and a ``keep`` below that has fewer clusters than the rule.
+    ``0 < keep < n``.
+    """
+    for selected in range(keep, 0, -1):
+        if selected + recycled_clusters(n - selected)[1] <= keep:
+            return selected, keep - selected
+    return 1, keep - 1
+
+
+def rankable_rows(features: Tensor, scores: Tensor, pool: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The rows of ``pool`` that have a feature and a score, all scores ready to be ranked, and how many lack either.
+
+    Shape: features ``(N, D)``, scores ``(N,)``, pool ``(P,)`` -> ``(n,)`` ascending, ``(N,)`` float32, int.
+    """
+    ranked, _ = sanitised(scores)
+    rows = usable_rows(features, pool)
+    rows = rows[ranked[rows] > -torch.inf]
+    whole = torch.isfinite(scores[rows].float()).sum()
+    return rows, ranked, len(pool) - int(whole)
+
+
+def keep_and_recycle(
+    features: Tensor, score: TokenMap, keep: int, neighbours: int, append: bool, facts: Mapping[str, Any]
+) -> Selection:
+    """Keep the highest scores, cluster the best 30% of the others, let the rest go; kept and clusters are ``keep``.
+
+    Rows without a finite feature or score are kept only where ``keep`` cannot be met without them.
+    Shape: features ``(N, D)``, score.values ``(N,)``, ``0 < keep < N`` -> kept ``(keep,)``, features ``(keep, D)``.
+    Source: SparseVLM ``attn_postprocess_topk`` and recycling (``methods.md`` 6.4b-d); Polymorphic section 3.3.
+    """
+    pool = torch.arange(len(features), device=features.device)
+    rows, ranked, non_finite = rankable_rows(features, score.values, pool)
+    if len(rows) <= keep:
+        return kept_without_merging(rows, keep, pool, score, non_finite)
+    selected, n_clusters = split_keep(len(rows), keep)
+    by_score = rows[top_k(ranked[rows], len(rows))]
+    recycled = recycled_clusters(len(rows) - selected)[0]
+    parts = []
+    if n_clusters:
+        again = by_score[selected : selected + recycled].sort().values
+        parts.append(cluster_means(features, again, n_clusters, neighbours))
+    facts = {
+        **facts,
+        "selected": selected,
+        "recycled": recycled if n_clusters else 0,
+        "clusters": n_clusters,
+        "ties_at_threshold": ties_at_threshold(ranked[rows], selected),
+        "non_finite": non_finite,
+    }
+    return clustered_selection(
+        features, by_score[:selected], joined(parts, features), score, append, facts, len(features)
+    )
+
+
+def kept_without_merging(rows: Tensor, keep: int, pool: Tensor, score: TokenMap | None, non_finite: int) -> Selection:
+    """All usable ``rows`` and unusable ones of ``pool`` to make up the number: nothing usable is left to merge."""
+    if len(rows) == 0:
+        return unrankable(keep, pool, score)
+    return Selection(
+        kept=fill_up(rows, keep, pool).sort().values,
+        score=score,
+        facts={"non_finite": non_finite},
+        warnings=non_finite_warnings(non_finite, len(pool)),
+    )
+
+
+def clustered_selection(
+    features: Tensor,
+    alone: Tensor,
+    clusters: Clusters,
+    score: TokenMap,
+    append: bool,
+    facts: Mapping[str, Any],
+    n_ranked: int,
+) -> Selection:
+    """The Selection of tokens kept ``alone (k,)`` and of ``clusters``, each at its centre's place.
+
+    append: the LLM gets the clusters behind the tokens kept alone, most prominent first, as in SparseVLM's code;
+    otherwise every cluster stands where its centre stood. n_ranked: how many rows took part, for the warning.
+    """
+    n, device = len(features), features.device
+    kept = torch.cat([alone, clusters.centres]).sort().values
+    carried = features.index_copy(0, clusters.centres, clusters.means.to(features.dtype))
+    owner = torch.full((n,), -1, device=device).index_copy(0, clusters.rows, clusters.owner)
+    sizes = torch.zeros(n, device=device).index_fill(0, alone, 1.0).index_copy(0, clusters.centres, clusters.sizes)
+    sequence = torch.cat([alone.sort().values, clusters.centres])
+    return Selection(
+        kept=kept,
+        score=score,
+        assignment=owner.index_copy(0, alone, alone),
+        features=carried[kept] if len(clusters.centres) else None,
+        sequence=torch.searchsorted(kept, sequence) if append and len(clusters.centres) else None,
+        maps=(*_graph_maps(clusters, n), group_sizes(sizes)),
+        charts=decision_graph(clusters),
+        facts=dict(facts),
+        warnings=non_finite_warnings(int(facts["non_finite"]), n_ranked),
+    )
+
+
+def group_sizes(sizes: Tensor) -> TokenMap:
+    """How many tokens each kept one stands for. Shape: ``(N,)``."""
+    return TokenMap("group_size", "Tokens merged into one", sizes, unit="tokens", direction="0 is dropped")
+
+
+def _graph_maps(clusters: Clusters, n: int) -> tuple[TokenMap, ...]:
+    if len(clusters.rows) == 0:
+        return ()
+    density, separation = (spread(v, clusters.rows, n, torch.nan) for v in (clusters.density, clusters.separation))
+    return (
+        TokenMap("density", "Local density ρ", density, direction="high with high δ makes a cluster centre"),
+        TokenMap("separation", "Distance δ to a denser token", separation, unit="distance / √D",
+                 direction="high with high ρ makes a cluster centre"),
+    )  # fmt: skip
+
+
+def decision_graph(clusters: Clusters) -> tuple[Chart, ...]:
+    """Density against separation of every clustered token, centres marked; nothing when no token was clustered."""
+    if len(clusters.rows) == 0:
+        return ()
+    return (
+        Chart(
+            name="decision_graph",
+            label="Decision graph: centres are dense and far from denser tokens",
+            kind="scatter",
+            x=clusters.density.tolist(),
+            y=clusters.separation.tolist(),
+            x_label="local density ρ",
+            y_label="distance δ to a denser token",
+            tokens=clusters.rows.tolist(),
+            marked=torch.isin(clusters.rows, clusters.centres).nonzero().squeeze(1).tolist(),
+        ),
+    )

@@ -1,0 +1,311 @@
+"""Polymorphic: clusters of what [CLS] neglects before the LLM, then pruning by the words of the question inside it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import BadInput
+from ..names import PositionPolicy
+from ..types import (
+    CLS_ATTENTION,
+    LLM_INPUT,
+    TEXT_FEATURES,
+    TEXT_ROWS,
+    Budget,
+    Params,
+    PlanningInfo,
+    Reading,
+    Schedule,
+    Selection,
+    Signals,
+    Stage,
+    TokenMap,
+)
+from .base import Paper, Param, Pruner, budget_tokens
+from .clustering import (
+    Clusters,
+    cluster_means,
+    clustered_selection,
+    joined,
+    keep_and_recycle,
+    kept_without_merging,
+    rankable_rows,
+)
+from .depths import block_spans, bracket, carried_blocks, weighted_average
+from .ops import candidate_rows, fixed_count, required, ties_at_threshold, top_k
+from .planning import equal_shares, rows_by_view
+from .raters import alignment, rated_attention, text_raters
+
+# Blocks before which tokens go (layers 3, 7, 16 of LLaVA and 3, 7, 13 of Qwen2-VL count from 1 and prune behind it).
+PUBLISHED_BLOCKS = {28: (3, 7, 13), 32: (3, 7, 16), 40: (3, 7, 16)}
+
+
+def merged_count(keep: int) -> int:
+    """How many of ``keep`` tokens of stage 1 are clusters: ``keep / 6.4`` rounded half up, retained:merged = 5.4:1."""
+    return (20 * keep + 64) // 128
+
+
+@fixed_count
+def select_consolidated(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """Stage 1: the tokens that [CLS] attends to most stay alone; density peaks cluster all others into means.
+
+    Of several pictures or crops each gets an equal share and is consolidated for itself. Rows that are no patch and
+    tokens without a finite score or feature are kept only where ``keep`` cannot be met without them.
+    Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` (or received_attention) -> kept ``(keep,)``.
+    Source: Polymorphic section 3.2, Eq. 1-7; no code is public.
+    """
+    features, n = signals.features, len(signals.features)
+    label, attention = "[CLS] attention", signals.cls_attention
+    if attention is None:
+        label = "Attention received from all visual tokens"
+        attention = required(signals.received_attention, "received_attention")
+    score = TokenMap("attention", label, attention.float(), unit="probability")
+    pool = candidate_rows(signals)
+    rows, ranked, non_finite = rankable_rows(features, score.values, pool)
+    if len(rows) <= keep:
+        return kept_without_merging(rows, keep, _patches_first(pool, n), score, non_finite)
+    alone: list[Tensor] = []
+    parts: list[Clusters] = []
+    ties = 1
+    views = rows_by_view(signals, rows)
+    for view, share in zip(views, equal_shares([len(view) for view in views], keep), strict=True):
+        count = merged_count(share) if share < len(view) else 0
+        by_score = view[top_k(ranked[view], len(view))]
+        alone.append(by_score[: share - count])
+        if count:
+            rest = by_score[share - count :].sort().values
+            parts.append(cluster_means(features, rest, count, int(params["neighbours"])))
+            ties = max(ties, ties_at_threshold(ranked[view], share - count))
+    dominant, clusters = torch.cat(alone), joined(parts, features)
+    facts = {
+        "dominant": len(dominant),
+        "clusters": len(clusters.centres),
+        "neighbours": int(params["neighbours"]),
+        "ties_at_threshold": ties,
+        "non_finite": non_finite,
+    }
+    append = params["order"] == "append"
+    return clustered_selection(features, dominant, clusters, score, append, facts, len(pool))
+
+
+def _patches_first(pool: Tensor, n: int) -> Tensor:
+    """All rows, those of ``pool`` first. Shape: ``(P,)`` -> ``(n,)``."""
+    rest = torch.ones(n, dtype=torch.bool, device=pool.device).index_fill(0, pool, False)
+    return torch.cat([pool, rest.nonzero().squeeze(1)])
+
+
+@fixed_count
+def select_rated(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """Stage 2: raters score the visual tokens, the best stay, the best 30% of the others come back as clusters.
+
+    Raters are found once, on what entered the LLM. ``embed`` scores by Eq. 9 and 11 on the hidden states before this
+    block: the mean share that a visual token gives the raters of its softmax over all text. ``attn`` scores by the
+    raters' attention, as SparseVLM does. Exactly ``keep`` tokens and clusters stay, where Eq. 12's threshold would keep
+    more on ties.
+    Shape: signals.features ``(N, D)``, text_features ``(M, D)`` or attention_rows ``(M, N)``, input_features,
+    input_text -> kept ``(keep,)``.
+    Source: Polymorphic section 3.3, Eq. 9-12; recycling by SparseVLM's rule (``methods.md`` 2.5); no code is public.
+    """
+    raters = text_raters(signals, scaled=True)
+    if params["signal"] == "attn":
+        rows = required(signals.attention_rows, "attention_rows")
+        score = TokenMap(
+            "rater_attention", "Attention of the raters", rated_attention(rows, raters), unit="probability"
+        )
+        readings: tuple[Reading, ...] = ()
+    else:
+        shares = alignment(signals.features, required(signals.text_features, "text_features"), _scale(signals.features))
+        # Without a text token there is nothing to divide over, and no token can be ranked.
+        chosen = shares[:, raters.rows] if bool(raters.chosen.any()) else shares.new_full((len(shares), 1), torch.nan)
+        score = TokenMap("alignment", "Alignment α with the raters", chosen.mean(1), unit="share of the softmax")
+        readings = (Reading("one_hot", "Visual tokens whose softmax is one-hot", _one_hot(shares), unit="share"),)
+    facts = {
+        "signal": str(params["signal"]),
+        "raters": int(raters.chosen.sum()),
+        "rater_rule": raters.rule,
+        "neighbours": int(params["neighbours"]),
+    }
+    found = keep_and_recycle(
+        signals.features, score, keep, int(params["neighbours"]), params["order"] == "append", facts
+    )
+    return replace(found, facts={**facts, **found.facts}, text=raters.text, readings=readings)
+
+
+def _scale(features: Tensor) -> float:
+    return 1.0 / math.sqrt(features.shape[1])
+
+
+def _one_hot(shares: Tensor) -> float:
+    """Share of the visual tokens that give more than 99% to one text token; 0 with a single text token."""
+    if shares.shape[1] < 2 or len(shares) == 0:
+        return 0.0
+    return float((shares.max(1).values > 0.99).float().mean())
+
+
+def _whole(counts: list[float]) -> list[int]:
+    return [max(1, math.floor(count + 0.5)) for count in counts]
+
+
+def _staircase(first: float, ratio: float, stages: int) -> list[float]:
+    return [first * ratio**stage for stage in range(stages + 1)]
+
+
+def geometric_ratio(first: float, average: float, spans: list[int]) -> float:
+    """The ratio r in 0..1 with which first, first r, first r^2, ..., each seen by its span of blocks, has this average.
+
+    ``sum_k span_k r^k = L average / first`` grows with r. 1 when ``first`` is not above the average, 0 when no ratio is
+    small enough. Numbers: 384 down to 192 over blocks 3, 4, 9, 16 has r = 0.7075.
+    """
+    return bracket(lambda r: weighted_average(_staircase(first, r, len(spans) - 1), spans), average)[0]
+
+
+def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int, list[int], list[int]]:
+    """What stage 1 leaves, before which blocks stage 2 prunes, and what it leaves there, recycled clusters included.
+
+    ``published`` and ``average``: stage 1 leaves K B tokens (N when it is off, or when that is less), and the rest
+    follows a staircase n_k = n_0 r^k with A_in = B, rounded half up (LLaVA-7B, 192: 384, 272, 192, 136; the paper
+    prints K B and the average, not the counts). ``final``: the same staircase with B at its end. K = 1 leaves nothing
+    for stage 2. Raises BadInput when no staircase is steep enough, as without stage 1 for small budgets.
+    """
+    tokens, n = budget_tokens(budget), info.n_visual
+    published = PUBLISHED_BLOCKS.get(info.n_blocks, PUBLISHED_BLOCKS[32])
+    blocks = carried_blocks(published, info.n_blocks)
+    if tokens >= n:
+        return n, blocks, [n] * len(blocks)
+    spans, stages = block_spans(blocks, info.n_blocks), len(blocks)
+    factor = float(params["factor"]) if params["stage_1"] else n / tokens
+    if budget.counted_as == "final":
+        end = geometric_ratio(factor, 1.0, spans) ** stages
+        first = n if not params["stage_1"] or tokens >= n * end else math.floor(tokens / end + 0.5)
+        if not stages:
+            return tokens, [], []
+        counts = _whole(_staircase(first, (tokens / first) ** (1 / stages), stages))
+        return first, blocks, [*(max(tokens, count) for count in counts[1:-1]), tokens]
+    first = min(n, math.floor(factor * tokens + 0.5))
+    counts = _whole(_staircase(first, geometric_ratio(first, tokens, spans), stages))
+    if weighted_average(counts, spans) > tokens + 0.5:
+        least = math.ceil(weighted_average([first] + [1] * stages, spans))
+        raise BadInput(
+            f"Polymorphic cannot reach an average of {tokens} tokens: {first} enter the LLM, and its first {spans[0]} "
+            f"of {info.n_blocks} blocks process them all. Lower K, switch stage 1 on, or ask for at least {least}."
+        )
+    return first, blocks, counts[1:]
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """Stage 1 at the encoder's output, stage 2 before blocks 3, 7, 16 of 32 (and of 40; 3, 7, 13 of 28).
+
+    Other depths: in proportion, see ``carried_blocks``. Counts: see ``plan_counts``. LLaVA renumbers positions, other
+    families keep them (their positions have several dimensions). Families that merge patches behind their encoder have
+    stage 1 on the embeddings that enter the LLM. Raises BadInput when the average cannot be met.
+    """
+    first, blocks, counts = plan_counts(budget, info, params)
+    llava = "llava" in info.family
+    positions: PositionPolicy = "reindex" if llava else "keep"
+    stages = []
+    if params["stage_1"]:
+        stages.append(
+            Stage(
+                "encoder" if llava and not info.merges_patches else "projector",
+                first,
+                select_consolidated,
+                needs=(CLS_ATTENTION,) if info.has_cls else (),
+                positions=positions,
+                title="Stage 1: neglected tokens clustered",
+            )
+        )
+    if params["stage_1"] and all(count == first for count in counts):
+        return Schedule(tuple(stages))
+    signal = TEXT_ROWS if params["signal"] == "attn" else TEXT_FEATURES
+    stages += [
+        Stage(
+            block, count, select_rated, (LLM_INPUT, signal), positions, "Stage 2: rated by text, pruned ones recycled"
+        )
+        for block, count in zip(blocks, counts, strict=True)
+    ]
+    return Schedule(tuple(stages))
+
+
+PRUNER = Pruner(
+    id="polymorphic",
+    label="Polymorphic",
+    family="text-guided",
+    claim="Clusters what [CLS] neglects before the LLM; inside it, words of the question decide three times more.",
+    paper=Paper(
+        "Polymorphic: Plug-and-Play Visual Token Compression for Scalable VLMs",
+        "Anonymous (under review)",
+        2025,
+        "https://openreview.net/search?term=Polymorphic%3A+Plug-and-Play+Visual+Token+Compression+for+Scalable+VLMs",
+    ),
+    needs=(CLS_ATTENTION, LLM_INPUT, TEXT_FEATURES, TEXT_ROWS),
+    params=(
+        Param(
+            "factor",
+            "Budget factor K",
+            "float",
+            2.0,
+            "Stage 1 keeps K times the budget, stage 2 brings the average down to it; 1 leaves stage 2 nothing to do.",
+            minimum=1.0,
+            maximum=4.0,
+            step=0.5,
+        ),
+        Param(
+            "stage_1",
+            "Stage 1",
+            "bool",
+            True,
+            "Off: all tokens enter the LLM and text alone decides, as in the paper's ablation without stage 1.",
+        ),
+        Param(
+            "signal",
+            "Stage 2 scores by",
+            "choice",
+            "embed",
+            "embed: similarity of the hidden states of picture and text, the paper's formula; attn: attention of the "
+            "raters, as in SparseVLM.",
+            choices=("embed", "attn"),
+        ),
+        Param(
+            "neighbours",
+            "Neighbours K_nn",
+            "int",
+            5,
+            "Nearest other tokens that make the density of one; 0 takes as many as clusters, itself included, as "
+            "SparseVLM's code does.",
+            minimum=0,
+            maximum=64,
+            step=1,
+        ),
+        Param(
+            "order",
+            "Place of clusters",
+            "choice",
+            "raster",
+            "raster: where their centre stood; append: behind all other visual tokens, as in SparseVLM's code.",
+            choices=("raster", "append"),
+        ),
+    ),
+    schedule=schedule,
+    notes=(
+        "No code is public; everything is built from the paper's text.",
+        "The paper fixes what stage 1 leaves (K B) and the average over the blocks (B), not the counts between: here "
+        "they fall by one ratio per stage (192 on LLaVA-7B: 384, 272, 192, 136), recycled clusters included.",
+        "Stage 1 keeps clusters and single tokens as 1 to 5.4, which the paper calls about; 64 is 108 and 20.",
+        "The number of neighbours K_nn is not given; 5 by default.",
+        "Eq. 5 prints its condition on density with i twice; the densest token, which has no denser one, gets the largest "
+        "distance of all.",
+        "Eq. 8 weights by density what Eq. 7 averages plainly; Eq. 7 is followed, and Eq. 4's kernel density ignored.",
+        "The text speaks of attention, Eq. 9-11 compute similarity of embeddings: signal embed or attn.",
+        "Raters are found once, on what enters the LLM, from all tokens behind the picture, template included.",
+        "Eq. 12's threshold keeps all tokens that tie; here exactly the planned number stays.",
+        "At depth the dot products of Eq. 9 grow until most softmaxes are one-hot; the reading one_hot shows how many.",
+        "Section 4.5 says that K = 1 relies on text alone, and its table repeats the row without stage 1, although "
+        "K = 1 as defined leaves stage 2 nothing: K = 1 here is stage 1 alone, and stage 1 has a switch.",
+        "What stage 2 recycles is not said: the best 30% of the pruned tokens, as in SparseVLM.",
+        "The [CLS] token itself is not kept.",
+    ),
+)

@@ -1,0 +1,91 @@
+"""Text raters: the words of the prompt that visual tokens lean on, and the scores that they give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..types import Signals, TextScores
+from .ops import required, usable_rows
+
+# A share counts as above the average 1/N_t when it is so by more than float32 rounding.
+ROUNDING = 1e-6
+
+
+def alignment(visual: Tensor, text: Tensor, scale: float) -> Tensor:
+    """How each visual token divides itself over the text tokens: softmax over text of ``scale * V T^T``.
+
+    Rows of text that are not finite take no part (share 0), rows of visual tokens that are not finite are NaN.
+    Shape: visual ``(N, D)``, text ``(M, D)`` -> ``(N, M)`` float32.
+    """
+    visual, text = visual.float(), text.float()
+    finite = torch.zeros(len(text), dtype=torch.bool, device=text.device)
+    finite[usable_rows(text, torch.arange(len(text), device=text.device))] = True
+    logits = scale * (visual @ torch.where(finite.unsqueeze(1), text, 0.0).T)
+    return logits.masked_fill(~finite, -torch.inf).softmax(1)
+
+
+@dataclass(frozen=True)
+class Raters:
+    """Which text tokens score the visual ones.
+
+    Shape: shares ``(M,)``, mean share of the visual tokens; chosen ``(M,)`` bool. line: 1/N_t. rule: in words.
+    """
+
+    shares: Tensor
+    chosen: Tensor
+    line: float | None
+    rule: str
+
+    @property
+    def rows(self) -> Tensor:
+        """Indices of the chosen text tokens. Shape: ``(raters,)`` ascending."""
+        return self.chosen.nonzero().squeeze(1)
+
+    @property
+    def text(self) -> TextScores:
+        """For the views: every text token's share, the raters and the line."""
+        return TextScores("rater_share", "Mean share of the visual tokens", self.shares, self.chosen, self.line)
+
+
+def text_raters(signals: Signals, scaled: bool) -> Raters:
+    """Text tokens whose mean share of the visual tokens exceeds the average, from what entered the LLM.
+
+    The shares of one visual token sum to 1, so that their average is 1/N_t whatever the tokens are. With a single text
+    token, or with all alike, none exceeds it: then all of them are raters (``methods.md`` 16).
+    scaled: divide the dot products by sqrt(D) before the softmax (Polymorphic Eq. 9); SparseVLM does not.
+    Shape: signals.input_features ``(N_0, D)``, input_text ``(M, D)``.
+    Source: SparseVLM section 3.2 and official ``modelling_sparse_llama.py``; Polymorphic Eq. 9-10.
+    """
+    visual = required(signals.input_features, "input_features")
+    text = required(signals.input_text, "input_text")
+    pool = torch.arange(len(text), device=text.device)
+    usable = usable_rows(text, pool)
+    seen = usable_rows(visual, torch.arange(len(visual), device=visual.device))
+    shares = torch.zeros(len(text), device=text.device)
+    nobody = torch.zeros(len(text), dtype=torch.bool, device=text.device)
+    if len(usable) == 0:
+        return Raters(shares, nobody, None, "no text token behind the picture")
+    everybody = nobody.index_fill(0, usable, True)
+    line = 1.0 / len(usable)
+    if len(seen) == 0:
+        return Raters(shares, everybody, line, "all text tokens, as no visual token is finite")
+    shares = alignment(visual[seen], text, visual.shape[1] ** -0.5 if scaled else 1.0).mean(0)
+    chosen = (shares > line * (1 + ROUNDING)) & everybody
+    if bool(chosen.any()):
+        return Raters(shares, chosen, line, "text tokens above the average share")
+    return Raters(shares, everybody, line, "all text tokens, as none is above the average share")
+
+
+def rated_attention(rows: Tensor, raters: Raters) -> Tensor:
+    """Mean of the raters' attention rows; of the last row when there is no rater.
+
+    Rows of raters that are NaN throughout are not left out: they show as tokens without a score.
+    Shape: rows ``(M, N)`` -> ``(N,)`` float32; NaN everywhere when there is no row at all.
+    """
+    rows = rows.float()
+    if len(rows) == 0:
+        return torch.full((rows.shape[1],), torch.nan, device=rows.device)
+    return rows[raters.rows].mean(0) if bool(raters.chosen.any()) else rows[-1]

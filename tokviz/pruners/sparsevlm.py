@@ -1,0 +1,235 @@
+"""SparseVLM: words of the question rate the picture inside the LLM; three times the low-rated go, the best merged."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Generator
+
+from ..errors import BadInput
+from ..types import (
+    HEAD_ROWS,
+    LLM_INPUT,
+    ROTARY_SIMILARITY,
+    TEXT_ROWS,
+    Budget,
+    Params,
+    PlanningInfo,
+    Schedule,
+    Selection,
+    Signals,
+    Stage,
+    TokenMap,
+)
+from .base import Paper, Param, Pruner, budget_tokens
+from .clustering import keep_and_recycle
+from .depths import block_spans, bracket, carried_blocks, weighted_average
+from .ops import fixed_count, keep_highest, required
+from .raters import Raters, rated_attention, text_raters
+
+# Blocks of a 32-block LLM before which tokens go: behind blocks 2, 6, 15 (official ``pruning_loc``).
+PUBLISHED_BLOCKS = (3, 7, 16)
+# The paper's N, and what its keep lists leave of it, recycled clusters included, by the budget that the table prints.
+PUBLISHED_VISUAL = 576
+PUBLISHED_COUNTS = {
+    "v1": {64: (82, 32, 18), 96: (249, 55, 27), 128: (312, 117, 39), 192: (309, 204, 113)},
+    "plus": {64: (66, 34, 20), 96: (246, 54, 28), 128: (238, 108, 60), 192: (300, 200, 118)},
+}
+PLUS_HEADS = 14  # of LLaVA-1.5-7B's 32
+
+
+@fixed_count
+def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """v1: top-k of the raters' mean attention in the block before; the best 30% of the rest come back as clusters.
+
+    ``keep`` counts selected tokens and clusters; clusters stand behind all selected tokens, most prominent first, as in
+    the official code. Rows that are no patch are ranked like any other: the official rule takes the whole visual span.
+    Shape: signals.attention_rows ``(M, N)``, input_features ``(N_0, D)``, input_text ``(M, D)`` -> kept ``(keep,)``.
+    Source: SparseVLM sections 3.2-3.4; official ``score.py``, ``modelling_sparse_llama.py`` (main and v1.5). Differs:
+    ranks in float32, ties to the lowest index where the official density has random noise, a ``keep >= N`` changes
+    nothing (officially at least one token is always recycled).
+    """
+    raters = text_raters(signals, scaled=False)
+    rows = required(signals.attention_rows, "attention_rows")
+    score = TokenMap("rater_attention", "Attention of the raters", rated_attention(rows, raters), unit="probability")
+    facts = _facts("v1", raters)
+    found = keep_and_recycle(signals.features, score, keep, neighbours=0, append=True, facts=facts)
+    return replace(found, facts={**facts, **found.facts}, text=raters.text)
+
+
+@fixed_count
+def select_plus(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """SparseVLM+: attention divided by what rotary positions alone would give, from the heads that look most; no merge.
+
+    The heads are those with the largest sum of corrected attention over raters and visual tokens: 14, as in the code,
+    where there are 28 or more, else 14 of every 32, at least 1.
+    Shape: signals.head_rows ``(H, M, N)``, rotary_similarity ``(M, N)``, input_features, input_text -> ``(keep,)``.
+    Source: SparseVLM+ sections 4.2-4.3; official ``USE_VERSION=2_0`` (gravity correction, priority heads). The constant
+    1/sqrt(d_h) of the official correction is left out: it scales all scores alike.
+    """
+    raters = text_raters(signals, scaled=False)
+    rows = required(signals.head_rows, "head_rows").float()
+    similarity = required(signals.rotary_similarity, "rotary_similarity").float()
+    chosen = raters.rows if bool(raters.chosen.any()) else torch.arange(rows.shape[1], device=rows.device)[-1:]
+    corrected = rows[:, chosen] / similarity[chosen]
+    count = priority_heads(len(rows))
+    # Tokens without a score count as not looked at, or one of them would make every head's sum NaN.
+    looked_at = corrected.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).sum((1, 2))
+    heads = torch.sort(looked_at, descending=True, stable=True).indices[:count].sort().values
+    score = TokenMap(
+        "corrected_attention",
+        "Attention of the raters, corrected for distance",
+        corrected[heads].mean((0, 1)),
+        unit="probability / rotary similarity",
+    )
+    found = keep_highest(signals, score, keep, torch.arange(len(signals.features), device=rows.device))
+    correction = TokenMap(
+        "rotary_similarity",
+        "What distance alone gives (divided out)",
+        similarity[chosen].mean(0),
+        direction="high is near to the text: its attention counts for less",
+    )
+    facts = {**_facts("plus", raters), "heads": heads.tolist(), **found.facts}
+    return replace(found, facts=facts, maps=(correction,), text=raters.text)
+
+
+def _facts(version: str, raters: Raters) -> dict[str, str | int]:
+    return {"version": version, "raters": int(raters.chosen.sum()), "rater_rule": raters.rule}
+
+
+def priority_heads(n_heads: int) -> int:
+    """How many heads SparseVLM+ listens to: 14 of 28 or more, else 14 of every 32 (rounded half up), at least 1."""
+    return PLUS_HEADS if n_heads >= 2 * PLUS_HEADS else max(1, (2 * PLUS_HEADS * n_heads + 32) // 64)
+
+
+def shares_for(version: str, share: float) -> list[float]:
+    """What the three stages leave, as shares of N, for a budget that is ``share`` of N: the published tables as curves.
+
+    Straight lines between the published budgets, from nothing at 0 to everything at 1.
+    """
+    budgets = [0.0, *(budget / PUBLISHED_VISUAL for budget in PUBLISHED_COUNTS[version]), 1.0]
+    printed = [[count / PUBLISHED_VISUAL for count in counts] for counts in PUBLISHED_COUNTS[version].values()]
+    left = [[0.0] * 3, *printed, [1.0] * 3]
+    for (low, high), (below, above) in zip(pairwise(budgets), pairwise(left), strict=True):
+        if share <= high:
+            way = (share - low) / (high - low)
+            return [b + way * (a - b) for b, a in zip(below, above, strict=True)]
+    return [1.0, 1.0, 1.0]
+
+
+def _at_least_one(version: str, share: float, n: int, stages: int) -> list[float]:
+    return [max(1.0, n * part) for part in shares_for(version, share)[3 - stages :]]
+
+
+def _whole_counts(version: str, share: float, n: int, stages: int) -> list[int]:
+    return [math.floor(count + 0.5) for count in _at_least_one(version, share, n, stages)]
+
+
+def _counts_with_average(version: str, tokens: int, n: int, weights: list[int], where: str = "") -> list[int]:
+    """Counts on the published curve whose average, weighted by blocks, is ``tokens``. Raises BadInput below 1 token."""
+    stages = len(weights) - 1
+    least = math.ceil(weighted_average([n] + [1] * stages, weights))
+    if tokens < least:
+        raise BadInput(
+            f"SparseVLM cannot reach an average of {tokens} tokens: the blocks before its first stage process all {n}"
+            f"{where}. Ask for at least {least}, or count the budget as final."
+        )
+    share, _ = bracket(lambda s: weighted_average([n, *_at_least_one(version, s, n, stages)], weights), tokens)
+    counts = _whole_counts(version, share, n, stages)
+    # The last stage takes what keeps the average, rounding of the others included.
+    left = sum(weights) * tokens - sum(c * w for c, w in zip([n, *counts[:-1]], weights[:-1], strict=True))
+    last = (2 * left + weights[-1]) // (2 * weights[-1])
+    return [*counts[:-1], max(1, min([last, n, *counts[:-1]]))]
+
+
+def plan_counts(version: str, budget: Budget, info: PlanningInfo) -> tuple[list[int], list[int]]:
+    """Before which blocks tokens go, and how many each stage leaves, recycled clusters included.
+
+    The published lists as curves over B/N (``shares_for``), so that another N gets the same shares.
+    ``published``: B is what the paper's table prints, which is what the official logger bills on 32 blocks (A_log,
+    ``methods.md`` 0.2); printed budgets give the printed lists (192: 309, 204, 113 in v1) whatever the depth, as the
+    official code does on 13B's 40 blocks, and below the smallest one the curve is searched for A_log = B.
+    ``average``: searched for A_in = B at the model's own depth. ``final``: searched for B after the last stage. Raises
+    BadInput when the blocks before the first stage alone exceed the budget.
+    """
+    tokens, n = budget_tokens(budget), info.n_visual
+    blocks = carried_blocks(PUBLISHED_BLOCKS, info.n_blocks)
+    if tokens >= n or not blocks:
+        return blocks, [n] * len(blocks)
+    if budget.counted_as == "final":
+        share, _ = bracket(lambda s: n * shares_for(version, s)[-1], tokens)
+        counts = _whole_counts(version, share, n, len(blocks))
+        return blocks, [*(max(tokens, count) for count in counts[:-1]), tokens]
+    if budget.counted_as == "average":
+        return blocks, _counts_with_average(version, tokens, n, block_spans(blocks, info.n_blocks))
+    if tokens * PUBLISHED_VISUAL >= min(PUBLISHED_COUNTS[version]) * n:
+        return blocks, _whole_counts(version, tokens / n, n, len(blocks))
+    before, *between, behind = block_spans(list(PUBLISHED_BLOCKS), 32)
+    billed = [before - 1, *between, behind + 1]  # the logger bills a stage's last block with what it leaves
+    return blocks, _counts_with_average(version, tokens, n, billed, " on the paper's 32")[3 - len(blocks) :]
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """Three stages inside the LLM, before blocks 3, 7, 16 of 32; counts: see ``plan_counts``.
+
+    v1 closes the gap in the positions (reindex), SparseVLM+ keeps them. A model of fewer than 4 blocks has room for the
+    last stages only. Raises BadInput when the average cannot be met.
+    """
+    version = str(params["version"])
+    plus = version == "plus"
+    return Schedule(
+        tuple(
+            Stage(
+                block,
+                count,
+                select_plus if plus else select,
+                needs=(LLM_INPUT, HEAD_ROWS, ROTARY_SIMILARITY) if plus else (LLM_INPUT, TEXT_ROWS),
+                positions="keep" if plus else "reindex",
+                title="Rated by text" if plus else "Rated by text, pruned ones recycled",
+            )
+            for block, count in zip(*plan_counts(version, budget, info), strict=True)
+        )
+    )
+
+
+PRUNER = Pruner(
+    id="sparsevlm",
+    label="SparseVLM",
+    family="text-guided",
+    claim="Words close to the picture rate its tokens at three depths; the best of the pruned return as clusters.",
+    paper=Paper(
+        "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference",
+        "Zhang et al.",
+        2024,
+        "https://arxiv.org/abs/2410.04417",
+    ),
+    needs=(LLM_INPUT, TEXT_ROWS, HEAD_ROWS, ROTARY_SIMILARITY),
+    params=(
+        Param(
+            "version",
+            "Version",
+            "choice",
+            "v1",
+            "v1 merges the best pruned tokens and renumbers positions; plus (SparseVLM+) keeps positions, corrects "
+            "attention for distance, uses the heads that look most, and merges nothing.",
+            choices=("v1", "plus"),
+        ),
+    ),
+    schedule=schedule,
+    notes=(
+        "The budget that the paper prints is the average after each block (A_log); the blocks really process more: "
+        "206.5 tokens on average where the table says 192.",
+        "The keep lists exist for 192, 128, 96 and 64 of 576 tokens only; between them the counts are interpolated, "
+        "and other token counts get the same shares, at every depth of the model.",
+        "The paper's adaptive number of kept tokens (rank of the attention matrix) is not in the released code of "
+        "either version, whose fixed lists are used.",
+        "The official density has random noise against ties; here the lower index counts as denser.",
+        "Without a text token above the average (a single one, or all alike) all text tokens are raters; the official "
+        "code would average over none.",
+        "SparseVLM+ takes 14 heads, as officially, of models with 28 or more, and 14 of every 32 below.",
+        "Released code always removes at least one token; here a stage that keeps all tokens changes nothing.",
+    ),
+)
