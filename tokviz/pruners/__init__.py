@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import BadInput
-from . import adaptvtp, apet, divprune, fastervlm, fastv, todre
+from . import adaptvtp, apet, cdpruner, divprune, fastervlm, fastv, todre
 from .base import Pruner
 from .controls import FULL, RANDOM, UNIFORM
 
@@ -17,6 +17,7 @@ PRUNERS: tuple[Pruner, ...] = (
     divprune.PRUNER,
     todre.PRUNER,
     adaptvtp.PRUNER,
+    cdpruner.PRUNER,
 )
 
 
