@@ -70,10 +70,10 @@ def test_vision_signals_are_the_eager_models(request, kernel, way, eager_attenti
     if way == "encode":
         vision = encode(model, FAMILY, inputs, VISION).vision
         found = {
-            row: (vision[row].features, *vision[row].cls_attention.values(), *vision[row].keys.values())
+            row: (vision[row].features, *vision[row].seen["cls_attention"].values(), *vision[row].seen["encoder_keys"].values())
             for row, _ in rows
         }
-        assert [list(vision[0].cls_attention), list(vision[0].keys)] == [["feature", "last"]] * 2
+        assert [list(vision[0].seen["cls_attention"]), list(vision[0].seen["encoder_keys"])] == [["feature", "last"]] * 2
         assert vision[2].features.shape[0] == 0
     else:
         seen = captured(model, inputs, [stage("encoder", 99, "keep", VISION[0::2])])
@@ -126,7 +126,7 @@ def test_beams_share_the_vision_signals_of_their_prompt(sdpa32):
         sdpa32.generate(**inputs, num_beams=2, max_new_tokens=1)
     alone = encode(sdpa32, FAMILY, inputs, [CLS_ATTENTION]).vision
     for row in range(4):
-        assert torch.equal(seen[row], alone[row // 2].cls_attention["feature"])
+        assert torch.equal(seen[row], alone[row // 2].seen["cls_attention"]["feature"])
 
 
 def test_vision_signals_reach_stages_inside_the_llm_of_a_shortened_prompt(sdpa32):
@@ -137,7 +137,7 @@ def test_vision_signals_reach_stages_inside_the_llm_of_a_shortened_prompt(sdpa32
 
     def choose(stage, signals, row):
         if isinstance(stage.site, int):
-            assert torch.equal(signals.cls_attention, encoded.vision[0].cls_attention["feature"][[2, 5, 7]])
+            assert torch.equal(signals.cls_attention, encoded.vision[0].seen["cls_attention"]["feature"][[2, 5, 7]])
             return Selection(kept=torch.tensor([0, 2]))
         return Selection(kept=torch.tensor([2, 5, 7]))
 

@@ -8,6 +8,7 @@ from .answering import Answer, answer
 from .cache import kv_cache_bytes
 from .clock import Stopwatch
 from .context import Trace, pruning
+from .geometry import Geometry
 from .prompt import Prompt, encode, shorten
 from .stages import Choose, StageEvent
 from .vision import VisionSignals
@@ -15,6 +16,7 @@ from .vision import VisionSignals
 __all__ = [
     "Answer",
     "Choose",
+    "Geometry",
     "Prompt",
     "StageEvent",
     "Stopwatch",

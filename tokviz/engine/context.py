@@ -14,7 +14,9 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..types import Stage
+from .geometry import Geometry
 from .hooks import HookPruner
+from .intake import Told
 from .prompt import Prompt
 from .refusals import check_model, check_stages
 from .registry import claim, here, release
@@ -85,6 +87,8 @@ def pruning(
     choose: Choose,
     *,
     visual_mask: Tensor | None = None,
+    question_mask: Tensor | None = None,
+    geometry: Sequence[Geometry | None] | None = None,
     prompt: Prompt | None = None,
     this_thread: bool = True,
 ) -> Iterator[Trace]:
@@ -99,15 +103,17 @@ def pruning(
         choose: ``(stage, signals, row) -> Selection``. Copies of a prompt (beams, returned sequences) are rows too;
             give them the same selection.
         visual_mask: ``(B, L)`` bool, needed when the prompt arrives as ``inputs_embeds``.
-        prompt: instead of a mask, the prompt whose ``inputs_embeds`` arrive: original indices and vision signals of an
-            already shortened prompt carry on.
+        question_mask: ``(B, L)`` bool, the tokens that the user wrote; needed by methods that listen to nothing else.
+        geometry: per row, where its visual tokens lie; None where that is not known.
+        prompt: instead of masks and geometry, the prompt whose ``inputs_embeds`` arrive: original indices and vision
+            signals of an already shortened prompt carry on.
 
     Raises Unsupported before any work when something cannot be pruned.
     """
     stages = tuple(stages)
     check_model(model, family)
     check_stages(model, family, stages, ())
-    pruner = HookPruner(model, family, stages, choose, visual_mask, prompt)
+    pruner = HookPruner(model, family, stages, choose, Told(visual_mask, question_mask, geometry, prompt))
     trace = Trace(pruner)
     key = claim(model, pruner) if this_thread else None
     with ExitStack() as stack:

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
 from .cache import PlainLengths, Segment
+from .looker import Looker
 from .rows import Rows
-from .stages import Decisions, Looker
+from .stages import Decisions
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, each ``(B|1, L, d)``."""
@@ -40,6 +41,18 @@ class Entered:
     rows: Rows
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What was looked at in the attention of one block, for one sequence; all float32, None where nobody asked.
+
+    Shape: rows ``(R, L)``, attention of the asked tokens, mean over heads; heads ``(H, R, L)``; key_norms ``(L,)``, L1.
+    """
+
+    rows: Tensor | None
+    heads: Tensor | None
+    key_norms: Tensor | None
+
+
 @dataclass
 class Prefill:
     """The forward that receives the whole prompt: stages decide, the sequence shrinks from block to block.
@@ -55,7 +68,7 @@ class Prefill:
     segments: list[Segment] = field(default_factory=list)
     view: View | None = None
     entered: dict[int, Entered] = field(default_factory=dict)
-    tapped: dict[int, list[Tensor]] = field(default_factory=dict)
+    tapped: dict[int, list[Seen]] = field(default_factory=dict)
     origin: Tensor | None = None
 
     def rotary(self, kwargs: dict[str, Any]) -> Rotary:

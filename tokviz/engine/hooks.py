@@ -19,15 +19,15 @@ from torch import Tensor
 from ..errors import Stopped, Unsupported
 from ..models.base import ModelFamily
 from ..types import Stage
-from .block_signals import BlockSignals
+from .block_signals import BlockSignals, Moment
 from .cache import CacheState, attach, cached_tokens, state_of
 from .forward import Decode, Entered, Prefill, View, causal_mask
-from .intake import Intake
-from .prompt import Prompt
+from .intake import Intake, Told
+from .needs import VISION_KINDS
 from .refusals import check_cache, check_call
 from .registry import here
 from .rows import gather
-from .stages import VISION_KINDS, Choose, run_stage
+from .stages import Choose, run_stage
 from .tap import can_tap, tapped
 from .vision import captured_vision
 from .watching import after_forward, before_forward
@@ -42,13 +42,12 @@ class HookPruner:
         family: ModelFamily,
         stages: Sequence[Stage],
         choose: Choose,
-        visual_mask: Tensor | None,
-        prompt: Prompt | None,
+        told: Told,
     ) -> None:
         self.model, self.family, self.stages, self.choose = model, family, tuple(stages), choose
         self.language_model = family.language_model(model)
         self.blocks: Sequence[Any] = family.blocks(model)
-        self.intake = Intake(model, family, visual_mask, prompt)
+        self.intake = Intake(model, family, told)
         self.early = [(n, stage) for n, stage in enumerate(self.stages) if not isinstance(stage.site, int)]
         self.late: dict[int, list[tuple[int, Stage]]] = {}
         for number, stage in enumerate(self.stages):
@@ -60,6 +59,9 @@ class HookPruner:
             site: BlockSignals(site, [stage for _, stage in late], self.blocks, tappable)
             for site, late in self.late.items()
         }
+        self._wants_llm_input = any(
+            n.kind == "llm_input" for late in self.late.values() for _, s in late for n in s.needs
+        )
         self.aborted = False
         self.used = False
         self._local = threading.local()
@@ -80,7 +82,7 @@ class HookPruner:
         if any(stage.site == "encoder" for stage in self.stages) or any(need.kind in VISION_KINDS for need in needs):
             self.intake.capture = stack.enter_context(captured_vision(self.model, self.family, needs, self._is_here))
         for site, signals in self.signals.items():
-            if signals.can_tap and signals.wants_map_of_previous:
+            if signals.can_tap and signals.of_previous:
                 kernel = self.language_model.config._attn_implementation
                 stack.enter_context(tapped(self.blocks[site - 1].self_attn, kernel, self._tap(signals)))
 
@@ -140,6 +142,8 @@ class HookPruner:
         for number, stage in self.early:
             embeds, _ = self._run(forward, number, stage, embeds)
         kwargs["inputs_embeds"] = embeds
+        forward.looker.entered_llm = (embeds, forward.rows) if self._wants_llm_input else None
+        forward.looker.norm = self.language_model.norm
         forward.open_segment(0)
         if forward.rows is not before:
             kwargs["position_ids"] = forward.rows.positions
@@ -212,8 +216,8 @@ class HookPruner:
     ) -> Tensor:
         before, rotary, signals = forward.rows, forward.rotary(kwargs), self.signals[block]
         now = Entered(hidden, rotary, before)
-        forward.looker.attention = lambda stage, row, columns: signals.attention(forward, now, stage, row, columns)
-        forward.looker.previous = lambda row, columns: signals.previous(forward, row, columns)
+        moment = Moment(forward, now, lambda row: self._rotary_tables(hidden.device, before.positions, row))
+        forward.looker.block = lambda stage, row, columns: signals.find(moment, stage, row, columns)
         hidden, index = self._run(forward, number, stage, hidden)
         if forward.rows is before:
             return hidden
@@ -227,6 +231,12 @@ class HookPruner:
         mask = forward.rows.real if forward.segments[-1].padded else None
         forward.view = View(causal_mask(self.language_model.config, hidden, mask, 0), rotary)
         return hidden
+
+    def _rotary_tables(self, device: torch.device, positions: Tensor, row: int) -> tuple[Tensor, Tensor]:
+        """Float32 cosines and sines at one row's positions. Shape: ``(B|1, L)`` or with axes -> ``(L, d)`` each."""
+        mine = positions[..., row if positions.shape[-2] > 1 else 0, :].unsqueeze(-2).to(device)
+        cos, sin = self.language_model.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), mine)
+        return cos[0], sin[0]
 
     def _decode_block(self, forward: Decode, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         segment = forward.segment(number)

@@ -13,10 +13,12 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from .forward import Prefill
+from .geometry import Geometry
+from .looker import Looker
 from .prompt import Prompt, alive_features
 from .refusals import check_prompt
 from .rows import Rows
-from .stages import Decisions, Looker, StageEvent
+from .stages import Decisions, StageEvent
 from .vision import VisionCapture, VisionSignals
 
 
@@ -34,12 +36,22 @@ class _Uncached:
     vision: Sequence[VisionSignals] | None
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the caller of ``pruning`` says about the prompt because nothing else does; see there."""
+
+    visual_mask: Tensor | None = None
+    question_mask: Tensor | None = None
+    geometry: Sequence[Geometry | None] | None = None
+    prompt: Prompt | None = None
+
+
 class Intake:
     """Turns the arguments of the language model into a ``Prefill``, in any thread."""
 
-    def __init__(self, model: Any, family: ModelFamily, visual_mask: Tensor | None, prompt: Prompt | None) -> None:
-        self.model, self.family, self.prompt = model, family, prompt
-        self.visual_mask = prompt.visual_mask if prompt is not None else visual_mask
+    def __init__(self, model: Any, family: ModelFamily, told: Told) -> None:
+        self.model, self.family, self.told = model, family, told
+        self.visual_mask = told.visual_mask if told.prompt is None else told.prompt.visual_mask
         self.capture: VisionCapture | None = None
         self.events: list[list[StageEvent]] = []
         self.cache: Any = None
@@ -78,11 +90,9 @@ class Intake:
             return None
         real = torch.ones_like(visual) if mask is None else mask.bool()
         check_prompt(kwargs, real, visual)
-        given = self._given(batch)
-        alive = None if given is None else [given.alive[row * len(given.alive) // batch] for row in range(batch)]
-        rows = Rows.of(real, visual, kwargs.get("position_ids"), alive)
         cache = kwargs.get("past_key_values")
         again = self._repeated(cache, visual, embeds)
+        rows = self._rows(real, visual, kwargs.get("position_ids"), again is not None)
         if again is not None:
             again.length, again.decisions.frozen = length, True
             decisions, vision = again.decisions, self._vision(rows, again)
@@ -95,7 +105,27 @@ class Intake:
         encoder = None
         if vision is not None:
             encoder = [alive_features(v, alive) for v, alive in zip(vision, rows.alive, strict=True)]
-        return Prefill(cache, length, rows, decisions, Looker(vision, encoder))
+        return Prefill(cache, length, rows, decisions, Looker(vision, encoder, self._geometry(batch)))
+
+    def _rows(self, real: Tensor, visual: Tensor, positions: Tensor | None, decided: bool) -> Rows:
+        """Describe the prompt with what the caller said; what was decided before needs no more than its columns."""
+        batch = real.shape[0]
+        given = self._given()
+        if given is not None:
+            return given.rows(real, visual, positions)
+        asked = None if decided else self.told.question_mask
+        if asked is not None:
+            copies, rest = divmod(batch, asked.shape[0])
+            if rest or asked.shape[1] != real.shape[1]:
+                shapes = f"{tuple(asked.shape)} but the prompt is {tuple(real.shape)}"
+                raise Unsupported(f"The question mask is {shapes}; give the mask of this very prompt.")
+            asked = asked.to(real.device, torch.bool).repeat_interleave(copies, dim=0)
+        return Rows.of(real, visual, positions, asked=asked)
+
+    def _geometry(self, batch: int) -> Sequence[Geometry | None] | None:
+        given = self._given()
+        geometry = self.told.geometry if given is None else given.geometry
+        return geometry and [geometry[row * len(geometry) // batch] for row in range(batch)]
 
     def project(self, features: Tensor) -> Tensor:
         """Project merged encoder features. Shape: ``(K, D_v)`` -> ``(K, D)``."""
@@ -104,8 +134,8 @@ class Intake:
         with self.capture.projecting():
             return self.family.project(self.model, features)
 
-    def _given(self, batch: int) -> Prompt | None:
-        return self.prompt if self._ids is None else None
+    def _given(self) -> Prompt | None:
+        return self.told.prompt if self._ids is None else None
 
     def _visual_mask(self, embeds: Tensor) -> Tensor:
         if self._ids is not None:
@@ -133,7 +163,7 @@ class Intake:
 
     def _vision(self, rows: Rows, again: _Uncached | None) -> Sequence[VisionSignals] | None:
         batch = rows.real.shape[0]
-        given = self._given(batch)
+        given = self._given()
         if given is not None:
             return [given.vision[row * len(given.vision) // batch] for row in range(batch)]
         if self.capture is None:

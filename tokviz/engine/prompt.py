@@ -53,6 +53,11 @@ class Prompt:
     alive: Sequence[Tensor]
     vision_ms: float
     pixel_values: Tensor | None = None
+    question_mask: Tensor | None = None
+    geometry: Sequence[Geometry | None] | None = None
+    text_mask: Tensor | None = None
+    added_mask: Tensor | None = None
+    sizes: Sequence[Tensor | None] | None = None
 
     @property
     def n_visual(self) -> list[int]:

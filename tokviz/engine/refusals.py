@@ -13,9 +13,8 @@ from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..names import Site, VisionBlock
 from ..types import Need, Stage
-from .stages import ATTENTION_KINDS, VISION_KINDS
+from .needs import INSIDE_LLM_KINDS, LLM_BLOCK_KINDS, MEAN_ROW_KINDS, TEXT_KINDS, VISION_KINDS
 
-_TEXT_KINDS = ("text_features", *ATTENTION_KINDS)
 _VISION, _ENCODER, _PROJECTOR, _LLM = range(4)
 
 
@@ -63,21 +62,35 @@ def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs
             )
         _check_needs(stage)
     for need in (*needs, *(need for stage in stages for need in stage.needs)):
-        if need.kind == "cls_attention" and not family.has_cls(model):
+        if need.kind.startswith("cls_") and not family.has_cls(model):
             raise Unsupported("This model's vision tower has no [CLS] token; choose a method that does not look at it.")
+        if need.kind == "clip_relevance":
+            raise Unsupported(
+                "This method compares patches with the question by CLIP's text tower, which is not loaded with this "
+                "model; choose a method that does without."
+            )
         if need.kind in VISION_KINDS:
             family.vision_attention(model, "last" if need.block == "last" else "feature")
 
 
 def _check_needs(stage: Stage) -> None:
-    maps = [need for need in stage.needs if need.kind in ATTENTION_KINDS]
-    looks_back = any(n.kind == "previous_features" or (n in maps and n.block != "this") for n in stage.needs)
-    if len(maps) > 1:
-        raise Unsupported(f"Stage {stage.title!r} asks for {len(maps)} attention maps; a stage can look at one.")
+    inside = [need for need in stage.needs if need.kind in INSIDE_LLM_KINDS]
+    for kinds, what in ((MEAN_ROW_KINDS, "attention maps"), (("head_rows",), "attention maps of all heads"),
+                        (("key_norms",), "blocks' keys")):  # fmt: skip
+        count = len({need for need in stage.needs if need.kind in kinds})
+        if count > 1:
+            raise Unsupported(f"Stage {stage.title!r} asks for {count} {what}; a stage can look at one.")
     if not isinstance(stage.site, int):
-        if maps or looks_back:
+        if inside:
             raise Unsupported(f"Stage {stage.title!r} lies before the LLM, where there is no LLM attention to look at.")
-    elif stage.site == 0 and looks_back:
+        if stage.site != "projector" and any(need.kind == "llm_input" for need in stage.needs):
+            raise Unsupported(
+                f"Stage {stage.title!r} lies before the projector and asks for what enters the LLM, which does not "
+                "exist there yet."
+            )
+    elif stage.site == 0 and any(
+        n.kind == "previous_features" or (n.kind in LLM_BLOCK_KINDS and n.block != "this") for n in inside
+    ):
         raise Unsupported(f"Stage {stage.title!r} looks at the block before it; there is none before block 0.")
 
 
@@ -87,7 +100,7 @@ def check_call(kwargs: Mapping[str, Any], stages: Sequence[Stage]) -> None:
         raise Unsupported("Labels do not fit a shortened sequence; pruning serves inference only.")
     # Assisted generation and prompt lookup append guessed tokens to the prompt and ask for so many more logits.
     guesses = kwargs.get("logits_to_keep")
-    if isinstance(guesses, int) and guesses > 1 and any(n.kind in _TEXT_KINDS for s in stages for n in s.needs):
+    if isinstance(guesses, int) and guesses > 1 and any(n.kind in TEXT_KINDS for s in stages for n in s.needs):
         raise Unsupported(
             "Assisted generation puts guessed tokens behind the question, which this method reads; generate without it."
         )

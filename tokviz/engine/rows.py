@@ -51,34 +51,66 @@ class Rows:
     """What is known of every column of the current sequence.
 
     Shape:
-        real, visual, question: ``(B, L)`` bool. ``question`` marks real tokens behind the last visual token of the
-        prompt as it arrived, so a stage that drops the last picture does not turn text between pictures into question.
-        positions: ``(B|1, L)`` or ``(axes, B|1, L)``. alive: per row ``(n,)`` original indices of the visual tokens
-        still there. next_position: ``(B, 1)``, where decoding would go on without pruning. shift: ``(B, 1)``, by how
-        much positions behind the prompt must be lowered, or None when nothing was renumbered.
+        real, visual, question, added: ``(B, L)`` bool. ``question`` marks real tokens behind the last visual token of
+        the prompt as it arrived, so a stage that drops the last picture does not turn text between pictures into
+        question. ``added`` marks tokens that a stage put in the place of dropped visual ones; they are not visual.
+        asked: ``(B, L)`` bool, what the user wrote, or None when nobody said. positions: ``(B|1, L)`` or
+        ``(axes, B|1, L)``. alive: per row ``(n,)`` original indices of the visual tokens still there, in the order of
+        their columns. sizes: per row ``(n,)``, how many patches each stands for, or None for one each.
+        first_position, next_position: ``(B, 1)``, where the unpruned sequence begins and where decoding would go on.
+        shift: ``(B, 1)``, by how much positions behind the prompt must be lowered, or None when nothing was renumbered.
     """
 
     real: Tensor
     visual: Tensor
     question: Tensor
+    added: Tensor
+    asked: Tensor | None
     positions: Tensor
     alive: tuple[Tensor, ...]
+    sizes: tuple[Tensor | None, ...]
+    first_position: Tensor
     next_position: Tensor
     shift: Tensor | None = None
 
     @classmethod
-    def of(cls, real: Tensor, visual: Tensor, positions: Tensor | None, alive: Sequence[Tensor] | None = None) -> Rows:
-        """Describe a prompt. ``positions`` None means 0..L-1, as a direct ``forward`` counts."""
+    def of(
+        cls,
+        real: Tensor,
+        visual: Tensor,
+        positions: Tensor | None,
+        alive: Sequence[Tensor] | None = None,
+        *,
+        question: Tensor | None = None,
+        asked: Tensor | None = None,
+        added: Tensor | None = None,
+        sizes: Sequence[Tensor | None] | None = None,
+    ) -> Rows:
+        """Describe a prompt. ``positions`` None means 0..L-1, as a direct ``forward`` counts.
+
+        A prompt that was shortened before says what cannot be read off it any more: ``question``, ``added``, ``sizes``.
+        """
         batch, length = real.shape
         if positions is None:
             positions = torch.arange(length, device=real.device)[None]
-        columns = torch.arange(length, device=real.device)
-        last_visual = torch.where(visual, columns, -1).amax(dim=1, keepdim=True)
+        if question is None:
+            columns = torch.arange(length, device=real.device)
+            question = real & (columns > torch.where(visual, columns, -1).amax(dim=1, keepdim=True))
         if alive is None:
             alive = [torch.arange(int(n), device=real.device) for n in visual.sum(dim=1)]
-        last = positions[..., -1:]
-        next_position = (last if last.dim() == 2 else last[0]).expand(batch, 1) + 1
-        return cls(real, visual, real & (columns > last_visual), positions, tuple(alive), next_position)
+        one_axis = (positions if positions.dim() == 2 else positions[0]).expand(batch, -1)
+        return cls(
+            real=real,
+            visual=visual,
+            question=question,
+            added=torch.zeros_like(visual) if added is None else added,
+            asked=asked,
+            positions=positions,
+            alive=tuple(alive),
+            sizes=tuple(sizes) if sizes is not None else (None,) * batch,
+            first_position=one_axis.gather(1, real.to(torch.uint8).argmax(dim=1, keepdim=True)),
+            next_position=one_axis[:, -1:] + 1,
+        )
 
     @property
     def padded(self) -> bool:
@@ -89,24 +121,37 @@ class Rows:
         """Where the visual tokens of a row are. Shape: ``(n,)`` int64."""
         return self.visual[row].nonzero()[:, 0]
 
-    def take(self, index: Tensor, alive: Sequence[Tensor]) -> Rows:
-        """The rows after a gather; positions keep their gaps."""
+    def sequence(self, row: int) -> Tensor:
+        """Original indices of a row's visual tokens as the LLM gets them, -1 for added ones. Shape: ``(n + E,)``."""
+        original = torch.full_like(self.visual[row], -1, dtype=torch.int64)
+        original[self.columns(row)] = self.alive[row].to(original.device)
+        return original[self.visual[row] | self.added[row]]
+
+    def pictures(self, row: int) -> Tensor:
+        """For every column, how many tokens that are neither visual nor added lie up to it. Shape: ``(L,)`` int64.
+
+        Equal for all visual columns when they are contiguous; different where text separates pictures.
+        """
+        return (~(self.visual[row] | self.added[row])).cumsum(dim=0)
+
+    def take(self, index: Tensor) -> Rows:
+        """The columns after a gather; positions keep their gaps. ``alive`` and ``sizes`` stay as they are."""
         return replace(
             self,
             real=gather_mask(self.real, index),
             visual=gather_mask(self.visual, index),
             question=gather_mask(self.question, index),
+            added=gather_mask(self.added, index),
+            asked=None if self.asked is None else gather_mask(self.asked, index),
             positions=gather_positions(self.positions, index),
-            alive=tuple(alive),
         )
 
     def reindexed(self) -> Rows | None:
-        """Positions renumbered without gaps from each row's first position; None when there is no gap to close."""
+        """Positions renumbered without gaps from where the unpruned row began; None when there is no gap to close."""
         if self.positions.dim() != 2:
             raise ValueError("multi-dimensional positions cannot be renumbered")
         positions = self.positions.expand(self.real.shape[0], -1)
-        first = positions.gather(1, self.real.to(torch.uint8).argmax(dim=1, keepdim=True))
-        compact = (first + self.real.long().cumsum(dim=1) - 1).masked_fill(~self.real, 0)
+        compact = (self.first_position + self.real.long().cumsum(dim=1) - 1).masked_fill(~self.real, 0)
         if torch.equal(compact, positions.masked_fill(~self.real, 0)):
             return None
         return replace(self, positions=compact, shift=self.next_position - (compact[:, -1:] + 1))

@@ -1,26 +1,22 @@
-"""One stage on every row of a batch: show the signals, ask ``choose``, check the answer, note what happened."""
+"""One stage on every row of a batch: show the signals, ask ``choose``, carry the answer out, note what happened."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..types import Need, Selection, Signals, Stage, TokenMap
+from ..errors import Unsupported
+from ..types import Selection, Signals, Stage
 from .clock import Stopwatch
+from .looker import Looker
 from .rows import Rows, gather, left_packed
-from .vision import VisionSignals
+from .selections import at_rest, carried_out, check_selection
 
 Choose = Callable[[Stage, Signals, int], Selection]
 """``(stage, signals, row) -> Selection``; called once per stage and row while the prompt is prefilled."""
-
-AttentionRows = Callable[[Stage, int, Tensor], Tensor]
-"""``(stage, row, columns (n,)) -> (rows, n)``: attention of the asked rows on those columns."""
-
-ATTENTION_KINDS = ("last_row", "text_rows")
-VISION_KINDS = ("cls_attention", "encoder_keys")
 
 
 @dataclass
@@ -29,8 +25,10 @@ class StageEvent:
 
     Shape:
         alive: ``(n_in,)`` int64, original indices (0..N-1 among the row's visual tokens, in sequence order) before the
-        stage. selection: its indices point into ``alive``; merged features are not retained. kept: ``(K,)`` original
-        indices, ascending. All on the CPU. milliseconds: duration of ``choose``, device-synchronised.
+        stage. selection: its indices point into ``alive``; merged and added features are not retained. kept: ``(K,)``
+        original indices, ascending. sequence: ``(n_out,)`` original indices in the order in which the LLM gets the
+        tokens after the stage, -1 for added ones, those of earlier stages included. All on the CPU. n_extra: tokens
+        that this stage added. milliseconds: duration of ``choose``, device-synchronised.
     """
 
     stage: Stage
@@ -38,6 +36,8 @@ class StageEvent:
     selection: Selection
     kept: Tensor
     milliseconds: float
+    sequence: Tensor
+    n_extra: int = 0
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Decisions:
     frozen: bool = False
 
     def decide(
-        self, number: int, stage: Stage, row: int, alive: Tensor, choose: Choose, look: Callable[[int], Signals]
+        self, number: int, stage: Stage, row: int, rows: Rows, choose: Choose, look: Callable[[int], Signals]
     ) -> Selection:
         """The selection of stage ``number`` for ``row``: as before when frozen, else chosen now and noted."""
         if self.frozen:
@@ -58,106 +58,67 @@ class Decisions:
         with Stopwatch(signals.features.device) as watch:
             selection = choose(stage, signals, row)
         check_selection(selection, signals.features, stage)
-        self.made[number, row] = Selection(kept=selection.kept, features=selection.features)
-        kept = alive[selection.kept.to(alive.device)].cpu()
-        self.events[row].append(StageEvent(stage, alive.cpu(), at_rest(selection), kept, watch.milliseconds))
+        self.made[number, row] = carried_out(selection)
+        alive = rows.alive[row]
+        kept = alive[selection.kept.to(alive.device)].sort().values.cpu()
+        n_extra = 0 if selection.extra is None else selection.extra.shape[0]
+        event = StageEvent(stage, alive.cpu(), at_rest(selection), kept, watch.milliseconds, kept, n_extra)
+        self.events[row].append(event)
         return selection
 
-
-def check_selection(selection: Selection, features: Tensor, stage: Stage) -> None:
-    """Raises ValueError when a method broke the contract of ``Selection``."""
-    kept, n = selection.kept, features.shape[0]
-    where = f"stage {stage.title!r} ({stage.site_label})"
-    if kept.dtype != torch.int64 or kept.dim() != 1:
-        raise ValueError(f"{where}: kept must be (K,) int64, got {tuple(kept.shape)} {kept.dtype}")
-    if kept.numel() and (int(kept[0]) < 0 or int(kept[-1]) >= n or not bool((kept[1:] > kept[:-1]).all())):
-        raise ValueError(f"{where}: kept must be ascending, unique and within 0..{n - 1}")
-    if selection.features is not None and selection.features.shape != (kept.numel(), *features.shape[1:]):
-        expected = (kept.numel(), *features.shape[1:])
-        raise ValueError(f"{where}: features must be {expected}, got {tuple(selection.features.shape)}")
+    def note_sequence(self, row: int, rows: Rows) -> None:
+        """Complete the row's last event with the order of its tokens, once the stage is carried out."""
+        if not self.frozen:
+            self.events[row][-1].sequence = rows.sequence(row).cpu()
 
 
-def at_rest(selection: Selection) -> Selection:
-    """The selection on the CPU and without merged features, to be kept while further stages run."""
+@dataclass(frozen=True)
+class Placed:
+    """Where the tokens of one row stand after a stage.
 
-    def rest(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.detach().cpu()
-
-    def rest_map(token_map: TokenMap) -> TokenMap:
-        return replace(token_map, values=token_map.values.detach().cpu())
-
-    return replace(
-        selection,
-        kept=selection.kept.detach().cpu(),
-        score=None if selection.score is None else rest_map(selection.score),
-        order=rest(selection.order),
-        assignment=rest(selection.assignment),
-        features=None,
-        maps=tuple(rest_map(token_map) for token_map in selection.maps),
-    )
-
-
-@dataclass
-class Looker:
-    """Builds the Signals of one stage and row from what the engine holds.
-
-    ``encoder`` are the rows' features before the projector, shrinking with encoder stages; ``attention`` and
-    ``previous`` answer for in-LLM stages.
+    Shape: tokens ``(K + E,)`` columns of the sequence before, in the new order; places ``(K + E,)`` the same columns,
+    ascending; taken ``(E,)`` the dropped tokens' columns that added tokens take; order ``(K,)`` positions in ``kept``
+    in the new order. moved: whether any token changes its column.
     """
 
-    vision: Sequence[VisionSignals] | None
-    encoder: list[Tensor] | None = None
-    attention: AttentionRows | None = None
-    previous: Callable[[int, Tensor], Tensor] | None = None
+    tokens: Tensor
+    places: Tensor
+    taken: Tensor
+    order: Tensor
+    moved: bool
 
-    def signals(self, stage: Stage, rows: Rows, hidden: Tensor, row: int) -> Signals:
-        """What the stage asked for, of the tokens alive in ``row``."""
-        columns, alive = rows.columns(row), rows.alive[row]
-        if stage.site == "encoder":
-            assert self.encoder is not None
-            features = self.encoder[row]
-        else:
-            features = hidden[row, columns.to(hidden.device)]
-        found: dict[str, Tensor] = {}
-        for need in stage.needs:
-            found.update(self._find(need, stage, rows, hidden, row, columns))
-        view = None
-        if self.vision is not None and self.vision[row].view is not None:
-            view = self.vision[row].view
-            view = None if view is None else view[alive.to(view.device)]
-        return Signals(features=features, view=view, **found)
 
-    def merge_encoder(
-        self, row: int, kept: Tensor, merged: Tensor | None, project: Callable[[Tensor], Tensor]
-    ) -> Tensor | None:
-        """Follow an encoder stage; returns the merged features as embeddings, None when nothing was merged."""
-        assert self.encoder is not None
-        before = self.encoder[row]
-        if merged is None:
-            self.encoder[row] = before[kept.to(before.device)]
-            return None
-        self.encoder[row] = merged = merged.to(before.device, before.dtype)
-        return project(merged)
+def place(selection: Selection, rows: Rows, row: int, stage: Stage) -> Placed:
+    """Give every kept and added token of a row its column.
 
-    def _find(
-        self, need: Need, stage: Stage, rows: Rows, hidden: Tensor, row: int, columns: Tensor
-    ) -> dict[str, Tensor]:
-        if need.kind in VISION_KINDS:
-            assert self.vision is not None
-            seen = self.vision[row].cls_attention if need.kind == "cls_attention" else self.vision[row].keys
-            block = "last" if need.block == "last" else "feature"
-            if block not in seen:
-                raise ValueError(f"{stage.title!r} needs {need.kind} of the {block} vision block; ask encode() for it")
-            values = seen[block]
-            name = "cls_attention" if need.kind == "cls_attention" else "keys"
-            return {name: values[rows.alive[row].to(values.device)]}
-        if need.kind == "text_features":
-            return {"text_features": hidden[row, rows.question[row].to(hidden.device)]}
-        if need.kind in ATTENTION_KINDS:
-            assert self.attention is not None
-            return {"attention_rows": self.attention(stage, row, columns)}
-        assert self.previous is not None
-        return {"previous_features": self.previous(row, columns)}
+    Added tokens take the columns (and with policy ``keep`` the positions) of the last dropped tokens. Without a
+    sequence they stand behind the kept tokens of the picture whose columns they take. Raises Unsupported for a sequence
+    over pictures that text separates: tokens would jump over the text.
+    """
+    columns = rows.columns(row)
+    kept = selection.kept.to(columns.device)
+    n_kept, n_extra = len(kept), 0 if selection.extra is None else len(selection.extra)
+    order = torch.arange(n_kept, device=columns.device)
+    if n_extra == 0 and selection.sequence is None:
+        return Placed(columns[kept], columns[kept], columns[:0], order, moved=False)
+    dropped = torch.ones(len(columns), dtype=torch.bool, device=columns.device)
+    dropped[kept] = False
+    free = columns[dropped]
+    taken = free[len(free) - n_extra :]
+    tokens = torch.cat([columns[kept], taken])
+    picture = rows.pictures(row)
+    if selection.sequence is not None:
+        sequence = selection.sequence.to(columns.device)
+        if len(columns) and bool((picture[columns] != picture[columns[0]]).any()):
+            raise Unsupported(
+                f"{stage.title!r} hands the tokens on in an order of its own, and text separates the pictures of this "
+                "prompt; put the pictures side by side."
+            )
+        tokens, order = tokens[sequence], sequence[sequence < n_kept]
+    else:
+        tokens = tokens[picture[tokens].argsort(stable=True)]
+    places = tokens.sort().values
+    return Placed(tokens, places, taken, order, moved=not torch.equal(tokens, places))
 
 
 def run_stage(
@@ -171,36 +132,80 @@ def run_stage(
     project: Callable[[Tensor], Tensor],
     reindexes: bool,
 ) -> tuple[Rows, Tensor, Tensor | None]:
-    """Run one stage on all rows that still have visual tokens.
-
-    Merged features are written into ``hidden`` (a copy) before the gather.
-
-    Shape: hidden ``(B, L, D)`` -> the rows afterwards, hidden ``(B, K, D)`` and the gathered columns ``(B, K)``, None
-    when every token stayed.
-    """
-    stay, alive, merged_into = rows.real.clone(), list(rows.alive), hidden
+    """Run one stage on all rows that still have visual tokens; see ``carry_out`` for what comes back."""
 
     def look(row: int) -> Signals:
         return looker.signals(stage, rows, hidden, row)
 
-    for row in range(rows.real.shape[0]):
-        if not alive[row].numel():
-            continue
-        selection = decisions.decide(number, stage, row, alive[row], choose, look)
-        kept, columns = selection.kept.to(rows.real.device), rows.columns(row)
-        stay[row, columns] = False
-        stay[row, columns[kept]] = True
-        alive[row] = alive[row][kept]
-        merged = selection.features
-        if stage.site == "encoder":
-            merged = looker.merge_encoder(row, kept, merged, project)
-        if merged is not None:
-            merged_into = hidden.clone() if merged_into is hidden else merged_into
-            merged_into[row, columns[kept].to(hidden.device)] = merged.to(hidden.device, hidden.dtype)
-    index = None
-    if not torch.equal(stay, rows.real):
-        index = left_packed(stay)
-        rows, merged_into = rows.take(index, alive), gather(merged_into, index)
+    selections: list[Selection | None] = [
+        decisions.decide(number, stage, row, rows, choose, look) if alive.numel() else None
+        for row, alive in enumerate(rows.alive)
+    ]
+    after, hidden, index = carry_out(stage, rows, hidden, selections, looker, project)
+    for row, selection in enumerate(selections):
+        if selection is not None:
+            decisions.note_sequence(row, after)
     if stage.positions == "reindex" and reindexes:
-        rows = rows.reindexed() or rows
+        after = after.reindexed() or after
+    return after, hidden, index
+
+
+def carry_out(
+    stage: Stage,
+    rows: Rows,
+    hidden: Tensor,
+    selections: list[Selection | None],
+    looker: Looker,
+    project: Callable[[Tensor], Tensor],
+) -> tuple[Rows, Tensor, Tensor | None]:
+    """Drop, merge, add and reorder visual tokens as the selections (per row, None for rows without any) say.
+
+    Merged and added features are written into ``hidden`` (a copy) before the gather. Positions keep their gaps.
+
+    Shape: hidden ``(B, L, D)`` -> the rows afterwards, hidden ``(B, K, D)`` and the gathered columns ``(B, K)``, None
+    when every token stayed where it was. Without any change the rows come back as they were.
+    """
+    stay, added, merged_into = rows.real.clone(), rows.added.clone(), hidden
+    alive, sizes = list(rows.alive), list(rows.sizes)
+    source = torch.arange(rows.real.shape[1], device=rows.real.device).expand_as(rows.real).clone()
+    moved = renewed = False
+    for row, selection in enumerate(selections):
+        if selection is None:
+            continue
+        placed, columns = place(selection, rows, row, stage), rows.columns(row)
+        stay[row, columns] = False
+        stay[row, placed.places] = True
+        added[row, placed.taken] = True
+        source[row, placed.places] = placed.tokens
+        moved |= placed.moved
+        kept = selection.kept.to(columns.device)
+        alive[row] = alive[row][kept.to(alive[row].device)][placed.order.to(alive[row].device)]
+        sizes[row] = _sizes(selection, rows.sizes[row], placed)
+        renewed |= len(placed.taken) > 0 or sizes[row] is not rows.sizes[row]
+        merged, extra = selection.features, selection.extra
+        if stage.site == "encoder":
+            merged, extra = looker.merge_encoder(row, selection, placed.order, project)
+        for at, made in ((columns[kept], merged), (placed.taken, extra)):
+            if made is not None:
+                merged_into = hidden.clone() if merged_into is hidden else merged_into
+                merged_into[row, at.to(hidden.device)] = made.to(hidden.device, hidden.dtype)
+    index = None
+    if moved or not torch.equal(stay, rows.real):
+        packed = left_packed(stay)
+        index = source.gather(1, packed.clamp(min=0)).masked_fill(packed < 0, -1) if moved else packed
+    if index is None and not renewed:
+        return rows, merged_into, None
+    rows = replace(rows, visual=rows.visual & ~added, added=added, alive=tuple(alive), sizes=tuple(sizes))
+    if index is not None:
+        rows, merged_into = rows.take(index), gather(merged_into, index)
     return rows, merged_into, index
+
+
+def _sizes(selection: Selection, before: Tensor | None, placed: Placed) -> Tensor | None:
+    """How many patches each kept token stands for afterwards, in the new order. Shape: ``(K,)`` or None."""
+    sizes = selection.sizes
+    if sizes is None:
+        if before is None or (len(before) == len(selection.kept) and not placed.moved):
+            return before
+        sizes = before[selection.kept.to(before.device)]
+    return sizes[placed.order.to(sizes.device)]

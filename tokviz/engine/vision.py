@@ -14,25 +14,28 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..types import Need
-from .attention import mean_attention_rows
+from .attention import attention_logits, attention_rows
+from .needs import VISION_KINDS
 from .tap import can_tap, tapped
-from .watching import Active, before_forward
+from .watching import Active, after_forward, before_forward
 
-VisionBlock = Literal["feature", "last"]
+TowerBlock = Literal["feature", "last"]
+PerBlock = Mapping[str, Mapping[str, Tensor]]
+"""Kind of signal -> vision block ("feature", "last") -> values."""
 
 
 @dataclass(frozen=True)
 class VisionSignals:
     """What the vision tower said about the visual tokens of one row (sequence).
 
-    Shape: features ``(N, D_v)`` before the projector; cls_attention per block ``(N,)`` float32, the [CLS] row, mean
-    over heads; keys per block ``(N, d_k)``, mean over heads; view ``(N,)`` the picture of each token, None when there
-    is one.
+    Shape: features ``(N, D_v)`` before the projector; seen[kind][block]: ``cls_attention``, ``cls_logits`` and
+    ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches; ``encoder_keys`` ``(N, d_k)``, mean over heads;
+    ``full_keys`` ``(N, H d_k)``; ``cls_feature`` ``(pictures, D_v)``; view ``(N,)`` the picture of each token, None
+    when there is one.
     """
 
     features: Tensor
-    cls_attention: Mapping[str, Tensor] = field(default_factory=dict)
-    keys: Mapping[str, Tensor] = field(default_factory=dict)
+    seen: PerBlock = field(default_factory=dict)
     view: Tensor | None = None
 
 
@@ -41,8 +44,7 @@ class _Pictures:
     """The last vision run of one thread, per picture."""
 
     features: Tensor
-    cls_attention: dict[str, Tensor] = field(default_factory=dict)
-    keys: dict[str, Tensor] = field(default_factory=dict)
+    seen: PerBlock
 
 
 class VisionCapture:
@@ -52,26 +54,37 @@ class VisionCapture:
         self._has_cls = has_cls
         self._local = threading.local()
 
+    @property
+    def _pending(self) -> dict[str, dict[str, Tensor]]:
+        pending: dict[str, dict[str, Tensor]] = self._local.__dict__.setdefault("pending", {})
+        return pending
+
     def see_projector(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the projector: the features of all pictures of the prompt, in one call."""
         if not getattr(self._local, "projecting", False):
-            pending = self._local.__dict__.setdefault("pending", {})
-            self._local.pictures = _Pictures(
-                args[0] if args else next(iter(kwargs.values())),
-                dict(pending.pop("cls_attention", {})),
-                dict(pending.pop("keys", {})),
-            )
+            features = args[0] if args else next(iter(kwargs.values()))
+            self._local.pictures = _Pictures(features, dict(self._pending))
+            self._local.pending = {}
 
-    def see_attention(self, block: VisionBlock, kinds: set[str], query: Tensor, key: Tensor, scaling: float) -> None:
-        """Keep the [CLS] row and the mean key of one vision block. Shape: ``(P, H, 1 + N, d)`` each."""
+    def see_attention(self, block: TowerBlock, kinds: set[str], query: Tensor, key: Tensor, scaling: float) -> None:
+        """Keep what is wanted of one vision block's [CLS] query and keys. Shape: ``(P, H, >= 1 or 1 + N, d)``."""
+        for kind in kinds & _CLS_ROWS.keys():
+            row_of = _CLS_ROWS[kind]
+            rows = [row_of(q[:, :1], k, scaling) for q, k in zip(query, key, strict=True)]
+            self._keep(kind, block, torch.stack(rows)[:, 1:])
         first = 1 if self._has_cls else 0
-        pending = self._local.__dict__.setdefault("pending", {})
-        if "cls_attention" in kinds:
-            every = torch.ones(1, key.shape[2], dtype=torch.bool, device=key.device)
-            maps = [mean_attention_rows(q[:, :1], k, scaling, every)[0, 1:] for q, k in zip(query, key, strict=True)]
-            pending.setdefault("cls_attention", {})[block] = torch.stack(maps)
         if "encoder_keys" in kinds:
-            pending.setdefault("keys", {})[block] = key.mean(dim=1)[:, first:]
+            self._keep("encoder_keys", block, key.mean(dim=1)[:, first:])
+        if "full_keys" in kinds:
+            self._keep("full_keys", block, key.transpose(1, 2).flatten(2)[:, first:])
+
+    def see_output(self, block: TowerBlock, output: Any) -> None:
+        """Keep the [CLS] row of what a vision block returns. Shape: ``(P, 1 + N, D_v)``, alone or first of several."""
+        hidden = output if isinstance(output, Tensor) else output[0]
+        self._keep("cls_feature", block, hidden[:, 0])
+
+    def _keep(self, kind: str, block: TowerBlock, values: Tensor) -> None:
+        self._pending.setdefault(kind, {})[block] = values
 
     @contextmanager
     def projecting(self) -> Iterator[None]:
@@ -98,12 +111,13 @@ class VisionCapture:
                 f"The vision tower made {n_pictures * per_picture} visual tokens and the prompt holds {sum(counts)}; "
                 "pass the pictures and the prompt that belong together."
             )
-        for name, per_block in {**pictures.cls_attention, **pictures.keys}.items():
-            if per_block.shape[1] != per_picture:
-                raise Unsupported(
-                    f"The {name} vision block sees {per_block.shape[1]} patches per picture but {per_picture} features "
-                    "enter the projector; only vision_feature_select_strategy='default' is supported."
-                )
+        for kind, blocks in pictures.seen.items():
+            for name, values in blocks.items():
+                if kind != "cls_feature" and values.shape[1] != per_picture:
+                    raise Unsupported(
+                        f"The {name} vision block sees {values.shape[1]} patches per picture but {per_picture} "
+                        "features enter the projector; only vision_feature_select_strategy='default' is supported."
+                    )
         ids = torch.arange(n_pictures, device=pictures.features.device).repeat_interleave(per_picture)
         rows, start = [], 0
         for count in counts[::copies]:
@@ -112,33 +126,63 @@ class VisionCapture:
         return [rows[row // copies] for row in range(len(counts))]
 
 
+def _cls_probabilities(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    every = torch.ones(1, key.shape[1], dtype=torch.bool, device=key.device)
+    return attention_rows(query, key, scaling, every).mean(dim=0)[0].float()
+
+
+def _cls_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    return attention_logits(query, key, scaling).mean(dim=0)[0].float()
+
+
+def _cls_full_width(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    # scaling is d^-1/2 for heads of width d (times what is folded into the query); all H heads together have width H d.
+    heads = query.shape[0]
+    wide_query, wide_key = (tensor.transpose(0, 1).flatten(1)[None] for tensor in (query, key))
+    return _cls_probabilities(wide_query, wide_key, scaling * heads**-0.5)
+
+
+# ``(query (H, 1, d), key (H, 1 + N, d), scaling) -> (1 + N,)``
+_CLS_ROWS = {"cls_attention": _cls_probabilities, "cls_logits": _cls_logits, "cls_full_width": _cls_full_width}
+
+
 def _row(pictures: _Pictures, part: slice, ids: Tensor) -> VisionSignals:
     view = ids[part] - ids[part][:1]
+    mine = ids[part].unique()
+
+    def of_row(kind: str, values: Tensor) -> Tensor:
+        return values[mine] if kind == "cls_feature" else values.flatten(0, 1)[part]
+
     return VisionSignals(
         features=pictures.features.flatten(0, 1)[part],
-        cls_attention={name: values.flatten(0, 1)[part] for name, values in pictures.cls_attention.items()},
-        keys={name: values.flatten(0, 1)[part] for name, values in pictures.keys.items()},
-        view=view if len(view) and int(view[-1]) > 0 else None,
+        seen={
+            kind: {block: of_row(kind, values) for block, values in blocks.items()}
+            for kind, blocks in pictures.seen.items()
+        },
+        view=view if len(mine) > 1 else None,
     )
 
 
 @contextmanager
 def captured_vision(model: Any, family: ModelFamily, needs: Iterable[Need], active: Active) -> Iterator[VisionCapture]:
     """Watch the vision tower while the block runs; ``active`` says whether the current thread's run is ours."""
-    kinds: dict[VisionBlock, set[str]] = {}
+    kinds: dict[TowerBlock, set[str]] = {}
     for need in needs:
-        if need.kind in ("cls_attention", "encoder_keys"):
+        if need.kind in VISION_KINDS:
             kinds.setdefault("last" if need.block == "last" else "feature", set()).add(need.kind)
     capture = VisionCapture(family.has_cls(model))
     with ExitStack() as stack:
         stack.callback(before_forward(family.projector(model), capture.see_projector, active))
         for block, wanted in kinds.items():
-            _watch(stack, capture, family.vision_attention(model, block), block, wanted, active)
+            if wanted - {"cls_feature"}:
+                _watch(stack, capture, family.vision_attention(model, block), block, wanted, active)
+            if "cls_feature" in wanted:
+                _watch_output(stack, capture, family.vision_block(model, block), block, active)
         yield capture
 
 
 def _watch(
-    stack: ExitStack, capture: VisionCapture, attention: Any, block: VisionBlock, kinds: set[str], active: Active
+    stack: ExitStack, capture: VisionCapture, attention: Any, block: TowerBlock, kinds: set[str], active: Active
 ) -> None:
     def tap(query: Tensor, key: Tensor, _mask: Tensor | None, scaling: float) -> None:
         if active():
@@ -156,3 +200,7 @@ def _watch(
         stack.enter_context(tapped(attention, implementation, tap))
     else:
         stack.callback(before_forward(attention, recompute, active))
+
+
+def _watch_output(stack: ExitStack, capture: VisionCapture, whole: Any, block: TowerBlock, active: Active) -> None:
+    stack.callback(after_forward(whole, lambda _kwargs, output: capture.see_output(block, output), active))
