@@ -24,7 +24,7 @@ function hatchPattern(context, colour, spacing, ratio) {
   return context.createPattern(tile, "repeat");
 }
 
-// scene: {payload, picture (loaded HTMLImageElement or null), stage, index, view, map, opacity, colours}
+// scene: {payload, picture (loaded HTMLImageElement or null), stage, index, view, map, ordering, survival, opacity, colours}
 function paint(canvas, scene) {
   const ratio = window.devicePixelRatio || 1;
   const width = Math.max(Math.round(canvas.clientWidth * ratio), 1);
@@ -41,7 +41,9 @@ function paint(canvas, scene) {
   if (scene.picture) context.drawImage(scene.picture, 0, 0, width, height);
   if (scene.stage) {
     if (scene.view === "score" && scene.map) paintScore(brush, scene);
-    else if (scene.view === "clusters" && scene.stage.assignment) paintClusters(brush, scene);
+    else if (scene.view === "clusters" && scene.stage.carriers) paintClusters(brush, scene);
+    else if (scene.view === "order" && scene.ordering) paintOrder(brush, scene);
+    else if (scene.view === "died" && scene.survival.stages > 1) paintSurvival(brush, scene);
     else paintKept(brush, scene);
   }
   if (hasUnseenMargin(scene.payload)) paintUnseen(brush, scene, width, height);
@@ -99,45 +101,96 @@ function paintKept(brush, scene) {
   outline(brush, stage.basis.filter((token) => index.kept[token]), colours.basis, 2);
 }
 
-function paintScore(brush, scene) {
+// One colour per token; tokens without a share are veiled and hatched. shares: N numbers from 0 to 1, or null.
+function paintHeat(brush, scene, shares, outlined) {
   const { context } = brush;
-  const { values } = scene.map;
-  const scale = scaleOf(scene.map);
   context.globalAlpha = scene.opacity;
-  for (const token of tokensWhere(brush, (t) => values[t] !== null)) {
-    const [r, g, b] = heat(scale.at(values[token]));
+  for (const token of tokensWhere(brush, (t) => shares[t] !== null)) {
+    const [r, g, b] = heat(shares[token]);
     context.fillStyle = `rgb(${r},${g},${b})`;
     context.fill(cellPath(brush, [token]));
   }
   context.globalAlpha = 1;
-  const missing = tokensWhere(brush, (token) => values[token] === null);
+  const missing = tokensWhere(brush, (token) => shares[token] === null);
   if (missing.length) fillDropped(brush, missing, { ...scene, opacity: Math.max(scene.opacity, 0.7) });
-  outline(brush, scene.stage.kept, "rgba(0,0,0,.55)", 1.75);
-  outline(brush, scene.stage.kept, "rgba(255,255,255,.92)", 0.9);
+  outline(brush, outlined, "rgba(0,0,0,.55)", 1.75);
+  outline(brush, outlined, "rgba(255,255,255,.92)", 0.9);
+}
+
+function paintScore(brush, scene) {
+  const scale = scaleOf(scene.map);
+  paintHeat(brush, scene, scene.map.values.map((value) => (value === null ? null : scale.at(value))), scene.stage.kept);
+}
+
+// The first pick is the brightest, as the highest score is.
+function paintOrder(brush, scene) {
+  const { places } = scene.ordering;
+  const last = Math.max(...places);
+  const shares = places.map((place) => (place === null ? null : orderShare(place, last)));
+  paintHeat(brush, scene, shares, scene.stage.kept);
+  for (const token of tokensWhere(brush, (t) => places[t] !== null)) {
+    label(brush, token, String(places[token]), shares[token] > 0.62 ? "#000" : "#fff", 17);
+  }
+}
+
+function paintSurvival(brush, scene) {
+  const { depth, stages } = scene.survival;
+  paintHeat(brush, scene, depth.map((survived) => depthShare(survived, stages)),
+    tokensWhere(brush, (token) => depth[token] === stages));
+}
+
+// A number inside a cell, where the cell is large enough to read it (least: CSS pixels).
+function label(brush, token, text, colour, least) {
+  const box = boxOf(brush.grid, token);
+  const side = Math.min((box[2] - box[0]) * brush.sx, (box[3] - box[1]) * brush.sy);
+  if (side < least * brush.ratio) return false;
+  const { context } = brush;
+  context.font = `700 ${Math.min(side * (text.length > 2 ? 0.42 : 0.5), 14 * brush.ratio)}px system-ui, sans-serif`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.fillStyle = colour;
+  const [x, y] = centreOf(brush.grid, token);
+  context.fillText(text, x * brush.sx, y * brush.sy + side * 0.03);
+  return true;
 }
 
 function paintClusters(brush, scene) {
-  const { context, ratio } = brush;
+  const { context } = brush;
   const { index, stage } = scene;
-  fillDropped(brush, tokensWhere(brush, (token) => stage.assignment[token] < 0), scene);
+  fillDropped(brush, tokensWhere(brush, (token) => stage.carriers[token] < 0), scene);
   for (const [absorber, members] of index.groups) {
     if (members.length < 2) continue;
     context.fillStyle = groupColour(index.hues.get(absorber), scene.opacity * 0.9);
     context.fill(cellPath(brush, members));
   }
-  for (const absorber of index.groups.keys()) {
-    const box = boxOf(brush.grid, absorber);
-    if (!hasArea(box)) continue;
-    const [x, y] = centreOf(brush.grid, absorber);
-    const radius = Math.min((box[2] - box[0]) * brush.sx, (box[3] - box[1]) * brush.sy) * 0.3;
-    for (const [colour, line] of [["rgba(0,0,0,.75)", 2.4], ["#fff", 1.1]]) {
-      context.beginPath();
-      context.arc(x * brush.sx, y * brush.sy, Math.max(radius, 2 * ratio), 0, 2 * Math.PI);
-      context.strokeStyle = colour;
-      context.lineWidth = line * ratio;
-      context.stroke();
-    }
+  for (const [absorber, members] of index.groups) paintTarget(brush, absorber, members.length);
+}
+
+// The patch that carries a group: a ring, and inside it how many patches the token now stands for.
+function paintTarget(brush, token, size) {
+  const { context, ratio } = brush;
+  const box = boxOf(brush.grid, token);
+  if (!hasArea(box)) return;
+  const [x, y] = centreOf(brush.grid, token);
+  const side = Math.min((box[2] - box[0]) * brush.sx, (box[3] - box[1]) * brush.sy);
+  const numbered = size > 1 && side >= 17 * ratio;
+  const circle = (radius) => {
+    context.beginPath();
+    context.arc(x * brush.sx, y * brush.sy, radius, 0, 2 * Math.PI);
+  };
+  const radius = Math.max(side * (numbered ? 0.42 : 0.3), 2 * ratio);
+  if (numbered) {
+    circle(radius);
+    context.fillStyle = "rgba(0,0,0,.72)";
+    context.fill();
   }
+  for (const [colour, line] of [["rgba(0,0,0,.75)", 2.4], ["#fff", 1.1]]) {
+    circle(radius);
+    context.strokeStyle = colour;
+    context.lineWidth = line * ratio;
+    context.stroke();
+  }
+  if (numbered) label(brush, token, String(size), "#fff", 17);
 }
 
 // Veil the whole picture on a second sheet, cut out what the model saw, lay the sheet on top.
@@ -181,8 +234,8 @@ function drawMarks(svg, scene, marks) {
   const nodes = [];
   evidence.forEach((box) => nodes.push(svgBox(box, "tv-evidence-casing"), svgBox(box, "tv-evidence")));
   const shown = marks.hover >= 0 ? marks.hover : marks.pin;
-  if (shown >= 0 && scene.view === "clusters" && scene.stage && scene.stage.assignment) {
-    const absorber = scene.stage.assignment[shown];
+  if (shown >= 0 && scene.view === "clusters" && scene.stage && scene.stage.carriers) {
+    const absorber = scene.stage.carriers[shown];
     for (const member of scene.index.groups.get(absorber) || []) {
       if (member === absorber) continue;
       const [x1, y1] = centreOf(grid, absorber);

@@ -1,5 +1,5 @@
 // Geometry and numbers of the patch view. No DOM here. Boxes and points are in pixels of the original picture.
-// The files patch_geometry.js, patch_draw.js, patch_lane.js and patch_view.js are joined in this order into one function body.
+// The files that tokviz/ui/patch_view.py lists are joined in that order into one function body; this is the first.
 
 function boxOf(grid, token) {
   const i = 4 * token;
@@ -46,6 +46,56 @@ function hasUnseenMargin(payload) {
     && view.seen[2] >= width - 0.5 && view.seen[3] >= height - 0.5);
 }
 
+// The payload says of a stage only what it changed, on the tokens it was given. Here every list gets its N entries:
+// kept (indices), order, maps, and carriers: who carries each token after this stage, through all merges so far.
+function unpackStages(stages, nTokens) {
+  let alive = Array.from({ length: nTokens }, (_, token) => token);
+  let carriers = null;
+  return stages.map((stage) => {
+    const spread = (values, missing) => {
+      const full = new Array(nTokens).fill(missing);
+      alive.forEach((token, i) => { full[token] = values[i]; });
+      return full;
+    };
+    const gone = new Set(stage.gone);
+    const kept = alive.filter((token) => !gone.has(token));
+    const order = stage.order && spread(stage.order, -1);
+    const maps = stage.maps.map((map) => ({ ...map, values: spread(map.values, null) }));
+    if (stage.absorbed || carriers) carriers = nextCarriers(carriers, kept, stage.absorbed || [], nTokens);
+    alive = kept;
+    return { ...stage, kept, order, maps, carriers, merges: Boolean(stage.absorbed) };
+  });
+}
+
+function nextCarriers(before, kept, absorbed, nTokens) {
+  const step = new Array(nTokens).fill(-1);
+  kept.forEach((token) => { step[token] = token; });
+  for (let i = 0; i < absorbed.length; i += 2) step[absorbed[i]] = absorbed[i + 1];
+  if (!before) return step;
+  return before.map((carrier) => (carrier < 0 ? -1 : step[carrier]));
+}
+
+// How many stages each token survived; as many as there are for those kept to the end.
+function survivalOf(stages, nTokens) {
+  const depth = new Array(nTokens).fill(stages.length);
+  stages.forEach((stage, at) => stage.gone.forEach((token) => { depth[token] = at; }));
+  return depth;
+}
+
+// The orders of a stage that can be drawn: in which step a token was picked, and where it stands in the LLM's sequence.
+function orderingsOf(stage, nTokens) {
+  const orderings = [];
+  if (stage.order && stage.order.some((step) => step >= 0)) {
+    orderings.push({ label: "step at which it was picked", places: stage.order.map((step) => (step < 0 ? null : step + 1)) });
+  }
+  if (stage.sequence) {
+    const places = new Array(nTokens).fill(null);
+    stage.sequence.forEach((token, i) => { if (token >= 0) places[token] = i + 1; });
+    orderings.push({ label: "place in the sequence that the LLM reads", places });
+  }
+  return orderings;
+}
+
 // Everything about a stage that is looked up per patch while the pointer moves, computed once.
 function indexStage(stage, nTokens) {
   const kept = new Uint8Array(nTokens);
@@ -53,8 +103,8 @@ function indexStage(stage, nTokens) {
   const basis = new Uint8Array(nTokens);
   stage.basis.forEach((token) => { basis[token] = 1; });
   const groups = new Map();
-  if (stage.assignment) {
-    stage.assignment.forEach((absorber, token) => {
+  if (stage.carriers) {
+    stage.carriers.forEach((absorber, token) => {
       if (absorber < 0) return;
       if (!groups.has(absorber)) groups.set(absorber, []);
       groups.get(absorber).push(token);
@@ -63,7 +113,7 @@ function indexStage(stage, nTokens) {
   const hues = new Map();
   [...groups.keys()].filter((absorber) => groups.get(absorber).length > 1)
     .forEach((absorber, i) => hues.set(absorber, i));
-  return { kept, basis, groups, hues, ranks: stage.scored ? ranksOf(stage.maps[0].values) : null };
+  return { kept, basis, groups, hues, orderings: orderingsOf(stage, nTokens), ranks: stage.scored ? ranksOf(stage.maps[0].values) : null };
 }
 
 // Rank 1 is the highest score; ties go to the lowest index, as in the pruners.
@@ -96,6 +146,15 @@ function scaleOf(map) {
     clipped,
     at: (value) => (log && value <= low ? 0 : span > 0 ? (bend(value) - bend(low)) / span : 0.5),
   };
+}
+
+function orderShare(place, last) {
+  return last > 1 ? 1 - (0.9 * (place - 1)) / (last - 1) : 1;
+}
+
+// The dark end of the map stays readable against black pictures.
+function depthShare(survived, stages) {
+  return 0.1 + (0.85 * survived) / stages;
 }
 
 function shortNumber(value) {

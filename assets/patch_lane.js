@@ -14,7 +14,9 @@ function buildLane(number) {
   label.id = `tv-lane-${number}`;
   root.setAttribute("aria-labelledby", label.id);
   const family = make("span", "tv-family");
-  head.append(label, family);
+  const why = make("button", "tv-ask-why", "why?");
+  why.type = "button";
+  head.append(label, family, why);
   const frame = make("div", "tv-frame");
   const picture = make("div", "tv-picture");
   picture.tabIndex = 0;
@@ -30,6 +32,8 @@ function buildLane(number) {
   const what = make("div", "tv-what");
   readout.append(where, what);
   const tools = make("div", "tv-tools");
+  const parts = { stage: make("div", "tv-tool"), pick: make("div", "tv-tool"), notes: make("div", "tv-tool") };
+  tools.append(parts.stage, parts.pick, parts.notes);
   const outcome = make("div", "tv-outcome");
   const answer = make("p", "tv-answer");
   const verdict = make("p", "tv-verdict");
@@ -38,17 +42,23 @@ function buildLane(number) {
   const remarks = make("div", "tv-remarks");
   root.append(head, frame, readout, tools, outcome, numbers, remarks);
   return {
-    root, label, family, picture, canvas, svg, unseen, where, what, tools, answer, verdict, numbers, remarks,
-    stageAt: -1, stageChosen: false, mapAt: 0, data: null, indices: [],
+    root, label, family, why, picture, canvas, svg, unseen, where, what, parts, answer, verdict, numbers, remarks,
+    stageAt: -1, stageChosen: false, mapAt: 0, orderAt: 0, data: null, indices: [], survival: null,
   };
 }
 
 const VERDICT_SIGNS = { good: "✓", bad: "✗", same: "=", different: "≠" };
 
 function fillLane(lane, data, payload, view) {
-  lane.data = data;
-  lane.indices = data.stages.map((stage) => indexStage(stage, payload.grid.row.length));
-  if (lane.stageAt >= data.stages.length) lane.stageChosen = false;
+  const nTokens = payload.grid.row.length;
+  const stages = unpackStages(data.stages, nTokens);
+  lane.data = { ...data, stages };
+  lane.indices = stages.map((stage) => indexStage(stage, nTokens));
+  lane.filled = (lane.filled || 0) + 1;
+  lane.survival = { depth: survivalOf(stages, nTokens), stages: stages.length };
+  lane.why.hidden = !stages.length;
+  lane.why.setAttribute("aria-label", `Why ${data.label} kept what it kept`);
+  if (lane.stageAt >= stages.length) lane.stageChosen = false;
   suggestStage(lane, view);
   lane.root.dataset.status = data.status;
   lane.label.textContent = data.label;
@@ -72,20 +82,28 @@ function fillLane(lane, data, payload, view) {
 // Which stage a view opens on, until the visitor chooses one in this lane.
 function suggestStage(lane, view) {
   if (!lane.stageChosen) lane.stageAt = tellingStage(lane.data.stages, view);
-  const stage = lane.data.stages[lane.stageAt];
-  if (!stage || lane.mapAt >= stage.maps.length) lane.mapAt = 0;
+  clampChoices(lane);
 }
 
-// Scores and merges: the first stage that has them, which sees the most patches. Kept: the last stage that selected,
-// not one that only looked, nor one that withdrew every visual token.
+function clampChoices(lane) {
+  const stage = lane.data.stages[lane.stageAt];
+  if (!stage || lane.mapAt >= stage.maps.length) lane.mapAt = 0;
+  if (!stage || lane.orderAt >= lane.indices[lane.stageAt].orderings.length) lane.orderAt = 0;
+}
+
+// Scores and picks: the first stage that has them, which sees the most patches. Groups: the last stage that merges,
+// where they hold all that was merged before. Kept: the last stage that selected, not one that only looked, nor one
+// that withdrew every visual token.
 function tellingStage(stages, view) {
-  const first = { score: (stage) => stage.maps.length, clusters: (stage) => stage.assignment }[view];
-  const at = first ? stages.findIndex(first) : -1;
+  const last = (test) => stages.reduce((found, stage, at) => (test(stage) ? at : found), -1);
+  const at = {
+    score: () => stages.findIndex((stage) => stage.maps.length),
+    order: () => stages.findIndex((stage) => stage.order || stage.sequence),
+    clusters: () => last((stage) => stage.merges),
+  }[view]?.() ?? -1;
   if (at >= 0) return at;
-  for (let i = stages.length - 1; i >= 0; i--) {
-    if (stages[i].kept.length && stages[i].kept.length < stages[i].n_in) return i;
-  }
-  return stages.length - 1;
+  const selected = last((stage) => stage.kept.length && stage.kept.length < stage.n_in);
+  return selected >= 0 ? selected : stages.length - 1;
 }
 
 function fillOutcome(lane, data) {
@@ -127,61 +145,6 @@ function placeUnseenLabel(node, payload, picture) {
   node.style.setProperty("--tv-margin", `${100 * share}%`);
 }
 
-function fillTools(lane, view, redraw) {
-  const nodes = [];
-  const stage = lane.data.stages[lane.stageAt];
-  if (lane.data.stages.length > 1) {
-    nodes.push(chooser("stage", lane.data.stages.map((s) => `${s.n_in} → ${s.kept.length}: ${s.label}`), lane.stageAt, (at) => {
-      lane.stageAt = at;
-      lane.stageChosen = true;
-      lane.mapAt = Math.min(lane.mapAt, Math.max(lane.data.stages[at].maps.length - 1, 0));
-      redraw();
-    }));
-  }
-  const map = stage && stage.maps[lane.mapAt];
-  if (view === "score" && stage && stage.maps.length > 1) {
-    nodes.push(chooser("map", stage.maps.map((m) => m.label), lane.mapAt, (at) => { lane.mapAt = at; redraw(); }));
-  }
-  if (view === "score" && map) nodes.push(...legendNodes(map, stage.maps.length > 1));
-  if (view === "score" && lane.data.status === "done" && !map) {
-    nodes.push(make("p", "tv-note", stage ? "This method ranks no patches." : "Nothing is scored without pruning."));
-  }
-  if (view === "clusters" && lane.data.status === "done" && !(stage && stage.assignment)) {
-    nodes.push(make("p", "tv-note", stage ? "This method merges nothing: dropped is gone." : "Nothing is merged without pruning."));
-  }
-  if (view === "clusters" && stage && stage.assignment) {
-    const { groups } = lane.indices[lane.stageAt];
-    const largest = Math.max(0, ...[...groups.values()].map((members) => members.length));
-    nodes.push(make("p", "tv-note", `${groups.size} groups, the largest of ${largest} patches. Ring: the kept patch.`));
-  }
-  lane.tools.replaceChildren(...nodes);
-}
-
-function chooser(name, texts, at, change) {
-  const label = make("label", "tv-chooser");
-  label.append(make("span", "", name));
-  const select = make("select");
-  texts.forEach((text, i) => {
-    const option = make("option", "", text);
-    option.value = String(i);
-    select.append(option);
-  });
-  select.value = String(at);
-  select.addEventListener("change", () => change(Number(select.value)));
-  label.append(select);
-  return label;
-}
-
-function legendNodes(map, hasChooser) {
-  const { low, high, clipped } = scaleOf(map);
-  const bar = make("div", "tv-scale");
-  const strip = make("span", "tv-strip");
-  strip.style.background = `linear-gradient(90deg, ${INFERNO.map((hex) => `#${hex}`).join(", ")})`;
-  bar.append(make("span", "", (clipped ? "≤ " : "") + shortNumber(low)), strip, make("span", "", shortNumber(high)));
-  const words = [hasChooser ? "" : map.label, map.unit, map.scale === "log" ? "log scale" : "", map.direction];
-  return [bar, make("p", "tv-note", words.filter(Boolean).join(" · "))];
-}
-
 // What happened to one patch in this lane, in words: [where, what].
 function describe(lane, payload, token) {
   const { grid } = payload;
@@ -190,26 +153,32 @@ function describe(lane, payload, token) {
   const where = `row ${grid.row[token]}, column ${grid.col[token]}${padding}`;
   const stage = lane.data.stages[lane.stageAt];
   if (!stage) return [where, lane.data.status === "done" ? "kept: nothing is pruned" : ""];
+  if (lane.view === "died") return [`${where} · ${death(lane, token)}`, ""];
   const index = lane.indices[lane.stageAt];
   const facts = [];
   const map = stage.maps[lane.mapAt];
   if (map && map.values[token] !== null) facts.push(`${map.label} ${shortNumber(map.values[token])}${map.unit ? ` ${map.unit}` : ""}`);
   if (index.ranks && index.ranks.ranks[token] !== null) facts.push(`rank ${index.ranks.ranks[token]} of ${index.ranks.of}`);
   if (stage.order && stage.order[token] >= 0) facts.push(`picked at step ${stage.order[token] + 1}`);
-  const group = stage.assignment && index.groups.get(stage.assignment[token]);
+  const group = stage.carriers && index.groups.get(stage.carriers[token]);
   if (group && group.length > 1) facts.push(`group of ${group.length}`);
   return [`${where} · ${fate(lane, payload, token)}`, facts.join(" · ")];
+}
+
+function death(lane, token) {
+  const { depth, stages } = lane.survival;
+  const left = depth[token];
+  if (left === stages) return "kept to the end";
+  return `left: ${lane.data.stages[left].label}${stages > 1 ? `, stage ${left + 1} of ${stages}` : ""}`;
 }
 
 function fate(lane, payload, token) {
   const stage = lane.data.stages[lane.stageAt];
   const index = lane.indices[lane.stageAt];
   if (index.kept[token]) return index.basis[token] ? "kept as basis" : "kept";
-  const earlier = lane.data.stages.slice(0, lane.stageAt).findIndex((_, i) => !lane.indices[i].kept[token]);
-  if (earlier >= 0) return `gone since ${lane.data.stages[earlier].label}`;
-  const absorber = stage.assignment ? stage.assignment[token] : -1;
-  if (absorber >= 0 && absorber !== token) {
-    return `merged into row ${payload.grid.row[absorber]}, column ${payload.grid.col[absorber]}`;
-  }
-  return "dropped";
+  const left = lane.survival.depth[token];
+  const since = left < lane.stageAt ? `, ${lane.data.stages[left].label}` : "";
+  const carrier = stage.carriers ? stage.carriers[token] : -1;
+  if (carrier >= 0) return `merged into row ${payload.grid.row[carrier]}, column ${payload.grid.col[carrier]}${since}`;
+  return since ? `gone since${since.slice(1)}` : "dropped";
 }

@@ -3,16 +3,17 @@
 
 const part = (name) => element.querySelector(`.tv-${name}`);
 const state = {
-  payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, clusters: 0.8 }, hover: -1, pin: -1, lanes: [],
-  picture: null, pictureUrl: null, spoken: 0,
+  payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, died: 0.8 },
+  hover: -1, pin: -1, lanes: [], picture: null, pictureUrl: null, spoken: 0,
 };
 
 function scene(lane) {
   const stage = lane.data.stages[lane.stageAt] || null;
+  const index = stage ? lane.indices[lane.stageAt] : null;
   return {
-    payload: state.payload, picture: state.picture, view: state.view, opacity: state.opacity[state.view], stage,
-    index: stage ? lane.indices[lane.stageAt] : null, map: stage ? stage.maps[lane.mapAt] : null,
-    colours: palette(part("root")),
+    payload: state.payload, picture: state.picture, view: state.view, opacity: state.opacity[state.view], stage, index,
+    map: stage ? stage.maps[lane.mapAt] : null, ordering: index ? index.orderings[lane.orderAt] : null,
+    survival: lane.survival, colours: palette(part("root")),
   };
 }
 
@@ -29,6 +30,7 @@ function redraw() {
 function redrawWithTools() {
   state.lanes.forEach((lane) => fillTools(lane, state.view, redrawWithTools));
   drawLegend();
+  drawWhy();
   redraw();
 }
 
@@ -42,7 +44,8 @@ function summary(lane) {
   const total = state.payload.grid.row.length;
   if (lane.data.status !== "done") return ["", ""];
   if (!stage) return [`all ${total} patches`, ""];
-  return [`${stage.kept.length} of ${total} patches kept`, ""];
+  const kept = state.view === "died" ? lane.data.stages.at(-1).kept : stage.kept;
+  return [`${kept.length} of ${total} patches kept${state.view === "died" ? " to the end" : ""}`, ""];
 }
 
 function showReadouts() {
@@ -53,6 +56,7 @@ function showReadouts() {
     lane.what.textContent = what;
     lane.where.classList.toggle("tv-active", token >= 0);
   }
+  lightWhy(token);
 }
 
 function speak(lane, token) {
@@ -66,8 +70,10 @@ function drawLegend() {
   const entries = [];
   if (state.view === "kept") entries.push(["kept", "kept"], ["dropped", "dropped"]);
   if (state.view === "kept" && stages.some((stage) => stage.basis.length)) entries.push(["basis", "basis token"]);
-  if (state.view === "score") entries.push(["outlined", "kept"]);
-  if (state.view === "clusters") entries.push(["group", "colour: one group"], ["ring", "kept patch"], ["dropped", "dropped"]);
+  if (state.view === "score" || state.view === "order") entries.push(["outlined", "kept"]);
+  if (state.view === "died") entries.push(["outlined", "kept to the end"]);
+  if (state.view === "died" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
+  if (state.view === "clusters") entries.push(["group", "colour: one group"], ["ring", "kept patch, patches in its group"], ["dropped", "dropped"]);
   if (state.payload.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
   part("legend").replaceChildren(...entries.map(([swatch, text]) => {
@@ -124,6 +130,7 @@ function wireLane(lane) {
   });
   lane.picture.addEventListener("keydown", (event) => onKey(lane, event));
   lane.picture.addEventListener("blur", () => hover(-1));
+  lane.why.addEventListener("click", () => openWhy(lane));
 }
 
 // Even rows: six lanes on four columns' width become three and three, not four and two.
@@ -170,6 +177,7 @@ function show(payload) {
   state.payload = payload;
   if (payload.id !== state.id) {
     state.id = payload.id;
+    why.lane = null;
     state.hover = state.pin = -1;
     state.lanes = [];
   }

@@ -4,9 +4,10 @@ import json
 
 import pytest
 from synthetic import HOSTILE, comparison
+from synthetic_rich import rich_comparison
 
 from tokviz.errors import BadInput
-from tokviz.records import Comparison, Timing
+from tokviz.records import ChartRecord, Comparison, TextScoresRecord, Timing
 from tokviz.ui import numbers, text
 from tokviz.ui.payload import Live, to_payload
 
@@ -14,6 +15,11 @@ from tokviz.ui.payload import Live, to_payload
 @pytest.fixture(scope="module")
 def whole():
     return comparison(failed=True)
+
+
+@pytest.fixture(scope="module")
+def rich():
+    return rich_comparison()
 
 
 def lane(payload, method):
@@ -92,8 +98,44 @@ def test_basis_tokens_are_marked_for_approximation_error_only(whole):
 
 def test_dropped_tokens_have_no_value_on_later_maps(whole):
     late = lane(to_payload(whole), "todre")["stages"][1]
-    assert late["maps"][0]["values"].count(None) == 576 - late["n_in"]
-    assert late["maps"][0]["scale"] == "log"
+    assert len(late["maps"][0]["values"]) == late["n_in"] == 256
+    assert None not in late["maps"][0]["values"] and late["maps"][0]["scale"] == "log"
+
+
+def test_a_stage_says_only_what_it_changed(whole):
+    run, stages = whole.run("todre"), lane(to_payload(whole), "todre")["stages"]
+    assert set(stages[0]["gone"]) == set(range(576)) - set(run.stages[0].kept)
+    assert set(stages[1]["gone"]) == set(run.stages[0].kept) - set(run.stages[1].kept)
+    merged = lane(to_payload(whole), "apet")["stages"][0]
+    pairs = dict(zip(merged["absorbed"][::2], merged["absorbed"][1::2], strict=True))
+    carriers = whole.run("apet").stages[0].assignment
+    assert pairs == {t: c for t, c in enumerate(carriers) if t not in whole.run("apet").kept}
+    assert len(stages[1]["order"] or []) == 0 and len(stages[0]["order"]) == 576
+
+
+def test_everything_a_stage_leaves_reaches_the_page_in_little_space(rich):
+    payload = to_payload(rich)
+    assert json.loads(json.dumps(payload, allow_nan=False)) == payload
+    assert len(json.dumps(lane(payload, "merges"))) < 60_000 < len(rich.run("merges").model_dump_json())
+    stage = lane(payload, "clusters")["stages"][0]
+    assert [chart["kind"] for chart in stage["charts"]] == ["scatter", "bars", "line"]
+    assert stage["charts"][0]["tokens"] == list(range(144)) and len(stage["charts"][0]["marked"]) == 16
+    assert (stage["extra"], stage["extra_name"], stage["sequence"][0]) == (1, "[CLS]", -1)
+    assert len(stage["text"]["values"]) == len(payload["words"]) == len(rich.text_tokens)
+    assert stage["text"]["chosen"] == [i for i, c in enumerate(rich.run("clusters").stages[0].text.chosen) if c]
+    assert ["dc percentile", "0.02"] in stage["facts"] and ["exact", "yes"] in stage["facts"]
+    readings = [s["readings"][0] for s in lane(payload, "steps")["stages"]]
+    assert [r["value"] for r in readings] == [0.62, 0.49, 0.36, 0.23, 0.1] and {r["line"] for r in readings} == {0.2}
+
+
+def test_sessions_of_earlier_versions_have_none_of_it(whole):
+    old = json.loads(whole.to_json())
+    del old["text_tokens"]
+    for run in old["runs"]:
+        for stage in run["stages"]:
+            for name in ("n_extra", "sequence", "charts", "readings", "text"):
+                del stage[name]
+    assert to_payload(Comparison.from_json(json.dumps(old))) == to_payload(whole)
 
 
 def test_unfinished_lanes_wait_and_stream(whole):
@@ -115,13 +157,54 @@ def test_the_view_keeps_its_pins_only_while_the_request_stays(whole):
 
 @pytest.mark.parametrize(
     "change",
-    [{"kept": [0, 576]}, {"order": [0]}, {"assignment": [-2] * 576}, {"assignment": [0] * 575}],
-)
+    [
+        {"kept": [0, 576]}, {"kept": [-1, 0]}, {"kept": [3, 2]}, {"kept": [2, 2]},
+        {"order": [0]}, {"assignment": [-2] * 576}, {"assignment": [0] * 575},
+        {"kept": [1, 2], "sequence": [1]}, {"kept": [1, 2], "sequence": [1, 3]},
+        {"kept": [1, 2], "sequence": [2, 1, -1]},
+        {"n_extra": -1}, {"n_extra": 577},
+        {"text": TextScoresRecord(name="t", label="t", values=[0.5], chosen=[True])},
+    ],
+)  # fmt: skip
 def test_a_session_that_does_not_fit_its_grid_is_refused(whole, change):
     run = whole.run("apet")
     forged = run.model_copy(update={"stages": [run.stages[0].model_copy(update=change)]})
     with pytest.raises(BadInput, match="damaged"):
         to_payload(whole.model_copy(update={"runs": [whole.runs[0], forged]}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"y": [1.0]}, {"x": [1.0, 2.0, 3.0]}, {"names": ["a"]}, {"tokens": [0, 576]}, {"tokens": [-1, 0]}, {"tokens": [0]},
+     {"marked": [2]}, {"marked": [-1]}, {"x": [], "tokens": [], "y": [0.0] * 20_001}],
+)  # fmt: skip
+def test_a_chart_that_does_not_fit_is_refused(whole, change):
+    chart = ChartRecord(name="c", label="c", kind="scatter", x=[1.0, 2.0], y=[3.0, 4.0], tokens=[0, 575], marked=[1])
+    for refused, record in ((False, chart), (True, chart.model_copy(update=change))):
+        run = whole.run("apet")
+        forged = run.model_copy(update={"stages": [run.stages[0].model_copy(update={"charts": [record]})]})
+        session = whole.model_copy(update={"runs": [whole.runs[0], forged]})
+        if refused:
+            with pytest.raises(BadInput, match="'ApET' does not fit its 576 tokens"):
+                to_payload(session)
+        else:
+            assert to_payload(session)
+
+
+def test_a_later_stage_cannot_bring_tokens_back(rich):
+    run = rich.run("steps")
+    stages = [run.stages[1], run.stages[0]]
+    with pytest.raises(BadInput, match="kept tokens"):
+        to_payload(rich.model_copy(update={"runs": [run.model_copy(update={"stages": stages})]}))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(True, "yes"), (None, "none"), (1234, "1,234"), (0.123456, "0.1235"), ([1, 2], "1, 2"), ({"a_b": 1.5}, "a b 1.5"),
+     (list(range(40)), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (40 entries)"), ("x" * 999, "x" * 239 + "…")],
+)  # fmt: skip
+def test_facts_are_said_in_words(value, words):
+    assert text.fact_value(value) == words
 
 
 def test_the_table_has_one_row_per_lane_with_plain_numbers(whole):
@@ -138,12 +221,14 @@ def test_hostile_texts_stay_texts(whole):
 
 
 def test_templates_interpolate_nothing():
-    from tokviz.ui.patch_view import asset
+    from tokviz.ui.patch_view import _VIEW_SCRIPTS, ASSETS, asset
 
     for name in ("patch_view.html", "page_head.html", "patch_view.css"):
         source = asset(name)
         assert "${" not in source and "{{" not in source and "`" not in source and "\\" not in source, name
-    for name in ("patch_view.js", "patch_lane.js", "patch_draw.js", "patch_geometry.js", "notice.js", "page_head.js"):
+    scripts = sorted(path.name for path in ASSETS.glob("*.js"))
+    assert {*_VIEW_SCRIPTS, "notice.js", "page_head.js"} <= set(scripts)
+    for name in scripts:
         source = asset(name)
         for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
             assert forbidden not in source, (name, forbidden)

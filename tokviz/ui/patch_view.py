@@ -13,7 +13,15 @@ from typing import Any, Literal
 import gradio as gr
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-_VIEW_SCRIPTS = ("patch_geometry.js", "patch_draw.js", "patch_lane.js", "patch_view.js")
+_VIEW_SCRIPTS = (
+    "patch_geometry.js",
+    "patch_draw.js",
+    "patch_lane.js",
+    "patch_tools.js",
+    "chart_draw.js",
+    "why_panel.js",
+    "patch_view.js",
+)
 
 
 def asset(name: str) -> str:

@@ -9,14 +9,26 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 from ..errors import BadInput
 from ..names import MethodFamily
-from ..records import Comparison, MapRecord, Run, StageRecord, TokenGrid
+from ..records import (
+    ChartRecord,
+    Comparison,
+    MapRecord,
+    ReadingRecord,
+    Run,
+    StageRecord,
+    TextScoresRecord,
+    TokenGrid,
+)
 from . import numbers, text
 
 UNPRUNED = "full"
+MAX_CHART_POINTS = 20_000
+"""More points than any stage has tokens; a page that draws more would freeze."""
 
 
 class MethodName(Protocol):
@@ -79,6 +91,7 @@ def to_payload(
         "size": [width, height],
         "grid": _grid(comparison.grid),
         "evidence": [[round(edge, 2) for edge in box] for box in request.evidence],
+        "words": list(comparison.text_tokens),
         "lanes": lanes(comparison, live),
         "warnings": list(comparison.warnings),
     }
@@ -115,7 +128,7 @@ def _lane(comparison: Comparison, run: Run, reference: Run | None) -> dict[str, 
         "answer": run.answer,
         "verdict": None if judged is None else vars(judged),
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison)],
-        "stages": [_stage(stage, run.family) for stage in run.stages],
+        "stages": _stages(run, comparison.grid.n_tokens),
         "warnings": list(run.warnings),
         "error": run.error,
     }
@@ -141,17 +154,38 @@ def _head(method: str, label: str, family: MethodFamily) -> dict[str, Any]:
     return {"method": method, "label": label, "family": "" if method == UNPRUNED else text.FAMILY_LABELS[family]}
 
 
-def _stage(stage: StageRecord, family: MethodFamily) -> dict[str, Any]:
+def _stages(run: Run, n_tokens: int) -> list[dict[str, Any]]:
+    """Every stage as what it changed: lists run over the tokens that it was given, so that 23 stages stay small."""
+    result, alive = [], list(range(n_tokens))
+    for stage in run.stages:
+        result.append(_stage(stage, run.family, alive))
+        alive = stage.kept
+    return result
+
+
+def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int]) -> dict[str, Any]:
+    """``gone``: tokens that leave here. ``absorbed``: pairs of a token that leaves and the one that carries it on."""
     maps = [m for m in (stage.score, *stage.maps) if m is not None]
+    kept = set(stage.kept)
+    gone = [token for token in alive if token not in kept]
+    carriers = stage.assignment
     return {
         "label": stage.site_label,
-        "kept": stage.kept,
+        "title": stage.title,
         "n_in": stage.n_in,
-        "order": stage.order,
+        "gone": gone,
+        "order": None if stage.order is None else [stage.order[token] for token in alive],
         "basis": _basis(stage, family),
-        "assignment": stage.assignment,
+        "absorbed": None if carriers is None else [i for t in gone if carriers[t] >= 0 for i in (t, carriers[t])],
+        "extra": stage.n_extra,
+        "extra_name": _added_name(stage),
+        "sequence": stage.sequence,
         "scored": stage.score is not None,
-        "maps": [_map(m) for m in maps],
+        "maps": [_map(m, alive) for m in maps],
+        "charts": [_chart(chart) for chart in stage.charts],
+        "readings": [_reading(reading) for reading in stage.readings],
+        "text": None if stage.text is None else _text_scores(stage.text),
+        "facts": _facts(stage),
     }
 
 
@@ -162,15 +196,51 @@ def _basis(stage: StageRecord, family: MethodFamily) -> list[int]:
     return [token for token, step in enumerate(stage.order) if step >= 0]
 
 
-def _map(record: MapRecord) -> dict[str, Any]:
-    values = [None if v is None or not math.isfinite(v) else float(f"{v:.4g}") for v in record.values]
+def _added_name(stage: StageRecord) -> str:
+    """What the added tokens are, if the stage recorded it as a fact whose name begins with "added"."""
+    names = (value for name, value in stage.facts.items() if name.startswith("added") and isinstance(value, str))
+    return text.fact_value(next(names, "")) if stage.n_extra else ""
+
+
+def _short(value: float | None) -> float | None:
+    """Four significant digits, which is all that can be seen; None for what is no number."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
+
+
+def _map(record: MapRecord, alive: Sequence[int]) -> dict[str, Any]:
     return {
         "label": record.label,
         "unit": record.unit,
         "direction": record.direction,
         "scale": record.scale,
-        "values": values,
+        "values": [_short(record.values[token]) for token in alive],
     }
+
+
+def _chart(chart: ChartRecord) -> dict[str, Any]:
+    numbers_only = {"x": [_short(v) for v in chart.x], "y": [_short(v) for v in chart.y], "line": _short(chart.line)}
+    return {**chart.model_dump(exclude={"name"}), **numbers_only}
+
+
+def _reading(reading: ReadingRecord) -> dict[str, Any]:
+    return {**reading.model_dump(), "value": _short(reading.value), "line": _short(reading.line)}
+
+
+def _text_scores(scores: TextScoresRecord) -> dict[str, Any]:
+    return {
+        "label": scores.label,
+        "values": [_short(value) for value in scores.values],
+        "chosen": [i for i, chosen in enumerate(scores.chosen) if chosen],
+        "line": _short(scores.line),
+    }
+
+
+def _facts(stage: StageRecord) -> list[list[str]]:
+    """What a stage recorded, as pairs of words."""
+    facts = [[text.fact_name(name), text.fact_value(value)] for name, value in stage.facts.items()]
+    if stage.planned_keep is not None and stage.planned_keep != len(stage.kept) + stage.n_extra:
+        facts.append(["planned to keep", text.fact_value(stage.planned_keep)])
+    return [*facts, ["positions of the tokens behind", text.POSITIONS[stage.positions]]]
 
 
 def _grid(grid: TokenGrid) -> dict[str, Any]:
@@ -191,10 +261,42 @@ def check_fits_grid(comparison: Comparison) -> None:
     if not comparison.grid.views or not n_tokens or min(sizes) < 1:
         raise BadInput("The session is damaged: it has no patches or no picture.")
     for run in comparison.runs:
+        alive = set(range(n_tokens))
         for stage in run.stages:
-            lists = [stage.order, stage.assignment, *(m.values for m in (stage.score, *stage.maps) if m is not None)]
-            indices = [*stage.kept, *(stage.assignment or ())]
-            if any(len(values) != n_tokens for values in lists if values is not None) or not all(
-                -1 <= index < n_tokens for index in indices
-            ):
-                raise BadInput(f"The session is damaged: the lane {run.label!r} does not fit its {n_tokens} tokens.")
+            misfit = _misfit(stage, alive, n_tokens, len(comparison.text_tokens))
+            if misfit:
+                raise BadInput(
+                    f"The session is damaged: the lane {run.label!r} does not fit its {n_tokens} tokens ({misfit})."
+                )
+            alive = set(stage.kept)
+
+
+def _misfit(stage: StageRecord, alive: set[int], n_tokens: int, n_words: int) -> str | None:
+    """What of a stage cannot be, in a few words; None when everything fits."""
+    if any(a >= b for a, b in pairwise(stage.kept)) or not alive.issuperset(stage.kept):
+        return "kept tokens"
+    lists = [stage.order, stage.assignment, *(m.values for m in (stage.score, *stage.maps) if m is not None)]
+    if any(len(values) != n_tokens for values in lists if values is not None):
+        return "the length of a map"
+    if stage.assignment is not None and not all(-1 <= token < n_tokens for token in stage.assignment):
+        return "merged tokens"
+    if not 0 <= stage.n_extra <= n_tokens:
+        return "added tokens"
+    if stage.sequence is not None and sorted(stage.sequence) != [-1] * stage.n_extra + stage.kept:
+        return "the order of its tokens"
+    if any(not _chart_fits(chart, n_tokens) for chart in stage.charts):
+        return "a chart"
+    scores = stage.text
+    if scores is not None and not len(scores.values) == len(scores.chosen) == n_words:
+        return "the prompt's words"
+    return None
+
+
+def _chart_fits(chart: ChartRecord, n_tokens: int) -> bool:
+    n_points = len(chart.y)
+    return (
+        n_points <= MAX_CHART_POINTS
+        and all(len(values) in (0, n_points) for values in (chart.x, chart.names, chart.tokens))
+        and all(0 <= token < n_tokens for token in chart.tokens)
+        and all(0 <= place < n_points for place in chart.marked)
+    )

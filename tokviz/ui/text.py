@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from ..names import MethodFamily
+from ..names import MethodFamily, PositionPolicy
 from ..records import Timing
 
 TITLE = "tokviz"
@@ -18,6 +20,19 @@ FAMILY_LABELS: dict[MethodFamily, str] = {
     "progressive": "progressive",
     "control": "control",
 }
+
+FAMILY_EXPLAINED: dict[MethodFamily, str] = {
+    "approximation-error": "Keep what the others cannot be rebuilt from.",
+    "attention-ranked": "Keep what the model already looks at.",
+    "diversity": "Keep patches that differ most from each other.",
+    "merging": "Melt similar patches into one token.",
+    "text-guided": "Let the question decide what is kept.",
+    "progressive": "Drop in steps, deeper and deeper inside the LLM.",
+    "control": "No idea behind them: what any method must beat.",
+}
+"""One line per family, for people who meet these methods for the first time."""
+
+POSITIONS: dict[PositionPolicy, str] = {"reindex": "close up the gap", "keep": "stay as they were"}
 
 BUDGET_MEANINGS: list[tuple[str, str]] = [
     ("as published by each method", "published"),
@@ -72,3 +87,31 @@ def share(part: float, whole: float) -> str:
 def ratio(reference: float, value: float) -> str:
     """How many times smaller ``value`` is than ``reference``, e.g. ``"1.8×"``; empty when it cannot be said."""
     return f"{reference / value:.1f}×" if value > 0 else ""
+
+
+_FACT_CHARACTERS = 240
+_FACT_ENTRIES = 12
+
+
+def fact_name(name: str) -> str:
+    """A recorded fact's name as words, e.g. ``"basis_tokens"`` as ``"basis tokens"``."""
+    return name.replace("_", " ").strip()[:_FACT_CHARACTERS]
+
+
+def fact_value(value: Any) -> str:
+    """A recorded fact (any JSON value) as short words; long lists and texts are cut, and say so."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        value = [f"{fact_name(str(key))} {fact_value(entry)}" for key, entry in value.items()]
+    if isinstance(value, list | tuple):
+        shown = ", ".join(fact_value(entry) for entry in value[:_FACT_ENTRIES])
+        value = f"{shown}, … ({len(value):,} entries)" if len(value) > _FACT_ENTRIES else shown
+    words = str(value)
+    return words if len(words) <= _FACT_CHARACTERS else words[: _FACT_CHARACTERS - 1] + "…"

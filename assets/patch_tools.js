@@ -1,0 +1,183 @@
+// Under a lane's picture: which stage and which map is drawn, the colour scale, notes. A control stays in place while it
+// is used (a slider that is dragged, a menu with the focus): it is built anew only when its choices change.
+
+const MENU_LIMIT = 8;
+
+function refill(holder, key, at, build) {
+  if (holder.tvKey !== key) {
+    holder.tvKey = key;
+    holder.tvSet = null;
+    holder.replaceChildren(...build(holder));
+  }
+  if (holder.tvSet) holder.tvSet(at);
+}
+
+function stageText(stage) {
+  const added = stage.extra ? ` + ${stage.extra}` : "";
+  return `${stage.n_in} → ${stage.kept.length}${added}: ${stage.label}`;
+}
+
+function fillStageControl(holder, lane, change) {
+  const texts = lane.data.stages.length > 1 ? lane.data.stages.map(stageText) : [];
+  refill(holder, texts.join("\n"), lane.stageAt, (target) => (texts.length ? [stepper(target, texts, change)] : []));
+}
+
+// A few stages: a menu. Many: a slider. Both with a step back and forth.
+function stepper(holder, texts, change) {
+  const root = make("div", "tv-stepper");
+  const label = make("label", "tv-chooser");
+  const words = make("span", "", "stage");
+  const many = texts.length > MENU_LIMIT;
+  const control = make(many ? "input" : "select");
+  if (many) Object.assign(control, { type: "range", min: 0, max: texts.length - 1, step: 1 });
+  else control.append(...texts.map((text, i) => Object.assign(make("option", "", text), { value: String(i) })));
+  const told = make("p", "tv-note tv-stage-text");
+  const arrow = (sign, by, name) => {
+    const button = make("button", "tv-step", sign);
+    button.type = "button";
+    button.setAttribute("aria-label", name);
+    button.addEventListener("click", () => change(Math.min(Math.max(Number(control.value) + by, 0), texts.length - 1)));
+    return button;
+  };
+  const back = arrow("‹", -1, "Stage before");
+  const forth = arrow("›", 1, "Next stage");
+  control.addEventListener("input", () => change(Number(control.value)));
+  label.append(words, control);
+  const row = make("div", "tv-stepper-row");
+  row.append(label, back, forth);
+  root.append(row);
+  if (many) root.append(told);
+  holder.tvSet = (at) => {
+    control.value = String(at);
+    control.setAttribute("aria-valuetext", texts[at]);
+    words.textContent = many ? `stage ${at + 1} of ${texts.length}` : "stage";
+    told.textContent = texts[at];
+    back.disabled = at <= 0;
+    forth.disabled = at >= texts.length - 1;
+  };
+  return root;
+}
+
+function chooser(holder, name, texts, change) {
+  const label = make("label", "tv-chooser");
+  const select = make("select");
+  select.append(...texts.map((text, i) => Object.assign(make("option", "", text), { value: String(i) })));
+  select.addEventListener("change", () => change(Number(select.value)));
+  label.append(make("span", "", name), select);
+  holder.tvSet = (at) => { select.value = String(at); };
+  return label;
+}
+
+function fillPick(lane, name, texts, at, change) {
+  const shown = texts.length > 1 ? texts : [];
+  refill(lane.parts.pick, `${name}\n${shown.join("\n")}`, at,
+    (holder) => (shown.length ? [chooser(holder, name, shown, change)] : []));
+}
+
+function fillTools(lane, view, redraw) {
+  const stage = lane.data.stages[lane.stageAt];
+  const orderings = stage ? lane.indices[lane.stageAt].orderings : [];
+  const setStage = (at) => {
+    lane.stageAt = at;
+    lane.stageChosen = true;
+    clampChoices(lane);
+    redraw();
+  };
+  lane.view = view;
+  lane.parts.stage.hidden = view === "died";
+  fillStageControl(lane.parts.stage, lane, setStage);
+  if (view === "score" && stage) fillPick(lane, "map", stage.maps.map((m) => m.label), lane.mapAt, (at) => { lane.mapAt = at; redraw(); });
+  else if (view === "order") fillPick(lane, "order", orderings.map((o) => o.label), lane.orderAt, (at) => { lane.orderAt = at; redraw(); });
+  else fillPick(lane, "", [], 0, null);
+  const nodes = lane.data.status === "done" ? viewNotes(lane, view, stage, orderings) : [];
+  lane.parts.notes.replaceChildren(...nodes);
+}
+
+function viewNotes(lane, view, stage, orderings) {
+  if (!stage) {
+    const idle = { score: "Nothing is scored without pruning.", order: "Nothing is picked without pruning.",
+      clusters: "Nothing is merged without pruning.", died: "Every token reaches the last block." }[view];
+    return idle ? [make("p", "tv-note", idle)] : [];
+  }
+  const notes = {
+    kept: () => [],
+    score: () => (stage.maps[lane.mapAt] ? mapLegend(stage.maps[lane.mapAt], stage.maps.length > 1) : [make("p", "tv-note", "This stage ranks no patches.")]),
+    order: () => (orderings.length ? orderLegend(orderings[lane.orderAt], orderings.length > 1)
+      : [make("p", "tv-note", "All at once: this stage picks in no order.")]),
+    clusters: () => [make("p", "tv-note", groupsNote(lane, stage))],
+    died: () => survivalLegend(lane),
+  }[view]();
+  if (view !== "died") notes.push(...addedNotes(stage));
+  return notes;
+}
+
+function addedNotes(stage) {
+  const notes = [];
+  if (stage.extra) {
+    const name = stage.extra_name ? `: ${stage.extra_name}` : "";
+    const words = stage.extra === 1 ? "+ 1 token that is no patch" : `+ ${stage.extra} tokens that are no patches`;
+    notes.push(make("p", "tv-note", words + name));
+  }
+  if (stage.sequence) notes.push(make("p", "tv-note", "The LLM reads them in another order than the picture's: see Order."));
+  return notes;
+}
+
+function groupsNote(lane, stage) {
+  if (!stage.carriers) return "This method merges nothing: dropped is gone.";
+  const { groups } = lane.indices[lane.stageAt];
+  const largest = Math.max(0, ...[...groups.values()].map((members) => members.length));
+  const before = lane.data.stages.slice(0, lane.stageAt).some((earlier) => earlier.merges) ? " after all merges so far" : "";
+  return `${groups.size} groups${before}, the largest of ${largest} patches. Ring: the kept patch.`;
+}
+
+function scaleStrip(low, high, colours) {
+  const bar = make("div", "tv-scale");
+  const strip = make("span", "tv-strip");
+  strip.style.background = `linear-gradient(90deg, ${colours.join(", ")})`;
+  bar.append(make("span", "", low), strip, make("span", "", high));
+  return bar;
+}
+
+const INFERNO_HEX = INFERNO.map((hex) => `#${hex}`);
+
+function mapLegend(map, hasChooser) {
+  const { low, high, clipped } = scaleOf(map);
+  const words = [hasChooser ? "" : map.label, map.unit, map.scale === "log" ? "log scale" : "", map.direction];
+  return [scaleStrip((clipped ? "≤ " : "") + shortNumber(low), shortNumber(high), INFERNO_HEX),
+    make("p", "tv-note", words.filter(Boolean).join(" · "))];
+}
+
+function orderLegend(ordering, hasChooser) {
+  const last = Math.max(...ordering.places);
+  const colours = [0, 0.25, 0.5, 0.75, 1].map((t) => rgb(orderShare(1 + t * (last - 1), last)));
+  const words = [hasChooser ? "" : ordering.label, "hatched: not picked"].filter(Boolean).join(" · ");
+  return [scaleStrip("1", String(last), colours), make("p", "tv-note", words)];
+}
+
+function rgb(share) {
+  return `rgb(${heat(share).join(",")})`;
+}
+
+// A few stages: one line each. Many: a strip from the first to leave to those that stay.
+function survivalLegend(lane) {
+  const { depth, stages } = lane.survival;
+  if (stages < 2) return [make("p", "tv-note", "One stage: what it dropped left there.")];
+  const counts = new Array(stages + 1).fill(0);
+  depth.forEach((survived) => { counts[survived] += 1; });
+  const name = (at) => (at === stages ? "kept to the end" : lane.data.stages[at].label);
+  if (stages > MENU_LIMIT) {
+    const colours = counts.map((_, at) => rgb(depthShare(at, stages)));
+    return [scaleStrip("first", "end", colours),
+      make("p", "tv-note", `dark: left ${name(0)} · bright: left ${name(stages - 1)} · ${counts[stages]} kept to the end`)];
+  }
+  const list = make("ul", "tv-depths");
+  counts.forEach((count, at) => {
+    if (!count) return;
+    const item = make("li");
+    const swatch = make("span", "tv-swatch tv-swatch-depth");
+    swatch.style.background = rgb(depthShare(at, stages));
+    item.append(swatch, make("span", "tv-count", String(count)), make("span", "", at === stages ? name(at) : `left: ${name(at)}`));
+    list.append(item);
+  });
+  return [list];
+}
