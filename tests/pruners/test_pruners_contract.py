@@ -45,7 +45,7 @@ def test_declaration(pruner):
         assert pruner.paper.title
         assert pruner.paper.authors
         assert 2020 < pruner.paper.year < 2030
-        assert pruner.paper.url.startswith("https://arxiv.org/abs/")
+        assert pruner.paper.url.startswith(("https://arxiv.org/abs/", "https://openreview.net/"))
 
 
 @by_id
@@ -133,7 +133,8 @@ def test_schedules_are_consistent(pruner):
                 except Unsupported:
                     continue  # a setting for other families; that one info takes it is checked in stages_of
                 except BadInput as refusal:
-                    assert tokens == 1, refusal  # below what its blocks must see
+                    # below what the first blocks, which see everything, process on average
+                    assert tokens == 1 or "on average" in str(refusal)
                     continue
                 depths = [depth(stage.site) for stage in schedule.stages]
                 assert depths == sorted(depths)
@@ -167,10 +168,10 @@ def test_a_budget_is_met_as_it_is_counted_or_refused_with_a_reason(pruner, count
     assert met > 0 or pruner.id in NOT_A_BUDGET
 
 
-AVERAGE_IS_COARSE: dict[str, float] = {}
+AVERAGE_IS_COARSE: dict[str, float] = {"vtw": 93 - 16}  # whole blocks only: one of 8 is 744 / 8 = 93 tokens
 """Methods that cannot meet an average to half a token, and by how many tokens they may miss it."""
 
-NOT_A_BUDGET: dict[str, str] = {}
+NOT_A_BUDGET: dict[str, str] = {"vtw": "leaves no token, so that no final count can be asked for"}
 """Methods that refuse one way of counting altogether, and why."""
 
 
@@ -192,7 +193,7 @@ def test_stages_without_a_count_decide_at_run_time():
         for _, _, stage in stages_of(pruner, pruner.complete(given))
         if stage.keep is None
     }
-    assert uncounted <= {"todre", "prumerge", "prumerge_plus", "sparsevlm"}
+    assert uncounted <= {"todre", "globalcom2", "prumerge", "prumerge_plus", "sparsevlm"}
     assert "todre" in uncounted
 
 
@@ -218,7 +219,7 @@ def test_what_a_model_lacks_is_one_sentence_and_the_schedule_refuses_with_it(pru
     info = LACKING[lack]
     sentence = pruner.missing(info)
     if sentence is None:
-        assert pruner.schedule(Budget(48), info, pruner.complete({})).stages or pruner.id == "full"
+        assert pruner.schedule(Budget(info.n_visual // 4), info, pruner.complete({})).stages or pruner.id == "full"
     else:
         assert sentence.startswith(pruner.label)
         assert sentence.endswith(".")

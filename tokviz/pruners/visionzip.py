@@ -81,7 +81,7 @@ def _merge(signals: Signals, targets: Tensor, merged: Tensor, as_sum: bool) -> t
     """
     features = signals.features.float()
     if len(targets) == 0:
-        return features[targets], merged, targets
+        return features[targets], targets, targets
     keys = required(signals.keys, "keys")
     nearest = (unit_rows(keys[merged]) @ unit_rows(keys[targets]).T).argmax(1)
     received = torch.bincount(nearest, minlength=len(targets))
@@ -116,9 +116,9 @@ def _zip(signals: Signals, rows: Tensor, keep: int, n_contextual: int, as_sum: b
         ties = ties_at_threshold(score, n_dominant) if n_dominant else 1
     remaining = usable[~torch.isin(usable, dominant)]
     targets = _even_targets(remaining, n_contextual)
-    merged = remaining[~torch.isin(remaining, targets)]
+    merged = remaining[~torch.isin(remaining, targets)] if n_contextual else remaining[:0]
     features, owner, sizes = _merge(signals, targets, merged, as_sum)
-    return _Zip(dominant, targets, merged if n_contextual else merged[:0], owner[: len(merged)], features, sizes, ties)
+    return _Zip(dominant, targets, merged, owner, features, sizes, ties)
 
 
 def _select(signals: Signals, keep: int, params: Params, tiles: bool) -> Selection:
