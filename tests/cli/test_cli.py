@@ -112,7 +112,7 @@ def test_wrong_arguments_end_with_2_and_one_sentence(arguments, sentence, capsys
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--methods", "apet,vtw"], "There is no method 'vtw'"),
+        (["--methods", "apet,apex"], "There is no method 'apex'"),
         (["--param", "apet"], "--param takes method.name=value"),
         (["--param", "apet.mode"], "--param takes method.name=value"),
         (["--param", "todre.tau=0.1"], "not among --methods"),

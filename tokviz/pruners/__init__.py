@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from ..errors import BadInput
-from . import adaptvtp, apet, cdpruner, divprune, fastervlm, fastv, todre
+from . import (
+    adaptvtp,
+    apet,
+    cdpruner,
+    divprune,
+    fastervlm,
+    fastv,
+    globalcom2,
+    pdrop,
+    polymorphic,
+    sparsevlm,
+    todre,
+    v2drop,
+    visionzip,
+    vtw,
+)
 from .base import Pruner
 from .controls import FULL, RANDOM, UNIFORM
 
@@ -12,12 +27,19 @@ PRUNERS: tuple[Pruner, ...] = (
     RANDOM,
     UNIFORM,
     fastervlm.PRUNER,
+    visionzip.PRUNER,
+    globalcom2.PRUNER,
     fastv.PRUNER,
     apet.PRUNER,
     divprune.PRUNER,
     todre.PRUNER,
+    sparsevlm.PRUNER,
+    polymorphic.PRUNER,
     adaptvtp.PRUNER,
     cdpruner.PRUNER,
+    pdrop.PRUNER,
+    v2drop.PRUNER,
+    vtw.PRUNER,
 )
 
 
