@@ -40,7 +40,7 @@ from .planning import equal_shares, rows_by_view
 # The official min-max scaling adds this, so that the least relevant token keeps a little weight.
 RELEVANCE_FLOOR = 1e-6
 # A token whose conditional variance is below this share of its own is spanned by the picks, as far as float32 can tell.
-SPANNED = 1e-6
+SPANNED = 1e-5
 
 
 @dataclass(frozen=True)
