@@ -190,7 +190,7 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
     if weighted_average(counts, spans) > tokens + 0.5:
         least = math.ceil(weighted_average([first] + [1] * stages, spans))
         raise BadInput(
-            f"Polymorphic cannot reach an average of {tokens} tokens: {first} enter the LLM, and its first {spans[0]} "
+            f"Polymorphic cannot process {tokens} tokens on average: {first} enter the LLM, and its first {spans[0]} "
             f"of {info.n_blocks} blocks process them all. Lower K, switch stage 1 on, or ask for at least {least}."
         )
     return first, blocks, counts[1:]
@@ -296,8 +296,7 @@ PRUNER = Pruner(
         "they fall by one ratio per stage (192 on LLaVA-7B: 384, 272, 192, 136), recycled clusters included.",
         "Stage 1 keeps clusters and single tokens as 1 to 5.4, which the paper calls about; 64 is 108 and 20.",
         "The number of neighbours K_nn is not given; 5 by default.",
-        "Eq. 5 prints its condition on density with i twice; the densest token, which has no denser one, gets the largest "
-        "distance of all.",
+        "Eq. 5 prints its condition with i twice; the densest token has no denser one and gets the largest distance.",
         "Eq. 8 weights by density what Eq. 7 averages plainly; Eq. 7 is followed, and Eq. 4's kernel density ignored.",
         "The text speaks of attention, Eq. 9-11 compute similarity of embeddings: signal embed or attn.",
         "Raters are found once, on what enters the LLM, from all tokens behind the picture, template included.",
