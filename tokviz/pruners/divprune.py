@@ -7,7 +7,8 @@ from torch import Generator
 
 from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage
 from .base import Paper, Pruner, budget_tokens
-from .ops import cosine_similarity, fixed_count, unrankable, usable_rows
+from .coverage import with_coverage
+from .ops import fixed_count, nearest_cosines, take_rows, unit_rows, unrankable, usable_rows
 from .sampling import diverse_selection
 
 
@@ -26,10 +27,10 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     rows = usable_rows(signals.features, pool)
     if len(rows) == 0:
         return unrankable(keep, pool)
-    similarity = cosine_similarity(signals.features[rows])
-    to_neighbour = similarity.clone().fill_diagonal_(-torch.inf).max(1).values
-    first = to_neighbour.argmin().unsqueeze(0)
-    return diverse_selection(signals, rows, similarity, first, keep, pool, {"first_pick": int(rows[first])})
+    to_neighbour, similarity = nearest_cosines(unit_rows(take_rows(signals.features, rows)))
+    first = to_neighbour.argmin(0, keepdim=True)
+    facts = {"first_pick": int(rows[first])}
+    return with_coverage(diverse_selection(signals, rows, similarity, first, keep, pool, facts))
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
@@ -55,4 +56,11 @@ PRUNER = Pruner(
     needs=(),
     params=(),
     schedule=schedule,
+    notes=(
+        "Picked tokens are masked and a zero token has cosine 0 with everything; the code relies on a distance of 0 to "
+        "itself, repeats tokens among duplicates, and has no distance (NaN) for zero tokens.",
+        "The budget is a number of tokens; the code rounds a ratio of N (0.098 of 576 is 56).",
+        "LLaVA-NeXT: thumbnail, crops and newline tokens are one pool, as in the code.",
+        "Kept tokens are closed up (positions reindexed), as all methods before the LLM do on LLaVA.",
+    ),
 )

@@ -14,8 +14,22 @@ import torch
 from torch import Tensor
 
 from ..types import Selection, Signals, TokenMap
-from .ops import fill_up, non_finite_warnings, spread, top_k
+from .ops import (
+    CosineRows,
+    euclidean_distances,
+    fill_up,
+    non_finite_warnings,
+    row_blocks,
+    row_lengths,
+    spread,
+    stored_rows,
+    top_k,
+)
 
+# How many rows a step of farthest point sampling measures exactly.
+CANDIDATES = 8
+# Rows whose squared distance is below this share of the largest squared length are duplicates (methods.md 16).
+DUPLICATE_SHARE = 1e-12
 # Rows of a distance matrix that density peaks look at at once.
 ROW_TILE = 1024
 
@@ -44,47 +58,117 @@ def greedy_cover(distances_to: Callable[[Tensor], Tensor], first: Tensor, count:
     # A picked row is worth -inf from then on: min() keeps it there, so it can never be picked again.
     nearest = distances_to(first).float().index_fill(0, first, -torch.inf)
     for _ in range(count - 1):
-        pick = nearest.argmax().unsqueeze(0)
+        pick = nearest.argmax(0, keepdim=True)
         picks.append(pick)
         gaps.append(nearest.index_select(0, pick))
-        nearest = torch.minimum(nearest, distances_to(pick)).index_fill_(0, pick, -torch.inf)
+        torch.minimum(nearest, distances_to(pick), out=nearest).index_fill_(0, pick, -torch.inf)
     return GreedyCover(torch.cat(picks), torch.cat(gaps), nearest)
 
 
+def _distance_bounds(features: Tensor, squares: Tensor, point: Tensor, square: Tensor) -> Tensor:
+    """An upper bound of every row's squared distance to ``point (1, D)``, at the price of one matrix-vector product.
+
+    ``|x|^2 - 2 x.p + |p|^2`` is off by rounding in proportion to ``|x|^2 + |p|^2``, not to the distance; four times the
+    expected error of sums of D terms is added to it.
+    Shape: features ``(n, D)``, squares ``(n,)`` and square ``(1,)`` the squared lengths -> ``(n,)``.
+    """
+    grown = 1.0 + 4.0 * torch.finfo(torch.float32).eps * features.shape[1] ** 0.5
+    return torch.addmv(squares + square, features, point.squeeze(0), alpha=-2.0, beta=grown)
+
+
+def _farthest_row(features: Tensor, bounds: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The row farthest from its nearest point, that squared distance, and whether no other row can be as far.
+
+    Only the ``CANDIDATES`` rows with the largest bounds are measured, by differences; the answer is certain when all
+    other bounds lie below what was found.
+    Shape: features ``(n, D)``, bounds ``(n,)`` of squared distances, n > CANDIDATES, -inf for rows that do not count,
+    points ``(k, D)`` -> three of ``(1,)``.
+    """
+    highest = bounds.topk(CANDIDATES + 1)
+    candidates = highest.indices[:CANDIDATES].sort().values
+    distances = (features[candidates].unsqueeze(1) - points).square_().sum(2).amin(1)
+    distances.masked_fill_(bounds[candidates] == -torch.inf, -torch.inf)
+    best = distances.argmax(0, keepdim=True)
+    distance = distances[best]
+    return candidates[best], distance, highest.values[CANDIDATES] < distance
+
+
 def farthest_from_mean(features: Tensor) -> Tensor:
-    """The row farthest from the mean of all rows (Euclid). Shape: ``(n, D)``, n >= 1 -> ``(1,)``."""
+    """The row farthest from the mean of all rows (Euclid), the lowest of equals. Shape: ``(n, D)``, n >= 1 -> ``(1,)``.
+
+    Found as in ``farthest_points``: candidates by a matrix-vector product, the choice by differences.
+    """
     features = features.float()
-    return (features - features.mean(0)).square().sum(1).argmax().unsqueeze(0)
+    mean = features.mean(0, keepdim=True)
+    if len(features) > CANDIDATES:
+        bounds = _distance_bounds(features, row_lengths(features).square_(), mean, mean.square().sum(1))
+        row, _, certain = _farthest_row(features, bounds, mean)
+        if certain:
+            return row
+    blocks = [(features[rows] - mean).square_().sum(1) for rows in row_blocks(features)]
+    return torch.cat(blocks).argmax(0, keepdim=True)
 
 
 def farthest_points(features: Tensor, count: int, first: Tensor) -> Tensor:
     """Farthest point sampling with squared Euclidean distance, in the order of picking.
 
     Stops early when every remaining row is a duplicate of a pick: max-min distance <= 1e-12 max||x||^2, as
-    ``methods.md`` 16 asks. Shape: features ``(n, D)`` finite, first ``(1,)`` -> ``(<= count,)``.
+    ``methods.md`` 16 asks. Matrix-vector products rule out all but a few rows per step, and those are compared by
+    exact differences, so the picks are those of the plain method, ties included; where the products cannot tell
+    (duplicates, distances that are tiny against the lengths), the plain method runs instead.
+    Shape: features ``(n, D)`` finite, first ``(1,)`` -> ``(<= count,)``.
     """
     features = features.float()
-    difference = torch.empty_like(features)  # reused: fresh pages for every pick cost more than the arithmetic
+    squares = row_lengths(features).square_()
+    # Below that the plain method is as fast.
+    if len(features) > 4 * CANDIDATES and count > 1:
+        picks, certain = _farthest_points_by_bounds(features, squares, count, first)
+        if certain:
+            return picks
+    return _farthest_points_by_differences(features, squares, count, first)
+
+
+def _farthest_points_by_bounds(features: Tensor, squares: Tensor, count: int, first: Tensor) -> tuple[Tensor, Tensor]:
+    """The picks, and whether every one of them is certain. No host synchronisation in the loop."""
+    picks, found, duplicate = [first], [], DUPLICATE_SHARE * squares.max()
+    points = torch.empty(count, features.shape[1], device=features.device)
+    points[0] = features[first].squeeze(0)
+    bounds = torch.full((len(features),), torch.inf, device=features.device)
+    for step in range(1, count):
+        last = points[step - 1 : step]
+        bound = _distance_bounds(features, squares, last, squares.index_select(0, picks[-1]))
+        torch.minimum(bounds, bound, out=bounds).index_fill_(0, picks[-1], -torch.inf)
+        pick, distance, certain = _farthest_row(features, bounds, points[:step])
+        picks.append(pick)
+        found.append(certain & (distance > duplicate))
+        points[step] = features.index_select(0, pick).squeeze(0)
+    return torch.cat(picks), torch.cat(found).all()
+
+
+def _farthest_points_by_differences(features: Tensor, squares: Tensor, count: int, first: Tensor) -> Tensor:
+    blocks = list(row_blocks(features))
 
     def distances_to(pick: Tensor) -> Tensor:
-        torch.sub(features, features.index_select(0, pick), out=difference)
-        return difference.square_().sum(1)
+        point = features.index_select(0, pick)
+        return torch.cat([(features[rows] - point).square_().sum(1) for rows in blocks])
 
-    cover = greedy_cover(distances_to, first, count)
-    distinct = cover.gaps > 1e-12 * features.square().sum(1).max()
+    cover = greedy_cover(distances_to, first, min(count, len(features)))
+    distinct = cover.gaps > DUPLICATE_SHARE * squares.max()
     return cover.picks[: int(distinct.sum())]
 
 
-def k_center(similarity: Tensor, first: Tensor, count: int) -> GreedyCover:
+def k_center(similarity: Tensor | CosineRows, first: Tensor, count: int) -> GreedyCover:
     """Greedy k-center on a similarity: pick the row whose largest similarity to the picks is smallest.
 
     Distances are ``1 - similarity``, at least 0. With cosine this is ToDRE Eq. 4 and, for another first pick,
     DivPrune's max-min.
-    Shape: similarity ``(n, n)`` symmetric, first ``(1,)``, ``1 <= count <= n``.
+    Shape: similarity ``(n, n)`` symmetric, or its rows as ``ops.cosine_rows`` gives them; first ``(1,)``,
+    ``1 <= count <= n``.
     """
+    row_of = stored_rows(similarity) if isinstance(similarity, Tensor) else similarity
 
     def distances_to(pick: Tensor) -> Tensor:
-        return (1.0 - similarity.index_select(0, pick).squeeze(0)).clamp_min(0.0)
+        return (1.0 - row_of(pick)).clamp_min_(0.0)
 
     return greedy_cover(distances_to, first, count)
 
@@ -92,7 +176,7 @@ def k_center(similarity: Tensor, first: Tensor, count: int) -> GreedyCover:
 def diverse_selection(
     signals: Signals,
     rows: Tensor,
-    similarity: Tensor,
+    similarity: Tensor | CosineRows,
     first: Tensor,
     keep: int,
     pool: Tensor,
@@ -102,7 +186,7 @@ def diverse_selection(
 
     ``score`` ranks tokens as they were picked: a kept token has its distance to the nearest earlier pick, a dropped one
     its distance to the nearest kept token. The first pick has no earlier one: it gets the distance of the next in line.
-    Shape: rows ``(n,)`` with n >= 1, similarity ``(n, n)`` and first ``(1,)`` in the numbering of ``rows``.
+    Shape: rows ``(n,)`` with n >= 1, similarity (see ``k_center``) and first ``(1,)`` in the numbering of ``rows``.
     """
     n_all = signals.features.shape[0]
     cover = k_center(similarity, first, min(keep, len(rows)))
@@ -157,13 +241,12 @@ def density_peaks(features: Tensor, count: int, neighbours: int, include_self: b
     one of them, as in SparseVLM's code, unless ``include_self`` is False; separation = smallest d to a denser row, for
     the densest row the largest d of all. Of equally dense rows the lower index counts as denser (the official code adds
     random noise instead). Rows are ranked by ``log(density * separation)``, as the density itself underflows to 0 for
-    rows that are far apart. Distances are computed without the matrix-product shortcut, so that duplicates are exactly
-    0 apart; one ``(n, n)`` matrix is held, all else goes by row tiles.
+    rows that are far apart. Duplicates are exactly 0 apart (see
+    ``euclidean_distances``); one ``(n, n)`` matrix is held, all else goes by row tiles.
     Shape: features ``(n, D)`` finite, ``1 <= count <= n``, neighbours >= 1 (fewer where there are not so many rows).
     """
-    features = features.float()
     n, device = len(features), features.device
-    distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist") / features.shape[1] ** 0.5
+    distance = euclidean_distances(features).div_(features.shape[1] ** 0.5)
     crowding = _mean_square_of_nearest(distance, min(neighbours, n if include_self else n - 1), include_self)
     by_density = torch.sort(crowding, stable=True).indices
     place = torch.empty_like(by_density)

@@ -11,13 +11,26 @@ from ..types import (
     Budget,
     Params,
     PlanningInfo,
+    Reading,
     Schedule,
     Selection,
     Signals,
     Stage,
+    TokenMap,
 )
 from .base import Paper, Param, Pruner, budget_tokens
-from .ops import candidate_rows, cosine_similarity, fixed_count, required, sanitised, unrankable, usable_rows
+from .coverage import with_coverage
+from .ops import (
+    candidate_rows,
+    cosine_rows,
+    fixed_count,
+    required,
+    sanitised,
+    take_rows,
+    unit_rows,
+    unrankable,
+    usable_rows,
+)
 from .sampling import diverse_selection, farthest_from_mean
 
 
@@ -33,7 +46,7 @@ def _pivot(signals: Signals, rows: Tensor, thumbnail_only: bool) -> tuple[Tensor
         scores, non_finite = sanitised(scores)
         if non_finite < len(rows):
             return scores.argmax().unsqueeze(0), rule
-    return farthest_from_mean(signals.features[rows]), "farthest from the mean"
+    return farthest_from_mean(take_rows(signals.features, rows)), "farthest from the mean"
 
 
 def _select_diverse(signals: Signals, keep: int, thumbnail_only: bool) -> Selection:
@@ -42,9 +55,9 @@ def _select_diverse(signals: Signals, keep: int, thumbnail_only: bool) -> Select
     if len(rows) == 0:
         return unrankable(keep, pool)
     pivot, rule = _pivot(signals, rows, thumbnail_only)
-    similarity = cosine_similarity(signals.features[rows])
+    similarity = cosine_rows(unit_rows(take_rows(signals.features, rows)), keep)
     facts = {"pivot": int(rows[pivot]), "pivot_rule": rule}
-    return diverse_selection(signals, rows, similarity, pivot, keep, pool, facts)
+    return with_coverage(diverse_selection(signals, rows, similarity, pivot, keep, pool, facts))
 
 
 @fixed_count
@@ -86,9 +99,25 @@ def select_withdrawal(signals: Signals, keep: int | None, params: Params, genera
     rows = required(signals.attention_rows, "attention_rows").float()
     alpha = float(rows.sum(1).mean()) if len(rows) else float("nan")
     withdrawn = alpha < tau
-    facts = {"alpha_text_to_visual": alpha, "alpha_visual_to_text": 0.0, "tau": tau, "withdrawn": withdrawn}
     warnings = () if alpha == alpha else ("The attention on visual tokens is not a number here; all of them stay.",)
-    return Selection(kept=everything[:0] if withdrawn else everything, facts=facts, warnings=warnings)
+    return Selection(
+        kept=everything[:0] if withdrawn else everything,
+        maps=(
+            TokenMap(
+                "text_attention",
+                "Attention of the text behind the picture",
+                rows.mean(0),
+                unit="probability",
+                direction="high is looked at by the text; the sum over all tokens decides",
+            ),
+        ),
+        readings=(
+            Reading("alpha_text_to_visual", "Share of attention that text spends on visual tokens", alpha, line=tau),
+            Reading("alpha_visual_to_text", "Share that visual tokens spend on the text behind them", 0.0, line=tau),
+        ),
+        facts={"alpha_text_to_visual": alpha, "alpha_visual_to_text": 0.0, "tau": tau, "withdrawn": withdrawn},
+        warnings=warnings,
+    )
 
 
 def probe_blocks(n_blocks: int) -> list[int]:
@@ -146,4 +175,16 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     does_without=(CLS_ATTENTION_LAST_BLOCK,),
+    notes=(
+        "No code is public; this follows version 1 of the paper.",
+        "Similarity is the cosine of Eq. 5 and picked tokens are masked; the print of Algorithm 1 does neither.",
+        "The pivot is the highest [CLS] attention of the last vision block, mean over heads (Eq. 3 prints one head); on "
+        "LLaVA-NeXT of the thumbnail only. Without [CLS]: highest attention received, else farthest from the mean.",
+        "Under a causal mask no visual token attends to text behind it, so one of Eq. 7's two ratios is 0 always and "
+        "the test reduces to the attention that text spends on visual tokens.",
+        "A probe at L/2, 5L/8, 6L/8 and 7L/8 reads the block before it, and that block is the first without visual "
+        "tokens when they go; the paper does not say from where it counts.",
+        "Positions of the text stay after withdrawal, as in VTW; the paper does not say. Newline tokens are never kept.",
+        "The budget is the k of stage 1; the released tables give 720 and 288 of 2880.",
+    ),
 )
