@@ -10,7 +10,7 @@ import platform
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,17 +19,18 @@ import torch
 from PIL import Image
 
 from . import __version__
-from .engine import Prompt, answer, encode
+from .engine import Geometry, Prompt, answer, encode
 from .errors import BadInput, Stopped
 from .images import Picture, read_image
-from .lane import LaneSettings, run_lane
+from .lane import LaneSettings, planning_info, run_lane
 from .measures import timing
 from .models.loading import VisionLanguageModel
+from .models.prompts import model_inputs
 from .names import Box, BudgetMeaning
 from .pruners import get
 from .pruners.base import Pruner
 from .records import Comparison, Request, Run, Timing, TokenGrid
-from .types import Budget
+from .types import Budget, Need
 
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 BASELINE = "full"
@@ -133,6 +134,7 @@ class _Job:
     grid: TokenGrid
     pruners: list[Pruner]
     settings: LaneSettings
+    text_tokens: list[str] = field(default_factory=list)
 
     def comparison(self, runs: list[Run], timings: dict[str, Timing]) -> Comparison:
         return Comparison(
@@ -140,6 +142,7 @@ class _Job:
             model=self.vlm.record,
             picture=self.picture.record,
             grid=self.grid,
+            text_tokens=self.text_tokens,
             runs=list(runs),
             versions=versions(),
             timings=timings,
@@ -153,9 +156,7 @@ class _Job:
     @torch.inference_mode()
     def run(self, emit: Callable[[Event], None]) -> None:
         """Run every lane in order. Everything that touches the model happens in the calling thread."""
-        # Without a [CLS] token the methods that live on it refuse in their own lane, not the whole request here.
-        has_cls = self.vlm.family.has_cls(self.vlm.model)
-        needs = {n for pruner in self.pruners for n in pruner.needs if has_cls or n.kind != "cls_attention"}
+        needs = self._needs()
         repeats = self.settings.repeats
         if not self.vlm.warm:  # else the first lane, the unpruned one, would look slower than it is
             warm_up = self._encode(needs)
@@ -167,6 +168,7 @@ class _Job:
         if n_visual != self.grid.n_tokens:
             raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
         _check_context(self.vlm, prompt, self.settings.max_new_tokens)
+        self.text_tokens = text_behind_the_picture(self.vlm, prompt)
         timings = {"vision": timing([p.vision_ms for p in prompts])}
         runs: list[Run] = []
         partial = self.comparison(runs, timings)
@@ -184,11 +186,28 @@ class _Job:
             pass
         emit(Event("done", len(runs) - 1, "", partial))
 
-    def _encode(self, needs: set[Any]) -> Prompt:
+    def _needs(self) -> set[Need]:
+        """The signals of every method that can run here; the others refuse in their own lane, not the whole request."""
+        info = planning_info(self.vlm, self.grid)
+        needs = {need for pruner in self.pruners if pruner.missing(info) is None for need in pruner.needs}
+        return {
+            need
+            for need in needs
+            if (info.has_cls or not need.kind.startswith("cls_"))
+            and (info.has_text_tower or need.kind != "clip_relevance")
+        }
+
+    def _encode(self, needs: set[Need]) -> Prompt:
         if self.settings.stop.is_set():
             raise BadInput("Stopped before the picture was encoded.")
+        inputs, question_mask = model_inputs(self.vlm, self.picture.image, self.request.question)
         return encode(
-            self.vlm.model, self.vlm.family, model_inputs(self.vlm, self.picture, self.request.question), needs
+            self.vlm.model,
+            self.vlm.family,
+            inputs,
+            needs,
+            question_mask=question_mask,
+            geometry=[geometry_of(self.grid)],
         )
 
 
@@ -225,15 +244,17 @@ def _relay(job: _Job) -> Iterator[Event]:
             worker.join()
 
 
-def model_inputs(vlm: VisionLanguageModel, picture: Picture, question: str) -> dict[str, torch.Tensor]:
-    """The processor's output for one picture and question, with the model's own chat template, on its device."""
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    text = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
-    inputs = vlm.processor(images=[picture.image], text=[text], return_tensors="pt")
-    dtype = vlm.model.dtype
-    return {
-        name: tensor.to(vlm.device, dtype if tensor.is_floating_point() else None) for name, tensor in inputs.items()
-    }
+def geometry_of(grid: TokenGrid) -> Geometry:
+    """What the engine may know of a grid: cells of a single picture; which tile or frame a token lies in otherwise."""
+    if len(grid.views) > 1:
+        return Geometry(view=torch.tensor(grid.view))
+    return Geometry(cell=torch.tensor([grid.row, grid.col]).T)
+
+
+def text_behind_the_picture(vlm: VisionLanguageModel, prompt: Prompt) -> list[str]:
+    """The prompt's tokens behind the last visual token, one by one as text."""
+    first = int(prompt.visual_mask[0].nonzero().max()) + 1
+    return [vlm.processor.tokenizer.decode([token]) for token in prompt.input_ids[0, first:].tolist()]
 
 
 def versions() -> dict[str, str]:

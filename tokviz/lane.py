@@ -55,7 +55,10 @@ def run_lane(
     """
     base: dict[str, Any] = {"method": pruner.id, "label": pruner.label, "family": pruner.family, "params": dict(params)}
     n_blocks = vlm.record.n_blocks
-    info = PlanningInfo(grid.n_tokens, n_blocks, vlm.family.id, vlm.family.has_cls(vlm.model))
+    info = planning_info(vlm, grid)
+    missing = pruner.missing(info)
+    if missing is not None:
+        return Run(**base, error=missing)
     try:
         schedule = pruner.schedule(settings.budget, info, params)
         shots = [_shoot(vlm, prompt, schedule, params, settings, on_text)]
@@ -66,8 +69,10 @@ def run_lane(
     shot = shots[-1]
     selection_ms = [[s.events[i].milliseconds for s in shots] for i in range(len(shot.events))]
     records = stage_records(shot.events, grid.n_tokens, [median(samples) for samples in selection_ms])
-    per_block = tokens_per_block(grid.n_tokens, n_blocks, [(e.stage.site, len(e.kept)) for e in shot.events])
-    final = len(shot.events[-1].kept) if shot.events else grid.n_tokens
+    # With the tokens that stages added: they stay, and every later block computes with them.
+    counts = [(event.stage.site, len(event.sequence)) for event in shot.events]
+    per_block = tokens_per_block(grid.n_tokens, n_blocks, counts)
+    final = counts[-1][1] if counts else grid.n_tokens
     return Run(
         **base,
         planned=schedule.meanings(grid.n_tokens, n_blocks),
@@ -82,6 +87,21 @@ def run_lane(
         timings=_timings(shots),
         cost=_cost(vlm, prompt, per_block, shot),
         warnings=[warning for event in shot.events for warning in event.selection.warnings],
+    )
+
+
+def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
+    """What methods may know about this model and a picture of this geometry before anything runs."""
+    tower = vlm.family.vision_tower(vlm.model)
+    n_views = len(grid.views)
+    return PlanningInfo(
+        n_visual=grid.n_tokens,
+        n_blocks=vlm.record.n_blocks,
+        family=vlm.family.id,
+        has_cls=vlm.family.has_cls(vlm.model),
+        n_views=n_views,
+        has_tiles=vlm.family.id == "llava_next" and n_views > 1,
+        vision_blocks=None if tower is None else len(tower.blocks),
     )
 
 

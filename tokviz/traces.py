@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .records import MapRecord, StageRecord
-from .types import TokenMap
+from .records import ChartRecord, MapRecord, ReadingRecord, StageRecord, TextScoresRecord
+from .types import Chart, TextScores, TokenMap
 
 if TYPE_CHECKING:
     from .engine import StageEvent
@@ -49,6 +49,20 @@ def _stage_record(event: StageEvent, n_visual: int, milliseconds: float) -> Stag
         order=None if selection.order is None else spread(selection.order.numpy(), -1),
         assignment=assignment,
         maps=[_map_record(token_map, alive, n_visual) for token_map in selection.maps],
+        n_extra=event.n_extra,
+        sequence=_sequence(event),
+        charts=[_chart_record(chart, alive) for chart in selection.charts],
+        readings=[
+            ReadingRecord(
+                name=reading.name,
+                label=reading.label,
+                value=_rounded(reading.value),
+                line=_line(reading.line),
+                unit=reading.unit,
+            )
+            for reading in selection.readings
+        ],
+        text=None if selection.text is None else _text_record(selection.text),
         facts={name: _plain(value) for name, value in selection.facts.items()},
         selection_ms=milliseconds,
     )
@@ -57,7 +71,7 @@ def _stage_record(event: StageEvent, n_visual: int, milliseconds: float) -> Stag
 def _map_record(token_map: TokenMap, alive: np.ndarray, n_visual: int) -> MapRecord:
     values: list[float | None] = [None] * n_visual
     for index, value in zip(alive.tolist(), token_map.values.double().tolist(), strict=True):
-        values[index] = float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+        values[index] = _rounded(value)
     return MapRecord(
         name=token_map.name,
         label=token_map.label,
@@ -66,6 +80,49 @@ def _map_record(token_map: TokenMap, alive: np.ndarray, n_visual: int) -> MapRec
         scale=token_map.scale,
         values=values,
     )
+
+
+def _sequence(event: StageEvent) -> list[int] | None:
+    """The order of the tokens after the stage; None when it is ascending with added tokens last."""
+    sequence: list[int] = event.sequence.tolist()
+    usual = sorted(index for index in sequence if index >= 0)
+    return None if sequence == usual + [-1] * (len(sequence) - len(usual)) else sequence
+
+
+def _chart_record(chart: Chart, alive: np.ndarray) -> ChartRecord:
+    return ChartRecord(
+        name=chart.name,
+        label=chart.label,
+        kind=chart.kind,
+        x=[_rounded(value) for value in chart.x],
+        y=[_rounded(value) for value in chart.y],
+        names=list(chart.names),
+        x_label=chart.x_label,
+        y_label=chart.y_label,
+        line=_line(chart.line),
+        tokens=[int(alive[int(token)]) for token in chart.tokens],
+        marked=[int(position) for position in chart.marked],
+    )
+
+
+def _text_record(text: TextScores) -> TextScoresRecord:
+    return TextScoresRecord(
+        name=text.name,
+        label=text.label,
+        values=[_rounded(value) for value in text.values.double().tolist()],
+        chosen=[bool(chosen) for chosen in text.chosen.tolist()],
+        line=_line(text.line),
+    )
+
+
+def _rounded(value: float) -> float | None:
+    """Six significant digits, None when not finite."""
+    value = float(value)
+    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+
+
+def _line(value: float | None) -> float | None:
+    return None if value is None else _rounded(value)
 
 
 def _plain(value: Any) -> Any:
