@@ -18,7 +18,7 @@ from .geometry import Geometry
 from .hooks import HookPruner
 from .intake import Told
 from .prompt import Prompt
-from .refusals import check_model, check_stages
+from .refusals import check_hooks, check_model, check_stages
 from .registry import claim, here, release
 from .stages import Choose, StageEvent
 
@@ -113,6 +113,7 @@ def pruning(
     stages = tuple(stages)
     check_model(model, family)
     check_stages(model, family, stages, ())
+    check_hooks(stages)
     pruner = HookPruner(model, family, stages, choose, Told(visual_mask, question_mask, geometry, prompt))
     trace = Trace(pruner)
     key = claim(model, pruner) if this_thread else None

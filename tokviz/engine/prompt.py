@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..models.base import ModelFamily
+from ..names import VisionBlock
 from ..types import Need, Stage
 from .clock import Stopwatch
 from .geometry import Geometry
@@ -20,8 +21,9 @@ from .looker import Looker
 from .refusals import check_model, check_prompt, check_stages
 from .registry import here
 from .rows import Rows, gather
-from .stages import Choose, Decisions, StageEvent, run_stage
+from .stages import Choose, Decisions, StageEvent, carry_out, run_stage
 from .vision import VisionSignals, captured_vision
+from .vision_merging import merge_in_vision
 from .watching import Active, before_forward
 
 
@@ -182,11 +184,12 @@ def _prompt(
 def shorten(
     model: Any, family: ModelFamily, prompt: Prompt, stages: Sequence[Stage], choose: Choose
 ) -> tuple[Prompt, list[list[StageEvent]]]:
-    """Run the stages before the LLM ("encoder", "projector") and return the physically shorter prompt with its events.
+    """Run the stages before the LLM and return the physically shorter prompt with its events.
 
-    Rows that keep different counts are padded on the left. Position policy ``reindex`` leaves positions to be counted
-    anew, ``keep`` sets the original ones. In-LLM stages are ignored here: give them to ``pruning``. The given prompt is
-    not changed. Raises Unsupported when a stage cannot run on this model.
+    Stages inside vision blocks run the vision tower once more, from the pixels. Rows that keep different counts are
+    padded on the left. Position policy ``reindex`` leaves positions to be counted anew, ``keep`` sets the original
+    ones. In-LLM stages are ignored here: give them to ``pruning``. The given prompt is not changed. Raises Unsupported
+    when a stage cannot run on this model.
     """
     check_stages(model, family, stages, ())
     early = [(number, stage) for number, stage in enumerate(stages) if not isinstance(stage.site, int)]
@@ -197,12 +200,24 @@ def shorten(
     decisions = Decisions(events=[[] for _ in prompt.alive])
     encoder = [alive_features(v, a) for v, a in zip(prompt.vision, prompt.alive, strict=True)]
     looker = Looker(prompt.vision, encoder, prompt.geometry)
-    embeds, input_ids = prompt.inputs_embeds, prompt.input_ids
-    for number, stage in early:
+    embeds, input_ids, vision_ms = prompt.inputs_embeds, prompt.input_ids, prompt.vision_ms
+
+    def project(features: Tensor) -> Tensor:
+        return family.project(model, features)
+
+    inside = [pair for pair in early if isinstance(pair[1].site, VisionBlock)]
+    if inside:
+        views = [vision.view for vision in prompt.vision]
+        merged = merge_in_vision(model, family, prompt.pixel_values, rows, views, inside, decisions, choose)
+        looker.encoder, vision_ms = merged.features, merged.milliseconds
+        rows, embeds, index = carry_out(inside[-1][1], rows, embeds, merged.selections, looker, project)
+        rows = rows.reindexed() or rows
+        if index is not None:
+            input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
+    for number, stage in early[len(inside) :]:
         rows, embeds, index = run_stage(
-            number, stage, rows, embeds, decisions, choose, looker,
-            lambda features: family.project(model, features), family.reindexes,
-        )  # fmt: skip
+            number, stage, rows, embeds, decisions, choose, looker, project, family.reindexes
+        )
         if index is not None:
             input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
     if rows is before and embeds is prompt.inputs_embeds:
@@ -220,6 +235,7 @@ def shorten(
         text_mask=rows.question,
         added_mask=rows.added,
         sizes=rows.sizes,
+        vision_ms=vision_ms,
     )
     return short, decisions.events
 

@@ -61,6 +61,7 @@ def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs
                 f"This model has blocks 0..{n_blocks - 1}; there is no block {stage.site} to prune before."
             )
         _check_needs(stage)
+    _check_merging(stages)
     for need in (*needs, *(need for stage in stages for need in stage.needs)):
         if need.kind.startswith("cls_") and not family.has_cls(model):
             raise Unsupported("This model's vision tower has no [CLS] token; choose a method that does not look at it.")
@@ -71,6 +72,32 @@ def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs
             )
         if need.kind in VISION_KINDS:
             family.vision_attention(model, "last" if need.block == "last" else "feature")
+
+
+def _check_merging(stages: Sequence[Stage]) -> None:
+    """What stages inside vision blocks, and those behind them, cannot look at."""
+    merging = [stage for stage in stages if isinstance(stage.site, VisionBlock)]
+    for stage in merging:
+        if stage.needs:
+            raise Unsupported(
+                f"Stage {stage.title!r} lies inside the vision tower, where there is nothing to look at but the "
+                "features and keys of its block, which it gets without asking."
+            )
+    for stage in stages[len(merging) :] if merging else ():
+        if any(need.kind in VISION_KINDS for need in stage.needs):
+            raise Unsupported(
+                f"Stage {stage.title!r} looks into the vision tower as it ran with all tokens; behind merging inside "
+                "the tower there is no such run of these tokens."
+            )
+
+
+def check_hooks(stages: Sequence[Stage]) -> None:
+    """Raises Unsupported for stages that hooks in a running model cannot carry out."""
+    if any(isinstance(stage.site, VisionBlock) for stage in stages):
+        raise Unsupported(
+            "Stages inside the vision tower run it a second time, which pruning() does not do; give them to shorten() "
+            "with a prompt from encode(), then pass pruning(..., prompt=short) the stages inside the LLM."
+        )
 
 
 def _check_needs(stage: Stage) -> None:

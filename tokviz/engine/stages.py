@@ -93,7 +93,7 @@ def place(selection: Selection, rows: Rows, row: int, stage: Stage) -> Placed:
 
     Added tokens take the columns (and with policy ``keep`` the positions) of the last dropped tokens. Without a
     sequence they stand behind the kept tokens of the picture whose columns they take. Raises Unsupported for a sequence
-    over pictures that text separates: tokens would jump over the text.
+    that mixes pictures which text separates: tokens would jump over the text.
     """
     columns = rows.columns(row)
     kept = selection.kept.to(columns.device)
@@ -109,12 +109,12 @@ def place(selection: Selection, rows: Rows, row: int, stage: Stage) -> Placed:
     picture = rows.pictures(row)
     if selection.sequence is not None:
         sequence = selection.sequence.to(columns.device)
-        if len(columns) and bool((picture[columns] != picture[columns[0]]).any()):
+        tokens, order = tokens[sequence], sequence[sequence < n_kept]
+        if bool((picture[tokens].diff() < 0).any()):
             raise Unsupported(
                 f"{stage.title!r} hands the tokens on in an order of its own, and text separates the pictures of this "
                 "prompt; put the pictures side by side."
             )
-        tokens, order = tokens[sequence], sequence[sequence < n_kept]
     else:
         tokens = tokens[picture[tokens].argsort(stable=True)]
     places = tokens.sort().values
