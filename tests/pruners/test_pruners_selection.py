@@ -98,6 +98,28 @@ def test_fastv_keeps_what_the_last_row_attends_to():
     assert fastv.select(signals, 2, {}, generator()).kept.tolist() == [0, 3]  # the whole span is ranked
 
 
+def test_fastervlm_ranks_every_crop_by_itself():
+    attention = torch.tensor([0.9, 0.8, 0.7, 0.1, 0.3, 0.2, 0.0])
+    view = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    signals = Signals(torch.zeros(7, 2), cls_attention=attention, view=view)
+    selection = fastervlm.select(signals, 5, {}, generator())
+    assert selection.kept.tolist() == [0, 1, 2, 4, 5]
+    assert selection.facts == {"non_finite": 0, "ties_at_threshold": 1, "kept_per_view": [3, 2]}
+    # A token without a score stays only if the count cannot be met without it; its view's share goes to the other.
+    signals = Signals(
+        torch.zeros(4, 2), cls_attention=torch.tensor([0.9, 0.8, NAN, NAN]), view=torch.tensor([0, 0, 1, 1])
+    )
+    assert fastervlm.select(signals, 2, {}, generator()).kept.tolist() == [0, 1]
+    assert fastervlm.select(signals, 3, {}, generator()).kept.tolist() == [0, 1, 2]
+
+
+def test_fastv_shows_attention_over_position():
+    row = torch.tensor([[0.25, 0.0, 0.125, 0.5]])
+    chart = fastv.select(Signals(torch.zeros(4, 2), attention_rows=row), 2, {}, generator()).charts[0]
+    assert (chart.x, chart.y, chart.tokens) == ([0, 1, 2, 3], [0.25, 0.0, 0.125, 0.5], [0, 1, 2, 3])
+    assert chart.marked == [0, 3]
+
+
 # ------------------------------------------------------------ DivPrune
 
 
@@ -108,7 +130,11 @@ def test_divprune_by_hand():
     selection = divprune.select(signals, 3, {}, generator())
     assert selection.kept.tolist() == [1, 3, 4]
     assert selection.order.tolist() == [-1, 1, -1, 2, 0]
-    assert selection.facts == {"first_pick": 4, "non_finite": 0}
+    radius = pytest.approx(cosine_distance(10), abs=1e-6)
+    assert selection.facts == {"first_pick": 4, "non_finite": 0, "coverage_radius": radius}
+    chart = selection.charts[0]
+    assert (chart.x, chart.tokens, chart.line) == ([2, 3], [1, 3], radius)
+    assert chart.y == pytest.approx([cosine_distance(170), 1], abs=1e-6)
     to_kept = [cosine_distance(10), 0, cosine_distance(10), 0, 0]
     assert selection.maps[0].values.tolist() == pytest.approx(to_kept, abs=1e-6)
     # When picked: token 1 was 170 degrees from token 4, token 3 was 90 degrees from token 1; the first pick shares 170.
@@ -203,6 +229,10 @@ def test_todre_withdraws_below_tau(tau, kept):
     assert selection.facts == {
         "alpha_text_to_visual": 0.03125, "alpha_visual_to_text": 0.0, "tau": tau, "withdrawn": not kept
     }  # fmt: skip
+    assert [(r.name, r.value, r.line) for r in selection.readings] == [
+        ("alpha_text_to_visual", 0.03125, tau), ("alpha_visual_to_text", 0.0, tau)
+    ]  # fmt: skip
+    assert selection.maps[0].values.sum().item() == pytest.approx(0.03125)
 
 
 def test_todre_keeps_everything_when_alpha_is_not_a_number_and_nothing_when_nothing_is_left():
