@@ -17,6 +17,7 @@ from . import (
     todre,
     v2drop,
     visionzip,
+    vispruner,
     vtw,
 )
 from .base import Pruner
@@ -28,6 +29,7 @@ PRUNERS: tuple[Pruner, ...] = (
     UNIFORM,
     fastervlm.PRUNER,
     visionzip.PRUNER,
+    vispruner.PRUNER,
     globalcom2.PRUNER,
     fastv.PRUNER,
     apet.PRUNER,
