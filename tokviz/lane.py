@@ -13,8 +13,9 @@ import torch
 
 from .engine import Answer, Prompt, StageEvent, answer, pruning, shorten
 from .errors import BadInput, Stopped
-from .measures import decode_flops, prefill_flops, timing
+from .measures import decode_flops, merging_flops, prefill_flops, timing
 from .models.loading import VisionLanguageModel
+from .names import VisionBlock
 from .pruners.base import Pruner
 from .records import AnswerToken, Cost, Run, Timing, TokenGrid
 from .traces import stage_records
@@ -34,10 +35,14 @@ class LaneSettings:
 
 @dataclass
 class _Shot:
-    """One execution of a lane: its events in original indices, and the answer with its clocks."""
+    """One execution of a lane: its events in original indices, and the answer with its clocks.
+
+    vision_ms: what the lane's own run of the vision tower took, None when it used the one that all lanes share.
+    """
 
     events: list[StageEvent]
     answer: Answer
+    vision_ms: float | None
 
 
 def run_lane(
@@ -132,7 +137,9 @@ def _shoot(
         )
     if generated.stopped:
         raise Stopped
-    return _Shot([*rows[0], *(trace.rows[0] if trace is not None else [])], generated)
+    merges_in_vision = any(isinstance(stage.site, VisionBlock) for stage in before_llm)
+    events = [*rows[0], *(trace.rows[0] if trace is not None else [])]
+    return _Shot(events, generated, short.vision_ms if merges_in_vision else None)
 
 
 def _unheard(text: str) -> None:
@@ -144,14 +151,18 @@ def _decode(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
 
 
 def _timings(shots: list[_Shot]) -> dict[str, Timing]:
-    """Medians in ms over the shots: prefill, decode per token (over tokens and shots), selection.
+    """Medians in ms over the shots: prefill, decode per token (over tokens and shots), selection, and vision where the
+    lane ran the tower itself.
 
-    They add up: selection is the work of all stages, and prefill is without it, wherever a stage ran.
+    They add up: selection is the work of all stages, and prefill and vision are without it, wherever a stage ran.
     """
     timings = {
         "prefill": timing([shot.answer.prefill_ms - _inside_ms(shot) for shot in shots]),
         "selection": timing([sum(event.milliseconds for event in shot.events) for shot in shots]),
     }
+    vision = [shot.vision_ms for shot in shots if shot.vision_ms is not None]
+    if vision:
+        timings["vision"] = timing(vision)
     decode = [ms for shot in shots for ms in shot.answer.decode_ms]
     if decode:
         timings["decode_per_token"] = timing(decode, len(shots))
@@ -164,14 +175,29 @@ def _inside_ms(shot: _Shot) -> float:
 
 
 def _cost(vlm: VisionLanguageModel, prompt: Prompt, per_block: list[int], shot: _Shot) -> Cost:
-    text, vision = vlm.text_config, vlm.model.config.vision_config
+    text = vlm.text_config
     n_text = prompt.input_ids.shape[1] - int(prompt.visual_mask.sum())
     lengths = [n_text + n_visual for n_visual in per_block]
-    patches = (vision.image_size // vision.patch_size) ** 2 + int(vlm.family.has_cls(vlm.model))
     return Cost(
         prefill_flops=prefill_flops(lengths, text.hidden_size, text.intermediate_size),
         decode_flops=decode_flops(lengths, text.hidden_size, text.intermediate_size, len(shot.answer.token_ids)),
-        vision_flops=prefill_flops([patches] * vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size),
+        vision_flops=_vision_flops(vlm, shot.events),
         kv_cache_bytes=shot.answer.kv_bytes,
         peak_memory_bytes=shot.answer.peak_bytes,
     )
+
+
+def _vision_flops(vlm: VisionLanguageModel, events: list[StageEvent]) -> float:
+    """Of one picture: the whole tower as the stock model runs it, or the blocks that a merging lane ran."""
+    vision, tower = vlm.model.config.vision_config, vlm.family.vision_tower(vlm.model)
+    cls = int(vlm.family.has_cls(vlm.model))
+    patches = (vision.image_size // vision.patch_size) ** 2
+    left = {e.stage.site: len(e.kept) for e in events if isinstance(e.stage.site, VisionBlock)}
+    if not left or tower is None:
+        blocks = [patches + cls] * vision.num_hidden_layers
+        return prefill_flops(blocks, vision.hidden_size, vision.intermediate_size)
+    counts = [patches]
+    for block in range(len(tower.blocks)):
+        counts.append(left.get(VisionBlock(block), counts[-1]))
+    counts = [count + cls for count in counts]
+    return merging_flops(counts[:-1], counts[1:], vision.hidden_size, vision.intermediate_size)

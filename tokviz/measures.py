@@ -55,6 +55,17 @@ def prefill_flops(tokens_per_block: Sequence[int], d: int, m: int) -> float:
     return float(sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in tokens_per_block))
 
 
+def merging_flops(entering: Sequence[int], leaving: Sequence[int], d: int, m: int) -> float:
+    """FLOPs of blocks that merge between attention and MLP: sum of 4nd² + 2n²d + 2n'dm, from n to n' tokens.
+
+    ``prefill_flops`` with the two halves of a block at their own lengths; what the matching itself costs is left out.
+
+    Args: entering, leaving ``(T,)`` tokens per block; d hidden size; m MLP width.
+    """
+    pairs = zip(entering, leaving, strict=True)
+    return float(sum(4 * n * d * d + 2 * n * n * d + 2 * rest * d * m for n, rest in pairs))
+
+
 def decode_flops(tokens_per_block: Sequence[int], d: int, m: int, new_tokens: int) -> float:
     """FLOPs of decoding: sum over blocks and steps t = 1…new_tokens of 4d² + 2d(n + t − 1) + 2dm.
 

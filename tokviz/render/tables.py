@@ -72,8 +72,13 @@ def cost_table(comparison: Comparison) -> Table:
 
 def notes(comparison: Comparison) -> list[str]:
     """Sentences below the tables: what vision time means, what could not be run, warnings. Cleaned, one line each."""
+    once_more = " and ".join(run.label for run in comparison.runs if "vision" in run.timings)
+    once_more = (
+        f", and once more for {once_more}, whose tokens become fewer inside the vision tower" if once_more else ""
+    )
     lines = [
-        "The picture is encoded once for all methods. FLOPs are those of the language model, estimated by a formula."
+        f"The picture is encoded once for all methods{once_more}. "
+        "FLOPs are those of the language model, estimated by a formula."
     ]
     if comparison.model.embedded:
         lines.append(
