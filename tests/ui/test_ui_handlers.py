@@ -16,11 +16,9 @@ from synthetic import comparison, picture, write_examples
 import tokviz
 from tokviz.cases.examples import load_examples
 from tokviz.errors import BadInput
-from tokviz.pruners.base import Param
 from tokviz.records import Comparison
 from tokviz.ui import controls, pictures, running, scratch
 from tokviz.ui.handlers import UNEXPECTED, Handlers
-from tokviz.ui.payload import UNPRUNED
 
 TAB = SimpleNamespace(session_hash="tab")
 PRUNERS = tokviz.methods()
@@ -43,7 +41,7 @@ def examples(tmp_path_factory):
 @pytest.fixture(scope="module")
 def form():
     with gr.Blocks():
-        return controls.build_form(PRUNERS, [("model", "model")], {"methods": ("apet",)}, 576)
+        return controls.build_form(PRUNERS, [("model", "model")], {"methods": ("apet",)}, 576, {})
 
 
 @pytest.fixture
@@ -66,9 +64,9 @@ def file(tmp_path):
 def values(form, **changed):
     start = {"picture": None, "question": "what is it ?", "model": "model", "budget": 64, "budget_as": "published",
              "seed": 0, "max_new_tokens": 32, "repeats": 1}  # fmt: skip
-    flags = changed.pop("methods", ("apet",))
-    fields = [*{**start, **changed}.values()]
-    return [*fields, *(method in flags for method in form.methods), *(c.value for c in form.params.values())]
+    chosen, params = changed.pop("methods", ("apet",)), changed.pop("params", {})
+    menu = changed.pop("menu", {"chosen": [*chosen], "params": params, "missing": {}})
+    return [*{**start, **changed}.values(), menu]
 
 
 def run(act, form, given, example=None):
@@ -92,6 +90,10 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
         ({"picture": None}, "Choose a picture"),
         ({"question": "  "}, "Write a question"),
         ({"methods": ()}, "Choose at least one method"),
+        ({"methods": ("full", "nonsense")}, "Choose at least one method"),
+        ({"menu": None}, "no list of methods"),
+        ({"menu": {"chosen": "apet"}}, "no list of methods"),
+        ({"menu": {"chosen": ["apet"], "params": {"apet": [1]}}}, "settings that cannot be read"),
         ({"seed": None}, "The seed must be a whole number"),
         ({"budget": 3.5}, "The budget must be a whole number"),
     ],
@@ -150,7 +152,7 @@ def test_an_example_fills_the_form(act, form):
     filled = dict(zip([c.label for c in form.inputs], outputs[6:-1], strict=True))
     assert outputs[-1] == 576
     assert filled["Question"] == "what color is the triangle ?"
-    assert filled["ApET"] is True and filled["Random"] is False
+    assert filled["Methods"]["chosen"] == ["full", "fastervlm", "apet", "todre", "fastv"]
     assert Image.open(filled["Picture"]).size == (760, 420)
 
 
@@ -199,28 +201,6 @@ def test_uploads_that_are_no_picture_are_refused_at_once(act, tmp_path, kind):
     }[kind])  # fmt: skip
     field, notice = act.check_picture(str(path))
     assert field is None and notice["kind"] == "error" and notice["text"].endswith(".")
-
-
-def test_controls_follow_the_param_specs(form):
-    for pruner in PRUNERS:
-        for param in pruner.params:
-            control = form.params[pruner.id, param.name]
-            assert control.value == param.default and control.label == param.label and control.info == param.help
-    assert set(form.methods) == {pruner.id for pruner in PRUNERS} - {UNPRUNED}
-
-
-@pytest.mark.parametrize(
-    ("param", "kind"),
-    [
-        (Param("p", "P", "int", 3, "h", minimum=1, maximum=9, step=2), gr.Slider),
-        (Param("p", "P", "float", 0.5, "h"), gr.Number),
-        (Param("p", "P", "choice", "a", "h", choices=("a", "b")), gr.Dropdown),
-        (Param("p", "P", "bool", True, "h"), gr.Checkbox),
-    ],
-)
-def test_each_kind_of_param_has_its_control(param, kind):
-    control = controls.control_for(param, PRUNERS[0])
-    assert type(control) is kind and control.value == param.default
 
 
 def test_only_the_offered_models_can_be_asked_for(monkeypatch):

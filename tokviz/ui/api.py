@@ -14,9 +14,10 @@ from ..names import BudgetMeaning
 from ..pruners.base import Pruner
 from . import text
 from .handlers import UNEXPECTED, as_plain
+from .method_menu import missing_by_method
 from .payload import UNPRUNED
 from .pictures import PictureField
-from .running import Runner, RunRequest
+from .running import Runner, RunRequest, planning
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +82,11 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         """List the pruning methods with their ids, claims and parameters.
 
         Returns:
-            One object per method: id, label, family, claim, params (name, kind, default, range, help).
+            One object per method: id, label, family, claim, notes, params (name, kind, default, range, help), and
+            missing: what the server's first model lacks for it as a sentence, null when it can run.
         """
-        return [method_facts(pruner) for pruner in pruners]
+        missing = missing_by_method(pruners, planning(default_model))
+        return [{**method_facts(pruner), "missing": missing.get(pruner.id)} for pruner in pruners]
 
     with gr.Row(visible=False):
         inputs = [
@@ -126,5 +129,6 @@ def method_facts(pruner: Pruner) -> dict[str, Any]:
         "family": pruner.family,
         "claim": pruner.claim,
         "paper": pruner.paper.url if pruner.paper else None,
+        "notes": list(pruner.notes),
         "params": [{**vars(param), "choices": list(param.choices)} for param in pruner.params],
     }

@@ -49,7 +49,7 @@ def build_page(
         PageHead(elem_id="tokviz-head")
         with gr.Row(elem_id="tokviz-page"):
             with gr.Column(elem_id="tokviz-request", min_width=280):
-                form = build_form(pruners, models, *_start(act))
+                form = build_form(pruners, models, *_start(act), act.missing(models[0][1]))
                 with gr.Column(elem_id="tokviz-actions"):
                     with gr.Row(elem_classes="tokviz-buttons"):
                         compare = gr.Button("Compare", variant="primary", elem_id="tokviz-compare")
@@ -73,6 +73,7 @@ def build_page(
         tabs.opener.upload(act.leave, None, None, queue=False, **_QUIET)
         tabs.opener.upload(lambda path: act.open_session(form, path), tabs.opener, shown, **_QUIET)
         form.picture.upload(act.check_picture, form.picture, [form.picture, notice], **_QUIET)
+        form.model.change(act.model_chosen, form.model, form.menu, queue=False, **_QUIET)
         drawn = [tabs.figure_files, notice]
         tabs.figure.click(act.figure, [comparison, tabs.figure_view], drawn, api_visibility="private")
         page.unload(act.leave)
@@ -160,6 +161,7 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
         "picture": handlers.request_file(comparison.picture),
         "question": request.question,
         "methods": request.methods,
+        "params": request.params,
         "budget": request.budget,
         "budget_as": request.budget_as,
         "seed": request.seed,

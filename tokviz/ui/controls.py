@@ -1,18 +1,18 @@
-"""The request form of the sidebar: fields, methods by family, and one control per ``Param`` of every method."""
+"""The request form of the sidebar: picture, question, budget, the menu of methods, settings of the run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from ..errors import BadInput
-from ..pruners.base import Param, Pruner
+from ..pruners.base import Pruner
 from . import text
-from .payload import UNPRUNED
+from .method_menu import MethodMenu, menu_value, read_menu
 from .pictures import PictureField
 from .running import RunRequest
 
@@ -37,27 +37,21 @@ class RequestForm:
     seed: gr.Number
     max_new_tokens: gr.Number
     repeats: gr.Number
-    methods: dict[str, gr.Checkbox] = field(default_factory=dict)
-    params: dict[tuple[str, str], Component] = field(default_factory=dict)
+    menu: MethodMenu
+    pruners: Sequence[Pruner]
 
     @property
     def inputs(self) -> list[Component]:
         """Every component in the order that ``request`` expects."""
-        fields: list[Component] = [
+        return [
             self.picture, self.question, self.model, self.budget, self.budget_as, self.seed, self.max_new_tokens,
-            self.repeats,
+            self.repeats, self.menu,
         ]  # fmt: skip
-        return [*fields, *self.methods.values(), *self.params.values()]
 
     def request(self, values: Sequence[Any]) -> RunRequest:
         """The values of ``inputs`` as a request. Raises BadInput with one sentence when a field is missing."""
-        picture, question, model, budget, budget_as, seed, max_new_tokens, repeats = values[:8]
-        flags = dict(zip(self.methods, values[8:], strict=False))
-        chosen = tuple(method for method, flag in flags.items() if flag)
-        params: dict[str, dict[str, Any]] = {method: {} for method in chosen}
-        for (method, name), value in zip(self.params, values[8 + len(self.methods) :], strict=True):
-            if method in params:
-                params[method][name] = value
+        picture, question, model, budget, budget_as, seed, max_new_tokens, repeats, menu = values
+        chosen, params = read_menu(self.pruners, menu)
         if picture is None:
             raise BadInput(text.NO_PICTURE)
         if not (question or "").strip():
@@ -75,13 +69,18 @@ class RequestForm:
 
     @property
     def totals(self) -> list[Component]:
-        """The components that ``total_is`` updates."""
-        return [self.budget, self.total]
+        """The components that ``total_is`` and ``serves`` update."""
+        return [self.budget, self.total, self.menu]
 
     @staticmethod
     def total_is(n_tokens: int) -> list[Any]:
         """Updates for ``totals`` when N is known."""
-        return [gr.update(maximum=n_tokens), n_tokens]
+        return [gr.update(maximum=n_tokens), n_tokens, gr.skip()]
+
+    @staticmethod
+    def serves(missing: Mapping[str, str]) -> list[Any]:
+        """Updates for ``totals`` when it is known which methods the model lacks something for, and what."""
+        return [gr.skip(), gr.skip(), {"missing": dict(missing)}]
 
     def filled_from(self, request: Any, picture: str, n_tokens: int) -> list[Any]:
         """Updates for ``inputs`` and ``total`` that show a stored request; the model stays as it is."""
@@ -89,18 +88,20 @@ class RequestForm:
             picture, request.question, gr.skip(), gr.update(value=request.budget, maximum=n_tokens),
             request.budget_as, request.seed, request.max_new_tokens, request.repeats,
         ]  # fmt: skip
-        flags = [method in request.methods for method in self.methods]
-        params = [request.params.get(method, {}).get(name, gr.skip()) for method, name in self.params]
-        return [*fields, *flags, *params, n_tokens]
+        return [*fields, {"chosen": list(request.methods), "params": dict(request.params)}, n_tokens]
 
 
 def build_form(
-    pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], start: Mapping[str, Any], n_tokens: int | None
+    pruners: Sequence[Pruner],
+    models: Sequence[tuple[str, str]],
+    start: Mapping[str, Any],
+    n_tokens: int | None,
+    missing: Mapping[str, str],
 ) -> RequestForm:
     """Create the form inside the current layout.
 
-    Args: start holds first values (picture, question, methods, budget); n_tokens is N
-    if it is known already.
+    Args: start holds first values (picture, question, methods, params, budget); n_tokens is N if it is known already;
+    missing says what which method lacks on the first model.
     """
     with gr.Column(elem_classes="tokviz-card"):
         picture = PictureField(
@@ -126,7 +127,8 @@ def build_form(
             text.BUDGET_MEANINGS, value=start.get("budget_as", "published"), label="Counted as", filterable=False
         )
     with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-methods"):
-        methods = _method_choices(pruners, start.get("methods", ()))
+        value = menu_value(start.get("methods", ()), start.get("params", {}), missing)
+        menu = MethodMenu(pruners, value, label="Methods", elem_id="tokviz-method-menu")
     with gr.Accordion("Advanced", open=False, elem_classes="tokviz-card"):
         model = gr.Dropdown(list(models), value=models[0][1], label="Model", filterable=False, elem_id="tokviz-model")
         with gr.Row():
@@ -135,50 +137,4 @@ def build_form(
         repeats = gr.Number(
             1, label="Repeats", precision=0, minimum=1, info="Above 1, times are medians after a warm-up."
         )
-        params = _param_controls(pruners)
-    return RequestForm(
-        picture, question, model, budget, total, budget_as, seed, max_new_tokens, repeats, methods, params
-    )
-
-
-def _method_choices(pruners: Sequence[Pruner], chosen: Sequence[str]) -> dict[str, gr.Checkbox]:
-    """One checkbox per method under a caption per family; the unpruned run is always there and has none."""
-    choices: dict[str, gr.Checkbox] = {}
-    offered = [pruner for pruner in pruners if pruner.id != UNPRUNED]
-    families = sorted({pruner.family for pruner in offered}, key=lambda family: list(text.FAMILY_LABELS).index(family))
-    for family in families:
-        gr.HTML(f'<h2 class="tokviz-family">{text.FAMILY_LABELS[family]}</h2>', apply_default_css=False)
-        for pruner in offered:
-            if pruner.family == family:
-                choices[pruner.id] = gr.Checkbox(
-                    pruner.id in chosen, label=pruner.label, info=pruner.claim, elem_id=f"tokviz-method-{pruner.id}",
-                    elem_classes="tokviz-method", container=False,
-                )  # fmt: skip
-    return choices
-
-
-def _param_controls(pruners: Sequence[Pruner]) -> dict[tuple[str, str], Component]:
-    controls: dict[tuple[str, str], Component] = {}
-    for pruner in pruners:
-        if pruner.params:
-            with gr.Accordion(pruner.label, open=False, elem_classes="tokviz-params"):
-                for param in pruner.params:
-                    controls[pruner.id, param.name] = control_for(param, pruner)
-    return controls
-
-
-def control_for(param: Param, pruner: Pruner) -> Component:
-    """The control of one parameter, from its spec alone."""
-    default: Any = param.default
-    shown: dict[str, Any] = {"label": param.label, "info": param.help, "elem_id": f"tokviz-{pruner.id}-{param.name}"}
-    if param.kind == "bool":
-        return gr.Checkbox(bool(param.default), **shown)
-    if param.kind == "choice":
-        return gr.Dropdown(list(param.choices), value=param.default, filterable=False, **shown)
-    step = param.step or (1 if param.kind == "int" else None)
-    if param.minimum is not None and param.maximum is not None:
-        return gr.Slider(param.minimum, param.maximum, default, step=step, **shown)
-    return gr.Number(
-        default, minimum=param.minimum, maximum=param.maximum, step=step or 1,
-        precision=0 if param.kind == "int" else None, **shown,
-    )  # fmt: skip
+    return RequestForm(picture, question, model, budget, total, budget_as, seed, max_new_tokens, repeats, menu, pruners)

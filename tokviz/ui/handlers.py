@@ -19,10 +19,11 @@ from ..pruners.base import Pruner
 from ..records import Comparison
 from . import numbers, text
 from .controls import RequestForm
+from .method_menu import missing_by_method
 from .patch_view import notice
 from .payload import Live, to_payload
 from .pictures import display_file, picture_bytes, request_file
-from .running import Loader, Runner, RunRequest, StopFlags, is_loaded
+from .running import Loader, Runner, RunRequest, StopFlags, is_loaded, planning
 from .scratch import new_folder
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,14 @@ class Handlers:
         """Outputs that belong to a finished comparison: table, comparison, session button."""
         return [table_value(comparison), comparison, session_file(comparison)]
 
+    def missing(self, model: str) -> dict[str, str]:
+        """What each method lacks on a model, as sentences; empty while nothing is known of the model."""
+        return missing_by_method(self.pruners, planning(model))
+
+    def model_chosen(self, model: str) -> dict[str, Any]:
+        """Output: the menu of methods."""
+        return {"missing": self.missing(model)}
+
     # --- running -----------------------------------------------------------------------------------------------------
 
     def begin(self, request: gr.Request) -> list[Any]:
@@ -89,9 +98,10 @@ class Handlers:
         try:
             asked = self._with_truth(form.request(values), example)
             if not is_loaded(asked.model):
-                yield [skip, notice("busy", f"Loading {asked.model} … the first time takes a while."), *[skip] * 5]
+                yield [skip, notice("busy", f"Loading {asked.model} … the first time takes a while."), *[skip] * 6]
                 self.load(asked.model)
-            yield [skip, notice("busy", "Encoding the picture …"), *[skip] * 5]
+            served = form.serves(self.missing(asked.model))
+            yield [skip, notice("busy", "Encoding the picture …"), *[skip] * 3, *served]
             last: Comparison | None = None
             for view, words, comparison in self._stream(asked, stop):
                 if self.flags.of(session) is not stop:  # an example or a session was opened meanwhile: it is shown now
@@ -101,13 +111,13 @@ class Handlers:
                 yield [view, notice("busy", words), skip, skip, skip, *totals]
             if last is not None and self.flags.of(session) is stop:
                 ending = notice("info", text.STOPPED) if stop.is_set() else None
-                yield [self._final(last), ending, *self.results(last), skip, skip]
+                yield [self._final(last), ending, *self.results(last), *[skip] * 3]
         except BadInput as error:
             if self.flags.of(session) is stop:
-                yield [skip, notice("info" if stop.is_set() else "error", str(error)), *[skip] * 5]
+                yield [skip, notice("info" if stop.is_set() else "error", str(error)), *[skip] * 6]
         except Exception:  # the boundary to the visitor: the log gets the traceback, the page a sentence
             log.exception("a comparison failed")
-            yield [skip, notice("error", UNEXPECTED), *[skip] * 5]
+            yield [skip, notice("error", UNEXPECTED), *[skip] * 6]
 
     def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
         answers: dict[int, str] = {}

@@ -18,6 +18,7 @@ from ..names import Box, BudgetMeaning
 if TYPE_CHECKING:
     from ..comparing import Event
     from ..models.loading import VisionLanguageModel
+    from ..types import PlanningInfo
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class RunRequest:
     expected: str | None = None
     evidence: tuple[Box, ...] = ()
 
+
+SQUARE = (1000, 1000)
+"""A picture that every model takes, in px: for questions about a model before there is one."""
 
 Runner = Callable[[RunRequest, threading.Event], "Iterator[Event]"]
 Loader = Callable[[str], Any]
@@ -78,6 +82,20 @@ def model(name: str) -> VisionLanguageModel:
             _shelf.clear()
             _shelf[name] = tokviz.load(name)
         return _shelf[name]
+
+
+def planning(name: str) -> PlanningInfo | None:
+    """What methods may know about a model that this page offers; None while that is known only by loading it."""
+    if name not in [offered for _, offered in allowed_models()]:
+        return None
+    loaded = _shelf.get(name)
+    if loaded is None:
+        from ..models.planning import planning_before_loading
+
+        return planning_before_loading(name)
+    from ..lane import planning_info
+
+    return planning_info(loaded, loaded.family.grid(loaded.model, loaded.processor, SQUARE, {}))
 
 
 def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:

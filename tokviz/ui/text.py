@@ -28,7 +28,7 @@ FAMILY_EXPLAINED: dict[MethodFamily, str] = {
     "merging": "Melt similar patches into one token.",
     "text-guided": "Let the question decide what is kept.",
     "progressive": "Drop in steps, deeper and deeper inside the LLM.",
-    "control": "No idea behind them: what any method must beat.",
+    "control": "What every method must beat.",
 }
 """One line per family, for people who meet these methods for the first time."""
 
