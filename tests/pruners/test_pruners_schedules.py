@@ -1,14 +1,13 @@
 """The published settings, and what the three meanings of a budget give."""
 
 import pytest
+from published_schedules import LLAVA_7B, LLAVA_13B, SETTINGS
 
 from tokviz.errors import BadInput, Unsupported
-from tokviz.pruners import get
+from tokviz.pruners import PRUNERS, get
 from tokviz.pruners.todre import probe_blocks
 from tokviz.types import Budget, PlanningInfo
 
-LLAVA_7B = PlanningInfo(n_visual=576, n_blocks=32)
-LLAVA_13B = PlanningInfo(n_visual=576, n_blocks=40)
 TINY = PlanningInfo(n_visual=144, n_blocks=8)
 
 
@@ -24,6 +23,18 @@ def sites(schedule):
 def meanings(schedule, info):
     m = schedule.meanings(info.n_visual, info.n_blocks)
     return m.final, m.average_in, m.average_logged
+
+
+@pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row.name)
+def test_published_settings(row):
+    schedule = plan(row.method, row.tokens, info=row.info, **row.params)
+    assert sites(schedule) == row.stages
+    assert meanings(schedule, row.info) == pytest.approx(row.meanings, abs=1e-9)
+
+
+def test_every_method_has_a_published_setting():
+    without = {pruner.id for pruner in PRUNERS if pruner.family != "control"} - {row.method for row in SETTINGS}
+    assert without == set()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +75,7 @@ def test_apet_stage_2_stands_at_half_depth():
 
 def test_apet_outside_llava():
     qwen = PlanningInfo(1000, 28, family="qwen2_5_vl", has_cls=False)
-    assert sites(plan("apet", 200, info=qwen)) == [("projector", 300), (14, 100)]
+    assert sites(plan("apet", 200, "average", qwen)) == [("projector", 300), (14, 100)]
     with pytest.raises(Unsupported, match="mode paper"):
         plan("apet", 200, info=qwen, mode="official")
 

@@ -172,12 +172,15 @@ def plan_counts(budget: Budget, info: PlanningInfo) -> tuple[int, int]:
     ``published`` and ``average``: 1.5 B, then 0.5 B, so that the blocks process B on average, exactly as the paper's
     tables (192: 288, 96; 64: 96, 32). Halves go down in stage 1 and up in stage 2. When 1.5 B exceeds N, or the number
     of blocks is odd, stage 2 takes what keeps the average at B. ``final``: stage 2 keeps B and stage 1 keeps 3 B, the
-    same ratio. Both counts are at least 1; counts above N mean that the stage does nothing.
+    same ratio. ``published`` on Qwen: stage 2 keeps 0.333 of stage 1, rounded down, as its scripts say (20%: 0.3 N and
+    0.333 of that). Both counts are at least 1; counts above N mean that the stage does nothing.
     """
     tokens, n, blocks = budget_tokens(budget), info.n_visual, info.n_blocks
     if budget.counted_as == "final":
         return min(3 * tokens, n), tokens
     first = min(3 * tokens // 2, n)
+    if budget.counted_as == "published" and info.family.startswith("qwen") and 3 * tokens // 2 <= n:
+        return max(1, first), max(1, 333 * first // 1000)
     before, after = blocks // 2, blocks - blocks // 2
     rest = blocks * tokens - before * first
     return first, max(1, (2 * rest + after) // (2 * after))

@@ -242,6 +242,7 @@ PRUNER = Pruner(
         "https://openreview.net/search?term=Polymorphic%3A+Plug-and-Play+Visual+Token+Compression+for+Scalable+VLMs",
     ),
     needs=(CLS_ATTENTION, LLM_INPUT, TEXT_FEATURES, TEXT_ROWS),
+    does_without=(CLS_ATTENTION,),
     params=(
         Param(
             "factor",
