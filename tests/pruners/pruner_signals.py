@@ -283,7 +283,12 @@ class Variant:
             return [None]
         if self.withdraws:
             return [0]
-        return sorted({0, 1, 2, BASIS, BASIS + 1, n // 2, n - 1, n, n + 5})
+        tried = {0, 1, 2, BASIS, BASIS + 1, n // 2, n - n // 2, n - 1, n, n + 5}
+        return sorted(keep for keep in tried if keep == 0 or keep >= self.least(n))
+
+    def least(self, n):
+        """The smallest number that one stage can leave: merging inside a vision block halves at most."""
+        return n - n // 2 if isinstance(self.stage.site, VisionBlock) else 1
 
     def signals(self, *args, **kwargs):
         """``make_signals`` narrowed to what the stage declared."""
@@ -292,7 +297,9 @@ class Variant:
         return for_stage(signals, self.stage), bad
 
     def layouts(self):
-        """Pictures that this stage can meet; newlines are there only behind the projector."""
+        """Pictures that this stage can meet; newlines are there only behind the projector, crops behind the tower."""
+        if isinstance(self.stage.site, VisionBlock):
+            return list(RASTERS)
         found = TILES if self.pruner.needs_tiles else (*RASTERS, *TILES)
         inside_llm = isinstance(self.stage.site, int) or self.stage.site == "projector"
         return [layout for layout in found if inside_llm or layout.candidates is None]

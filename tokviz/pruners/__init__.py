@@ -3,23 +3,7 @@
 from __future__ import annotations
 
 from ..errors import BadInput
-from . import (
-    adaptvtp,
-    apet,
-    cdpruner,
-    divprune,
-    fastervlm,
-    fastv,
-    globalcom2,
-    pdrop,
-    polymorphic,
-    sparsevlm,
-    todre,
-    v2drop,
-    visionzip,
-    vispruner,
-    vtw,
-)
+from . import adaptvtp, apet, cdpruner, divprune, fastervlm, fastv, globalcom2, holov, pdrop, polymorphic, sparsevlm, todre, tome, v2drop, visionzip, vispruner, vtw
 from .base import Pruner
 from .controls import FULL, RANDOM, UNIFORM
 
@@ -30,11 +14,13 @@ PRUNERS: tuple[Pruner, ...] = (
     fastervlm.PRUNER,
     visionzip.PRUNER,
     vispruner.PRUNER,
+    holov.PRUNER,
     globalcom2.PRUNER,
     fastv.PRUNER,
     apet.PRUNER,
     divprune.PRUNER,
     todre.PRUNER,
+    tome.PRUNER,
     sparsevlm.PRUNER,
     polymorphic.PRUNER,
     adaptvtp.PRUNER,
