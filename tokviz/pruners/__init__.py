@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 from ..errors import BadInput
-from . import adaptvtp, apet, cdpruner, divprune, fastervlm, fastv, globalcom2, holov, pdrop, polymorphic, sparsevlm, todre, tome, v2drop, visionzip, vispruner, vtw
+from . import (
+    adaptvtp,
+    apet,
+    cdpruner,
+    divprune,
+    fastervlm,
+    fastv,
+    globalcom2,
+    holov,
+    pdrop,
+    polymorphic,
+    sparsevlm,
+    todre,
+    tome,
+    v2drop,
+    visionzip,
+    vispruner,
+    vtw,
+)
 from .base import Pruner
 from .controls import FULL, RANDOM, UNIFORM
 

@@ -176,8 +176,8 @@ PRUNER = Pruner(
         "even half; where the official code runs, both agree.",
         "The result depends on the parity of the ranking by attention: every round looks for duplicates of tokens at "
         "even places among those at odd places only.",
-        "Two cosines that differ by rounding can swap places in the list and so change the parity of all that follow: the "
-        "official code in float32 and in float64 share only about three quarters of the tokens on such pictures.",
+        "Cosines that differ by rounding can swap places in the list, and so the parity of all that follow: where that "
+        "happens, the official code itself keeps only about three quarters of the same tokens in float64.",
         "With several views each gets an equal share, as officially each crop gets T; a view with fewer tokens hands "
         "its surplus on.",
     ),
