@@ -17,6 +17,7 @@ from pruner_signals import (
     shuffled,
 )
 
+from tokviz.pruners import PRUNERS
 from tokviz.types import Selection
 
 BAD_ROWS_STAY: dict[str, str] = {"tome": "half of the tokens cannot leave a block, whatever they hold"}
@@ -186,6 +187,21 @@ def test_one_broken_signal_breaks_nothing(variant, value):
                 assert selection.features[finite].isfinite().all(), f"{name} leaked into merged features"
             if selection.extra is not None:
                 assert selection.extra.isfinite().all(), f"{name} leaked into an added token"
+
+
+@pytest.mark.parametrize("pruner", PRUNERS, ids=lambda pruner: pruner.id)
+def test_merging_is_declared(pruner):
+    carries = False
+    for variant in (found.values[0] for found in VARIANTS):
+        if variant.pruner is not pruner or variant.params != pruner.complete({}):
+            continue
+        layout = variant.layouts()[-1]
+        signals, _ = variant.signals(1, layout)
+        keep = None if variant.adaptive else 0 if variant.withdraws else layout.n // 2
+        assignment = variant.select(signals, keep).assignment
+        if assignment is not None:
+            carries |= bool((assignment[assignment >= 0].bincount() > 1).any())
+    assert carries == pruner.merges
 
 
 @each_variant()

@@ -250,6 +250,7 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
+    merges=True,
     notes=(
         "Paper and released code differ in what becomes of the basis tokens: the paper keeps them (mode paper, the "
         "default); the code writes their features over the lowest-ranked kept tokens and loses what those held (mode "

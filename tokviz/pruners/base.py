@@ -97,6 +97,7 @@ class Pruner:
     model that lacks what the method needs. needs: every signal that any of its stages may ask for, so that
     the page can say what a model must provide; ``does_without``: those that it can replace when the model lacks them.
     needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT). merges_in_vision: has stages inside vision blocks.
+    merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
     notes: for docs/methods.md, one sentence each: where the source is silent or contradicts itself and what was done,
     where official code and paper differ, what differs here.
     """
@@ -113,6 +114,7 @@ class Pruner:
     does_without: tuple[Need, ...] = ()
     needs_tiles: bool = False
     merges_in_vision: bool = False
+    merges: bool = False
 
     def __post_init__(self) -> None:
         plan = getattr(self.schedule, "__wrapped__", self.schedule)  # dataclasses.replace hands over a wrapped one

@@ -169,20 +169,18 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
     ``published`` and ``average``: stage 1 leaves K B tokens (N when it is off, or when that is less), and the rest
     follows a staircase n_k = n_0 r^k with A_in = B, rounded half up (LLaVA-7B, 192: 384, 272, 192, 136; the paper
     prints K B and the average, not the counts). ``final``: the same staircase with B at its end. K = 1 leaves nothing
-    for stage 2. Raises BadInput when no staircase is steep enough, as without stage 1 for small budgets.
+    for stage 2, and so does a model of one block. Raises BadInput when no staircase is steep enough, as without stage 1 for small budgets.
     """
     tokens, n = budget_tokens(budget), info.n_visual
     published = PUBLISHED_BLOCKS.get(info.n_blocks, PUBLISHED_BLOCKS[32])
     blocks = carried_blocks(published, info.n_blocks)
-    if tokens >= n:
-        return n, blocks, [n] * len(blocks)
+    if tokens >= n or not blocks:
+        return min(tokens, n), blocks, [n] * len(blocks)
     spans, stages = block_spans(blocks, info.n_blocks), len(blocks)
     factor = float(params["factor"]) if params["stage_1"] else n / tokens
     if budget.counted_as == "final":
         end = geometric_ratio(factor, 1.0, spans) ** stages
         first = n if not params["stage_1"] or tokens >= n * end else math.floor(tokens / end + 0.5)
-        if not stages:
-            return tokens, [], []
         counts = _whole(_staircase(first, (tokens / first) ** (1 / stages), stages))
         return first, blocks, [*(max(tokens, count) for count in counts[1:-1]), tokens]
     first = min(n, math.floor(factor * tokens + 0.5))
@@ -291,6 +289,7 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
+    merges=True,
     notes=(
         "No code is public; everything is built from the paper's text.",
         "The paper fixes what stage 1 leaves (K B) and the average over the blocks (B), not the counts between: here "

@@ -219,6 +219,7 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
+    merges=True,
     notes=(
         "The budget that the paper prints is the average after each block (A_log); the blocks really process more: "
         "206.5 tokens on average where the table says 192.",

@@ -309,6 +309,7 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
+    merges=True,
     merges_in_vision=True,
     notes=(
         "Published for image classification, where every block counts; LLaVA takes its features one block before the "

@@ -324,6 +324,7 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
+    merges=True,
     notes=(
         "54 + 10 tokens for 64 is published; 108 + 20 for 128 and 162 + 30 for 192 follow the same ratio, which "
         "tokviz uses for every budget.",
