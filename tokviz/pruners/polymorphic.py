@@ -169,7 +169,8 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
     ``published`` and ``average``: stage 1 leaves K B tokens (N when it is off, or when that is less), and the rest
     follows a staircase n_k = n_0 r^k with A_in = B, rounded half up (LLaVA-7B, 192: 384, 272, 192, 136; the paper
     prints K B and the average, not the counts). ``final``: the same staircase with B at its end. K = 1 leaves nothing
-    for stage 2, and so does a model of one block. Raises BadInput when no staircase is steep enough, as without stage 1 for small budgets.
+    for stage 2, and so does a model of one block. Raises BadInput when no staircase is steep enough, as without stage 1
+    for small budgets.
     """
     tokens, n = budget_tokens(budget), info.n_visual
     published = PUBLISHED_BLOCKS.get(info.n_blocks, PUBLISHED_BLOCKS[32])
