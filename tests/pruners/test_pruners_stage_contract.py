@@ -10,6 +10,7 @@ from pruner_signals import (
     KINDS,
     PER_TOKEN,
     PER_TOKEN_LAST_AXIS,
+    VARIANTS,
     broken,
     each_variant,
     make_signals,
