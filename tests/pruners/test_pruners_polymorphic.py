@@ -7,7 +7,7 @@ import pytest
 import torch
 from text_guided_references import alignment, consolidate, keep_and_recycle, raters
 
-from tokviz.errors import BadInput
+from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners.clustering import split_keep
 from tokviz.pruners.depths import block_spans, carried_blocks
 from tokviz.pruners.polymorphic import (
@@ -162,6 +162,17 @@ def test_stage_1_as_the_reference(neighbours):
         assert -1 not in assignment
         assert found.kept[found.sequence].tolist() == sequence
         np.testing.assert_allclose(found.features.numpy(), np.array(features), atol=1e-5)
+
+
+def test_stage_1_without_a_cls_token():
+    x, attention = torch.randn(20, 3), torch.rand(20)
+    params = PRUNER.complete({})
+    received = select_consolidated(Signals(x, received_attention=attention), 9, params, torch.Generator())
+    cls = select_consolidated(Signals(x, cls_attention=attention), 9, params, torch.Generator())
+    assert torch.equal(received.kept, cls.kept)
+    assert received.score.label == "Attention received from all visual tokens"
+    with pytest.raises(Unsupported, match=r"shows neither\. Switch its stage 1 off"):
+        select_consolidated(Signals(x), 9, params, torch.Generator())
 
 
 def test_crops_are_consolidated_one_by_one():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from ..errors import BadInput
+from ..errors import BadInput, Unsupported
 from ..names import PositionPolicy
 from ..types import (
     CLS_ATTENTION,
@@ -56,13 +56,18 @@ def select_consolidated(signals: Signals, keep: int, params: Params, generator: 
     Of several pictures or crops each gets an equal share and is consolidated for itself. Rows that are no patch and
     tokens without a finite score or feature are kept only where ``keep`` cannot be met without them.
     Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` (or received_attention) -> kept ``(keep,)``.
-    Source: Polymorphic section 3.2, Eq. 1-7; no code is public.
+    Raises Unsupported when there is neither. Source: Polymorphic section 3.2, Eq. 1-7; no code is public.
     """
     features, n = signals.features, len(signals.features)
     label, attention = "[CLS] attention", signals.cls_attention
     if attention is None:
         label = "Attention received from all visual tokens"
-        attention = required(signals.received_attention, "received_attention")
+        attention = signals.received_attention
+    if attention is None:
+        raise Unsupported(
+            "Polymorphic keeps the tokens that [CLS], or without one all visual tokens, attend to, and this model's "
+            "vision tower shows neither. Switch its stage 1 off."
+        )
     score = TokenMap("attention", label, attention.float(), unit="probability")
     pool = candidate_rows(signals)
     rows, ranked, non_finite = rankable_rows(features, score.values, pool)
