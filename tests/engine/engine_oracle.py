@@ -43,7 +43,7 @@ def _one(model, ids, pixels, stages, choose, row, new_tokens):
         features = tower.hidden_states[model.config.vision_feature_layer][:, 1:].flatten(0, 1)
         hidden[where] = model.model.multi_modal_projector(features)
     alive = torch.arange(len(where))
-    state = {"hidden": hidden, "key": torch.ones(len(sequence), dtype=torch.bool), "maps": {}, "inputs": {}}
+    state = {"hidden": hidden, "key": torch.ones(len(sequence), dtype=torch.bool), "maps": {}, "inputs": {}, "keys": {}}
     state["positions"] = torch.arange(len(sequence))
     kept_by_stage = []
     pending = list(stages) if len(where) else []
@@ -73,19 +73,20 @@ def _one(model, ids, pixels, stages, choose, row, new_tokens):
 
     run("encoder")
     run("projector")
+    state["llm_input"] = state["hidden"].clone(), where[alive]
     for number in range(len(lm.layers)):
         run(number)
         state["inputs"][number] = state["hidden"].clone()
-        state["hidden"], state["maps"][number] = _block(lm, number, state)
+        state["hidden"], state["maps"][number], state["keys"][number] = _block(lm, number, state)
     return model.lm_head(lm.norm(state["hidden"]))[n_prompt - 1 :], kept_by_stage
 
 
 def _block(lm, number, state):
     block, hidden = lm.layers[number], state["hidden"]
-    weights, value = _attention(lm, block, state)
+    weights, value, key = _attention(lm, block, state)
     mixed = (weights.to(value.dtype) @ value).transpose(0, 1).flatten(1)
     hidden = hidden + block.self_attn.o_proj(mixed)
-    return hidden + block.mlp(block.post_attention_layernorm(hidden)), weights.mean(0)
+    return hidden + block.mlp(block.post_attention_layernorm(hidden)), weights, key
 
 
 def _attention(lm, block, state):
@@ -98,12 +99,12 @@ def _attention(lm, block, state):
     )
     cos, sin = lm.rotary_emb(hidden, state["positions"][None])
     query, key = (x[0] for x in apply_rotary_pos_emb(query[None], key[None], cos, sin))
-    groups = query.shape[0] // key.shape[0]
+    groups, own = query.shape[0] // key.shape[0], key
     key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)
     logits = query @ key.transpose(1, 2) * attention.head_dim**-0.5
     allowed = torch.ones(length, length, dtype=torch.bool).tril() & state["key"]
     allowed |= torch.eye(length, dtype=torch.bool)  # a dropped token looks at itself; nobody looks at it
-    return logits.masked_fill(~allowed, -torch.inf).softmax(-1), value
+    return logits.masked_fill(~allowed, -torch.inf).softmax(-1), value, own
 
 
 def _signals(model, stage, state, columns, features, where, n_prompt):
@@ -114,14 +115,32 @@ def _signals(model, stage, state, columns, features, where, n_prompt):
             found["text_features"] = state["hidden"][question]
         elif need.kind == "previous_features":
             found["previous_features"] = state["inputs"][stage.site - 1][columns]
-        elif need.kind in ("last_row", "text_rows"):
+        elif need.kind in ("last_row", "text_rows", "head_rows", "key_norms"):
             if need.block == "this":
                 lm = model.model.language_model
-                attention_map = _attention(lm, lm.layers[stage.site], state)[0].mean(0)
+                weights, _, keys = _attention(lm, lm.layers[stage.site], state)
             else:
-                attention_map = state["maps"][stage.site - 1]
-            rows = slice(n_prompt - 1, n_prompt) if need.kind == "last_row" else question
-            found["attention_rows"] = attention_map[rows][:, columns]
+                weights, keys = state["maps"][stage.site - 1], state["keys"][stage.site - 1]
+            if need.kind == "key_norms":
+                wide = keys.transpose(0, 1).flatten(1).abs().sum(1)
+                found.update(key_norms=wide[columns], text_key_norms=wide[question])
+            elif need.kind == "head_rows":
+                found["head_rows"] = weights[:, question][:, :, columns]
+            else:
+                rows = slice(n_prompt - 1, n_prompt) if need.kind == "last_row" else question
+                found["attention_rows"] = weights.mean(0)[rows][:, columns]
+        elif need.kind == "rotary_similarity":
+            # (1, 1) turned by two angles: the product of the two is 2 cos of their difference, pair by pair.
+            width = model.model.language_model.config.head_dim
+            speed = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+            apart = state["positions"][question][:, None] - state["positions"][columns]
+            found["rotary_similarity"] = 2 * (apart[..., None] * speed).cos().sum(-1) / width**0.5
+        elif need.kind == "llm_input":
+            entered, visual = state.get("llm_input", (state["hidden"], columns))
+            found.update(input_features=entered[visual], input_text=entered[question])
+        elif need.kind == "normed_features":
+            norm = model.model.language_model.norm
+            found.update(normed_features=norm(state["hidden"][columns]), normed_text=norm(state["hidden"][question]))
         else:
             raise AssertionError(f"the oracle has no {need.kind}")
     return Signals(**found)

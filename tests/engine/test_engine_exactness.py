@@ -1,5 +1,7 @@
 """Pruned generation against the full-length masked oracle, and against itself by the other way."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from engine_models import (
@@ -16,7 +18,21 @@ from engine_models import (
 from engine_oracle import oracle
 
 from tokviz.engine import encode, pruning, shorten
-from tokviz.types import LAST_ROW, PREVIOUS_FEATURES, TEXT_FEATURES, TEXT_ROWS, Need, Selection, TokenMap
+from tokviz.types import (
+    HEAD_ROWS,
+    KEY_NORMS,
+    LAST_ROW,
+    LLM_INPUT,
+    NORMED_FEATURES,
+    PREVIOUS_FEATURES,
+    ROTARY_SIMILARITY,
+    TEXT_FEATURES,
+    TEXT_ROWS,
+    Need,
+    Selection,
+    Signals,
+    TokenMap,
+)
 
 BATCHES = {
     "one row": [[3, "picture", 6]],
@@ -210,6 +226,46 @@ def test_attention_guided_stages_choose_as_the_oracle_does(model, tolerance, bat
 
 def _order(rows):
     return (rows.shape, round(float(rows.double().sum()), 4))
+
+
+SEVERAL = {
+    "several at once": (TEXT_ROWS, HEAD_ROWS, ROTARY_SIMILARITY, KEY_NORMS, LLM_INPUT, NORMED_FEATURES, TEXT_FEATURES),
+    "of the next block": (Need("last_row", "this"), Need("head_rows", "this"), Need("key_norms", "this")),
+    "mixed blocks": (LAST_ROW, Need("head_rows", "this"), KEY_NORMS, PREVIOUS_FEATURES),
+    "keys alone": (KEY_NORMS,),
+    "heads alone": (HEAD_ROWS,),
+}
+
+
+@pytest.mark.parametrize("needs", SEVERAL)
+@pytest.mark.parametrize("positions", ["keep", "reindex"])
+@pytest.mark.parametrize("batch", ["left-padded", "2, 1 and 0 pictures"])
+def test_every_signal_inside_the_llm_is_the_oracles(model, tolerance, batch, positions, needs):
+    """After stages that dropped and merged tokens, at two stages of one block, rows padded."""
+    wanted, seen = SEVERAL[needs], []
+
+    def choose(stage, signals, row):
+        seen.append(((str(stage.title), row), signals))
+        return merged(stage, signals, row)
+
+    early = (LLM_INPUT,) if LLM_INPUT in wanted else ()
+    stages = [
+        stage("encoder", 14, positions), stage("projector", 12, positions, early), stage(2, 10, positions, wanted),
+        stage(4, 8, positions, wanted), stage(4, 5, positions, wanted, title="again"),
+    ]  # fmt: skip
+    against_oracle(model, prompt(model, BATCHES[batch]), stages, choose, tolerance)
+    half = len(seen) // 2
+    engine, by_oracle = dict(seen[:half]), dict(seen[half:])
+    assert engine.keys() == by_oracle.keys() and len(engine) == half
+    compared = 0
+    for key, mine in engine.items():
+        for field in fields(Signals):
+            one, other = getattr(mine, field.name), getattr(by_oracle[key], field.name)
+            if other is not None:
+                assert one.shape == other.shape, (key, field.name)
+                assert (one - other).abs().max() <= 10 * tolerance * other.abs().max().clamp(min=1), (key, field.name)
+                compared += 1
+    assert compared >= half + 3 * len(wanted)
 
 
 @pytest.mark.parametrize("choice", [TEXT_FEATURES, PREVIOUS_FEATURES], ids=lambda need: need.kind)

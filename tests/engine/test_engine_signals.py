@@ -7,7 +7,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokviz.engine import encode, pruning
 from tokviz.engine.tap import tapped
-from tokviz.types import CLS_ATTENTION, CLS_ATTENTION_LAST_BLOCK, ENCODER_KEYS, LAST_ROW, TEXT_ROWS, Need, Selection
+from tokviz.errors import Unsupported
+from tokviz.types import (
+    CLS_ATTENTION,
+    CLS_ATTENTION_LAST_BLOCK,
+    CLS_FEATURE,
+    ENCODER_KEYS,
+    LAST_ROW,
+    TEXT_ROWS,
+    Need,
+    Selection,
+)
 
 VISION = (CLS_ATTENTION, CLS_ATTENTION_LAST_BLOCK, ENCODER_KEYS, Need("encoder_keys", "last"))
 # Equally long: eager float64 with padding is NaN in the stock model.
@@ -70,10 +80,16 @@ def test_vision_signals_are_the_eager_models(request, kernel, way, eager_attenti
     if way == "encode":
         vision = encode(model, FAMILY, inputs, VISION).vision
         found = {
-            row: (vision[row].features, *vision[row].seen["cls_attention"].values(), *vision[row].seen["encoder_keys"].values())
+            row: (
+                vision[row].features,
+                *vision[row].seen["cls_attention"].values(),
+                *vision[row].seen["encoder_keys"].values(),
+            )
             for row, _ in rows
         }
-        assert [list(vision[0].seen["cls_attention"]), list(vision[0].seen["encoder_keys"])] == [["feature", "last"]] * 2
+        assert [list(vision[0].seen["cls_attention"]), list(vision[0].seen["encoder_keys"])] == [
+            ["feature", "last"]
+        ] * 2
         assert vision[2].features.shape[0] == 0
     else:
         seen = captured(model, inputs, [stage("encoder", 99, "keep", VISION[0::2])])
@@ -96,6 +112,59 @@ def test_vision_signals_are_the_eager_models(request, kernel, way, eager_attenti
             block = model.model.vision_tower.encoder.layers[2 if name == "feature" else 3]
             by_hand = attention[name].k_proj(block.layer_norm1(norm_input[pictures])).unflatten(-1, (3, -1)).mean(2)
             assert (keys - by_hand[:, 1:].flatten(0, 1)).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
+@pytest.mark.parametrize("way", ["encode", "hooks"])
+@pytest.mark.parametrize("block", ["feature", "last"])
+@pytest.mark.parametrize("kind", ["cls_logits", "cls_full_width", "full_keys"])
+def test_further_vision_signals_are_what_the_tower_computes(request, kernel, way, block, kind):
+    model, need = request.getfixturevalue(kernel), Need(kind, block)
+    inputs = prompt(model, TWO_PICTURES)
+    if way == "encode":
+        found = [vision.seen[kind][block] for vision in encode(model, FAMILY, inputs, [need]).vision[:2]]
+    else:
+        seen = captured(model, inputs, [stage("projector", 99, "keep", (need,))])
+        found = [getattr(seen["projector", row], kind) for row in (0, 1)]
+    with torch.no_grad():
+        tower = model.model.vision_tower
+        states = tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
+        layer = tower.encoder.layers[2 if block == "feature" else 3]
+        hidden = layer.layer_norm1(states[2 if block == "feature" else 3])
+        query, key = layer.self_attn.q_proj(hidden)[:, 0], layer.self_attn.k_proj(hidden)
+    if kind == "full_keys":
+        expected = key[:, 1:]
+    elif kind == "cls_full_width":  # one head as wide as the tower
+        expected = (query[:, None] @ key.transpose(1, 2) * 24**-0.5).softmax(-1)[:, 0, 1:]
+    else:
+        heads = (query.view(-1, 3, 1, 8) * key.view(-1, 17, 3, 8).transpose(1, 2)).sum(-1) * 8**-0.5
+        expected = heads.mean(1)[:, 1:]
+        assert expected.min() < 0, "logits, not probabilities"
+    for mine, pictures in zip(found, (slice(0, 2), slice(2, 3)), strict=True):
+        assert mine.shape == expected[pictures].flatten(0, 1).shape
+        assert (mine - expected[pictures].flatten(0, 1)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
+@pytest.mark.parametrize("block", ["feature", "last"])
+def test_the_cls_feature_is_the_blocks_first_row(request, kernel, block):
+    model, need = request.getfixturevalue(kernel), Need("cls_feature", block)
+    inputs = prompt(model, [[2, "picture", 4], [3, "picture", 3]])
+    with torch.no_grad():
+        states = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
+    expected = states[3 if block == "feature" else 4][:, 0]
+    vision = encode(model, FAMILY, inputs, [need]).vision
+    seen = captured(model, inputs, [stage("encoder", 99, "keep", (need,)), stage(2, 99, "keep", (need,))])
+    for row in (0, 1):
+        assert torch.equal(vision[row].seen["cls_feature"][block], expected[row][None])
+        assert torch.equal(seen["encoder", row].cls_feature, expected[row])
+        assert torch.equal(seen[2, row].cls_feature, expected[row])
+
+
+def test_one_cls_feature_of_several_pictures_is_refused(sdpa64):
+    stages = [stage("encoder", 99, "keep", (CLS_FEATURE,), title="the summary")]
+    with pytest.raises(Unsupported, match=r"the summary.*2 pictures"):
+        captured(sdpa64, prompt(sdpa64, TWO_PICTURES), stages)
 
 
 def test_a_fastv_like_choice_is_the_one_from_eager_attentions(sdpa64, eager_attentions):
