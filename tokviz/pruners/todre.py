@@ -186,6 +186,6 @@ PRUNER = Pruner(
         "tokens when they go; the paper does not say from where it counts.",
         "Positions of the text stay after withdrawal, as in VTW; the paper does not say.",
         "Newline tokens are never kept, and the budget counts patches only; the paper does not say.",
-        "The budget is the k of stage 1; the released tables give 720 and 288 of 2880.",
+        "The budget is the k of stage 1; the paper's tables give 720 and 288 of 2880.",
     ),
 )

@@ -1,0 +1,290 @@
+"""Write ``docs/methods.md`` and README's list of methods from the objects in ``tokviz/pruners``.
+
+    python -m scripts.write_methods_doc
+
+Run it after a change to a method's declaration; a test checks that the committed files are what it writes.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+from tokviz.errors import BadInput
+from tokviz.names import VisionBlock
+from tokviz.pruners import PRUNERS
+from tokviz.pruners.base import Param, Pruner
+from tokviz.types import Budget, Need, PlanningInfo, Schedule
+
+ROOT = Path(__file__).resolve().parents[1]
+DOC, README = ROOT / "docs" / "methods.md", ROOT / "README.md"
+LLAVA = PlanningInfo(n_visual=576, n_blocks=32, vision_blocks=23, has_text_tower=True)
+TILES = PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True, vision_blocks=23, has_text_tower=True)
+
+FAMILIES = {
+    "control": ("Controls", "what every method has to beat"),
+    "attention-ranked": ("Attention-ranked", "keep what the model already looks at"),
+    "approximation-error": ("Approximation error", "keep what the others cannot be rebuilt from"),
+    "diversity": ("Diversity", "keep tokens that differ most from each other"),
+    "merging": ("Merging", "melt similar tokens into one"),
+    "text-guided": ("Text-guided", "let the question decide"),
+    "progressive": ("Progressive", "drop in steps, deeper and deeper inside the LLM"),
+}
+
+TOWER, PROMPT, LLM = range(3)
+SIGNALS = {
+    "cls_attention": (TOWER, "[CLS] attention"),
+    "cls_logits": (TOWER, "[CLS] attention before the softmax"),
+    "cls_full_width": (TOWER, "[CLS] attention over all heads as one"),
+    "cls_feature": (TOWER, "[CLS] feature"),
+    "encoder_keys": (TOWER, "keys"),
+    "full_keys": (TOWER, "keys of all heads"),
+    "clip_relevance": (TOWER, "CLIP's text tower"),
+    "text_features": (PROMPT, "text behind the picture"),
+    "question_features": (PROMPT, "the question"),
+    "llm_input": (PROMPT, "all that enters the LLM"),
+    "last_row": (LLM, "attention of the last prompt token"),
+    "text_rows": (LLM, "attention of the text"),
+    "head_rows": (LLM, "attention of the text per head"),
+    "rotary_similarity": (LLM, "rotary distances"),
+    "previous_features": (LLM, "hidden states one block earlier"),
+    "key_norms": (LLM, "norms of the keys"),
+    "normed_features": (LLM, "hidden states behind the final norm"),
+}
+"""Where each signal comes from, and its name in the table of needs."""
+BLOCKS = {"last": " (last block)", "feature": "", "previous": "", "this": " (of the next block)", None: ""}
+
+INTRODUCTION = """\
+# Methods
+
+Written by `python -m scripts.write_methods_doc` from the objects in `tokviz/pruners`; change those, not this file.
+
+A budget has three meanings, and papers mix them. **F** is how many visual tokens are left after the last stage.
+**A_in** is the average that the LLM's blocks really process. **A_log** is the average of the counts *after* each block,
+as SparseVLM's logger takes it: a block behind which tokens are dropped is billed at its pruned size. Below, budgets are
+counted as each method's paper counts them, for 576 visual tokens and 32 blocks (LLaVA-1.5-7B), or for the 2880 of
+LLaVA-NeXT where a method needs crops.
+
+*Before block i* means that block `i`, counted from 0, is the first that sees fewer tokens. Published block numbers hold
+at the published depths (32, 40, 28 blocks); other models get them in proportion.
+"""
+
+
+def escaped(text: str) -> str:
+    """Text that cannot break a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    """A Markdown table; the first row is its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def info_of(pruner: Pruner) -> PlanningInfo:
+    """The model that the plans of ``pruner`` are printed for."""
+    return LLAVA if pruner.missing(LLAVA) is None else TILES
+
+
+def plan(pruner: Pruner, tokens: int) -> Schedule:
+    """The default schedule at a published budget. Raises BadInput where the method cannot meet it."""
+    return pruner.schedule(Budget(tokens), info_of(pruner), pruner.complete({}))
+
+
+def sites(schedule: Schedule) -> list[str]:
+    """Where the stages stand, those inside the vision tower as one."""
+    inside = [s.site.vision_block for s in schedule.stages if isinstance(s.site, VisionBlock)]
+    labels = [f"inside vision blocks {inside[0]} to {inside[-1]}"] if inside else []
+    return labels + [s.site_label for s in schedule.stages if not isinstance(s.site, VisionBlock)]
+
+
+def where(pruner: Pruner) -> str:
+    """Sites of the default schedule in a few words."""
+    blocks = [s.site for s in plan(pruner, 192).stages if isinstance(s.site, int)]
+    words = [label for label in sites(plan(pruner, 192)) if not label.startswith("before block")]
+    if blocks:
+        words.append(f"before block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}")
+    return "; ".join(words) or "–"
+
+
+def positions(pruner: Pruner) -> str:
+    """What happens to position ids of what stays."""
+    return " / ".join(dict.fromkeys(stage.positions for stage in plan(pruner, 192).stages)) or "–"
+
+
+def needs(pruner: Pruner, place: int) -> str:
+    """What the method reads at one of the three places."""
+    words = []
+    for need in pruner.needs:
+        found, name = SIGNALS[need.kind]
+        if found == place:
+            words.append(name + BLOCKS[need.block] + ("\\*" if need in pruner.does_without else ""))
+    if pruner.merges_in_vision and place == TOWER:
+        words.append("keys of every block")
+    return ", ".join(dict.fromkeys(words)) or "–"
+
+
+def must_have(pruner: Pruner) -> str:
+    """What a model has to offer beyond visual tokens in an LLM."""
+    required = [need for need in pruner.needs if need not in pruner.does_without]
+    words = []
+    if any(need.kind.startswith("cls_") for need in required):
+        words.append("a [CLS] token")
+    if Need("clip_relevance") in required:
+        words.append("CLIP's text tower")
+    if pruner.needs_tiles:
+        words.append("a thumbnail with crops")
+    if pruner.merges_in_vision:
+        words.append("a vision tower that can be merged in")
+    return ", ".join(words) or "–"
+
+
+def anchors() -> dict[str, str]:
+    """Method ids and the anchors that Markdown viewers give the headings; a repeated one gets a number."""
+    found: dict[str, str] = {}
+    for pruner in PRUNERS:
+        anchor = "".join(c for c in pruner.label.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+        earlier = sum(other.rsplit("-", 1)[0] == anchor or other == anchor for other in found.values())
+        found[pruner.id] = f"{anchor}-{earlier}" if earlier else anchor
+    return found
+
+
+def link(pruner: Pruner) -> str:
+    """The label, as a link to the method's section."""
+    return f"[{pruner.label}](#{anchors()[pruner.id]})"
+
+
+def overview() -> str:
+    """One table per family."""
+    parts = []
+    for family, (name, idea) in FAMILIES.items():
+        members = [pruner for pruner in PRUNERS if pruner.family == family]
+        rows = [
+            (
+                link(pruner),
+                escaped(pruner.claim),
+                "–" if pruner.paper is None else f"[{pruner.paper.year}]({pruner.paper.url})",
+                where(pruner),
+                "yes" if pruner.merges else "no",
+                positions(pruner),
+                ", ".join(f"`{param.name}`" for param in pruner.params) or "–",
+            )
+            for pruner in members
+        ]
+        head = ("method", "claim", "paper", "where", "merges", "positions", "parameters")
+        parts.append(f"### {name}: {idea}\n\n{table(head, *rows)}")
+    return "\n".join(parts)
+
+
+def requirements() -> str:
+    """What each method reads, and what a model must therefore have."""
+    rows = [
+        (link(p), needs(p, TOWER), needs(p, PROMPT), needs(p, LLM), must_have(p))
+        for p in PRUNERS
+        if p.family != "control"
+    ]
+    head = ("method", "from the vision tower", "from the prompt", "from inside the LLM", "the model must have")
+    return table(head, *rows)
+
+
+def counts(schedule: Schedule) -> str:
+    """Stages and what they leave, e.g. ``encoder output: 288; before block 16: 96``."""
+    parts = []
+    for kind, group in groupby(schedule.stages, key=lambda s: (isinstance(s.site, VisionBlock), s.keep is None)):
+        stages = list(group)
+        inside, at_run_time = kind
+        if inside:
+            left = ", ".join(str(s.keep) for s in stages[:2]) + f", … {stages[-1].keep}"
+            parts.append(f"{sites(Schedule(tuple(stages)))[0]}: {left}")
+        elif at_run_time and len(stages) > 1:
+            parts.append(f"before blocks {', '.join(str(s.site) for s in stages)}: decided at run time")
+        else:
+            parts += [f"{s.site_label}: {'decided at run time' if s.keep is None else s.keep}" for s in stages]
+    return "; ".join(parts) or "nothing is dropped"
+
+
+def plans(pruner: Pruner) -> str:
+    """The planned stages and the three meanings at the published budgets."""
+    info = info_of(pruner)
+    rows = []
+    for tokens in (192, 128, 64) if info is LLAVA else (640, 320, 160):
+        try:
+            schedule = plan(pruner, tokens)
+        except BadInput as refusal:
+            rows.append((str(tokens), escaped(str(refusal)), "", "", ""))
+            continue
+        found = schedule.meanings(info.n_visual, info.n_blocks)
+        averages = (f"{found.average_in:.1f}", f"{found.average_logged:.1f}")
+        rows.append((str(tokens), counts(schedule), str(found.final), *averages))
+    return table((f"of {info.n_visual}", "stages: tokens left", "F", "A_in", "A_log"), *rows)
+
+
+def parameter(param: Param) -> str:
+    """One line about a parameter."""
+    if param.kind == "choice":
+        choices = [f"**{choice}**" if choice == param.default else choice for choice in param.choices]
+        values = " / ".join(choices)
+    elif param.kind == "bool":
+        values = f"**{'on' if param.default else 'off'}**"
+    else:
+        values = f"**{param.default:g}**, {param.minimum:g} to {param.maximum:g}"
+    return f"- `{param.name}` ({values}): {param.help}"
+
+
+def section(pruner: Pruner) -> str:
+    """Everything about one method."""
+    parts = [f"### {pruner.label}\n\n`{pruner.id}`. {pruner.claim}"]
+    if pruner.paper is not None:
+        paper = pruner.paper
+        parts.append(f"{paper.authors}, [{paper.title}]({paper.url}), {paper.year}.")
+    parts.append(plans(pruner).rstrip())
+    if pruner.params:
+        parts.append("\n".join(parameter(param) for param in pruner.params))
+    if pruner.notes:
+        parts.append("Sources and differences:\n\n" + "\n".join(f"- {note}" for note in pruner.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def methods_doc() -> str:
+    """The whole of ``docs/methods.md``."""
+    return "\n".join(
+        [
+            INTRODUCTION,
+            "## Families\n",
+            overview(),
+            "## What each method reads\n",
+            "Everything is taken from the stock model while it runs; attention is recomputed for the few rows that a\n"
+            "method reads, so that the model keeps its fast kernel. \\*: the method can do without.\n",
+            requirements(),
+            "## Method by method\n",
+            "\n".join(section(pruner) for pruner in PRUNERS),
+        ]
+    )
+
+
+START, END = "<!-- methods: written by scripts/write_methods_doc.py -->\n", "<!-- end of methods -->"
+
+
+def readme_list() -> str:
+    """README's table: families and their members."""
+    rows = [
+        (f"{name.lower()}: {idea}", ", ".join(p.label for p in PRUNERS if p.family == family))
+        for family, (name, idea) in FAMILIES.items()
+    ]
+    return table(("family", "methods"), *rows)
+
+
+def with_list(readme: str) -> str:
+    """README with its list of methods as it is now."""
+    before, rest = readme.split(START)
+    return before + START + readme_list() + END + rest.split(END)[1]
+
+
+def main() -> None:
+    """Write both files."""
+    DOC.write_text(methods_doc(), encoding="utf-8")
+    README.write_text(with_list(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
