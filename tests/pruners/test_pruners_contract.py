@@ -62,7 +62,7 @@ def test_params_have_help_and_a_default_that_they_accept(pruner):
         if param.kind == "choice":
             assert param.default in param.choices
     assert pruner.complete(None) == pruner.complete({}) == {param.name: param.default for param in pruner.params}
-    with pytest.raises(BadInput, match=f"{pruner.label} has no parameter 'colour'"):
+    with pytest.raises(BadInput, match=f"{re.escape(pruner.label)} has no parameter 'colour'"):
         pruner.complete({"colour": 1})
 
 
