@@ -39,8 +39,8 @@ function stepper(holder, texts, change) {
     button.addEventListener("click", () => change(Math.min(Math.max(Number(control.value) + by, 0), texts.length - 1)));
     return button;
   };
-  const back = arrow("‹", -1, "Stage before");
-  const forth = arrow("›", 1, "Next stage");
+  const back = arrow("‹", -1, "Earlier");
+  const forth = arrow("›", 1, "Later");
   control.addEventListener("input", () => change(Number(control.value)));
   label.append(words, control);
   const row = make("div", "tv-stepper-row");

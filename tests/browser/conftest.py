@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ui"))
 from paced import PacedRunner
 from synthetic import write_examples
+from synthetic_rich import write_rich_examples
 from watching import watched_page
 
 from tokviz.models.catalog import EMBEDDED_MODEL
@@ -80,6 +81,19 @@ def shipped_site(site, paced, loads):
     from tokviz.ui.build import build_page
 
     page = _serve(build_page(paced, load=loads.append))
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture(scope="session")
+def rich_site(site, paced, tmp_path_factory):
+    """The page open on a comparison with everything that a stage can leave; its hostile twin is the second example."""
+    from tokviz.cases.examples import load_examples
+    from tokviz.ui.build import build_page
+
+    folder = tmp_path_factory.mktemp("rich")
+    write_rich_examples(folder)
+    page = _serve(build_page(paced, load=lambda name: None, examples=load_examples(folder)))
     yield page.local_url
     page.close()
 

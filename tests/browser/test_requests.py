@@ -60,7 +60,7 @@ def test_lanes_stream_and_the_example_keeps_its_truth(site, open_page, held):
     asked = held.requests[-1]
     assert asked.expected == "cyan" and len(asked.evidence) == 1
     assert set(asked.methods) == {"fastervlm", "apet", "todre"}
-    assert asked.params["apet"]["basis_tokens"] == 10
+    assert asked.params == {"fastervlm": {}, "apet": {}, "todre": {}}  # no settings were changed: defaults hold
 
 
 def test_another_question_has_no_known_answer(site, open_page, paced):
@@ -101,6 +101,7 @@ def test_bad_input_gets_a_sentence_and_the_page_goes_on(site, open_page, tmp_pat
     page.locator("#tokviz-question textarea").fill("what is it ?")
     for method in ("apet", "fastervlm", "todre"):
         page.locator(f"#tokviz-method-{method} input").uncheck()
+    assert page.locator(".tm-count").inner_text().startswith("0 of ")
     page.locator("#tokviz-compare").click()
     page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Choose at least one')")
     assert page.locator(".tv-lane").count() == 4

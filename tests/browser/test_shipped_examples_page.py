@@ -22,10 +22,10 @@ def test_every_shipped_case_opens_without_a_model(shipped_site, open_page, loads
         assert "✗ flipped by pruning" in verdicts and verdicts.count("✓ right") >= 2
         for view in ("Score", "Clusters", "Kept"):
             page.get_by_label(view, exact=True).check(force=True)
-            # Scores and merges open on ApET's first stage, which sees every patch; Kept on its last.
+            # Scores open on ApET's first stage, which sees every patch; merges (all so far) and Kept on its last.
             if "ApET" in [run.label for run in example.comparison.runs]:
                 stage = page.locator(".tv-lane", has_text="ApET").locator("select").first.input_value()
-                assert stage == ("1" if view == "Kept" else "0")
+                assert stage == ("0" if view == "Score" else "1")
     assert loads == before
 
 

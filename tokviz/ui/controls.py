@@ -12,7 +12,7 @@ from gradio.components import Component
 from ..errors import BadInput
 from ..pruners.base import Pruner
 from . import text
-from .method_menu import MethodMenu, menu_value, read_menu
+from .method_menu import MethodMenu, families, menu_value, read_menu
 from .pictures import PictureField
 from .running import RunRequest
 
@@ -128,7 +128,7 @@ def build_form(
         )
     with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-methods"):
         value = menu_value(start.get("methods", ()), start.get("params", {}), missing)
-        menu = MethodMenu(pruners, value, label="Methods", elem_id="tokviz-method-menu")
+        menu = MethodMenu(value, families=families(pruners), label="Methods", elem_id="tokviz-method-menu")
     with gr.Accordion("Advanced", open=False, elem_classes="tokviz-card"):
         model = gr.Dropdown(list(models), value=models[0][1], label="Model", filterable=False, elem_id="tokviz-model")
         with gr.Row():

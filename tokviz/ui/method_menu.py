@@ -20,16 +20,20 @@ from .payload import UNPRUNED
 
 
 class MethodMenu(gr.HTML):
-    """Checkboxes by family, settings of the chosen methods. The value is the dict of ``menu_value``."""
+    """Checkboxes by family, settings of the chosen methods. The value is the dict of ``menu_value``.
 
-    def __init__(self, pruners: Sequence[Pruner], value: dict[str, Any], **settings: Any):
+    Gradio makes such an object anew from its arguments on updates, so every argument is plain data with a default.
+    ``families`` is the list of the function of that name.
+    """
+
+    def __init__(self, value: dict[str, Any] | None = None, *, families: Sequence[Any] = (), **settings: Any):
         super().__init__(
             value=value,
             html_template=asset("method_menu.html"),
             css_template=asset("method_menu.css"),
             js_on_load=asset("method_menu.js"),
             apply_default_css=False,
-            families=families(pruners),
+            families=list(families),
             **settings,
         )
 
