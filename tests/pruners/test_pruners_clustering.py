@@ -39,7 +39,7 @@ def test_equally_dense_points_on_paper():
     # Points on a line; each has a neighbour at distance 1, so that all are equally dense and the first is the densest.
     x = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0]])
     found = cluster_means(x, torch.arange(5), count=2, neighbours=1)
-    assert found.density.tolist() == pytest.approx([math.exp(-1)] * 5)
+    assert found.log_density.tolist() == pytest.approx([-1.0] * 5)
     assert found.separation.tolist() == [11, 1, 1, 8, 1]  # 11: the largest distance of all
     assert found.centres.tolist() == [0, 3]
     assert found.owner.tolist() == [0, 0, 0, 3, 3]
@@ -51,7 +51,7 @@ def test_own_distance_counts_only_as_in_the_official_code():
     x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
     others = cluster_means(x, torch.arange(4), count=2, neighbours=2)
     # Mean of the two smallest squared distances to others: (1 + 9) / 2, (1 + 4) / 2, (4 + 9) / 2, (16 + 36) / 2.
-    assert others.density.log().tolist() == pytest.approx([-5, -2.5, -6.5, -26])
+    assert others.log_density.tolist() == pytest.approx([-5, -2.5, -6.5, -26])
     assert others.separation.tolist() == [1, 7, 2, 4]
     # log(rho delta): -5 + 0, -2.5 + 1.95, -6.5 + 0.69, -26 + 1.39.
     assert others.centres.tolist() == [1, 0]
@@ -59,7 +59,7 @@ def test_own_distance_counts_only_as_in_the_official_code():
     assert others.means.flatten().tolist() == pytest.approx([11 / 3, 0.0])
     itself = cluster_means(x, torch.arange(4), count=2, neighbours=0)
     # Its own 0 and the nearest other: 1 / 2, 1 / 2, 4 / 2, 16 / 2. The first of the equal pair counts as denser.
-    assert itself.density.log().tolist() == pytest.approx([-0.5, -0.5, -2, -8])
+    assert itself.log_density.tolist() == pytest.approx([-0.5, -0.5, -2, -8])
     assert itself.separation.tolist() == [7, 1, 2, 4]
     assert itself.centres.tolist() == [0, 1]
     assert itself.means.flatten().tolist() == pytest.approx([0.0, 11 / 3])
@@ -76,7 +76,7 @@ def test_density_peaks_as_the_reference(knn):
         centres, owner, density, separation = density_peaks_reference(x.double().numpy(), count, knn)
         assert found.centres.tolist() == centres
         assert found.owner.tolist() == owner
-        assert found.density.tolist() == pytest.approx(density, rel=1e-4)
+        assert found.log_density.exp().tolist() == pytest.approx(density, rel=1e-4)
         assert found.separation.tolist() == pytest.approx(separation, rel=1e-5)
 
 
@@ -87,14 +87,14 @@ def test_row_tiles_change_nothing(monkeypatch):
         monkeypatch.setattr(sampling, "ROW_TILE", 8)
         tiled = sampling.density_peaks(x, 7, 3, include_self)
         monkeypatch.undo()
-        for name in ("centres", "density", "separation", "owner"):
+        for name in ("centres", "log_density", "separation", "owner"):
             assert torch.equal(getattr(whole, name), getattr(tiled, name))
 
 
 def test_far_apart_rows_are_still_ranked_when_their_density_underflows():
     x = torch.tensor([[0.0], [300.0], [1000.0], [1001.0], [1100.0]])
     found = cluster_means(x, torch.arange(5), count=2, neighbours=2)
-    assert float(found.density.max()) == 0.0  # exp(-5000) and less
+    assert float(found.log_density.exp().max()) == 0.0  # exp(-4900) and less
     centres, *_ = density_peaks_reference(x.double().numpy(), 2, 2)
     assert found.centres.tolist() == centres == [3, 2]
 
@@ -177,12 +177,12 @@ def test_the_decision_graph_links_points_and_tokens():
     maps = {m.name: m.values for m in found.maps}
     assert chart.kind == "scatter"
     assert len(chart.tokens) == found.facts["recycled"]
-    assert chart.x == maps["density"][chart.tokens].tolist()
+    assert chart.x == maps["log_density"][chart.tokens].tolist()
     assert chart.y == maps["separation"][chart.tokens].tolist()
     centres = [chart.tokens[place] for place in chart.marked]
     assert len(centres) == found.facts["clusters"]
     assert set(centres) <= set(found.kept.tolist())
-    assert torch.isnan(maps["density"]).sum() == 60 - found.facts["recycled"]
+    assert torch.isnan(maps["log_density"]).sum() == 60 - found.facts["recycled"]
 
 
 # ------------------------------------------------------------------------------------------------- raters

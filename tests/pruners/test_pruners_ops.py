@@ -220,7 +220,7 @@ def test_density_peaks_by_hand():
     # 0, 1, 10 with two neighbours (itself and one): mean squared distances 0.5, 0.5, 40.5. Row 0 counts as densest
     # (tie, lower index) and gets the largest distance 10; row 1 is 1 from row 0; row 2 is 9 from row 1.
     peaks = sampling.density_peaks(rows([0], [1], [10]), 2, neighbours=2)
-    assert peaks.density.tolist() == pytest.approx([math.exp(-0.5), math.exp(-0.5), math.exp(-40.5)])
+    assert peaks.log_density.tolist() == pytest.approx([-0.5, -0.5, -40.5])
     assert peaks.separation.tolist() == [10, 1, 9]
     assert peaks.centres.tolist() == [0, 1]
     assert peaks.owner.tolist() == [0, 1, 1]

@@ -219,13 +219,17 @@ def test_stage_2_as_the_reference(signal, neighbours):
         mean, chosen = raters(signals.input_features.double().numpy(), signals.input_text.double().numpy(), 0.5)
         assert found.text.values.tolist() == pytest.approx(mean, abs=1e-5)
         assert found.text.chosen.nonzero().flatten().tolist() == chosen
+        alpha = next((m.values for m in found.maps if m.name == "alignment"), found.score.values)
         if signal == "embed":
             shares = alignment(signals.features.double().numpy(), signals.text_features.double().numpy(), 0.5)
             scores = [float(np.mean([row[j] for j in chosen])) for row in shares]
         else:
             rows = signals.attention_rows.double().numpy()
             scores = [float(np.mean([rows[j][i] for j in chosen])) for i in range(len(signals.features))]
-        assert found.score.values.tolist() == pytest.approx(scores, rel=1e-4)
+        assert alpha.tolist() == pytest.approx(scores, rel=1e-4)
+        if signal == "embed" and len(chosen) < len(signals.text_features):
+            odds = [math.log(len(chosen) * a / (1 - len(chosen) * a)) for a in scores]
+            assert found.score.values.tolist() == pytest.approx(odds, abs=1e-3)
         kept, features, assignment, sequence = keep_and_recycle(
             signals.features.double().numpy(), found.score.values.double().numpy(), keep, neighbours
         )
@@ -243,7 +247,9 @@ def test_stage_2_on_paper():
     signals = Signals(features, input_features=features, input_text=text, text_features=text)
     found = select_rated(signals, 3, PRUNER.complete({}), torch.Generator())
     alpha = [0.5, 0.8, 2 / 3, 0.2, 16 / 17]
-    assert found.score.values.tolist() == pytest.approx(alpha)
+    assert found.maps[0].values.tolist() == pytest.approx(alpha)
+    # Odds of 4^v to 1.
+    assert found.score.values.tolist() == pytest.approx([v * math.log(4.0) for v in (0.0, 1.0, 0.5, -1.0, 2.0)])
     # Shares of the words: 1 - mean and mean = 0.6216 of these; the second is above 1/2.
     assert found.text.values.tolist() == pytest.approx([1 - sum(alpha) / 5, sum(alpha) / 5], abs=1e-5)
     assert found.text.chosen.tolist() == [False, True]
@@ -262,12 +268,24 @@ def test_one_hot_softmaxes_are_counted():
     assert select_rated(signals, 2, PRUNER.complete({}), torch.Generator()).readings[0].value == 0.5
 
 
+def test_saturated_softmaxes_are_still_ranked():
+    # All give their whole softmax to the second word in float32; the dot products still differ.
+    features, text = torch.tensor([[100.0], [300.0], [200.0], [400.0]]), torch.tensor([[0.0], [1.0]])
+    signals = Signals(features, input_features=features, input_text=text, text_features=text)
+    found = select_rated(signals, 2, PRUNER.complete({"order": "append"}), torch.Generator())
+    assert found.maps[0].values.tolist() == [1.0] * 4
+    assert found.score.values.tolist() == [100.0, 300.0, 200.0, 400.0]
+    assert found.facts["ties_at_threshold"] == 1
+    assert 3 in found.kept.tolist()
+
+
 def test_a_single_word_gives_every_token_the_same_score():
     features = torch.randn(8, 3)
     signals = Signals(features, input_features=features, input_text=features[:1], text_features=features[:1])
     found = select_rated(signals, 3, PRUNER.complete({}), torch.Generator())
     assert found.text.chosen.tolist() == [True]
-    assert found.score.values.tolist() == [1.0] * 8
+    assert found.maps[0].values.tolist() == [1.0] * 8
+    assert found.score.values.tolist() == [0.0] * 8
     assert found.facts["ties_at_threshold"] == 8
     selected = found.facts["selected"]
     assert found.kept[:selected].tolist() == list(range(selected))  # ties: the lowest index

@@ -28,7 +28,7 @@ class Clusters:
     """What ``cluster_means`` found, in the numbering of the stage.
 
     Shape: rows ``(m,)``, what was clustered; owner ``(m,)``, the centre that carries each; centres ``(c,)``, most
-    prominent first; means ``(c, D)`` float32 and sizes ``(c,)`` in the order of centres; density and separation
+    prominent first; means ``(c, D)`` float32 and sizes ``(c,)`` in the order of centres; log_density and separation
     ``(m,)``, the axes of the decision graph.
     """
 
@@ -37,7 +37,7 @@ class Clusters:
     centres: Tensor
     means: Tensor
     sizes: Tensor
-    density: Tensor
+    log_density: Tensor
     separation: Tensor
 
 
@@ -61,7 +61,7 @@ def cluster_means(features: Tensor, rows: Tensor, count: int, neighbours: int) -
         centres=rows[peaks.centres],
         means=belongs @ members / sizes.unsqueeze(1),
         sizes=sizes,
-        density=peaks.density,
+        log_density=peaks.log_density,
         separation=peaks.separation,
     )
 
@@ -194,16 +194,24 @@ def group_sizes(sizes: Tensor) -> TokenMap:
 def _graph_maps(clusters: Clusters, n: int) -> tuple[TokenMap, ...]:
     if len(clusters.rows) == 0:
         return ()
-    density, separation = (spread(v, clusters.rows, n, torch.nan) for v in (clusters.density, clusters.separation))
+    density, separation = (spread(v, clusters.rows, n, torch.nan) for v in (clusters.log_density, clusters.separation))
     return (
-        TokenMap("density", "Local density ρ", density, direction="high with high δ makes a cluster centre"),
-        TokenMap("separation", "Distance δ to a denser token", separation, unit="distance / √D",
-                 direction="high with high ρ makes a cluster centre"),
-    )  # fmt: skip
+        TokenMap("log_density", "Local density, ln ρ", density, direction="high with high δ makes a cluster centre"),
+        TokenMap(
+            "separation",
+            "Distance δ to a denser token",
+            separation,
+            unit="distance / √D",
+            direction="high with high ρ makes a cluster centre",
+        ),
+    )
 
 
 def decision_graph(clusters: Clusters) -> tuple[Chart, ...]:
-    """Density against separation of every clustered token, centres marked; nothing when no token was clustered."""
+    """Density against separation of every clustered token, centres marked; nothing when no token was clustered.
+
+    The density is shown as its logarithm: between hidden states deep in an LLM the density itself underflows to 0.
+    """
     if len(clusters.rows) == 0:
         return ()
     return (
@@ -211,9 +219,9 @@ def decision_graph(clusters: Clusters) -> tuple[Chart, ...]:
             name="decision_graph",
             label="Decision graph: centres are dense and far from denser tokens",
             kind="scatter",
-            x=clusters.density.tolist(),
+            x=clusters.log_density.tolist(),
             y=clusters.separation.tolist(),
-            x_label="local density ρ",
+            x_label="local density, ln ρ",
             y_label="distance δ to a denser token",
             tokens=clusters.rows.tolist(),
             marked=torch.isin(clusters.rows, clusters.centres).nonzero().squeeze(1).tolist(),

@@ -38,7 +38,7 @@ from .clustering import (
 from .depths import block_spans, bracket, carried_blocks, weighted_average
 from .ops import candidate_rows, fixed_count, required, ties_at_threshold, top_k
 from .planning import equal_shares, rows_by_view
-from .raters import alignment, rated_attention, text_raters
+from .raters import alignment_logits, log_odds, rated_attention, text_raters
 
 # Blocks before which tokens go (layers 3, 7, 16 of LLaVA and 3, 7, 13 of Qwen2-VL count from 1 and prune behind it).
 PUBLISHED_BLOCKS = {28: (3, 7, 13), 32: (3, 7, 16), 40: (3, 7, 16)}
@@ -108,25 +108,28 @@ def select_rated(signals: Signals, keep: int, params: Params, generator: Generat
     """Stage 2: raters score the visual tokens, the best stay, the best 30% of the others come back as clusters.
 
     Raters are found once, on what entered the LLM. ``embed`` scores by Eq. 9 and 11 on the hidden states before this
-    block: the mean share that a visual token gives the raters of its softmax over all text. ``attn`` scores by the
-    raters' attention, as SparseVLM does. Exactly ``keep`` tokens and clusters stay, where Eq. 12's threshold would keep
+    block: the mean share that a visual token gives the raters of its softmax over all text. It ranks by the log odds of
+    that share, which order the tokens alike and do not saturate. ``attn`` scores by the raters' attention, as SparseVLM
+    does. Exactly ``keep`` tokens and clusters stay, where Eq. 12's threshold would keep
     more on ties.
     Shape: signals.features ``(N, D)``, text_features ``(M, D)`` or attention_rows ``(M, N)``, input_features,
     input_text -> kept ``(keep,)``.
     Source: Polymorphic section 3.3, Eq. 9-12; recycling by SparseVLM's rule (``methods.md`` 2.5); no code is public.
     """
     raters = text_raters(signals, scaled=True)
+    maps: tuple[TokenMap, ...] = ()
+    readings: tuple[Reading, ...] = ()
     if params["signal"] == "attn":
         rows = required(signals.attention_rows, "attention_rows")
-        score = TokenMap(
-            "rater_attention", "Attention of the raters", rated_attention(rows, raters), unit="probability"
-        )
-        readings: tuple[Reading, ...] = ()
+        attention = rated_attention(rows, raters)
+        score = TokenMap("rater_attention", "Attention of the raters", attention, unit="probability")
     else:
-        shares = alignment(signals.features, required(signals.text_features, "text_features"), _scale(signals.features))
-        # Without a text token there is nothing to divide over, and no token can be ranked.
-        chosen = shares[:, raters.rows] if bool(raters.chosen.any()) else shares.new_full((len(shares), 1), torch.nan)
-        score = TokenMap("alignment", "Alignment α with the raters", chosen.mean(1), unit="share of the softmax")
+        text = required(signals.text_features, "text_features")
+        logits = alignment_logits(signals.features, text, signals.features.shape[1] ** -0.5)
+        odds, shares = log_odds(logits, raters.chosen), logits.softmax(1)
+        score = TokenMap("alignment_log_odds", "Alignment with the raters, as log odds", odds, unit="ln odds")
+        alpha = shares[:, raters.chosen].sum(1) / max(1, len(raters.rows))
+        maps = (TokenMap("alignment", "Alignment α with the raters", alpha, unit="share of the softmax"),)
         readings = (Reading("one_hot", "Visual tokens whose softmax is one-hot", _one_hot(shares), unit="share"),)
     facts = {
         "signal": str(params["signal"]),
@@ -137,11 +140,9 @@ def select_rated(signals: Signals, keep: int, params: Params, generator: Generat
     found = keep_and_recycle(
         signals.features, score, keep, int(params["neighbours"]), params["order"] == "append", facts
     )
-    return replace(found, facts={**facts, **found.facts}, text=raters.text, readings=readings)
-
-
-def _scale(features: Tensor) -> float:
-    return 1.0 / math.sqrt(features.shape[1])
+    return replace(
+        found, facts={**facts, **found.facts}, text=raters.text, readings=readings, maps=(*maps, *found.maps)
+    )
 
 
 def _one_hot(shares: Tensor) -> float:
@@ -307,7 +308,8 @@ PRUNER = Pruner(
         "The text speaks of attention, Eq. 9-11 compute similarity of embeddings: signal embed or attn.",
         "Raters are found once, on what enters the LLM, from all tokens behind the picture, template included.",
         "Eq. 12's threshold keeps all tokens that tie; here exactly the planned number stays.",
-        "At depth the dot products of Eq. 9 grow until most softmaxes are one-hot; the reading one_hot shows how many.",
+        "At depth the dot products of Eq. 9 grow until most softmaxes are one-hot and α ties to rounding; "
+        "tokens are ranked by the log odds of α, the same order without ties. The reading one_hot shows how many.",
         "Section 4.5 says that K = 1 relies on text alone, and its table repeats the row without stage 1, although "
         "K = 1 as defined leaves stage 2 nothing: K = 1 here is stage 1 alone, and stage 1 has a switch.",
         "What stage 2 recycles is not said: the best 30% of the pruned tokens, as in SparseVLM.",

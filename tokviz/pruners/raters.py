@@ -20,11 +20,31 @@ def alignment(visual: Tensor, text: Tensor, scale: float) -> Tensor:
     Rows of text that are not finite take no part (share 0), rows of visual tokens that are not finite are NaN.
     Shape: visual ``(N, D)``, text ``(M, D)`` -> ``(N, M)`` float32.
     """
+    return alignment_logits(visual, text, scale).softmax(1)
+
+
+def alignment_logits(visual: Tensor, text: Tensor, scale: float) -> Tensor:
+    """``scale * V T^T``, -inf for text tokens that are not finite. Shape: ``(N, D)``, ``(M, D)`` -> ``(N, M)``."""
     visual, text = visual.float(), text.float()
     finite = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     finite[usable_rows(text, torch.arange(len(text), device=text.device))] = True
     logits = scale * (visual @ torch.where(finite.unsqueeze(1), text, 0.0).T)
-    return logits.masked_fill(~finite, -torch.inf).softmax(1)
+    return logits.masked_fill(~finite, -torch.inf)
+
+
+def log_odds(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Of the softmax's share that goes to the chosen columns: ln(share / (1 - share)), without forming the share.
+
+    It ranks as the share itself, and still tells rows apart whose share is 0 or 1 to float32. Rows of which all goes to
+    chosen columns, because there is no other, are all 0.
+    Shape: logits ``(N, M)``, chosen ``(M,)`` bool -> ``(N,)``; NaN when nothing is chosen.
+    """
+    others = ~chosen & (logits > -torch.inf).any(0)
+    if not bool(chosen.any()):
+        return torch.full((len(logits),), torch.nan, device=logits.device)
+    if not bool(others.any()):
+        return torch.where(logits.isnan().any(1), torch.nan, 0.0)
+    return logits[:, chosen].logsumexp(1) - logits[:, others].logsumexp(1)
 
 
 @dataclass(frozen=True)

@@ -224,12 +224,12 @@ def diverse_selection(
 class DensityPeaks:
     """What ``density_peaks`` found.
 
-    Shape: centres ``(count,)``, highest ``density * separation`` first; density and separation ``(n,)``, the two axes
-    of the decision graph; owner ``(n,)``, for every row the centre nearest to it (itself for a centre).
+    Shape: centres ``(count,)``, highest ``density * separation`` first; log_density (natural) and separation ``(n,)``,
+    the two axes of the decision graph; owner ``(n,)``, for every row the centre nearest to it (itself for a centre).
     """
 
     centres: Tensor
-    density: Tensor
+    log_density: Tensor
     separation: Tensor
     owner: Tensor
 
@@ -263,7 +263,7 @@ def density_peaks(features: Tensor, count: int, neighbours: int, include_self: b
     ascending = centres.sort().values
     owner = ascending[distance[:, ascending].argmin(1)]
     owner[centres] = centres
-    return DensityPeaks(centres, torch.exp(-crowding), separation, owner)
+    return DensityPeaks(centres, -crowding, separation, owner)
 
 
 def _mean_square_of_nearest(distance: Tensor, neighbours: int, include_self: bool) -> Tensor:
