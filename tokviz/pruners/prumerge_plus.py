@@ -1,0 +1,78 @@
+"""PruMerge+: PruMerge with an even grid of further tokens, so that no part of the picture goes unseen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..types import Budget, Params, PlanningInfo, Schedule, Stage
+from .base import Param, Pruner, budget_tokens
+from .ops import complement, evenly_spaced, top_k
+from .prumerge import NEEDS, NOTES, PAPER, PARAMS, Centres, outliers, stage_selects
+
+
+def choose_with_grid(attention: Tensor, count: int | None, params: Params) -> Centres:
+    """Centres by attention and an even grid of further ones.
+
+    Adaptive: all outliers, and every ``int(int(1 / share of outliers) / 3)``-th (at least every) token of 0..n-2 that
+    is not kept yet. With a ``count``: ``attention_share`` of it (at least one token) by attention, the others evenly
+    spaced over what is left.
+    Shape: attention ``(n,)`` finite, ``1 <= count <= n``.
+    Source: PruMerge+, official ``clip_encoder.py``, ``if_adaptive=True`` (written for 576 tokens).
+    """
+    n = len(attention)
+    if count is None:
+        by_attention = top_k(attention, outliers(attention))
+        stride = max(int(1 / (len(by_attention) / n)) // 3, 1)
+        grid = torch.arange(0, n - 1, stride, device=attention.device)
+        return Centres(by_attention, grid[~torch.isin(grid, by_attention)])
+    by_attention = top_k(attention, max(int(count * float(params["attention_share"])), 1))
+    rest = complement(by_attention, n)
+    return Centres(by_attention, rest[evenly_spaced(len(rest), count - len(by_attention), rest.device)])
+
+
+select, select_adaptive = stage_selects(choose_with_grid)
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """One stage on the encoder's output, before the projector; the summary token is part of the budget.
+
+    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. With ``adaptive``
+    the picture decides how many tokens stay, and the budget plays no part. Raises BadInput for a budget below 1 token.
+    """
+    tokens = budget_tokens(budget)
+    keep, chosen = (None, select_adaptive) if params["adaptive"] else (tokens, select)
+    return Schedule((Stage("encoder", keep, chosen, NEEDS, title="Outliers of attention, a grid and a summary"),))
+
+
+PRUNER = Pruner(
+    id="prumerge_plus",
+    label="PruMerge+",
+    family="merging",
+    claim="PruMerge with an even grid of further tokens, so that no part of the picture goes unseen.",
+    paper=PAPER,
+    needs=NEEDS,
+    params=(
+        *PARAMS,
+        Param(
+            "attention_share",
+            "Share by attention",
+            "float",
+            0.25,
+            "With a planned count: how many of the kept tokens come by attention, the others by the grid. 0.25 is what "
+            "the adaptive rule gives; the fixed-ratio branch of the official code takes 0.5.",
+            minimum=0.0,
+            maximum=1.0,
+            step=0.05,
+        ),
+    ),
+    schedule=schedule,
+    merges=True,
+    notes=(
+        *NOTES,
+        "The adaptive grid takes every int(int(1 / outlier share) / 3)-th token, about three per outlier, never the "
+        "last token; a step of 0 is taken as 1.",
+        "With a planned count a quarter of the kept tokens come by attention and the rest evenly spaced over the other "
+        "tokens. The official fixed ratio, meant for training, takes half by attention and repeats tokens of the grid.",
+    ),
+)
