@@ -120,7 +120,9 @@ def _charts(parts: Sequence[_Part]) -> tuple[Chart, ...]:
                 y_label="singular value",
             )
         )
-    sizes = {int(rows[row]): int(part.kept.sizes[row]) for rows, part in parts for row in part.kept.rows.tolist()}
+    sizes: dict[int, int] = {}
+    for rows, part in parts:
+        sizes.update(zip(rows[part.kept.rows].tolist(), part.kept.sizes[part.kept.rows].tolist(), strict=True))
     groups = sorted((token for token, size in sizes.items() if size > 1), key=lambda token: (-sizes[token], token))
     if groups:
         counts = [float(sizes[token]) for token in groups]

@@ -1,0 +1,160 @@
+"""Which stage of each method is measured, against which published procedure, and what it could cost at least.
+
+A new method is one line in ``CASES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tokviz.errors import BadInput, Unsupported
+from tokviz.pruners import get
+from tokviz.pruners.base import Pruner
+from tokviz.types import Budget, Signals, Stage
+
+from . import published_merging as merging
+from . import published_procedures as published
+from .inputs import FULL_WIDTH, KEY_WIDTH, QUESTION, planning_info
+from .measuring import Deadline, Machine
+
+
+@dataclass(frozen=True)
+class Size:
+    """N visual tokens of width D, of which K are kept."""
+
+    n: int
+    width: int
+    keep: int
+
+
+Floor = Callable[[Machine, Size], float]
+"""The least that a method's arithmetic costs on this machine, in ms."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    rule: the floor in words. published: the procedure as published. tiled: measured on a thumbnail with crops.
+    keep: K for this stage where it is not the common one.
+    """
+
+    method: str
+    rule: str
+    floor: Floor
+    published: Callable[[Signals, int, Deadline], object]
+    tiled: bool = False
+    keep: Callable[[Size], int] = lambda size: size.keep
+
+    def stage(self, size: Size) -> tuple[Pruner, Stage]:
+        """The first stage of the method as its own schedule plans it, at the smallest budget that the schedule takes.
+
+        Only its functions and needs are used: how many tokens it keeps is the benchmark's to say.
+        """
+        pruner = get(self.method)
+        info = planning_info(size.n, self.tiled)
+        refusal: Exception | None = None
+        for budget in (size.keep, size.n // 2, size.n - 1):
+            try:
+                return pruner, pruner.schedule(Budget(budget), info, pruner.complete({})).stages[0]
+            except (BadInput, Unsupported) as error:
+                refusal = error
+        raise refusal or AssertionError(f"{self.method} plans no stage")
+
+
+def _reads(count: float) -> Floor:
+    return lambda machine, size: count * machine.read
+
+
+def _nothing(machine: Machine, size: Size) -> float:
+    return 0.0
+
+
+def _greedy(machine: Machine, size: Size) -> float:
+    return machine.greedy(size.n, size.keep)
+
+
+def _apet(machine: Machine, size: Size) -> float:
+    return 12 * machine.read + machine.product(size.keep, size.n - size.keep, size.width)
+
+
+def _adaptvtp(machine: Machine, size: Size) -> float:
+    survivors = int(0.8 * size.n)
+    return machine.product(size.n, QUESTION, size.width) + machine.greedy(survivors, size.keep)
+
+
+def _cdpruner(machine: Machine, size: Size) -> float:
+    """The rows of the factor grow by one per step: half of them on average, and each step reads them once."""
+    factors = size.keep * machine.read_of(max(1, size.keep // 2), size.n)
+    return machine.greedy(size.n, size.keep) + factors
+
+
+def _vispruner(machine: Machine, size: Size) -> float:
+    """Every round looks at a quarter of what is left of the matrix; the list shrinks by 8 from N - K/2 to K/2."""
+    first, last = size.n - size.keep // 2, size.keep - size.keep // 2
+    looks = sum((left // 2) ** 2 for left in range(first, last, -8))
+    side = max(1, first // 2)
+    return machine.product(first, first, size.width) + looks / side**2 * machine.read_of(side, side)
+
+
+def _strips(machine: Machine, size: Size) -> float:
+    strip = max(1, size.n // 16)
+    return machine.read + 16 * machine.product(strip, strip, size.width)
+
+
+def _clusters(machine: Machine, clustered: int, size: Size) -> float:
+    return machine.read + machine.product(clustered, clustered, size.width)
+
+
+def _sparsevlm(machine: Machine, size: Size) -> float:
+    """One read of the LLM's input for the raters, and the distances of what is recycled."""
+    return _clusters(machine, max(1, 3 * (size.n - size.keep) // 10), size)
+
+
+def _polymorphic(machine: Machine, size: Size) -> float:
+    return _clusters(machine, size.n - size.keep + round(size.keep / 6.4), size)
+
+
+def _visionzip(machine: Machine, size: Size) -> float:
+    return machine.read + machine.product(size.n - size.keep, max(1, round(size.keep / 6.4)), KEY_WIDTH)
+
+
+def _tome(machine: Machine, size: Size) -> float:
+    return machine.read + machine.product(size.n // 2, size.n // 2, KEY_WIDTH)
+
+
+def _prumerge(machine: Machine, size: Size) -> float:
+    return machine.read + machine.product(size.keep, size.n, FULL_WIDTH)
+
+
+def _one_tower_block(size: Size) -> int:
+    """What one of 23 blocks leaves when all of them together leave K."""
+    return size.n - -(-(size.n - size.keep) // 23)
+
+
+_GREEDY = "reads per step or product"
+_READ = "1 read"
+
+CASES: tuple[Case, ...] = (
+    Case("fastervlm", _READ, _reads(1), published.cls_attention),
+    Case("visionzip", "1 read + key product", _visionzip, merging.visionzip),
+    Case("vispruner", "product + blocks per round", _vispruner, published.vispruner),
+    Case("holov", "1 read + products of strips", _strips, published.holov),
+    Case("globalcom2", _READ, _reads(1), published.globalcom2, tiled=True),
+    Case("fastv", _READ, _reads(1), published.last_row),
+    Case("apet", "12 reads + K x (N-K) product", _apet, merging.apet),
+    Case("divprune", _GREEDY, _greedy, published.divprune),
+    Case("todre", _GREEDY, _greedy, published.todre),
+    Case("dart", "8 reads", _reads(8), published.dart),
+    Case("tome", "1 read + key product", _tome, merging.tome, keep=_one_tower_block),
+    Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
+    Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
+    Case("sparsevlm", "1 read + product of recycled", _sparsevlm, merging.sparsevlm),
+    Case("polymorphic", "1 read + product of the rest", _polymorphic, merging.polymorphic),
+    Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),
+    Case("cdpruner", f"{_GREEDY} + factor rows", _cdpruner, published.cdpruner),
+    Case("pdrop", _READ, _reads(1), published.last_row),
+    Case("v2drop", "2 reads", _reads(2), published.variation),
+    Case("vtw", "none", _nothing, published.withdraw),
+)

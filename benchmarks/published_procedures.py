@@ -1,0 +1,191 @@
+"""What papers and their code do to select tokens, step by step and at the price they pay: the other side of a race.
+
+Written from our description of the methods, not from anybody's source; kept plain, as what is compared is the
+procedure. Everything is float32, every function takes the same signals as the stage it is measured against, and
+``tick`` is called in every long loop, so that a measurement can give up. Where a procedure asks the host at every step
+(``item``) or computes what it does not need, so does this. Of tokens without a finite number, of ties, duplicates and
+the like nothing is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from tokviz.types import Signals
+
+Tick = Callable[[], None]
+BROADCAST_BYTES = 256 << 20
+"""Where a procedure broadcasts to three dimensions, at most this much at a time: in one piece it would not fit."""
+
+
+def highest(scores: Tensor, keep: int) -> Tensor:
+    """Top-k as a mask, and back to indices (FasterVLM, FastV, PDrop). Shape: ``(n,)`` -> ``(keep,)``."""
+    mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    mask[scores.topk(keep).indices] = True
+    return mask.nonzero().squeeze(1)
+
+
+def cls_attention(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """FasterVLM."""
+    return highest(s.cls_attention, keep)
+
+
+def last_row(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """FastV and PDrop."""
+    return highest(s.attention_rows[-1], keep)
+
+
+def variation(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """V2Drop: how much the block before changed each token."""
+    return highest((s.features - s.previous_features).norm(dim=1), keep)
+
+
+def withdraw(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """VTW: nothing stays."""
+    return torch.empty(0, dtype=torch.int64)
+
+
+def divprune(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """DivPrune: the whole distance matrix; every step gathers the rows of all picks anew."""
+    unit = s.features / s.features.norm(dim=1, keepdim=True)
+    distance = 1.0 - unit @ unit.T
+    chosen = torch.empty(keep, dtype=torch.int64, device=unit.device)
+    for step in range(keep):
+        tick()
+        if step == 0:
+            to_chosen = distance.topk(2, dim=0, largest=False).values[1]
+        else:
+            to_chosen = distance.index_select(0, chosen[:step]).min(0).values
+        chosen[step] = to_chosen.argmax().item()
+    return chosen.sort().values
+
+
+def todre(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """ToDRE, Algorithm 1: similarity of all with all, then the least similar one, ``keep`` times."""
+    unit = normalize(s.features, dim=1)
+    similarity = unit @ unit.T
+    chosen = [int(s.cls_attention.argmax())]
+    closest = similarity[chosen[0]].clone()
+    while len(chosen) < keep:
+        tick()
+        chosen.append(int(closest.argmin()))
+        closest = torch.maximum(closest, similarity[chosen[-1]])
+    return torch.tensor(sorted(chosen))
+
+
+def adaptvtp(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """AdaptVTP: distances to the text, cosines of all survivors, smallest sum of cosines to the picks."""
+    alpha = -torch.cdist(s.features, s.question_features).mean(1)
+    survivors = alpha.topk(max(keep, int(0.8 * len(alpha)))).indices.sort().values
+    unit = normalize(s.features[survivors], dim=1)
+    similarity = unit @ unit.T
+    chosen = [int(similarity.mean(1).argmin())]
+    total = similarity[chosen[0]].clone()
+    while len(chosen) < keep:
+        tick()
+        masked = total.clone()
+        masked[chosen] = torch.inf
+        chosen.append(int(masked.argmin()))
+        total += similarity[chosen[-1]]
+    return survivors[torch.tensor(sorted(chosen), device=survivors.device)]
+
+
+def cdpruner(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """CDPruner: the whole conditional kernel, then fast greedy MAP with one Cholesky row per pick."""
+    unit = normalize(s.features, dim=1)
+    question = s.question_features.mean(0)
+    relevance = unit @ normalize(question, dim=0)
+    relevance = (relevance - relevance.min() + 1e-6) / (relevance.max() - relevance.min())
+    kernel = relevance.unsqueeze(1) * (unit @ unit.T) * relevance.unsqueeze(0)
+    variance = kernel.diagonal().clone()
+    rows = torch.zeros(keep, len(unit), device=unit.device)
+    chosen = torch.empty(keep, dtype=torch.int64, device=unit.device)
+    for step in range(keep):
+        tick()
+        pick = variance.argmax()
+        chosen[step] = pick
+        row = (kernel[pick] - torch.einsum("t,tn->n", rows[:step, pick], rows[:step])) / variance[pick].sqrt()
+        rows[step] = row
+        variance -= row.square()
+        variance[pick] = -torch.inf
+    return chosen.sort().values
+
+
+def vispruner(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """VisPruner: half by attention; of the rest every round compares one half with the other half anew."""
+    order = s.cls_attention.argsort(descending=True)
+    important, rest = order[: keep // 2], order[keep // 2 :]
+    unit = normalize(s.features, dim=1)
+    wanted = keep - len(important)
+    while len(rest) > wanted:
+        tick()
+        removed = min(8, len(rest) - wanted)
+        even, odd = rest[::2], rest[1::2]
+        closest = (unit[even] @ unit[odd].T).max(1).values
+        rest = torch.cat([even[closest.argsort()[: len(even) - removed]], odd])
+    return torch.cat([important, rest]).sort().values
+
+
+def holov(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """HoloV: 16 strips; attention plus the variance of cosines in each strip shares out the tokens."""
+    strips = torch.arange(len(s.features), device=s.features.device).tensor_split(16)
+    means = []
+    for strip in strips:
+        unit = normalize(s.features[strip], dim=1)
+        similarity = unit @ unit.T
+        similarity = similarity * (1 - torch.eye(len(strip), device=unit.device))
+        mean = similarity.sum(1) / (len(strip) - 1)
+        variance = ((similarity - mean.unsqueeze(1)) ** 2).sum(1) / (len(strip) - 1)
+        attention = 1e3 * s.cls_attention[strip]
+        scale = attention.abs().mean() / variance.abs().mean()
+        means.append((attention + 0.09 * variance * scale).mean())
+    weights = torch.stack(means) / torch.stack(means).sum()
+    shares = (weights * keep).floor().long()
+    for strip in weights.argsort(descending=True)[: keep - int(shares.sum())]:
+        shares[strip] += 1
+    picks = [
+        strip[s.cls_attention[strip].topk(min(int(share), len(strip))).indices]
+        for strip, share in zip(strips, shares, strict=True)
+    ]
+    return torch.cat(picks)
+
+
+def globalcom2(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """GlobalCom2: the thumbnail's scores share out the crops' tokens and are half of their scores."""
+    n = len(s.features)
+    ratio = keep / n
+    local = s.cls_logits
+    thumbnail = s.view == 0
+    side = int(thumbnail.sum().item() ** 0.5)
+    picks = [local[thumbnail].topk(int(side * side * ratio)).indices]
+    high, wide = (int(s.cell[~thumbnail, axis].max()) + 1 for axis in (0, 1))
+    picture = local[thumbnail].view(1, 1, side, side)
+    stitched = torch.nn.functional.interpolate(picture, size=(high, wide), mode="bilinear").view(high, wide)
+    crops = [(s.view == view).nonzero().squeeze(1) for view in range(1, int(s.view.max()) + 1)]
+    sums = torch.stack([stitched[s.cell[crop, 0], s.cell[crop, 1]].sum() for crop in crops])
+    weights = ((sums - sums.max()) / 10).softmax(0)
+    for crop, weight in zip(crops, weights, strict=True):
+        share = min(1.0, ratio * (1 + weight.item() - weights.mean().item()))
+        outer = stitched[s.cell[crop, 0], s.cell[crop, 1]]
+        score = normalize(local[crop], dim=0) + normalize(outer, dim=0)
+        picks.append(crop[score.topk(int(len(crop) * share)).indices])
+    return torch.cat(picks)
+
+
+def dart(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """DART: pivots by key norm; every pivot takes the least similar tokens of what is left, by sets on the host."""
+    visual = s.key_norms.topk(4).indices
+    pivots = [*s.normed_features[visual], *s.normed_text[s.text_key_norms.topk(4).indices]]
+    chosen = set(visual.tolist())
+    each = -(-keep // 8)
+    for pivot in pivots:
+        tick()
+        left = [token for token in range(len(s.features)) if token not in chosen]
+        rows = s.normed_features[torch.tensor(left, device=pivot.device)]
+        cosines = cosine_similarity(pivot.unsqueeze(0), rows, dim=1)
+        chosen |= {left[place] for place in cosines.topk(min(each, len(left)), largest=False).indices.tolist()}
+    return torch.tensor(sorted(chosen))
