@@ -290,6 +290,10 @@ class Variant:
         """The smallest number that one stage can leave: merging inside a vision block halves at most."""
         return n - n // 2 if isinstance(self.stage.site, VisionBlock) else 1
 
+    def few_keeps(self, n):
+        """Three of ``keeps``, for checks that every budget would make slow."""
+        return self.keeps(n) if self.adaptive or self.withdraws else sorted({1, max(1, n // 3), max(1, n - 1)})
+
     def signals(self, *args, **kwargs):
         """``make_signals`` narrowed to what the stage declared."""
         kwargs.setdefault("llm_input", 3 if isinstance(self.stage.site, int) else 0)

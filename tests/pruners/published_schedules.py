@@ -166,7 +166,7 @@ def tome_counts(first, then, blocks_with_first):
 TOME = [
     # Lists of section 9.5: 16*17 + 7*16 = 384, 11*20 + 12*19 = 448, 6*23 + 17*22 = 512 tokens merged in 23 blocks.
     Published(
-        "tome", LLAVA_7B, tokens, [(VisionBlock(i), count) for i, count in enumerate(tome_counts(*merges))], (tokens,) * 3
+        "tome", LLAVA_7B, tokens, [(VisionBlock(i), left) for i, left in enumerate(tome_counts(*merges))], (tokens,) * 3
     )
     for tokens, merges in [(192, (17, 16, 16)), (128, (20, 19, 11)), (64, (23, 22, 6))]
 ]  # fmt: skip
@@ -194,6 +194,11 @@ BEFORE_THE_LLM = [
     *before_llm("vispruner", "encoder", LLAVA_7B, 192, 128, 64),
     *before_llm("vispruner", "encoder", NEXT_7B, 640, 320, 160),
     *before_llm("holov", "projector", LLAVA_7B, 192, 128, 64),
+    *before_llm("prumerge", "encoder", LLAVA_7B, 192, 128, 64),
+    *before_llm("prumerge_plus", "encoder", LLAVA_7B, 192, 128, 64),
+    # As published, the outliers of attention decide at run time, and a plan assumes that everything stays.
+    Published("prumerge", LLAVA_7B, 64, [("encoder", None)], (576, 576, 576), {"adaptive": True}),
+    Published("prumerge_plus", LLAVA_7B, 64, [("encoder", None)], (576, 576, 576), {"adaptive": True}),
 ]
 
 SETTINGS = [
