@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from engine_models import IMAGE, PATCHES, ragged
-from engine_oracle import _block
+from engine_oracle import _attention, _block
 
 from tokviz.types import Selection, Signals
 
@@ -53,29 +53,78 @@ def _one(model, ids, pixels, stages, choose, row, new_tokens):
             token.index, token.vision = index, feature
             token.hidden = model.model.multi_modal_projector(feature[None])[0]
     pending, orders = list(stages) if pixels is not None else [], []
+    told = {"model": model, "question": _question(tokens, len(ids) - len(new_tokens) + 1)}
     for site in ("encoder", "projector", *range(len(lm.layers))):
         while pending and pending[0].site == site:
             stage = pending.pop(0)
             if all(token.index is None or token.index < 0 for token in tokens):
                 continue
-            tokens = _after(model, tokens, stage, choose, row)
+            tokens = _after(model, tokens, stage, choose, row, told)
             orders.append([token.index for token in tokens if token.index is not None])
+        if site == 0:
+            visual = [token for token in tokens if token.index is not None and token.index >= 0]
+            told["llm_input"] = [torch.stack([t.hidden for t in part]) for part in (visual, told["question"])]
         if isinstance(site, int):
-            state = {
-                "hidden": torch.stack([token.hidden for token in tokens]),
-                "positions": torch.tensor([token.position for token in tokens]),
-                "key": torch.ones(len(tokens), dtype=torch.bool),
-            }
-            for token, hidden in zip(tokens, _block(lm, site, state)[0], strict=True):
+            out, weights, _ = _block(lm, site, _state(tokens))
+            told["map"], told["columns"] = weights, {id(token): place for place, token in enumerate(tokens)}
+            told["inputs"] = {id(token): token.hidden for token in tokens}
+            for token, hidden in zip(tokens, out, strict=True):
                 token.hidden = hidden
     hidden = torch.stack([token.hidden for token in tokens[-len(new_tokens) :]])
     return model.lm_head(lm.norm(hidden)), orders
 
 
-def _after(model, tokens, stage, choose, row):
+def _question(tokens, n_prompt):
+    last = max((place for place, token in enumerate(tokens) if token.index is not None), default=0)
+    return tokens[last + 1 : n_prompt]
+
+
+def _state(tokens):
+    return {
+        "hidden": torch.stack([token.hidden for token in tokens]),
+        "positions": torch.tensor([token.position for token in tokens]),
+        "key": torch.ones(len(tokens), dtype=torch.bool),
+    }
+
+
+def _looked(stage, tokens, visual, told):
+    """The stage's signals inside the LLM, from the whole attention map of the block before (or of the next)."""
+    found, question, lm = {}, told["question"], told["model"].model.language_model
+    for need in stage.needs:
+        if need.kind == "llm_input":
+            features, text = told["llm_input"] if "llm_input" in told else _stacks(visual, question)
+            found.update(input_features=features, input_text=text)
+        elif need.kind == "text_features":
+            found["text_features"] = _stacks(visual, question)[1]
+        elif need.kind == "previous_features":
+            found["previous_features"] = torch.stack([told["inputs"][id(token)] for token in visual])
+        elif need.kind == "rotary_similarity":
+            width = lm.config.head_dim
+            speed = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+            apart = torch.tensor([[t.position - v.position for v in visual] for t in question])
+            found["rotary_similarity"] = 2 * (apart[..., None] * speed).cos().sum(-1) / width**0.5
+        else:
+            weights, columns = told["map"], told["columns"]
+            if need.block == "this":
+                weights = _attention(lm, lm.layers[stage.site], _state(tokens))[0]
+                columns = {id(token): place for place, token in enumerate(tokens)}
+            rows = [columns[id(token)] for token in (question[-1:] if need.kind == "last_row" else question)]
+            heads = weights[:, rows][:, :, [columns[id(token)] for token in visual]]
+            found["head_rows" if need.kind == "head_rows" else "attention_rows"] = (
+                heads if need.kind == "head_rows" else heads.mean(0)
+            )
+    return found
+
+
+def _stacks(*parts):
+    return [torch.stack([token.hidden for token in part]) for part in parts]
+
+
+def _after(model, tokens, stage, choose, row, told):
     places = [place for place, token in enumerate(tokens) if token.index is not None and token.index >= 0]
     features = torch.stack([tokens[p].vision if stage.site == "encoder" else tokens[p].hidden for p in places])
-    selection = choose(stage, Signals(features=features), row)
+    looked = _looked(stage, tokens, [tokens[p] for p in places], told)
+    selection = choose(stage, Signals(features=features, **looked), row)
     kept = selection.kept.tolist()
     dropped = [number for number in range(len(places)) if number not in kept]
     extra = [] if selection.extra is None else list(selection.extra)

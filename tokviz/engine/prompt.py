@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..names import VisionBlock
-from ..types import Need, Stage
+from ..types import Need, Selection, Stage
 from .clock import Stopwatch
 from .geometry import Geometry
 from .looker import Looker
@@ -209,11 +209,14 @@ def shorten(
     if inside:
         views = [vision.view for vision in prompt.vision]
         merged = merge_in_vision(model, family, prompt.pixel_values, rows, views, inside, decisions, choose)
-        looker.encoder, vision_ms = merged.features, merged.milliseconds
-        rows, embeds, index = carry_out(inside[-1][1], rows, embeds, merged.selections, looker, project)
-        rows = rows.reindexed() or rows
-        if index is not None:
-            input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
+        vision_ms = merged.milliseconds
+        # Another kernel rounds differently: where nothing was merged, what the model itself encoded is the answer.
+        if not all(_keeps_everything(made, alive) for made, alive in zip(merged.selections, rows.alive, strict=True)):
+            looker.encoder = merged.features
+            rows, embeds, index = carry_out(inside[-1][1], rows, embeds, merged.selections, looker, project)
+            rows = rows.reindexed() or rows
+            if index is not None:
+                input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
     for number, stage in early[len(inside) :]:
         rows, embeds, index = run_stage(
             number, stage, rows, embeds, decisions, choose, looker, project, family.reindexes
@@ -238,6 +241,10 @@ def shorten(
         vision_ms=vision_ms,
     )
     return short, decisions.events
+
+
+def _keeps_everything(selection: Selection | None, alive: Tensor) -> bool:
+    return selection is None or (len(selection.kept) == len(alive) and selection.sequence is None)
 
 
 def alive_features(vision: VisionSignals, alive: Tensor) -> Tensor:
