@@ -292,7 +292,8 @@ class Variant:
 
     def few_keeps(self, n):
         """Three of ``keeps``, for checks that every budget would make slow."""
-        return self.keeps(n) if self.adaptive or self.withdraws else sorted({1, max(1, n // 3), max(1, n - 1)})
+        keeps = self.keeps(n)
+        return keeps if len(keeps) <= 3 else [keeps[1], keeps[len(keeps) // 2], keeps[-3]]
 
     def signals(self, *args, **kwargs):
         """``make_signals`` narrowed to what the stage declared."""
