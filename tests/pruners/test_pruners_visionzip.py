@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+import tokviz
+from tokviz.engine import encode
+from tokviz.models.prompts import model_inputs
 from tokviz.pruners import get
 from tokviz.pruners.visionzip import contextual_count, select_pictures, select_tiles
 from tokviz.types import Signals
@@ -219,3 +222,50 @@ def test_zero_keys_join_the_first_target():
     signals = paper_signals()
     signals = Signals(signals.features, signals.cls_attention, keys=torch.zeros(8, 2), cls_feature=signals.cls_feature)
     assert zipped(signals, 5, contextual=2).assignment.tolist() == [0, 1, 0, 0, 4, 5, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------------- a whole run
+
+
+@torch.inference_mode()
+def vision_signals(vlm, pixels):
+    """Features, [CLS] row, mean keys and [CLS] feature, from the hidden states that the stock tower returns."""
+    tower, layer = vlm.model.model.vision_tower, vlm.model.config.vision_feature_layer
+    hidden = tower(pixels, output_hidden_states=True).hidden_states
+    encoder = tower.vision_model.encoder if hasattr(tower, "vision_model") else tower.encoder
+    block = encoder.layers[layer - 1 if layer > 0 else layer]  # hidden_states starts with the embeddings
+    heads = block.self_attn.num_heads
+    normed = block.layer_norm1(hidden[layer - 1])
+    query, key = (
+        projection(normed)[0].unflatten(-1, (heads, -1))
+        for projection in (block.self_attn.q_proj, block.self_attn.k_proj)
+    )
+    row = torch.einsum("hd,nhd->hn", query[0], key) / math.sqrt(query.shape[-1])
+    return hidden[layer][0, 1:], row.softmax(-1).sum(0)[1:], key.mean(1)[1:], hidden[layer][0, 0]
+
+
+@pytest.mark.parametrize("with_cls", [True, False])
+def test_a_run_gives_the_model_what_the_plain_algorithm_makes(vlm, scene, scene_image, with_cls):
+    keep, question = 20, scene.questions[0].text
+    params = {"cls_token": "kept" if with_cls else "left_out"}
+    run = tokviz.compare(
+        vlm, scene_image, question, ["visionzip"], keep, params={"visionzip": params}, max_new_tokens=1
+    ).run("visionzip")
+    inputs, _ = model_inputs(vlm, scene_image, question)
+    x, attention, keys, cls = vision_signals(vlm, inputs["pixel_values"])
+    dominant, targets, _, held = reference(
+        x.double().numpy(), attention.tolist(), keys.double().numpy(), keep - 3 - with_cls, 3, as_sum=True
+    )
+    assert run.stages[0].kept == sorted([*dominant, *targets])
+    assert run.stages[0].sequence == [*([-1] if with_cls else []), *dominant, *targets]
+    assert run.actual.final == keep
+    rows = [*([cls] if with_cls else []), *x[dominant], *(torch.tensor(held[t], dtype=x.dtype) for t in targets)]
+    with torch.inference_mode():
+        made = vlm.model.model.multi_modal_projector(torch.stack(rows)[None])[0]
+        prompt = encode(vlm.model, vlm.family, inputs, ())
+        visual = prompt.visual_mask[0].nonzero().flatten().tolist()
+        embeds = torch.cat([prompt.inputs_embeds[0, : visual[0]], made, prompt.inputs_embeds[0, visual[-1] + 1 :]])
+        expected = vlm.model(inputs_embeds=embeds[None]).logits[0, -1].log_softmax(-1)
+    first = run.answer_tokens[0]
+    assert first.id == int(expected.argmax())
+    assert first.logprob == pytest.approx(float(expected.max()), abs=1e-4)

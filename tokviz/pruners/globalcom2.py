@@ -329,5 +329,7 @@ PRUNER = Pruner(
         "keeps 43.75 % and the others 18.75 % each, nearly always.",
         "The code takes floors and so keeps a few tokens less than the budget, or more where crops differ in size; "
         "tokviz hands the difference to the crops in proportion unless counts = official.",
+        "Where padding has cut columns off a crop, the code puts its tokens back by their number among the tokens that "
+        "are left, so that they end up in other rows; in tokviz they stay at their places. The sets are the same.",
     ),
 )
