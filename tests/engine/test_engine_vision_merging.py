@@ -7,6 +7,7 @@ import pytest
 import torch
 from engine_merging_oracle import merged_tower
 from engine_models import FAMILY, IMAGE, PATCHES, everything, generated, prompt, spread, stage
+from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from tokviz.engine import encode, pruning, shorten
 from tokviz.errors import Unsupported
@@ -94,6 +95,28 @@ def test_merging_with_and_without_sizes_in_attention_differs(sdpa64):
 def _call(budget=6, **params):
     stages, completed = plan(budget, **params)
     return stages, choose_with(completed)
+
+
+def test_a_tower_as_deep_as_that_of_llava(sdpa32):
+    """24 blocks, 576 patches, features of block 22: 23 blocks merge, and 64 tokens enter the LLM."""
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=24, num_attention_heads=2, image_size=336, patch_size=14
+    )
+    torch.manual_seed(0)
+    deep = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=sdpa32.config.text_config, image_token_id=IMAGE)
+    ).eval()
+    inputs = {"input_ids": torch.tensor([[1, *[IMAGE] * 576, 5]]), "pixel_values": torch.randn(1, 3, 336, 336)}
+    params = PRUNER.complete({})
+    stages = PRUNER.schedule(Budget(64), PlanningInfo(576, 6, vision_blocks=23), params).stages
+    short, events = shorten(deep, FAMILY, encode(deep, FAMILY, inputs, ()), stages, choose_with(params))
+    left = [576]
+    for r in [23] * 6 + [22] * 17:
+        left.append(left[-1] - r)
+    assert [len(event.kept) for event in events[0]] == left[1:]
+    assert short.inputs_embeds.shape[1] == 66
+    assert int(short.sizes[0].sum()) == 576
+    assert short.alive[0].tolist() == sorted(short.alive[0].tolist())
 
 
 @pytest.mark.parametrize("batch", ["one row", "left-padded", "three pictures"])

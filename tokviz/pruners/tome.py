@@ -141,7 +141,10 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
     leader[place[kept]] = kept
     assignment = leader[place].masked_fill(dropped, -1)
 
-    merged, group_sizes = _weighted_means(features, sizes, pairs, place, averaged)
+    groups, means, totals = _weighted_means(features, sizes, pairs.sources[averaged], pairs.targets[averaged])
+    merged, group_sizes = features[kept], sizes[pairs.order]
+    merged[torch.searchsorted(kept, assignment[groups])] = means
+    group_sizes[place[groups]] = totals
     order = smallest.argsort() if in_raster_order else everything[:keep]  # places in the order in which they go on
     position = torch.empty_like(order)
     position[order] = everything[:keep]
@@ -149,7 +152,7 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
         kept=kept,
         score=_distances(pairs, n),
         assignment=assignment,
-        features=merged[place[kept]],
+        features=merged,
         sequence=position[place[kept]].argsort(),
         sizes=group_sizes[place[kept]],
         **_shown(pairs, group_sizes, place, dropped),
@@ -162,25 +165,21 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
     )
 
 
-def _weighted_means(
-    features: Tensor, sizes: Tensor, pairs: _Pairs, place: Tensor, averaged: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Means of the groups weighted by size, and sizes of the groups, in the order of ToMe.
+def _weighted_means(features: Tensor, sizes: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The targets that take something in, means of their groups weighted by size, and sizes of their groups.
 
-    Shape: features ``(N, D)``, sizes ``(N,)`` -> ``(K, D)`` in the dtype of ``features``, ``(K,)`` int64.
+    Shape: features ``(N, D)``, sizes ``(N,)``, sources and targets ``(r,)`` rows -> ``(G,)``, ``(G, D)`` in the dtype
+    of ``features``, ``(G,)`` in that of ``sizes``.
     """
-    accurate = features.to(torch.promote_types(features.dtype, torch.float32))  # float64 stays what it is
-    weights = sizes.to(accurate.dtype)
+    groups, group = torch.unique(targets, return_inverse=True)
+    accurate = torch.promote_types(features.dtype, torch.float32)  # float64 stays what it is
     # A matrix product instead of index_add_: atomics would sum in a different order on every CUDA run.
-    member = accurate.new_zeros(len(pairs.order), len(pairs.sources))
-    member[place[pairs.sources], torch.arange(len(pairs.sources), device=place.device)] = averaged.to(accurate.dtype)
-    # Rows that are not finite have no part in any mean, and zero times NaN would be NaN.
-    given = accurate[pairs.sources].where(averaged.unsqueeze(1), accurate.new_zeros(()))
-    own, added = weights[pairs.order], member @ weights[pairs.sources]
-    before = accurate[pairs.order]
-    sums = before * own.unsqueeze(1) + member @ (given * weights[pairs.sources].unsqueeze(1))
-    means = torch.where((added > 0).unsqueeze(1), sums / (own + added).unsqueeze(1), before)
-    return means.to(features.dtype), (own + added).round().long()
+    member = torch.zeros(len(groups), len(sources), dtype=accurate, device=features.device)
+    member[group, torch.arange(len(sources), device=features.device)] = 1.0
+    own, given = sizes[groups].to(accurate), sizes[sources].to(accurate)
+    totals = (own + member @ given).unsqueeze(1)
+    sums = features[groups] * own.unsqueeze(1) + member @ (features[sources] * given.unsqueeze(1))
+    return groups, (sums / totals).to(features.dtype), totals.squeeze(1).round().to(sizes.dtype)
 
 
 def _distances(pairs: _Pairs, n: int) -> TokenMap:
