@@ -63,7 +63,7 @@ def _one(model, ids, pixels, stages, choose, row, new_tokens):
             orders.append([token.index for token in tokens if token.index is not None])
         if site == 0:
             visual = [token for token in tokens if token.index is not None and token.index >= 0]
-            told["llm_input"] = [torch.stack([t.hidden for t in part]) for part in (visual, told["question"])]
+            told["llm_input"] = [[token.hidden for token in part] for part in (visual, told["question"])]
         if isinstance(site, int):
             out, weights, _ = _block(lm, site, _state(tokens))
             told["map"], told["columns"] = weights, {id(token): place for place, token in enumerate(tokens)}
@@ -92,10 +92,11 @@ def _looked(stage, tokens, visual, told):
     found, question, lm = {}, told["question"], told["model"].model.language_model
     for need in stage.needs:
         if need.kind == "llm_input":
-            features, text = told["llm_input"] if "llm_input" in told else _stacks(visual, question)
-            found.update(input_features=features, input_text=text)
+            now = [[token.hidden for token in part] for part in (visual, question)]
+            features, text = told.get("llm_input", now)
+            found.update(input_features=torch.stack(features), input_text=torch.stack(text))
         elif need.kind == "text_features":
-            found["text_features"] = _stacks(visual, question)[1]
+            found["text_features"] = torch.stack([token.hidden for token in question])
         elif need.kind == "previous_features":
             found["previous_features"] = torch.stack([told["inputs"][id(token)] for token in visual])
         elif need.kind == "rotary_similarity":
@@ -114,10 +115,6 @@ def _looked(stage, tokens, visual, told):
                 heads if need.kind == "head_rows" else heads.mean(0)
             )
     return found
-
-
-def _stacks(*parts):
-    return [torch.stack([token.hidden for token in part]) for part in parts]
 
 
 def _after(model, tokens, stage, choose, row, told):
