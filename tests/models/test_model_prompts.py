@@ -1,0 +1,86 @@
+"""Which tokens are the user's own words, whatever the template says around them."""
+
+import pytest
+import torch
+from PIL import Image
+
+from tokviz.models.prompts import model_inputs, question_span, question_tokens
+
+PICTURE = Image.new("RGB", (300, 200), "white")
+PLACE = "\ue000"
+
+
+def marked(vlm, question):
+    inputs, mask = model_inputs(vlm, PICTURE, question)
+    assert mask.shape == inputs["input_ids"].shape and mask.dtype == torch.bool
+    return vlm.processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][mask].tolist())
+
+
+@pytest.mark.parametrize(
+    "question, words",
+    [
+        ("what color is the star?", ["what", "color", "is", "the", "star"]),
+        ("user", ["user"]),  # also the template's first word
+        ("assistant", ["assistant"]),  # also the template's last word
+        ("is the star red or is the star blue", ["is", "the", "star", "red", "or", "is", "the", "star", "blue"]),
+    ],
+)
+def test_the_words_are_the_questions_and_no_others(vlm, question, words):
+    assert marked(vlm, question) == words
+
+
+def test_the_inputs_are_the_stock_processors(vlm):
+    inputs, mask = model_inputs(vlm, PICTURE, "what is it?")
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]
+    text = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
+    stock = vlm.processor(images=[PICTURE], text=[text], return_tensors="pt")
+    assert inputs.keys() == stock.keys()
+    assert all(torch.equal(inputs[name], stock[name]) for name in stock)
+    behind = (inputs["input_ids"][0] == vlm.model.config.image_token_id).nonzero().max()
+    assert mask[0].nonzero().min() > behind
+
+
+def test_a_question_is_where_the_template_puts_it():
+    def span(template, question):
+        return question_span(template.format(question), template.format(PLACE), question)
+
+    assert span("A: hi <image>\n{} B: hi", "hi") == (14, 16)
+    assert span("{}", "hi") == (0, 2)
+    assert question_span("A: HI B:", f"A: {PLACE} B:", "hi") is None, "the template changed it"
+    assert question_span("A: hi hi B:", f"A: {PLACE} {PLACE} B:", "hi") is None, "twice"
+    assert question_span("A: B:", "A: B:", "hi") is None, "not at all"
+
+
+def tokens_of(text, pieces, widen=3):
+    """Offsets in the text whose placeholder was widened, one token per piece, and which of them are visual."""
+    wide = text.replace("<im>", "<im>" * widen)
+    offsets, visual, at = [], [], 0
+    for piece in pieces:
+        low = wide.index(piece, at)
+        offsets.append((low, low + len(piece)))
+        visual.append(piece == "<im>")
+        at = low + len(piece)
+    return torch.tensor(offsets), torch.tensor(visual)
+
+
+def test_widened_placeholders_are_reckoned_with():
+    text = "hi: <im> hi there :hi"
+    pieces = ["hi", ":", "<im>", "<im>", "<im>", " hi", " the", "re ", ":", "hi"]
+    offsets, visual = tokens_of(text, pieces)
+    found = question_tokens(text, (9, 17), "<im>", offsets, visual)
+    assert [piece for piece, asked in zip(pieces, found.tolist(), strict=True) if asked] == [" hi", " the", "re "]
+
+
+def test_a_question_before_the_picture_and_one_between_two():
+    text = "what? <im> A"
+    offsets, visual = tokens_of(text, ["what", "?", "<im>", "<im>", "<im>", "A"])
+    assert question_tokens(text, (0, 5), "<im>", offsets, visual).tolist() == [True, True, False, False, False, False]
+    text = "<im> what <im> A"
+    offsets, visual = tokens_of(text, ["<im>"] * 3 + ["what"] + ["<im>"] * 3 + ["A"])
+    assert question_tokens(text, (5, 9), "<im>", offsets, visual) is None
+
+
+def test_tokens_that_hold_only_blanks_or_nothing_are_nobodys():
+    offsets = torch.tensor([(0, 0), (0, 1), (1, 2), (1, 3), (3, 5)])
+    found = question_tokens("a b c", (1, 3), "<im>", offsets, torch.zeros(5, dtype=torch.bool))
+    assert found.tolist() == [False, False, False, True, False]
