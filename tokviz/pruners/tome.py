@@ -127,20 +127,9 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
     pairs = _matched(signals, usable, n - keep, has_cls)
     averaged = torch.isfinite(pairs.similarity)
 
-    place = torch.empty_like(everything)  # of each row's group in the order of ToMe
-    place[pairs.order] = everything[:keep]
-    place[pairs.sources] = place[pairs.targets]
     dropped = torch.zeros_like(usable)
     dropped[pairs.sources] = ~averaged
-
-    # A group goes by the smallest original index of its patches, which is how it can be put back into raster order.
-    beyond = origin.max() + 1
-    smallest = beyond.repeat(keep).scatter_reduce(0, place, origin.masked_fill(dropped, beyond), "amin")
-    kept = ((origin == smallest[place]) & ~dropped).nonzero().squeeze(1)
-    leader = torch.empty_like(pairs.order)
-    leader[place[kept]] = kept
-    assignment = leader[place].masked_fill(dropped, -1)
-
+    place, smallest, kept, assignment = _named(pairs, origin, dropped)
     groups, means, totals = _weighted_means(features, sizes, pairs.sources[averaged], pairs.targets[averaged])
     merged, group_sizes = features[kept], sizes[pairs.order]
     merged[torch.searchsorted(kept, assignment[groups])] = means
@@ -163,6 +152,24 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
         },
         warnings=non_finite_warnings(n - int(usable.sum()), n),
     )
+
+
+def _named(pairs: _Pairs, origin: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every group by the row with the smallest original index, which is how it finds back into raster order.
+
+    Shape: origin ``(N,)``, dropped ``(N,)`` bool -> place ``(N,)``, of each row's group in the order of ToMe; smallest
+    ``(K,)`` original index of the group at each place; kept ``(K,)`` and assignment ``(N,)`` as in ``Selection``.
+    """
+    places = torch.arange(len(pairs.order), device=origin.device)
+    place = torch.empty_like(origin)
+    place[pairs.order] = places
+    place[pairs.sources] = place[pairs.targets]
+    beyond = origin.max() + 1
+    smallest = beyond.repeat(len(places)).scatter_reduce(0, place, origin.masked_fill(dropped, beyond), "amin")
+    kept = ((origin == smallest[place]) & ~dropped).nonzero().squeeze(1)
+    leader = torch.empty_like(places)
+    leader[place[kept]] = kept
+    return place, smallest, kept, leader[place].masked_fill(dropped, -1)
 
 
 def _weighted_means(features: Tensor, sizes: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
