@@ -63,6 +63,31 @@ def test_counts_per_block_are_what_the_cache_holds(vlm, comparison):
         assert run.cost.kv_cache_bytes == per_token * sum(n_text + n for n in run.tokens_per_block), run.method
 
 
+def test_added_tokens_are_billed(vlm, scene_image):
+    """The cache test above holds for them too: VisionZip's official mode adds [CLS], PruMerge a summary."""
+    result = tokviz.compare(vlm, scene_image, QUESTION, ["visionzip", "prumerge"], budget=16, budget_as="final")
+    per_token = 2 * vlm.text_config.num_key_value_heads * vlm.text_config.head_dim * 4
+    full = result.runs[0]
+    n_text = full.cost.kv_cache_bytes // per_token // vlm.text_config.num_hidden_layers - result.grid.n_tokens
+    added = 0
+    for run in result.runs[1:]:
+        n_extra = sum(stage.n_extra for stage in run.stages)
+        assert run.actual.final == len(run.kept) + n_extra == run.tokens_per_block[-1]
+        assert run.cost.kv_cache_bytes == per_token * sum(n_text + n for n in run.tokens_per_block)
+        if n_extra and run.stages[-1].sequence is not None:
+            assert sorted(run.stages[-1].sequence) == [-1] * n_extra + run.kept
+        added += n_extra
+    assert added > 0
+
+
+def test_the_words_behind_the_picture_are_told(comparison):
+    assert comparison.text_tokens == ["how", "many", "objects", "are", "there", "assistant"]
+    for run in ran(comparison):
+        for stage in run.stages:
+            if stage.text is not None:
+                assert len(stage.text.values) == len(stage.text.chosen) == len(comparison.text_tokens), run.method
+
+
 def test_every_stage_speaks_of_original_tokens(comparison):
     for run in comparison.runs:
         alive = set(range(comparison.grid.n_tokens))
