@@ -181,7 +181,7 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         candidates=layout.candidates,
         view=layout.view,
         cell=layout.cell,
-        sizes=None,
+        sizes=torch.randint(1, 4, (n,), generator=g) if seed % 2 else None,
     )
     for name in (*PER_TOKEN, *PER_TOKEN_LAST_AXIS):
         # An infinite score is ranked like the largest finite one, an infinite feature is unusable: only NaN is both.

@@ -53,6 +53,7 @@ BROKEN = {
     "an empty group": {"sizes": torch.tensor([0, 1, 2, 2])},
     "a token is carried by a dropped one": {"assignment": ASSIGNMENT.index_fill(0, torch.tensor([0]), 3)},
     "a kept token is carried by another": {"assignment": ASSIGNMENT.index_fill(0, torch.tensor([2]), 1)},
+    "a patch is in no size": {"assignment": ASSIGNMENT.index_fill(0, torch.tensor([3]), 2)},
     "a step is missing": {"order": torch.tensor([-1, 0, 1, -1, -1, 4, -1, 2])},
     "a map of the kept tokens only": {"maps": (TokenMap("m", "M", torch.rand(KEEP)),)},
     "a map without a label": {"maps": (TokenMap("m", "", torch.rand(N)),)},

@@ -118,6 +118,9 @@ def check(selection: Selection, signals, keep):
     if selection.sizes is not None:
         assert selection.sizes.shape == (len(kept),)
         assert bool((selection.sizes > 0).all())
+        if selection.assignment is not None and bool((selection.assignment >= 0).all()):
+            patches = n if signals.sizes is None else int(signals.sizes.sum())
+            assert int(selection.sizes.sum()) == patches, "patches were lost or counted twice"
     if selection.order is not None:
         steps = sorted(step for step in selection.order.tolist() if step >= 0)
         assert selection.order.shape == (n,)
