@@ -1,0 +1,239 @@
+"""DART: a few pivot tokens, and for each of them the tokens that duplicate it least; the rest is taken as redundant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import BadInput
+from ..types import (
+    KEY_NORMS,
+    NORMED_FEATURES,
+    Budget,
+    Params,
+    PlanningInfo,
+    Schedule,
+    Selection,
+    Signals,
+    Stage,
+    TextScores,
+    TokenMap,
+)
+from .base import Paper, Param, Pruner, budget_tokens
+from .depths import carried_blocks
+from .ops import (
+    complement,
+    fill_up,
+    fixed_count,
+    non_finite_warnings,
+    required,
+    spread,
+    top_k,
+    unit_rows,
+    unrankable,
+    usable_rows,
+)
+from .planning import survivors_for_average
+
+PUBLISHED_BLOCK = 2
+
+
+@dataclass(frozen=True)
+class LeastDuplicated:
+    """What ``least_duplicated`` picked.
+
+    Shape: picks ``(count,)`` in the order of picking; pivot ``(count,)``, the pivot that picked each; cosine
+    ``(P, n)``, of every pivot with every row.
+    """
+
+    picks: Tensor
+    pivot: Tensor
+    cosine: Tensor
+
+
+def least_duplicated(features: Tensor, pivots: Tensor, candidates: Tensor, count: int) -> LeastDuplicated:
+    """Each pivot in turn takes the candidates with the lowest cosine to it that no earlier pivot took.
+
+    ``count`` is shared equally; a remainder goes to the first pivots, one each. Ties go to the lowest index.
+    Shape: features ``(n, D)`` and pivots ``(P, D)`` finite, candidates ``(c,)`` rows of features, ``count <= c``.
+    Source: DART section 3; llmc ``token_reduction/dart.py``.
+    """
+    # Row by row instead of a matrix product, whose blocks would round equal tokens differently and so break ties.
+    unit = unit_rows(features)
+    cosine = torch.stack([(unit * pivot).sum(1) for pivot in unit_rows(pivots)])
+    taken = torch.ones(len(features), dtype=torch.bool, device=features.device).index_fill(0, candidates, False)
+    each, longer = divmod(count, len(pivots))
+    picks, pivot = [candidates[:0]], [candidates[:0]]
+    for number in range(len(pivots)):
+        quota = each + (number < longer)
+        nearest_last = torch.sort(cosine[number].masked_fill(taken, torch.inf), stable=True).indices[:quota]
+        taken.index_fill_(0, nearest_last, True)
+        picks.append(nearest_last)
+        pivot.append(torch.full_like(nearest_last, number))
+    return LeastDuplicated(torch.cat(picks), torch.cat(pivot), cosine)
+
+
+@fixed_count
+def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """The visual pivots, and ``keep`` minus their number of tokens that duplicate visual and text pivots least.
+
+    Pivots: the tokens with the longest keys (L1 norm) in the block before, four visual and four text ones behind the
+    picture. Visual pivots choose first, then text pivots, both by descending norm; the official code iterates over a
+    Python set, whose order means nothing. Rows that are no patch take part like any other.
+    Shape: signals.key_norms ``(N,)``, text_key_norms ``(M,)``, normed_features ``(N, D)``, normed_text ``(M, D)`` ->
+    kept ``(keep,)``.
+    Source: DART; llmc ``token_reduction/dart.py`` ``get_retained_image_token``. Differs: the order of the pivots,
+    float32, ties to the lowest index.
+    """
+    norms = required(signals.key_norms, "key_norms").float()
+    text_norms = required(signals.text_key_norms, "text_key_norms").float()
+    features = required(signals.normed_features, "normed_features")
+    text = required(signals.normed_text, "normed_text")
+    pool = torch.arange(len(features), device=features.device)
+    rows = usable_rows(features, pool)
+    rows = rows[torch.isfinite(norms[rows])]
+    if len(rows) == 0:
+        return unrankable(keep, pool)
+    text_rows = usable_rows(text, torch.arange(len(text), device=text.device))
+    text_rows = text_rows[torch.isfinite(text_norms[text_rows])]
+    text_pivots = text_rows[top_k(text_norms[text_rows], int(params["text_pivots"]))]
+    visual_pivots = rows[top_k(norms[rows], min(int(params["visual_pivots"]), keep))]
+    candidates = rows[~torch.isin(rows, visual_pivots)]
+    pivots = torch.cat([features[visual_pivots], text[text_pivots]])
+    found = least_duplicated(features, pivots, candidates, min(keep - len(visual_pivots), len(candidates)))
+    return _selection(signals, keep, rows, visual_pivots, text_pivots, found)
+
+
+def _selection(
+    signals: Signals, keep: int, rows: Tensor, visual_pivots: Tensor, text_pivots: Tensor, found: LeastDuplicated
+) -> Selection:
+    norms = required(signals.key_norms, "key_norms").float()
+    text_norms = required(signals.text_key_norms, "text_key_norms").float()
+    n_all = len(norms)
+    picked = torch.cat([visual_pivots, found.picks])
+    distance = 1.0 - found.cosine
+    # A kept token shows its distance to the pivot that took it, a dropped one how far it is from the farthest pivot.
+    score = distance.max(0).values.index_copy(0, found.picks, distance[found.pivot, found.picks])
+    score = score.index_fill(0, complement(rows, n_all), torch.nan).index_fill(0, visual_pivots, torch.nan)
+    numbers = torch.arange(len(visual_pivots), device=rows.device)
+    pivot = torch.cat([numbers, found.pivot]).float() + 1.0
+    non_finite = n_all - len(rows)
+    return Selection(
+        kept=fill_up(picked, keep, torch.arange(n_all, device=rows.device)).sort().values,
+        score=TokenMap(
+            "distance_to_pivot",
+            "Distance to the pivot that took it",
+            score,
+            unit="cosine distance",
+            direction="high is kept first; dropped tokens show the largest distance to any pivot",
+        ),
+        order=spread(torch.arange(len(picked), device=rows.device), picked, n_all, -1),
+        maps=(
+            TokenMap("key_norm", "Length of the key (L1)", norms, direction="the highest become pivots"),
+            TokenMap(
+                "pivot",
+                "Pivot that took it",
+                spread(pivot, picked, n_all, torch.nan),
+                direction=f"visual pivots are 1 to {len(visual_pivots)}, text pivots follow",
+            ),
+        ),
+        text=TextScores(
+            "text_key_norm",
+            "Length of the key (L1); the highest become pivots",
+            text_norms,
+            torch.zeros(len(text_norms), dtype=torch.bool, device=rows.device).index_fill(0, text_pivots, True),
+        ),
+        facts={
+            "visual_pivots": visual_pivots.tolist(),
+            "text_pivots": text_pivots.tolist(),
+            "non_finite": non_finite,
+        },
+        warnings=non_finite_warnings(non_finite, n_all),
+    )
+
+
+def pruning_block(n_blocks: int) -> int:
+    """The block before which tokens go: 2 at the published depths, elsewhere in proportion, at least 1.
+
+    Raises BadInput for a model of one block.
+    """
+    blocks = carried_blocks([PUBLISHED_BLOCK], n_blocks)
+    if not blocks:
+        raise BadInput("DART reads the keys of one block and prunes before the next; this model has a single block.")
+    return blocks[0]
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """One stage before block 2; tokens keep their positions.
+
+    ``published``: R = B tokens survive, or, with ``count = official``, the visual pivots and floor(B / pivots) for each
+    pivot: 4 + 8 * 16 = 132 for B = 128. ``final``: R = B. ``average``: R such that the blocks process B on average.
+    Raises BadInput for a budget below 1 token, when the average cannot be met, and for a model of one block.
+    """
+    tokens, block = budget_tokens(budget), pruning_block(info.n_blocks)
+    if budget.counted_as == "average":
+        tokens = survivors_for_average("DART", tokens, info, block)
+    elif budget.counted_as == "published" and params["count"] == "official" and tokens < info.n_visual:
+        visual, text = int(params["visual_pivots"]), int(params["text_pivots"])
+        tokens = visual + (visual + text) * (tokens // (visual + text))
+    needs = (KEY_NORMS, NORMED_FEATURES)
+    return Schedule((Stage(block, tokens, select, needs, positions="keep", title="Least duplicated"),))
+
+
+PRUNER = Pruner(
+    id="dart",
+    label="DART",
+    family="diversity",
+    claim="Keeps a few pivots with long keys and the tokens that duplicate them least, whatever attention says.",
+    paper=Paper(
+        "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
+        "Wen et al.",
+        2025,
+        "https://arxiv.org/abs/2502.11494",
+    ),
+    needs=(KEY_NORMS, NORMED_FEATURES),
+    params=(
+        Param(
+            "count",
+            "Count",
+            "choice",
+            "exact",
+            "exact keeps the budget, pivots included. official keeps the pivots and floor(budget / pivots) tokens for "
+            "each of them: 132 for a budget of 128.",
+            choices=("exact", "official"),
+        ),
+        Param(
+            "visual_pivots",
+            "Visual pivots",
+            "int",
+            4,
+            "How many visual tokens with the longest keys become pivots. Official: 4.",
+            minimum=1,
+            maximum=32,
+            step=1,
+        ),
+        Param(
+            "text_pivots",
+            "Text pivots",
+            "int",
+            4,
+            "How many text tokens behind the picture become pivots. Official: 4.",
+            minimum=0,
+            maximum=32,
+            step=1,
+        ),
+    ),
+    schedule=schedule,
+    notes=(
+        "Implemented after llmc's port and a clone of the released code; both round the tokens per pivot down.",
+        "The official code keeps 4 + 8 floor(B / 8) tokens, 132 for a budget of 128 (count official, if the budget is "
+        "counted as published); by default exactly B stay, and a remainder goes to the first pivots.",
+        "Pivots take their tokens in turn, so that their order matters; officially it is that of a Python set. Here "
+        "visual pivots come first and text pivots second, both by descending norm.",
+        "Keys are those of the block before, after rotary embedding, with repeated heads for grouped queries; features "
+        "are hidden states through the LLM's final norm.",
+        "Fewer than four text tokens behind the picture make fewer pivots.",
+    ),
+)
