@@ -1,6 +1,6 @@
 // Small diagrams as SVG from plain numbers: line, scatter, bars. They know no method; text only through textContent.
 
-const CHART = { width: 340, height: 206, left: 44, right: 12, top: 10, bottom: 34 };
+const CHART = { width: 340, height: 218, left: 44, right: 12, top: 24, bottom: 34 };
 const TABLE_ROWS = 600;
 
 function shortened(text, most) {
@@ -53,13 +53,15 @@ function drawAxes(svg, chart, at) {
     text(left - 6, at.py(y) + 3.5, shortNumber(Number(y.toPrecision(12))), "end");
   });
   const whole = !chart.x.length || at.bars || at.xs.every((x) => Number.isInteger(x));
-  if (at.bars && chart.names.length && at.n <= 6) {
-    chart.names.forEach((name, i) => text(at.px(i + 1), height - bottom + 14, shortened(name, Math.floor(at.wide / 6)), "middle"));
+  const longest = Math.max(0, ...chart.names.map((name) => name.length));
+  if (at.bars && longest && (at.n <= 6 || longest * 6.5 + 4 <= at.wide)) {
+    chart.names.forEach((name, i) => text(at.px(i + 1), height - bottom + 14, shortened(name, Math.max(Math.floor(at.wide / 6.5), 2)), "middle"));
   } else {
     ticksOf(at.x0, at.x1, 5).filter((x) => !whole || (Number.isInteger(x) && x >= 1 - (at.bars ? 0 : Infinity)))
       .forEach((x) => text(at.px(x), height - bottom + 14, shortNumber(Number(x.toPrecision(12))), "middle"));
   }
   text((left + width - right) / 2, height - 5, shortened(chart.x_label || "", 52), "middle", "tv-axis");
+  text(left - 38, 11, shortened(chart.y_label || "", 56), "start", "tv-axis");
 }
 
 function drawThreshold(svg, chart, at) {
@@ -76,8 +78,9 @@ function drawThreshold(svg, chart, at) {
 }
 
 // Shape tells as much as colour: filled kept, hollow dropped, a diamond where the method marked.
-function dot(x, y, kind) {
-  if (kind !== "marked") return svgNode("circle", { cx: x, cy: y, r: kind === "dropped" ? 2 : 2.6 }, `tv-dot tv-dot-${kind}`);
+function dot(x, y, kind, crowd = Infinity) {
+  const radius = (kind === "dropped" ? 2 : 2.6) + (crowd < 60 ? 1 : 0);
+  if (kind !== "marked") return svgNode("circle", { cx: x, cy: y, r: radius }, `tv-dot tv-dot-${kind}`);
   const r = 5;
   return svgNode("path", { d: `M${x} ${y - r}L${x + r} ${y}L${x} ${y + r}L${x - r} ${y}Z` }, "tv-dot tv-dot-marked");
 }
@@ -110,7 +113,7 @@ function drawMarksOf(svg, chart, at, kept) {
   const shown = chart.kind === "line" && at.n > 40 ? places.filter((i) => marked.has(i)) : places;
   // Marked points last: they lie on top.
   [...shown.filter((i) => !marked.has(i)), ...shown.filter((i) => marked.has(i))]
-    .forEach((i) => svg.append(dot(at.px(at.xs[i]), at.py(chart.y[i]), kindOf(i))));
+    .forEach((i) => svg.append(dot(at.px(at.xs[i]), at.py(chart.y[i]), kindOf(i), chart.kind === "scatter" ? at.n : Infinity)));
 }
 
 // The mark that is meant by a pointer position, in units of the drawing: for points the nearest, else by x alone.
@@ -146,7 +149,7 @@ function buildChart(chart, kept, on) {
   const hot = svgNode("g", {}, "tv-hot");
   svg.append(hot);
   const told = make("p", "tv-note tv-chart-told");
-  const rest = [chart.y_label ? `up: ${chart.y_label}` : "", chart.line !== null || chart.lines ? "dashed: threshold" : ""].filter(Boolean).join(" · ");
+  const rest = chart.line !== null || chart.lines ? "dashed: threshold" : "";
   const light = (i) => {
     hot.replaceChildren();
     told.textContent = i < 0 ? rest : markWords(chart, at, i) + (chart.tokens.length ? ` · ${on.place(chart.tokens[i])}` : "");

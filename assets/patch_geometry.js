@@ -82,7 +82,7 @@ function survivalOf(stages, nTokens) {
   return depth;
 }
 
-// The orders of a stage that can be drawn: in which step a token was picked, and where it stands in the LLM's sequence.
+// The orders of a stage that can be drawn: in which step a token was picked, and where it stands in the sequence behind it.
 function orderingsOf(stage, nTokens) {
   const orderings = [];
   if (stage.order && stage.order.some((step) => step >= 0)) {
@@ -91,7 +91,7 @@ function orderingsOf(stage, nTokens) {
   if (stage.sequence) {
     const places = new Array(nTokens).fill(null);
     stage.sequence.forEach((token, i) => { if (token >= 0) places[token] = i + 1; });
-    orderings.push({ label: "place in the sequence that the LLM reads", places });
+    orderings.push({ label: "place in the sequence behind this stage", places });
   }
   return orderings;
 }

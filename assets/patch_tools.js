@@ -26,8 +26,8 @@ function fillStageControl(holder, lane, change) {
 function stepper(holder, texts, change) {
   const root = make("div", "tv-stepper");
   const label = make("label", "tv-chooser");
-  const words = make("span", "", "stage");
   const many = texts.length > MENU_LIMIT;
+  const words = make("span", many ? "" : "tv-sr", "stage");
   const control = make(many ? "input" : "select");
   if (many) Object.assign(control, { type: "range", min: 0, max: texts.length - 1, step: 1 });
   else control.append(...texts.map((text, i) => Object.assign(make("option", "", text), { value: String(i) })));
@@ -118,7 +118,7 @@ function addedNotes(stage) {
     const words = stage.extra === 1 ? "+ 1 token that is no patch" : `+ ${stage.extra} tokens that are no patches`;
     notes.push(make("p", "tv-note", words + name));
   }
-  if (stage.sequence) notes.push(make("p", "tv-note", "The LLM reads them in another order than the picture's: see Order."));
+  if (stage.sequence) notes.push(make("p", "tv-note", "They go on in another order than the picture's: see Order."));
   return notes;
 }
 

@@ -86,7 +86,7 @@ function readingCards(lane) {
     if (readings.length === 1) return readingCard(readings[0]);
     const chart = {
       kind: "line", label: `${label} over the stages`, x: readings.map((r) => r.at + 1), y: readings.map((r) => r.value),
-      names: readings.map((r) => r.site), x_label: "stage", y_label: unit || label, line: null,
+      names: readings.map((r) => r.site), x_label: "stage", y_label: unit, line: null,
       lines: readings.some((r) => r.line !== null) ? readings.map((r) => r.line) : null, tokens: [],
       marked: readings.flatMap((r, i) => (r.at === lane.stageAt ? [i] : [])),
     };
@@ -110,7 +110,7 @@ function readingCard({ label, value, line, unit, site }) {
 
 function visibleWord(word) {
   const shown = word.replace(/\n/g, "⏎");
-  return shown.trim() ? shown : "␣";
+  return shown.trim() || "␣";
 }
 
 function wordsCard(words, scores) {
@@ -125,7 +125,7 @@ function wordsCard(words, scores) {
     const value = scores.values[i];
     const node = make("span", chosen.has(i) ? "tv-word tv-word-chosen" : "tv-word", visibleWord(word));
     node.style.setProperty("--tv-share", value === null || high <= 0 ? 0 : Math.max(value / high, 0).toFixed(3));
-    node.addEventListener("pointerenter", () => { told.textContent = `${visibleWord(word).trim()} · ${shortNumber(value)}${chosen.has(i) ? " · listened to" : ""}`; });
+    node.addEventListener("pointerenter", () => { told.textContent = `${visibleWord(word)} · ${shortNumber(value)}${chosen.has(i) ? " · listened to" : ""}`; });
     line.append(node);
   });
   line.addEventListener("pointerleave", () => { told.textContent = ""; });

@@ -50,6 +50,14 @@ def test_compare_returns_the_comparison(client, files):
     assert len(whole.run("random").kept) == BUDGET
 
 
+def test_a_method_that_the_model_cannot_serve_says_so_in_its_lane_and_in_the_list(client, files):
+    listed = {method["id"]: method["missing"] for method in client.predict(api_name="/list_methods")}
+    unserved = {method: sentence for method, sentence in listed.items() if sentence}
+    assert unserved  # the embedded model has no crops and no text tower
+    whole = Comparison.model_validate(ask(client, files / "plain.png", methods=[*unserved, "random"]))
+    assert {run.method: run.error for run in whole.runs} == {**unserved, "full": None, "random": None}
+
+
 @pytest.mark.parametrize(
     ("name", "size"), [("alpha.png", (260, 200)), ("sixteen.png", (260, 200)), ("animated.gif", (260, 200)),
                        ("rotated.jpg", (200, 260))],

@@ -52,7 +52,7 @@ def test_order_shows_picks_and_the_sequence_of_the_llm(rich):
     view(rich, "Order")
     assert "picks in no order" in tools(rich, STEPS).inner_text()
     picked = rich.evaluate(PIXELS, CLUSTERS)
-    tools(rich, CLUSTERS).get_by_label("order").select_option(label="place in the sequence that the LLM reads")
+    tools(rich, CLUSTERS).get_by_label("order").select_option(label="place in the sequence behind this stage")
     assert rich.evaluate(PIXELS, CLUSTERS) != picked
     assert "+ 1 token that is no patch: [CLS]" in tools(rich, CLUSTERS).inner_text()
 

@@ -75,6 +75,18 @@ def test_views_say_when_a_method_cannot_show_them(session):
     assert clusters.count("merges nothing: kept ones shown") == 2
 
 
+def test_the_view_of_survival_is_drawn_for_runs_with_several_stages(session):
+    one = session.runs[1]
+    half = one.stages[0].model_copy(update={"kept": one.stages[0].kept[::2], "n_in": len(one.stages[0].kept)})
+    two = one.model_copy(update={"stages": [one.stages[0], half], "method": "two"})
+    written = words(
+        comparison_figure(session.model_copy(update={"runs": [session.runs[0], two, one]}), view="died", dpi=60)
+    )
+    assert "stages survived, of 2: high stayed longest" in written
+    assert written.count("drops in one stage: kept ones shown") == 1
+    assert any("kept to the end" in line for line in written)
+
+
 def test_methods_can_be_chosen_and_the_unpruned_run_stays_first(session):
     written = words(comparison_figure(session, methods=["method2", "method0"], dpi=60))
     assert "Method1" not in written

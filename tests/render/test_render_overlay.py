@@ -8,7 +8,16 @@ from matplotlib import colormaps
 from tokviz.errors import BadInput
 from tokviz.models.llava import centre_crop_grid, padded_square_grid
 from tokviz.render import cluster_overlay, kept_overlay, open_canvas, palette, plain_picture, score_overlay
-from tokviz.render.overlay import group_colors, kept_stage, map_limits, merge_stage, score_stage
+from tokviz.render.overlay import (
+    _carriers,
+    group_colors,
+    kept_stage,
+    map_limits,
+    merge_stage,
+    score_stage,
+    survival_map,
+    survival_overlay,
+)
 from tokviz.render.raster import patch_raster
 
 BRIGHTNESS = 140.75
@@ -143,6 +152,35 @@ def test_merge_groups_have_a_colour_a_border_and_a_ring_on_their_kept_token():
     assert ring_rows.any() and not (drawn[6:] == palette.CASING[1]).all(axis=2).any()
 
 
+def test_groups_hold_what_earlier_stages_merged():
+    first = stage([0, 1, 3], 4, None, [0, 1, 0, 3])
+    second = stage([1, 3], 3, None, [1, 1, -1, 3])
+    dropping = stage([1], 2)
+    merged = run("apet", "x", [first, second, dropping])
+    session = comparison(plain_image(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), merged])
+    raster = open_canvas(session).raster
+    # 2 went into 0, and 0 with it into 1; 3 stood alone until the last stage dropped it.
+    assert _carriers([first, second], raster).tolist() == [1, 1, 1, 3]
+    assert _carriers([first, second, dropping], raster).tolist() == [1, 1, 1, -1]
+    drawn = cluster_overlay(session, merged, stage=1)
+    tint = np.floor(0.45 * BRIGHTNESS + 0.55 * group_colors(np.array([1, 1, 1, 3]))[0] + 0.5)
+    for row, column in ((0, 0), (9, 2), (0, 11)):
+        np.testing.assert_array_equal(drawn[row, column], tint)
+    assert tuple(drawn[11, 11]) == COLOR
+
+
+def test_survival_counts_the_stages_and_outlines_what_stayed():
+    stages = [stage([0, 1, 3], 4), stage([1, 3], 3), stage([3], 2)]
+    pruned = run("apet", "x", stages)
+    assert survival_map(pruned, 4).values == [1, 2, 0, 3]
+    session = comparison(plain_image(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), pruned])
+    drawn = survival_overlay(session, pruned)
+    for depth, pixel in ((1, drawn[2, 2]), (2, drawn[2, 9]), (0, drawn[9, 2])):
+        color = np.array(colormaps["inferno"](depth / 3)[:3]) * 255
+        np.testing.assert_array_equal(pixel, np.floor(0.18 * BRIGHTNESS + 0.82 * color + 0.5))
+    assert tuple(drawn[6, 6]) == palette.CASING[0] and tuple(drawn[0, 0]) != palette.CASING[0]
+
+
 def test_group_colours_are_unique_and_larger_groups_choose_first():
     carrier = np.repeat(np.arange(40), 3)
     colors = group_colors(carrier)
@@ -163,7 +201,7 @@ def test_the_stage_that_tells_most_is_drawn():
         "x",
         [stage([0, 1], 4, None, [0, 1, 0, 1]), stage([0], 2, score_map([1, 2, None, None]), [0, 0, -1, -1])],
     )
-    assert (kept_stage(apet), score_stage(apet), merge_stage(apet)) == (1, 1, 0)
+    assert (kept_stage(apet), score_stage(apet), merge_stage(apet)) == (1, 1, 1)
 
 
 def test_what_cannot_be_drawn_is_refused_with_a_sentence():

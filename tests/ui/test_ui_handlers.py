@@ -125,6 +125,13 @@ def test_stop_ends_the_run_after_what_is_finished(act, form, file):
     assert "Stopped" in rest[-1][1]["text"]
 
 
+def test_the_page_offers_every_view_of_the_figure():
+    from tokviz.render.panels import VIEWS
+    from tokviz.ui.text import FIGURE_VIEWS
+
+    assert tuple(view for _, view in FIGURE_VIEWS) == VIEWS
+
+
 def test_tabs_are_stopped_apart_and_a_closed_tab_stops_its_run():
     flags = running.StopFlags()
     one, other = flags.renew("one"), flags.renew("other")

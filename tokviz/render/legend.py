@@ -27,6 +27,8 @@ def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[Lege
         ]
     if any(panel.drawn == "score" for panel in panels):
         items.append(({"face": "none", "edge": theme.ink, "line": 1.2}, "kept (on heat maps)"))
+    if any(panel.drawn == "died" for panel in panels):
+        items.append(({"face": "none", "edge": theme.ink, "line": 1.2}, "kept to the end (on heat maps)"))
     if any(panel.drawn == "clusters" for panel in panels):
         group = {"face": "#7aa7c4", "edge": palette.hex_color(palette.CASING[0])}
         items.append((group, "merge group; a ring marks the kept token that carries it"))

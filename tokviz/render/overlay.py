@@ -42,8 +42,22 @@ def score_stage(run: Run) -> int | None:
 
 
 def merge_stage(run: Run) -> int | None:
-    """Index of the first stage that merges (of the most tokens); None when no stage does."""
-    return next((i for i, stage in enumerate(run.stages) if stage.assignment is not None), None)
+    """Index of the last stage that merges, whose groups hold all that was merged before; None when no stage does."""
+    return max((i for i, stage in enumerate(run.stages) if stage.assignment is not None), default=None)
+
+
+def survival_map(run: Run, n_tokens: int) -> MapRecord:
+    """How many stages of a run each token survived; as many as there are for those kept to the end."""
+    depth = [0.0] * n_tokens
+    for stage in run.stages:
+        if not all(0 <= token < n_tokens for token in stage.kept):
+            raise BadInput("The kept tokens of this session do not fit its grid; the file is damaged.")
+        for token in stage.kept:
+            depth[token] += 1
+    label = f"stages survived, of {len(run.stages)}"
+    return MapRecord(
+        name="survival", label=label, unit="", direction="high stayed longest", scale="linear", values=[*depth]
+    )
 
 
 def stage_record(run: Run, stage: int = -1) -> StageRecord:
@@ -95,6 +109,22 @@ def score_overlay(
     record = stage_record(run, stage)
     values = map_record(run, stage, map_name)
     canvas = canvas or open_canvas(comparison)
+    return _framed(_heat(canvas, values, record.kept), canvas, evidence)
+
+
+def survival_overlay(
+    comparison: Comparison, run: Run, *, evidence: bool = True, canvas: Canvas | None = None
+) -> Pixels:
+    """Heat map of ``survival_map``: the earlier a token left, the darker; those kept to the end are outlined.
+
+    Raises BadInput when the run has no stages.
+    """
+    canvas = canvas or open_canvas(comparison)
+    kept = stage_record(run).kept
+    return _framed(_heat(canvas, survival_map(run, canvas.raster.n_tokens), kept), canvas, evidence)
+
+
+def _heat(canvas: Canvas, values: MapRecord, kept: Sequence[int]) -> Pixels:
     pixels, raster = canvas.pixels, canvas.raster
     shares = _map_shares(values, raster.n_tokens)
     colors = matplotlib.colormaps[palette.HEAT_MAP](np.nan_to_num(shares, nan=0.0))[:, :3] * 255
@@ -105,8 +135,7 @@ def score_overlay(
     drawn = grey_out(pixels, without, palette.NEUTRAL, palette.NEUTRAL_SHOWS)
     drawn = hatch(drawn, without, palette.UNSEEN_HATCH, 4 * raster.line_width + 2, raster.line_width)
     drawn = np.where(known[..., None], heat, drawn)
-    drawn = cased_outline(drawn, raster.spread(raster.flags(record.kept)), raster.line_width)
-    return _framed(drawn, canvas, evidence)
+    return cased_outline(drawn, raster.spread(raster.flags(kept)), raster.line_width)
 
 
 def cluster_overlay(
@@ -119,15 +148,15 @@ def cluster_overlay(
 ) -> Pixels:
     """One colour per merge group, lines between groups, a ring on the kept token of each.
 
-    Kept tokens that absorbed nothing keep the picture's colours; tokens dropped without a merge are greyed. Raises
-    BadInput when the stage does not merge.
+    A group holds everything that was merged into its token up to this stage. Kept tokens that absorbed nothing keep
+    the picture's colours; tokens dropped without a merge are greyed. Raises BadInput when the stage does not merge.
     """
     record = stage_record(run, stage)
     if record.assignment is None:
         raise BadInput(f"{run.label} merges nothing at this stage; look at what it kept instead.")
     canvas = canvas or open_canvas(comparison)
     pixels, raster = canvas.pixels, canvas.raster
-    carrier = _carriers(record.assignment, raster)
+    carrier = _carriers(run.stages[: stage + 1 or None], raster)
     colors = group_colors(carrier)
     grouped = raster.spread(~np.isnan(colors[:, 0]))
     dropped = raster.spread(carrier < 0)
@@ -201,10 +230,20 @@ def _map_shares(values: MapRecord, n_tokens: int) -> NDArray[np.float64]:
     return (numbers - low) / (high - low)
 
 
-def _carriers(assignment: Sequence[int], raster: PatchRaster) -> NDArray[np.int64]:
-    if len(assignment) != raster.n_tokens or any(not -1 <= token < raster.n_tokens for token in assignment):
-        raise BadInput("The merge groups of this session do not fit its grid; the file is damaged.")
-    return np.array(assignment, dtype=np.int64)
+def _carriers(stages: Sequence[StageRecord], raster: PatchRaster) -> NDArray[np.int64]:
+    """Who carries each token after the last of these stages, through all merges; -1 for what was dropped."""
+    n_tokens = raster.n_tokens
+    carrier = np.arange(n_tokens)
+    for stage in stages:
+        after = np.full(n_tokens, -1)
+        if stage.assignment is not None:
+            if len(stage.assignment) != n_tokens or any(not -1 <= token < n_tokens for token in stage.assignment):
+                raise BadInput("The merge groups of this session do not fit its grid; the file is damaged.")
+            after = np.array(stage.assignment, dtype=np.int64)
+        kept = np.flatnonzero(raster.flags(stage.kept))
+        after[kept] = kept
+        carrier = np.where(carrier >= 0, after[carrier], -1)
+    return carrier
 
 
 def _group_borders(carrier: NDArray[np.int64], raster: PatchRaster) -> NDArray[np.bool_]:

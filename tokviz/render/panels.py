@@ -20,12 +20,14 @@ from .overlay import (
     plain_picture,
     score_overlay,
     score_stage,
+    survival_map,
+    survival_overlay,
 )
 from .palette import Theme
 from .raster import Canvas, Pixels
 
-View = Literal["kept", "score", "clusters"]
-VIEWS: tuple[View, ...] = ("kept", "score", "clusters")
+View = Literal["kept", "score", "clusters", "died"]
+VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "died")
 
 GLYPHS: dict[VerdictKind, str] = {
     "right": "✓", "recovered": "✓", "wrong": "✗", "flipped": "✗", "same": "=", "changed": "≠",
@@ -60,8 +62,17 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
     baseline = comparison.runs[0]
     drawn = _drawn(run, view)
     shown = drawn[0] if drawn else None
-    scale = run.stages[drawn[1]].score if drawn and shown == "score" else None
-    notes = {"kept": None, "score": "ranks no tokens: kept ones shown", "clusters": "merges nothing: kept ones shown"}
+    scale = None
+    if drawn is not None and shown == "score":
+        scale = run.stages[drawn[1]].score
+    elif shown == "died":
+        scale = survival_map(run, comparison.grid.n_tokens)
+    notes = {
+        "kept": None,
+        "score": "ranks no tokens: kept ones shown",
+        "clusters": "merges nothing: kept ones shown",
+        "died": "drops in one stage: kept ones shown",
+    }
     note = notes[view] if shown == "kept" else None
     kind: VerdictKind | None = None
     label = ""
@@ -113,14 +124,18 @@ def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None) -> l
         lines.append(f"evidence: {kept} of {len(evidence)} patches kept")
     if "mode" in run.params:
         lines.append(f"mode: {run.params['mode']}")
-    if drawn is not None and len(run.stages) > 1:
+    if drawn is not None and len(run.stages) > 1 and drawn[0] != "died":
         lines.append(f"drawn: stage {drawn[1] + 1} of {len(run.stages)}, {run.stages[drawn[1]].site_label}")
     return lines
 
 
 def _drawn(run: Run, view: View) -> tuple[View, int] | None:
     """The view and stage that a panel can show: kept patches where there is no score or nothing merges."""
-    candidates: dict[View, int | None] = {"score": score_stage(run), "clusters": merge_stage(run)}
+    candidates: dict[View, int | None] = {
+        "score": score_stage(run),
+        "clusters": merge_stage(run),
+        "died": len(run.stages) - 1 if len(run.stages) > 1 else None,
+    }
     stage = candidates.get(view)
     if stage is not None:
         return view, stage
@@ -135,6 +150,8 @@ def _picture(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels
         return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
     if drawn is None:
         return plain_picture(comparison, canvas=canvas)
+    if drawn[0] == "died":
+        return survival_overlay(comparison, run, canvas=canvas)
     draw = {"kept": kept_overlay, "score": score_overlay, "clusters": cluster_overlay}[drawn[0]]
     return draw(comparison, run, stage=drawn[1], canvas=canvas)
 

@@ -205,7 +205,7 @@ def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
                 session = gr.DownloadButton("Download session.json", value, elem_id="tokviz-session")
                 opener = gr.UploadButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
             with gr.Column(min_width=200):
-                view = gr.Dropdown(["kept", "score", "clusters"], value="kept", label="View", filterable=False)
+                view = gr.Dropdown(text.FIGURE_VIEWS, value="kept", label="View", filterable=False)
                 make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
                 files = gr.File(label="Figure", interactive=False, visible=False, elem_id="tokviz-figure-files")
     return _Tabs(table, session, opener, make, view, files)

@@ -197,9 +197,12 @@ def _basis(stage: StageRecord, family: MethodFamily) -> list[int]:
 
 
 def _added_name(stage: StageRecord) -> str:
-    """What the added tokens are, if the stage recorded it as a fact whose name begins with "added"."""
-    names = (value for name, value in stage.facts.items() if name.startswith("added") and isinstance(value, str))
-    return text.fact_value(next(names, "")) if stage.n_extra else ""
+    """What the added tokens are, as the stage recorded it: a text "added…", else a count "…_tokens" that is theirs."""
+    for name, value in stage.facts.items() if stage.n_extra else ():
+        if name.startswith("added") and isinstance(value, str):
+            return text.fact_value(value)
+    counts = (name for name, value in stage.facts.items() if name.endswith("_tokens") and value == stage.n_extra)
+    return text.fact_name(next(counts, "")) if stage.n_extra else ""
 
 
 def _short(value: float | None) -> float | None:

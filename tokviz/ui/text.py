@@ -40,6 +40,13 @@ BUDGET_MEANINGS: list[tuple[str, str]] = [
     ("average seen per LLM block", "average"),
 ]
 
+FIGURE_VIEWS: list[tuple[str, str]] = [
+    ("kept patches", "kept"),
+    ("scores", "score"),
+    ("merge groups", "clusters"),
+    ("where each token left", "died"),
+]
+
 NO_PICTURE = "Choose a picture first: drop a PNG, JPEG or WebP file into the picture field."
 NO_QUESTION = "Write a question about the picture first."
 NO_METHOD = "Choose at least one method to compare with no pruning."
