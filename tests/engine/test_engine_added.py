@@ -77,7 +77,7 @@ def test_position_policies_may_differ(sdpa64, early, late):
 
 @CHOICES
 @POSITIONS
-@pytest.mark.parametrize("batch", ["one row", "left-padded", "1 and 0 pictures"])
+@pytest.mark.parametrize("batch", ["picture first", "left-padded", "1 and 0 pictures"])
 def test_the_hook_free_way_is_bit_identical_to_the_hooks(model, batch, positions, choose):
     inputs = prompt(model, BATCHES[batch])
     stages = schedules(positions)["everywhere"]
@@ -100,6 +100,22 @@ def test_the_hook_free_way_is_bit_identical_to_the_hooks(model, batch, positions
     at_once, _ = shorten(model, FAMILY, encoded, [early[1], replace(early[1], keep=5)], choose)
     assert torch.equal(again.inputs_embeds, at_once.inputs_embeds) and again.n_extra == at_once.n_extra
     assert torch.equal(again.text_mask, at_once.text_mask)
+
+
+def test_a_shortened_prompt_remembers_where_its_positions_began(sdpa64):
+    """The first tokens are dropped and leave a gap that a later stage closes."""
+    inputs = prompt(sdpa64, BATCHES["picture first"])
+    stages = [stage("projector", 5, "keep"), stage(2, 3, "reindex")]
+
+    def choose(stage, signals, row):
+        return Selection(kept=torch.arange(signals.features.shape[0])[-stage.keep :])
+
+    short, _ = shorten(sdpa64, FAMILY, encode(sdpa64, FAMILY, inputs, ()), stages[:1], choose)
+    assert short.position_ids[:, -8].tolist() == [14, 11]
+    with pruning(sdpa64, FAMILY, stages[1:], choose, prompt=short):
+        logits = generated(sdpa64, short.generate_inputs())[1]
+    with pruning(sdpa64, FAMILY, stages, choose):
+        assert torch.equal(generated(sdpa64, inputs)[1], logits)
 
 
 def _told(rows):

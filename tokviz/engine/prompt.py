@@ -38,10 +38,15 @@ class Prompt:
     Shape:
         input_ids, attention_mask: ``(B, L)`` int64. inputs_embeds: ``(B, L, D)``. position_ids: ``(B, L)``, or None for
         the positions that ``generate`` counts off the mask. visual_mask: ``(B, L)`` bool. vision: per row, of all N
-        original visual tokens. alive: per row ``(n,)`` original indices of the visual tokens that are still there.
-        vision_ms: what encoding took, from the call to the language model's door, in ms; after ``VisionBlock`` stages
-        what the second run of the vision tower took, selections excluded. pixel_values: ``(P, 3, H, W)``, all pictures
-        as the model got them; None without any.
+        original visual tokens. alive: per row ``(n,)`` original indices of the visual tokens that are still there, in
+        sequence order. vision_ms: what encoding took, from the call to the language model's door, in ms; after
+        ``VisionBlock`` stages what the second run of the vision tower took, selections excluded. pixel_values:
+        ``(P, 3, H, W)``, all pictures as the model got them; None without any. question_mask: ``(B, L)`` bool, the
+        tokens that the user wrote, None when nobody said. geometry: per row, where its N original visual tokens lie,
+        None when nobody said.
+        What a shortened prompt remembers of the encoded one, None before: text_mask ``(B, L)`` bool, tokens behind the
+        last visual token; added_mask ``(B, L)`` bool, tokens that a stage added; sizes, per row ``(n,)``, how many
+        patches each visual token stands for; first_position ``(B, 1)``, where its positions began.
 
     Example: ``model.generate(**prompt.generate_inputs(), max_new_tokens=20)`` (returns the new tokens only).
     """
@@ -60,6 +65,7 @@ class Prompt:
     text_mask: Tensor | None = None
     added_mask: Tensor | None = None
     sizes: Sequence[Tensor | None] | None = None
+    first_position: Tensor | None = None
 
     @property
     def n_visual(self) -> list[int]:
@@ -88,6 +94,7 @@ class Prompt:
             asked=copied(self.question_mask),
             added=copied(self.added_mask),
             sizes=None if self.sizes is None else [self.sizes[row // copies] for row in range(batch)],
+            first_position=copied(self.first_position),
         )
 
     def generate_inputs(self) -> dict[str, Tensor]:
@@ -238,6 +245,7 @@ def shorten(
         text_mask=rows.question,
         added_mask=rows.added,
         sizes=rows.sizes,
+        first_position=rows.first_position,
         vision_ms=vision_ms,
     )
     return short, decisions.events

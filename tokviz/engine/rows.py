@@ -85,10 +85,12 @@ class Rows:
         asked: Tensor | None = None,
         added: Tensor | None = None,
         sizes: Sequence[Tensor | None] | None = None,
+        first_position: Tensor | None = None,
     ) -> Rows:
         """Describe a prompt. ``positions`` None means 0..L-1, as a direct ``forward`` counts.
 
-        A prompt that was shortened before says what cannot be read off it any more: ``question``, ``added``, ``sizes``.
+        A prompt that was shortened before says what cannot be read off it any more: ``question``, ``added``, ``sizes``
+        and ``first_position``.
         """
         batch, length = real.shape
         if positions is None:
@@ -99,6 +101,8 @@ class Rows:
         if alive is None:
             alive = [torch.arange(int(n), device=real.device) for n in visual.sum(dim=1)]
         one_axis = (positions if positions.dim() == 2 else positions[0]).expand(batch, -1)
+        if first_position is None:
+            first_position = one_axis.gather(1, real.to(torch.uint8).argmax(dim=1, keepdim=True))
         return cls(
             real=real,
             visual=visual,
@@ -108,7 +112,7 @@ class Rows:
             positions=positions,
             alive=tuple(alive),
             sizes=tuple(sizes) if sizes is not None else (None,) * batch,
-            first_position=one_axis.gather(1, real.to(torch.uint8).argmax(dim=1, keepdim=True)),
+            first_position=first_position,
             next_position=one_axis[:, -1:] + 1,
         )
 
