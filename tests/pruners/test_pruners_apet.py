@@ -227,3 +227,13 @@ def test_charts_show_the_singular_values_and_the_groups():
     assert singular.y == pytest.approx([9, 8])
     # Token 2 (error 1) is dropped; it is orthogonal to all kept ones and joins the first.
     assert (groups.kind, groups.tokens, groups.y) == ("bars", [0], [2.0])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_basis_that_spans_the_space_leaves_raster_order(seed):
+    x = torch.randn(20, 4, generator=generator(seed)) * 50  # the first 10 farthest points span all 4 dimensions
+    selection = select_stage_1(Signals(x), 13, params(), generator())
+    assert selection.score.values.tolist() == [0.0] * 20
+    basis = (selection.order >= 0).nonzero().flatten().tolist()
+    first_of_the_rest = [i for i in range(20) if i not in basis][:3]
+    assert selection.kept.tolist() == sorted([*basis, *first_of_the_rest])

@@ -13,6 +13,9 @@ from .sampling import density_peaks, farthest_from_mean, farthest_points, random
 
 # The official solve adds this to the diagonal of B B^T (absolute, whatever the scale of the features).
 OFFICIAL_RIDGE = 1e-5
+# An error below this share of the token's length is rounding: it counts as 0, so that a basis that spans everything
+# leaves raster order instead of an order by noise.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ def reduce_tokens(features: Tensor, keep: int, params: Params, generator: Genera
     basis = sample_basis(features, min(int(params["basis_tokens"]), keep - 1), params, generator)
     official = params["mode"] == "official"
     error, singular = reconstruction_error(features, basis.features, OFFICIAL_RIDGE if official else 0.0)
+    error = error.masked_fill(error <= ROUNDING * features.norm(dim=1), 0.0)
     if official:
         kept = _keep_as_official(features, error, basis, keep, by_rank)
     else:
