@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tokviz import cli
+from tokviz.cli.compare import parse_value
 from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners.base import Param
 from tokviz.records import Comparison
@@ -282,14 +283,14 @@ def test_help_and_version_end_with_0(capsys):
     ],
 )
 def test_parameters_get_the_type_of_their_kind(kind, text, value):
-    parsed = cli.parse_value(Param("p", "P", kind, value, "", choices=("fps",)), text)
+    parsed = parse_value(Param("p", "P", kind, value, "", choices=("fps",)), text)
     assert parsed == value and type(parsed) is type(value)
 
 
 def test_parameters_of_the_wrong_type_are_refused():
     for kind, text in (("bool", "1"), ("int", "1.5"), ("float", "much")):
         with pytest.raises(BadInput, match="p must be"):
-            cli.parse_value(Param("p", "P", kind, 0, ""), text)
+            parse_value(Param("p", "P", kind, 0, ""), text)
 
 
 def test_the_real_command_in_a_fresh_process(picture, tmp_path):

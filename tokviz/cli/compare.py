@@ -1,0 +1,171 @@
+"""``compare``: one picture, one question, many methods, one budget."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from ..errors import BadInput
+from ..render.figure import figure_format, save_figure
+from ..render.panels import VIEWS
+from ..render.plain_text import plain_text
+from ..render.tables import answer_table, cost_table, notes
+from .terminal import check_writable, out, quiet_unless, write_text
+
+if TYPE_CHECKING:
+    from ..images import Picture
+    from ..models.loading import VisionLanguageModel
+    from ..pruners.base import Param
+    from ..records import Comparison
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command's arguments."""
+    parser = commands.add_parser(
+        "compare", allow_abbrev=False, help="answer a question with and without pruning, at one budget"
+    )
+    parser.set_defaults(run=run_compare)
+    add = parser.add_argument
+    add("--image", required=True, metavar="FILE", help="picture (PNG, JPEG, WebP, GIF, BMP, TIFF)")
+    add("--question", required=True, metavar="TEXT", help="one question about the picture")
+    add("--methods", default="apet,fastervlm,divprune", metavar="ID,ID", help="method ids (default: %(default)s)")
+    add("--budget", type=int, default=64, metavar="N", help="visual tokens to keep (default: %(default)s)")
+    add("--budget-as", default="published", choices=("published", "final", "average"),
+        help="what the budget counts: as the method's paper does, after the last stage, or on average over the "
+        "model's blocks (default: %(default)s)")  # fmt: skip
+    add("--model", default="tokviz-tiny", metavar="NAME", help="model of the menu, folder, or hub id")
+    add("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: %(default)s)")
+    add("--repeats", type=int, default=1, metavar="N", help="more than 1: median times after a warm-up")
+    add("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer (default: %(default)s)")
+    add("--param", action="append", default=[], metavar="ID.NAME=VALUE", help="a method's parameter; repeatable")
+    add("--answer", metavar="TEXT", help="the right answer, to mark answers right or wrong")
+    add("--evidence", action="append", default=[], metavar="X0,Y0,X1,Y1",
+        help="box around what shows the answer, in pixels of the picture; repeatable")  # fmt: skip
+    add("--json", metavar="FILE", help="write the session")
+    add("--figure", metavar="FILE", help="write a figure (.png, .svg or .pdf)")
+    add("--view", default="kept", choices=VIEWS, help="what the figure shows (default: %(default)s)")
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Compare, print the tables, write session and figure. Everything that can be wrong is checked before the work."""
+    outputs = [Path(name) for name in (arguments.json, arguments.figure) if name]
+    if arguments.figure:
+        figure_format(arguments.figure)
+    for path in outputs:
+        check_writable(path, arguments.image)
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise BadInput("--json and --figure name the same file; give them different names.")
+    progress = Console(stderr=True)
+    quiet_unless(progress.is_terminal)
+
+    from ..images import read_image
+
+    picture = read_image(arguments.image)
+    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    options = {
+        "methods": methods,
+        "budget": arguments.budget,
+        "budget_as": arguments.budget_as,
+        "params": parse_params(arguments.param, methods),
+        "seed": arguments.seed,
+        "repeats": arguments.repeats,
+        "max_new_tokens": arguments.max_new_tokens,
+        "expected": arguments.answer,
+        "evidence": [parse_box(text) for text in arguments.evidence],
+    }
+    comparison = _compare_with_progress(arguments.model, picture, arguments.question, options, progress)
+    _print_comparison(comparison)
+    if arguments.json:
+        write_text(Path(arguments.json), comparison.to_json())
+    if arguments.figure:
+        save_figure(comparison, arguments.figure, view=arguments.view)
+    errors = [run.error for run in comparison.runs if run.error]
+    if errors and len(errors) >= len(comparison.runs) - 1:
+        raise BadInput(errors[0])
+    return 0
+
+
+def _compare_with_progress(
+    model: str, picture: Picture, question: str, options: dict[str, Any], console: Console
+) -> Comparison:
+    """Load the model and run the comparison; on a terminal say what is going on, else stay silent."""
+    import tokviz
+
+    if console.is_terminal:
+        console.print(Text(f"Loading {plain_text(model)} …"))
+    vlm: VisionLanguageModel = tokviz.load(model)
+    generator: Any = tokviz.compare_events(vlm, picture, question, **options)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with (
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        closing(generator) as events,
+    ):
+        task = progress.add_task("Encoding the picture", total=None)
+        for event in events:
+            planned = event.comparison.request.methods
+            if event.kind in ("lane", "text"):
+                where = f"{planned[event.lane]} ({event.lane + 1} of {len(planned)})"
+                progress.update(task, description=f"{where}  {plain_text(event.text)[-60:]}")
+    return event.comparison
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    console = out()
+    console.print(answer_table(comparison))
+    console.print(cost_table(comparison))
+    for line in notes(comparison):
+        console.print(Text(line))
+
+
+def parse_params(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``["apet.mode=official"]`` as ``{"apet": {"mode": "official"}}``, typed and checked by the methods themselves.
+
+    Raises BadInput for unknown methods (also among ``methods``), parameters and values.
+    """
+    from ..pruners import get
+
+    pruners = {method: get(method) for method in methods}
+    given: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        method, dot, parameter = name.strip().partition(".")
+        if not (equals and dot and method and parameter):
+            raise BadInput(f"--param takes method.name=value, e.g. apet.mode=official, not {text!r}.")
+        if method not in pruners:
+            raise BadInput(f"--param {text!r} is about {method!r}, which is not among --methods.")
+        spec = {param.name: param for param in pruners[method].params}.get(parameter)
+        given.setdefault(method, {})[parameter] = value if spec is None else parse_value(spec, value.strip())
+    for method, values in given.items():
+        pruners[method].complete(values)
+    return given
+
+
+def parse_value(param: Param, text: str) -> bool | int | float | str:
+    """The text of a parameter in the type of its kind. Raises BadInput."""
+    if param.kind == "bool":
+        if text.lower() not in ("true", "false"):
+            raise BadInput(f"{param.name} must be true or false, not {text!r}.")
+        return text.lower() == "true"
+    if param.kind == "choice":
+        return text
+    try:
+        return int(text) if param.kind == "int" else float(text)
+    except ValueError as error:
+        whole = "a whole number" if param.kind == "int" else "a number"
+        raise BadInput(f"{param.name} must be {whole}, not {text!r}.") from error
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """``"x0,y0,x1,y1"`` as numbers. Raises BadInput."""
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadInput(f"--evidence takes x0,y0,x1,y1 in pixels, not {text!r}.") from error
+    return x0, y0, x1, y1

@@ -1,0 +1,49 @@
+"""What the commands share: the console, quiet loading, and files that are checked before the work."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from ..errors import BadInput
+
+_PIPE_WIDTH = 160
+"""Columns of a table that goes to a file or another program."""
+
+
+def out() -> Console:
+    """Standard output; wide when no terminal shows it."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+def quiet_unless(terminal: bool) -> None:
+    """Keep the loader's progress bars out of logs. Works because transformers is imported only after this."""
+    if not terminal:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def check_writable(path: Path, image: str | None = None) -> None:
+    """Raise BadInput when a file cannot be written at ``path``, or would overwrite the picture. Leaves no file."""
+    if image is not None and path.exists() and Path(image).exists() and path.samefile(image):
+        raise BadInput(f"{path.name!r} is the picture itself; give the output another name.")
+    if path.is_dir():
+        raise BadInput(f"{str(path)!r} is a folder; give a file name.")
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise BadInput(f"{str(path)!r} cannot be written: {(error.strerror or 'unknown reason').lower()}.") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file. Raises BadInput when that fails."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{str(path)!r} cannot be written: {(error.strerror or 'unknown reason').lower()}.") from error
