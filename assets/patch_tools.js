@@ -125,9 +125,11 @@ function addedNotes(stage) {
 function groupsNote(lane, stage) {
   if (!stage.carriers) return "This method merges nothing: dropped is gone.";
   const { groups } = lane.indices[lane.stageAt];
-  const largest = Math.max(0, ...[...groups.values()].map((members) => members.length));
+  const sizes = [...groups.values()].map((members) => members.length);
+  const merged = sizes.filter((size) => size > 1).length;
+  const alone = sizes.length - merged ? `; ${sizes.length - merged} tokens stand for one patch` : "";
   const before = lane.data.stages.slice(0, lane.stageAt).some((earlier) => earlier.merges) ? " after all merges so far" : "";
-  return `${groups.size} groups${before}, the largest of ${largest} patches. Ring: the kept patch.`;
+  return `${merged} groups${before}, the largest of ${Math.max(0, ...sizes)} patches${alone}.`;
 }
 
 function scaleStrip(low, high, colours) {

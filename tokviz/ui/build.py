@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,7 +199,9 @@ def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
                 label="The numbers of every lane", column_widths=[*numbers.TABLE_WIDTHS], elem_id="tokviz-table",
             )  # fmt: skip
         with gr.Tab("Methods"):
-            gr.Markdown(_method_notes(pruners), elem_id="tokviz-method-notes")
+            gr.Markdown(_method_table(pruners), elem_id="tokviz-method-notes")
+            with gr.Accordion("Where sources differ or are silent, and what was done", open=False):
+                gr.Markdown(_method_notes(pruners))
         with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
             with gr.Column(min_width=200):
                 value = handlers.session_file(first) if first else None
@@ -212,6 +215,20 @@ def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
 
 
 def _method_notes(pruners: Sequence[Pruner]) -> str:
+    """The notes of every method that has some, as lists. Markdown of our own constants only."""
+    noted = [pruner for pruner in pruners if pruner.notes]
+    return "\n\n".join(
+        "\n".join([f"**{pruner.label}**", "", *(f"- {_literal(note)}" for note in pruner.notes)]) for pruner in noted
+    )
+
+
+def _literal(words: str) -> str:
+    """Text that Markdown must not read as markup; code in backticks stays code."""
+    parts = words.split("`")
+    return "`".join(part if i % 2 else re.sub(r"([\\*_{}\[\]<>#|$~])", r"\\\1", part) for i, part in enumerate(parts))
+
+
+def _method_table(pruners: Sequence[Pruner]) -> str:
     """What each method claims, with its paper. Markdown of our own constants only."""
     lines = ["| method | family | what it does | source |", "|---|---|---|---|"]
     for pruner in pruners:
