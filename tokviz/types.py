@@ -67,7 +67,8 @@ class Need:
         ``text_rows``       rows of all tokens behind the last visual token -> ``Signals.attention_rows``
         ``head_rows``       those rows head by head -> ``Signals.head_rows``
         ``rotary_similarity``  dot product of the all-ones vector rotated to the position of each text token with the
-                            one rotated to that of each visual token -> ``Signals.rotary_similarity``
+                            one rotated to that of each visual token, scaled by d^-1/2 like attention logits ->
+                            ``Signals.rotary_similarity``
         ``previous_features``  hidden states that entered the block before the stage -> ``Signals.previous_features``
         ``key_norms``       L1 norm of the keys as attention sees them, heads laid side by side, of visual and of text
                             tokens -> ``Signals.key_norms``, ``Signals.text_key_norms``
