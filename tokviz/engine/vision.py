@@ -151,7 +151,7 @@ def _row(pictures: _Pictures, part: slice, ids: Tensor) -> VisionSignals:
     mine = ids[part].unique()
 
     def of_row(kind: str, values: Tensor) -> Tensor:
-        return values[mine] if kind == "cls_feature" else values.flatten(0, 1)[part]
+        return values[mine.to(values.device)] if kind == "cls_feature" else values.flatten(0, 1)[part]
 
     return VisionSignals(
         features=pictures.features.flatten(0, 1)[part],
