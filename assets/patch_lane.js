@@ -50,6 +50,10 @@ function buildLane(number) {
 const VERDICT_SIGNS = { good: "✓", bad: "✗", same: "=", different: "≠" };
 
 function fillLane(lane, data, payload, view) {
+  // While an answer streams, most lanes come again as they were: what is open or hovered there stays.
+  const told = JSON.stringify(data);
+  if (told === lane.told) return;
+  lane.told = told;
   const nTokens = payload.grid.row.length;
   const stages = unpackStages(data.stages, nTokens);
   lane.data = { ...data, stages };
@@ -67,14 +71,13 @@ function fillLane(lane, data, payload, view) {
   lane.picture.style.setProperty("--tv-ratio", payload.size[0] / payload.size[1]);
   lane.picture.setAttribute("aria-label",
     `${data.label}: patches of the picture. Arrow keys move between patches, Enter pins one, Escape releases it.`);
-  placeUnseenLabel(lane.unseen, payload, lane.picture);
   fillOutcome(lane, data);
   // How times were measured is said once, where it starts or changes.
-  const told = data.numbers.map((number, i) => {
+  const shown = data.numbers.map((number, i) => {
     const before = data.numbers.slice(0, i).map((other) => other.how).filter(Boolean).pop();
     return { ...number, how: number.how === before ? "" : number.how };
   });
-  lane.numbers.replaceChildren(...told.flatMap(numberNodes));
+  lane.numbers.replaceChildren(...shown.flatMap(numberNodes));
   const remarks = data.warnings.map((text) => make("p", "tv-warning", text));
   lane.remarks.replaceChildren(...remarks);
 }

@@ -139,6 +139,7 @@ function arrange() {
   const most = Math.max(1, Math.floor((part("lanes").clientWidth + gap) / (228 + gap)));
   const rows = Math.ceil(state.lanes.length / most) || 1;
   part("lanes").style.setProperty("--tv-columns", String(Math.ceil(state.lanes.length / rows) || 1));
+  if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.picture));
 }
 
 function loadPicture(file) {

@@ -125,6 +125,16 @@ def test_stop_ends_the_run_after_what_is_finished(act, form, file):
     assert "Stopped" in rest[-1][1]["text"]
 
 
+def test_a_model_tells_the_menu_what_it_cannot_serve_when_it_is_chosen_and_when_it_runs(act, form, file, monkeypatch):
+    monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny,owner/unknown")
+    expected = {p.id: p.missing(running.planning("tokviz-tiny")) for p in PRUNERS}
+    told = {"missing": {method: sentence for method, sentence in expected.items() if sentence}}
+    assert told["missing"] and act.model_chosen("tokviz-tiny") == told
+    assert act.model_chosen("owner/unknown") == {"missing": {}}  # known only once it is loaded
+    menus = [out[-1] for out in run(act, form, values(form, picture=file, model="tokviz-tiny"))]
+    assert told in menus and all("chosen" not in menu for menu in menus if menu)  # never overwrites what is ticked
+
+
 def test_the_page_offers_every_view_of_the_figure():
     from tokviz.render.panels import VIEWS
     from tokviz.ui.text import FIGURE_VIEWS

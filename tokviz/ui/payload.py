@@ -240,7 +240,9 @@ def _text_scores(scores: TextScoresRecord) -> dict[str, Any]:
 
 def _facts(stage: StageRecord) -> list[list[str]]:
     """What a stage recorded, as pairs of words."""
-    facts = [[text.fact_name(name), text.fact_value(value)] for name, value in stage.facts.items()]
+    # That no value had to be left out is no news.
+    told = {name: value for name, value in stage.facts.items() if (name, value) != ("non_finite", 0)}
+    facts = [[text.fact_name(name), text.fact_value(value)] for name, value in told.items()]
     if stage.planned_keep is not None and stage.planned_keep != len(stage.kept) + stage.n_extra:
         facts.append(["planned to keep", text.fact_value(stage.planned_keep)])
     return [*facts, ["positions of the tokens behind", text.POSITIONS[stage.positions]]]
