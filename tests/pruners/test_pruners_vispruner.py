@@ -157,3 +157,22 @@ def test_against_brute_force(kind):
         removed = values(selection, "removed_in")
         assert {i: removed[i] for i in range(n) if removed[i] == removed[i]} == {rows[i]: t for i, t in gone.items()}
     assert compared > 40
+
+
+@pytest.mark.parametrize(("n", "count"), [(130, 11), (300, 40), (301, 64), (300, 250), (558, 96)])
+def test_long_lists_full_of_ties(n, count):
+    """Signs in 16 dimensions: every cosine is a multiple of 1/8 and exact, so that the order of the list decides."""
+    x = torch.randn(n, 16, generator=generator(n)).sign()
+    likeness = (x @ x.T / 16).tolist()
+    rows, gone, turn = list(range(n)), [0] * n, 0
+    while len(rows) > count:
+        turn += 1
+        even, odd = rows[::2], rows[1::2]
+        even.sort(key=lambda i: -max(likeness[i][j] for j in odd))
+        remove = min(8, len(rows) - count, len(even))
+        for row in even[:remove]:
+            gone[row] = turn
+        rows = even[remove:] + odd
+    thinned = remove_duplicates(x, count)
+    assert thinned.left.tolist() == rows
+    assert thinned.removed_in.tolist() == gone
