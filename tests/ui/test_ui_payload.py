@@ -223,7 +223,7 @@ def test_hostile_texts_stay_texts(whole):
 def test_templates_interpolate_nothing():
     from tokviz.ui.patch_view import _VIEW_SCRIPTS, ASSETS, asset
 
-    for name in ("patch_view.html", "page_head.html", "patch_view.css"):
+    for name in ("patch_view.html", "page_head.html", "patch_view.css", "method_menu.html", "method_menu.css"):
         source = asset(name)
         assert "${" not in source and "{{" not in source and "`" not in source and "\\" not in source, name
     scripts = sorted(path.name for path in ASSETS.glob("*.js"))
