@@ -80,7 +80,7 @@ def greedy_max_sum(features: Tensor, count: int) -> MaxSum:
     Shape: features ``(n, D)`` finite, ``1 <= count <= n``. Source: Eq. 8-16, where sigma is a running sum.
     """
     unit = unit_rows(features)
-    cosines_with = cosine_rows(unit)
+    cosines_with = cosine_rows(unit, count)
     to_all = unit @ unit.mean(0)
     pick = to_all.argmin().unsqueeze(0)
     picks, when_picked = [pick], [to_all.index_select(0, pick)]

@@ -68,7 +68,7 @@ def largest_volume(features: Tensor, weights: Tensor, count: int) -> Volume:
     are worth 0 instead of the square root of a rounding error, which officially turns into NaN and repeats a token.
     """
     unit, weights = unit_rows(features), weights.float()
-    cosines_with = cosine_rows(unit)
+    cosines_with = cosine_rows(unit, count)
     # A token's cosine with itself is 1 and not 1 plus a rounding error, by which equals would be ranked.
     own = torch.where(unit.any(dim=1), weights.square(), 0.0)
     variance, picked = own.clone(), torch.zeros(len(unit), dtype=torch.bool, device=unit.device)

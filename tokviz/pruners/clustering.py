@@ -12,6 +12,7 @@ from torch import Tensor
 from ..types import Chart, Selection, TokenMap
 from .ops import (
     fill_up,
+    group_sums,
     non_finite_warnings,
     sanitised,
     spread,
@@ -50,17 +51,16 @@ def cluster_means(features: Tensor, rows: Tensor, count: int, neighbours: int) -
     Source: SparseVLM ``cluster_and_merge`` (``methods.md`` 6.4c); Polymorphic Eq. 1-7. Differs from the code: ties
     instead of noise (see ``density_peaks``), and no 1e-6 in the denominator of the mean.
     """
-    members = features[rows].float()
-    peaks = density_peaks(members, count, neighbours or count, include_self=neighbours == 0)
-    # A matrix product instead of index_add_: atomics would sum in a different order on every CUDA run.
-    belongs = (peaks.owner.unsqueeze(0) == peaks.centres.unsqueeze(1)).float()
-    sizes = belongs.sum(1)
+    peaks = density_peaks(features[rows].float(), count, neighbours or count, include_self=neighbours == 0)
+    place = torch.empty_like(rows)
+    place[peaks.centres] = torch.arange(count, device=rows.device)
+    sums, sizes = group_sums(features, rows, place[peaks.owner], count)
     return Clusters(
         rows=rows,
         owner=rows[peaks.owner],
         centres=rows[peaks.centres],
-        means=belongs @ members / sizes.unsqueeze(1),
-        sizes=sizes,
+        means=sums.div_(sizes.unsqueeze(1)),
+        sizes=sizes.float(),
         log_density=peaks.log_density,
         separation=peaks.separation,
     )

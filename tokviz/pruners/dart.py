@@ -24,11 +24,13 @@ from ..types import (
 from .base import Paper, Param, Pruner, budget_tokens
 from .depths import carried_blocks
 from .ops import (
+    BLOCK_BYTES,
     complement,
     fill_up,
     fixed_count,
     non_finite_warnings,
     required,
+    row_blocks,
     spread,
     top_k,
     unit_rows,
@@ -62,7 +64,8 @@ def least_duplicated(features: Tensor, pivots: Tensor, candidates: Tensor, count
     """
     # Row by row instead of a matrix product, whose blocks would round equal tokens differently and so break ties.
     unit = unit_rows(features)
-    cosine = torch.stack([(unit * pivot).sum(1) for pivot in unit_rows(pivots)])
+    against = unit_rows(pivots).unsqueeze(1)
+    cosine = torch.cat([(unit[rows] * against).sum(2) for rows in row_blocks(unit, BLOCK_BYTES // 8)], dim=1)
     taken = torch.ones(len(features), dtype=torch.bool, device=features.device).index_fill(0, candidates, False)
     each, longer = divmod(count, len(pivots))
     picks, pivot = [candidates[:0]], [candidates[:0]]

@@ -95,10 +95,17 @@ def usable_rows(features: Tensor, pool: Tensor) -> Tensor:
     return pool[torch.isfinite(row_lengths(features).square())[pool]]
 
 
-def unit_rows(features: Tensor) -> Tensor:
-    """Rows divided by ``max(||x||, 1e-12)``, so that a zero row has cosine 0 with everything. Shape: ``(n, D)``."""
+def unit_rows(features: Tensor, rows: Tensor | None = None) -> Tensor:
+    """All or some rows divided by ``max(||x||, 1e-12)``, so that a zero row has cosine 0 with everything.
+
+    Shape: features ``(N, D)``, rows ``(n,)`` or None for all -> ``(n, D)`` float32, the only copy that is made.
+    """
+    if rows is not None:
+        features = features[rows]
     lengths = row_lengths(features).clamp_min_(1e-12).unsqueeze(1)
-    return features / lengths if features.dtype == torch.float32 else features.float().div_(lengths)
+    if rows is None and features.dtype == torch.float32:
+        return features / lengths
+    return features.float().div_(lengths)
 
 
 def symmetric_product(
@@ -144,9 +151,9 @@ def euclidean_distances(features: Tensor) -> Tensor:
     return symmetric_product(features, distances, widen=True)
 
 
-def cosine_similarity(features: Tensor) -> Tensor:
-    """All pairwise cosines, exactly symmetric. Shape: ``(n, D)`` -> ``(n, n)`` float32."""
-    return symmetric_product(unit_rows(features))
+def cosine_similarity(features: Tensor, rows: Tensor | None = None) -> Tensor:
+    """All pairwise cosines of all or some rows, exactly symmetric. Shape: see ``unit_rows`` -> ``(n, n)`` float32."""
+    return symmetric_product(unit_rows(features, rows))
 
 
 def sanitised(scores: Tensor) -> tuple[Tensor, int]:
@@ -317,19 +324,24 @@ def nearest_by_cosine(targets: Tensor, features: Tensor, sources: Tensor) -> Ten
     return nearest
 
 
-def group_sums(features: Tensor, sources: Tensor, group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
-    """Sum of the source rows of each group, always added in the order of ``sources``, and how many they are.
+def group_sums(
+    features: Tensor, sources: Tensor, group: Tensor, n_groups: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sum of the (weighted) source rows of each group, added in the order of ``sources``, and how many they are.
 
     The bags of an embedding table do just this: one read of the features, no copy of the sources, and, unlike
     ``index_add_``, the same order of summation on every run on CUDA.
-    Shape: features ``(n, D)``, sources and group ``(S,)`` -> ``(n_groups, D)`` float32, ``(n_groups,)`` int64.
+    Shape: features ``(n, D)``, sources, group and weights ``(S,)`` -> ``(n_groups, D)`` float32 (float64 for float64),
+    ``(n_groups,)`` int64.
     """
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     counts = torch.bincount(group, minlength=n_groups)
     if len(sources) == 0:
-        return torch.zeros(n_groups, features.shape[1], device=features.device), counts
-    by_group = sources[torch.sort(group, stable=True).indices]
+        return features.new_zeros(n_groups, features.shape[1]), counts
+    by_group = torch.sort(group, stable=True).indices
     starts = counts.cumsum(0) - counts
-    return embedding_bag(by_group, features.float(), starts, mode="sum"), counts
+    weights = None if weights is None else weights[by_group].to(features.dtype)
+    return embedding_bag(sources[by_group], features, starts, mode="sum", per_sample_weights=weights), counts
 
 
 # Up to this many rows the matrix of all cosines is stored: 256 MiB, which leaves room for the features' unit rows.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import embedding_bag
 
 from ..types import (
     CLS_FULL_WIDTH_LAST_BLOCK,
@@ -103,13 +104,16 @@ def absorb(features: Tensor, keys: Tensor, attention: Tensor, centres: Tensor, n
     similarity[torch.arange(len(centres), device=centres.device), centres] = -torch.inf
     ranked = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, : min(neighbours, n - 1)]
     chosen = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, ranked, True)
-    weights = torch.where(chosen, attention.float(), 0.0)
+    attention = attention.float()
+    merged = features[centres]
+    if ranked.shape[1] > 0:
+        merged += embedding_bag(ranked, features, mode="sum", per_sample_weights=attention[ranked])
     nearest = similarity.masked_fill(~chosen, -torch.inf).max(0)
     owner = torch.where(nearest.values > -torch.inf, centres[nearest.indices], -1).index_copy(0, centres, centres)
     dropped = complement(centres, n)
     return Absorbed(
-        features=features[centres] + weights @ features,
-        summary=attention[dropped].float() @ features[dropped] if len(dropped) else None,
+        features=merged,
+        summary=attention.index_fill(0, centres, 0.0) @ features if len(dropped) else None,
         owner=owner,
         taken_in=chosen.sum(0),
     )

@@ -27,13 +27,14 @@ from .ops import (
     candidate_rows,
     fill_up,
     fixed_count,
+    group_sums,
+    nearest_by_cosine,
     non_finite_warnings,
     required,
     sanitised,
     spread,
     ties_at_threshold,
     top_k,
-    unit_rows,
     usable_rows,
 )
 from .planning import equal_shares, rows_by_view
@@ -79,20 +80,16 @@ def _merge(signals: Signals, targets: Tensor, merged: Tensor, as_sum: bool) -> t
     ``as_sum``: the target plus the mean of what it received, as officially; else the mean of both together.
     Shape: targets ``(c,)``, merged ``(s,)`` -> features ``(c, D)``, owner ``(s,)``, sizes ``(c,)``.
     """
-    features = signals.features.float()
+    own = signals.features[targets].float()
     if len(targets) == 0:
-        return features[targets], targets, targets
+        return own, targets, targets
     keys = required(signals.keys, "keys")
-    nearest = (unit_rows(keys[merged]) @ unit_rows(keys[targets]).T).argmax(1)
-    received = torch.bincount(nearest, minlength=len(targets))
-    # A matrix product instead of index_add_: atomics would sum in a different order on every CUDA run.
-    member = torch.zeros(len(targets), len(merged), device=features.device)
-    member[nearest, torch.arange(len(merged), device=features.device)] = 1.0
-    total = member @ features[merged]
+    nearest = nearest_by_cosine(keys[targets], keys, merged)
+    total, received = group_sums(signals.features, merged, nearest, len(targets))
     if as_sum:
-        held = features[targets] + total / received.clamp_min(1).unsqueeze(1)
+        held = own + total / received.clamp_min(1).unsqueeze(1)
     else:
-        held = (features[targets] + total) / (received + 1).unsqueeze(1)
+        held = (own + total) / (received + 1).unsqueeze(1)
     return held, targets[nearest], received + 1
 
 

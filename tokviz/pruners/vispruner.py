@@ -25,6 +25,8 @@ from .planning import equal_shares, rows_by_view
 
 # The official loop removes this many tokens per round.
 REMOVED_PER_ROUND = 8
+# Most similar rows that are listed per row: a quarter of them or more is at odd places, so hardly ever none.
+NEIGHBOURS_LISTED = 64
 
 
 @dataclass(frozen=True)
@@ -40,30 +42,81 @@ class Thinned:
     similarity: list[Tensor]
 
 
-def remove_duplicates(features: Tensor, count: int) -> Thinned:
+def remove_duplicates(features: Tensor, count: int, listed: Tensor | None = None) -> Thinned:
     """Remove the rows that look most like another one until ``count`` are left, at most 8 per round.
 
     A round splits the list into rows at even and at odd places and removes those even rows whose largest cosine to an
     odd row is highest. The next list is the surviving even rows, most similar first, then the odd rows as they were.
     Ties go to the row that is listed first. A list of odd length has one even row more, and a round never removes more
     than its even rows.
-    Shape: features ``(n, D)`` finite, in the order of the first list; ``1 <= count <= n``.
+    Shape: features ``(N, D)``, listed ``(n,)`` its finite rows in the order of the first list (None: all, as they
+    are); ``1 <= count <= n``.
     Source: VisPruner, official ``llava_arch.py`` ``encode_images``. Differs: the official code stops with an error at a
     list of odd length, and where it would have to remove more than half.
     """
-    similarity = cosine_similarity(features)
-    rows = torch.arange(len(features), device=features.device)
+    return _thin_out(cosine_similarity(features, listed), count, NEIGHBOURS_LISTED)
+
+
+def _thin_out(similarity: Tensor, count: int, listed: int) -> Thinned:
+    """``remove_duplicates`` on the cosines ``(n, n)``.
+
+    The largest cosine of an even row to an odd one is the first odd row on the list of its ``listed`` most similar
+    rows. The lists hold for as long as half of their rows are left, so that they are made anew a few times instead of
+    the matrix being searched in every round. If some row met no odd one on its list, those rounds are searched in full:
+    the host waits for that answer once per list, not once per round.
+    """
+    rows = torch.arange(len(similarity), device=similarity.device)
     removed_in, at_similarity, turn = torch.zeros_like(rows), [], 0
     while len(rows) > count:
+        thinned, complete = _rounds(similarity, rows, removed_in, count, turn, listed)
+        if not complete:
+            thinned, _ = _rounds(similarity, rows, removed_in, count, turn, 0)
+        rows, removed_in = thinned.left, thinned.removed_in
+        at_similarity += thinned.similarity
+        turn += len(thinned.similarity)
+    return Thinned(rows, removed_in, at_similarity)
+
+
+def _rounds(
+    similarity: Tensor, rows: Tensor, removed_in: Tensor, count: int, turn: int, listed: int
+) -> tuple[Thinned, Tensor]:
+    """Rounds ``turn + 1`` and on, until half of ``rows`` are gone or ``count`` are left; were all lists long enough?
+
+    listed: 0 searches the matrix in every round. Shape: similarity ``(n, n)``, rows ``(m,)``, removed_in ``(n,)``.
+    """
+    removed_in, at_similarity, complete = removed_in.clone(), [], torch.ones((), dtype=torch.bool, device=rows.device)
+    listed = listed if listed < len(rows) else 0
+    if listed:
+        cosines, neighbours = _most_similar(similarity, rows, listed)
+        is_odd = torch.zeros(len(similarity), dtype=torch.bool, device=rows.device)
+    until = max(count, len(rows) // 2)
+    while len(rows) > until:
         even, odd = rows[::2], rows[1::2]
         removed = min(REMOVED_PER_ROUND, len(rows) - count, len(even))
         turn += 1
-        nearest = similarity[even][:, odd].max(1).values
+        if listed:
+            is_odd.zero_().index_fill_(0, odd, True)
+            nearest = cosines[even].where(is_odd[neighbours[even]], -torch.inf).max(1).values
+            complete = complete & (nearest > -torch.inf).all()
+        else:
+            nearest = similarity.index_select(0, even).index_select(1, odd).max(1).values
         ranked = top_k(nearest, len(even))
         removed_in[even[ranked[:removed]]] = turn
         at_similarity.append(nearest[ranked[removed - 1 : removed]])
         rows = torch.cat([even[ranked[removed:]], odd])
-    return Thinned(rows, removed_in, at_similarity)
+    return Thinned(rows, removed_in, at_similarity), complete
+
+
+def _most_similar(similarity: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest cosines of each of ``rows (m,)`` to one another, and to whom. Shape: two of ``(n, count)``,
+    filled at ``rows``.
+    """
+    shape = (len(similarity), count)
+    cosines, neighbours = similarity.new_zeros(shape), torch.zeros(shape, dtype=torch.int64, device=rows.device)
+    for part in rows.split(1024):
+        found = similarity.index_select(0, part).index_select(1, rows).topk(count)
+        cosines[part], neighbours[part] = found.values, rows[found.indices]
+    return cosines, neighbours
 
 
 @fixed_count
@@ -94,7 +147,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
         important, rest = by_attention[:n_important], by_attention[n_important:]
         group[important] = 2.0
         if share > n_important:
-            thinned = remove_duplicates(signals.features[rest], share - n_important)
+            thinned = remove_duplicates(signals.features, share - n_important, rest)
             group[rest[thinned.left]] = 1.0
             removed_in[rest] = torch.where(thinned.removed_in > 0, thinned.removed_in.float(), torch.nan)
             charts += _chart(thinned, number, len(views))
