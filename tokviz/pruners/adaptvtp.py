@@ -25,6 +25,7 @@ from ..types import (
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import (
     cosine_rows,
+    distances_to,
     fill_up,
     fixed_count,
     non_finite_warnings,
@@ -36,22 +37,15 @@ from .ops import (
     usable_rows,
 )
 
-ROWS_AT_ONCE = 1024
-
 
 def alignment(features: Tensor, text: Tensor, normalize: bool) -> Tensor:
     """alpha, the negative mean Euclidean distance of each token to the text tokens.
 
-    Differences are formed one by one: the expansion ``a^2 - 2ab + b^2`` cancels when tokens are much longer than what
-    sets them apart.
+    In float64, as the expansion ``a^2 - 2ab + b^2`` cancels when tokens are much longer than what sets them apart.
     Shape: features ``(n, D)`` finite, text ``(M, D)`` finite with M >= 1 -> ``(n,)`` float32. Source: Eq. 3.
     """
     features, text = (unit_rows(rows) if normalize else rows.float() for rows in (features, text))
-    mean_distances = (
-        torch.cdist(part, text, compute_mode="donot_use_mm_for_euclid_dist").mean(1)
-        for part in features.split(ROWS_AT_ONCE)
-    )
-    return -torch.cat(list(mean_distances))
+    return -distances_to(features, text).mean(1)
 
 
 def correlation(a: Tensor, b: Tensor) -> float | None:

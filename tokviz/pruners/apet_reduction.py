@@ -121,11 +121,10 @@ def _keep_as_official(features: Tensor, error: Tensor, basis: Basis, keep: int, 
     places = places if by_rank else places.sort().values
     dropped = complement(ranked, n)
     merge = merge_into_nearest(features, targets, dropped)
-    carried = features.index_copy(0, targets, merge.features).index_copy(0, places, basis.features)
-    kept = ranked.sort().values
+    kept, order = torch.cat([targets, places]).sort()
     return Kept(
         rows=kept,
-        features=carried[kept],
+        features=torch.cat([merge.features, basis.features])[order],
         owner=torch.arange(n, device=device).index_copy(0, dropped, merge.owner),
         sizes=spread(merge.sizes, targets, n, 0).index_fill(0, places, 1),
         places=places,

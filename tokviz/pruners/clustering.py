@@ -13,6 +13,7 @@ from ..types import Chart, Selection, TokenMap
 from .ops import (
     fill_up,
     group_sums,
+    kept_rows,
     non_finite_warnings,
     sanitised,
     spread,
@@ -169,7 +170,6 @@ def clustered_selection(
     """
     n, device = len(features), features.device
     kept = torch.cat([alone, clusters.centres]).sort().values
-    carried = features.index_copy(0, clusters.centres, clusters.means.to(features.dtype))
     owner = torch.full((n,), -1, device=device).index_copy(0, clusters.rows, clusters.owner)
     sizes = torch.zeros(n, device=device).index_fill(0, alone, 1.0).index_copy(0, clusters.centres, clusters.sizes)
     sequence = torch.cat([alone.sort().values, clusters.centres])
@@ -177,7 +177,7 @@ def clustered_selection(
         kept=kept,
         score=score,
         assignment=owner.index_copy(0, alone, alone),
-        features=carried[kept] if len(clusters.centres) else None,
+        features=kept_rows(features, kept, clusters.centres, clusters.means) if len(clusters.centres) else None,
         sequence=torch.searchsorted(kept, sequence) if append and len(clusters.centres) else None,
         maps=(*_graph_maps(clusters, n), group_sizes(sizes)),
         charts=decision_graph(clusters),

@@ -24,18 +24,17 @@ from ..types import (
 from .base import Paper, Param, Pruner, budget_tokens
 from .depths import carried_blocks
 from .ops import (
-    BLOCK_BYTES,
     complement,
     fill_up,
     fixed_count,
     non_finite_warnings,
     required,
-    row_blocks,
     spread,
     top_k,
     unit_rows,
     unrankable,
     usable_rows,
+    whole_groups,
 )
 from .planning import survivors_for_average
 
@@ -62,10 +61,9 @@ def least_duplicated(features: Tensor, pivots: Tensor, candidates: Tensor, count
     Shape: features ``(n, D)`` and pivots ``(P, D)`` finite, candidates ``(c,)`` rows of features, ``count <= c``.
     Source: DART section 3; llmc ``token_reduction/dart.py``.
     """
-    # Row by row instead of a matrix product, whose blocks would round equal tokens differently and so break ties.
-    unit = unit_rows(features)
-    against = unit_rows(pivots).unsqueeze(1)
-    cosine = torch.cat([(unit[rows] * against).sum(2) for rows in row_blocks(unit, BLOCK_BYTES // 8)], dim=1)
+    # Pivot by pivot and in whole groups of rows, as equal tokens must have equal cosines for ties to be ties.
+    unit = whole_groups(unit_rows(features))
+    cosine = torch.stack([unit @ pivot for pivot in unit_rows(pivots)])[:, : len(features)]
     taken = torch.ones(len(features), dtype=torch.bool, device=features.device).index_fill(0, candidates, False)
     each, longer = divmod(count, len(pivots))
     picks, pivot = [candidates[:0]], [candidates[:0]]

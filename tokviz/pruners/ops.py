@@ -77,6 +77,14 @@ def take_rows(features: Tensor, rows: Tensor) -> Tensor:
     return (features if len(rows) == len(features) else features[rows]).float()
 
 
+def kept_rows(features: Tensor, kept: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """``features[kept]`` with ``values`` in place of ``rows``, all of which are kept; nothing else is copied.
+
+    Shape: features ``(N, D)``, kept ``(K,)`` ascending, rows ``(r,)``, values ``(r, D)`` -> ``(K, D)``.
+    """
+    return features[kept].index_copy_(0, torch.searchsorted(kept, rows), values.to(features.dtype))
+
+
 def row_lengths(features: Tensor) -> Tensor:
     """Euclidean length of every row, computed in float32 without a float32 copy of all rows. Shape: -> ``(n,)``."""
     if features.dtype == torch.float32:
@@ -149,6 +157,21 @@ def euclidean_distances(features: Tensor) -> Tensor:
         return apart.masked_fill_(apart <= 1e-14 * both, 0.0).sqrt_()
 
     return symmetric_product(features, distances, widen=True)
+
+
+def distances_to(features: Tensor, points: Tensor) -> Tensor:
+    """Distance of every row to every point, computed as in ``euclidean_distances``.
+
+    Shape: features ``(n, D)``, points ``(m, D)``, finite -> ``(n, m)`` float32.
+    """
+    points = points.double()
+    found, squares = torch.empty(len(features), len(points), device=features.device), points.square().sum(1)
+    for rows in row_blocks(features):
+        part = features[rows].double()
+        both = part.square().sum(1, keepdim=True) + squares
+        apart = both - 2.0 * (part @ points.T)
+        found[rows] = apart.masked_fill_(apart <= 1e-14 * both, 0.0).sqrt_()
+    return found
 
 
 def cosine_similarity(features: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -363,10 +386,17 @@ def cosine_rows(unit: Tensor, count: int | None = None) -> CosineRows:
     n = len(unit)
     if n <= LARGEST_COSINE_MATRIX and (count is None or count >= COMPUTED_SHARE * n):
         return stored_rows(symmetric_product(unit))
-    # Matrix-vector kernels treat the last few rows in another order of summation unless there is a whole group of
-    # them, and then duplicates would not have the very same cosine.
-    padded = pad(unit, (0, 0, 0, -n % 16))
+    padded = whole_groups(unit)
     return lambda row: (padded @ padded.index_select(0, row).squeeze(0))[:n]
+
+
+def whole_groups(rows: Tensor) -> Tensor:
+    """The rows and as many zero rows as make their number a multiple of 16. Shape: ``(n, D)`` -> ``(n', D)``.
+
+    Matrix-vector kernels sum the last few rows in another order unless there is a whole group of them, and then
+    duplicates would not have the very same product.
+    """
+    return pad(rows, (0, 0, 0, -len(rows) % 16)) if len(rows) % 16 else rows
 
 
 def stored_rows(matrix: Tensor) -> CosineRows:

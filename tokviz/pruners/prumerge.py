@@ -30,6 +30,7 @@ from .ops import (
     complement,
     fill_up,
     fixed_count,
+    kept_rows,
     non_finite_warnings,
     required,
     spread,
@@ -90,6 +91,18 @@ class Absorbed:
     taken_in: Tensor
 
 
+def highest_per_row(scores: Tensor, count: int) -> Tensor:
+    """Which are the ``count`` highest of each row, the lowest index of equals. Shape: ``(K, n)`` -> ``(K, n)`` bool.
+
+    By the threshold that a partial sort gives; a stable sort of whole rows would cost many times as much.
+    """
+    if count < 1:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    line = scores.topk(count, dim=1).values[:, -1:]
+    above, level = scores > line, scores == line
+    return above | (level & (level.cumsum(1) <= count - above.sum(1, keepdim=True)))
+
+
 def absorb(features: Tensor, keys: Tensor, attention: Tensor, centres: Tensor, neighbours: int) -> Absorbed:
     """Add to each centre its nearest tokens by key, times their attention; sum up all other tokens the same way.
 
@@ -102,8 +115,8 @@ def absorb(features: Tensor, keys: Tensor, attention: Tensor, centres: Tensor, n
     unit = unit_rows(keys)
     similarity = unit[centres] @ unit.T
     similarity[torch.arange(len(centres), device=centres.device), centres] = -torch.inf
-    ranked = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, : min(neighbours, n - 1)]
-    chosen = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, ranked, True)
+    chosen = highest_per_row(similarity, min(neighbours, n - 1))
+    ranked = chosen.nonzero()[:, 1].view(len(centres), -1)
     attention = attention.float()
     merged = features[centres]
     if ranked.shape[1] > 0:
@@ -167,7 +180,7 @@ def _selection(
 ) -> Selection:
     """Back to the numbering of the stage. Shape: ordered ``(K,)``, the kept rows in the official order."""
     n_all, original, device = len(signals.features), signals.features, rows.device
-    carried = original.clone()
+    changed, values = [ordered[:0]], [original[:0].float()]
     assignment = torch.full((n_all,), -1, device=device)
     taken_in, group = torch.zeros(n_all, device=device), torch.zeros(n_all, device=device)
     summaries = []
@@ -175,7 +188,8 @@ def _selection(
         group[view.rows[view.centres.by_attention]] = 2.0
         group[view.rows[view.centres.by_grid]] = 1.0
         if view.absorbed is not None:
-            carried[view.rows[view.centres.all.sort().values]] = view.absorbed.features.to(original.dtype)
+            changed.append(view.rows[view.centres.all.sort().values])
+            values.append(view.absorbed.features)
             owner = view.absorbed.owner
             assignment[view.rows] = torch.where(owner < 0, -1, view.rows[owner.clamp_min(0)])
             taken_in[view.rows] = view.absorbed.taken_in.float()
@@ -195,7 +209,7 @@ def _selection(
             "cls_full_width", "[CLS] attention over the full width", _finite(signals, rows), unit="probability"
         ),
         assignment=assignment,
-        features=carried[kept],
+        features=kept_rows(original, kept, torch.cat(changed), torch.cat(values)),
         extra=torch.stack(summaries).to(original.dtype) if summaries else None,
         sequence=sequence,
         maps=(

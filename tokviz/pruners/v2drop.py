@@ -22,7 +22,7 @@ from ..types import (
 )
 from .base import Paper, Param, Pruner, budget_tokens
 from .depths import bracket, carried_blocks, reference_depth
-from .ops import fixed_count, keep_highest, required
+from .ops import fixed_count, keep_highest, required, row_blocks
 
 PAPER_RATIOS = {192: (0.5, 0.3), 128: (0.28, 0.25), 64: (0.05, 0.05)}
 """What stages 1 and 2 keep of what they are given, by budget of 576 tokens; the third keeps nothing."""
@@ -38,9 +38,11 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: V2Drop, official ``llava/model/language_model/V2Drop.py``. Differs: the visual span is exact (the code
     assumes 35 and 576), ranks in float32, ties to the lowest index.
     """
-    variation = (signals.features.float() - required(signals.previous_features, "previous_features").float()).norm(
-        dim=1
-    )
+    before = required(signals.previous_features, "previous_features")
+    variation = torch.empty(len(before), device=before.device)
+    for rows in row_blocks(before):
+        change = signals.features[rows].float() - before[rows].float()
+        variation[rows] = torch.linalg.vector_norm(change, dim=1)
     score = TokenMap("variation", "Change in the block before", variation, unit="L2 norm")
     return keep_highest(signals, score, keep, torch.arange(len(variation), device=variation.device))
 

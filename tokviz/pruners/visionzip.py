@@ -28,6 +28,7 @@ from .ops import (
     fill_up,
     fixed_count,
     group_sums,
+    kept_rows,
     nearest_by_cosine,
     non_finite_warnings,
     required,
@@ -150,7 +151,7 @@ def _selection(
     merged, owner = torch.cat([z.merged for z in zips]), torch.cat([z.owner for z in zips])
     kept = torch.cat([*(z.dominant for z in zips), targets]).sort().values
     held = torch.cat([z.features for z in zips])
-    features = original.index_copy(0, targets, held.to(original.dtype))[kept]
+    features = kept_rows(original, kept, targets, held)
     assignment = spread(kept, kept, n, -1).index_copy(0, merged, owner)
     attention = required(signals.cls_attention, "cls_attention").float()
     finite = usable_rows(required(signals.keys, "keys"), usable_rows(original, candidate_rows(signals)))
