@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tokviz.pruners import get, ops
+from tokviz.pruners import get, pairs
 from tokviz.pruners.adaptvtp import alignment, correlation, greedy_max_sum, select
 from tokviz.types import QUESTION_FEATURES, TEXT_FEATURES, Budget, PlanningInfo, Signals
 
@@ -207,7 +207,7 @@ def test_ties_go_to_the_lowest_index():
 def test_large_pools_compute_rows_as_they_need_them(monkeypatch):
     x = torch.randn(200, 16, generator=generator(3))
     stored = greedy_max_sum(x, 60)
-    monkeypatch.setattr(ops, "LARGEST_COSINE_MATRIX", 10)
+    monkeypatch.setattr(pairs, "LARGEST_COSINE_MATRIX", 10)
     computed = greedy_max_sum(x, 60)
     assert torch.equal(stored.picks, computed.picks)
     assert torch.allclose(stored.similarity, computed.similarity, atol=1e-5)

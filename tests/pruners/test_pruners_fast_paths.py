@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokviz.pruners import ops, sampling, vispruner
+from tokviz.pruners import ops, pairs, sampling, vispruner
 
 
 def gaussian(seed, n, width):
@@ -57,7 +57,7 @@ def test_farthest_from_mean_is_that_by_differences(kind, seed):
 @pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 700, 1500])
 def test_symmetric_products_are_the_products_and_exactly_symmetric(n):
     x = gaussian(n, n, 24)
-    found = ops.symmetric_product(x)
+    found = pairs.symmetric_product(x)
     assert torch.equal(found, found.T)
     assert torch.allclose(found, x @ x.T, atol=1e-4)
 
@@ -66,7 +66,7 @@ def test_symmetric_products_are_the_products_and_exactly_symmetric(n):
 def test_euclidean_distances_against_differences_in_float64(kind):
     x = hard_features(kind, 3)
     exact = (x.double().unsqueeze(1) - x.double()).square().sum(2).sqrt()
-    found = ops.euclidean_distances(x)
+    found = pairs.euclidean_distances(x)
     assert torch.equal(found, found.T)
     assert torch.all(found[exact == 0] == 0)
     lengths = x.double().norm(dim=1)
@@ -78,7 +78,7 @@ def test_computed_rows_of_cosines_are_the_stored_ones_and_equal_for_duplicates(n
     x = gaussian(n, n, 40)
     x[-(n // 2) :] = x[: n // 2]
     unit = ops.unit_rows(x)
-    stored, computed = ops.cosine_rows(unit), ops.cosine_rows(unit, 1)
+    stored, computed = pairs.cosine_rows(unit), pairs.cosine_rows(unit, 1)
     for row in (0, n // 3, n - 1):
         pick = torch.tensor([row])
         assert torch.allclose(stored(pick), computed(pick), atol=1e-6)
@@ -87,10 +87,10 @@ def test_computed_rows_of_cosines_are_the_stored_ones_and_equal_for_duplicates(n
 
 @pytest.mark.parametrize("limit", [8192, 10])
 def test_nearest_cosines_leave_out_the_row_itself(monkeypatch, limit):
-    monkeypatch.setattr(ops, "LARGEST_COSINE_MATRIX", limit)
+    monkeypatch.setattr(pairs, "LARGEST_COSINE_MATRIX", limit)
     unit = ops.unit_rows(gaussian(1, 130, 20))
     plain = (unit @ unit.T).fill_diagonal_(-torch.inf)
-    largest, row_of = ops.nearest_cosines(unit)
+    largest, row_of = pairs.nearest_cosines(unit)
     assert torch.allclose(largest, plain.max(1).values, atol=1e-6)
     others = torch.arange(130) != 7
     assert torch.allclose(row_of(torch.tensor([7]))[others], plain[7][others], atol=1e-6)
@@ -124,7 +124,7 @@ def test_half_precision_lengths_and_unit_rows_are_those_of_float32():
 def test_thinning_by_lists_is_thinning_by_search(listed, seed):
     # With one neighbour listed the list runs out at once and the rounds are searched in full.
     n = 90 + 23 * seed
-    similarity = ops.cosine_similarity(gaussian(seed, n, 12))
+    similarity = pairs.cosine_similarity(gaussian(seed, n, 12))
     listing, search = (vispruner._thin_out(similarity, 9 + seed, length) for length in (listed, 0))
     assert torch.equal(listing.left, search.left)
     assert torch.equal(listing.removed_in, search.removed_in)

@@ -5,7 +5,7 @@ import pruner_references as slow
 import pytest
 import torch
 
-from tokviz.pruners import ops, sampling
+from tokviz.pruners import ops, pairs, sampling
 from tokviz.types import Signals
 
 INF, NAN = math.inf, math.nan
@@ -97,7 +97,7 @@ def test_fixed_count_needs_a_count_and_required_needs_a_signal():
 
 def test_cosine_of_a_zero_row_is_zero_with_everything_itself_included():
     # (3, 4) . (4, 3) / 25 = 24 / 25
-    similarity = ops.cosine_similarity(rows([3, 4], [0, 0], [4, 3]))
+    similarity = pairs.cosine_similarity(rows([3, 4], [0, 0], [4, 3]))
     assert torch.allclose(similarity, rows([1, 0, 0.96], [0, 0, 0], [0.96, 0, 1]))
 
 
@@ -212,7 +212,7 @@ def test_greedy_picks_against_brute_force(seed):
     first = sampling.farthest_from_mean(x)
     assert first.item() == slow.farthest_from_mean(exact)
     assert sampling.farthest_points(x, count, first).tolist() == slow.farthest_points(exact, count, first.item())
-    cover = sampling.k_center(ops.cosine_similarity(x), torch.tensor([seed % n]), count)
+    cover = sampling.k_center(pairs.cosine_similarity(x), torch.tensor([seed % n]), count)
     assert cover.picks.tolist() == slow.k_center(exact, count, seed % n)
 
 

@@ -24,8 +24,6 @@ from ..types import (
 )
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import (
-    cosine_rows,
-    distances_to,
     fill_up,
     fixed_count,
     non_finite_warnings,
@@ -36,6 +34,7 @@ from .ops import (
     unrankable,
     usable_rows,
 )
+from .pairs import cosine_rows, distances_to
 
 
 def alignment(features: Tensor, text: Tensor, normalize: bool) -> Tensor:

@@ -12,7 +12,18 @@ from ..errors import Unsupported
 from ..types import Budget, Chart, Params, PlanningInfo, Schedule, SelectFunction, Selection, Signals, Stage, TokenMap
 from .apet_reduction import Reduction, reduce_tokens
 from .base import Paper, Param, Pruner, budget_tokens
-from .ops import candidate_rows, complement, fill_up, fixed_count, non_finite_warnings, unrankable, usable_rows
+from .ops import (
+    candidate_rows,
+    complement,
+    fill_up,
+    fixed_count,
+    kept_rows,
+    non_finite_warnings,
+    row_lengths,
+    take_rows,
+    unrankable,
+    usable_rows,
+)
 from .planning import equal_shares, rows_by_view
 
 _Part = tuple[Tensor, Reduction]
@@ -33,7 +44,7 @@ def _select(
     views = rows_by_view(signals, rows) if per_view else [rows]
     shares = equal_shares([len(view) for view in views], keep)
     parts = [
-        (view, reduce_tokens(signals.features[view].float(), share, params, generator, by_rank))
+        (view, reduce_tokens(take_rows(signals.features, view), share, params, generator, by_rank))
         for view, share in zip(views, shares, strict=True)
     ]
     return _selection(signals, parts, other, params, non_finite=len(pool) - len(rows))
@@ -51,24 +62,23 @@ def _without_ranking(rows: Tensor, keep: int, pool: Tensor, other: Tensor) -> Se
 
 def _selection(signals: Signals, parts: Sequence[_Part], other: Tensor, params: Params, non_finite: int) -> Selection:
     """Back to the numbering of the stage, with rows that are no patch (``other``) kept as they are."""
-    n_all, carried = len(signals.features), signals.features
-    assignment = torch.full((n_all,), -1, device=carried.device).index_copy(0, other, other)
-    order = torch.full((n_all,), -1, device=carried.device)
+    n_all, device = len(signals.features), signals.features.device
+    assignment = torch.full((n_all,), -1, device=device).index_copy(0, other, other)
+    order = torch.full((n_all,), -1, device=device)
     picked = 0
     for rows, part in parts:
-        places = rows[part.kept.rows]
-        carried = carried.index_copy(0, places, part.kept.features.to(carried.dtype))
         assignment[rows] = torch.where(part.kept.owner < 0, -1, rows[part.kept.owner])
         order[rows] = torch.where(part.order < 0, -1, part.order + picked)
         picked += int((part.order >= 0).sum())
-    kept = torch.cat([*(rows[part.kept.rows] for rows, part in parts), other]).sort().values
+    reduced = torch.cat([rows[part.kept.rows] for rows, part in parts])
+    kept = torch.cat([reduced, other]).sort().values
     error = _on_all(parts, n_all, lambda part: part.error)
     return Selection(
         kept=kept,
         score=TokenMap("error", "Approximation error", error, scale="log"),
         order=order,
         assignment=assignment,
-        features=carried[kept],
+        features=kept_rows(signals.features, kept, reduced, torch.cat([part.kept.features for _, part in parts])),
         maps=_maps(signals, parts, error, other, params["mode"] == "official"),
         charts=_charts(parts),
         facts=_facts(parts, params, picked, non_finite),
@@ -88,7 +98,7 @@ def _maps(
     signals: Signals, parts: Sequence[_Part], error: Tensor, other: Tensor, official: bool
 ) -> tuple[TokenMap, ...]:
     n_all = len(error)
-    relative = error / signals.features.float().norm(dim=1).clamp_min(1e-12)
+    relative = error / row_lengths(signals.features).clamp_min(1e-12)
     sizes = _on_all(parts, n_all, lambda part: part.kept.sizes).nan_to_num(0.0).index_fill(0, other, 1.0)
     maps = (
         TokenMap("relative_error", "Error / length of the feature", relative),

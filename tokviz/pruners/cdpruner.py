@@ -24,7 +24,6 @@ from ..types import (
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import (
     candidate_rows,
-    cosine_rows,
     fill_up,
     fixed_count,
     non_finite_warnings,
@@ -35,6 +34,7 @@ from .ops import (
     unrankable,
     usable_rows,
 )
+from .pairs import cosine_rows
 from .planning import equal_shares, rows_by_view
 
 # The official min-max scaling adds this, so that the least relevant token keeps a little weight.

@@ -34,8 +34,8 @@ from .ops import (
     unit_rows,
     unrankable,
     usable_rows,
-    whole_groups,
 )
+from .pairs import whole_groups
 from .planning import survivors_for_average
 
 PUBLISHED_BLOCK = 2

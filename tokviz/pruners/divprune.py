@@ -8,7 +8,14 @@ from torch import Generator
 from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage
 from .base import Paper, Pruner, budget_tokens
 from .coverage import with_coverage
-from .ops import fixed_count, nearest_cosines, take_rows, unit_rows, unrankable, usable_rows
+from .ops import (
+    fixed_count,
+    take_rows,
+    unit_rows,
+    unrankable,
+    usable_rows,
+)
+from .pairs import nearest_cosines
 from .sampling import diverse_selection
 
 

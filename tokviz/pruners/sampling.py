@@ -15,16 +15,14 @@ from torch import Tensor
 
 from ..types import Selection, Signals, TokenMap
 from .ops import (
-    CosineRows,
-    euclidean_distances,
     fill_up,
     non_finite_warnings,
     row_blocks,
     row_lengths,
     spread,
-    stored_rows,
     top_k,
 )
+from .pairs import CosineRows, euclidean_distances, stored_rows
 
 # How many rows a step of farthest point sampling measures exactly.
 CANDIDATES = 8
@@ -162,7 +160,7 @@ def k_center(similarity: Tensor | CosineRows, first: Tensor, count: int) -> Gree
 
     Distances are ``1 - similarity``, at least 0. With cosine this is ToDRE Eq. 4 and, for another first pick,
     DivPrune's max-min.
-    Shape: similarity ``(n, n)`` symmetric, or its rows as ``ops.cosine_rows`` gives them; first ``(1,)``,
+    Shape: similarity ``(n, n)`` symmetric, or its rows as ``pairs.cosine_rows`` gives them; first ``(1,)``,
     ``1 <= count <= n``.
     """
     row_of = stored_rows(similarity) if isinstance(similarity, Tensor) else similarity

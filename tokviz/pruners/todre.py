@@ -22,7 +22,6 @@ from .base import Paper, Param, Pruner, budget_tokens
 from .coverage import with_coverage
 from .ops import (
     candidate_rows,
-    cosine_rows,
     fixed_count,
     required,
     sanitised,
@@ -31,6 +30,7 @@ from .ops import (
     unrankable,
     usable_rows,
 )
+from .pairs import cosine_rows
 from .sampling import diverse_selection, farthest_from_mean
 
 

@@ -11,7 +11,6 @@ from ..types import CLS_ATTENTION, Budget, Chart, Params, PlanningInfo, Schedule
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import (
     candidate_rows,
-    cosine_similarity,
     fill_up,
     fixed_count,
     non_finite_warnings,
@@ -21,6 +20,7 @@ from .ops import (
     unrankable,
     usable_rows,
 )
+from .pairs import cosine_similarity
 from .planning import equal_shares, rows_by_view
 
 # The official loop removes this many tokens per round.
