@@ -15,7 +15,7 @@ from tokviz.types import Budget, Signals, Stage
 
 from . import published_merging as merging
 from . import published_procedures as published
-from .inputs import FULL_WIDTH, KEY_WIDTH, QUESTION, planning_info
+from .inputs import FULL_WIDTH, KEY_WIDTH, QUESTION, TEXT, planning_info
 from .measuring import Deadline, Machine
 
 
@@ -108,8 +108,9 @@ def _clusters(machine: Machine, clustered: int, size: Size) -> float:
 
 
 def _sparsevlm(machine: Machine, size: Size) -> float:
-    """One read of the LLM's input for the raters, and the distances of what is recycled."""
-    return _clusters(machine, max(1, 3 * (size.n - size.keep) // 10), size)
+    """The raters' products of picture and text, and the distances of what is recycled."""
+    recycled = max(1, 3 * (size.n - size.keep) // 10)
+    return _clusters(machine, recycled, size) + machine.product(size.n, TEXT, size.width)
 
 
 def _polymorphic(machine: Machine, size: Size) -> float:
@@ -121,7 +122,8 @@ def _visionzip(machine: Machine, size: Size) -> float:
 
 
 def _tome(machine: Machine, size: Size) -> float:
-    return machine.read + machine.product(size.n // 2, size.n // 2, KEY_WIDTH)
+    """Nearly all rows go on, so that the result is a copy of the features."""
+    return machine.copy + machine.product(size.n // 2, size.n // 2, KEY_WIDTH)
 
 
 def _prumerge(machine: Machine, size: Size) -> float:
@@ -147,10 +149,10 @@ CASES: tuple[Case, ...] = (
     Case("divprune", _GREEDY, _greedy, published.divprune),
     Case("todre", _GREEDY, _greedy, published.todre),
     Case("dart", "8 reads", _reads(8), published.dart),
-    Case("tome", "1 read + key product", _tome, merging.tome, keep=_one_tower_block),
+    Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_block),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
-    Case("sparsevlm", "1 read + product of recycled", _sparsevlm, merging.sparsevlm),
+    Case("sparsevlm", "1 read + text product + product of recycled", _sparsevlm, merging.sparsevlm),
     Case("polymorphic", "1 read + product of the rest", _polymorphic, merging.polymorphic),
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),
     Case("cdpruner", f"{_GREEDY} + factor rows", _cdpruner, published.cdpruner),

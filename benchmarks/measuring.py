@@ -117,11 +117,17 @@ class Machine:
         self.product = lru_cache(None)(self._product)
         self.read_of = lru_cache(None)(self._read_of)
         self.step = lru_cache(None)(self._step)
+        self.copied = lru_cache(None)(lambda: measure(self.features.clone, self.device).ms)
 
     @property
     def read(self) -> float:
         """One pass over the features: a matrix-vector product."""
         return self.read_of(*self.features.shape)
+
+    @property
+    def copy(self) -> float:
+        """A new copy of the features."""
+        return self.copied()
 
     def _read_of(self, n: int, width: int) -> float:
         matrix = self.features if (n, width) == self.features.shape else torch.rand(n, width, device=self.device)

@@ -27,7 +27,7 @@ from .measuring import REPEATS, SLOW_SECONDS, Machine, Measured, measure, measur
 SIZES = [(n, width) for n in (576, 2880, 8192) for width in (1024, 4096)]
 QUICK_SIZES = [(144, 64)]
 SHARE = 0.11
-PUBLISHED_SECONDS = 8.0
+PUBLISHED_SECONDS = 5.0
 
 
 @dataclass(frozen=True)

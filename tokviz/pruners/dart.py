@@ -29,6 +29,7 @@ from .ops import (
     fixed_count,
     non_finite_warnings,
     required,
+    row_lengths,
     spread,
     top_k,
     unit_rows,
@@ -62,8 +63,8 @@ def least_duplicated(features: Tensor, pivots: Tensor, candidates: Tensor, count
     Source: DART section 3; llmc ``token_reduction/dart.py``.
     """
     # Pivot by pivot and in whole groups of rows, as equal tokens must have equal cosines for ties to be ties.
-    unit = whole_groups(unit_rows(features))
-    cosine = torch.stack([unit @ pivot for pivot in unit_rows(pivots)])[:, : len(features)]
+    grouped, lengths = whole_groups(features.float()), row_lengths(features).clamp_min_(1e-12)
+    cosine = torch.stack([grouped @ pivot for pivot in unit_rows(pivots)])[:, : len(features)] / lengths
     taken = torch.ones(len(features), dtype=torch.bool, device=features.device).index_fill(0, candidates, False)
     each, longer = divmod(count, len(pivots))
     picks, pivot = [candidates[:0]], [candidates[:0]]

@@ -33,7 +33,9 @@ from .ops import (
     kept_rows,
     non_finite_warnings,
     required,
+    row_lengths,
     spread,
+    take_rows,
     top_k,
     unit_rows,
     unrankable,
@@ -145,13 +147,15 @@ class _View:
 def _reduce(signals: Signals, rows: Tensor, share: int | None, params: Params, choose: ChooseCentres) -> _View:
     """``share``: tokens that the view may leave, its summary included; None counts adaptively."""
     attention = required(signals.cls_full_width, "cls_full_width").float()[rows]
-    keys = required(signals.full_keys, "full_keys")[rows]
+    keys = take_rows(required(signals.full_keys, "full_keys"), rows)
     line = outlier_line(attention)
     if share is not None and share >= len(rows):
         everything = torch.arange(len(rows), device=rows.device)
         return _View(rows, Centres(everything, everything[:0]), None, line)
     centres = choose(attention, None if share is None else max(share - 1, 1), params)
-    absorbed = absorb(signals.features[rows], keys, attention, centres.all.sort().values, int(params["neighbours"]))
+    absorbed = absorb(
+        take_rows(signals.features, rows), keys, attention, centres.all.sort().values, int(params["neighbours"])
+    )
     if share == 1:  # no room for the summary
         absorbed = Absorbed(absorbed.features, None, absorbed.owner, absorbed.taken_in)
     return _View(rows, centres, absorbed, line)
@@ -162,7 +166,7 @@ def _select(signals: Signals, keep: int | None, params: Params, choose: ChooseCe
     keys = required(signals.full_keys, "full_keys")
     pool = candidate_rows(signals)
     rows = usable_rows(signals.features, pool)
-    rows = rows[torch.isfinite(attention[rows]) & torch.isfinite(keys.float().norm(dim=1).square()[rows])]
+    rows = rows[torch.isfinite(attention[rows]) & torch.isfinite(row_lengths(keys).square()[rows])]
     if len(rows) == 0:
         return unrankable(len(pool) if keep is None else min(keep, len(pool)), pool)
     parts = rows_by_view(signals, rows)
