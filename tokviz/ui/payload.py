@@ -171,6 +171,7 @@ def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int]) -> di
     carriers = stage.assignment
     return {
         "label": stage.site_label,
+        "block": stage.site if isinstance(stage.site, int) else None,
         "title": stage.title,
         "n_in": stage.n_in,
         "gone": gone,
