@@ -34,7 +34,7 @@ from .ops import (
     unrankable,
     usable_rows,
 )
-from .pairs import cosine_rows, distances_to
+from .pairs import cosine_rows, distances_to, whole_groups
 
 
 def alignment(features: Tensor, text: Tensor, normalize: bool) -> Tensor:
@@ -74,7 +74,7 @@ def greedy_max_sum(features: Tensor, count: int) -> MaxSum:
     """
     unit = unit_rows(features)
     cosines_with = cosine_rows(unit, count)
-    to_all = unit @ unit.mean(0)
+    to_all = (whole_groups(unit) @ unit.mean(0))[: len(unit)]
     pick = to_all.argmin().unsqueeze(0)
     picks, when_picked = [pick], [to_all.index_select(0, pick)]
     sigma = cosines_with(pick).clone()

@@ -34,7 +34,7 @@ from .ops import (
     unrankable,
     usable_rows,
 )
-from .pairs import cosine_rows
+from .pairs import cosine_rows, whole_groups
 from .planning import equal_shares, rows_by_view
 
 # The official min-max scaling adds this, so that the least relevant token keeps a little weight.
@@ -72,15 +72,16 @@ def largest_volume(features: Tensor, weights: Tensor, count: int) -> Volume:
     # A token's cosine with itself is 1 and not 1 plus a rounding error, by which equals would be ranked.
     own = torch.where(unit.any(dim=1), weights.square(), 0.0)
     variance, picked = own.clone(), torch.zeros(len(unit), dtype=torch.bool, device=unit.device)
-    factors = torch.zeros(count, len(unit), device=unit.device)
+    n = len(unit)
+    factors = torch.zeros(count, n + -n % 16, device=unit.device)  # as in ``whole_groups``: equal tokens stay equal
     picks, gains = [], []
     for step in range(count):
         pick = variance.masked_fill(picked, -1.0).argmax().unsqueeze(0)
         gain = variance.index_select(0, pick)
         row = cosines_with(pick) * weights * weights.index_select(0, pick)
-        row = row - factors[:step].index_select(1, pick).squeeze(1) @ factors[:step]
-        factors[step] = torch.where(gain > 0, row / gain.sqrt(), 0.0)
-        variance = variance - factors[step].square()
+        row = row - (factors[:step].index_select(1, pick).squeeze(1) @ factors[:step])[:n]
+        factors[step, :n] = torch.where(gain > 0, row / gain.sqrt(), 0.0)
+        variance = variance - factors[step, :n].square()
         variance = torch.where(variance > SPANNED * own, variance, 0.0)
         picked.index_fill_(0, pick, True)
         picks.append(pick)
@@ -112,7 +113,8 @@ def question_relevance(signals: Signals, rows: Tensor) -> Tensor | None:
     question = question[usable_rows(question, torch.arange(len(question), device=question.device))].float()
     if len(question) == 0:
         return None
-    return unit_rows(signals.features[rows]) @ unit_rows(question.mean(0, keepdim=True)).squeeze(0)
+    unit = whole_groups(unit_rows(signals.features[rows]))
+    return (unit @ unit_rows(question.mean(0, keepdim=True)).squeeze(0))[: len(rows)]
 
 
 @fixed_count

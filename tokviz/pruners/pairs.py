@@ -28,18 +28,23 @@ def symmetric_product(
 ) -> Tensor:
     """``rows @ rows.T`` in float32, exactly symmetric, for half the work: blocks below the diagonal are mirrored.
 
+    Equal rows get the very same products (see ``whole_groups``), so that ties between them are ties.
     finish: ``(products, slice of rows, slice of columns) -> block of the result``, what is to be made of a block of
     products. widen: the products are computed in float64.
     Shape: ``(n, D)`` -> ``(n, n)``.
     """
     n = len(rows)
-    step = min(1024, max(256, -(-n // 4)))
+    step = min(1024, max(256, -(-n // 64) * 16))
     blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     result = torch.empty(n, n, device=rows.device)
+
+    def block(part: slice) -> Tensor:
+        return whole_groups(rows[part].double() if widen else rows[part])
+
     for number, own in enumerate(blocks):
-        left = rows[own].double() if widen else rows[own]
+        left = block(own)
         for other in blocks[number:]:
-            products = left @ (rows[other].double() if widen else rows[other]).T
+            products = (left @ block(other).T)[: own.stop - own.start, : other.stop - other.start]
             result[own, other] = products if finish is None else finish(products, own, other)
             if other is not own:
                 result[other, own] = result[own, other].T
@@ -102,7 +107,7 @@ def cosine_rows(unit: Tensor, count: int | None = None) -> CosineRows:
 def whole_groups(rows: Tensor) -> Tensor:
     """The rows and as many zero rows as make their number a multiple of 16. Shape: ``(n, D)`` -> ``(n', D)``.
 
-    Matrix-vector kernels sum the last few rows in another order unless there is a whole group of them, and then
+    Matrix kernels sum the last few rows in another order unless there is a whole group of them, and then
     duplicates would not have the very same product.
     """
     return pad(rows, (0, 0, 0, -len(rows) % 16)) if len(rows) % 16 else rows
