@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tokviz.pruners import get, ops, pairs
+from tokviz.pruners.prumerge import absorb
+from tokviz.pruners.tome import bipartite_soft_matching
 from tokviz.types import Budget, PlanningInfo, Signals
 
 
@@ -44,3 +46,42 @@ def test_of_equal_tokens_the_lowest_index_is_picked_first(method, n, width):
             step = torch.where(order < 0, n, order)
             for copies in (torch.where(first == row)[0] for row in first.unique()):
                 assert step[copies].tolist() == sorted(step[copies].tolist()), (seed, keep, copies)
+
+
+SIZES = [(n, width) for n in (9, 21, 36, 50, 101, 144, 199) for width in (3, 24, 64)]
+
+
+@pytest.mark.parametrize(("n", "width"), SIZES)
+def test_of_equal_targets_the_lowest_index_takes_the_merge(n, width):
+    for seed in range(6):
+        values, first = repeated(n, width, seed)
+        lots = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        for count in (3, 11, n // 2 + 3):
+            targets = lots[:count].sort().values
+            taken = targets[ops.nearest_by_cosine(values[targets], values, ops.complement(targets, n))]
+            lowest = [int(targets[first[targets] == first[row]][0]) for row in taken]
+            assert taken.tolist() == lowest, (seed, count)
+
+
+@pytest.mark.parametrize(("n", "width"), SIZES)
+def test_tome_pairs_equal_keys_with_the_first_taker_and_ranks_equal_givers_alike(n, width):
+    for seed in range(6):
+        keys, first = repeated(n, width, seed)
+        pairs_found = bipartite_soft_matching(keys, torch.ones(n, dtype=torch.bool), torch.arange(n), n // 4, True)
+        taking = torch.arange(0, n, 2)
+        lowest = [int(taking[first[taking] == first[row]][0]) for row in pairs_found.targets]
+        assert pairs_found.targets.tolist() == lowest
+        distance_of = dict(zip(first[pairs_found.ranked].tolist(), pairs_found.distance.tolist(), strict=True))
+        assert pairs_found.distance.tolist() == [distance_of[group] for group in first[pairs_found.ranked].tolist()]
+
+
+@pytest.mark.parametrize(("n", "width"), SIZES)
+def test_prumerge_adds_the_lowest_of_equal_neighbours(n, width):
+    for seed in range(6):
+        keys, first = repeated(n, width, seed)
+        for count in (1, 2, n // 3):
+            centres = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+            taken = absorb(keys, keys, torch.ones(n), centres, 3).taken_in
+            for copies in (torch.where(first == row)[0] for row in first.unique()):
+                copies = copies[~torch.isin(copies, centres)]  # a centre is not its own neighbour
+                assert taken[copies].tolist() == sorted(taken[copies].tolist(), reverse=True), (seed, count)

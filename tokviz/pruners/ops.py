@@ -13,7 +13,7 @@ from functools import wraps
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 
 from ..types import Params, SelectFunction, Selection, Signals, TokenMap
 
@@ -114,6 +114,15 @@ def unit_rows(features: Tensor, rows: Tensor | None = None) -> Tensor:
     if rows is None and features.dtype == torch.float32:
         return features / lengths
     return features.float().div_(lengths)
+
+
+def whole_groups(rows: Tensor) -> Tensor:
+    """The rows and as many zero rows as make their number a multiple of 16. Shape: ``(n, D)`` -> ``(n', D)``.
+
+    Matrix kernels sum the last few rows in another order unless there is a whole group of them, and then
+    duplicates would not have the very same product.
+    """
+    return pad(rows, (0, 0, 0, -len(rows) % 16)) if len(rows) % 16 else rows
 
 
 def sanitised(scores: Tensor) -> tuple[Tensor, int]:
@@ -273,14 +282,15 @@ def nearest_by_cosine(targets: Tensor, features: Tensor, sources: Tensor) -> Ten
     """For every source row of ``features`` the position of the target with the highest cosine, ties to the first.
 
     Only the targets are brought to length 1: the length of a source multiplies all its cosines alike (a zero row is 0
-    to all targets, and gets the first). Shape: targets ``(T, D)``, features ``(n, D)``, sources ``(S,)`` -> ``(S,)``.
+    to all targets, and gets the first). Equal targets tie exactly (see ``whole_groups``).
+    Shape: targets ``(T, D)``, features ``(n, D)``, sources ``(S,)`` -> ``(S,)``.
     """
-    unit = unit_rows(targets).T
+    unit = whole_groups(unit_rows(targets)).T
     nearest = torch.empty_like(sources)
     step = max(256, BLOCK_BYTES // max(1, len(targets)))
     for start in range(0, len(sources), step):
         part = sources[start : start + step]
-        nearest[start : start + step] = (features[part].float() @ unit).argmax(1)
+        nearest[start : start + step] = (features[part].float() @ unit)[:, : len(targets)].argmax(1)
     return nearest
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from .ops import SCRATCH_BYTES, row_blocks, unit_rows
+from .ops import whole_groups as whole_groups  # methods ask for it here, beside the products that need it
 
 # Up to this many rows the matrix of all cosines is stored: 256 MiB, which leaves room for the features' unit rows.
 LARGEST_COSINE_MATRIX = 8192
@@ -102,15 +102,6 @@ def cosine_rows(unit: Tensor, count: int | None = None) -> CosineRows:
         return stored_rows(symmetric_product(unit))
     padded = whole_groups(unit)
     return lambda row: (padded @ padded.index_select(0, row).squeeze(0))[:n]
-
-
-def whole_groups(rows: Tensor) -> Tensor:
-    """The rows and as many zero rows as make their number a multiple of 16. Shape: ``(n, D)`` -> ``(n', D)``.
-
-    Matrix kernels sum the last few rows in another order unless there is a whole group of them, and then
-    duplicates would not have the very same product.
-    """
-    return pad(rows, (0, 0, 0, -len(rows) % 16)) if len(rows) % 16 else rows
 
 
 def stored_rows(matrix: Tensor) -> CosineRows:

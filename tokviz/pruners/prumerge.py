@@ -40,6 +40,7 @@ from .ops import (
     unit_rows,
     unrankable,
     usable_rows,
+    whole_groups,
 )
 from .planning import equal_shares, rows_by_view
 
@@ -115,7 +116,7 @@ def absorb(features: Tensor, keys: Tensor, attention: Tensor, centres: Tensor, n
     """
     n, features = len(features), features.float()
     unit = unit_rows(keys)
-    similarity = unit[centres] @ unit.T
+    similarity = (whole_groups(unit[centres]) @ whole_groups(unit).T)[: len(centres), :n]  # equal keys tie exactly
     similarity[torch.arange(len(centres), device=centres.device), centres] = -torch.inf
     chosen = highest_per_row(similarity, min(neighbours, n - 1))
     ranked = chosen.nonzero()[:, 1].view(len(centres), -1)

@@ -24,7 +24,7 @@ from ..types import (
     TokenMap,
 )
 from .base import Paper, Param, Pruner, budget_tokens
-from .ops import fixed_count, non_finite_warnings, required, spread, top_k, unit_rows, usable_rows
+from .ops import fixed_count, non_finite_warnings, required, spread, top_k, unit_rows, usable_rows, whole_groups
 from .planning import rows_by_view
 
 
@@ -58,7 +58,8 @@ def bipartite_soft_matching(keys: Tensor, usable: Tensor, rows: Tensor, r: int, 
     """
     giving, taking = (rows[1::2], rows[0::2]) if has_cls else (rows[0::2], rows[1::2])
     unit = unit_rows(keys.where(usable.unsqueeze(1), torch.zeros((), dtype=keys.dtype, device=keys.device)))
-    similarity = unit[giving] @ unit[taking].T
+    products = whole_groups(unit[giving]) @ whole_groups(unit[taking]).T  # equal keys tie exactly
+    similarity = products[: len(giving), : len(taking)]
     similarity = similarity.masked_fill(~(usable[giving].unsqueeze(1) & usable[taking]), -torch.inf)
     partner = similarity.argmax(1)
     best = similarity.gather(1, partner.unsqueeze(1)).squeeze(1)
