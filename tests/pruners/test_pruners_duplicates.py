@@ -5,6 +5,7 @@ import torch
 
 from tokviz.pruners import get, ops, pairs
 from tokviz.pruners.prumerge import absorb
+from tokviz.pruners.raters import alignment_logits
 from tokviz.pruners.tome import bipartite_soft_matching
 from tokviz.types import Budget, PlanningInfo, Signals
 
@@ -85,3 +86,12 @@ def test_prumerge_adds_the_lowest_of_equal_neighbours(n, width):
             for copies in (torch.where(first == row)[0] for row in first.unique()):
                 copies = copies[~torch.isin(copies, centres)]  # a centre is not its own neighbour
                 assert taken[copies].tolist() == sorted(taken[copies].tolist(), reverse=True), (seed, count)
+
+
+@pytest.mark.parametrize(("n", "width"), SIZES)
+def test_equal_tokens_lean_on_the_text_alike(n, width):
+    values, first = repeated(n, width, n)
+    for words in (1, 2, 6, 17):
+        text = torch.randn(words, width, generator=torch.Generator().manual_seed(words))
+        logits = alignment_logits(values, text, 1.0)
+        assert torch.equal(logits, logits[first])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..types import Signals, TextScores
-from .ops import required, usable_rows
+from .ops import required, usable_rows, whole_groups
 
 # A share counts as above the average 1/N_t when it is so by more than float32 rounding.
 ROUNDING = 1e-6
@@ -28,7 +28,7 @@ def alignment_logits(visual: Tensor, text: Tensor, scale: float) -> Tensor:
     visual, text = visual.float(), text.float()
     finite = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     finite[usable_rows(text, torch.arange(len(text), device=text.device))] = True
-    logits = scale * (visual @ torch.where(finite.unsqueeze(1), text, 0.0).T)
+    logits = scale * (whole_groups(visual) @ torch.where(finite.unsqueeze(1), text, 0.0).T)[: len(visual)]
     return logits.masked_fill(~finite, -torch.inf)
 
 
