@@ -144,6 +144,17 @@ def test_gravity_and_heads_on_paper():
     assert found.sequence is None
 
 
+def test_tokens_beyond_the_reach_of_the_correction_are_counted():
+    heads, visual, text = torch.full((2, 1, 4), 0.2), torch.ones(4, 2), torch.ones(1, 2)
+    for similarity, far in (([1.0, 2.0, 3.0, 4.0], None), ([1.0, -0.5, 0.0, 4.0], "2 of 4 visual tokens")):
+        signals = Signals(
+            visual, input_features=visual, input_text=text, head_rows=heads,
+            rotary_similarity=torch.tensor([similarity]),
+        )  # fmt: skip
+        told = [words for words in select_plus(signals, 2, PLUS, torch.Generator()).warnings if "rotary" in words]
+        assert [words.startswith(far) for words in told] == ([] if far is None else [True])
+
+
 @pytest.mark.parametrize(("heads", "count"), [(32, 14), (28, 14), (40, 14), (16, 7), (8, 4), (4, 2), (2, 1), (1, 1)])
 def test_priority_heads(heads, count):
     assert priority_heads(heads) == count

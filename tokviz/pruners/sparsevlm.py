@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from ..errors import BadInput
 from ..types import (
@@ -67,8 +67,9 @@ def select_plus(signals: Signals, keep: int, params: Params, generator: Generato
     The heads are those with the largest sum of corrected attention over raters and visual tokens: 14, as in the code,
     where there are 28 or more, else 14 of every 32, at least 1.
     Shape: signals.head_rows ``(H, M, N)``, rotary_similarity ``(M, N)``, input_features, input_text -> ``(keep,)``.
-    Source: SparseVLM+ sections 4.2-4.3; official ``USE_VERSION=2_0`` (gravity correction, priority heads). The constant
-    1/sqrt(d_h) of the official correction is left out: it scales all scores alike.
+    Source: SparseVLM+ sections 4.2-4.3; official ``USE_VERSION=2_0`` (gravity correction, priority heads), divisor and
+    all: far from the text (1707 positions in LLaVA) rotary similarity passes through 0, where dividing by it says
+    nothing. A warning tells when that happens.
     """
     raters = text_raters(signals, scaled=False)
     rows = required(signals.head_rows, "head_rows").float()
@@ -93,7 +94,19 @@ def select_plus(signals: Signals, keep: int, params: Params, generator: Generato
         direction="high is near to the text: its attention counts for less",
     )
     facts = {**_facts("plus", raters), "heads": heads.tolist(), **found.facts}
-    return replace(found, facts=facts, maps=(correction,), text=raters.text)
+    warnings = (*found.warnings, *_distance_warnings(similarity[chosen]))
+    return replace(found, facts=facts, maps=(correction,), text=raters.text, warnings=warnings)
+
+
+def _distance_warnings(similarity: Tensor) -> tuple[str, ...]:
+    """The sentence for tokens so far from a rater that their correction is no longer positive. Shape: ``(R, N)``."""
+    far = int((similarity <= 0).any(0).sum())
+    if far == 0:
+        return ()
+    return (
+        f"{far} of {similarity.shape[1]} visual tokens lie so far from the text that their rotary similarity is not "
+        "positive: dividing by it, as SparseVLM+ does, says nothing about them.",
+    )
 
 
 def _facts(version: str, raters: Raters) -> dict[str, str | int]:
@@ -230,6 +243,8 @@ PRUNER = Pruner(
         "The official density has random noise against ties; here the lower index counts as denser.",
         "Without a text token above the average (a single one, or all alike) all text tokens are raters; the official "
         "code would average over none.",
+        "SparseVLM+ divides by rotary similarity, which passes through 0 at a distance (1707 positions in LLaVA); "
+        "as in the code nothing is done about it, and a warning counts the tokens that lie beyond.",
         "SparseVLM+ takes 14 heads, as officially, of models with 28 or more, and 14 of every 32 below.",
         "Released code always removes at least one token; here a stage that keeps all tokens changes nothing.",
     ),
