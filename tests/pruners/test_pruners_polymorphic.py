@@ -69,6 +69,12 @@ def test_sites_and_positions_follow_the_family():
     assert sites(plan(16, info=TINY)) == [("encoder", 32), (1, 22), (2, 15), (4, 11)]
 
 
+def test_a_model_without_cls_is_refused_before_it_runs():
+    assert "[CLS]" in PRUNER.missing(QWEN)
+    with pytest.raises(Unsupported, match=r"\[CLS\]"):
+        plan(64, info=QWEN)
+
+
 @pytest.mark.parametrize(("keep", "clusters"), [(128, 20), (256, 40), (384, 60), (1, 0), (3, 0), (4, 1), (32, 5)])
 def test_retained_to_merged_is_five_point_four_to_one(keep, clusters):
     assert merged_count(keep) == clusters == math.floor(keep / 6.4 + 0.5)

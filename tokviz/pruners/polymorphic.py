@@ -206,7 +206,9 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
 
     Other depths: in proportion, see ``carried_blocks``. Counts: see ``plan_counts``. LLaVA renumbers positions, other
     families keep them (their positions have several dimensions). Families that merge patches behind their encoder have
-    stage 1 on the embeddings that enter the LLM. Raises BadInput when the average cannot be met.
+    stage 1 on the embeddings that enter the LLM. Raises BadInput when the average cannot be met. What is planned for a
+    model without [CLS] is what the paper does on Qwen2-VL; ``PRUNER`` refuses it, because the attention received, by
+    which stage 1 then ranks, is not captured yet.
     """
     first, blocks, counts = plan_counts(budget, info, params)
     llava = "llava" in info.family
@@ -247,7 +249,6 @@ PRUNER = Pruner(
         "https://openreview.net/search?term=Polymorphic%3A+Plug-and-Play+Visual+Token+Compression+for+Scalable+VLMs",
     ),
     needs=(CLS_ATTENTION, LLM_INPUT, TEXT_FEATURES, TEXT_ROWS),
-    does_without=(CLS_ATTENTION,),
     params=(
         Param(
             "factor",
@@ -314,5 +315,7 @@ PRUNER = Pruner(
         "K = 1 as defined leaves stage 2 nothing: K = 1 here is stage 1 alone, and stage 1 has a switch.",
         "What stage 2 recycles is not said: the best 30% of the pruned tokens, as in SparseVLM.",
         "The [CLS] token itself is not kept.",
+        "On Qwen2-VL, which has no [CLS], the paper ranks by the attention received from all visual tokens. tokviz "
+        "does not capture that yet, so models without [CLS] are refused.",
     ),
 )
