@@ -236,6 +236,20 @@ def test_against_plain_loops(shape, newlines):
             assert set(kept) <= set(exact.kept.tolist())  # equal crops: floors, and what they leave on top
 
 
+def test_the_share_of_a_tile_is_what_stays_of_it_and_the_chart_is_the_rule():
+    # The middle one of three crops has tokens, a third of the weights: exactly counted it must give all that is asked.
+    layout = tiles(4, 3, 1, newlines=False, cut_rows=5)
+    scores = torch.rand(layout.n, generator=torch.Generator().manual_seed(2))
+    for counts in ("exact", "official"):
+        found = select(signals_of(layout, scores), 12, counts=counts)
+        share = next(token_map.values for token_map in found.maps if token_map.name == "tile_share")
+        for view in (0, 2):
+            rows = (layout.view == view).nonzero().flatten()
+            stay = int(torch.isin(rows, found.kept).sum())
+            assert share[rows].tolist() == pytest.approx([stay / len(rows)] * len(rows))
+        assert list(found.charts[0].y) == pytest.approx(found.facts["crop_ratios"], abs=1e-5)
+
+
 def test_probabilities_can_be_asked_for():
     layout = tiles(4, 2, 2, newlines=True)
     scores = torch.randn(layout.n, generator=torch.Generator().manual_seed(1))

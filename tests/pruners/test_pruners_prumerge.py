@@ -160,6 +160,12 @@ def test_tokens_that_are_not_finite_are_in_nothing():
     assert everything.kept.tolist() == [0, 1, 2, 3, 4]
     assert everything.extra is None
     assert torch.equal(everything.features, X)
+    # Where a row that is not finite has to stay, the maps do not call it dropped: it was not looked at.
+    two = torch.cat([X, torch.full((3, 3), NAN)])
+    filled = prumerge.select(signals(two, [*ATTENTION, 0.9, 0.9, 0.9], torch.cat([X, X[:3]])), 7, params(), generator())
+    assert filled.kept.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    for name, expected in (("group", [2] * 5), ("taken_in", [0] * 5)):
+        assert values(filled, name) == pytest.approx([*expected, NAN, NAN, NAN], nan_ok=True)
 
 
 @pytest.mark.parametrize("method", ["prumerge", "prumerge_plus"])

@@ -290,6 +290,28 @@ def test_shuffled_tokens_are_chosen_alike(variant):
                 assert torch.allclose(there.features, here.features[place], atol=1e-4)
 
 
+RANKS = "high is kept first"
+"""What a map says that orders the tokens of a view from those that stay to those that go, without exception."""
+
+
+@each_variant(only=lambda v: not v.adaptive)
+def test_a_map_that_says_high_is_kept_first_is_the_ranking_in_each_view(variant):
+    layouts = variant.layouts()
+    for seed in range(5):
+        layout = layouts[(3 + seed) % len(layouts)]
+        signals, _ = variant.signals(seed, layout)
+        for keep in variant.keeps(layout.n):
+            selection = variant.select(signals, keep, seed)
+            kept = torch.zeros(layout.n, dtype=torch.bool).index_fill(0, selection.kept, True)
+            shown = [*selection.maps, *([selection.score] if selection.score else [])]
+            for token_map in (shown_map for shown_map in shown if shown_map.direction == RANKS):
+                for view in [0] if layout.view is None else layout.view.unique().tolist():
+                    here = ~token_map.values.isnan() & (layout.view is None or layout.view == view)
+                    stays, goes = token_map.values[here & kept], token_map.values[here & ~kept]
+                    if len(stays) and len(goes):
+                        assert stays.min() >= goes.max() - 1e-6, (token_map.name, layout.name, keep)
+
+
 NESTED = ("fastervlm", "fastv", "divprune", "todre", "cdpruner", "v2drop", "pdrop")
 """Methods whose smaller selections are part of their larger ones."""
 

@@ -144,7 +144,8 @@ def _selection(
     else:
         length = signals.features[rows].float().norm(dim=1)
         everywhere = spread(alpha, rows, n_all, torch.nan)
-        maps.insert(0, TokenMap("alignment", "Alignment α with the text", everywhere, unit="negative distance"))
+        direction = "high passes the filter by the text, where that is on"
+        maps.insert(0, TokenMap("alignment", "Alignment α with the text", everywhere, "negative distance", direction))
         charts.append(_alignment_chart(alpha, length, rows, survivors))
         found = correlation(alpha, -length)
         if found is not None:

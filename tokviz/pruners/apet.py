@@ -75,7 +75,7 @@ def _selection(signals: Signals, parts: Sequence[_Part], other: Tensor, params: 
     error = _on_all(parts, n_all, lambda part: part.error)
     return Selection(
         kept=kept,
-        score=TokenMap("error", "Approximation error", error, scale="log"),
+        score=TokenMap("error", "Approximation error", error, direction=_direction(params), scale="log"),
         order=order,
         assignment=assignment,
         features=kept_rows(signals.features, kept, reduced, torch.cat([part.kept.features for _, part in parts])),
@@ -94,6 +94,12 @@ def _on_all(parts: Sequence[_Part], n_all: int, values: Callable[[Reduction], Te
     return full
 
 
+def _direction(params: Params) -> str:
+    if params["mode"] == "official":
+        return "high is kept first"
+    return "high is kept first, beside the basis tokens, which always stay"
+
+
 def _maps(
     signals: Signals, parts: Sequence[_Part], error: Tensor, other: Tensor, official: bool
 ) -> tuple[TokenMap, ...]:
@@ -101,7 +107,9 @@ def _maps(
     relative = error / row_lengths(signals.features).clamp_min(1e-12)
     sizes = _on_all(parts, n_all, lambda part: part.kept.sizes).nan_to_num(0.0).index_fill(0, other, 1.0)
     maps = (
-        TokenMap("relative_error", "Error / length of the feature", relative),
+        TokenMap(
+            "relative_error", "Error / length of the feature", relative, direction="to compare; the error itself ranks"
+        ),
         TokenMap("group_size", "Tokens merged into one", sizes, unit="tokens", direction="0 is dropped"),
     )
     if not official:

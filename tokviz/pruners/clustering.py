@@ -24,6 +24,9 @@ from .ops import (
 )
 from .sampling import density_peaks
 
+# What the score of ``keep_and_recycle`` means for a token: a recycled one stays as a centre although its score is low.
+KEPT_OR_RECYCLED = "high is kept first; of the others the centres of recycled clusters stay"
+
 
 @dataclass(frozen=True)
 class Clusters:

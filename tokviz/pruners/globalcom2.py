@@ -213,17 +213,13 @@ def _select(signals: Signals, tokens: int, params: Params) -> Selection:
     chosen = [rows[top_k(rankable[rows], count)] for rows, count in zip(parts, counts, strict=True)]
     kept = torch.cat([*chosen, newlines]).sort().values
     shares = torch.full_like(given, torch.nan)
-    for rows, share in zip(parts, [ratio, *of_crops], strict=True):
-        shares[rows] = share
+    for rows, count in zip(parts, counts, strict=True):
+        shares[rows] = count / len(rows)
     return Selection(
         kept=kept,
         score=TokenMap("rank_score", "Score within its tile", ranked),
         sequence=_thumbnail_first(kept, chosen[0]) if params["order"] == "official" else None,
-        maps=(
-            TokenMap(name, "[CLS] scores of the tile itself", given, unit=str(params["scores"])),
-            TokenMap("from_thumbnail", "Thumbnail's scores, resized to the crops", from_thumbnail),
-            TokenMap("tile_share", "Share of its tile that stays", shares, direction="high keeps more tokens"),
-        ),
+        maps=_maps(given, from_thumbnail, shares, name, str(params["scores"])),
         charts=(_ratio_chart(tiles.grid, ratios, ratio),),
         facts={
             "ratio": ratio,
@@ -237,6 +233,26 @@ def _select(signals: Signals, tokens: int, params: Params) -> Selection:
     )
 
 
+def _maps(given: Tensor, from_thumbnail: Tensor, shares: Tensor, name: str, unit: str) -> tuple[TokenMap, ...]:
+    return (
+        TokenMap(
+            name,
+            "[CLS] scores of the tile itself",
+            given,
+            unit=unit,
+            direction="ranks the thumbnail; one half of the score of a crop's token",
+        ),
+        TokenMap(
+            "from_thumbnail",
+            "Thumbnail's scores, resized to the crops",
+            from_thumbnail,
+            unit=unit,
+            direction="the other half of the score of a crop's token",
+        ),
+        TokenMap("tile_share", "Share of its tile that stays", shares, direction="high keeps more tokens"),
+    )
+
+
 def _thumbnail_first(kept: Tensor, thumbnail: Tensor) -> Tensor:
     """The thumbnail's tokens as they are given (by score), then all others in raster order, as places in ``kept``."""
     return torch.searchsorted(kept, torch.cat([thumbnail, kept[~torch.isin(kept, thumbnail)]]))
@@ -245,8 +261,8 @@ def _thumbnail_first(kept: Tensor, thumbnail: Tensor) -> Tensor:
 def _ratio_chart(grid: tuple[int, int], ratios: list[float], ratio: float) -> Chart:
     names = [f"row {row + 1}, column {column + 1}" for row in range(grid[0]) for column in range(grid[1])]
     return Chart(
-        "crop_ratios", "Share of its tokens that each crop keeps", "bars", y=ratios, names=names, x_label="crop",
-        y_label="share", line=ratio,
+        "crop_ratios", "Share of its tokens that the rule gives each crop", "bars", y=ratios, names=names,
+        x_label="crop", y_label="share", line=ratio,
     )  # fmt: skip
 
 

@@ -97,7 +97,9 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     pool = candidate_rows(signals)
     rows = usable_rows(signals.features, pool)
     rows = rows[torch.isfinite(attention[rows])]
-    score = TokenMap("cls_attention", "[CLS] attention", attention, unit="probability")
+    score = TokenMap(
+        "cls_attention", "[CLS] attention", attention, unit="probability", direction="high is kept first in its strip"
+    )
     keep = min(keep, len(pool))
     if len(rows) == 0:
         return unrankable(keep, pool, score)
@@ -146,7 +148,12 @@ def _maps(scores: Tensor, weights: Tensor, sizes: list[int], rows: Tensor, n_all
     lengths = torch.tensor(sizes, device=rows.device)
     numbers = torch.arange(len(sizes), device=rows.device).float()
     return (
-        TokenMap("holistic", "Holistic score: attention and variety", spread(scores, rows, n_all, torch.nan)),
+        TokenMap(
+            "holistic",
+            "Holistic score: attention and variety",
+            spread(scores, rows, n_all, torch.nan),
+            direction="its mean over a strip is the strip's weight",
+        ),
         TokenMap(
             "strip_weight",
             "Weight of the strip",

@@ -27,6 +27,7 @@ from ..types import (
 )
 from .base import Paper, Param, Pruner, budget_tokens
 from .clustering import (
+    KEPT_OR_RECYCLED,
     Clusters,
     cluster_means,
     clustered_selection,
@@ -68,7 +69,8 @@ def select_consolidated(signals: Signals, keep: int, params: Params, generator: 
             "Polymorphic keeps the tokens that [CLS], or without one all visual tokens, attend to, and this model's "
             "vision tower shows neither. Switch its stage 1 off."
         )
-    score = TokenMap("attention", label, attention.float(), unit="probability")
+    direction = "high stays for itself; of the others the centres of clusters stay"
+    score = TokenMap("attention", label, attention.float(), "probability", direction)
     pool = candidate_rows(signals)
     rows, ranked, non_finite = rankable_rows(features, score.values, pool)
     if len(rows) <= keep:
@@ -122,14 +124,23 @@ def select_rated(signals: Signals, keep: int, params: Params, generator: Generat
     if params["signal"] == "attn":
         rows = required(signals.attention_rows, "attention_rows")
         attention = rated_attention(rows, raters)
-        score = TokenMap("rater_attention", "Attention of the raters", attention, unit="probability")
+        score = TokenMap("rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED)
     else:
         text = required(signals.text_features, "text_features")
         logits = alignment_logits(signals.features, text, signals.features.shape[1] ** -0.5)
         odds, shares = log_odds(logits, raters.chosen), logits.softmax(1)
-        score = TokenMap("alignment_log_odds", "Alignment with the raters, as log odds", odds, unit="ln odds")
+        label = "Alignment with the raters, as log odds"
+        score = TokenMap("alignment_log_odds", label, odds, "ln odds", KEPT_OR_RECYCLED)
         alpha = shares[:, raters.chosen].sum(1) / max(1, len(raters.rows))
-        maps = (TokenMap("alignment", "Alignment α with the raters", alpha, unit="share of the softmax"),)
+        maps = (
+            TokenMap(
+                "alignment",
+                "Alignment α with the raters",
+                alpha,
+                unit="share of the softmax",
+                direction="high leans on the raters; its log odds rank",
+            ),
+        )
         readings = (Reading("one_hot", "Visual tokens whose softmax is one-hot", _one_hot(shares), unit="share"),)
     facts = {
         "signal": str(params["signal"]),

@@ -211,20 +211,24 @@ def _selection(
     return Selection(
         kept=kept,
         score=TokenMap(
-            "cls_full_width", "[CLS] attention over the full width", _finite(signals, rows), unit="probability"
+            "cls_full_width",
+            "[CLS] attention over the full width",
+            _of_usable(_attention(signals), rows),
+            unit="probability",
+            direction="high is kept first" + ("; others come from the grid" if bool((group == 1).any()) else ""),
         ),
         assignment=assignment,
         features=kept_rows(original, kept, torch.cat(changed), torch.cat(values)),
         extra=torch.stack(summaries).to(original.dtype) if summaries else None,
         sequence=sequence,
         maps=(
-            TokenMap("group", "Kept by", group, direction="2 by attention, 1 by the grid, 0 dropped"),
+            TokenMap("group", "Kept by", _of_usable(group, rows), direction="2 by attention, 1 by the grid, 0 dropped"),
             TokenMap(
                 "taken_in",
                 "Kept tokens that it was added to",
-                taken_in,
+                _of_usable(taken_in, rows),
                 unit="tokens",
-                direction="0 is only in the summary, if dropped",
+                direction="a dropped one with 0 is in the summary at most",
             ),
         ),
         charts=tuple(_chart(signals, number, view, len(views)) for number, view in enumerate(views)),
@@ -240,13 +244,17 @@ def _selection(
     )
 
 
-def _finite(signals: Signals, rows: Tensor) -> Tensor:
-    attention = required(signals.cls_full_width, "cls_full_width").float()
-    return spread(attention[rows], rows, len(attention), torch.nan)
+def _of_usable(values: Tensor, rows: Tensor) -> Tensor:
+    """``values`` at the usable rows, NaN elsewhere: no patch or not finite. Shape: ``(N,)``, ``(n,)`` -> ``(N,)``."""
+    return spread(values[rows], rows, len(values), torch.nan)
+
+
+def _attention(signals: Signals) -> Tensor:
+    return required(signals.cls_full_width, "cls_full_width").float()
 
 
 def _attention_of(signals: Signals, view: _View) -> Tensor:
-    return required(signals.cls_full_width, "cls_full_width").float()[view.rows]
+    return _attention(signals)[view.rows]
 
 
 def _chart(signals: Signals, number: int, view: _View, n_views: int) -> Chart:

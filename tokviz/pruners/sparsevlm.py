@@ -25,7 +25,7 @@ from ..types import (
     TokenMap,
 )
 from .base import Paper, Param, Pruner, budget_tokens
-from .clustering import keep_and_recycle
+from .clustering import KEPT_OR_RECYCLED, keep_and_recycle
 from .depths import block_spans, bracket, carried_blocks, weighted_average
 from .ops import fixed_count, keep_highest, required
 from .raters import Raters, rated_attention, text_raters
@@ -54,7 +54,8 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     """
     raters = text_raters(signals, scaled=False)
     rows = required(signals.attention_rows, "attention_rows")
-    score = TokenMap("rater_attention", "Attention of the raters", rated_attention(rows, raters), unit="probability")
+    attention = rated_attention(rows, raters)
+    score = TokenMap("rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED)
     facts = _facts("v1", raters)
     found = keep_and_recycle(signals.features, score, keep, neighbours=0, append=True, facts=facts)
     return replace(found, facts={**facts, **found.facts}, text=raters.text)

@@ -162,7 +162,13 @@ def _selection(
         sequence = _official_order(zips, with_cls, kept, tiles)
     return Selection(
         kept=kept,
-        score=TokenMap("cls_attention", "[CLS] attention", attention, unit="probability"),
+        score=TokenMap(
+            "cls_attention",
+            "[CLS] attention",
+            attention,
+            unit="probability",
+            direction="the highest are dominant; contextual tokens are evenly spaced in what remains",
+        ),
         assignment=assignment,
         features=features,
         extra=extra if len(extra) else None,
@@ -214,7 +220,10 @@ def _maps(
     return (
         TokenMap("role", "Role", role, direction="2 dominant, 1 contextual, 0 merged into a contextual token"),
         TokenMap("group_size", "Tokens merged into one", held, unit="tokens", direction="0 is no token of its own"),
-        TokenMap("length", "Length of the feature", original.float().norm(dim=1), unit="L2 norm"),
+        TokenMap(
+            "length", "Length of the feature", original.float().norm(dim=1), unit="L2 norm",
+            direction="decides nothing; compare it with the length after merging",
+        ),
         TokenMap(
             "length_after", "Length after merging", after, unit="L2 norm",
             direction="contextual tokens of rule sum are about twice as long as before",

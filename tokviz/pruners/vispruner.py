@@ -132,7 +132,10 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     pool = candidate_rows(signals)
     rows = usable_rows(signals.features, pool)
     rows = rows[torch.isfinite(attention[rows])]
-    score = TokenMap("cls_attention", "[CLS] attention", attention, unit="probability")
+    score = TokenMap(
+        "cls_attention", "[CLS] attention", attention, unit="probability",
+        direction="the highest are important; of the others the most distinct stay",
+    )  # fmt: skip
     if len(rows) == 0:
         return unrankable(min(keep, len(pool)), pool, score)
     n_all = len(signals.features)
