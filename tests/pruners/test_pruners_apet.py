@@ -237,3 +237,17 @@ def test_a_basis_that_spans_the_space_leaves_raster_order(seed):
     basis = (selection.order >= 0).nonzero().flatten().tolist()
     first_of_the_rest = [i for i in range(20) if i not in basis][:3]
     assert selection.kept.tolist() == sorted([*basis, *first_of_the_rest])
+
+
+@pytest.mark.parametrize(("width", "rank", "offset"), [(4, 4, 0.0), (64, 9, 0.0), (1024, 5, 10.0), (4096, 9, 0.0)])
+def test_rounding_counts_as_no_error_at_every_width(width, rank, offset):
+    g = generator(width)
+    wide = torch.randn(300, rank, generator=g).double() @ torch.randn(rank, width, generator=g).double()
+    x = (wide + offset * torch.randn(1, width, generator=g).double()).float()
+    selection = select_stage_2(Signals(x), 100, params(), generator())
+    assert int(selection.score.values.count_nonzero()) == 0
+    # What a direction of its own tells apart from rounding by a hundred times is still an error.
+    x[7] += 1e-3 * x[7].norm() * torch.nn.functional.normalize(torch.randn(width, generator=g), dim=0)
+    if width > rank:
+        found = select_stage_2(Signals(x), 100, params(), generator())
+        assert 7 in found.kept.tolist()

@@ -14,8 +14,9 @@ from .sampling import density_peaks, farthest_from_mean, farthest_points, random
 # The official solve adds this to the diagonal of B B^T (absolute, whatever the scale of the features).
 OFFICIAL_RIDGE = 1e-5
 # An error below this share of the token's length is rounding: it counts as 0, so that a basis that spans everything
-# leaves raster order instead of an order by noise.
-ROUNDING = 1e-6
+# leaves raster order instead of an order by noise. Rounding of sums of D terms grows with sqrt(D): 8e-6 at D = 4096.
+ROUNDING = torch.finfo(torch.float32).eps
+ROUNDING_TERMS = 256  # narrower features round as much as these, by the other steps of the fit
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def reduce_tokens(features: Tensor, keep: int, params: Params, generator: Genera
     basis = sample_basis(features, min(int(params["basis_tokens"]), keep - 1), params, generator)
     official = params["mode"] == "official"
     error, singular = reconstruction_error(features, basis.features, OFFICIAL_RIDGE if official else 0.0)
-    error = error.masked_fill(error <= ROUNDING * features.norm(dim=1), 0.0)
+    rounding = ROUNDING * max(ROUNDING_TERMS, features.shape[1]) ** 0.5
+    error = error.masked_fill(error <= rounding * features.norm(dim=1), 0.0)
     if official:
         kept = _keep_as_official(features, error, basis, keep, by_rank)
     else:
