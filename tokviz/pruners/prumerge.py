@@ -238,6 +238,7 @@ def _selection(
             "by_attention": int((group == 2).sum()),
             "by_grid": int((group == 1).sum()),
             "summary_tokens": len(summaries),
+            **({"added": "the sum of what was dropped, weighted by attention"} if summaries else {}),
             "non_finite": non_finite,
         },
         warnings=non_finite_warnings(non_finite, len(pool)),

@@ -179,6 +179,7 @@ def _selection(
             "dominant": len(kept) - len(targets) + len(extra),
             "contextual": len(targets),
             "cls_tokens": len(extra),
+            **({"added": "[CLS]"} if len(extra) else {}),
             "ties_at_threshold": max(z.ties for z in zips),
             "non_finite": non_finite,
         },
