@@ -48,7 +48,8 @@ def test_neighbours_are_added_to_what_stays_and_the_rest_is_summed_up():
     assert values(selection, "group") == [2, 0, 2, 0, 0]
     assert selection.sequence is None
     assert selection.facts == {
-        "outliers": 0, "by_attention": 2, "by_grid": 0, "summary_tokens": 1, "added": "the sum of what was dropped, weighted by attention", "non_finite": 0,
+        "outliers": 0, "by_attention": 2, "by_grid": 0, "summary_tokens": 1, "non_finite": 0,
+        "added": "the sum of what was dropped, weighted by attention",
     }  # fmt: skip
 
 
