@@ -29,6 +29,7 @@ from .ops import (
     non_finite_warnings,
     required,
     spread,
+    take_rows,
     top_k,
     unit_rows,
     unrankable,
@@ -113,7 +114,7 @@ def question_relevance(signals: Signals, rows: Tensor) -> Tensor | None:
     question = question[usable_rows(question, torch.arange(len(question), device=question.device))].float()
     if len(question) == 0:
         return None
-    unit = whole_groups(unit_rows(signals.features[rows]))
+    unit = whole_groups(unit_rows(signals.features, rows))
     return (unit @ unit_rows(question.mean(0, keepdim=True)).squeeze(0))[: len(rows)]
 
 
@@ -147,7 +148,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     views = rows_by_view(signals, rows)
     shares = equal_shares([len(view) for view in views], keep)
     volumes = [
-        (view, largest_volume(signals.features[view], weights[view], share))
+        (view, largest_volume(take_rows(signals.features, view), weights[view], share))
         for view, share in zip(views, shares, strict=True)
         if share
     ]
