@@ -172,10 +172,27 @@ def cpu_name() -> str:
     return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
 
 
+def _summary(rows: Sequence[Row]) -> list[str]:
+    """Which targets were met at every size: twice the floor, and the scratch limit."""
+    lines = ["## Targets", ""]
+    for device, n, width in dict.fromkeys((row.device, row.n, row.width) for row in rows):
+        here = [
+            row for row in rows if (row.device, row.n, row.width) == (device, n, width) and row.to_floor is not None
+        ]
+        slow = sorted((row for row in here if (row.to_floor or 0) > 2), key=lambda row: -(row.to_floor or 0))
+        names = ", ".join(f"{row.method} {row.to_floor:.1f} ({row.ms:.3g} ms)" for row in slow) or "none"
+        big = ", ".join(row.method for row in here if row.scratch_bytes > row.scratch_limit) or "none"
+        lines.append(
+            f"- {device.upper()}, {n} x {width}: {len(here) - len(slow)} of {len(here)} methods within twice their "
+            f"floor; beyond: {names}. Above the scratch limit: {big}."
+        )
+    return [*lines, ""]
+
+
 def as_markdown(rows: Sequence[Row], about: dict[str, str | int]) -> str:
     """A heading, what the columns mean, and one table per device and size."""
     lines = ["# Selection alone: time and memory", "", *(f"- {key}: `{value}`" for key, value in about.items())]
-    lines += ["", EXPLANATION]
+    lines += ["", EXPLANATION, *_summary(rows)]
     for device, n, width in dict.fromkeys((row.device, row.n, row.width) for row in rows):
         here = [row for row in rows if (row.device, row.n, row.width) == (device, n, width)]
         limit = here[0].scratch_limit / 2**20
