@@ -15,7 +15,9 @@ test: $(VENV)/.test-ready
 	$(MAKE) --no-print-directory check
 	HF_HUB_OFFLINE=1 TOKVIZ_CHROMIUM="$$(cat $(VENV)/chromium-path)" $(BIN)/python -m pytest
 
+# Gradio writes stubs of our components beside them when it runs; old ones would mislead the type checker.
 check: $(VENV)/.test-ready
+	@rm -f tokviz/ui/*.pyi
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
