@@ -11,9 +11,9 @@ function ticksOf(low, high, wanted) {
   const raw = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
-  const ticks = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) ticks.push(i * step);
-  return ticks;
+  // Counted: where numbers are so large that adding one changes nothing, counting up to `high` would never end.
+  const first = Math.ceil(low / step - 1e-9);
+  return Array.from({ length: 4 * wanted }, (_, i) => (first + i) * step).filter((tick) => tick <= high + step * 1e-9);
 }
 
 function rangeOf(values, margin) {
@@ -133,7 +133,7 @@ function markWords(chart, at, i) {
   const name = chart.names.length ? chart.names[i] : "";
   const x = at.bars || (!chart.x.length && !chart.x_label) ? "" : `${chart.x_label || "x"} ${shortNumber(at.xs[i])}`;
   const y = `${chart.y_label || "value"} ${shortNumber(chart.y[i])}`;
-  return [name, x, y, chart.marked.includes(i) && chart.tokens.length ? "picked" : ""].filter(Boolean).join(" · ");
+  return [name, x, y, chart.marked.includes(i) && chart.tokens.length ? "marked" : ""].filter(Boolean).join(" · ");
 }
 
 // on: {hover(token), place(token) -> words, pick(i) or null}. Returns {root, setHot(token)}.
@@ -149,7 +149,7 @@ function buildChart(chart, kept, on) {
   const hot = svgNode("g", {}, "tv-hot");
   svg.append(hot);
   const told = make("p", "tv-note tv-chart-told");
-  const rest = chart.line !== null || chart.lines ? "dashed: threshold" : "";
+  const rest = chart.lines ? "dashed: threshold" : chart.line === null ? "" : `dashed: ${shortNumber(chart.line)}`;
   const light = (i) => {
     hot.replaceChildren();
     told.textContent = i < 0 ? rest : markWords(chart, at, i) + (chart.tokens.length ? ` · ${on.place(chart.tokens[i])}` : "");
@@ -179,7 +179,7 @@ function keyOf(chart, kept) {
   const list = make("ul", "tv-legend tv-chart-key");
   const marked = new Set(chart.marked);
   const there = (isKept) => chart.tokens.some((token, i) => !marked.has(i) && Boolean(!kept || kept[token]) === isKept);
-  const kinds = [["kept", "kept", there(true)], ["dropped", "dropped", there(false)], ["marked", "picked", marked.size > 0]];
+  const kinds = [["kept", "kept", there(true)], ["dropped", "dropped", there(false)], ["marked", "marked", marked.size > 0]];
   for (const [kind, words] of kinds.filter(([, , shown]) => shown)) {
     const item = make("li");
     const swatch = svgNode("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, "tv-key-swatch");

@@ -274,4 +274,15 @@ class Comparison(Record):
                 f"This session has schema version {comparison.schema_version}; "
                 f"this tokviz reads version {SCHEMA_VERSION}."
             )
+        if not _fits_64_bits(comparison.model_dump(exclude={"picture"})):
+            raise BadInput("The session is damaged: it holds a whole number of more than 64 bits.")
         return comparison
+
+
+def _fits_64_bits(value: Any) -> bool:
+    """Whether every whole number in JSON data can be stored and computed with by what reads it on."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    if isinstance(value, dict):
+        return all(map(_fits_64_bits, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_fits_64_bits, value))

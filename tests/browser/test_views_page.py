@@ -158,6 +158,8 @@ def test_hostile_names_of_charts_words_and_facts_stay_text(rich_site, open_page)
     assert page.locator("#tokviz-view img, #tokviz-view script").count() == 0
     page.locator(".tv-chart details summary").first.click()
     assert page.evaluate("window.HACKED") is None
+    why_of(page, "Five steps")
+    page.locator(".tv-why-panel").get_by_text("attention on the picture over the stages").wait_for()
 
 
 @pytest.mark.parametrize("width", [1440, 400])

@@ -105,14 +105,17 @@ def rich_comparison(*, hostile: bool = False) -> Comparison:
     grid = centre_crop_grid((480, 480), 336, 336, 28)
     n = grid.n_tokens
     clustered = clustered_stage(grid)
+    steps = progressive_stages(grid)
     if hostile:
         clustered = _hostile(clustered)
+        # Blocks so far out that adding one to a float changes nothing.
+        steps = [stage.model_copy(update={"site": 2**62 + 1024 * (i // 4)}) for i, stage in enumerate(steps)]
     blocks = [n, n, 100, 72, 72, 43, 17, 0]
     runs = [
         run("full", "No pruning", "control", "cyan", n, n, 12.3),
         run("merges", "Merging in the tower", "merging", "cyan", 29, 29, 9.2, stages=vision_stages(grid)),
         run("clusters", "Density clusters", "text-guided", "blue", 17, 17, 8.8, stages=[clustered]),
-        run("steps", "Five steps", "progressive", "cyan", 0, 62, 10.2, stages=progressive_stages(grid),
+        run("steps", "Five steps", "progressive", "cyan", 0, 62, 10.2, stages=steps,
             tokens_per_block=blocks),
         Run(method="tiles", label="Crops", family="attention-ranked", params={},
             error="Crops compares a thumbnail with its crops, and this model looks at one picture without crops."),

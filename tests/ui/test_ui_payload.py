@@ -162,7 +162,8 @@ def test_the_view_keeps_its_pins_only_while_the_request_stays(whole):
         {"order": [0]}, {"assignment": [-2] * 576}, {"assignment": [0] * 575},
         {"kept": [1, 2], "sequence": [1]}, {"kept": [1, 2], "sequence": [1, 3]},
         {"kept": [1, 2], "sequence": [2, 1, -1]},
-        {"n_extra": -1}, {"n_extra": 577},
+        {"n_extra": -1}, {"n_extra": 577}, {"facts": {str(i): i for i in range(201)}},
+        {"charts": [ChartRecord(name="c", label="c", kind="bars", y=[1])] * 201},
         {"text": TextScoresRecord(name="t", label="t", values=[0.5], chosen=[True])},
     ],
 )  # fmt: skip
@@ -260,3 +261,12 @@ def test_flops(count, shown):
 def test_how_a_time_was_measured():
     assert text.how_measured(Timing(median_ms=1, samples=1, single_shot=True)) == "single shot"
     assert text.how_measured(Timing(median_ms=1, samples=7, single_shot=False)) == "median of 7"
+
+
+@pytest.mark.parametrize("size", [2**63, -(2**63) - 1, 10**400])
+def test_whole_numbers_beyond_64_bits_are_refused(rich, size):
+    stages = [rich.run("merges").stages[0].model_copy(update={"order": [size] * rich.grid.n_tokens})]
+    run = rich.run("merges").model_copy(update={"stages": stages})
+    forged = rich.model_copy(update={"runs": [rich.runs[0], run]}).to_json()
+    with pytest.raises(BadInput, match="64 bits"):
+        Comparison.from_json(forged)

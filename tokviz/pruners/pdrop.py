@@ -40,7 +40,12 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     row = required(signals.attention_rows, "attention_rows")[-1].float()
     score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability")
     selection = keep_highest(signals, score, keep, torch.arange(len(row), device=row.device))
-    share = Reading("visual_attention", "Its attention on all visual tokens", float(row.sum()), unit="probability")
+    share = Reading(
+        "visual_attention",
+        "Attention of the last prompt token on all visual tokens",
+        float(row.sum()),
+        unit="probability",
+    )
     return Selection(
         kept=selection.kept,
         score=score,

@@ -29,6 +29,11 @@ from . import numbers, text
 UNPRUNED = "full"
 MAX_CHART_POINTS = 20_000
 """More points than any stage has tokens; a page that draws more would freeze."""
+MAX_TOKENS = 100_000
+"""More visual tokens than any model makes of the largest picture; a browser cannot draw many more."""
+MAX_WORDS = 20_000
+MAX_ENTRIES = 200
+"""Most maps, charts, readings or facts of one stage: far more than a method leaves, few enough to be drawn."""
 
 
 class MethodName(Protocol):
@@ -266,6 +271,8 @@ def check_fits_grid(comparison: Comparison) -> None:
     sizes = (comparison.picture.width, comparison.picture.height, *comparison.grid.picture_size)
     if not comparison.grid.views or not n_tokens or min(sizes) < 1:
         raise BadInput("The session is damaged: it has no patches or no picture.")
+    if n_tokens > MAX_TOKENS or len(comparison.text_tokens) > MAX_WORDS:
+        raise BadInput(f"The session is too large: more than {MAX_TOKENS:,} visual tokens or {MAX_WORDS:,} words.")
     for run in comparison.runs:
         alive = set(range(n_tokens))
         for stage in run.stages:
@@ -290,6 +297,8 @@ def _misfit(stage: StageRecord, alive: set[int], n_tokens: int, n_words: int) ->
         return "added tokens"
     if stage.sequence is not None and sorted(stage.sequence) != [-1] * stage.n_extra + stage.kept:
         return "the order of its tokens"
+    if max(len(stage.maps), len(stage.charts), len(stage.readings), len(stage.facts)) > MAX_ENTRIES:
+        return f"more than {MAX_ENTRIES} maps, charts, readings or facts"
     if any(not _chart_fits(chart, n_tokens) for chart in stage.charts):
         return "a chart"
     scores = stage.text
