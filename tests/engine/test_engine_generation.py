@@ -1,6 +1,8 @@
 """Everything that stock ``generate`` can do goes on working inside ``pruning``."""
 
 import copy
+import gc
+import weakref
 from threading import Thread
 
 import pytest
@@ -282,6 +284,22 @@ def test_a_copied_cache_is_its_own(sdpa64):
         twin.reset()
         stock = DynamicCache(config=sdpa64.config)
         assert set(vars(twin)) == set(vars(stock)), "an emptied cache is a stock cache again"
+        assert type(twin) is DynamicCache and twin.get_seq_length() == 0
+
+
+def test_a_pruned_cache_is_gone_with_its_last_user(sdpa64):
+    """No cycle keeps it until the garbage collector comes by: the peak memory of the next lane would count it."""
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.no_grad(), pruning(sdpa64, FAMILY, STAGES["reindex"], spread) as trace:
+            sdpa64(**prompt(sdpa64, [[3, "picture", 6]]), use_cache=True)
+            cache = weakref.ref(trace.cache)
+            assert cache().get_seq_length() == 25
+        del trace
+        assert cache() is None
+    finally:
+        gc.enable()
 
 
 def test_a_pruned_cache_is_refused_where_it_would_be_misread(sdpa64):

@@ -8,11 +8,11 @@ cache object, so reusing, copying or reordering the cache carries it along.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
+from transformers import DynamicCache
 
 from ..errors import Unsupported
 from .registry import here_by_id
@@ -81,74 +81,68 @@ def cached_tokens(cache: Any, block: int = 0) -> int:
 
 
 def attach(cache: Any, state: CacheState) -> None:
-    """Make ``cache`` remember ``state`` and answer with virtual lengths.
-
-    Bound methods on the instance: a deep copy of the cache rebinds them to the copy.
-    """
+    """Make ``cache`` remember ``state`` and answer with virtual lengths."""
+    # A class, not methods bound to the instance: those would be a cycle that keeps the keys in memory until the garbage
+    # collector comes by, and the next lane's peak memory would count them.
+    cache.__class__ = PrunedCache
     setattr(cache, _STATE, state)
-    for method in (get_seq_length, get_query_offset, get_mask_sizes, reorder_cache, batch_repeat_interleave,
-                   batch_select_indices, reset):  # fmt: skip
-        setattr(cache, method.__name__, MethodType(method, cache))
 
 
-def get_seq_length(self: Any, layer_idx: int = 0) -> int:
-    """The length the sequence would have without pruning, the same for every block."""
-    real = cached_tokens(self, 0)
-    return real + self._tokviz_state.removed if real else 0
+class PrunedCache(DynamicCache):
+    """What a DynamicCache becomes once a pruned prompt is in it; ``reset`` makes it a stock cache again."""
 
+    _tokviz_state: CacheState
 
-def get_query_offset(self: Any, layer_idx: int = 0) -> int:
-    """Masks are made of what the block really holds."""
-    return cached_tokens(self, layer_idx)
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """The length the sequence would have without pruning, the same for every block."""
+        real = cached_tokens(self, 0)
+        return real + self._tokviz_state.removed if real else 0
 
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Masks are made of what the block really holds."""
+        return cached_tokens(self, layer_idx)
 
-def get_mask_sizes(self: Any, query_length: int, layer_idx: int) -> tuple[int, int]:
-    """As stock; refused outside ``pruning``, where the model would silently use wrong masks and positions."""
-    state = self._tokviz_state
-    context = here_by_id(state.model_id)
-    if context is None or context.sites != state.sites:
-        raise Unsupported("This cache was pruned; use it inside pruning() with the same stages.")
-    return type(self).get_mask_sizes(self, query_length, layer_idx)
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """As stock; refused outside ``pruning``, where the model would silently use wrong masks and positions."""
+        state = self._tokviz_state
+        context = here_by_id(state.model_id)
+        if context is None or context.sites != state.sites:
+            raise Unsupported("This cache was pruned; use it inside pruning() with the same stages.")
+        return super().get_mask_sizes(query_length, layer_idx)
 
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
+        """Beams may hold differently pruned copies of a prompt: the state moves with the keys."""
+        super().reorder_cache(beam_idx)
+        self._select_rows(beam_idx)
 
-def reorder_cache(self: Any, beam_idx: Tensor) -> None:
-    """Beams may hold differently pruned copies of a prompt: the state moves with the keys."""
-    type(self).reorder_cache(self, beam_idx)
-    _select_rows(self, beam_idx)
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows of the batch, state included."""
+        super().batch_select_indices(indices)
+        self._select_rows(indices)
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row of the batch, state included."""
+        super().batch_repeat_interleave(repeats)
+        batch = self._tokviz_state.segments[0].real.shape[0]
+        self._select_rows(torch.arange(batch).repeat_interleave(repeats))
 
-def batch_select_indices(self: Any, indices: Tensor) -> None:
-    """Keep some rows of the batch, state included."""
-    type(self).batch_select_indices(self, indices)
-    _select_rows(self, indices)
+    def reset(self) -> None:
+        """An emptied cache is a stock cache again."""
+        super().reset()
+        delattr(self, _STATE)
+        self.__class__ = DynamicCache  # type: ignore[assignment]
 
-
-def batch_repeat_interleave(self: Any, repeats: int) -> None:
-    """Repeat every row of the batch, state included."""
-    type(self).batch_repeat_interleave(self, repeats)
-    batch = self._tokviz_state.segments[0].real.shape[0]
-    _select_rows(self, torch.arange(batch).repeat_interleave(repeats))
-
-
-def reset(self: Any) -> None:
-    """An emptied cache is a stock cache again."""
-    type(self).reset(self)
-    for method in (_STATE, "get_seq_length", "get_query_offset", "get_mask_sizes", "reorder_cache",
-                   "batch_repeat_interleave", "batch_select_indices", "reset"):  # fmt: skip
-        delattr(self, method)
-
-
-def _select_rows(cache: Any, index: Tensor) -> None:
-    state = cache._tokviz_state
-    # New segments, never changed ones: a copy of the cache may share them.
-    state.segments = [
-        replace(
-            segment,
-            real=segment.real[index.to(segment.real.device)],
-            shift=None if segment.shift is None else segment.shift[index.to(segment.shift.device)],
-        )
-        for segment in state.segments
-    ]
+    def _select_rows(self, index: Tensor) -> None:
+        state = self._tokviz_state
+        # New segments, never changed ones: a copy of the cache may share them.
+        state.segments = [
+            replace(
+                segment,
+                real=segment.real[index.to(segment.real.device)],
+                shift=None if segment.shift is None else segment.shift[index.to(segment.shift.device)],
+            )
+            for segment in state.segments
+        ]
 
 
 def kv_cache_bytes(cache: Any) -> int:

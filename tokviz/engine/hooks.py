@@ -219,6 +219,7 @@ class HookPruner:
         moment = Moment(forward, now, lambda row: self._rotary_tables(hidden.device, before.positions, row))
         forward.looker.block = lambda stage, row, columns: signals.find(moment, stage, row, columns)
         hidden, index = self._run(forward, number, stage, hidden)
+        forward.looker.block = None  # it holds ``forward``: a cycle would keep hidden states and cache in memory
         if forward.rows is before:
             return hidden
         if index is not None:

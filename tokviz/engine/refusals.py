@@ -13,6 +13,7 @@ from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..names import Site, VisionBlock
 from ..types import Need, Stage
+from .cache import PrunedCache
 from .needs import INSIDE_LLM_KINDS, LLM_BLOCK_KINDS, MEAN_ROW_KINDS, TEXT_KINDS, VISION_KINDS
 
 _VISION, _ENCODER, _PROJECTOR, _LLM = range(4)
@@ -138,7 +139,7 @@ def check_cache(cache: Any) -> None:
     """Raises Unsupported for every cache that is not a plain DynamicCache."""
     if cache is None:
         return
-    if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    if type(cache) not in (DynamicCache, PrunedCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         raise Unsupported(
             f"A {type(cache).__name__} with these layers cannot be pruned (static, quantised, sliding and offloaded "
             "caches keep their own shape); use the default dynamic cache."
