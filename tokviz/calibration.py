@@ -163,6 +163,8 @@ def picture_samples(folder: Path, question: str) -> list[Sample]:
 
 def case_samples(folder: Path) -> list[Sample]:
     """Picture and question of every stored case of a folder (see ``examples/``). Raises BadInput when there is none."""
+    if not folder.is_dir():
+        raise BadInput(f"There is no folder {str(folder)!r}.")
     cases = load_examples(folder)
     if not cases:
         raise BadInput(f"The folder {str(folder)!r} holds no cases (folders with case.json and session.json).")

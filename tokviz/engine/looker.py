@@ -24,8 +24,8 @@ _NO_QUESTION = (
     "encode() or pruning()."
 )
 _EMPTY_QUESTION = (
-    "{title!r} listens to the user's own words, but none of them stands behind the last picture; put the question "
-    "there."
+    "{title!r} listens to the user's own words, but no token of them stands behind the last picture; ask there, and in "
+    "words that the model's tokenizer does not leave out."
 )
 
 
