@@ -270,3 +270,14 @@ def test_whole_numbers_beyond_64_bits_are_refused(rich, size):
     forged = rich.model_copy(update={"runs": [rich.runs[0], run]}).to_json()
     with pytest.raises(BadInput, match="64 bits"):
         Comparison.from_json(forged)
+
+
+def test_what_cannot_be_drawn_is_left_out_and_endless_words_are_cut(rich):
+    stage = rich.run("clusters").stages[0]
+    chart = stage.charts[0].model_copy(update={"y": [1.7e308, -1.7e308, *stage.charts[0].y[2:]], "label": "c" * 20_000})
+    forged = stage.model_copy(update={"charts": [chart], "site_label": "s" * 20_000, "title": "t" * 20_000})
+    run = rich.run("clusters").model_copy(update={"stages": [forged]})
+    shown = to_payload(rich.model_copy(update={"runs": [rich.runs[0], run]}))["lanes"][1]["stages"][0]
+    assert shown["charts"][0]["y"][:2] == [None, None] and shown["charts"][0]["y"][2] is not None
+    for words in (shown["label"], shown["title"], shown["charts"][0]["label"]):
+        assert len(words) == 240 and words.endswith("…")

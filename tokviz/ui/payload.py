@@ -6,7 +6,6 @@ The comparison may be partial (runs still missing): a lane that has no run yet i
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -32,6 +31,8 @@ MAX_CHART_POINTS = 20_000
 MAX_TOKENS = 100_000
 """More visual tokens than any model makes of the largest picture; a browser cannot draw many more."""
 MAX_WORDS = 20_000
+LARGEST = 1e300
+"""Beyond it the distance of two numbers may not be finite, and nothing can be drawn to scale."""
 MAX_ENTRIES = 200
 """Most maps, charts, readings or facts of one stage: far more than a method leaves, few enough to be drawn."""
 
@@ -175,9 +176,9 @@ def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int]) -> di
     gone = [token for token in alive if token not in kept]
     carriers = stage.assignment
     return {
-        "label": stage.site_label,
+        "label": text.cut(stage.site_label),
         "block": stage.site if isinstance(stage.site, int) else None,
-        "title": stage.title,
+        "title": text.cut(stage.title),
         "n_in": stage.n_in,
         "gone": gone,
         "order": None if stage.order is None else [stage.order[token] for token in alive],
@@ -212,15 +213,15 @@ def _added_name(stage: StageRecord) -> str:
 
 
 def _short(value: float | None) -> float | None:
-    """Four significant digits, which is all that can be seen; None for what is no number."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
+    """Four significant digits, which is all that can be seen; None for what is no number, or too large to draw."""
+    return float(f"{value:.4g}") if value is not None and abs(value) <= LARGEST else None
 
 
 def _map(record: MapRecord, alive: Sequence[int]) -> dict[str, Any]:
     return {
-        "label": record.label,
-        "unit": record.unit,
-        "direction": record.direction,
+        "label": text.cut(record.label),
+        "unit": text.cut(record.unit),
+        "direction": text.cut(record.direction),
         "scale": record.scale,
         "values": [_short(record.values[token]) for token in alive],
     }
@@ -228,16 +229,18 @@ def _map(record: MapRecord, alive: Sequence[int]) -> dict[str, Any]:
 
 def _chart(chart: ChartRecord) -> dict[str, Any]:
     numbers_only = {"x": [_short(v) for v in chart.x], "y": [_short(v) for v in chart.y], "line": _short(chart.line)}
-    return {**chart.model_dump(exclude={"name"}), **numbers_only}
+    words = {"label": text.cut(chart.label), "x_label": text.cut(chart.x_label), "y_label": text.cut(chart.y_label)}
+    return {**chart.model_dump(exclude={"name"}), **numbers_only, **words, "names": [*map(text.cut, chart.names)]}
 
 
 def _reading(reading: ReadingRecord) -> dict[str, Any]:
-    return {**reading.model_dump(), "value": _short(reading.value), "line": _short(reading.line)}
+    words = {"label": text.cut(reading.label), "unit": text.cut(reading.unit)}
+    return {**reading.model_dump(), **words, "value": _short(reading.value), "line": _short(reading.line)}
 
 
 def _text_scores(scores: TextScoresRecord) -> dict[str, Any]:
     return {
-        "label": scores.label,
+        "label": text.cut(scores.label),
         "values": [_short(value) for value in scores.values],
         "chosen": [i for i, chosen in enumerate(scores.chosen) if chosen],
         "line": _short(scores.line),

@@ -120,5 +120,9 @@ def fact_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         shown = ", ".join(fact_value(entry) for entry in value[:_FACT_ENTRIES])
         value = f"{shown}, … ({len(value):,} entries)" if len(value) > _FACT_ENTRIES else shown
-    words = str(value)
+    return cut(str(value))
+
+
+def cut(words: str) -> str:
+    """Words of a label or fact; far more than a method writes is cut: one word of 20,000 letters freezes a browser."""
     return words if len(words) <= _FACT_CHARACTERS else words[: _FACT_CHARACTERS - 1] + "…"
