@@ -112,7 +112,7 @@ def _solved(budget: Budget, info: PlanningInfo, params: Params) -> tuple[tuple[i
             return published, exact if average else counts_of(n, _powers(ratio))
     least = next((t for t in range(tokens, n) if solve_ratio(n, t, lists[-1], depth) is not None), n)
     raise BadInput(
-        f"PDrop cannot process {tokens} tokens on average: its first blocks process all {n}. Ask for at least {least}, "
+        f"PDrop cannot reach an average of {tokens}: its first blocks process all {n}. Ask for at least {least}, "
         "count the budget as final, or choose its published ratios."
     )
 

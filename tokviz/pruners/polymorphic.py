@@ -206,7 +206,7 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
     if weighted_average(counts, spans) > tokens + 0.5:
         least = math.ceil(weighted_average([first] + [1] * stages, spans))
         raise BadInput(
-            f"Polymorphic cannot process {tokens} tokens on average: {first} enter the LLM, and its first {spans[0]} "
+            f"Polymorphic cannot reach an average of {tokens}: {first} enter the LLM, and its first {spans[0]} "
             f"of {info.n_blocks} blocks process them all. Lower K, switch stage 1 on, or ask for at least {least}."
         )
     return first, blocks, counts[1:]

@@ -148,7 +148,7 @@ def _counts_with_average(version: str, tokens: int, n: int, weights: list[int], 
     least = math.ceil(weighted_average([n] + [1] * stages, weights))
     if tokens < least:
         raise BadInput(
-            f"SparseVLM cannot process {tokens} tokens on average: the blocks before its first stage process all {n}"
+            f"SparseVLM cannot reach an average of {tokens}: the blocks before its first stage process all {n}"
             f"{where}. Ask for at least {least}, or count the budget as final."
         )
     share, _ = bracket(lambda s: weighted_average([n, *_at_least_one(version, s, n, stages)], weights), tokens)

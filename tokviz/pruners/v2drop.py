@@ -79,7 +79,7 @@ def solve_average(n: int, tokens: int, last: int, n_blocks: int) -> list[int]:
     least, most = average(0.0), average(1.0)
     if not least - 0.5 <= tokens <= most + 0.5:
         raise BadInput(
-            f"V2Drop cannot process {tokens} tokens on average: its first and last stages allow {-(-least // 1):.0f} "
+            f"V2Drop cannot reach an average of {tokens}: its first and last stages allow {-(-least // 1):.0f} "
             f"to {most // 1:.0f} of {n}. Ask for one of those, or count the budget as final."
         )
     return counts(min(bracket(average, tokens), key=lambda ratio: abs(average(ratio) - tokens)))
