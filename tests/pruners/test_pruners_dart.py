@@ -63,9 +63,8 @@ def test_each_pivot_takes_what_duplicates_it_least():
     assert picks_of(selection) == [0, 2, 4, 3]
     assert selection.kept.tolist() == [0, 2, 3, 4]
     assert values(selection, "pivot") == pytest.approx([1, NAN, 1, 2, 1, NAN], nan_ok=True)
-    cos = lambda degrees: math.cos(math.radians(degrees))  # noqa: E731
     # Token 1 is 10 degrees from pivot 0 and 100 from the text; token 5 is 100 from pivot 0 and 10 from the text.
-    expected = [NAN, 1 - cos(100), 1 - cos(170), 1 - cos(170), 1 - cos(160), 1 - cos(100)]
+    expected = [NAN, *(1 - math.cos(math.radians(degrees)) for degrees in (100, 170, 170, 160, 100))]
     assert selection.score.values.tolist() == pytest.approx(expected, nan_ok=True, abs=1e-6)
     assert selection.text.chosen.tolist() == [False, True]
     assert selection.text.values.tolist() == [5, 6]
