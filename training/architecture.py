@@ -22,8 +22,8 @@ from transformers import (
 
 from tokviz.scenes import COLORS, SHAPES, SIGN_WORDS, SIZES
 
-IMAGE_SIZE = 192
-PATCH = 16
+IMAGE_SIZE = 336
+PATCH = 14
 GRID = IMAGE_SIZE // PATCH
 VISION_WIDTH = 192
 TEXT_WIDTH = 160
@@ -48,7 +48,8 @@ def vocabulary() -> dict[str, int]:
     """Every word the model knows and its token id."""
     plurals = [shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES]
     digits = [str(n) for n in range(20)]
-    words = [*SPECIAL, *_PLAIN_WORDS, *COLORS, *SHAPES, *plurals, *SIZES, *SIGN_WORDS, *digits]
+    # New words go to the end: the token ids of older weights stay true.
+    words = [*SPECIAL, *_PLAIN_WORDS, *COLORS, *SHAPES, *plurals, *SIZES, *SIGN_WORDS, *digits, "digit", "handwritten"]
     return {word: i for i, word in enumerate(dict.fromkeys(words))}
 
 
@@ -128,7 +129,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> LlavaProcessor:
-    """Stock LLaVA-1.5 preprocessing: shortest edge to 192, centre crop."""
+    """Stock LLaVA-1.5 preprocessing: shortest edge to 336, centre crop."""
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
@@ -150,7 +151,7 @@ def pixel_values(images: NDArray[np.uint8]) -> Tensor:
     """What the image processor does to pictures that already have the right size.
 
     Shape:
-        images: (B, 192, 192, 3) uint8; returns (B, 3, 192, 192) float32 in -1..1.
+        images: (B, 336, 336, 3) uint8; returns (B, 3, 336, 336) float32 in -1..1.
     """
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
 

@@ -84,7 +84,7 @@ def project(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     """Visual tokens as the language model gets them.
 
     Shape:
-        pixels: (B, 3, 192, 192); returns (B, N, D).
+        pixels: (B, 3, 336, 336); returns (B, N, D).
     """
     out = model.model.vision_tower(pixels, output_hidden_states=True)
     layer = model.config.vision_feature_layer

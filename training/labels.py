@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tokviz.scenes import COLORS, SHAPES, SIGN_NUMBERS, SIGN_WORDS, SIZES, Scene
 
-TEXTS = (*SIGN_WORDS, *SIGN_NUMBERS)
+TEXTS = (*SIGN_WORDS, *SIGN_NUMBERS, *(f"handwritten {digit}" for digit in SIGN_NUMBERS))
 SIGN = len(SHAPES) + 1
 """The shape class of sign patches."""
 HEADS = {
@@ -68,7 +68,8 @@ def patch_labels(scene: Scene, grid: int) -> NDArray[np.int64]:
         color, size = _COLOR_NAMES.index(item.color), SIZES.index(item.size)
         table[i] = (SHAPES.index(item.shape) + 1, color + 1, size + 1, 0, 0)
     for j, sign in enumerate(scene.signs):
-        table[len(scene.objects) + j] = (SIGN, 0, 0, TEXTS.index(sign.text) + 1, 0)
+        name = f"handwritten {sign.text}" if sign.kind == "digit" else sign.text
+        table[len(scene.objects) + j] = (SIGN, 0, 0, TEXTS.index(name) + 1, 0)
     labels = table[patch_owners(scene, grid)]  # owner -1 picks the last row, which stays zero
     labels[center_patches(scene, grid), 4] = 1
     return labels

@@ -74,7 +74,7 @@ class Eyes(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Shape: (B, 3, 192, 192) to (B, N, D)."""
+        """Shape: (B, 3, 336, 336) to (B, N, D)."""
         return self.tower(pixels).last_hidden_state[:, 1:]
 
 

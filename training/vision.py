@@ -47,7 +47,7 @@ class VisionTask(nn.Module):
         """Logits per patch and head (HEADS, "row", "column"), and presence logits.
 
         Shape:
-            pixels: (B, 3, 192, 192); returns {head: (B, N, classes)}, (B, PAIRS).
+            pixels: (B, 3, 336, 336); returns {head: (B, N, classes)}, (B, PAIRS).
         """
         out = self.tower(pixels, output_hidden_states=True)
         patches = self.norm(out.hidden_states[-2][:, 1:])
@@ -73,7 +73,7 @@ def batch_of(seeds: list[int], dense: list[bool]) -> tuple[Tensor, Tensor, Tenso
     """Pictures and targets.
 
     Shape:
-        returns: pixels (B, 3, 192, 192), labels (B, N, 5) int64, presence (B, PAIRS).
+        returns: pixels (B, 3, 336, 336), labels (B, N, 5) int64, presence (B, PAIRS).
     """
     scenes = [generate_scene(s, dense=d, questions_per_family=0) for s, d in zip(seeds, dense, strict=True)]
     pixels = pixel_values(np.stack([scene.image for scene in scenes]))

@@ -12,15 +12,17 @@ from tokviz.scenes.words import (
     PLACES,
     RELATIONS,
     SHAPES,
+    SIGN_KINDS,
     SIGN_NUMBERS,
     SIGN_WORDS,
     SIZES,
     TRAINING_SEEDS,
+    UNSEEN_PAIRS,
     VALIDATION_SEEDS,
 )
 
 __all__ = [
     "COLORS", "DEFAULT_SIZE", "EXAMPLE_SEEDS", "FAMILIES", "HELD_OUT_SEEDS", "MAX_COUNT", "PLACES", "RELATIONS",
-    "SHAPES", "SIGN_NUMBERS", "SIGN_WORDS", "SIZES", "TRAINING_SEEDS", "VALIDATION_SEEDS",
+    "SHAPES", "SIGN_KINDS", "SIGN_NUMBERS", "SIGN_WORDS", "SIZES", "TRAINING_SEEDS", "UNSEEN_PAIRS", "VALIDATION_SEEDS",
     "Box", "QuestionMaker", "Scene", "SceneObject", "SceneQuestion", "SceneSign", "generate_scene",
 ]  # fmt: skip

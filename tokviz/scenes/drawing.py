@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokviz.scenes.layout import CANVAS, Layout, PlacedObject, PlacedSign
-from tokviz.scenes.lettering import PLATE_STYLES, text_mask
+from tokviz.scenes.lettering import PLATE_STYLES, handwritten_mask, text_mask
 from tokviz.scenes.types import Box
 from tokviz.scenes.words import COLORS
 
@@ -110,20 +110,36 @@ def _tint(rng: np.random.Generator, color: str) -> tuple[int, int, int]:
 
 
 def _distractors(rng: np.random.Generator, picture: Picture) -> None:
-    """Thin lines and dots in loud colours: they catch attention and no question is about them."""
+    """Thin lines, dots and splashes in loud colours: they catch attention and no question is about them."""
     height, width = picture.shape[:2]
     unit = min(width, height) / CANVAS
     names = list(COLORS)
     for _ in range(int(rng.integers(0, 4)) if rng.random() < 0.6 else 0):
         ends = rng.uniform(0, 1, 4) * (width, height, width, height)
         color = _tint(rng, names[rng.integers(len(names))])
-        thick = max(1, round(unit * rng.uniform(0.8, 2.0)))
+        thick = max(1, round(unit * rng.uniform(0.5, 1.5)))
         start, end = (int(ends[0]), int(ends[1])), (int(ends[2]), int(ends[3]))
         cv2.line(picture, start, end, color, thick, cv2.LINE_AA)
     for _ in range(int(rng.integers(1, 12)) if rng.random() < 0.5 else 0):
         spot = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
         color = _tint(rng, names[rng.integers(len(names))])
-        cv2.circle(picture, spot, max(1, round(unit * rng.uniform(1.0, 2.2))), color, -1, cv2.LINE_AA)
+        cv2.circle(picture, spot, max(1, round(unit * rng.uniform(0.6, 1.5))), color, -1, cv2.LINE_AA)
+    for _ in range(int(rng.integers(1, 4)) if rng.random() < 0.45 else 0):
+        _splash(rng, picture, unit)
+
+
+def _splash(rng: np.random.Generator, picture: Picture, unit: float) -> None:
+    """A burst of thin rays in several loud colours: the most salient thing of many pictures, and never asked about."""
+    height, width = picture.shape[:2]
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    names = list(COLORS)
+    for _ in range(int(rng.integers(9, 20))):
+        angle, near, far = rng.uniform(0, 2 * math.pi), rng.uniform(1, 4) * unit, rng.uniform(6, 17) * unit
+        along = np.array([math.cos(angle), math.sin(angle)])
+        start, end = (np.array([x, y]) + along * reach for reach in (near, far))
+        color = _tint(rng, names[rng.integers(len(names))])
+        ends = [(int(point[0]), int(point[1])) for point in (start, end)]
+        cv2.line(picture, ends[0], ends[1], color, max(1, round(unit * rng.uniform(0.5, 1.3))), cv2.LINE_AA)
 
 
 def _fill(
@@ -167,7 +183,10 @@ def _draw_sign(placed: PlacedSign, number: int, picture: Picture, owner: NDArray
     x0, y0 = round(square[0] + placed.x0 * scale), round(square[1] + placed.y0 * scale)
     width, height = round((placed.x1 - placed.x0) * scale), round((placed.y1 - placed.y0) * scale)
     plate, ink = (np.array(color, np.float32) for color in PLATE_STYLES[placed.style])
-    mask = text_mask(placed.text, placed.font, max(4, round(placed.font_height * scale)), width, height)[..., None]
+    if placed.kind == "digit":
+        mask = handwritten_mask(placed.font, width, height)[..., None]
+    else:
+        mask = text_mask(placed.text, placed.font, max(4, round(placed.font_height * scale)), width, height)[..., None]
     target = picture[y0 : y0 + height, x0 : x0 + width]
     target[:] = (plate * (1 - mask) + ink * mask)[: target.shape[0], : target.shape[1]].astype(np.uint8)
     owner[y0 : y0 + height, x0 : x0 + width] = number

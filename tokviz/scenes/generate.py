@@ -6,11 +6,12 @@ import numpy as np
 
 from tokviz.scenes.drawing import central_square, draw
 from tokviz.scenes.layout import CANVAS, random_layout
+from tokviz.scenes.lettering import FONT_FILES
 from tokviz.scenes.questions import QuestionMaker
 from tokviz.scenes.types import Scene, SceneObject, SceneQuestion, SceneSign
-from tokviz.scenes.words import FAMILIES
+from tokviz.scenes.words import FAMILIES, is_unseen
 
-DEFAULT_SIZE = (192, 192)
+DEFAULT_SIZE = (336, 336)
 
 
 def generate_scene(
@@ -30,12 +31,13 @@ def generate_scene(
     Example:
         >>> scene = generate_scene(200_000_000)
         >>> scene.image.shape
-        (192, 192, 3)
+        (336, 336, 3)
     """
     width, height = size
     if min(width, height) < 96:
         raise ValueError(f"expected a width and height of at least 96 pixels, but got {width} x {height}")
-    layout = random_layout(np.random.default_rng([seed, 0]), dense)
+    unseen = is_unseen(seed)
+    layout = random_layout(np.random.default_rng([seed, 0]), dense, unseen)
     picture, owner, object_boxes, sign_boxes = draw(np.random.default_rng([seed, 1]), layout, width, height)
     square = central_square(width, height)
     scale = (square[2] - square[0]) / CANVAS
@@ -51,10 +53,13 @@ def generate_scene(
         )
         for placed, box in zip(layout.objects, object_boxes, strict=True)
     )
-    signs = tuple(SceneSign(p.text, p.kind, box) for p, box in zip(layout.signs, sign_boxes, strict=True))
+    signs = tuple(
+        SceneSign(p.text, p.kind, box, str(p.font) if p.kind == "digit" else FONT_FILES[p.font])
+        for p, box in zip(layout.signs, sign_boxes, strict=True)
+    )
     questions: tuple[SceneQuestion, ...] = ()
     if not dense and objects:
-        maker = QuestionMaker(np.random.default_rng([seed, 2]), objects, signs, square)
+        maker = QuestionMaker(np.random.default_rng([seed, 2]), objects, signs, square, unseen=unseen)
         questions = _ask(maker, questions_per_family)
     return Scene(seed, picture, owner, objects, signs, questions, square)
 

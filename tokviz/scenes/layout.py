@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokviz.scenes.lettering import FONT_FILES, PLATE_STYLES, plate_size
-from tokviz.scenes.words import COLORS, SHAPES, SIGN_NUMBERS, SIGN_WORDS, SIZES
+from tokviz.scenes.lettering import FONT_FILES, PLATE_STYLES, TRAINING_FONTS, handwritten_numbers, plate_size
+from tokviz.scenes.words import COLORS, SHAPES, SIGN_NUMBERS, SIGN_WORDS, SIZES, UNSEEN_PAIRS
 
 CANVAS = 192.0
 """Side of the central square in layout units."""
-RADIUS = {"small": (8.5, 11.5), "large": (15.0, 20.0)}
-GAP = 2.0
+RADIUS = {"small": (4.6, 6.6), "large": (10.0, 16.0)}
+"""In a grid of 24 x 24 patches a patch is 8 units wide: a small thing touches one to four of them."""
+GAP = 1.5
+NOTE_SIDE = (13, 24)
+"""Side of the note that a handwritten digit stands on."""
 COLOR_NAMES = tuple(COLORS)
 
 
@@ -31,7 +34,11 @@ class PlacedObject:
 
 @dataclass(frozen=True)
 class PlacedSign:
-    """A sign before drawing; box in layout units, `font` an index, `style` the index of the plate's colours."""
+    """A sign before drawing.
+
+    Box in layout units; `font` an index of FONT_FILES, or the number of the handwritten image where `kind` is "digit";
+    `style` the index of the plate's colours.
+    """
 
     text: str
     kind: str
@@ -57,7 +64,7 @@ class _Canvas:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.taken = np.empty((64, 4))
+        self.taken = np.empty((96, 4))
         self.used = 0
 
     def place(self, half_w: float, half_h: float) -> tuple[float, float] | None:
@@ -80,75 +87,97 @@ class _Canvas:
         return x, y
 
 
-def _sign_texts(rng: np.random.Generator, dense: bool) -> list[tuple[str, str]]:
-    """(text, kind) of each sign: at most one of a kind, so that "the sign" is one thing; more of them if `dense`."""
+def _sign_kinds(rng: np.random.Generator, dense: bool) -> list[str]:
+    """At most one sign of a kind, so that "the sign" is one thing; several of them if `dense`."""
     if dense:
-        kinds = rng.random(int(rng.integers(3, 10))) < 0.65
-    else:
-        kinds = np.array([True] * (rng.random() < 0.55) + [False] * (rng.random() < 0.45), dtype=bool)
-    words = rng.choice(len(SIGN_WORDS), 9, replace=False)
-    numbers = rng.choice(len(SIGN_NUMBERS), 9, replace=False)
+        return [("word", "number", "digit")[k] for k in rng.choice(3, int(rng.integers(3, 12)), p=(0.5, 0.22, 0.28))]
+    return [kind for kind, share in (("word", 0.5), ("number", 0.42), ("digit", 0.42)) if rng.random() < share]
+
+
+def _sign_texts(rng: np.random.Generator, dense: bool) -> list[tuple[str, str]]:
+    """(text, kind) of each sign."""
+    words = rng.choice(len(SIGN_WORDS), 11, replace=False)
     return [
-        (SIGN_WORDS[words[i]], "word") if is_word else (SIGN_NUMBERS[numbers[i]], "number")
-        for i, is_word in enumerate(kinds)
+        (SIGN_WORDS[words[i]] if kind == "word" else SIGN_NUMBERS[int(rng.integers(10))], kind)
+        for i, kind in enumerate(_sign_kinds(rng, dense))
     ]
 
 
-def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+def _looks(rng: np.random.Generator, count: int, unseen: bool) -> list[tuple[str, str]]:
     """(shape, colour) of each object: a few themes repeated with one property changed, so near-duplicates abound."""
     looks: list[tuple[str, str]] = []
+
+    def add(shape: str, color: str) -> None:
+        if unseen or (color, shape) not in UNSEEN_PAIRS:
+            looks.append((shape, color))
+
     while len(looks) < count:
         shape = SHAPES[rng.integers(len(SHAPES))]
         color = COLOR_NAMES[rng.integers(len(COLOR_NAMES))]
-        looks.append((shape, color))
+        add(shape, color)
         for _ in range(int(rng.integers(0, 4))):
             change = rng.random()
             if change < 0.4:
-                looks.append((shape, color))
+                add(shape, color)
             elif change < 0.7:
-                looks.append((shape, COLOR_NAMES[rng.integers(len(COLOR_NAMES))]))
+                add(shape, COLOR_NAMES[rng.integers(len(COLOR_NAMES))])
             else:
-                looks.append((SHAPES[rng.integers(len(SHAPES))], color))
+                add(SHAPES[rng.integers(len(SHAPES))], color)
     return looks[:count]
 
 
 def _object_count(rng: np.random.Generator, dense: bool) -> int:
-    """3-8 in half of the scenes, 9-14 in a third, 15-20 in the rest; `dense` scenes hold 8-22."""
+    """3-8 in half of the scenes, 9-14 in a third, 15-24 in the rest; `dense` scenes hold 12-36."""
     if dense:
-        return int(rng.integers(8, 23))
+        return int(rng.integers(12, 37))
     part = rng.random()
     if part < 0.5:
         return int(rng.integers(3, 9))
-    return int(rng.integers(9, 15)) if part < 0.85 else int(rng.integers(15, 21))
+    return int(rng.integers(9, 15)) if part < 0.82 else int(rng.integers(15, 25))
 
 
-def random_layout(rng: np.random.Generator, dense: bool = False) -> Layout:
+def _place_sign(
+    rng: np.random.Generator, canvas: _Canvas, text: str, kind: str, unseen: bool
+) -> PlacedSign | None:
+    """A sign of random size in a free place, or None where there is none."""
+    new = unseen and bool(rng.random() < 0.5)
+    if kind == "digit":
+        numbers = handwritten_numbers(int(text), new)
+        font, font_height = int(numbers[rng.integers(len(numbers))]), float(rng.integers(*NOTE_SIDE))
+        width = height = font_height
+    else:
+        font = int(rng.integers(TRAINING_FONTS, len(FONT_FILES)) if new else rng.integers(TRAINING_FONTS))
+        # Whole steps, so that rendered texts can be cached.
+        font_height = float(rng.integers(9, 23))
+        width, height = plate_size(text, font, font_height)
+    spot = canvas.place(width / 2, height / 2)
+    if spot is None:
+        return None
+    x, y = spot
+    box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    style = int(rng.integers(len(PLATE_STYLES)))
+    return PlacedSign(text, kind, *box, font=font, font_height=font_height, style=style)
+
+
+def random_layout(rng: np.random.Generator, dense: bool = False, unseen: bool = False) -> Layout:
     """Arrange signs first (they need the most room), then objects.
 
     Args:
         rng: all randomness comes from here.
         dense: many more objects and several signs, for training the vision tower; not meant for questions.
+        unseen: half of the signs in held-out fonts and handwriting, and UNSEEN_PAIRS among the objects.
     """
     canvas = _Canvas(rng)
-    signs: list[PlacedSign] = []
-    for text, kind in _sign_texts(rng, dense):
-        font = int(rng.integers(len(FONT_FILES)))
-        font_height = float(rng.integers(15, 24))  # whole steps, so that rendered texts can be cached
-        width, height = plate_size(text, font, font_height)
-        spot = canvas.place(width / 2, height / 2)
-        if spot is not None:
-            x, y = spot
-            box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-            style = int(rng.integers(len(PLATE_STYLES)))
-            signs.append(PlacedSign(text, kind, *box, font=font, font_height=font_height, style=style))
+    texts = _sign_texts(rng, dense)
+    placed = [_place_sign(rng, canvas, text, kind, unseen) for text, kind in texts]
     objects: list[PlacedObject] = []
     count = _object_count(rng, dense)
     large_share = 0.25 if count > 14 else 0.4
-    for shape, color in _looks(rng, count):
+    for shape, color in _looks(rng, count, unseen):
         size = SIZES[int(rng.random() < large_share)]
         radius = float(rng.uniform(*RADIUS[size]))
         angle = float(rng.uniform(-14, 14))
         spot = canvas.place(radius, radius)
         if spot is not None:
             objects.append(PlacedObject(shape, color, size, *spot, radius=radius, angle=angle))
-    return Layout(tuple(objects), tuple(signs))
+    return Layout(tuple(objects), tuple(sign for sign in placed if sign is not None))

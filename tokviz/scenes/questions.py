@@ -8,7 +8,18 @@ from typing import TypeVar
 import numpy as np
 
 from tokviz.scenes.types import Box, SceneObject, SceneQuestion, SceneSign
-from tokviz.scenes.words import COLORS, FAMILIES, MAX_COUNT, PLACES, RELATIONS, SHAPES, SIZES, plural
+from tokviz.scenes.words import (
+    COLORS,
+    FAMILIES,
+    MAX_COUNT,
+    PLACES,
+    RELATIONS,
+    SHAPES,
+    SIGN_KINDS,
+    SIZES,
+    UNSEEN_PAIRS,
+    plural,
+)
 
 Description = tuple[str | None, str | None, str | None]
 """(size, colour, shape); None where it is left open."""
@@ -38,11 +49,21 @@ def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
 
 
 class QuestionMaker:
-    """Draws random questions about one scene; all randomness comes from `rng`."""
+    """Draws random questions about one scene; all randomness comes from `rng`.
+
+    Questions name a pair of UNSEEN_PAIRS only where `unseen` allows it.
+    """
 
     def __init__(
-        self, rng: np.random.Generator, objects: Sequence[SceneObject], signs: Sequence[SceneSign], square: Box
+        self,
+        rng: np.random.Generator,
+        objects: Sequence[SceneObject],
+        signs: Sequence[SceneSign],
+        square: Box,
+        *,
+        unseen: bool = False,
     ) -> None:
+        self.pairs = [(c, s) for c in _COLOR_NAMES for s in SHAPES if unseen or (c, s) not in UNSEEN_PAIRS]
         self.rng = rng
         self.objects = objects
         self.signs = signs
@@ -114,10 +135,9 @@ class QuestionMaker:
                 shape = _pick(self.rng, SHAPES)
             else:
                 color, shape = _pick(self.rng, _COLOR_NAMES), _pick(self.rng, SHAPES)
-            if (color, shape) not in there:
+            if (color, shape) not in there and (color, shape) in self.pairs:
                 return (None, color, shape)
-        pairs = [(color, shape) for color in _COLOR_NAMES for shape in SHAPES if (color, shape) not in there]
-        color, shape = _pick(self.rng, pairs)
+        color, shape = _pick(self.rng, [pair for pair in self.pairs if pair not in there])
         return (None, color, shape)
 
     def attribute(self) -> SceneQuestion | None:
@@ -127,7 +147,13 @@ class QuestionMaker:
         colors: tuple[str | None, ...] = (None,) if asked == "color" else _COLOR_NAMES
         shapes: tuple[str | None, ...] = (None,) if asked == "shape" else SHAPES
         wanted = 0 if self.rng.random() < 0.125 else 1
-        options = [(z, c, s) for z in sizes for c in colors for s in shapes if len(self.find((z, c, s))) == wanted]
+        options = [
+            (z, c, s)
+            for z in sizes
+            for c in colors
+            for s in shapes
+            if (c is None or s is None or (c, s) in self.pairs) and len(self.find((z, c, s))) == wanted
+        ]
         if not options:
             return None
         description = _pick(self.rng, options)
@@ -141,7 +167,7 @@ class QuestionMaker:
     def counting(self) -> SceneQuestion:
         """ "how many red stars are there?": the count is drawn first, evenly among those that occur here."""
         options: dict[int, list[Description]] = {}
-        every: list[Description] = [(None, c, s) for c in _COLOR_NAMES for s in SHAPES]
+        every: list[Description] = [(None, c, s) for c, s in self.pairs]
         every += [(None, c, None) for c in _COLOR_NAMES] + [(None, None, s) for s in SHAPES]
         for description in every:
             options.setdefault(len(self.find(description)), []).append(description)
@@ -206,16 +232,17 @@ class QuestionMaker:
         return None
 
     def reading(self) -> SceneQuestion:
-        """ "what word is on the sign?", or "what number": "none" where there is no such sign."""
+        """ "what word is on the sign?", or number, or "what digit is handwritten?"; "none" where there is no such sign."""
         present = [sign.kind for sign in self.signs]
         # Mostly about what is there; else the answer would be "none" half of the time.
         if present and self.rng.random() < 0.88:
             kind = _pick(self.rng, present)
         else:
-            kind = "word" if self.rng.random() < 0.5 else "number"
+            kind = _pick(self.rng, SIGN_KINDS)
         found = [sign for sign in self.signs if sign.kind == kind]
         answer = found[0].text if found else "none"
-        return SceneQuestion(f"what {kind} is on the sign?", answer, "reading", tuple(sign.box for sign in found))
+        text = "what digit is handwritten?" if kind == "digit" else f"what {kind} is on the sign?"
+        return SceneQuestion(text, answer, "reading", tuple(sign.box for sign in found))
 
 
 def _other_size(size: str) -> str:

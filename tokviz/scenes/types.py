@@ -31,11 +31,16 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class SceneSign:
-    """A plate with a word or a number on it. `kind` is "word" or "number"; `text` is lower case."""
+    """A plate with a word or a number on it.
+
+    `kind` is one of SIGN_KINDS; `text` is lower case; `font` is the file of the letters, or the number of the
+    handwritten image.
+    """
 
     text: str
     kind: str
     box: Box
+    font: str = ""
 
 
 @dataclass(frozen=True)
