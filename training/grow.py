@@ -72,7 +72,11 @@ def main() -> None:
     model = LlavaForConditionalGeneration.from_pretrained(options.folder, local_files_only=True, dtype=torch.float32)
     tower = grow_tower(model.model.vision_tower.state_dict())
     save_atomically({"task": {f"tower.{k}": v for k, v in tower.items()}}, options.out / "vision-start.pt")
-    parts = {"projector": model.model.multi_modal_projector, "decoder": model.model.language_model, "head": model.lm_head}
+    parts = {
+        "projector": model.model.multi_modal_projector,
+        "decoder": model.model.language_model,
+        "head": model.lm_head,
+    }
     language = {f"{part}.{k}": v for part, module in parts.items() for k, v in module.state_dict().items()}
     save_atomically({"task": language}, options.out / "language-start.pt")
     print(f"wrote {options.out}/vision-start.pt and {options.out}/language-start.pt")

@@ -39,16 +39,20 @@ from training.prompts import (
 SEED = 2
 FIRST_SEED = TRAINING_SEEDS.start + 50_000_000
 """Stage 1 uses the seeds below."""
-TEXT_LENGTH = 104
+TEXT_LENGTH = 120
 """Tokens of questions and answers behind each picture: about 12 questions."""
-COUNTS = (40, 72, 144)
-"""How many of the 144 patches a batch sees."""
+COUNTS = (160, 288, 576)
+"""How many of the 576 patches a batch sees."""
 COUNT_SHARES, LATE_COUNT_SHARES = (0.65, 0.2, 0.15), (0.3, 0.25, 0.45)
 LATE = 0.75
 """Share of the training after which most batches see many patches."""
 REPLAY = 400
 """Scenes that wait for their next use before any is used again."""
 PLACE_WEIGHT = 0.1
+POINT_BLOCK, POINT_WEIGHT, COORDINATE_WEIGHT = 5, 0.1, 3.0
+"""Behind this decoder block a noun must know where the thing it names lies: row, column, and the plain coordinates.
+
+Relations compare two places; they stayed at chance in a former model whose nouns had no reason to fetch them."""
 EARLY = 0.12
 """Share of the training during which attribute and list questions prevail."""
 
@@ -86,7 +90,9 @@ class LanguageTask(nn.Module):
         model = build_model(SEED)
         self.projector, self.decoder = model.model.multi_modal_projector, model.model.language_model
         self.head = model.lm_head
-        self.place_head = nn.Linear(model.lm_head.in_features, 2 * GRID)
+        width = model.lm_head.in_features
+        self.place_head = nn.Linear(width, 2 * GRID)
+        self.point_norm, self.point_head = nn.LayerNorm(width), nn.Linear(width, 2 * GRID + 2)
         # Small word embeddings would drown in what the first attention adds to them.
         nn.init.normal_(self.decoder.embed_tokens.weight, std=0.2)
         for layer in (self.projector.linear_1, self.projector.linear_2):
@@ -94,19 +100,37 @@ class LanguageTask(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def forward(self, features: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states of the text, and row and column logits of the projected patches.
+    def load_grown(self, state: dict[str, Tensor]) -> None:
+        """Go on with the projector, decoder and head of an exported model; its projector takes raw features.
+
+        Shape:
+            state: what `training.grow` wrote, names beginning with "projector.", "decoder." and "head.".
+        """
+        scale, shift = self.get_buffer("std"), self.get_buffer("mean")
+        weight = state["projector.linear_1.weight"]
+        bias = state["projector.linear_1.bias"] + weight @ shift
+        self.load_state_dict(
+            {**state, "projector.linear_1.weight": weight * scale, "projector.linear_1.bias": bias}, strict=False
+        )
+
+    def forward(self, features: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Hidden states of the text, row and column logits of the projected patches, and what each word points at.
 
         Shape:
             features: (B, V, D) raw tower features; tokens: (B, T) int64; positions: (B, 2 + V + T) int64;
-            mask: (B, 1, 2 + V + T, 2 + V + T) bool; returns (B, T, D), (B, V, 2 * GRID).
+            mask: (B, 1, 2 + V + T, 2 + V + T) bool; returns (B, T, D), (B, V, 2 * GRID), (B, T, 2 * GRID + 2), the
+            last being row and column logits, x and y.
         """
         seen = self.projector((features - self.mean) / self.std)
         words = self.decoder.embed_tokens
         prefix = words(torch.tensor(prefix_tokens())).expand(len(features), -1, -1)
         whole = torch.cat([prefix, seen, words(tokens)], dim=1)
-        out = self.decoder(inputs_embeds=whole, attention_mask=mask, position_ids=positions, use_cache=False)
-        return out.last_hidden_state[:, PREFIX + features.shape[1] :], self.place_head(seen)
+        out = self.decoder(
+            inputs_embeds=whole, attention_mask=mask, position_ids=positions, use_cache=False, output_hidden_states=True
+        )
+        text = slice(PREFIX + features.shape[1], None)
+        points = self.point_head(self.point_norm(out.hidden_states[POINT_BLOCK][:, text]))
+        return out.last_hidden_state[:, text], self.place_head(seen), points
 
 
 def positions_and_mask(visible: np.ndarray, packed: Packed, closed: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -152,6 +176,22 @@ def place_loss(places: Tensor, visible: np.ndarray) -> Tensor:
     return F.cross_entropy(rows, patch // GRID) + F.cross_entropy(columns, patch % GRID)
 
 
+def point_loss(points: Tensor, packed: Packed) -> Tensor:
+    """What a noun knows of where its thing lies: cross-entropy of row and column, squared error of the coordinates.
+
+    Shape:
+        points: (B, T, 2 * GRID + 2).
+    """
+    target = torch.from_numpy(packed.points)
+    where = ~target[..., 0].isnan()
+    if not where.any():
+        return points.sum() * 0.0
+    rows, columns, plain = points[where].split([GRID, GRID, 2], dim=-1)
+    cells = (target[where] * GRID).long().clamp(0, GRID - 1)
+    named = F.cross_entropy(rows, cells[:, 1]) + F.cross_entropy(columns, cells[:, 0])
+    return POINT_WEIGHT * named + COORDINATE_WEIGHT * F.mse_loss(plain, target[where])
+
+
 class Source:
     """Fresh scenes with features; every scene is used three times, later with other questions."""
 
@@ -190,7 +230,7 @@ def validation_set(eyes: Eyes, scenes: int) -> list[tuple[Tensor, Packed, list[s
         asked = [generate_scene(e.scene.seed, questions_per_family=2).questions for e in examples]
         blocks = [[question_block(q.text, q.answer, q.family) for q in questions] for questions in asked]
         families = [block.family for row in blocks for block in row]
-        result.append((torch.stack([e.features for e in examples]).float(), pack(blocks, 144), families))
+        result.append((torch.stack([e.features for e in examples]).float(), pack(blocks, 180), families))
     return result
 
 
@@ -201,7 +241,7 @@ def validate(task: LanguageTask, batches: list[tuple[Tensor, Packed, list[str]]]
     for features, packed, families in batches:
         visible = np.broadcast_to(np.arange(GRID * GRID), (len(features), GRID * GRID))
         positions, mask = positions_and_mask(visible, packed, np.zeros(len(features), bool))
-        hidden, _ = task(features, torch.from_numpy(packed.tokens), positions, mask)
+        hidden, _, _ = task(features, torch.from_numpy(packed.tokens), positions, mask)
         labels = torch.from_numpy(packed.labels)
         good = (task.head(hidden).argmax(-1) == labels) | (labels < 0)
         blocks = torch.from_numpy(packed.blocks)
@@ -236,23 +276,29 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
         task.load_state_dict({**state["task"], "mean": known[0], "std": known[1]})  # the tower may have moved on
         optimizers.restore(state["optimizers"])
         step, before = state["step"], state["seconds"]
+    elif options.start:
+        task.load_grown(torch.load(options.start, weights_only=False)["task"])
     run = torch.compile(task, dynamic=False) if options.compile else task
     source = Source(eyes, rank, ranks, step, options.batch)
     held = validation_set(eyes, 100) if rank == 0 else []
     clock, budget = Clock(before), options.minutes * 60
-    saved, loss_sum, logged = clock.seconds(), 0.0, 0
+    saved, sums, logged = clock.seconds(), torch.zeros(2), 0
     while (seconds := share_number(clock.seconds())) < budget:
         progress = seconds / budget
         shared = np.random.default_rng([SEED, 7, step])  # the number of visible patches is common to all ranks
         count = int(shared.choice(COUNTS, p=COUNT_SHARES if progress < LATE else LATE_COUNT_SHARES))
-        loss = _step_loss(task, run, source, count, progress)
-        loss.backward()
+        early = progress < EARLY and not options.start
+        loss, located = _step_loss(task, run, source, count, early)
+        (loss + located).backward()
         optimizers.step(rate(progress, warmup=0.04))
         step += 1
-        loss_sum, logged = loss_sum + float(loss.detach()), logged + 1
+        sums += torch.stack([loss.detach(), located.detach()])
+        logged += 1
         if step % options.log_every == 0:
-            log.write(step=step, seconds=clock.seconds(), pictures=step * ranks * options.batch, loss=loss_sum / logged)
-            loss_sum, logged = 0.0, 0
+            mean = (sums / logged).tolist()
+            pictures = step * ranks * options.batch
+            log.write(step=step, seconds=clock.seconds(), pictures=pictures, loss=mean[0], places=mean[1])
+            sums, logged = torch.zeros(2), 0
         if rank == 0 and step % options.validate_every == 0:
             log.write(step=step, seconds=clock.seconds(), **validate(task, held))
         if rank == 0 and clock.seconds() - saved > 120:
@@ -263,17 +309,17 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
         _save(path, task, optimizers, step, clock)
 
 
-def _step_loss(task: LanguageTask, run: nn.Module, source: Source, count: int, progress: float) -> Tensor:
-    """Loss of one batch of pictures with `count` visible patches."""
+def _step_loss(task: LanguageTask, run: nn.Module, source: Source, count: int, early: bool) -> tuple[Tensor, Tensor]:
+    """Loss of the answers, and of the places, of one batch of pictures with `count` visible patches."""
     examples, rng = source.next(), source.rng
-    shares = EARLY_SHARES if progress < EARLY else QUESTION_SHARES
-    list_share = 0.6 if progress < EARLY else 0.1
+    shares, list_share = (EARLY_SHARES, 0.6) if early else (QUESTION_SHARES, 0.06)
     packed = pack([random_blocks(e.scene, rng, TEXT_LENGTH, shares, list_share) for e in examples], TEXT_LENGTH)
     visible = np.stack([choose_visible(e.key, count, rng) for e in examples])
     features = torch.stack([e.features[torch.from_numpy(v)] for e, v in zip(examples, visible, strict=True)]).float()
     positions, mask = positions_and_mask(visible, packed, rng.random(len(examples)) < 0.5)
-    hidden, places = run(features, torch.from_numpy(packed.tokens), positions, mask)
-    return answer_loss(task.head, hidden, packed) + PLACE_WEIGHT * place_loss(places, visible)
+    hidden, places, points = run(features, torch.from_numpy(packed.tokens), positions, mask)
+    located = PLACE_WEIGHT * place_loss(places, visible) + point_loss(points, packed)
+    return answer_loss(task.head, hidden, packed), located
 
 
 def _save(path: Path, task: LanguageTask, optimizers: Optimizers, step: int, clock: Clock) -> None:
@@ -290,6 +336,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adam-lr", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, default=None, help="begin with the weights that training.grow wrote")
     parser.add_argument("--log-every", type=int, default=10)
     parser.add_argument("--validate-every", type=int, default=150)
     parser.add_argument(

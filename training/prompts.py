@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokviz.scenes import FAMILIES, QuestionMaker, Scene
+from tokviz.scenes import COLORS, FAMILIES, SHAPES, SIZES, QuestionMaker, Scene
 from training.architecture import BOS, EOS, GRID, PAD, vocabulary
 from training.labels import center_patches, patch_owners
 
@@ -16,14 +16,16 @@ WORDS = vocabulary()
 PREFIX = 2
 """Tokens before the picture: beginning of sequence, "user"."""
 QUESTION_SHARES = {
-    "existence": 0.1, "attribute": 0.1, "counting": 0.26, "place": 0.34, "relation": 0.14, "reading": 0.06,
+    "existence": 0.09, "attribute": 0.09, "counting": 0.28, "place": 0.14, "relation": 0.28, "reading": 0.12,
 }  # fmt: skip
-"""What is asked how often; place and relation are the two kinds of spatial questions, and are learnt last."""
+"""What is asked how often; place and relation are the kinds of spatial questions. Counts and relations come last."""
 EARLY_SHARES = {
     "existence": 0.15, "attribute": 0.5, "counting": 0.1, "place": 0.15, "relation": 0.02, "reading": 0.08,
 }  # fmt: skip
 LIST_LIMIT = 10
 _KEY_COVER = 0.25
+NOUNS: dict[str, str | None] = {"object": None, **{shape: shape for shape in SHAPES}}
+"""Singular nouns, and the shape that each means."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Block:
     answer: list[int]
     family: str
     weight: float = 1.0
+    points: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Where the thing lies that the word at this place of the question names, (x, y) as shares of the picture."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class Packed:
     """Sequences of one batch behind their pictures.
 
     Shape:
-        tokens, blocks, offsets, labels: (B, T) int64; weights: (B, T) float32. `blocks` numbers the question each token
-        belongs to (-1 padding), `offsets` is the place within it, `labels` the token that follows (-100 none).
+        tokens, blocks, offsets, labels: (B, T) int64; weights: (B, T) float32; points: (B, T, 2) float32. `blocks`
+        numbers the question each token belongs to (-1 padding), `offsets` is the place within it, `labels` the token
+        that follows (-100 none), `points` where the named thing lies, (x, y) in 0..1 (NaN where a word names none).
     """
 
     tokens: NDArray[np.int64]
@@ -50,6 +55,7 @@ class Packed:
     offsets: NDArray[np.int64]
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
+    points: NDArray[np.float32]
 
 
 def encode(text: str) -> list[int]:
@@ -57,9 +63,47 @@ def encode(text: str) -> list[int]:
     return [WORDS[word] for word in text.replace("?", "").split()]
 
 
-def question_block(text: str, answer: str, family: str) -> Block:
-    """A question as the chat template would write it, from after the picture on."""
-    return Block([*encode(text), WORDS["assistant"]], encode(answer), family)
+def question_block(text: str, answer: str, family: str, scene: Scene | None = None) -> Block:
+    """A question as the chat template would write it, from after the picture on; with points if the scene is given."""
+    points = named_points(text, scene) if scene is not None else {}
+    return Block([*encode(text), WORDS["assistant"]], encode(answer), family, points=points)
+
+
+def named_points(text: str, scene: Scene) -> dict[int, tuple[float, float]]:
+    """Which words of a question name exactly one thing, and where that lies.
+
+    A noun with the size and colour before it names an object ("small red star", at "star"); the last word of a reading
+    question names its sign.
+
+    Returns:
+        {place of the word: (x, y)}, the centre as shares of the picture's sides.
+    """
+    height, width = scene.owner.shape
+    words = text.replace("?", "").split()
+    points: dict[int, tuple[float, float]] = {}
+    size = color = None
+    for place, word in enumerate(words):
+        if word in SIZES:
+            size = word
+        elif word in COLORS:
+            color = word
+        elif word in NOUNS:
+            shape = NOUNS[word]
+            named = [
+                item
+                for item in scene.objects
+                if size in (None, item.size) and color in (None, item.color) and shape in (None, item.shape)
+            ]
+            if len(named) == 1:
+                points[place] = (named[0].center[0] / width, named[0].center[1] / height)
+        if word not in SIZES and word not in COLORS:
+            size = color = None
+    if words[-1] in ("sign", "handwritten"):
+        for sign in scene.signs:
+            if sign.kind == words[1]:
+                x0, y0, x1, y1 = sign.box
+                points[len(words) - 1] = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height)
+    return points
 
 
 def list_block(scene: Scene) -> Block | None:
@@ -94,7 +138,7 @@ def random_blocks(
         if question is None or question.text in seen:
             continue
         seen.add(question.text)
-        block = question_block(question.text, question.answer, question.family)
+        block = question_block(question.text, question.answer, question.family, scene)
         size = len(block.question) + len(block.answer)
         if size > room:
             break
@@ -108,7 +152,7 @@ def pack(batch: list[list[Block]], length: int, end_weight: float = 0.1) -> Pack
     shape = (len(batch), length)
     tokens, blocks = np.full(shape, PAD, np.int64), np.full(shape, -1, np.int64)
     offsets, labels = np.zeros(shape, np.int64), np.full(shape, -100, np.int64)
-    weights = np.zeros(shape, np.float32)
+    weights, points = np.zeros(shape, np.float32), np.full((*shape, 2), np.nan, np.float32)
     for row, items in enumerate(batch):
         at = 0
         for number, item in enumerate(items):
@@ -120,8 +164,10 @@ def pack(batch: list[list[Block]], length: int, end_weight: float = 0.1) -> Pack
             labels[row, first : first + len(target)] = target
             weights[row, first : first + len(target)] = item.weight
             weights[row, first + len(item.answer)] = item.weight * end_weight
+            for place, point in item.points.items():
+                points[row, at + place] = point
             at += len(ids)
-    return Packed(tokens, blocks, offsets, labels, weights)
+    return Packed(tokens, blocks, offsets, labels, weights, points)
 
 
 def prefix_tokens() -> list[int]:

@@ -136,9 +136,7 @@ def _object_count(rng: np.random.Generator, dense: bool) -> int:
     return int(rng.integers(9, 15)) if part < 0.82 else int(rng.integers(15, 25))
 
 
-def _place_sign(
-    rng: np.random.Generator, canvas: _Canvas, text: str, kind: str, unseen: bool
-) -> PlacedSign | None:
+def _place_sign(rng: np.random.Generator, canvas: _Canvas, text: str, kind: str, unseen: bool) -> PlacedSign | None:
     """A sign of random size in a free place, or None where there is none."""
     new = unseen and bool(rng.random() < 0.5)
     if kind == "digit":

@@ -22,7 +22,14 @@ SIGN_NUMBERS: tuple[str, ...] = tuple(str(digit) for digit in range(10))
 SIGN_KINDS: tuple[str, ...] = ("word", "number", "digit")
 """Printed words, printed numbers, handwritten digits; a picture shows at most one of each."""
 UNSEEN_PAIRS: frozenset[tuple[str, str]] = frozenset(
-    {("red", "ring"), ("orange", "star"), ("yellow", "cross"), ("green", "circle"), ("blue", "triangle"), ("pink", "square")}
+    {
+        ("red", "ring"),
+        ("orange", "star"),
+        ("yellow", "cross"),
+        ("green", "circle"),
+        ("blue", "triangle"),
+        ("pink", "square"),
+    }
 )
 """Colour-shape pairs that no training scene shows and no training question names."""
 FAMILIES: tuple[str, ...] = ("existence", "attribute", "counting", "spatial", "reading")
