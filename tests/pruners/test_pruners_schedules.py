@@ -137,6 +137,23 @@ def test_todre_probes(blocks, probes):
     assert all(stage.positions == "keep" for stage in schedule.stages[1:])
 
 
+@pytest.mark.parametrize(
+    ("stage_1", "stage_2", "expected"),
+    [
+        (True, False, [("projector", 64)]),
+        (False, True, [(4, None), (5, None), (6, None), (7, None)]),
+        (False, False, []),
+    ],
+)
+def test_todre_stages_switch_off_one_by_one(stage_1, stage_2, expected):
+    schedule = plan("todre", 64, info=PlanningInfo(576, 8), stage_1=stage_1, stage_2=stage_2)
+    assert sites(schedule) == expected
+    final = 64 if stage_1 else 576
+    assert meanings(schedule, PlanningInfo(576, 8)) == (final, final, final)
+    with pytest.raises(BadInput, match="at least 1"):
+        plan("todre", 0, stage_1=stage_1, stage_2=stage_2)
+
+
 def test_todre_without_cls_asks_for_no_cls_attention():
     assert plan("todre", 58, info=PlanningInfo(576, 32, has_cls=False)).stages[0].needs == ()
 

@@ -132,21 +132,28 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """Stage 1 on the embeddings that enter the LLM, then up to four probes inside it, at which positions stay.
 
     ``published``: k = B of stage 1, as the paper's ratios count. ``final`` and ``average`` are the same: how many
-    tokens survive, 0 or k, is decided at run time, and a plan cannot but assume that they stay. Raises BadInput for a
-    budget below 1 token.
+    tokens survive, 0 or k, is decided at run time, and a plan cannot but assume that they stay. Without stage 1 all
+    tokens enter the LLM, whatever the budget, as in the paper's ablation; with neither stage nothing is pruned. Raises
+    BadInput for a budget below 1 token.
     """
-    first = Stage(
-        "projector",
-        budget_tokens(budget),
-        select_diverse_from_thumbnail if info.family == "llava_next" else select_diverse,
-        needs=(CLS_ATTENTION_LAST_BLOCK,) if info.has_cls else (),
-        title="Diverse subset (greedy k-center)",
-    )
-    probes = (
-        Stage(block, None, select_withdrawal, needs=(TEXT_ROWS,), positions="keep", title="Withdrawal probe")
-        for block in probe_blocks(info.n_blocks)
-    )
-    return Schedule((first, *probes))
+    tokens = budget_tokens(budget)
+    stages = []
+    if params["stage_1"]:
+        stages.append(
+            Stage(
+                "projector",
+                tokens,
+                select_diverse_from_thumbnail if info.family == "llava_next" else select_diverse,
+                needs=(CLS_ATTENTION_LAST_BLOCK,) if info.has_cls else (),
+                title="Diverse subset (greedy k-center)",
+            )
+        )
+    if params["stage_2"]:
+        stages += [
+            Stage(block, None, select_withdrawal, needs=(TEXT_ROWS,), positions="keep", title="Withdrawal probe")
+            for block in probe_blocks(info.n_blocks)
+        ]
+    return Schedule(tuple(stages))
 
 
 PRUNER = Pruner(
@@ -171,6 +178,10 @@ PRUNER = Pruner(
             minimum=0.0,
             maximum=1.0,
             step=0.005,
+        ),
+        Param("stage_1", "Stage 1", "bool", True, "Off: all tokens enter the LLM (the paper's ablation stage 2 only)."),
+        Param(
+            "stage_2", "Stage 2", "bool", True, "Off: what stage 1 keeps stays to the end (the paper's stage 1 only)."
         ),
     ),
     schedule=schedule,
