@@ -1,0 +1,185 @@
+"""The nouns of the fidelity benchmark: a variant (one row of the table at one budget) and its outcomes. No torch.
+
+The runner makes them, the cache stores them, statistics and tables read nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypedDict
+
+from ..errors import BadInput
+
+FORMAT = 1
+"""Version of the stored lines; files of another version are not read."""
+
+FAMILIES = ("existence", "attribute", "relation", "counting", "reading")
+"""Families of questions, in the order of the table's columns. "relation" is the scenes' family "spatial"."""
+
+MIRRORS = {
+    "existence": "POPE",
+    "attribute": "GQA (attribute)",
+    "relation": "GQA (relation)",
+    "counting": "MME (count)",
+    "reading": "TextVQA",
+}
+"""The published benchmark whose kind of question each family mirrors. Nothing of those benchmarks is in it."""
+
+FULL = "full"
+"""Method id of the unpruned model."""
+
+EVIDENCE_ORACLE = "evidence_oracle"
+"""Id of the control that knows the evidence: tokens by covered evidence pixels, descending, the rest by lot. It is no
+registered method, because a method may not know the answer's place."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table at one budget: a method with its parameters.
+
+    method: id of a registered method, or EVIDENCE_ORACLE. params: only what differs from the method's defaults. label:
+    the row's name for readers; two variants that differ in nothing else are the same. budget: visual tokens, counted as
+    the method's paper counts them; None for FULL.
+    """
+
+    method: str
+    params: Mapping[str, Any]
+    label: str = field(compare=False)
+    budget: int | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", dict(self.params))
+        if (self.budget is None) != (self.method == FULL):
+            raise ValueError(f"only {FULL!r} has no budget, got {self.method!r} with {self.budget!r}")
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def key(self) -> str:
+        """The same text for equal variants and only for them."""
+        return json.dumps([self.method, dict(self.params), self.budget], sort_keys=True)
+
+    @property
+    def row(self) -> str:
+        """The same text for a method with the same parameters at every budget, and only for it."""
+        return json.dumps([self.method, dict(self.params)], sort_keys=True)
+
+    @property
+    def file_name(self) -> str:
+        """Where the cache keeps it: readable in front, unmistakable behind."""
+        budget = "" if self.budget is None else f"-{self.budget}"
+        return f"{self.method}{budget}-{hashlib.sha256(self.key.encode()).hexdigest()[:12]}.jsonl"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One question under one variant.
+
+    seed, number: the scene and the index of the question in it; together they name the question. family: one of
+    FAMILIES. right: whether ``answer`` is ``expected`` but for case, outer spaces and final punctuation. kept: visual
+    tokens after the last stage, tokens that a method added included. average: visual tokens that the LLM's blocks
+    process, averaged over the blocks. evidence_recall: share of the evidence tokens (patches of which the evidence
+    covers at least a tenth) that are kept to the end, None where the question has no evidence. position_correlation:
+    Pearson's r between being kept and the position in raster order, None where all or none are kept.
+    """
+
+    seed: int
+    number: int
+    family: str
+    question: str
+    expected: str
+    answer: str
+    right: bool
+    kept: int
+    average: float
+    evidence_recall: float | None
+    position_correlation: float | None
+
+    @property
+    def id(self) -> tuple[int, int]:
+        """What pairs the same question under different variants."""
+        return self.seed, self.number
+
+
+class LeftOut(TypedDict):
+    """A variant that this model or budget does not allow; why, in a sentence."""
+
+    label: str
+    budget: int | None
+    why: str
+
+
+class About(TypedDict):
+    """What a table says beside its numbers.
+
+    scenes: how many all variants have; first_seed: of the first one. budgets: descending. seconds: what the outcomes
+    took on all workers together, measured (cached ones as they took when they were made).
+    """
+
+    command: str
+    machine: str
+    date: str
+    versions: dict[str, str]
+    model: str
+    fingerprint: str
+    n_visual: int
+    n_blocks: int
+    first_seed: int
+    scenes: int
+    budgets: list[int]
+    workers: int
+    seconds: float
+    left_out: list[LeftOut]
+
+
+@dataclass(frozen=True)
+class Header:
+    """First line of a stored file: which model, scenes and variant the outcomes behind it belong to.
+
+    fingerprint: of the weights and everything else that answers depend on. first_seed, scenes: the range of scenes.
+    seconds: what making them took.
+    """
+
+    fingerprint: str
+    first_seed: int
+    scenes: int
+    variant: Variant
+    seconds: float
+
+
+def to_lines(header: Header, outcomes: Iterable[Outcome]) -> str:
+    """Header and outcomes as JSON lines."""
+    rows = [{"format": FORMAT, **asdict(header)}, *(asdict(outcome) for outcome in outcomes)]
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def from_lines(text: str) -> tuple[Header, list[Outcome]]:
+    """Read what ``to_lines`` wrote. Raises BadInput for another format version and for anything damaged."""
+    try:
+        first, *rest = [json.loads(line) for line in text.splitlines()]
+        version = first.pop("format")
+    except (ValueError, AttributeError, KeyError) as error:
+        raise BadInput("This is no file of benchmark outcomes, or it is damaged.") from error
+    if version != FORMAT:
+        raise BadInput(f"These benchmark outcomes have format {version!r}; this tokviz reads format {FORMAT}.")
+    try:
+        variant = Variant(**first.pop("variant"))
+        return Header(variant=variant, **first), [_outcome(row) for row in rest]
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise BadInput("These benchmark outcomes are damaged.") from error
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    if set(row) != {entry.name for entry in fields(Outcome)} or row["family"] not in FAMILIES:
+        raise ValueError("not an outcome")
+    return Outcome(**row)
+
+
+def shared_questions(outcomes: Mapping[Variant, Sequence[Outcome]]) -> list[tuple[int, int]]:
+    """Ids of the questions that every variant has, ascending: what comparisons between variants rest on."""
+    ids = [{outcome.id for outcome in each} for each in outcomes.values()]
+    return sorted(set.intersection(*ids)) if ids else []
