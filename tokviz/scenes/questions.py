@@ -232,7 +232,7 @@ class QuestionMaker:
         return None
 
     def reading(self) -> SceneQuestion:
-        """ "what word is on the sign?", or number, or "what digit is handwritten?"; "none" where there is no such sign."""
+        """ "what word is on the sign?", or number, or "what digit is handwritten?"; "none" where there is none."""
         present = [sign.kind for sign in self.signs]
         # Mostly about what is there; else the answer would be "none" half of the time.
         if present and self.rng.random() < 0.88:

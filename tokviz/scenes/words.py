@@ -42,8 +42,8 @@ PLACES: tuple[tuple[str, str, str], ...] = (
 MAX_COUNT = 9
 """No question asks for a count above this."""
 
-# Disjoint seed ranges: whoever draws a scene for training must stay inside the first one. Scenes of the first two ranges
-# avoid UNSEEN_PAIRS, held-out fonts and held-out handwriting; scenes of all other seeds may show them.
+# Disjoint seed ranges: whoever draws a scene for training must stay inside the first one. Scenes of the first two
+# ranges avoid UNSEEN_PAIRS, held-out fonts and held-out handwriting; scenes of all other seeds may show them.
 TRAINING_SEEDS = range(100_000_000)
 VALIDATION_SEEDS = range(100_000_000, 110_000_000)
 HELD_OUT_SEEDS = range(200_000_000, 210_000_000)
