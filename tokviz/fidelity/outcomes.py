@@ -84,7 +84,8 @@ class Outcome:
     tokens after the last stage, tokens that a method added included. average: visual tokens that the LLM's blocks
     process, averaged over the blocks. evidence_recall: share of the evidence tokens (patches of which the evidence
     covers at least a tenth) that are kept to the end, None where the question has no evidence. position_correlation:
-    Pearson's r between being kept and the position in raster order, None where all or none are kept.
+    Pearson's r between being kept and the position in raster order, None where all or none are kept. kept_thirds: kept
+    patches in the top, middle and bottom third of the grid's rows (row * 3 // rows), None where they were not counted.
     """
 
     seed: int
@@ -98,6 +99,7 @@ class Outcome:
     average: float
     evidence_recall: float | None
     position_correlation: float | None
+    kept_thirds: list[int] | None = None
 
     @property
     def id(self) -> tuple[int, int]:
