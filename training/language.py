@@ -29,8 +29,8 @@ from training.prompts import (
     QUESTION_SHARES,
     Packed,
     choose_visible,
-    key_patches,
     pack,
+    patch_priorities,
     prefix_tokens,
     question_block,
     random_blocks,
@@ -41,9 +41,9 @@ FIRST_SEED = TRAINING_SEEDS.start + 50_000_000
 """Stage 1 uses the seeds below."""
 TEXT_LENGTH = 120
 """Tokens of questions and answers behind each picture: about 12 questions."""
-COUNTS = (160, 288, 576)
+COUNTS = (80, 160, 320, 576)
 """How many of the 576 patches a batch sees."""
-COUNT_SHARES, LATE_COUNT_SHARES = (0.65, 0.2, 0.15), (0.3, 0.25, 0.45)
+COUNT_SHARES, LATE_COUNT_SHARES = (0.3, 0.4, 0.15, 0.15), (0.2, 0.25, 0.2, 0.35)
 LATE = 0.75
 """Share of the training after which most batches see many patches."""
 REPLAY = 400
@@ -59,11 +59,11 @@ EARLY = 0.12
 
 @dataclass(frozen=True)
 class Example:
-    """A scene with its features. features: (N, D) float16; key: (N,) bool."""
+    """A scene with its features. features: (N, D) float16; priorities: (N,) int8."""
 
     scene: Scene
     features: Tensor
-    key: np.ndarray
+    priorities: np.ndarray
 
 
 class Eyes(nn.Module):
@@ -218,7 +218,7 @@ def look(eyes: Eyes, seeds: list[int]) -> list[Example]:
     """Draw scenes and run the tower on them."""
     scenes = [generate_scene(seed, questions_per_family=0) for seed in seeds]
     features = eyes(pixel_values(np.stack([scene.image for scene in scenes]))).half()
-    return [Example(s, f.clone(), key_patches(s)) for s, f in zip(scenes, features, strict=True)]
+    return [Example(s, f.clone(), patch_priorities(s)) for s, f in zip(scenes, features, strict=True)]
 
 
 @torch.no_grad()
@@ -314,7 +314,7 @@ def _step_loss(task: LanguageTask, run: nn.Module, source: Source, count: int, e
     examples, rng = source.next(), source.rng
     shares, list_share = (EARLY_SHARES, 0.6) if early else (QUESTION_SHARES, 0.06)
     packed = pack([random_blocks(e.scene, rng, TEXT_LENGTH, shares, list_share) for e in examples], TEXT_LENGTH)
-    visible = np.stack([choose_visible(e.key, count, rng) for e in examples])
+    visible = np.stack([choose_visible(e.priorities, count, rng) for e in examples])
     features = torch.stack([e.features[torch.from_numpy(v)] for e, v in zip(examples, visible, strict=True)]).float()
     positions, mask = positions_and_mask(visible, packed, rng.random(len(examples)) < 0.5)
     hidden, places, points = run(features, torch.from_numpy(packed.tokens), positions, mask)

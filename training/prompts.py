@@ -175,23 +175,25 @@ def prefix_tokens() -> list[int]:
     return [BOS, WORDS["user"]]
 
 
-def key_patches(scene: Scene) -> NDArray[np.bool_]:
-    """Patches that random dropping spares: those with a centre, or covered to a quarter by one thing.
+def patch_priorities(scene: Scene) -> NDArray[np.int8]:
+    """Which patches random dropping spares longest: 2 with a centre, 1 covered to a quarter by one thing, else 0.
+
+    So every object stays visible in few patches; else its question would teach to guess.
 
     Shape:
-        returns: (GRID * GRID,) bool.
+        returns: (GRID * GRID,) int8.
     """
     pixels = scene.owner.shape[0] // GRID
     covered = (scene.owner >= 0).reshape(GRID, pixels, GRID, pixels).mean(axis=(1, 3)).ravel() >= _KEY_COVER
-    key = covered & (patch_owners(scene, GRID) >= 0)
-    key[center_patches(scene, GRID)] = True
-    return key
+    priorities = (covered & (patch_owners(scene, GRID) >= 0)).astype(np.int8)
+    priorities[center_patches(scene, GRID)] = 2
+    return priorities
 
 
-def choose_visible(key: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`count` patches in ascending order: the key patches first, the rest at random.
+def choose_visible(priorities: NDArray[np.int8], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`count` patches in ascending order: by priority, and at random among equals.
 
     Shape:
-        key: (N,) bool; returns (count,) int64.
+        priorities: (N,) int8; returns (count,) int64.
     """
-    return np.sort(np.argsort(rng.random(len(key)) - key, kind="stable")[:count])
+    return np.sort(np.argsort(rng.random(len(priorities)) - priorities, kind="stable")[:count])
