@@ -1,7 +1,8 @@
 """Text signs: real fonts that come with matplotlib, found without importing it, and digits that people wrote.
 
 The handwritten digits are the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, UCI
-Machine Learning Repository, CC BY 4.0), as scikit-learn distributes it: 1,797 images of 8 x 8 in 17 levels.
+Machine Learning Repository, CC BY 4.0, https://doi.org/10.24432/C50P49), as scikit-learn distributes it: 1,797 images
+of 8 x 8 in 17 levels, packed by `scripts/pack_handwritten_digits.py`.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ FONT_FILES: tuple[str, ...] = (
     "DejaVuSerif-BoldItalic.ttf",
     "cmb10.ttf",
 )
+HANDWRITING_FILE = Path(__file__).with_name("handwritten_digits.npz")
 TRAINING_FONTS = 8
 """The first eight; training never sees the others."""
 _HELD_OUT_EVERY = 5
-"""Of the handwritten digits, every fifth image is held out."""
+"""Of the handwritten digits, every fifth image is held out; the same 13 people wrote both parts."""
 PLATE_STYLES: tuple[tuple[tuple[int, int, int], tuple[int, int, int]], ...] = (
     ((250, 250, 246), (20, 20, 22)),
     ((34, 52, 78), (246, 246, 240)),
@@ -58,7 +60,7 @@ def handwritten() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     Shape:
         returns: (1797, 8, 8) uint8 in 0..16, and (1797,) uint8 in 0..9.
     """
-    with np.load(Path(__file__).with_name("handwritten_digits.npz")) as stored:
+    with np.load(HANDWRITING_FILE) as stored:
         return stored["images"], stored["labels"]
 
 
