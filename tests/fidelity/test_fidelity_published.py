@@ -1,0 +1,116 @@
+"""The papers' numbers as transcribed, and the comparison of rankings on made-up results."""
+
+import math
+
+import pytest
+
+from tokviz.fidelity import published
+from tokviz.fidelity.outcomes import FAMILIES
+from tokviz.fidelity.published import SETTINGS, SOURCES, Ours
+
+PRINTED = [(source, row) for source in SOURCES for row in source.rows if row.average is not None]
+
+
+@pytest.mark.parametrize(("source", "row"), PRINTED, ids=[f"{s.name}-{r.method}-{r.budget}" for s, r in PRINTED])
+def test_printed_averages_are_the_means_of_the_printed_scores(source, row):
+    """A digit read wrongly would show here."""
+    ratios = source.ratios(row).values()
+    assert sum(ratios) / len(ratios) == pytest.approx(row.average, abs=0.06)
+
+
+def test_every_method_has_every_published_budget_and_a_word_on_its_setting():
+    for source in SOURCES:
+        methods = {row.method for row in source.rows}
+        assert {(row.method, row.budget) for row in source.rows} == {(m, b) for m in methods for b in (192, 128, 64)}
+        assert methods <= set(SETTINGS)
+        assert all(set(row.scores) <= set(source.unpruned) for row in source.rows)
+    assert published.budgets() == [192, 128, 64]
+
+
+def test_adaptvtp_prints_no_average_so_it_is_computed_and_its_rescaled_rows_are_left_out():
+    source = next(source for source in SOURCES if source.name == "AdaptVTP")
+    assert source.column is None and {row.method for row in source.rows} == {"divprune", "adaptvtp"}
+    row = next(row for row in source.rows if (row.method, row.budget) == ("adaptvtp", 64))
+    by_hand = (16.36 / 18.2 + 1.02 / 1.1 + 61.34 / 64.09 + 1359.12 / 1508.24 + 36.11 / 36.33) / 10
+    by_hand += (0.98 / 1.06 + 29 / 31.3 + 49.37 / 53.44 + 95.01 / 93.86 + 41.45 / 46.11) / 10
+    assert source.average(row) == pytest.approx(100 * by_hand)
+
+
+@pytest.mark.parametrize(
+    ("budget", "n_visual", "same"), [(64, 576, 64), (32, 576, None), (16, 144, 64), (48, 144, 192), (65, 577, None)]
+)
+def test_budgets_compare_at_the_same_share_of_tokens(budget, n_visual, same):
+    assert published.published_budget(budget, n_visual) == same
+
+
+def results(**means):
+    """Method -> budget -> our numbers, from {method: (at 192, at 64)}."""
+    return {
+        m: {b: Ours(v, dict.fromkeys(FAMILIES, v)) for b, v in zip((192, 64), v2, strict=True)}
+        for m, v2 in means.items()
+    }
+
+
+def test_a_ranking_like_the_papers_agrees_wholly():
+    ours = results(tome=(50, 20), fastv=(55, 30), sparsevlm=(60, 42), pdrop=(61, 41), visionzip=(62, 50), apet=(70, 60))
+    compared = published.compare(ours)
+    assert [at["budget"] for at in compared["budgets"]] == [192, 64]
+    apet = compared["budgets"][1]["sources"][0]
+    assert (apet["source"], apet["n"], apet["rho"]) == ("ApET", 6, pytest.approx(1))
+    assert apet["p"] == pytest.approx(2 / math.factorial(6)) and apet["farthest"] == []
+    assert [row["method"] for row in apet["methods"]][:2] == ["apet", "visionzip"]
+
+
+def test_the_method_out_of_place_is_named_with_both_ranks():
+    ours = results(tome=(99, 99), fastv=(55, 30), sparsevlm=(60, 42), pdrop=(61, 41), visionzip=(62, 50), apet=(70, 60))
+    apet = published.compare(ours)["budgets"][1]["sources"][0]
+    assert apet["farthest"] == ["tome"] and apet["largest_gap"] == 5
+    tome = next(row for row in apet["methods"] if row["method"] == "tome")
+    assert (tome["our_rank"], tome["published_rank"], tome["published"]) == (1, 6, 70.1)
+    # d = 1, 1, 1, 1, 1, 5 -> 1 - 6 * 30 / (6 * 35)
+    assert apet["rho"] == pytest.approx(1 - 180 / 210)
+
+
+def test_a_method_that_two_papers_print_differently_keeps_both_and_counts_once_together():
+    compared = published.compare(results(fastv=(80, 70), visionzip=(90, 80), divprune=(85, 75)))
+    at = compared["budgets"][1]
+    each = [{row["method"]: row["published"] for row in source["methods"]} for source in at["sources"]]
+    assert (each[0]["fastv"], each[1]["fastv"]) == (76.7, 57.35)
+    together = {row["method"]: row["published"] for row in at["together"]["methods"]}
+    assert together["fastv"] == pytest.approx((76.7 + 57.35) / 2) and at["together"]["n"] == 3
+    assert "divprune" in together and "divprune" not in each[0]
+
+
+def test_falls_stand_beside_each_other():
+    falls = published.compare(results(fastv=(90, 60), visionzip=(90, 80), vispruner=(1, 2)))["falls"]
+    assert (falls["from"], falls["to"], falls["n"]) == (192, 64, 2)
+    rows = {(row["method"], row["source"]): (row["ours"], row["published"]) for row in falls["methods"]}
+    assert rows["fastv", "ApET"] == (30, pytest.approx(90.4 - 76.7))
+    assert rows["fastv", "Polymorphic"] == (30, pytest.approx(89.65 - 57.35))
+    assert rows["visionzip", "ApET"] == (10, pytest.approx(97.8 - 92.7))
+    assert all(method != "vispruner" for method, _ in rows)
+
+
+def test_families_are_compared_with_the_benchmark_they_mirror():
+    ours = results(tome=(50, 20), fastv=(55, 30), sparsevlm=(60, 40), visionzip=(62, 50), apet=(70, 60))
+    pope = dict(zip(ours, (52.5, 48.0, 75.1, 77.0, 84.4), strict=True))
+    for method, score in pope.items():
+        old = ours[method][64]
+        ours[method][64] = Ours(old.retention, {**old.families, "existence": 100 - score})
+    mirrored = published.compare(ours)["mirrored"]
+    found = {(m["budget"], m["source"], m["benchmark"]): m for m in mirrored}
+    assert found[64, "ApET", "POPE"]["rho"] == pytest.approx(-1)
+    assert found[64, "ApET", "GQA"]["families"] == ["attribute", "relation"]
+    assert (192, "AdaptVTP", "POPE") not in found
+
+
+def test_undefined_results_are_left_out_of_rankings():
+    ours = results(fastv=(80, math.nan), visionzip=(90, 80), apet=(95, 85))
+    at = published.compare(ours)["budgets"][1]["sources"][0]
+    assert at["n"] == 2 and [row["method"] for row in at["methods"]] == ["apet", "visionzip"]
+
+
+def test_methods_without_a_printed_row_are_named():
+    compared = published.compare(results(random=(1, 1), apet=(2, 2), full=(3, 3)))
+    assert compared["not_compared"] == ["random"]
+    assert set(compared["settings"]) == {"apet"}
