@@ -18,6 +18,19 @@ def vlm():
 
 
 @pytest.fixture(scope="session")
+def n_tokens(vlm):
+    """How many visual tokens the embedded model makes of a picture."""
+    vision = vlm.model.config.vision_config
+    return (vision.image_size // vision.patch_size) ** 2
+
+
+@pytest.fixture(scope="session")
+def budget(n_tokens):
+    """The smallest budget of most papers' tables: 64 of 576, a ninth."""
+    return n_tokens // 9
+
+
+@pytest.fixture(scope="session")
 def scene():
     """A held-out scene."""
     from tokviz.scenes import HELD_OUT_SEEDS, generate_scene

@@ -3,7 +3,7 @@
 Example:
     >>> import tokviz
     >>> vlm = tokviz.load()
-    >>> comparison = tokviz.compare(vlm, "scene.png", "what color is the star?", methods=["apet", "random"], budget=16)
+    >>> comparison = tokviz.compare(vlm, "scene.png", "what color is the star?", methods=["apet", "random"], budget=64)
     >>> print(comparison.run("apet").answer)
 """
 

@@ -74,7 +74,7 @@ def compare(
 
     Raises BadInput with one sentence. A method that cannot run on this model yields a Run with ``error`` instead.
     Example:
-        >>> compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=16, expected="red")
+        >>> compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=64, expected="red")
     """
     for event in compare_events(vlm, image, question, methods=methods, budget=budget, **options):
         last = event.comparison
