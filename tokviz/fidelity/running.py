@@ -1,0 +1,203 @@
+"""Carry out variants on encoded scenes: many questions per forward pass, through the engine's own paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator
+
+from ..engine import Choose, Prompt, StageEvent, pruning, shorten
+from ..lane import planning_info
+from ..measures import normalised
+from ..models.loading import VisionLanguageModel
+from ..pruners import get
+from ..records import TokenGrid
+from ..scenes import DEFAULT_SIZE
+from ..types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_block
+from .oracle import keep_evidence, oracle_schedule
+from .outcomes import EVIDENCE_ORACLE, Outcome, Variant
+from .prompts import EncodedPicture, encode_picture, joined, with_text
+from .questions import Case, ScenePicture, scene_picture
+
+MAX_NEW_TOKENS = 4
+"""Right answers have at most two words and an end; what has not ended by now is wrong."""
+
+_READS_THE_TEXT = {"text_features", "question_features", "llm_input", "clip_relevance"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A variant, planned for one model.
+
+    once: leading stages that come out the same for every question about a picture. guided: further stages before the
+    LLM. inside: stages inside it.
+    """
+
+    variant: Variant
+    schedule: Schedule
+    params: Params
+    once: tuple[Stage, ...]
+    guided: tuple[Stage, ...]
+    inside: tuple[Stage, ...]
+
+    @property
+    def needs(self) -> set[Need]:
+        """Signals that its stages ask for."""
+        return {need for stage in self.schedule.stages for need in stage.needs}
+
+
+def benchmark_grid(vlm: VisionLanguageModel) -> TokenGrid:
+    """Geometry of the benchmark's pictures for this model."""
+    return vlm.family.grid(vlm.model, vlm.processor, DEFAULT_SIZE, {})
+
+
+def recipe(vlm: VisionLanguageModel, grid: TokenGrid, variant: Variant) -> Recipe:
+    """Plan a variant. Raises BadInput when the model or the budget does not allow it, saying why."""
+    budget = Budget(grid.n_tokens if variant.budget is None else variant.budget)
+    if variant.method == EVIDENCE_ORACLE:
+        params: Params = {}
+        schedule = oracle_schedule(budget)
+    else:
+        pruner = get(variant.method)
+        params = pruner.complete(variant.params)
+        schedule = pruner.schedule(budget, planning_info(vlm, grid), params)
+    before = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
+    inside = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
+    n_once = 0 if variant.method == EVIDENCE_ORACLE else _asks_nothing(before)
+    return Recipe(variant, schedule, params, before[:n_once], before[n_once:], inside)
+
+
+def _asks_nothing(stages: Sequence[Stage]) -> int:
+    """How many leading stages do not listen to the question."""
+    listens = [any(need.kind in _READS_THE_TEXT for need in stage.needs) for stage in stages]
+    first = listens.index(True) if True in listens else len(stages)
+    # A second call of ``shorten`` starts from unmerged encoder features; stages of one site must not be torn apart.
+    return 0 if any(stage.site == "encoder" for stage in stages[first:]) else first
+
+
+@dataclass(frozen=True)
+class EncodedScene:
+    """A scene with questions, encoded once."""
+
+    seed: int
+    cases: tuple[Case, ...]
+    picture: EncodedPicture
+
+
+@torch.inference_mode()
+def encode_scenes(
+    vlm: VisionLanguageModel, grid: TokenGrid, seeds: Sequence[int], needs: set[Need]
+) -> list[EncodedScene]:
+    """Draw and encode the scenes of ``seeds`` that can be asked about."""
+    drawn: list[ScenePicture] = [scene_picture(seed, grid) for seed in seeds]
+    return [
+        EncodedScene(
+            scene.seed,
+            scene.cases,
+            encode_picture(vlm, grid, scene.image, [case.question for case in scene.cases], needs),
+        )
+        for scene in drawn
+        if scene.cases
+    ]
+
+
+@dataclass
+class _Row:
+    """One question on its way through a variant."""
+
+    case: Case
+    prompt: Prompt
+    generator: Generator
+    events: list[StageEvent]
+
+
+@torch.inference_mode()
+def run_variant(
+    vlm: VisionLanguageModel, grid: TokenGrid, plan: Recipe, scenes: Sequence[EncodedScene]
+) -> list[Outcome]:
+    """Answer every question of ``scenes`` under one variant, as one batch.
+
+    Everything random is drawn per question from a generator seeded with the scene's seed: what ``tokviz.compare`` does
+    with ``seed=`` that seed.
+    """
+    rows = [row for scene in scenes for row in _rows(vlm, plan, scene)]
+    if not rows:
+        return []
+    choose = _choose(plan, rows)
+    prompt = joined([row.prompt for row in rows])
+    prompt, guided = shorten(vlm.model, vlm.family, prompt, plan.guided, choose)
+    context = pruning(vlm.model, vlm.family, plan.inside, choose, prompt=prompt) if plan.inside else nullcontext()
+    with context as trace:
+        made = vlm.model.generate(
+            **prompt.generate_inputs(), max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1
+        )
+    answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
+    inside = [[] for _ in rows] if trace is None else trace.rows
+    return [
+        _outcome(row.case, answer.strip(), [*row.events, *before, *late], grid.n_tokens, vlm.record.n_blocks)
+        for row, answer, before, late in zip(rows, answers, guided, inside, strict=True)
+    ]
+
+
+def _rows(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> list[_Row]:
+    """The scene's questions, behind the stages that are the same for all of them."""
+    generator = Generator().manual_seed(scene.seed)
+
+    def choose(stage: Stage, signals: Signals, row: int) -> Selection:
+        return stage.select(signals, stage.keep, plan.params, generator)
+
+    short, events = shorten(vlm.model, vlm.family, scene.picture.prompt, plan.once, choose)
+    state = generator.get_state()
+    rows = []
+    for case, text in zip(scene.cases, scene.picture.texts, strict=True):
+        mine = Generator()
+        mine.set_state(state)
+        rows.append(_Row(case, with_text(short, text), mine, events[0]))
+    return rows
+
+
+def _choose(plan: Recipe, rows: Sequence[_Row]) -> Choose:
+    def choose(stage: Stage, signals: Signals, row: int) -> Selection:
+        if plan.variant.method == EVIDENCE_ORACLE:
+            assert stage.keep is not None
+            return keep_evidence(rows[row].case.cover, stage.keep, rows[row].generator)
+        return stage.select(signals, stage.keep, plan.params, rows[row].generator)
+
+    return choose
+
+
+def _outcome(case: Case, answer: str, events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> Outcome:
+    counts = [(event.stage.site, len(event.sequence)) for event in events]
+    per_block = tokens_per_block(n_visual, n_blocks, counts)
+    kept = np.ones(n_visual, dtype=bool)
+    if events:
+        kept[:] = False
+        kept[events[-1].kept.numpy()] = True
+    evidence = list(case.evidence)
+    return Outcome(
+        seed=case.seed,
+        number=case.number,
+        family=case.family,
+        question=case.question,
+        expected=case.expected,
+        answer=answer,
+        right=normalised(answer) == normalised(case.expected),
+        kept=counts[-1][1] if counts else n_visual,
+        average=sum(per_block) / len(per_block),
+        evidence_recall=float(kept[evidence].mean()) if evidence else None,
+        position_correlation=position_correlation(kept),
+    )
+
+
+def position_correlation(kept: np.ndarray) -> float | None:
+    """Pearson's r (point-biserial) between being kept and the position in raster order; None when all or none are.
+
+    Shape: kept ``(N,)`` bool.
+    """
+    if kept.all() or not kept.any():
+        return None
+    return round(float(np.corrcoef(kept.astype(np.float64), np.arange(len(kept)))[0, 1]), 6)
