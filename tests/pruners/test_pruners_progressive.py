@@ -266,12 +266,12 @@ def plain_run(vlm, prompt, planned, method, reindex):
 
 
 @pytest.mark.parametrize(("method", "reindex"), [("pdrop", True), ("v2drop", False)])
-@pytest.mark.parametrize(("tokens", "counted_as"), [(48, "published"), (36, "final")])
-def test_a_run_keeps_what_a_plain_loop_keeps(vlm, scene, scene_image, method, reindex, tokens, counted_as):
-    question = scene.questions[0].text
+@pytest.mark.parametrize(("share", "counted_as"), [(3, "published"), (4, "final")])
+def test_a_run_keeps_what_a_plain_loop_keeps(vlm, scene, scene_image, n_tokens, method, reindex, share, counted_as):
+    question, tokens = scene.questions[0].text, n_tokens // share
     comparison = tokviz.compare(vlm, scene_image, question, [method], tokens, budget_as=counted_as, max_new_tokens=1)
     run = comparison.run(method)
-    planned = stages(plan(method, tokens, counted_as, TINY))
+    planned = stages(plan(method, tokens, counted_as, PlanningInfo(n_tokens, vlm.record.n_blocks)))
     assert [(stage.site, len(stage.kept)) for stage in run.stages] == planned
     inputs, _ = model_inputs(vlm, scene_image, question)
     prompt = encode(vlm.model, vlm.family, inputs, ())

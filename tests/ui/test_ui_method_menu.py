@@ -18,7 +18,8 @@ from tokviz.ui.method_menu import families, menu_value, missing_by_method, offer
 from tokviz.ui.payload import UNPRUNED
 
 PRUNERS = tokviz.methods()
-EMBEDDED = PlanningInfo(n_visual=144, n_blocks=8, has_cls=True, vision_blocks=5)
+N_TOKENS = json.loads((embedded_folder() / "config.json").read_text())["image_seq_length"]
+EMBEDDED = PlanningInfo(n_visual=N_TOKENS, n_blocks=8, has_cls=True, vision_blocks=5)
 
 
 def no_stages(budget, info, params) -> Schedule:
