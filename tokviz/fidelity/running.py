@@ -20,6 +20,7 @@ from ..scenes import DEFAULT_SIZE
 from ..types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_block
 from .oracle import keep_evidence, oracle_schedule
 from .outcomes import EVIDENCE_ORACLE, Outcome, Variant
+from .placement import position_correlation, thirds
 from .prompts import EncodedPicture, encode_picture, joined, with_text
 from .questions import Case, ScenePicture, scene_picture
 
@@ -138,7 +139,7 @@ def run_variant(
     answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
     inside = [[] for _ in rows] if trace is None else trace.rows
     return [
-        _outcome(row.case, answer.strip(), [*row.events, *before, *late], grid.n_tokens, vlm.record.n_blocks)
+        _outcome(row.case, answer.strip(), [*row.events, *before, *late], grid, vlm.record.n_blocks)
         for row, answer, before, late in zip(rows, answers, guided, inside, strict=True)
     ]
 
@@ -170,7 +171,8 @@ def _choose(plan: Recipe, rows: Sequence[_Row]) -> Choose:
     return choose
 
 
-def _outcome(case: Case, answer: str, events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> Outcome:
+def _outcome(case: Case, answer: str, events: Sequence[StageEvent], grid: TokenGrid, n_blocks: int) -> Outcome:
+    n_visual = grid.n_tokens
     counts = [(event.stage.site, len(event.sequence)) for event in events]
     per_block = tokens_per_block(n_visual, n_blocks, counts)
     kept = np.ones(n_visual, dtype=bool)
@@ -190,14 +192,5 @@ def _outcome(case: Case, answer: str, events: Sequence[StageEvent], n_visual: in
         average=sum(per_block) / len(per_block),
         evidence_recall=float(kept[evidence].mean()) if evidence else None,
         position_correlation=position_correlation(kept),
+        kept_thirds=thirds(kept, grid.row),
     )
-
-
-def position_correlation(kept: np.ndarray) -> float | None:
-    """Pearson's r (point-biserial) between being kept and the position in raster order; None when all or none are.
-
-    Shape: kept ``(N,)`` bool.
-    """
-    if kept.all() or not kept.any():
-        return None
-    return round(float(np.corrcoef(kept.astype(np.float64), np.arange(len(kept)))[0, 1]), 6)
