@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator
 
 from ..engine import Choose, Prompt, StageEvent, pruning, shorten
@@ -116,10 +117,25 @@ class _Row:
     events: list[StageEvent]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What one question came to under one variant.
+
+    Shape: kept ``(N,)`` bool, the visual tokens alive behind the last stage; per_block ``L`` ints, visual tokens that
+    each block processes. final: visual tokens behind the last stage. Both counts hold tokens that a stage added.
+    """
+
+    case: Case
+    answer: str
+    kept: NDArray[np.bool_]
+    per_block: list[int]
+    final: int
+
+
 @torch.inference_mode()
-def run_variant(
+def answer_variant(
     vlm: VisionLanguageModel, grid: TokenGrid, plan: Recipe, scenes: Sequence[EncodedScene]
-) -> list[Outcome]:
+) -> list[Answered]:
     """Answer every question of ``scenes`` under one variant, as one batch.
 
     Everything random is drawn per question from a generator seeded with the scene's seed: what ``tokviz.compare`` does
@@ -137,11 +153,18 @@ def run_variant(
             **prompt.generate_inputs(), max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1
         )
     answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
-    inside = [[] for _ in rows] if trace is None else trace.rows
+    inside: Sequence[list[StageEvent]] = [[] for _ in rows] if trace is None else trace.rows
     return [
-        _outcome(row.case, answer.strip(), [*row.events, *before, *late], grid, vlm.record.n_blocks)
+        _answered(row.case, answer.strip(), [*row.events, *before, *late], grid.n_tokens, vlm.record.n_blocks)
         for row, answer, before, late in zip(rows, answers, guided, inside, strict=True)
     ]
+
+
+def run_variant(
+    vlm: VisionLanguageModel, grid: TokenGrid, plan: Recipe, scenes: Sequence[EncodedScene]
+) -> list[Outcome]:
+    """The outcomes of every question of ``scenes`` under one variant, scene by scene."""
+    return [outcome(answered, grid) for answered in answer_variant(vlm, grid, plan, scenes)]
 
 
 def _rows(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> list[_Row]:
@@ -171,26 +194,30 @@ def _choose(plan: Recipe, rows: Sequence[_Row]) -> Choose:
     return choose
 
 
-def _outcome(case: Case, answer: str, events: Sequence[StageEvent], grid: TokenGrid, n_blocks: int) -> Outcome:
-    n_visual = grid.n_tokens
+def _answered(case: Case, answer: str, events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> Answered:
     counts = [(event.stage.site, len(event.sequence)) for event in events]
-    per_block = tokens_per_block(n_visual, n_blocks, counts)
-    kept = np.ones(n_visual, dtype=bool)
+    kept = np.full(n_visual, not events)
     if events:
-        kept[:] = False
         kept[events[-1].kept.numpy()] = True
-    evidence = list(case.evidence)
+    return Answered(
+        case, answer, kept, tokens_per_block(n_visual, n_blocks, counts), counts[-1][1] if counts else n_visual
+    )
+
+
+def outcome(answered: Answered, grid: TokenGrid) -> Outcome:
+    """The numbers that are stored."""
+    case, evidence = answered.case, list(answered.case.evidence)
     return Outcome(
         seed=case.seed,
         number=case.number,
         family=case.family,
         question=case.question,
         expected=case.expected,
-        answer=answer,
-        right=normalised(answer) == normalised(case.expected),
-        kept=counts[-1][1] if counts else n_visual,
-        average=sum(per_block) / len(per_block),
-        evidence_recall=float(kept[evidence].mean()) if evidence else None,
-        position_correlation=position_correlation(kept),
-        kept_thirds=thirds(kept, grid.row),
+        answer=answered.answer,
+        right=normalised(answered.answer) == normalised(case.expected),
+        kept=answered.final,
+        average=sum(answered.per_block) / len(answered.per_block),
+        evidence_recall=float(answered.kept[evidence].mean()) if evidence else None,
+        position_correlation=position_correlation(answered.kept),
+        kept_thirds=thirds(answered.kept, grid.row),
     )
