@@ -218,9 +218,12 @@ def _about(
     left_out: list[LeftOut],
     finished: Complete,
 ) -> About:
+    from ..fidelity.describing import describe
     from ..fidelity.machine import machine, versions
     from ..fidelity.outcomes import About
     from ..fidelity.questions import first_seed
+    from ..fidelity.running import benchmark_grid
+    from ..lane import planning_info
 
     return About(
         command=_command(arguments),
@@ -237,6 +240,7 @@ def _about(
         workers=arguments.workers,
         seconds=round(finished.seconds, 1),
         left_out=left_out,
+        methods=describe(variants, planning_info(vlm, benchmark_grid(vlm))),
     )
 
 
