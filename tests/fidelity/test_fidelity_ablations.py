@@ -295,6 +295,14 @@ def test_the_documents_are_written_and_agree(tmp_path):
                    for a in stored["ablations"] for verdict in a["settings"])  # fmt: skip
     assert f"Of {compared} comparisons that the papers have: agree 0, disagree 0, differ only here 0" in text
     assert f"had no effect here {compared}." in text  # every variant was given the same outcomes
+    assert "| K = 2.5 | 56.54 / 41.69 / 1755.58 / 82.75 / 93.12 | 93.1 | +0.2 |" in text
+    fastv, *_, truth = stored["positions"]
+    assert (fastv["name"], fastv["verdict"], fastv["difference"]) == (
+        "fastv", "no difference that these scenes could show", {"value": 0.0, "low": 0.0, "high": 0.0},
+    )  # fmt: skip
+    assert fastv["bottom"]["value"] == 37.5  # 24 of 64
+    assert (truth["by"], truth["undefined"]) == ("truth", 0)
+    assert "no difference that these scenes could show: fastv, sparsevlm, pdrop" in text
 
 
 def test_tables_have_as_many_cells_in_every_row(tmp_path):

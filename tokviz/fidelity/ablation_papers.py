@@ -110,6 +110,7 @@ APET_SAMPLING = Ablation(
         Setting("random", variant("apet", 64, sampling="random"), (55.7, 82.5, 1634)),
     ),
     claim="FPS and DPC are both competitive, and even a random basis holds up; FPS was chosen because it is cheaper.",
+    notes=("By lot means one draw per question here, seeded by the scene; the paper does not say how many it made.",),
 )
 
 APET_BASIS = Ablation(

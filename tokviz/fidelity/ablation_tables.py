@@ -87,6 +87,7 @@ def _overview(report: Report) -> str:
         )
     )
     lines = [f"- {found.ablation.title}. {cell(found.sentence)}" for found in report.ablations]
+    lines += [f"- Position bias. {_position_sentence(report.positions)}"]
     return "\n".join([f"## In short\n\nOf {len(verdicts)} comparisons that the papers have: {counts}.\n", *lines])
 
 
@@ -180,6 +181,8 @@ def _position_bias(rows: Sequence[Leaning], n_visual: int) -> str:
     return f"""\
 {title}
 
+{_position_sentence(rows)}
+
 The papers' claim, for which none of them prints a number:
 
 {claims}
@@ -194,9 +197,7 @@ It cannot reach 1: for {BUDGET} of {n_visual} tokens the most is {largest_correl
 - Objects and signs are placed uniformly over the picture, so the truth has no side; the row *the evidence itself* \
 measures it. A lean here is the method's or the model's own.
 - The claim is about attention inside the LLM. [CLS] attention stands in the vision tower, which is not \
-causal.
-
-{_position_sentence(rows)}"""
+causal."""
 
 
 def _fine(estimated: Mapping[str, float]) -> str:
@@ -211,17 +212,23 @@ def _position_sentence(rows: Sequence[Leaning]) -> str:
     by_verdict: dict[str, list[str]] = {}
     for row in late:
         by_verdict.setdefault(agreement(row), []).append(row.name)
-    told = "; ".join(f"{verdict}: {', '.join(found)}" for verdict, found in by_verdict.items())
-    sides = "; ".join(f"{row.name} {_side(row.lean)}" for row in rows if row.by not in ("control", "truth"))
+    by_side: dict[str, list[str]] = {}
+    for row in rows:
+        if row.by not in ("control", "truth"):
+            by_side.setdefault(_side(row.lean), []).append(row.name)
     return (
-        f"Methods that rank by attention in the LLM lean later than approximation error, as the papers claim? {told}. "
-        f"Each by itself: {sides}."
+        "Do methods that rank by attention in the LLM keep later tokens than approximation error does, as the papers "
+        f"claim? {_grouped(by_verdict)}. Each by itself: {_grouped(by_side)}."
     )
+
+
+def _grouped(found: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{words}: {', '.join(members)}" for words, members in found.items())
 
 
 def _side(lean: Mapping[str, float]) -> str:
     if not lean["low"] <= lean["high"]:
         return "undefined"
     if lean["low"] > 0:
-        return "leans late"
-    return "leans early" if lean["high"] < 0 else "leans to no side that these scenes could show"
+        return "late"
+    return "early" if lean["high"] < 0 else "no side that these scenes could show"
