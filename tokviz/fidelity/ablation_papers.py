@@ -110,7 +110,7 @@ APET_SAMPLING = Ablation(
         Setting("random", variant("apet", 64, sampling="random"), (55.7, 82.5, 1634)),
     ),
     claim="FPS and DPC are both competitive, and even a random basis holds up; FPS was chosen because it is cheaper.",
-    notes=("By lot means one draw per question here, seeded by the scene; the paper does not say how many it made.",),
+    notes=("By lot means drawn from a generator seeded by the scene; the paper does not say how many draws it made.",),
 )
 
 APET_BASIS = Ablation(
