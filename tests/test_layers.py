@@ -28,7 +28,6 @@ ABSENT = {
     "tokviz.fidelity.statistics": {"torch", "gradio", "transformers"},
     "tokviz.fidelity.separation": {"torch", "gradio", "transformers"},
     "tokviz.fidelity.published": {"torch", "gradio", "transformers"},
-    "tokviz.fidelity.tables": {"torch", "gradio", "transformers"},
     "tokviz.fidelity.ablations": {"torch", "gradio", "transformers"},
     "tokviz.cli": {"torch", "gradio", "transformers"},
     "tokviz.ui.build": {"transformers", "tokviz.engine", "tokviz.models.loading"},
