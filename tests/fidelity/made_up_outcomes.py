@@ -71,7 +71,7 @@ def _outcome(variant, scene, number, family, right, i):
         seed=5_000_000 + scene,
         number=number,
         family=family,
-        question=f"{family} {number}?",
+        question=f"what {family} is {number}?",
         expected=expected,
         answer=expected if right else other,
         right=right,

@@ -18,7 +18,7 @@ from tokviz.fidelity.describing import describe, where
 from tokviz.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Variant
 from tokviz.fidelity.pages import accuracy_tables
 from tokviz.fidelity.statistics import mcnemar
-from tokviz.fidelity.summary import summarise
+from tokviz.fidelity.summary import most_frequent, summarise
 from tokviz.names import VisionBlock
 from tokviz.types import PlanningInfo
 
@@ -99,7 +99,7 @@ def test_the_benchmark_with_known_skills_is_judged_as_it_was_made(document):
     together = document["published"]["budgets"][-1]["together"]
     assert together["n"] == 9 and together["rho"] > 0.6
     first, second, third = conclusions(document)
-    assert "Apet" in first and "separates holds" in first
+    assert "Apet" in first and "beyond their intervals holds" in first
     assert "within error holds" in second or "within error does not hold" in second
     assert "claims nothing" in third
 
@@ -109,7 +109,7 @@ def test_conclusions_turn_with_the_numbers():
     document = summarise(outcomes(skills=turned), about(), resamples=200)
     first, second, _ = conclusions(document)
     assert "Fastervlm) of the unpruned accuracy" in first and "(Apet) to" in first
-    assert "within error does not hold" in second and "every budget does not hold" in second
+    assert "within error does not hold" in second and "at every budget does not hold" in second
     assert document["separation"]["fall"]["violations"][0]["label"] == "Apet"
 
 
@@ -180,10 +180,23 @@ def test_best_and_second_best_are_marked_and_controls_are_not(document):
 
 
 def test_blind_baselines_stand_below_the_unpruned_model(made):
-    blind = {"no picture": {"existence": 0.5, "reading": 0.031}}
-    table = accuracy_tables(summarise(made, about(blind=blind), resamples=50))[1]
-    last = table.splitlines()[-1]
-    assert last.startswith("| no picture | blind | 50.0 | – | – | – | 3.1 |")
+    blind = {"Grey picture": {"existence": 0.5, "reading": 0.031}}
+    document = summarise(made, about(blind=blind), resamples=50)
+    most_frequent, grey = accuracy_tables(document)[1].splitlines()[-2:]
+    assert grey.startswith("| Grey picture | no picture | 50.0 | – | – | – | 3.1 | – | – |")
+    # Half of the made-up questions of each family expect the first answer, half the second.
+    assert most_frequent.startswith("| Most frequent answer | no picture | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | – |")
+    full = row(document, FULL, None)["accuracy"]
+    kept = [50 / full[family]["value"] for family in FAMILIES]
+    assert document["blind"]["Most frequent answer"]["mean_retention"] == pytest.approx(sum(kept) / 5)
+    assert document["blind"]["Grey picture"]["mean_retention"] is None
+
+
+def test_the_most_frequent_answer_is_known_per_kind_of_question(made):
+    base = next(iter(made.values()))[0]
+    asked = [("what color is the star?", "red")] * 3 + [("what color is it?", "blue")] + [("what size is it?", "big")]
+    questions = [replace(base, family="attribute", question=q, expected=e) for q, e in asked]
+    assert most_frequent(questions) == {"attribute": 4 / 5}
 
 
 def test_only_shared_questions_count(made):
@@ -197,7 +210,7 @@ def test_a_family_that_the_unpruned_model_cannot_answer_is_left_out_and_named(ma
     def without_reading(own):
         return [replace(o, right=False, answer="?") if o.family == "reading" else o for o in own]
 
-    made = {v: without_reading(own) if v.method == FULL else own for v, own in made.items()}
+    made = {v: without_reading(own) if v.method == FULL else own for v, own in made.items() if v.method != "tome"}
     document = summarise(made, about(), resamples=50)
     apet = row(document, "apet", 64)
     assert document["families_left_out"] == ["reading"] and apet["retention"]["reading"]["value"] is None
@@ -205,7 +218,17 @@ def test_a_family_that_the_unpruned_model_cannot_answer_is_left_out_and_named(ma
     assert apet["mean_retention"]["value"] == pytest.approx(sum(others) / 4)
     page = tables.full_page(document)
     assert "answers no question right of: reading" in page and not re.search(r"\bnan\b|None", page)
-    assert chart_bytes(document, "svg")
+
+
+def test_a_family_in_which_the_unpruned_model_only_guesses_is_named(made):
+    def guessing(own):
+        return [replace(o, right=i % 2 == 0) if o.family == "counting" else o for i, o in enumerate(own)]
+
+    document = summarise(
+        {v: guessing(own) if v.method == FULL else own for v, own in made.items()}, about(), resamples=50
+    )
+    assert document["families_at_chance"] == ["counting"]
+    assert "most frequent answer beyond error in: counting" in tables.full_page(document)
 
 
 def test_what_cannot_be_compared_is_refused(made):
@@ -241,7 +264,9 @@ def test_variants_of_one_method_keep_their_own_rows(made):
     assert any(r["label"] == "ApET, M = 6" and r["params"] == {"m": 6} for r in document["rows"])
 
 
-def test_charts_are_pictures_and_repeatable(document):
+def test_charts_are_pictures_and_repeatable(made):
+    few = {v: own for v, own in made.items() if v.method in (FULL, "random", "apet", "fastv")}
+    document = summarise(few, about(), resamples=50)
     png, svg = chart_bytes(document, "png"), chart_bytes(document, "svg")
     assert png.startswith(b"\x89PNG") and svg.lstrip().startswith(b"<?xml")
     assert chart_bytes(document, "svg") == svg

@@ -59,7 +59,14 @@ def _separates(document: Mapping[str, Any]) -> str:
     text += f"({rows[-1]['label']}) to {_kept(rows[0])} ({rows[0]['label']}) of the unpruned accuracy, as the mean "
     text += "over the families"
     controls = [_control(document, method, budget) for method in ("random", "uniform", EVIDENCE_ORACLE)]
-    text += "".join(f"; {row['label']} {_kept(row)}" for row in controls if row is not None) + ". "
+    text += "".join(f"; {row['label']} {_kept(row)}" for row in controls if row is not None)
+    text += (
+        "".join(
+            f"; {name.lower()} without the picture {number(own['mean_retention'])}%"
+            for name, own in document["blind"].items()
+        )
+        + ". "
+    )
     tested = [(row, row["against"].get("random")) for row in rows]
     better = [row["label"] for row, test in tested if test and test["p_holm"] < ALPHA and _wins(test)]
     worse = [row["label"] for row, test in tested if test and test["p_holm"] < ALPHA and not _wins(test)]
@@ -78,7 +85,9 @@ def _separates(document: Mapping[str, Any]) -> str:
         )
         text += f"on average: {names(more)}. "
     spread = document["separation"]["spread"]
-    return text + (f"That the benchmark separates {verdict(spread['holds'])}." if spread else "")
+    return text + (
+        f"The demand that methods separate beyond their intervals {verdict(spread['holds'])}." if spread else ""
+    )
 
 
 def _wins(test: Mapping[str, Any]) -> bool:
@@ -101,7 +110,7 @@ def _falls(document: Mapping[str, Any]) -> str:
     text = f"**With the budget** the mean over the methods that ran goes {falling} of {n_visual} tokens. "
     fall, oracle = document["separation"]["fall"], document["separation"]["oracle"]
     if fall["compared"]:
-        text += f"That every method falls with the budget within error {verdict(fall['holds'])} "
+        text += f"The demand that every method falls with the budget within error {verdict(fall['holds'])} "
         text += f"({len(fall['violations'])} of {fall['compared']} steps rise beyond it). "
     judged = document["separation"]["budget"]
     rows = methods_at(document, judged)
@@ -115,7 +124,8 @@ def _falls(document: Mapping[str, Any]) -> str:
     at = next((entry for entry in oracle["budgets"] if entry["budget"] == judged), oracle["budgets"][-1])
     return text + (
         f"The oracle that keeps the evidence differs from the unpruned model by {points(at)} at {at['budget']} tokens; "
-        f"that it stays near at every budget {verdict(oracle['holds'])}."
+        f"the demand that it loses less than {document['separation']['near']:.0f} points at every budget "
+        f"{verdict(oracle['holds'])}."
     )
 
 

@@ -2,7 +2,7 @@
 
 Spread: at 64 of 576 tokens the methods differ from each other, and from random tokens, by more than the intervals.
 Fall: for every method retention falls with the budget; a rise counts as a violation when its interval lies above zero.
-Oracle: tokens chosen by who knows the evidence answer nearly as well as all tokens, within NEAR points.
+Oracle: tokens chosen by who knows the evidence answer as well as all tokens, or lose less than NEAR points.
 """
 
 from __future__ import annotations
@@ -245,5 +245,6 @@ def _oracle_words(oracle: dict[str, Any] | None, near: float, n_visual: int) -> 
     )
     return (
         f"**Evidence oracle near the unpruned model: {verdict(oracle['holds'])}.** Its mean retention minus that of "
-        f"the unpruned model: {listed}. Near means that the whole interval lies above {-near:+.0f} points."
+        f"the unpruned model: {listed}. Near means that it loses less than {near:.0f} points even at the lower end "
+        "of the interval; it may gain."
     )

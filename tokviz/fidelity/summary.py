@@ -6,6 +6,7 @@ The document is complete: ``tables.py`` writes the Markdown pages and ``chart.py
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from .published import Ours, compare, published_budget
 from .separation import CONTROLS, Measured, difference, estimate, separation
 
 FORMAT = 1
+MOST_FREQUENT = "Most frequent answer"
 JUDGED_AT = 64
 """Of 576 tokens: where the spread between methods is judged."""
 
@@ -74,6 +76,8 @@ def summarise(
         "families_left_out": [name for name, good in zip(FAMILIES, answerable, strict=True) if not good],
         "bootstrap": {"resamples": resamples, "seed": seed, "level": stats.LEVEL, "cluster": "scene"},
         "rows": rows,
+        "blind": _blind(answers, about, accuracy[full], answerable),
+        "families_at_chance": _at_chance(rows[full], answers),
         "separation": separation(measured, _judged_at(answers.variants, about)),
         "published": compare(_ours(rows, about)),
     }
@@ -193,6 +197,44 @@ def _correct(rows: Sequence[dict[str, Any]]) -> None:
             found = [test for test in tests if test is not None]
             for test, p in zip(found, stats.holm([test["p"] for test in found]), strict=True):
                 test["p_holm"] = p
+
+
+def _blind(
+    answers: _Answers, about: Mapping[str, Any], unpruned: stats.Floats, answerable: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Baselines that see no picture: the best constant answer per kind of question, and those that ``about`` brings.
+
+    Each with its shares right and what mean retention it would have; a baseline that lacks a family has none.
+    """
+    baselines = {MOST_FREQUENT: most_frequent(answers.outcomes[0]), **about.get("blind", {})}
+    blind = {}
+    for name, shares in baselines.items():
+        accuracy = np.array([shares.get(family, math.nan) for family in FAMILIES])
+        retained = stats.retention(np.stack([unpruned, accuracy]), 0)
+        blind[name] = {"accuracy": dict(shares), "mean_retention": float(stats.mean_retention(retained, answerable)[1])}
+    return blind
+
+
+def _at_chance(full: Mapping[str, Any], answers: _Answers) -> list[str]:
+    """Families where the lower end of the unpruned accuracy's interval is no better than guessing."""
+    guessed = most_frequent(answers.outcomes[0])
+    return [family for family, share in guessed.items() if full["accuracy"][family]["low"] <= share]
+
+
+def most_frequent(questions: Sequence[Outcome]) -> dict[str, float]:
+    """Share right per family of whoever gives, without a look, the answer that is most often right.
+
+    Known per kind of question, which its first two words name ("what color", "how many"), on these very questions.
+    """
+    answers: dict[tuple[str, str], Counter[str]] = {}
+    for outcome in questions:
+        kind = " ".join(outcome.question.split()[:2])
+        answers.setdefault((outcome.family, kind), Counter())[outcome.expected] += 1
+    asked = Counter(outcome.family for outcome in questions)
+    right: Counter[str] = Counter()
+    for (family, _), counter in answers.items():
+        right[family] += max(counter.values())
+    return {family: right[family] / asked[family] for family in FAMILIES if asked[family]}
 
 
 def _questions(answers: _Answers, counts: stats.Counts, outcomes: Outcomes) -> dict[str, Any]:
