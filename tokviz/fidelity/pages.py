@@ -237,7 +237,7 @@ def comparison(document: Document) -> list[str]:
     blocks += _fall_blocks(published["falls"], labels)
     if published["mirrored"]:
         blocks += ["Each family beside the printed benchmark that it mirrors:", _mirrored_table(published["mirrored"])]
-    blocks += ["Why ranks can differ:", "\n".join(f"- {reason}" for reason in _REASONS)]
+    blocks += ["Why ranks can differ:", reasons()]
     settings = [f"- {cell(labels[method])}: {text}" for method, text in published["settings"].items()]
     if settings:
         blocks += ["What the budget means here and in the printed rows:", "\n".join(settings)]
@@ -245,6 +245,11 @@ def comparison(document: Document) -> list[str]:
     if without:
         blocks.append(f"Without a printed row in these papers for LLaVA-1.5-7B: {names(without)}.")
     return blocks
+
+
+def reasons() -> str:
+    """What sets this benchmark apart from the papers', as a list."""
+    return "\n".join(f"- {reason}" for reason in _REASONS)
 
 
 def _sources(published: Mapping[str, Any]) -> str:

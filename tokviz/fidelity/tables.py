@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import BadInput
 from .chart import chart_bytes
 from .conclusions import conclusions
-from .pages import accuracy_tables, comparison, differences, facts, flips, left_out, reading, retention_tables
+from .pages import accuracy_tables, comparison, differences, facts, flips, left_out, reading, reasons, retention_tables
 from .separation import sentences
 from .summary import FORMAT, Outcomes, summarise
 
@@ -97,12 +97,14 @@ def short_page(document: Mapping[str, Any], folder: str) -> str:
     """``docs/fidelity.md``: the conclusions and the main tables. folder: where the full page lies, seen from docs."""
     parts = [
         "# Fidelity",
-        f"What pruning costs in right answers, on drawn scenes that the embedded model has not seen. Written by "
-        f"`{document['about']['command']}`; every number, interval and test is in [{folder}/fidelity.md]"
-        f"({folder}/fidelity.md).",
+        "What pruning costs in right answers, on drawn scenes that the model has not seen. Every number, interval and "
+        f"test is in [{folder}/fidelity.md]({folder}/fidelity.md).",
+        *facts(document),
         *conclusions(document),
         f"![Mean retention over the budget]({folder}/fidelity.png)",
         *accuracy_tables(document, short=True),
+        "## Why ranks can differ from the papers'",
+        reasons(),
         "## How to read it",
         *reading(document),
     ]
