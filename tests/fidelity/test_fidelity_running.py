@@ -34,6 +34,7 @@ from tokviz.fidelity.running import (
     recipe,
     run_variant,
 )
+from tokviz.fidelity.shared_prefix import shared_prefix
 from tokviz.fidelity.workers import run_chunk
 from tokviz.images import read_image
 from tokviz.measures import evidence_recall, evidence_tokens
@@ -116,6 +117,24 @@ def test_joined_prompts_are_padded_on_the_left(scenes):
         start = width - prompt.input_ids.shape[1]
         assert torch.equal(batch.inputs_embeds[row, start:], prompt.inputs_embeds[0])
         assert not batch.attention_mask[row, :start].any() and not batch.visual_mask[row, :start].any()
+
+
+def test_a_shared_prefix_holds_the_keys_and_values_of_the_whole_prompt(vlm, scenes):
+    pictures = [scene.picture.prompt for scene in scenes]
+    rows = [(number, text) for number, scene in enumerate(scenes) for text in scene.picture.texts]
+    batch = joined([with_text(pictures[number], text) for number, text in rows])
+    with torch.inference_mode():
+        cache = shared_prefix(vlm, pictures, [number for number, _ in rows], batch)
+        whole = vlm.model(**batch.generate_inputs(), use_cache=True).past_key_values
+    shared = cache.get_seq_length()
+    longest = max(text.ids.shape[1] for _, text in rows)
+    assert shared == batch.input_ids.shape[1] - longest, "all but the longest question is shared"
+    real = batch.attention_mask[:, :shared].bool()
+    assert real.any(dim=1).all() and not real.all()
+    for mine, stock in zip(cache.layers, whole.layers, strict=True):
+        for name in ("keys", "values"):
+            found, expected = (getattr(layer, name)[:, :, :shared].transpose(1, 2)[real] for layer in (mine, stock))
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------------------- the oracle

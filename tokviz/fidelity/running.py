@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .outcomes import EVIDENCE_ORACLE, Outcome, Variant
 from .placement import position_correlation, thirds
 from .prompts import EncodedPicture, encode_picture, joined, with_text
 from .questions import Case, ScenePicture, scene_picture
+from .shared_prefix import shared_prefix
 
 MAX_NEW_TOKENS = 4
 """Right answers have at most two words and an end; what has not ended by now is wrong."""
@@ -141,17 +143,21 @@ def answer_variant(
     Everything random is drawn per question from a generator seeded with the scene's seed: what ``tokviz.compare`` does
     with ``seed=`` that seed.
     """
-    rows = [row for scene in scenes for row in _rows(vlm, plan, scene)]
-    if not rows:
+    if not scenes:
         return []
+    begun = [_begin(vlm, plan, scene) for scene in scenes]
+    rows = [row for each in begun for row in each.rows]
     choose = _choose(plan, rows)
     prompt = joined([row.prompt for row in rows])
     prompt, guided = shorten(vlm.model, vlm.family, prompt, plan.guided, choose)
+    options: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False, "num_beams": 1}
+    if not plan.guided and not plan.inside and prompt.position_ids is None:
+        picture_of_row = [number for number, each in enumerate(begun) for _ in each.rows]
+        pictures = [each.picture for each in begun]
+        options["past_key_values"] = shared_prefix(vlm, pictures, picture_of_row, prompt)
     context = pruning(vlm.model, vlm.family, plan.inside, choose, prompt=prompt) if plan.inside else nullcontext()
     with context as trace:
-        made = vlm.model.generate(
-            **prompt.generate_inputs(), max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1
-        )
+        made = vlm.model.generate(**prompt.generate_inputs(), **options)
     answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
     inside: Sequence[list[StageEvent]] = [[] for _ in rows] if trace is None else trace.rows
     return [
@@ -167,8 +173,15 @@ def run_variant(
     return [outcome(answered, grid) for answered in answer_variant(vlm, grid, plan, scenes)]
 
 
-def _rows(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> list[_Row]:
-    """The scene's questions, behind the stages that are the same for all of them."""
+@dataclass(frozen=True)
+class _Begun:
+    """One scene behind the stages that are the same for all its questions."""
+
+    picture: Prompt
+    rows: list[_Row]
+
+
+def _begin(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> _Begun:
     generator = Generator().manual_seed(scene.seed)
 
     def choose(stage: Stage, signals: Signals, row: int) -> Selection:
@@ -181,7 +194,7 @@ def _rows(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> list[_
         mine = Generator()
         mine.set_state(state)
         rows.append(_Row(case, with_text(short, text), mine, events[0]))
-    return rows
+    return _Begun(short, rows)
 
 
 def _choose(plan: Recipe, rows: Sequence[_Row]) -> Choose:
