@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..types import PlanningInfo
 from .catalog import EMBEDDED_MODEL, embedded_folder
+from .families import FAMILIES
 
 
 def planning_before_loading(name: str) -> PlanningInfo | None:
@@ -22,21 +21,7 @@ def planning_before_loading(name: str) -> PlanningInfo | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return _from_llava_config(config) if isinstance(config, dict) and config.get("model_type") == "llava" else None
-
-
-def _from_llava_config(config: Mapping[str, Any]) -> PlanningInfo | None:
     try:
-        text, vision = config["text_config"], config["vision_config"]
-        layer, n_vision = int(config["vision_feature_layer"]), int(vision["num_hidden_layers"])
-        side = int(vision["image_size"]) // int(vision["patch_size"])
-        return PlanningInfo(
-            n_visual=side * side,
-            n_blocks=int(text["num_hidden_layers"]),
-            family="llava",
-            has_cls=vision["model_type"] == "clip_vision_model",
-            # hidden_states entry h leaves block h - 1 (entry 0 are the embeddings), so h blocks were passed.
-            vision_blocks=layer if layer >= 0 else n_vision + 1 + layer,
-        )
+        return FAMILIES[config["model_type"]].planned(config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
