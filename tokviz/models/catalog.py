@@ -17,8 +17,8 @@ _ASSETS = Path(__file__).resolve().parents[2] / "assets"
 class CatalogEntry:
     """One model of the menu.
 
-    revision: the commit of the hub that is loaded, None for the newest. config: the sizes of its ``config.json`` written
-    out, as far as planning and the estimate of memory need them; None for the embedded model, whose file is at hand.
+    revision: the commit of the hub that is loaded, None for the newest. config: what planning and the estimate of
+    memory need of its ``config.json``, every size written out; None for the embedded model, whose file is at hand.
     visual_tokens: of the picture that becomes most of them.
     """
 

@@ -48,8 +48,11 @@ def parameters(config: Mapping[str, Any]) -> Parameters:
 
 
 def memory_gb(config: Mapping[str, Any], n_visual: int, bits: Literal[16, 4]) -> float:
-    """An estimate in GB (10^9 bytes): weights, the unpruned KV cache of ``n_visual`` tokens and text, and what one block
-    computes with during prefill. bits: 16 for bfloat16, 4 for bitsandbytes' 4-bit linear layers."""
+    """An estimate in GB (10^9 bytes): weights, the unpruned KV cache, and what one block computes with during prefill.
+
+    Args: n_visual: tokens of the picture, to which those of a short question are added. bits: 16 for bfloat16, 4 for
+    bitsandbytes' 4-bit linear layers.
+    """
     text, counted = config["text_config"], parameters(config)
     weights = counted.linear * (2 if bits == 16 else _BYTES_4_BIT) + counted.other * 2
     d, tokens = text["hidden_size"], n_visual + _TEXT_TOKENS
