@@ -261,8 +261,15 @@ def _grid(grid: TokenGrid) -> dict[str, Any]:
     """Boxes flat, four numbers per token (zeros for tokens that are no patch), in pixels of the original picture."""
     return {
         "views": [
-            {"name": v.name, "rows": v.rows, "cols": v.cols, "seen": list(v.seen),
-             "layer": v.layer, "top": v.top, "left": v.left}
+            {
+                "name": v.name,
+                "rows": v.rows,
+                "cols": v.cols,
+                "seen": list(v.seen),
+                "layer": v.layer,
+                "top": v.top,
+                "left": v.left,
+            }
             for v in grid.views
         ],
         "view": grid.view,
