@@ -21,7 +21,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     index.
     """
     attention = required(signals.cls_attention, "cls_attention").float()
-    score = TokenMap("cls_attention", "[CLS] attention", attention, unit="probability")
+    score = TokenMap("cls_attention", "[CLS] attention", attention, unit="probability", scale="log")
     return keep_highest_of_each_view(signals, score, keep)
 
 

@@ -98,7 +98,12 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     rows = usable_rows(signals.features, pool)
     rows = rows[torch.isfinite(attention[rows])]
     score = TokenMap(
-        "cls_attention", "[CLS] attention", attention, unit="probability", direction="high is kept first in its strip"
+        "cls_attention",
+        "[CLS] attention",
+        attention,
+        unit="probability",
+        direction="high is kept first in its strip",
+        scale="log",
     )
     keep = min(keep, len(pool))
     if len(rows) == 0:

@@ -168,6 +168,7 @@ def _selection(
             attention,
             unit="probability",
             direction="the highest are dominant; contextual tokens are evenly spaced in what remains",
+            scale="log",
         ),
         assignment=assignment,
         features=features,

@@ -134,7 +134,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     rows = rows[torch.isfinite(attention[rows])]
     score = TokenMap(
         "cls_attention", "[CLS] attention", attention, unit="probability",
-        direction="the highest are important; of the others the most distinct stay",
+        direction="the highest are important; of the others the most distinct stay", scale="log",
     )  # fmt: skip
     if len(rows) == 0:
         return unrankable(min(keep, len(pool)), pool, score)
