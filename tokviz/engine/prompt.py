@@ -41,7 +41,8 @@ class Prompt:
         original visual tokens. alive: per row ``(n,)`` original indices of the visual tokens that are still there, in
         sequence order. vision_ms: what encoding took, from the call to the language model's door, in ms; after
         ``VisionBlock`` stages what the second run of the vision tower took, selections excluded. pixel_values:
-        ``(P, 3, H, W)``, all pictures as the model got them; None without any. question_mask: ``(B, L)`` bool, the
+        ``(P, 3, H, W)``, or ``(P, tiles, 3, H, W)`` where pictures are cut into tiles, as the model got them; None
+        without any. question_mask: ``(B, L)`` bool, the
         tokens that the user wrote, None when nobody said. geometry: per row, where its N original visual tokens lie,
         None when nobody said.
         What a shortened prompt remembers of the encoded one, None before: text_mask ``(B, L)`` bool, tokens behind the

@@ -182,10 +182,11 @@ def carry_out(
         alive[row] = alive[row][kept.to(alive[row].device)][placed.order.to(alive[row].device)]
         sizes[row] = _sizes(selection, rows.sizes[row], placed)
         renewed |= len(placed.taken) > 0 or sizes[row] is not rows.sizes[row]
-        merged, extra = selection.features, selection.extra
+        merged, extra, at_kept = selection.features, selection.extra, columns[kept]
         if stage.site == "encoder":
-            merged, extra = looker.merge_encoder(row, selection, placed.order, project)
-        for at, made in ((columns[kept], merged), (placed.taken, extra)):
+            merged, extra, changed = looker.merge_encoder(row, selection, placed.order, rows.alive[row], project)
+            at_kept = at_kept if changed is None else at_kept[changed.to(at_kept.device)]
+        for at, made in ((at_kept, merged), (placed.taken, extra)):
             if made is not None:
                 merged_into = hidden.clone() if merged_into is hidden else merged_into
                 merged_into[row, at.to(hidden.device)] = made.to(hidden.device, hidden.dtype)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import Unsupported
 from ..names import Box
 from ..records import GridView, TokenGrid
-from .base import VisionTower, VisionTowerBlock
+from ..types import PlanningInfo
+from .base import PictureTokens, VisionTower, VisionTowerBlock
 
 
 class Llava:
@@ -18,6 +20,34 @@ class Llava:
 
     id = "llava"
     reindexes = True
+    layout_arguments: tuple[str, ...] = ()
+
+    def check(self, model: Any, processor: Any, name: str) -> None:
+        """Patches only, of one vision layer that lies behind a block."""
+        strategy = model.config.vision_feature_select_strategy
+        if strategy != "default":
+            raise Unsupported(
+                f"{name} feeds the LLM with vision features {strategy!r}; tokviz supports 'default' only."
+            )
+        layer = model.config.vision_feature_layer
+        if not isinstance(layer, int) or layer == 0:
+            raise Unsupported(
+                f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
+            )
+
+    def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
+        """As many tokens as the vision tower has patches."""
+        text, vision = config["text_config"], config["vision_config"]
+        layer, n_vision = int(config["vision_feature_layer"]), int(vision["num_hidden_layers"])
+        side = int(vision["image_size"]) // int(vision["patch_size"])
+        return PlanningInfo(
+            n_visual=side * side,
+            n_blocks=int(text["num_hidden_layers"]),
+            family=self.id,
+            has_cls=vision["model_type"] == "clip_vision_model",
+            # hidden_states entry h leaves block h - 1 (entry 0 are the embeddings), so h blocks were passed.
+            vision_blocks=layer if layer >= 0 else n_vision + 1 + layer,
+        )
 
     def language_model(self, model: Any) -> Any:
         """``model.model.language_model`` (called with keywords only)."""
@@ -59,6 +89,13 @@ class Llava:
         """CLIP towers have one; SigLIP towers do not."""
         return model.config.vision_config.model_type == "clip_vision_model"
 
+    def pictures(
+        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
+    ) -> Sequence[PictureTokens]:
+        """Every patch of every picture is a token."""
+        patch = torch.arange(n_patches)
+        return [PictureTokens(1, torch.zeros_like(patch), patch)] * n_images
+
     def projector(self, model: Any) -> nn.Module:
         """``multi_modal_projector``."""
         return model.base_model.multi_modal_projector
@@ -72,10 +109,10 @@ class Llava:
         image_processor = processor.image_processor
         patch = model.config.vision_config.patch_size
         if getattr(image_processor, "do_pad", False):
-            side = _side(image_processor.size)
+            side = side_of(image_processor.size)
             return padded_square_grid(picture_size, side, patch)
         crop = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
-        return centre_crop_grid(picture_size, _shortest_edge(image_processor.size), _side(crop), patch)
+        return centre_crop_grid(picture_size, _shortest_edge(image_processor.size), side_of(crop), patch)
 
 
 def _tower(model: Any) -> Any:
@@ -95,7 +132,8 @@ def _feature_blocks(model: Any) -> int:
     return feature_layer if feature_layer >= 0 else len(_tower(model).encoder.layers) + 1 + feature_layer
 
 
-def _side(size: Mapping[str, int]) -> int:
+def side_of(size: Mapping[str, int]) -> int:
+    """The side in px of a square that a processor's ``size`` or ``crop_size`` describes. Raises Unsupported else."""
     height, width = size.get("height") or size.get("shortest_edge"), size.get("width") or size.get("shortest_edge")
     if not height or height != width:
         raise Unsupported(f"LLaVA pictures are cut to a square; this processor's size is {dict(size)}.")
@@ -103,7 +141,7 @@ def _side(size: Mapping[str, int]) -> int:
 
 
 def _shortest_edge(size: Mapping[str, int]) -> int:
-    return int(size.get("shortest_edge") or _side(size))
+    return int(size.get("shortest_edge") or side_of(size))
 
 
 def centre_crop_grid(picture_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:

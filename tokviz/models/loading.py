@@ -15,10 +15,7 @@ from ..errors import BadInput, Unsupported
 from ..records import ModelRecord
 from .base import ModelFamily
 from .catalog import EMBEDDED_MODEL, embedded_folder, find
-from .llava import Llava
-
-FAMILIES: dict[str, ModelFamily] = {"llava": Llava()}
-"""Supported ``config.model_type`` -> family."""
+from .families import FAMILIES
 
 # What transformers and safetensors raise on damaged or odd folders (found by damaging them).
 _BROKEN = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError)
@@ -97,23 +94,12 @@ def load(
         raise BadInput(
             f"{name} is incomplete: its checkpoint lacks {len(report['missing_keys'])} of the model's weights."
         )
-    _check_usable(model, processor, name)
-    model = model.to(chosen_device).eval()
-    return VisionLanguageModel(model, processor, family, _record(model, family, name))
-
-
-def _check_usable(model: Any, processor: Any, name: str) -> None:
-    """Refuse what would fail at the first question. Raises BadInput or Unsupported."""
+    # Refuse what would fail at the first question.
     if not getattr(processor, "chat_template", None):
         raise BadInput(f"{name} has no chat template: add chat_template.jinja to its folder.")
-    strategy = model.config.vision_feature_select_strategy
-    if strategy != "default":
-        raise Unsupported(f"{name} feeds the LLM with vision features {strategy!r}; tokviz supports 'default' only.")
-    layer = model.config.vision_feature_layer
-    if not isinstance(layer, int) or layer == 0:
-        raise Unsupported(
-            f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
-        )
+    family.check(model, processor, name)
+    model = model.to(chosen_device).eval()
+    return VisionLanguageModel(model, processor, family, _record(model, family, name))
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:
