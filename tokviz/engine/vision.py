@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..types import Need
-from .attention import attention_logits, attention_rows
+from .attention import attention_logits, attention_rows, received_attention
 from .needs import VISION_KINDS
 from .tap import can_tap, tapped
 from .watching import Active, after_forward, before_forward
@@ -28,10 +28,10 @@ PerBlock = Mapping[str, Mapping[str, Tensor]]
 class VisionSignals:
     """What the vision tower said about the visual tokens of one row (sequence).
 
-    Shape: features ``(N, D_v)`` before the projector; seen[kind][block]: ``cls_attention``, ``cls_logits`` and
-    ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches; ``encoder_keys`` ``(N, d_k)``, mean over heads;
-    ``full_keys`` ``(N, H d_k)``; ``cls_feature`` ``(pictures, D_v)``; view ``(N,)`` the picture of each token, None
-    when there is one.
+    Shape: features ``(N, D_v)`` before the projector (behind it where that merges patches); seen[kind][block]:
+    ``cls_attention``, ``cls_logits`` and ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches;
+    ``received_attention`` ``(N,)`` float32; ``encoder_keys`` ``(N, d_k)``, mean over heads; ``full_keys`` ``(N, H
+    d_k)``; ``cls_feature`` ``(pictures, D_v)``; view ``(N,)`` the picture of each token, None when there is one.
     """
 
     features: Tensor
@@ -72,6 +72,9 @@ class VisionCapture:
             row_of = _CLS_ROWS[kind]
             rows = [row_of(q[:, :1], k, scaling) for q, k in zip(query, key, strict=True)]
             self._keep(kind, block, torch.stack(rows)[:, 1:])
+        if "received_attention" in kinds:
+            received = [received_attention(q, k, scaling) for q, k in zip(query, key, strict=True)]
+            self._keep("received_attention", block, torch.stack(received))
         first = 1 if self._has_cls else 0
         if "encoder_keys" in kinds:
             self._keep("encoder_keys", block, key.mean(dim=1)[:, first:])
@@ -105,12 +108,7 @@ class VisionCapture:
         if pictures is None:
             return None
         n_pictures, per_picture = pictures.features.shape[:2]
-        copies, rest = divmod(sum(counts), n_pictures * per_picture)
-        if rest or copies < 1 or len(counts) % copies:
-            raise Unsupported(
-                f"The vision tower made {n_pictures * per_picture} visual tokens and the prompt holds {sum(counts)}; "
-                "pass the pictures and the prompt that belong together."
-            )
+        copies = copies_of(counts, n_pictures * per_picture)
         for kind, blocks in pictures.seen.items():
             for name, values in blocks.items():
                 if kind != "cls_feature" and values.shape[1] != per_picture:
@@ -124,6 +122,20 @@ class VisionCapture:
             rows.append(_row(pictures, slice(start, start + count), ids))
             start += count
         return [rows[row // copies] for row in range(len(counts))]
+
+
+def copies_of(counts: Sequence[int], made: int) -> int:
+    """How many rows are copies of each prompt, from the visual tokens that rows hold and that the tower made.
+
+    Raises Unsupported when they do not belong together.
+    """
+    copies, rest = divmod(sum(counts), made)
+    if rest or copies < 1 or len(counts) % copies:
+        raise Unsupported(
+            f"The vision tower made {made} visual tokens and the prompt holds {sum(counts)}; "
+            "pass the pictures and the prompt that belong together."
+        )
+    return copies
 
 
 def _cls_probabilities(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -191,7 +203,8 @@ def _watch(
     def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         split = (-1, attention.head_dim)
-        query = attention.q_proj(hidden[:, :1]).unflatten(-1, split).transpose(1, 2)
+        asking = hidden if "received_attention" in kinds else hidden[:, :1]
+        query = attention.q_proj(asking).unflatten(-1, split).transpose(1, 2)
         key = attention.k_proj(hidden).unflatten(-1, split).transpose(1, 2)
         capture.see_attention(block, kinds, query, key, attention.scale)
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..errors import Unsupported
+from ..measures import prefill_flops
 from ..names import Box
 from ..records import GridView, TokenGrid
-from .base import VisionTower, VisionTowerBlock
+from .base import PatchMerging, VisionTower, VisionTowerBlock
 
 
 class Llava:
@@ -55,6 +56,10 @@ class Llava:
             ],
         )
 
+    def patch_merging(self, model: Any) -> PatchMerging | None:
+        """Every patch is a token."""
+        return None
+
     def has_cls(self, model: Any) -> bool:
         """CLIP towers have one; SigLIP towers do not."""
         return model.config.vision_config.model_type == "clip_vision_model"
@@ -66,6 +71,25 @@ class Llava:
     def project(self, model: Any, features: Tensor) -> Tensor:
         """Per-token projection. Shape: ``(K, D_v)`` -> ``(K, D)``."""
         return self.projector(model)(features)
+
+    def vision_flops(self, model: Any, grid: TokenGrid) -> float:
+        """All blocks of the tower, on one square."""
+        vision = model.config.vision_config
+        length = (vision.image_size // vision.patch_size) ** 2 + int(self.has_cls(model))
+        return prefill_flops([length] * vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size)
+
+    def check_loaded(self, model: Any, name: str) -> None:
+        """Features must come from one layer behind a block, without [CLS]."""
+        strategy = model.config.vision_feature_select_strategy
+        if strategy != "default":
+            raise Unsupported(
+                f"{name} feeds the LLM with vision features {strategy!r}; tokviz supports 'default' only."
+            )
+        layer = model.config.vision_feature_layer
+        if not isinstance(layer, int) or layer == 0:
+            raise Unsupported(
+                f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
+            )
 
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Patches of the square that the processor cuts out (or pads), in pixels of the original picture."""

@@ -16,8 +16,10 @@ from ..records import ModelRecord
 from .base import ModelFamily
 from .catalog import EMBEDDED_MODEL, embedded_folder, find
 from .llava import Llava
+from .qwen2_5_vl import Qwen25VL
+from .qwen2_vl import Qwen2VL
 
-FAMILIES: dict[str, ModelFamily] = {"llava": Llava()}
+FAMILIES: dict[str, ModelFamily] = {"llava": Llava(), "qwen2_vl": Qwen2VL(), "qwen2_5_vl": Qwen25VL()}
 """Supported ``config.model_type`` -> family."""
 
 # What transformers and safetensors raise on damaged or odd folders (found by damaging them).
@@ -97,23 +99,16 @@ def load(
         raise BadInput(
             f"{name} is incomplete: its checkpoint lacks {len(report['missing_keys'])} of the model's weights."
         )
-    _check_usable(model, processor, name)
+    _check_usable(model, processor, family, name)
     model = model.to(chosen_device).eval()
     return VisionLanguageModel(model, processor, family, _record(model, family, name))
 
 
-def _check_usable(model: Any, processor: Any, name: str) -> None:
+def _check_usable(model: Any, processor: Any, family: ModelFamily, name: str) -> None:
     """Refuse what would fail at the first question. Raises BadInput or Unsupported."""
     if not getattr(processor, "chat_template", None):
         raise BadInput(f"{name} has no chat template: add chat_template.jinja to its folder.")
-    strategy = model.config.vision_feature_select_strategy
-    if strategy != "default":
-        raise Unsupported(f"{name} feeds the LLM with vision features {strategy!r}; tokviz supports 'default' only.")
-    layer = model.config.vision_feature_layer
-    if not isinstance(layer, int) or layer == 0:
-        raise Unsupported(
-            f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
-        )
+    family.check_loaded(model, name)
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:
