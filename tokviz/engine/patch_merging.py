@@ -7,7 +7,7 @@ is said of patches in the tower's own order; here it becomes one number (or vect
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from ..types import Need
 from .attention import lifted, received_attention
 from .needs import VISION_KINDS
 from .tap import can_tap, tapped
-from .vision import VisionSignals, copies_of
+from .vision import VisionSignals
 from .watching import Active, after_forward, before_forward
 
 
@@ -86,7 +86,7 @@ class MergedVisionCapture:
         run: _Run | None = self._local.__dict__.pop("run", None)
         if run is None:
             return None
-        copies = copies_of(counts, len(run.features))
+        copies = _copies_of(counts, len(run.features))
         rows, start = [], 0
         for count in counts[::copies]:
             part = slice(start, start + count)
@@ -100,6 +100,20 @@ class MergedVisionCapture:
     def projecting(self) -> Iterator[None]:
         """Nothing to hold off: features before the merger are never projected again."""
         yield
+
+
+def _copies_of(counts: Sequence[int], made: int) -> int:
+    """How many rows are copies of each prompt, from the visual tokens that rows hold and that the tower made.
+
+    Raises Unsupported when they do not belong together.
+    """
+    copies, rest = divmod(sum(counts), made)
+    if rest or copies < 1 or len(counts) % copies:
+        raise Unsupported(
+            f"The vision tower made {made} visual tokens and the prompt holds {sum(counts)}; "
+            "pass the pictures and the prompt that belong together."
+        )
+    return copies
 
 
 def _frame_lengths(grid_thw: Tensor) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -108,7 +108,12 @@ class VisionCapture:
         if pictures is None:
             return None
         n_pictures, per_picture = pictures.features.shape[:2]
-        copies = copies_of(counts, n_pictures * per_picture)
+        copies, rest = divmod(sum(counts), n_pictures * per_picture)
+        if rest or copies < 1 or len(counts) % copies:
+            raise Unsupported(
+                f"The vision tower made {n_pictures * per_picture} visual tokens and the prompt holds {sum(counts)}; "
+                "pass the pictures and the prompt that belong together."
+            )
         for kind, blocks in pictures.seen.items():
             for name, values in blocks.items():
                 if kind != "cls_feature" and values.shape[1] != per_picture:
@@ -122,20 +127,6 @@ class VisionCapture:
             rows.append(_row(pictures, slice(start, start + count), ids))
             start += count
         return [rows[row // copies] for row in range(len(counts))]
-
-
-def copies_of(counts: Sequence[int], made: int) -> int:
-    """How many rows are copies of each prompt, from the visual tokens that rows hold and that the tower made.
-
-    Raises Unsupported when they do not belong together.
-    """
-    copies, rest = divmod(sum(counts), made)
-    if rest or copies < 1 or len(counts) % copies:
-        raise Unsupported(
-            f"The vision tower made {made} visual tokens and the prompt holds {sum(counts)}; "
-            "pass the pictures and the prompt that belong together."
-        )
-    return copies
 
 
 def _cls_probabilities(query: Tensor, key: Tensor, scaling: float) -> Tensor:
