@@ -245,10 +245,11 @@ def _relay(job: _Job) -> Iterator[Event]:
 
 
 def geometry_of(grid: TokenGrid) -> Geometry:
-    """What the engine may know of a grid: cells of a single picture; which tile or frame a token lies in otherwise."""
-    if len(grid.views) > 1:
-        return Geometry(view=torch.tensor(grid.view))
-    return Geometry(cell=torch.tensor([grid.row, grid.col]).T)
+    """What the engine may know of a grid: the view and the cell of each token, cells counted in the view's layer."""
+    tops, lefts = (torch.tensor([getattr(view, edge) for view in grid.views]) for edge in ("top", "left"))
+    view, cell = torch.tensor(grid.view), torch.tensor([grid.row, grid.col]).T
+    cell = torch.where(cell < 0, cell, cell + torch.stack([tops, lefts], dim=1)[view])
+    return Geometry(view=view if len(grid.views) > 1 else None, cell=cell)
 
 
 def text_behind_the_picture(vlm: VisionLanguageModel, prompt: Prompt) -> list[str]:

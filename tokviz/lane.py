@@ -105,7 +105,7 @@ def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
         family=vlm.family.id,
         has_cls=vlm.family.has_cls(vlm.model),
         n_views=n_views,
-        has_tiles=vlm.family.id == "llava_next" and n_views > 1,
+        has_tiles=any(view.layer > 0 for view in grid.views),
         merges_patches=vlm.family.patch_merging(vlm.model) is not None,
         renumbers=vlm.family.reindexes,
         vision_blocks=None if tower is None else len(tower.blocks),

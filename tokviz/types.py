@@ -118,7 +118,7 @@ class Signals:
 
     Shape:
         features: ``(N, D)`` at the stage's site. cls_attention, cls_logits, cls_full_width, received_attention,
-        clip_relevance, key_norms: ``(N,)``. cls_feature: ``(D,)``. keys, full_keys: ``(N, d_k)``. text_features,
+        clip_relevance, key_norms: ``(N,)``. cls_feature: ``(D,)``, of a tiled picture ``(V, D)``. keys, full_keys: ``(N, d_k)``. text_features,
         normed_text, input_text: ``(M, D)``; text_key_norms: ``(M,)``. question_features: ``(Q, D)``. input_features:
         ``(N_0, D)``, all that entered the LLM. attention_rows: ``(rows, N)``, probabilities (softmax over the whole
         causal row), mean over heads, float32. head_rows: ``(H, M, N)``. rotary_similarity: ``(M, N)``.

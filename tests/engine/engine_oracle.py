@@ -8,40 +8,55 @@ from __future__ import annotations
 
 import torch
 from engine_models import IMAGE, PATCHES
+from tiny_families import Seen
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tokviz.types import Signals
 
 
-def oracle(model, inputs, stages, choose, new_tokens):
+def oracle(model, inputs, stages, choose, new_tokens, pictures=None):
     """Logits that predict each of ``new_tokens``, and what every stage kept in original indices.
 
     Shape: new_tokens ``(B, T)`` -> logits ``(T, B, V)``; kept per row, a list of lists.
+    pictures: per row ``tiny_families.Seen`` or None, for families whose pictures become other tokens than LLaVA's.
     """
-    logits, kept, picture = [], [], 0
+    logits, kept = [], []
+    pictures = seen_by_llava(model, inputs) if pictures is None else pictures
     for row, (ids, real) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)):
         ids = ids[real]
-        n_pictures = int((ids == IMAGE).sum()) // PATCHES
-        pixels = inputs["pixel_values"][picture : picture + n_pictures] if n_pictures else None
-        picture += n_pictures
         # A row of a pruned batch must not depend on its neighbours: each is computed alone.
-        row_logits, row_kept = _one(model, ids, pixels, stages, choose, row, new_tokens[row])
+        row_logits, row_kept = _one(model, ids, pictures[row], stages, choose, row, new_tokens[row])
         logits.append(row_logits)
         kept.append(row_kept)
     return torch.stack(logits, dim=1), kept
 
 
 @torch.no_grad()
-def _one(model, ids, pixels, stages, choose, row, new_tokens):
+def seen_by_llava(model, inputs):
+    """Every patch of every picture is a token; each row's pictures run through the tower alone."""
+    found, picture = [], 0
+    for ids in inputs["input_ids"]:
+        count = int((ids == IMAGE).sum()) // PATCHES
+        if not count:
+            found.append(None)
+            continue
+        pixels = inputs["pixel_values"][picture : picture + count]
+        picture += count
+        tower = model.model.vision_tower(pixels, output_hidden_states=True, return_dict=True)
+        features = tower.hidden_states[model.config.vision_feature_layer][:, 1:].flatten(0, 1)
+        found.append(Seen(features, model.model.multi_modal_projector(features), torch.arange(len(features))))
+    return found
+
+
+@torch.no_grad()
+def _one(model, ids, seen, stages, choose, row, new_tokens):
     lm, n_prompt = model.model.language_model, len(ids)
     sequence = torch.cat([ids, new_tokens[:-1]])
     hidden = lm.embed_tokens(sequence)
     where = (sequence[:n_prompt] == IMAGE).nonzero()[:, 0]
     features = None
-    if pixels is not None:
-        tower = model.model.vision_tower(pixels, output_hidden_states=True, return_dict=True)
-        features = tower.hidden_states[model.config.vision_feature_layer][:, 1:].flatten(0, 1)
-        hidden[where] = model.model.multi_modal_projector(features)
+    if seen is not None:
+        features, hidden[where] = seen.features, seen.embeddings
     alive = torch.arange(len(where))
     state = {"hidden": hidden, "key": torch.ones(len(sequence), dtype=torch.bool), "maps": {}, "inputs": {}, "keys": {}}
     state["positions"] = torch.arange(len(sequence))
@@ -61,8 +76,10 @@ def _one(model, ids, pixels, stages, choose, row, new_tokens):
             dropped[selection.kept] = False
             if site == "encoder":
                 features = features[selection.kept] if selection.features is None else selection.features
-                if selection.features is not None:
-                    state["hidden"][columns[selection.kept]] = model.model.multi_modal_projector(features)
+                if selection.features is not None:  # what the tower never saw keeps its embedding
+                    patch = seen.source[alive[selection.kept]] >= 0
+                    projected = model.model.multi_modal_projector(features)
+                    state["hidden"][columns[selection.kept][patch]] = projected[patch]
             elif selection.features is not None:
                 state["hidden"][columns[selection.kept]] = selection.features
             state["key"][columns[dropped]] = False

@@ -211,8 +211,15 @@ def test_attention_inside_the_llm_is_the_eager_models(family):
         seen[stage.site] = signals.attention_rows
         return everything(stage, signals, row)
 
-    with torch.no_grad(), pruning(model, here(model), [stage(1, 99, "keep", (LAST_ROW,)),
-                                                       stage(4, 99, "keep", (Need("last_row", "this"),))], choose):
+    with (
+        torch.no_grad(),
+        pruning(
+            model,
+            here(model),
+            [stage(1, 99, "keep", (LAST_ROW,)), stage(4, 99, "keep", (Need("last_row", "this"),))],
+            choose,
+        ),
+    ):
         model(**inputs)  # fmt: skip
     visual = inputs["input_ids"][0] == engine_qwen.IMAGE
     for site, block in ((1, 0), (4, 4)):
@@ -320,7 +327,8 @@ def test_flash_attention_hands_over_all_frames_in_one_call(family):
 
 def test_positions_with_axes_are_never_renumbered(family):
     model = tiny(family)
-    with pytest.raises(Unsupported, match="several axes"), pruning(model, here(model), [stage(2, 4, "reindex")], spread):
+    stages = [stage(2, 4, "reindex")]
+    with pytest.raises(Unsupported, match="several axes"), pruning(model, here(model), stages, spread):
         pass
 
 
@@ -341,7 +349,8 @@ def test_pictures_with_positions_of_text_are_refused(family):
     model = tiny(family)
     inputs = prompt(model, BATCHES["left-padded"])
     del inputs["mm_token_type_ids"]
-    with pytest.raises(Unsupported, match="mm_token_type_ids"), pruning(model, here(model), [stage(2, 4, "keep")], spread):
+    stages = [stage(2, 4, "keep")]
+    with pytest.raises(Unsupported, match="mm_token_type_ids"), pruning(model, here(model), stages, spread):
         generated(model, inputs)
 
 

@@ -55,6 +55,9 @@ class Looker:
         found: dict[str, Any] = {"sizes": rows.sizes[row]}
         if self.vision is not None and self.vision[row].view is not None:
             found["view"] = _rows_of(self.vision[row].view, alive)
+        patches = self.patches(row, alive)
+        if patches is not None:
+            found["candidates"] = patches
         if self.geometry is not None and (geometry := self.geometry[row]) is not None:
             found.update(geometry.of(alive))
         for need in stage.needs:
@@ -62,6 +65,11 @@ class Looker:
         if self.block is not None:
             found.update(self.block(stage, row, columns))
         return Signals(features=features, **found)
+
+    def patches(self, row: int, alive: Tensor) -> Tensor | None:
+        """Which of the tokens ``alive (n,)`` the vision tower saw, None when all or nobody knows. Shape: ``(n,)``."""
+        patch = None if self.vision is None else self.vision[row].patch
+        return None if patch is None else _rows_of(patch, alive)
 
     def merge_encoder(
         self, row: int, selection: Selection, order: Tensor, project: Callable[[Tensor], Tensor]
@@ -114,11 +122,11 @@ class Looker:
             raise ValueError(f"{stage.title!r} needs {need.kind} of the {block} vision block; ask encode() for it")
         if need.kind != "cls_feature":
             return _rows_of(values, rows.alive[row])
-        if values.shape[0] != 1:
+        if vision.n_pictures != 1:
             raise Unsupported(
-                f"{stage.title!r} reads one [CLS] feature, and this prompt has {values.shape[0]} pictures."
+                f"{stage.title!r} reads the [CLS] of one picture, and this prompt has {vision.n_pictures} pictures."
             )
-        return values[0]
+        return values[0] if values.shape[0] == 1 else values
 
 
 def _rows_of(values: Tensor | None, alive: Tensor) -> Tensor:

@@ -181,10 +181,13 @@ def carry_out(
         alive[row] = alive[row][kept.to(alive[row].device)][placed.order.to(alive[row].device)]
         sizes[row] = _sizes(selection, rows.sizes[row], placed)
         renewed |= len(placed.taken) > 0 or sizes[row] is not rows.sizes[row]
-        merged, extra = selection.features, selection.extra
+        merged, extra, at_kept = selection.features, selection.extra, columns[kept]
         if stage.site == "encoder":
             merged, extra = looker.merge_encoder(row, selection, placed.order, project)
-        for at, made in ((columns[kept], merged), (placed.taken, extra)):
+            patches = looker.patches(row, rows.alive[row][kept.to(rows.alive[row].device)])
+            if merged is not None and patches is not None:  # what the tower never saw keeps its embedding
+                merged, at_kept = merged[patches.to(merged.device)], at_kept[patches.to(at_kept.device)]
+        for at, made in ((at_kept, merged), (placed.taken, extra)):
             if made is not None:
                 merged_into = hidden.clone() if merged_into is hidden else merged_into
                 merged_into[row, at.to(hidden.device)] = made.to(hidden.device, hidden.dtype)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import Unsupported
-from ..models.base import ModelFamily
+from ..models.base import ModelFamily, PictureTokens
 from ..types import Need
 from .attention import attention_logits, attention_rows, received_attention
+from .encoding import watched_encoding
 from .needs import VISION_KINDS
 from .tap import can_tap, tapped
 from .watching import Active, after_forward, before_forward
@@ -28,30 +29,38 @@ PerBlock = Mapping[str, Mapping[str, Tensor]]
 class VisionSignals:
     """What the vision tower said about the visual tokens of one row (sequence).
 
+    The tower sees images: pictures, or the tiles that pictures were cut into.
+
     Shape: features ``(N, D_v)`` before the projector (behind it where that merges patches); seen[kind][block]:
     ``cls_attention``, ``cls_logits`` and ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches;
     ``received_attention`` ``(N,)`` float32; ``encoder_keys`` ``(N, d_k)``, mean over heads; ``full_keys`` ``(N, H
-    d_k)``; ``cls_feature`` ``(pictures, D_v)``; view ``(N,)`` the picture of each token, None when there is one.
+    d_k)``; ``cls_feature`` ``(images, D_v)``; view ``(N,)`` the image (or frame) of each token, None when there is one.
+    patch: ``(N,)`` bool, False for tokens that are no patch (newline): the tower did not see them, so their features
+    and keys are 0 and their [CLS] rows NaN; None when every token is one. n_pictures: of this row.
     """
 
     features: Tensor
     seen: PerBlock = field(default_factory=dict)
     view: Tensor | None = None
+    patch: Tensor | None = None
+    n_pictures: int = 1
 
 
 @dataclass
-class _Pictures:
-    """The last vision run of one thread, per picture."""
+class _Images:
+    """The last vision run of one thread, per image. ``arguments``: what else decides which tokens they become."""
 
     features: Tensor
     seen: PerBlock
+    arguments: Mapping[str, Any]
 
 
 class VisionCapture:
     """Holds the vision signals of each thread's last vision run until the prompt arrives at the language model."""
 
-    def __init__(self, has_cls: bool) -> None:
-        self._has_cls = has_cls
+    def __init__(self, model: Any, family: ModelFamily) -> None:
+        self._model, self._family = model, family
+        self._has_cls = family.has_cls(model)
         self._local = threading.local()
 
     @property
@@ -59,11 +68,17 @@ class VisionCapture:
         pending: dict[str, dict[str, Tensor]] = self._local.__dict__.setdefault("pending", {})
         return pending
 
+    def see_encoding(self, arguments: Mapping[str, Any]) -> None:
+        """Before pictures are encoded: remember what decides their layout."""
+        names = self._family.layout_arguments
+        self._local.arguments = {name: arguments[name] for name in names if name in arguments}
+
     def see_projector(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Pre-hook of the projector: the features of all pictures of the prompt, in one call."""
+        """Pre-hook of the projector: the features of all images of the prompt, in one call."""
         if not getattr(self._local, "projecting", False):
             features = args[0] if args else next(iter(kwargs.values()))
-            self._local.pictures = _Pictures(features, dict(self._pending))
+            arguments = self._local.__dict__.pop("arguments", {})
+            self._local.images = _Images(features, dict(self._pending), arguments)
             self._local.pending = {}
 
     def see_attention(self, block: TowerBlock, kinds: set[str], query: Tensor, key: Tensor, scaling: float) -> None:
@@ -104,29 +119,49 @@ class VisionCapture:
         Rows may be copies (beams, several returned sequences): then each prompt's signals serve all its copies.
         Returns None when no vision run was seen. Raises Unsupported when the counts do not fit.
         """
-        pictures: _Pictures | None = self._local.__dict__.pop("pictures", None)
-        if pictures is None:
+        images: _Images | None = self._local.__dict__.pop("images", None)
+        if images is None:
             return None
-        n_pictures, per_picture = pictures.features.shape[:2]
-        copies, rest = divmod(sum(counts), n_pictures * per_picture)
+        n_images, per_image = images.features.shape[:2]
+        _check_sizes(images.seen, per_image)
+        pictures = list(self._family.pictures(self._model, images.arguments, n_images, per_image))
+        n_tokens = sum(len(picture.patch) for picture in pictures)
+        copies, rest = divmod(sum(counts), max(n_tokens, 1))
         if rest or copies < 1 or len(counts) % copies:
             raise Unsupported(
-                f"The vision tower made {n_pictures * per_picture} visual tokens and the prompt holds {sum(counts)}; "
+                f"The vision tower made {n_tokens} visual tokens and the prompt holds {sum(counts)}; "
                 "pass the pictures and the prompt that belong together."
             )
-        for kind, blocks in pictures.seen.items():
-            for name, values in blocks.items():
-                if kind != "cls_feature" and values.shape[1] != per_picture:
-                    raise Unsupported(
-                        f"The {name} vision block sees {values.shape[1]} patches per picture but {per_picture} "
-                        "features enter the projector; only vision_feature_select_strategy='default' is supported."
-                    )
-        ids = torch.arange(n_pictures, device=pictures.features.device).repeat_interleave(per_picture)
-        rows, start = [], 0
+        rows, first = [], 0
         for count in counts[::copies]:
-            rows.append(_row(pictures, slice(start, start + count), ids))
-            start += count
+            mine = _first_pictures(pictures, count)
+            rows.append(_row(images, mine, first))
+            first += sum(picture.n_tiles for picture in mine)
+            pictures = pictures[len(mine) :]
         return [rows[row // copies] for row in range(len(counts))]
+
+
+def _check_sizes(seen: PerBlock, per_image: int) -> None:
+    for kind, blocks in seen.items():
+        for name, values in blocks.items():
+            if kind != "cls_feature" and values.shape[1] != per_image:
+                raise Unsupported(
+                    f"The {name} vision block sees {values.shape[1]} patches per picture but {per_image} "
+                    "features enter the projector; only vision_feature_select_strategy='default' is supported."
+                )
+
+
+def _first_pictures(pictures: list[PictureTokens], count: int) -> list[PictureTokens]:
+    """The pictures at the front that together make ``count`` tokens."""
+    mine: list[PictureTokens] = []
+    for picture in pictures:
+        if count <= 0:
+            break
+        mine.append(picture)
+        count -= len(picture.patch)
+    if count:
+        raise Unsupported("A row of the batch holds a part of a picture's tokens; keep every picture in one row.")
+    return mine
 
 
 def _cls_probabilities(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -149,21 +184,44 @@ def _cls_full_width(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 _CLS_ROWS = {"cls_attention": _cls_probabilities, "cls_logits": _cls_logits, "cls_full_width": _cls_full_width}
 
 
-def _row(pictures: _Pictures, part: slice, ids: Tensor) -> VisionSignals:
-    view = ids[part] - ids[part][:1]
-    mine = ids[part].unique()
+def _row(images: _Images, pictures: list[PictureTokens], first: int) -> VisionSignals:
+    """The signals of a row whose pictures begin with the tower's image number ``first``."""
+    n_images, per_image = sum(picture.n_tiles for picture in pictures), images.features.shape[1]
+    views, patches, before = [], [], 0
+    for picture in pictures:
+        views.append(picture.tile + before)
+        patches.append(picture.patch)
+        before += picture.n_tiles
+    nobody = torch.empty(0, dtype=torch.int64)
+    view, patch = torch.cat([nobody, *views]), torch.cat([nobody, *patches])
+    is_patch = patch >= 0
+    source = ((first + view) * per_image + patch).masked_fill(~is_patch, -1)
 
     def of_row(kind: str, values: Tensor) -> Tensor:
-        return values[mine.to(values.device)] if kind == "cls_feature" else values.flatten(0, 1)[part]
+        if kind == "cls_feature":
+            return values[first : first + n_images]
+        return _taken(values.flatten(0, 1), source, torch.nan if kind in _CLS_ROWS else 0.0)
 
+    device = images.features.device
     return VisionSignals(
-        features=pictures.features.flatten(0, 1)[part],
+        features=_taken(images.features.flatten(0, 1), source, 0.0),
         seen={
             kind: {block: of_row(kind, values) for block, values in blocks.items()}
-            for kind, blocks in pictures.seen.items()
+            for kind, blocks in images.seen.items()
         },
-        view=view if len(mine) > 1 else None,
+        view=view.to(device) if n_images > 1 else None,
+        patch=None if bool(is_patch.all()) else is_patch.to(device),
+        n_pictures=len(pictures),
     )
+
+
+def _taken(values: Tensor, source: Tensor, missing: float) -> Tensor:
+    """Rows of ``values`` at ``source``, ``missing`` where that is -1."""
+    absent = source < 0
+    taken = values[source.clamp(min=0).to(values.device)]
+    if not bool(absent.any()):
+        return taken
+    return taken.masked_fill(absent.to(values.device).reshape(-1, *[1] * (values.dim() - 1)), missing)
 
 
 @contextmanager
@@ -173,8 +231,10 @@ def captured_vision(model: Any, family: ModelFamily, needs: Iterable[Need], acti
     for need in needs:
         if need.kind in VISION_KINDS:
             kinds.setdefault("last" if need.block == "last" else "feature", set()).add(need.kind)
-    capture = VisionCapture(family.has_cls(model))
+    capture = VisionCapture(model, family)
     with ExitStack() as stack:
+        if family.layout_arguments:
+            stack.enter_context(watched_encoding(model.base_model, capture.see_encoding, active))
         stack.callback(before_forward(family.projector(model), capture.see_projector, active))
         for block, wanted in kinds.items():
             if wanted - {"cls_feature"}:

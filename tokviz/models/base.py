@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from ..records import TokenGrid
+from ..types import PlanningInfo
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,41 @@ class PatchMerging:
     queries_and_keys: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class PictureTokens:
+    """How what the vision tower made of one picture becomes its visual tokens.
+
+    n_tiles: images that the tower saw of this picture (1 without tiling; thumbnail and crops otherwise).
+    Shape, in the order in which the LLM receives the tokens: tile ``(n,)`` int64, which of these images a token belongs
+    to. patch ``(n,)`` int64, the patch of that image (raster order) that it is made of, -1 for tokens that are no patch
+    (newline).
+    """
+
+    n_tiles: int
+    tile: Tensor
+    patch: Tensor
+
+
 class ModelFamily(Protocol):
     """WHERE visual tokens live in one family of models. Stateless: every call gets the model.
 
     ``id`` is the field's name of the family ("llava"), ``reindexes`` whether pruners may renumber positions (never for
-    multi-dimensional rotary positions, ``methods.md`` 0.4).
+    multi-dimensional rotary positions, ``methods.md`` 0.4), ``layout_arguments`` which arguments of the model's own
+    ``get_image_features`` decide how many tokens a picture becomes (() where every picture becomes the same number).
     """
 
     id: str
     reindexes: bool
+    layout_arguments: tuple[str, ...]
+
+    def check(self, model: Any, processor: Any, name: str) -> None:
+        """Raises Unsupported, with the checkpoint's ``name``, for variants that would be pruned or drawn wrongly."""
+
+    def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
+        """What a ``config.json`` says about a square picture.
+
+        Raises KeyError, TypeError or ValueError where it leaves something to transformers' defaults, or is damaged.
+        """
 
     def language_model(self, model: Any) -> Any:
         """The decoder that is called with ``inputs_embeds`` (keyword) and owns ``layers`` and ``rotary_emb``."""
@@ -91,6 +118,14 @@ class ModelFamily(Protocol):
     def has_cls(self, model: Any) -> bool:
         """Whether row 0 of the vision sequence is a [CLS] token."""
 
+    def pictures(
+        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
+    ) -> Sequence[PictureTokens]:
+        """How the pictures of one call of ``get_image_features`` become visual tokens, in the order of the prompt.
+
+        Args: arguments: those named in ``layout_arguments``; the projector was given ``n_images`` of ``n_patches``.
+        """
+
     def projector(self, model: Any) -> nn.Module:
         """The module whose first argument is the encoder's patch features ``(pictures, N, D_v)`` ([CLS] removed)."""
 
@@ -99,9 +134,6 @@ class ModelFamily(Protocol):
 
     def vision_flops(self, model: Any, grid: TokenGrid) -> float:
         """Multiply-adds times two of the stock tower for one picture (or video) of this geometry."""
-
-    def check_loaded(self, model: Any, name: str) -> None:
-        """Raises Unsupported for a checkpoint of this architecture that is configured in a way tokviz cannot serve."""
 
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Geometry of the visual tokens of one picture of ``(width, height)`` pixels, as this processor cuts it."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import Unsupported
 from ..measures import prefill_flops
 from ..names import Box
 from ..records import GridView, TokenGrid
-from .base import PatchMerging, VisionTower, VisionTowerBlock
+from ..types import PlanningInfo
+from .base import PatchMerging, PictureTokens, VisionTower, VisionTowerBlock
 
 
 class Llava:
@@ -19,6 +21,34 @@ class Llava:
 
     id = "llava"
     reindexes = True
+    layout_arguments: tuple[str, ...] = ()
+
+    def check(self, model: Any, processor: Any, name: str) -> None:
+        """Patches only, of one vision layer that lies behind a block."""
+        strategy = model.config.vision_feature_select_strategy
+        if strategy != "default":
+            raise Unsupported(
+                f"{name} feeds the LLM with vision features {strategy!r}; tokviz supports 'default' only."
+            )
+        layer = model.config.vision_feature_layer
+        if not isinstance(layer, int) or layer == 0:
+            raise Unsupported(
+                f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
+            )
+
+    def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
+        """As many tokens as the vision tower has patches."""
+        text, vision = config["text_config"], config["vision_config"]
+        layer, n_vision = int(config["vision_feature_layer"]), int(vision["num_hidden_layers"])
+        side = int(vision["image_size"]) // int(vision["patch_size"])
+        return PlanningInfo(
+            n_visual=side * side,
+            n_blocks=int(text["num_hidden_layers"]),
+            family=self.id,
+            has_cls=vision["model_type"] == "clip_vision_model",
+            # hidden_states entry h leaves block h - 1 (entry 0 are the embeddings), so h blocks were passed.
+            vision_blocks=layer if layer >= 0 else n_vision + 1 + layer,
+        )
 
     def language_model(self, model: Any) -> Any:
         """``model.model.language_model`` (called with keywords only)."""
@@ -64,6 +94,13 @@ class Llava:
         """CLIP towers have one; SigLIP towers do not."""
         return model.config.vision_config.model_type == "clip_vision_model"
 
+    def pictures(
+        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
+    ) -> Sequence[PictureTokens]:
+        """Every patch of every picture is a token."""
+        patch = torch.arange(n_patches)
+        return [PictureTokens(1, torch.zeros_like(patch), patch)] * n_images
+
     def projector(self, model: Any) -> nn.Module:
         """``multi_modal_projector``."""
         return model.base_model.multi_modal_projector
@@ -73,33 +110,21 @@ class Llava:
         return self.projector(model)(features)
 
     def vision_flops(self, model: Any, grid: TokenGrid) -> float:
-        """All blocks of the tower, on one square."""
+        """All blocks of the tower, on every view."""
         vision = model.config.vision_config
         length = (vision.image_size // vision.patch_size) ** 2 + int(self.has_cls(model))
-        return prefill_flops([length] * vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size)
-
-    def check_loaded(self, model: Any, name: str) -> None:
-        """Features must come from one layer behind a block, without [CLS]."""
-        strategy = model.config.vision_feature_select_strategy
-        if strategy != "default":
-            raise Unsupported(
-                f"{name} feeds the LLM with vision features {strategy!r}; tokviz supports 'default' only."
-            )
-        layer = model.config.vision_feature_layer
-        if not isinstance(layer, int) or layer == 0:
-            raise Unsupported(
-                f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
-            )
+        lengths = [length] * vision.num_hidden_layers * len(grid.views)
+        return prefill_flops(lengths, vision.hidden_size, vision.intermediate_size)
 
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Patches of the square that the processor cuts out (or pads), in pixels of the original picture."""
         image_processor = processor.image_processor
         patch = model.config.vision_config.patch_size
         if getattr(image_processor, "do_pad", False):
-            side = _side(image_processor.size)
+            side = side_of(image_processor.size)
             return padded_square_grid(picture_size, side, patch)
         crop = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
-        return centre_crop_grid(picture_size, _shortest_edge(image_processor.size), _side(crop), patch)
+        return centre_crop_grid(picture_size, _shortest_edge(image_processor.size), side_of(crop), patch)
 
 
 def _tower(model: Any) -> Any:
@@ -119,7 +144,8 @@ def _feature_blocks(model: Any) -> int:
     return feature_layer if feature_layer >= 0 else len(_tower(model).encoder.layers) + 1 + feature_layer
 
 
-def _side(size: Mapping[str, int]) -> int:
+def side_of(size: Mapping[str, int]) -> int:
+    """The side in px of a square that a processor's ``size`` or ``crop_size`` describes. Raises Unsupported else."""
     height, width = size.get("height") or size.get("shortest_edge"), size.get("width") or size.get("shortest_edge")
     if not height or height != width:
         raise Unsupported(f"LLaVA pictures are cut to a square; this processor's size is {dict(size)}.")
@@ -127,7 +153,7 @@ def _side(size: Mapping[str, int]) -> int:
 
 
 def _shortest_edge(size: Mapping[str, int]) -> int:
-    return int(size.get("shortest_edge") or _side(size))
+    return int(size.get("shortest_edge") or side_of(size))
 
 
 def centre_crop_grid(picture_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:

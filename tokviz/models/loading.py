@@ -15,12 +15,7 @@ from ..errors import BadInput, Unsupported
 from ..records import ModelRecord
 from .base import ModelFamily
 from .catalog import EMBEDDED_MODEL, embedded_folder, find
-from .llava import Llava
-from .qwen2_5_vl import Qwen25VL
-from .qwen2_vl import Qwen2VL
-
-FAMILIES: dict[str, ModelFamily] = {"llava": Llava(), "qwen2_vl": Qwen2VL(), "qwen2_5_vl": Qwen25VL()}
-"""Supported ``config.model_type`` -> family."""
+from .families import FAMILIES
 
 # What transformers and safetensors raise on damaged or odd folders (found by damaging them).
 _BROKEN = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError)
@@ -99,16 +94,12 @@ def load(
         raise BadInput(
             f"{name} is incomplete: its checkpoint lacks {len(report['missing_keys'])} of the model's weights."
         )
-    _check_usable(model, processor, family, name)
-    model = model.to(chosen_device).eval()
-    return VisionLanguageModel(model, processor, family, _record(model, family, name))
-
-
-def _check_usable(model: Any, processor: Any, family: ModelFamily, name: str) -> None:
-    """Refuse what would fail at the first question. Raises BadInput or Unsupported."""
+    # Refuse what would fail at the first question.
     if not getattr(processor, "chat_template", None):
         raise BadInput(f"{name} has no chat template: add chat_template.jinja to its folder.")
-    family.check_loaded(model, name)
+    family.check(model, processor, name)
+    model = model.to(chosen_device).eval()
+    return VisionLanguageModel(model, processor, family, _record(model, family, name))
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:

@@ -8,35 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from ..types import PlanningInfo
-from .catalog import EMBEDDED_MODEL, embedded_folder
+from .catalog import EMBEDDED_MODEL, embedded_folder, find
+from .families import FAMILIES
 
 
 def planning_before_loading(name: str) -> PlanningInfo | None:
-    """What is known of the embedded model or of a checkpoint folder from its ``config.json``, for a square picture.
+    """What is known of a model of the menu or of a checkpoint folder from its configuration, for a square picture.
 
-    None when it can be known only by loading: a hub id, another architecture, a configuration that leaves the counts to
-    transformers' defaults, a damaged file (loading will say what is wrong with it).
+    None when it can be known only by loading: a hub id that is not on the menu, another architecture, a configuration
+    that leaves the counts to transformers' defaults, a damaged file (loading will say what is wrong with it).
     """
+    try:
+        config = _config(name)
+        return FAMILIES[config["model_type"]].planned(config)
+    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _config(name: str) -> Mapping[str, Any]:
+    entry = find(name)
+    if entry is not None and entry.config is not None and not Path(name).is_dir():  # a folder goes before a hub id
+        return entry.config
     folder = embedded_folder() if name == EMBEDDED_MODEL else Path(name).expanduser()
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return _from_llava_config(config) if isinstance(config, dict) and config.get("model_type") == "llava" else None
-
-
-def _from_llava_config(config: Mapping[str, Any]) -> PlanningInfo | None:
-    try:
-        text, vision = config["text_config"], config["vision_config"]
-        layer, n_vision = int(config["vision_feature_layer"]), int(vision["num_hidden_layers"])
-        side = int(vision["image_size"]) // int(vision["patch_size"])
-        return PlanningInfo(
-            n_visual=side * side,
-            n_blocks=int(text["num_hidden_layers"]),
-            family="llava",
-            has_cls=vision["model_type"] == "clip_vision_model",
-            # hidden_states entry h leaves block h - 1 (entry 0 are the embeddings), so h blocks were passed.
-            vision_blocks=layer if layer >= 0 else n_vision + 1 + layer,
-        )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
+    config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config

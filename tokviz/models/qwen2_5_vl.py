@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.vision_utils import get_vision_window_index
 
 from ..errors import Unsupported
 from ..records import TokenGrid
@@ -47,6 +46,9 @@ class Qwen25VL(QwenVL):
 
 def _windows(vision: Any, grid_thw: Tensor) -> tuple[Tensor, Tensor]:
     """The order of the tokens in the tower ``(N,)`` and where each window ends, in patches ``(windows + 1,)``."""
+    # Not at the top: families are asked about configurations before transformers is loaded.
+    from transformers.vision_utils import get_vision_window_index
+
     index, ends = get_vision_window_index(
         grid_thw,
         spatial_merge_size=vision.spatial_merge_size,

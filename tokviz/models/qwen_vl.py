@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from ..errors import BadInput, Unsupported
 from ..measures import prefill_flops
 from ..records import GridView, TokenGrid
-from .base import PatchMerging, VisionTower
+from ..types import PlanningInfo
+from .base import PatchMerging, PictureTokens, VisionTower
 
 
 class QwenVL:
@@ -25,6 +25,7 @@ class QwenVL:
 
     id: str
     reindexes = False
+    layout_arguments: tuple[str, ...] = ()
 
     def language_model(self, model: Any) -> Any:
         """``model.model.language_model`` (called with keywords only)."""
@@ -74,6 +75,12 @@ class QwenVL:
         """Never."""
         return False
 
+    def pictures(
+        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
+    ) -> Sequence[PictureTokens]:
+        """Raises Unsupported: tokens are told apart by ``patch_merging`` here."""
+        raise Unsupported("This model merges patches into tokens behind its vision tower.")
+
     def projector(self, model: Any) -> nn.Module:
         """``visual.merger``, which takes patches, four for each token."""
         merger: nn.Module = model.base_model.visual.merger
@@ -98,9 +105,28 @@ class QwenVL:
         """Lengths in patches of the pieces within which a block attends: by default whole frames."""
         return [view.rows * view.cols * vision.spatial_merge_size**2 for view in grid.views]
 
-    def check_loaded(self, model: Any, name: str) -> None:
-        """Raises Unsupported where no vision block attends over whole frames."""
-        self.last_whole_frame_block(model.config.vision_config)
+    def check(self, model: Any, processor: Any, name: str) -> None:
+        """Some vision block must attend over whole frames, and model and processor must cut pictures alike."""
+        vision, image_processor = model.config.vision_config, processor.image_processor
+        self.last_whole_frame_block(vision)
+        cut = image_processor.patch_size, image_processor.merge_size
+        if cut != (vision.patch_size, vision.spatial_merge_size):
+            raise Unsupported(f"{name} has a processor that cuts and merges patches otherwise than its model: {cut}.")
+
+    def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
+        """How many tokens a picture becomes is in no ``config.json``: the processor decides, by the picture's size.
+
+        So it is known for checkpoints whose ``visual_tokens`` is written beside the sizes (``catalog.py``) only.
+        """
+        text = config.get("text_config", config)  # hub files have the decoder's sizes at the top
+        return PlanningInfo(
+            n_visual=int(config["visual_tokens"]),
+            n_blocks=int(text["num_hidden_layers"]),
+            family=self.id,
+            has_cls=False,
+            merges_patches=True,
+            renumbers=False,
+        )
 
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Cells of 2 x 2 patches of the whole picture, resized to a multiple of them.
@@ -116,6 +142,9 @@ class QwenVL:
         image_processor = processor.image_processor
         if not getattr(image_processor, "do_resize", True):
             raise Unsupported("This processor does not resize pictures; tokviz needs do_resize for Qwen models.")
+        # Not at the top: families are asked about configurations before transformers is loaded.
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
         cell, size = image_processor.patch_size * image_processor.merge_size, image_processor.size
         try:
             height, width = smart_resize(
