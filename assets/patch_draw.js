@@ -62,18 +62,45 @@ function cellPath(brush, tokens) {
   return path;
 }
 
-function outline(brush, tokens, colour, thickness) {
-  const { context, ratio } = brush;
-  const line = Math.max(thickness * ratio, 1);
-  context.strokeStyle = colour;
-  context.lineWidth = line;
+// Lines along the sides of cells, wherever ``test(token, neighbour)`` asks for one (-1: no neighbour on that side).
+function sides(brush, tokens, thickness, test) {
+  const path = new Path2D();
+  const half = (thickness * brush.ratio) / 2;
+  const { width, height } = brush.context.canvas;
+  const inside = (value, end) => Math.min(Math.max(value, half), end - half);
+  const neighbours = neighboursOf(brush.grid);
   for (const token of tokens) {
     const box = boxOf(brush.grid, token);
     if (!hasArea(box)) continue;
-    const x = Math.round(box[0] * brush.sx) + line / 2;
-    const y = Math.round(box[1] * brush.sy) + line / 2;
-    context.strokeRect(x, y, Math.round(box[2] * brush.sx) - x - line / 2, Math.round(box[3] * brush.sy) - y - line / 2);
+    const [x0, x1] = [box[0], box[2]].map((x) => inside(Math.round(x * brush.sx), width));
+    const [y0, y1] = [box[1], box[3]].map((y) => inside(Math.round(y * brush.sy), height));
+    const lines = [[x0, y0, x1, y0], [x1, y0, x1, y1], [x0, y1, x1, y1], [x0, y0, x0, y1]];
+    lines.forEach(([xa, ya, xb, yb], side) => {
+      if (!test(token, neighbours[token][side])) return;
+      path.moveTo(xa, ya);
+      path.lineTo(xb, yb);
+    });
   }
+  return path;
+}
+
+function strokeSides(brush, tokens, colour, thickness, test) {
+  const { context, ratio } = brush;
+  context.strokeStyle = colour;
+  context.lineWidth = thickness * ratio;
+  context.lineCap = "square";
+  context.stroke(sides(brush, tokens, thickness, test));
+}
+
+// Around the regions that the tokens form, so that small patches are not drowned in lines; hairlines between patches.
+function outline(brush, tokens, colour, thickness, between = 0) {
+  const members = new Set(tokens);
+  if (between) {
+    brush.context.globalAlpha = between;
+    strokeSides(brush, tokens, colour, 0.75, (token, other) => token < other && members.has(other));
+    brush.context.globalAlpha = 1;
+  }
+  strokeSides(brush, tokens, colour, thickness, (_, other) => !members.has(other));
 }
 
 function fillDropped(brush, tokens, scene) {
@@ -97,7 +124,7 @@ function tokensWhere(brush, test) {
 function paintKept(brush, scene) {
   const { index, stage, colours } = scene;
   fillDropped(brush, tokensWhere(brush, (token) => !index.kept[token]), scene);
-  outline(brush, stage.kept.filter((token) => !index.basis[token]), colours.kept, 1.25);
+  outline(brush, stage.kept, colours.kept, 1.5, 0.55);
   outline(brush, stage.basis.filter((token) => index.kept[token]), colours.basis, 2);
 }
 
@@ -113,8 +140,8 @@ function paintHeat(brush, scene, shares, outlined) {
   context.globalAlpha = 1;
   const missing = tokensWhere(brush, (token) => shares[token] === null);
   if (missing.length) fillDropped(brush, missing, { ...scene, opacity: Math.max(scene.opacity, 0.7) });
-  outline(brush, outlined, "rgba(0,0,0,.55)", 1.75);
-  outline(brush, outlined, "rgba(255,255,255,.92)", 0.9);
+  outline(brush, outlined, "rgba(0,0,0,.6)", 2.5);
+  outline(brush, outlined, "rgba(255,255,255,.95)", 1.1);
 }
 
 function paintScore(brush, scene) {
@@ -156,14 +183,20 @@ function label(brush, token, text, colour, least) {
 
 function paintClusters(brush, scene) {
   const { context } = brush;
-  const { index, stage } = scene;
-  fillDropped(brush, tokensWhere(brush, (token) => stage.carriers[token] < 0), scene);
+  const { index, stage, colours } = scene;
+  const { carriers } = stage;
+  fillDropped(brush, tokensWhere(brush, (token) => carriers[token] < 0), scene);
   for (const [absorber, members] of index.groups) {
     if (members.length < 2) continue;
     context.fillStyle = groupColour(index.hues.get(absorber), scene.opacity * 0.9);
     context.fill(cellPath(brush, members));
   }
-  for (const [absorber, members] of index.groups) paintTarget(brush, absorber, members.length);
+  const grouped = tokensWhere(brush, (token) => carriers[token] >= 0 && index.groups.get(carriers[token]).length > 1);
+  strokeSides(brush, grouped, "rgba(0,0,0,.4)", 1, (token, other) => carriers[token] !== carriers[other]);
+  outline(brush, stage.kept.filter((token) => index.groups.get(token).length === 1), colours.kept, 1.5, 0.55);
+  for (const [absorber, members] of index.groups) {
+    if (members.length > 1) paintTarget(brush, absorber, members.length);
+  }
 }
 
 // The patch that carries a group: a ring, and inside it how many patches the token now stands for.
@@ -173,7 +206,7 @@ function paintTarget(brush, token, size) {
   if (!hasArea(box)) return;
   const [x, y] = centreOf(brush.grid, token);
   const side = Math.min((box[2] - box[0]) * brush.sx, (box[3] - box[1]) * brush.sy);
-  const numbered = size > 1 && side >= 17 * ratio;
+  const numbered = side >= 17 * ratio;
   const circle = (radius) => {
     context.beginPath();
     context.arc(x * brush.sx, y * brush.sy, radius, 0, 2 * Math.PI);
@@ -220,9 +253,9 @@ function svgBox(box, className) {
   return svgNode("rect", { x: box[0], y: box[1], width: box[2] - box[0], height: box[3] - box[1] }, className);
 }
 
-// A little outside the patch, so that the mark does not cover what it points at.
-function around([x0, y0, x1, y1]) {
-  const [dx, dy] = [(x1 - x0) * 0.12, (y1 - y0) * 0.12];
+// A little outside what is marked (``least`` in pixels of the picture), so that a mark does not cover what it points at.
+function around([x0, y0, x1, y1], share, least) {
+  const [dx, dy] = [(x1 - x0) * share, (y1 - y0) * share].map((by) => Math.max(by, least));
   return [x0 - dx, y0 - dy, x1 + dx, y1 + dy];
 }
 
@@ -232,7 +265,8 @@ function drawMarks(svg, scene, marks) {
   const { grid, evidence } = scene.payload;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const nodes = [];
-  evidence.forEach((box) => nodes.push(svgBox(box, "tv-evidence-casing"), svgBox(box, "tv-evidence")));
+  const pixel = width / Math.max(svg.clientWidth, 1);
+  evidence.map((box) => around(box, 0, 2 * pixel)).forEach((box) => nodes.push(svgBox(box, "tv-evidence-casing"), svgBox(box, "tv-evidence")));
   const shown = marks.hover >= 0 ? marks.hover : marks.pin;
   if (shown >= 0 && scene.view === "clusters" && scene.stage && scene.stage.carriers) {
     const absorber = scene.stage.carriers[shown];
@@ -245,7 +279,7 @@ function drawMarks(svg, scene, marks) {
   }
   for (const [token, className] of [[marks.pin, "tv-pin"], [marks.hover, "tv-hover"]]) {
     const box = token >= 0 ? boxOf(grid, token) : null;
-    if (box && hasArea(box)) nodes.push(svgBox(around(box), "tv-mark-casing"), svgBox(around(box), className));
+    if (box && hasArea(box)) nodes.push(...["tv-mark-casing", className].map((name) => svgBox(around(box, 0.12, 1.5 * pixel), name)));
   }
   svg.replaceChildren(...nodes);
 }

@@ -40,6 +40,20 @@ function step(grid, token, rows, cols) {
   return token;
 }
 
+// The four neighbours of each token in its own view (above, right, below, left), -1 where there is none; once per grid.
+const neighbourhoods = new WeakMap();
+
+function neighboursOf(grid) {
+  if (!neighbourhoods.has(grid)) {
+    const at = new Map();
+    const place = (token, rows, cols) => `${grid.view[token]}/${grid.row[token] + rows}/${grid.col[token] + cols}`;
+    grid.row.forEach((_, token) => { if (hasArea(boxOf(grid, token))) at.set(place(token, 0, 0), token); });
+    neighbourhoods.set(grid, grid.row.map((_, token) => [[-1, 0], [0, 1], [1, 0], [0, -1]]
+      .map(([rows, cols]) => at.get(place(token, rows, cols)) ?? -1)));
+  }
+  return neighbourhoods.get(grid);
+}
+
 function hasUnseenMargin(payload) {
   const [width, height] = payload.size;
   return !payload.grid.views.some((view) => view.seen[0] <= 0.5 && view.seen[1] <= 0.5

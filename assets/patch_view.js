@@ -73,7 +73,7 @@ function drawLegend() {
   if (state.view === "score" || state.view === "order") entries.push(["outlined", "kept"]);
   if (state.view === "died") entries.push(["outlined", "kept to the end"]);
   if (state.view === "died" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
-  if (state.view === "clusters") entries.push(["group", "colour: one group"], ["ring", "kept patch, with the size of its group"], ["dropped", "dropped"]);
+  if (state.view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch that carries it"], ["kept", "kept alone"], ["dropped", "dropped"]);
   if (state.payload.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
   part("legend").replaceChildren(...entries.map(([swatch, text]) => {

@@ -1,35 +1,44 @@
 """Find the shipped examples by search over held-out scenes and write them to ``examples/``.
 
-    python -m scripts.build_examples --scenes 150 --budget 16
+    python -m scripts.build_examples --minutes 8
 
 Run it again whenever the embedded model changes: a test checks that the stored sessions are what the model does now.
+The search goes on where the last one stopped (``--cache``) unless the weights or the code have changed. The same number
+of scenes gives the same examples.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
+import sys
 import time
-from collections import Counter
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 import tokviz
-from tokviz.cases.search import FoundCase, find_flips, separate
-from tokviz.images import stored_image
-from tokviz.measures import evidence_tokens, seen_by_llm
+from tokviz.cases.choosing import Shown, choose, missed_goals
+from tokviz.cases.search import FoundCase, Outcome, find_flips, separate
+from tokviz.images import Picture, read_image, stored_image
+from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
 from tokviz.models.loading import VisionLanguageModel
+from tokviz.models.planning import planning_before_loading
 from tokviz.records import Comparison
-from tokviz.scenes import EXAMPLE_SEEDS, generate_scene
+from tokviz.scenes import EXAMPLE_SEEDS, Box, generate_scene
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-METHODS = ("fastervlm", "apet", "divprune", "todre", "random", "uniform")
-"""Methods that hand the same number of tokens to the LLM (FastV lets its first blocks see all of them)."""
-CONTROLS = {"random", "uniform"}
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+CACHE = ROOT / "runs" / "examples.jsonl"
+FIRST = ("random", "fastervlm", "apet", "divprune", "prumerge_plus", "cdpruner", "pdrop")
+"""One method per family: all others run only where one of these lost the answer."""
+ROOMS = ("*.py", "cases/[ds]*.py", "engine/*.py", "models/*.py", "pruners/*.py", "scenes/*.py")
+"""The code that found cases depend on."""
+LEAST = 8
 
 
 def canvas(seed: int) -> tuple[int, int]:
@@ -37,150 +46,203 @@ def canvas(seed: int) -> tuple[int, int]:
     return (640, 480) if seed % 3 == 0 else (480, 480)
 
 
-def main() -> None:
-    """Search, choose a varied handful, write each as picture, case and session."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=150)
-    parser.add_argument("--budget", type=int, default=16)
-    parser.add_argument("--count", type=int, default=6)
+def main() -> int:
+    """Search, choose a varied handful, write each as picture, case and session; 1 when not everything is covered."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=400, help="search at most so many scenes (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop the search after so many minutes")
+    parser.add_argument("--budget", type=int, default=64, help="visual tokens (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=10, help="examples to write (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where found cases are kept (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--refresh", action="store_true", help="run the stored cases again instead of searching")
+    parser.add_argument("--dry", action="store_true", help="say what would be written, write nothing")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     vlm = tokviz.load()
     if arguments.refresh:
         refresh(vlm)
-        return
-    started = time.perf_counter()
-    seeds = EXAMPLE_SEEDS[: arguments.scenes]
-    found = [case for seed in seeds for case in find_flips(vlm, [seed], METHODS, arguments.budget, size=canvas(seed))]
+        return 0
+    found, searched = search(vlm, arguments)
     chosen = choose(found, arguments.count)
-    print(f"{len(found)} separating questions in {len(seeds)} scenes, {time.perf_counter() - started:.0f} s")
-    shutil.rmtree(EXAMPLES, ignore_errors=True)
-    for number, case in enumerate(chosen, 1):
-        case = shown(vlm, case)
-        write(case, EXAMPLES / f"{number:02d}-{case.question_family}")
-        print(f"{number}: {case.seed} {case.comparison.request.question} lost={case.lost} kept={case.kept}")
+    missed = missed_goals(chosen)
+    for one in chosen:
+        print(f"{one.case.seed} {one.case.question} -> {one.case.expected}: {title(one)}. {why(one)}")
+    print(
+        f"{len(found)} separating questions in {searched} scenes; {len(chosen)} chosen; missing: {missed or 'nothing'}"
+    )
+    if missed or len(chosen) < LEAST:
+        print("Search more scenes: the examples do not cover everything.", file=sys.stderr)
+        return 1
+    if not arguments.dry:
+        rewrite(vlm, chosen, arguments.budget)
+    return 0
+
+
+def search(vlm: VisionLanguageModel, arguments: argparse.Namespace) -> tuple[list[FoundCase], int]:
+    """Cases of all scenes that are searched now or were searched before, and the number of these scenes."""
+    methods = runnable()
+    cache = Cache(arguments.cache, key_of(methods, arguments.budget))
+    deadline = time.monotonic() + 60 * arguments.minutes
+    done, found = 0, list[FoundCase]()
+    for seed in EXAMPLE_SEEDS[: arguments.scenes]:
+        cases = cache.get(seed)
+        if cases is None:
+            if time.monotonic() > deadline:
+                break
+            flips = find_flips(vlm, [seed], methods, arguments.budget, first=FIRST, size=canvas(seed))
+            cases = cache.put(seed, list(flips))
+            print(f"scene {seed}: {len(cases)} found", file=sys.stderr)
+        found += cases
+        done += 1
+    return found, done
+
+
+def runnable() -> list[str]:
+    """Ids of the methods that the embedded model can serve, without the unpruned run."""
+    info = planning_before_loading(EMBEDDED_MODEL)
+    if info is None:
+        raise RuntimeError("The embedded model's configuration does not say what methods may plan with.")
+    return [p.id for p in tokviz.methods() if p.id != "full" and p.missing(info) is None]
+
+
+def key_of(methods: Sequence[str], budget: int) -> str:
+    """A digest of everything that found cases depend on: weights, code, methods, budget."""
+    digest = hashlib.sha256(json.dumps([list(methods), budget, FIRST]).encode())
+    code = [path for room in ROOMS for path in sorted((ROOT / "tokviz").glob(room))]
+    for path in [embedded_folder() / "model.safetensors", *code]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class Cache:
+    """Found cases by scene, in a file of JSON lines that starts with the key; one with another key is started anew."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self.scenes: dict[int, list[FoundCase]] = {}
+        lines = path.read_text().splitlines() if path.is_file() else []
+        if lines and json.loads(lines[0]) == {"key": key}:
+            for line in lines[1:]:
+                entry = json.loads(line)
+                self.scenes[entry["seed"]] = [FoundCase.model_validate(case) for case in entry["cases"]]
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"key": key}) + "\n")
+
+    def get(self, seed: int) -> list[FoundCase] | None:
+        """The cases of a scene, or None when it was not searched."""
+        return self.scenes.get(seed)
+
+    def put(self, seed: int, cases: list[FoundCase]) -> list[FoundCase]:
+        """Keep the cases of a scene; the file is whole after every scene."""
+        self.scenes[seed] = cases
+        with self.path.open("a") as file:
+            file.write(json.dumps({"seed": seed, "cases": [case.model_dump(mode="json") for case in cases]}) + "\n")
+        return cases
 
 
 def refresh(vlm: VisionLanguageModel) -> None:
     """Write the session of every stored case anew, with the same picture, question and methods."""
     for path in sorted(EXAMPLES.glob("*/session.json")):
-        path.write_text(run_again(vlm, Comparison.from_json(path.read_text())).to_json() + "\n")
+        stored = Comparison.from_json(path.read_text())
+        request = stored.request
+        again = run(
+            vlm, read_image(stored_image(stored.picture)), request.question, request.methods, request.budget,
+            str(request.expected_answer), request.evidence,
+        )  # fmt: skip
+        path.write_text(again.to_json() + "\n")
 
 
-def run_again(vlm: VisionLanguageModel, stored: Comparison, methods: list[str] | None = None) -> Comparison:
-    """The same request again, timed as medians of 5."""
-    request = stored.request
+def run(
+    vlm: VisionLanguageModel, picture: Picture, question: str, methods: Sequence[str], budget: int, expected: str,
+    evidence: Sequence[Box],
+) -> Comparison:  # fmt: skip
+    """A comparison as it is stored: timed as medians of 5."""
     return tokviz.compare(
-        vlm, stored_image(stored.picture), request.question, methods or request.methods, request.budget,
-        seed=request.seed, repeats=5, max_new_tokens=request.max_new_tokens, expected=request.expected_answer,
-        evidence=request.evidence,
-    )  # fmt: skip
+        vlm, picture, question, methods, budget, repeats=5, max_new_tokens=8, expected=expected, evidence=evidence
+    )
 
 
-def choose(found: list[FoundCase], count: int) -> list[FoundCase]:
-    """Greedy and deterministic: each next case prefers question families, losers and keepers not shown yet."""
-    chosen: list[FoundCase] = []
-    pool = [case for case in found if published(case.lost) and published(case.kept) and is_plain(case)]
-    while pool and len(chosen) < count:
-        best = min(pool, key=partial(novelty_rank, chosen=tuple(chosen)))
-        chosen.append(best)
-        pool = [case for case in pool if case.seed != best.seed]
-    return chosen
+def rewrite(vlm: VisionLanguageModel, chosen: Sequence[Shown], budget: int) -> None:
+    """Replace all of ``examples/``; everything is computed before anything is removed."""
+    sessions = [session(vlm, one, budget) for one in chosen]
+    shutil.rmtree(EXAMPLES, ignore_errors=True)
+    for number, (one, comparison) in enumerate(zip(chosen, sessions, strict=True), 1):
+        write(one, comparison, EXAMPLES / f"{number:02d}-{one.kind.replace(' ', '-')}")
 
 
-def novelty_rank(case: FoundCase, chosen: tuple[FoundCase, ...]) -> tuple[float, ...]:
-    """Smaller is better: question family, loser and keeper shown less often; then plain pictures, sure answers."""
-    families = Counter(other.question_family for other in chosen)
-    losers = Counter(clearest(other)[0] for other in chosen)
-    keepers = Counter(clearest(other)[1] for other in chosen)
-    loser, keeper = clearest(case)
-    news = losers[loser] + keepers[keeper]
-    return (families[case.question_family], news, -case.contrast, -case.confidence)
+def session(vlm: VisionLanguageModel, one: Shown, budget: int) -> Comparison:
+    """Run a chosen case with the methods that are shown. Raises RuntimeError when it answers otherwise than before."""
+    case = one.case
+    scene = generate_scene(case.seed, size=case.size)
+    question = next(q for q in scene.questions if q.text == case.question)
+    comparison = run(
+        vlm,
+        read_image(Image.fromarray(scene.image)),
+        case.question,
+        one.methods,
+        budget,
+        case.expected,
+        question.evidence,
+    )
+    if separate(comparison) != tuple(
+        tuple(method for method in one.methods if case.outcomes[method].right is right) for right in (False, True)
+    ):
+        raise RuntimeError(f"Scene {case.seed} gives other answers when it is run again: they are not deterministic.")
+    return comparison
 
 
-def clearest(case: FoundCase) -> tuple[str, str]:
-    """The method that lost the answer with the least evidence, and the one that kept it with the most."""
-
-    def kept(method: str) -> int:
-        return evidence_kept(case, method)
-
-    return min(published(case.lost), key=kept), max(published(case.kept), key=kept)
-
-
-def is_plain(case: FoundCase) -> bool:
-    """Whether the overlays alone explain the answers: half of the evidence lies between loser and keeper."""
-    evidence = evidence_tokens(case.comparison.grid, case.comparison.request.evidence)
-    loser, keeper = clearest(case)
-    return 2 * (evidence_kept(case, keeper) - evidence_kept(case, loser)) >= len(evidence)
-
-
-def evidence_kept(case: FoundCase, method: str) -> int:
-    """How many of the patches that show the answer the method hands to the LLM."""
-    grid = case.comparison.grid
-    evidence = evidence_tokens(grid, case.comparison.request.evidence)
-    return len(set(evidence) & set(seen_by_llm(case.comparison.run(method), grid.n_tokens)))
-
-
-def published(methods: tuple[str, ...]) -> list[str]:
-    """The methods that are no controls."""
-    return [method for method in methods if method not in CONTROLS]
-
-
-def shown(vlm: VisionLanguageModel, case: FoundCase) -> FoundCase:
-    """The case with the three methods that tell most (four lanes fill a row of the page), timed as medians of 5."""
-    comparison = case.comparison
-    lost = sorted(published(case.lost), key=lambda method: evidence_kept(case, method))
-    stayed = sorted(published(case.kept), key=lambda method: -evidence_kept(case, method))
-    methods = (lost[:1] + stayed[:2] + lost[1:])[:3]
-    again = run_again(vlm, comparison, [method for method in METHODS if method in methods])
-    found = separate(again, case.seed, case.question_family)
-    if found is None:
-        raise RuntimeError(f"scene {case.seed} separates no more when it is run again: answers are not deterministic")
-    return found
-
-
-def write(case: FoundCase, folder: Path) -> None:
+def write(one: Shown, comparison: Comparison, folder: Path) -> None:
     """Write ``picture.png``, ``case.json`` and ``session.json``."""
     folder.mkdir(parents=True)
-    comparison = case.comparison
-    scene = generate_scene(case.seed, size=canvas(case.seed))
-    Image.fromarray(scene.image).save(folder / "picture.png", optimize=True)
+    case = one.case
+    stored_image(comparison.picture).save(folder / "picture.png", optimize=True)
     (folder / "session.json").write_text(comparison.to_json() + "\n")
     record = {
-        "title": title(case),
-        "question": comparison.request.question,
-        "answer": comparison.request.expected_answer,
+        "title": title(one),
+        "question": case.question,
+        "answer": case.expected,
         "family": case.question_family,
-        "why": why(case),
-        "source": f"generate_scene({case.seed}, size={canvas(case.seed)}), found by scripts.build_examples",
+        "kinds": list(case.kinds),
+        "hard": case.hard,
+        "why": why(one),
+        "answers": {method: outcome.answer for method, outcome in case.outcomes.items()},
+        "scene": {"seed": case.seed, "size": list(case.size)},
+        "source": f"generate_scene({case.seed}, size={case.size}), found by scripts.build_examples",
         "licence": "apache-2.0",
     }
     (folder / "case.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def title(case: FoundCase) -> str:
-    """Who answers wrong and who stays right, of the methods that are shown."""
+def title(one: Shown) -> str:
+    """The kind of difficulty, who answers wrong and who stays right, of the methods that are shown."""
 
-    def names(methods: tuple[str, ...]) -> str:
-        return " and ".join(case.comparison.run(method).label for method in published(methods))
+    def names(right: bool) -> str:
+        return " and ".join(outcome.label for outcome in one.outcomes if outcome.right is right)
 
-    verb = "answers" if len(published(case.lost)) == 1 else "answer"
-    return f"{names(case.lost)} {verb} wrong, {names(case.kept)} right"
+    verb = "answers" if sum(not outcome.right for outcome in one.outcomes) == 1 else "answer"
+    return f"{one.kind.capitalize()}: {names(False)} {verb} wrong, {names(True)} right"
 
 
-def why(case: FoundCase) -> str:
-    """One sentence from what was measured: how much of the evidence the clearest loser and keeper kept."""
-    comparison = case.comparison
-    loser, keeper = clearest(case)
-    lost_run, kept_run = comparison.run(loser), comparison.run(keeper)
-    evidence = len(evidence_tokens(comparison.grid, comparison.request.evidence))
+def why(one: Shown) -> str:
+    """Why the case is hard, what the clearest loser and keeper did with the evidence, and how many methods lose it."""
+    case = one.case
+    loser, keeper = (case.outcomes[method] for method in one.ends())
     return (
-        f"{evidence} of {comparison.grid.n_tokens} patches show the answer: {lost_run.label} hands "
-        f"{evidence_kept(case, loser)} of them to the language model and answers “{lost_run.answer}”; "
-        f"{kept_run.label} hands over {evidence_kept(case, keeper)} and stays right."
+        f"{case.hard} {loser.label} {leaves(loser, case.n_evidence)} and answers “{loser.answer}”; "
+        f"{keeper.label} {leaves(keeper, case.n_evidence)} and stays right. "
+        f"{len(case.lost)} of {len(case.outcomes)} methods lose this answer."
     )
 
 
+def leaves(outcome: Outcome, n_evidence: int) -> str:
+    """What became of the evidence, in words."""
+    share = {0: "none", n_evidence: "all"}.get(outcome.evidence, str(outcome.evidence))
+    if outcome.inside:
+        return f"drops tokens inside the language model, leaves {share} of them in the end"
+    return f"hands {share} of them to the language model"
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,11 +17,19 @@ ABSENT = {
     "tokviz.scenes": {"torch", "gradio", "transformers"},
     "tokviz.render.figure": {"torch", "gradio", "transformers", "matplotlib.pyplot"},
     "tokviz.cases.examples": {"torch", "gradio", "transformers"},
+    "tokviz.fidelity.tables": {"torch", "gradio", "transformers", "matplotlib.pyplot"},
     "tokviz.pruners": {"gradio", "transformers", "tokviz.engine", "tokviz.models"},
     "tokviz.engine": {"gradio", "tokviz.pruners"},
     "tokviz.models.loading": {"gradio", "tokviz.pruners", "tokviz.engine"},
     "tokviz.comparing": {"gradio", "tokviz.ui"},
     "tokviz.calibration": {"gradio", "tokviz.ui", "tokviz.comparing"},
+    "tokviz.fidelity.workers": {"gradio", "tokviz.ui", "tokviz.comparing"},
+    "tokviz.fidelity.cache": {"torch", "gradio", "transformers"},
+    "tokviz.fidelity.statistics": {"torch", "gradio", "transformers"},
+    "tokviz.fidelity.separation": {"torch", "gradio", "transformers"},
+    "tokviz.fidelity.published": {"torch", "gradio", "transformers"},
+    "tokviz.fidelity.ablations": {"torch", "gradio", "transformers"},
+    "tokviz.cli": {"torch", "gradio", "transformers"},
     "tokviz.ui.build": {"transformers", "tokviz.engine", "tokviz.models.loading"},
 }
 
@@ -39,7 +47,7 @@ def test_only_the_ui_and_the_entry_import_gradio_and_only_models_and_engine_impo
         "gradio": {"ui"},
         "transformers": {"models", "engine"},
         "spaces": set(),
-        "torch": {"pruners", "engine", "models", "comparing.py", "calibration.py", "lane.py", "types.py"},
+        "torch": {"pruners", "engine", "models", "fidelity", "comparing.py", "calibration.py", "lane.py", "types.py"},
     }
     for path in (ROOT / "tokviz").rglob("*.py"):
         room = path.relative_to(ROOT / "tokviz").parts[0]

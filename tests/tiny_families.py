@@ -218,23 +218,25 @@ def n_crops(width: int, height: int) -> int:
     return (high // SIDE) * (wide // SIDE)
 
 
-def llava_next_layout(width: int, height: int) -> list[tuple[int, int]]:
+def llava_next_layout(
+    width: int, height: int, side: int = SIDE, pinpoints: list[list[int]] = PINPOINTS
+) -> list[tuple[int, int]]:
     """Thumbnail, then the stitched crops row by row without padding, a newline (patch -1) after each row."""
-    n = SIDE // PATCH
-    high, wide = select_best_resolution((height, width), PINPOINTS)
+    n = side // PATCH
+    high, wide = select_best_resolution((height, width), pinpoints)
     grid = [
-        [(1 + row // n * (wide // SIDE) + col // n, row % n * n + col % n) for col in range(wide // PATCH)]
+        [(1 + row // n * (wide // side) + col // n, row % n * n + col % n) for col in range(wide // PATCH)]
         for row in range(high // PATCH)
     ]
     rows, cols = len(grid), len(grid[0])
     if width / height > cols / rows:
-        padding = (rows - int(round(height * cols / width, 7))) // 2
+        padding = (rows - int(round(height * (cols / width), 7))) // 2
         grid = grid[padding : rows - padding]
     else:
-        padding = (cols - int(round(width * rows / height, 7))) // 2
+        padding = (cols - int(round(width * (rows / height), 7))) // 2
         grid = [row[padding : cols - padding] for row in grid]
     thumbnail = [(0, patch) for patch in range(n * n)]
-    return thumbnail + [cell for row in grid for cell in [*row, (row[-1][0], -1)]]
+    return thumbnail + [cell for row in grid for cell in [*row, (row[-1][0] if row else 0, -1)]]
 
 
 CASES = {

@@ -33,8 +33,8 @@ class GridView(Record):
     """One regular grid of patches: a picture, a tile or a frame. ``seen`` is what of the picture it covers.
 
     layer: views of one layer show different parts of the picture, side by side, and can be drawn together; a picture
-    that is looked at twice, whole (0) and in crops (1), has two layers. top, left: where the view's first row and column
-    lie among the rows and columns of its layer.
+    that is looked at twice, whole (0) and in crops (1), has two layers. top, left: where the view's first row and
+    column lie among the rows and columns of its layer.
     """
 
     name: str

@@ -118,13 +118,15 @@ class Signals:
 
     Shape:
         features: ``(N, D)`` at the stage's site. cls_attention, cls_logits, cls_full_width, received_attention,
-        clip_relevance, key_norms: ``(N,)``. cls_feature: ``(D,)``, of a tiled picture ``(V, D)``. keys, full_keys: ``(N, d_k)``. text_features,
-        normed_text, input_text: ``(M, D)``; text_key_norms: ``(M,)``. question_features: ``(Q, D)``. input_features:
-        ``(N_0, D)``, all that entered the LLM. attention_rows: ``(rows, N)``, probabilities (softmax over the whole
-        causal row), mean over heads, float32. head_rows: ``(H, M, N)``. rotary_similarity: ``(M, N)``.
-        previous_features, normed_features: ``(N, D)``. candidates: ``(N,)`` bool, False for rows that are no image
-        patch (newline, video [CLS]); None when every row is a patch. view: ``(N,)`` int, the tile or frame of each row;
-        None when there is one. cell: ``(N, 2)`` int, row and column of each patch in its picture: of the thumbnail for
+        clip_relevance, key_norms: ``(N,)``. cls_feature: ``(D,)``, of a picture cut into tiles ``(tiles, D)``. keys,
+        full_keys: ``(N, d_k)``. text_features, normed_text, input_text: ``(M, D)``; text_key_norms: ``(M,)``.
+        question_features: ``(Q, D)``. input_features: ``(N_0, D)``, all that entered the LLM. attention_rows:
+        ``(rows, N)``, probabilities (softmax over the whole causal row), mean over heads, float32. head_rows:
+        ``(H, M, N)``. rotary_similarity: ``(M, N)``. previous_features, normed_features: ``(N, D)``. candidates:
+        ``(N,)`` bool, False for rows that are no image patch (newline, video [CLS]), of which the vision tower knows
+        nothing: their encoder features and keys are 0, their [CLS] scores NaN; None when every row is a patch. view:
+        ``(N,)`` int, the tile or frame of each row (a newline's is that of the patch before it); None when there is
+        one. cell: ``(N, 2)`` int, row and column of each patch in its picture: of the thumbnail for
         tile 0, of the stitched and unpadded grid of crops for all other tiles; -1 for rows that are no patch; None when
         the engine does not know. sizes: ``(N,)``, how many patches each row already stands for; None when each is one.
         origin: ``(N,)`` int64, inside the vision tower the original index of each row (the smallest one of a merged

@@ -1,17 +1,76 @@
-"""Writes the model card from evaluation.json and the training logs.
+"""Writes the model card and the accuracy table of the README, from evaluation.json and the training logs alone.
 
-python -m training.card --machine "2 virtual CPU cores (AMD EPYC, AVX2), no GPU"
+    python -m training.card
+
+Logs of a finished training in `runs/` are first copied to `training/logs/`, with the machine they come from.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokviz.scenes import FAMILIES, HELD_OUT_SEEDS, TRAINING_SEEDS
-from training.architecture import vocabulary
+from tokviz.scenes import COLORS, HELD_OUT_SEEDS, MAX_COUNT, SHAPES, SIGN_WORDS, TRAINING_SEEDS, UNSEEN_PAIRS
+from tokviz.scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten, handwritten_numbers
+from training import evaluate, tables
+from training import language as language_stage
+from training import vision as vision_stage
+from training.architecture import GRID, IMAGE_SIZE, PATCH, model_config, vocabulary
+from training.language import COUNTS, POINT_BLOCK, TEXT_LENGTH
+from training.machine import describe_machine
+from training.tables import flow, percent
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "assets" / "tokviz-tiny"
+LOGS = ROOT / "training" / "logs"
+COARSE_COMMIT = "78c0da6"
+"""The commit with the coarse model that this one grew from, and its recipe."""
+COARSE_TOKENS = 144
+LOG_NAMES = ("vision.jsonl", "language.jsonl")
+README_START, README_END = "<!-- accuracy: written by training/card.py -->", "<!-- end of accuracy -->"
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What a training log tells: its last step, pictures, minutes, and the lines with validation accuracies."""
+
+    steps: int
+    pictures: int
+    minutes: float
+    validations: list[dict[str, Any]]
+
+
+def read_log(path: Path) -> Sitting:
+    """Read one log.
+
+    Raises:
+        SystemExit: the log is missing or holds no validation, with a sentence on what to run.
+    """
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: train first (see training/README.md), or copy the log of the training.")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    validations = [line for line in lines if any(key.startswith("val_") for key in line)]
+    if not validations:
+        raise SystemExit(f"{path} holds no validation line: that training has not come far enough for a card.")
+    last = lines[-1]
+    pictures = max(line.get("pictures", 0) for line in lines)
+    return Sitting(last["step"], pictures, last["seconds"] / 60, validations)
+
+
+def collect(runs: Path, logs: Path) -> None:
+    """Copy the logs of a training that ran here, and note the machine."""
+    found = [name for name in LOG_NAMES if (runs / name).exists()]
+    if found and len(found) < len(LOG_NAMES):
+        raise SystemExit(f"{runs} holds only {found[0]}: finish the training first, or pass another --runs.")
+    for name in found:
+        shutil.copyfile(runs / name, logs / name)
+    if found:
+        (logs / "machine.txt").write_text(describe_machine() + "\n")
+
 
 HEAD = """---
 license: apache-2.0
@@ -22,14 +81,15 @@ tags: [llava, visual-token-pruning, synthetic]
 
 # tokviz-tiny
 
-A LLaVA of {millions:.1f} million weights, trained from nothing on drawn scenes, so that visual-token pruning can be
-shown for real without a network connection or a GPU. Stock `LlavaForConditionalGeneration` and `LlavaProcessor`.
+A LLaVA of {millions:.1f} million weights and {tokens} visual tokens, trained from nothing on drawn scenes, so that
+visual-token pruning can be shown for real without a network connection or a GPU. Stock `LlavaForConditionalGeneration`
+and `LlavaProcessor`.
 
 ```python
 from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-model = LlavaForConditionalGeneration.from_pretrained("assets/tokviz-tiny")
+model = AutoModelForImageTextToText.from_pretrained("assets/tokviz-tiny")
 processor = AutoProcessor.from_pretrained("assets/tokviz-tiny")
 prompt = "USER: <image>\\nwhat color is the star? ASSISTANT:"
 inputs = processor(images=Image.open("scene.png"), text=prompt, return_tensors="pt")
@@ -41,145 +101,170 @@ print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 It answers five families of questions about the pictures of `tokviz.scenes`: existence, attribute, counting, spatial,
 reading. Its vocabulary has {words} words; every other word is `<unk>`. It has seen no photograph: its answers about one
 mean nothing. It is a demonstrator whose evidence is known exactly. **Its numbers say nothing about 7B models**, and a
-method that wins here need not win there.
-"""
-
-# What happened to the weights that ship, beyond what the recipe says; to be rewritten with the next ones.
-VISION_HISTORY = """This checkpoint's tower was trained in two sittings: row and column were added as targets in the
-  last minutes, when a probe showed that the features kept too little of where they are."""
-LANGUAGE_HISTORY = """The decoder was trained in sittings as well: at step 1000 it went on with the
-  finished tower; at step 1745, as spatial answers were still guesses, row and column became targets of the projected
-  patches, place questions got their present large share, and the learning rates were raised by three quarters (Muon)
-  and by a factor of two (AdamW). Cores were shared with other programs, so that minutes say little about speed."""
+method that wins here need not win there."""
 
 
-def percent(value: float) -> str:
-    """0.9312 as "93.1"."""
-    return f"{100 * value:.1f}"
+def accuracy_part(numbers: dict[str, Any]) -> str:
+    """Held-out accuracy, targets, and how it was measured."""
+    check, seconds = numbers["generation_check"], numbers["median_seconds_per_answer"]
+    opening = f"""{numbers["scenes"]} scenes from seed {numbers["first_seed"]} on, {numbers["visual_tokens"]} visual
+        tokens, in percent with 95% intervals (Wilson; questions count as independent):"""
+    method = f""""Most frequent answer" is the best guess per kind of question without a picture, learnt on training
+        scenes. Measured by `python -m training.evaluate` in {numbers["seconds"] / 60:.1f} minutes (`evaluation.json`
+        has every number). On {check["questions"]} questions about pictures of {", ".join(check["picture_sizes"])}
+        pixels the stock processor and `generate` were run one by one: {percent(check["agreement"])}% agree with the
+        batched measurement. An answer takes {1000 * seconds["1"]:.0f} ms on one thread and {1000 * seconds["2"]:.0f} ms
+        on two (medians, preprocessing included; {numbers["machine"]})."""
+    return "\n\n".join([
+        "## Accuracy on held-out scenes",
+        flow(opening),
+        tables.accuracy_table(numbers),
+        flow(tables.targets_sentence(numbers)),
+        flow(method),
+        tables.kinds_table(numbers),
+    ])  # fmt: skip
 
 
-def accuracy_table(numbers: dict[str, Any]) -> str:
-    """Families as rows; the model beside what needs no picture or sees the wrong one."""
-    columns = (
-        ("accuracy", "model"),
-        ("blind_majority", "most frequent answer"),
-        ("grey_picture", "grey picture"),
-        ("shuffled_picture", "another scene's picture"),
-    )
-    lines = ["| family | questions | " + " | ".join(title for _, title in columns) + " |", "|---" * 6 + "|"]
-    for family in FAMILIES:
-        cells = " | ".join(percent(numbers[key][family]) for key, _ in columns)
-        lines.append(f"| {family} | {numbers['questions'][family]} | {cells} |")
-    return "\n".join(lines)
+def slices_part(numbers: dict[str, Any]) -> str:
+    """Accuracy where things are new, small, many, of another size, or few patches are left."""
+    unseen = f"""Held-out scenes may show {len(UNSEEN_PAIRS)} colour-shape pairs, {len(FONT_FILES) - TRAINING_FONTS}
+        fonts and handwriting that no training scene has:"""
+    pruned = f"""{numbers["pruned_questions"]} questions about {numbers["pruned_scenes"]} of the same scenes; patches
+        taken away before the language model, at random or so that evidence stays first (an oracle, which knows the
+        boxes; questions without evidence get random patches):"""
+    return "\n\n".join([
+        "### What training never showed",
+        flow(unseen),
+        tables.unseen_table(numbers),
+        "### By number of objects and height of the sign",
+        tables.difficulty_table(numbers),
+        "### Other picture sizes",
+        tables.sizes_table(numbers),
+        flow(tables.sizes_sentence(numbers)),
+        "### With few visual tokens",
+        flow(pruned),
+        tables.pruned_table(numbers),
+        flow(tables.positions_sentence(numbers)),
+    ])  # fmt: skip
 
 
-def kinds_table(numbers: dict[str, Any]) -> str:
-    """Every kind of question."""
-    rows = [f"| {kind} | {v['n']} | {percent(v['accuracy'])} |" for kind, v in numbers["kinds"].items() if v["n"] >= 20]
-    return "\n".join(["| kind of question | questions | % right |", "|---|---|---|", *rows])
+def stages(vision: Sitting, language: Sitting, coarse: list[Sitting], machine: str) -> list[str]:
+    """What was done, one item per stage."""
+    config, (*towers, decoder) = model_config(), coarse
+    eyes, text = config.vision_config, config.text_config
+    counts = ", ".join(str(count) for count in COUNTS[:-1]) + f" or {COUNTS[-1]}"
+    return [
+        f"""Data: scenes drawn on the fly from seeds in {TRAINING_SEEDS.start}..{TRAINING_SEEDS.stop - 1}; held-out
+        seeds are {HELD_OUT_SEEDS.start}..{HELD_OUT_SEEDS.stop - 1}. The only outside data are handwritten digits
+        (below); there are no outside weights.""",
+        f"""Stage 0, start: a former model of this project with {COARSE_TOKENS} visual tokens, trained from nothing in
+        two stages of {sum(tower.minutes for tower in towers):.0f} and {decoder.minutes:.0f} minutes (commit
+        `{COARSE_COMMIT}` holds it with its recipe). Its patch kernel and position embeddings were interpolated to
+        {GRID} x {GRID} patches of {PATCH} pixels.""",
+        f"""Stage 1, vision tower (CLIP, {eyes.num_hidden_layers} blocks x {eyes.hidden_size}): {vision.steps} steps,
+        {vision.pictures} pictures, {vision.minutes:.0f} minutes. Per patch it names shape, colour, size, text, centres,
+        row and column.""",
+        f"""Stage 2, projector and decoder (Llama, {text.num_hidden_layers} blocks x {text.hidden_size}), tower frozen:
+        {language.steps} steps, {language.pictures} pictures with up to {TEXT_LENGTH} tokens of questions and answers
+        each (scenes return up to twice, with other questions and other patches), {language.minutes:.0f} minutes. Muon
+        and AdamW, float32. A batch sees {counts} patches, half of the sequences with closed-up positions. Behind
+        decoder block {POINT_BLOCK} a noun must know where the thing it names lies.""",
+        f"""Seeds {vision_stage.SEED} (stage 1), {language_stage.SEED} (stage 2), {evaluate.SEED} (evaluation). Machine:
+        {machine}; it was shared with other programs. The schedule runs by the clock, so that another machine gives
+        other weights. Stages 1 and 2 together took {vision.minutes + language.minutes:.0f} minutes.""",
+        "Recipe: `training/` in this repository; logs in `training/logs/`.",
+    ]
 
 
-def pruned_table(numbers: dict[str, Any]) -> str:
-    """What few patches leave of it."""
-    head = "| kept | selection | positions | " + " | ".join(FAMILIES) + " |"
-    lines = [head, "|---" * (3 + len(FAMILIES)) + "|"]
-    whole = " | ".join(percent(numbers["accuracy"][family]) for family in FAMILIES)
-    lines.append(f"| {numbers['visual_tokens']} | all | - | {whole} |")
-    for row in numbers["pruned"]:
-        cells = " | ".join(percent(row["accuracy"][family]) for family in FAMILIES)
-        lines.append(f"| {row['kept']} | {row['selection']} | {row['positions']} | {cells} |")
-    return "\n".join(lines)
+def making_part(vision: Sitting, language: Sitting, coarse: list[Sitting], machine: str) -> str:
+    """Data, stages, curves, and whose handwriting it is."""
+    written, held = len(handwritten()[1]), sum(len(handwritten_numbers(digit, True)) for digit in range(10))
+    digits = f"""Handwritten digits: {written} images of "Optical Recognition of Handwritten Digits" by E. Alpaydin and
+        C. Kaynak, UCI Machine Learning Repository, https://doi.org/10.24432/C50P49, licensed CC BY 4.0
+        (https://creativecommons.org/licenses/by/4.0/), enlarged and tinted here; {held} of them are held out."""
+    return "\n\n".join([
+        "## How it was made",
+        "\n".join(flow(stage, bullet=True) for stage in stages(vision, language, coarse, machine)),
+        flow("""Validation accuracy of the vision tower over time, in percent (patches of objects, for text those of
+        signs; "presence" counts colour-shape pairs):"""),
+        tables.curve_table(vision.validations),
+        "Validation accuracy of the decoder's answers over time, in percent:",
+        tables.curve_table(language.validations),
+        flow(digits),
+    ])  # fmt: skip
 
 
-def totals(logs: list[Path]) -> dict[str, Any]:
-    """Steps, pictures and minutes of one or several sittings, and the last validation."""
-    lines = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
-    return {
-        "steps": sum(sitting[-1]["step"] for sitting in lines),
-        "pictures": sum(max(line.get("pictures", 0) for line in sitting) for sitting in lines),
-        "minutes": sum(sitting[-1]["seconds"] for sitting in lines) / 60,
-        "last": lines[-1][-1],
-    }
+def limits_part(numbers: dict[str, Any]) -> str:
+    """What the model cannot do, and the disclosure about [CLS]."""
+    disclosure = """[CLS] had a task of its own: to say from the pooled output which colour-shape pairs are in the
+        picture. So its attention is likely to find objects better than that of a large model does (not measured for
+        these weights), which flatters methods that rank patches by [CLS] attention. Without the task the last block
+        would have no training signal at all, which would handicap them instead. Lines, dots, splashes and signs (which
+        [CLS] need not report) are drawn as distractors."""
+    limits = [
+        tables.relation_sentence(numbers),
+        f"""It knows {len(vocabulary())} words: {len(SHAPES)} shapes, {len(COLORS)} colours, {len(SIGN_WORDS)} sign
+        words, digits; counts end at {MAX_COUNT}.""",
+        f"""The processor scales the shorter edge to {IMAGE_SIZE} and crops the middle, as LLaVA-1.5 does: what lies
+        outside is not seen.""",
+        "It always answers, also where a question makes no sense.",
+    ]
+    return "\n\n".join([
+        "## [CLS] was trained to know the objects",
+        flow(disclosure),
+        "## Limits",
+        "\n".join(flow(limit, bullet=True) for limit in limits),
+    ])  # fmt: skip
 
 
-def heads_line(last: dict[str, Any]) -> str:
-    """Validation accuracies of the tower's heads in words."""
-    named = {key.removeprefix("val_"): value for key, value in last.items() if key.startswith("val_")}
-    return ", ".join(f"{name} {percent(value)}%" for name, value in named.items())
-
-
-def card(folder: Path, vision_logs: list[Path], language_logs: list[Path], machine: str) -> str:
+def card(folder: Path = FOLDER, logs: Path = LOGS) -> str:
     """The whole card as Markdown."""
-    numbers = json.loads((folder / "evaluation.json").read_text())
-    vision, language = totals(vision_logs), totals(language_logs)
+    numbers = read_numbers(folder)
+    vision, language = (read_log(logs / name) for name in LOG_NAMES)
+    coarse = [read_log(path) for path in (*sorted(logs.glob("coarse-vision-*.jsonl")), logs / "coarse-language.jsonl")]
     millions = (folder / "model.safetensors").stat().st_size / 4e6
-    relation = numbers["kinds"]["spatial: is the * beside the *"]["accuracy"]
-    place = numbers["kinds"]["spatial: where is the *"]["accuracy"]
-    check, tokens = numbers["generation_check"], numbers["visual_tokens"]
-    return f"""{HEAD.format(millions=millions, words=len(vocabulary()))}
-## Accuracy on held-out scenes
+    head = HEAD.format(millions=millions, words=len(vocabulary()), tokens=numbers["visual_tokens"])
+    made = making_part(vision, language, coarse, (logs / "machine.txt").read_text().strip())
+    return "\n\n".join([head, accuracy_part(numbers), slices_part(numbers), made, limits_part(numbers)]) + "\n"
 
-{numbers["scenes"]} scenes from seed {numbers["first_seed"]} on, {tokens} visual tokens, in percent:
 
-{accuracy_table(numbers)}
+def read_numbers(folder: Path) -> dict[str, Any]:
+    """What `training.evaluate` measured."""
+    numbers: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return numbers
 
-"Most frequent answer" is the best guess per kind of question without a picture, learnt on training scenes. Measured by
-`python -m training.evaluate` (`evaluation.json` has every number). On {check["questions"]} of these questions the stock
-processor and `generate` were run one by one: {percent(check["agreement"])}% agree with the batched measurement.
 
-{kinds_table(numbers)}
+def readme_section(numbers: dict[str, Any]) -> str:
+    """The accuracy part of the README, between its markers."""
+    sentences = flow(f"{tables.targets_sentence(numbers)} {tables.relation_sentence(numbers)}")
+    return "\n".join([README_START, tables.short_table(numbers), "", sentences, README_END])
 
-### With few visual tokens
 
-{numbers["pruned_scenes"]} of the same scenes; patches taken away before the language model, at random or so that those
-with the most evidence stay (an oracle, which knows the boxes; questions without evidence get random patches):
+def with_section(readme: str, section: str) -> str:
+    """The README with the section in place of what stands between the markers.
 
-{pruned_table(numbers)}
-
-## How it was made
-
-- Data: scenes drawn on the fly from seeds in {TRAINING_SEEDS.start}..{TRAINING_SEEDS.stop - 1}; held-out seeds are
-  {HELD_OUT_SEEDS.start}..{HELD_OUT_SEEDS.stop - 1}. No outside data, no outside weights.
-- Stage 1, vision tower (CLIP, 6 blocks x 192): {vision["steps"]} steps, {vision["pictures"]} pictures,
-  {vision["minutes"]:.0f} minutes. Per patch it names shape, colour, size, text, centres, row and column; accuracy on
-  validation scenes: {heads_line(vision["last"])}. {VISION_HISTORY}
-- Stage 2, projector and decoder (Llama, 8 blocks x 160), tower frozen: {language["steps"]} steps,
-  {language["pictures"]} pictures with about 12 questions each (every scene about three times, with other questions and
-  other patches), {language["minutes"]:.0f} minutes. Muon and AdamW, float32. Patches dropped at random, half of the
-  sequences with closed-up positions. {LANGUAGE_HISTORY}
-- Seeds 1 (stage 1), 2 (stage 2), 3 (evaluation). Machine: {machine}. The schedule runs by the clock, so that another
-  machine gives other weights.
-- Recipe: `training/` in this repository.
-
-## [CLS] was trained to know the objects
-
-[CLS] had a task of its own: to say from the pooled output which colour-shape pairs are in the picture. So its attention
-is likely to find objects better than that of a large model does (not measured for these weights), which flatters
-methods that rank patches by [CLS] attention. Without the task the last block would have no training signal at all,
-which would handicap them instead.
-Lines, dots and signs (which [CLS] need not report) are drawn as distractors.
-
-## Limits
-
-- "Is the red star left of the blue circle?" is answered by chance ({percent(relation)}%, with yes and no equally
-  frequent): what it has of spatial sense are "where is ...?" questions ({percent(place)}%).
-- It knows {len(vocabulary())} words, six shapes, eight colours, sixteen sign words, and digits; counts end at nine.
-- The processor scales the shorter edge to 192 and crops the middle, as LLaVA-1.5 does: what lies outside is not seen.
-- Patches are 16 x 16 pixels of a 192 x 192 picture: {tokens} tokens, not the 576 of LLaVA-1.5.
-- It always answers, also where a question makes no sense.
-"""
+    Raises:
+        ValueError: the markers are missing, doubled or in the wrong order.
+    """
+    before, start, rest = readme.partition(README_START)
+    _, end, after = rest.partition(README_END)
+    if not start or not end or README_START in rest or README_END in after:
+        raise ValueError(f"expected one {README_START!r} and, behind it, one {README_END!r} in the README")
+    return before + section + after
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("assets/tokviz-tiny"))
-    parser.add_argument("--vision-logs", type=Path, nargs="+", default=[Path("runs/tiny/vision.jsonl")])
-    parser.add_argument("--language-logs", type=Path, nargs="+", default=[Path("runs/tiny/language.jsonl")])
-    parser.add_argument("--machine", default="2 virtual CPU cores (AMD EPYC, AVX2), shared with other programs, no GPU")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "tiny", help="where the training wrote its logs")
+    parser.add_argument("--logs", type=Path, default=LOGS, help="where logs are kept with the recipe")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     options = parser.parse_args()
-    text = card(options.folder, options.vision_logs, options.language_logs, options.machine)
-    (options.folder / "README.md").write_text(text)
+    collect(options.runs, options.logs)
+    (options.folder / "README.md").write_text(card(options.folder, options.logs))
+    options.readme.write_text(with_section(options.readme.read_text(), readme_section(read_numbers(options.folder))))
+    print(f"wrote {options.folder / 'README.md'} and the accuracy table of {options.readme}")
 
 
 if __name__ == "__main__":

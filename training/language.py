@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-from tokviz.scenes import FAMILIES, TRAINING_SEEDS, VALIDATION_SEEDS, Scene, generate_scene
+from tokviz.scenes import FAMILIES, MAX_COUNT, TRAINING_SEEDS, VALIDATION_SEEDS, Scene, generate_scene
 from training.architecture import GRID, build_model, pixel_values, vision_config
 from training.loop import Clock, Log, Optimizers, launch, rate, save_atomically, share_number, split_matrices
 from training.prompts import (
     EARLY_SHARES,
     PREFIX,
     QUESTION_SHARES,
+    WORDS,
     Packed,
     choose_visible,
     pack,
@@ -53,6 +54,10 @@ POINT_BLOCK, POINT_WEIGHT, COORDINATE_WEIGHT = 5, 0.1, 3.0
 """Behind this decoder block a noun must know where the thing it names lies: row, column, and the plain coordinates.
 
 Relations compare two places; they stayed at chance in a former model whose nouns had no reason to fetch them."""
+COUNT_BLOCK, COUNT_WEIGHT = 6, 2.0
+"""Behind this block the word before a count must hold it as a plain number: five is then nearer to six than to one."""
+DENSE_SHARE = 0.25
+"""Share of crowded scenes: in ordinary ones most counts are zero or one."""
 EARLY = 0.12
 """Share of the training during which attribute and list questions prevail."""
 
@@ -93,6 +98,7 @@ class LanguageTask(nn.Module):
         width = model.lm_head.in_features
         self.place_head = nn.Linear(width, 2 * GRID)
         self.point_norm, self.point_head = nn.LayerNorm(width), nn.Linear(width, 2 * GRID + 2)
+        self.count_norm, self.count_head = nn.LayerNorm(width), nn.Linear(width, 1)
         # Small word embeddings would drown in what the first attention adds to them.
         nn.init.normal_(self.decoder.embed_tokens.weight, std=0.2)
         for layer in (self.projector.linear_1, self.projector.linear_2):
@@ -118,8 +124,8 @@ class LanguageTask(nn.Module):
 
         Shape:
             features: (B, V, D) raw tower features; tokens: (B, T) int64; positions: (B, 2 + V + T) int64;
-            mask: (B, 1, 2 + V + T, 2 + V + T) bool; returns (B, T, D), (B, V, 2 * GRID), (B, T, 2 * GRID + 2), the
-            last being row and column logits, x and y.
+            mask: (B, 1, 2 + V + T, 2 + V + T) bool; returns (B, T, D), (B, V, 2 * GRID), (B, T, 2 * GRID + 2)
+            (row and column logits, x and y), (B, T) the count that each word is about to say, in tenths.
         """
         seen = self.projector((features - self.mean) / self.std)
         words = self.decoder.embed_tokens
@@ -130,7 +136,8 @@ class LanguageTask(nn.Module):
         )
         text = slice(PREFIX + features.shape[1], None)
         points = self.point_head(self.point_norm(out.hidden_states[POINT_BLOCK][:, text]))
-        return out.last_hidden_state[:, text], self.place_head(seen), points
+        counts = self.count_head(self.count_norm(out.hidden_states[COUNT_BLOCK][:, text]))
+        return out.last_hidden_state[:, text], self.place_head(seen), points, counts[..., 0]
 
 
 def positions_and_mask(visible: np.ndarray, packed: Packed, closed: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -192,6 +199,20 @@ def point_loss(points: Tensor, packed: Packed) -> Tensor:
     return POINT_WEIGHT * named + COORDINATE_WEIGHT * F.mse_loss(plain, target[where])
 
 
+def count_loss(counts: Tensor, packed: Packed) -> Tensor:
+    """Squared error of the counts, where the next word is one.
+
+    Shape:
+        counts: (B, T), in tenths.
+    """
+    labels = torch.from_numpy(packed.labels)
+    digits = labels - WORDS["0"]
+    where = torch.from_numpy(packed.counting) & (digits >= 0) & (digits <= MAX_COUNT)
+    if not where.any():
+        return counts.sum() * 0.0
+    return F.mse_loss(counts[where], digits[where] / 10)
+
+
 class Source:
     """Fresh scenes with features; every scene is used three times, later with other questions."""
 
@@ -216,7 +237,8 @@ class Source:
 @torch.no_grad()
 def look(eyes: Eyes, seeds: list[int]) -> list[Example]:
     """Draw scenes and run the tower on them."""
-    scenes = [generate_scene(seed, questions_per_family=0) for seed in seeds]
+    crowded = [seed in TRAINING_SEEDS and np.random.default_rng(seed).random() < DENSE_SHARE for seed in seeds]
+    scenes = [generate_scene(s, questions_per_family=0, dense=d) for s, d in zip(seeds, crowded, strict=True)]
     features = eyes(pixel_values(np.stack([scene.image for scene in scenes]))).half()
     return [Example(s, f.clone(), patch_priorities(s)) for s, f in zip(scenes, features, strict=True)]
 
@@ -241,7 +263,7 @@ def validate(task: LanguageTask, batches: list[tuple[Tensor, Packed, list[str]]]
     for features, packed, families in batches:
         visible = np.broadcast_to(np.arange(GRID * GRID), (len(features), GRID * GRID))
         positions, mask = positions_and_mask(visible, packed, np.zeros(len(features), bool))
-        hidden, _, _ = task(features, torch.from_numpy(packed.tokens), positions, mask)
+        hidden, *_ = task(features, torch.from_numpy(packed.tokens), positions, mask)
         labels = torch.from_numpy(packed.labels)
         good = (task.head(hidden).argmax(-1) == labels) | (labels < 0)
         blocks = torch.from_numpy(packed.blocks)
@@ -273,7 +295,7 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
     step, before = 0, 0.0
     if path.exists():
         state = torch.load(path, weights_only=False)
-        task.load_state_dict({**state["task"], "mean": known[0], "std": known[1]})  # the tower may have moved on
+        task.load_state_dict(state["task"])
         optimizers.restore(state["optimizers"])
         step, before = state["step"], state["seconds"]
     elif options.start:
@@ -317,8 +339,9 @@ def _step_loss(task: LanguageTask, run: nn.Module, source: Source, count: int, e
     visible = np.stack([choose_visible(e.priorities, count, rng) for e in examples])
     features = torch.stack([e.features[torch.from_numpy(v)] for e, v in zip(examples, visible, strict=True)]).float()
     positions, mask = positions_and_mask(visible, packed, rng.random(len(examples)) < 0.5)
-    hidden, places, points = run(features, torch.from_numpy(packed.tokens), positions, mask)
+    hidden, places, points, counts = run(features, torch.from_numpy(packed.tokens), positions, mask)
     located = PLACE_WEIGHT * place_loss(places, visible) + point_loss(points, packed)
+    located = located + COUNT_WEIGHT * count_loss(counts, packed)
     return answer_loss(task.head, hidden, packed), located
 
 

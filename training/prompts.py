@@ -16,7 +16,7 @@ WORDS = vocabulary()
 PREFIX = 2
 """Tokens before the picture: beginning of sequence, "user"."""
 QUESTION_SHARES = {
-    "existence": 0.09, "attribute": 0.09, "counting": 0.28, "place": 0.14, "relation": 0.28, "reading": 0.12,
+    "existence": 0.07, "attribute": 0.08, "counting": 0.45, "place": 0.08, "relation": 0.2, "reading": 0.12,
 }  # fmt: skip
 """What is asked how often; place and relation are the kinds of spatial questions. Counts and relations come last."""
 EARLY_SHARES = {
@@ -47,7 +47,8 @@ class Packed:
     Shape:
         tokens, blocks, offsets, labels: (B, T) int64; weights: (B, T) float32; points: (B, T, 2) float32. `blocks`
         numbers the question each token belongs to (-1 padding), `offsets` is the place within it, `labels` the token
-        that follows (-100 none), `points` where the named thing lies, (x, y) in 0..1 (NaN where a word names none).
+        that follows (-100 none), `points` where the named thing lies, (x, y) in 0..1 (NaN where a word names none),
+        `counting` ((B, T) bool) marks the questions whose answer is a count.
     """
 
     tokens: NDArray[np.int64]
@@ -56,6 +57,7 @@ class Packed:
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
     points: NDArray[np.float32]
+    counting: NDArray[np.bool_]
 
 
 def encode(text: str) -> list[int]:
@@ -132,8 +134,11 @@ def random_blocks(
         "place": maker.place,
         "relation": maker.relation,
     }
+    if len({sign.kind for sign in scene.signs}) < len(scene.signs):
+        shares = {**shares, "reading": 0.0}  # "the sign" must be one thing
     kinds, seen = list(shares), set()
-    for pick in rng.choice(len(kinds), 60, p=list(shares.values())):
+    weights = np.array(list(shares.values()))
+    for pick in rng.choice(len(kinds), 60, p=weights / weights.sum()):
         question = makers[kinds[pick]]()
         if question is None or question.text in seen:
             continue
@@ -153,6 +158,7 @@ def pack(batch: list[list[Block]], length: int, end_weight: float = 0.1) -> Pack
     tokens, blocks = np.full(shape, PAD, np.int64), np.full(shape, -1, np.int64)
     offsets, labels = np.zeros(shape, np.int64), np.full(shape, -100, np.int64)
     weights, points = np.zeros(shape, np.float32), np.full((*shape, 2), np.nan, np.float32)
+    counting = np.zeros(shape, bool)
     for row, items in enumerate(batch):
         at = 0
         for number, item in enumerate(items):
@@ -164,10 +170,11 @@ def pack(batch: list[list[Block]], length: int, end_weight: float = 0.1) -> Pack
             labels[row, first : first + len(target)] = target
             weights[row, first : first + len(target)] = item.weight
             weights[row, first + len(item.answer)] = item.weight * end_weight
+            counting[row, span] = item.family == "counting"
             for place, point in item.points.items():
                 points[row, at + place] = point
             at += len(ids)
-    return Packed(tokens, blocks, offsets, labels, weights, points)
+    return Packed(tokens, blocks, offsets, labels, weights, points, counting)
 
 
 def prefix_tokens() -> list[int]:

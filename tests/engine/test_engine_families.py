@@ -253,5 +253,5 @@ def test_sizes_that_do_not_fit_the_pixels_are_refused():
     model = case.model()
     with pytest.raises(Unsupported, match="image_sizes"):
         case.here.pictures(model, {}, 5, 9)
-    with pytest.raises(Unsupported, match="say 3 tiles, but the vision tower saw 5"):
-        case.here.pictures(model, {"image_sizes": torch.tensor([[40, 60]])}, 5, 9)
+    with pytest.raises(Unsupported, match="say 4 tiles, but the vision tower saw 5"):
+        case.here.pictures(model, {"image_sizes": torch.tensor([[20, 100]])}, 5, 9)

@@ -89,24 +89,23 @@ def test_interval_leaves_out_undefined_draws_and_says_nothing_when_most_are():
 def test_yes_no_by_hand():
     expected = ["yes", "yes", "yes", "no", "no", "no"]
     answers = ["yes", "Yes.", "no", "yes", "no", "red"]
-    right = [True, True, False, False, True, False]
-    figures = stats.yes_no(expected, answers, right)
+    figures = stats.yes_no(expected, answers)
     assert figures == stats.YesNo(precision=2 / 3, recall=2 / 3, f1=2 / 3, yes_ratio=0.5, neither=1)
 
 
 def test_yes_no_without_any_yes_is_undefined_not_zero():
-    figures = stats.yes_no(["no"], ["no"], [True])
+    figures = stats.yes_no(["no"], ["no"])
     assert math.isnan(figures.f1) and math.isnan(figures.precision) and math.isnan(figures.recall)
-    assert stats.yes_no(["yes"], ["no"], [False]).f1 == 0
+    assert stats.yes_no(["yes"], ["no"]).f1 == 0
     with pytest.raises(ValueError, match="maybe"):
-        stats.yes_no(["maybe"], ["no"], [False])
+        stats.yes_no(["maybe"], ["no"])
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
 def test_f1_is_the_harmonic_mean_of_precision_and_recall(pairs):
     expected = ["yes" if wanted else "no" for wanted, _ in pairs]
     answers = ["yes" if said else "no" for _, said in pairs]
-    figures = stats.yes_no(expected, answers, [wanted == said for wanted, said in pairs])
+    figures = stats.yes_no(expected, answers)
     if not math.isnan(figures.precision) and not math.isnan(figures.recall) and figures.f1 > 0:
         assert figures.f1 == pytest.approx(2 / (1 / figures.precision + 1 / figures.recall))
     assert figures.yes_ratio == pytest.approx(sum(said for _, said in pairs) / len(pairs))

@@ -82,14 +82,14 @@ def test_things_do_not_overlap(scenes: list[Scene]) -> None:
 
 def test_splashes_lines_and_dots_own_nothing_and_cover_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     loud: list[np.ndarray] = []
-    draw_distractors = drawing._distractors
+    original = drawing.draw_distractors
 
     def watched(rng: np.random.Generator, picture: np.ndarray) -> None:
         before = picture.copy()
-        draw_distractors(rng, picture)
+        original(rng, picture)
         loud.append((picture != before).any(-1))
 
-    monkeypatch.setattr(drawing, "_distractors", watched)
+    monkeypatch.setattr(drawing, "draw_distractors", watched)
     with_distractors, only_loud_patches = 0, 0
     for seed in SEEDS[:120]:
         loud.clear()

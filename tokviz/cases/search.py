@@ -3,47 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from math import exp
+from typing import Any
 
 from PIL import Image
 
-from ..comparing import compare
+from ..comparing import compare_events
 from ..images import read_image
-from ..measures import evidence_recall, seen_by_llm, verdict
+from ..measures import evidence_tokens, verdict
 from ..models.loading import VisionLanguageModel
-from ..records import Comparison
-from ..scenes import DEFAULT_SIZE, generate_scene
+from ..names import MethodFamily
+from ..records import Comparison, Record, Run, TokenGrid
+from ..scenes import DEFAULT_SIZE, Scene, SceneQuestion, generate_scene
+from .difficulty import Kind, difficulty
 
 
-@dataclass(frozen=True)
-class FoundCase:
-    """One question on one held-out scene that some methods lost and others kept.
+class Outcome(Record):
+    """What one method did with a question that the unpruned model answers right.
 
-    lost, kept: method ids whose answer was flipped by pruning / stayed right. The unpruned answer is right.
+    sure: probability that the model gave to the first token of this answer, 0 to 1. evidence: how many of the patches
+    that show the answer are left when the method is done. inside: whether it drops tokens inside the LLM, so that the
+    first blocks saw more than that.
+    """
+
+    label: str
+    family: MethodFamily
+    answer: str
+    right: bool
+    sure: float
+    evidence: int
+    inside: bool
+
+
+class FoundCase(Record):
+    """One question on one held-out scene that some methods lost and others kept; the unpruned answer is right.
+
+    size in px; outcomes by method id, in the order in which they ran; ``kinds`` and ``hard`` as in ``Difficulty``.
     """
 
     seed: int
+    size: tuple[int, int]
+    question: str
+    expected: str
     question_family: str
-    comparison: Comparison
-    lost: tuple[str, ...]
-    kept: tuple[str, ...]
+    n_tokens: int
+    n_evidence: int
+    kinds: tuple[Kind, ...]
+    hard: str
+    sure: float
+    outcomes: dict[str, Outcome]
 
     @property
-    def contrast(self) -> float:
-        """How plainly the picture explains it: best evidence recall of a keeper minus worst of a loser, −1…1."""
-        return max(map(self._recall, self.kept)) - min(map(self._recall, self.lost))
+    def lost(self) -> tuple[str, ...]:
+        """Methods whose answer pruning made wrong."""
+        return tuple(method for method, outcome in self.outcomes.items() if not outcome.right)
 
     @property
-    def confidence(self) -> float:
-        """Sum of the log-probabilities of the unpruned answer (0 is certain)."""
-        return sum(token.logprob or 0.0 for token in self.comparison.runs[0].answer_tokens)
+    def kept(self) -> tuple[str, ...]:
+        """Methods whose answer stayed right."""
+        return tuple(method for method, outcome in self.outcomes.items() if outcome.right)
 
-    def _recall(self, method: str) -> float:
-        comparison = self.comparison
-        recall = evidence_recall(
-            comparison.grid, comparison.request.evidence, seen_by_llm(comparison.run(method), comparison.grid.n_tokens)
-        )
-        return 0.0 if recall is None else recall
+    def recall(self, method: str) -> float:
+        """Share of the evidence that a method left in the end."""
+        return self.outcomes[method].evidence / self.n_evidence
 
 
 def find_flips(
@@ -52,33 +75,104 @@ def find_flips(
     methods: Sequence[str],
     budget: int,
     *,
+    first: Sequence[str] = (),
     size: tuple[int, int] = DEFAULT_SIZE,
     seed: int = 0,
 ) -> Iterator[FoundCase]:
     """Yield every question of the scenes ``seeds`` that separates the methods at ``budget`` visual tokens.
 
-    Only questions count whose evidence is in the picture and whose unpruned answer is right. ``size`` in px.
+    Only questions count whose evidence is in the picture and whose unpruned answer is right. The other methods run only
+    where one of ``first`` lost the answer; empty: all of them run. ``size`` in px, ``seed`` of everything random.
     """
     for scene_seed in seeds:
         scene = generate_scene(scene_seed, size=size)
-        picture = read_image(Image.fromarray(scene.image))
         for question in scene.questions:
-            if not question.evidence:
-                continue
-            comparison = compare(
-                vlm, picture, question.text, methods, budget, seed=seed, expected=question.answer,
-                evidence=question.evidence, max_new_tokens=8,
-            )  # fmt: skip
-            found = separate(comparison, scene_seed, question.family)
+            found = (
+                examine(vlm, scene, question, methods, budget, first=first, seed=seed) if question.evidence else None
+            )
             if found is not None:
                 yield found
 
 
-def separate(comparison: Comparison, seed: int, question_family: str) -> FoundCase | None:
-    """The case if the unpruned answer is right, at least one method flipped it and at least one kept it."""
+def examine(
+    vlm: VisionLanguageModel,
+    scene: Scene,
+    question: SceneQuestion,
+    methods: Sequence[str],
+    budget: int,
+    *,
+    first: Sequence[str] = (),
+    seed: int = 0,
+) -> FoundCase | None:
+    """The case that one question makes, or None; stops at the first lane that shows that it makes none."""
+    shortlist = [method for method in methods if method in first] or list(methods)
+    rest = [method for method in methods if method not in shortlist]
+    events = compare_events(
+        vlm, read_image(Image.fromarray(scene.image)), question.text, methods=[*shortlist, *rest], budget=budget,
+        seed=seed, expected=question.answer, evidence=question.evidence, max_new_tokens=8,
+    )  # fmt: skip
+    with closing(events):  # type: ignore[type-var]
+        for event in events:
+            comparison = event.comparison
+            if event.kind == "run" and _is_settled(comparison, len(shortlist)):
+                return None
+    case = case_of(comparison, scene, question)
+    return case if case.n_evidence and case.lost and case.kept else None
+
+
+def _is_settled(comparison: Comparison, n_shortlist: int) -> bool:
+    """Whether nothing can be shown any more: the model itself is wrong, or the shortlist lost nothing."""
+    runs = comparison.runs
+    baseline_wrong = verdict(runs[0].answer, runs[0].answer, comparison.request.expected_answer).kind != "right"
+    return baseline_wrong or (len(runs) == 1 + n_shortlist and "flipped" not in verdicts_of(comparison).values())
+
+
+def verdicts_of(comparison: Comparison) -> dict[str, str]:
+    """The verdict on each pruned run that could be carried out, by method."""
     baseline, *pruned = comparison.runs
     expected = comparison.request.expected_answer
-    kinds = {run.method: verdict(run.answer, baseline.answer, expected).kind for run in pruned if run.error is None}
-    lost = tuple(method for method, kind in kinds.items() if kind == "flipped")
-    kept = tuple(method for method, kind in kinds.items() if kind == "right")
-    return FoundCase(seed, question_family, comparison, lost, kept) if lost and kept else None
+    return {run.method: verdict(run.answer, baseline.answer, expected).kind for run in pruned if run.error is None}
+
+
+def case_of(comparison: Comparison, scene: Scene, question: SceneQuestion) -> FoundCase:
+    """What is kept of a finished comparison: numbers and words, no maps."""
+    baseline, *pruned = comparison.runs
+    verdicts = verdicts_of(comparison)
+    facts = difficulty(scene, question, comparison.grid)
+    evidence = set(evidence_tokens(comparison.grid, question.evidence))
+    height, width = scene.image.shape[:2]
+    return FoundCase(
+        seed=scene.seed, size=(width, height), question=question.text, expected=question.answer,
+        question_family=question.family, n_tokens=comparison.grid.n_tokens, n_evidence=facts.n_evidence,
+        kinds=facts.kinds, hard=facts.sentence, sure=_sure(baseline),
+        outcomes={
+            run.method: Outcome(
+                label=run.label, family=run.family, answer=run.answer, right=verdicts[run.method] == "right",
+                sure=_sure(run), evidence=len(evidence & set(left(run, comparison.grid))), inside=_drops_inside(run),
+            )
+            for run in pruned
+            if run.error is None
+        },
+    )  # fmt: skip
+
+
+def left(run: Run, grid: TokenGrid) -> list[int]:
+    """Visual tokens alive after the last stage of a run, ascending; all when it dropped none."""
+    return list(range(grid.n_tokens)) if run.kept is None else run.kept
+
+
+def _drops_inside(run: Run) -> bool:
+    return any(isinstance(stage.site, int) and len(stage.kept) < stage.n_in for stage in run.stages)
+
+
+def _sure(run: Run) -> float:
+    first: Any = run.answer_tokens[0].logprob if run.answer_tokens else None
+    return 0.0 if first is None else round(exp(first), 4)
+
+
+def separate(comparison: Comparison) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The methods that lost a right unpruned answer and those that kept it; None unless there are both."""
+    verdicts = verdicts_of(comparison)
+    lost = tuple(method for method, kind in verdicts.items() if kind == "flipped")
+    kept = tuple(method for method, kind in verdicts.items() if kind == "right")
+    return (lost, kept) if lost and kept else None

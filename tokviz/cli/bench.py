@@ -23,8 +23,10 @@ from .terminal import out, quiet_unless
 if TYPE_CHECKING:
     from ..fidelity.cache import Complete, OutcomeCache
     from ..fidelity.outcomes import About, LeftOut, Variant
-    from ..fidelity.workers import Step
+    from ..fidelity.running import Recipe
+    from ..fidelity.workers import Assignment, Step
     from ..models.loading import VisionLanguageModel
+    from ..records import TokenGrid
 
 SCENES, QUICK_SCENES = 250, 5
 _LINE_EVERY_S = 20.0
@@ -58,11 +60,13 @@ def add_to(commands: Any) -> None:
             "(default: %(default)s); take another folder after changing a method's code")  # fmt: skip
         add("--out", default=f"out/{'fidelity' if kind is fidelity else 'ablations'}", metavar="DIR",
             help="where the table is written (default: %(default)s)")  # fmt: skip
+        add("--docs", metavar="DIR", help="write the short page there too")
         add("--quick", action="store_true", help=f"{QUICK_SCENES} scenes: a look at the command, no result")
 
 
 def run_fidelity(arguments: argparse.Namespace) -> int:
     """All methods at all budgets; writes fidelity.md and fidelity.json."""
+    _quiet()
     from ..fidelity.plan import parse_budgets, parse_methods, variants
     from ..fidelity.tables import write
 
@@ -72,15 +76,21 @@ def run_fidelity(arguments: argparse.Namespace) -> int:
 
 def run_ablations(arguments: argparse.Namespace) -> int:
     """The papers' ablations; writes ablations.md and ablations.json."""
+    _quiet()
     from ..fidelity.ablations import variants, write
 
     return _run(arguments, lambda n_visual: variants(), write)
 
 
+def _quiet() -> None:
+    """To be called before anything that imports transformers."""
+    quiet_unless(Console(stderr=True).is_terminal)
+
+
 def _run(
     arguments: argparse.Namespace,
     wanted: Callable[[int], list[Variant]],
-    write: Callable[[dict[Variant, Any], About, Path], list[Path]],
+    write: Callable[[dict[Variant, Any], About, Path, Path | None], list[Path]],
 ) -> int:
     """Check everything, run what the cache lacks, write the table of the scenes that all variants have."""
     scenes = arguments.scenes or (QUICK_SCENES if arguments.quick else SCENES)
@@ -92,8 +102,8 @@ def _run(
         raise BadInput(f"--minutes must be a positive number, not {arguments.minutes:g}.")
     model_folder = _model_folder(arguments.model)
     cache_folder, out_folder = _writable(arguments.cache), _writable(arguments.out)
+    docs_folder = None if arguments.docs is None else _writable(arguments.docs)
     progress = Console(stderr=True)
-    quiet_unless(progress.is_terminal)
 
     import tokviz
 
@@ -111,7 +121,7 @@ def _run(
     job = Assignment(arguments.model, cache_folder, cache.model, tuple(recipe.variant for recipe in recipes))
     cache.sweep()
     try:
-        _answer(vlm, recipes, job, parts, cache, arguments, progress)
+        _answer(vlm, grid, recipes, job, parts, cache, arguments, progress)
     except KeyboardInterrupt:
         done = cache.complete(parts, job.variants).scenes
         hint = f"; --scenes {done} makes their table" if done else ""
@@ -122,7 +132,7 @@ def _run(
         raise BadInput("No scene was finished in this time; allow more --minutes. What was answered is stored.")
     about = _about(arguments, vlm, grid.n_tokens, cache, job.variants, left_out, finished)
     console = out()
-    for path in write(finished.outcomes, about, out_folder):
+    for path in write(finished.outcomes, about, out_folder, docs_folder):
         console.print(Text(str(path)))
     return 0
 
@@ -146,18 +156,17 @@ def _writable(name: str) -> Path:
 
 def _answer(
     vlm: VisionLanguageModel,
-    recipes: Sequence[Any],
-    job: Any,
+    grid: TokenGrid,
+    recipes: Sequence[Recipe],
+    job: Assignment,
     parts: Sequence[range],
     cache: OutcomeCache,
     arguments: argparse.Namespace,
     console: Console,
 ) -> None:
     """Run what is missing, with a bar on a terminal and a line now and then elsewhere."""
-    from ..fidelity.running import benchmark_grid
     from ..fidelity.workers import run_here, run_in_workers, work_of
 
-    grid = benchmark_grid(vlm)
     work = {plan.variant: work_of(plan, grid.n_tokens, vlm.record.n_blocks) for plan in recipes}
     open_parts = [part for part in parts if any(cache.scenes(part, variant) < len(part) for variant in work)]
     total = sum(work[v] for part in open_parts for v in work if cache.scenes(part, v) < len(part))
@@ -218,9 +227,12 @@ def _about(
     left_out: list[LeftOut],
     finished: Complete,
 ) -> About:
+    from ..fidelity.describing import describe
     from ..fidelity.machine import machine, versions
     from ..fidelity.outcomes import About
     from ..fidelity.questions import first_seed
+    from ..fidelity.running import benchmark_grid
+    from ..lane import planning_info
 
     return About(
         command=_command(arguments),
@@ -237,6 +249,7 @@ def _about(
         workers=arguments.workers,
         seconds=round(finished.seconds, 1),
         left_out=left_out,
+        methods=describe(variants, planning_info(vlm, benchmark_grid(vlm))),
     )
 
 

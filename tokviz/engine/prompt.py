@@ -42,9 +42,10 @@ class Prompt:
         visual_mask: ``(B, L)`` bool. vision: per row, of all N original visual tokens. alive: per row ``(n,)`` original
         indices of the visual tokens that are still there, in sequence order. vision_ms: what encoding took, from the
         call to the language model's door, in ms; after ``VisionBlock`` stages what the second run of the vision tower
-        took, selections excluded. pixel_values: all pictures as the model got them, ``(P, 3, H, W)`` for LLaVA; None
-        without any. question_mask: ``(B, L)`` bool, the tokens that the user wrote, None when nobody said. geometry:
-        per row, where its N original visual tokens lie, None when nobody said.
+        took, selections excluded. pixel_values: all pictures as the model got them, ``(P, 3, H, W)``, ``(P, tiles,
+        3, H, W)`` where pictures are cut into tiles, ``(patches, values)`` of Qwen; None without any. question_mask:
+        ``(B, L)`` bool, the tokens that the user wrote, None when nobody said. geometry: per row, where its N original
+        visual tokens lie, None when nobody said.
         What a shortened prompt remembers of the encoded one, None before: text_mask ``(B, L)`` bool, tokens behind the
         last visual token; added_mask ``(B, L)`` bool, tokens that a stage added; sizes, per row ``(n,)``, how many
         patches each visual token stands for; first_position ``(B, 1)``, where its positions began.

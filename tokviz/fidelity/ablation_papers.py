@@ -5,8 +5,7 @@ Only numbers that the papers print, each with its table. A new ablation is one e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .outcomes import Variant
@@ -54,15 +53,19 @@ class Ablation:
     settings: tuple[Setting, ...]
     claim: str
     notes: tuple[str, ...] = ()
-    by_name: Mapping[str, Setting] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "by_name", {setting.name: setting for setting in self.settings})
-        if len(self.by_name) != len(self.settings) or self.reference not in self.by_name:
+        names = [setting.name for setting in self.settings]
+        if len(set(names)) != len(names) or names.count(self.reference) != 1:
             raise ValueError(f"{self.id}: names repeat, or {self.reference!r} is not among them")
         for row in (self.unpruned, *(setting.printed for setting in self.settings if setting.printed)):
             if len(row) != len(self.columns):
                 raise ValueError(f"{self.id}: {len(row)} numbers for {len(self.columns)} columns")
+
+    @property
+    def reference_setting(self) -> Setting:
+        """The row that all others are compared with."""
+        return next(setting for setting in self.settings if setting.name == self.reference)
 
     def paper_mean(self, setting: Setting) -> float | None:
         """The paper's mean retention of a row, in percent of its unpruned model; None where it prints no such row."""
@@ -75,7 +78,7 @@ class Ablation:
 
     def paper_difference(self, setting: Setting) -> float | None:
         """The row's mean minus that of the reference, in points as printed; None without numbers."""
-        mean, reference = self.paper_mean(setting), self.paper_mean(self.by_name[self.reference])
+        mean, reference = self.paper_mean(setting), self.paper_mean(self.reference_setting)
         # Means are printed with two decimals at most: what is left behind the sixth is rounding of the subtraction.
         return None if mean is None or reference is None else round(mean - reference, 6)
 
@@ -107,6 +110,7 @@ APET_SAMPLING = Ablation(
         Setting("random", variant("apet", 64, sampling="random"), (55.7, 82.5, 1634)),
     ),
     claim="FPS and DPC are both competitive, and even a random basis holds up; FPS was chosen because it is cheaper.",
+    notes=("By lot means drawn from a generator seeded by the scene; the paper does not say how many draws it made.",),
 )
 
 APET_BASIS = Ablation(
@@ -137,7 +141,7 @@ _K_CLAIM = "Moderate K is best: too small and too large values both lose; K = 2 
 POLYMORPHIC_K_128 = Ablation(
     id="polymorphic_k_128",
     title="Polymorphic: the factor K at 128 tokens",
-    varies="stage 1 keeps K times the budget, and stage 2 brings the average over the blocks down to it",
+    varies="the factor K: stage 1 keeps K times the budget, and stage 2 brings the average over the blocks down to it",
     source="Polymorphic, Table 5",
     on="LLaVA-1.5-7B, 128 of 576 tokens",
     columns=_POLYMORPHIC_COLUMNS,

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from ..errors import BadInput
 
@@ -119,7 +119,8 @@ class About(TypedDict):
     """What a table says beside its numbers.
 
     scenes: how many all variants have; first_seed: of the first one. budgets: descending. seconds: what the outcomes
-    took on all workers together, measured (cached ones as they took when they were made).
+    took on all workers together, measured (cached ones as they took when they were made). methods: type and sites per
+    method id, see ``describing.describe``.
     """
 
     command: str
@@ -136,6 +137,7 @@ class About(TypedDict):
     workers: int
     seconds: float
     left_out: list[LeftOut]
+    methods: NotRequired[dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def from_lines(text: str) -> tuple[Header, list[Outcome]]:
     try:
         first, *rest = [json.loads(line) for line in text.splitlines()]
         version = first.pop("format")
-    except (ValueError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise BadInput("This is no file of benchmark outcomes, or it is damaged.") from error
     if version != FORMAT:
         raise BadInput(f"These benchmark outcomes have format {version!r}; this tokviz reads format {FORMAT}.")

@@ -8,19 +8,20 @@ kept patches in the top, middle and bottom third of the picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import BadInput
 from ..records import GridView, TokenGrid
 from ..scenes import DEFAULT_SIZE
 from .ablation_papers import variant
 from .outcomes import Outcome, Variant
+from .placement import largest_correlation, position_correlation, thirds
 from .questions import scene_picture
-from .statistics import RESAMPLES, Floats, interval
+from .separation import estimate
+from .statistics import RESAMPLES, Floats
 
 BUDGET = 64
 REFERENCE = "apet"
@@ -68,33 +69,24 @@ CLAIMS = (
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number and its 95% interval over resampled scenes; None where it is undefined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Leaning:
     """What was measured of one row.
 
     patches: mean number of kept patches. correlation, lean, top, middle, bottom: see the module; thirds in percent.
     difference: lean minus that of REFERENCE, paired by scene; None for REFERENCE itself. undefined: questions in which
-    everything or nothing was kept, so that there is no correlation.
+    everything or nothing was kept, so that there is no correlation. Each is an ``estimate`` with its interval.
     """
 
     name: str
     by: str
     late: bool
     patches: float
-    correlation: Estimate
-    lean: Estimate
-    top: Estimate
-    middle: Estimate
-    bottom: Estimate
-    difference: Estimate | None
+    correlation: Mapping[str, float]
+    lean: Mapping[str, float]
+    top: Mapping[str, float]
+    middle: Mapping[str, float]
+    bottom: Mapping[str, float]
+    difference: Mapping[str, float] | None
     undefined: int
 
 
@@ -105,34 +97,6 @@ class Place:
     seed: int
     correlation: float | None
     thirds: Sequence[int]
-
-
-def largest_correlation(kept: int, n: int) -> float:
-    """The correlation of the mask of the ``kept`` last of ``n`` positions with the position; 64 of 576: 0.544.
-
-    NaN when everything or nothing is kept.
-    """
-    return math.sqrt(3 * kept * (n - kept) / (n * n - 1)) if 0 < kept < n else math.nan
-
-
-def position_correlation(kept: NDArray[np.bool_]) -> float | None:
-    """Pearson's r (point-biserial) between being kept and the position in raster order; None when all or none are.
-
-    Shape: kept ``(N,)``.
-    """
-    if kept.all() or not kept.any():
-        return None
-    return round(float(np.corrcoef(kept.astype(np.float64), np.arange(len(kept)))[0, 1]), 6)
-
-
-def thirds(kept: NDArray[np.bool_], row: Sequence[int]) -> list[int]:
-    """Kept patches in the top, middle and bottom third of the rows.
-
-    Shape: kept ``(N,)``; row ``(N,)``, the grid row of every token, -1 for those that are no patch.
-    """
-    rows = np.asarray(row)
-    third = rows * 3 // (rows.max() + 1)
-    return [int((kept & (rows >= 0) & (third == part)).sum()) for part in range(3)]
 
 
 def evidence_places(seeds: Sequence[int], n_visual: int) -> list[Place]:
@@ -191,21 +155,23 @@ def leanings(
     reference = names.index(REFERENCE) if REFERENCE in names else None
     found = []
     for i, (ranked, row) in enumerate(rows):
-        correlation, lean, *parts = (_estimate(means[i, k], samples[:, i, k]) for k in range(5))
+        correlation, lean, top, middle, bottom = (estimate(means[i, k], samples[:, i, k]) for k in range(5))
         difference = None
         if reference is not None and i != reference:
-            difference = _estimate(means[i, 1] - means[reference, 1], samples[:, i, 1] - samples[:, reference, 1])
+            difference = estimate(means[i, 1] - means[reference, 1], samples[:, i, 1] - samples[:, reference, 1])
         found.append(
             Leaning(
-                ranked.name,
-                ranked.by,
-                ranked.late,
-                sum(sum(place.thirds) for place in row) / len(row),
-                correlation,
-                lean,
-                *parts,
-                difference,
-                sum(place.correlation is None for place in row),
+                name=ranked.name,
+                by=ranked.by,
+                late=ranked.late,
+                patches=sum(sum(place.thirds) for place in row) / len(row),
+                correlation=correlation,
+                lean=lean,
+                top=top,
+                middle=middle,
+                bottom=bottom,
+                difference=difference,
+                undefined=sum(place.correlation is None for place in row),
             )
         )
     return found
@@ -243,18 +209,12 @@ def _weighted(values: Floats, weights: Floats) -> Floats:
     return np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight > 0)
 
 
-def _estimate(value: float, samples: Floats) -> Estimate:
-    low, high = interval(samples)
-    numbers = [None if math.isnan(number) else float(number) for number in (value, float(low), float(high))]
-    return Estimate(*numbers)
-
-
 def agreement(row: Leaning) -> str:
     """Whether a row bears out what papers say of its way of ranking: later than by approximation error."""
     if not row.late:
         return "–"
-    if row.difference is None or row.difference.low is None or row.difference.high is None:
+    if row.difference is None or math.isnan(row.difference["low"]):
         return "undefined"
-    if row.difference.low > 0:
+    if row.difference["low"] > 0:
         return "agrees"
-    return "disagrees" if row.difference.high < 0 else "no difference that these scenes could show"
+    return "disagrees" if row.difference["high"] < 0 else "no difference that these scenes could show"

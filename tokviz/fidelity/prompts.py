@@ -50,7 +50,7 @@ def encode_picture(
     inputs, mask = made[0]
     geometry = Geometry(cell=torch.tensor([grid.row, grid.col]).T)
     prompt = encode(vlm.model, vlm.family, inputs, needs, question_mask=mask, geometry=[geometry])
-    end = _end_of_picture(prompt)
+    end = end_of_picture(prompt)
     words = vlm.model.get_input_embeddings()
     texts = []
     for other, asked in made:
@@ -61,7 +61,7 @@ def encode_picture(
     return EncodedPicture(prompt, tuple(texts))
 
 
-def _end_of_picture(prompt: Prompt) -> int:
+def end_of_picture(prompt: Prompt) -> int:
     """The column of the first token behind the picture, in an encoded or shortened prompt of one row."""
     if prompt.text_mask is not None:
         return int(prompt.text_mask[0].nonzero().min())
@@ -73,7 +73,7 @@ def with_text(prompt: Prompt, text: TextBehind) -> Prompt:
 
     ``prompt`` is one row without pads. Positions of the text go on where they went on before.
     """
-    end, length = _end_of_picture(prompt), text.ids.shape[1]
+    end, length = end_of_picture(prompt), text.ids.shape[1]
 
     def behind(mask: Tensor | None, value: bool) -> Tensor | None:
         return None if mask is None else pad(mask[:, :end], (0, length), value=value)

@@ -148,8 +148,8 @@ SETTINGS = {
     "process more on average.",
     "sparsevlm": "The printed label is the average count after each of 32 blocks. Here the official keep lists are "
     "taken as shares and their blocks scaled to the depth of the model.",
-    "pdrop": "The settings behind the printed rows are not published. Here one ratio is solved so that the blocks "
-    "process the budget on average.",
+    "pdrop": "The settings behind the printed rows are not published. Here one ratio is solved for 32 blocks that "
+    "process the budget on average, and its blocks are scaled to the depth of the model.",
     "polymorphic": "No code is public and the counts between its stages are not printed; here they fall by one ratio "
     "per stage, and the blocks process the budget on average, as the paper says.",
     "apet": "As in the paper: 1.5 times the budget after the encoder, half of it from the middle block on.",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator
 
 from ..engine import Choose, Prompt, StageEvent, pruning, shorten
@@ -23,6 +25,7 @@ from .outcomes import EVIDENCE_ORACLE, Outcome, Variant
 from .placement import position_correlation, thirds
 from .prompts import EncodedPicture, encode_picture, joined, with_text
 from .questions import Case, ScenePicture, scene_picture
+from .shared_prefix import shared_prefix
 
 MAX_NEW_TOKENS = 4
 """Right answers have at most two words and an end; what has not ended by now is wrong."""
@@ -116,36 +119,69 @@ class _Row:
     events: list[StageEvent]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What one question came to under one variant.
+
+    Shape: kept ``(N,)`` bool, the visual tokens alive behind the last stage; per_block ``L`` ints, visual tokens that
+    each block processes. final: visual tokens behind the last stage. Both counts hold tokens that a stage added.
+    """
+
+    case: Case
+    answer: str
+    kept: NDArray[np.bool_]
+    per_block: list[int]
+    final: int
+
+
 @torch.inference_mode()
-def run_variant(
+def answer_variant(
     vlm: VisionLanguageModel, grid: TokenGrid, plan: Recipe, scenes: Sequence[EncodedScene]
-) -> list[Outcome]:
+) -> list[Answered]:
     """Answer every question of ``scenes`` under one variant, as one batch.
 
     Everything random is drawn per question from a generator seeded with the scene's seed: what ``tokviz.compare`` does
     with ``seed=`` that seed.
     """
-    rows = [row for scene in scenes for row in _rows(vlm, plan, scene)]
-    if not rows:
+    if not scenes:
         return []
+    begun = [_begin(vlm, plan, scene) for scene in scenes]
+    rows = [row for each in begun for row in each.rows]
     choose = _choose(plan, rows)
     prompt = joined([row.prompt for row in rows])
     prompt, guided = shorten(vlm.model, vlm.family, prompt, plan.guided, choose)
+    options: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False, "num_beams": 1}
+    if not plan.guided and not plan.inside and prompt.position_ids is None:
+        picture_of_row = [number for number, each in enumerate(begun) for _ in each.rows]
+        pictures = [each.picture for each in begun]
+        options["past_key_values"] = shared_prefix(vlm, pictures, picture_of_row, prompt)
     context = pruning(vlm.model, vlm.family, plan.inside, choose, prompt=prompt) if plan.inside else nullcontext()
     with context as trace:
-        made = vlm.model.generate(
-            **prompt.generate_inputs(), max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1
-        )
+        made = vlm.model.generate(**prompt.generate_inputs(), **options)
     answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
-    inside = [[] for _ in rows] if trace is None else trace.rows
+    inside: Sequence[list[StageEvent]] = [[] for _ in rows] if trace is None else trace.rows
     return [
-        _outcome(row.case, answer.strip(), [*row.events, *before, *late], grid, vlm.record.n_blocks)
+        _answered(row.case, answer.strip(), [*row.events, *before, *late], grid.n_tokens, vlm.record.n_blocks)
         for row, answer, before, late in zip(rows, answers, guided, inside, strict=True)
     ]
 
 
-def _rows(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> list[_Row]:
-    """The scene's questions, behind the stages that are the same for all of them."""
+def run_variant(
+    vlm: VisionLanguageModel, grid: TokenGrid, plan: Recipe, scenes: Sequence[EncodedScene]
+) -> list[Outcome]:
+    """The outcomes of every question of ``scenes`` under one variant, scene by scene."""
+    return [outcome(answered, grid) for answered in answer_variant(vlm, grid, plan, scenes)]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """One scene behind the stages that are the same for all its questions."""
+
+    picture: Prompt
+    rows: list[_Row]
+
+
+def _begin(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> _Begun:
     generator = Generator().manual_seed(scene.seed)
 
     def choose(stage: Stage, signals: Signals, row: int) -> Selection:
@@ -158,7 +194,7 @@ def _rows(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> list[_
         mine = Generator()
         mine.set_state(state)
         rows.append(_Row(case, with_text(short, text), mine, events[0]))
-    return rows
+    return _Begun(short, rows)
 
 
 def _choose(plan: Recipe, rows: Sequence[_Row]) -> Choose:
@@ -171,26 +207,30 @@ def _choose(plan: Recipe, rows: Sequence[_Row]) -> Choose:
     return choose
 
 
-def _outcome(case: Case, answer: str, events: Sequence[StageEvent], grid: TokenGrid, n_blocks: int) -> Outcome:
-    n_visual = grid.n_tokens
+def _answered(case: Case, answer: str, events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> Answered:
     counts = [(event.stage.site, len(event.sequence)) for event in events]
-    per_block = tokens_per_block(n_visual, n_blocks, counts)
-    kept = np.ones(n_visual, dtype=bool)
+    kept = np.full(n_visual, not events)
     if events:
-        kept[:] = False
         kept[events[-1].kept.numpy()] = True
-    evidence = list(case.evidence)
+    return Answered(
+        case, answer, kept, tokens_per_block(n_visual, n_blocks, counts), counts[-1][1] if counts else n_visual
+    )
+
+
+def outcome(answered: Answered, grid: TokenGrid) -> Outcome:
+    """The numbers that are stored."""
+    case, evidence = answered.case, list(answered.case.evidence)
     return Outcome(
         seed=case.seed,
         number=case.number,
         family=case.family,
         question=case.question,
         expected=case.expected,
-        answer=answer,
-        right=normalised(answer) == normalised(case.expected),
-        kept=counts[-1][1] if counts else n_visual,
-        average=sum(per_block) / len(per_block),
-        evidence_recall=float(kept[evidence].mean()) if evidence else None,
-        position_correlation=position_correlation(kept),
-        kept_thirds=thirds(kept, grid.row),
+        answer=answered.answer,
+        right=normalised(answered.answer) == normalised(case.expected),
+        kept=answered.final,
+        average=sum(answered.per_block) / len(answered.per_block),
+        evidence_recall=float(answered.kept[evidence].mean()) if evidence else None,
+        position_correlation=position_correlation(answered.kept),
+        kept_thirds=thirds(answered.kept, grid.row),
     )

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..measures import normalised
+
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -100,11 +102,14 @@ def interval(samples: Floats, level: float = LEVEL) -> tuple[Floats, Floats]:
 
     NaN where more than half of the draws are undefined: nothing can be said then.
     """
-    undefined = np.isnan(samples).mean(axis=0) > 0.5
-    filled = np.where(undefined, 0.0, samples)
     tail = (1 - level) / 2
-    low, high = np.nanquantile(filled, [tail, 1 - tail], axis=0)
-    return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
+    lost = np.isnan(samples)
+    if not lost.any():  # many times faster
+        low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
+        return low, high
+    unknown = lost.mean(axis=0) > 0.5
+    low, high = np.nanquantile(np.where(unknown, 0.0, samples), [tail, 1 - tail], axis=0)
+    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
 
 
 @dataclass(frozen=True)
@@ -122,16 +127,15 @@ class YesNo:
     neither: int
 
 
-def yes_no(expected: Sequence[str], answers: Sequence[str], right: Sequence[bool]) -> YesNo:
-    """Precision, recall and F1 of existence questions.
+def yes_no(expected: Sequence[str], answers: Sequence[str]) -> YesNo:
+    """Precision, recall and F1 of existence questions, answers normalised as for the verdict (``measures.normalised``).
 
-    expected: "yes" or "no". right: the benchmark's own verdict, which forgives case and final punctuation; an answer of
-    which it says right is what was expected. Raises ValueError for another expected answer.
+    Raises ValueError when another answer than "yes" or "no" is expected.
     """
     unknown = sorted(set(expected) - {"yes", "no"})
     if unknown:
         raise ValueError(f"An existence question expects yes or no, not {unknown[0]!r}.")
-    said = [wanted if good else _plain(answer) for wanted, answer, good in zip(expected, answers, right, strict=True)]
+    said = [normalised(answer) for answer in answers]
     true_yes = sum(wanted == word == "yes" for wanted, word in zip(expected, said, strict=True))
     yes, positive = said.count("yes"), list(expected).count("yes")
     return YesNo(
@@ -141,10 +145,6 @@ def yes_no(expected: Sequence[str], answers: Sequence[str], right: Sequence[bool
         yes_ratio=yes / len(said) if said else math.nan,
         neither=sum(word not in ("yes", "no") for word in said),
     )
-
-
-def _plain(answer: str) -> str:
-    return answer.strip().rstrip(".!").strip().casefold()
 
 
 def discordant(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> tuple[int, int]:

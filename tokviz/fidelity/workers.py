@@ -161,7 +161,7 @@ def _interrupts_ignored() -> Iterator[None]:
 def _work(assignment: Assignment, tasks: Any, events: Any, last_call: Any, halt: Any) -> None:
     """One worker process: chunks from ``tasks`` until None; steps, errors and a last None to ``events``.
 
-    Leaves before the next chunk after ``last_call``, before the next variant after ``halt``.
+    Leaves before the next chunk after ``last_call``, before the next variant after ``halt`` or without a parent.
     """
     try:
         torch.set_num_threads(1)
@@ -169,13 +169,30 @@ def _work(assignment: Assignment, tasks: Any, events: Any, last_call: Any, halt:
         grid = benchmark_grid(vlm)
         recipes = [recipe(vlm, grid, variant) for variant in assignment.variants]
         cache = OutcomeCache(assignment.cache, assignment.fingerprint)
-        while not last_call.is_set() and (chunk := tasks.get()) is not None:
+        while not last_call.is_set() and (chunk := _next(tasks)) is not None:
             for step in run_chunk(vlm, grid, recipes, chunk, cache):
                 events.put(step)
-                if halt.is_set():
-                    break
+                if halt.is_set() or _orphaned():
+                    return
     except BadInput as error:
         events.put(BadInput(str(error)))
     except Exception:
         events.put(RuntimeError(f"A worker process failed:\n{traceback.format_exc()}"))
-    events.put(None)
+    finally:
+        events.put(None)
+
+
+def _next(tasks: Any) -> range | None:
+    """The next chunk; None when there is none left, or nobody who would hand it out."""
+    while not _orphaned():
+        try:
+            chunk: range | None = tasks.get(timeout=5.0)
+            return chunk
+        except queue.Empty:
+            continue
+    return None
+
+
+def _orphaned() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()

@@ -203,9 +203,7 @@ def _unpadded(cells: int, wanted: int) -> range:
     return range(padding, cells - padding)
 
 
-def tile_grid(
-    picture_size: tuple[int, int], pinpoints: Sequence[tuple[int, int]], side: int, patch: int
-) -> TokenGrid:
+def tile_grid(picture_size: tuple[int, int], pinpoints: Sequence[tuple[int, int]], side: int, patch: int) -> TokenGrid:
     """Geometry of a picture of ``(width, height)`` px: layer 0 is the thumbnail, layer 1 the crops.
 
     Args: pinpoints: ``(height, width)`` of the copies that crops may be cut from; side, patch: px of tile and patch.

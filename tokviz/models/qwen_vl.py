@@ -116,7 +116,7 @@ class QwenVL:
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """How many tokens a picture becomes is in no ``config.json``: the processor decides, by the picture's size.
 
-        So it is known for checkpoints whose ``visual_tokens`` is written beside the sizes (``catalog.py``) only.
+        So it is known of the menu's models only, where ``visual_tokens`` stands beside the sizes (``catalog.py``).
         """
         text = config.get("text_config", config)  # hub files have the decoder's sizes at the top
         return PlanningInfo(

@@ -109,7 +109,7 @@ def _tint(rng: np.random.Generator, color: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _distractors(rng: np.random.Generator, picture: Picture) -> None:
+def draw_distractors(rng: np.random.Generator, picture: Picture) -> None:
     """Thin lines, dots and splashes in loud colours: they catch attention and no question is about them."""
     height, width = picture.shape[:2]
     unit = min(width, height) / CANVAS
@@ -150,7 +150,7 @@ def _fill(
     cv2.fillPoly(picture, [fixed], scalar, line, _SHIFT)
 
 
-def _draw_object(
+def draw_object(
     rng: np.random.Generator, placed: PlacedObject, number: int, picture: Picture, owner: NDArray[np.int16], square: Box
 ) -> Box:
     """Draw one object into picture and owner map; returns its exact bounding box in pixels."""
@@ -177,7 +177,7 @@ def _draw_object(
     return (max(0.0, float(low[0])), max(0.0, float(low[1])), min(width, float(high[0])), min(height, float(high[1])))
 
 
-def _draw_sign(placed: PlacedSign, number: int, picture: Picture, owner: NDArray[np.int16], square: Box) -> Box:
+def draw_sign(placed: PlacedSign, number: int, picture: Picture, owner: NDArray[np.int16], square: Box) -> Box:
     """Draw one sign into picture and owner map; returns its plate's box in pixels."""
     scale = (square[2] - square[0]) / CANVAS
     x0, y0 = round(square[0] + placed.x0 * scale), round(square[1] + placed.y0 * scale)
@@ -206,10 +206,10 @@ def draw(
         picture: (height, width, 3) uint8; owner: (height, width) int16, -1 for background.
     """
     picture = background(rng, width, height)
-    _distractors(rng, picture)
+    draw_distractors(rng, picture)
     owner = np.full((height, width), -1, np.int16)
     square = central_square(width, height)
-    objects = [_draw_object(rng, placed, i, picture, owner, square) for i, placed in enumerate(layout.objects)]
+    objects = [draw_object(rng, placed, i, picture, owner, square) for i, placed in enumerate(layout.objects)]
     first = len(layout.objects)
-    signs = [_draw_sign(placed, first + i, picture, owner, square) for i, placed in enumerate(layout.signs)]
+    signs = [draw_sign(placed, first + i, picture, owner, square) for i, placed in enumerate(layout.signs)]
     return picture, owner, objects, signs

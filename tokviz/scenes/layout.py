@@ -60,7 +60,7 @@ class Layout:
     signs: tuple[PlacedSign, ...]
 
 
-class _Canvas:
+class Canvas:
     """The boxes taken so far; finds free places by trying a batch of random ones."""
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -95,7 +95,7 @@ def _sign_kinds(rng: np.random.Generator, dense: bool) -> list[str]:
     return [kind for kind, share in (("word", 0.5), ("number", 0.42), ("digit", 0.42)) if rng.random() < share]
 
 
-def _sign_texts(rng: np.random.Generator, dense: bool) -> list[tuple[str, str]]:
+def sign_texts(rng: np.random.Generator, dense: bool) -> list[tuple[str, str]]:
     """(text, kind) of each sign."""
     words = rng.choice(len(SIGN_WORDS), 11, replace=False)
     return [
@@ -104,7 +104,7 @@ def _sign_texts(rng: np.random.Generator, dense: bool) -> list[tuple[str, str]]:
     ]
 
 
-def _looks(rng: np.random.Generator, count: int, unseen: bool) -> list[tuple[str, str]]:
+def random_looks(rng: np.random.Generator, count: int, unseen: bool) -> list[tuple[str, str]]:
     """(shape, colour) of each object: a few themes repeated with one property changed, so near-duplicates abound."""
     looks: list[tuple[str, str]] = []
 
@@ -137,7 +137,7 @@ def _object_count(rng: np.random.Generator, dense: bool) -> int:
     return int(rng.integers(9, 15)) if part < 0.82 else int(rng.integers(15, 25))
 
 
-def _place_sign(rng: np.random.Generator, canvas: _Canvas, text: str, kind: str, unseen: bool) -> PlacedSign | None:
+def place_sign(rng: np.random.Generator, canvas: Canvas, text: str, kind: str, unseen: bool) -> PlacedSign | None:
     """A sign of random size in a free place, or None where there is none."""
     new = unseen and bool(rng.random() < 0.5)
     if kind == "digit":
@@ -166,13 +166,13 @@ def random_layout(rng: np.random.Generator, dense: bool = False, unseen: bool = 
         dense: many more objects and several signs, for training the vision tower; not meant for questions.
         unseen: half of the signs in held-out fonts and handwriting, and UNSEEN_PAIRS among the objects.
     """
-    canvas = _Canvas(rng)
-    texts = _sign_texts(rng, dense)
-    placed = [_place_sign(rng, canvas, text, kind, unseen) for text, kind in texts]
+    canvas = Canvas(rng)
+    texts = sign_texts(rng, dense)
+    placed = [place_sign(rng, canvas, text, kind, unseen) for text, kind in texts]
     objects: list[PlacedObject] = []
     count = _object_count(rng, dense)
     large_share = 0.25 if count > 14 else 0.4
-    for shape, color in _looks(rng, count, unseen):
+    for shape, color in random_looks(rng, count, unseen):
         size = SIZES[int(rng.random() < large_share)]
         radius = float(rng.uniform(*RADIUS[size]))
         angle = float(rng.uniform(-14, 14))

@@ -16,7 +16,11 @@ from .method_menu import MethodMenu, families, menu_value, read_menu
 from .pictures import PictureField
 from .running import RunRequest
 
-SHOW_SHARE = "(tokens, total) => total ? `${(100 * tokens / total).toFixed(1)}% of ${total} visual tokens` : ''"
+SHOW_SHARE = """(tokens, total) => total
+  ? `${tokens === total ? 100 : (100 * tokens / total).toFixed(1)}% of ${total} visual tokens` : ''"""
+PUBLISHED_SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
+"""The budgets of the papers' tables, 192, 128, 64 and 32 of 576 visual tokens, for any number of them."""
+LLAVA_TOKENS = 576
 UNKNOWN_TOTAL = 1024
 """Upper end of the budget slider until a model or an example says how many visual tokens there are."""
 
@@ -123,6 +127,7 @@ def build_form(
             show_label=False, label="Budget as a share", interactive=False, container=False, elem_id="tokviz-share",
         )  # fmt: skip
         gr.on([budget.change, total.change], None, [budget, total], share, js=SHOW_SHARE, api_visibility="private")
+        _published_budgets(budget, total, n_tokens or LLAVA_TOKENS)
         budget_as = gr.Dropdown(
             text.BUDGET_MEANINGS, value=start.get("budget_as", "published"), label="Counted as", filterable=False
         )
@@ -138,3 +143,16 @@ def build_form(
             1, label="Repeats", precision=0, minimum=1, info="Above 1, times are medians after a warm-up."
         )
     return RequestForm(picture, question, model, budget, total, budget_as, seed, max_new_tokens, repeats, menu, pruners)
+
+
+def _published_budgets(budget: gr.Slider, total: gr.Number, n_tokens: int) -> None:
+    """A row of buttons that set the budget; what they say follows the number of visual tokens. All in the browser."""
+    quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+    with gr.Row(elem_id="tokviz-budgets"):
+        buttons = [
+            gr.Button(str(round(n_tokens * part / whole)), size="sm", min_width=0) for part, whole in PUBLISHED_SHARES
+        ]
+    tokens = [f"Math.round((total || {LLAVA_TOKENS}) * {part} / {whole})" for part, whole in PUBLISHED_SHARES]
+    total.change(None, total, buttons, js=f"(total) => [{', '.join(tokens)}].map(String)", **quiet)
+    for button, count in zip(buttons, tokens, strict=True):
+        button.click(None, total, budget, js=f"(total) => {count}", **quiet)

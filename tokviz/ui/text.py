@@ -87,8 +87,10 @@ def flops(count: float) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """``part`` of ``whole`` as a percentage with one decimal."""
-    return f"{100 * part / whole:.1f}%" if whole else "0%"
+    """``part`` of ``whole`` as a percentage with one decimal; nothing and all of it without."""
+    if not part or not whole:
+        return "0%"
+    return "100%" if part == whole else f"{100 * part / whole:.1f}%"
 
 
 def ratio(reference: float, value: float) -> str:
