@@ -39,6 +39,7 @@ SIGNALS = {
     "cls_feature": (TOWER, "[CLS] feature"),
     "encoder_keys": (TOWER, "keys"),
     "full_keys": (TOWER, "keys of all heads"),
+    "received_attention": (TOWER, "attention received (without [CLS])"),
     "clip_relevance": (TOWER, "CLIP's text tower"),
     "text_features": (PROMPT, "text behind the picture"),
     "question_features": (PROMPT, "the question"),

@@ -57,6 +57,10 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     block = withdrawal_block(budget, info, params)
     if block is None:
         return Schedule(())
+    if params["positions"] == "reindex" and not info.renumbers:
+        raise BadInput(
+            "VTW cannot renumber the text's positions: on this model they have several axes. Choose positions keep."
+        )
     return Schedule(
         (Stage(block, 0, select_nothing, positions=params["positions"], title="Withdrawal of all visual tokens"),)
     )
