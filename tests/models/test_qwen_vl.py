@@ -33,7 +33,7 @@ from tokviz.models.prompts import model_inputs
 from tokviz.models.qwen_vl import merged_patch_grid
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "engine"))
-import engine_qwen  # noqa: E402
+import engine_qwen
 
 SIZES = [(112, 112), (300, 200), (120, 333), (640, 150), (90, 61)]
 """Width and height at five aspect ratios, shrunk and enlarged by the processor."""
