@@ -195,11 +195,8 @@ def test_the_menu_counts_every_parameter_and_plans_without_loading(entry):
     assert counted.total / 1e9 == pytest.approx({"2": 2.21, "7": 8.29, "3": 3.75}[entry.label[-2]], abs=0.006)
     assert len(entry.revision) == 40 and find(entry.id) is entry
     info = planning_before_loading(entry.id)
-    assert (info.family, info.n_visual, info.n_blocks) == (
-        entry.family,
-        1296,
-        entry.config["text_config"]["num_hidden_layers"],
-    )
+    assert (info.family, info.n_visual) == (entry.family, 1296) and not info.renumbers
+    assert info.n_blocks == entry.config["text_config"]["num_hidden_layers"]
     assert 0.25 < entry.memory_gb_4bit / entry.memory_gb < 0.75
 
 
