@@ -271,7 +271,8 @@ function drawMarks(svg, scene, marks) {
   if (shown >= 0 && scene.view === "clusters" && scene.stage && scene.stage.carriers) {
     const absorber = scene.stage.carriers[shown];
     for (const member of scene.index.groups.get(absorber) || []) {
-      if (member === absorber) continue;
+      // Stages that merge over all layers: only what lies in the layer that is drawn has a place here.
+      if (member === absorber || ![member, absorber].every((token) => hasArea(boxOf(grid, token)))) continue;
       const [x1, y1] = centreOf(grid, absorber);
       const [x2, y2] = centreOf(grid, member);
       nodes.push(svgNode("line", { x1, y1, x2, y2 }, "tv-link-casing"), svgNode("line", { x1, y1, x2, y2 }, "tv-link"));

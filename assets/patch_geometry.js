@@ -15,7 +15,35 @@ function centreOf(grid, token) {
   return [(x0 + x1) / 2, (y0 + y1) / 2];
 }
 
-// Tiles may overlap a thumbnail view: the smallest box under the point is the one that is meant.
+// A picture may be looked at twice: whole (layer 0) and in crops of a larger copy (layer 1). The layers in order, each
+// with its name.
+function layersOf(grid) {
+  const layers = [...new Set(grid.views.map((view) => view.layer || 0))].sort((a, b) => a - b);
+  return layers.map((layer) => {
+    const views = grid.views.filter((view) => (view.layer || 0) === layer);
+    return { layer, name: views.length === 1 ? views[0].name : `${views.length} crops` };
+  });
+}
+
+// The grid as one layer of it is drawn: its views are one grid of rows and columns, and tokens of other layers are
+// no patches. A grid with a single view is drawn as it is.
+function layerGrid(grid, layer) {
+  if (grid.views.length < 2) return grid;
+  const views = grid.views.filter((view) => (view.layer || 0) === layer);
+  const viewOf = (token) => grid.views[grid.view[token]];
+  const here = grid.row.map((row, token) => row >= 0 && views.includes(viewOf(token)));
+  const placed = (places, edge) => places.map((place, token) => (here[token] ? place + (viewOf(token)[edge] || 0) : -1));
+  return {
+    ...grid,
+    views,
+    view: here.map((drawn) => (drawn ? layer : -1)),
+    row: placed(grid.row, "top"),
+    col: placed(grid.col, "left"),
+    box: grid.box.map((edge, i) => (here[Math.floor(i / 4)] ? edge : 0)),
+  };
+}
+
+// Where boxes overlap, the smallest one under the point is meant.
 function tokenAt(grid, x, y) {
   let best = -1;
   let bestArea = Infinity;
@@ -32,7 +60,7 @@ function tokenAt(grid, x, y) {
 
 // The neighbour in the same view, or the token itself at the border.
 function step(grid, token, rows, cols) {
-  if (token < 0) return grid.row.length ? 0 : -1;
+  if (token < 0) return grid.row.findIndex((row) => row >= 0);
   for (let other = 0; other < grid.row.length; other++) {
     if (grid.view[other] === grid.view[token]
       && grid.row[other] === grid.row[token] + rows && grid.col[other] === grid.col[token] + cols) return other;
@@ -54,10 +82,16 @@ function neighboursOf(grid) {
   return neighbourhoods.get(grid);
 }
 
+// What the views show together: crops of one picture lie side by side. Views that hold padding only show nothing.
+function seenTogether(grid) {
+  const seen = grid.views.map((view) => view.seen).filter(hasArea);
+  return seen.length ? [0, 1, 2, 3].map((k) => seen.map((box) => box[k]).reduce((a, b) => (k < 2 ? Math.min(a, b) : Math.max(a, b)))) : null;
+}
+
 function hasUnseenMargin(payload) {
   const [width, height] = payload.size;
-  return !payload.grid.views.some((view) => view.seen[0] <= 0.5 && view.seen[1] <= 0.5
-    && view.seen[2] >= width - 0.5 && view.seen[3] >= height - 0.5);
+  const seen = seenTogether(payload.grid);
+  return !seen || !(seen[0] <= 0.5 && seen[1] <= 0.5 && seen[2] >= width - 0.5 && seen[3] >= height - 0.5);
 }
 
 // The payload says of a stage only what it changed, on the tokens it was given. Here every list gets its N entries:

@@ -137,7 +137,7 @@ function numberNodes(number) {
 // In the largest margin that can hold it; the legend says the same when no margin can.
 function placeUnseenLabel(node, payload, picture) {
   const [width, height] = payload.size;
-  const [x0, y0, x1, y1] = payload.grid.views[0] ? payload.grid.views[0].seen : [0, 0, width, height];
+  const [x0, y0, x1, y1] = seenTogether(payload.grid) || [0, 0, width, height];
   const shares = { left: x0 / width, right: 1 - x1 / width, top: y0 / height, bottom: 1 - y1 / height };
   const [side, share] = Object.entries(shares).sort((a, b) => b[1] - a[1])[0];
   const sideways = side === "left" || side === "right";
@@ -182,6 +182,7 @@ function fate(lane, payload, token) {
   const left = lane.survival.depth[token];
   const since = left < lane.stageAt ? `, ${lane.data.stages[left].label}` : "";
   const carrier = stage.carriers ? stage.carriers[token] : -1;
+  if (carrier >= 0 && payload.grid.row[carrier] < 0) return `merged into a token outside this layer${since}`;
   if (carrier >= 0) return `merged into row ${payload.grid.row[carrier]}, column ${payload.grid.col[carrier]}${since}`;
   return since ? `gone since${since.slice(1)}` : "dropped";
 }

@@ -4,7 +4,7 @@
 const part = (name) => element.querySelector(`.tv-${name}`);
 const state = {
   payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, died: 0.8 },
-  hover: -1, pin: -1, lanes: [], picture: null, pictureUrl: null, spoken: 0,
+  hover: -1, pin: -1, lanes: [], picture: null, pictureUrl: null, spoken: 0, grid: null, layer: null,
 };
 
 function scene(lane) {
@@ -45,7 +45,7 @@ function summary(lane) {
   if (lane.data.status !== "done") return ["", ""];
   if (!stage) return [`all ${total} patches`, ""];
   const kept = state.view === "died" ? lane.data.stages.at(-1).kept : stage.kept;
-  return [`${kept.length} of ${total} patches kept${state.view === "died" ? " to the end" : ""}`, ""];
+  return [`${kept.length} of ${total} ${layersOf(state.grid).length > 1 ? "tokens" : "patches"} kept${state.view === "died" ? " to the end" : ""}`, ""];
 }
 
 function showReadouts() {
@@ -170,12 +170,26 @@ function tellStory(payload) {
   document.documentElement.dataset.tokvizSetting = payload.setting;
 }
 
+// The crops at first, where there are some: they show more than the whole picture at once.
+function chooseLayer(layer) {
+  const layers = layersOf(state.grid);
+  state.layer = layers.some((one) => one.layer === layer) ? layer : layers.at(-1).layer;
+  state.payload = { ...state.payload, grid: layerGrid(state.grid, state.layer) };
+  part("layers").hidden = layers.length < 2;
+  const select = part("layers").querySelector("select");
+  select.replaceChildren(...layers.map((one) => Object.assign(make("option", "", one.name), { value: String(one.layer) })));
+  select.value = String(state.layer);
+}
+
 function show(payload) {
   part("root").hidden = !payload || !payload.lanes;
   part("empty").hidden = !part("root").hidden;
   if (part("root").hidden) return;
   const previous = state.payload;
   state.payload = payload;
+  state.grid = payload.grid;
+  chooseLayer(payload.id === state.id ? state.layer : null);
+  payload = state.payload;
   if (payload.id !== state.id) {
     state.id = payload.id;
     why.lane = null;
@@ -214,6 +228,11 @@ element.querySelectorAll('input[name="tv-view"]').forEach((radio) => radio.addEv
 part("opacity").querySelector("input").addEventListener("input", (event) => {
   state.opacity[state.view] = Number(event.target.value) / 100;
   redraw();
+});
+part("layers").querySelector("select").addEventListener("change", (event) => {
+  chooseLayer(Number(event.target.value));
+  state.hover = state.pin = -1;
+  redrawWithTools();
 });
 new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 // Canvas colours come from CSS variables, which change with the theme.

@@ -4,6 +4,7 @@ What does not depend on how pictures become tokens is tested on LLaVA alone, in 
 """
 
 from contextlib import ExitStack
+from threading import Barrier, Thread
 
 import pytest
 import torch
@@ -14,7 +15,16 @@ from tiny_families import BLOCKS, CASES, IMAGE
 from tokviz.engine import encode, pruning, shorten
 from tokviz.engine.encoding import watched_encoding
 from tokviz.errors import Unsupported
-from tokviz.types import CLS_ATTENTION, CLS_FEATURE, CLS_LOGITS_LAST_BLOCK, ENCODER_KEYS, LAST_ROW, TEXT_ROWS, Need
+from tokviz.types import (
+    CLS_ATTENTION,
+    CLS_FEATURE,
+    CLS_LOGITS_LAST_BLOCK,
+    ENCODER_KEYS,
+    LAST_ROW,
+    TEXT_ROWS,
+    Need,
+    Selection,
+)
 
 BATCHES = {
     "one row": [[3, "picture", 6]],
@@ -246,6 +256,56 @@ def test_the_model_is_as_it_was_in_whatever_order_contexts_are_left(case, exact)
     assert all("pixel_values" in arguments for _, arguments in calls)
     for module, names, hooks in things:
         assert (set(vars(module)), dict(module._forward_pre_hooks)) == (names, hooks)
+
+
+def test_two_threads_prune_different_pictures_on_one_model(case, exact):
+    """Each sees its own pictures' layout and signals, whoever encodes in between."""
+    prompts = [case.prompt(exact, [[2, "picture", 4]], seed=seed) for seed in (1, 30)]
+    prompts.append(case.prompt(exact, [[2, "picture", 3, "picture", 4]]))
+    stages = [stage("encoder", 6, "reindex", (CLS_ATTENTION,)), stage(2, 3, "keep", (LAST_ROW,))]
+
+    def attended(stage, signals, row):
+        scores = signals.cls_attention if stage.site == "encoder" else signals.attention_rows[-1]
+        kept = scores.nan_to_num(-1).argsort(descending=True)[: stage.keep].sort().values
+        return Selection(kept=kept, features=signals.features[kept] * 2 if stage.site == "encoder" else None)
+
+    def logits(inputs):
+        with pruning(exact, case.here, stages, attended):
+            return generated(exact, inputs, 2)[1]
+
+    alone, wrong, barrier = [logits(inputs) for inputs in prompts], [], Barrier(len(prompts))
+
+    def work(number):
+        barrier.wait()
+        for _ in range(4):
+            if not torch.equal(logits(prompts[number]), alone[number]):
+                wrong.append(number)
+
+    threads = [Thread(target=work, args=(number,)) for number in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and not torch.equal(alone[0], alone[1])
+
+
+def test_what_is_no_patch_keeps_its_embedding_when_features_are_replaced():
+    case = CASES["llava_next (vicuna)"]
+    model = case.model()
+    inputs = case.prompt(model, [[2, "picture", 4]])
+
+    def doubled(stage, signals, row):
+        return Selection(kept=torch.arange(len(signals.features)), features=signals.features * 2)
+
+    encoded = encode(model, case.here, inputs, ())
+    short, _ = shorten(model, case.here, encoded, [stage("encoder", 999)], doubled)
+    (seen,) = case.seen(model, inputs)
+    visual = short.inputs_embeds[short.visual_mask]
+    newline = seen.source < 0
+    assert newline.sum() > 1 and torch.equal(visual[newline], seen.embeddings[newline])
+    projected = model.model.multi_modal_projector(seen.features[~newline] * 2)
+    assert (visual[~newline] - projected).abs().max() <= 1e-9
+    assert (projected - seen.embeddings[~newline]).abs().max() > 0.1
 
 
 def test_sizes_that_do_not_fit_the_pixels_are_refused():

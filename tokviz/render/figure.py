@@ -69,7 +69,7 @@ def comparison_figure(
     view: View = "kept",
     methods: Sequence[str] | None = None,
     theme: ThemeName = "light",
-    grid_view: int = 0,
+    layer: int | None = None,
     dpi: int = DPI,
 ) -> Figure:
     """Draw a comparison for print.
@@ -85,7 +85,7 @@ def comparison_figure(
         raise BadInput(f"The theme must be one of {', '.join(THEMES)}, not {theme!r}.")
     runs = chosen_runs(comparison, None if methods is None else list(methods))
     sheet = _Sheet(comparison, len(runs), dpi)
-    canvas = open_canvas(comparison, view=grid_view, long_side=sheet.long_side)
+    canvas = open_canvas(comparison, layer=layer, long_side=sheet.long_side)
     panels = [make_panel(canvas, run, view) for run in runs]
     return _draw(sheet, canvas, panels, THEMES[theme])
 

@@ -38,10 +38,10 @@ def scaled_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PatchRaster:
-    """Which patch each pixel shows, for one view of the grid.
+    """Which patch each pixel shows, for one layer of the grid (see ``GridView``).
 
     Shape: owner ``(height, width)`` int32, the token index, -1 where the model saw nothing. corners ``(N, 4)`` int,
-    x0, y0, x1, y1 in px, end exclusive; all zero for tokens that are no patch of this view.
+    x0, y0, x1, y1 in px, end exclusive; all zero for tokens that are no patch of this layer.
     """
 
     owner: NDArray[np.int32]
@@ -87,15 +87,22 @@ def _edge(position: float, end: int) -> int:
     return min(max(math.floor(position + 0.5), 0), end) if math.isfinite(position) else 0
 
 
-def patch_raster(grid: TokenGrid, shape: tuple[int, int], view: int = 0) -> PatchRaster:
-    """Lay one view of the grid on a picture of ``shape`` ``(height, width)`` px. Raises BadInput for no such view."""
-    if not 0 <= view < len(grid.views):
-        raise BadInput(f"This picture has {len(grid.views)} view(s); there is no view {view}.")
+def patch_raster(grid: TokenGrid, shape: tuple[int, int], layer: int | None = None) -> PatchRaster:
+    """Lay one layer of the grid on a picture of ``shape`` ``(height, width)`` px.
+
+    layer: None for the last, which is the finest: the crops of a picture that is also looked at whole. Raises BadInput
+    when there is no such layer.
+    """
+    layers = [view.layer for view in grid.views]
+    layer = max(layers, default=0) if layer is None else layer
+    if layer not in layers:
+        raise BadInput(f"This picture has {len(set(layers))} layer(s) of patches; there is no layer {layer}.")
     height, width = shape
     scale = (width / grid.picture_size[0], height / grid.picture_size[1])
     raster = PatchRaster(np.full(shape, -1, dtype=np.int32), np.zeros((grid.n_tokens, 4), dtype=np.int64), scale)
     for token, box in enumerate(grid.box):
-        if box is None or grid.view[token] != view:
+        view = grid.view[token]
+        if box is None or not 0 <= view < len(layers) or layers[view] != layer:
             continue
         x0, y0, x1, y1 = raster.pixel_box(box)
         raster.corners[token] = (x0, y0, x1, y1)
@@ -115,8 +122,8 @@ class Canvas:
     raster: PatchRaster
 
 
-def open_canvas(comparison: Comparison, *, view: int = 0, long_side: int | None = None) -> Canvas:
-    """Decode the picture of a comparison, see ``picture_pixels``, and lay one view of its grid on it.
+def open_canvas(comparison: Comparison, *, layer: int | None = None, long_side: int | None = None) -> Canvas:
+    """Decode the picture of a comparison, see ``picture_pixels``, and lay one layer of its grid on it.
 
     Raises BadInput when picture and grid do not belong together.
     """
@@ -124,4 +131,4 @@ def open_canvas(comparison: Comparison, *, view: int = 0, long_side: int | None 
         raise BadInput("Grid and picture of this session have different sizes; the file is damaged.")
     pixels = picture_pixels(comparison.picture, long_side)
     height, width = pixels.shape[:2]
-    return Canvas(comparison, pixels, patch_raster(comparison.grid, (height, width), view))
+    return Canvas(comparison, pixels, patch_raster(comparison.grid, (height, width), layer))

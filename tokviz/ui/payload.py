@@ -260,7 +260,18 @@ def _facts(stage: StageRecord) -> list[list[str]]:
 def _grid(grid: TokenGrid) -> dict[str, Any]:
     """Boxes flat, four numbers per token (zeros for tokens that are no patch), in pixels of the original picture."""
     return {
-        "views": [{"name": v.name, "rows": v.rows, "cols": v.cols, "seen": list(v.seen)} for v in grid.views],
+        "views": [
+            {
+                "name": v.name,
+                "rows": v.rows,
+                "cols": v.cols,
+                "seen": list(v.seen),
+                "layer": v.layer,
+                "top": v.top,
+                "left": v.left,
+            }
+            for v in grid.views
+        ],
         "view": grid.view,
         "row": grid.row,
         "col": grid.col,

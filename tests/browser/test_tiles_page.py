@@ -1,0 +1,145 @@
+"""A picture that is looked at twice, whole and in crops: the patch view alone, drawn in a browser without the page."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from synthetic import comparison, map_record, nearest, picture, picture_record, run, stage
+
+from tokviz.models.llava_next import tile_grid
+from tokviz.ui.patch_view import _VIEW_SCRIPTS, asset
+from tokviz.ui.payload import to_payload
+
+pytestmark = pytest.mark.browser
+
+SIZE = (480, 300)
+GRID = tile_grid(SIZE, [(96, 192), (192, 96), (192, 192)], 96, 8)
+THUMBNAIL = 144
+PIXELS = """([x, y]) => { const c = document.querySelectorAll('.tv-canvas')[1];
+  return [...c.getContext('2d').getImageData(x * c.width, y * c.height, 1, 1).data]; }"""
+
+
+def tiled():
+    """Kept: the upper half of the thumbnail, and the left half of the crops. One lane merges over both."""
+    image = picture(*SIZE)
+    boxes = GRID.box
+    kept = [
+        token
+        for token, box in enumerate(boxes)
+        if box and (box[3] <= SIZE[1] / 2 + 1 if token < THUMBNAIL else box[2] <= SIZE[0] / 2 + 1)
+    ]
+    score = map_record("score", np.arange(GRID.n_tokens))
+    merging = stage("projector", kept, GRID.n_tokens, score=score, assignment=nearest(GRID, kept))
+    runs = [
+        run("full", "No pruning", "control", "cyan", GRID.n_tokens, GRID.n_tokens, 9.0),
+        run("a", "Keeps", "attention-ranked", "blue", 5, 5, 4.0,
+            stages=[stage("projector", kept, GRID.n_tokens, score=score)]),
+        run("b", "Merges", "merging", "cyan", 5, 5, 4.0, stages=[merging]),
+    ]  # fmt: skip
+    return comparison(*SIZE).model_copy(update={"grid": GRID, "runs": runs, "picture": picture_record(image)})
+
+
+def document(session):
+    buffer = io.BytesIO()
+    picture(*SIZE).save(buffer, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    value = json.dumps(to_payload(session, picture={"url": url})).replace("<", "\\u003c")
+    scripts = "\n".join(asset(name) for name in _VIEW_SCRIPTS)
+    return (
+        f"<style>{asset('page.css')}{asset('patch_view.css')}</style><div id=root>{asset('patch_view.html')}</div>"
+        f"<script>((element, props, watch) => {{{scripts}\n}})"
+        f"(document.querySelector('#root'), {{ value: {value} }}, () => {{}});</script>"
+    )
+
+
+@pytest.fixture(scope="module")
+def page(browser):
+    opened = browser.new_page(viewport={"width": 1200, "height": 800})
+    errors = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.set_content(document(tiled()))
+    opened.wait_for_function("document.querySelectorAll('.tv-canvas').length === 3")
+    yield opened
+    opened.close()
+    assert errors == []
+
+
+def choose(page, name):
+    page.get_by_label("Which tokens of the picture are drawn").select_option(label=name)
+
+
+def told(page, x, y, lane=1):
+    """What the lane says of the patch at a place given in shares of the picture."""
+    box = page.locator(".tv-picture").nth(lane).bounding_box()
+    page.locator(".tv-picture").nth(lane).hover(position={"x": x * box["width"], "y": y * box["height"]})
+    return page.locator(".tv-where").nth(lane).inner_text()
+
+
+def expected(x, y, layer):
+    """Row and column among the layer's cells of the patch that shows this place."""
+    for token, box in enumerate(GRID.box):
+        view = GRID.views[GRID.view[token]]
+        place = (x * SIZE[0], y * SIZE[1])
+        if box and view.layer == layer and box[0] <= place[0] < box[2] and box[1] <= place[1] < box[3]:
+            return f"row {GRID.row[token] + view.top}, column {GRID.col[token] + view.left}"
+    raise AssertionError("nothing is seen there")
+
+
+PLACES = [(0.11, 0.13), (0.48, 0.37), (0.73, 0.83), (0.93, 0.52)]
+
+
+def test_crops_are_drawn_as_one_grid_and_the_thumbnail_on_demand(page):
+    select = page.get_by_label("Which tokens of the picture are drawn")
+    assert select.is_visible() and select.locator("option").all_inner_texts() == ["whole picture", "4 crops"]
+    assert select.input_value() == "1"
+    for x, y in PLACES:
+        assert told(page, x, y).startswith(expected(x, y, 1)), (x, y)
+    crops = {place: page.evaluate(PIXELS, place) for place in [(0.1, 0.8), (0.9, 0.2)]}
+    choose(page, "whole picture")
+    for x, y in PLACES:
+        assert told(page, x, y).startswith(expected(x, y, 0)), (x, y)
+    page.mouse.move(5, 5)
+    for place, colour in crops.items():
+        assert page.evaluate(PIXELS, place) != colour, "kept in one layer, dropped in the other"
+    choose(page, "4 crops")
+    assert {place: page.evaluate(PIXELS, place) for place in crops} == crops
+
+
+def test_arrows_walk_across_the_seam_of_two_crops(page):
+    choose(page, "4 crops")
+    lane = page.locator(".tv-picture").nth(1)
+    lane.focus()
+    cells = []
+    for _ in range(14):
+        page.keyboard.press("ArrowRight")
+        cells.append(page.locator(".tv-where").nth(1).inner_text().split(" ·")[0])
+    page.keyboard.press("Escape")
+    assert cells == [f"row 0, column {column}" for column in range(14)]
+
+
+def test_merging_over_both_layers_draws_only_what_lies_in_one(page):
+    page.get_by_label("Clusters", exact=True).check(force=True)
+    for name in ("4 crops", "whole picture"):
+        choose(page, name)
+        said = [told(page, x, y, lane=2) for x, y in PLACES]
+        assert all("row -1" not in words for words in said)
+        lines = page.evaluate("() => [...document.querySelectorAll('.tv-link')].map((l) => +l.getAttribute('x2'))")
+        assert all(x > 0 for x in lines)
+    page.get_by_label("Kept", exact=True).check(force=True)
+
+
+def test_nothing_of_the_picture_is_called_unseen(page):
+    for name in ("whole picture", "4 crops"):
+        choose(page, name)
+        assert "not seen" not in page.locator(".tv-legend").inner_text()
+        assert page.locator(".tv-where").nth(1).inner_text().startswith(str(len(tiled().runs[1].stages[0].kept)))
+
+
+def test_a_picture_without_crops_has_no_choice_of_layers(browser):
+    plain = browser.new_page()
+    plain.set_content(document(comparison(*SIZE)))
+    plain.wait_for_function("document.querySelectorAll('.tv-canvas').length > 1")
+    assert not plain.get_by_label("Which tokens of the picture are drawn").is_visible()
+    plain.close()
