@@ -53,7 +53,12 @@ def read_log(path: Path) -> Sitting:
     if not path.exists():
         raise SystemExit(f"{path} is missing: train first (see training/README.md), or copy the log of the training.")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    validations = [line for line in lines if any(key.startswith("val_") for key in line)]
+    validations: list[dict[str, Any]] = []
+    for line in reversed(
+        lines
+    ):  # steps behind the last checkpoint of a broken sitting were taken again: the later counts
+        if any(key.startswith("val_") for key in line) and (not validations or line["step"] < validations[0]["step"]):
+            validations.insert(0, line)
     if not validations:
         raise SystemExit(f"{path} holds no validation line: that training has not come far enough for a card.")
     last = lines[-1]

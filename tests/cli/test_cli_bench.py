@@ -145,39 +145,43 @@ def test_bad_input_ends_with_a_sentence(loaded, capsys, tmp_path, monkeypatch, a
     assert captured.out == "" and sentence in captured.err and len(captured.err.splitlines()) == 1
 
 
-def test_two_workers_are_killed_and_interrupted_leave_nothing_behind_and_go_on(tmp_path):
-    command = [sys.executable, "-m", "tokviz", "bench", "fidelity", "--workers", "2", "--scenes", "6"]
-    command += ["--methods", "divprune", "--budgets", "6%,5%,4%,3%", "--cache", str(tmp_path / "cache")]
-    command += ["--out", str(tmp_path / "out")]
-    options = {
-        "cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
-        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
-    }  # fmt: skip
+@pytest.mark.timeout(900)  # six processes that import torch, on a machine that may be busy
+def test_two_workers_are_killed_and_interrupted_leave_nothing_behind_and_go_on(loaded, tmp_path):
+    asked = ["--methods", "divprune", "--budgets", "6%,5%,4%,3%", "--scenes", "6"]
+    command = [sys.executable, "-m", "tokviz", "bench", "fidelity", *asked, "--workers", "2"]
+    command += ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
     times: dict[Path, int] = {}
     for ending in (signal.SIGKILL, signal.SIGINT):
-        with subprocess.Popen(command, start_new_session=True, **options) as running:
-            while len(stored(tmp_path)) == len(times) and running.poll() is None:
+        with subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as running:  # fmt: skip
+            while len(finished(tmp_path)) == len(times) and running.poll() is None:
                 time.sleep(0.02)
             # ctrl-C reaches the workers too; who is killed cannot tell them
             running.send_signal(ending) if ending == signal.SIGKILL else os.killpg(running.pid, ending)
-            _, said = running.communicate(timeout=120)
+            _, said = running.communicate(timeout=300)
         wait_until_nobody_is_left(running.pid)
         if ending == signal.SIGINT:
             assert running.returncode == 130, said
             assert "Traceback" not in said and "of 6 scenes are finished and stored" in said
-        now = {path: path.stat().st_mtime_ns for path in stored(tmp_path) if path.suffix == ".jsonl"}
-        assert len(now) > len(times) and all(now[path] == when for path, when in times.items())
+        now = finished(tmp_path)
+        assert len(now) > len(times) and now.items() >= times.items()
         times = now
-    done = subprocess.run(command, timeout=600, check=False, **options)
-    assert done.returncode == 0, done.stderr
+    assert bench(tmp_path, *asked, "--workers", 1) == 0
     assert len(stored(tmp_path)) == 2 * (1 + 4 * 4), "two chunks; four methods at four budgets, and the unpruned model"
-    assert all(path.suffix == ".jsonl" for path in stored(tmp_path)), "nothing unfinished"
-    assert all(path.stat().st_mtime_ns == when for path, when in times.items()), "nothing was computed again"
+    assert finished(tmp_path).keys() == set(stored(tmp_path)), "nothing is left unfinished"
+    assert finished(tmp_path).items() >= times.items(), "nothing was computed again"
+
+
+def finished(tmp_path):
+    """Stored file -> when it was written."""
+    return {path: path.stat().st_mtime_ns for path in stored(tmp_path) if path.suffix == ".jsonl"}
 
 
 def wait_until_nobody_is_left(group):
     """Workers notice at their next step; multiprocessing's own tracker leaves after them."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)

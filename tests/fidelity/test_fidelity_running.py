@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tokviz
+from tokviz.engine.prompt import counted_positions
 from tokviz.errors import BadInput
 from tokviz.fidelity import plan as planning
 from tokviz.fidelity.cache import OutcomeCache, fingerprint
@@ -125,7 +126,8 @@ def test_a_shared_prefix_holds_the_keys_and_values_of_the_whole_prompt(vlm, scen
     batch = joined([with_text(pictures[number], text) for number, text in rows])
     with torch.inference_mode():
         cache = shared_prefix(vlm, pictures, [number for number, _ in rows], batch)
-        whole = vlm.model(**batch.generate_inputs(), use_cache=True).past_key_values
+        positions = counted_positions(batch.attention_mask)  # as generate counts; forward does not look at pads
+        whole = vlm.model(**batch.generate_inputs(), position_ids=positions, use_cache=True).past_key_values
     shared = cache.get_seq_length()
     longest = max(text.ids.shape[1] for _, text in rows)
     assert shared == batch.input_ids.shape[1] - longest, "all but the longest question is shared"

@@ -18,6 +18,8 @@ from training.loop import Optimizers
 from training.scoring import ask, load_folder
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "tokviz-tiny"
+pytestmark = pytest.mark.timeout(900)
+"""Under a minute of work, which crowded cores may stretch."""
 SECONDS_PER_STEP = 50.0
 STEPS = 5
 """A checkpoint is due after more than 120 s: behind step 3."""

@@ -107,7 +107,8 @@ def choose(found: Sequence[FoundCase], count: int) -> list[Shown]:
     The most telling case comes first, the others in the order of the questions' families. Fewer than ``count`` where
     there are no more scenes.
     """
-    pool = [shown for case in found for shown in showings(case)]
+    in_order = sorted(found, key=lambda case: (case.seed, case.question))
+    pool = [shown for case in in_order for shown in showings(case)]
     missing, chosen = wanted_goals(), list[Shown]()
     while pool and len(chosen) < count:
         told = Counter(method for one in chosen for method in one.methods)

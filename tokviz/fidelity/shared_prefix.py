@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
@@ -36,21 +37,22 @@ def shared_prefix(
     lengths = batch.attention_mask.sum(dim=1).tolist()
     texts = [length - ends[picture] for length, picture in zip(lengths, picture_of_row, strict=True)]
     shared = width - max(texts)
-    cache = DynamicCache(config=vlm.text_config)
-    for block, (keys, values) in enumerate(kept):
-        rows_of_keys, rows_of_values = [], []
+
+    def columns(found: Tensor) -> Tensor:
+        rows = []
         for length, picture in zip(lengths, picture_of_row, strict=True):
             n = max(0, shared - (width - length))
             first = longest - ends[picture]  # the pictures are padded on the left, like the batch
-            for found, rows in ((keys, rows_of_keys), (values, rows_of_values)):
-                rows.append(pad(found[picture, :, first : first + n], (0, 0, shared - n, 0)))
-        cache.update(torch.stack(rows_of_keys), torch.stack(rows_of_values), block)
+            rows.append(pad(found[picture, :, first : first + n], (0, 0, shared - n, 0)))
+        return torch.stack(rows)
+
+    cache = DynamicCache(config=vlm.text_config)
+    for block, (keys, values) in enumerate(kept):
+        cache.update(columns(keys), columns(values), block)
     return cache
 
 
-def _prefill(
-    vlm: VisionLanguageModel, pictures: Sequence[Prompt], ends: Sequence[int]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _prefill(vlm: VisionLanguageModel, pictures: Sequence[Prompt], ends: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of every block for what stands in front of the questions.
 
     Shape: each ``(pictures, H, longest, d)``, padded on the left.

@@ -24,7 +24,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     visual span is exact (official scripts are one token off), ranks in float32, ties to the lowest index.
     """
     row = required(signals.attention_rows, "attention_rows")[-1].float()
-    score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability")
+    score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability", scale="log")
     selection = keep_highest(signals, score, keep, torch.arange(len(row), device=row.device))
     chart = Chart(
         "attention_over_position",

@@ -38,7 +38,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     back to the model's dtype first), ties to the lowest index.
     """
     row = required(signals.attention_rows, "attention_rows")[-1].float()
-    score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability")
+    score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability", scale="log")
     selection = keep_highest(signals, score, keep, torch.arange(len(row), device=row.device))
     share = Reading(
         "visual_attention",

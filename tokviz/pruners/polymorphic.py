@@ -72,7 +72,7 @@ def select_consolidated(signals: Signals, keep: int, params: Params, generator: 
             "vision tower shows neither. Switch its stage 1 off."
         )
     direction = "high stays for itself; of the others the centres of clusters stay"
-    score = TokenMap("attention", label, attention.float(), "probability", direction)
+    score = TokenMap("attention", label, attention.float(), "probability", direction, "log")
     pool = candidate_rows(signals)
     rows, ranked, non_finite = rankable_rows(features, score.values, pool)
     if len(rows) <= keep:
@@ -126,7 +126,9 @@ def select_rated(signals: Signals, keep: int, params: Params, generator: Generat
     if params["signal"] == "attn":
         rows = required(signals.attention_rows, "attention_rows")
         attention = rated_attention(rows, raters)
-        score = TokenMap("rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED)
+        score = TokenMap(
+            "rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED, "log"
+        )
     else:
         text = required(signals.text_features, "text_features")
         logits = alignment_logits(signals.features, text, signals.features.shape[1] ** -0.5)

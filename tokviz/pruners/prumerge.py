@@ -216,6 +216,7 @@ def _selection(
             _of_usable(_attention(signals), rows),
             unit="probability",
             direction="high is kept first" + ("; others come from the grid" if bool((group == 1).any()) else ""),
+            scale="log",
         ),
         assignment=assignment,
         features=kept_rows(original, kept, torch.cat(changed), torch.cat(values)),

@@ -55,7 +55,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     raters = text_raters(signals, scaled=False)
     rows = required(signals.attention_rows, "attention_rows")
     attention = rated_attention(rows, raters)
-    score = TokenMap("rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED)
+    score = TokenMap("rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED, "log")
     facts = _facts("v1", raters)
     found = keep_and_recycle(signals.features, score, keep, neighbours=0, append=True, facts=facts)
     return replace(found, facts={**facts, **found.facts}, text=raters.text)

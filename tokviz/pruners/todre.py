@@ -111,6 +111,7 @@ def select_withdrawal(signals: Signals, keep: int | None, params: Params, genera
                 rows.mean(0),
                 unit="probability",
                 direction="high is looked at by the text; the sum over all tokens decides",
+                scale="log",
             ),
         ),
         readings=(

@@ -13,9 +13,8 @@ def attention_need(info: PlanningInfo, with_cls: Need = CLS_ATTENTION) -> Need:
 
 def attention_map(signals: Signals, direction: str = "high is kept first") -> TokenMap:
     """What was asked for, float32, under its true name. Shape: values ``(N,)``."""
-    if signals.cls_attention is None and signals.received_attention is not None:
-        return TokenMap(
-            "received_attention", "Attention received", signals.received_attention.float(), "probability", direction
-        )
-    attention = required(signals.cls_attention, "cls_attention").float()
-    return TokenMap("cls_attention", "[CLS] attention", attention, "probability", direction)
+    name, label, values = "cls_attention", "[CLS] attention", signals.cls_attention
+    if values is None and signals.received_attention is not None:
+        name, label, values = "received_attention", "Attention received", signals.received_attention
+    values = required(values, name).float()
+    return TokenMap(name, label, values, "probability", direction, scale="log")

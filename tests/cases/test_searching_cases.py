@@ -1,0 +1,102 @@
+"""The search finds what plain comparisons find, does no work that cannot matter, and goes on where it stopped."""
+
+import pytest
+from PIL import Image
+
+import tokviz
+from scripts.build_examples import Cache
+from tokviz import comparing
+from tokviz.cases.search import FoundCase, Outcome, examine, find_flips, left, separate, verdicts_of
+from tokviz.measures import evidence_tokens, normalised
+from tokviz.scenes import EXAMPLE_SEEDS, generate_scene
+
+METHODS = ("random", "fastervlm", "fastv")
+SEEDS = EXAMPLE_SEEDS[:2]
+
+
+def plain(vlm, scene, question, budget):
+    """What a comparison of all methods says of one question: (lost, kept) or None, and the comparison."""
+    comparison = tokviz.compare(
+        vlm, Image.fromarray(scene.image), question.text, METHODS, budget, expected=question.answer,
+        evidence=question.evidence, max_new_tokens=8,
+    )  # fmt: skip
+    rights = {run.method: normalised(run.answer) == normalised(question.answer) for run in comparison.runs}
+    lost = tuple(method for method in METHODS if not rights[method])
+    kept = tuple(method for method in METHODS if rights[method])
+    return comparison, ((lost, kept) if rights["full"] and lost and kept else None)
+
+
+@pytest.fixture(scope="module")
+def asked(vlm, budget):
+    """(scene, question, comparison, plain result) of every question with evidence in two scenes."""
+    scenes = [generate_scene(seed) for seed in SEEDS]
+    return [
+        (scene, question, *plain(vlm, scene, question, budget))
+        for scene in scenes
+        for question in scene.questions
+        if question.evidence
+    ]
+
+
+def test_it_finds_what_plain_comparisons_find(vlm, budget, asked):
+    found = {(case.seed, case.question): case for case in find_flips(vlm, SEEDS, METHODS, budget)}
+    assert {key: (case.lost, case.kept) for key, case in found.items()} == {
+        (scene.seed, question.text): result for scene, question, _, result in asked if result is not None
+    }
+    for scene, question, comparison, result in asked:
+        assert separate(comparison) == result
+        if result is None:
+            continue
+        case = found[scene.seed, question.text]
+        evidence = set(evidence_tokens(comparison.grid, question.evidence))
+        assert case.n_evidence == len(evidence) and case.n_tokens == comparison.grid.n_tokens
+        for method, outcome in case.outcomes.items():
+            run = comparison.run(method)
+            assert (outcome.answer, outcome.label, outcome.family) == (run.answer, run.label, run.family)
+            assert outcome.evidence == len(evidence & set(left(run, comparison.grid)))
+            assert outcome.inside == (method == "fastv") and 0 < outcome.sure <= 1
+
+
+def test_a_shortlist_that_loses_nothing_ends_the_question(vlm, budget, asked, monkeypatch):
+    ran = []
+    run_lane = comparing.run_lane
+
+    def counted(*arguments):
+        ran.append(arguments[3].id)
+        return run_lane(*arguments)
+
+    monkeypatch.setattr(comparing, "run_lane", counted)
+    for scene, question, comparison, result in asked:
+        ran.clear()
+        found = examine(vlm, scene, question, METHODS, budget, first=("fastervlm",))
+        verdicts = verdicts_of(comparison)
+        if normalised(comparison.runs[0].answer) != normalised(question.answer):
+            assert found is None and ran[0] == "full" and len(ran) <= 2  # one lane may have begun before it was heard
+        elif verdicts["fastervlm"] == "right":
+            assert found is None and ran[:2] == ["full", "fastervlm"] and len(ran) <= 3
+        else:
+            assert set(ran) == {"full", *METHODS}
+            assert (None if found is None else (set(found.lost), set(found.kept))) == (
+                None if result is None else tuple(map(set, result))
+            )
+
+
+def a_case(seed):
+    outcome = Outcome(label="A", family="merging", answer="x", right=True, sure=0.1, evidence=1, inside=True)
+    return FoundCase(
+        seed=seed, size=(9, 9), question="?", expected="x", question_family="reading", n_tokens=4, n_evidence=2,
+        kinds=("relation",), hard="So.", sure=0.5, outcomes={"a": outcome},
+    )  # fmt: skip
+
+
+def test_the_cache_goes_on_where_it_stopped_and_forgets_another_model(tmp_path):
+    path = tmp_path / "new" / "cache.jsonl"
+    cache = Cache(path, "one")
+    assert cache.get(3) is None
+    cache.put(3, [a_case(3), a_case(3)])
+    cache.put(4, [])
+    again = Cache(path, "one")
+    assert again.get(3) == [a_case(3), a_case(3)] and again.get(4) == [] and again.get(5) is None
+    assert a_case(3).recall("a") == 0.5
+    assert Cache(path, "two").get(3) is None
+    assert Cache(path, "one").get(3) is None, "the other model's file replaced it"
