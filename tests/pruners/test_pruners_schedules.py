@@ -190,5 +190,5 @@ def test_where_positions_have_several_axes_every_stage_keeps_them():
         if pruner.missing(QWEN) is None:
             stages = pruner.schedule(Budget(200, "average"), QWEN, pruner.complete({})).stages
             assert all(stage.positions == "keep" for stage in stages), pruner.id
-    with pytest.raises(BadInput, match="several axes"):
+    with pytest.raises(Unsupported, match="several axes"):
         plan("vtw", 64, info=QWEN, positions="reindex")
