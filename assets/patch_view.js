@@ -42,10 +42,11 @@ function drawOverlay() {
 function summary(lane) {
   const stage = lane.data.stages[lane.stageAt];
   const total = state.payload.grid.row.length;
+  const noun = layersOf(state.grid).length > 1 ? "tokens" : "patches"; // of all layers, newlines included
   if (lane.data.status !== "done") return ["", ""];
-  if (!stage) return [`all ${total} patches`, ""];
+  if (!stage) return [`all ${total} ${noun}`, ""];
   const kept = state.view === "died" ? lane.data.stages.at(-1).kept : stage.kept;
-  return [`${kept.length} of ${total} ${layersOf(state.grid).length > 1 ? "tokens" : "patches"} kept${state.view === "died" ? " to the end" : ""}`, ""];
+  return [`${kept.length} of ${total} ${noun} kept${state.view === "died" ? " to the end" : ""}`, ""];
 }
 
 function showReadouts() {

@@ -8,6 +8,7 @@ Logs of a finished training in `runs/` are first copied to `training/logs/`, wit
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from training import evaluate, tables
 from training import language as language_stage
 from training import vision as vision_stage
 from training.architecture import GRID, IMAGE_SIZE, PATCH, model_config, vocabulary
-from training.language import COUNTS, POINT_BLOCK, TEXT_LENGTH
+from training.language import COUNT_BLOCK, COUNTS, DENSE_SHARE, POINT_BLOCK, TEXT_LENGTH
 from training.machine import describe_machine
 from training.tables import flow, percent
 
@@ -31,17 +32,27 @@ COARSE_COMMIT = "78c0da6"
 """The commit with the coarse model that this one grew from, and its recipe."""
 COARSE_TOKENS = 144
 LOG_NAMES = ("vision.jsonl", "language.jsonl")
+CHANGED_RECIPE = (
+    "from then on with more questions about counts, crowded scenes among the ordinary ones, and counts as plain "
+    "numbers (commit `4a7971f`); before, counting had risen slowest"
+)
+"""What was different when stage 2 of the shipped weights first went on; to be rewritten with the next ones."""
 README_START, README_END = "<!-- accuracy: written by training/card.py -->", "<!-- end of accuracy -->"
 
 
 @dataclass(frozen=True)
 class Sitting:
-    """What a training log tells: its last step, pictures, minutes, and the lines with validation accuracies."""
+    """What a training log tells.
+
+    Its last step, pictures, minutes, the lines with validation accuracies, and the first steps that were logged after
+    it had been stopped and went on from a checkpoint.
+    """
 
     steps: int
     pictures: int
     minutes: float
     validations: list[dict[str, Any]]
+    went_on: list[int]
 
 
 def read_log(path: Path) -> Sitting:
@@ -63,7 +74,8 @@ def read_log(path: Path) -> Sitting:
         raise SystemExit(f"{path} holds no validation line: that training has not come far enough for a card.")
     last = lines[-1]
     pictures = max(line.get("pictures", 0) for line in lines)
-    return Sitting(last["step"], pictures, last["seconds"] / 60, validations)
+    went_on = [b["step"] for a, b in itertools.pairwise(lines) if b["step"] < a["step"]]
+    return Sitting(last["step"], pictures, last["seconds"] / 60, validations, went_on)
 
 
 def collect(runs: Path, logs: Path) -> None:
@@ -173,12 +185,23 @@ def stages(vision: Sitting, language: Sitting, coarse: list[Sitting], machine: s
         {language.steps} steps, {language.pictures} pictures with up to {TEXT_LENGTH} tokens of questions and answers
         each (scenes return up to twice, with other questions and other patches), {language.minutes:.0f} minutes. Muon
         and AdamW, float32. A batch sees {counts} patches, half of the sequences with closed-up positions. Behind
-        decoder block {POINT_BLOCK} a noun must know where the thing it names lies.""",
+        decoder block {POINT_BLOCK} a noun must know where the thing it names lies, and behind block {COUNT_BLOCK} the
+        word before a count must hold it as a plain number; {100 * DENSE_SHARE:.0f}% of the scenes are crowded.
+        {history(language)}""",
         f"""Seeds {vision_stage.SEED} (stage 1), {language_stage.SEED} (stage 2), {evaluate.SEED} (evaluation). Machine:
         {machine}; it was shared with other programs. The schedule runs by the clock, so that another machine gives
         other weights. Stages 1 and 2 together took {vision.minutes + language.minutes:.0f} minutes.""",
         "Recipe: `training/` in this repository; logs in `training/logs/`.",
     ]
+
+
+def history(language: Sitting) -> str:
+    """How stage 2 was interrupted, if it was."""
+    if not language.went_on:
+        return "It ran in one sitting."
+    first, *others = language.went_on
+    more = f" It was stopped again at steps {', '.join(str(step) for step in others)}." if others else ""
+    return f"It was stopped and went on from a checkpoint near step {first}, {CHANGED_RECIPE}.{more}"
 
 
 def making_part(vision: Sitting, language: Sitting, coarse: list[Sitting], machine: str) -> str:

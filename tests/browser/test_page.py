@@ -1,6 +1,7 @@
 """The first screen and everything that happens in the browser alone."""
 
 import pytest
+from playwright.sync_api import expect
 from synthetic import HOSTILE
 from watching import watched_page
 
@@ -175,3 +176,12 @@ def test_light_dark_wide_narrow(site, open_page, width, theme):
     page.get_by_label("Switch between light and dark").click()
     shade = page.evaluate(BACKGROUND)
     assert (max(shade) < 60) == (theme == "light")
+
+
+def test_the_budgets_of_the_papers_are_one_click_away(site, rich_site, open_page):
+    page = open_page(site)
+    buttons = page.locator("#tokviz-budgets button")
+    assert buttons.all_inner_texts() == ["192", "128", "64", "32"]
+    buttons.nth(1).click()
+    expect(page.get_by_label("Budget as a share")).to_have_value("22.2% of 576 visual tokens")
+    assert open_page(rich_site).locator("#tokviz-budgets button").all_inner_texts() == ["48", "32", "16", "8"]

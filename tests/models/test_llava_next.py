@@ -2,6 +2,7 @@
 
 import random
 from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaNextCo
 
 import tokviz
 from tokviz.comparing import geometry_of
+from tokviz.engine import encode, pruning, shorten
 from tokviz.errors import Unsupported
 from tokviz.lane import planning_info
 from tokviz.models.catalog import CATALOG
@@ -19,8 +21,10 @@ from tokviz.models.families import FAMILIES
 from tokviz.models.llava_next import tile_grid
 from tokviz.models.memory import parameters
 from tokviz.models.planning import planning_before_loading
+from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
+from tokviz.types import Budget, PlanningInfo
 
 BIG_SIDE, PATCH = 96, 8
 BIG = [(96, 192), (192, 96), (192, 192), (288, 96), (96, 288)]
@@ -187,6 +191,7 @@ def planning_of(vlm, size):
 # -- methods on real tiles ---------------------------------------------------------------------------------------------
 
 ALL = [pruner.id for pruner in PRUNERS]
+HERE = [p for p in PRUNERS if p.missing(PlanningInfo(44, 6, "llava_next", n_views=5, has_tiles=True)) is None]
 PICTURE = noise(60, 40, seed=7)
 
 
@@ -213,6 +218,31 @@ def test_the_unpruned_run_is_the_stock_model(next_vlm, comparison):
     output = next_vlm.model.generate(**inputs, max_new_tokens=3, do_sample=False)
     ids = output[0, inputs["input_ids"].shape[1] :].tolist()
     assert [token.id for token in comparison.runs[0].answer_tokens] == ids
+
+
+@pytest.mark.parametrize("pruner", HERE, ids=lambda pruner: pruner.id)
+def test_keeping_every_token_is_bit_identical_to_the_stock_model(next_vlm, pruner):
+    """Every stage with a count is asked for more tokens than there are: thumbnail, crops and newlines all stay."""
+    vlm, grid = next_vlm, next_vlm.family.grid(next_vlm.model, next_vlm.processor, PICTURE.size, {})
+    params = pruner.complete({})
+    planned = pruner.schedule(Budget(20), planning_of(vlm, PICTURE.size), params).stages
+    stages = [replace(stage, keep=grid.n_tokens + 5) for stage in planned if stage.keep]
+    late = [stage for stage in stages if isinstance(stage.site, int)]
+
+    def choose(stage, signals, row):
+        return stage.select(signals, stage.keep, params, torch.Generator().manual_seed(0))
+
+    inputs, words = model_inputs(vlm, PICTURE, "what is it ?")
+    needs = {need for stage in stages for need in stage.needs}
+    with torch.no_grad():
+        stock = vlm.model(**inputs).logits
+        encoded = encode(vlm.model, vlm.family, inputs, needs, question_mask=words, geometry=[geometry_of(grid)])
+        early = [stage for stage in stages if stage not in late]
+        short, events = shorten(vlm.model, vlm.family, encoded, early, choose)
+        with pruning(vlm.model, vlm.family, late, choose, prompt=short) as trace:
+            assert torch.equal(vlm.model(**short.generate_inputs()).logits, stock)
+    for event in [*events[0], *trace.rows[0]]:
+        assert event.kept.tolist() == list(range(grid.n_tokens))
 
 
 @pytest.fixture(scope="module")

@@ -221,6 +221,16 @@ def test_curves_are_thinned_and_end_at_the_end() -> None:
     assert table[2] == "| 1.0 | 1 | 1.0 |" and table[-1] == "| 41.0 | 41 | 41.0 |"
 
 
+def test_a_broken_sitting_does_not_run_the_curve_backwards(tmp_path: Path) -> None:
+    steps = [(100, 60.0), (200, 120.0), (300, 180.0), (250, 150.0), (300, 185.0), (400, 240.0)]
+    lines = [{"step": step, "seconds": seconds, "val_existence": seconds / 1000} for step, seconds in steps]
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    sitting = card.read_log(tmp_path / "log.jsonl")
+    assert [(line["step"], line["seconds"]) for line in sitting.validations] == [steps[0], steps[1], *steps[3:]]
+    assert sitting.went_on == [250] and sitting.steps == 400 and sitting.minutes == 4.0
+    assert "near step 250" in card.history(sitting) and "again" not in card.history(sitting)
+
+
 def test_the_readme_keeps_all_but_what_stands_between_the_markers() -> None:
     readme = f"before\n{card.README_START}\nold\n{card.README_END}\nafter\n"
     section = f"{card.README_START}\nnew\n{card.README_END}"

@@ -6,11 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from tokviz.scenes import COLORS, HELD_OUT_SEEDS, SHAPES, TRAINING_SEEDS, UNSEEN_PAIRS, VALIDATION_SEEDS, generate_scene
 from training.architecture import GRID, UNKNOWN, build_tokenizer, vocabulary
 from training.labels import center_patches
-from training.language import COUNTS, FIRST_SEED
+from training.language import COUNTS, FIRST_SEED, count_loss
 from training.prompts import (
     EARLY_SHARES,
     QUESTION_SHARES,
@@ -111,6 +112,32 @@ def test_packed_points_stand_behind_their_words() -> None:
         for place, point in block.points.items():
             assert packed.points[0, at][place] == pytest.approx(point, abs=1e-6)
     assert np.isnan(packed.points[0, packed.blocks[0] == -1]).all()
+
+
+def test_counts_are_targets_where_a_count_comes_next_and_nowhere_else() -> None:
+    blocks = [
+        question_block("how many red stars are there?", "7", "counting"),
+        question_block("what number is on the sign?", "3", "reading"),
+    ]
+    packed = pack([blocks], 24)
+    before = len(blocks[0].question) - 1
+    right = torch.zeros(1, 24)
+    right[0, before] = 0.7
+    assert count_loss(right, packed) == pytest.approx(0.0, abs=1e-12)
+    assert count_loss(torch.zeros(1, 24), packed) == pytest.approx(0.49)  # the 3 on the sign is no count
+    assert count_loss(torch.ones(1, 24), pack([blocks[1:]], 24)) == 0.0
+
+
+def test_a_sign_is_asked_about_only_where_it_is_one_thing() -> None:
+    rng, doubled = np.random.default_rng(1), 0
+    for number in range(25):
+        scene = generate_scene(TRAINING_SEEDS[number], questions_per_family=0, dense=True)
+        kinds = [sign.kind for sign in scene.signs]
+        families = {block.family for block in random_blocks(scene, rng, 120, QUESTION_SHARES, 0.0)}
+        if len(set(kinds)) < len(kinds):
+            doubled += 1
+            assert "reading" not in families and "counting" in families
+    assert doubled > 10
 
 
 def test_centres_then_covered_patches_survive_dropping() -> None:

@@ -18,6 +18,7 @@ from training.language import (
     Eyes,
     LanguageTask,
     answer_loss,
+    count_loss,
     look,
     place_loss,
     point_loss,
@@ -45,8 +46,13 @@ def eyes(vision: VisionTask) -> Eyes:
 
 
 @pytest.fixture(scope="module")
-def language(eyes: Eyes) -> LanguageTask:
-    return LanguageTask(*statistics(eyes)).eval()
+def known(eyes: Eyes) -> tuple[torch.Tensor, torch.Tensor]:
+    return statistics(eyes)
+
+
+@pytest.fixture(scope="module")
+def language(known: tuple[torch.Tensor, torch.Tensor]) -> LanguageTask:
+    return LanguageTask(*known).eval()
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +96,8 @@ def test_vision_loss_falls(vision: VisionTask) -> None:
     assert seen[-1] < 0.7 * seen[0]
 
 
-def test_language_loss_falls(eyes: Eyes) -> None:
-    task, rng = LanguageTask(*statistics(eyes)), np.random.default_rng(0)
+def test_language_loss_falls(eyes: Eyes, known: tuple[torch.Tensor, torch.Tensor]) -> None:
+    task, rng = LanguageTask(*known), np.random.default_rng(0)
     examples = look(eyes, [TRAINING_SEEDS[i] for i in range(4)])
     packed = pack([random_blocks(e.scene, rng, 60, QUESTION_SHARES, 0.5) for e in examples], 60)
     visible = np.stack([choose_visible(e.priorities, 80, rng) for e in examples])
@@ -101,8 +107,9 @@ def test_language_loss_falls(eyes: Eyes) -> None:
     optimizers = Optimizers(matrices, rest, 2e-3, 2e-3, decay=0.0)
     seen = []
     for _ in range(12):
-        hidden, places, points = task(features, torch.from_numpy(packed.tokens), positions, mask)
-        loss = answer_loss(task.head, hidden, packed) + 0.1 * place_loss(places, visible) + point_loss(points, packed)
+        hidden, places, points, counts = task(features, torch.from_numpy(packed.tokens), positions, mask)
+        loss = answer_loss(task.head, hidden, packed) + 0.1 * place_loss(places, visible)
+        loss = loss + point_loss(points, packed) + count_loss(counts, packed)
         loss.backward()
         optimizers.step(1.0)
         seen.append(float(loss.detach()))

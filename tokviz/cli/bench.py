@@ -93,9 +93,9 @@ def _run(
     write: Callable[[dict[Variant, Any], About, Path, Path | None], list[Path]],
 ) -> int:
     """Check everything, run what the cache lacks, write the table of the scenes that all variants have."""
-    scenes = arguments.scenes or (QUICK_SCENES if arguments.quick else SCENES)
-    if arguments.scenes == 0:
-        raise BadInput("The number of scenes must be at least 1.")
+    scenes = arguments.scenes
+    if scenes is None:
+        scenes = QUICK_SCENES if arguments.quick else SCENES
     if not 1 <= arguments.workers <= 64:
         raise BadInput(f"The number of workers must lie between 1 and 64, not {arguments.workers}.")
     if arguments.minutes is not None and not 0 < arguments.minutes < float("inf"):

@@ -72,11 +72,14 @@ class Looker:
         return None if patch is None else _rows_of(patch, alive)
 
     def merge_encoder(
-        self, row: int, selection: Selection, order: Tensor, project: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self, row: int, selection: Selection, order: Tensor, alive: Tensor, project: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Follow an encoder stage: merged and added features as embeddings, None where there are none.
 
-        Shape: order ``(K,)``, the kept tokens' positions in ``kept`` in the order in which the LLM gets them.
+        What the tower never saw (a newline) keeps its embedding, whatever a method made of its features.
+        Shape: order ``(K,)``, the kept tokens' positions in ``kept`` in the order in which the LLM gets them; alive
+        ``(N,)`` before the stage -> merged ``(P, D)``, extra ``(E, D)``, and which of the kept tokens the merged ones
+        are, ``(K,)`` bool, None for all.
         """
         assert self.encoder is not None
         before = self.encoder[row]
@@ -86,9 +89,12 @@ class Looker:
             for made in (selection.features, selection.extra)
         )
         self.encoder[row] = (kept if merged is None else merged)[order.to(before.device)]
+        patches = self.patches(row, alive[selection.kept.to(alive.device)])
+        seen = merged if merged is None or patches is None else merged[patches.to(merged.device)]
         return (
-            None if merged is None else project(merged),
+            None if seen is None or not seen.shape[0] else project(seen),
             None if extra is None else project(extra),
+            patches,
         )
 
     def _find(

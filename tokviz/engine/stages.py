@@ -183,10 +183,8 @@ def carry_out(
         renewed |= len(placed.taken) > 0 or sizes[row] is not rows.sizes[row]
         merged, extra, at_kept = selection.features, selection.extra, columns[kept]
         if stage.site == "encoder":
-            merged, extra = looker.merge_encoder(row, selection, placed.order, project)
-            patches = looker.patches(row, rows.alive[row][kept.to(rows.alive[row].device)])
-            if merged is not None and patches is not None:  # what the tower never saw keeps its embedding
-                merged, at_kept = merged[patches.to(merged.device)], at_kept[patches.to(at_kept.device)]
+            merged, extra, changed = looker.merge_encoder(row, selection, placed.order, rows.alive[row], project)
+            at_kept = at_kept if changed is None else at_kept[changed.to(at_kept.device)]
         for at, made in ((at_kept, merged), (placed.taken, extra)):
             if made is not None:
                 merged_into = hidden.clone() if merged_into is hidden else merged_into

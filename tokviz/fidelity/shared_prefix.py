@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
 
 from ..engine import Prompt
 from ..models.loading import VisionLanguageModel
@@ -22,7 +21,7 @@ from .prompts import end_of_picture
 
 def shared_prefix(
     vlm: VisionLanguageModel, pictures: Sequence[Prompt], picture_of_row: Sequence[int], batch: Prompt
-) -> DynamicCache:
+) -> Any:
     """A cache that holds the first columns of ``batch``, for ``generate(**batch.generate_inputs(), past_key_values=)``.
 
     Args:
@@ -31,7 +30,7 @@ def shared_prefix(
         batch: the joined prompts. Its cache ends where the longest question begins: all that any row shares.
     """
     ends = [end_of_picture(picture) for picture in pictures]
-    kept = _prefill(vlm, pictures, ends)
+    cache = _prefill(vlm, pictures, ends)
     longest = max(ends)
     width = batch.input_ids.shape[1]
     lengths = batch.attention_mask.sum(dim=1).tolist()
@@ -46,16 +45,15 @@ def shared_prefix(
             rows.append(pad(found[picture, :, first : first + n], (0, 0, shared - n, 0)))
         return torch.stack(rows)
 
-    cache = DynamicCache(config=vlm.text_config)
-    for block, (keys, values) in enumerate(kept):
-        cache.update(columns(keys), columns(values), block)
+    for layer in cache.layers:
+        layer.keys, layer.values = columns(layer.keys), columns(layer.values)
     return cache
 
 
-def _prefill(vlm: VisionLanguageModel, pictures: Sequence[Prompt], ends: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of every block for what stands in front of the questions.
+def _prefill(vlm: VisionLanguageModel, pictures: Sequence[Prompt], ends: Sequence[int]) -> Any:
+    """The model's cache of what stands in front of the questions.
 
-    Shape: each ``(pictures, H, longest, d)``, padded on the left.
+    Shape: keys and values of each block ``(pictures, H, longest, d)``, padded on the left.
     """
     longest = max(ends)
     embeds = torch.cat(
@@ -64,17 +62,13 @@ def _prefill(vlm: VisionLanguageModel, pictures: Sequence[Prompt], ends: Sequenc
             for picture, end in zip(pictures, ends, strict=True)
         ]
     )
-    counted = torch.arange(longest, device=embeds.device) - torch.tensor(
-        [longest - end for end in ends], device=embeds.device
-    ).unsqueeze(1)
-    cache = DynamicCache(config=vlm.text_config)
-    vlm.model(
+    pads = torch.tensor([longest - end for end in ends], device=embeds.device)
+    counted = torch.arange(longest, device=embeds.device) - pads[:, None]
+    output = vlm.model(
         inputs_embeds=embeds,
         attention_mask=(counted >= 0).long(),
         position_ids=counted.clamp(min=0),
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
-    layers: Sequence[Any] = cache.layers
-    return [(layer.keys, layer.values) for layer in layers]
+    return output.past_key_values
