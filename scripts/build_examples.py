@@ -240,7 +240,7 @@ def leaves(outcome: Outcome, n_evidence: int) -> str:
     """What became of the evidence, in words."""
     share = {0: "none", n_evidence: "all"}.get(outcome.evidence, str(outcome.evidence))
     if outcome.inside:
-        return f"drops tokens inside the language model, leaves {share} of them in the end"
+        return f"leaves {share} of them inside the language model"
     return f"hands {share} of them to the language model"
 
 

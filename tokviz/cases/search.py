@@ -79,18 +79,20 @@ def find_flips(
     size: tuple[int, int] = DEFAULT_SIZE,
     seed: int = 0,
 ) -> Iterator[FoundCase]:
-    """Yield every question of the scenes ``seeds`` that separates the methods at ``budget`` visual tokens.
+    """Yield of each scene, per family, the first question that separates the methods at ``budget`` visual tokens.
 
     Only questions count whose evidence is in the picture and whose unpruned answer is right. The other methods run only
     where one of ``first`` lost the answer; empty: all of them run. ``size`` in px, ``seed`` of everything random.
     """
     for scene_seed in seeds:
         scene = generate_scene(scene_seed, size=size)
+        told: set[str] = set()
         for question in scene.questions:
-            found = (
-                examine(vlm, scene, question, methods, budget, first=first, seed=seed) if question.evidence else None
-            )
+            if not question.evidence or question.family in told:
+                continue
+            found = examine(vlm, scene, question, methods, budget, first=first, seed=seed)
             if found is not None:
+                told.add(question.family)
                 yield found
 
 
