@@ -39,6 +39,7 @@ SIGNALS = {
     "cls_feature": (TOWER, "[CLS] feature"),
     "encoder_keys": (TOWER, "keys"),
     "full_keys": (TOWER, "keys of all heads"),
+    "received_attention": (TOWER, "attention received (without [CLS])"),
     "clip_relevance": (TOWER, "CLIP's text tower"),
     "text_features": (PROMPT, "text behind the picture"),
     "question_features": (PROMPT, "the question"),
@@ -67,6 +68,9 @@ LLaVA-NeXT where a method needs crops.
 
 *Before block i* means that block `i`, counted from 0, is the first that sees fewer tokens. Published block numbers hold
 at the published depths (32, 40, 28 blocks); other models get them in proportion.
+
+*Positions* are LLaVA's. On Qwen2-VL and Qwen2.5-VL, whose positions have three axes, every stage of every method keeps
+the three ids of what stays, and stages before the LLM act behind the merger of patches.
 """
 
 

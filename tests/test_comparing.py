@@ -201,9 +201,9 @@ def test_leaving_early_frees_the_model(vlm, scene_image):
 
 def test_a_tower_without_cls_refuses_only_the_methods_that_need_it(vlm, scene_image, monkeypatch, budget):
     monkeypatch.setattr(type(vlm.family), "has_cls", lambda self, model: False)
-    result = tokviz.compare(vlm, scene_image, QUESTION, ["fastervlm", "todre", "divprune"], budget=budget)
-    assert "[CLS]" in result.run("fastervlm").error
-    assert result.run("todre").error is None and result.run("divprune").error is None
+    result = tokviz.compare(vlm, scene_image, QUESTION, ["prumerge", "divprune"], budget=budget)
+    assert "[CLS]" in result.run("prumerge").error
+    assert result.run("divprune").error is None
 
 
 def test_two_threads_on_one_model_do_not_mix(vlm, scene_image):

@@ -30,7 +30,7 @@ from .names import Box, BudgetMeaning
 from .pruners import get
 from .pruners.base import Pruner
 from .records import Comparison, Request, Run, Timing, TokenGrid
-from .types import Budget, Need
+from .types import Budget, Need, PlanningInfo
 
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 BASELINE = "full"
@@ -190,12 +190,7 @@ class _Job:
         """The signals of every method that can run here; the others refuse in their own lane, not the whole request."""
         info = planning_info(self.vlm, self.grid)
         needs = {need for pruner in self.pruners if pruner.missing(info) is None for need in pruner.needs}
-        return {
-            need
-            for need in needs
-            if (info.has_cls or not need.kind.startswith("cls_"))
-            and (info.has_text_tower or need.kind != "clip_relevance")
-        }
+        return {need for need in needs if _given(need, info)}
 
     def _encode(self, needs: set[Need]) -> Prompt:
         if self.settings.stop.is_set():
@@ -209,6 +204,15 @@ class _Job:
             question_mask=question_mask,
             geometry=[geometry_of(self.grid)],
         )
+
+
+def _given(need: Need, info: PlanningInfo) -> bool:
+    """Whether this model has the signal; attention received stands in for [CLS] where there is none."""
+    if need.kind.startswith("cls_"):
+        return info.has_cls
+    if need.kind == "received_attention":
+        return not info.has_cls
+    return info.has_text_tower or need.kind != "clip_relevance"
 
 
 def _ignore(token_ids: list[int]) -> None:

@@ -90,7 +90,7 @@ def run_lane(
             for token, logprob in zip(shot.answer.token_ids, shot.answer.logprobs, strict=True)
         ],
         timings=_timings(shots),
-        cost=_cost(vlm, prompt, len(grid.views), per_block, shot),
+        cost=_cost(vlm, prompt, grid, per_block, shot),
         warnings=[warning for event in shot.events for warning in event.selection.warnings],
     )
 
@@ -106,6 +106,8 @@ def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
         has_cls=vlm.family.has_cls(vlm.model),
         n_views=n_views,
         has_tiles=any(view.layer > 0 for view in grid.views),
+        merges_patches=vlm.family.patch_merging(vlm.model) is not None,
+        renumbers=vlm.family.reindexes,
         vision_blocks=None if tower is None else len(tower.blocks),
     )
 
@@ -174,32 +176,27 @@ def _inside_ms(shot: _Shot) -> float:
     return sum(event.milliseconds for event in shot.events if isinstance(event.stage.site, int))
 
 
-def _cost(vlm: VisionLanguageModel, prompt: Prompt, n_views: int, per_block: list[int], shot: _Shot) -> Cost:
+def _cost(vlm: VisionLanguageModel, prompt: Prompt, grid: TokenGrid, per_block: list[int], shot: _Shot) -> Cost:
     text = vlm.text_config
     n_text = prompt.input_ids.shape[1] - int(prompt.visual_mask.sum())
     lengths = [n_text + n_visual for n_visual in per_block]
     return Cost(
         prefill_flops=prefill_flops(lengths, text.hidden_size, text.intermediate_size),
         decode_flops=decode_flops(lengths, text.hidden_size, text.intermediate_size, len(shot.answer.token_ids)),
-        vision_flops=_vision_flops(vlm, n_views, shot.events),
+        vision_flops=_vision_flops(vlm, grid, shot.events),
         kv_cache_bytes=shot.answer.kv_bytes,
         peak_memory_bytes=shot.answer.peak_bytes,
     )
 
 
-def _vision_flops(vlm: VisionLanguageModel, n_views: int, events: list[StageEvent]) -> float:
-    """Of a picture with so many views: the whole tower as the stock model runs it on each, or a merging lane's blocks.
-
-    Lanes merge in a picture of one view only (``ModelFamily.vision_tower``).
-    """
-    vision, tower = vlm.model.config.vision_config, vlm.family.vision_tower(vlm.model)
-    cls = int(vlm.family.has_cls(vlm.model))
-    patches = (vision.image_size // vision.patch_size) ** 2
+def _vision_flops(vlm: VisionLanguageModel, grid: TokenGrid, events: list[StageEvent]) -> float:
+    """Of one picture: the whole tower as the stock model runs it, or the blocks that a merging lane ran."""
+    tower = vlm.family.vision_tower(vlm.model)
     left = {e.stage.site: len(e.kept) for e in events if isinstance(e.stage.site, VisionBlock)}
     if not left or tower is None:
-        blocks = [patches + cls] * vision.num_hidden_layers
-        return n_views * prefill_flops(blocks, vision.hidden_size, vision.intermediate_size)
-    counts = [patches]
+        return vlm.family.vision_flops(vlm.model, grid)
+    vision, cls = vlm.model.config.vision_config, int(vlm.family.has_cls(vlm.model))
+    counts = [(vision.image_size // vision.patch_size) ** 2]
     for block in range(len(tower.blocks)):
         counts.append(left.get(VisionBlock(block), counts[-1]))
     counts = [count + cls for count in counts]

@@ -27,6 +27,7 @@ NeedKind = Literal[
     "cls_feature",
     "encoder_keys",
     "full_keys",
+    "received_attention",
     "text_features",
     "question_features",
     "llm_input",
@@ -53,6 +54,10 @@ class Need:
         ``cls_feature``     the [CLS] token's own encoder feature -> ``Signals.cls_feature``
         ``encoder_keys``    keys, mean over heads, patches only -> ``Signals.keys``
         ``full_keys``       keys, heads laid side by side, patches only -> ``Signals.full_keys``
+        ``received_attention``  of a tower without [CLS]: attention that a patch receives from all patches of its
+                            picture or frame, mean over heads and queries -> ``Signals.received_attention``
+                            Where several patches become one token (Qwen), keys and attention of a token are the mean
+                            of its patches, and both blocks are the last one that attends over whole frames.
     kind, before the LLM:
         ``text_features``   embeddings of all tokens behind the last visual token, at the stage's site ->
                             ``Signals.text_features``
@@ -92,6 +97,7 @@ CLS_FULL_WIDTH_LAST_BLOCK = Need("cls_full_width", "last")
 CLS_FEATURE = Need("cls_feature", "feature")
 ENCODER_KEYS = Need("encoder_keys", "feature")
 FULL_KEYS_LAST_BLOCK = Need("full_keys", "last")
+RECEIVED_ATTENTION = Need("received_attention", "last")
 TEXT_FEATURES = Need("text_features")
 QUESTION_FEATURES = Need("question_features")
 LLM_INPUT = Need("llm_input")
@@ -266,7 +272,8 @@ class Stage:
     select:
         ``(signals, keep, params, generator) -> Selection``; pure.
     positions:
-        what happens to position ids of the tokens behind: ``reindex`` closes the gap, ``keep`` leaves it.
+        what happens to position ids of the tokens behind: ``reindex`` closes the gap, ``keep`` leaves it (and is the
+        only policy of models whose positions have several axes).
     proportional_attention:
         for a ``VisionBlock`` site: attention in the blocks behind adds ln(``Selection.sizes``) to every key's logit, so
         that a merged token weighs as much as its patches.
@@ -355,7 +362,8 @@ class PlanningInfo:
     the encoder merges patches into visual tokens (2x2 in Qwen), so sites inside or behind it see other rows than the
     LLM. vision_blocks: how many blocks of the vision tower the features pass through (23 of CLIP's 24 in LLaVA-1.5);
     None when the family gives no access to them. has_text_tower: the CLIP text tower that belongs to the vision tower
-    is at hand.
+    is at hand. renumbers: positions can be renumbered; never where they have several axes (Qwen), where every stage
+    keeps them.
     """
 
     n_visual: int
@@ -367,3 +375,4 @@ class PlanningInfo:
     merges_patches: bool = False
     vision_blocks: int | None = None
     has_text_tower: bool = False
+    renumbers: bool = True

@@ -114,7 +114,7 @@ def _attention(lm, block, state):
         getattr(attention, f"{name}_proj")(normed).view(length, -1, attention.head_dim).transpose(0, 1)
         for name in "qkv"
     )
-    cos, sin = lm.rotary_emb(hidden, state["positions"][None])
+    cos, sin = lm.rotary_emb(hidden, state["positions"][..., None, :])  # with or without axes in front
     query, key = (x[0] for x in apply_rotary_pos_emb(query[None], key[None], cos, sin))
     groups, own = query.shape[0] // key.shape[0], key
     key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)

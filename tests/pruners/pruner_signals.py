@@ -25,7 +25,10 @@ TILED = PlanningInfo(
     n_visual=5 * 144 + 24, n_blocks=8, family="llava_next", n_views=5, has_tiles=True, vision_blocks=5,
     has_text_tower=True,
 )  # fmt: skip
-INFOS = (SQUARE, TILED)
+MERGED = PlanningInfo(
+    n_visual=150, n_blocks=8, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False
+)  # fmt: skip
+INFOS = (SQUARE, TILED, MERGED)
 
 SIGNALS_OF = {
     "cls_attention": ("cls_attention",),
@@ -34,6 +37,7 @@ SIGNALS_OF = {
     "cls_feature": ("cls_feature",),
     "encoder_keys": ("keys",),
     "full_keys": ("full_keys",),
+    "received_attention": ("received_attention",),
     "text_features": ("text_features",),
     "question_features": ("question_features",),
     "llm_input": ("input_features", "input_text"),
@@ -48,7 +52,7 @@ SIGNALS_OF = {
 }
 """The fields of ``Signals`` that each kind of need fills."""
 
-ALWAYS = ("features", "received_attention", "candidates", "view", "cell", "sizes")
+ALWAYS = ("features", "candidates", "view", "cell", "sizes")
 """Fields that every stage sees without asking."""
 
 PER_TOKEN = (

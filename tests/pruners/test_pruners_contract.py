@@ -109,7 +109,10 @@ def check_stage(pruner, stage, info):
     assert stage.positions in ("keep", "reindex")
     assert stage.keep is None or (isinstance(stage.keep, int) and stage.keep >= 0)
     assert set(stage.needs) <= set(pruner.needs)
-    assert isinstance(stage.site, int) or stage.positions == "reindex", "before the LLM there is no position to keep"
+    if not info.renumbers:
+        assert stage.positions == "keep"
+    else:
+        assert isinstance(stage.site, int) or stage.positions == "reindex", "before the LLM nobody keeps positions"
     if isinstance(stage.site, int):
         assert 0 <= stage.site < info.n_blocks
     elif isinstance(stage.site, VisionBlock):
@@ -209,7 +212,9 @@ LACKING = {
     "crops": SQUARE,
     "vision tower": replace(TILED, vision_blocks=None),
     "vision tower's patches": replace(TILED, merges_patches=True),
-    "everything": PlanningInfo(n_visual=144, n_blocks=8, family="qwen2_vl", has_cls=False, merges_patches=True),
+    "everything": PlanningInfo(
+        n_visual=144, n_blocks=8, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False
+    ),
 }
 
 

@@ -19,10 +19,10 @@ from tokviz.pruners.polymorphic import (
     select_consolidated,
     select_rated,
 )
-from tokviz.types import Budget, PlanningInfo, Signals
+from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo, Signals
 
 LLAVA_7B, LLAVA_13B, TINY = PlanningInfo(576, 32), PlanningInfo(576, 40), PlanningInfo(144, 8)
-QWEN = PlanningInfo(1000, 28, family="qwen2_vl", has_cls=False, merges_patches=True)
+QWEN = PlanningInfo(1000, 28, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False)
 
 
 def plan(tokens, counted_as="published", info=LLAVA_7B, **params):
@@ -65,14 +65,13 @@ def test_sites_and_positions_follow_the_family():
     qwen = schedule(Budget(64), QWEN, PRUNER.complete({}))
     assert sites(qwen) == [("projector", 128), (3, 90), (7, 63), (13, 45)]
     assert {stage.positions for stage in qwen.stages} == {"keep"}
-    assert qwen.stages[0].needs == ()
+    assert qwen.stages[0].needs == (RECEIVED_ATTENTION,)
     assert sites(plan(16, info=TINY)) == [("encoder", 32), (1, 22), (2, 15), (4, 11)]
 
 
-def test_a_model_without_cls_is_refused_before_it_runs():
-    assert "[CLS]" in PRUNER.missing(QWEN)
-    with pytest.raises(Unsupported, match=r"\[CLS\]"):
-        plan(64, info=QWEN)
+def test_a_model_without_cls_can_run_it():
+    assert PRUNER.missing(QWEN) is None
+    assert plan(64, info=QWEN).stages[0].needs == (RECEIVED_ATTENTION,)
 
 
 @pytest.mark.parametrize(("keep", "clusters"), [(128, 20), (256, 40), (384, 60), (1, 0), (3, 0), (4, 1), (32, 5)])

@@ -8,7 +8,7 @@ from published_schedules import LLAVA_7B, LLAVA_13B, SETTINGS
 from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners import PRUNERS, get
 from tokviz.pruners.todre import probe_blocks
-from tokviz.types import Budget, PlanningInfo
+from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo
 
 TINY = PlanningInfo(n_visual=144, n_blocks=8)
 
@@ -78,7 +78,7 @@ def test_apet_stage_2_stands_at_half_depth():
 
 
 def test_apet_outside_llava():
-    qwen = PlanningInfo(1000, 28, family="qwen2_5_vl", has_cls=False)
+    qwen = PlanningInfo(1000, 28, family="qwen2_5_vl", has_cls=False, merges_patches=True, renumbers=False)
     assert sites(plan("apet", 200, "average", qwen)) == [("projector", 300), (14, 100)]
     with pytest.raises(Unsupported, match="mode paper"):
         plan("apet", 200, info=qwen, mode="official")
@@ -155,7 +155,7 @@ def test_todre_stages_switch_off_one_by_one(stage_1, stage_2, expected):
 
 
 def test_todre_without_cls_asks_for_no_cls_attention():
-    assert plan("todre", 58, info=PlanningInfo(576, 32, has_cls=False)).stages[0].needs == ()
+    assert plan("todre", 58, info=PlanningInfo(576, 32, has_cls=False)).stages[0].needs == (RECEIVED_ATTENTION,)
 
 
 @pytest.mark.parametrize("method", ["random", "uniform", "fastervlm", "divprune"])
@@ -170,6 +170,25 @@ def test_full_prunes_nothing():
     assert plan("full", 64).stages == ()
 
 
-def test_fastervlm_refuses_a_vision_tower_without_cls():
+QWEN = PlanningInfo(576, 28, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False)
+
+
+@pytest.mark.parametrize("method", ["fastervlm", "vispruner", "visionzip", "holov", "polymorphic", "todre"])
+def test_without_cls_what_tokens_receive_ranks_them_behind_the_merger(method):
+    first = plan(method, 64, info=QWEN).stages[0]
+    assert first.site == "projector" and first.needs[0] == RECEIVED_ATTENTION
+    assert not any(need.kind.startswith("cls_") for need in first.needs)
+
+
+def test_prumerge_refuses_a_vision_tower_without_cls():
     with pytest.raises(Unsupported, match=r"reads the \[CLS\] token"):
-        plan("fastervlm", 64, info=PlanningInfo(576, 32, has_cls=False))
+        plan("prumerge", 64, info=QWEN)
+
+
+def test_where_positions_have_several_axes_every_stage_keeps_them():
+    for pruner in PRUNERS:
+        if pruner.missing(QWEN) is None:
+            stages = pruner.schedule(Budget(200, "average"), QWEN, pruner.complete({})).stages
+            assert all(stage.positions == "keep" for stage in stages), pruner.id
+    with pytest.raises(Unsupported, match="several axes"):
+        plan("vtw", 64, info=QWEN, positions="reindex")

@@ -35,6 +35,22 @@ def attention_rows(query: Tensor, key: Tensor, scaling: float, mask: Tensor) -> 
     return logits.softmax(dim=-1)
 
 
+_LOGITS_AT_ONCE = 2**25
+
+
+def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """What each token receives from all of them where everyone sees everyone: mean over queries and heads.
+
+    In slices of queries, so that no whole map is ever there (``methods.md`` 17).
+    Shape: query ``(H, n, d)``, key ``(H_kv, n, d)`` -> ``(n,)`` float32, adding up to 1.
+    """
+    heads, n, _ = query.shape
+    total = torch.zeros(n, dtype=torch.promote_types(query.dtype, torch.float32), device=query.device)
+    for part in query.split(max(1, _LOGITS_AT_ONCE // (heads * n)), dim=1):
+        total += attention_logits(part, key, scaling).softmax(dim=-1).sum(dim=(0, 1))
+    return (total / (heads * n)).float()
+
+
 def causal_rows(real: Tensor, at: Tensor) -> Tensor:
     """Which columns the tokens ``at`` may look at. Shape: real ``(L,)`` bool, at ``(R,)`` -> ``(R, L)`` bool."""
     columns = torch.arange(real.shape[0], device=real.device)

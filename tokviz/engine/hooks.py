@@ -21,15 +21,15 @@ from ..models.base import ModelFamily
 from ..types import Stage
 from .block_signals import BlockSignals, Moment
 from .cache import CacheState, attach, cached_tokens, state_of
+from .capturing import captured
 from .forward import Decode, Entered, Prefill, View, causal_mask
 from .intake import Intake, Told
 from .needs import VISION_KINDS
 from .refusals import check_cache, check_call
 from .registry import here
-from .rows import gather
+from .rows import gather, rotary_axes
 from .stages import Choose, run_stage
 from .tap import can_tap, tapped
-from .vision import captured_vision
 from .watching import after_forward, before_forward
 
 
@@ -80,7 +80,7 @@ class HookPruner:
             self._hook(stack, self.blocks[number], self._block_hook(number))
         needs = [need for stage in self.stages for need in stage.needs]
         if any(stage.site == "encoder" for stage in self.stages) or any(need.kind in VISION_KINDS for need in needs):
-            self.intake.capture = stack.enter_context(captured_vision(self.model, self.family, needs, self._is_here))
+            self.intake.capture = stack.enter_context(captured(self.model, self.family, needs, self._is_here))
         for site, signals in self.signals.items():
             if signals.can_tap and signals.of_previous:
                 kernel = self.language_model.config._attn_implementation
@@ -146,7 +146,7 @@ class HookPruner:
         forward.looker.norm = self.language_model.norm
         forward.open_segment(0)
         if forward.rows is not before:
-            kwargs["position_ids"] = forward.rows.positions
+            kwargs["position_ids"] = rotary_axes(forward.rows.positions)
             # Gaps in positions look like several packed sequences to transformers unless a mask or a cache is there.
             explicit = forward.segments[0].padded or forward.cache is None
             kwargs["attention_mask"] = forward.rows.real.long() if explicit else None
@@ -155,7 +155,7 @@ class HookPruner:
     def _run(self, forward: Prefill, number: int, stage: Stage, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         forward.rows, hidden, index = run_stage(
             number, stage, forward.rows, hidden, forward.decisions, self.choose, forward.looker,
-            self.intake.project, self.family.reindexes,
+            self.intake.project,
         )  # fmt: skip
         return hidden, index
 
@@ -235,7 +235,8 @@ class HookPruner:
 
     def _rotary_tables(self, device: torch.device, positions: Tensor, row: int) -> tuple[Tensor, Tensor]:
         """Float32 cosines and sines at one row's positions. Shape: ``(B|1, L)`` or with axes -> ``(L, d)`` each."""
-        mine = positions[..., row if positions.shape[-2] > 1 else 0, :].unsqueeze(-2).to(device)
+        axes = rotary_axes(positions)
+        mine = axes[..., row if axes.shape[-2] > 1 else 0, :].unsqueeze(-2).to(device)
         cos, sin = self.language_model.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), mine)
         return cos[0], sin[0]
 

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..models.base import ModelFamily
+from .capturing import Capture
 from .forward import Prefill
 from .geometry import Geometry
 from .looker import Looker
 from .prompt import Prompt, alive_features
-from .refusals import check_prompt
+from .refusals import check_axes, check_modalities, check_prompt
 from .rows import Rows
 from .stages import Decisions, StageEvent
-from .vision import VisionCapture, VisionSignals
+from .vision import VisionSignals
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Intake:
     def __init__(self, model: Any, family: ModelFamily, told: Told) -> None:
         self.model, self.family, self.told = model, family, told
         self.visual_mask = told.visual_mask if told.prompt is None else told.prompt.visual_mask
-        self.capture: VisionCapture | None = None
+        self.capture: Capture | None = None
         self.events: list[list[StageEvent]] = []
         self.cache: Any = None
         self._local = threading.local()
@@ -90,6 +91,9 @@ class Intake:
             return None
         real = torch.ones_like(visual) if mask is None else mask.bool()
         check_prompt(kwargs, real, visual)
+        if self._ids is not None:
+            check_modalities(self._ids, self.family.visual_token_ids(self.model))
+        check_axes(self.family, kwargs.get("position_ids"), visual)
         cache = kwargs.get("past_key_values")
         again = self._repeated(cache, visual, embeds)
         rows = self._rows(real, visual, kwargs.get("position_ids"), again is not None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-VISION_KINDS = ("cls_attention", "cls_logits", "cls_full_width", "cls_feature", "encoder_keys", "full_keys")
+VISION_KINDS = (
+    "cls_attention", "cls_logits", "cls_full_width", "cls_feature", "encoder_keys", "full_keys", "received_attention",
+)  # fmt: skip
 """Read off the vision tower, in the block that ``Need.block`` names."""
 
 MEAN_ROW_KINDS = ("last_row", "text_rows")

@@ -15,14 +15,15 @@ from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..names import VisionBlock
 from ..types import Need, Selection, Stage
+from .capturing import captured
 from .clock import Stopwatch
 from .geometry import Geometry
 from .looker import Looker
-from .refusals import check_model, check_prompt, check_stages
+from .refusals import check_axes, check_modalities, check_model, check_prompt, check_stages
 from .registry import here
-from .rows import Rows, gather
+from .rows import Rows, gather, rotary_axes
 from .stages import Choose, Decisions, StageEvent, carry_out, run_stage
-from .vision import VisionSignals, captured_vision
+from .vision import VisionSignals
 from .vision_merging import merge_in_vision
 from .watching import Active, before_forward
 
@@ -36,15 +37,15 @@ class Prompt:
     """A prompt as the language model would receive it: pictures encoded, projected and written into the embeddings.
 
     Shape:
-        input_ids, attention_mask: ``(B, L)`` int64. inputs_embeds: ``(B, L, D)``. position_ids: ``(B, L)``, or None for
-        the positions that ``generate`` counts off the mask. visual_mask: ``(B, L)`` bool. vision: per row, of all N
-        original visual tokens. alive: per row ``(n,)`` original indices of the visual tokens that are still there, in
-        sequence order. vision_ms: what encoding took, from the call to the language model's door, in ms; after
-        ``VisionBlock`` stages what the second run of the vision tower took, selections excluded. pixel_values:
-        ``(P, 3, H, W)``, or ``(P, tiles, 3, H, W)`` where pictures are cut into tiles, as the model got them; None
-        without any. question_mask: ``(B, L)`` bool, the
-        tokens that the user wrote, None when nobody said. geometry: per row, where its N original visual tokens lie,
-        None when nobody said.
+        input_ids, attention_mask: ``(B, L)`` int64. inputs_embeds: ``(B, L, D)``. position_ids: ``(B, L)``, with three
+        axes in front where the model has several, or None for the positions that ``generate`` counts off the mask.
+        visual_mask: ``(B, L)`` bool. vision: per row, of all N original visual tokens. alive: per row ``(n,)`` original
+        indices of the visual tokens that are still there, in sequence order. vision_ms: what encoding took, from the
+        call to the language model's door, in ms; after ``VisionBlock`` stages what the second run of the vision tower
+        took, selections excluded. pixel_values: all pictures as the model got them, ``(P, 3, H, W)``, ``(P, tiles,
+        3, H, W)`` where pictures are cut into tiles, ``(patches, values)`` of Qwen; None without any. question_mask:
+        ``(B, L)`` bool, the tokens that the user wrote, None when nobody said. geometry: per row, where its N original
+        visual tokens lie, None when nobody said.
         What a shortened prompt remembers of the encoded one, None before: text_mask ``(B, L)`` bool, tokens behind the
         last visual token; added_mask ``(B, L)`` bool, tokens that a stage added; sizes, per row ``(n,)``, how many
         patches each visual token stands for; first_position ``(B, 1)``, where its positions began.
@@ -145,7 +146,7 @@ def encode(
     remove = before_forward(family.language_model(model), catch, thread_is_ours)
     try:
         with (
-            captured_vision(model, family, needs, thread_is_ours) as vision,
+            captured(model, family, needs, thread_is_ours) as vision,
             Stopwatch(model.device) as watch,
             suppress(StopForward),
         ):
@@ -170,6 +171,8 @@ def _prompt(
     mask = caught.get("attention_mask")
     mask = torch.ones_like(input_ids) if mask is None else mask.long()
     check_prompt(caught, mask.bool(), visual)
+    check_modalities(input_ids, family.visual_token_ids(model))
+    check_axes(family, caught.get("position_ids"), visual)
     counts = visual.sum(dim=1).tolist()
     vision = capture.consume(counts) if sum(counts) else None
     if vision is None and sum(counts):
@@ -226,9 +229,7 @@ def shorten(
             if index is not None:
                 input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
     for number, stage in early[len(inside) :]:
-        rows, embeds, index = run_stage(
-            number, stage, rows, embeds, decisions, choose, looker, project, family.reindexes
-        )
+        rows, embeds, index = run_stage(number, stage, rows, embeds, decisions, choose, looker, project)
         if index is not None:
             input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
     if rows is before and embeds is prompt.inputs_embeds:
@@ -239,7 +240,7 @@ def shorten(
         input_ids=input_ids,
         inputs_embeds=embeds,
         attention_mask=rows.real.long(),
-        position_ids=None if counted else rows.positions,
+        position_ids=None if counted else rotary_axes(rows.positions),
         visual_mask=rows.visual,
         alive=rows.alive,
         question_mask=rows.asked,

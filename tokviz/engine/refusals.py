@@ -61,11 +61,23 @@ def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs
             raise Unsupported(
                 f"This model has blocks 0..{n_blocks - 1}; there is no block {stage.site} to prune before."
             )
+        if stage.positions == "reindex" and not family.reindexes:
+            raise Unsupported(
+                f"Stage {stage.title!r} renumbers positions, and those of this model have several axes; tokens keep "
+                "theirs here (positions='keep')."
+            )
+        if stage.site == "encoder" and family.patch_merging(model) is not None:
+            raise Unsupported(
+                f"Stage {stage.title!r} lies before the projector, where this model has patches, several of which "
+                "become one token; put it behind the projector."
+            )
         _check_needs(stage)
     _check_merging(stages)
     for need in (*needs, *(need for stage in stages for need in stage.needs)):
         if need.kind.startswith("cls_") and not family.has_cls(model):
             raise Unsupported("This model's vision tower has no [CLS] token; choose a method that does not look at it.")
+        if need.kind == "received_attention" and family.has_cls(model):
+            raise Unsupported("This model's vision tower has a [CLS] token; look at its attention instead.")
         if need.kind == "clip_relevance":
             raise Unsupported(
                 "This method compares patches with the question by CLIP's text tower, which is not loaded with this "
@@ -146,6 +158,34 @@ def check_cache(cache: Any) -> None:
         )
     if getattr(cache, "offloading", False):
         raise Unsupported("Offloaded caches cannot be pruned; use the default dynamic cache.")
+
+
+def check_modalities(input_ids: Tensor, visual_token_ids: Sequence[int]) -> None:
+    """Raises Unsupported for prompts that hold pictures and videos: they are encoded apart, whatever their order."""
+    present = [token for token in visual_token_ids if bool((input_ids == token).any())]
+    if len(present) > 1:
+        raise Unsupported("A prompt with both pictures and videos cannot be pruned; ask about one of the two.")
+
+
+def check_axes(family: ModelFamily, positions: Tensor | None, visual: Tensor) -> None:
+    """Raises Unsupported when a model with several position axes was not told which tokens are visual.
+
+    Without ``mm_token_type_ids``, transformers counts pictures like text, silently, and the model answers badly: then
+    all axes rise by one from a visual token to its neighbour, which no picture's rows and columns do.
+    Shape: positions ``(B|1, L)`` or ``(axes, B|1, L)``, visual ``(B, L)`` bool.
+    """
+    if family.reindexes or not bool(visual.any()):
+        return
+    as_text = positions is None or positions.dim() == 2
+    if not as_text:
+        assert positions is not None
+        beside = visual[:, 1:] & visual[:, :-1]
+        as_text = bool(((positions.diff(dim=-1) == 1).all(dim=0) & beside.to(positions.device)).any())
+    if as_text:
+        raise Unsupported(
+            "The pictures of this prompt have the positions of text: pass mm_token_type_ids and image_grid_thw as the "
+            "processor made them."
+        )
 
 
 def check_prompt(kwargs: Mapping[str, Any], real: Tensor, visual: Tensor) -> None:

@@ -46,6 +46,16 @@ def gather_positions(positions: Tensor, index: Tensor) -> Tensor:
     return torch.stack([gather(axis, index) for axis in positions])
 
 
+def rotary_axes(positions: Tensor) -> Tensor:
+    """The positions that tokens are rotated by.
+
+    ``generate`` of Qwen puts plain text positions in front of the three axes. They serve nothing but to recognise
+    packed sequences, which is what positions with gaps look like.
+    Shape: ``(B|1, L)`` as it is; ``(3 or 4, B|1, L)`` -> ``(3, B|1, L)``.
+    """
+    return positions[1:] if positions.dim() == 3 and positions.shape[0] == 4 else positions
+
+
 @dataclass(frozen=True)
 class Rows:
     """What is known of every column of the current sequence.

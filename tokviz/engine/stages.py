@@ -130,7 +130,6 @@ def run_stage(
     choose: Choose,
     looker: Looker,
     project: Callable[[Tensor], Tensor],
-    reindexes: bool,
 ) -> tuple[Rows, Tensor, Tensor | None]:
     """Run one stage on all rows that still have visual tokens; see ``carry_out`` for what comes back."""
 
@@ -145,7 +144,7 @@ def run_stage(
     for row, selection in enumerate(selections):
         if selection is not None:
             decisions.note_sequence(row, after)
-    if stage.positions == "reindex" and reindexes:
+    if stage.positions == "reindex":
         after = after.reindexed() or after
     return after, hidden, index
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily, PictureTokens
 from ..types import Need
-from .attention import attention_logits, attention_rows
+from .attention import attention_logits, attention_rows, received_attention
 from .encoding import watched_encoding
 from .needs import VISION_KINDS
 from .tap import can_tap, tapped
@@ -31,11 +31,12 @@ class VisionSignals:
 
     The tower sees images: pictures, or the tiles that pictures were cut into.
 
-    Shape: features ``(N, D_v)`` before the projector; seen[kind][block]: ``cls_attention``, ``cls_logits`` and
-    ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches; ``encoder_keys`` ``(N, d_k)``, mean over heads;
-    ``full_keys`` ``(N, H d_k)``; ``cls_feature`` ``(images, D_v)``; view ``(N,)`` the image of each token, None when
-    there is one. patch: ``(N,)`` bool, False for tokens that are no patch (newline): the tower did not see them, so
-    their features and keys are 0 and their [CLS] rows NaN; None when every token is one. n_pictures: of this row.
+    Shape: features ``(N, D_v)`` before the projector (behind it where that merges patches); seen[kind][block]:
+    ``cls_attention``, ``cls_logits`` and ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches;
+    ``received_attention`` ``(N,)`` float32; ``encoder_keys`` ``(N, d_k)``, mean over heads; ``full_keys`` ``(N, H
+    d_k)``; ``cls_feature`` ``(images, D_v)``; view ``(N,)`` the image (or frame) of each token, None when there is one.
+    patch: ``(N,)`` bool, False for tokens that are no patch (newline): the tower did not see them, so their features
+    and keys are 0 and their [CLS] rows NaN; None when every token is one. n_pictures: of this row.
     """
 
     features: Tensor
@@ -86,6 +87,9 @@ class VisionCapture:
             row_of = _CLS_ROWS[kind]
             rows = [row_of(q[:, :1], k, scaling) for q, k in zip(query, key, strict=True)]
             self._keep(kind, block, torch.stack(rows)[:, 1:])
+        if "received_attention" in kinds:
+            received = [received_attention(q, k, scaling) for q, k in zip(query, key, strict=True)]
+            self._keep("received_attention", block, torch.stack(received))
         first = 1 if self._has_cls else 0
         if "encoder_keys" in kinds:
             self._keep("encoder_keys", block, key.mean(dim=1)[:, first:])
@@ -250,7 +254,8 @@ def _watch(
     def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         split = (-1, attention.head_dim)
-        query = attention.q_proj(hidden[:, :1]).unflatten(-1, split).transpose(1, 2)
+        asking = hidden if "received_attention" in kinds else hidden[:, :1]
+        query = attention.q_proj(asking).unflatten(-1, split).transpose(1, 2)
         key = attention.k_proj(hidden).unflatten(-1, split).transpose(1, 2)
         capture.see_attention(block, kinds, query, key, attention.scale)
 

@@ -40,6 +40,25 @@ class VisionTower:
 
 
 @dataclass(frozen=True)
+class PatchMerging:
+    """A tower that takes the patches of all pictures in one sequence and merges them into tokens behind its blocks.
+
+    tower: called with keyword ``grid_thw (n, 3)``, frames, rows and columns of patches of each picture or video; its
+    output's ``pooler_output`` are the visual tokens ``(N, D)`` in the LLM's order. Attention stays within a frame in
+    the blocks that ``vision_attention`` names.
+    patches_per_token: 4 where 2 x 2 patches become one token; they lie next to each other inside the tower.
+    places: ``grid_thw (n, 3) -> (N,)``, for every token in the LLM's order its place in the order of the tower.
+    queries_and_keys: ``(attention, args, kwargs) -> (1, H, patches, d) each``, what the kernel would get, recomputed
+    from the arguments of an attention module that cannot be tapped.
+    """
+
+    tower: nn.Module
+    patches_per_token: int
+    places: Callable[[Tensor], Tensor]
+    queries_and_keys: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
 class PictureTokens:
     """How what the vision tower made of one picture becomes its visual tokens.
 
@@ -93,6 +112,9 @@ class ModelFamily(Protocol):
     def vision_tower(self, model: Any) -> VisionTower | None:
         """The vision tower block by block; None where its tokens cannot become fewer on the way."""
 
+    def patch_merging(self, model: Any) -> PatchMerging | None:
+        """How patches become tokens where several are merged into one; None where every patch is a token."""
+
     def has_cls(self, model: Any) -> bool:
         """Whether row 0 of the vision sequence is a [CLS] token."""
 
@@ -109,6 +131,9 @@ class ModelFamily(Protocol):
 
     def project(self, model: Any, features: Tensor) -> Tensor:
         """Project encoder features that a pruner changed. Shape: ``(K, D_v)`` -> ``(K, D)``."""
+
+    def vision_flops(self, model: Any, grid: TokenGrid) -> float:
+        """Multiply-adds times two of the stock tower for one picture (or video) of this geometry."""
 
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Geometry of the visual tokens of one picture of ``(width, height)`` pixels, as this processor cuts it."""

@@ -67,6 +67,31 @@ def _llava_next(text: Mapping[str, Any]) -> dict[str, Any]:
     return {**_llava(text), "model_type": "llava_next", "image_grid_pinpoints": pinpoints}
 
 
+def _qwen(kind: str, text: tuple[int, int, int, int, int], tied: bool) -> dict[str, Any]:
+    """text: hidden size, MLP width, blocks, heads, key and value heads. All sizes of a kind have the same tower."""
+    hidden, intermediate, blocks, heads, kv_heads = text
+    vision = {
+        "depth": 32, "num_heads": 16, "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }  # fmt: skip
+    if kind == "qwen2_vl":
+        vision |= {"embed_dim": 1280, "mlp_ratio": 4, "hidden_size": hidden}
+    else:
+        vision |= {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": hidden}
+    return {
+        "model_type": kind, "tie_word_embeddings": tied, "vision_config": vision,
+        "text_config": {
+            **_text(f"{kind}_text", hidden, intermediate, blocks, heads, kv_heads),
+            "vocab_size": 151936 if tied else 152064,
+        },
+        # Not of config.json: a picture of 1000 x 1000 px becomes 36 x 36 cells of 28 px.
+        "visual_tokens": 36 * 36,
+    }  # fmt: skip
+
+
+_QWEN_MOST_TOKENS = 12845056 // 28**2
+"""``longest_edge`` of the published processors, in pixels, over the pixels of a cell."""
+
 CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry(
         EMBEDDED_MODEL,
@@ -88,6 +113,26 @@ CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry(
         "llava-hf/llava-v1.6-mistral-7b-hf", "LLaVA-NeXT 7B (Mistral)", "llava_next", "apache-2.0",
         _llava_next(_MISTRAL_7B), 2928,
+    ),
+    CatalogEntry(
+        "Qwen/Qwen2-VL-2B-Instruct", "Qwen2-VL 2B", "qwen2_vl", "apache-2.0",
+        _qwen("qwen2_vl", (1536, 8960, 28, 12, 2), True), _QWEN_MOST_TOKENS,
+        "895c3a49bc3fa70a340399125c650a463535e71c",
+    ),
+    CatalogEntry(
+        "Qwen/Qwen2-VL-7B-Instruct", "Qwen2-VL 7B", "qwen2_vl", "apache-2.0",
+        _qwen("qwen2_vl", (3584, 18944, 28, 28, 4), False), _QWEN_MOST_TOKENS,
+        "eed13092ef92e448dd6875b2a00151bd3f7db0ac",
+    ),
+    CatalogEntry(
+        "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen2.5-VL 3B", "qwen2_5_vl", "qwen-research",
+        _qwen("qwen2_5_vl", (2048, 11008, 36, 16, 2), True), _QWEN_MOST_TOKENS,
+        "66285546d2b821cf421d4f5eb2576359d3770cd3", note="For research only.",
+    ),
+    CatalogEntry(
+        "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL 7B", "qwen2_5_vl", "apache-2.0",
+        _qwen("qwen2_5_vl", (3584, 18944, 28, 28, 4), False), _QWEN_MOST_TOKENS,
+        "cc594898137f460bfe9f0759e9844b3ce807cfb5",
     ),
 )  # fmt: skip
 

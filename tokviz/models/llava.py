@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Unsupported
+from ..measures import prefill_flops
 from ..names import Box
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import PictureTokens, VisionTower, VisionTowerBlock
+from .base import PatchMerging, PictureTokens, VisionTower, VisionTowerBlock
 
 
 class Llava:
@@ -85,6 +86,10 @@ class Llava:
             ],
         )
 
+    def patch_merging(self, model: Any) -> PatchMerging | None:
+        """Every patch is a token."""
+        return None
+
     def has_cls(self, model: Any) -> bool:
         """CLIP towers have one; SigLIP towers do not."""
         return model.config.vision_config.model_type == "clip_vision_model"
@@ -103,6 +108,13 @@ class Llava:
     def project(self, model: Any, features: Tensor) -> Tensor:
         """Per-token projection. Shape: ``(K, D_v)`` -> ``(K, D)``."""
         return self.projector(model)(features)
+
+    def vision_flops(self, model: Any, grid: TokenGrid) -> float:
+        """All blocks of the tower, on every view."""
+        vision = model.config.vision_config
+        length = (vision.image_size // vision.patch_size) ** 2 + int(self.has_cls(model))
+        lengths = [length] * vision.num_hidden_layers * len(grid.views)
+        return prefill_flops(lengths, vision.hidden_size, vision.intermediate_size)
 
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Patches of the square that the processor cuts out (or pads), in pixels of the original picture."""

@@ -27,10 +27,34 @@ class Parameters:
 
 
 def parameters(config: Mapping[str, Any]) -> Parameters:
-    """Of a LLaVA-like model: CLIP tower, two-layer projector, Llama-like decoder with its own output matrix.
+    """Of a checkpoint of a supported architecture.
 
     Args: config: as in ``config.json``, with every size written out (``text_config``, ``vision_config``).
     """
+    return _of_qwen(config) if config["model_type"].startswith("qwen") else _of_llava(config)
+
+
+def _of_qwen(config: Mapping[str, Any]) -> Parameters:
+    """Tower with fused projections and merger; decoder whose q, k and v have biases, output matrix tied or not."""
+    text, vision = config["text_config"], config["vision_config"]
+    d, blocks, inner = text["hidden_size"], text["num_hidden_layers"], text["intermediate_size"]
+    keys = d // text["num_attention_heads"] * text["num_key_value_heads"]
+    matrices = 1 if config["tie_word_embeddings"] else 2
+    gated = config["model_type"] == "qwen2_5_vl"  # gated MLP and RMS norms without bias
+    v = vision["hidden_size"] if gated else vision["embed_dim"]
+    m = vision["intermediate_size"] if gated else v * vision["mlp_ratio"]
+    norm, merged = v if gated else 2 * v, v * vision["spatial_merge_size"] ** 2
+    tower = vision["depth"] * (4 * v * v + (3 if gated else 2) * v * m)
+    tower_rest = vision["depth"] * (2 * norm + 4 * v + (2 if gated else 1) * m + v) + norm
+    patch = vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2 * v
+    return Parameters(
+        linear=blocks * (2 * d * d + 2 * d * keys + 3 * d * inner) + tower + merged * merged + merged * d,
+        other=matrices * text["vocab_size"] * d + blocks * (3 * d + 2 * keys) + d + tower_rest + patch + merged + d,
+    )
+
+
+def _of_llava(config: Mapping[str, Any]) -> Parameters:
+    """CLIP tower, two-layer projector, Llama-like decoder with its own output matrix."""
     text, vision = config["text_config"], config["vision_config"]
     d, v, blocks = text["hidden_size"], vision["hidden_size"], text["num_hidden_layers"]
     keys = d // text["num_attention_heads"] * text["num_key_value_heads"]

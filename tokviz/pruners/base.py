@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal, get_args
 
@@ -94,9 +94,10 @@ class Pruner:
 
     claim: one line, what it keeps and at what price. schedule: ``(budget, info, params) -> Schedule``; pure; raises
     BadInput when the budget cannot be met, saying why, and (for every method alike, see ``missing``) Unsupported for a
-    model that lacks what the method needs. needs: every signal that any of its stages may ask for, so that
-    the page can say what a model must provide; ``does_without``: those that it can replace when the model lacks them.
-    needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT). merges_in_vision: has stages inside vision blocks.
+    model that lacks what the method needs; where positions cannot be renumbered, every stage keeps them. needs: every
+    signal that any of its stages may ask for, so that the page can say what a model must provide; ``does_without``:
+    those that it can replace when the model lacks them. needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT).
+    merges_in_vision: has stages inside vision blocks.
     merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
     notes: for docs/methods.md, one sentence each: where the source is silent or contradicts itself and what was done,
     where official code and paper differ, what differs here.
@@ -124,7 +125,11 @@ class Pruner:
             missing = self.missing(info)
             if missing is not None:
                 raise Unsupported(missing)
-            return plan(budget, info, params)
+            planned = plan(budget, info, params)
+            if info.renumbers:
+                return planned
+            # Kept tokens of multi-dimensional positions keep them, whatever the method does elsewhere.
+            return Schedule(tuple(replace(stage, positions="keep") for stage in planned.stages))
 
         object.__setattr__(self, "schedule", schedule)
 

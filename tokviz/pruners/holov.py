@@ -7,19 +7,31 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..types import CLS_ATTENTION, Budget, Chart, Params, PlanningInfo, Schedule, Selection, Signals, Stage, TokenMap
+from ..types import (
+    CLS_ATTENTION,
+    RECEIVED_ATTENTION,
+    Budget,
+    Chart,
+    Params,
+    PlanningInfo,
+    Schedule,
+    Selection,
+    Signals,
+    Stage,
+    TokenMap,
+)
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import (
     candidate_rows,
     fill_up,
     fixed_count,
     non_finite_warnings,
-    required,
     spread,
     top_k,
     unrankable,
     usable_rows,
 )
+from .tower_attention import attention_map, attention_need
 
 # Constants of the official code: attention is scaled up, variance enters with this weight, and divisions are guarded.
 ATTENTION_SCALE = 1e3
@@ -93,18 +105,11 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: HoloV, official ``llava/model/utils.py``. Differs: float32 and stable ties; in raster order and with the
     surplus given to other strips, unless asked otherwise; tokens that are not finite are taken out before cutting.
     """
-    attention = required(signals.cls_attention, "cls_attention").float()
+    score = attention_map(signals, direction="high is kept first in its strip")
+    attention = score.values
     pool = candidate_rows(signals)
     rows = usable_rows(signals.features, pool)
     rows = rows[torch.isfinite(attention[rows])]
-    score = TokenMap(
-        "cls_attention",
-        "[CLS] attention",
-        attention,
-        unit="probability",
-        direction="high is kept first in its strip",
-        scale="log",
-    )
     keep = min(keep, len(pool))
     if len(rows) == 0:
         return unrankable(keep, pool, score)
@@ -196,7 +201,15 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     included. Raises BadInput for a budget below 1 token.
     """
     return Schedule(
-        (Stage("projector", budget_tokens(budget), select, needs=(CLS_ATTENTION,), title="Attention within strips"),)
+        (
+            Stage(
+                "projector",
+                budget_tokens(budget),
+                select,
+                needs=(attention_need(info),),
+                title="Attention within strips",
+            ),
+        )
     )
 
 
@@ -211,7 +224,8 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2510.02912",
     ),
-    needs=(CLS_ATTENTION,),
+    needs=(CLS_ATTENTION, RECEIVED_ATTENTION),
+    does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
     params=(
         Param(
             "surplus",
@@ -250,6 +264,9 @@ PRUNER = Pruner(
         "The strip's score mixes attention and variety, but inside a strip attention alone decides, as in the code.",
         "A strip of one token scores its attention without the factor of 1000, as in the code; its weight is next to "
         "nothing beside longer strips.",
+        "A vision tower without [CLS] (Qwen): ranked by the attention that tokens receive in the last block that "
+        "attends over whole pictures, mean over heads, queries and a token's patches.",
+        "The official Qwen2.5-VL code cuts into int((1024 / 576) N / T) strips; set strips to that to follow it.",
         "The official order is by attention within each strip, and raster order within a strip that stays whole; the "
         "default here is raster order throughout.",
     ),

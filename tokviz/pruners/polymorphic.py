@@ -13,6 +13,7 @@ from ..names import PositionPolicy
 from ..types import (
     CLS_ATTENTION,
     LLM_INPUT,
+    RECEIVED_ATTENTION,
     TEXT_FEATURES,
     TEXT_ROWS,
     Budget,
@@ -40,6 +41,7 @@ from .depths import block_spans, bracket, carried_blocks, weighted_average
 from .ops import candidate_rows, fixed_count, required, ties_at_threshold, top_k
 from .planning import equal_shares, rows_by_view
 from .raters import alignment_logits, log_odds, rated_attention, text_raters
+from .tower_attention import attention_need
 
 # Blocks before which tokens go (layers 3, 7, 16 of LLaVA and 3, 7, 13 of Qwen2-VL count from 1 and prune behind it).
 PUBLISHED_BLOCKS = {28: (3, 7, 13), 32: (3, 7, 16), 40: (3, 7, 16)}
@@ -217,15 +219,14 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """Stage 1 at the encoder's output, stage 2 before blocks 3, 7, 16 of 32 (and of 40; 3, 7, 13 of 28).
 
-    Other depths: in proportion, see ``carried_blocks``. Counts: see ``plan_counts``. LLaVA renumbers positions, other
-    families keep them (their positions have several dimensions). Families that merge patches behind their encoder have
-    stage 1 on the embeddings that enter the LLM. Raises BadInput when the average cannot be met. What is planned for a
-    model without [CLS] is what the paper does on Qwen2-VL; ``PRUNER`` refuses it, because the attention received, by
-    which stage 1 then ranks, is not captured yet.
+    Other depths: in proportion, see ``carried_blocks``. Counts: see ``plan_counts``. Positions are renumbered where
+    that can be done. Families that merge patches behind their encoder have
+    stage 1 on the embeddings that enter the LLM. Without [CLS] it ranks by the attention received, as the paper does on
+    Qwen2-VL. Raises BadInput when the average cannot be met.
     """
     first, blocks, counts = plan_counts(budget, info, params)
     llava = "llava" in info.family
-    positions: PositionPolicy = "reindex" if llava else "keep"
+    positions: PositionPolicy = "reindex" if info.renumbers else "keep"
     stages = []
     if params["stage_1"]:
         stages.append(
@@ -233,7 +234,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 "encoder" if llava and not info.merges_patches else "projector",
                 first,
                 select_consolidated,
-                needs=(CLS_ATTENTION,) if info.has_cls else (),
+                needs=(attention_need(info),),
                 positions=positions,
                 title="Stage 1: neglected tokens clustered",
             )
@@ -261,7 +262,8 @@ PRUNER = Pruner(
         2025,
         "https://openreview.net/search?term=Polymorphic%3A+Plug-and-Play+Visual+Token+Compression+for+Scalable+VLMs",
     ),
-    needs=(CLS_ATTENTION, LLM_INPUT, TEXT_FEATURES, TEXT_ROWS),
+    needs=(CLS_ATTENTION, RECEIVED_ATTENTION, LLM_INPUT, TEXT_FEATURES, TEXT_ROWS),
+    does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
     params=(
         Param(
             "factor",
@@ -328,7 +330,7 @@ PRUNER = Pruner(
         "K = 1 as defined leaves stage 2 nothing: K = 1 here is stage 1 alone, and stage 1 has a switch.",
         "What stage 2 recycles is not said: the best 30% of the pruned tokens, as in SparseVLM.",
         "The [CLS] token itself is not kept.",
-        "On Qwen2-VL, which has no [CLS], the paper ranks by the attention received from all visual tokens. tokviz "
-        "does not capture that yet, so models without [CLS] are refused.",
+        "On Qwen2-VL, which has no [CLS], the paper ranks by the attention received from all visual tokens; tokviz "
+        "takes it from the last vision block that attends over whole pictures, mean over a token's patches.",
     ),
 )

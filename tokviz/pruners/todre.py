@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from ..types import (
     CLS_ATTENTION_LAST_BLOCK,
+    RECEIVED_ATTENTION,
     TEXT_ROWS,
     Budget,
     Params,
@@ -32,6 +33,7 @@ from .ops import (
 )
 from .pairs import cosine_rows
 from .sampling import diverse_selection, farthest_from_mean
+from .tower_attention import attention_need
 
 
 def _pivot(signals: Signals, rows: Tensor, thumbnail_only: bool) -> tuple[Tensor, str]:
@@ -145,7 +147,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 "projector",
                 tokens,
                 select_diverse_from_thumbnail if info.family == "llava_next" else select_diverse,
-                needs=(CLS_ATTENTION_LAST_BLOCK,) if info.has_cls else (),
+                needs=(attention_need(info, CLS_ATTENTION_LAST_BLOCK),),
                 title="Diverse subset (greedy k-center)",
             )
         )
@@ -168,7 +170,7 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2505.18757v1",
     ),
-    needs=(CLS_ATTENTION_LAST_BLOCK, TEXT_ROWS),
+    needs=(CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION, TEXT_ROWS),
     params=(
         Param(
             "tau",
@@ -186,7 +188,7 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
-    does_without=(CLS_ATTENTION_LAST_BLOCK,),
+    does_without=(CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION),
     notes=(
         "No code is public; this follows version 1 of the paper.",
         "Similarity is the cosine of Eq. 5 and picked tokens are masked; the print of Algorithm 1 does neither.",

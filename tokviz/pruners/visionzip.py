@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from ..names import Site
 from ..types import (
     CLS_ATTENTION,
     CLS_FEATURE,
     ENCODER_KEYS,
+    RECEIVED_ATTENTION,
     Budget,
     Chart,
     Params,
@@ -39,6 +41,7 @@ from .ops import (
     usable_rows,
 )
 from .planning import equal_shares, rows_by_view
+from .tower_attention import attention_map, attention_need
 
 DOMINANT_TO_ALL = 6.4
 """54 dominant and 10 contextual tokens were published for 64: every 6.4th token is contextual."""
@@ -106,7 +109,7 @@ def _zip(signals: Signals, rows: Tensor, keep: int, n_contextual: int, as_sum: b
         kept = fill_up(usable, keep, rows).sort().values
         return _Zip(kept, none, none, none, signals.features[none].float(), none)
     n_dominant = keep - n_contextual
-    score, non_finite = sanitised(required(signals.cls_attention, "cls_attention")[usable])
+    score, non_finite = sanitised(attention_map(signals).values[usable])
     if non_finite == len(usable):
         dominant, ties = fill_up(usable[:0], n_dominant, usable), n_dominant
     else:
@@ -137,7 +140,7 @@ def _select(signals: Signals, keep: int, params: Params, tiles: bool) -> Selecti
 
 def _cls_features(signals: Signals, params: Params) -> Tensor:
     """The [CLS] features that count as tokens, one per view as far as there are any. Shape: ``(0..V, D)``."""
-    if params["cls_token"] == "left_out":
+    if params["cls_token"] == "left_out" or signals.cls_attention is None:
         return signals.features[:0]
     cls = required(signals.cls_feature, "cls_feature").reshape(-1, signals.features.shape[1])
     return cls.to(signals.features.dtype)
@@ -153,7 +156,8 @@ def _selection(
     held = torch.cat([z.features for z in zips])
     features = kept_rows(original, kept, targets, held)
     assignment = spread(kept, kept, n, -1).index_copy(0, merged, owner)
-    attention = required(signals.cls_attention, "cls_attention").float()
+    score = attention_map(signals, "the highest are dominant; contextual tokens are evenly spaced in what remains")
+    attention = score.values
     finite = usable_rows(required(signals.keys, "keys"), usable_rows(original, candidate_rows(signals)))
     non_finite = len(candidate_rows(signals)) - int(torch.isfinite(attention[finite]).sum())
     sizes = torch.cat([z.sizes for z in zips])
@@ -162,14 +166,7 @@ def _selection(
         sequence = _official_order(zips, with_cls, kept, tiles)
     return Selection(
         kept=kept,
-        score=TokenMap(
-            "cls_attention",
-            "[CLS] attention",
-            attention,
-            unit="probability",
-            direction="the highest are dominant; contextual tokens are evenly spaced in what remains",
-            scale="log",
-        ),
+        score=score,
         assignment=assignment,
         features=features,
         extra=extra if len(extra) else None,
@@ -274,16 +271,18 @@ select_tiles = _stage_select(tiles=True)
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the vision features, before the projector.
+    """One stage on the vision features, before the projector; behind a merger of patches.
 
     ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. For 64, 128 and
     192 of 576: 54 + 10, 108 + 20, 162 + 30 dominant (with [CLS]) and contextual tokens. Raises BadInput for a budget
-    below 1 token, Unsupported for a vision tower without [CLS].
+    below 1 token.
     """
     keep = budget_tokens(budget)
-    needs = (CLS_ATTENTION, ENCODER_KEYS) + ((CLS_FEATURE,) if params["cls_token"] == "kept" else ())
+    with_cls = info.has_cls and params["cls_token"] == "kept"
+    needs = (attention_need(info), ENCODER_KEYS, *((CLS_FEATURE,) if with_cls else ()))
+    site: Site = "projector" if info.merges_patches else "encoder"
     select = select_tiles if info.has_tiles else select_pictures
-    return Schedule((Stage("encoder", keep, select, needs, title="Dominant and contextual tokens"),))
+    return Schedule((Stage(site, keep, select, needs, title="Dominant and contextual tokens"),))
 
 
 def _choice(name: str, label: str, choices: tuple[str, ...], help: str) -> Param:
@@ -301,7 +300,8 @@ PRUNER = Pruner(
         2024,
         "https://arxiv.org/abs/2412.04467",
     ),
-    needs=(CLS_ATTENTION, ENCODER_KEYS, CLS_FEATURE),
+    needs=(CLS_ATTENTION, RECEIVED_ATTENTION, ENCODER_KEYS, CLS_FEATURE),
+    does_without=(CLS_ATTENTION, RECEIVED_ATTENTION, CLS_FEATURE),
     params=(
         _choice(
             "context_rule",
@@ -343,5 +343,9 @@ PRUNER = Pruner(
         "tokens. The rule mean is tokviz's own alternative.",
         "For pictures with crops every view keeps the same number of its own tokens. The released code chooses before "
         "padding is cut away and so can lose tokens; tokviz chooses among what is left.",
+        "A vision tower without [CLS] (Qwen): ranked by the attention that tokens receive in the last block that "
+        "attends over whole pictures, mean over heads, queries and a token's patches.",
+        "There, keys are the mean of a token's patches and [CLS] is no token; a port of others (EffiVLM-Bench) does so "
+        "on Qwen2-VL, in the block before the last.",
     ),
 )

@@ -7,14 +7,26 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..types import CLS_ATTENTION, Budget, Chart, Params, PlanningInfo, Schedule, Selection, Signals, Stage, TokenMap
+from ..names import Site
+from ..types import (
+    CLS_ATTENTION,
+    RECEIVED_ATTENTION,
+    Budget,
+    Chart,
+    Params,
+    PlanningInfo,
+    Schedule,
+    Selection,
+    Signals,
+    Stage,
+    TokenMap,
+)
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import (
     candidate_rows,
     fill_up,
     fixed_count,
     non_finite_warnings,
-    required,
     spread,
     top_k,
     unrankable,
@@ -22,6 +34,7 @@ from .ops import (
 )
 from .pairs import cosine_similarity
 from .planning import equal_shares, rows_by_view
+from .tower_attention import attention_map, attention_need
 
 # The official loop removes this many tokens per round.
 REMOVED_PER_ROUND = 8
@@ -128,14 +141,11 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: VisPruner, official ``llava_arch.py``. Differs: see ``remove_duplicates``; ranks in float32, ties to the
     lowest index; a zero token has cosine 0 with everything instead of NaN.
     """
-    attention = required(signals.cls_attention, "cls_attention").float()
+    score = attention_map(signals, "the highest are important; of the others the most distinct stay")
+    attention = score.values
     pool = candidate_rows(signals)
     rows = usable_rows(signals.features, pool)
     rows = rows[torch.isfinite(attention[rows])]
-    score = TokenMap(
-        "cls_attention", "[CLS] attention", attention, unit="probability",
-        direction="the highest are important; of the others the most distinct stay", scale="log",
-    )  # fmt: skip
     if len(rows) == 0:
         return unrankable(min(keep, len(pool)), pool, score)
     n_all = len(signals.features)
@@ -191,13 +201,14 @@ def _chart(thinned: Thinned, number: int, n_views: int) -> list[Chart]:
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the encoder's output, before the projector, as the official code does.
+    """One stage on the encoder's output, before the projector, as the official code does; behind a merger of patches.
 
     ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. Raises BadInput
     for a budget below 1 token.
     """
+    site: Site = "projector" if info.merges_patches else "encoder"
     return Schedule(
-        (Stage("encoder", budget_tokens(budget), select, needs=(CLS_ATTENTION,), title="Important and distinct"),)
+        (Stage(site, budget_tokens(budget), select, needs=(attention_need(info),), title="Important and distinct"),)
     )
 
 
@@ -212,7 +223,8 @@ PRUNER = Pruner(
         2024,
         "https://arxiv.org/abs/2412.01818",
     ),
-    needs=(CLS_ATTENTION,),
+    needs=(CLS_ATTENTION, RECEIVED_ATTENTION),
+    does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
     params=(
         Param(
             "important_share",
@@ -227,6 +239,8 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     notes=(
+        "A vision tower without [CLS] (Qwen): ranked by the attention that tokens receive in the last block that "
+        "attends over whole pictures, mean over heads, queries and a token's patches.",
         "The official loop fails when the list of the rest has odd length, and when a round would have to remove more "
         "than half of it. Here the even half of an odd list has one token more, and a round removes no more than the "
         "even half; where the official code runs, both agree.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator
 
-from ..errors import BadInput
+from ..errors import BadInput, Unsupported
 from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage
 from .base import Paper, Param, Pruner, budget_tokens
 
@@ -57,6 +57,10 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     block = withdrawal_block(budget, info, params)
     if block is None:
         return Schedule(())
+    if params["positions"] == "reindex" and not info.renumbers:
+        raise Unsupported(
+            "VTW cannot renumber the text's positions: on this model they have several axes. Choose positions keep."
+        )
     return Schedule(
         (Stage(block, 0, select_nothing, positions=params["positions"], title="Withdrawal of all visual tokens"),)
     )

@@ -1,0 +1,220 @@
+"""Qwen2-VL and Qwen2.5-VL: geometry against the real processor, folders that load, the menu, what planning knows."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+import tokviz
+from tokviz.comparing import geometry_of
+from tokviz.errors import BadInput, Unsupported
+from tokviz.lane import planning_info
+from tokviz.models.catalog import CATALOG, find
+from tokviz.models.families import FAMILIES
+from tokviz.models.memory import parameters
+from tokviz.models.planning import planning_before_loading
+from tokviz.models.prompts import model_inputs
+from tokviz.models.qwen_vl import merged_patch_grid
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "engine"))
+import engine_qwen
+
+SIZES = [(112, 112), (300, 200), (120, 333), (640, 150), (90, 61)]
+"""Width and height at five aspect ratios, shrunk and enlarged by the processor."""
+KINDS = list(FAMILIES.keys() & {"qwen2_vl", "qwen2_5_vl"})
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }} : {% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|> {% else %}{{ part.text }} {% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant :{% endif %}"
+)
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "user", "assistant", ":", "?", "what", "is", "it", "the", "star", "color"]
+MARKS = {90: "<|image_pad|>", 91: "<|video_pad|>", 92: "<|vision_start|>", 93: "<|vision_end|>"}
+
+
+def pictures_processor(patch=14, least=56 * 56, most=28 * 28 * 100, **more):
+    """The real processor with small settings; grey levels come out as they are."""
+    return Qwen2VLImageProcessor(
+        patch_size=patch, size={"shortest_edge": least, "longest_edge": most}, image_mean=[0, 0, 0],
+        image_std=[1, 1, 1], **more,
+    )  # fmt: skip
+
+
+def described(patch=14, **more):
+    """As much of a model and a processor as geometry asks for."""
+    vision = SimpleNamespace(patch_size=patch, spatial_merge_size=2, depth=4, fullatt_block_indexes=[1, 2])
+    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
+    return model, SimpleNamespace(image_processor=pictures_processor(patch, **more))
+
+
+def gradient(width, height):
+    """Red grows with x, green with y, over 10..245."""
+    x = np.broadcast_to(np.linspace(10, 245, width)[None, :], (height, width))
+    y = np.broadcast_to(np.linspace(10, 245, height)[:, None], (height, width))
+    return Image.fromarray(np.stack([x, y, np.zeros_like(x)], -1).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_each_token_sees_the_middle_of_its_box(kind, size):
+    model, processor = described()
+    width, height = size
+    made = processor.image_processor(gradient(width, height), return_tensors="np")
+    frames, rows, columns = made["image_grid_thw"][0].tolist()
+    grid = FAMILIES[kind].grid(model, processor, size, {})
+    assert (grid.views[0].rows, grid.views[0].cols, frames) == (rows // 2, columns // 2, 1)
+    assert grid == FAMILIES[kind].grid(model, processor, size, {"image_grid_thw": torch.tensor([[1, rows, columns]])})
+    # Four patches after the other make one token; of each two frames of 14 x 14 px in three colours.
+    colours = made["pixel_values"].reshape(grid.n_tokens, 4, 3, 2, 14, 14).mean((1, 3, 4, 5)) * 255
+    seen_x, seen_y = ((colours[:, channel] - 10) / 235 for channel in (0, 1))
+    for token, (x0, y0, x1, y1) in enumerate(grid.box):
+        # 8-bit rounding of the gradient: half a grey level is width / 470 px.
+        assert abs((x0 + x1) / 2 - (seen_x[token] * (width - 1) + 0.5)) < 0.06 * (x1 - x0) + width / 400
+        assert abs((y0 + y1) / 2 - (seen_y[token] * (height - 1) + 0.5)) < 0.06 * (y1 - y0) + height / 400
+    assert grid.views[0].seen == (0, 0, width, height)
+    assert geometry_of(grid).cell.tolist() == [[row, col] for row in range(rows // 2) for col in range(columns // 2)]
+
+
+def test_boxes_tile_the_whole_picture_and_frames_lie_over_each_other():
+    grid = merged_patch_grid((300, 200), 4, 6, frames=3)
+    assert [view.name for view in grid.views] == ["frames 1 and 2", "frames 3 and 4", "frames 5 and 6"]
+    assert grid.n_tokens == 72 and grid.view.count(1) == 24 and grid.box[:24] == grid.box[24:48]
+    assert sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in grid.box[:24]) == pytest.approx(300 * 200)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_cut_is_refused(kind):
+    family = FAMILIES[kind]
+    with pytest.raises(BadInput, match="5000 x 20 px"):
+        family.grid(*described(), (5000, 20), {})
+    with pytest.raises(Unsupported, match="do_resize"):
+        family.grid(*described(do_resize=False), (56, 56), {})
+    model, _ = described()
+    with pytest.raises(Unsupported, match="otherwise than its model"):
+        family.check(model, described(patch=16)[1], "it")
+    family.check(*described(), "it")
+
+
+def test_a_tower_that_looks_at_windows_only_is_refused():
+    model, processor = described()
+    model.config.vision_config.fullatt_block_indexes = []
+    with pytest.raises(Unsupported, match="fullatt_block_indexes"):
+        FAMILIES["qwen2_5_vl"].check(model, processor, "it")
+
+
+# -- loading and planning ----------------------------------------------------------------------------------------------
+
+
+def tokenizer():
+    """Whole words, and Qwen's marks as words of their own."""
+    words = {word: number for number, word in enumerate(WORDS)}
+    words |= {f"w{number}": number for number in range(len(WORDS), 100) if number not in MARKS}
+    core = Tokenizer(models.WordLevel(words | {mark: number for number, mark in MARKS.items()}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
+        additional_special_tokens=list(MARKS.values()), model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def vlm(request, tmp_path_factory):
+    """A local folder of the architecture, loaded as any user's."""
+    folder = tmp_path_factory.mktemp(request.param)
+    engine_qwen.build(request.param, torch.float32).save_pretrained(folder)
+    kind = Qwen2VLProcessor if request.param == "qwen2_vl" else Qwen2_5_VLProcessor
+    cell = (2 * engine_qwen.PATCH) ** 2
+    pictures = Qwen2VLImageProcessor(
+        patch_size=engine_qwen.PATCH, size={"shortest_edge": 4 * cell, "longest_edge": 30 * cell}
+    )
+    kind(pictures, tokenizer(), Qwen2VLVideoProcessor(patch_size=engine_qwen.PATCH), TEMPLATE).save_pretrained(folder)
+    return tokviz.load(folder)
+
+
+def test_a_local_folder_loads_and_says_what_it_is(vlm):
+    assert vlm.record.family == vlm.family.id == vlm.model.config.model_type and vlm.record.n_blocks == 6
+    info = planning_info(vlm, vlm.family.grid(vlm.model, vlm.processor, (60, 40), {}))
+    assert info.merges_patches and not info.has_cls and not info.renumbers and info.vision_blocks is None
+    assert info.n_visual == 24 and info.n_views == 1 and not info.has_tiles
+
+
+def test_only_the_users_words_are_the_question(vlm):
+    inputs, mask = model_inputs(vlm, Image.new("RGB", (60, 40)), "what color is the star ?")
+    tokens = inputs["input_ids"][0][mask[0]]
+    assert vlm.processor.tokenizer.decode(tokens) == "what color is the star ?"
+    assert int((inputs["input_ids"] == engine_qwen.IMAGE).sum()) == 24
+    assert inputs["mm_token_type_ids"].sum() == 24
+
+
+def test_a_comparison_runs_and_its_records_are_true(vlm):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    methods = ["random", "divprune", "fastv", "fastervlm", "pdrop", "tome"]
+    found = tokviz.compare(vlm, picture, "what is it ?", methods, budget=8, budget_as="final", max_new_tokens=3)
+    runs = {run.method: run for run in found.runs}
+    assert found.grid.n_tokens == 24 and found.grid.views[0].rows == 4
+    assert "tower does not allow it" in runs.pop("tome").error
+    for method, run in runs.items():
+        assert run.error is None, (method, run.error)
+        assert run.cost.vision_flops > 0
+        if method != "full":
+            assert run.actual.final == 8 and all(stage.positions == "keep" for stage in run.stages)
+    assert [stage.score.label for stage in runs["fastervlm"].stages] == ["Attention received"]
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOG if "qwen" in e.family], ids=lambda entry: entry.id)
+def test_the_menu_counts_every_parameter_and_plans_without_loading(entry):
+    kinds = {
+        "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
+        "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    }[entry.family]
+    config = {name: entry.config[name] for name in ("text_config", "vision_config", "tie_word_embeddings")}
+    with torch.device("meta"):
+        model = kinds[1](kinds[0](**{k: dict(v) if isinstance(v, dict) else v for k, v in config.items()}))
+    model.tie_weights()
+    counted = parameters(entry.config)
+    assert counted.total == sum(parameter.numel() for parameter in model.parameters())
+    assert counted.linear == sum(
+        m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not model.lm_head
+    )
+    # What the published checkpoints hold, in billions.
+    assert counted.total / 1e9 == pytest.approx({"2": 2.21, "7": 8.29, "3": 3.75}[entry.label[-2]], abs=0.006)
+    assert len(entry.revision) == 40 and find(entry.id) is entry
+    info = planning_before_loading(entry.id)
+    assert (info.family, info.n_visual) == (entry.family, 1296) and not info.renumbers
+    assert info.n_blocks == entry.config["text_config"]["num_hidden_layers"]
+    assert 0.25 < entry.memory_gb_4bit / entry.memory_gb < 0.75
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_menu_plans_as_the_published_processor_cuts(kind):
+    most = next(entry.visual_tokens for entry in CATALOG if entry.family == kind) * 28**2
+    grid = FAMILIES[kind].grid(*described(most=most), (1000, 1000), {})
+    assert grid.n_tokens == planning_before_loading(next(e.id for e in CATALOG if e.family == kind)).n_visual
+
+
+def test_vision_flops_follow_windows():
+    whole, windows = described()[0], described()[0]
+    for model in (whole, windows):
+        vision = model.config.vision_config
+        vision.embed_dim = vision.hidden_size = 24
+        vision.mlp_ratio, vision.intermediate_size, vision.window_size = 2, 48, 56
+    grid = merged_patch_grid((300, 200), 4, 6)
+    linear, square = 96 * (4 * 24 * 24 + 2 * 24 * 48), 2 * 24
+    assert FAMILIES["qwen2_vl"].vision_flops(whole, grid) == 4 * (linear + square * 96**2)
+    expected = 4 * linear + square * (2 * 96**2 + 2 * 6 * 16**2)  # blocks 0 and 3: six windows of 4 x 4 patches
+    assert FAMILIES["qwen2_5_vl"].vision_flops(windows, grid) == expected
