@@ -102,7 +102,9 @@ def test_when_the_time_is_up_the_table_is_of_the_finished_scenes(loaded, asked, 
     monkeypatch.setattr("tokviz.cli.bench.time.monotonic", lambda: started + 61 * (len(asked) > 0))
     assert bench(tmp_path, *FEW, "--scenes", 3, "--minutes", 1) == 0
     assert asked == [(method, [0]) for method in ROWS], "the chunk that was begun is finished, no other begun"
-    assert json.loads((tmp_path / "out" / "fidelity.json").read_text())["about"]["scenes"] == 1
+    found = json.loads((tmp_path / "out" / "fidelity.json").read_text())["about"]
+    assert found["scenes"] == 1
+    assert found["command"].endswith("--scenes 1"), "what makes this table again, not how long it was waited for"
 
 
 def test_ablations_run_through_the_same_cache(loaded, asked, tmp_path, capsys, monkeypatch):

@@ -206,6 +206,7 @@ def test_position_correlation_is_pearson_s():
     [
         (None, 576, [192, 128, 64, 32]),
         (None, 144, [48, 32, 16, 8]),
+        (None, 9, [3, 2, 1]),
         ("32, 192,32", 576, [192, 32]),
         ("50%,12.5%", 144, [72, 18]),
     ],
@@ -317,6 +318,16 @@ def test_budgets_with_the_same_schedule_are_run_once(vlm, grid, tmp_path, monkey
     assert len(list(run_chunk(vlm, grid, both, chunk, cache))) == 2 and len(calls) == 1
     first, second = (cache.read(chunk.start, made.variant)[1] for made in both)
     assert first == second and first
+
+
+def test_what_two_runs_answer_at_the_same_time_is_stored_once(tmp_path):
+    cache, chunk = OutcomeCache(tmp_path, "weights"), range(100, 102)
+    made = [replace(OUTCOME, seed=seed) for seed in chunk]
+    cache.add(chunk[:1], VARIANT, made[:1], 1.0)
+    cache.add(chunk, VARIANT, made, 2.0)  # began before the first scene was there
+    cache.add(chunk, VARIANT, made[1:], 4.0)  # began before the second was there
+    header, outcomes = cache.read(100, VARIANT)
+    assert outcomes == made and (header.scenes, header.seconds) == (2, 3.0)
 
 
 def test_the_table_uses_the_scenes_that_all_variants_have(tmp_path):

@@ -16,11 +16,12 @@ from tokviz.fidelity.chart import chart_bytes
 from tokviz.fidelity.conclusions import conclusions, rows_at
 from tokviz.fidelity.describing import describe, where
 from tokviz.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Variant
-from tokviz.fidelity.pages import accuracy_tables
+from tokviz.fidelity.pages import accuracy_tables, reasons
 from tokviz.fidelity.statistics import mcnemar
 from tokviz.fidelity.summary import most_frequent, summarise
 from tokviz.names import VisionBlock
 from tokviz.types import PlanningInfo
+from training.language import COUNTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,6 +112,36 @@ def test_conclusions_turn_with_the_numbers():
     assert "Fastervlm) of the unpruned accuracy" in first and "(Apet) to" in first
     assert "within error does not hold" in second and "at every budget does not hold" in second
     assert document["separation"]["fall"]["violations"][0]["label"] == "Apet"
+
+
+def test_the_mean_over_the_budgets_is_of_the_same_methods(document):
+    """SparseVLM and PDrop have no row at 32: that they leave must not look like a rise or a fall."""
+    second = conclusions(document)[1]
+    own = [row["mean_retention"]["value"] for row in rows_at(document, 192) if not row["control"]]
+    same = [
+        row["mean_retention"]["value"]
+        for row in rows_at(document, 192)
+        if not row["control"] and row["method"] not in ("sparsevlm", "pdrop")
+    ]
+    mean = f"{sum(same) / len(same):.1f}% at 192"
+    assert len(own) == len(same) + 2 and mean != f"{sum(own) / len(own):.1f}% at 192"
+    assert f"over the {len(same)} methods that ran at every budget goes {mean}" in second
+
+
+def test_what_does_not_keep_to_the_budget_is_set_apart(made):
+    """A dear method counts in the spread, but what the others span is said beside it; one without tokens at the end
+    says nothing about the evidence."""
+    changed = {
+        variant: [replace(o, average=300.0, kept=0) for o in own] if variant.method == "apet" else own
+        for variant, own in made.items()
+    }
+    first, second, _ = conclusions(summarise(changed, about(), resamples=200))
+    assert "per block on average: Apet (300.0). The other 9 keep from" in first
+    assert "(n = 9; without Apet, which end with no token)" in second
+
+
+def test_what_is_said_of_the_training_is_what_it_does():
+    assert f"down to {min(COUNTS)} of {max(COUNTS)} and by lot" in reasons()
 
 
 def test_the_pages_hold_every_method_and_the_demands(written):

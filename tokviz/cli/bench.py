@@ -235,7 +235,7 @@ def _about(
     from ..lane import planning_info
 
     return About(
-        command=_command(arguments),
+        command=_command(arguments, finished.scenes),
         machine=machine(),
         date=datetime.now(UTC).date().isoformat(),
         versions=versions(),
@@ -253,12 +253,15 @@ def _about(
     )
 
 
-def _command(arguments: argparse.Namespace) -> str:
-    """The command line that makes the same table, paths of cache and output aside."""
+def _command(arguments: argparse.Namespace, finished: int) -> str:
+    """The command line that makes the same table, paths of cache and output aside.
+
+    How far a run comes in ``--minutes`` depends on the machine, so the scenes that it finished stand there instead.
+    """
     kind = "fidelity" if arguments.run is run_fidelity else "ablations"
     words = ["python", "-m", "tokviz", "bench", kind]
-    for name in ("model", "methods", "budgets", "scenes", "minutes"):
+    for name in ("model", "methods", "budgets"):
         value = getattr(arguments, name, None)
         if value is not None and value not in (EMBEDDED_MODEL, "all"):
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join([*words, *(["--quick"] if arguments.quick else [])])
+            words += [f"--{name}", str(value)]
+    return shlex.join([*words, "--scenes", str(finished)])

@@ -74,10 +74,17 @@ class OutcomeCache:
         return 0 if stored is None else min(stored[0].scenes, len(chunk))
 
     def add(self, chunk: range, variant: Variant, outcomes: Sequence[Outcome], seconds: float) -> None:
-        """Store the outcomes of the scenes of ``chunk`` that were not stored yet, up to its end."""
+        """Store the outcomes of the scenes of ``chunk`` that were not stored yet, up to its end.
+
+        Nothing is stored twice: what another run has stored in the meantime stays as it is.
+        """
         stored = self.read(chunk.start, variant)
         if stored is not None:
-            outcomes, seconds = [*stored[1], *outcomes], stored[0].seconds + seconds
+            if stored[0].scenes >= len(chunk):
+                return
+            known = range(chunk.start, chunk.start + stored[0].scenes)
+            fresh = [outcome for outcome in outcomes if outcome.seed not in known]
+            outcomes, seconds = [*stored[1], *fresh], stored[0].seconds + seconds
         header = Header(self.model, chunk.start, len(chunk), variant, round(seconds, 4))
         path = self.path(chunk.start, variant)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -83,11 +83,20 @@ def _separates(document: Mapping[str, Any]) -> str:
         text += (
             f"Counted as their papers count, these process over {DEARER - 1:.0%} more than {budget} tokens per block "
         )
-        text += f"on average: {names(more)}. "
+        text += f"on average: {names(more)}. {_within(rows, budget)}"
     spread = document["separation"]["spread"]
     return text + (
         f"The demand that methods separate beyond their intervals {verdict(spread['holds'])}." if spread else ""
     )
+
+
+def _within(rows: Sequence[Row], budget: int) -> str:
+    """The spread of the methods that process no more than the budget: what is left when dear ones do not count."""
+    rows = [row for row in rows if row["average"] <= DEARER * budget]
+    if len(rows) < 2:
+        return ""
+    best, worst = rows[0], rows[-1]
+    return f"The other {len(rows)} keep from {_kept(worst)} ({worst['label']}) to {_kept(best)} ({best['label']}). "
 
 
 def _wins(test: Mapping[str, Any]) -> bool:
@@ -104,14 +113,13 @@ def _by_type(rows: Sequence[Row]) -> list[tuple[str, float, int]]:
 
 
 def _falls(document: Mapping[str, Any]) -> str:
-    budgets, n_visual = budgets_of(document), document["about"]["n_visual"]
-    means = [(b, _mean([row["mean_retention"]["value"] for row in methods_at(document, b)])) for b in budgets]
-    falling = ", ".join(f"{number(mean)}% at {budget}" for budget, mean in means)
-    text = f"**With the budget** the mean over the methods that ran goes {falling} of {n_visual} tokens. "
+    text = f"**With the budget** {_mean_by_budget(document)}. "
     fall, oracle = document["separation"]["fall"], document["separation"]["oracle"]
     if fall["compared"]:
         text += f"The demand that every method falls with the budget within error {verdict(fall['holds'])} "
-        text += f"({len(fall['violations'])} of {fall['compared']} steps rise beyond it). "
+        text += (
+            f"({len(fall['violations'])} of {fall['compared']} steps rise beyond it, controls and oracle included). "
+        )
     judged = document["separation"]["budget"]
     rows = methods_at(document, judged)
     families = _family_means(rows)
@@ -129,6 +137,21 @@ def _falls(document: Mapping[str, Any]) -> str:
     )
 
 
+def _mean_by_budget(document: Mapping[str, Any]) -> str:
+    """Mean retention at every budget, over the same methods at all of them: who cannot run at one is left out."""
+    budgets = budgets_of(document)
+    at = {
+        budget: {row["row"]: row["mean_retention"]["value"] for row in methods_at(document, budget)}
+        for budget in budgets
+    }
+    everywhere = [name for name in at[budgets[0]] if all(name in own for own in at.values())]
+    if not everywhere:
+        return "no method ran at every budget"
+    falling = ", ".join(f"{number(_mean(own[name] for name in everywhere))}% at {b}" for b, own in at.items())
+    n_visual = document["about"]["n_visual"]
+    return f"the mean over the {len(everywhere)} methods that ran at every budget goes {falling} of {n_visual} tokens"
+
+
 def _family_means(rows: Sequence[Row]) -> list[tuple[str, float]]:
     """(family, mean retention over the methods), worst first; without those that the unpruned model cannot answer."""
     found = []
@@ -140,14 +163,19 @@ def _family_means(rows: Sequence[Row]) -> list[tuple[str, float]]:
 
 
 def _evidence(rows: Sequence[Row]) -> str:
-    """Whether methods that keep more of the evidence answer better; nothing with fewer than three of them."""
-    pairs = [(row["evidence_recall"]["mean"], row["mean_retention"]["value"]) for row in rows]
-    pairs = [pair for pair in pairs if pair[0] is not None]
+    """Whether methods that keep more of the evidence answer better; nothing with fewer than three of them.
+
+    Without those that end with no token: they keep no evidence, but blocks before their last stage have seen it.
+    """
+    left = [row for row in rows if row["evidence_recall"]["mean"] is not None and row["kept"] >= 1]
+    pairs = [(row["evidence_recall"]["mean"], row["mean_retention"]["value"]) for row in left]
     rho = spearman([a for a, _ in pairs], [b for _, b in pairs]).rho if len(pairs) >= 3 else None
     if rho is None:
         return ""
     text = "Over the methods, evidence recall at the end and mean retention have a rank correlation of "
-    return text + f"{number(rho, 2, True)} (n = {len(pairs)}). "
+    without = [row["label"] for row in rows if row["kept"] < 1]
+    note = f"; without {names(without)}, which end with no token" if without else ""
+    return text + f"{number(rho, 2, True)} (n = {len(pairs)}{note}). "
 
 
 def _beside_the_papers(document: Mapping[str, Any]) -> str:

@@ -15,8 +15,10 @@ Row = Mapping[str, Any]
 _REASONS = (
     "The pictures are drawn: small objects whose evidence is a few tokens, on busy backgrounds, beside salient things "
     "that no question is about. Photographs repeat their evidence over many tokens.",
-    "The embedded model was trained with visual tokens taken away at random, so that fewer tokens as such hurt it "
-    "less; its [CLS] token was trained to know the objects, which flatters methods that rank by it.",
+    "The embedded model was trained with visual tokens taken away, down to 80 of 576 and by lot, but those with an "
+    "object's centre last: fewer tokens as such hurt it less, and to keep the objects is what it is used to, which "
+    "may flatter methods that find them, and the oracle, over random tokens.",
+    "Its [CLS] token was trained to know the objects, which is likely to flatter methods that rank by it.",
     "It has few and narrow blocks: a method that prunes inside the language model has little depth to read the picture "
     "before it prunes, and its block numbers are those of 32 blocks, scaled.",
     "The papers average other benchmarks than the families here, with other shares of reading and counting.",
@@ -333,7 +335,8 @@ def reading(document: Document) -> list[str]:
         "**Evidence** is the share of the evidence tokens that are still there at the end, over questions that have "
         "evidence. A token that was merged into another counts as gone, although its content is not; methods that "
         "withdraw all tokens deep in the model have 0, although its first blocks have seen them. The oracle knows "
-        "where the evidence lies and keeps it first; no method may.",
+        "where the evidence lies and keeps it first, the best covered patches before the others; no method may. Where "
+        "the answer rests on absence there is none, and it keeps tokens by lot.",
         "**No picture** is what can be had without looking: the most frequent answer gives, for each kind of "
         "question, the answer that is right most often among these very questions.",
         "The budget is counted as each method's paper counts it; **tokens left** is after the last stage and **per "
@@ -341,7 +344,8 @@ def reading(document: Document) -> list[str]:
         "budget, the row costs more or less than its neighbours.",
         "**Bold** is the best method of a table, <u>underlined</u> the second; controls have no mark. Intervals draw "
         "whole scenes, as questions of one scene depend on each other; the exact tests take questions as independent. "
-        "p in the tables of accuracy is McNemar's over all questions, Holm-corrected over the methods of the budget. "
+        "p in the tables of accuracy is McNemar's over all questions, Holm-corrected over the methods of the budget, "
+        "uncorrected for the controls and the oracle. Intervals are not corrected for how many are looked at. "
         "A method can differ from a control in mean retention and not in the test, or the other way round: one weighs "
         "families alike, the other questions. Best and worst are chosen on the questions that they are judged on, "
         "which flatters their distance a little.",

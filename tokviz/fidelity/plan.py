@@ -27,8 +27,9 @@ def parse_budgets(text: str | None, n_visual: int) -> list[int]:
     Raises BadInput for anything else, and for counts outside 1..N.
     """
     if text is None:
-        return [max(1, round(n_visual * above / below)) for above, below in SHARES]
-    budgets = {_budget(part.strip(), n_visual) for part in text.split(",")}
+        budgets = {max(1, round(n_visual * above / below)) for above, below in SHARES}
+    else:
+        budgets = {_budget(part.strip(), n_visual) for part in text.split(",")}
     return sorted(budgets, reverse=True)
 
 

@@ -129,7 +129,7 @@ def _separable(measured: Measured, methods: Sequence[int]) -> int:
 
 def _steps(measured: Measured) -> Iterator[tuple[int, int]]:
     """(more tokens, fewer tokens): neighbouring budgets of the same row."""
-    for row in dict.fromkeys(measured.rows):
+    for row in dict.fromkeys(measured.rows):  # controls and the oracle too
         own = [v for v, name in enumerate(measured.rows) if name == row and measured.budgets[v] is not None]
         own.sort(key=lambda v: -(measured.budgets[v] or 0))
         yield from pairwise(own)
@@ -224,7 +224,8 @@ def _fall_words(fall: dict[str, Any]) -> str:
         f"**Fall with the budget: {verdict(fall['holds'])}.** Of {fall['compared']} steps to the next smaller budget "
     )
     text += f"{len(fall['violations'])} rise beyond error" + (f" ({listed})" if listed else "")
-    text += f" and {len(fall['within_error'])} within it. "
+    text += f" and {len(fall['within_error'])} within it; about {0.025 * fall['compared']:.0f} would rise beyond error "
+    text += "by chance if nothing changed. "
     single = "; ".join(
         f"{step['label']}, {step['family']}, {step['from']} to {step['to']}: {points(step)}"
         for step in fall["family_violations"]
