@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--scenes", type=int, default=400, help="search at most so many scenes (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop the search after so many minutes")
     parser.add_argument("--budget", type=int, default=64, help="visual tokens (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=10, help="examples to write (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=12, help="examples to write (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where found cases are kept (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--refresh", action="store_true", help="run the stored cases again instead of searching")
@@ -169,7 +169,7 @@ def rewrite(vlm: VisionLanguageModel, chosen: Sequence[Shown], budget: int) -> N
     sessions = [session(vlm, one, budget) for one in chosen]
     shutil.rmtree(EXAMPLES, ignore_errors=True)
     for number, (one, comparison) in enumerate(zip(chosen, sessions, strict=True), 1):
-        write(one, comparison, EXAMPLES / f"{number:02d}-{one.kind.replace(' ', '-')}")
+        write(one, comparison, EXAMPLES / f"{number:02d}-{one.case.question_family}")
 
 
 def session(vlm: VisionLanguageModel, one: Shown, budget: int) -> Comparison:

@@ -1,48 +1,98 @@
-"""The shipped examples are true: found cases, and what the embedded model does today."""
+"""The shipped examples are true: found cases, fair to every family of methods, what the embedded model does today."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tokviz
-from tokviz.cases.search import separate
+from tokviz.cases.choosing import METHOD_FAMILIES, WANTED_KINDS
+from tokviz.cases.difficulty import difficulty
+from tokviz.cases.search import left, separate
 from tokviz.images import stored_image
-from tokviz.measures import overlap, seen_by_llm, verdict
+from tokviz.measures import evidence_recall, normalised, overlap, seen_by_llm, verdict
 from tokviz.records import Comparison
+from tokviz.scenes import EXAMPLE_SEEDS, FAMILIES, generate_scene
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/session.json"))
+each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
 def session(folder: Path) -> Comparison:
     return Comparison.from_json((folder / "session.json").read_text())
 
 
-def test_at_least_two_examples_show_one_method_losing_and_another_keeping_the_answer():
-    separating = [folder for folder in FOLDERS if separate(session(folder), 0, "") is not None]
-    assert len(separating) >= 2
+def case_of(folder: Path) -> dict:
+    return json.loads((folder / "case.json").read_text())
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def families(of: int) -> set[str]:
+    """Families of the methods that lost (0) or kept (1) the answer in some example, as its lanes show."""
+    return {
+        comparison.run(method).family
+        for comparison in map(session, FOLDERS)
+        for method in (separate(comparison) or ((), ()))[of]
+    }
+
+
+def test_there_are_at_least_eight():
+    assert len(FOLDERS) >= 8
+    assert len({case_of(folder)["scene"]["seed"] for folder in FOLDERS}) == len(FOLDERS)
+
+
+def test_every_family_of_methods_loses_at_least_one_example_and_wins_at_least_one():
+    assert families(0) >= set(METHOD_FAMILIES)
+    assert families(1) >= set(METHOD_FAMILIES)
+
+
+def test_they_are_varied():
+    assert {case_of(folder)["family"] for folder in FOLDERS} == set(FAMILIES)
+    assert {kind for folder in FOLDERS for kind in case_of(folder)["kinds"]} >= set(WANTED_KINDS)
+
+
+@each
 def test_the_case_agrees_with_its_session(folder):
-    case = json.loads((folder / "case.json").read_text())
-    comparison = session(folder)
-    assert case["question"] == comparison.request.question
-    assert case["answer"] == comparison.request.expected_answer
-    assert comparison.request.evidence
-    assert case["title"] and case["why"] and case["licence"]
-    assert verdict(comparison.runs[0].answer, comparison.runs[0].answer, case["answer"]).kind == "right"
-    found = separate(comparison, 0, case["family"])
-    assert found is not None
-    for run in comparison.runs[1:]:
+    case, comparison = case_of(folder), session(folder)
+    request, runs = comparison.request, comparison.runs
+    assert (case["question"], case["answer"]) == (request.question, request.expected_answer)
+    assert request.evidence and case["title"] and case["licence"]
+    assert verdict(runs[0].answer, runs[0].answer, case["answer"]).kind == "right"
+    lost, kept = separate(comparison)
+    assert len({run.family for run in runs[1:]}) == len(runs) - 1 == len(lost) + len(kept)
+    for run in runs[1:]:
+        assert run.answer == case["answers"][run.method]
+        assert run.label in case["title"]
         assert set(seen_by_llm(run, comparison.grid.n_tokens)) <= set(range(comparison.grid.n_tokens))
+    recalls = {
+        run.method: evidence_recall(comparison.grid, request.evidence, left(run, comparison.grid)) for run in runs[1:]
+    }
+    assert max(recalls[method] for method in kept) - min(recalls[method] for method in lost) >= 0.5
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@each
+def test_why_it_is_hard_is_what_its_scene_and_its_answers_say(folder):
+    case, comparison = case_of(folder), session(folder)
+    seed, size = case["scene"]["seed"], tuple(case["scene"]["size"])
+    assert seed in EXAMPLE_SEEDS
+    scene = generate_scene(seed, size=size)
+    drawn, stored = scene.image.astype(int), np.asarray(stored_image(comparison.picture), dtype=int)
+    assert drawn.shape == stored.shape and np.abs(drawn - stored).mean() < 1, "another processor may round an edge"
+    question = next(question for question in scene.questions if question.text == case["question"])
+    assert [list(box) for box in comparison.request.evidence] == [list(box) for box in question.evidence]
+    facts = difficulty(scene, question, comparison.grid)
+    assert (case["hard"], case["kinds"]) == (facts.sentence, list(facts.kinds))
+    assert case["why"].startswith(f"{facts.sentence} ")
+    wrong = sum(normalised(answer) != normalised(case["answer"]) for answer in case["answers"].values())
+    assert case["why"].endswith(f" {wrong} of {len(case['answers'])} methods lose this answer.")
+
+
+@each
 def test_the_model_still_answers_and_keeps_as_stored(folder, vlm):
     stored = session(folder)
     request = stored.request
+    assert stored.grid.n_tokens == vlm.model.config.image_seq_length
     again = tokviz.compare(
         vlm, stored_image(stored.picture), request.question, request.methods, request.budget, seed=request.seed,
         budget_as=request.budget_as, params=request.params, max_new_tokens=request.max_new_tokens,

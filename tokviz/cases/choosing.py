@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from typing import get_args
 
@@ -111,9 +111,9 @@ def choose(found: Sequence[FoundCase], count: int) -> list[Shown]:
     pool = [shown for case in in_order for shown in showings(case)]
     missing, chosen = wanted_goals(), list[Shown]()
     while pool and len(chosen) < count:
-        told = Counter(method for one in chosen for method in one.methods)
-        asked = Counter(one.case.question_family for one in chosen)
-        best = max(pool, key=lambda one: _gain(one, missing, told, asked))
+        best = max(
+            pool, key=partial(_gain, missing=missing, shown=Counter(name for one in chosen for name in _names(one)))
+        )
         chosen.append(best)
         missing -= best.goals
         pool = [one for one in pool if one.case.seed != best.case.seed]
@@ -121,14 +121,25 @@ def choose(found: Sequence[FoundCase], count: int) -> list[Shown]:
     return sorted(chosen, key=lambda one: (one is not first, FAMILIES.index(one.case.question_family), one.case.seed))
 
 
-def _gain(one: Shown, missing: set[Goal], told: Counter[str], asked: Counter[str]) -> float:
-    """What a case adds: a point per goal, up to one for clarity, and less for what was shown before."""
-    repeated = sum(told[method] for method in one.methods)
-    return (
-        len(missing & one.goals) + one.clarity + 0.3 * one.sure - 0.1 * repeated - 0.4 * asked[one.case.question_family]
+def _names(one: Shown) -> list[str]:
+    """What should not come again and again: methods, the family of the question, wide pictures (smaller patches)."""
+    return [*one.methods, one.case.question_family, *(kind for kind in one.case.kinds if kind == "wide picture")]
+
+
+def _gain(one: Shown, missing: set[Goal], shown: Counter[str]) -> float:
+    """What a case adds: a point per goal and up to one for clarity; less for what was shown before and for controls."""
+    repeated = sum(0.1 * shown[method] for method in one.methods) + sum(
+        0.3 * shown[name] for name in _names(one)[N_SHOWN:]
     )
+    controls = sum(outcome.family == "control" for outcome in one.outcomes)
+    return len(missing & one.goals) + one.clarity + 0.3 * one.sure - repeated - 0.5 * controls
 
 
 def telling(one: Shown) -> float:
-    """How good a first impression a case makes: plain to see, little evidence, things that look alike."""
-    return one.clarity + 0.5 * ("small evidence" in one.case.kinds) + 0.3 * ("near-duplicates" in one.case.kinds)
+    """How good a first impression a case makes: plain to see, little evidence, things that look alike, all in view.
+
+    Best are methods that drop tokens before the LLM: what their pictures show is all that the model got.
+    """
+    points = {"small evidence": 0.5, "near-duplicates": 0.3, "wide picture": -0.5}
+    before = 0.5 * all(not outcome.inside for outcome in one.outcomes)
+    return one.clarity + before + sum(points.get(kind, 0.0) for kind in one.case.kinds)
