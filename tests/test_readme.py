@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from tokviz import cli
 from training.card import FOLDER, read_numbers, readme_section, with_section
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,3 +28,11 @@ def test_ci_calls_the_test_command_of_the_readme():
 def test_the_files_it_links_exist():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_shell_commands_it_shows_exist(capsys):
+    shown = {" ".join(words.split()) for words in re.findall(r"-m tokviz ([a-z]+(?: [a-z]+)?)", README)}
+    assert {"compare", "methods", "bench fidelity", "bench ablations"} <= shown
+    for words in shown:
+        assert cli.main([*words.split(), "--help"]) == 0, words
+        assert f"tokviz {words.split()[0]}" in capsys.readouterr().out
