@@ -23,6 +23,7 @@ from tokviz.types import (
     TEXT_FEATURES,
     TEXT_ROWS,
     Need,
+    Selection,
     Signals,
 )
 
@@ -358,6 +359,27 @@ def test_pictures_with_positions_of_text_are_refused(family):
     stages = [stage(2, 4, "keep")]
     with pytest.raises(Unsupported, match="mm_token_type_ids"), pruning(model, here(model), stages, spread):
         generated(model, inputs)
+
+
+def test_what_is_left_of_a_video_may_look_like_text(family):
+    """A cell and the one below and to the right of it in the next frame: on Qwen2-VL every axis rises by one."""
+    model = tiny(family)
+    inputs = prompt(model, BATCHES["videos"][:1])
+    _, rows, columns = engine_qwen.VIDEO_GRID
+    columns //= engine_qwen.MERGE
+    diagonal = [0, rows * columns // engine_qwen.MERGE + columns + 1]
+
+    def choose(stage, signals, row):
+        return Selection(torch.tensor(diagonal) if stage.site == "projector" else torch.tensor([1]))
+
+    early, late = [stage("projector", 2, "keep")], [stage(2, 1, "keep")]
+    short, _ = shorten(model, here(model), encode(model, here(model), inputs, ()), early, choose)
+    steps = short.position_ids[:, 0, short.visual_mask[0]].diff(dim=1)[:, 0].tolist()
+    assert steps[1:] == [1, 1] and (steps[0] == 1) == (family == "qwen2_vl")
+    with pruning(model, here(model), late, choose, prompt=short):
+        logits = generated(model, short.generate_inputs())[1]
+    with pruning(model, here(model), [*early, *late], choose):
+        assert torch.equal(generated(model, inputs)[1], logits)
 
 
 def test_pictures_and_videos_in_one_prompt_are_refused(family):
