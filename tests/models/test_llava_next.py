@@ -131,6 +131,10 @@ def test_variants_that_would_be_cut_wrongly_are_refused():
     CASE.here.check(model, llava_next_processor(), "it")
     with pytest.raises(Unsupported, match="image_grid_pinpoints are not those"):
         CASE.here.check(model, llava_next_processor(pinpoints=PINPOINTS[:2]), "it")
+    square = CASES["llava"].processor()
+    square.image_processor.size, square.image_processor.crop_size = {"shortest_edge": SIDE}, {"shortest_edge": SIDE}
+    with pytest.raises(Unsupported, match="image_grid_pinpoints are not those"):
+        CASE.here.check(model, square, "it")
     with pytest.raises(Unsupported, match=r"tiles of other sizes \(\[24, 32\] px\)"):
         CASE.here.check(model, llava_next_processor(side=32), "it")
     with pytest.raises(Unsupported, match="or patches"):

@@ -104,7 +104,7 @@ def test_the_embedded_model_is_known_before_it_is_loaded(monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [{"model_type": "gpt"}, {"text_config": {}}, {"vision_config": None}, {"vision_feature_layer": [1, 2]},
-     {"vision_feature_layer": None}],
+     {"vision_feature_layer": None}, {"vision_feature_layer": float("inf")}],
 )  # fmt: skip
 def test_a_configuration_that_says_too_little_is_not_guessed(tmp_path: Path, change):
     config = json.loads((embedded_folder() / "config.json").read_text())

@@ -40,7 +40,8 @@ class LlavaNext(Llava):
                 f"{name} has a processor that cuts tiles of other sizes ({sorted(sides)} px) or patches than its model."
             )
         pinpoints = _pinpoints(model.config.image_grid_pinpoints)
-        if pinpoints != _pinpoints(image_processor.image_grid_pinpoints):
+        # LLaVA-1.5's processor, which makes one square of every picture, has none.
+        if pinpoints != _pinpoints(getattr(image_processor, "image_grid_pinpoints", ())):
             raise Unsupported(f"{name} has a processor whose image_grid_pinpoints are not those of its model.")
         _check_pinpoints(pinpoints, vision.image_size)
 

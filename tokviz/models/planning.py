@@ -21,7 +21,7 @@ def planning_before_loading(name: str) -> PlanningInfo | None:
     try:
         config = _config(name)
         return FAMILIES[config["model_type"]].planned(config)
-    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (OSError, KeyError, TypeError, ValueError, ArithmeticError):
         return None
 
 

@@ -76,8 +76,8 @@ def comparison_figure(
 
     Args: view ``"kept"``, ``"score"``, ``"clusters"`` or ``"died"``, how many stages each token survived (a method
     without a score, merges or a second stage shows what it kept, and says so); methods which runs beside the unpruned
-    one (None: all); grid_view tile or frame of the grid; dpi pixels per inch of the pictures inside (figures are 4 to
-    11.5 inches wide). Raises BadInput for anything unknown.
+    one (None: all); layer what of the grid is drawn (None: the last, see ``GridView``); dpi pixels per inch of the
+    pictures inside (figures are 4 to 11.5 inches wide). Raises BadInput for anything unknown.
     """
     if view not in VIEWS:
         raise BadInput(f"The view must be one of {', '.join(VIEWS)}, not {view!r}.")

@@ -1,9 +1,9 @@
 """One run drawn on the picture: what it kept, its scores, its merge groups. Pure: same comparison, same pixels.
 
 All pictures are ``(height, width, 3)`` uint8 RGB at the picture's own resolution; give ``canvas=open_canvas(comparison,
-view=…, long_side=…)`` for another size or another tile or frame, or to decode the picture once for several overlays.
-``stage`` counts like a Python index (-1: after the last stage). What the model never saw is veiled white and hatched;
-the evidence is boxed in dashes.
+layer=…, long_side=…)`` for another size or another layer of the grid, or to decode the picture once for several
+overlays. ``stage`` counts like a Python index (-1: after the last stage). What the model never saw is veiled white and
+hatched; the evidence is boxed in dashes.
 """
 
 from __future__ import annotations
