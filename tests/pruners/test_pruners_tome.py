@@ -11,7 +11,7 @@ from tokviz.pruners.tome import PRUNER, merges_per_block
 from tokviz.types import Budget, PlanningInfo, Signals
 
 LLAVA = PlanningInfo(n_visual=576, n_blocks=32, vision_blocks=23)
-EMBEDDED = PlanningInfo(n_visual=144, n_blocks=8, vision_blocks=5)
+EMBEDDED = PlanningInfo(n_visual=576, n_blocks=8, vision_blocks=5)
 
 
 def selects(order="raster", **info):
@@ -239,20 +239,20 @@ def test_every_total_that_can_be_reached_is_planned_evenly():
                 merges_per_block(n, n - least + 1, blocks)
 
 
-def test_the_embedded_tower_is_too_shallow_for_four_tokens():
+def test_the_embedded_tower_is_too_shallow_for_seventeen_tokens():
     params = PRUNER.complete({})
-    schedule = PRUNER.schedule(Budget(5), EMBEDDED, params)
-    assert schedule.final_count(144) == 5
-    with pytest.raises(BadInput, match="leaves at least 5 of a picture's 144 tokens in 5 vision blocks"):
-        PRUNER.schedule(Budget(4), EMBEDDED, params)
+    schedule = PRUNER.schedule(Budget(18), EMBEDDED, params)
+    assert schedule.final_count(576) == 18
+    with pytest.raises(BadInput, match="leaves at least 18 of a picture's 576 tokens in 5 vision blocks"):
+        PRUNER.schedule(Budget(17), EMBEDDED, params)
 
 
 def test_blocks_that_merge_nothing_have_no_stage():
     params = PRUNER.complete({"proportional_attention": False})
-    assert PRUNER.schedule(Budget(144), EMBEDDED, params).stages == ()
-    assert PRUNER.schedule(Budget(500), EMBEDDED, params).stages == ()
-    (stage,) = PRUNER.schedule(Budget(143), EMBEDDED, params).stages
-    assert (stage.site, stage.keep, stage.proportional_attention) == (VisionBlock(0), 143, False)
+    assert PRUNER.schedule(Budget(576), EMBEDDED, params).stages == ()
+    assert PRUNER.schedule(Budget(900), EMBEDDED, params).stages == ()
+    (stage,) = PRUNER.schedule(Budget(575), EMBEDDED, params).stages
+    assert (stage.site, stage.keep, stage.proportional_attention) == (VisionBlock(0), 575, False)
 
 
 def test_several_pictures_lose_the_same_number():
