@@ -149,7 +149,7 @@ def test_bad_input_ends_with_a_sentence(loaded, capsys, tmp_path, monkeypatch, a
 
 @pytest.mark.timeout(900)  # six processes that import torch, on a machine that may be busy
 def test_two_workers_are_killed_and_interrupted_leave_nothing_behind_and_go_on(loaded, tmp_path):
-    asked = ["--methods", "divprune", "--budgets", "6%,5%,4%,3%", "--scenes", "6"]
+    asked = ["--methods", "divprune", "--budgets", "6%,5%,4%,3%", "--scenes", "20"]
     command = [sys.executable, "-m", "tokviz", "bench", "fidelity", *asked, "--workers", "2"]
     command += ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
     times: dict[Path, int] = {}
@@ -166,12 +166,12 @@ def test_two_workers_are_killed_and_interrupted_leave_nothing_behind_and_go_on(l
         wait_until_nobody_is_left(running.pid)
         if ending == signal.SIGINT:
             assert running.returncode == 130, said
-            assert "Traceback" not in said and "of 6 scenes are finished and stored" in said
+            assert "Traceback" not in said and "of 20 scenes are finished and stored" in said
         now = finished(tmp_path)
         assert len(now) > len(times) and now.items() >= times.items()
         times = now
     assert bench(tmp_path, *asked, "--workers", 1) == 0
-    assert len(stored(tmp_path)) == 2 * (1 + 4 * 4), "two chunks; four methods at four budgets, and the unpruned model"
+    assert len(stored(tmp_path)) == 4 * (1 + 4 * 4), "four chunks; four methods at four budgets, and the unpruned model"
     assert finished(tmp_path).keys() == set(stored(tmp_path)), "nothing is left unfinished"
     assert finished(tmp_path).items() >= times.items(), "nothing was computed again"
 

@@ -1,7 +1,7 @@
 """Whatever a stage of any method is given, what it returns obeys the contract of ``Selection``."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -242,6 +242,8 @@ def test_half_precision_is_ranked_in_float32(variant):
 def test_a_stage_looks_only_at_what_it_declares(variant):
     layout = variant.layouts()[-2]
     everything, _ = make_signals(5, layout, llm_input=3 if isinstance(variant.stage.site, int) else 0)
+    if not variant.info.has_cls:  # an encoder has [CLS], or attention received stands in for it: never both
+        everything = replace(everything, cls_attention=None, cls_logits=None, cls_full_width=None)
     declared, _ = variant.signals(5, layout)
     if declared.attention_rows is not None:
         everything = mapped(everything, lambda name, t: declared.attention_rows if name == "attention_rows" else t)
