@@ -53,8 +53,8 @@ def first_token(vlm, prompt, block):
 
 
 def test_against_masked_attention(vlm):
-    largest = 0.0
-    for sample in scene_samples(3):
+    # Where the answer is "no", a model that sees nothing says the same: the third sample would test nothing.
+    for sample in [scene_samples(4)[number] for number in (0, 1, 3)]:
         inputs, _ = model_inputs(vlm, sample.image, sample.question)
         prompt = encode(vlm.model, vlm.family, inputs, ())
         full = first_token(vlm, prompt, vlm.record.n_blocks)
@@ -65,8 +65,7 @@ def test_against_masked_attention(vlm):
         found = divergence_per_block(vlm, sample, range(1, vlm.record.n_blocks))
         assert found.dtype == torch.float64
         assert found.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-7)
-        largest = max(largest, *expected)
-    assert largest > 1e-3, "the picture makes no difference: nothing would be tested"
+        assert max(expected) > 1e-3, "the picture makes no difference: nothing would be tested"
 
 
 def test_the_mean_over_samples_decides(vlm):

@@ -220,9 +220,9 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """Stage 1 at the encoder's output, stage 2 before blocks 3, 7, 16 of 32 (and of 40; 3, 7, 13 of 28).
 
     Other depths: in proportion, see ``carried_blocks``. Counts: see ``plan_counts``. Positions are renumbered where
-    that can be done. Families that merge patches behind their encoder have
-    stage 1 on the embeddings that enter the LLM. Without [CLS] it ranks by the attention received, as the paper does on
-    Qwen2-VL. Raises BadInput when the average cannot be met.
+    that can be done. Families that merge patches behind their encoder have stage 1 on the embeddings that enter the
+    LLM. Without [CLS] it ranks by the attention received, as the paper does on Qwen2-VL. Raises BadInput when the
+    average cannot be met.
     """
     first, blocks, counts = plan_counts(budget, info, params)
     llava = "llava" in info.family
