@@ -11,6 +11,7 @@ MethodFamily = Literal[
 ]
 BudgetMeaning = Literal["published", "final", "average"]
 PositionPolicy = Literal["keep", "reindex"]
+Media = Literal["picture", "video"]
 ChartKind = Literal["line", "scatter", "bars"]
 Params = Mapping[str, Any]
 Box = tuple[float, float, float, float]

@@ -35,6 +35,8 @@ class GridView(Record):
     layer: views of one layer show different parts of the picture, side by side, and can be drawn together; a picture
     that is looked at twice, whole (0) and in crops (1), has two layers. top, left: where the view's first row and
     column lie among the rows and columns of its layer.
+    frames: of a video, which of the sampled frames (counted from 0) the view shows, one or several that became one grid
+    (two of Qwen's); then every view is a layer of its own. Empty for pictures.
     """
 
     name: str
@@ -44,6 +46,7 @@ class GridView(Record):
     layer: int = 0
     top: int = 0
     left: int = 0
+    frames: tuple[int, ...] = ()
 
 
 class TokenGrid(Record):
@@ -51,7 +54,7 @@ class TokenGrid(Record):
 
     Shape: all lists have ``N`` entries in the order in which the LLM receives the unpruned tokens. ``row`` and ``col``
     are -1 and ``box`` is None for tokens that are no patch (newline, video [CLS]). Boxes are in pixels of the original
-    picture and are clipped to it.
+    picture (of each frame, for a video, whose frames have one size) and are clipped to it.
     """
 
     picture_size: tuple[int, int]
@@ -65,6 +68,16 @@ class TokenGrid(Record):
     def n_tokens(self) -> int:
         """Number of visual tokens, patches and others."""
         return len(self.view)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the views are frames of a video."""
+        return any(view.frames for view in self.views)
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether the views are a thumbnail and crops of one picture."""
+        return not self.is_video and any(view.layer > 0 for view in self.views)
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
@@ -212,8 +225,32 @@ class PictureRecord(Record):
     name: str = ""
 
 
+class FrameRecord(Record):
+    """One sampled frame: its number in the file (from 0), the time it is shown at in seconds, and what it shows."""
+
+    index: int
+    time_s: float
+    picture: PictureRecord
+
+
+class VideoRecord(Record):
+    """The video of a request: the file's facts (size in px after rotation), digest of its bytes, the sampled frames."""
+
+    name: str = ""
+    sha256: str
+    width: int
+    height: int
+    duration_s: float
+    fps: float
+    n_frames: int
+    frames: list[FrameRecord]
+
+
 class Request(Record):
-    """What was asked."""
+    """What was asked.
+
+    evidence_frames: of a video, the sampled frame (counted from 0) of each box of ``evidence``; else empty.
+    """
 
     question: str
     methods: list[str]
@@ -225,6 +262,7 @@ class Request(Record):
     repeats: int
     expected_answer: str | None = None
     evidence: list[Box] = []
+    evidence_frames: list[int] = []
 
 
 class ModelRecord(Record):
@@ -244,12 +282,15 @@ class Comparison(Record):
     """The runs of one request. ``runs[0]`` is the unpruned one (method ``full``).
 
     text_tokens: the prompt's tokens behind the last visual token, as text; empty in sessions of earlier versions.
+    video: None when the question was about a picture; else ``picture`` is its first sampled frame, and ``evidence`` of
+    the request lies in the frames that ``request.evidence_frames`` says.
     """
 
     schema_version: int = SCHEMA_VERSION
     request: Request
     model: ModelRecord
     picture: PictureRecord
+    video: VideoRecord | None = None
     grid: TokenGrid
     text_tokens: list[str] = []
     runs: list[Run]

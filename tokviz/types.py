@@ -358,7 +358,8 @@ class PlanningInfo:
     """What a method may know about the model and the prompt when it plans its stages.
 
     n_visual: visual tokens N that enter the LLM unpruned. n_blocks: LLM blocks L. n_views: pictures, tiles or frames
-    that N is made of. has_tiles: view 0 is a thumbnail and the others are crops of the same picture. merges_patches:
+    that N is made of. has_tiles: view 0 is a thumbnail and the others are crops of the same picture. has_frames: the
+    views are frames of a video, in order. merges_patches:
     the encoder merges patches into visual tokens (2x2 in Qwen), so sites inside or behind it see other rows than the
     LLM. vision_blocks: how many blocks of the vision tower the features pass through (23 of CLIP's 24 in LLaVA-1.5);
     None when the family gives no access to them. has_text_tower: the CLIP text tower that belongs to the vision tower
@@ -372,6 +373,7 @@ class PlanningInfo:
     has_cls: bool = True
     n_views: int = 1
     has_tiles: bool = False
+    has_frames: bool = False
     merges_patches: bool = False
     vision_blocks: int | None = None
     has_text_tower: bool = False

@@ -1,8 +1,9 @@
-"""With which arguments a model's own ``get_image_features`` is called: ``generate`` hands them to nothing else.
+"""With which arguments a model's own encoders are called: ``generate`` hands them to nothing else.
 
-The sizes that decide how many tokens a picture becomes never reach a module's forward there. While at least one context
-watches a model, one wrapper stands in for the method on that instance; it tells the watchers and calls the original.
-Contexts may be entered and left in any order and from any thread.
+What decides how many tokens a picture or video becomes (sizes, frames) never reaches a module's forward there. While at
+least one context watches a model, one wrapper each stands in for its ``get_image_features`` and ``get_video_features``
+on that instance; it tells the watchers and calls the original. Contexts may be entered and left in any order and from
+any thread.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import Any
 
 from .watching import Active
 
-_METHOD = "get_image_features"
+_METHODS = ("get_image_features", "get_video_features")
 _lock = threading.RLock()
 _watchers: dict[int, tuple[Callable[[Mapping[str, Any]], None], ...]] = {}
 
 
 @contextmanager
 def watched_encoding(base: Any, see: Callable[[Mapping[str, Any]], None], active: Active) -> Iterator[None]:
-    """Call ``see(arguments by name)`` before ``base`` encodes pictures where ``active()``, until the block is left."""
+    """Call ``see(arguments by name)`` before ``base`` encodes pictures or videos where ``active()``, until left."""
 
     def guarded(arguments: Mapping[str, Any]) -> None:
         if active():
@@ -31,7 +32,8 @@ def watched_encoding(base: Any, see: Callable[[Mapping[str, Any]], None], active
 
     with _lock:
         if not _watchers.get(id(base)):
-            _install(base)
+            for method in _methods(base):
+                _install(base, method)
         _watchers[id(base)] = (*_watchers.get(id(base), ()), guarded)
     try:
         yield
@@ -42,11 +44,16 @@ def watched_encoding(base: Any, see: Callable[[Mapping[str, Any]], None], active
                 _watchers[id(base)] = left
             else:
                 del _watchers[id(base)]
-                delattr(base, _METHOD)
+                for method in _methods(base):
+                    delattr(base, method)
 
 
-def _install(base: Any) -> None:
-    original = getattr(base, _METHOD)
+def _methods(base: Any) -> list[str]:
+    return [method for method in _METHODS if hasattr(type(base), method)]
+
+
+def _install(base: Any, method: str) -> None:
+    original = getattr(base, method)
     signature, name = inspect.signature(original), id(base)
 
     @wraps(original)  # transformers filters the arguments of ``generate`` by this method's signature
@@ -55,4 +62,4 @@ def _install(base: Any) -> None:
             watcher(signature.bind(*args, **kwargs).arguments)
         return original(*args, **kwargs)
 
-    setattr(base, _METHOD, watched)
+    setattr(base, method, watched)

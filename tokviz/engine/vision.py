@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily, PictureTokens
 from ..types import Need
-from .attention import attention_logits, attention_rows, received_attention
+from .attention import attention_logits, attention_rows, lifted, received_attention
 from .encoding import watched_encoding
 from .needs import VISION_KINDS
 from .tap import can_tap, tapped
@@ -123,8 +123,9 @@ class VisionCapture:
         if images is None:
             return None
         n_images, per_image = images.features.shape[:2]
-        _check_sizes(images.seen, per_image)
         pictures = list(self._family.pictures(self._model, images.arguments, n_images, per_image))
+        if pictures and pictures[0].sources is None:
+            _check_sizes(images.seen, per_image)
         n_tokens = sum(len(picture.patch) for picture in pictures)
         copies, rest = divmod(sum(counts), max(n_tokens, 1))
         if rest or copies < 1 or len(counts) % copies:
@@ -200,7 +201,11 @@ def _row(images: _Images, pictures: list[PictureTokens], first: int) -> VisionSi
     def of_row(kind: str, values: Tensor) -> Tensor:
         if kind == "cls_feature":
             return values[first : first + n_images]
-        return _taken(values.flatten(0, 1), source, torch.nan if kind in _CLS_ROWS else 0.0)
+        missing = torch.nan if kind in _CLS_ROWS else 0.0
+        if pictures and pictures[0].sources is not None:
+            mine = _mixed(values[first : first + n_images], pictures)
+            return mine.masked_fill(~is_patch.to(mine.device).reshape(-1, *[1] * (mine.dim() - 1)), missing)
+        return _taken(values.flatten(0, 1), source, missing)
 
     device = images.features.device
     return VisionSignals(
@@ -213,6 +218,27 @@ def _row(images: _Images, pictures: list[PictureTokens], first: int) -> VisionSi
         patch=None if bool(is_patch.all()) else is_patch.to(device),
         n_pictures=len(pictures),
     )
+
+
+def _mixed(values: Tensor, pictures: Sequence[PictureTokens]) -> Tensor:
+    """What tokens see that stand for several patches of the tower each: the weighted mean, 0 for those of none.
+
+    Shape: values ``(images, patches, ...)``, of which each picture takes its next ones -> ``(n, ...)``.
+    """
+    rows, first = [], 0
+    for picture in pictures:
+        assert picture.sources is not None
+        patches = lifted(values[first : first + picture.n_tiles].flatten(0, 1))
+        sources = picture.sources.to(patches.device)
+        given = sources >= 0
+        if picture.weights is None:
+            weights = given / given.sum(dim=1, keepdim=True).clamp(min=1)
+        else:
+            weights = picture.weights.to(patches.device) * given
+        weights = weights.to(patches.dtype).reshape(*weights.shape, *[1] * (patches.dim() - 1))
+        rows.append((patches[sources.clamp(min=0)] * weights).sum(dim=1))
+        first += picture.n_tiles
+    return torch.cat(rows)
 
 
 def _taken(values: Tensor, source: Tensor, missing: float) -> Tensor:
@@ -237,10 +263,13 @@ def captured_vision(model: Any, family: ModelFamily, needs: Iterable[Need], acti
             stack.enter_context(watched_encoding(model.base_model, capture.see_encoding, active))
         stack.callback(before_forward(family.projector(model), capture.see_projector, active))
         for block, wanted in kinds.items():
+            # Once each: pictures and videos mostly pass through the same tower.
             if wanted - {"cls_feature"}:
-                _watch(stack, capture, family.vision_attention(model, block), block, wanted, active)
+                for attention in dict.fromkeys(family.vision_attention(model, block, media) for media in family.takes):
+                    _watch(stack, capture, attention, block, wanted, active)
             if "cls_feature" in wanted:
-                _watch_output(stack, capture, family.vision_block(model, block), block, active)
+                for whole in dict.fromkeys(family.vision_block(model, block, media) for media in family.takes):
+                    _watch_output(stack, capture, whole, block, active)
         yield capture
 
 

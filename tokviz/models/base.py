@@ -8,8 +8,20 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from ..errors import Unsupported
+from ..names import Media
 from ..records import TokenGrid
 from ..types import PlanningInfo
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What the header of a video file says, before anything is decoded. Size ``(width, height)`` px after rotation."""
+
+    n_frames: int
+    fps: float
+    duration_s: float
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -60,28 +72,51 @@ class PatchMerging:
 
 @dataclass(frozen=True)
 class PictureTokens:
-    """How what the vision tower made of one picture becomes its visual tokens.
+    """How what the vision tower made of one picture or video becomes its visual tokens.
 
-    n_tiles: images that the tower saw of this picture (1 without tiling; thumbnail and crops otherwise).
+    n_tiles: images that the tower saw of it (1 without tiling; thumbnail and crops; the frames of a video).
     Shape, in the order in which the LLM receives the tokens: tile ``(n,)`` int64, which of these images a token belongs
-    to. patch ``(n,)`` int64, the patch of that image (raster order) that it is made of, -1 for tokens that are no patch
-    (newline).
+    to. patch ``(n,)`` int64, the row of that image, of those that enter the projector, that it is made of (a patch in
+    raster order, mostly), -1 for tokens that are no patch (newline, video [CLS]).
+    sources ``(n, k)`` int64: where a token is not one patch of the tower, the patches ([CLS] not counted) whose signals
+    it takes, as ``tile * patches + patch``, -1 for none; weights ``(n, k)``: how much of each, None for their mean.
     """
 
     n_tiles: int
     tile: Tensor
     patch: Tensor
+    sources: Tensor | None = None
+    weights: Tensor | None = None
+
+
+class PicturesOnly:
+    """The part of a family that takes pictures and no video."""
+
+    takes: tuple[Media, ...] = ("picture",)
+
+    def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
+        """Raises Unsupported."""
+        raise Unsupported(_NO_VIDEO)
+
+    def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
+        """Raises Unsupported."""
+        raise Unsupported(_NO_VIDEO)
+
+
+_NO_VIDEO = "This model answers questions about pictures, not about videos; choose a model that takes videos."
 
 
 class ModelFamily(Protocol):
     """WHERE visual tokens live in one family of models. Stateless: every call gets the model.
 
-    ``id`` is the field's name of the family ("llava"), ``reindexes`` whether pruners may renumber positions (never for
-    multi-dimensional rotary positions, ``methods.md`` 0.4), ``layout_arguments`` which arguments of the model's own
-    ``get_image_features`` decide how many tokens a picture becomes (() where every picture becomes the same number).
+    ``id`` is the field's name of the family ("llava"), ``takes`` what questions can be about, ``reindexes`` whether
+    pruners may renumber positions (never for multi-dimensional rotary positions, ``methods.md`` 0.4),
+    ``layout_arguments`` which arguments of the model's own ``get_image_features`` and ``get_video_features`` decide how
+    many tokens a picture or video becomes (() where every picture becomes the same number).
     """
 
     id: str
+    takes: tuple[Media, ...]
     reindexes: bool
     layout_arguments: tuple[str, ...]
 
@@ -103,10 +138,13 @@ class ModelFamily(Protocol):
     def visual_token_ids(self, model: Any) -> tuple[int, ...]:
         """Placeholder token ids (image, video) whose positions hold visual tokens."""
 
-    def vision_attention(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
-        """The attention module of the vision block whose output becomes the features, or of the last block."""
+    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+        """The attention module of the vision block whose output becomes the features, or of the last block.
 
-    def vision_block(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
+        Where pictures and videos have towers of their own, ``media`` says which; else both have the same module.
+        """
+
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
         """The vision block whose output becomes the features, or the last one; returns ``(P, rows, D_v)``."""
 
     def vision_tower(self, model: Any) -> VisionTower | None:
@@ -121,9 +159,10 @@ class ModelFamily(Protocol):
     def pictures(
         self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
     ) -> Sequence[PictureTokens]:
-        """How the pictures of one call of ``get_image_features`` become visual tokens, in the order of the prompt.
+        """How the pictures (or videos) of one call of the model's encoder become visual tokens, in the prompt's order.
 
-        Args: arguments: those named in ``layout_arguments``; the projector was given ``n_images`` of ``n_patches``.
+        Args: arguments: those named in ``layout_arguments``, as far as the call had them (so they say whether it was
+        about videos); the projector was given ``n_images`` of ``n_patches`` rows.
         """
 
     def projector(self, model: Any) -> nn.Module:
@@ -137,3 +176,15 @@ class ModelFamily(Protocol):
 
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Geometry of the visual tokens of one picture of ``(width, height)`` pixels, as this processor cuts it."""
+
+    def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
+        """The numbers (from 0, ascending) of the frames that this family looks at; ``wanted``: how many, None its own.
+
+        Raises Unsupported for families that take no video.
+        """
+
+    def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
+        """Geometry of ``n_frames`` sampled frames of ``(width, height)`` px; see ``GridView.frames``.
+
+        Raises Unsupported for families that take no video.
+        """

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ..errors import Unsupported
 from ..measures import prefill_flops
-from ..names import Box
+from ..names import Box, Media
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import PatchMerging, PictureTokens, VisionTower, VisionTowerBlock
+from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower, VisionTowerBlock
 
 
-class Llava:
+class Llava(PicturesOnly):
     """CLIP tower with [CLS], features of ``vision_feature_layer``, two-layer projector, Llama-like decoder."""
 
     id = "llava"
@@ -62,13 +62,13 @@ class Llava:
         """The id of ``<image>``."""
         return (model.config.image_token_id,)
 
-    def vision_attention(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
+    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
         """Attention module of the block that makes the features (``vision_feature_layer``), or of the last block."""
-        whole: Any = self.vision_block(model, block)
+        whole: Any = self.vision_block(model, block, media)
         attention: nn.Module = whole.self_attn
         return attention
 
-    def vision_block(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
         """The block that makes the features (``vision_feature_layer``), or the last block of the tower."""
         layers: Sequence[nn.Module] = _tower(model).encoder.layers
         return layers[-1] if block == "last" else layers[_feature_blocks(model) - 1]

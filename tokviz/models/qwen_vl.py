@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from ..errors import BadInput, Unsupported
 from ..measures import prefill_flops
+from ..names import Media
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import PatchMerging, PictureTokens, VisionTower
+from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower
 
 
-class QwenVL:
+class QwenVL(PicturesOnly):
     """Vision tower without [CLS] whose patches of all pictures form one sequence; decoder with mRoPE.
 
     Kept tokens keep their three position ids (``methods.md`` 0.4). Both published families merge ``m x m`` patches
@@ -40,12 +41,12 @@ class QwenVL:
         """The ids of ``<|image_pad|>`` and ``<|video_pad|>``."""
         return (model.config.image_token_id, model.config.video_token_id)
 
-    def vision_attention(self, model: Any, block: Literal["feature", "last"]) -> nn.Module:
+    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
         """Attention of the last block that looks at whole frames, for both: the features leave the last block."""
         attention: nn.Module = self.vision_block(model, block).attn
         return attention
 
-    def vision_block(self, model: Any, block: Literal["feature", "last"]) -> Any:
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> Any:
         """The last block that attends over whole frames."""
         return model.base_model.visual.blocks[self.last_whole_frame_block(model.config.vision_config)]
 
