@@ -11,11 +11,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
@@ -27,7 +23,6 @@ from tokviz.errors import BadInput, Unsupported
 from tokviz.lane import planning_info
 from tokviz.models.catalog import CATALOG, find
 from tokviz.models.families import FAMILIES
-from tokviz.models.memory import parameters
 from tokviz.models.planning import planning_before_loading
 from tokviz.models.prompts import model_inputs
 from tokviz.models.qwen_vl import merged_patch_grid
@@ -176,23 +171,12 @@ def test_a_comparison_runs_and_its_records_are_true(vlm):
     assert [stage.score.label for stage in runs["fastervlm"].stages] == ["Attention received"]
 
 
-@pytest.mark.parametrize("entry", [e for e in CATALOG if "qwen" in e.family], ids=lambda entry: entry.id)
-def test_the_menu_counts_every_parameter_and_plans_without_loading(entry):
-    kinds = {
-        "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
-        "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
-    }[entry.family]
-    config = {name: entry.config[name] for name in ("text_config", "vision_config", "tie_word_embeddings")}
-    with torch.device("meta"):
-        model = kinds[1](kinds[0](**{k: dict(v) if isinstance(v, dict) else v for k, v in config.items()}))
-    model.tie_weights()
-    counted = parameters(entry.config)
-    assert counted.total == sum(parameter.numel() for parameter in model.parameters())
-    assert counted.linear == sum(
-        m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not model.lm_head
-    )
+@pytest.mark.parametrize(
+    "entry", [e for e in CATALOG if e.family in ("qwen2_vl", "qwen2_5_vl")], ids=lambda entry: entry.id
+)
+def test_the_menu_plans_without_loading(entry):
     # What the published checkpoints hold, in billions.
-    assert counted.total / 1e9 == pytest.approx({"2": 2.21, "7": 8.29, "3": 3.75}[entry.label[-2]], abs=0.006)
+    assert entry.parameters.total / 1e9 == pytest.approx({"2": 2.21, "7": 8.29, "3": 3.75}[entry.label[-2]], abs=0.006)
     assert len(entry.revision) == 40 and find(entry.id) is entry
     info = planning_before_loading(entry.id)
     assert (info.family, info.n_visual) == (entry.family, 1296) and not info.renumbers

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from ..errors import BadInput
-from ..models.catalog import EMBEDDED_MODEL, embedded_folder
+from ..models.embedded import EMBEDDED_MODEL, embedded_folder
 from ..render.plain_text import plain_text
 from .terminal import out, quiet_unless
 

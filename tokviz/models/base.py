@@ -12,6 +12,7 @@ from ..errors import Unsupported
 from ..names import Media
 from ..records import TokenGrid
 from ..types import PlanningInfo
+from .entries import CatalogEntry
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,12 @@ class ModelFamily(Protocol):
     ``id`` is the field's name of the family ("llava"), ``takes`` what questions can be about, ``reindexes`` whether
     pruners may renumber positions (never for multi-dimensional rotary positions, ``methods.md`` 0.4),
     ``layout_arguments`` which arguments of the model's own ``get_image_features`` and ``get_video_features`` decide how
-    many tokens a picture or video becomes (() where every picture becomes the same number).
+    many tokens a picture or video becomes (() where every picture becomes the same number). ``catalog``: the published
+    checkpoints that the menu of models offers.
     """
 
     id: str
+    catalog: tuple[CatalogEntry, ...]
     takes: tuple[Media, ...]
     reindexes: bool
     layout_arguments: tuple[str, ...]

@@ -14,12 +14,26 @@ from ..names import Box, Media
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
 from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower, VisionTowerBlock
+from .entries import CLIP_L_336, VICUNA_7B, VICUNA_13B, CatalogEntry
+from .memory import Parameters
+
+_SIZES = {"model_type": "llava", "vision_feature_layer": -2, "vision_config": CLIP_L_336}
 
 
 class Llava(PicturesOnly):
     """CLIP tower with [CLS], features of ``vision_feature_layer``, two-layer projector, Llama-like decoder."""
 
     id = "llava"
+    catalog: tuple[CatalogEntry, ...] = (
+        CatalogEntry(
+            "llava-hf/llava-1.5-7b-hf", "LLaVA-1.5 7B", "llava", "llama2", {**_SIZES, "text_config": VICUNA_7B},
+            Parameters(6_798_966_784, 264_460_288), 576,
+        ),
+        CatalogEntry(
+            "llava-hf/llava-1.5-13b-hf", "LLaVA-1.5 13B", "llava", "llama2", {**_SIZES, "text_config": VICUNA_13B},
+            Parameters(13_021_216_768, 330_277_888), 576,
+        ),
+    )  # fmt: skip
     reindexes = True
     layout_arguments: tuple[str, ...] = ()
 

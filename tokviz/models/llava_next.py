@@ -19,15 +19,35 @@ from ..names import Box
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
 from .base import PictureTokens, VisionTower
+from .entries import CLIP_L_336, MISTRAL_7B, VICUNA_7B, VICUNA_13B, CatalogEntry
 from .llava import Llava, side_of
+from .memory import Parameters
 
 _SQUARE = (1000, 1000)
+_SIZES = {
+    "model_type": "llava_next", "vision_feature_layer": -2, "vision_config": CLIP_L_336,
+    "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+}  # fmt: skip
 
 
 class LlavaNext(Llava):
     """Tower, projector and decoder as in LLaVA-1.5 (Llama or Mistral); ``image_sizes`` decide the tokens."""
 
     id = "llava_next"
+    catalog = (
+        CatalogEntry(
+            "llava-hf/llava-v1.6-vicuna-7b-hf", "LLaVA-NeXT 7B (Vicuna)", "llava_next", "llama2",
+            {**_SIZES, "text_config": VICUNA_7B}, Parameters(6_798_966_784, 264_464_384), 2928,
+        ),
+        CatalogEntry(
+            "llava-hf/llava-v1.6-vicuna-13b-hf", "LLaVA-NeXT 13B (Vicuna)", "llava_next", "llama2",
+            {**_SIZES, "text_config": VICUNA_13B}, Parameters(13_021_216_768, 330_283_008), 2928,
+        ),
+        CatalogEntry(
+            "llava-hf/llava-v1.6-mistral-7b-hf", "LLaVA-NeXT 7B (Mistral)", "llava_next", "apache-2.0",
+            {**_SIZES, "text_config": MISTRAL_7B}, Parameters(7_302_283_264, 264_464_384), 2928,
+        ),
+    )  # fmt: skip
     layout_arguments = ("image_sizes",)
 
     def check(self, model: Any, processor: Any, name: str) -> None:

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from ..errors import BadInput, Unsupported
 from ..records import ModelRecord
 from .base import ModelFamily
-from .catalog import EMBEDDED_MODEL, embedded_folder, find
+from .catalog import find
+from .embedded import EMBEDDED_MODEL, embedded_folder
 from .families import FAMILIES
 
 # What transformers and safetensors raise on damaged or odd folders (found by damaging them).

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..types import PlanningInfo
-from .catalog import EMBEDDED_MODEL, embedded_folder, find
+from .catalog import find
+from .embedded import EMBEDDED_MODEL, embedded_folder
 from .families import FAMILIES
 
 

@@ -14,6 +14,30 @@ from ..names import Media
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
 from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower
+from .entries import decoder
+
+MOST_TOKENS = 12845056 // 28**2
+"""``longest_edge`` of the published processors of Qwen2-VL and Qwen2.5-VL, in pixels, over the pixels of a cell."""
+
+
+def published(kind: str, text: tuple[int, int, int, int, int], tied: bool, vision: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a published checkpoint, for its entry in the menu.
+
+    Args: kind: ``model_type``. text: hidden size, MLP width, blocks, heads, key and value heads. tied: the output
+    matrix is that of the embeddings. vision: the sizes of the tower in which Qwen2-VL and Qwen2.5-VL differ.
+    """
+    tower = {
+        "depth": 32, "num_heads": 16, "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }  # fmt: skip
+    return {
+        "model_type": kind,
+        "tie_word_embeddings": tied,
+        "vision_config": {**tower, **vision},
+        "text_config": decoder(f"{kind}_text", *text, vocabulary=151936 if tied else 152064),
+        # Not of config.json: a picture of 1000 x 1000 px becomes 36 x 36 cells of 28 px.
+        "visual_tokens": 36 * 36,
+    }
 
 
 class QwenVL(PicturesOnly):
@@ -117,7 +141,7 @@ class QwenVL(PicturesOnly):
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """How many tokens a picture becomes is in no ``config.json``: the processor decides, by the picture's size.
 
-        So it is known of the menu's models only, where ``visual_tokens`` stands beside the sizes (``catalog.py``).
+        So it is known of the menu's models only, where ``visual_tokens`` stands beside the sizes (``published``).
         """
         text = config.get("text_config", config)  # hub files have the decoder's sizes at the top
         return PlanningInfo(
