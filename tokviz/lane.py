@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
@@ -14,6 +14,7 @@ import torch
 from .engine import Answer, Prompt, StageEvent, answer, pruning, shorten
 from .errors import BadInput, Stopped
 from .measures import decode_flops, merging_flops, prefill_flops, timing
+from .models.base import ModelFamily
 from .models.loading import VisionLanguageModel
 from .names import VisionBlock
 from .pruners.base import Pruner
@@ -34,7 +35,7 @@ class LaneSettings:
 
 
 @dataclass
-class _Shot:
+class Shot:
     """One execution of a lane: its events in original indices, and the answer with its clocks.
 
     vision_ms: what the lane's own run of the vision tower took, None when it used the one that all lanes share.
@@ -66,18 +67,17 @@ def run_lane(
         return Run(**base, error=missing)
     try:
         schedule = pruner.schedule(settings.budget, info, params)
-        shots = [_shoot(vlm, prompt, schedule, params, settings, on_text)]
+        work = vlm.model, vlm.family, prompt, schedule, params, settings
+        shots = [shoot(*work, on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)))]
         if settings.repeats > 1:  # the first shot was the warm-up
-            shots = [_shoot(vlm, prompt, schedule, params, settings, _unheard) for _ in range(settings.repeats)]
+            shots = [shoot(*work) for _ in range(settings.repeats)]
     except BadInput as error:
         return Run(**base, error=str(error))
     shot = shots[-1]
     selection_ms = [[s.events[i].milliseconds for s in shots] for i in range(len(shot.events))]
     records = stage_records(shot.events, grid.n_tokens, [median(samples) for samples in selection_ms])
-    # With the tokens that stages added: they stay, and every later block computes with them.
-    counts = [(event.stage.site, len(event.sequence)) for event in shot.events]
-    per_block = tokens_per_block(grid.n_tokens, n_blocks, counts)
-    final = counts[-1][1] if counts else grid.n_tokens
+    per_block = processed(shot.events, grid.n_tokens, n_blocks)
+    final = len(shot.events[-1].sequence) if shot.events else grid.n_tokens
     return Run(
         **base,
         planned=schedule.meanings(grid.n_tokens, n_blocks),
@@ -89,7 +89,7 @@ def run_lane(
             AnswerToken(id=token, text=vlm.processor.tokenizer.decode([token]), logprob=logprob)
             for token, logprob in zip(shot.answer.token_ids, shot.answer.logprobs, strict=True)
         ],
-        timings=_timings(shots),
+        timings=shot_timings(shots),
         cost=_cost(vlm, prompt, grid, per_block, shot),
         warnings=[warning for event in shot.events for warning in event.selection.warnings],
     )
@@ -113,14 +113,31 @@ def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
     )
 
 
-def _shoot(
-    vlm: VisionLanguageModel,
+def processed(events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> list[int]:
+    """Visual tokens that each LLM block really processed, given what happened in the stages. Shape: ``L`` ints.
+
+    With the tokens that stages added: they stay, and every later block computes with them.
+    """
+    return tokens_per_block(n_visual, n_blocks, [(event.stage.site, len(event.sequence)) for event in events])
+
+
+def _unheard(token_ids: list[int]) -> None:
+    """Repetitions for the clock stream to nobody."""
+
+
+def shoot(
+    model: Any,
+    family: ModelFamily,
     prompt: Prompt,
     schedule: Schedule,
     params: Mapping[str, Any],
     settings: LaneSettings,
-    on_text: Callable[[str], None],
-) -> _Shot:
+    on_tokens: Callable[[list[int]], None] = _unheard,
+) -> Shot:
+    """Carry out a schedule once on an encoded prompt and answer; ``on_tokens`` receives the ids so far.
+
+    Raises Stopped when the user stopped it, BadInput and Unsupported as the engine does.
+    """
     generator = torch.Generator().manual_seed(settings.seed)
 
     def choose(stage: Stage, signals: Signals, row: int) -> Selection:
@@ -128,32 +145,24 @@ def _shoot(
 
     before_llm = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
     inside_llm = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
-    short, rows = shorten(vlm.model, vlm.family, prompt, before_llm, choose)
-    context = pruning(vlm.model, vlm.family, inside_llm, choose, prompt=short) if inside_llm else nullcontext()
+    short, rows = shorten(model, family, prompt, before_llm, choose)
+    context = pruning(model, family, inside_llm, choose, prompt=short) if inside_llm else nullcontext()
     with context as trace:
         generated = answer(
-            vlm.model,
-            short,
-            max_new_tokens=settings.max_new_tokens,
-            on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)),
-            stop=settings.stop,
+            model, short, max_new_tokens=settings.max_new_tokens, on_tokens=on_tokens, stop=settings.stop
         )
     if generated.stopped:
         raise Stopped
     merges_in_vision = any(isinstance(stage.site, VisionBlock) for stage in before_llm)
     events = [*rows[0], *(trace.rows[0] if trace is not None else [])]
-    return _Shot(events, generated, short.vision_ms if merges_in_vision else None)
-
-
-def _unheard(text: str) -> None:
-    """Repetitions for the clock stream to nobody."""
+    return Shot(events, generated, short.vision_ms if merges_in_vision else None)
 
 
 def _decode(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
     return vlm.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
 
-def _timings(shots: list[_Shot]) -> dict[str, Timing]:
+def shot_timings(shots: Sequence[Shot]) -> dict[str, Timing]:
     """Medians in ms over the shots: prefill, decode per token (over tokens and shots), selection, and vision where the
     lane ran the tower itself.
 
@@ -172,12 +181,12 @@ def _timings(shots: list[_Shot]) -> dict[str, Timing]:
     return timings
 
 
-def _inside_ms(shot: _Shot) -> float:
+def _inside_ms(shot: Shot) -> float:
     """Selection that ran while the LLM was prefilling, in ms."""
     return sum(event.milliseconds for event in shot.events if isinstance(event.stage.site, int))
 
 
-def _cost(vlm: VisionLanguageModel, prompt: Prompt, grid: TokenGrid, per_block: list[int], shot: _Shot) -> Cost:
+def _cost(vlm: VisionLanguageModel, prompt: Prompt, grid: TokenGrid, per_block: list[int], shot: Shot) -> Cost:
     text = vlm.text_config
     n_text = prompt.input_ids.shape[1] - int(prompt.visual_mask.sum())
     lengths = [n_text + n_visual for n_visual in per_block]
