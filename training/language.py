@@ -140,11 +140,14 @@ class LanguageTask(nn.Module):
         return out.last_hidden_state[:, text], self.place_head(seen), points, counts[..., 0]
 
 
-def positions_and_mask(visible: np.ndarray, packed: Packed, closed: np.ndarray) -> tuple[Tensor, Tensor]:
+def positions_and_mask(
+    visible: np.ndarray, packed: Packed, closed: np.ndarray, patches: int = GRID * GRID
+) -> tuple[Tensor, Tensor]:
     """Position ids (restarting behind the picture for each question) and who may look at whom.
 
     Args:
         closed: which sequences close the gaps that dropped patches leave in the positions.
+        patches: how many there are before any is dropped.
 
     Shape:
         visible: (B, V) int64; closed: (B,) bool; returns (B, L) int64 and (B, 1, L, L) bool with L = 2 + V + T.
@@ -154,7 +157,7 @@ def positions_and_mask(visible: np.ndarray, packed: Packed, closed: np.ndarray) 
     positions = np.empty((batch, length), np.int64)
     positions[:, :PREFIX] = np.arange(PREFIX)
     positions[:, PREFIX : PREFIX + count] = PREFIX + np.where(closed[:, None], np.arange(count), visible)
-    after = PREFIX + np.where(closed, count, GRID * GRID)
+    after = PREFIX + np.where(closed, count, patches)
     positions[:, PREFIX + count :] = after[:, None] + packed.offsets
     blocks = np.concatenate([np.full((batch, PREFIX + count), -2), packed.blocks], axis=1)
     block = torch.from_numpy(blocks)
