@@ -149,15 +149,24 @@ def picture_record(image: Image.Image, name: str = "") -> PictureRecord:
         stored.save(buffer, "PNG")
     else:
         stored.save(buffer, "JPEG", quality=92)
-    digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()
     return PictureRecord(
         width=image.width,
         height=image.height,
-        sha256=digest,
+        sha256=rgb_digest(image),
         mime="image/png" if lossless else "image/jpeg",
         base64=base64.b64encode(buffer.getvalue()).decode("ascii"),
-        name=name.encode("utf-8", "replace").decode("utf-8"),
+        name=valid_text(name),
     )
+
+
+def rgb_digest(image: Image.Image) -> str:
+    """SHA-256 of size and RGB bytes."""
+    return hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()
+
+
+def valid_text(name: str) -> str:
+    """A file name as text that can be written: what is no UTF-8 is replaced."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def stored_image(record: PictureRecord) -> Image.Image:

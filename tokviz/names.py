@@ -19,6 +19,19 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
+class VideoFacts:
+    """What is known of a video file before its frames are chosen. Size ``(width, height)`` in px after rotation.
+
+    n_frames: counted, not what the header claims. fps: frames per second on average, ``n_frames / duration_s``.
+    """
+
+    n_frames: int
+    fps: float
+    duration_s: float
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class VisionBlock:
     """A place inside the vision tower: between attention and MLP of block ``vision_block`` (0-based)."""
 

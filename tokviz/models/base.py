@@ -9,20 +9,10 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from ..errors import Unsupported
-from ..names import Media
+from ..names import Media, VideoFacts
 from ..records import TokenGrid
 from ..types import PlanningInfo
 from .entries import CatalogEntry
-
-
-@dataclass(frozen=True)
-class VideoFacts:
-    """What the header of a video file says, before anything is decoded. Size ``(width, height)`` px after rotation."""
-
-    n_frames: int
-    fps: float
-    duration_s: float
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -117,11 +107,23 @@ class ModelFamily(Protocol):
     checkpoints that the menu of models offers.
     """
 
-    id: str
-    catalog: tuple[CatalogEntry, ...]
-    takes: tuple[Media, ...]
     reindexes: bool
-    layout_arguments: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """See above."""
+
+    @property
+    def catalog(self) -> tuple[CatalogEntry, ...]:
+        """See above."""
+
+    @property
+    def takes(self) -> tuple[Media, ...]:
+        """See above."""
+
+    @property
+    def layout_arguments(self) -> tuple[str, ...]:
+        """See above."""
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Raises Unsupported, with the checkpoint's ``name``, for variants that would be pruned or drawn wrongly."""
