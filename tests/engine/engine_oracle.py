@@ -7,53 +7,35 @@ block). No cache, no padding, own attention arithmetic, own positions. Signals a
 from __future__ import annotations
 
 import torch
-from engine_models import IMAGE, PATCHES
-from tiny_families import Seen
+from tiny_case import Case
+from tiny_families import CASES
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tokviz.types import Signals
 
 
-def oracle(model, inputs, stages, choose, new_tokens, pictures=None):
+def oracle(model, inputs, stages, choose, new_tokens, case: Case = CASES["llava"]):
     """Logits that predict each of ``new_tokens``, and what every stage kept in original indices.
 
     Shape: new_tokens ``(B, T)`` -> logits ``(T, B, V)``; kept per row, a list of lists.
-    pictures: per row ``tiny_families.Seen`` or None, for families whose pictures become other tokens than LLaVA's.
     """
     logits, kept = [], []
-    pictures = seen_by_llava(model, inputs) if pictures is None else pictures
+    pictures = case.seen(model, inputs)
     for row, (ids, real) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)):
         ids = ids[real]
         # A row of a pruned batch must not depend on its neighbours: each is computed alone.
-        row_logits, row_kept = _one(model, ids, pictures[row], stages, choose, row, new_tokens[row])
+        row_logits, row_kept = _one(case, model, ids, pictures[row], stages, choose, row, new_tokens[row])
         logits.append(row_logits)
         kept.append(row_kept)
     return torch.stack(logits, dim=1), kept
 
 
 @torch.no_grad()
-def seen_by_llava(model, inputs):
-    """Every patch of every picture is a token; each row's pictures run through the tower alone."""
-    found, picture = [], 0
-    for ids in inputs["input_ids"]:
-        count = int((ids == IMAGE).sum()) // PATCHES
-        if not count:
-            found.append(None)
-            continue
-        pixels = inputs["pixel_values"][picture : picture + count]
-        picture += count
-        tower = model.model.vision_tower(pixels, output_hidden_states=True, return_dict=True)
-        features = tower.hidden_states[model.config.vision_feature_layer][:, 1:].flatten(0, 1)
-        found.append(Seen(features, model.model.multi_modal_projector(features), torch.arange(len(features))))
-    return found
-
-
-@torch.no_grad()
-def _one(model, ids, seen, stages, choose, row, new_tokens):
-    lm, n_prompt = model.model.language_model, len(ids)
+def _one(case, model, ids, seen, stages, choose, row, new_tokens):
+    lm, n_prompt = case.language_model(model), len(ids)
     sequence = torch.cat([ids, new_tokens[:-1]])
     hidden = lm.embed_tokens(sequence)
-    where = (sequence[:n_prompt] == IMAGE).nonzero()[:, 0]
+    where = case.is_visual(sequence[:n_prompt]).nonzero()[:, 0]
     features = None
     if seen is not None:
         features, hidden[where] = seen.features, seen.embeddings
@@ -70,15 +52,15 @@ def _one(model, ids, seen, stages, choose, row, new_tokens):
             if not len(alive):
                 continue
             columns = where[alive]
-            signals = _signals(model, stage, state, columns, features, where, n_prompt)
+            signals = _signals(lm, stage, state, columns, features, where, n_prompt)
             selection = choose(stage, signals, row)
             dropped = torch.ones(len(alive), dtype=torch.bool)
             dropped[selection.kept] = False
             if site == "encoder":
                 features = features[selection.kept] if selection.features is None else selection.features
                 if selection.features is not None:  # what the tower never saw keeps its embedding
-                    patch = seen.source[alive[selection.kept]] >= 0
-                    projected = model.model.multi_modal_projector(features)
+                    patch = seen.is_patch[alive[selection.kept]]
+                    projected = case.project(model, features)
                     state["hidden"][columns[selection.kept][patch]] = projected[patch]
             elif selection.features is not None:
                 state["hidden"][columns[selection.kept]] = selection.features
@@ -124,7 +106,7 @@ def _attention(lm, block, state):
     return logits.masked_fill(~allowed, -torch.inf).softmax(-1), value, own
 
 
-def _signals(model, stage, state, columns, features, where, n_prompt):
+def _signals(lm, stage, state, columns, features, where, n_prompt):
     found = {"features": features if stage.site == "encoder" else state["hidden"][columns]}
     question = slice(int(where[-1]) + 1, n_prompt)
     for need in stage.needs:
@@ -134,7 +116,6 @@ def _signals(model, stage, state, columns, features, where, n_prompt):
             found["previous_features"] = state["inputs"][stage.site - 1][columns]
         elif need.kind in ("last_row", "text_rows", "head_rows", "key_norms"):
             if need.block == "this":
-                lm = model.model.language_model
                 weights, _, keys = _attention(lm, lm.layers[stage.site], state)
             else:
                 weights, keys = state["maps"][stage.site - 1], state["keys"][stage.site - 1]
@@ -148,7 +129,7 @@ def _signals(model, stage, state, columns, features, where, n_prompt):
                 found["attention_rows"] = weights.mean(0)[rows][:, columns]
         elif need.kind == "rotary_similarity":
             # (1, 1) turned by two angles: the product of the two is 2 cos of their difference, pair by pair.
-            width = model.model.language_model.config.head_dim
+            width = lm.config.head_dim
             speed = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
             apart = state["positions"][question][:, None] - state["positions"][columns]
             found["rotary_similarity"] = 2 * (apart[..., None] * speed).cos().sum(-1) / width**0.5
@@ -156,8 +137,9 @@ def _signals(model, stage, state, columns, features, where, n_prompt):
             entered, visual = state.get("llm_input", (state["hidden"], columns))
             found.update(input_features=entered[visual], input_text=entered[question])
         elif need.kind == "normed_features":
-            norm = model.model.language_model.norm
-            found.update(normed_features=norm(state["hidden"][columns]), normed_text=norm(state["hidden"][question]))
+            found.update(
+                normed_features=lm.norm(state["hidden"][columns]), normed_text=lm.norm(state["hidden"][question])
+            )
         else:
             raise AssertionError(f"the oracle has no {need.kind}")
     return Signals(**found)

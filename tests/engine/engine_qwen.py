@@ -24,6 +24,8 @@ PATCH, MERGE = 4, 2
 GRIDS = [(1, 8, 6), (1, 4, 10), (1, 6, 6), (1, 4, 4)]
 """Frames, rows and columns of patches of the pictures of a prompt, in turn: 12, 10, 9 and 4 tokens."""
 VIDEO_GRID = (3, 4, 6)
+SECONDS = [0.4, 2.3]
+"""Between two grids of the videos of a prompt, in turn; Qwen2.5-VL counts time with them."""
 FAMILIES = {"qwen2_vl": Qwen2VL(), "qwen2_5_vl": Qwen25VL()}
 
 
@@ -102,6 +104,8 @@ def prompt(model, rows, seed=1):
             n = sum(t * h * w for t, h, w in grids)
             inputs[pixels] = torch.randn(n, 3 * 2 * PATCH * PATCH, generator=generator).to(model.dtype)
             inputs[f"{name}_grid_thw"] = torch.tensor(grids)
+    if videos and model.config.model_type == "qwen2_5_vl":
+        inputs["second_per_grid_ts"] = torch.tensor([SECONDS[n % len(SECONDS)] for n in range(len(videos))])
     return inputs
 
 
@@ -139,7 +143,10 @@ def rows_alone(model, inputs):
             end = start + int(grid.prod(dim=1).sum())
             embeds[visual] = torch.cat(encode(pixels[start:end], grid).pooler_output)
             kinds = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
-            positions, deltas = model.model.get_rope_index(ids[None], kinds[None], **{f"{name}_grid_thw": grid})
+            told = {f"{name}_grid_thw": grid}
+            if "second_per_grid_ts" in inputs:
+                told["second_per_grid_ts"] = inputs["second_per_grid_ts"][first : first + n_mine]
+            positions, deltas = model.model.get_rope_index(ids[None], kinds[None], **told)
             positions, start = positions[:, 0], end
             # generate goes on from the last token; a video's time can run ahead of it, which rope deltas count.
             delta = int(positions[0, -1]) + 1 - len(ids)
@@ -172,7 +179,7 @@ def _one(model, row, stages, choose, number, new_tokens):
             if not len(alive):
                 continue
             columns = row.visual[alive]
-            signals = _signals(model, stage, state, columns, None, row.visual, n_prompt)
+            signals = _signals(lm, stage, state, columns, None, row.visual, n_prompt)
             selection = choose(stage, signals, number)
             dropped = torch.ones(len(alive), dtype=torch.bool)
             dropped[selection.kept] = False

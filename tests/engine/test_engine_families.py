@@ -1,4 +1,4 @@
-"""The engine on a tiny stock model of every family: identity, the masked oracle, signals, manners.
+"""The engine on a tiny stock model of every family, with pictures and videos: identity, the oracle, signals, manners.
 
 What does not depend on how pictures become tokens is tested on LLaVA alone, in the files beside this one.
 """
@@ -10,35 +10,33 @@ import pytest
 import torch
 from engine_models import everything, generated, merged, nothing, spread, stage
 from engine_oracle import oracle
-from tiny_families import BLOCKS, CASES, IMAGE
+from tiny_case import BLOCKS
+from tiny_families import CASES
 
 from tokviz.engine import encode, pruning, shorten
 from tokviz.engine.encoding import watched_encoding
 from tokviz.errors import Unsupported
-from tokviz.types import (
-    CLS_ATTENTION,
-    CLS_FEATURE,
-    CLS_LOGITS_LAST_BLOCK,
-    ENCODER_KEYS,
-    LAST_ROW,
-    TEXT_ROWS,
-    Need,
-    Selection,
-)
+from tokviz.types import CLS_FEATURE, LAST_ROW, TEXT_ROWS, Need, Selection
 
 BATCHES = {
-    "one row": [[3, "picture", 6]],
-    "left-padded": [[5, "picture", 6], [2, "picture", 3]],
-    "three pictures": [[2, "picture", 2, "picture", 1, "picture", 4]],
-    "2, 1 and 0 pictures": [[2, "picture", 1, "picture", 4], [3, "picture", 5], [7]],
+    "one row": [[3, "visual", 6]],
+    "left-padded": [[5, "visual", 6], [2, "visual", 3]],
+    "three pictures": [[2, "visual", 2, "visual", 1, "visual", 4]],
+    "2, 1 and 0 pictures": [[2, "visual", 1, "visual", 4], [3, "visual", 5], [7]],
 }
-POSITIONS = pytest.mark.parametrize("positions", ["keep", "reindex"])
 STEPS = 4
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
     return CASES[request.param]
+
+
+@pytest.fixture(params=["keep", "reindex"])
+def positions(request, case):
+    if request.param == "reindex" and not case.here.reindexes:
+        pytest.skip("positions of several axes are never renumbered")
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +61,12 @@ def tolerance(model):
     return 1e-6 if model.dtype == torch.float64 else 5e-5
 
 
-def schedules(positions):
-    return {
+SCHEDULES = ["projector", "encoder", "two blocks", "everywhere"]
+
+
+def schedule(case, where, positions):
+    """Stages, without those at sites that this family does not have."""
+    stages = {
         "projector": [stage("projector", 7, positions)],
         "encoder": [stage("encoder", 9, positions)],
         "two blocks": [stage(2, 10, positions), stage(4, 5, positions)],
@@ -72,7 +74,14 @@ def schedules(positions):
             stage("encoder", 13, positions), stage("projector", 11, positions), stage(1, 8, positions),
             stage(3, 4, positions), stage(5, 2, positions),
         ],
-    }  # fmt: skip
+    }[where]  # fmt: skip
+    stages = [stage for stage in stages if isinstance(stage.site, int) or stage.site in case.early]
+    return stages if stages else pytest.skip(f"{case.family} is not pruned there")
+
+
+def renumbering(case):
+    """The harder policy, where positions have one axis."""
+    return "reindex" if case.here.reindexes else "keep"
 
 
 def against_oracle(case, model, inputs, stages, choose, tolerance):
@@ -80,18 +89,17 @@ def against_oracle(case, model, inputs, stages, choose, tolerance):
     with pruning(model, case.here, stages, choose) as trace:
         sequences, logits = generated(model, inputs, STEPS)
     new = sequences[:, inputs["input_ids"].shape[1] :]
-    expected, kept = oracle(model, inputs, stages, choose, new, case.seen(model, inputs))
+    expected, kept = oracle(model, inputs, stages, choose, new, case)
     assert (logits - expected).abs().max() <= tolerance
     assert [[event.kept.tolist() for event in row] for row in trace.rows] == kept
     assert (logits - plain).abs().max() > 0.1, "pruning changed nothing: the test has no teeth"
 
 
-@POSITIONS
 @pytest.mark.parametrize("batch", BATCHES)
 def test_keeping_everything_is_bit_identical_to_the_unpatched_model(case, model, batch, positions):
     inputs = case.prompt(model, BATCHES[batch])
-    needs = (LAST_ROW, CLS_ATTENTION)
-    stages = [stage("encoder", 999, positions), stage("projector", 999, positions), stage(2, 999, positions, needs)]
+    early = [stage(site, 999, positions) for site in case.early]
+    stages = [*early, stage(2, 999, positions, (LAST_ROW, case.vision[0]))]
     plain = generated(model, inputs, STEPS)
     with pruning(model, case.here, stages, everything) as trace:
         kept = generated(model, inputs, STEPS)
@@ -101,33 +109,33 @@ def test_keeping_everything_is_bit_identical_to_the_unpatched_model(case, model,
     assert torch.equal(generated(model, encoded.generate_inputs(), STEPS)[1], plain[1])
 
 
-@POSITIONS
-@pytest.mark.parametrize("where", schedules("keep"))
+@pytest.mark.parametrize("where", SCHEDULES)
 @pytest.mark.parametrize("choose", [spread, merged], ids=lambda choose: choose.__name__)
 def test_a_ragged_batch_equals_the_oracle(case, exact, where, positions, choose):
     """Before the LLM, inside it at two blocks, and both; rows lose different counts, as their pictures have them."""
     inputs = case.prompt(exact, BATCHES["left-padded"])
-    against_oracle(case, exact, inputs, schedules(positions)[where], choose, 1e-6)
+    against_oracle(case, exact, inputs, schedule(case, where, positions), choose, 1e-6)
 
 
-@POSITIONS
 @pytest.mark.parametrize("batch", BATCHES)
 def test_every_kind_of_prompt_equals_the_oracle(case, model, tolerance, batch, positions):
     inputs = case.prompt(model, BATCHES[batch])
-    against_oracle(case, model, inputs, schedules(positions)["everywhere"], merged, tolerance)
+    against_oracle(case, model, inputs, schedule(case, "everywhere", positions), merged, tolerance)
 
 
 @pytest.mark.parametrize("site", ["encoder", "projector", 3])
 def test_all_visual_tokens_may_go(case, exact, site):
+    if site == "encoder" and site not in case.early:
+        pytest.skip(f"{case.family} is not pruned there")
     inputs = case.prompt(exact, BATCHES["left-padded"])
     against_oracle(case, exact, inputs, [stage(site, 0)], nothing, 1e-6)
 
 
-@POSITIONS
 def test_the_hook_free_way_is_bit_identical_to_the_hooks(case, model, positions):
     inputs = case.prompt(model, BATCHES["2, 1 and 0 pictures"])
-    stages = schedules(positions)["everywhere"]
-    early, late = stages[:2], stages[2:]
+    stages = schedule(case, "everywhere", positions)
+    n_early = len(case.early)
+    early, late = stages[:n_early], stages[n_early:]
     short, events = shorten(model, case.here, encode(model, case.here, inputs, ()), early, merged)
     with pruning(model, case.here, late, merged, prompt=short) as trace:
         logits = generated(model, short.generate_inputs(), STEPS)[1]
@@ -140,7 +148,9 @@ def test_the_hook_free_way_is_bit_identical_to_the_hooks(case, model, positions)
 def test_a_text_only_prompt_is_left_alone(case, exact):
     inputs = case.prompt(exact, [[5], [3]])
     plain = generated(exact, inputs, STEPS)[1]
-    with pruning(exact, case.here, [stage("encoder", 3), stage(2, 1, "reindex", (LAST_ROW,))], nothing) as trace:
+    with pruning(
+        exact, case.here, [stage(case.early[0], 3), stage(2, 1, renumbering(case), (LAST_ROW,))], nothing
+    ) as trace:
         assert torch.equal(generated(exact, inputs, STEPS)[1], plain)
     assert trace.rows == [[], []]
 
@@ -158,71 +168,62 @@ def captured(case, model, inputs, stages, **options):
     return seen
 
 
-VISION = (CLS_ATTENTION, CLS_LOGITS_LAST_BLOCK, ENCODER_KEYS, CLS_FEATURE)
+FIELDS = {"encoder_keys": "keys"}
+"""Signals that are called otherwise than the need for them."""
 
 
 @pytest.mark.parametrize("kernel", ["exact", "eager"])
 @pytest.mark.parametrize("way", ["encode", "hooks", "beams"])
 def test_vision_signals_are_the_eager_towers(request, case, kernel, way):
     model = request.getfixturevalue(kernel)
-    inputs = case.prompt(model, [[2, "picture", 4], [3, "picture", 3], [9]])
+    inputs = case.prompt(model, [[2, "visual", 4], [3, "visual", 3], [9]])
     tolerance = 1e-6 if kernel == "exact" else 2e-5
     if way == "encode":
-        vision = encode(model, case.here, inputs, VISION).vision
-        found = [(v.view, v.patch, v.features, *(next(iter(v.seen[n.kind].values())) for n in VISION)) for v in vision]
-        assert found[2][2].shape[0] == 0
+        vision = encode(model, case.here, inputs, case.vision).vision
+        assert vision[2].features.shape[0] == 0
+        found = [
+            (
+                v.view,
+                v.patch,
+                v.features,
+                {n: v.seen[n.kind]["last" if n.block == "last" else "feature"] for n in case.vision},
+            )
+            for v in vision[:2]
+        ]
     else:
         options = {"num_beams": 2} if way == "beams" else {}
-        seen = captured(case, model, inputs, [stage("encoder", 999, "keep", VISION)], **options)
+        seen = captured(case, model, inputs, [stage(case.early[0], 999, "keep", case.vision)], **options)
         assert len(seen) == (4 if way == "beams" else 2)
+        rows = [seen[case.early[0], row] for row in ((0, 2) if way == "beams" else (0, 1))]
         found = [
-            (s.view, s.candidates, s.features, s.cls_attention, s.cls_logits, s.keys, s.cls_feature.reshape(-1, 24))
-            for s in (seen["encoder", row] for row in ((0, 2) if way == "beams" else (0, 1)))
+            (s.view, s.candidates, s.features, {n: getattr(s, FIELDS.get(n.kind, n.kind)) for n in case.vision})
+            for s in rows
         ]
     for row, (images, expected) in enumerate(zip(case.images(inputs), case.seen(model, inputs), strict=False)):
-        view, patch, features, attention, logits, keys, cls = found[row]
-        source, is_patch = expected.source, expected.source >= 0
+        view, patch, features, signals = found[row]
+        is_patch = expected.is_patch
         assert (patch is None) == bool(is_patch.all()) and (patch is None or torch.equal(patch, is_patch))
-        rows = by_hand(model, images)
-        n_patches = rows["attention"].shape[1]
         assert (view is None) == (len(images) == 1)
-        if view is not None:
-            assert torch.equal(view[is_patch], source[is_patch] // n_patches)
-            newlines = (~is_patch).nonzero()[:, 0]
-            assert torch.equal(view[newlines], view[newlines - 1]), "a newline belongs to the crop before it"
-        assert (features - expected.features).abs().max() <= tolerance
-        assert (cls - rows["cls"]).abs().max() <= tolerance
-        for mine, name in ((attention, "attention"), (logits, "logits"), (keys, "keys")):
-            theirs = rows[name].flatten(0, 1)[source[is_patch]]
-            assert (mine[is_patch] - theirs).abs().max() <= tolerance
-        assert attention[~is_patch].isnan().all() and not keys[~is_patch].any()
-
-
-@torch.no_grad()
-def by_hand(model, images):
-    """Per image: [CLS] attention ``(P, n)`` of the feature block, [CLS] logits of the last, keys, [CLS] feature."""
-    tower = model.model.vision_tower
-    states = tower(images, output_hidden_states=True).hidden_states
-    found = {"cls": states[3][:, 0]}
-    for block, (hidden, layer) in enumerate(zip(states[2:4], tower.encoder.layers[2:], strict=True)):
-        normed, attention = layer.layer_norm1(hidden), layer.self_attn
-        query, key = (p(normed).unflatten(-1, (3, 8)).transpose(1, 2) for p in (attention.q_proj, attention.k_proj))
-        logits = query[:, :, 0][:, :, None] @ key.transpose(2, 3) * 8**-0.5
-        if block == 0:
-            found["attention"] = logits.softmax(-1).mean(1)[:, 0, 1:]
-            found["keys"] = key.mean(1)[:, 1:]
-        else:
-            found["logits"] = logits.mean(1)[:, 0, 1:]
-    return found
+        assert view is None or torch.equal(view, expected.tile), "a newline belongs to the crop before it"
+        if way == "encode" or case.early[0] == "encoder":
+            assert (features - expected.features).abs().max() <= tolerance
+        theirs = case.by_hand(model, images)
+        for need, mine in signals.items():
+            if need == CLS_FEATURE:
+                assert (mine.reshape(theirs[need].shape) - theirs[need]).abs().max() <= tolerance
+                continue
+            assert (mine[is_patch] - expected.of_patches(theirs[need])).abs().max() <= tolerance
+            unseen = mine[~is_patch]
+            assert unseen.isnan().all() if need.kind.startswith("cls_") else not unseen.any()
 
 
 @pytest.mark.parametrize("need", [LAST_ROW, TEXT_ROWS, Need("last_row", "this"), Need("text_rows", "this")], ids=str)
 def test_attention_rows_are_the_eager_models(case, exact, need):
-    inputs = case.prompt(exact, [[3, "picture", 6]])
+    inputs = case.prompt(exact, [[3, "visual", 6]])
     eager = case.model(torch.float64, "eager")
     with torch.no_grad():
         maps = eager(**inputs, output_attentions=True).attentions
-    visual = inputs["input_ids"][0] == IMAGE
+    visual = case.is_visual(inputs["input_ids"][0])
     stages = [stage(1, 999, "keep", (need,)), stage(BLOCKS - 2, 999, "keep", (need,))]
     for (site, _), signals in captured(case, exact, inputs, stages).items():
         weights = maps[site if need.block == "this" else site - 1][0].mean(0)
@@ -247,27 +248,28 @@ def test_the_model_is_as_it_was_in_whatever_order_contexts_are_left(case, exact)
     exact(**inputs)
     second.close()
     exact(**inputs)
-    with pruning(exact, case.here, [stage("encoder", 5)], spread):
+    with pruning(exact, case.here, [stage(case.early[0], 5)], spread):
         generated(exact, inputs, 1)
-    with pytest.raises(KeyboardInterrupt), pruning(exact, case.here, [stage("encoder", 5)], spread):
+    with pytest.raises(KeyboardInterrupt), pruning(exact, case.here, [stage(case.early[0], 5)], spread):
         raise KeyboardInterrupt
-    encode(exact, case.here, inputs, VISION)
+    encode(exact, case.here, inputs, case.vision)
     assert [name for name, _ in calls] == ["first", "second", "second"]
-    assert all("pixel_values" in arguments for _, arguments in calls)
+    assert all(any(name.startswith("pixel_values") for name in arguments) for _, arguments in calls)
     for module, names, hooks in things:
         assert (set(vars(module)), dict(module._forward_pre_hooks)) == (names, hooks)
 
 
 def test_two_threads_prune_different_pictures_on_one_model(case, exact):
     """Each sees its own pictures' layout and signals, whoever encodes in between."""
-    prompts = [case.prompt(exact, [[2, "picture", 4]], seed=seed) for seed in (1, 30)]
-    prompts.append(case.prompt(exact, [[2, "picture", 3, "picture", 4]]))
-    stages = [stage("encoder", 6, "reindex", (CLS_ATTENTION,)), stage(2, 3, "keep", (LAST_ROW,))]
+    prompts = [case.prompt(exact, [[2, "visual", 4]], seed=seed) for seed in (1, 30)]
+    prompts.append(case.prompt(exact, [[2, "visual", 3, "visual", 4]]))
+    score = case.vision[0]
+    stages = [stage(case.early[0], 6, renumbering(case), (score,)), stage(2, 3, "keep", (LAST_ROW,))]
 
     def attended(stage, signals, row):
-        scores = signals.cls_attention if stage.site == "encoder" else signals.attention_rows[-1]
+        scores = signals.attention_rows[-1] if isinstance(stage.site, int) else getattr(signals, score.kind)
         kept = scores.nan_to_num(-1).argsort(descending=True)[: stage.keep].sort().values
-        return Selection(kept=kept, features=signals.features[kept] * 2 if stage.site == "encoder" else None)
+        return Selection(kept=kept, features=None if isinstance(stage.site, int) else signals.features[kept] * 2)
 
     def logits(inputs):
         with pruning(exact, case.here, stages, attended):
@@ -289,23 +291,24 @@ def test_two_threads_prune_different_pictures_on_one_model(case, exact):
     assert wrong == [] and not torch.equal(alone[0], alone[1])
 
 
-def test_what_is_no_patch_keeps_its_embedding_when_features_are_replaced():
-    case = CASES["llava_next (vicuna)"]
-    model = case.model()
-    inputs = case.prompt(model, [[2, "picture", 4]])
+def test_what_is_no_patch_keeps_its_embedding_when_features_are_replaced(case, exact):
+    """Newlines of pictures, [CLS] of video frames: the encoder's features of these are not what the LLM gets."""
+    inputs = case.prompt(exact, [[2, "visual", 4]])
+    (seen,) = case.seen(exact, inputs)
+    if seen.is_patch.all() or "encoder" not in case.early:
+        pytest.skip(f"every token of {case.family} is a patch")
 
     def doubled(stage, signals, row):
         return Selection(kept=torch.arange(len(signals.features)), features=signals.features * 2)
 
-    encoded = encode(model, case.here, inputs, ())
-    short, _ = shorten(model, case.here, encoded, [stage("encoder", 999)], doubled)
-    (seen,) = case.seen(model, inputs)
-    visual = short.inputs_embeds[short.visual_mask]
-    newline = seen.source < 0
-    assert newline.sum() > 1 and torch.equal(visual[newline], seen.embeddings[newline])
-    projected = model.model.multi_modal_projector(seen.features[~newline] * 2)
-    assert (visual[~newline] - projected).abs().max() <= 1e-9
-    assert (projected - seen.embeddings[~newline]).abs().max() > 0.1
+    encoded = encode(exact, case.here, inputs, ())
+    short, _ = shorten(exact, case.here, encoded, [stage("encoder", 999)], doubled)
+    visual, patch = short.inputs_embeds[short.visual_mask], seen.is_patch
+    assert (~patch).sum() > 1 and torch.equal(visual[~patch], encoded.inputs_embeds[encoded.visual_mask][~patch])
+    assert (visual[~patch] - seen.embeddings[~patch]).abs().max() <= 1e-9
+    projected = case.project(exact, seen.features[patch] * 2)
+    assert (visual[patch] - projected).abs().max() <= 1e-9
+    assert (projected - seen.embeddings[patch]).abs().max() > 0.1
 
 
 def test_sizes_that_do_not_fit_the_pixels_are_refused():

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_families import CASES, PINPOINTS, SIDE, llava_next_layout, llava_next_processor, noise
+from tiny_case import noise
+from tiny_families import CASES
+from tiny_llava_next import PINPOINTS, SIDE, llava_next_layout, llava_next_processor
 
 import tokviz
 from tokviz.comparing import geometry_of
