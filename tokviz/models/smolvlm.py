@@ -17,7 +17,7 @@ class SmolVLM(Idefics3):
 
     id = "smolvlm"
     takes: tuple[Media, ...] = ("picture", "video")
-    catalog = (
+    catalog: tuple[CatalogEntry, ...] = (
         CatalogEntry(
             "HuggingFaceTB/SmolVLM2-256M-Video-Instruct", "SmolVLM2 256M", "smolvlm", "apache-2.0",
             {
