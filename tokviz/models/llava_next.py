@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import Unsupported
-from ..names import Box
-from ..records import GridView, TokenGrid
+from ..records import TokenGrid
 from ..types import PlanningInfo
 from .base import PictureTokens, VisionTower
 from .entries import CLIP_L_336, MISTRAL_7B, VICUNA_7B, VICUNA_13B, CatalogEntry
 from .llava import Llava, side_of
 from .memory import Parameters
+from .tiles import best_resolution, tile_grid
 
 _SQUARE = (1000, 1000)
 _SIZES = {
@@ -128,144 +127,7 @@ def _check_pinpoints(pinpoints: Sequence[tuple[int, int]], side: int) -> None:
         raise Unsupported(f"These image_grid_pinpoints are no multiples of the tile of {side} px: {pinpoints}.")
 
 
-def best_resolution(picture_size: tuple[int, int], pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The ``(height, width)`` that shows most pixels of the picture, and of those the one with the least padding.
-
-    transformers' ``select_best_resolution``, which must not be imported where models are only planned for.
-    """
-    width, height = picture_size
-
-    def rank(pinpoint: tuple[int, int]) -> tuple[int, int]:
-        scale = min(pinpoint[1] / width, pinpoint[0] / height)
-        effective = min(int(width * scale) * int(height * scale), width * height)
-        return effective, effective - pinpoint[0] * pinpoint[1]
-
-    return max(pinpoints, key=rank)
-
-
 def _n_crops(size: Sequence[int], pinpoints: Any, side: int) -> int:
     """Crops of a picture of ``(height, width)``, as the model counts them."""
     high, wide = best_resolution((int(size[1]), int(size[0])), _pinpoints(pinpoints))
     return math.ceil(high / side) * math.ceil(wide / side)
-
-
-@dataclass(frozen=True)
-class _Canvas:
-    """The padded copy of a picture that the crops are cut from.
-
-    size: ``(width, height)`` of the picture. scale_x, scale_y: pixels of the picture per pixel of the canvas. left,
-    top: padding in px of the canvas. high, wide: crops. n: patches along a crop's side of ``side`` px. rows, cols: the
-    ranges of the stitched grid that unpadding leaves.
-    """
-
-    size: tuple[int, int]
-    scale_x: float
-    scale_y: float
-    left: int
-    top: int
-    high: int
-    wide: int
-    n: int
-    side: int
-    patch: int
-    rows: range
-    cols: range
-
-    def box(self, row: int, col: int) -> Box:
-        """What of the picture a cell of the stitched grid shows, in px of the picture."""
-        x, y = (place // self.n * self.side + place % self.n * self.patch for place in (col, row))
-        return _clipped(
-            self.size,
-            ((x - self.left) * self.scale_x, (y - self.top) * self.scale_y),
-            ((x + self.patch - self.left) * self.scale_x, (y + self.patch - self.top) * self.scale_y),
-        )
-
-    def visible(self, crop: int) -> tuple[range, range]:
-        """Rows and columns of the stitched grid that are left of a crop."""
-        row, col = divmod(crop, self.wide)
-        return _common(self.rows, row * self.n, self.n), _common(self.cols, col * self.n, self.n)
-
-
-def _common(whole: range, start: int, length: int) -> range:
-    first = max(whole.start, start)
-    return range(first, max(first, min(whole.stop, start + length)))
-
-
-def _clipped(size: tuple[int, int], first: tuple[float, float], last: tuple[float, float]) -> Box:
-    (x0, y0), (x1, y1), (width, height) = first, last, size
-    return (
-        min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height),
-    )  # fmt: skip
-
-
-def _canvas(picture_size: tuple[int, int], pinpoints: Sequence[tuple[int, int]], side: int, patch: int) -> _Canvas:
-    width, height = picture_size
-    target_height, target_width = best_resolution(picture_size, pinpoints)
-    by_width, by_height = target_width / width, target_height / height
-    if by_width < by_height:
-        new_width, new_height = target_width, min(math.ceil(height * by_width), target_height)
-    else:
-        new_width, new_height = min(math.ceil(width * by_height), target_width), target_height
-    high, wide, n = target_height // side, target_width // side, side // patch
-    rows, cols = range(high * n), range(wide * n)
-    # The model unpads by the proportions of the picture, in cells, whatever the processor padded in pixels.
-    if width / height > len(cols) / len(rows):
-        rows = _unpadded(len(rows), int(round(height * (len(cols) / width), 7)))
-    else:
-        cols = _unpadded(len(cols), int(round(width * (len(rows) / height), 7)))
-    return _Canvas(
-        picture_size, width / new_width, height / new_height, (target_width - new_width) // 2,
-        (target_height - new_height) // 2, high, wide, n, side, patch, rows, cols,
-    )  # fmt: skip
-
-
-def _unpadded(cells: int, wanted: int) -> range:
-    padding = (cells - wanted) // 2
-    return range(padding, cells - padding)
-
-
-def tile_grid(picture_size: tuple[int, int], pinpoints: Sequence[tuple[int, int]], side: int, patch: int) -> TokenGrid:
-    """Geometry of a picture of ``(width, height)`` px: layer 0 is the thumbnail, layer 1 the crops.
-
-    Args: pinpoints: ``(height, width)`` of the copies that crops may be cut from; side, patch: px of tile and patch.
-    """
-    canvas = _canvas(picture_size, pinpoints, side, patch)
-    n = canvas.n
-    thumbnail = GridView(name="whole picture", rows=n, cols=n, seen=_thumbnail_box(picture_size, side, 0, 0, n * patch))
-    views = [thumbnail, *(_crop_view(canvas, crop) for crop in range(canvas.high * canvas.wide))]
-    tokens: list[tuple[int, int, int, Box | None]] = [
-        (0, row, col, _thumbnail_box(picture_size, side, col * patch, row * patch, patch))
-        for row in range(n)
-        for col in range(n)
-    ]
-    for row in canvas.rows:
-        crop = 0
-        for col in canvas.cols:
-            crop = 1 + row // n * canvas.wide + col // n
-            tokens.append((crop, row - canvas.rows.start - views[crop].top,
-                           col - canvas.cols.start - views[crop].left, canvas.box(row, col)))  # fmt: skip
-        tokens.append((crop, -1, -1, None))
-    view, rows, cols, boxes = (list(column) for column in zip(*tokens, strict=True))
-    return TokenGrid(picture_size=picture_size, views=views, view=view, row=rows, col=cols, box=boxes)
-
-
-def _thumbnail_box(picture_size: tuple[int, int], side: int, x: int, y: int, length: int) -> Box:
-    """The thumbnail shows the whole picture, squeezed into a square."""
-    scale_x, scale_y = picture_size[0] / side, picture_size[1] / side
-    return (x * scale_x, y * scale_y, (x + length) * scale_x, (y + length) * scale_y)
-
-
-def _crop_view(canvas: _Canvas, crop: int) -> GridView:
-    rows, cols = canvas.visible(crop)
-    seen: Box = (0.0, 0.0, 0.0, 0.0)
-    if rows and cols:
-        seen = (*canvas.box(rows[0], cols[0])[:2], *canvas.box(rows[-1], cols[-1])[2:])
-    return GridView(
-        name=f"crop in row {crop // canvas.wide + 1}, column {crop % canvas.wide + 1}",
-        rows=len(rows) if cols else 0,
-        cols=len(cols) if rows else 0,
-        seen=seen,
-        layer=1,
-        top=rows.start - canvas.rows.start,
-        left=cols.start - canvas.cols.start,
-    )

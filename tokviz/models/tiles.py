@@ -1,0 +1,216 @@
+"""Pictures that are looked at whole and in crops: AnyRes, LLaVA-NeXT's and LLaVA-OneVision's cutting (no transformers).
+
+A padded copy of the picture, the canvas, is cut into crops. Their patches are stitched to one grid again, the rows or
+columns that show padding only are left out, and what is too large is shrunk by bilinear interpolation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..names import Box
+from ..records import GridView, TokenGrid
+
+_TOLERATED = 1.1
+"""A stitched grid may have the area of so many squared times its most crops before it is shrunk."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row (or column) of tokens: patches of row ``first`` and, to a ``share``, of row ``second`` (0 <= share < 1)."""
+
+    first: int
+    second: int
+    share: float
+
+    @property
+    def strongest(self) -> int:
+        """The row that most of it is made of, the first of equals."""
+        return self.second if self.share > 0.5 else self.first
+
+
+def interpolated(places: range, n: int) -> list[Line]:
+    """How ``n`` lines are made of the lines ``places`` by bilinear interpolation (pixel centres, no antialiasing)."""
+    lines = []
+    for number in range(n):
+        at = max((number + 0.5) * len(places) / n - 0.5, 0.0)
+        first = min(int(at), len(places) - 1)
+        second = min(first + 1, len(places) - 1)
+        lines.append(Line(places[first], places[second], at - first if second > first else 0.0))
+    return lines
+
+
+def best_resolution(picture_size: tuple[int, int], pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The ``(height, width)`` that shows most pixels of the picture, and of those the one with the least padding.
+
+    transformers' ``select_best_resolution``, which must not be imported where models are only planned for.
+    """
+    width, height = picture_size
+
+    def rank(pinpoint: tuple[int, int]) -> tuple[int, int]:
+        scale = min(pinpoint[1] / width, pinpoint[0] / height)
+        effective = min(int(width * scale) * int(height * scale), width * height)
+        return effective, effective - pinpoint[0] * pinpoint[1]
+
+    return max(pinpoints, key=rank)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The padded copy of a picture that the crops are cut from.
+
+    size: ``(width, height)`` of the picture. scale_x, scale_y: pixels of the picture per pixel of the canvas. left,
+    top: padding in px of the canvas. high, wide: crops. n: patches along a crop's side of ``side`` px. rows, cols: the
+    tokens' rows and columns, of the patches of the stitched grid that unpadding leaves; tall, broad: patches per row
+    and column (1.0 where nothing is shrunk).
+    """
+
+    size: tuple[int, int]
+    scale_x: float
+    scale_y: float
+    left: int
+    top: int
+    high: int
+    wide: int
+    n: int
+    side: int
+    patch: int
+    rows: list[Line]
+    cols: list[Line]
+    tall: float
+    broad: float
+
+    def box(self, row: int, col: int) -> Box:
+        """What a token shows, in px of the picture: as large as a step of the grid, around where it looks most."""
+        x, y = self._middle(self.cols[col]), self._middle(self.rows[row])
+        half_x, half_y = self.broad * self.patch / 2, self.tall * self.patch / 2
+        return clipped(
+            self.size,
+            ((x - half_x - self.left) * self.scale_x, (y - half_y - self.top) * self.scale_y),
+            ((x + half_x - self.left) * self.scale_x, (y + half_y - self.top) * self.scale_y),
+        )
+
+    def _middle(self, line: Line) -> float:
+        """Of what a row or column of tokens sees, in px of the canvas; patches leave a gap at the edge of a crop."""
+        first, second = (
+            place // self.n * self.side + place % self.n * self.patch + self.patch / 2
+            for place in (line.first, line.second)
+        )
+        return first + line.share * (second - first)
+
+    def crop(self, row: int, col: int) -> int:
+        """The crop (counted row by row) that a token shows most of."""
+        return self.rows[row].strongest // self.n * self.wide + self.cols[col].strongest // self.n
+
+    def visible(self, crop: int) -> tuple[range, range]:
+        """Rows and columns of tokens that show most of a crop."""
+        row, col = divmod(crop, self.wide)
+        return self._within(self.rows, row), self._within(self.cols, col)
+
+    def _within(self, lines: Sequence[Line], crop: int) -> range:
+        before = sum(line.strongest // self.n < crop for line in lines)
+        return range(before, before + sum(line.strongest // self.n == crop for line in lines))
+
+
+def clipped(size: tuple[int, int], first: tuple[float, float], last: tuple[float, float]) -> Box:
+    """The part of a box that lies in the picture of ``(width, height)``."""
+    (x0, y0), (x1, y1), (width, height) = first, last, size
+    return (
+        min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height),
+    )  # fmt: skip
+
+
+def canvas_of(
+    picture_size: tuple[int, int],
+    pinpoints: Sequence[tuple[int, int]],
+    side: int,
+    patch: int,
+    most_crops: int | None = None,
+) -> Canvas:
+    """The canvas of a picture of ``(width, height)`` px; see ``tile_grid``."""
+    width, height = picture_size
+    target_height, target_width = best_resolution(picture_size, pinpoints)
+    by_width, by_height = target_width / width, target_height / height
+    if by_width < by_height:
+        new_width, new_height = target_width, min(math.ceil(height * by_width), target_height)
+    else:
+        new_width, new_height = min(math.ceil(width * by_height), target_width), target_height
+    high, wide, n = target_height // side, target_width // side, side // patch
+    rows, cols = range(high * n), range(wide * n)
+    # The model unpads by the proportions of the picture, in cells, whatever the processor padded in pixels.
+    if width / height > len(cols) / len(rows):
+        rows = _unpadded(len(rows), int(round(height * (len(cols) / width), 7)))
+    else:
+        cols = _unpadded(len(cols), int(round(width * (len(rows) / height), 7)))
+    n_rows, n_cols = _shrunk(len(rows), len(cols), n, most_crops)
+    return Canvas(
+        picture_size, width / new_width, height / new_height, (target_width - new_width) // 2,
+        (target_height - new_height) // 2, high, wide, n, side, patch, interpolated(rows, n_rows),
+        interpolated(cols, n_cols), len(rows) / max(n_rows, 1), len(cols) / max(n_cols, 1),
+    )  # fmt: skip
+
+
+def _unpadded(cells: int, wanted: int) -> range:
+    padding = (cells - wanted) // 2
+    return range(padding, cells - padding)
+
+
+def _shrunk(rows: int, cols: int, n: int, most_crops: int | None) -> tuple[int, int]:
+    """Rows and columns that are left of a stitched grid with more than ``most_crops`` of ``n x n`` patches."""
+    ratio = 0.0 if most_crops is None else math.sqrt(rows * cols / (most_crops * n**2))
+    return (int(rows // ratio), int(cols // ratio)) if ratio > _TOLERATED else (rows, cols)
+
+
+def tile_grid(
+    picture_size: tuple[int, int],
+    pinpoints: Sequence[tuple[int, int]],
+    side: int,
+    patch: int,
+    most_crops: int | None = None,
+) -> TokenGrid:
+    """Geometry of a picture of ``(width, height)`` px: layer 0 is the thumbnail, layer 1 the crops.
+
+    Args: pinpoints: ``(height, width)`` of the copies that crops may be cut from; side, patch: px of tile and patch;
+    most_crops: of how many crops' area the stitched grid may be before it is shrunk, None for any.
+    """
+    canvas = canvas_of(picture_size, pinpoints, side, patch, most_crops)
+    n = canvas.n
+    thumbnail = GridView(name="whole picture", rows=n, cols=n, seen=_thumbnail_box(picture_size, side, 0, 0, n * patch))
+    views = [thumbnail, *(_crop_view(canvas, crop) for crop in range(canvas.high * canvas.wide))]
+    tokens: list[tuple[int, int, int, Box | None]] = [
+        (0, row, col, _thumbnail_box(picture_size, side, col * patch, row * patch, patch))
+        for row in range(n)
+        for col in range(n)
+    ]
+    for row in range(len(canvas.rows)):
+        crop = 0
+        for col in range(len(canvas.cols)):
+            crop = 1 + canvas.crop(row, col)
+            tokens.append((crop, row - views[crop].top, col - views[crop].left, canvas.box(row, col)))
+        tokens.append((crop, -1, -1, None))
+    view, rows, cols, boxes = (list(column) for column in zip(*tokens, strict=True))
+    return TokenGrid(picture_size=picture_size, views=views, view=view, row=rows, col=cols, box=boxes)
+
+
+def _thumbnail_box(picture_size: tuple[int, int], side: int, x: int, y: int, length: int) -> Box:
+    """The thumbnail shows the whole picture, squeezed into a square."""
+    scale_x, scale_y = picture_size[0] / side, picture_size[1] / side
+    return (x * scale_x, y * scale_y, (x + length) * scale_x, (y + length) * scale_y)
+
+
+def _crop_view(canvas: Canvas, crop: int) -> GridView:
+    rows, cols = canvas.visible(crop)
+    seen: Box = (0.0, 0.0, 0.0, 0.0)
+    if rows and cols:
+        seen = (*canvas.box(rows[0], cols[0])[:2], *canvas.box(rows[-1], cols[-1])[2:])
+    return GridView(
+        name=f"crop in row {crop // canvas.wide + 1}, column {crop % canvas.wide + 1}",
+        rows=len(rows) if cols else 0,
+        cols=len(cols) if rows else 0,
+        seen=seen,
+        layer=1,
+        top=rows.start,
+        left=cols.start,
+    )
