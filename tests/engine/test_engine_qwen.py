@@ -329,6 +329,21 @@ def test_flash_attention_hands_over_all_frames_in_one_call(family):
     assert found[0].sum() == pytest.approx(3 / 4)  # 1 for each frame, mean of four patches
 
 
+def test_time_goes_on_as_the_video_says():
+    """Qwen2.5-VL turns seconds between grids into positions; what is left of a video keeps them."""
+    model = tiny("qwen2_5_vl")
+    inputs = prompt(model, BATCHES["videos"])
+    encoded = encode(model, here(model), inputs, ())
+    stages = [stage("projector", 7, "keep")]
+    short, events = shorten(model, here(model), encoded, stages, spread)
+    per_second = model.config.vision_config.tokens_per_second
+    for row, seconds in enumerate(engine_qwen.SECONDS):
+        times = encoded.position_ids[0, row, encoded.visual_mask[row]]
+        steps = [int(seconds * per_second * n) for n in range(3)]
+        assert (times.unique() - times[0]).tolist() == steps and steps[1] != per_second
+        assert torch.equal(short.position_ids[0, row, short.visual_mask[row]], times[events[row][0].kept])
+
+
 # -------------------------------------------------------------------------------------------------------- refusals
 
 

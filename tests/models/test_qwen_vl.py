@@ -52,9 +52,12 @@ def pictures_processor(patch=14, least=56 * 56, most=28 * 28 * 100, **more):
 
 def described(patch=14, **more):
     """As much of a model and a processor as geometry asks for."""
-    vision = SimpleNamespace(patch_size=patch, spatial_merge_size=2, depth=4, fullatt_block_indexes=[1, 2])
+    vision = SimpleNamespace(
+        patch_size=patch, spatial_merge_size=2, temporal_patch_size=2, depth=4, fullatt_block_indexes=[1, 2]
+    )
     model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
-    return model, SimpleNamespace(image_processor=pictures_processor(patch, **more))
+    videos = Qwen2VLVideoProcessor(patch_size=patch)
+    return model, SimpleNamespace(image_processor=pictures_processor(patch, **more), video_processor=videos)
 
 
 def gradient(width, height):
@@ -86,8 +89,9 @@ def test_each_token_sees_the_middle_of_its_box(kind, size):
 
 
 def test_boxes_tile_the_whole_picture_and_frames_lie_over_each_other():
-    grid = merged_patch_grid((300, 200), 4, 6, frames=3)
-    assert [view.name for view in grid.views] == ["frames 1 and 2", "frames 3 and 4", "frames 5 and 6"]
+    grid = merged_patch_grid((300, 200), 4, 6, frames=[(0, 1), (2, 3), (4,)])
+    assert [view.name for view in grid.views] == ["frames 1 and 2", "frames 3 and 4", "frame 5"]
+    assert grid.is_video and not grid.is_tiled and [view.layer for view in grid.views] == [0, 1, 2]
     assert grid.n_tokens == 72 and grid.view.count(1) == 24 and grid.box[:24] == grid.box[24:48]
     assert sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in grid.box[:24]) == pytest.approx(300 * 200)
 

@@ -11,7 +11,7 @@ from ..errors import Unsupported
 from ..records import TokenGrid
 from .entries import CatalogEntry
 from .memory import Parameters
-from .qwen_vl import MOST_TOKENS, QwenVL, published
+from .qwen_vl import BOTH, MOST_TOKENS, QwenVL, published
 
 
 def _sizes(text: tuple[int, int, int, int, int], tied: bool) -> dict[str, Any]:
@@ -27,12 +27,12 @@ class Qwen25VL(QwenVL):
         CatalogEntry(
             "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen2.5-VL 3B", "qwen2_5_vl", "qwen-research",
             _sizes((2048, 11008, 36, 16, 2), True), Parameters(3_441_197_056, 313_425_920), MOST_TOKENS,
-            "66285546d2b821cf421d4f5eb2576359d3770cd3", note="For research only.",
+            "66285546d2b821cf421d4f5eb2576359d3770cd3", note="For research only.", takes=BOTH,
         ),
         CatalogEntry(
             "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL 7B", "qwen2_5_vl", "apache-2.0",
             _sizes((3584, 18944, 28, 28, 4), False), Parameters(7_199_817_728, 1_092_348_928), MOST_TOKENS,
-            "cc594898137f460bfe9f0759e9844b3ce807cfb5",
+            "cc594898137f460bfe9f0759e9844b3ce807cfb5", takes=BOTH,
         ),
     )  # fmt: skip
 

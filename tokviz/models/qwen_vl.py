@@ -1,9 +1,11 @@
-"""What Qwen2-VL and Qwen2.5-VL share: a tower that merges 2 x 2 patches into one token, positions with three axes."""
+"""What Qwen's models share: a tower that merges 2 x 2 patches into one token, positions with three axes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -13,8 +15,13 @@ from ..measures import prefill_flops
 from ..names import Media
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower
+from .base import PatchMerging, PictureTokens, VideoFacts, VisionTower
 from .entries import decoder
+
+BOTH: tuple[Media, ...] = ("picture", "video")
+
+FRAMES_PER_SECOND = 2.0
+"""At which the published models look at videos, where their processors do not say."""
 
 MOST_TOKENS = 12845056 // 28**2
 """``longest_edge`` of the published processors of Qwen2-VL and Qwen2.5-VL, in pixels, over the pixels of a cell."""
@@ -40,15 +47,16 @@ def published(kind: str, text: tuple[int, int, int, int, int], tied: bool, visio
     }
 
 
-class QwenVL(PicturesOnly):
+class QwenVL(ABC):
     """Vision tower without [CLS] whose patches of all pictures form one sequence; decoder with mRoPE.
 
-    Kept tokens keep their three position ids (``methods.md`` 0.4). Both published families merge ``m x m`` patches
-    (``spatial_merge_size``) into one token. A subclass says which blocks attend over whole frames, and in which order
-    the tower sees the tokens.
+    Kept tokens keep their three position ids (``methods.md`` 0.4). All published families merge ``m x m`` patches
+    (``spatial_merge_size``) into one token, and of a video those of two frames that follow each other. A subclass says
+    which blocks attend over whole frames, and in which order the tower sees the tokens.
     """
 
     id: str
+    takes = BOTH
     reindexes = False
     layout_arguments: tuple[str, ...] = ()
 
@@ -74,13 +82,13 @@ class QwenVL(PicturesOnly):
         """The last block that attends over whole frames."""
         return model.base_model.visual.blocks[self.last_whole_frame_block(model.config.vision_config)]
 
+    @abstractmethod
     def last_whole_frame_block(self, vision: Any) -> int:
         """Number of the last block whose attention is not cut into windows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def places(self, vision: Any, grid_thw: Tensor) -> Tensor:
         """For every token in the LLM's order its place in the order of the tower. Shape: ``(n, 3)`` -> ``(N,)``."""
-        raise NotImplementedError
 
     def vision_tower(self, model: Any) -> VisionTower | None:
         """None: with fewer patches on the way there would be no 2 x 2 groups left to merge (``methods.md`` 9)."""
@@ -122,9 +130,9 @@ class QwenVL(PicturesOnly):
         lengths = [length for block in range(vision.depth) for length in self.attended(vision, block, grid)]
         return prefill_flops(lengths, width, inner)
 
+    @abstractmethod
     def widths(self, vision: Any) -> tuple[int, int]:
         """Width of a patch inside the tower, and of the MLP of its blocks."""
-        raise NotImplementedError
 
     def attended(self, vision: Any, block: int, grid: TokenGrid) -> list[int]:
         """Lengths in patches of the pieces within which a block attends: by default whole frames."""
@@ -132,11 +140,14 @@ class QwenVL(PicturesOnly):
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Some vision block must attend over whole frames, and model and processor must cut pictures alike."""
-        vision, image_processor = model.config.vision_config, processor.image_processor
+        vision = model.config.vision_config
         self.last_whole_frame_block(vision)
-        cut = image_processor.patch_size, image_processor.merge_size
-        if cut != (vision.patch_size, vision.spatial_merge_size):
-            raise Unsupported(f"{name} has a processor that cuts and merges patches otherwise than its model: {cut}.")
+        for part in (processor.image_processor, processor.video_processor):
+            cut = part.patch_size, part.merge_size, part.temporal_patch_size
+            if cut != (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size):
+                raise Unsupported(
+                    f"{name} has a processor that cuts and merges patches otherwise than its model: {cut}."
+                )
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """How many tokens a picture becomes is in no ``config.json``: the processor decides, by the picture's size.
@@ -162,24 +173,93 @@ class QwenVL(PicturesOnly):
         merge = model.config.vision_config.spatial_merge_size
         given = inputs.get("image_grid_thw")
         if given is not None:
-            frames, rows, columns = (int(count) for count in given[0])
-            return merged_patch_grid(picture_size, rows // merge, columns // merge, frames)
+            _, rows, columns = (int(count) for count in given[0])
+            return merged_patch_grid(picture_size, rows // merge, columns // merge)
         image_processor = processor.image_processor
-        if not getattr(image_processor, "do_resize", True):
-            raise Unsupported("This processor does not resize pictures; tokviz needs do_resize for Qwen models.")
+        self._check_resizes(image_processor)
+        cell, size = image_processor.patch_size * image_processor.merge_size, image_processor.size
+        with _sentence("picture", picture_size):
+            height, width = self.resized(picture_size, cell, size["shortest_edge"], size["longest_edge"])
+        return merged_patch_grid(picture_size, height // cell, width // cell)
+
+    @staticmethod
+    def resized(size: tuple[int, int], cell: int, least: int, most: int) -> tuple[int, int]:
+        """Height and width that a picture (or a frame) of ``(width, height)`` px is resized to.
+
+        Args: cell: side of what becomes one token, px; least, most: of the area, in px.
+        Raises ValueError for pictures that are too narrow.
+        """
         # Not at the top: families are asked about configurations before transformers is loaded.
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-        cell, size = image_processor.patch_size * image_processor.merge_size, image_processor.size
-        try:
-            height, width = smart_resize(
-                picture_size[1], picture_size[0], cell, size["shortest_edge"], size["longest_edge"]
-            )
-        except ValueError as error:
-            raise BadInput(
-                f"This model cannot take a picture of {picture_size[0]} x {picture_size[1]} px: {error}."
-            ) from error
-        return merged_patch_grid(picture_size, height // cell, width // cell)
+        height, width = smart_resize(size[1], size[0], cell, least, most)
+        return height, width
+
+    @staticmethod
+    def _check_resizes(processor: Any) -> None:
+        if not getattr(processor, "do_resize", True):
+            raise Unsupported("This processor does not resize pictures; tokviz needs do_resize for Qwen models.")
+
+    def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
+        """Two frames per second (or what the processor says) within the processor's limits, or about ``wanted``.
+
+        Always whole pairs, as two frames become one grid; of a video of one frame, that frame.
+        """
+        from transformers.video_utils import VideoMetadata
+
+        video_processor = processor.video_processor
+        together = video_processor.temporal_patch_size
+        if facts.n_frames < together:
+            return self.too_short(facts.n_frames)
+        how: dict[str, Any] = {}
+        if wanted is not None:
+            pairs = min(max(round(wanted / together), 1), facts.n_frames // together)
+            how["num_frames"] = pairs * together
+        elif not video_processor.num_frames and not video_processor.fps:
+            how["fps"] = FRAMES_PER_SECOND
+        metadata = VideoMetadata(total_num_frames=facts.n_frames, fps=facts.fps, duration=facts.duration_s)
+        chosen = (int(index) for index in video_processor.sample_frames(metadata, **how))
+        return [index for index in chosen if index < facts.n_frames]  # its rounding may add one behind the end
+
+    def too_short(self, n_frames: int) -> list[int]:
+        """The frames of a video that has not enough for one grid: all, the processor repeats the last one."""
+        return list(range(n_frames))
+
+    def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
+        """Cells of 2 x 2 patches of two frames together, all resized alike; of an odd number the last stands twice.
+
+        Raises BadInput for frames that the processor refuses.
+        """
+        video_processor = processor.video_processor
+        self._check_resizes(video_processor)
+        cell, together = video_processor.patch_size * video_processor.merge_size, video_processor.temporal_patch_size
+        with _sentence("video", frame_size):
+            height, width = self.resized_frames(video_processor, frame_size, n_frames)
+        pairs = [tuple(range(first, min(first + together, n_frames))) for first in range(0, n_frames, together)]
+        return merged_patch_grid(frame_size, height // cell, width // cell, pairs)
+
+    def resized_frames(self, video_processor: Any, frame_size: tuple[int, int], n_frames: int) -> tuple[int, int]:
+        """Height and width that ``n_frames`` frames of ``(width, height)`` px are resized to.
+
+        Every frame has the same limits, however many there are, unless the processor shares out the tokens of a whole
+        video (``cap_pixels_per_frame``).
+        """
+        cell, size = video_processor.patch_size * video_processor.merge_size, video_processor.size
+        most = size["longest_edge"]
+        if getattr(video_processor, "cap_pixels_per_frame", None):
+            everything = int(video_processor.max_video_tokens * cell * cell * 0.9)
+            share = everything * video_processor.temporal_patch_size // n_frames
+            most = max(min(most, share), int(size["shortest_edge"] * 1.05))
+        return self.resized(frame_size, cell, size["shortest_edge"], most)
+
+
+@contextmanager
+def _sentence(what: str, size: tuple[int, int]) -> Iterator[None]:
+    """Say what the processor's resizing rule has against a picture or video as BadInput."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(f"This model cannot take a {what} of {size[0]} x {size[1]} px: {error}.") from error
 
 
 def _queries_and_keys(attention: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -191,20 +271,24 @@ def _queries_and_keys(attention: Any, args: tuple[Any, ...], kwargs: Mapping[str
     return query.transpose(0, 1)[None], key.transpose(0, 1)[None]
 
 
-def merged_patch_grid(picture_size: tuple[int, int], rows: int, columns: int, frames: int = 1) -> TokenGrid:
+def merged_patch_grid(
+    picture_size: tuple[int, int], rows: int, columns: int, frames: Sequence[tuple[int, ...]] = ((),)
+) -> TokenGrid:
     """Geometry of "resize the whole picture to ``rows x columns`` cells" (``engine.md`` section 7).
 
-    Args: picture_size ``(width, height)`` px; rows and columns in tokens; frames: temporal patches, each of which shows
-    two frames of a video one after the other.
+    Args: picture_size ``(width, height)`` px; rows and columns in tokens; frames: of a video, which of its frames
+    (counted from 0) each grid is made of.
     """
     width, height = picture_size
-    cells = [(frame, row, column) for frame in range(frames) for row in range(rows) for column in range(columns)]
-    names = ["picture"] if frames == 1 else [f"frames {2 * frame + 1} and {2 * frame + 2}" for frame in range(frames)]
+    cells = [(grid, row, column) for grid in range(len(frames)) for row in range(rows) for column in range(columns)]
     whole = (0.0, 0.0, float(width), float(height))
     return TokenGrid(
         picture_size=picture_size,
-        views=[GridView(name=name, rows=rows, cols=columns, seen=whole) for name in names],
-        view=[frame for frame, _, _ in cells],
+        views=[
+            GridView(name=_name(shown), rows=rows, cols=columns, seen=whole, layer=number, frames=shown)
+            for number, shown in enumerate(frames)
+        ],
+        view=[grid for grid, _, _ in cells],
         row=[row for _, row, _ in cells],
         col=[column for _, _, column in cells],
         box=[
@@ -215,3 +299,8 @@ def merged_patch_grid(picture_size: tuple[int, int], rows: int, columns: int, fr
             for _, row, column in cells
         ],
     )  # fmt: skip
+
+
+def _name(frames: tuple[int, ...]) -> str:
+    numbers = " and ".join(str(frame + 1) for frame in frames)
+    return "picture" if not frames else f"frame {numbers}" if len(frames) == 1 else f"frames {numbers}"
