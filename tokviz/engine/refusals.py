@@ -15,6 +15,7 @@ from ..names import Site, VisionBlock
 from ..types import Need, Stage
 from .cache import PrunedCache
 from .needs import INSIDE_LLM_KINDS, LLM_BLOCK_KINDS, MEAN_ROW_KINDS, TEXT_KINDS, VISION_KINDS
+from .tap import is_hub_kernel
 
 _VISION, _ENCODER, _PROJECTOR, _LLM = range(4)
 
@@ -33,8 +34,8 @@ def check_model(model: Any, family: ModelFamily) -> None:
     if hasattr(model, "_orig_mod"):
         raise Unsupported("Compiled models cannot be pruned; pass the model as it was before torch.compile.")
     text = family.language_model(model).config
-    kernel = text._attn_implementation
-    if kernel not in ("eager", "sdpa") and not str(kernel).startswith("flash_attention"):
+    kernel = str(text._attn_implementation)
+    if kernel not in ("eager", "sdpa") and not kernel.startswith("flash_attention") and not is_hub_kernel(kernel):
         raise Unsupported(f"Attention kernel {kernel!r} cannot be pruned; load the model with sdpa or flash attention.")
     kinds = getattr(text, "layer_types", None)
     sliding = any(kind != "full_attention" for kind in kinds) if kinds else getattr(text, "sliding_window", None)

@@ -31,6 +31,15 @@ def can_tap(implementation: str) -> bool:
     return implementation != "eager" and implementation in ALL_ATTENTION_FUNCTIONS
 
 
+def is_hub_kernel(implementation: str) -> bool:
+    """Whether this is a kernel of the hub (``owner/repository``, a revision or a function may follow) that is loaded.
+
+    transformers registers it under that name, behind its own flash attention function and with the masks of flash
+    attention (a row of real columns, or none), so whatever holds for ``flash_attention_2`` holds for it.
+    """
+    return "/" in implementation and implementation in ALL_ATTENTION_FUNCTIONS
+
+
 @contextmanager
 def tapped(module: nn.Module, implementation: str, tap: Tap) -> Iterator[None]:
     """Call ``tap`` before every attention call of ``module`` in any thread, until the block is left."""

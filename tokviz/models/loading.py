@@ -100,7 +100,7 @@ def load(
         raise BadInput(f"{name} has no chat template: add chat_template.jinja to its folder.")
     family.check(model, processor, name)
     model = model.to(chosen_device).eval()
-    return VisionLanguageModel(model, processor, family, _record(model, family, name))
+    return VisionLanguageModel(model, processor, family, loaded_record(model, family, name))
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:
@@ -143,7 +143,8 @@ def _why_not(name: str, source: str, error: Exception) -> str:
     )
 
 
-def _record(model: Any, family: ModelFamily, name: str) -> ModelRecord:
+def loaded_record(model: Any, family: ModelFamily, name: str) -> ModelRecord:
+    """What sessions store about a loaded model."""
     text = model.config.get_text_config()
     parameter = next(model.parameters())
     device = parameter.device

@@ -1,0 +1,107 @@
+"""Every method under every attention kernel: the same tokens are kept, and no method changes the kernel."""
+
+from contextlib import nullcontext
+
+import engine_qwen
+import pytest
+import torch
+from engine_models import spread, stage
+from fake_kernels import HUB_KERNEL, KERNELS, fake_kernel, kernels_of, use_kernel
+from tiny_case import TEMPLATE, noise, tokenizer
+from tiny_families import CASES
+from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+import tokviz
+from tokviz.engine import encode, pruning
+from tokviz.errors import Unsupported
+from tokviz.models.families import FAMILIES
+from tokviz.models.loading import VisionLanguageModel, loaded_record
+from tokviz.pruners import PRUNERS
+
+PICTURE = noise(60, 40, seed=7)
+METHODS = [pruner.id for pruner in PRUNERS]
+
+
+def qwen():
+    cell = (2 * engine_qwen.PATCH) ** 2
+    pictures = Qwen2VLImageProcessor(
+        patch_size=engine_qwen.PATCH, size={"shortest_edge": 4 * cell, "longest_edge": 30 * cell}
+    )
+    marks = {"<|image_pad|>": engine_qwen.IMAGE, "<|video_pad|>": engine_qwen.VIDEO, "<|vision_start|>":
+             engine_qwen.START, "<|vision_end|>": engine_qwen.END}  # fmt: skip
+    template = TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
+    videos = Qwen2VLVideoProcessor(patch_size=engine_qwen.PATCH)
+    processor = Qwen2_5_VLProcessor(pictures, tokenizer(marks), videos, template)
+    return engine_qwen.build("qwen2_5_vl", torch.float32), processor
+
+
+def of_case(case):
+    return lambda: (case.model(torch.float32), case.processor())
+
+
+MODELS = {name: of_case(case) for name, case in CASES.items() if case.media == "picture"} | {"qwen2_5_vl": qwen}
+
+
+def under(name, kernel):
+    """The tiny model as if it had been loaded with this kernel."""
+    model, processor = MODELS[name]()
+    use_kernel(model, kernel)
+    family = FAMILIES[model.config.model_type]
+    return VisionLanguageModel(model, processor, family, loaded_record(model, family, "tiny"))
+
+
+def kept(vlm):
+    """Per method what every stage kept and the answer, or why it did not run."""
+    comparison = tokviz.compare(vlm, PICTURE, "what is it ?", METHODS, budget=6, max_new_tokens=3)
+    return {
+        run.method: run.error or ([stage.kept for stage in run.stages], [token.id for token in run.answer_tokens])
+        for run in comparison.runs
+    }
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def expected(request):
+    """The model's name, and what happens under SDPA."""
+    return request.param, kept(under(request.param, "sdpa"))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_method_keeps_the_same_tokens_under_every_kernel(expected, kernel):
+    name, under_sdpa = expected
+    vlm = under(name, kernel)
+    before = kernels_of(vlm.model)
+    assert set(vars(before).values()) == {kernel} == {vlm.record.attention}
+    with nullcontext() if kernel == "eager" else fake_kernel(kernel) as calls:
+        found = kept(vlm)
+    assert found == under_sdpa
+    assert sum(isinstance(value, tuple) for value in found.values()) > len(METHODS) * 0.7
+    assert kernels_of(vlm.model) == before
+    if calls is not None:
+        assert calls.whole > 0 and (calls.varlen > 0) == name.startswith("qwen")
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", HUB_KERNEL])
+def test_a_padded_batch_goes_through_the_glue_of_flash_attention(kernel):
+    """Rows of different lengths that lose different numbers of tokens, before the LLM and inside: as under SDPA."""
+    case, answers = CASES["llava"], []
+    rows = [["picture", 5], [3, "picture", 9]]
+    for name in ("sdpa", kernel):
+        model = case.model(torch.float32)
+        inputs = case.prompt(model, rows)
+        use_kernel(model, name)
+        with fake_kernel(kernel) as calls, pruning(model, case.here, [stage("projector", 8), stage(2, 4)], spread):
+            output = model.generate(**inputs, max_new_tokens=4, do_sample=False, output_logits=True,
+                                    return_dict_in_generate=True)  # fmt: skip
+        answers.append(torch.stack(output.logits))
+        assert (calls.varlen > 0) == (name != "sdpa")
+    torch.testing.assert_close(answers[1], answers[0], atol=5e-5, rtol=0)
+
+
+def test_a_name_that_no_kernel_is_registered_under_is_refused():
+    vlm = under("llava", "sdpa")
+    vlm.model.config.text_config._attn_implementation_internal = HUB_KERNEL
+    with pytest.raises(Unsupported, match="kernels-community/flash-attn2"):
+        encode(vlm.model, vlm.family, {}, ())
+    vlm.model.config.text_config._attn_implementation_internal = "flex_attention"
+    with pytest.raises(Unsupported, match="flex_attention"):
+        encode(vlm.model, vlm.family, {}, ())
