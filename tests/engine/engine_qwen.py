@@ -24,7 +24,7 @@ PATCH, MERGE = 4, 2
 GRIDS = [(1, 8, 6), (1, 4, 10), (1, 6, 6), (1, 4, 4)]
 """Frames, rows and columns of patches of the pictures of a prompt, in turn: 12, 10, 9 and 4 tokens."""
 VIDEO_GRID = (3, 4, 6)
-SECONDS = [0.4, 2.3]
+SECONDS = [0.6, 2.3]
 """Between two grids of the videos of a prompt, in turn; Qwen2.5-VL counts time with them."""
 FAMILIES = {"qwen2_vl": Qwen2VL(), "qwen2_5_vl": Qwen25VL()}
 
