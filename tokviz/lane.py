@@ -107,7 +107,7 @@ def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
         n_views=n_views,
         has_tiles=grid.is_tiled,
         has_frames=grid.is_video,
-        merges_patches=vlm.family.patch_merging(vlm.model) is not None,
+        merges_patches=not vlm.family.has_encoder_site(vlm.model),
         renumbers=vlm.family.reindexes,
         vision_blocks=None if tower is None else len(tower.blocks),
     )

@@ -67,7 +67,7 @@ def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs
                 f"Stage {stage.title!r} renumbers positions, and those of this model have several axes; tokens keep "
                 "theirs here (positions='keep')."
             )
-        if stage.site == "encoder" and family.patch_merging(model) is not None:
+        if stage.site == "encoder" and not family.has_encoder_site(model):
             raise Unsupported(
                 f"Stage {stage.title!r} lies before the projector, where this model has patches, several of which "
                 "become one token; put it behind the projector."

@@ -158,6 +158,9 @@ class ModelFamily(Protocol):
     def patch_merging(self, model: Any) -> PatchMerging | None:
         """How patches become tokens where several are merged into one; None where every patch is a token."""
 
+    def has_encoder_site(self, model: Any) -> bool:
+        """Whether every visual token is one row of what enters the projector, so that stages can lie before it."""
+
     def has_cls(self, model: Any) -> bool:
         """Whether row 0 of the vision sequence is a [CLS] token."""
 

@@ -133,6 +133,10 @@ class Idefics3(PicturesOnly):
         """None: patches are laid side by side before the projection, image by image."""
         return None
 
+    def has_encoder_site(self, model: Any) -> bool:
+        """Always: patches are laid side by side before the projection."""
+        return True
+
     def has_cls(self, model: Any) -> bool:
         """Never."""
         return False

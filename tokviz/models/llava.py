@@ -104,6 +104,10 @@ class Llava(PicturesOnly):
         """Every patch is a token."""
         return None
 
+    def has_encoder_site(self, model: Any) -> bool:
+        """Always."""
+        return True
+
     def has_cls(self, model: Any) -> bool:
         """CLIP towers have one; SigLIP towers do not."""
         return model.config.vision_config.model_type == "clip_vision_model"

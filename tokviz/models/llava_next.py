@@ -22,7 +22,7 @@ from .llava import Llava, side_of
 from .memory import Parameters
 from .tiles import best_resolution, tile_grid
 
-_SQUARE = (1000, 1000)
+SQUARE = (1000, 1000)
 _SIZES = {
     "model_type": "llava_next", "vision_feature_layer": -2, "vision_config": CLIP_L_336,
     "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
@@ -58,18 +58,18 @@ class LlavaNext(Llava):
             raise Unsupported(
                 f"{name} has a processor that cuts tiles of other sizes ({sorted(sides)} px) or patches than its model."
             )
-        pinpoints = _pinpoints(model.config.image_grid_pinpoints)
+        pinpoints = pinpoints_of(model.config.image_grid_pinpoints)
         # LLaVA-1.5's processor, which makes one square of every picture, has none.
-        if pinpoints != _pinpoints(getattr(image_processor, "image_grid_pinpoints", ())):
+        if pinpoints != pinpoints_of(getattr(image_processor, "image_grid_pinpoints", ())):
             raise Unsupported(f"{name} has a processor whose image_grid_pinpoints are not those of its model.")
-        _check_pinpoints(pinpoints, vision.image_size)
+        check_pinpoints(pinpoints, vision.image_size)
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """Thumbnail, crops and newlines of a square picture."""
         vision = config["vision_config"]
-        pinpoints, side = _pinpoints(config["image_grid_pinpoints"]), int(vision["image_size"])
-        _check_pinpoints(pinpoints, side)
-        grid = tile_grid(_SQUARE, pinpoints, side, int(vision["patch_size"]))
+        pinpoints, side = pinpoints_of(config["image_grid_pinpoints"]), int(vision["image_size"])
+        check_pinpoints(pinpoints, side)
+        grid = tile_grid(SQUARE, pinpoints, side, int(vision["patch_size"]))
         return PlanningInfo(
             n_visual=grid.n_tokens,
             n_blocks=int(config["text_config"]["num_hidden_layers"]),
@@ -102,7 +102,7 @@ class LlavaNext(Llava):
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Thumbnail and crops, as the processor cuts them, in pixels of the original picture."""
         vision = model.config.vision_config
-        pinpoints = _pinpoints(processor.image_processor.image_grid_pinpoints)
+        pinpoints = pinpoints_of(processor.image_processor.image_grid_pinpoints)
         return tile_grid(picture_size, pinpoints, vision.image_size, vision.patch_size)
 
 
@@ -118,16 +118,18 @@ def _of_probe(n_tiles: int, numbers: Tensor, n_patches: int) -> PictureTokens:
     )
 
 
-def _pinpoints(given: Any) -> list[tuple[int, int]]:
+def pinpoints_of(given: Any) -> list[tuple[int, int]]:
+    """``(height, width)`` of each copy that crops may be cut from, as ints."""
     return [(int(height), int(width)) for height, width in given]
 
 
-def _check_pinpoints(pinpoints: Sequence[tuple[int, int]], side: int) -> None:
+def check_pinpoints(pinpoints: Sequence[tuple[int, int]], side: int) -> None:
+    """Raises Unsupported unless whole tiles of ``side`` px can be cut from every copy."""
     if not pinpoints or any(length < side or length % side for pair in pinpoints for length in pair):
         raise Unsupported(f"These image_grid_pinpoints are no multiples of the tile of {side} px: {pinpoints}.")
 
 
 def _n_crops(size: Sequence[int], pinpoints: Any, side: int) -> int:
     """Crops of a picture of ``(height, width)``, as the model counts them."""
-    high, wide = best_resolution((int(size[1]), int(size[0])), _pinpoints(pinpoints))
+    high, wide = best_resolution((int(size[1]), int(size[0])), pinpoints_of(pinpoints))
     return math.ceil(high / side) * math.ceil(wide / side)

@@ -104,6 +104,10 @@ class QwenVL(ABC):
             queries_and_keys=_queries_and_keys,
         )
 
+    def has_encoder_site(self, model: Any) -> bool:
+        """Never: what enters the merger are patches."""
+        return False
+
     def has_cls(self, model: Any) -> bool:
         """Never."""
         return False

@@ -92,6 +92,12 @@ class Canvas:
             ((x + half_x - self.left) * self.scale_x, (y + half_y - self.top) * self.scale_y),
         )
 
+    def seen(self, rows: range, cols: range) -> Box:
+        """What the tokens of these rows and columns show together, ``(0, 0, 0, 0)`` where there are none."""
+        if not rows or not cols:
+            return (0.0, 0.0, 0.0, 0.0)
+        return (*self.box(rows[0], cols[0])[:2], *self.box(rows[-1], cols[-1])[2:])
+
     def _middle(self, line: Line) -> float:
         """Of what a row or column of tokens sees, in px of the canvas; patches leave a gap at the edge of a crop."""
         first, second = (
@@ -152,6 +158,18 @@ def canvas_of(
     )  # fmt: skip
 
 
+def square_canvas(picture_size: tuple[int, int], side: int, patch: int, n_lines: int | None = None) -> Canvas:
+    """A picture of ``(width, height)`` px squeezed into one square of ``side`` px, shrunk to so many rows and columns.
+
+    None: as many as there are patches.
+    """
+    n = side // patch
+    lines = interpolated(range(n), n_lines or n)
+    scale_x, scale_y = picture_size[0] / side, picture_size[1] / side
+    step = n / len(lines)
+    return Canvas(picture_size, scale_x, scale_y, 0, 0, 1, 1, n, side, patch, lines, lines, step, step)
+
+
 def _unpadded(cells: int, wanted: int) -> range:
     padding = (cells - wanted) // 2
     return range(padding, cells - padding)
@@ -175,14 +193,13 @@ def tile_grid(
     Args: pinpoints: ``(height, width)`` of the copies that crops may be cut from; side, patch: px of tile and patch;
     most_crops: of how many crops' area the stitched grid may be before it is shrunk, None for any.
     """
+    whole = square_canvas(picture_size, side, patch)
     canvas = canvas_of(picture_size, pinpoints, side, patch, most_crops)
     n = canvas.n
-    thumbnail = GridView(name="whole picture", rows=n, cols=n, seen=_thumbnail_box(picture_size, side, 0, 0, n * patch))
+    thumbnail = GridView(name="whole picture", rows=n, cols=n, seen=whole.seen(range(n), range(n)))
     views = [thumbnail, *(_crop_view(canvas, crop) for crop in range(canvas.high * canvas.wide))]
     tokens: list[tuple[int, int, int, Box | None]] = [
-        (0, row, col, _thumbnail_box(picture_size, side, col * patch, row * patch, patch))
-        for row in range(n)
-        for col in range(n)
+        (0, row, col, whole.box(row, col)) for row in range(n) for col in range(n)
     ]
     for row in range(len(canvas.rows)):
         crop = 0
@@ -194,22 +211,27 @@ def tile_grid(
     return TokenGrid(picture_size=picture_size, views=views, view=view, row=rows, col=cols, box=boxes)
 
 
-def _thumbnail_box(picture_size: tuple[int, int], side: int, x: int, y: int, length: int) -> Box:
-    """The thumbnail shows the whole picture, squeezed into a square."""
-    scale_x, scale_y = picture_size[0] / side, picture_size[1] / side
-    return (x * scale_x, y * scale_y, (x + length) * scale_x, (y + length) * scale_y)
+def square_grid(canvas: Canvas, name: str = "picture") -> TokenGrid:
+    """Geometry of a canvas without crops: one view that all its tokens lie in."""
+    rows, cols = range(len(canvas.rows)), range(len(canvas.cols))
+    cells = [(row, col) for row in rows for col in cols]
+    return TokenGrid(
+        picture_size=canvas.size,
+        views=[GridView(name=name, rows=len(rows), cols=len(cols), seen=canvas.seen(rows, cols))],
+        view=[0] * len(cells),
+        row=[row for row, _ in cells],
+        col=[col for _, col in cells],
+        box=[canvas.box(row, col) for row, col in cells],
+    )
 
 
 def _crop_view(canvas: Canvas, crop: int) -> GridView:
     rows, cols = canvas.visible(crop)
-    seen: Box = (0.0, 0.0, 0.0, 0.0)
-    if rows and cols:
-        seen = (*canvas.box(rows[0], cols[0])[:2], *canvas.box(rows[-1], cols[-1])[2:])
     return GridView(
         name=f"crop in row {crop // canvas.wide + 1}, column {crop % canvas.wide + 1}",
         rows=len(rows) if cols else 0,
         cols=len(cols) if rows else 0,
-        seen=seen,
+        seen=canvas.seen(rows, cols),
         layer=1,
         top=rows.start,
         left=cols.start,
