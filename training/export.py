@@ -20,17 +20,24 @@ def assemble(vision: dict[str, torch.Tensor], language: dict[str, torch.Tensor])
     tower = {k.removeprefix("tower."): v for k, v in vision.items() if k.startswith("tower.")}
     model.model.vision_tower.load_state_dict(tower)
 
-    def part(name: str) -> dict[str, torch.Tensor]:
-        return {k.removeprefix(f"{name}."): v.clone() for k, v in language.items() if k.startswith(f"{name}.")}
-
-    projector = part("projector")
-    scaled = projector["linear_1.weight"].double() / language["std"].double()
-    projector["linear_1.bias"] = (projector["linear_1.bias"].double() - scaled @ language["mean"].double()).float()
-    projector["linear_1.weight"] = scaled.float()
-    model.model.multi_modal_projector.load_state_dict(projector)
-    model.model.language_model.load_state_dict(part("decoder"))
-    model.lm_head.load_state_dict(part("head"))
+    model.model.multi_modal_projector.load_state_dict(raw_projector(language))
+    model.model.language_model.load_state_dict(part(language, "decoder"))
+    model.lm_head.load_state_dict(part(language, "head"))
     return model.eval()
+
+
+def part(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The weights of one part of a task, under the names that they have there."""
+    return {k.removeprefix(f"{name}."): v.clone() for k, v in state.items() if k.startswith(f"{name}.")}
+
+
+def raw_projector(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The projector of a task for features that are not standardised."""
+    projector = part(state, "projector")
+    scaled = projector["linear_1.weight"].double() / state["std"].double()
+    projector["linear_1.bias"] = (projector["linear_1.bias"].double() - scaled @ state["mean"].double()).float()
+    projector["linear_1.weight"] = scaled.float()
+    return projector
 
 
 def main() -> None:

@@ -14,7 +14,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    LlavaNextVideoForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from tokviz.scenes import SceneQuestion
 from tokviz.scenes.types import Box
@@ -69,12 +75,27 @@ def check(
     Shape:
         features: (B, V, D) projected; visible: (B, V) int64; rows: B lists of questions; returns B lists.
     """
-    blocks = [blocks_of(questions) for questions in rows]
+    return check_blocks(model, features, visible, [blocks_of(questions) for questions in rows], closed)
+
+
+def check_blocks(
+    model: LlavaForConditionalGeneration | LlavaNextVideoForConditionalGeneration,
+    features: Tensor,
+    visible: NDArray[np.int64],
+    blocks: Sequence[list[Block]],
+    closed: bool = False,
+    patches: int = PATCHES,
+) -> list[list[bool]]:
+    """Whether the greedy answer to each block's question is its own; `patches` as in `positions_and_mask`.
+
+    Shape:
+        as in `check`; blocks: B lists.
+    """
     length = max(sum(len(b.question) + len(b.answer) for b in row) for row in blocks)
-    packed = pack(blocks, length)
-    positions, mask = positions_and_mask(visible, packed, np.full(len(rows), closed))
+    packed = pack(list(blocks), length)
+    positions, mask = positions_and_mask(visible, packed, np.full(len(blocks), closed), patches)
     words = model.get_input_embeddings()
-    prefix = words(torch.tensor(prefix_tokens())).expand(len(rows), -1, -1)
+    prefix = words(torch.tensor(prefix_tokens())).expand(len(blocks), -1, -1)
     whole = torch.cat([prefix, features, words(torch.from_numpy(packed.tokens))], dim=1)
     out = model.model.language_model(inputs_embeds=whole, attention_mask=mask, position_ids=positions, use_cache=False)
     best = model.lm_head(out.last_hidden_state[:, PREFIX + features.shape[1] :]).argmax(-1).numpy()

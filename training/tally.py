@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokviz.scenes import COLORS, FAMILIES, SHAPES, SIZES, UNSEEN_PAIRS, Scene, SceneQuestion
+from tokviz.scenes import COLORS, FAMILIES, SHAPES, SIZES, UNSEEN_PAIRS, ClipQuestion, Scene, SceneQuestion
 from tokviz.scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten_numbers
 from tokviz.scenes.types import SceneSign
 
@@ -30,12 +30,12 @@ class Answered:
     """
 
     seed: int
-    question: SceneQuestion
+    question: SceneQuestion | ClipQuestion
     groups: tuple[str, ...]
     right: dict[str, bool]
 
 
-def kind_of(question: SceneQuestion) -> str:
+def kind_of(question: SceneQuestion | ClipQuestion) -> str:
     """The question without its colours, shapes and sizes: "is there a * *"."""
     words = "|".join([*COLORS, *(f"{shape}(?:es|s)?" for shape in SHAPES), *SIZES, "objects?"])
     bare = re.sub(rf"\b({words})\b", "*", question.text.rstrip("?"))
@@ -44,9 +44,14 @@ def kind_of(question: SceneQuestion) -> str:
     return kind + (" (none)" if question.answer == "none" else "")
 
 
-def blind_kind(question: SceneQuestion) -> str:
+def blind_kind(question: SceneQuestion | ClipQuestion) -> str:
     """What a blind guesser knows of a question: its kind, but not whether the answer is "none"."""
     return kind_of(question).removesuffix(" (none)")
+
+
+def named_pairs(text: str) -> set[tuple[str, str]]:
+    """The (colour, shape) pairs that a question names, in the singular or the plural."""
+    return set(_PAIR.findall(text))
 
 
 def groups_of(scene: Scene, question: SceneQuestion) -> tuple[str, ...]:
@@ -56,7 +61,7 @@ def groups_of(scene: Scene, question: SceneQuestion) -> tuple[str, ...]:
     if question.family == "reading":
         asked = "digit" if "handwritten" in question.text else question.text.split()[1]
         return (*groups, *_sign_groups(next((sign for sign in scene.signs if sign.kind == asked), None)))
-    pairs = set(_PAIR.findall(question.text))
+    pairs = named_pairs(question.text)
     if pairs:
         return (*groups, "named pair: unseen" if pairs & UNSEEN_PAIRS else "named pair: seen")
     if question.family == "attribute" and _shown_pairs(scene, question):

@@ -2,9 +2,9 @@
 
     python -m training.video --minutes 70
 
-Starts from assets/tokviz-tiny. Fifteen questions share one clip in one sequence (block mask, restarted positions), which
-equals as many single prompts. Visual tokens are dropped at random, so that most steps are cheap and the finished model
-can live with pruned prompts. A clip is used six times, three of them backwards, each time with other questions.
+Starts from assets/tokviz-tiny. Fifteen questions share one clip in one sequence (block mask, restarted positions),
+which equals as many single prompts. Visual tokens are dropped at random, so that most steps are cheap and the finished
+model can live with pruned prompts. A clip is used six times, three of them backwards, each time with other questions.
 """
 
 from __future__ import annotations

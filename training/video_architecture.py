@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -100,9 +98,3 @@ def build_video_processor() -> LlavaNextVideoProcessor:
         video_token=VIDEO_TOKEN,
         image_token="<image>",
     )
-
-
-def save_video_folder(model: LlavaNextVideoForConditionalGeneration, folder: Path) -> None:
-    """Write the model and its processor where `from_pretrained` finds them."""
-    model.save_pretrained(folder)
-    build_video_processor().save_pretrained(folder)
