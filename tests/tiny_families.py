@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from tiny_case import Case
+from tiny_idefics3 import TinyIdefics3, TinySmolVLM
 from tiny_llava import TinyLlava
 from tiny_llava_next import TinyLlavaNext, TinyLlavaNextMistral
+from tiny_llava_next_video import TinyLlavaNextVideo
+from tiny_video_llava import TinyVideoLlava
 
 CASES: dict[str, Case] = {
     "llava": TinyLlava(),
     "llava_next (vicuna)": TinyLlavaNext(),
     "llava_next (mistral)": TinyLlavaNextMistral(),
+    "llava_next_video": TinyLlavaNextVideo(),
+    "llava_next_video (videos)": TinyLlavaNextVideo("video"),
+    "llava_next_video (videos, max)": TinyLlavaNextVideo("video", pooling="max"),
+    "video_llava": TinyVideoLlava(),
+    "video_llava (videos)": TinyVideoLlava("video"),
+    "idefics3": TinyIdefics3(),
+    "smolvlm (videos)": TinySmolVLM("video"),
 }
