@@ -1,7 +1,7 @@
 """Moving scenes: short clips with questions that need one moment, or the order of moments, all from one seed.
 
-No model of this project is trained on clips: they are ground truth for the video family (which frames and which patches
-hold the evidence), not a benchmark of the embedded model.
+Ground truth for the video families (which frames and which patches hold the evidence), and what the embedded video
+model is trained and measured on.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _Timetable:
 def generate_clip(
     seed: int, size: tuple[int, int] = DEFAULT_SIZE, frames: int = 8, questions_per_family: int = 2
 ) -> Clip:
-    """Draw the clip of a seed and ask about it; no model of this project is trained on clips.
+    """Draw the clip of a seed and ask about it.
 
     One background, fixed to the grain; things that stand still, move on, bounce or circle, and come and go; signs that
     only a quarter of the frames show. Nothing ever covers anything else, and at least one thing moves in every frame.
