@@ -34,12 +34,6 @@ def llava_next_image_processor(side: int = SIDE, pinpoints: list[list[int]] = PI
     )
 
 
-def n_crops(width: int, height: int) -> int:
-    """Crops of a picture under ``PINPOINTS``."""
-    high, wide = select_best_resolution((height, width), PINPOINTS)
-    return (high // SIDE) * (wide // SIDE)
-
-
 def llava_next_layout(
     width: int, height: int, side: int = SIDE, pinpoints: list[list[int]] = PINPOINTS
 ) -> list[tuple[int, int]]:
@@ -65,6 +59,8 @@ class TinyLlavaNext(Case):
     """With a decoder of the Llama kind."""
 
     family = "llava_next"
+    side = SIDE
+    pinpoints = PINPOINTS
 
     def build(self) -> Any:
         """Tiles of 24 px."""
@@ -83,11 +79,13 @@ class TinyLlavaNext(Case):
 
     def layout(self, media: str, size: tuple[int, int], n_frames: int) -> list[Cell]:
         """A newline has no row."""
-        return [Cell(image, patch, () if patch < 0 else (patch,)) for image, patch in llava_next_layout(*size)]
+        layout = llava_next_layout(*size, self.side, self.pinpoints)
+        return [Cell(image, patch, () if patch < 0 else (patch,)) for image, patch in layout]
 
     def images(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """Thumbnail and crops; what pads them to the longest picture is none."""
-        counts = [1 + n_crops(w, h) for h, w in inputs["image_sizes"].tolist()]
+        targets = [select_best_resolution((h, w), self.pinpoints) for h, w in inputs["image_sizes"].tolist()]
+        counts = [1 + (high // self.side) * (wide // self.side) for high, wide in targets]
         return [tiles[:n] for tiles, n in zip(inputs["pixel_values"], counts, strict=True)]
 
     def layouts(self, inputs: dict[str, torch.Tensor]) -> list[list[Cell]]:

@@ -6,15 +6,21 @@ from .base import ModelFamily
 from .idefics3 import Idefics3
 from .llava import Llava
 from .llava_next import LlavaNext
+from .llava_next_video import LlavaNextVideo
 from .qwen2_5_vl import Qwen25VL
 from .qwen2_vl import Qwen2VL
+from .qwen3_vl import Qwen3VL
 from .smolvlm import SmolVLM
+from .video_llava import VideoLlava
 
 _ALL: tuple[ModelFamily, ...] = (
     Llava(),
     LlavaNext(),
+    LlavaNextVideo(),
+    VideoLlava(),
     Qwen2VL(),
     Qwen25VL(),
+    Qwen3VL(),
     SmolVLM(),
     Idefics3(),
 )

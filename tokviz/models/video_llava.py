@@ -1,0 +1,94 @@
+"""Video-LLaVA: one tower for pictures, one for the frames of videos, one projector; a frame's [CLS] goes to the LLM.
+
+A picture becomes its 16 x 16 patches. Of a video the stock code drops nothing: each frame is 257 tokens, [CLS] first,
+2056 for 8 frames where papers say 2048 (``methods.md`` 0.3). Here [CLS] tokens are no patches: methods do not choose
+among them, and an encoder-side method leaves their embeddings as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..errors import Unsupported
+from ..names import Media, VideoFacts
+from ..records import TokenGrid
+from .base import PictureTokens, VisionTower
+from .entries import CLIP_L_336, VICUNA_7B, CatalogEntry
+from .frames import check_frames, frame_by_frame, middle_of_frame, stock_frames
+from .llava import Llava, side_of
+from .memory import Parameters
+
+_BOTH: tuple[Media, ...] = ("picture", "video")
+
+
+class VideoLlava(Llava):
+    """Two CLIP-like towers of one shape (LanguageBind's), ``image_tower`` and ``video_tower``."""
+
+    id = "video_llava"
+    takes = _BOTH
+    layout_arguments = ("pixel_values_videos",)
+    catalog = (
+        CatalogEntry(
+            "LanguageBind/Video-LLaVA-7B-hf", "Video-LLaVA 7B", "video_llava", "apache-2.0",
+            {
+                "model_type": "video_llava", "vision_feature_layer": -2, "text_config": VICUNA_7B,
+                "vision_config": {**CLIP_L_336, "image_size": 224},
+            },
+            Parameters(7_100_956_672, 265_322_496), 8 * 257, takes=_BOTH,
+        ),
+    )  # fmt: skip
+
+    def check(self, model: Any, processor: Any, name: str) -> None:
+        """As LLaVA, and the processor must cut pictures and frames to the model's size."""
+        super().check(model, processor, name)
+        vision, side = model.config.vision_config, side_of(processor.image_processor.crop_size)
+        if side != vision.image_size or processor.patch_size != vision.patch_size:
+            raise Unsupported(f"{name} has a processor that cuts pictures or patches of other sizes than its model.")
+        check_frames(model, processor, name)
+
+    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
+        """The ids of ``<image>`` and ``<video>``."""
+        return (model.config.image_token_id, model.config.video_token_id)
+
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+        """The block of the medium's own tower that makes the features, or the last one."""
+        base, layer = model.base_model, model.config.vision_feature_layer
+        layers: Sequence[nn.Module] = (base.video_tower if media == "video" else base.image_tower).encoder.layers
+        # hidden_states entry h leaves block h - 1 (entry 0 are the embeddings).
+        return layers[-1] if block == "last" else layers[(layer if layer >= 0 else len(layers) + 1 + layer) - 1]
+
+    def vision_tower(self, model: Any) -> VisionTower | None:
+        """None: a video's frames carry a [CLS] token to the LLM, which merging inside the tower knows nothing of."""
+        return None
+
+    def pictures(
+        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
+    ) -> Sequence[PictureTokens]:
+        """Every patch is a token; of each frame also the [CLS] in front of them, which is no patch."""
+        videos = arguments.get("pixel_values_videos")
+        if videos is None:
+            return super().pictures(model, arguments, n_images, n_patches)
+        n_videos, n_frames = videos.shape[:2]
+        row, frame = torch.arange(n_patches), torch.arange(n_frames).repeat_interleave(n_patches)
+        patch, source = row.repeat(n_frames), frame * (n_patches - 1) + (row - 1).repeat(n_frames)
+        is_cls = patch == 0
+        tokens = PictureTokens(
+            n_tiles=n_frames,
+            tile=frame,
+            patch=patch.masked_fill(is_cls, -1),
+            sources=source.masked_fill(is_cls, -1)[:, None],
+        )
+        return [tokens] * n_videos
+
+    def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
+        """Evenly: 8 where nobody says more, as the model was trained."""
+        return stock_frames(processor, facts, wanted)
+
+    def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
+        """[CLS] and the patches of the middle square of every frame."""
+        patch = model.config.vision_config.patch_size
+        return frame_by_frame(middle_of_frame(processor, frame_size, patch), n_frames, with_cls=True)
