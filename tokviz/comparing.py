@@ -1,4 +1,4 @@
-"""One request: encode the picture once, run every lane, yield events. The only body that runs on a GPU.
+"""One request: encode the picture or video once, run every lane, yield events. The only body that runs on a GPU.
 
 The package exports its two functions as ``tokviz.compare`` and ``tokviz.compare_events``.
 """
@@ -12,25 +12,25 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 
 from . import __version__
-from .engine import Geometry, Prompt, answer, encode
+from .engine import Geometry, Prompt, answer, encode, running_on
 from .errors import BadInput, Stopped
-from .images import Picture, read_image
+from .images import Picture
 from .lane import LaneSettings, planning_info, run_lane
 from .measures import timing
+from .media import Source, grid_of, notices_of, open_media, picture_of, placed_evidence
 from .models.loading import VisionLanguageModel
-from .models.prompts import model_inputs
+from .models.prompts import model_inputs, placeholders
 from .names import Box, BudgetMeaning
 from .pruners import get
 from .pruners.base import Pruner
 from .records import Comparison, Request, Run, Timing, TokenGrid
 from .types import Budget, Need, PlanningInfo
+from .video import Video
 
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 BASELINE = "full"
@@ -54,7 +54,7 @@ class Event:
 
 def compare(
     vlm: VisionLanguageModel,
-    image: str | Path | bytes | Image.Image | Picture,
+    image: Source,
     question: str,
     methods: Sequence[str] = DEFAULT_METHODS,
     budget: int = 64,
@@ -64,13 +64,16 @@ def compare(
 
     Args:
         vlm: what ``tokviz.load`` returned.
-        image: path, file bytes, PIL picture, or a ``Picture``.
+        image: path or file bytes of a picture or a video (told apart by their content), PIL picture, ``Picture``, or
+            ``Video``.
         question: one question, up to 2,000 characters.
         methods: method ids; the unpruned run is always the first run of the result.
-        budget: visual tokens, 1 to N.
+        budget: visual tokens, 1 to N (of all frames of a video together).
         **options: ``budget_as`` ("published" | "final" | "average"), ``params`` ({method: {name: value}}), ``seed``,
             ``repeats`` (> 1: medians after a warm-up), ``max_new_tokens``, ``expected`` (the right answer),
-            ``evidence`` (boxes in pixels of the picture), ``stop`` (a ``threading.Event``).
+            ``evidence`` (boxes in pixels of the picture or video), ``stop`` (a ``threading.Event``). For videos:
+            ``frames`` (how many the model looks at, 1 to 64; default: the family's own choice), ``evidence_frames``
+            (the looked-at frame of each evidence box, from 0).
 
     Raises BadInput with one sentence. A method that cannot run on this model yields a Run with ``error`` instead.
     Example:
@@ -83,7 +86,7 @@ def compare(
 
 def compare_events(
     vlm: VisionLanguageModel,
-    image: str | Path | bytes | Image.Image | Picture,
+    image: Source,
     question: str,
     *,
     methods: Sequence[str] = DEFAULT_METHODS,
@@ -95,6 +98,8 @@ def compare_events(
     max_new_tokens: int = 32,
     expected: str | None = None,
     evidence: Sequence[Box] = (),
+    evidence_frames: Sequence[int] = (),
+    frames: int | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[Event]:
     """Like ``compare``, yielding an Event whenever something is new. Input is checked before the first event.
@@ -102,12 +107,13 @@ def compare_events(
     When ``stop`` is set the generator ends early after a last ``done`` event with what there is; when it was set before
     the picture was encoded there is nothing to show, and BadInput says so.
     """
-    picture = image if isinstance(image, Picture) else read_image(image)
+    media = open_media(vlm, image, frames)
     question = check_question(question, vlm)
     _check_text("The expected answer", expected or "")
     pruners = _pruners(methods)
     completed = _completed_params(pruners, params)
-    grid = vlm.family.grid(vlm.model, vlm.processor, picture.image.size, {})
+    grid = grid_of(vlm, media)
+    boxes, box_frames = placed_evidence(media, [_check_box(box) for box in evidence], evidence_frames)
     _check_numbers(budget, budget_as, seed, repeats, max_new_tokens, grid)
     request = Request(
         question=question,
@@ -119,17 +125,18 @@ def compare_events(
         max_new_tokens=max_new_tokens,
         repeats=repeats,
         expected_answer=expected or None,
-        evidence=[_check_box(box) for box in evidence],
+        evidence=boxes,
+        evidence_frames=box_frames,
     )
     settings = LaneSettings(Budget(budget, budget_as), seed, repeats, max_new_tokens, stop or threading.Event())
-    job = _Job(vlm, picture, request, grid, pruners, settings)
+    job = _Job(vlm, media, request, grid, pruners, settings)
     return _relay(job)
 
 
 @dataclass
 class _Job:
     vlm: VisionLanguageModel
-    picture: Picture
+    media: Picture | Video
     request: Request
     grid: TokenGrid
     pruners: list[Pruner]
@@ -140,14 +147,15 @@ class _Job:
         return Comparison(
             request=self.request,
             model=self.vlm.record,
-            picture=self.picture.record,
+            picture=picture_of(self.media),
+            video=self.media.record if isinstance(self.media, Video) else None,
             grid=self.grid,
             text_tokens=self.text_tokens,
             runs=list(runs),
             versions=versions(),
             timings=timings,
             warnings=[
-                *self.picture.notices,
+                *notices_of(self.media),
                 *unknown_words(self.vlm, self.request.question),
                 *mostly_unseen(self.grid),
             ],
@@ -160,14 +168,15 @@ class _Job:
         repeats = self.settings.repeats
         if not self.vlm.warm:  # else the first lane, the unpruned one, would look slower than it is
             warm_up = self._encode(needs)
-            answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=_ignore, stop=self.settings.stop)
+            with running_on(self.vlm.model, self.vlm.family, warm_up):
+                answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=_ignore, stop=self.settings.stop)
             self.vlm.warm = not self.settings.stop.is_set()
         prompts = [self._encode(needs) for _ in range(repeats)]
         prompt = prompts[-1]
         n_visual = int(prompt.visual_mask.sum())
         if n_visual != self.grid.n_tokens:
             raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
-        _check_context(self.vlm, prompt, self.settings.max_new_tokens)
+        _check_context(self.vlm, prompt, self.settings.max_new_tokens, self.grid.is_video)
         self.text_tokens = text_behind_the_picture(self.vlm, prompt)
         timings = {"vision": timing([p.vision_ms for p in prompts])}
         runs: list[Run] = []
@@ -195,7 +204,8 @@ class _Job:
     def _encode(self, needs: set[Need]) -> Prompt:
         if self.settings.stop.is_set():
             raise BadInput("Stopped before the picture was encoded.")
-        inputs, question_mask = model_inputs(self.vlm, self.picture.image, self.request.question)
+        shown = self.media if isinstance(self.media, Video) else self.media.image
+        inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
         return encode(
             self.vlm.model,
             self.vlm.family,
@@ -286,7 +296,7 @@ def check_question(question: str, vlm: VisionLanguageModel) -> str:
     tokenizer = vlm.processor.tokenizer
     # As ids, not only as text: a tokenizer may normalise case or width before it looks for its reserved words.
     ids = set(tokenizer(question, add_special_tokens=False)["input_ids"]) & set(tokenizer.all_special_ids)
-    written = [reserved for reserved in tokenizer.all_special_tokens if reserved in question]
+    written = [reserved for reserved in (*tokenizer.all_special_tokens, *placeholders(vlm)) if reserved in question]
     reserved_ids = ids - {tokenizer.unk_token_id}
     if written or reserved_ids:
         reserved = written[0] if written else tokenizer.convert_ids_to_tokens(min(reserved_ids))
@@ -319,7 +329,7 @@ def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
 
 
 def mostly_unseen(grid: TokenGrid) -> list[str]:
-    """A warning when the model sees less than half of the picture, or nothing."""
+    """A warning when the model sees less than half of the picture or of each frame, or nothing."""
     width, height = grid.picture_size
     x0, y0, x1, y1 = grid.views[0].seen
     if (x1 - x0) * (y1 - y0) >= 0.5 * width * height:
@@ -351,7 +361,8 @@ def _check_numbers(budget: int, budget_as: str, seed: int, repeats: int, max_new
         ("The number of new tokens", max_new_tokens, 1, MAX_NEW_TOKENS),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            why = f" (this picture has {grid.n_tokens} visual tokens)" if name == "The budget" else ""
+            what = "video" if grid.is_video else "picture"
+            why = f" (this {what} has {grid.n_tokens} visual tokens)" if name == "The budget" else ""
             raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {value!r}.")
     if budget_as not in ("published", "final", "average"):
         raise BadInput(f"budget_as must be published, final or average, not {budget_as!r}.")
@@ -363,13 +374,14 @@ def _check_box(box: Sequence[float]) -> Box:
     return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
 
 
-def _check_context(vlm: VisionLanguageModel, prompt: Prompt, max_new_tokens: int) -> None:
+def _check_context(vlm: VisionLanguageModel, prompt: Prompt, max_new_tokens: int, is_video: bool) -> None:
     limit = getattr(vlm.text_config, "max_position_embeddings", None)
     length = prompt.input_ids.shape[1]
     if limit and length + max_new_tokens > limit:
         room = limit - length
-        advice = f"allow at most {room} new tokens" if room > 0 else "shorten the question"
+        what, shorter = ("Video", "use fewer frames") if is_video else ("Picture", "shorten the question")
+        advice = f"allow at most {room} new tokens" if room > 0 else shorter
         raise BadInput(
-            f"Picture, question and answer need {length + max_new_tokens} tokens; {vlm.record.name} takes {limit}. "
+            f"{what}, question and answer need {length + max_new_tokens} tokens; {vlm.record.name} takes {limit}. "
             f"Please {advice}."
         )

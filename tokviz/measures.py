@@ -94,14 +94,28 @@ def seen_by_llm(run: Run, n_visual: int) -> list[int]:
     return before[-1].kept if before else list(range(n_visual))
 
 
-def evidence_tokens(grid: TokenGrid, evidence: Sequence[Box]) -> list[int]:
-    """Visual tokens whose patch shares at least a tenth of its area with an evidence box, ascending."""
-    return [index for index, box in enumerate(grid.box) if box and any(_share(box, e) >= 0.1 for e in evidence)]
+def evidence_tokens(grid: TokenGrid, evidence: Sequence[Box], frames: Sequence[int] = ()) -> list[int]:
+    """Visual tokens whose patch shares at least a tenth of its area with an evidence box, ascending.
+
+    frames: of a video, the sampled frame that each box lies in; a token shows a box only if its view shows that frame.
+    """
+    if grid.is_video and len(frames) != len(evidence):
+        raise ValueError(f"expected the frame of each of {len(evidence)} boxes, but got {len(frames)} frames")
+    in_view = [
+        [box for k, box in enumerate(evidence) if not grid.is_video or frames[k] in view.frames] for view in grid.views
+    ]
+    return [
+        index
+        for index, box in enumerate(grid.box)
+        if box and any(_share(box, e) >= 0.1 for e in in_view[grid.view[index]])
+    ]
 
 
-def evidence_recall(grid: TokenGrid, evidence: Sequence[Box], kept: Sequence[int]) -> float | None:
-    """Share of the evidence tokens that were kept; None when no token shows the evidence."""
-    tokens = evidence_tokens(grid, evidence)
+def evidence_recall(
+    grid: TokenGrid, evidence: Sequence[Box], kept: Sequence[int], frames: Sequence[int] = ()
+) -> float | None:
+    """Share of the evidence tokens that were kept; None when no token shows the evidence. Arguments as above."""
+    tokens = evidence_tokens(grid, evidence, frames)
     return len(set(tokens) & set(kept)) / len(tokens) if tokens else None
 
 

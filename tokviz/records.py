@@ -266,7 +266,12 @@ class Request(Record):
 
 
 class ModelRecord(Record):
-    """Which model answered, and on what."""
+    """Which model answered, and on what.
+
+    attention: the kernel of the LLM's blocks; tower_attention: of the vision tower, where that is another one.
+    quantization: ``8bit`` or ``4bit`` weights of linear layers, None for weights in ``dtype``. parameters: numbers in
+    the model, 0 in sessions of earlier versions. devices: where the weights lie, when on more than one.
+    """
 
     name: str
     family: str
@@ -276,6 +281,10 @@ class ModelRecord(Record):
     device: str
     attention: str
     embedded: bool
+    tower_attention: str | None = None
+    quantization: Literal["8bit", "4bit"] | None = None
+    parameters: int = 0
+    devices: list[str] = []
 
 
 class Comparison(Record):
@@ -297,6 +306,18 @@ class Comparison(Record):
     versions: dict[str, str]
     timings: dict[str, Timing] = {}
     warnings: list[str] = []
+
+    @model_validator(mode="after")
+    def _frames_exist(self) -> Self:
+        request, n_frames = self.request, 0 if self.video is None else len(self.video.frames)
+        if self.grid.is_video != (n_frames > 0):
+            raise ValueError("a grid of frames belongs to a video with frames")
+        if n_frames and len(request.evidence_frames) != len(request.evidence):
+            raise ValueError("each evidence box of a video needs its frame")
+        used = [*request.evidence_frames, *(frame for view in self.grid.views for frame in view.frames)]
+        if not all(0 <= frame < n_frames for frame in used):
+            raise ValueError(f"frames are numbered 0 to {n_frames - 1}")
+        return self
 
     def run(self, method: str) -> Run:
         """The run of a method id. Raises KeyError with the ids that are there."""

@@ -51,36 +51,48 @@ def test_a_question_is_where_the_template_puts_it():
     assert question_span("A: B:", "A: B:", "hi") is None, "not at all"
 
 
-def tokens_of(text, pieces, widen=3):
-    """Offsets in the text whose placeholder was widened, one token per piece, and which of them are visual."""
-    wide = text.replace("<im>", "<im>" * widen)
-    offsets, visual, at = [], [], 0
+def tokens_of(text, pieces, inserted=("<im>", "<im>", "<im>")):
+    """Offsets in the text whose placeholder was replaced, one token per piece, and where the last token ends in it."""
+    wide = text.replace("<im>", "".join(inserted))
+    offsets, at = [], 0
     for piece in pieces:
         low = wide.index(piece, at)
         offsets.append((low, low + len(piece)))
-        visual.append(piece == "<im>")
         at = low + len(piece)
-    return torch.tensor(offsets), torch.tensor(visual)
+    return torch.tensor(offsets), len(text.rstrip())
+
+
+def asked(text, span, pieces, **options):
+    offsets, plain_end = tokens_of(text, pieces, **options)
+    found = question_tokens(text, span, ["<im>"], offsets, plain_end)
+    return [piece for piece, wanted in zip(pieces, found.tolist(), strict=True) if wanted]
 
 
 def test_widened_placeholders_are_reckoned_with():
-    text = "hi: <im> hi there :hi"
     pieces = ["hi", ":", "<im>", "<im>", "<im>", " hi", " the", "re ", ":", "hi"]
-    offsets, visual = tokens_of(text, pieces)
-    found = question_tokens(text, (9, 17), "<im>", offsets, visual)
-    assert [piece for piece, asked in zip(pieces, found.tolist(), strict=True) if asked] == [" hi", " the", "re "]
+    assert asked("hi: <im> hi there :hi", (9, 17), pieces) == [" hi", " the", "re "]
+
+
+def test_what_is_written_around_frames_is_not_the_users():
+    """Qwen3-VL, SmolVLM and InternVL write times or numbers, some of them behind the last frame."""
+    inserted = ["<0.5 s>", "[", "<im>", "]", "<1.5 s>", "[", "<im>", "]", " hi", "."]
+    pieces = ["hi", ":", *inserted, " hi", " the", "re ", ":", "hi"]
+    assert asked("hi: <im> hi there :hi", (9, 17), pieces, inserted=inserted) == [" hi", " the", "re "]
+
+
+def test_blanks_at_the_end_that_no_token_holds_shift_nothing():
+    pieces = ["<im>", "<im>", "<im>", "hi", ":"]
+    assert asked("<im> hi : \n", (5, 7), pieces) == ["hi"]
 
 
 def test_a_question_before_the_picture_and_one_between_two():
-    text = "what? <im> A"
-    offsets, visual = tokens_of(text, ["what", "?", "<im>", "<im>", "<im>", "A"])
-    assert question_tokens(text, (0, 5), "<im>", offsets, visual).tolist() == [True, True, False, False, False, False]
+    assert asked("what? <im> A", (0, 5), ["what", "?", "<im>", "<im>", "<im>", "A"]) == ["what", "?"]
     text = "<im> what <im> A"
-    offsets, visual = tokens_of(text, ["<im>"] * 3 + ["what"] + ["<im>"] * 3 + ["A"])
-    assert question_tokens(text, (5, 9), "<im>", offsets, visual) is None
+    offsets, plain_end = tokens_of(text, ["<im>"] * 3 + ["what"] + ["<im>"] * 3 + ["A"])
+    assert question_tokens(text, (5, 9), ["<im>"], offsets, plain_end) is None
 
 
 def test_tokens_that_hold_only_blanks_or_nothing_are_nobodys():
     offsets = torch.tensor([(0, 0), (0, 1), (1, 2), (1, 3), (3, 5)])
-    found = question_tokens("a b c", (1, 3), "<im>", offsets, torch.zeros(5, dtype=torch.bool))
+    found = question_tokens("a b c", (1, 3), ["<im>"], offsets, 5)
     assert found.tolist() == [False, False, False, True, False]

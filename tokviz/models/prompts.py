@@ -1,11 +1,16 @@
-"""From a picture and a question to the model's inputs, and which of the tokens are the user's own words."""
+"""From a picture or video and a question to the model's inputs, and which of the tokens are the user's own words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..video import Video
 from .loading import VisionLanguageModel
 
 # A private-use character: no template and no tokenizer knows it.
@@ -13,32 +18,60 @@ _PLACE = "\ue000"
 
 
 def model_inputs(
-    vlm: VisionLanguageModel, image: Image.Image, question: str
+    vlm: VisionLanguageModel, media: Image.Image | Video, question: str
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The processor's output for one picture and question, with the model's own chat template, on its device.
+    """The processor's output for one picture or video and a question, with the model's chat template, on its device.
 
     The second value is the question mask: ``(1, L)`` bool, True for tokens that hold something the user wrote; None
     when template or tokenizer do not let them be told apart.
     """
-    processor = vlm.processor
-    text = _rendered(vlm, question)
-    options = {"return_offsets_mapping": True} if processor.tokenizer.is_fast else {}
-    inputs = dict(processor(images=[image], text=[text], return_tensors="pt", **options))
+    tokenizer = vlm.processor.tokenizer
+    text = _rendered(vlm, media, question)
+    options = {"return_offsets_mapping": True} if tokenizer.is_fast else {}
+    encoded = vlm.processor(**_seen(media), text=[text], return_tensors="pt", **options)
+    inputs = {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
     offsets = inputs.pop("offset_mapping", None)
-    span, mask = question_span(text, _rendered(vlm, _PLACE), question), None
+    span, mask = question_span(text, _rendered(vlm, media, _PLACE), question), None
     if offsets is not None and span is not None:
-        placeholders = torch.tensor(vlm.family.visual_token_ids(vlm.model))
-        visual = torch.isin(inputs["input_ids"][0], placeholders)
-        mask = question_tokens(text, span, processor.image_token, offsets[0], visual)
+        plain = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        mask = question_tokens(text, span, placeholders(vlm), offsets[0], max(end for _, end in plain))
     dtype = vlm.model.dtype
+    # Pixels enter the model's own layers; what else has fractions (seconds per frame) is reckoned with as it is.
     on_device = {
-        name: tensor.to(vlm.device, dtype if tensor.is_floating_point() else None) for name, tensor in inputs.items()
+        name: tensor.to(vlm.device, dtype if name.startswith("pixel_values") else None)
+        for name, tensor in inputs.items()
     }
     return on_device, None if mask is None else mask[None].to(vlm.device)
 
 
-def _rendered(vlm: VisionLanguageModel, question: str) -> str:
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+def placeholders(vlm: VisionLanguageModel) -> list[str]:
+    """What the processor replaces in a prompt by the tokens of a picture or video."""
+    names = (getattr(vlm.processor, name, None) for name in ("image_token", "video_token"))
+    return [name for name in names if name]
+
+
+def _seen(media: Image.Image | Video) -> dict[str, Any]:
+    """The processor's arguments: a picture, or all frames of a video, which were chosen before."""
+    if not isinstance(media, Video):
+        return {"images": [media]}
+    from transformers.video_utils import VideoMetadata
+
+    facts = media.facts
+    metadata = VideoMetadata(
+        total_num_frames=facts.n_frames,
+        fps=facts.fps,
+        width=facts.size[0],
+        height=facts.size[1],
+        duration=facts.duration_s,
+        frames_indices=list(media.indices),
+    )
+    frames = np.stack([np.asarray(frame) for frame in media.frames])
+    return {"videos": [frames], "video_metadata": [metadata], "do_sample_frames": False}
+
+
+def _rendered(vlm: VisionLanguageModel, media: Image.Image | Video, question: str) -> str:
+    kind = "video" if isinstance(media, Video) else "image"
+    messages = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": question}]}]
     text: str = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
     return text
 
@@ -56,20 +89,22 @@ def question_span(text: str, with_place: str, question: str) -> tuple[int, int] 
 
 
 def question_tokens(
-    text: str, span: tuple[int, int], placeholder: str, offsets: Tensor, visual: Tensor
+    text: str, span: tuple[int, int], placeholders: Sequence[str], offsets: Tensor, plain_end: int
 ) -> Tensor | None:
     """Tokens that hold a visible character of ``text[start:end]``.
 
-    Shape: offsets ``(L, 2)`` and visual ``(L,)`` bool, of the tokens -> ``(L,)`` bool.
-    The processor widens each ``placeholder`` to as many as there are visual tokens, so offsets behind the picture are
-    shifted: by what the last visual token says. None for a question between two pictures.
+    Shape: offsets ``(L, 2)`` of the tokens, in the text that the processor made of ``text`` -> ``(L,)`` bool.
+    The processor puts visual tokens, and around them times, numbers or marks, where a placeholder stands; what is
+    behind the last one is as it was, but shifted. ``plain_end``: where the last token of ``text`` ends without that.
+    None for a question between two placeholders.
     """
     start, end = span
-    first, last = text.find(placeholder), text.rfind(placeholder)
-    shift = 0
-    if last >= 0 and start >= last + len(placeholder):
-        shift = int(offsets[visual][-1, 1]) - (last + len(placeholder))
-    elif first >= 0 and end > first:
+    places = [(text.find(word), text.rfind(word) + len(word)) for word in placeholders if word in text]
+    if not places or end <= min(first for first, _ in places):
+        shift = 0
+    elif start >= max(last for _, last in places):
+        shift = int(offsets[:, 1].max()) - plain_end
+    else:
         return None
     tokens = [
         any(start <= place < end and not text[place].isspace() for place in range(low - shift, high - shift))

@@ -118,7 +118,8 @@ def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None) -> l
         else:
             lines += [f"{final} of {n_tokens} tokens at the end", f"{average:.1f} per block on average"]
     stage = kept_stage(run)
-    evidence = evidence_tokens(comparison.grid, comparison.request.evidence)
+    asked = comparison.request
+    evidence = evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     if stage is not None and evidence:
         kept = len(set(evidence) & set(run.stages[stage].kept))
         lines.append(f"evidence: {kept} of {len(evidence)} patches kept")

@@ -54,7 +54,8 @@ def _evidence(run: Run, comparison: Comparison) -> list[Number]:
 
     A later withdrawal of everything is no selection.
     """
-    shown = measures.evidence_tokens(comparison.grid, comparison.request.evidence)
+    asked = comparison.request
+    shown = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     if not shown or not run.stages:
         return []
     counts = [len(set(shown) & set(measures.seen_by_llm(run, comparison.grid.n_tokens)))]

@@ -1,0 +1,126 @@
+"""What a question is about: a picture, or the frames of a video that the model looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from .errors import BadInput
+from .images import Picture, read_image
+from .names import Box, Media, VideoFacts
+from .records import PictureRecord, TokenGrid
+from .video import MAX_SAMPLED, Video, is_video, read_video
+from .video_decoding import FORMATS
+
+if TYPE_CHECKING:
+    from .models.loading import VisionLanguageModel
+
+Source = str | Path | bytes | Image.Image | Picture | Video
+"""What may be given where a picture or a video is asked for."""
+_VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+
+
+def open_media(vlm: VisionLanguageModel, source: Source | None, frames: int | None = None) -> Picture | Video:
+    """Decode a picture, or the frames of a video that this model looks at.
+
+    ``frames``: how many of a video, 1 to 64; None: as many as the model's family takes. Raises BadInput with one
+    sentence: nothing there, unreadable, past a limit, or the model takes no such thing.
+    """
+    _check_frames(frames)
+    if isinstance(source, Video):
+        _check_taken(vlm, "video")
+        if frames not in (None, len(source.frames)):
+            raise BadInput(f"This video was already read with {len(source.frames)} frames, not with {frames}.")
+        return source
+    if isinstance(source, str | Path | bytes) and (is_video(source) or _named_as_video(source)):
+        _check_taken(vlm, "video")
+        return read_video(source, partial(_sampled, vlm, wanted=frames))
+    if frames is not None and source is not None:
+        raise BadInput("The number of frames is a setting for videos; this is a picture.")
+    picture = source if isinstance(source, Picture) else read_image(source)
+    _check_taken(vlm, "picture")
+    return picture
+
+
+def _named_as_video(source: str | Path | bytes) -> bool:
+    """Whether a file that is no video by its content claims to be one: then the refusal speaks of videos."""
+    return not isinstance(source, bytes) and Path(source).suffix.lower() in _VIDEO_ENDINGS
+
+
+def _sampled(vlm: VisionLanguageModel, facts: VideoFacts, wanted: int | None) -> list[int]:
+    return vlm.family.sampled(vlm.processor, facts, wanted)[: MAX_SAMPLED if wanted is None else None]
+
+
+def _check_frames(frames: int | None) -> None:
+    if frames is not None and (
+        isinstance(frames, bool) or not isinstance(frames, int) or not 1 <= frames <= MAX_SAMPLED
+    ):
+        raise BadInput(f"The number of frames must be a whole number from 1 to {MAX_SAMPLED}, not {frames!r}.")
+
+
+def _check_taken(vlm: VisionLanguageModel, media: Media) -> None:
+    if media in vlm.family.takes:
+        return
+    from .models.catalog import CATALOG
+
+    others = [entry.id for entry in CATALOG if media in entry.takes]
+    advice = f", such as {' or '.join(others[:2])}" if others else ""
+    raise BadInput(
+        f"{vlm.record.name} does not answer questions about {media}s; choose a model that does{advice}"
+        + (f", or give it a picture (a video is recognised by its content: {FORMATS})." if media == "video" else ".")
+    )
+
+
+def grid_of(vlm: VisionLanguageModel, media: Picture | Video) -> TokenGrid:
+    """Where this model's visual tokens lie in the picture or in the sampled frames."""
+    if isinstance(media, Video):
+        return vlm.family.video_grid(vlm.model, vlm.processor, media.frames[0].size, len(media.frames))
+    return vlm.family.grid(vlm.model, vlm.processor, media.image.size, {})
+
+
+def picture_of(media: Picture | Video) -> PictureRecord:
+    """The record of the picture, or of the first sampled frame."""
+    return media.record.frames[0].picture if isinstance(media, Video) else media.record
+
+
+def notices_of(media: Picture | Video) -> list[str]:
+    """What was changed or left out on the way, as sentences."""
+    if not isinstance(media, Video):
+        return [*media.notices]
+    looked, facts = len(set(media.indices)), media.facts
+    if looked == facts.n_frames:
+        return [*media.notices]
+    every = facts.duration_s / looked
+    return [
+        *media.notices,
+        f"The model looks at {looked} of {facts.n_frames:,} frames, about one every {every:.2g} seconds.",
+    ]
+
+
+def placed_evidence(
+    media: Picture | Video, evidence: Sequence[Box], evidence_frames: Sequence[int]
+) -> tuple[list[Box], list[int]]:
+    """Evidence in pixels of what the model is given, and the sampled frame of each box.
+
+    Raises BadInput when boxes of a video do not say in which frame they lie, or boxes of a picture do.
+    """
+    boxes = list(evidence)
+    if not isinstance(media, Video):
+        if evidence_frames:
+            raise BadInput("Evidence in frames is for videos; this is a picture.")
+        return boxes, []
+    if len(evidence_frames) != len(boxes):
+        raise BadInput(
+            f"There are {len(boxes)} evidence boxes and {len(evidence_frames)} numbers of frames: each box of a video "
+            "needs the sampled frame that it lies in, counted from 0."
+        )
+    for frame in evidence_frames:
+        if isinstance(frame, bool) or not isinstance(frame, int) or not 0 <= frame < len(media.frames):
+            raise BadInput(f"Evidence lies in one of the sampled frames, 0 to {len(media.frames) - 1}, not {frame!r}.")
+    (width, height), (full_width, full_height) = media.frames[0].size, media.facts.size
+    x, y = width / full_width, height / full_height
+    return [(x0 * x, y0 * y, x1 * x, y1 * y) for x0, y0, x1, y1 in boxes], list(evidence_frames)
