@@ -134,10 +134,12 @@ def _after(model, tokens, stage, choose, row, told):
     for number, feature in zip(taken, extra, strict=True):
         vision, hidden = _made(model, stage, feature, tokens[places[number]])
         added.append(Token(hidden, tokens[places[number]].position, -1, vision))
-    out = [*kept_tokens, *added]
-    if selection.sequence is not None:
-        out = [out[number] for number in selection.sequence.tolist()]
-    slots = sorted([places[number] for number in kept] + [places[number] for number in taken])
+    homes = [places[number] for number in (*kept, *taken)]
+    order = range(len(homes)) if selection.sequence is None else selection.sequence.tolist()
+    # Nobody jumps over text: stretch by stretch of visual tokens, within each as the selection says.
+    text_before = [sum(token.index is None for token in tokens[:home]) for home in homes]
+    out = [[*kept_tokens, *added][number] for number in sorted(order, key=lambda number: text_before[number])]
+    slots = sorted(homes)
     filled = dict(zip(slots, out, strict=True))
     after = [filled.get(place, token) for place, token in enumerate(tokens) if place in filled or place not in places]
     if stage.positions == "reindex":

@@ -8,7 +8,6 @@ from engine_models import FAMILY, everything, generated, merged, prompt, ragged,
 from engine_sequences import adding, exchanging, merging_and_adding, only_shuffling, rebuilt, shuffling
 
 from tokviz.engine import encode, kv_cache_bytes, pruning, shorten
-from tokviz.errors import Unsupported
 from tokviz.types import CLS_ATTENTION, LAST_ROW, TEXT_FEATURES, TEXT_ROWS, Need, Selection
 
 POSITIONS = pytest.mark.parametrize("positions", ["keep", "reindex"])
@@ -21,6 +20,7 @@ BATCHES = {
     "left-padded": [[5, "picture", 6], [2, "picture", 3]],
     "1 and 0 pictures": [[3, "picture", 5], [7]],
     "side by side": [[2, "picture", "picture", 4]],
+    "text between": [[2, "picture", 2, "picture", 1, "picture", 4], [2, "picture", 3, "picture", 4]],
 }
 
 
@@ -241,10 +241,17 @@ def test_later_stages_get_their_rows_in_sequence_order(model, tolerance, need):
             assert (getattr(seen[True], name) - expected).abs().max() <= tolerance
 
 
-def test_an_order_of_its_own_over_separated_pictures_is_refused(sdpa64):
-    inputs = prompt(sdpa64, [[2, "picture", 1, "picture", 4]])
-    with pruning(sdpa64, FAMILY, [stage("projector", 7)], shuffling), pytest.raises(Unsupported, match="side by side"):
-        generated(sdpa64, inputs, steps=1)
+def test_an_order_of_its_own_holds_within_each_of_the_pictures_that_text_separates(sdpa64):
+    def choose(stage, signals, row):
+        kept = torch.tensor([1, 3, 5, 20, 22])
+        return Selection(kept=kept, extra=signals.features[:1] * 2, sequence=torch.tensor([4, 2, 5, 0, 3, 1]))
+
+    encoded = encode(sdpa64, FAMILY, prompt(sdpa64, [[2, "picture", 1, "picture", 4]]), ())
+    short, events = shorten(sdpa64, FAMILY, encoded, [stage("projector", 6)], choose)
+    first, second = encoded.inputs_embeds[0, 2:18], encoded.inputs_embeds[0, 19:35]
+    expected = [first[[5, 1, 3]], encoded.inputs_embeds[0, 18:19], second[[6]], first[:1] * 2, second[[4]]]
+    assert torch.equal(short.inputs_embeds[0, 2:9], torch.cat(expected))
+    assert events[0][0].sequence.tolist() == [5, 1, 3, 22, -1, 20]
 
 
 def test_added_tokens_stay_with_the_picture_whose_place_they_take(sdpa64):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..errors import Unsupported
 from ..types import Selection, Signals, Stage
 from .clock import Stopwatch
 from .looker import Looker
@@ -92,8 +91,8 @@ def place(selection: Selection, rows: Rows, row: int, stage: Stage) -> Placed:
     """Give every kept and added token of a row its column.
 
     Added tokens take the columns (and with policy ``keep`` the positions) of the last dropped tokens. Without a
-    sequence they stand behind the kept tokens of the picture whose columns they take. Raises Unsupported for a sequence
-    that mixes pictures which text separates: tokens would jump over the text.
+    sequence they stand behind the kept tokens of the picture whose columns they take. Where text separates pictures
+    (tiles, frames), a sequence holds within each stretch of visual tokens: none of them jumps over the text.
     """
     columns = rows.columns(row)
     kept = selection.kept.to(columns.device)
@@ -109,12 +108,8 @@ def place(selection: Selection, rows: Rows, row: int, stage: Stage) -> Placed:
     picture = rows.pictures(row)
     if selection.sequence is not None:
         sequence = selection.sequence.to(columns.device)
+        sequence = sequence[picture[tokens[sequence]].argsort(stable=True)]
         tokens, order = tokens[sequence], sequence[sequence < n_kept]
-        if bool((picture[tokens].diff() < 0).any()):
-            raise Unsupported(
-                f"{stage.title!r} hands the tokens on in an order of its own, and text separates the pictures of this "
-                "prompt; put the pictures side by side."
-            )
     else:
         tokens = tokens[picture[tokens].argsort(stable=True)]
     places = tokens.sort().values
