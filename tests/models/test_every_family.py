@@ -1,0 +1,115 @@
+"""From a user's side: a local folder of every architecture is loaded, asked about a picture (or video) by every method.
+
+Budgets, kept tokens and geometry have to agree, whatever the family; what cannot run is refused by the very sentence
+that planning gives.
+"""
+
+import io
+
+import av
+import numpy as np
+import pytest
+import torch
+from tiny_case import N_FRAMES, noise
+from tiny_families import CASES
+
+import tokviz
+from tokviz.lane import planning_info
+from tokviz.pruners import PRUNERS, get
+from tokviz.records import Comparison
+
+ALL = [pruner.id for pruner in PRUNERS]
+SIZE = (60, 40)
+QUESTION = "what is it ?"
+
+
+def video_file():
+    """A short clip, every frame of which is noise of its own."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=4)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuvj420p"
+        for number in range(12):
+            frame = av.VideoFrame.from_ndarray(np.asarray(noise(*SIZE, seed=number)), format="rgb24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module", params=CASES)
+def asked(request, tmp_path_factory):
+    """``(case, loaded model, comparison of all methods)``"""
+    case, folder = CASES[request.param], tmp_path_factory.mktemp("family")
+    case.model(torch.float32).save_pretrained(folder)
+    case.processor().save_pretrained(folder)
+    vlm = tokviz.load(folder)
+    thing, options = (noise(*SIZE, seed=7), {}) if case.media == "picture" else (video_file(), {"frames": N_FRAMES})
+    n = tokviz.compare(vlm, thing, QUESTION, [], budget=1, max_new_tokens=1, **options).grid.n_tokens
+    return case, vlm, tokviz.compare(vlm, thing, QUESTION, ALL, budget=n // 2, max_new_tokens=3, **options)
+
+
+def test_a_folder_is_loaded_as_its_family(asked):
+    case, vlm, comparison = asked
+    assert vlm.family is case.here and comparison.model.family == case.family
+    assert comparison.grid.is_video == (case.media == "video") == (comparison.video is not None)
+    if comparison.video is not None:
+        # Two frames may become one grid (Qwen), which wants an even number of them.
+        assert N_FRAMES <= len(comparison.video.frames) <= N_FRAMES + 1
+        shown = [frame for view in comparison.grid.views for frame in view.frames]
+        assert shown == list(range(len(comparison.video.frames)))
+        assert [view.layer for view in comparison.grid.views] == list(range(len(comparison.grid.views)))
+
+
+def test_every_method_runs_or_says_what_the_model_lacks(asked):
+    _, vlm, comparison = asked
+    info = planning_info(vlm, comparison.grid)
+    for run in comparison.runs:
+        missing = get(run.method).missing(info)
+        assert run.error == missing, run.method
+        if missing is None:
+            assert run.answer_tokens and len(run.tokens_per_block) == vlm.record.n_blocks
+    # Those that need nothing but features run everywhere.
+    running = {run.method for run in comparison.runs if run.error is None}
+    assert {"full", "random", "uniform", "divprune", "fastv", "pdrop", "vtw", "apet"} <= running
+
+
+def test_what_is_kept_is_there_and_within_the_budget(asked):
+    _, _, comparison = asked
+    n = comparison.grid.n_tokens
+    assert comparison.runs[0].tokens_per_block == [n] * comparison.model.n_blocks
+    for run in comparison.runs[1:]:
+        if run.error is not None:
+            continue
+        alive = set(range(n))
+        for stage in run.stages:
+            assert set(stage.kept) <= alive and stage.kept == sorted(set(stage.kept)), run.method
+            alive = set(stage.kept)
+        assert run.actual is not None and run.planned is not None
+        # What is no patch (newline, video [CLS]) is not counted by methods that never prune it.
+        assert run.actual.final <= max(run.planned.final, 1) + sum(box is None for box in comparison.grid.box)
+    for method in ("random", "divprune"):
+        run = comparison.run(method)
+        assert run.actual.average_in == comparison.request.budget, method
+
+
+def test_the_unpruned_run_is_the_stock_model(asked):
+    """The same ids as plain ``generate`` on what the processor makes."""
+    from tokviz.models.prompts import model_inputs
+
+    case, vlm, comparison = asked
+    thing = noise(*SIZE, seed=7)
+    if case.media == "video":
+        thing = tokviz.video.read_video(video_file(), lambda facts: case.here.sampled(vlm.processor, facts, N_FRAMES))
+    inputs, question = model_inputs(vlm, thing, QUESTION)
+    with torch.no_grad():
+        ids = vlm.model.generate(**inputs, max_new_tokens=3, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert [token.id for token in comparison.runs[0].answer_tokens] == ids.tolist()
+    assert question is not None and int(case.is_visual(inputs["input_ids"]).sum()) == comparison.grid.n_tokens
+    words = vlm.processor.tokenizer.decode(inputs["input_ids"][question]).split()
+    assert words == QUESTION.split(), "the user's own words, whatever stands around them"
+
+
+def test_a_session_says_it_all_again(asked):
+    assert Comparison.from_json(asked[2].to_json()) == asked[2]
