@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .cases.examples import load_examples
-from .engine import Prompt, encode, pruning
+from .engine import Prompt, encode, running_on
 from .errors import BadInput
 from .images import read_image, stored_image
 from .models.loading import VisionLanguageModel
@@ -106,11 +106,12 @@ def divergence_per_block(vlm: VisionLanguageModel, sample: Sample, blocks: Seque
     """
     inputs, _ = model_inputs(vlm, sample.image, sample.question)
     prompt = encode(vlm.model, vlm.family, inputs, ())
-    full = _log_probabilities(vlm, prompt)
+    with running_on(vlm.model, vlm.family, prompt):
+        full = _log_probabilities(vlm, prompt)
     found = []
     for block in blocks:
         stages, choose = _withdrawal(vlm, prompt, block)
-        with pruning(vlm.model, vlm.family, stages, choose, prompt=prompt):
+        with running_on(vlm.model, vlm.family, prompt, stages, choose):
             withdrawn = _log_probabilities(vlm, prompt)
         found.append((withdrawn.exp() * (withdrawn - full)).sum())
     return torch.stack(found).cpu()

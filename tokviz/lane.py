@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
 
-from .engine import Answer, Prompt, StageEvent, answer, pruning, shorten
+from .engine import Answer, Prompt, StageEvent, answer, running_on, shorten
 from .errors import BadInput, Stopped
 from .measures import decode_flops, merging_flops, prefill_flops, timing
 from .models.base import ModelFamily
@@ -146,8 +145,7 @@ def shoot(
     before_llm = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
     inside_llm = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
     short, rows = shorten(model, family, prompt, before_llm, choose)
-    context = pruning(model, family, inside_llm, choose, prompt=short) if inside_llm else nullcontext()
-    with context as trace:
+    with running_on(model, family, short, inside_llm, choose) as trace:
         generated = answer(
             model, short, max_new_tokens=settings.max_new_tokens, on_tokens=on_tokens, stop=settings.stop
         )

@@ -93,7 +93,9 @@ def _attention(lm, block, state):
     attention = block.self_attn
     normed = block.input_layernorm(hidden)
     query, key, value = (
-        getattr(attention, f"{name}_proj")(normed).view(length, -1, attention.head_dim).transpose(0, 1)
+        getattr(attention, f"{name}_norm", torch.nn.Identity())(
+            getattr(attention, f"{name}_proj")(normed).view(length, -1, attention.head_dim)
+        ).transpose(0, 1)
         for name in "qkv"
     )
     cos, sin = lm.rotary_emb(hidden, state["positions"][..., None, :])  # with or without axes in front

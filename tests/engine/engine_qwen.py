@@ -1,4 +1,4 @@
-"""Tiny stock Qwen2-VL and Qwen2.5-VL models with random weights, prompts for them, and their part of the oracle."""
+"""Tiny stock models of Qwen's families with random weights, prompts for them, and their part of the oracle."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from tokviz.models.qwen2_5_vl import Qwen25VL
 from tokviz.models.qwen2_vl import Qwen2VL
+from tokviz.models.qwen3_vl import Qwen3VL
 
 IMAGE, VIDEO, START, END = 90, 91, 92, 93
 BLOCKS = 6
@@ -26,7 +29,12 @@ GRIDS = [(1, 8, 6), (1, 4, 10), (1, 6, 6), (1, 4, 4)]
 VIDEO_GRID = (3, 4, 6)
 SECONDS = [0.6, 2.3]
 """Between two grids of the videos of a prompt, in turn; Qwen2.5-VL counts time with them."""
-FAMILIES = {"qwen2_vl": Qwen2VL(), "qwen2_5_vl": Qwen25VL()}
+FAMILIES = {"qwen2_vl": Qwen2VL(), "qwen2_5_vl": Qwen25VL(), "qwen3_vl": Qwen3VL()}
+MODELS = {
+    "qwen2_vl": Qwen2VLForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+    "qwen3_vl": Qwen3VLForConditionalGeneration,
+}
 
 
 def n_tokens(grid):
@@ -35,7 +43,10 @@ def n_tokens(grid):
 
 
 def config(family: str) -> Any:
-    """Tower of 4 blocks (Qwen2.5-VL: windows of 2 x 2 tokens except in blocks 1 and 2), decoder of 6 blocks."""
+    """Tower of 4 blocks (Qwen2.5-VL: windows of 2 x 2 tokens except in blocks 1 and 2), decoder of 6 blocks.
+
+    Qwen3-VL: blocks 0, 1 and 3 of the tower speak again behind blocks 0, 1 and 2 of the decoder.
+    """
     text = {
         "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": BLOCKS,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1,
@@ -52,6 +63,13 @@ def config(family: str) -> Any:
     if family == "qwen2_vl":
         vision |= {"embed_dim": 24, "hidden_size": 32, "mlp_ratio": 2}
         return Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
+    if family == "qwen3_vl":
+        text |= {"head_dim": 8}
+        vision |= {
+            "hidden_size": 24, "out_hidden_size": 32, "intermediate_size": 40, "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0, 1, 3],
+        }  # fmt: skip
+        return Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
     vision |= {
         "hidden_size": 24, "out_hidden_size": 32, "intermediate_size": 40, "window_size": 4 * PATCH,
         "fullatt_block_indexes": [1, 2],
@@ -62,10 +80,9 @@ def config(family: str) -> Any:
 def build(family: str, dtype=torch.float64, attention="sdpa"):
     """Wide random weights: attention far from uniform, so that dropping a token changes the logits visibly."""
     torch.manual_seed(0)
-    kind = Qwen2VLForConditionalGeneration if family == "qwen2_vl" else Qwen2_5_VLForConditionalGeneration
     whole = config(family)
     whole._attn_implementation = attention
-    model = kind(whole).eval()
+    model = MODELS[family](whole).eval()
     model.set_attn_implementation(attention)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -75,6 +92,14 @@ def build(family: str, dtype=torch.float64, attention="sdpa"):
     model.generation_config.pad_token_id = PAD
     model.generation_config.suppress_tokens = [IMAGE, VIDEO, START, END]
     return model.to(dtype)
+
+
+def video_tokens(model, grid):
+    """A video in a prompt. Qwen3-VL writes the time in front of every grid of frames (here number and a word)."""
+    if model.config.model_type != "qwen3_vl":
+        return [START, *[VIDEO] * n_tokens(grid), END]
+    frame = [VIDEO] * n_tokens((1, *grid[1:]))
+    return [token for number in range(grid[0]) for token in [10 + number, 20, START, *frame, END]]
 
 
 def prompt(model, rows, seed=1):
@@ -89,7 +114,7 @@ def prompt(model, rows, seed=1):
                 row += [START, *[IMAGE] * n_tokens(images[-1]), END]
             elif part == "video":
                 videos.append(VIDEO_GRID)
-                row += [START, *[VIDEO] * n_tokens(videos[-1]), END]
+                row += video_tokens(model, videos[-1])
             else:
                 row += torch.randint(2, 89, (part,), generator=generator).tolist()
         ids.append(row)
@@ -114,7 +139,7 @@ class Row:
     """One row of a batch alone, as the stock model sees it.
 
     Shape: ids ``(L,)``; embeds ``(L, D)`` with pictures written in; visual ``(n,)`` columns; positions ``(3, L)``;
-    delta: what decoding adds to the number of a new token.
+    delta: what decoding adds to the number of a new token; deepstack: ``(n, D)`` for each of the first blocks.
     """
 
     ids: torch.Tensor
@@ -122,6 +147,7 @@ class Row:
     visual: torch.Tensor
     positions: torch.Tensor
     delta: int
+    deepstack: list[torch.Tensor]
 
 
 @torch.no_grad()
@@ -137,11 +163,13 @@ def rows_alone(model, inputs):
         embeds, visual, n_mine = model.get_input_embeddings()(ids).clone(), (ids == token).nonzero()[:, 0], 0
         while sum(n_tokens(grid.tolist()) for grid in grids[first : first + n_mine]) < len(visual):
             n_mine += 1
-        positions, delta = torch.arange(len(ids)).expand(3, -1), 0
+        positions, delta, deepstack = torch.arange(len(ids)).expand(3, -1), 0, []
         if n_mine:
             grid = grids[first : first + n_mine]
             end = start + int(grid.prod(dim=1).sum())
-            embeds[visual] = torch.cat(encode(pixels[start:end], grid).pooler_output)
+            encoded = encode(pixels[start:end], grid)
+            embeds[visual] = torch.cat(encoded.pooler_output)
+            deepstack = [torch.cat(block) for block in getattr(encoded, "deepstack_features", [])]
             kinds = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
             told = {f"{name}_grid_thw": grid}
             if "second_per_grid_ts" in inputs:
@@ -152,7 +180,7 @@ def rows_alone(model, inputs):
             delta = int(positions[0, -1]) + 1 - len(ids)
             assert name == "video" or delta == int(deltas)
         first += n_mine
-        found.append(Row(ids, embeds, visual, positions, delta))
+        found.append(Row(ids, embeds, visual, positions, delta, deepstack))
     return found
 
 
@@ -193,4 +221,6 @@ def _one(model, row, stages, choose, number, new_tokens):
         else:
             state["inputs"][site] = state["hidden"].clone()
             state["hidden"], state["maps"][site], state["keys"][site] = _block(lm, site, state)
+            if site < len(row.deepstack):
+                state["hidden"][row.visual] += row.deepstack[site]  # of dropped tokens, too: nobody looks at them
     return model.lm_head(lm.norm(state["hidden"]))[n_prompt - 1 :], kept_by_stage

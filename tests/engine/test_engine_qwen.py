@@ -1,5 +1,6 @@
-"""Qwen2-VL and Qwen2.5-VL pruned: against a full-length masked oracle, the stock model, and eager weights."""
+"""Qwen's models pruned: against a full-length masked oracle, the stock model, and eager weights."""
 
+from copy import deepcopy
 from dataclasses import fields
 
 import engine_qwen
@@ -8,7 +9,7 @@ import torch
 from engine_models import everything, generated, merged, nothing, ragged, spread, stage
 from engine_qwen import FAMILIES, oracle, prompt
 
-from tokviz.engine import encode, pruning, shorten
+from tokviz.engine import encode, pruning, running_on, shorten
 from tokviz.errors import Unsupported
 from tokviz.types import (
     CLS_ATTENTION,
@@ -111,7 +112,8 @@ def test_keeping_everything_is_bit_identical_to_the_unpatched_model(model, batch
     assert torch.equal(plain[0], kept[0]) and torch.equal(plain[1], kept[1])
     assert any(trace.rows)
     encoded = encode(model, here(model), inputs, (RECEIVED_ATTENTION,))
-    assert torch.equal(generated(model, encoded.generate_inputs())[1], plain[1])
+    with running_on(model, here(model), encoded):
+        assert torch.equal(generated(model, encoded.generate_inputs())[1], plain[1])
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -236,10 +238,11 @@ def test_attention_inside_the_llm_is_the_eager_models(family):
 def eager_vision(model, inputs, monkeypatch):
     """Of the block that is looked at: weights per frame, keys ``(H, patches, d)``, and the tower's order of patches.
 
-    The order is found by comparing what enters block 0 with what the patch embedding made, row by row.
+    The order is found by comparing what enters block 0 with what the patch embedding made, row by row, in a run of its
+    own without learned positions (which Qwen3-VL adds in between).
     """
     module = __import__(type(model).__module__, fromlist=["eager_attention_forward"])
-    attention, stock, weights, keys, states = here(model).vision_attention(model, "last"), None, [], [], {}
+    attention, weights, keys, states = here(model).vision_attention(model, "last"), [], [], {}
     stock = module.eager_attention_forward
 
     def recording(owner, query, key, *args, **kwargs):
@@ -249,18 +252,22 @@ def eager_vision(model, inputs, monkeypatch):
             keys.append(key[0])
         return output, map_
 
-    monkeypatch.setattr(module, "eager_attention_forward", recording)
     visual = model.model.visual
-    hooks = [
-        visual.patch_embed.register_forward_hook(lambda _m, _a, output: states.update(patches=output)),
-        visual.blocks[0].register_forward_pre_hook(lambda _m, args: states.update(entered=args[0])),
-    ]
-    with torch.no_grad():
-        name = "video" if "video_grid_thw" in inputs else "image"
-        pixels = inputs["pixel_values_videos" if name == "video" else "pixel_values"]
-        visual(pixels.to(model.dtype), grid_thw=inputs[f"{name}_grid_thw"])
-    for hook in hooks:
-        hook.remove()
+    name = "video" if "video_grid_thw" in inputs else "image"
+    pixels = inputs["pixel_values_videos" if name == "video" else "pixel_values"].to(model.dtype)
+
+    @torch.no_grad()
+    def run(tower):
+        tower(pixels, grid_thw=inputs[f"{name}_grid_thw"])
+
+    unplaced = deepcopy(visual)
+    if hasattr(unplaced, "pos_embed"):
+        torch.nn.init.zeros_(unplaced.pos_embed.weight)
+    unplaced.patch_embed.register_forward_hook(lambda _m, _a, output: states.update(patches=output))
+    unplaced.blocks[0].register_forward_pre_hook(lambda _m, args: states.update(entered=args[0]))
+    run(unplaced)
+    monkeypatch.setattr(module, "eager_attention_forward", recording)
+    run(visual)
     order = [int((states["patches"] == row).all(dim=1).nonzero()) for row in states["entered"]]
     return weights, torch.cat(keys, dim=1), order
 
@@ -376,6 +383,7 @@ def test_pictures_with_positions_of_text_are_refused(family):
         generated(model, inputs)
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
 def test_what_is_left_of_a_video_may_look_like_text(family):
     """A cell and the one below and to the right of it in the next frame: on Qwen2-VL every axis rises by one."""
     model = tiny(family)

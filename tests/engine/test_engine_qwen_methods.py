@@ -1,6 +1,5 @@
 """Every registered method that runs on Qwen: K = N is nothing, twice is the same, attention is the eager models'."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import engine_qwen
@@ -9,7 +8,7 @@ import torch
 from engine_models import everything, generated
 from engine_qwen import FAMILIES, IMAGE, prompt
 
-from tokviz.engine import Geometry, encode, pruning, shorten
+from tokviz.engine import Geometry, encode, pruning, running_on, shorten
 from tokviz.errors import BadInput
 from tokviz.pruners import PRUNERS
 from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo
@@ -63,7 +62,7 @@ def carried_out(model, inputs, stages, params):
     )  # fmt: skip
     late = [stage for stage in stages if isinstance(stage.site, int)]
     short, events = shorten(model, here(model), encoded, [s for s in stages if s not in late], choose)
-    with pruning(model, here(model), late, choose, prompt=short) if late else nullcontext() as trace:
+    with running_on(model, here(model), short, late, choose) as trace:
         logits = generated(model, short.generate_inputs(), steps=3)[1]
     return logits, [event.kept.tolist() for event in [*events[0], *(trace.rows[0] if trace else [])]]
 

@@ -1,13 +1,13 @@
 """HOW a schedule of stages is carried out on a stock model. Knows no method by name.
 
 Two ways, the same bits: ``encode`` once and ``shorten`` per lane (no hooks; stages before the LLM), or ``pruning``
-around an unchanged ``model.generate`` (every stage). They combine: ``pruning(..., prompt=short)``.
+around an unchanged ``model.generate`` (every stage). They combine: ``running_on(model, family, short, stages, ...)``.
 """
 
 from .answering import Answer, answer
 from .cache import kv_cache_bytes
 from .clock import Stopwatch
-from .context import Trace, pruning
+from .context import Trace, pruning, running_on
 from .geometry import Geometry
 from .prompt import Prompt, encode, shorten
 from .stages import Choose, StageEvent
@@ -26,5 +26,6 @@ __all__ = [
     "encode",
     "kv_cache_bytes",
     "pruning",
+    "running_on",
     "shorten",
 ]

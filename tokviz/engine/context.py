@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..models.base import ModelFamily
-from ..types import Stage
+from ..types import Selection, Signals, Stage
 from .geometry import Geometry
 from .hooks import HookPruner
 from .intake import Told
@@ -132,3 +132,20 @@ def pruning(
             "Nothing ran inside pruning(). If generate runs in another thread, start trace.bind(model.generate) there.",
             stacklevel=3,
         )
+
+
+def running_on(
+    model: Any, family: ModelFamily, prompt: Prompt, stages: Sequence[Stage] = (), choose: Choose | None = None
+) -> AbstractContextManager[Trace | None]:
+    """Inside, ``model.generate(**prompt.generate_inputs())`` runs as the whole model would, pruned by ``stages``.
+
+    ``stages`` are those inside the LLM, ``choose`` as for ``pruning``. Without any, models whose embeddings say
+    everything run without a hook, and there is no trace.
+    """
+    if not stages and prompt.deepstack is None:
+        return nullcontext()
+    return pruning(model, family, stages, choose or _nobody, prompt=prompt)
+
+
+def _nobody(stage: Stage, signals: Signals, row: int) -> Selection:
+    raise ValueError(f"running_on has stage {stage.title!r} and no choose callback")

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
 from .cache import PlainLengths, Segment
+from .deepstack import Deepstack
 from .looker import Looker
 from .rows import Rows
 from .stages import Decisions
@@ -58,6 +59,7 @@ class Prefill:
     """The forward that receives the whole prompt: stages decide, the sequence shrinks from block to block.
 
     ``origin`` leads from the current columns back to those that the block before had, None while they are the same.
+    ``deepstack`` is what the tower adds inside the LLM, None for models that add nothing there.
     """
 
     cache: Any
@@ -65,6 +67,7 @@ class Prefill:
     rows: Rows
     decisions: Decisions
     looker: Looker
+    deepstack: Deepstack | None = None
     segments: list[Segment] = field(default_factory=list)
     view: View | None = None
     entered: dict[int, Entered] = field(default_factory=dict)

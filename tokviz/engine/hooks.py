@@ -2,7 +2,8 @@
 
 Pre-hooks, each acting only in threads that own the context: on the model and its base (read the arguments), on the
 language model (stages before the LLM; masks and positions of every later step), and on the blocks from the first
-in-LLM stage on (in-LLM stages; every later block gets the mask and rotary tables of its own, shorter sequence).
+in-LLM stage on (in-LLM stages; every later block gets the mask and rotary tables of its own, shorter sequence). Where
+the tower's features are added inside the LLM, too (``deepstack.py``), the blocks' hooks do it in the model's place.
 Per-sequence state lives on the cache, per-forward state in ``threading.local``: nothing is stored on the model.
 """
 
@@ -76,8 +77,11 @@ class HookPruner:
         self._hook(stack, base, self._before_base)
         self._hook(stack, self.language_model, self._before_lm)
         stack.callback(after_forward(self.language_model, self._after_lm, self._is_here))
-        for number in range(self._first_hooked_block(), len(self.blocks)):
+        for number in self._hooked_blocks():
             self._hook(stack, self.blocks[number], self._block_hook(number))
+        told = self.intake.told.prompt
+        if told is not None and told.deepstack is not None:
+            stack.enter_context(told.deepstack.fed())
         needs = [need for stage in self.stages for need in stage.needs]
         if any(stage.site == "encoder" for stage in self.stages) or any(need.kind in VISION_KINDS for need in needs):
             self.intake.capture = stack.enter_context(captured(self.model, self.family, needs, self._is_here))
@@ -100,9 +104,12 @@ class HookPruner:
 
         return tap
 
-    def _first_hooked_block(self) -> int:
+    def _hooked_blocks(self) -> list[int]:
+        """All from the first stage in the LLM on, and those behind a block where the tower's features are added."""
         first = [site - 1 if signals.wants_previous_input else site for site, signals in self.signals.items()]
-        return min(first, default=len(self.blocks))
+        merging = self.family.patch_merging(self.model)
+        behind = range(1, 1 + (0 if merging is None else merging.added_in_llm))
+        return sorted({*behind, *range(min(first, default=len(self.blocks)), len(self.blocks))})
 
     def _is_here(self) -> bool:
         return here(self.model) is self
@@ -203,6 +210,8 @@ class HookPruner:
         if not isinstance(forward, Prefill):
             return None
         hidden = args[0]
+        if forward.deepstack is not None and number > 0:
+            hidden = forward.deepstack.added(number - 1, hidden, forward.rows)
         forward.origin = None
         for stage_number, stage in self.late.get(number, ()):
             hidden = self._prune_block(forward, number, stage_number, stage, hidden, kwargs)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from .capturing import Capture
+from .deepstack import Deepstack
 from .forward import Prefill
 from .geometry import Geometry
 from .looker import Looker
@@ -90,7 +91,7 @@ class Intake:
             self.events = [[] for _ in range(batch)]
             return None
         real = torch.ones_like(visual) if mask is None else mask.bool()
-        check_prompt(kwargs, real, visual)
+        check_prompt(real, visual)
         if self._ids is not None:
             check_modalities(self._ids, self.family.visual_token_ids(self.model))
         if self._given() is None:  # encode() checked it; of what is left of a video, all axes may rise by one
@@ -110,7 +111,21 @@ class Intake:
         encoder = None
         if vision is not None:
             encoder = [alive_features(v, alive) for v, alive in zip(vision, rows.alive, strict=True)]
-        return Prefill(cache, length, rows, decisions, Looker(vision, encoder, self._geometry(batch)))
+        looker = Looker(vision, encoder, self._geometry(batch))
+        return Prefill(cache, length, rows, decisions, looker, self._deepstack(kwargs, visual))
+
+    def _deepstack(self, kwargs: dict[str, Any], visual: Tensor) -> Deepstack | None:
+        """What is to be added inside the LLM; out of ``kwargs``, or of the prompt whose embeddings these are."""
+        came = Deepstack.taken_from(kwargs, visual)
+        given = self._given()
+        deepstack = given.deepstack if came is None and given is not None else came
+        merging = self.family.patch_merging(self.model)
+        if deepstack is None and merging is not None and merging.added_in_llm:
+            raise Unsupported(
+                "This model adds features of the pictures inside its LLM, and these embeddings came without: give "
+                "pruning() the prompt from encode() that they belong to."
+            )
+        return deepstack
 
     def _rows(self, real: Tensor, visual: Tensor, positions: Tensor | None, decided: bool) -> Rows:
         """Describe the prompt with what the caller said; what was decided before needs no more than its columns."""

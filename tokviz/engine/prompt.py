@@ -17,6 +17,7 @@ from ..names import VisionBlock
 from ..types import Need, Selection, Stage
 from .capturing import captured
 from .clock import Stopwatch
+from .deepstack import Deepstack
 from .geometry import Geometry
 from .looker import Looker
 from .refusals import check_axes, check_modalities, check_model, check_prompt, check_stages
@@ -45,12 +46,15 @@ class Prompt:
         took, selections excluded. pixel_values: all pictures as the model got them, ``(P, 3, H, W)``, ``(P, tiles,
         3, H, W)`` where pictures are cut into tiles, ``(patches, values)`` of Qwen; None without any. question_mask:
         ``(B, L)`` bool, the tokens that the user wrote, None when nobody said. geometry: per row, where its N original
-        visual tokens lie, None when nobody said.
+        visual tokens lie, None when nobody said. deepstack: what is added inside the LLM, None where nothing is.
         What a shortened prompt remembers of the encoded one, None before: text_mask ``(B, L)`` bool, tokens behind the
         last visual token; added_mask ``(B, L)`` bool, tokens that a stage added; sizes, per row ``(n,)``, how many
         patches each visual token stands for; first_position ``(B, 1)``, where its positions began.
 
-    Example: ``model.generate(**prompt.generate_inputs(), max_new_tokens=20)`` (returns the new tokens only).
+    Example (returns the new tokens only)::
+
+        with running_on(model, family, prompt):
+            model.generate(**prompt.generate_inputs(), max_new_tokens=20)
     """
 
     input_ids: Tensor
@@ -64,6 +68,7 @@ class Prompt:
     pixel_values: Tensor | None = None
     question_mask: Tensor | None = None
     geometry: Sequence[Geometry | None] | None = None
+    deepstack: Deepstack | None = None
     text_mask: Tensor | None = None
     added_mask: Tensor | None = None
     sizes: Sequence[Tensor | None] | None = None
@@ -100,7 +105,15 @@ class Prompt:
         )
 
     def generate_inputs(self) -> dict[str, Tensor]:
-        """Keyword arguments for ``model.generate`` or ``model.forward``."""
+        """Keyword arguments for ``model.generate`` or ``model.forward``.
+
+        Raises Unsupported outside ``running_on`` where the model needs more than these, silently.
+        """
+        if self.deepstack is not None and not self.deepstack.is_fed:
+            raise Unsupported(
+                "This model adds features of the pictures inside its LLM, which embeddings do not hold: run it inside "
+                "running_on(model, family, prompt)."
+            )
         inputs = {"inputs_embeds": self.inputs_embeds, "attention_mask": self.attention_mask}
         if self.position_ids is not None:
             inputs["position_ids"] = self.position_ids
@@ -170,7 +183,7 @@ def _prompt(
     visual = torch.isin(input_ids, torch.tensor(family.visual_token_ids(model), device=input_ids.device))
     mask = caught.get("attention_mask")
     mask = torch.ones_like(input_ids) if mask is None else mask.long()
-    check_prompt(caught, mask.bool(), visual)
+    check_prompt(mask.bool(), visual)
     check_modalities(input_ids, family.visual_token_ids(model))
     check_axes(family, caught.get("position_ids"), visual)
     counts = visual.sum(dim=1).tolist()
@@ -188,6 +201,7 @@ def _prompt(
         alive=[torch.arange(n, device=input_ids.device) for n in counts],
         vision_ms=vision_ms,
         pixel_values=inputs.get("pixel_values"),
+        deepstack=Deepstack.taken_from(caught, visual),
     )
 
 

@@ -189,11 +189,8 @@ def check_axes(family: ModelFamily, positions: Tensor | None, visual: Tensor) ->
         )
 
 
-def check_prompt(kwargs: Mapping[str, Any], real: Tensor, visual: Tensor) -> None:
+def check_prompt(real: Tensor, visual: Tensor) -> None:
     """Raises Unsupported for prompts whose shape pruning cannot keep right. Shape: real, visual ``(B, L)`` bool."""
-    for name in ("visual_pos_masks", "deepstack_visual_embeds"):
-        if kwargs.get(name) is not None:
-            raise Unsupported("Models that add visual features inside the LLM (deepstack) cannot be pruned.")
     if not bool(real[:, -1].all()):
         raise Unsupported("Pad the batch on the left: a pruned sequence must end in its last real token.")
     if bool(visual[:, -1].any()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from ..engine import Choose, Prompt, StageEvent, pruning, shorten
+from ..engine import Choose, Prompt, StageEvent, running_on, shorten
 from ..lane import planning_info
 from ..measures import normalised
 from ..models.loading import VisionLanguageModel
@@ -155,8 +154,7 @@ def answer_variant(
         picture_of_row = [number for number, each in enumerate(begun) for _ in each.rows]
         pictures = [each.picture for each in begun]
         options["past_key_values"] = shared_prefix(vlm, pictures, picture_of_row, prompt)
-    context = pruning(vlm.model, vlm.family, plan.inside, choose, prompt=prompt) if plan.inside else nullcontext()
-    with context as trace:
+    with running_on(vlm.model, vlm.family, prompt, plan.inside, choose) as trace:
         made = vlm.model.generate(**prompt.generate_inputs(), **options)
     answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
     inside: Sequence[list[StageEvent]] = [[] for _ in rows] if trace is None else trace.rows

@@ -53,12 +53,14 @@ class PatchMerging:
     places: ``grid_thw (n, 3) -> (N,)``, for every token in the LLM's order its place in the order of the tower.
     queries_and_keys: ``(attention, args, kwargs) -> (1, H, patches, d) each``, what the kernel would get, recomputed
     from the arguments of an attention module that cannot be tapped.
+    added_in_llm: behind how many of the LLM's first blocks more of the tower's features are added (deepstack).
     """
 
     tower: nn.Module
     patches_per_token: int
     places: Callable[[Tensor], Tensor]
     queries_and_keys: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], tuple[Tensor, Tensor]]
+    added_in_llm: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from .entries import CatalogEntry
 from .memory import Parameters
 from .qwen_vl import BOTH, MOST_TOKENS, QwenVL, published
@@ -32,15 +29,6 @@ class Qwen2VL(QwenVL):
             "eed13092ef92e448dd6875b2a00151bd3f7db0ac", takes=BOTH,
         ),
     )  # fmt: skip
-
-    def last_whole_frame_block(self, vision: Any) -> int:
-        """The last one (block 31 of 32)."""
-        return int(vision.depth) - 1
-
-    def places(self, vision: Any, grid_thw: Tensor) -> Tensor:
-        """The tower keeps the order of the LLM. Shape: ``(n, 3)`` -> ``(N,)``."""
-        n_tokens = int(grid_thw.prod(dim=-1).sum()) // vision.spatial_merge_size**2
-        return torch.arange(n_tokens, device=grid_thw.device)
 
     def widths(self, vision: Any) -> tuple[int, int]:
         """``embed_dim``, and ``mlp_ratio`` times as much."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput, Unsupported
@@ -52,7 +53,8 @@ class QwenVL(ABC):
 
     Kept tokens keep their three position ids (``methods.md`` 0.4). All published families merge ``m x m`` patches
     (``spatial_merge_size``) into one token, and of a video those of two frames that follow each other. A subclass says
-    which blocks attend over whole frames, and in which order the tower sees the tokens.
+    which blocks attend over whole frames, and in which order the tower sees the tokens, where that is not all of them
+    in the order of the LLM.
     """
 
     id: str
@@ -82,13 +84,17 @@ class QwenVL(ABC):
         """The last block that attends over whole frames."""
         return model.base_model.visual.blocks[self.last_whole_frame_block(model.config.vision_config)]
 
-    @abstractmethod
     def last_whole_frame_block(self, vision: Any) -> int:
-        """Number of the last block whose attention is not cut into windows."""
+        """Number of the last block whose attention is not cut into windows: by default the very last."""
+        return int(vision.depth) - 1
 
-    @abstractmethod
     def places(self, vision: Any, grid_thw: Tensor) -> Tensor:
-        """For every token in the LLM's order its place in the order of the tower. Shape: ``(n, 3)`` -> ``(N,)``."""
+        """For every token in the LLM's order its place in the order of the tower: by default the same.
+
+        Shape: ``(n, 3)`` -> ``(N,)``.
+        """
+        n_tokens = int(grid_thw.prod(dim=-1).sum()) // vision.spatial_merge_size**2
+        return torch.arange(n_tokens, device=grid_thw.device)
 
     def vision_tower(self, model: Any) -> VisionTower | None:
         """None: with fewer patches on the way there would be no 2 x 2 groups left to merge (``methods.md`` 9)."""
