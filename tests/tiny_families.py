@@ -7,6 +7,7 @@ from tiny_idefics3 import TinyIdefics3, TinySmolVLM
 from tiny_llava import TinyLlava
 from tiny_llava_next import TinyLlavaNext, TinyLlavaNextMistral
 from tiny_llava_next_video import TinyLlavaNextVideo
+from tiny_onevision import TinyOnevision
 from tiny_video_llava import TinyVideoLlava
 
 CASES: dict[str, Case] = {
@@ -16,6 +17,8 @@ CASES: dict[str, Case] = {
     "llava_next_video": TinyLlavaNextVideo(),
     "llava_next_video (videos)": TinyLlavaNextVideo("video"),
     "llava_next_video (videos, max)": TinyLlavaNextVideo("video", pooling="max"),
+    "llava_onevision": TinyOnevision(),
+    "llava_onevision (videos)": TinyOnevision("video"),
     "video_llava": TinyVideoLlava(),
     "video_llava (videos)": TinyVideoLlava("video"),
     "idefics3": TinyIdefics3(),

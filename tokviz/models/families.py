@@ -7,6 +7,7 @@ from .idefics3 import Idefics3
 from .llava import Llava
 from .llava_next import LlavaNext
 from .llava_next_video import LlavaNextVideo
+from .llava_onevision import LlavaOnevision
 from .qwen2_5_vl import Qwen25VL
 from .qwen2_vl import Qwen2VL
 from .qwen3_vl import Qwen3VL
@@ -17,6 +18,7 @@ _ALL: tuple[ModelFamily, ...] = (
     Llava(),
     LlavaNext(),
     LlavaNextVideo(),
+    LlavaOnevision(),
     VideoLlava(),
     Qwen2VL(),
     Qwen25VL(),

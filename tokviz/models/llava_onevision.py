@@ -1,0 +1,250 @@
+"""LLaVA-OneVision: SigLIP without [CLS], a thumbnail and up to nine crops' worth of patches, videos frame by frame.
+
+What a picture becomes: as in LLaVA-NeXT, but behind the projector a large grid of crops is shrunk by bilinear
+interpolation to the area of nine. In prompts with several pictures each is one square and a newline. Of a video, every
+frame is shrunk to half its rows and columns, rounded up, behind the projector; one newline stands at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..errors import Unsupported
+from ..names import Media, VideoFacts
+from ..records import TokenGrid
+from ..types import PlanningInfo
+from .base import PictureTokens
+from .entries import CatalogEntry, decoder
+from .frames import frame_by_frame, stock_frames
+from .llava import side_of
+from .llava_next import SQUARE, LlavaNext, check_pinpoints, pinpoints_of
+from .memory import Parameters
+from .tiles import Canvas, Line, canvas_of, square_canvas, square_grid, tile_grid
+
+_SIZES = {
+    "model_type": "llava_onevision", "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
+    "vision_aspect_ratio": "anyres_max_9",
+    "image_grid_pinpoints": [[384 * high, 384 * wide] for high in range(1, 7) for wide in range(1, 7)],
+    "vision_config": {
+        "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26,
+        "num_attention_heads": 16, "image_size": 384, "patch_size": 14, "vision_use_head": False,
+    },
+}  # fmt: skip
+_BOTH: tuple[Media, ...] = ("picture", "video")
+
+
+class LlavaOnevision(LlavaNext):
+    """As LLaVA-NeXT, with SigLIP, a Qwen2 decoder, and tokens that are mixtures of projected patches."""
+
+    id = "llava_onevision"
+    takes = _BOTH
+    catalog = (
+        CatalogEntry(
+            "llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "LLaVA-OneVision 0.5B", "llava_onevision", "apache-2.0",
+            {
+                **_SIZES, "tie_word_embeddings": True,
+                "text_config": {**decoder("qwen2", 896, 4864, 24, 14, 2, 152000), "tie_word_embeddings": True},
+            },
+            Parameters(755_507_200, 138_168_352), 8667, takes=_BOTH,
+        ),
+        CatalogEntry(
+            "llava-hf/llava-onevision-qwen2-7b-ov-hf", "LLaVA-OneVision 7B", "llava_onevision", "apache-2.0",
+            {
+                **_SIZES, "tie_word_embeddings": False,
+                "text_config": {**decoder("qwen2", 3584, 18944, 28, 28, 4, 152128), "tie_word_embeddings": False},
+            },
+            Parameters(6_938_107_904, 1_092_699_680), 8667, takes=_BOTH,
+        ),
+    )  # fmt: skip
+    layout_arguments = ("image_sizes", "batch_num_images", "pixel_values_videos")
+
+    def check(self, model: Any, processor: Any, name: str) -> None:
+        """Patches only, of one vision layer, and model and processor must cut pictures and frames alike."""
+        config, vision = model.config, model.config.vision_config
+        strategies = {config.vision_feature_select_strategy, processor.vision_feature_select_strategy}
+        if strategies != {"full"} or self.has_cls(model):
+            raise Unsupported(
+                f"{name} selects vision features by {sorted(map(str, strategies))} from {vision.model_type}; tokviz "
+                "supports 'full' from a tower without [CLS] only."
+            )
+        if not isinstance(config.vision_feature_layer, int) or config.vision_feature_layer == 0:
+            raise Unsupported(
+                f"{name} takes its features from vision layers {config.vision_feature_layer}; tokviz needs one layer "
+                "behind a block."
+            )
+        n = vision.image_size // vision.patch_size
+        sizes = [processor.image_processor.size, processor.video_processor.size]
+        cuts = [p.crop_size for p in (processor.image_processor, processor.video_processor) if p.crop_size]
+        sides = {vision.image_size, *(side_of(size) for size in sizes + cuts)}
+        if len(sides) != 1 or processor.num_image_tokens != n * n:
+            raise Unsupported(
+                f"{name} has a processor that cuts tiles or frames of other sizes ({sorted(sides)} px) or patches than "
+                "its model."
+            )
+        if {config.vision_aspect_ratio} != {processor.vision_aspect_ratio}:
+            raise Unsupported(f"{name} has a processor whose vision_aspect_ratio is not that of its model.")
+        _most_crops(config.vision_aspect_ratio)
+        pinpoints = pinpoints_of(config.image_grid_pinpoints)
+        if pinpoints != pinpoints_of(processor.image_processor.image_grid_pinpoints):
+            raise Unsupported(f"{name} has a processor whose image_grid_pinpoints are not those of its model.")
+        check_pinpoints(pinpoints, vision.image_size)
+
+    def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
+        """Thumbnail, crops and newlines of a square picture."""
+        vision = config["vision_config"]
+        pinpoints, side = pinpoints_of(config["image_grid_pinpoints"]), int(vision["image_size"])
+        check_pinpoints(pinpoints, side)
+        most = _most_crops(config["vision_aspect_ratio"])
+        grid = tile_grid(SQUARE, pinpoints, side, int(vision["patch_size"]), most)
+        return PlanningInfo(
+            n_visual=grid.n_tokens,
+            n_blocks=int(config["text_config"]["num_hidden_layers"]),
+            family=self.id,
+            has_cls=False,
+            n_views=len(grid.views),
+            has_tiles=True,
+            merges_patches=True,
+        )
+
+    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
+        """The ids of ``<image>`` and ``<video>``."""
+        return (model.config.image_token_id, model.config.video_token_id)
+
+    def has_encoder_site(self, model: Any) -> bool:
+        """Never: patches are mixed behind the projector."""
+        return False
+
+    def pictures(
+        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
+    ) -> Sequence[PictureTokens]:
+        """Every token with the patches that the model interpolates it from, and how much of each."""
+        vision = model.config.vision_config
+        frames = arguments.get("pixel_values_videos")
+        if frames is not None:
+            n_videos, n_frames = frames.shape[:2]
+            return [_of_video(int(n_frames), vision.image_size, vision.patch_size)] * int(n_videos)
+        if arguments.get("image_sizes") is None:
+            raise Unsupported("LLaVA-OneVision needs image_sizes beside the pixels; pass all its processor returned.")
+        sizes = torch.as_tensor(arguments["image_sizes"]).tolist()
+        cut = _are_cut(arguments.get("batch_num_images"), len(sizes))
+        made = [_of_picture(model.config, (width, height), c) for (height, width), c in zip(sizes, cut, strict=True)]
+        n_tiles = sum(picture.n_tiles for picture in made)
+        if n_tiles != n_images:
+            raise Unsupported(f"The sizes of the pictures say {n_tiles} tiles, but the vision tower saw {n_images}.")
+        return made
+
+    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
+        """Thumbnail and crops, as the processor cuts them and the model shrinks them, in pixels of the picture."""
+        vision, pinpoints = model.config.vision_config, pinpoints_of(processor.image_processor.image_grid_pinpoints)
+        most = _most_crops(model.config.vision_aspect_ratio)
+        return tile_grid(picture_size, pinpoints, vision.image_size, vision.patch_size, most)
+
+    def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
+        """The stock processor's."""
+        return stock_frames(processor, facts, wanted)
+
+    def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
+        """Every frame is squeezed into a square; a token of it shows about 2 x 2 patches. The last is a newline."""
+        vision = model.config.vision_config
+        frame = square_grid(_pooled(frame_size, vision.image_size, vision.patch_size))
+        video = frame_by_frame(frame, n_frames)
+        return TokenGrid(
+            picture_size=frame_size,
+            views=video.views,
+            view=[*video.view, n_frames - 1],
+            row=[*video.row, -1],
+            col=[*video.col, -1],
+            box=[*video.box, None],
+        )
+
+
+def _most_crops(aspect_ratio: str) -> int:
+    """``anyres_max_9`` -> 9. Raises Unsupported for anything else."""
+    found = re.fullmatch(r"anyres_max_(\d+)", aspect_ratio)
+    if found is None:
+        raise Unsupported(f"The vision_aspect_ratio {aspect_ratio!r} is not supported, only anyres_max_<crops> is.")
+    return int(found[1])
+
+
+def _are_cut(pictures_per_prompt: Tensor | Sequence[int] | None, n_pictures: int) -> list[bool]:
+    """Whether each picture is cut into crops: where it is the only one of its prompt."""
+    if pictures_per_prompt is None:
+        return [True] * n_pictures
+    counts = torch.as_tensor(pictures_per_prompt).tolist()
+    return [count == 1 for count in counts for _ in range(count)]
+
+
+def _pooled(frame_size: tuple[int, int], side: int, patch: int) -> Canvas:
+    """A frame of a video as the model shrinks it."""
+    return square_canvas(frame_size, side, patch, math.ceil(side // patch / 2))
+
+
+_Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
+"""tile ``(R, C)``, patch ``(R, C)``, sources ``(R, C, 4)``, weights ``(R, C, 4)`` of a grid of tokens."""
+
+
+def _of_picture(config: Any, picture_size: tuple[int, int], cut: bool) -> PictureTokens:
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    whole = _mixtures(square_canvas(picture_size, side, patch), 0)
+    if not cut:
+        return _joined(1, [whole, _newline(0)])
+    pinpoints, most = pinpoints_of(config.image_grid_pinpoints), _most_crops(config.vision_aspect_ratio)
+    canvas = canvas_of(picture_size, pinpoints, side, patch, most)
+    return _joined(1 + canvas.high * canvas.wide, [whole, _with_newlines(_mixtures(canvas, 1))])
+
+
+def _of_video(n_frames: int, side: int, patch: int) -> PictureTokens:
+    canvas = _pooled((side, side), side, patch)
+    return _joined(n_frames, [*(_mixtures(canvas, frame) for frame in range(n_frames)), _newline(n_frames - 1)])
+
+
+def _mixtures(canvas: Canvas, before: int) -> _Tokens:
+    """What the tokens of a stitched grid are made of, whose crops follow ``before`` other images in the tower."""
+    n = canvas.n
+
+    def numbers(rows: Sequence[int], cols: Sequence[int]) -> Tensor:
+        """Numbers of the patches in these rows and columns of the stitched grid, over all images of the picture."""
+        row, col = torch.tensor(rows, dtype=torch.int64)[:, None], torch.tensor(cols, dtype=torch.int64)
+        return (before + row // n * canvas.wide + col // n) * n * n + row % n * n + col % n
+
+    strongest = numbers([line.strongest for line in canvas.rows], [line.strongest for line in canvas.cols])
+    sources, weights = [], []
+    for rows, down in _halves(canvas.rows):
+        for cols, across in _halves(canvas.cols):
+            sources.append(numbers(rows, cols))
+            weights.append(down[:, None] * across)
+    return strongest // n**2, strongest % n**2, torch.stack(sources, dim=-1), torch.stack(weights, dim=-1)
+
+
+def _halves(lines: Sequence[Line]) -> list[tuple[list[int], Tensor]]:
+    share = torch.tensor([line.share for line in lines], dtype=torch.float64)
+    return [([line.first for line in lines], 1 - share), ([line.second for line in lines], share)]
+
+
+def _newline(tile: int) -> _Tokens:
+    nowhere = torch.full((1, 1, 4), -1)
+    return torch.full((1, 1), tile), torch.full((1, 1), -1), nowhere, torch.zeros(1, 1, 4, dtype=torch.float64)
+
+
+def _with_newlines(tokens: _Tokens) -> _Tokens:
+    """One more token behind each row, which belongs to the tile of the one before it."""
+    tile, patch, sources, weights = tokens
+    last = tile[:, -1:] if tile.shape[1] else tile.new_zeros(len(tile), 1)
+    return (
+        torch.cat([tile, last], dim=1), pad(patch, (0, 1), value=-1), pad(sources, (0, 0, 0, 1), value=-1),
+        pad(weights, (0, 0, 0, 1)),
+    )  # fmt: skip
+
+
+def _joined(n_tiles: int, parts: Sequence[_Tokens]) -> PictureTokens:
+    tile, patch, sources, weights = (
+        torch.cat([part.flatten(0, 1) for part in column]) for column in zip(*parts, strict=True)
+    )
+    return PictureTokens(n_tiles, tile, patch, sources, weights)
