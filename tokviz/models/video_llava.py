@@ -8,6 +8,7 @@ among them, and an encoder-side method leaves their embeddings as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from ..errors import Unsupported
 from ..names import Media, VideoFacts
 from ..records import TokenGrid
+from ..types import PlanningInfo
 from .base import PictureTokens, VisionTower
 from .entries import CLIP_L_336, VICUNA_7B, CatalogEntry
 from .frames import check_frames, frame_by_frame, middle_of_frame, stock_frames
@@ -49,6 +51,10 @@ class VideoLlava(Llava):
         if side != vision.image_size or processor.patch_size != vision.patch_size:
             raise Unsupported(f"{name} has a processor that cuts pictures or patches of other sizes than its model.")
         check_frames(model, processor, name)
+
+    def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
+        """As LLaVA, but for the tower, see ``vision_tower``."""
+        return replace(super().planned(config), vision_blocks=None)
 
     def visual_token_ids(self, model: Any) -> tuple[int, ...]:
         """The ids of ``<image>`` and ``<video>``."""
