@@ -21,7 +21,8 @@ def grey_frames(count, width=64, height=48):
 
 def number_of(image):
     """Which of ``grey_frames`` a picture is: the nearest level of its middle."""
-    middle = np.asarray(image)[image.height // 2 - 2 : image.height // 2 + 2, image.width // 2 - 2 : image.width // 2 + 2]
+    x, y = image.width // 2, image.height // 2
+    middle = np.asarray(image)[y - 2 : y + 2, x - 2 : x + 2]
     level = (float(middle.mean()) - 20) / STEP
     assert abs(level - round(level)) < 0.45, level
     return round(level)
@@ -38,6 +39,7 @@ def coded(
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pix_fmt
         stream.gop_size = gop
+        stream.bit_rate = 4_000_000
         stream.options = options or {}
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
@@ -57,7 +59,7 @@ def coded(
     return buffer.getvalue()
 
 
-def sound_only(kind="mp4", codec="aac", cover=None):
+def sound_only(kind="mp4", codec="aac"):
     """The bytes of a sound file."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
@@ -72,3 +74,20 @@ def _silence():
     frame.sample_rate = 8000
     frame.pts = 0
     return frame
+
+
+def with_plain_sound(frames):
+    """A MOV file with uncompressed sound, of which every value is a sample of its own."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mov") as container:
+        stream, tone = container.add_stream("libx264", rate=25), container.add_stream("pcm_s16le", rate=8000)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 9600), np.int16), format="s16", layout="mono")
+        sound.sample_rate, sound.pts = 8000, 0
+        container.mux(tone.encode(sound))
+        container.mux(tone.encode())
+    return buffer.getvalue()

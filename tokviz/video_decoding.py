@@ -21,6 +21,7 @@ from av.stream import Disposition
 
 from .errors import BadInput
 from .images import MAX_ASPECT, MIN_SIDE
+from .video_boxes import claims_too_much
 
 MAX_FILE_BYTES = 100_000_000
 MAX_DURATION_S = 600.0
@@ -30,6 +31,7 @@ MAX_FILE_FRAMES = 36_000
 MAX_READING_S = 60.0
 """Wall-clock time that reading one video may take."""
 FORMATS = "MP4, MOV, WebM, MKV or AVI"
+NO_VIDEO = f"This file holds {{}}; use {FORMATS} with moving pictures."
 DAMAGED = "The video file is damaged or incomplete and cannot be read."
 
 _HEAD_BYTES = 400
@@ -37,24 +39,28 @@ _ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _MAGIC = (
     (b"\x1a\x45\xdf\xa3", "matroska"),
-    (b"FLV\x01", "flv"),
-    (b"OggS", "ogg"),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
-    (b"\x00\x00\x01\xba", "mpeg"),
-    (b"ID3", "mp3"),
-    (b"\xff\xfb", "mp3"),
-    (b"\xff\xf3", "mp3"),
-    (b"fLaC", "flac"),
+    (b"FLV\x01", "other"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "other"),
+    (b"\x00\x00\x01\xba", "other"),
+    (b"OggS", "other"),
+    (b"ID3", "sound"),
+    (b"\xff\xfb", "sound"),
+    (b"\xff\xf3", "sound"),
+    (b"fLaC", "sound"),
 )
 _TS_PACKET = 188
 _EXACT_SEEKS = ("mov", "matroska")
-"""Formats with an index of key frames that are whole; the others are decoded from their start."""
+"""Formats with an index of key frames that is whole; the other one (AVI) is decoded from its start."""
 _DAMAGE = (FFmpegError, OSError, ValueError, ArithmeticError, MemoryError)
 _STREAMS = 64
 
 
 def format_of(source: str | Path | bytes) -> str | None:
-    """FFmpeg's name of the format of a video or sound file, judged by its first bytes; None for everything else."""
+    """What kind of file the first bytes say it is: "mov", "matroska" and "avi" are read, as FFmpeg calls them.
+
+    "sound" and "other" (formats of videos that may grow further streams on the way, which PyAV does not expect) are
+    only recognised; None: no video and no sound.
+    """
     if isinstance(source, bytes):
         head = source[:_HEAD_BYTES]
     else:
@@ -63,10 +69,10 @@ def format_of(source: str | Path | bytes) -> str | None:
     if head[4:8] in _ISO_BOXES:
         return None if head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS else "mov"
     if head[:4] == b"RIFF":
-        return {b"AVI ": "avi", b"WAVE": "wav"}.get(head[8:12])
+        return {b"AVI ": "avi", b"WAVE": "sound"}.get(head[8:12])
     # "G" is also the sync byte of transport streams.
     if not head.startswith(b"GIF8") and head[0 : 2 * _TS_PACKET + 1 : _TS_PACKET] == b"GGG":
-        return "mpegts"
+        return "other"
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
@@ -112,11 +118,14 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[Any, Any]]:
     """``(container, video stream)`` of a file within the limits of its header. Raises BadInput with one sentence."""
     check_file(source)
     kind = format_of(source)
-    if kind is None:
+    if kind == "sound":
+        raise BadInput(NO_VIDEO.format("sound but no video"))
+    if kind is None or kind == "other":
         raise BadInput(f"This file is no video that can be read: use {FORMATS}.")
-    file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
     options = {"max_pixels": str(MAX_FRAME_PIXELS), "max_streams": str(_STREAMS), "protocol_whitelist": ""}
-    with file:
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        if kind == "mov" and claims_too_much(file):
+            raise BadInput("The video file claims to hold far more than a video of ten minutes does; it is not opened.")
         try:
             container = av.open(file, format=kind, options=options, metadata_errors="replace")
         except _DAMAGE as error:
@@ -148,7 +157,7 @@ def _video_stream(container: Any) -> Any:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         what = "sound but no video" if container.streams.audio else "no video"
-        raise BadInput(f"This file holds {what}; use {FORMATS} with moving pictures.")
+        raise BadInput(NO_VIDEO.format(what))
     stream = streams[0]
     if stream.codec_context is None:
         raise BadInput("The video is encoded in a way that cannot be decoded here; please save it as H.264 in MP4.")
@@ -163,7 +172,10 @@ def _check_header(container: Any, stream: Any) -> None:
             "Please scale it down."
         )
     if not width or not height:
-        raise BadInput(DAMAGED)
+        raise BadInput(
+            f"The video file is damaged, or its frames have more than {MAX_FRAME_PIXELS / 1e6:.1f} megapixels; "
+            "please use a smaller one."
+        )
     check_size(width, height)
     seconds = max(
         (container.duration or 0) / av.time_base,
@@ -241,7 +253,7 @@ def _packets(container: Any, stream: Any, clock: Clock) -> Iterator[Any]:
 
 def _is_shown(packet: Any) -> bool:
     """Whether a packet becomes a frame that a player shows."""
-    if not packet.size or packet.is_discard:
+    if not packet.size or packet.is_discard or packet.is_corrupt:  # corrupt: the file ends in the middle of it
         return False
     # VP8 has pictures that are only there to be copied from; the others wrap theirs together with one that is shown.
     return packet.stream.codec_context.name not in ("vp8", "libvpx") or bool(memoryview(packet)[0] >> 4 & 1)
