@@ -38,7 +38,7 @@ function paint(canvas, scene) {
   const brush = { context, ratio, sx: width / pictureWidth, sy: height / pictureHeight, grid: scene.payload.grid };
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, width, height);
-  if (scene.picture) context.drawImage(scene.picture, 0, 0, width, height);
+  if (scene.picture) drawPieces(brush, scene);
   if (scene.stage) {
     if (scene.view === "score" && scene.map) paintScore(brush, scene);
     else if (scene.view === "clusters" && scene.stage.carriers) paintClusters(brush, scene);
@@ -47,6 +47,40 @@ function paint(canvas, scene) {
     else paintKept(brush, scene);
   }
   if (hasUnseenMargin(scene.payload)) paintUnseen(brush, scene, width, height);
+  if (scene.stage && scene.view === "kept" && scene.payload.grid.apart) paintShares(brush, scene);
+}
+
+// On every view that stands by itself, the share of its tokens that were kept.
+function paintShares(brush, { index, payload }) {
+  const { context, ratio } = brush;
+  const counts = new Map(payload.pieces.map((piece) => [piece.at, { kept: 0, all: 0 }]));
+  payload.grid.row.forEach((row, token) => {
+    const count = row >= 0 ? counts.get(payload.grid.view[token]) : null;
+    if (!count) return;
+    count.all += 1;
+    count.kept += index.kept[token];
+  });
+  context.font = `700 ${11 * ratio}px system-ui, sans-serif`;
+  context.textAlign = "left";
+  context.textBaseline = "middle";
+  for (const { at, target } of payload.pieces) {
+    const words = `${Math.round((100 * counts.get(at).kept) / Math.max(counts.get(at).all, 1))}%`;
+    const [x, y] = [target[0] * brush.sx + 3 * ratio, target[1] * brush.sy + 3 * ratio];
+    context.fillStyle = "rgba(0,0,0,.78)";
+    context.fillRect(x, y, context.measureText(words).width + 8 * ratio, 16 * ratio);
+    context.fillStyle = "#fff";
+    context.fillText(words, x + 4 * ratio, y + 8.5 * ratio);
+  }
+}
+
+// The parts of the picture where the sheet has them; most often the whole of it in its place.
+function drawPieces(brush, { picture, payload }) {
+  const [fx, fy] = [picture.naturalWidth / payload.pictureSize[0], picture.naturalHeight / payload.pictureSize[1]];
+  for (const { source, target } of payload.pieces) {
+    const [x, y, right, bottom] = target.map((edge, k) => Math.round(edge * (k % 2 ? brush.sy : brush.sx)));
+    brush.context.drawImage(picture, source[0] * fx, source[1] * fy, (source[2] - source[0]) * fx, (source[3] - source[1]) * fy,
+      x, y, right - x, bottom - y);
+  }
 }
 
 function cellPath(brush, tokens) {
@@ -121,25 +155,81 @@ function tokensWhere(brush, test) {
   return tokens;
 }
 
+// A second sheet of the canvas's size, drawn on by ``draw`` and laid on top.
+function laidOn(brush, alpha, draw) {
+  const sheet = document.createElement("canvas");
+  sheet.width = brush.context.canvas.width;
+  sheet.height = brush.context.canvas.height;
+  draw({ ...brush, context: sheet.getContext("2d") });
+  brush.context.globalAlpha = alpha;
+  brush.context.drawImage(sheet, 0, 0);
+  brush.context.globalAlpha = 1;
+}
+
+function cutOut(brush, tokens) {
+  brush.context.globalCompositeOperation = "destination-out";
+  brush.context.fillStyle = "#000";
+  brush.context.fill(cellPath(brush, tokens));
+  brush.context.globalCompositeOperation = "source-over";
+}
+
+// Dropped cells, but not where the cells of ``shown`` lie on them.
+function veil(brush, tokens, scene, shown) {
+  if (!brush.grid.stacked) {
+    fillDropped(brush, tokens, scene);
+    return;
+  }
+  laidOn(brush, 1, (over) => {
+    fillDropped(over, tokens, scene);
+    cutOut(over, shown);
+  });
+}
+
+// Both layers of a picture at once: dropped is what no token shows any more; what only a token of the whole picture
+// shows, coarsely, is veiled by half.
+function paintBothKept(brush, scene) {
+  const { index, colours } = scene;
+  const { stacked } = brush.grid;
+  const here = (lower, kept) => tokensWhere(brush, (token) => stacked[token] === lower && brush.grid.row[token] >= 0
+    && Boolean(index.kept[token]) === kept);
+  const [coarse, fine] = [here(true, true), here(false, true)];
+  veil(brush, [...here(true, false), ...here(false, false)], scene, [...coarse, ...fine]);
+  laidOn(brush, scene.opacity * 0.5, (over) => {
+    over.context.fillStyle = colours.veil;
+    over.context.fill(cellPath(over, coarse));
+    cutOut(over, fine);
+  });
+  outline(brush, coarse, "rgba(0,0,0,.6)", 3);
+  outline(brush, coarse, "#fff", 1.5, 0.2);
+  outline(brush, fine, colours.kept, 1.5, 0.55);
+}
+
 function paintKept(brush, scene) {
   const { index, stage, colours } = scene;
-  fillDropped(brush, tokensWhere(brush, (token) => !index.kept[token]), scene);
-  outline(brush, stage.kept, colours.kept, 1.5, 0.55);
+  if (brush.grid.stacked) {
+    paintBothKept(brush, scene);
+  } else {
+    fillDropped(brush, tokensWhere(brush, (token) => !index.kept[token]), scene);
+    outline(brush, stage.kept, colours.kept, 1.5, 0.55);
+  }
   outline(brush, stage.basis.filter((token) => index.kept[token]), colours.basis, 2);
 }
 
-// One colour per token; tokens without a share are veiled and hatched. shares: N numbers from 0 to 1, or null.
+// One colour per token; tokens without a share are veiled and hatched. shares: N numbers from 0 to 1, or null. Where two
+// layers lie on each other, the higher share is seen.
 function paintHeat(brush, scene, shares, outlined) {
-  const { context } = brush;
-  context.globalAlpha = scene.opacity;
-  for (const token of tokensWhere(brush, (t) => shares[t] !== null)) {
-    const [r, g, b] = heat(shares[token]);
-    context.fillStyle = `rgb(${r},${g},${b})`;
-    context.fill(cellPath(brush, [token]));
-  }
-  context.globalAlpha = 1;
-  const missing = tokensWhere(brush, (token) => shares[token] === null);
-  if (missing.length) fillDropped(brush, missing, { ...scene, opacity: Math.max(scene.opacity, 0.7) });
+  const drawn = tokensWhere(brush, (token) => hasArea(boxOf(brush.grid, token)));
+  const missing = drawn.filter((token) => shares[token] === null);
+  const known = drawn.filter((token) => shares[token] !== null);
+  if (brush.grid.stacked) known.sort((a, b) => shares[a] - shares[b]);
+  if (missing.length) veil(brush, missing, { ...scene, opacity: Math.max(scene.opacity, 0.7) }, known);
+  laidOn(brush, scene.opacity, (over) => {
+    for (const token of known) {
+      const [r, g, b] = heat(shares[token]);
+      over.context.fillStyle = `rgb(${r},${g},${b})`;
+      over.context.fill(cellPath(over, [token]));
+    }
+  });
   outline(brush, outlined, "rgba(0,0,0,.6)", 2.5);
   outline(brush, outlined, "rgba(255,255,255,.95)", 1.1);
 }
@@ -182,15 +272,20 @@ function label(brush, token, text, colour, least) {
 }
 
 function paintClusters(brush, scene) {
-  const { context } = brush;
   const { index, stage, colours } = scene;
   const { carriers } = stage;
-  fillDropped(brush, tokensWhere(brush, (token) => carriers[token] < 0), scene);
-  for (const [absorber, members] of index.groups) {
-    if (members.length < 2) continue;
-    context.fillStyle = groupColour(index.hues.get(absorber), scene.opacity * 0.9);
-    context.fill(cellPath(brush, members));
-  }
+  veil(brush, tokensWhere(brush, (token) => carriers[token] < 0), scene, tokensWhere(brush, (token) => carriers[token] >= 0));
+  const { stacked } = brush.grid;
+  laidOn(brush, scene.opacity * 0.9, (over) => {
+    for (const lower of stacked ? [true, false] : [false]) {
+      for (const [absorber, members] of index.groups) {
+        const here = stacked ? members.filter((token) => stacked[token] === lower) : members;
+        over.context.fillStyle = groupColour(index.hues.get(absorber), 1);
+        if (members.length > 1) over.context.fill(cellPath(over, here));
+        else if (stacked && !lower) cutOut(over, here);
+      }
+    }
+  });
   const grouped = tokensWhere(brush, (token) => carriers[token] >= 0 && index.groups.get(carriers[token]).length > 1);
   strokeSides(brush, grouped, "rgba(0,0,0,.4)", 1, (token, other) => carriers[token] !== carriers[other]);
   outline(brush, stage.kept.filter((token) => index.groups.get(token).length === 1), colours.kept, 1.5, 0.55);

@@ -89,6 +89,7 @@ function seenTogether(grid) {
 }
 
 function hasUnseenMargin(payload) {
+  if (payload.grid.apart) return false;
   const [width, height] = payload.size;
   const seen = seenTogether(payload.grid);
   return !seen || !(seen[0] <= 0.5 && seen[1] <= 0.5 && seen[2] >= width - 0.5 && seen[3] >= height - 0.5);

@@ -18,6 +18,7 @@ function buildLane(number) {
   why.type = "button";
   head.append(label, family, why);
   const frame = make("div", "tv-frame");
+  const bars = buildBars();
   const picture = make("div", "tv-picture");
   picture.tabIndex = 0;
   picture.setAttribute("role", "application");
@@ -26,7 +27,7 @@ function buildLane(number) {
   const svg = svgNode("svg", { preserveAspectRatio: "none", "aria-hidden": "true" }, "tv-marks");
   const unseen = make("span", "tv-unseen", "not seen by the model");
   picture.append(canvas, svg, unseen);
-  frame.append(picture);
+  frame.append(picture, bars);
   const readout = make("div", "tv-readout");
   const where = make("div", "tv-where");
   const what = make("div", "tv-what");
@@ -42,7 +43,7 @@ function buildLane(number) {
   const remarks = make("div", "tv-remarks");
   root.append(head, frame, readout, tools, outcome, numbers, remarks);
   return {
-    root, label, family, why, picture, canvas, svg, unseen, where, what, parts, answer, verdict, numbers, remarks,
+    root, label, family, why, picture, bars, canvas, svg, unseen, where, what, parts, answer, verdict, numbers, remarks,
     stageAt: -1, stageChosen: false, mapAt: 0, orderAt: 0, data: null, indices: [], survival: null,
   };
 }
@@ -67,10 +68,9 @@ function fillLane(lane, data, payload, view) {
   lane.root.dataset.status = data.status;
   lane.label.textContent = data.label;
   lane.family.textContent = data.family;
-  lane.picture.style.setProperty("--tv-aspect", `${payload.size[0]} / ${payload.size[1]}`);
-  lane.picture.style.setProperty("--tv-ratio", payload.size[0] / payload.size[1]);
+  const keys = payload.video ? " Comma and full stop go a frame back and forth." : "";
   lane.picture.setAttribute("aria-label",
-    `${data.label}: patches of the picture. Arrow keys move between patches, Enter pins one, Escape releases it.`);
+    `${data.label}: patches of the picture. Arrow keys move between patches, Enter pins one, Escape releases it.${keys}`);
   fillOutcome(lane, data);
   // How times were measured is said once, where it starts or changes.
   const shown = data.numbers.map((number, i) => {
@@ -134,10 +134,15 @@ function numberNodes(number) {
   return [term, value, make("dd", "tv-ratio", number.ratio)];
 }
 
+function placeSheet(lane, { size: [width, height] }) {
+  lane.picture.style.setProperty("--tv-aspect", `${width} / ${height}`);
+  lane.picture.style.setProperty("--tv-ratio", width / height);
+}
+
 // In the largest margin that can hold it; the legend says the same when no margin can.
 function placeUnseenLabel(node, payload, picture) {
   const [width, height] = payload.size;
-  const [x0, y0, x1, y1] = seenTogether(payload.grid) || [0, 0, width, height];
+  const [x0, y0, x1, y1] = (!payload.grid.apart && seenTogether(payload.grid)) || [0, 0, width, height];
   const shares = { left: x0 / width, right: 1 - x1 / width, top: y0 / height, bottom: 1 - y1 / height };
   const [side, share] = Object.entries(shares).sort((a, b) => b[1] - a[1])[0];
   const sideways = side === "left" || side === "right";
@@ -150,10 +155,8 @@ function placeUnseenLabel(node, payload, picture) {
 
 // What happened to one patch in this lane, in words: [where, what].
 function describe(lane, payload, token) {
-  const { grid } = payload;
   if (token < 0) return ["", ""];
-  const padding = hasArea(boxOf(grid, token)) ? "" : " (padding)";
-  const where = `row ${grid.row[token]}, column ${grid.col[token]}${padding}`;
+  const where = placeOf(payload, token);
   const stage = lane.data.stages[lane.stageAt];
   if (!stage) return [where, lane.data.status === "done" ? "kept: nothing is pruned" : ""];
   if (lane.view === "died") return [`${where} · ${death(lane, token)}`, ""];
@@ -164,7 +167,7 @@ function describe(lane, payload, token) {
   if (index.ranks && index.ranks.ranks[token] !== null) facts.push(`rank ${index.ranks.ranks[token]} of ${index.ranks.of}`);
   if (stage.order && stage.order[token] >= 0) facts.push(`picked at step ${stage.order[token] + 1}`);
   const group = stage.carriers && index.groups.get(stage.carriers[token]);
-  if (group && group.length > 1) facts.push(`group of ${group.length}`);
+  if (group && group.length > 1) facts.push(`group of ${group.length}${acrossFrames(payload, group)}`);
   return [`${where} · ${fate(lane, payload, token)}`, facts.join(" · ")];
 }
 
@@ -182,7 +185,6 @@ function fate(lane, payload, token) {
   const left = lane.survival.depth[token];
   const since = left < lane.stageAt ? `, ${lane.data.stages[left].label}` : "";
   const carrier = stage.carriers ? stage.carriers[token] : -1;
-  if (carrier >= 0 && payload.grid.row[carrier] < 0) return `merged into a token outside this layer${since}`;
-  if (carrier >= 0) return `merged into row ${payload.grid.row[carrier]}, column ${payload.grid.col[carrier]}${since}`;
+  if (carrier >= 0) return `merged into ${placeOf(payload, carrier)}${since}`;
   return since ? `gone since${since.slice(1)}` : "dropped";
 }

@@ -4,14 +4,15 @@
 const part = (name) => element.querySelector(`.tv-${name}`);
 const state = {
   payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, died: 0.8 },
-  hover: -1, pin: -1, lanes: [], picture: null, pictureUrl: null, spoken: 0, grid: null, layer: null,
+  hover: -1, pin: -1, lanes: [], picture: null, pictureUrl: null, spoken: 0, grid: null, layer: null, plain: null,
+  sheets: new Map(), pointed: null,
 };
 
 function scene(lane) {
   const stage = lane.data.stages[lane.stageAt] || null;
   const index = stage ? lane.indices[lane.stageAt] : null;
   return {
-    payload: state.payload, picture: state.picture, view: state.view, opacity: state.opacity[state.view], stage, index,
+    payload: state.payload, picture: shownPicture(), view: state.view, opacity: state.opacity[state.view], stage, index,
     map: stage ? stage.maps[lane.mapAt] : null, ordering: index ? index.orderings[lane.orderAt] : null,
     survival: lane.survival, colours: palette(part("root")),
   };
@@ -24,18 +25,29 @@ function redraw() {
     paint(lane.canvas, drawn);
     drawMarks(lane.svg, drawn, state);
   }
+  drawFilm();
   showReadouts();
+}
+
+// Of a video the frame that is chosen; nothing until it has been loaded, so that no overlay lies on another frame.
+function shownPicture() {
+  if (!state.payload.video) return state.picture;
+  const image = film.images[film.frame];
+  return image && image.complete && image.naturalWidth ? image : null;
 }
 
 function redrawWithTools() {
   state.lanes.forEach((lane) => fillTools(lane, state.view, redrawWithTools));
   drawLegend();
   drawWhy();
+  arrangeFilm();
+  fillFilmTable();
   redraw();
 }
 
 function drawOverlay() {
   state.lanes.forEach((lane) => drawMarks(lane.svg, scene(lane), state));
+  drawPartners();
   showReadouts();
 }
 
@@ -46,6 +58,10 @@ function summary(lane) {
   if (lane.data.status !== "done") return ["", ""];
   if (!stage) return [`all ${total} ${noun}`, ""];
   const kept = state.view === "died" ? lane.data.stages.at(-1).kept : stage.kept;
+  if (state.payload.video) {
+    const count = countsOf(lane).find((one) => one.frames.includes(film.frame));
+    return [count ? countWords(count, film.frame, false) : "", allFramesWords(lane, kept.length)];
+  }
   return [`${kept.length} of ${total} ${noun} kept${state.view === "died" ? " to the end" : ""}`, ""];
 }
 
@@ -75,7 +91,9 @@ function drawLegend() {
   if (state.view === "died") entries.push(["outlined", "kept to the end"]);
   if (state.view === "died" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
   if (state.view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch that carries it"], ["kept", "kept alone"], ["dropped", "dropped"]);
-  if (state.payload.evidence.length) entries.push(["evidence", "evidence for the answer"]);
+  if (state.payload.grid.stacked && state.view === "kept") entries.push(["coarse", "kept only of the whole picture, coarsely"]);
+  if (state.payload.grid.stacked && (state.view === "score" || state.view === "died")) entries.push(["group", "where layers overlap: the higher"]);
+  if (state.plain.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
   part("legend").replaceChildren(...entries.map(([swatch, text]) => {
     const item = make("li");
@@ -112,6 +130,9 @@ function onKey(lane, event) {
   } else if (event.key === "Enter" || event.key === " ") {
     if (at >= 0) pin(at);
     speak(lane, at);
+  } else if (state.payload.video && (event.key === "," || event.key === ".")) {
+    chooseFrame(film.frame + (event.key === "." ? 1 : -1));
+    part("live").textContent = part("scrub-range").getAttribute("aria-valuetext");
   } else if (event.key === "Escape") {
     state.hover = state.pin = -1;
     drawOverlay();
@@ -123,8 +144,13 @@ function onKey(lane, event) {
 }
 
 function wireLane(lane) {
-  lane.picture.addEventListener("pointermove", (event) => hover(tokenUnder(lane, event)));
+  lane.picture.addEventListener("pointermove", (event) => { state.pointed = lane; hover(tokenUnder(lane, event)); });
   lane.picture.addEventListener("pointerleave", () => hover(-1));
+  scrubOver(lane.bars, (frame) => {
+    const count = frame < 0 ? null : countsOf(lane).find((one) => one.frames.includes(frame));
+    if (count) [lane.where.textContent, lane.what.textContent] = [countWords(count, frame), ""];
+    else showReadouts();
+  });
   lane.picture.addEventListener("click", (event) => {
     const token = tokenUnder(lane, event);
     if (token >= 0) pin(token);
@@ -141,6 +167,7 @@ function arrange() {
   const rows = Math.ceil(state.lanes.length / most) || 1;
   part("lanes").style.setProperty("--tv-columns", String(Math.ceil(state.lanes.length / rows) || 1));
   if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.picture));
+  arrangeFilm();
 }
 
 function loadPicture(file) {
@@ -171,34 +198,45 @@ function tellStory(payload) {
   document.documentElement.dataset.tokvizSetting = payload.setting;
 }
 
-// The crops at first, where there are some: they show more than the whole picture at once.
-function chooseLayer(layer) {
-  const layers = layersOf(state.grid);
-  state.layer = layers.some((one) => one.layer === layer) ? layer : layers.at(-1).layer;
-  state.payload = { ...state.payload, grid: layerGrid(state.grid, state.layer) };
-  part("layers").hidden = layers.length < 2;
+// Sheets are made once: the frames of a video are gone through again and again.
+function chooseSheet() {
+  const choice = state.plain.video ? film.frame : state.layer;
+  if (!state.sheets.has(choice)) state.sheets.set(choice, sheetOf(state.plain, choice));
+  state.payload = { ...state.plain, pictureSize: state.plain.size, whole: state.grid, ...state.sheets.get(choice) };
+  state.lanes.forEach((lane) => placeSheet(lane, state.payload));
+}
+
+function chooseLayer(choice) {
+  const choices = sheetChoices(state.grid);
+  state.layer = choices.some(({ value }) => value === choice) ? choice : choices.length ? choices[0].value : null;
+  part("layers").hidden = !choices.length;
   const select = part("layers").querySelector("select");
-  select.replaceChildren(...layers.map((one) => Object.assign(make("option", "", one.name), { value: String(one.layer) })));
+  select.replaceChildren(...choices.map(({ value, name }) => Object.assign(make("option", "", name), { value })));
   select.value = String(state.layer);
+  chooseSheet();
 }
 
 function show(payload) {
   part("root").hidden = !payload || !payload.lanes;
   part("empty").hidden = !part("root").hidden;
   if (part("root").hidden) return;
-  const previous = state.payload;
-  state.payload = payload;
+  const previous = state.plain;
+  state.plain = payload;
   state.grid = payload.grid;
+  state.sheets = new Map();
+  if (payload.id !== state.id || !payload.video || film.frame >= payload.video.frames.length) film.frame = firstFrame(payload);
   chooseLayer(payload.id === state.id ? state.layer : null);
   payload = state.payload;
   if (payload.id !== state.id) {
     state.id = payload.id;
     why.lane = null;
     state.hover = state.pin = -1;
+    state.pointed = null;
     state.lanes = [];
   }
-  if (!previous || previous.size.join() !== payload.size.join()) state.picture = previous ? null : state.picture;
+  if (!previous || previous.size.join() !== payload.pictureSize.join()) state.picture = previous ? null : state.picture;
   loadPicture(payload.picture);
+  fillFilm();
   tellStory(payload);
   while (state.lanes.length < payload.lanes.length) {
     const lane = buildLane(state.lanes.length);
@@ -211,6 +249,7 @@ function show(payload) {
     const finished = lane.data && lane.data.status !== data.status;
     if (finished) lane.stageChosen = false;
     fillLane(lane, data, payload, state.view);
+    placeSheet(lane, payload);
   });
   const roots = state.lanes.map((lane) => lane.root);
   if (roots.some((root, i) => part("lanes").children[i] !== root) || part("lanes").children.length !== roots.length) {
@@ -231,10 +270,12 @@ part("opacity").querySelector("input").addEventListener("input", (event) => {
   redraw();
 });
 part("layers").querySelector("select").addEventListener("change", (event) => {
-  chooseLayer(Number(event.target.value));
+  chooseLayer(event.target.value);
   state.hover = state.pin = -1;
+  arrange();
   redrawWithTools();
 });
+wireFilm();
 new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 // Canvas colours come from CSS variables, which change with the theme.
 new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });

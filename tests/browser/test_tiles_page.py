@@ -17,6 +17,8 @@ pytestmark = pytest.mark.browser
 SIZE = (480, 300)
 GRID = tile_grid(SIZE, [(96, 192), (192, 96), (192, 192)], 96, 8)
 THUMBNAIL = 144
+PIXEL_OF = """([lane, x, y]) => { const c = document.querySelectorAll('.tv-canvas')[lane];
+  return [...c.getContext('2d').getImageData(Math.round(x * c.width), Math.round(y * c.height), 1, 1).data]; }"""
 PIXELS = """([x, y]) => { const c = document.querySelectorAll('.tv-canvas')[1];
   return [...c.getContext('2d').getImageData(x * c.width, y * c.height, 1, 1).data]; }"""
 
@@ -92,8 +94,11 @@ PLACES = [(0.11, 0.13), (0.48, 0.37), (0.73, 0.83), (0.93, 0.52)]
 
 def test_crops_are_drawn_as_one_grid_and_the_thumbnail_on_demand(page):
     select = page.get_by_label("Which tokens of the picture are drawn")
-    assert select.is_visible() and select.locator("option").all_inner_texts() == ["whole picture", "4 crops"]
-    assert select.input_value() == "1"
+    assert select.is_visible() and select.locator("option").all_inner_texts() == [
+        "both, on the picture", "whole picture", "4 crops", "as the model gets them",
+    ]  # fmt: skip
+    assert select.input_value() == "both"
+    choose(page, "4 crops")
     for x, y in PLACES:
         assert told(page, x, y).startswith(expected(x, y, 1)), (x, y)
     crops = {place: page.evaluate(PIXELS, place) for place in [(0.1, 0.8), (0.9, 0.2)]}
@@ -105,6 +110,55 @@ def test_crops_are_drawn_as_one_grid_and_the_thumbnail_on_demand(page):
         assert page.evaluate(PIXELS, place) != colour, "kept in one layer, dropped in the other"
     choose(page, "4 crops")
     assert {place: page.evaluate(PIXELS, place) for place in crops} == crops
+
+
+def brightness(page, x, y, lane=1):
+    return sum(page.evaluate(PIXEL_OF, [lane, x, y])[:3]) / 3
+
+
+def colourfulness(page, x, y, lane=1):
+    rgb = page.evaluate(PIXEL_OF, [lane, x, y])[:3]
+    return max(rgb) - min(rgb)
+
+
+def test_both_layers_on_the_picture_show_what_no_token_shows_any_more(page):
+    """Four quarters: kept in both, in the thumbnail alone (above right), in the crops alone, in neither."""
+    choose(page, "both, on the picture")
+    page.mouse.move(5, 5)
+    assert "kept only of the whole picture" in page.locator(".tv-legend").inner_text()
+    # Spots within one cell of both layers, away from all lines: what is drawn there, and what the picture shows.
+    spots = {"both": (0.21, 0.27), "coarse": (0.71, 0.27), "fine": (0.21, 0.73), "neither": (0.71, 0.73)}
+    change = {
+        name: np.mean([abs(brightness(page, x + dx, y + dy) - brightness(page, x + dx, y + dy, lane=0))
+                       for dx in (-0.006, 0, 0.006) for dy in (-0.008, 0, 0.008)])
+        for name, (x, y) in spots.items()
+    }  # fmt: skip
+    assert change["both"] < 4 and change["fine"] < 4, change
+    assert change["neither"] > 2 * max(change["both"], change["fine"]), change
+    # The green ball, which only the thumbnail shows, has lost about half of its colour.
+    share = colourfulness(page, 0.7, 0.16) / colourfulness(page, 0.7, 0.16, lane=0)
+    assert 0.4 < share < 0.75, share
+    # The smallest cell under the pointer is meant: a crop's.
+    place = expected(0.21, 0.27, 1)
+    assert told(page, 0.21, 0.27).startswith(f"crops: {place} · kept"), told(page, 0.21, 0.27)
+    for view in ("Score", "Clusters", "Kept"):
+        page.get_by_label(view, exact=True).check(force=True)
+
+
+def test_apart_every_view_stands_by_itself_with_its_share(page):
+    choose(page, "as the model gets them")
+    box = page.locator(".tv-picture").nth(1).bounding_box()
+    # Wide crops lie below the thumbnail of 12 x 12; cells are 10 wide, gaps 14 and 28.
+    columns = GRID.views[1].cols + GRID.views[2].cols
+    rows = GRID.views[1].rows + GRID.views[3].rows
+    size = (columns * 10 + 14, 12 * 10 + 28 + rows * 10 + 14)
+    assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.01)
+    assert told(page, 0.02, 0.02).startswith("whole picture: row 0, column 0 · kept")
+    assert told(page, 0.98, 0.02) == page.locator(".tv-where").nth(1).inner_text(), "nothing lies beside the thumbnail"
+    assert told(page, 0.02, 0.97).startswith("crops: row")
+    assert told(page, 0.98, 0.97).endswith("dropped")
+    assert page.locator(".tv-marks").nth(1).locator(".tv-evidence").count() > 1, "in the thumbnail and in its crops"
+    assert "not seen" not in page.locator(".tv-legend").inner_text()
 
 
 def test_arrows_walk_across_the_seam_of_two_crops(page):
@@ -121,7 +175,7 @@ def test_arrows_walk_across_the_seam_of_two_crops(page):
 
 def test_merging_over_both_layers_draws_only_what_lies_in_one(page):
     page.get_by_label("Clusters", exact=True).check(force=True)
-    for name in ("4 crops", "whole picture"):
+    for name in ("4 crops", "whole picture", "both, on the picture", "as the model gets them"):
         choose(page, name)
         said = [told(page, x, y, lane=2) for x, y in PLACES]
         assert all("row -1" not in words for words in said)

@@ -22,7 +22,7 @@ from .controls import RequestForm
 from .method_menu import missing_by_method
 from .patch_view import notice
 from .payload import Live, to_payload
-from .pictures import display_file, picture_bytes, request_file
+from .pictures import picture_bytes, request_file, shown_files
 from .running import Loader, Runner, RunRequest, StopFlags, is_loaded, planning
 from .scratch import new_folder
 
@@ -58,7 +58,7 @@ class Handlers:
             title=example.title,
             why=example.why,
             origin=f"Example · stored result of {example.comparison.model.name}, not computed just now",
-            picture=display_file(example.comparison.picture),
+            **shown_files(example.comparison),
         )
 
     def show_example(self, form: RequestForm, index: int) -> list[Any]:
@@ -122,7 +122,7 @@ class Handlers:
     def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
         answers: dict[int, str] = {}
         running: int | None = None
-        picture: dict[str, Any] | None = None
+        files: dict[str, Any] | None = None
         last_text = 0.0
         for event in self.run(asked, stop):
             if event.kind in ("lane", "text"):
@@ -134,13 +134,13 @@ class Handlers:
                 last_text = time.monotonic()
             if event.kind == "run":
                 running = None
-            picture = picture or display_file(event.comparison.picture)
+            files = files or shown_files(event.comparison)
             if event.kind != "done":
                 live = Live(running, dict(answers), self.pruners)
-                view = to_payload(event.comparison, live=live, picture=picture)
+                view = to_payload(event.comparison, live=live, **files)
                 yield view, self._progress(event.comparison, running), event.comparison
             else:
-                yield to_payload(event.comparison, picture=picture), "Finished.", event.comparison
+                yield to_payload(event.comparison, **files), "Finished.", event.comparison
             if stop.is_set() and event.kind == "run":
                 break
 
@@ -152,7 +152,7 @@ class Handlers:
 
     @staticmethod
     def _final(comparison: Comparison) -> dict[str, Any]:
-        return to_payload(comparison, picture=display_file(comparison.picture))
+        return to_payload(comparison, **shown_files(comparison))
 
     def _with_truth(self, asked: RunRequest, example: int | None) -> RunRequest:
         """Add the known answer and evidence when picture and question are still those of the chosen example."""
@@ -205,10 +205,8 @@ class Handlers:
             comparison = Comparison.from_json(Path(path).read_bytes())
             if not comparison.runs:
                 raise BadInput("The session holds no runs: there is nothing to show.")
-            picture = display_file(comparison.picture)
-            view = to_payload(
-                comparison, origin="Opened file · its numbers are shown as they were stored", picture=picture
-            )
+            origin = "Opened file · its numbers are shown as they were stored"
+            view = to_payload(comparison, origin=origin, **shown_files(comparison))
             filled = form.filled_from(comparison.request, request_file(comparison.picture), comparison.grid.n_tokens)
         except BadInput as error:
             return [gr.skip(), notice("error", str(error)), *kept[1:]]

@@ -15,11 +15,14 @@ import gradio as gr
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 _VIEW_SCRIPTS = (
     "patch_geometry.js",
+    "patch_sheet.js",
     "patch_draw.js",
     "patch_lane.js",
     "patch_tools.js",
     "chart_draw.js",
     "why_panel.js",
+    "film_bars.js",
+    "film_strip.js",
     "patch_view.js",
 )
 

@@ -6,6 +6,7 @@ The comparison may be partial (runs still missing): a lane that has no run yet i
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,6 +23,7 @@ from ..records import (
     StageRecord,
     TextScoresRecord,
     TokenGrid,
+    VideoRecord,
 )
 from . import numbers, text
 
@@ -31,6 +33,9 @@ MAX_CHART_POINTS = 20_000
 MAX_TOKENS = 100_000
 """More visual tokens than any model makes of the largest picture; a browser cannot draw many more."""
 MAX_WORDS = 20_000
+MAX_FRAMES = 1024
+"""Far more frames than any model takes at once."""
+MAX_SECONDS = 1e6
 LARGEST = 1e300
 """Beyond it the distance of two numbers may not be finite, and nothing can be drawn to scale."""
 MAX_ENTRIES = 200
@@ -74,12 +79,14 @@ def to_payload(
     why: str = "",
     origin: str = "",
     picture: Mapping[str, Any] | None = None,
+    frames: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Everything that ``assets/patch_view.js`` draws from.
 
     Args: live says what is still being computed (None: nothing). title, why: of an example. origin: where the numbers
     come from when they were not computed just now ("stored result", "opened file"). picture: the displayed file as
-    gradio FileData. Raises BadInput when lists of the comparison do not fit its grid.
+    gradio FileData; frames: those of a video's sampled frames. Raises BadInput when lists of the comparison do not fit
+    its grid.
     """
     check_fits_grid(comparison)
     request, model = comparison.request, comparison.model
@@ -96,7 +103,9 @@ def to_payload(
         "picture": picture,
         "size": [width, height],
         "grid": _grid(comparison.grid),
+        "video": None if comparison.video is None else _video(comparison.video, frames),
         "evidence": [[round(edge, 2) for edge in box] for box in request.evidence],
+        "evidence_frames": list(request.evidence_frames),
         "words": list(comparison.text_tokens),
         "lanes": lanes(comparison, live),
         "warnings": list(comparison.warnings),
@@ -106,6 +115,8 @@ def to_payload(
 def comparison_id(comparison: Comparison) -> str:
     """A short digest of what was asked; the view keeps pins and switches while it stays the same."""
     asked = comparison.request.model_dump_json() + comparison.model.name + comparison.picture.sha256
+    if comparison.video is not None:
+        asked += comparison.video.sha256
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
@@ -269,6 +280,7 @@ def _grid(grid: TokenGrid) -> dict[str, Any]:
                 "layer": v.layer,
                 "top": v.top,
                 "left": v.left,
+                "frames": list(v.frames),
             }
             for v in grid.views
         ],
@@ -276,6 +288,19 @@ def _grid(grid: TokenGrid) -> dict[str, Any]:
         "row": grid.row,
         "col": grid.col,
         "box": [round(edge, 2) for box in grid.box for edge in (box or (0.0, 0.0, 0.0, 0.0))],
+    }
+
+
+def _video(video: VideoRecord, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Facts of the file, and its sampled frames with the time each is shown at in seconds."""
+    shown = [*files, *[None] * len(video.frames)]
+    return {
+        "name": text.cut(video.name),
+        "duration": round(video.duration_s, 3),
+        "frames": [
+            {"index": frame.index, "time": round(frame.time_s, 3), "picture": shown[i]}
+            for i, frame in enumerate(video.frames)
+        ],
     }
 
 
@@ -287,6 +312,7 @@ def check_fits_grid(comparison: Comparison) -> None:
         raise BadInput("The session is damaged: it has no patches or no picture.")
     if n_tokens > MAX_TOKENS or len(comparison.text_tokens) > MAX_WORDS:
         raise BadInput(f"The session is too large: more than {MAX_TOKENS:,} visual tokens or {MAX_WORDS:,} words.")
+    _check_frames(comparison)
     for run in comparison.runs:
         alive = set(range(n_tokens))
         for stage in run.stages:
@@ -296,6 +322,31 @@ def check_fits_grid(comparison: Comparison) -> None:
                     f"The session is damaged: the lane {run.label!r} does not fit its {n_tokens} tokens ({misfit})."
                 )
             alive = set(stage.kept)
+
+
+def _check_frames(comparison: Comparison) -> None:
+    """Raise BadInput when views, evidence and frames of a video do not belong together."""
+    video, grid, request = comparison.video, comparison.grid, comparison.request
+    if video is None:
+        if grid.is_video or request.evidence_frames:
+            raise BadInput("The session is damaged: its patches lie in frames, but it holds no video.")
+        return
+    n_frames = len(video.frames)
+    sizes = {(frame.picture.width, frame.picture.height) for frame in video.frames}
+    shown = [frame for view in grid.views for frame in view.frames]
+    layers = {view.layer for view in grid.views}
+    if (
+        not 0 < n_frames <= MAX_FRAMES
+        or sizes != {grid.picture_size}
+        or sorted(shown) != list(range(n_frames))
+        or not all(view.frames for view in grid.views)
+        or len(layers) != len(grid.views)
+        or len(request.evidence_frames) != len(request.evidence)
+        or not all(0 <= frame < n_frames for frame in request.evidence_frames)
+        or not all(math.isfinite(frame.time_s) and 0 <= frame.time_s <= MAX_SECONDS for frame in video.frames)
+        or not math.isfinite(video.duration_s)
+    ):
+        raise BadInput("The session is damaged: its patches do not fit the frames of its video.")
 
 
 def _misfit(stage: StageRecord, alive: set[int], n_tokens: int, n_words: int) -> str | None:

@@ -12,10 +12,12 @@ import gradio as gr
 from gradio.data_classes import FileData, ImageData
 
 from ..errors import BadInput
-from ..records import PictureRecord
+from ..records import Comparison, PictureRecord
 from .scratch import kept_file
 
 _DISPLAY_SIDE = 1200
+_FRAME_SIDE = 720
+"""Of a video many frames are shown at once, none of them alone."""
 
 
 class PictureField(gr.Image):
@@ -43,8 +45,15 @@ def picture_bytes(record: PictureRecord) -> bytes:
         raise BadInput("The session is damaged: its picture is not readable.") from error
 
 
-def display_file(record: PictureRecord) -> dict[str, Any]:
-    """A PNG of at most 1,200 px per side as gradio FileData.
+def shown_files(comparison: Comparison) -> dict[str, Any]:
+    """Arguments ``picture`` and ``frames`` of ``payload.to_payload``: the files that are displayed."""
+    if comparison.video is None:
+        return {"picture": display_file(comparison.picture)}
+    return {"frames": [display_file(frame.picture, _FRAME_SIDE) for frame in comparison.video.frames]}
+
+
+def display_file(record: PictureRecord, side: int = _DISPLAY_SIDE) -> dict[str, Any]:
+    """A picture of at most ``side`` px per side as gradio FileData: a PNG, but a JPEG of a large frame.
 
     Always re-encoded: a session file comes from a stranger and may hold anything under the name of a picture. Raises
     BadInput when it is no picture.
@@ -52,14 +61,15 @@ def display_file(record: PictureRecord) -> dict[str, Any]:
     from ..images import read_image
 
     data = picture_bytes(record)
+    kind, suffix = ("JPEG", ".jpg") if side == _FRAME_SIDE and record.mime == "image/jpeg" else ("PNG", ".png")
 
     def write(path: Path) -> None:
         shown = read_image(data).image
-        shown.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE))
-        shown.save(path, format="PNG")
+        shown.thumbnail((side, side))
+        shown.save(path, format=kind, **({"quality": 90} if kind == "JPEG" else {}))
 
-    path = kept_file(f"{hashlib.sha256(data).hexdigest()}-shown.png", write)
-    return FileData(path=str(path), mime_type="image/png").model_dump()
+    path = kept_file(f"{hashlib.sha256(data).hexdigest()}-{side}{suffix}", write)
+    return FileData(path=str(path), mime_type=f"image/{kind.lower()}").model_dump()
 
 
 def request_file(record: PictureRecord) -> str:
