@@ -74,7 +74,7 @@ def test_every_method_keeps_the_same_tokens_under_every_kernel(expected, kernel)
     with nullcontext() if kernel == "eager" else fake_kernel(kernel) as calls:
         found = kept(vlm)
     assert found == under_sdpa
-    assert sum(isinstance(value, tuple) for value in found.values()) > len(METHODS) * 0.7
+    assert sum(isinstance(value, tuple) for value in found.values()) > len(METHODS) * 0.6
     assert kernels_of(vlm.model) == before
     if calls is not None:
         assert calls.whole > 0 and (calls.varlen > 0) == name.startswith("qwen")

@@ -1,8 +1,11 @@
-"""Load a stock vision-language model and say what it is: family, device, dtype, attention kernel."""
+"""Load a stock vision-language model and say what it is: family, device, dtype, attention kernel.
+
+In two steps: ``prepare`` does everything that can fail without touching a weight (the files are there, the architecture
+is known, the kernel can be had, there is room), ``Prepared.load`` reads the weights. ``load`` does both.
+"""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,31 +14,56 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from ..errors import BadInput, Unsupported
+from ..errors import BadInput
 from ..records import ModelRecord
+from . import hub
 from .base import ModelFamily
 from .catalog import find
+from .checkpoint import architecture, check_files, count_parameters
 from .embedded import EMBEDDED_MODEL, embedded_folder
+from .failures import unsupported, why_not_loaded
 from .families import FAMILIES
+from .kernels import Kernel, choose_kernel, kernels_in_use
+from .memory import Parameters
+from .placing import Placement, Quantization, check_room, place
+from .progress import Progress, unheard, weights_reported
 
-# What transformers and safetensors raise on damaged or odd folders (found by damaging them).
-_BROKEN = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, SafetensorError)
+# What transformers and safetensors raise on damaged or odd folders (found by damaging them), and torch without memory.
+_BROKEN = (
+    OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, AttributeError, MemoryError, SafetensorError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded; see ``load``."""
+
+    device: str | None = None
+    dtype: torch.dtype | str | None = None
+    attention: str | None = None
+    quantization: Quantization | None = None
+    device_map: str | None = None
 
 
 @dataclass
 class VisionLanguageModel:
-    """A loaded model with its processor. ``record`` is what sessions store about it."""
+    """A loaded model with its processor. ``record`` is what sessions store about it; ``notices`` are for the user."""
 
     model: Any
     processor: Any
     family: ModelFamily
     record: ModelRecord
     warm: bool = False
+    notices: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
-        """Where the embeddings lie."""
-        return self.model.get_input_embeddings().weight.device
+        """Where the embeddings lie, or are brought when they are needed."""
+        embeddings = self.model.get_input_embeddings()
+        device: torch.device = embeddings.weight.device
+        if device.type == "meta":  # accelerate keeps them elsewhere
+            return torch.device(embeddings._hf_hook.execution_device)
+        return device
 
     @property
     def n_visual(self) -> int:
@@ -48,78 +76,139 @@ class VisionLanguageModel:
         return self.model.config.get_text_config()
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is ready to be loaded: its files are on the disk and have been looked at."""
+
+    name: str
+    folder: Path
+    family: ModelFamily
+    processor: Any
+    kernel: Kernel
+    placement: Placement
+    parameters: Parameters | None
+
+    @property
+    def needed_gb(self) -> float:
+        """GB of the weights where they will lie; 0 when that is known only afterwards."""
+        return 0.0 if self.parameters is None else self.placement.needed_gb(self.parameters)
+
+    def check_room(self, freed_gb: float = 0.0) -> None:
+        """Raises BadInput when the weights do not fit, even after ``freed_gb`` of another model that will go."""
+        check_room(self.name, self.placement, self.parameters, freed_gb)
+
+    def load(self, on_progress: Progress | None = None) -> VisionLanguageModel:
+        """Read the weights. Raises BadInput or Unsupported with one sentence; nothing stays in memory then."""
+        report = on_progress or unheard
+        report("Loading weights", 0.0)
+        try:
+            with weights_reported(report):
+                model, missing = self._read()
+        except _BROKEN as error:
+            raise why_not_loaded(self.name, error, self.folder) from error
+        # transformers fills what a checkpoint lacks with random numbers; such a model would answer, wrongly.
+        if missing:
+            raise BadInput(f"{self.name} is incomplete: its checkpoint lacks {missing} of the model's weights.")
+        self.family.check(model, self.processor, self.name)
+        record = loaded_record(model, self.family, self.name, self.placement.quantization)
+        notices = (*self.placement.notices, *filter(None, [self.kernel.notice]), *_asides(record))
+        return VisionLanguageModel(model, self.processor, self.family, record, notices=notices)
+
+    def _read(self) -> tuple[Any, int]:
+        """The model where it belongs, and how many weights its checkpoint lacks."""
+        placed = self.placement.options()
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            self.folder,
+            dtype=self.placement.dtype,
+            attn_implementation=self.kernel.name,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **placed,
+        )
+        model, report = loaded
+        if not placed:
+            model = model.to(self.placement.device)
+        return model.eval(), len(report["missing_keys"])
+
+
 def load(
     name_or_path: str | Path = EMBEDDED_MODEL,
     *,
     device: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     attention: str | None = None,
+    quantization: Quantization | None = None,
+    device_map: str | None = None,
+    on_progress: Progress | None = None,
 ) -> VisionLanguageModel:
     """Load the embedded model, a local folder, or a hub id of a supported architecture.
 
     Args:
         name_or_path: ``"tokviz-tiny"``, a folder with a stock transformers checkpoint, or ``"owner/name"``.
         device: default ``cuda`` when there is one, else ``cpu``.
-        dtype: default float32 on a CPU, bfloat16 (float16 on older cards) on a GPU.
-        attention: transformers' ``attn_implementation``; default ``sdpa``. Never eager by tokviz's choice.
+        dtype: default float32 on a CPU (bfloat16 where float32 does not fit), bfloat16 (float16 on older cards) on a
+            GPU.
+        attention: ``auto`` (default: flash attention where it is installed and can run, else SDPA), ``sdpa``,
+            ``flash``, ``kernels`` (the hub's flash attention), ``kernels-community/...`` or ``eager``.
+        quantization: ``"8bit"`` or ``"4bit"`` weights, by bitsandbytes on an NVIDIA GPU.
+        device_map: ``"auto"`` spreads the weights over all GPUs; default: when one GPU cannot hold them.
+        on_progress: called with what is being done, and the share of it that is done or None.
 
-    Raises BadInput or Unsupported with one sentence: unknown name, unreachable hub, damaged folder, other architecture.
+    Raises BadInput or Unsupported with one sentence: unknown name, unreachable hub, damaged folder, other architecture,
+    no room, a missing package, a kernel that cannot run here.
     """
+    options = LoadOptions(device, dtype, attention, quantization, device_map)
+    prepared = prepare(name_or_path, options, on_progress)
+    prepared.check_room()
+    return prepared.load(on_progress)
+
+
+def prepare(
+    name_or_path: str | Path, options: LoadOptions | None = None, on_progress: Progress | None = None
+) -> Prepared:
+    """Everything that can fail before a weight is read; downloads what is not in the cache. Raises as ``load``."""
+    options, report = options or LoadOptions(), on_progress or unheard
     source, revision, name = _resolve(str(name_or_path))
+    report("Reading the configuration", None)
+    local = isinstance(source, Path)
+    config_file = source / "config.json" if isinstance(source, Path) else hub.fetch_config(source, revision)
+    kind = architecture(name, config_file)
+    if kind not in FAMILIES:
+        raise unsupported(name, kind, list(FAMILIES))
+    entry = find(name)
+    parameters = entry.parameters if entry is not None else None
+    # What this machine cannot do is said before gigabytes come over the network.
+    placement = place(options.device, options.dtype, options.quantization, options.device_map, parameters)
+    folder = source if isinstance(source, Path) else hub.fetch(source, revision, report)
+    if local or parameters is None:
+        parameters = count_parameters(name, folder)
+        placement = place(options.device, options.dtype, options.quantization, options.device_map, parameters)
+    check_files(name, folder)
+    kernel = choose_kernel(options.attention, placement.devices, placement.dtype)
+    report("Loading the processor", None)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except _BROKEN as error:
-        raise BadInput(_why_not(name, source, error)) from error
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise Unsupported(
-            f"{name} is a {config.model_type!r} model; supported architectures are {', '.join(sorted(FAMILIES))}."
-        )
-    chosen_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    chosen_dtype = dtype or _default_dtype(chosen_device)
-    try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            source,
-            revision=revision,
-            dtype=chosen_dtype,
-            attn_implementation=attention or "sdpa",
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except _BROKEN as error:
-        raise BadInput(_why_not(name, source, error)) from error
-    model, report = loaded
-    # transformers fills what a checkpoint lacks with random numbers; such a model would answer, wrongly.
-    if report["missing_keys"]:
-        raise BadInput(
-            f"{name} is incomplete: its checkpoint lacks {len(report['missing_keys'])} of the model's weights."
-        )
+        raise why_not_loaded(name, error, folder) from error
     # Refuse what would fail at the first question.
     if not getattr(processor, "chat_template", None):
         raise BadInput(f"{name} has no chat template: add chat_template.jinja to its folder.")
-    family.check(model, processor, name)
-    model = model.to(chosen_device).eval()
-    return VisionLanguageModel(model, processor, family, loaded_record(model, family, name))
+    return Prepared(name, folder, FAMILIES[kind], processor, kernel, placement, parameters)
 
 
-def _default_dtype(device: torch.device) -> torch.dtype:
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-def _resolve(name_or_path: str) -> tuple[str, str | None, str]:
-    """``(source for from_pretrained, revision, name to show)``."""
+def _resolve(name_or_path: str) -> tuple[Path | str, str | None, str]:
+    """``(folder or hub id, revision, name to show)``."""
     if name_or_path == EMBEDDED_MODEL:
         if not (embedded_folder() / "config.json").is_file():
             raise BadInput(f"The embedded model is missing: {EMBEDDED_MODEL} is not in the assets folder.")
-        return str(embedded_folder()), None, EMBEDDED_MODEL
+        return embedded_folder(), None, EMBEDDED_MODEL
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise BadInput(f"The folder {path.name!r} holds no model: it has no config.json.")
-        return str(path), None, path.resolve().name
+        return path, None, path.resolve().name
     entry = find(name_or_path)
     if entry is not None:
         return entry.id, entry.revision, entry.id
@@ -131,30 +220,46 @@ def _resolve(name_or_path: str) -> tuple[str, str | None, str]:
     )
 
 
-def _why_not(name: str, source: str, error: Exception) -> str:
-    detail = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if os.path.isdir(source) and not isinstance(error, ImportError):
-        return f"The model folder {name!r} is incomplete or damaged: {detail}"
-    if not isinstance(error, OSError):  # the files came, and are the trouble (or a package that they need is missing)
-        return f"{name} could not be loaded: {detail}"
-    return (
-        f"{name} could not be loaded: the model hub cannot be reached, the id is wrong, or access is gated. "
-        "Use a local folder or the embedded model instead."
-    )
-
-
-def loaded_record(model: Any, family: ModelFamily, name: str) -> ModelRecord:
+def loaded_record(model: Any, family: ModelFamily, name: str, quantization: Quantization | None = None) -> ModelRecord:
     """What sessions store about a loaded model."""
     text = model.config.get_text_config()
-    parameter = next(model.parameters())
-    device = parameter.device
+    attention, tower = kernels_in_use(model, family.language_model(model))
+    devices = _devices(model)
     return ModelRecord(
         name=name,
         family=family.id,
         n_blocks=text.num_hidden_layers,
         hidden_size=text.hidden_size,
-        dtype=str(parameter.dtype).removeprefix("torch."),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        attention=text._attn_implementation,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=devices[0],
+        attention=attention,
         embedded=name == EMBEDDED_MODEL,
+        tower_attention=tower,
+        quantization=quantization,
+        parameters=model.num_parameters(),
+        devices=devices if len(devices) > 1 else [],
     )
+
+
+def _devices(model: Any) -> list[str]:
+    """The devices that hold weights, for people; the one that holds most of the model first."""
+    spread = getattr(model, "hf_device_map", None)
+    if spread:
+        held = [torch.device(f"cuda:{d}" if isinstance(d, int) else d) for d in spread.values() if d != "disk"]
+    else:
+        held = [parameter.device for parameter in model.parameters()]
+    several = len({device for device in held if device.type == "cuda"}) > 1
+
+    def shown(device: torch.device) -> str:
+        if device.type != "cuda":
+            return device.type
+        return torch.cuda.get_device_name(device) + (f" ({device})" if several else "")
+
+    return [shown(device) for device in sorted(set(held), key=lambda device: -held.count(device))]
+
+
+def _asides(record: ModelRecord) -> list[str]:
+    """What the user should know about how the model came out."""
+    if "cpu" in record.devices:
+        return ["Not everything fits on the GPU: a part of the weights lies in the machine's memory, which is slow."]
+    return []

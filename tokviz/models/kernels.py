@@ -1,0 +1,148 @@
+"""Which attention kernel a model is loaded with: flash attention where it can run, SDPA elsewhere. Never eager unasked.
+
+A wish that cannot be granted is refused when the caller spelt it out (``load(attention=...)``), and leads to SDPA with
+a notice when it is a preference of the installation (the environment variable ``TOKVIZ_KERNEL``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import modeling_flash_attention_utils as flash
+from transformers.utils import is_kernels_available
+
+from ..errors import BadInput
+
+HUB_KERNEL = "kernels-community/flash-attn2"
+"""What ``kernels`` stands for: the hub's build of FlashAttention 2, in the version that transformers pins."""
+
+CHOICES = ("auto", "sdpa", "flash", "kernels", "eager")
+_TRUSTED = "kernels-community/"
+_AMPERE = (8, 0)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """``name`` is transformers' ``attn_implementation``; ``notice`` says why it is not what somebody might expect."""
+
+    name: str
+    notice: str | None = None
+
+
+def choose_kernel(asked: str | None, devices: Sequence[torch.device], dtype: torch.dtype) -> Kernel:
+    """The kernel for a model that will lie on these devices.
+
+    Args: asked: one of ``CHOICES``, ``flash_attention_2``, or a kernel of the hub, ``kernels-community/...``; None or
+    ``auto``: what ``TOKVIZ_KERNEL`` says, else flash attention if it is installed and can run, else SDPA.
+    Raises BadInput, with the reason, for a kernel that was asked for and cannot be had.
+    """
+    if asked not in (None, "", "auto"):
+        return Kernel(_demanded(str(asked), devices, dtype))
+    preferred = os.environ.get("TOKVIZ_KERNEL", "").strip()
+    if preferred not in ("", "auto"):
+        try:
+            return Kernel(_demanded(preferred, devices, dtype))
+        except BadInput as error:
+            return Kernel("sdpa", f"TOKVIZ_KERNEL asks for {preferred!r}. {error} SDPA is used instead.")
+    if not _is_installed("flash_attn"):
+        return Kernel("sdpa")
+    reason = why_no_flash(devices, dtype)
+    return Kernel("flash_attention_2") if reason is None else Kernel("sdpa", f"{reason} SDPA is used instead.")
+
+
+def why_no_flash(devices: Sequence[torch.device], dtype: torch.dtype) -> str | None:
+    """Why flash-attn cannot serve a model of this type on these devices, as a sentence; None when it can."""
+    return _why_not_here(devices, dtype) or _why_no_package()
+
+
+def why_no_hub_kernel(devices: Sequence[torch.device], dtype: torch.dtype) -> str | None:
+    """Why kernels of the hub cannot serve such a model, as a sentence; None when they can (nothing is fetched here)."""
+    if not is_kernels_available():
+        return "The package kernels is missing or too old (pip install -r requirements-gpu.txt)."
+    return _why_not_here(devices, dtype)
+
+
+def _demanded(asked: str, devices: Sequence[torch.device], dtype: torch.dtype) -> str:
+    if asked in ("sdpa", "eager"):
+        return asked
+    if asked in ("flash", "flash_attention_2"):
+        reason = why_no_flash(devices, dtype)
+        name = "flash_attention_2"
+    elif asked == "kernels" or asked.startswith(_TRUSTED):
+        reason = why_no_hub_kernel(devices, dtype)
+        name = HUB_KERNEL if asked == "kernels" else asked
+        if reason is None:
+            reason = _why_not_fetched(name)
+    elif "/" in asked:
+        # A kernel is machine code of its author.
+        raise BadInput(f"Attention kernels come from {_TRUSTED.rstrip('/')} only, not from {asked!r}.")
+    else:
+        raise BadInput(f"There is no attention kernel {asked!r}: choose {', '.join(CHOICES[:-1])} or {CHOICES[-1]}.")
+    if reason is not None:
+        raise BadInput(reason)
+    return name
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _why_not_here(devices: Sequence[torch.device], dtype: torch.dtype) -> str | None:
+    """GPUs and number types that no build of flash attention serves."""
+    if any(device.type != "cuda" for device in devices):
+        return f"Flash attention needs an NVIDIA GPU; the model lies on {devices[0].type}."
+    capability = min(torch.cuda.get_device_capability(device) for device in devices)
+    if capability < _AMPERE:
+        return (
+            f"Flash attention needs a GPU of compute capability 8.0 (Ampere) or newer; this one has "
+            f"{capability[0]}.{capability[1]}."
+        )
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"Flash attention needs bfloat16 or float16; the model is loaded in {str(dtype).rpartition('.')[2]}."
+    return None
+
+
+def _why_no_package() -> str | None:
+    """A build for another torch is found and does not import, so it is imported here."""
+    if not _is_installed("flash_attn"):
+        return "The package flash-attn is not installed (pip install flash-attn --no-build-isolation)."
+    try:
+        importlib.import_module("flash_attn")
+    except Exception as error:
+        return f"The package flash-attn is installed but does not import ({type(error).__name__}): build it again."
+    if not flash.is_flash_attn_2_available():
+        return "The installed flash-attn is not one that transformers can use: install version 2."
+    return None
+
+
+def _why_not_fetched(name: str) -> str | None:
+    """Fetch a kernel of the hub (or take it from the cache) and register it with transformers."""
+    try:
+        flash.lazy_import_flash_attention(name)
+    except Exception as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return f"The attention kernel {name} could not be fetched from the hub ({type(error).__name__}: {first[:200]})."
+    return None
+
+
+def kernels_in_use(model: Any, language_model: nn.Module) -> tuple[str, str | None]:
+    """What the blocks of the LLM run, and what the vision tower runs where that is another kernel.
+
+    Read from the configuration that each attention module looks its kernel up in.
+    """
+    inside = {id(module) for module in language_model.modules()}
+    llm: dict[str, None] = {}
+    elsewhere: dict[str, None] = {}
+    for name, module in model.named_modules():
+        config = getattr(module, "config", None)
+        kernel = getattr(config, "_attn_implementation", None)
+        if kernel is not None and name.rpartition(".")[2] in ("self_attn", "attn", "attention"):
+            (llm if id(module) in inside else elsewhere)[str(kernel)] = None
+    others = [kernel for kernel in elsewhere if kernel not in llm]
+    return " + ".join(llm), " + ".join(others) or None
