@@ -80,12 +80,10 @@ def test_each_token_gets_its_own_and_added_ones_get_none(model):
     left, entered = {}, {}
     blocks = model.model.language_model.layers
     with running_on(model, FAMILY, short):  # first its hooks, then these
-        hooks = [
-            block.register_forward_hook(lambda _m, _a, out, n=n: left.update({n: out}))
-            for n, block in enumerate(blocks)
-        ]
-        hooks += [block.register_forward_pre_hook(lambda _m, args, n=n: entered.update({n: args[0]}))
-                  for n, block in enumerate(blocks)]  # fmt: skip
+        hooks = []
+        for n, block in enumerate(blocks):
+            hooks.append(block.register_forward_hook(lambda _m, _a, output, n=n: left.update({n: output})))
+            hooks.append(block.register_forward_pre_hook(lambda _m, args, n=n: entered.update({n: args[0]})))
         with torch.no_grad():
             model(**short.generate_inputs())
     for hook in hooks:
@@ -175,7 +173,7 @@ def test_embeddings_alone_do_not_run(model):
     with pytest.raises(Unsupported, match="running_on"):
         encoded.generate_inputs()
     with running_on(model, FAMILY, encoded):
-        assert set(encoded.generate_inputs()) >= {"inputs_embeds", "attention_mask"}
+        model(**encoded.generate_inputs())
     with pytest.raises(Unsupported, match="running_on"):
         encoded.generate_inputs()
 

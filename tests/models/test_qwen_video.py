@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import Qwen2VLVideoProcessor
+from transformers import Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from tokviz.errors import BadInput, Unsupported
@@ -13,11 +13,18 @@ from tokviz.models.families import FAMILIES
 
 SIZES = [(112, 112), (300, 200), (120, 333), (640, 150), (90, 61)]
 """Width and height at five aspect ratios, shrunk and enlarged by the processor."""
-KINDS = {"qwen2_vl": (Qwen2VLVideoProcessor, 14), "qwen2_5_vl": (Qwen2VLVideoProcessor, 14)}
+KINDS = {
+    "qwen2_vl": (Qwen2VLVideoProcessor, 14),
+    "qwen2_5_vl": (Qwen2VLVideoProcessor, 14),
+    "qwen3_vl": (Qwen3VLVideoProcessor, 16),
+}
 
 
 def video_processor(kind, cells=(4, 100), **more):
-    """The real processor with small settings: between so many cells a frame; colours come out as they are."""
+    """The real processor with small settings: between so many cells a frame (Qwen3-VL: in all frames together).
+
+    Colours come out as they are.
+    """
     made, patch = KINDS[kind]
     size = {"shortest_edge": cells[0] * (2 * patch) ** 2, "longest_edge": cells[1] * (2 * patch) ** 2}
     return made(patch_size=patch, size=size, image_mean=[0, 0, 0], image_std=[1, 1, 1], **more)
@@ -54,7 +61,7 @@ def patches(videos, clip):
 @pytest.mark.parametrize("n_frames", [6, 5])
 def test_each_token_sees_the_middle_of_its_box_in_its_frames(kind, size, n_frames):
     width, height = size
-    videos = video_processor(kind)
+    videos = video_processor(kind, (24, 600) if kind == "qwen3_vl" else (4, 100))
     shown, (pairs, rows, columns) = patches(videos, gradient_clip(width, height, n_frames))
     grid = FAMILIES[kind].video_grid(None, holding(videos), size, n_frames)
     assert [(view.rows, view.cols) for view in grid.views] == [(rows // 2, columns // 2)] * pairs
@@ -77,6 +84,8 @@ def test_each_token_sees_the_middle_of_its_box_in_its_frames(kind, size, n_frame
 def test_grids_follow_the_limits_of_the_processor(kind, capped, n_frames):
     """A share of all tokens per frame, where the processor is told to hold to it; checked on the real one."""
     videos = video_processor(kind, (1, 60), cap_pixels_per_frame=capped, max_video_tokens=200)
+    if kind == "qwen3_vl":
+        videos = video_processor(kind, (2, 300), cap_pixels_per_frame=capped, max_video_tokens=20)
     for size in [(640, 360), (50, 300), (31, 29)]:
         _, (pairs, rows, columns) = patches(videos, torch.zeros(n_frames, 3, size[1], size[0]))
         grid = FAMILIES[kind].video_grid(None, holding(videos), size, n_frames)
@@ -131,6 +140,20 @@ def test_every_wanted_number_becomes_whole_pairs_of_frames_that_exist(kind):
             chosen = family.sampled(processor, facts(n_frames), wanted)
             assert chosen == sorted(set(chosen)) and chosen[0] >= 0 and chosen[-1] < n_frames, (n_frames, wanted)
             assert len(chosen) % 2 == 0 and abs(len(chosen) - min(max(wanted, 2), n_frames)) <= 1, (n_frames, wanted)
+
+
+def test_all_frames_of_a_video_share_the_tokens():
+    """Of Qwen3-VL, always; a cap on each frame comes on top."""
+    for capped, few_cells in ((False, 150), (True, 20)):
+        videos = video_processor("qwen3_vl", (2, 300), cap_pixels_per_frame=capped, max_video_tokens=20)
+        few, many = (FAMILIES["qwen3_vl"].video_grid(None, holding(videos), (640, 360), n).views[0] for n in (2, 40))
+        assert 0.6 * few_cells < few.rows * few.cols <= few_cells
+        assert many.rows * many.cols <= 300 / 40
+
+
+def test_qwen3_needs_a_pair_of_frames():
+    with pytest.raises(BadInput, match="a video of 1 frame has none"):
+        FAMILIES["qwen3_vl"].sampled(holding(video_processor("qwen3_vl")), facts(1), None)
 
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])

@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: geometry against the real processor, folders that load, the menu, what planning knows."""
+"""Qwen's models: geometry against the real processor, folders that load, the menu, what planning knows."""
 
 import sys
 from pathlib import Path
@@ -15,6 +15,8 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 import tokviz
@@ -32,7 +34,8 @@ import engine_qwen
 
 SIZES = [(112, 112), (300, 200), (120, 333), (640, 150), (90, 61)]
 """Width and height at five aspect ratios, shrunk and enlarged by the processor."""
-KINDS = list(FAMILIES.keys() & {"qwen2_vl", "qwen2_5_vl"})
+PATCHES = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}
+KINDS = list(PATCHES)
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }} : {% for part in message.content %}"
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|> {% else %}{{ part.text }} {% endif %}"
@@ -53,9 +56,13 @@ def pictures_processor(patch=14, least=56 * 56, most=28 * 28 * 100, **more):
 def described(patch=14, **more):
     """As much of a model and a processor as geometry asks for."""
     vision = SimpleNamespace(
-        patch_size=patch, spatial_merge_size=2, temporal_patch_size=2, depth=4, fullatt_block_indexes=[1, 2]
+        patch_size=patch, spatial_merge_size=2, temporal_patch_size=2, depth=4, fullatt_block_indexes=[1, 2],
+        deepstack_visual_indexes=[0, 1],
+    )  # fmt: skip
+    language_model = SimpleNamespace(layers=[None] * 4)
+    model = SimpleNamespace(
+        config=SimpleNamespace(vision_config=vision), base_model=SimpleNamespace(language_model=language_model)
     )
-    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
     videos = Qwen2VLVideoProcessor(patch_size=patch)
     return model, SimpleNamespace(image_processor=pictures_processor(patch, **more), video_processor=videos)
 
@@ -70,15 +77,16 @@ def gradient(width, height):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
 def test_each_token_sees_the_middle_of_its_box(kind, size):
-    model, processor = described()
+    patch = PATCHES[kind]
+    model, processor = described(patch)
     width, height = size
     made = processor.image_processor(gradient(width, height), return_tensors="np")
     frames, rows, columns = made["image_grid_thw"][0].tolist()
     grid = FAMILIES[kind].grid(model, processor, size, {})
     assert (grid.views[0].rows, grid.views[0].cols, frames) == (rows // 2, columns // 2, 1)
     assert grid == FAMILIES[kind].grid(model, processor, size, {"image_grid_thw": torch.tensor([[1, rows, columns]])})
-    # Four patches after the other make one token; of each two frames of 14 x 14 px in three colours.
-    colours = made["pixel_values"].reshape(grid.n_tokens, 4, 3, 2, 14, 14).mean((1, 3, 4, 5)) * 255
+    # Four patches after the other make one token; of each two frames in three colours.
+    colours = made["pixel_values"].reshape(grid.n_tokens, 4, 3, 2, patch, patch).mean((1, 3, 4, 5)) * 255
     seen_x, seen_y = ((colours[:, channel] - 10) / 235 for channel in (0, 1))
     for token, (x0, y0, x1, y1) in enumerate(grid.box):
         # 8-bit rounding of the gradient: half a grey level is width / 470 px.
@@ -105,7 +113,7 @@ def test_what_cannot_be_cut_is_refused(kind):
         family.grid(*described(do_resize=False), (56, 56), {})
     model, _ = described()
     with pytest.raises(Unsupported, match="otherwise than its model"):
-        family.check(model, described(patch=16)[1], "it")
+        family.check(model, described(patch=12)[1], "it")
     family.check(*described(), "it")
 
 
@@ -136,12 +144,16 @@ def vlm(request, tmp_path_factory):
     """A local folder of the architecture, loaded as any user's."""
     folder = tmp_path_factory.mktemp(request.param)
     engine_qwen.build(request.param, torch.float32).save_pretrained(folder)
-    kind = Qwen2VLProcessor if request.param == "qwen2_vl" else Qwen2_5_VLProcessor
+    kind, videos = {
+        "qwen2_vl": (Qwen2VLProcessor, Qwen2VLVideoProcessor),
+        "qwen2_5_vl": (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
+        "qwen3_vl": (Qwen3VLProcessor, Qwen3VLVideoProcessor),
+    }[request.param]
     cell = (2 * engine_qwen.PATCH) ** 2
     pictures = Qwen2VLImageProcessor(
         patch_size=engine_qwen.PATCH, size={"shortest_edge": 4 * cell, "longest_edge": 30 * cell}
     )
-    kind(pictures, tokenizer(), Qwen2VLVideoProcessor(patch_size=engine_qwen.PATCH), TEMPLATE).save_pretrained(folder)
+    kind(pictures, tokenizer(), videos(patch_size=engine_qwen.PATCH), TEMPLATE).save_pretrained(folder)
     return tokviz.load(folder)
 
 
@@ -175,23 +187,29 @@ def test_a_comparison_runs_and_its_records_are_true(vlm):
     assert [stage.score.label for stage in runs["fastervlm"].stages] == ["Attention received"]
 
 
-@pytest.mark.parametrize(
-    "entry", [e for e in CATALOG if e.family in ("qwen2_vl", "qwen2_5_vl")], ids=lambda entry: entry.id
-)
+PUBLISHED = {
+    "Qwen2-VL 2B": 2.21, "Qwen2-VL 7B": 8.29, "Qwen2.5-VL 3B": 3.75, "Qwen2.5-VL 7B": 8.29, "Qwen3-VL 2B": 2.13,
+    "Qwen3-VL 4B": 4.44, "Qwen3-VL 8B": 8.77,
+}  # fmt: skip
+"""What the published checkpoints hold, in billions."""
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOG if e.family in KINDS], ids=lambda entry: entry.id)
 def test_the_menu_plans_without_loading(entry):
-    # What the published checkpoints hold, in billions.
-    assert entry.parameters.total / 1e9 == pytest.approx({"2": 2.21, "7": 8.29, "3": 3.75}[entry.label[-2]], abs=0.006)
+    assert entry.parameters.total / 1e9 == pytest.approx(PUBLISHED[entry.label], abs=0.006)
     assert len(entry.revision) == 40 and find(entry.id) is entry
     info = planning_before_loading(entry.id)
-    assert (info.family, info.n_visual) == (entry.family, 1296) and not info.renumbers
+    cells = 1000 // (2 * PATCHES[entry.family]) + (entry.family != "qwen3_vl")  # 35.7 of 28 px; 31.25 of 32 px
+    assert (info.family, info.n_visual) == (entry.family, cells**2) and not info.renumbers
     assert info.n_blocks == entry.config["text_config"]["num_hidden_layers"]
     assert 0.25 < entry.memory_gb_4bit / entry.memory_gb < 0.75
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_menu_plans_as_the_published_processor_cuts(kind):
-    most = next(entry.visual_tokens for entry in CATALOG if entry.family == kind) * 28**2
-    grid = FAMILIES[kind].grid(*described(most=most), (1000, 1000), {})
+    patch = PATCHES[kind]
+    most = next(entry.visual_tokens for entry in CATALOG if entry.family == kind) * (2 * patch) ** 2
+    grid = FAMILIES[kind].grid(*described(patch, most=most), (1000, 1000), {})
     assert grid.n_tokens == planning_before_loading(next(e.id for e in CATALOG if e.family == kind)).n_visual
 
 
