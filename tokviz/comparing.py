@@ -176,7 +176,6 @@ class _Job:
         n_visual = int(prompt.visual_mask.sum())
         if n_visual != self.grid.n_tokens:
             raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
-        _check_context(self.vlm, prompt, self.settings.max_new_tokens, self.grid.is_video)
         self.text_tokens = text_behind_the_picture(self.vlm, prompt)
         timings = {"vision": timing([p.vision_ms for p in prompts])}
         runs: list[Run] = []
@@ -206,6 +205,8 @@ class _Job:
             raise BadInput("Stopped before the picture was encoded.")
         shown = self.media if isinstance(self.media, Video) else self.media.image
         inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
+        length = inputs["input_ids"].shape[1]
+        _check_context(self.vlm, length, self.settings.max_new_tokens, self.grid.is_video)
         return encode(
             self.vlm.model,
             self.vlm.family,
@@ -374,9 +375,8 @@ def _check_box(box: Sequence[float]) -> Box:
     return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
 
 
-def _check_context(vlm: VisionLanguageModel, prompt: Prompt, max_new_tokens: int, is_video: bool) -> None:
+def _check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, is_video: bool) -> None:
     limit = getattr(vlm.text_config, "max_position_embeddings", None)
-    length = prompt.input_ids.shape[1]
     if limit and length + max_new_tokens > limit:
         room = limit - length
         what, shorter = ("Video", "use fewer frames") if is_video else ("Picture", "shorten the question")
