@@ -36,7 +36,7 @@ def open_media(vlm: VisionLanguageModel, source: Source | None, frames: int | No
         if frames not in (None, len(source.frames)):
             raise BadInput(f"This video was already read with {len(source.frames)} frames, not with {frames}.")
         return source
-    if isinstance(source, str | Path | bytes) and (is_video(source) or _named_as_video(source)):
+    if isinstance(source, str | Path | bytes) and (is_video(source) or named_as_video(source)):
         _check_taken(vlm, "video")
         return read_video(source, partial(_sampled, vlm, wanted=frames))
     if frames is not None and source is not None:
@@ -46,7 +46,7 @@ def open_media(vlm: VisionLanguageModel, source: Source | None, frames: int | No
     return picture
 
 
-def _named_as_video(source: str | Path | bytes) -> bool:
+def named_as_video(source: str | Path | bytes) -> bool:
     """Whether a file that is no video by its content claims to be one: then the refusal speaks of videos."""
     return not isinstance(source, bytes) and Path(source).suffix.lower() in _VIDEO_ENDINGS
 

@@ -1,4 +1,4 @@
-"""``compare``: one picture, one question, many methods, one budget."""
+"""``compare``: one picture or video, one question, many methods, one budget."""
 
 from __future__ import annotations
 
@@ -33,8 +33,12 @@ def add_to(commands: Any) -> None:
     )
     parser.set_defaults(run=run_compare)
     add = parser.add_argument
-    add("--image", required=True, metavar="FILE", help="picture (PNG, JPEG, WebP, GIF, BMP, TIFF)")
-    add("--question", required=True, metavar="TEXT", help="one question about the picture")
+    add("file", nargs="?", metavar="FILE", help="picture (PNG, JPEG, WebP, GIF, BMP, TIFF) or video (MP4, MOV, WebM, "
+        "MKV, AVI), told apart by what is in it")  # fmt: skip
+    add("--image", "--video", dest="image", metavar="FILE", help="the same, as an option")
+    add("--question", required=True, metavar="TEXT", help="one question about the picture or video")
+    add("--frames", type=int, metavar="N", help="of a video, how many frames the model looks at, 1 to 64 (default: as "
+        "many as the model's family takes)")  # fmt: skip
     add("--methods", default="apet,fastervlm,divprune", metavar="ID,ID", help="method ids (default: %(default)s)")
     add("--budget", type=int, default=64, metavar="N", help="visual tokens to keep (default: %(default)s)")
     add("--budget-as", default="published", choices=("published", "final", "average"),
@@ -46,8 +50,9 @@ def add_to(commands: Any) -> None:
     add("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer (default: %(default)s)")
     add("--param", action="append", default=[], metavar="ID.NAME=VALUE", help="a method's parameter; repeatable")
     add("--answer", metavar="TEXT", help="the right answer, to mark answers right or wrong")
-    add("--evidence", action="append", default=[], metavar="X0,Y0,X1,Y1",
-        help="box around what shows the answer, in pixels of the picture; repeatable")  # fmt: skip
+    add("--evidence", action="append", default=[], metavar="[FRAME:]X0,Y0,X1,Y1",
+        help="box around what shows the answer, in pixels; of a video, in that of the frames that the model looks at "
+        "(from 0); repeatable")  # fmt: skip
     add("--json", metavar="FILE", help="write the session")
     add("--figure", metavar="FILE", help="write a figure (.png, .svg or .pdf)")
     add("--view", default="kept", choices=VIEWS, help="what the figure shows (default: %(default)s)")
@@ -58,16 +63,16 @@ def run_compare(arguments: argparse.Namespace) -> int:
     outputs = [Path(name) for name in (arguments.json, arguments.figure) if name]
     if arguments.figure:
         figure_format(arguments.figure)
+    source = _one_file(arguments)
     for path in outputs:
-        check_writable(path, arguments.image)
+        check_writable(path, source)
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise BadInput("--json and --figure name the same file; give them different names.")
     progress = Console(stderr=True)
     quiet_unless(progress.is_terminal)
 
-    from ..images import read_image
-
-    picture = read_image(arguments.image)
+    shown = _checked(source, arguments.frames)
+    evidence = [parse_evidence(text) for text in arguments.evidence]
     methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
     options = {
         "methods": methods,
@@ -78,9 +83,11 @@ def run_compare(arguments: argparse.Namespace) -> int:
         "repeats": arguments.repeats,
         "max_new_tokens": arguments.max_new_tokens,
         "expected": arguments.answer,
-        "evidence": [parse_box(text) for text in arguments.evidence],
+        "evidence": [box for _, box in evidence],
+        "evidence_frames": [frame for frame, _ in evidence if frame is not None],
+        "frames": arguments.frames,
     }
-    comparison = _compare_with_progress(arguments.model, picture, arguments.question, options, progress)
+    comparison = _compare_with_progress(arguments.model, shown, arguments.question, options, progress)
     _print_comparison(comparison)
     if arguments.json:
         write_text(Path(arguments.json), comparison.to_json())
@@ -92,8 +99,30 @@ def run_compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _one_file(arguments: argparse.Namespace) -> str:
+    """The picture or video, given in one of two ways. Raises BadInput."""
+    named: list[str] = [name for name in (arguments.file, arguments.image) if name is not None]
+    if len(named) != 1:
+        raise BadInput('Name one picture or video, e.g. compare scene.png --question "what color is the star?".')
+    return named[0]
+
+
+def _checked(source: str, frames: int | None) -> Picture | str:
+    """The picture, or the name of the video that the model will choose frames of. Raises BadInput."""
+    from ..images import read_image
+    from ..media import named_as_video
+    from ..video import is_video, probe
+
+    if is_video(source) or named_as_video(source):
+        probe(source)
+        return source
+    if frames is not None:
+        raise BadInput("--frames is for videos; this is a picture.")
+    return read_image(source)
+
+
 def _compare_with_progress(
-    model: str, picture: Picture, question: str, options: dict[str, Any], console: Console
+    model: str, shown: Picture | str, question: str, options: dict[str, Any], console: Console
 ) -> Comparison:
     """Load the model and run the comparison; on a terminal say what is going on, else stay silent."""
     import tokviz
@@ -101,13 +130,13 @@ def _compare_with_progress(
     if console.is_terminal:
         console.print(Text(f"Loading {plain_text(model)} …"))
     vlm: VisionLanguageModel = tokviz.load(model)
-    generator: Any = tokviz.compare_events(vlm, picture, question, **options)
+    generator: Any = tokviz.compare_events(vlm, shown, question, **options)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with (
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
         closing(generator) as events,
     ):
-        task = progress.add_task("Encoding the picture", total=None)
+        task = progress.add_task("Reading and encoding", total=None)
         for event in events:
             planned = event.comparison.request.methods
             if event.kind in ("lane", "text"):
@@ -162,10 +191,13 @@ def parse_value(param: Param, text: str) -> bool | int | float | str:
         raise BadInput(f"{param.name} must be {whole}, not {text!r}.") from error
 
 
-def parse_box(text: str) -> tuple[float, float, float, float]:
-    """``"x0,y0,x1,y1"`` as numbers. Raises BadInput."""
+def parse_evidence(text: str) -> tuple[int | None, tuple[float, float, float, float]]:
+    """``"2:x0,y0,x1,y1"`` as the number of a frame and a box; without a frame None. Raises BadInput."""
+    frame, colon, box = text.rpartition(":")
     try:
-        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+        x0, y0, x1, y1 = (float(part) for part in box.split(","))
+        return int(frame) if colon else None, (x0, y0, x1, y1)
     except ValueError as error:
-        raise BadInput(f"--evidence takes x0,y0,x1,y1 in pixels, not {text!r}.") from error
-    return x0, y0, x1, y1
+        raise BadInput(
+            f"--evidence takes x0,y0,x1,y1 in pixels (of a video frame:x0,y0,x1,y1), not {text!r}."
+        ) from error
