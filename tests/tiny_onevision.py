@@ -60,7 +60,7 @@ class Mixed(Cell):
     mixture: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SeenMixed(Seen):
     """Shape: mixture ``(N, images * patches)``, over all images of the row."""
 
@@ -185,4 +185,4 @@ class TinyOnevision(Case):
         mixture = torch.stack(mixtures)
         embeddings = mixture.to(projected.dtype) @ projected
         embeddings[~mixture.any(dim=1)] = self.newline(model)
-        return SeenMixed(torch.stack(features), embeddings, torch.tensor(tiles), torch.empty(0), mixture)
+        return SeenMixed(torch.stack(features), embeddings, torch.tensor(tiles), torch.empty(0), mixture=mixture)

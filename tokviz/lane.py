@@ -107,6 +107,7 @@ def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
         has_tiles=grid.is_tiled,
         has_frames=grid.is_video,
         merges_patches=not vlm.family.has_encoder_site(vlm.model),
+        projects_cls=vlm.family.projects_cls,
         renumbers=vlm.family.reindexes,
         vision_blocks=None if tower is None else len(tower.blocks),
     )

@@ -359,12 +359,12 @@ class PlanningInfo:
 
     n_visual: visual tokens N that enter the LLM unpruned. n_blocks: LLM blocks L. n_views: pictures, tiles or frames
     that N is made of. has_tiles: view 0 is a thumbnail and the others are crops of the same picture. has_frames: the
-    views are frames of a video, in order. merges_patches:
-    the encoder merges patches into visual tokens (2x2 in Qwen), so sites inside or behind it see other rows than the
-    LLM. vision_blocks: how many blocks of the vision tower the features pass through (23 of CLIP's 24 in LLaVA-1.5);
-    None when the family gives no access to them. has_text_tower: the CLIP text tower that belongs to the vision tower
-    is at hand. renumbers: positions can be renumbered; never where they have several axes (Qwen), where every stage
-    keeps them.
+    views are frames of a video, in order. merges_patches: the encoder merges patches into visual tokens (2x2 in Qwen),
+    so sites inside or behind it see other rows than the LLM. vision_blocks: how many blocks of the vision tower the
+    features pass through (23 of CLIP's 24 in LLaVA-1.5); None when the family gives no access to them. has_text_tower:
+    the CLIP text tower that belongs to the vision tower is at hand. renumbers: positions can be renumbered; never where
+    they have several axes (Qwen), where every stage keeps them. projects_cls: the feature of a [CLS] token can become a
+    visual token; not where several patches lie side by side in front of the projector (InternVL).
     """
 
     n_visual: int
@@ -378,3 +378,4 @@ class PlanningInfo:
     vision_blocks: int | None = None
     has_text_tower: bool = False
     renumbers: bool = True
+    projects_cls: bool = True

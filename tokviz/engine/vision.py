@@ -282,10 +282,8 @@ def _watch(
 
     def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        split = (-1, attention.head_dim)
         asking = hidden if "received_attention" in kinds else hidden[:, :1]
-        query = attention.q_proj(asking).unflatten(-1, split).transpose(1, 2)
-        key = attention.k_proj(hidden).unflatten(-1, split).transpose(1, 2)
+        query, key = _heads(attention, "q", asking), _heads(attention, "k", hidden)
         capture.see_attention(block, kinds, query, key, attention.scale)
 
     implementation = attention.config._attn_implementation
@@ -293,6 +291,13 @@ def _watch(
         stack.enter_context(tapped(attention, implementation, tap))
     else:
         stack.callback(before_forward(attention, recompute, active))
+
+
+def _heads(attention: Any, which: Literal["q", "k"], hidden: Tensor) -> Tensor:
+    """Queries or keys as the kernel would get them. Shape: ``(P, n, D_v)`` -> ``(P, H, n, d)``."""
+    made = getattr(attention, f"{which}_proj")(hidden)
+    norm = getattr(attention, f"{which}_norm", None)  # over all heads together, as InternVL has it
+    return (made if norm is None else norm(made)).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
 
 def _watch_output(stack: ExitStack, capture: VisionCapture, whole: Any, block: TowerBlock, active: Active) -> None:

@@ -106,10 +106,12 @@ class ModelFamily(Protocol):
     pruners may renumber positions (never for multi-dimensional rotary positions, ``methods.md`` 0.4),
     ``layout_arguments`` which arguments of the model's own ``get_image_features`` and ``get_video_features`` decide how
     many tokens a picture or video becomes (() where every picture becomes the same number). ``catalog``: the published
-    checkpoints that the menu of models offers.
+    checkpoints that the menu of models offers. ``projects_cls``: whether the [CLS] token's feature, if any, is as wide
+    as what enters the projector, so that it can become a token.
     """
 
     reindexes: bool
+    projects_cls: bool
 
     @property
     def id(self) -> str:

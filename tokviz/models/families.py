@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import ModelFamily
 from .idefics3 import Idefics3
+from .internvl import InternVL
 from .llava import Llava
 from .llava_next import LlavaNext
 from .llava_next_video import LlavaNextVideo
@@ -25,6 +26,7 @@ _ALL: tuple[ModelFamily, ...] = (
     Qwen3VL(),
     SmolVLM(),
     Idefics3(),
+    InternVL(),
 )
 
 FAMILIES: dict[str, ModelFamily] = {family.id: family for family in _ALL}

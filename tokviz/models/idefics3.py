@@ -73,6 +73,7 @@ class Idefics3(PicturesOnly):
         ),
     )  # fmt: skip
     reindexes = True
+    projects_cls = True
     layout_arguments: tuple[str, ...] = ()
 
     def check(self, model: Any, processor: Any, name: str) -> None:

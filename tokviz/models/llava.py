@@ -35,6 +35,7 @@ class Llava(PicturesOnly):
         ),
     )  # fmt: skip
     reindexes = True
+    projects_cls = True
     layout_arguments: tuple[str, ...] = ()
 
     def check(self, model: Any, processor: Any, name: str) -> None:

@@ -60,6 +60,7 @@ class QwenVL(ABC):
     id: str
     takes = BOTH
     reindexes = False
+    projects_cls = True
     layout_arguments: tuple[str, ...] = ()
 
     def language_model(self, model: Any) -> Any:

@@ -140,10 +140,9 @@ def _select(signals: Signals, keep: int, params: Params, tiles: bool) -> Selecti
 
 def _cls_features(signals: Signals, params: Params) -> Tensor:
     """The [CLS] features that count as tokens, one per view as far as there are any. Shape: ``(0..V, D)``."""
-    if params["cls_token"] == "left_out" or signals.cls_attention is None:
+    if params["cls_token"] == "left_out" or signals.cls_feature is None:  # not asked for where it cannot be a token
         return signals.features[:0]
-    cls = required(signals.cls_feature, "cls_feature").reshape(-1, signals.features.shape[1])
-    return cls.to(signals.features.dtype)
+    return signals.cls_feature.reshape(-1, signals.features.shape[1]).to(signals.features.dtype)
 
 
 def _selection(
@@ -278,7 +277,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     below 1 token.
     """
     keep = budget_tokens(budget)
-    with_cls = info.has_cls and params["cls_token"] == "kept"
+    with_cls = info.has_cls and info.projects_cls and params["cls_token"] == "kept"
     needs = (attention_need(info), ENCODER_KEYS, *((CLS_FEATURE,) if with_cls else ()))
     site: Site = "projector" if info.merges_patches else "encoder"
     select = select_tiles if info.has_tiles else select_pictures
