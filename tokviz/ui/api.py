@@ -38,14 +38,17 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         repeats: int = 1,
         expected_answer: str = "",
         model: str = default_model,
+        frames: float | None = None,
     ) -> dict[str, Any]:
-        """Answer a question about a picture without pruning and with each method, and return what each one kept.
+        """Answer a question about a picture or video without pruning and with each method; return what each one kept.
 
         Args:
-            picture: The picture file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 25 megapixels).
+            picture: The picture file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 30 MB and 25 megapixels), or a video
+                file for a model that takes videos (MP4, MOV, WebM, MKV, AVI; at most 100 MB, 10 minutes, 36,000 frames
+                and 9.4 megapixels per frame). Which of them it is, is seen from its content.
             question: The question, up to 2,000 characters.
             methods: Ids of pruning methods, see list_methods. No pruning is always run first.
-            budget: Visual tokens to keep, from 1 to all of them.
+            budget: Visual tokens to keep, from 1 to all of them; of a video, those of all its frames together.
             budget_as: How the budget is counted: published, final or average.
             params: Parameters per method, e.g. {"apet": {"basis_tokens": 10}}.
             seed: Seed of everything random.
@@ -53,9 +56,11 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             repeats: Above 1, times are medians of so many runs after a warm-up.
             expected_answer: The right answer, if known; used for the verdicts only.
             model: Id of a model that this server offers.
+            frames: Of a video, how many frames the model looks at, 1 to 64; null for the model's own choice.
 
         Returns:
-            The Comparison as JSON: request, model, token grid, and one run per method with its stages.
+            The Comparison as JSON: request, model, token grid (and of a video the frames), and one run per method with
+            its stages.
         """
         try:
             if not isinstance(methods, list):
@@ -68,6 +73,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
                 model or default_model, picture, question or "", tuple(methods or ()), _whole("budget", budget),
                 budget_as, params or {}, _whole("seed", seed), _whole("repeats", repeats),
                 _whole("max_new_tokens", max_new_tokens), expected_answer or None,
+                frames=None if frames is None else _whole("frames", frames),
             )  # fmt: skip
             for event in run(request, threading.Event()):
                 comparison = event.comparison
@@ -108,6 +114,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             gr.Number(1, label="repeats"),
             gr.Textbox("", label="expected_answer"),
             gr.Dropdown([name for _, name in models], value=default_model, allow_custom_value=True, label="model"),
+            gr.Number(None, label="frames"),
         ]
         output = gr.JSON(label="comparison")
         ask = gr.Button("compare")
