@@ -225,13 +225,12 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     average cannot be met.
     """
     first, blocks, counts = plan_counts(budget, info, params)
-    llava = "llava" in info.family
     positions: PositionPolicy = "reindex" if info.renumbers else "keep"
     stages = []
     if params["stage_1"]:
         stages.append(
             Stage(
-                "encoder" if llava and not info.merges_patches else "projector",
+                "projector" if info.merges_patches else "encoder",
                 first,
                 select_consolidated,
                 needs=(attention_need(info),),
