@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -33,6 +34,8 @@ from tokviz.scenes import EXAMPLE_SEEDS, Box, generate_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
+PICTURES = "[0-9]*"
+"""Folders of examples with pictures; those of clips are made by ``build_clip_examples``."""
 CACHE = ROOT / "runs" / "examples.jsonl"
 FIRST = ("random", "fastervlm", "apet", "divprune", "prumerge_plus", "cdpruner", "pdrop")
 """One method per family: all others run only where one of these lost the answer."""
@@ -82,7 +85,7 @@ def main() -> int:
 def search(vlm: VisionLanguageModel, arguments: argparse.Namespace) -> tuple[list[FoundCase], int]:
     """Cases of all scenes that are searched now or were searched before, and the number of these scenes."""
     methods = runnable()
-    cache = Cache(arguments.cache, key_of(methods, arguments.budget))
+    cache = Cache(arguments.cache, key_of(methods, arguments.budget, embedded_folder() / "model.safetensors", FIRST))
     deadline = time.monotonic() + 60 * arguments.minutes
     done, found = 0, list[FoundCase]()
     for seed in EXAMPLE_SEEDS[: arguments.scenes]:
@@ -106,11 +109,11 @@ def runnable() -> list[str]:
     return [p.id for p in tokviz.methods() if p.id != "full" and p.missing(info) is None]
 
 
-def key_of(methods: Sequence[str], budget: int) -> str:
+def key_of(methods: Sequence[str], budget: int, weights: Path, first: Sequence[str]) -> str:
     """A digest of everything that found cases depend on: weights, code, methods, budget."""
-    digest = hashlib.sha256(json.dumps([list(methods), budget, FIRST]).encode())
+    digest = hashlib.sha256(json.dumps([list(methods), budget, list(first)]).encode())
     code = [path for room in ROOMS for path in sorted((ROOT / "tokviz").glob(room))]
-    for path in [embedded_folder() / "model.safetensors", *code]:
+    for path in [weights, *code]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -144,7 +147,7 @@ class Cache:
 
 def refresh(vlm: VisionLanguageModel) -> None:
     """Write the session of every stored case anew, with the same picture, question and methods."""
-    for path in sorted(EXAMPLES.glob("*/session.json")):
+    for path in sorted(EXAMPLES.glob(f"{PICTURES}/session.json")):
         stored = Comparison.from_json(path.read_text())
         request = stored.request
         again = run(
@@ -165,9 +168,10 @@ def run(
 
 
 def rewrite(vlm: VisionLanguageModel, chosen: Sequence[Shown], budget: int) -> None:
-    """Replace all of ``examples/``; everything is computed before anything is removed."""
+    """Replace all examples with pictures; everything is computed before anything is removed."""
     sessions = [session(vlm, one, budget) for one in chosen]
-    shutil.rmtree(EXAMPLES, ignore_errors=True)
+    for folder in EXAMPLES.glob(PICTURES):
+        shutil.rmtree(folder)
     for number, (one, comparison) in enumerate(zip(chosen, sessions, strict=True), 1):
         write(one, comparison, EXAMPLES / f"{number:02d}-{one.case.question_family}")
 
@@ -199,7 +203,17 @@ def write(one: Shown, comparison: Comparison, folder: Path) -> None:
     case = one.case
     stored_image(comparison.picture).save(folder / "picture.png", optimize=True)
     (folder / "session.json").write_text(comparison.to_json() + "\n")
-    record = {
+    record = case_record(one) | {
+        "scene": {"seed": case.seed, "size": list(case.size)},
+        "source": f"generate_scene({case.seed}, size={case.size}), found by scripts.build_examples",
+    }
+    (folder / "case.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def case_record(one: Shown) -> dict[str, Any]:
+    """What is written about a case, but for where its picture or clip comes from."""
+    case = one.case
+    return {
         "title": title(one),
         "question": case.question,
         "answer": case.expected,
@@ -208,11 +222,8 @@ def write(one: Shown, comparison: Comparison, folder: Path) -> None:
         "hard": case.hard,
         "why": why(one),
         "answers": {method: outcome.answer for method, outcome in case.outcomes.items()},
-        "scene": {"seed": case.seed, "size": list(case.size)},
-        "source": f"generate_scene({case.seed}, size={case.size}), found by scripts.build_examples",
         "licence": "apache-2.0",
     }
-    (folder / "case.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def title(one: Shown) -> str:

@@ -16,7 +16,7 @@ from tokviz.records import Comparison
 from tokviz.scenes import EXAMPLE_SEEDS, FAMILIES, generate_scene
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/session.json"))
+FOLDERS = sorted(path.parent for path in EXAMPLES.glob("[0-9]*/session.json"))
 each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from ..comparing import compare_events
 from ..images import read_image
 from ..measures import evidence_tokens, verdict
+from ..media import Source
 from ..models.loading import VisionLanguageModel
 from ..names import MethodFamily
 from ..records import Comparison, Record, Run, TokenGrid
@@ -107,19 +108,38 @@ def examine(
     seed: int = 0,
 ) -> FoundCase | None:
     """The case that one question makes, or None; stops at the first lane that shows that it makes none."""
+    comparison = compare_while_open(
+        vlm, read_image(Image.fromarray(scene.image)), question.text, methods, first=first, budget=budget, seed=seed,
+        expected=question.answer, evidence=question.evidence, max_new_tokens=8,
+    )  # fmt: skip
+    if comparison is None:
+        return None
+    case = case_of(comparison, scene, question)
+    return case if case.n_evidence and case.lost and case.kept else None
+
+
+def compare_while_open(
+    vlm: VisionLanguageModel,
+    source: Source,
+    question: str,
+    methods: Sequence[str],
+    *,
+    first: Sequence[str],
+    **options: Any,
+) -> Comparison | None:
+    """A comparison (``options`` as of ``compare_events``), or None as soon as a lane shows that nothing separates.
+
+    The methods of ``first`` run first; empty: there is no shortlist.
+    """
     shortlist = [method for method in methods if method in first] or list(methods)
     rest = [method for method in methods if method not in shortlist]
-    events = compare_events(
-        vlm, read_image(Image.fromarray(scene.image)), question.text, methods=[*shortlist, *rest], budget=budget,
-        seed=seed, expected=question.answer, evidence=question.evidence, max_new_tokens=8,
-    )  # fmt: skip
+    events = compare_events(vlm, source, question, methods=[*shortlist, *rest], **options)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             comparison = event.comparison
             if event.kind == "run" and _is_settled(comparison, len(shortlist)):
                 return None
-    case = case_of(comparison, scene, question)
-    return case if case.n_evidence and case.lost and case.kept else None
+    return comparison
 
 
 def _is_settled(comparison: Comparison, n_shortlist: int) -> bool:
@@ -138,24 +158,28 @@ def verdicts_of(comparison: Comparison) -> dict[str, str]:
 
 def case_of(comparison: Comparison, scene: Scene, question: SceneQuestion) -> FoundCase:
     """What is kept of a finished comparison: numbers and words, no maps."""
-    baseline, *pruned = comparison.runs
-    verdicts = verdicts_of(comparison)
     facts = difficulty(scene, question, comparison.grid)
-    evidence = set(evidence_tokens(comparison.grid, question.evidence))
+    evidence = evidence_tokens(comparison.grid, question.evidence)
     height, width = scene.image.shape[:2]
     return FoundCase(
         seed=scene.seed, size=(width, height), question=question.text, expected=question.answer,
         question_family=question.family, n_tokens=comparison.grid.n_tokens, n_evidence=facts.n_evidence,
-        kinds=facts.kinds, hard=facts.sentence, sure=_sure(baseline),
-        outcomes={
-            run.method: Outcome(
-                label=run.label, family=run.family, answer=run.answer, right=verdicts[run.method] == "right",
-                sure=_sure(run), evidence=len(evidence & set(left(run, comparison.grid))), inside=_drops_inside(run),
-            )
-            for run in pruned
-            if run.error is None
-        },
+        kinds=facts.kinds, hard=facts.sentence, sure=sure_of(comparison.runs[0]),
+        outcomes=outcomes_of(comparison, evidence),
     )  # fmt: skip
+
+
+def outcomes_of(comparison: Comparison, evidence: Sequence[int]) -> dict[str, Outcome]:
+    """What became of the answer under each method that ran, and of the ``evidence`` tokens."""
+    verdicts = verdicts_of(comparison)
+    return {
+        run.method: Outcome(
+            label=run.label, family=run.family, answer=run.answer, right=verdicts[run.method] == "right",
+            sure=sure_of(run), evidence=len(set(evidence) & set(left(run, comparison.grid))), inside=_drops_inside(run),
+        )
+        for run in comparison.runs[1:]
+        if run.error is None
+    }  # fmt: skip
 
 
 def left(run: Run, grid: TokenGrid) -> list[int]:
@@ -167,7 +191,8 @@ def _drops_inside(run: Run) -> bool:
     return any(isinstance(stage.site, int) and len(stage.kept) < stage.n_in for stage in run.stages)
 
 
-def _sure(run: Run) -> float:
+def sure_of(run: Run) -> float:
+    """The probability that the model gave to the first token of the answer."""
     first: Any = run.answer_tokens[0].logprob if run.answer_tokens else None
     return 0.0 if first is None else round(exp(first), 4)
 
