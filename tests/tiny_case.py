@@ -5,7 +5,7 @@ its tower makes of pictures and videos. A family is a subclass of ``Case`` in a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,12 +54,16 @@ class Seen:
 
     tile: the image (counted over all of the row) that each token belongs to. sources ``(N, k)``: the tower's patches
     (counted likewise) whose mean its signals are, -1 for none; tokens without any are no patch, and their features 0.
+    positions ``(axes, L)``, of the whole row without padding, where they have axes. deepstack: ``(N, D)`` for each of
+    the LLM's first blocks, added to what leaves it.
     """
 
     features: torch.Tensor
     embeddings: torch.Tensor
     tile: torch.Tensor
     sources: torch.Tensor
+    positions: torch.Tensor | None = field(default=None, kw_only=True)
+    deepstack: tuple[torch.Tensor, ...] = field(default=(), kw_only=True)
 
     @property
     def is_patch(self) -> torch.Tensor:

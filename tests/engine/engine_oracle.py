@@ -42,6 +42,10 @@ def _one(case, model, ids, seen, stages, choose, row, new_tokens):
     alive = torch.arange(len(where))
     state = {"hidden": hidden, "key": torch.ones(len(sequence), dtype=torch.bool), "maps": {}, "inputs": {}, "keys": {}}
     state["positions"] = torch.arange(len(sequence))
+    if seen is not None and seen.positions is not None:
+        # generate goes on from the last token; a video's time can run ahead of it.
+        fresh = torch.arange(1, len(sequence) - n_prompt + 1) + seen.positions[0, -1]
+        state["positions"] = torch.cat([seen.positions, fresh.expand(len(seen.positions), -1)], dim=1)
     kept_by_stage = []
     pending = list(stages) if len(where) else []
 
@@ -77,6 +81,8 @@ def _one(case, model, ids, seen, stages, choose, row, new_tokens):
         run(number)
         state["inputs"][number] = state["hidden"].clone()
         state["hidden"], state["maps"][number], state["keys"][number] = _block(lm, number, state)
+        if seen is not None and number < len(seen.deepstack):
+            state["hidden"][where] += seen.deepstack[number]  # of dropped tokens, too: nobody looks at them
     return model.lm_head(lm.norm(state["hidden"]))[n_prompt - 1 :], kept_by_stage
 
 

@@ -13,7 +13,7 @@ from engine_oracle import oracle
 from tiny_case import BLOCKS
 from tiny_families import CASES
 
-from tokviz.engine import encode, pruning, shorten
+from tokviz.engine import encode, pruning, running_on, shorten
 from tokviz.engine.encoding import watched_encoding
 from tokviz.errors import Unsupported
 from tokviz.types import CLS_FEATURE, LAST_ROW, TEXT_ROWS, Need, Selection
@@ -106,7 +106,8 @@ def test_keeping_everything_is_bit_identical_to_the_unpatched_model(case, model,
     assert torch.equal(plain[0], kept[0]) and torch.equal(plain[1], kept[1])
     assert any(trace.rows)
     encoded = encode(model, case.here, inputs, ())
-    assert torch.equal(generated(model, encoded.generate_inputs(), STEPS)[1], plain[1])
+    with running_on(model, case.here, encoded):
+        assert torch.equal(generated(model, encoded.generate_inputs(), STEPS)[1], plain[1])
 
 
 @pytest.mark.parametrize("where", SCHEDULES)
