@@ -111,10 +111,10 @@ def _is_disk(error: BaseException) -> bool:
 
 
 def _is_network(error: BaseException) -> bool:
+    if getattr(error, "response", None) is not None:  # somebody answered
+        return False
     package = type(error).__module__.partition(".")[0]
-    return not isinstance(error, HfHubHTTPError) and (
-        isinstance(error, ConnectionError | TimeoutError) or package in _NETWORK
-    )
+    return isinstance(error, ConnectionError | TimeoutError) or package in _NETWORK
 
 
 def _is(*kinds: type[BaseException]) -> Callable[[BaseException], bool]:
