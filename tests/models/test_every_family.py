@@ -5,6 +5,7 @@ that planning gives.
 """
 
 import io
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -14,9 +15,13 @@ from tiny_case import N_FRAMES, noise
 from tiny_families import CASES
 
 import tokviz
+from tokviz.comparing import geometry_of
+from tokviz.engine import encode, pruning, shorten
 from tokviz.lane import planning_info
+from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
+from tokviz.types import Budget
 
 ALL = [pruner.id for pruner in PRUNERS]
 SIZE = (60, 40)
@@ -94,15 +99,17 @@ def test_what_is_kept_is_there_and_within_the_budget(asked):
         assert run.actual.average_in == comparison.request.budget, method
 
 
+def thing_of(case, vlm):
+    """What ``asked`` is about, as the model looks at it."""
+    if case.media == "picture":
+        return noise(*SIZE, seed=7)
+    return tokviz.video.read_video(video_file(), lambda facts: case.here.sampled(vlm.processor, facts, N_FRAMES))
+
+
 def test_the_unpruned_run_is_the_stock_model(asked):
     """The same ids as plain ``generate`` on what the processor makes."""
-    from tokviz.models.prompts import model_inputs
-
     case, vlm, comparison = asked
-    thing = noise(*SIZE, seed=7)
-    if case.media == "video":
-        thing = tokviz.video.read_video(video_file(), lambda facts: case.here.sampled(vlm.processor, facts, N_FRAMES))
-    inputs, question = model_inputs(vlm, thing, QUESTION)
+    inputs, question = model_inputs(vlm, thing_of(case, vlm), QUESTION)
     with torch.no_grad():
         ids = vlm.model.generate(**inputs, max_new_tokens=3, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert [token.id for token in comparison.runs[0].answer_tokens] == ids.tolist()
@@ -113,3 +120,31 @@ def test_the_unpruned_run_is_the_stock_model(asked):
 
 def test_a_session_says_it_all_again(asked):
     assert Comparison.from_json(asked[2].to_json()) == asked[2]
+
+
+@pytest.mark.slow
+def test_keeping_every_token_is_the_stock_model_whatever_the_method(asked):
+    """Every stage with a count is asked for more tokens than there are: bit-identical logits."""
+    case, vlm, comparison = asked
+    grid, n = comparison.grid, comparison.grid.n_tokens
+    info, (inputs, words) = planning_info(vlm, grid), model_inputs(vlm, thing_of(case, vlm), QUESTION)
+    running = [pruner for pruner in PRUNERS if pruner.missing(info) is None]
+    with torch.no_grad():
+        stock = vlm.model(**inputs).logits
+    for pruner in running:
+        params = pruner.complete({})
+        planned = pruner.schedule(Budget(n // 2), info, params).stages
+        stages = [replace(stage, keep=n + 5) for stage in planned if stage.keep]
+        late = [stage for stage in stages if isinstance(stage.site, int)]
+
+        def choose(stage, signals, row, params=params):
+            return stage.select(signals, stage.keep, params, torch.Generator().manual_seed(0))
+
+        needs = {need for stage in stages for need in stage.needs}
+        with torch.no_grad():
+            encoded = encode(vlm.model, case.here, inputs, needs, question_mask=words, geometry=[geometry_of(grid)])
+            short, events = shorten(vlm.model, case.here, encoded, [s for s in stages if s not in late], choose)
+            with pruning(vlm.model, case.here, late, choose, prompt=short) as trace:
+                assert torch.equal(vlm.model(**short.generate_inputs()).logits, stock), pruner.id
+        for event in [*events[0], *trace.rows[0]]:
+            assert event.kept.tolist() == list(range(n)), pruner.id
