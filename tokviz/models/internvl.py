@@ -37,8 +37,8 @@ _BOTH: tuple[Media, ...] = ("picture", "video")
 _MOST = 13 * _PER_IMAGE
 
 
-def _decoder(*sizes: int) -> dict[str, Any]:
-    return {**decoder("qwen2", *sizes, 151674), "tie_word_embeddings": False}
+def _decoder(hidden: int, inner: int, blocks: int, heads: int, kv_heads: int) -> dict[str, Any]:
+    return {**decoder("qwen2", hidden, inner, blocks, heads, kv_heads, 151674), "tie_word_embeddings": False}
 
 
 class InternVL(Llava):

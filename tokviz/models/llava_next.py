@@ -33,7 +33,7 @@ class LlavaNext(Llava):
     """Tower, projector and decoder as in LLaVA-1.5 (Llama or Mistral); ``image_sizes`` decide the tokens."""
 
     id = "llava_next"
-    catalog = (
+    catalog: tuple[CatalogEntry, ...] = (
         CatalogEntry(
             "llava-hf/llava-v1.6-vicuna-7b-hf", "LLaVA-NeXT 7B (Vicuna)", "llava_next", "llama2",
             {**_SIZES, "text_config": VICUNA_7B}, Parameters(6_798_966_784, 264_464_384), 2928,
@@ -47,7 +47,7 @@ class LlavaNext(Llava):
             {**_SIZES, "text_config": MISTRAL_7B}, Parameters(7_302_283_264, 264_464_384), 2928,
         ),
     )  # fmt: skip
-    layout_arguments = ("image_sizes",)
+    layout_arguments: tuple[str, ...] = ("image_sizes",)
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """As LLaVA, and model and processor must cut pictures alike."""
