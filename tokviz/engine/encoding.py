@@ -19,6 +19,7 @@ from .watching import Active
 
 _METHODS = ("get_image_features", "get_video_features")
 _lock = threading.RLock()
+_within = threading.local()
 _watchers: dict[int, tuple[Callable[[Mapping[str, Any]], None], ...]] = {}
 
 
@@ -58,8 +59,14 @@ def _install(base: Any, method: str) -> None:
 
     @wraps(original)  # transformers filters the arguments of ``generate`` by this method's signature
     def watched(*args: Any, **kwargs: Any) -> Any:
+        if getattr(_within, "encoding", False):  # some encode videos by their method for pictures: told once
+            return original(*args, **kwargs)
         for watcher in _watchers.get(name, ()):
             watcher(signature.bind(*args, **kwargs).arguments)
-        return original(*args, **kwargs)
+        _within.encoding = True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            _within.encoding = False
 
     setattr(base, method, watched)
