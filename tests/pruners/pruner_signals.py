@@ -28,7 +28,9 @@ TILED = PlanningInfo(
 MERGED = PlanningInfo(
     n_visual=150, n_blocks=8, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False
 )  # fmt: skip
-INFOS = (SQUARE, TILED, MERGED)
+FILMED = PlanningInfo(n_visual=4 * 37, n_blocks=8, family="video_llava", n_views=4, has_frames=True)
+POOLED = PlanningInfo(n_visual=4 * 36, n_blocks=8, family="llava_next_video", n_views=4, has_frames=True)
+INFOS = (SQUARE, TILED, MERGED, FILMED, POOLED)
 
 SIGNALS_OF = {
     "cls_attention": ("cls_attention",),
@@ -111,6 +113,19 @@ def tiles(side, crop_rows, crop_cols, newlines, cut_rows=0, cut_cols=0):
     )
 
 
+def frames(count, side, with_cls):
+    """``count`` frames of ``side * side`` patches, one after the other, each behind its [CLS] when it has one."""
+    cls = [(-1, -1)] * with_cls
+    cells = [*cls, *((r, c) for r in range(side) for c in range(side))] * count
+    cell = torch.tensor(cells)
+    return Layout(
+        f"{count} frames of {side}{' with [CLS]' if with_cls else ''}",
+        torch.arange(count).repeat_interleave(len(cells) // count),
+        cell,
+        (cell >= 0).all(dim=1) if with_cls else None,
+    )
+
+
 RASTERS = tuple(
     raster(r, c)
     for r, c in [(1, 1), (1, 2), (3, 1), (1, 5), (2, 4), (1, 11), (3, 4), (1, 17), (4, 6), (5, 5), (1, 31), (6, 6)]
@@ -123,6 +138,7 @@ TILES = (
     tiles(2, 2, 1, newlines=True),
     tiles(3, 2, 2, newlines=True, cut_cols=1),
 )
+FRAMES = (frames(3, 2, with_cls=False), frames(2, 3, with_cls=True), frames(5, 1, with_cls=True))
 
 
 def fill(kind, shape, g):
@@ -309,7 +325,7 @@ class Variant:
         """Pictures that this stage can meet; newlines are there only behind the projector, crops behind the tower."""
         if isinstance(self.stage.site, VisionBlock):
             return list(RASTERS)
-        found = TILES if self.pruner.needs_tiles else (*RASTERS, *TILES)
+        found = TILES if self.pruner.needs_tiles else (*RASTERS, *TILES, *FRAMES)
         inside_llm = isinstance(self.stage.site, int) or self.stage.site == "projector"
         return [layout for layout in found if inside_llm or layout.candidates is None]
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from ..errors import Unsupported
 from ..types import Budget, Chart, Params, PlanningInfo, Schedule, SelectFunction, Selection, Signals, Stage, TokenMap
-from .apet_reduction import Reduction, reduce_tokens
+from .apet_reduction import BasisPlaces, Reduction, reduce_tokens
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import (
     candidate_rows,
@@ -31,7 +31,7 @@ _Part = tuple[Tensor, Reduction]
 
 
 def _select(
-    signals: Signals, keep: int, params: Params, generator: Generator, by_rank: bool, per_view: bool
+    signals: Signals, keep: int, params: Params, generator: Generator, places: BasisPlaces, per_view: bool
 ) -> Selection:
     n_all = len(signals.features)
     pool = candidate_rows(signals)
@@ -44,10 +44,11 @@ def _select(
     views = rows_by_view(signals, rows) if per_view else [rows]
     shares = equal_shares([len(view) for view in views], keep)
     parts = [
-        (view, reduce_tokens(take_rows(signals.features, view), share, params, generator, by_rank))
+        (view, reduce_tokens(take_rows(signals.features, view), share, params, generator, places))
         for view, share in zip(views, shares, strict=True)
     ]
-    return _selection(signals, parts, other, params, non_finite=len(pool) - len(rows))
+    overwrites = params["mode"] == "official" and places != "behind"
+    return _selection(signals, parts, other, params, overwrites, non_finite=len(pool) - len(rows))
 
 
 def _without_ranking(rows: Tensor, keep: int, pool: Tensor, other: Tensor) -> Selection:
@@ -60,7 +61,9 @@ def _without_ranking(rows: Tensor, keep: int, pool: Tensor, other: Tensor) -> Se
     return Selection(kept=kept, facts={"non_finite": non_finite}, warnings=non_finite_warnings(non_finite, len(pool)))
 
 
-def _selection(signals: Signals, parts: Sequence[_Part], other: Tensor, params: Params, non_finite: int) -> Selection:
+def _selection(
+    signals: Signals, parts: Sequence[_Part], other: Tensor, params: Params, overwrites: bool, non_finite: int
+) -> Selection:
     """Back to the numbering of the stage, with rows that are no patch (``other``) kept as they are."""
     n_all, device = len(signals.features), signals.features.device
     assignment = torch.full((n_all,), -1, device=device).index_copy(0, other, other)
@@ -75,15 +78,32 @@ def _selection(signals: Signals, parts: Sequence[_Part], other: Tensor, params: 
     error = _on_all(parts, n_all, lambda part: part.error)
     return Selection(
         kept=kept,
-        score=TokenMap("error", "Approximation error", error, direction=_direction(params), scale="log"),
+        score=TokenMap("error", "Approximation error", error, direction=_direction(overwrites), scale="log"),
         order=order,
         assignment=assignment,
         features=kept_rows(signals.features, kept, reduced, torch.cat([part.kept.features for _, part in parts])),
-        maps=_maps(signals, parts, error, other, params["mode"] == "official"),
+        sequence=_sequence(signals, parts, kept),
+        maps=_maps(signals, parts, error, other, overwrites),
         charts=_charts(parts),
         facts=_facts(parts, params, picked, non_finite),
         warnings=non_finite_warnings(non_finite, n_all - len(other)),
     )
+
+
+def _sequence(signals: Signals, parts: Sequence[_Part], kept: Tensor) -> Tensor | None:
+    """View after view in the order that the parts ask for, rows that are no patch in front; None where none asks.
+
+    Shape: kept ``(K,)`` -> ``(K,)`` positions in it.
+    """
+    if all(part.kept.sequence is None for _, part in parts):
+        return None
+    n_all = len(signals.features)
+    place = torch.zeros(n_all, dtype=torch.int64, device=kept.device)
+    for rows, part in parts:
+        inner = part.kept.rows if part.kept.sequence is None else part.kept.sequence
+        place[rows[inner]] = 1 + torch.arange(len(inner), device=kept.device)
+    view = torch.zeros_like(place) if signals.view is None else signals.view
+    return (view[kept] * (n_all + 1) + place[kept]).argsort(stable=True)
 
 
 def _on_all(parts: Sequence[_Part], n_all: int, values: Callable[[Reduction], Tensor]) -> Tensor:
@@ -94,14 +114,14 @@ def _on_all(parts: Sequence[_Part], n_all: int, values: Callable[[Reduction], Te
     return full
 
 
-def _direction(params: Params) -> str:
-    if params["mode"] == "official":
+def _direction(overwrites: bool) -> str:
+    if overwrites:
         return "high is kept first"
     return "high is kept first, beside the basis tokens, which always stay"
 
 
 def _maps(
-    signals: Signals, parts: Sequence[_Part], error: Tensor, other: Tensor, official: bool
+    signals: Signals, parts: Sequence[_Part], error: Tensor, other: Tensor, overwrites: bool
 ) -> tuple[TokenMap, ...]:
     n_all = len(error)
     relative = error / row_lengths(signals.features).clamp_min(1e-12)
@@ -112,7 +132,7 @@ def _maps(
         ),
         TokenMap("group_size", "Tokens merged into one", sizes, unit="tokens", direction="0 is dropped"),
     )
-    if not official:
+    if not overwrites:
         return maps
     step = _on_all(parts, n_all, lambda part: torch.where(part.replaced_by < 0, torch.nan, part.replaced_by))
     direction = "step of the basis token whose feature replaced this one"
@@ -164,26 +184,28 @@ def _facts(parts: Sequence[_Part], params: Params, picked: int, non_finite: int)
     return facts
 
 
-def _stage_select(by_rank: bool, per_view: bool) -> SelectFunction:
+def _stage_select(places: BasisPlaces, per_view: bool) -> SelectFunction:
     @fixed_count
     def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
         """Rank by reconstruction error, keep, merge; ``apet_reduction`` has the modes.
 
         Tokens that are not finite are never basis or merged, and stay only if the count cannot be met without them.
-        Rows that are no patch (newlines) always stay and are not counted in ``keep``. Crops of one picture share
-        ``keep`` equally at stage 1, each with a basis of its own; stage 2 takes all visual tokens together.
+        Rows that are no patch (newlines, a frame's [CLS]) always stay and are not counted in ``keep``. Crops of one
+        picture and frames of a video share ``keep`` equally at stage 1, each with a basis of its own; stage 2 takes all
+        visual tokens together.
         Shape: signals.features ``(N, D)`` -> kept ``(keep + non-patches,)``, features ``(K, D)`` in the given dtype.
         Source: ApET section 3.3, Eq. 4-5. Differs in both modes: float32 throughout, and farthest point sampling starts
         at the token farthest from the mean unless ``start`` is random (official: unseeded random).
         """
-        return _select(signals, keep, params, generator, by_rank, per_view)
+        return _select(signals, keep, params, generator, places, per_view)
 
     return select
 
 
-select_stage_1 = _stage_select(by_rank=False, per_view=True)
-select_stage_1_jointly = _stage_select(by_rank=False, per_view=False)
-select_stage_2 = _stage_select(by_rank=True, per_view=False)
+select_stage_1 = _stage_select("by_position", per_view=True)
+select_stage_1_jointly = _stage_select("by_position", per_view=False)
+select_each_frame = _stage_select("behind", per_view=True)
+select_stage_2 = _stage_select("by_rank", per_view=False)
 
 
 def plan_counts(budget: Budget, info: PlanningInfo) -> tuple[int, int]:
@@ -206,28 +228,49 @@ def plan_counts(budget: Budget, info: PlanningInfo) -> tuple[int, int]:
     return first, max(1, (2 * rest + after) // (2 * after))
 
 
+_BEFORE_THE_PROJECTOR = ("llava", "llava_next", "llava_next_video", "video_llava")
+"""Families of LLaVA's kind, whose encoder makes the very tokens that are projected."""
+
+
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """Stage 1 on the encoder's output (LLaVA: before the projector), stage 2 before block L/2 (16 of 32, 14 of 28).
 
-    Counts: see ``plan_counts``. Families other than LLaVA merge patches behind their encoder, so stage 1 acts on the
-    embeddings that enter the LLM. Raises BadInput for a budget below 1 token, Unsupported for the official mode
-    outside LLaVA, whose code differs there in ways that are not implemented (``methods.md`` 1.2).
+    Counts: see ``plan_counts``. Families that merge patches behind their encoder have stage 1 on the embeddings that
+    enter the LLM. Videos: stage 1 in each frame by itself, but for Qwen; on Video-LLaVA, as its code does, behind the
+    projector and without stage 2, so that all meanings of the budget agree. Raises BadInput for a budget below 1 token,
+    Unsupported for the official mode where there is no official code, or where it differs in ways that are not
+    implemented (``methods.md`` 1.2).
     """
+    if params["mode"] == "official" and not _has_official_code(info):
+        raise Unsupported(
+            "ApET's official mode reproduces its code for LLaVA's pictures and Video-LLaVA's videos. "
+            "Choose mode paper for this model."
+        )
+    if info.family == "video_llava" and info.has_frames:
+        stage = Stage(
+            "projector", budget_tokens(budget), select_each_frame, title="Approximation error, frame by frame"
+        )
+        return Schedule((stage,))
     first, second = plan_counts(budget, info)
-    llava = info.family in ("llava", "llava_next")
-    if params["mode"] == "official" and not llava:
-        raise Unsupported("ApET's official mode reproduces its LLaVA code. Choose mode paper for this model.")
+    llava = info.family in _BEFORE_THE_PROJECTOR
+    per_view = llava or (info.has_frames and not info.family.startswith("qwen"))
     return Schedule(
         (
             Stage(
                 "encoder" if llava else "projector",
                 first,
-                select_stage_1 if llava else select_stage_1_jointly,
+                select_stage_1 if per_view else select_stage_1_jointly,
                 title="Stage 1: approximation error",
             ),
             Stage(info.n_blocks // 2, second, select_stage_2, title="Stage 2: approximation error"),
         )
     )
+
+
+def _has_official_code(info: PlanningInfo) -> bool:
+    if info.has_frames:
+        return info.family == "video_llava"
+    return info.family in ("llava", "llava_next", "llava_next_video")
 
 
 def _param(name: str, label: str, choices: tuple[str, ...], help: str) -> Param:
@@ -287,6 +330,13 @@ PRUNER = Pruner(
         "reproduced.",
         "Qwen: stage 1 acts behind the patch merger on all pictures together, and stage 2 is on as the paper says; in "
         "the released code its call is commented out.",
+        "Videos: every frame gets its share and its own basis; Video-LLaVA's [CLS] of a frame stays in front of it and "
+        "is not counted. On Video-LLaVA the one stage lies behind the projector, as in the released code; official "
+        "mode does what it does there: the T - M tokens of a frame with the largest error, best first, into which all "
+        "others merge (the basis too), then the M basis tokens as they were, 22 + 10 of 256 at 32 per frame. On "
+        "LLaVA-NeXT-Video, for which there is no code, each frame's pooled features are reduced before projection; "
+        "stage 2 takes all frames together.",
+        "The released Video-LLaVA code leaves pictures as they are; here they are treated as LLaVA-1.5's.",
         "Similarities are ranked in float32; the code merges stage 1 in float16, where some merges change target.",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -17,6 +18,10 @@ OFFICIAL_RIDGE = 1e-5
 # leaves raster order instead of an order by noise. Rounding of sums of D terms grows with sqrt(D): 8e-6 at D = 4096.
 ROUNDING = torch.finfo(torch.float32).eps
 ROUNDING_TERMS = 256  # narrower features round as much as these, by the other steps of the fit
+
+BasisPlaces = Literal["by_position", "by_rank", "behind"]
+"""Where official mode puts the features of the basis: over the lowest-ranked kept tokens in ascending order (LLaVA's
+stage 1) or in order of rank (its stage 2), or behind the kept tokens of a frame (Video-LLaVA)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Kept:
 
     Shape: rows ``(T,)`` ascending; features ``(T, D)`` float32; owner ``(n,)``, the kept token that carries each one,
     -1 if none; sizes ``(n,)``, how many tokens are averaged in it, 0 if dropped; places ``(M,)`` or ``(0,)``, the
-    tokens over which the features of the basis were written; ties: see ``ties_at_threshold``.
+    tokens over which the features of the basis were written; ties: see ``ties_at_threshold``. sequence ``(T,)``: the
+    same tokens as rows, in the order in which the LLM gets them, None for ascending.
     """
 
     rows: Tensor
@@ -46,6 +52,7 @@ class Kept:
     sizes: Tensor
     places: Tensor
     ties: int
+    sequence: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,33 @@ def _keep_as_paper(features: Tensor, error: Tensor, basis: Basis, keep: int) -> 
     )
 
 
+def _keep_as_video_code(features: Tensor, error: Tensor, basis: Basis, keep: int) -> Kept:
+    """Kept = the T - M largest errors, best first, into which ALL others merge, then the basis tokens as they were.
+
+    So what the basis tokens hold is there twice: by itself, and in the mean of the most similar of the others.
+    Source: official ``video-llava/videollava/model/llava_arch.py``, ``encode_videos`` (``methods.md`` 1.4).
+    """
+    n, device = len(features), features.device
+    rest = complement(basis.rows, n)
+    wanted = keep - len(basis.rows)
+    ranked = rest[top_k(error[rest], wanted)]
+    targets = ranked.sort().values
+    sources = complement(targets, n)
+    merge = merge_into_nearest(features, targets, sources)
+    owner = torch.arange(n, device=device).index_copy(0, sources, merge.owner)
+    sequence = torch.cat([ranked, basis.rows])
+    kept, order = torch.cat([targets, basis.rows]).sort()
+    return Kept(
+        rows=kept,
+        features=torch.cat([merge.features, basis.features])[order],
+        owner=owner.index_copy(0, basis.rows, basis.rows),
+        sizes=spread(merge.sizes, targets, n, 0).index_fill(0, basis.rows, 1),
+        places=kept[:0],
+        ties=ties_at_threshold(error[rest], wanted),
+        sequence=sequence,
+    )
+
+
 def _keep_as_official(features: Tensor, error: Tensor, basis: Basis, keep: int, by_rank: bool) -> Kept:
     """Kept = the T largest errors; the feature of the M last of them is overwritten by a basis token's.
 
@@ -144,23 +178,26 @@ def _unranked(features: Tensor, stay: bool) -> Reduction:
     return Reduction(kept, features.new_full((n,), torch.nan), features.new_empty(0), none, none)
 
 
-def reduce_tokens(features: Tensor, keep: int, params: Params, generator: Generator, by_rank: bool) -> Reduction:
-    """Reduce ``n`` tokens to ``keep``, by ``params["mode"]``.
+def reduce_tokens(features: Tensor, keep: int, params: Params, generator: Generator, places: BasisPlaces) -> Reduction:
+    """Reduce ``n`` tokens to ``keep``, by ``params["mode"]``; places: of the basis, in official mode.
 
     The basis is M' = min(M, keep - 1) tokens (none for keep = 1, when the error is the token's length), fewer if there
-    are fewer distinct ones. by_rank: see ``_keep_as_official``.
+    are fewer distinct ones. Behind a frame it is always made of tokens, none of them twice.
     Shape: features ``(n, D)`` float32, finite.
     """
     n, device = len(features), features.device
     if keep <= 0 or keep >= n:
         return _unranked(features, stay=keep > 0)
-    basis = sample_basis(features, min(int(params["basis_tokens"]), keep - 1), params, generator)
     official = params["mode"] == "official"
+    drawn = {**params, "mode": "paper"} if places == "behind" else params
+    basis = sample_basis(features, min(int(params["basis_tokens"]), keep - 1), drawn, generator)
     error, singular = reconstruction_error(features, basis.features, OFFICIAL_RIDGE if official else 0.0)
     rounding = ROUNDING * max(ROUNDING_TERMS, features.shape[1]) ** 0.5
     error = error.masked_fill(error <= rounding * features.norm(dim=1), 0.0)
-    if official:
-        kept = _keep_as_official(features, error, basis, keep, by_rank)
+    if official and places == "behind":
+        kept = _keep_as_video_code(features, error, basis, keep)
+    elif official:
+        kept = _keep_as_official(features, error, basis, keep, by_rank=places == "by_rank")
     else:
         kept = _keep_as_paper(features, error, basis, keep)
     first_draws = torch.tensor(list(dict.fromkeys(basis.rows.tolist())), dtype=torch.int64, device=device)

@@ -97,7 +97,7 @@ class Pruner:
     model that lacks what the method needs; where positions cannot be renumbered, every stage keeps them. needs: every
     signal that any of its stages may ask for, so that the page can say what a model must provide; ``does_without``:
     those that it can replace when the model lacks them. needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT).
-    merges_in_vision: has stages inside vision blocks.
+    merges_in_vision: has stages inside vision blocks, ``does_without_tower``: but can merge behind them as well.
     merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
     notes: for docs/methods.md, one sentence each: where the source is silent or contradicts itself and what was done,
     where official code and paper differ, what differs here.
@@ -115,6 +115,7 @@ class Pruner:
     does_without: tuple[Need, ...] = ()
     needs_tiles: bool = False
     merges_in_vision: bool = False
+    does_without_tower: bool = False
     merges: bool = False
 
     def __post_init__(self) -> None:
@@ -144,10 +145,10 @@ class Pruner:
         if "clip_relevance" in needed and not info.has_text_tower:
             return f"{self.label} compares patches with the question by CLIP's text tower, which this model lacks."
         if self.needs_tiles and not info.has_tiles:
-            return (
-                f"{self.label} compares a thumbnail with its crops, and this model looks at one picture without crops."
-            )
-        if self.merges_in_vision and (info.vision_blocks is None or info.merges_patches):
+            looks = "looks at the frames of a video" if info.has_frames else "looks at one picture"
+            return f"{self.label} compares a thumbnail with its crops, and this model {looks} without crops."
+        no_tower = info.vision_blocks is None or info.merges_patches
+        if self.merges_in_vision and no_tower and not self.does_without_tower:
             return f"{self.label} merges inside the vision tower, and this model's tower does not allow it."
         return None
 

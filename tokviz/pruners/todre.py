@@ -146,7 +146,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
             Stage(
                 "projector",
                 tokens,
-                select_diverse_from_thumbnail if info.family == "llava_next" else select_diverse,
+                select_diverse_from_thumbnail if info.has_tiles else select_diverse,
                 needs=(attention_need(info, CLS_ATTENTION_LAST_BLOCK),),
                 title="Diverse subset (greedy k-center)",
             )
@@ -199,7 +199,10 @@ PRUNER = Pruner(
         "A probe at L/2, 5L/8, 6L/8 and 7L/8 reads the block before it, and that block is the first without visual "
         "tokens when they go; the paper does not say from where it counts.",
         "Positions of the text stay after withdrawal, as in VTW; the paper does not say.",
-        "Newline tokens are never kept, and the budget counts patches only; the paper does not say.",
+        "Newline tokens, and [CLS] tokens of Video-LLaVA's frames, are never kept, and the budget counts patches only; "
+        "the paper does not say.",
+        "Videos: one greedy search over the tokens of all frames, from the highest [CLS] attention of all frames on, "
+        "which is what choosing the frame first and the token in it second finds.",
         "The budget is the k of stage 1; the paper's tables give 720 and 288 of 2880.",
     ),
 )

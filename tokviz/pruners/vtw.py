@@ -10,6 +10,7 @@ from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, 
 from .base import Paper, Param, Pruner, budget_tokens
 
 PUBLISHED_BLOCKS = {32: 15, 40: 20}
+VIDEO_LLAVA_BLOCK = 16  # of 32
 
 
 def select_nothing(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
@@ -20,11 +21,13 @@ def select_nothing(signals: Signals, keep: int | None, params: Params, generator
     return Selection(kept=torch.empty(0, dtype=torch.int64, device=signals.features.device))
 
 
-def published_block(n_blocks: int) -> int | None:
+def published_block(n_blocks: int, family: str = "llava") -> int | None:
     """K of the released code: 15 of 32 blocks (its default and README), 20 of 40 (its chat), else in proportion to 32.
 
-    None for a model of one block, which has no block that could do without.
+    Its code for Video-LLaVA has 16 of 32. None for a model of one block, which has no block that could do without.
     """
+    if family == "video_llava" and n_blocks > 1:
+        return max(1, VIDEO_LLAVA_BLOCK * n_blocks // 32)
     return PUBLISHED_BLOCKS.get(n_blocks, max(1, 15 * n_blocks // 32)) if n_blocks > 1 else None
 
 
@@ -41,7 +44,7 @@ def withdrawal_block(budget: Budget, info: PlanningInfo, params: Params) -> int 
             "Count the budget as published or average, or give VTW a block."
         )
     if budget.counted_as == "published":
-        return published_block(info.n_blocks)
+        return published_block(info.n_blocks, info.family)
     nearest = (2 * info.n_blocks * tokens + info.n_visual) // (2 * info.n_visual)
     return max(1, nearest) if nearest < info.n_blocks else None
 
@@ -84,7 +87,8 @@ PRUNER = Pruner(
             "Block K",
             "int",
             0,
-            "The first block without visual tokens. 0: as published (15 of 32, 20 of 40, else in proportion). "
+            "The first block without visual tokens. 0: as published (15 of 32, 20 of 40, 16 on Video-LLaVA, else in "
+            "proportion). "
             "`python -m tokviz calibrate` searches it for a model.",
             minimum=0,
             maximum=127,
