@@ -15,9 +15,6 @@ def notice(page):
 
 
 def upload(page, path):
-    close = page.locator("#tokviz-picture").get_by_label("Remove Image")
-    if close.count():
-        close.first.click()
     page.locator("#tokviz-picture input[type=file]").set_input_files(str(path))
 
 

@@ -51,7 +51,7 @@ def runner():
 
 @pytest.fixture
 def act(runner, examples):
-    return Handlers(runner, lambda name: None, PRUNERS, examples)
+    return Handlers(runner, lambda asked: (), PRUNERS, examples)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def file(tmp_path):
 
 def values(form, **changed):
     start = {"picture": None, "question": "what is it ?", "model": "model", "budget": 64, "budget_as": "published",
-             "seed": 0, "max_new_tokens": 32, "repeats": 1}  # fmt: skip
+             "seed": 0, "max_new_tokens": 32, "repeats": 1, "frames": None, "precision": "auto", "kernel": "auto"}  # fmt: skip
     chosen, params = changed.pop("methods", ("apet",)), changed.pop("params", {})
     menu = changed.pop("menu", {"chosen": [*chosen], "params": params, "missing": {}})
     return [*{**start, **changed}.values(), menu]
@@ -109,7 +109,7 @@ def test_an_unexpected_error_is_a_plain_sentence_without_details(examples, form,
         raise RuntimeError("/secret/path")
         yield
 
-    outputs = run(Handlers(broken, lambda name: None, PRUNERS, examples), form, values(form, picture=file))
+    outputs = run(Handlers(broken, lambda asked: (), PRUNERS, examples), form, values(form, picture=file))
     assert outputs[-1][1] == {"kind": "error", "text": UNEXPECTED}
 
 
@@ -129,9 +129,11 @@ def test_a_model_tells_the_menu_what_it_cannot_serve_when_it_is_chosen_and_when_
     monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny,owner/unknown")
     expected = {p.id: p.missing(running.planning("tokviz-tiny")) for p in PRUNERS}
     told = {"missing": {method: sentence for method, sentence in expected.items() if sentence}}
-    assert told["missing"] and act.model_chosen("tokviz-tiny") == told
-    assert act.model_chosen("owner/unknown") == {"missing": {}}  # known only once it is loaded
-    menus = [out[-1] for out in run(act, form, values(form, picture=file, model="tokviz-tiny"))]
+    menu, facts = act.model_chosen("tokviz-tiny")
+    assert told["missing"] and menu == told
+    assert facts == running.model_facts("tokviz-tiny") and "pictures" in facts
+    assert act.model_chosen("owner/unknown")[0] == {"missing": {}}  # known only once it is loaded
+    menus = [out[-2] for out in run(act, form, values(form, picture=file, model="tokviz-tiny"))]
     assert told in menus and all("chosen" not in menu for menu in menus if menu)  # never overwrites what is ticked
 
 
@@ -153,7 +155,7 @@ def test_tabs_are_stopped_apart_and_a_closed_tab_stops_its_run():
 
 def test_truth_of_an_example_is_used_only_for_its_own_picture_and_question(act, runner, form, examples, file):
     known = examples[0].comparison
-    own = pictures.request_file(known.picture)
+    own = pictures.request_file(known).path
     asked = {"picture": own, "question": known.request.question}
     run(act, form, values(form, **asked), 0)
     run(act, form, values(form, **{**asked, "question": "another ?"}), 0)
@@ -170,7 +172,7 @@ def test_an_example_fills_the_form(act, form):
     assert outputs[-1] == 576
     assert filled["Question"] == "what color is the triangle ?"
     assert filled["Methods"]["chosen"] == ["full", "fastervlm", "apet", "todre", "fastv"]
-    assert Image.open(filled["Picture"]).size == (760, 420)
+    assert Image.open(filled["Picture or video"].path).size == (760, 420)
 
 
 def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
@@ -216,7 +218,7 @@ def test_uploads_that_are_no_picture_are_refused_at_once(act, tmp_path, kind):
         "corrupt": b"\x89PNG\r\n\x1a\nnonsense", "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "empty": b"",
         "one pixel": tiny.getvalue(),
     }[kind])  # fmt: skip
-    field, notice = act.check_picture(str(path))
+    field, notice = act.check_media(str(path))
     assert field is None and notice["kind"] == "error" and notice["text"].endswith(".")
 
 

@@ -28,11 +28,12 @@ class Case(BaseModel):
 
 @dataclass(frozen=True)
 class Example:
-    """One stored case. ``id`` is its folder name."""
+    """One stored case. ``id`` is its folder name, ``clip`` the video file where the question is about one."""
 
     id: str
     case: Case
     comparison: Comparison
+    clip: Path | None = None
 
     @property
     def title(self) -> str:
@@ -48,6 +49,8 @@ class Example:
 def load_examples(folder: Path = EXAMPLES) -> list[Example]:
     """Every ``<folder>/<id>/`` with ``case.json`` and ``session.json``, by id; an empty list when there is none.
 
+    ``clip.*`` beside them is the video that the question is about.
+
     Raises BadInput that names the file when one of them is damaged: a broken example is a bug, not a missing one.
     """
     if not folder.is_dir():
@@ -62,4 +65,5 @@ def _load(folder: Path) -> Example:
         comparison = Comparison.from_json((folder / "session.json").read_bytes())
     except (ValidationError, BadInput) as error:
         raise BadInput(f"The example {folder.name!r} cannot be read: {error}") from error
-    return Example(folder.name, case, comparison)
+    clips = sorted(folder.glob("clip.*")) if comparison.video is not None else []
+    return Example(folder.name, case, comparison, clips[0] if clips else None)

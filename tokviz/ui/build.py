@@ -16,8 +16,10 @@ from . import handlers, numbers, text
 from .api import add_endpoints
 from .controls import RequestForm, build_form
 from .handlers import Handlers
+from .media_field import MAX_UPLOAD_MB
 from .patch_view import ASSETS, Notice, PageHead, PatchView
-from .running import Loader, Runner, allowed_models, model, run_request
+from .pictures import request_file
+from .running import Loader, Runner, allowed_models, load_steps, run_request
 
 DEFAULT_METHODS = ("fastervlm", "apet", "divprune")
 GPU = {"concurrency_limit": 1, "concurrency_id": "gpu"}
@@ -30,7 +32,7 @@ _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 def build_page(
     run: Runner = run_request,
     *,
-    load: Loader = model,
+    load: Loader = load_steps,
     pruners: Sequence[Pruner] | None = None,
     examples: Sequence[Example] | None = None,
 ) -> gr.Blocks:
@@ -73,8 +75,8 @@ def build_page(
             chooser.select(lambda index: act.show_example(form, index), chooser, shown, **_QUIET)
         tabs.opener.upload(act.leave, None, None, queue=False, **_QUIET)
         tabs.opener.upload(lambda path: act.open_session(form, path), tabs.opener, shown, **_QUIET)
-        form.picture.upload(act.check_picture, form.picture, [form.picture, notice], **_QUIET)
-        form.model.change(act.model_chosen, form.model, form.menu, queue=False, **_QUIET)
+        form.picture.upload(act.check_media, form.picture, [form.picture, notice], **_QUIET)
+        form.model.change(act.model_chosen, form.model, [form.menu, form.facts], queue=False, **_QUIET)
         drawn = [tabs.figure_files, notice]
         tabs.figure.click(act.figure, [comparison, tabs.figure_view], drawn, api_visibility="private")
         page.unload(act.leave)
@@ -92,7 +94,7 @@ def launch_settings() -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "enable_monitoring": False,
-        "max_file_size": "30mb",
+        "max_file_size": f"{MAX_UPLOAD_MB}mb",
         "show_error": False,
         "share": False,
     }
@@ -159,13 +161,14 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     comparison = act.examples[0].comparison
     request = comparison.request
     start = {
-        "picture": handlers.request_file(comparison.picture),
+        "picture": request_file(comparison, act.examples[0].clip),
         "question": request.question,
         "methods": request.methods,
         "params": request.params,
         "budget": request.budget,
         "budget_as": request.budget_as,
         "seed": request.seed,
+        "frames": None if comparison.video is None else len(comparison.video.frames),
     }
     return start, comparison.grid.n_tokens
 
@@ -175,7 +178,7 @@ def _example_chooser(examples: Sequence[Example]) -> gr.Dataset | None:
         return None
     return gr.Dataset(
         label="Examples", components=[gr.Textbox(visible=False)], type="index", samples_per_page=12,
-        samples=[[example.case.question] for example in examples], elem_id="tokviz-examples",
+        samples=[[text.example_name(example.case.question, example.comparison.video is not None)] for example in examples], elem_id="tokviz-examples",
     )  # fmt: skip
 
 

@@ -1,9 +1,10 @@
-"""The request form of the sidebar: picture, question, budget, the menu of methods, settings of the run."""
+"""The request form of the sidebar: picture or video, question, budget, the menu of methods, settings of the run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,16 +12,20 @@ from gradio.components import Component
 
 from ..errors import BadInput
 from ..pruners.base import Pruner
+from ..records import Comparison
 from . import text
+from .media_field import MediaField
 from .method_menu import MethodMenu, families, menu_value, read_menu
-from .pictures import PictureField
-from .running import RunRequest
+from .pictures import request_file
+from .running import RunRequest, model_facts, why_not_faster
 
 SHOW_SHARE = """(tokens, total) => total
   ? `${tokens === total ? 100 : (100 * tokens / total).toFixed(1)}% of ${total} visual tokens` : ''"""
 PUBLISHED_SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
 """The budgets of the papers' tables, 192, 128, 64 and 32 of 576 visual tokens, for any number of them."""
 LLAVA_TOKENS = 576
+MAX_SAMPLED = 64
+"""Frames that a model may look at, ``tokviz.video.MAX_SAMPLED`` without its imports."""
 UNKNOWN_TOTAL = 1024
 """Upper end of the budget slider until a model or an example says how many visual tokens there are."""
 
@@ -32,7 +37,7 @@ class RequestForm:
     ``total`` (not shown) is the number of visual tokens N, once known.
     """
 
-    picture: gr.Image
+    picture: MediaField
     question: gr.Textbox
     model: gr.Dropdown
     budget: gr.Slider
@@ -41,7 +46,11 @@ class RequestForm:
     seed: gr.Number
     max_new_tokens: gr.Number
     repeats: gr.Number
+    frames: gr.Number
+    precision: gr.Dropdown
+    kernel: gr.Dropdown
     menu: MethodMenu
+    facts: gr.Textbox
     pruners: Sequence[Pruner]
 
     @property
@@ -49,12 +58,13 @@ class RequestForm:
         """Every component in the order that ``request`` expects."""
         return [
             self.picture, self.question, self.model, self.budget, self.budget_as, self.seed, self.max_new_tokens,
-            self.repeats, self.menu,
+            self.repeats, self.frames, self.precision, self.kernel, self.menu,
         ]  # fmt: skip
 
     def request(self, values: Sequence[Any]) -> RunRequest:
         """The values of ``inputs`` as a request. Raises BadInput with one sentence when a field is missing."""
-        picture, question, model, budget, budget_as, seed, max_new_tokens, repeats, menu = values
+        picture, question, model, budget, budget_as, seed, max_new_tokens, repeats, frames, *loading, menu = values
+        precision, kernel = loading
         chosen, params = read_menu(self.pruners, menu)
         if picture is None:
             raise BadInput(text.NO_PICTURE)
@@ -66,31 +76,38 @@ class RequestForm:
         for name, value in whole.items():
             if value is None or value != int(value):
                 raise BadInput(f"{name} must be a whole number.")
+        if frames is not None and frames != int(frames):
+            raise BadInput("Frames must be a whole number, or empty for the model's own choice.")
         return RunRequest(
             model, picture, question, chosen, int(budget), budget_as, params, int(seed), int(repeats),
-            int(max_new_tokens),
+            int(max_new_tokens), frames=None if frames is None else int(frames), precision=precision, kernel=kernel,
         )  # fmt: skip
 
     @property
     def totals(self) -> list[Component]:
         """The components that ``total_is`` and ``serves`` update."""
-        return [self.budget, self.total, self.menu]
+        return [self.budget, self.total, self.menu, self.facts]
 
     @staticmethod
     def total_is(n_tokens: int) -> list[Any]:
         """Updates for ``totals`` when N is known."""
-        return [gr.update(maximum=n_tokens), n_tokens, gr.skip()]
+        return [gr.update(maximum=n_tokens), n_tokens, gr.skip(), gr.skip()]
 
     @staticmethod
-    def serves(missing: Mapping[str, str]) -> list[Any]:
-        """Updates for ``totals`` when it is known which methods the model lacks something for, and what."""
-        return [gr.skip(), gr.skip(), {"missing": dict(missing)}]
+    def serves(missing: Mapping[str, str], facts: str) -> list[Any]:
+        """Updates for ``totals`` when it is known what the model lacks for which methods, and how it is loaded."""
+        return [gr.skip(), gr.skip(), {"missing": dict(missing)}, facts]
 
-    def filled_from(self, request: Any, picture: str, n_tokens: int) -> list[Any]:
-        """Updates for ``inputs`` and ``total`` that show a stored request; the model stays as it is."""
+    def filled_from(self, comparison: Comparison, clip: Path | None = None) -> list[Any]:
+        """Updates for ``inputs`` and ``total`` that show a stored request; the model stays as it is.
+
+        clip: the file of a video, of which a comparison stores only frames.
+        """
+        request, n_tokens = comparison.request, comparison.grid.n_tokens
         fields = [
-            picture, request.question, gr.skip(), gr.update(value=request.budget, maximum=n_tokens),
-            request.budget_as, request.seed, request.max_new_tokens, request.repeats,
+            request_file(comparison, clip), request.question, gr.skip(),
+            gr.update(value=request.budget, maximum=n_tokens), request.budget_as, request.seed, request.max_new_tokens,
+            request.repeats, None if comparison.video is None else len(comparison.video.frames), gr.skip(), gr.skip(),
         ]  # fmt: skip
         return [*fields, {"chosen": list(request.methods), "params": dict(request.params)}, n_tokens]
 
@@ -107,11 +124,9 @@ def build_form(
     Args: start holds first values (picture, question, methods, params, budget); n_tokens is N if it is known already;
     missing says what which method lacks on the first model.
     """
+    model, facts = _model_card(models)
     with gr.Column(elem_classes="tokviz-card"):
-        picture = PictureField(
-            start.get("picture"), label="Picture", type="filepath", image_mode=None, sources=["upload"],
-            buttons=[], height=200, elem_id="tokviz-picture",
-        )  # fmt: skip
+        picture = MediaField(start.get("picture"), label="Picture or video", elem_id="tokviz-picture")
         question = gr.Textbox(
             start.get("question", ""), label="Question", lines=2, max_lines=4, placeholder="what color is the star?",
             elem_id="tokviz-question",
@@ -135,14 +150,46 @@ def build_form(
         value = menu_value(start.get("methods", ()), start.get("params", {}), missing)
         menu = MethodMenu(value, families=families(pruners), label="Methods", elem_id="tokviz-method-menu")
     with gr.Accordion("Advanced", open=False, elem_classes="tokviz-card"):
-        model = gr.Dropdown(list(models), value=models[0][1], label="Model", filterable=False, elem_id="tokviz-model")
         with gr.Row():
             seed = gr.Number(start.get("seed", 0), label="Seed", precision=0, minimum=0, min_width=80)
             max_new_tokens = gr.Number(32, label="New tokens", precision=0, minimum=1, min_width=80)
         repeats = gr.Number(
             1, label="Repeats", precision=0, minimum=1, info="Above 1, times are medians after a warm-up."
         )
-    return RequestForm(picture, question, model, budget, total, budget_as, seed, max_new_tokens, repeats, menu, pruners)
+        frames = gr.Number(
+            start.get("frames"), label="Frames of a video", precision=0, minimum=1, maximum=MAX_SAMPLED,
+            info="Empty: as many as the model was trained with.",
+        )  # fmt: skip
+        precision, kernel = _loading_choices()
+    return RequestForm(
+        picture, question, model, budget, total, budget_as, seed, max_new_tokens, repeats, frames, precision, kernel,
+        menu, facts, pruners,
+    )  # fmt: skip
+
+
+def _model_card(models: Sequence[tuple[str, str]]) -> tuple[gr.Dropdown, gr.Textbox]:
+    """The menu of models, and one line about the chosen one."""
+    with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-model-card"):
+        model = gr.Dropdown(list(models), value=models[0][1], label="Model", filterable=False, elem_id="tokviz-model")
+        facts = gr.Textbox(
+            model_facts(models[0][1]), show_label=False, label="About the model", interactive=False, container=False,
+            lines=1, max_lines=4, elem_id="tokviz-facts",
+        )  # fmt: skip
+    return model, facts
+
+
+def _loading_choices() -> tuple[gr.Dropdown, gr.Dropdown]:
+    """Precision and kernel; where this machine has no use for them they are off and say why."""
+    no_bits, no_kernels = why_not_faster()
+    precision = gr.Dropdown(
+        text.PRECISIONS, value="auto", label="Weights", filterable=False, interactive=no_bits is None,
+        info=no_bits or "Fewer bits need less memory; answers may change.", elem_id="tokviz-precision",
+    )  # fmt: skip
+    kernel = gr.Dropdown(
+        text.KERNELS, value="auto", label="Attention kernel", filterable=False, interactive=no_kernels is None,
+        info=no_kernels or "Automatic: flash attention where it is installed.", elem_id="tokviz-kernel",
+    )  # fmt: skip
+    return precision, kernel
 
 
 def _published_budgets(budget: gr.Slider, total: gr.Number, n_tokens: int) -> None:

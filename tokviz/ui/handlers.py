@@ -19,11 +19,12 @@ from ..pruners.base import Pruner
 from ..records import Comparison
 from . import numbers, text
 from .controls import RequestForm
+from .media_field import VIDEOS
 from .method_menu import missing_by_method
 from .patch_view import notice
 from .payload import Live, to_payload
-from .pictures import picture_bytes, request_file, shown_files
-from .running import Loader, Runner, RunRequest, StopFlags, is_loaded, planning
+from .pictures import picture_bytes, shown_files
+from .running import Loader, Runner, RunRequest, StopFlags, is_loaded, loading_notices, model_facts, planning
 from .scratch import new_folder
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Handlers:
         """Outputs: view, notice, table, comparison, session button, example index, then the form's inputs and total."""
         example = self.examples[index]
         comparison = example.comparison
-        filled = form.filled_from(comparison.request, request_file(comparison.picture), comparison.grid.n_tokens)
+        filled = form.filled_from(comparison, example.clip)
         return [self.example_payload(index), None, *self.results(comparison), index, *filled]
 
     @staticmethod
@@ -77,9 +78,9 @@ class Handlers:
         """What each method lacks on a model, as sentences; empty while nothing is known of the model."""
         return missing_by_method(self.pruners, planning(model))
 
-    def model_chosen(self, model: str) -> dict[str, Any]:
-        """Output: the menu of methods."""
-        return {"missing": self.missing(model)}
+    def model_chosen(self, model: str) -> list[Any]:
+        """Outputs: the menu of methods, the line about the model."""
+        return [{"missing": self.missing(model)}, model_facts(model)]
 
     # --- running -----------------------------------------------------------------------------------------------------
 
@@ -97,11 +98,14 @@ class Handlers:
         skip = gr.skip()
         try:
             asked = self._with_truth(form.request(values), example)
-            if not is_loaded(asked.model):
-                yield [skip, notice("busy", f"Loading {asked.model} … the first time takes a while."), *[skip] * 6]
-                self.load(asked.model)
-            served = form.serves(self.missing(asked.model))
-            yield [skip, notice("busy", "Encoding the picture …"), *[skip] * 3, *served]
+            if not is_loaded(asked):
+                for words in self.load(asked):
+                    yield [skip, notice("busy", f"{asked.model}: {words}"), *[skip] * 7]
+                    if stop.is_set():  # what has begun to load is loaded, for the next question
+                        raise BadInput(text.STOPPED_LOADING)
+            told = loading_notices(asked.model)
+            served = form.serves(self.missing(asked.model), model_facts(asked.model))
+            yield [skip, notice("busy", "Encoding …"), *[skip] * 3, *served]
             last: Comparison | None = None
             for view, words, comparison in self._stream(asked, stop):
                 if self.flags.of(session) is not stop:  # an example or a session was opened meanwhile: it is shown now
@@ -110,14 +114,15 @@ class Handlers:
                 totals = form.total_is(comparison.grid.n_tokens)
                 yield [view, notice("busy", words), skip, skip, skip, *totals]
             if last is not None and self.flags.of(session) is stop:
-                ending = notice("info", text.STOPPED) if stop.is_set() else None
-                yield [self._final(last), ending, *self.results(last), *[skip] * 3]
+                words = text.STOPPED if stop.is_set() else told
+                ending = notice("info", words) if words else None
+                yield [self._final(last), ending, *self.results(last), *[skip] * 4]
         except BadInput as error:
             if self.flags.of(session) is stop:
-                yield [skip, notice("info" if stop.is_set() else "error", str(error)), *[skip] * 6]
+                yield [skip, notice("info" if stop.is_set() else "error", str(error)), *[skip] * 7]
         except Exception:  # the boundary to the visitor: the log gets the traceback, the page a sentence
             log.exception("a comparison failed")
-            yield [skip, notice("error", UNEXPECTED), *[skip] * 6]
+            yield [skip, notice("error", UNEXPECTED), *[skip] * 7]
 
     def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
         answers: dict[int, str] = {}
@@ -159,14 +164,17 @@ class Handlers:
         if example is None or not 0 <= example < len(self.examples) or asked.picture is None:
             return asked
         known = self.examples[example].comparison
-        same_picture = (
-            hashlib.sha256(Path(asked.picture).read_bytes()).digest()
-            == hashlib.sha256(picture_bytes(known.picture)).digest()
-        )
-        if not same_picture or asked.question.strip() != known.request.question.strip():
+        digest = hashlib.sha256(Path(asked.picture).read_bytes()).hexdigest()
+        video = known.video
+        stored_digest = video.sha256 if video else hashlib.sha256(picture_bytes(known.picture)).hexdigest()
+        if digest != stored_digest or asked.question.strip() != known.request.question.strip():
             return asked
         evidence: tuple[Box, ...] = tuple(known.request.evidence)
         truth: dict[str, Any] = {"expected": known.request.expected_answer, "evidence": evidence}
+        if video is not None:  # in pixels and frames of the file: another number of frames may be looked at now
+            scale = video.width / known.grid.picture_size[0]
+            truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
+            truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
         stored = tuple(method for method in known.request.methods if method in asked.methods)
         if len(stored) == len(asked.methods):  # the lanes stay where they are when an example is run again
             truth["methods"] = stored
@@ -184,13 +192,16 @@ class Handlers:
     # --- files -------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def check_picture(path: str | None) -> list[Any]:
-        """Refuse an uploaded picture at once when it cannot be read. Outputs: picture, notice."""
+    def check_media(path: str | None) -> list[Any]:
+        """Refuse an uploaded picture or video at once when it cannot be read. Outputs: picture, notice."""
         from ..images import read_image
+        from ..video import is_video, probe
 
         if path is None:
             return [gr.skip(), None]
         try:
+            if is_video(path) or Path(path).suffix.lower() in VIDEOS:
+                return [gr.skip(), notice("info", text.video_facts(probe(path)))]
             notices = read_image(path).notices
         except BadInput as error:
             return [None, notice("error", str(error))]
@@ -207,10 +218,11 @@ class Handlers:
                 raise BadInput("The session holds no runs: there is nothing to show.")
             origin = "Opened file · its numbers are shown as they were stored"
             view = to_payload(comparison, origin=origin, **shown_files(comparison))
-            filled = form.filled_from(comparison.request, request_file(comparison.picture), comparison.grid.n_tokens)
+            filled = form.filled_from(comparison)
         except BadInput as error:
             return [gr.skip(), notice("error", str(error)), *kept[1:]]
-        return [view, notice("info", "The session is open."), *self.results(comparison), None, *filled]
+        told = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
+        return [view, notice("info", told), *self.results(comparison), None, *filled]
 
     @staticmethod
     def figure(comparison: Comparison | None, view: str) -> list[Any]:

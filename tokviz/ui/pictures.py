@@ -13,6 +13,7 @@ from gradio.data_classes import FileData, ImageData
 
 from ..errors import BadInput
 from ..records import Comparison, PictureRecord
+from .media_field import shown_file
 from .scratch import kept_file
 
 _DISPLAY_SIDE = 1200
@@ -72,8 +73,15 @@ def display_file(record: PictureRecord, side: int = _DISPLAY_SIDE) -> dict[str, 
     return FileData(path=str(path), mime_type=f"image/{kind.lower()}").model_dump()
 
 
-def request_file(record: PictureRecord) -> str:
-    """Path of the session's picture as it was given to the model, for the picture field."""
-    data = picture_bytes(record)
-    suffix = {"image/png": ".png", "image/jpeg": ".jpg"}[record.mime]
-    return str(kept_file(hashlib.sha256(data).hexdigest() + suffix, lambda path: path.write_bytes(data)))
+def request_file(comparison: Comparison, clip: Path | None = None) -> FileData | None:
+    """The session's picture as it was given to the model, or the file ``clip`` of its video, for the request form.
+
+    None for a video without its file: a session stores the sampled frames only.
+    """
+    record, video = comparison.picture, comparison.video
+    if video is not None and clip is None:
+        return None
+    data = picture_bytes(record) if clip is None else clip.read_bytes()
+    suffix = {"image/png": ".png", "image/jpeg": ".jpg"}[record.mime] if clip is None else clip.suffix
+    path = kept_file(hashlib.sha256(data).hexdigest() + suffix, lambda path: path.write_bytes(data))
+    return shown_file(path, record.name if video is None else video.name)

@@ -6,24 +6,31 @@ ZeroGPU the work happens in a forked process.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
 from ..names import Box, BudgetMeaning
+from .offers import loaded_facts, offer, offers
+from .shelf import Shelf, Wanted, steps
 
 if TYPE_CHECKING:
     from ..comparing import Event
+    from ..images import Picture
     from ..models.loading import VisionLanguageModel
     from ..types import PlanningInfo
+    from ..video import Video
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the page or the API asks for; the fields mean what ``tokviz.compare_events`` says."""
+    """What the page or the API asks for; the fields mean what ``tokviz.compare_events`` says.
+
+    evidence_at: of a video, the frame of the file (from 0) that each box of ``evidence`` lies in. precision and kernel:
+    how the model is loaded, of ``PRECISIONS`` and ``KERNELS``.
+    """
 
     model: str
     picture: str | None
@@ -37,65 +44,101 @@ class RunRequest:
     max_new_tokens: int = 32
     expected: str | None = None
     evidence: tuple[Box, ...] = ()
+    evidence_at: tuple[int, ...] = ()
+    frames: int | None = None
+    precision: str = "auto"
+    kernel: str = "auto"
 
 
+PRECISIONS = ("auto", "8bit", "4bit")
+KERNELS = ("auto", "sdpa", "flash", "kernels")
 SQUARE = (1000, 1000)
 """A picture that every model takes, in px: for questions about a model before there is one."""
 
 Runner = Callable[[RunRequest, threading.Event], "Iterator[Event]"]
-Loader = Callable[[str], Any]
+Loader = Callable[[RunRequest], Iterable[str]]
+"""Makes a request's model ready; yields what it is doing, for the notice of the page."""
 
-_shelf: dict[str, VisionLanguageModel] = {}
-_shelf_lock = threading.Lock()
+_shelf = Shelf()
 
 
 def allowed_models() -> list[tuple[str, str]]:
-    """``(label, id)`` of the models this page offers, the default first.
-
-    ``TOKVIZ_MODEL`` lists ids or folders, separated by commas. Unset: the whole catalog, but on a Space only the
-    embedded model (a visitor must not start a download of 16 GB).
-    """
-    from ..models.catalog import CATALOG, find
-
-    wanted = [name.strip() for name in os.environ.get("TOKVIZ_MODEL", "").split(",") if name.strip()]
-    if not wanted:
-        entries = CATALOG[:1] if os.environ.get("SPACE_ID") else CATALOG
-        return [(entry.label, entry.id) for entry in entries]
-    known = [(find(name), name) for name in wanted]
-    return [(entry.label if entry else os.path.basename(name.rstrip("/")), name) for entry, name in known]
+    """``(label, id)`` of the models this page offers, the default first; see ``offers``."""
+    return [(one.label, one.id) for one in offers()]
 
 
-def is_loaded(name: str) -> bool:
-    """Whether ``model`` would return at once."""
-    return name in _shelf
+def is_loaded(request: RunRequest) -> bool:
+    """Whether the request's model is at hand."""
+    return _shelf.has(_wanted(request))
 
 
-def model(name: str) -> VisionLanguageModel:
+def loaded(name: str) -> VisionLanguageModel | None:
+    """The model of this name if it is loaded."""
+    return _shelf.find(name)
+
+
+def load_steps(request: RunRequest) -> Iterator[str]:
+    """Load the request's model. Raises BadInput; the model that was loaded before goes on working then."""
+    wanted = _checked(_wanted(request))
+    yield from steps(lambda report: _shelf.get(wanted, report))
+
+
+def model(name: str, precision: str = "auto", kernel: str = "auto") -> VisionLanguageModel:
     """The model of this name; loaded on first use. Only the latest is kept. Raises BadInput for names not offered."""
-    import tokviz
+    return _shelf.get(_checked(Wanted(name, precision, kernel)))
 
-    if name not in [offered for _, offered in allowed_models()]:
-        offers = ", ".join(offered for _, offered in allowed_models())
-        raise BadInput(f"This page does not offer a model named {name!r}; it offers {offers}.")
-    with _shelf_lock:
-        if name not in _shelf:
-            _shelf.clear()
-            _shelf[name] = tokviz.load(name)
-        return _shelf[name]
+
+def _wanted(request: RunRequest) -> Wanted:
+    return Wanted(request.model, request.precision, request.kernel)
+
+
+def _checked(wanted: Wanted) -> Wanted:
+    offer(wanted.name)
+    if wanted.precision not in PRECISIONS or wanted.kernel not in KERNELS:
+        raise BadInput(f"Weights are {', '.join(PRECISIONS)} and kernels {', '.join(KERNELS)} on this page.")
+    return wanted
+
+
+def model_facts(name: str) -> str:
+    """One line about a model: how it is loaded, or what is known of it before; empty for one that is not offered."""
+    vlm = _shelf.find(name)
+    if vlm is not None:
+        return loaded_facts(vlm.record)
+    return next((one.facts() for one in offers() if one.id == name), "")
+
+
+def loading_notices(name: str) -> str:
+    """What the user should know about how the model was loaded; empty when there is nothing."""
+    vlm = _shelf.find(name)
+    return "" if vlm is None else " ".join(vlm.notices)
+
+
+def why_not_faster() -> tuple[str | None, str | None]:
+    """Why weights of fewer bits, and why other kernels than SDPA, make no sense on this machine; None where they do."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "Fewer bits need an NVIDIA GPU.", "Other kernels than SDPA need an NVIDIA GPU."
+    from ..models.kernels import why_no_flash, why_no_hub_kernel
+    from ..models.placing import why_not_quantized
+
+    gpu = [torch.device("cuda:0")]
+    flash, hub = why_no_flash(gpu, torch.bfloat16), why_no_hub_kernel(gpu, torch.bfloat16)
+    return why_not_quantized(gpu[0]), flash if hub is not None else None
 
 
 def planning(name: str) -> PlanningInfo | None:
     """What methods may know about a model that this page offers; None while that is known only by loading it."""
     if name not in [offered for _, offered in allowed_models()]:
         return None
-    loaded = _shelf.get(name)
-    if loaded is None:
+    vlm = _shelf.find(name)
+    if vlm is None:
         from ..models.planning import planning_before_loading
 
         return planning_before_loading(name)
     from ..lane import planning_info
 
-    return planning_info(loaded, loaded.family.grid(loaded.model, loaded.processor, SQUARE, {}))
+    return planning_info(vlm, vlm.family.grid(vlm.model, vlm.processor, SQUARE, {}))
 
 
 def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
@@ -103,10 +146,16 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
     import tokviz
 
     if request.picture is None:
-        raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.")
+        raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file, or a video.")
+    from ..media import open_media
+    from ..video import is_video
+
+    vlm = model(request.model, request.precision, request.kernel)
+    # The field for frames keeps its number while pictures are asked about.
+    media = open_media(vlm, request.picture, request.frames if is_video(request.picture) else None)
     yield from tokviz.compare_events(
-        model(request.model),
-        request.picture,
+        vlm,
+        media,
         request.question,
         methods=request.methods,
         budget=request.budget,
@@ -116,9 +165,20 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
         repeats=request.repeats,
         max_new_tokens=request.max_new_tokens,
         expected=request.expected,
-        evidence=request.evidence,
         stop=stop,
+        **_evidence(request, media),
     )
+
+
+def _evidence(request: RunRequest, media: Picture | Video) -> dict[str, Any]:
+    """The evidence as ``compare_events`` wants it; of a video only what lies in frames that are looked at."""
+    if not request.evidence_at:
+        return {"evidence": request.evidence}
+    looked_at = {number: place for place, number in enumerate(getattr(media, "indices", ()))}
+    there = [
+        (box, looked_at[at]) for box, at in zip(request.evidence, request.evidence_at, strict=True) if at in looked_at
+    ]
+    return {"evidence": [box for box, _ in there], "evidence_frames": [place for _, place in there]}
 
 
 class StopFlags:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..names import MethodFamily, PositionPolicy
+from ..names import MethodFamily, PositionPolicy, VideoFacts
 from ..records import Timing
 
 TITLE = "tokviz"
@@ -47,10 +47,32 @@ FIGURE_VIEWS: list[tuple[str, str]] = [
     ("where each token left", "died"),
 ]
 
-NO_PICTURE = "Choose a picture first: drop a PNG, JPEG or WebP file into the picture field."
+NO_PICTURE = "Choose a picture or a video first: drop a file, such as PNG, JPEG or MP4, into the field above."
 NO_QUESTION = "Write a question about the picture first."
+SESSION_OPEN = "The session is open."
+VIDEO_SESSION_OPEN = "The session is open. It holds the frames, not the video: choose the file again to ask anew."
 NO_METHOD = "Choose at least one method to compare with no pruning."
+PRECISIONS: list[tuple[str, str]] = [("as published", "auto"), ("8 bits", "8bit"), ("4 bits", "4bit")]
+KERNELS: list[tuple[str, str]] = [
+    ("automatic", "auto"),
+    ("SDPA", "sdpa"),
+    ("flash attention", "flash"),
+    ("flash attention from the hub", "kernels"),
+]
+STOPPED_LOADING = "Stopped. The model goes on loading and will be there for the next question."
 STOPPED = "Stopped. The lanes that were finished are kept."
+
+
+def example_name(question: str, is_video: bool) -> str:
+    """What an example is called in the row of examples: its question, with a mark for films."""
+    return f"▶ {question}" if is_video else question
+
+
+def video_facts(facts: VideoFacts) -> str:
+    """What was found in a video file, in a line."""
+    width, height = facts.size
+    frames = f"{facts.n_frames:,} frames" if facts.n_frames != 1 else "1 frame"
+    return f"A video of {facts.duration_s:.1f} s, {frames} of {width} × {height} pixels."
 
 
 def milliseconds(ms: float) -> str:

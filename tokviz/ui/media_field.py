@@ -1,0 +1,61 @@
+"""The field that takes a picture or a video: one place to drop either, with a preview that can be played."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+from .patch_view import asset
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+MAX_UPLOAD_MB = 100
+"""The larger of the limits of ``tokviz.images`` and ``tokviz.video``, which check the rest."""
+_MIME_TYPES = {".webm": "video/webm", ".mov": "video/quicktime"}
+
+
+class MediaField(gr.HTML):
+    """A picture or a video. The value in Python is the path of the file, unopened, or None.
+
+    ``tokviz.images`` and ``tokviz.video`` alone decide what is decoded: the browser's word on the type of a file only
+    chooses the preview.
+    """
+
+    # With a data model gradio refuses paths outside its upload folder, whatever a client sends.
+    data_model = FileData
+
+    def __init__(self, value: str | FileData | None = None, **settings: Any):
+        super().__init__(
+            value=value,  # type: ignore[arg-type]  # gr.HTML wants text; this component's values are files
+            html_template=asset("media_field.html"),
+            css_template=asset("media_field.css"),
+            js_on_load=asset("media_field.js"),
+            apply_default_css=False,
+            max_mb=MAX_UPLOAD_MB,
+            accept=",".join(("image/*", "video/*", *PICTURES, *VIDEOS)),
+            **settings,
+        )
+
+    def preprocess(self, payload: FileData | None) -> str | None:  # type: ignore[override]
+        """Path of the uploaded file; gradio has already checked that it lies in its upload folder."""
+        return None if payload is None or not payload.path else payload.path
+
+    def postprocess(self, value: str | Path | FileData | None) -> FileData | None:  # type: ignore[override]
+        """What is shown: a file by path or, with the name to show, as FileData."""
+        if value is None or isinstance(value, FileData):
+            return value
+        return shown_file(Path(value))
+
+    def api_info(self) -> dict[str, Any]:
+        """The value is a file."""
+        return FileData.model_json_schema()
+
+
+def shown_file(path: Path, name: str = "") -> FileData:
+    """A file of the server as a value of ``MediaField``; the preview follows from its suffix."""
+    suffix = path.suffix.lower()
+    mime = _MIME_TYPES.get(suffix, "video/mp4") if suffix in VIDEOS else "image/png"
+    return FileData(path=str(path), orig_name=name or path.name, mime_type=mime)
