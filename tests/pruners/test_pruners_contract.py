@@ -239,8 +239,9 @@ def test_missing_follows_the_declaration(pruner):
     assert (pruner.missing(LACKING["[CLS]"]) is not None) == no_cls
     assert (pruner.missing(LACKING["text tower"]) is not None) == ("clip_relevance" in needed)
     assert (pruner.missing(LACKING["crops"]) is not None) == pruner.needs_tiles
-    assert (pruner.missing(LACKING["vision tower"]) is not None) == pruner.merges_in_vision
-    assert (pruner.missing(LACKING["vision tower's patches"]) is not None) == pruner.merges_in_vision
+    tower_only = pruner.merges_in_vision and not pruner.does_without_tower
+    assert (pruner.missing(LACKING["vision tower"]) is not None) == tower_only
+    assert (pruner.missing(LACKING["vision tower's patches"]) is not None) == tower_only
     assert pruner.missing(TILED) is None
     assert len(plannable_infos(pruner)) == sum(pruner.missing(info) is None for info in INFOS)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tokviz.errors import BadInput, Unsupported
+from tokviz.errors import BadInput
 from tokviz.names import VisionBlock
 from tokviz.pruners.tome import PRUNER, merges_per_block
 from tokviz.types import Budget, PlanningInfo, Signals
@@ -262,8 +262,3 @@ def test_several_pictures_lose_the_same_number():
     assert PRUNER.schedule(Budget(100), info, params).final_count(432) == 99
     with pytest.raises(BadInput, match="each of 3 pictures: ask for 102 tokens"):
         PRUNER.schedule(Budget(100, "final"), info, params)
-
-
-def test_a_tower_that_cannot_be_opened_is_refused():
-    with pytest.raises(Unsupported, match="ToMe merges inside the vision tower"):
-        PRUNER.schedule(Budget(64), PlanningInfo(576, 32), PRUNER.complete({}))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import BadInput
-from ..names import VisionBlock
+from ..names import Site, VisionBlock
 from ..types import (
     Budget,
     Chart,
@@ -24,60 +24,13 @@ from ..types import (
     TokenMap,
 )
 from .base import Paper, Param, Pruner, budget_tokens
-from .ops import fixed_count, non_finite_warnings, required, spread, top_k, unit_rows, usable_rows, whole_groups
+from .ops import fixed_count, non_finite_warnings, required, spread, usable_rows
+from .pairs_of_halves import Pairs, bipartite_soft_matching, weighted_means
 from .planning import rows_by_view
+from .tome_behind import NEEDS_BEHIND, select_behind
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Whom bipartite soft matching pairs, in row numbers.
-
-    Shape: sources, targets, similarity ``(r,)``, most similar pair first; order ``(n - r,)``, what is left in the
-    order in which it goes on; ranked, distance ``(n_A,)``, the half whose tokens may be merged away, and how far each
-    lies from its best partner.
-    """
-
-    sources: Tensor
-    targets: Tensor
-    similarity: Tensor
-    order: Tensor
-    ranked: Tensor
-    distance: Tensor
-
-
-def bipartite_soft_matching(keys: Tensor, usable: Tensor, rows: Tensor, r: int, has_cls: bool) -> _Pairs:
-    """Pair the ``r`` tokens of one half that are most similar to a token of the other half with that token.
-
-    Halves alternate along the sequence and the first token is in the half that gives. With a [CLS] token that is
-    [CLS], which stays for itself; so among the patches the second, fourth, ... may be merged away. What is left goes on
-    as [rest of the giving half | taking half], the rest in sequence order with a [CLS] token, else most similar first.
-    Rows that are not ``usable`` have similarity -inf to all others.
-    Shape: keys ``(N, d_k)``, usable ``(N,)`` bool, rows ``(n,)`` the tokens of one picture, in sequence order.
-    Source: ToMe section 3; facebookresearch/ToMe ``merge.py``. Differs: cosines in float32, ties to the lowest index,
-    a key of length zero has cosine 0 with all.
-    """
-    giving, taking = (rows[1::2], rows[0::2]) if has_cls else (rows[0::2], rows[1::2])
-    unit = unit_rows(keys.where(usable.unsqueeze(1), torch.zeros((), dtype=keys.dtype, device=keys.device)))
-    products = whole_groups(unit[giving]) @ whole_groups(unit[taking]).T  # equal keys tie exactly
-    similarity = products[: len(giving), : len(taking)]
-    similarity = similarity.masked_fill(~(usable[giving].unsqueeze(1) & usable[taking]), -torch.inf)
-    partner = similarity.argmax(1)
-    best = similarity.gather(1, partner.unsqueeze(1)).squeeze(1)
-    ranking = top_k(best, len(best))
-    merged, rest = ranking[:r], ranking[r:]
-    if has_cls:
-        rest = rest.sort().values
-    return _Pairs(
-        sources=giving[merged],
-        targets=taking[partner[merged]],
-        similarity=best[merged],
-        order=torch.cat([giving[rest], taking]),
-        ranked=giving,
-        distance=1 - best,
-    )
-
-
-def _matched(signals: Signals, usable: Tensor, r: int, has_cls: bool) -> _Pairs:
+def _matched(signals: Signals, usable: Tensor, r: int, has_cls: bool) -> Pairs:
     """``bipartite_soft_matching`` for every picture by itself; each gives ``r / pictures`` tokens.
 
     Raises BadInput when ``r`` cannot be shared equally or is more than half of the tokens.
@@ -95,7 +48,7 @@ def _matched(signals: Signals, usable: Tensor, r: int, has_cls: bool) -> _Pairs:
     pairs = [bipartite_soft_matching(keys, usable, rows, share, has_cls) for rows in views]
     if len(pairs) == 1:
         return pairs[0]
-    return _Pairs(*(torch.cat([getattr(pair, f.name) for pair in pairs]) for f in fields(_Pairs)))
+    return Pairs(*(torch.cat([getattr(pair, f.name) for pair in pairs]) for f in fields(Pairs)))
 
 
 def _merge_select(has_cls: bool, leaves_tower: bool) -> SelectFunction:
@@ -131,7 +84,7 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
     dropped = torch.zeros_like(usable)
     dropped[pairs.sources] = ~averaged
     place, smallest, kept, assignment = _named(pairs, origin, dropped)
-    groups, means, totals = _weighted_means(features, sizes, pairs.sources[averaged], pairs.targets[averaged])
+    groups, means, totals = weighted_means(features, sizes, pairs.sources[averaged], pairs.targets[averaged])
     merged, group_sizes = features[kept], sizes[pairs.order]
     merged[torch.searchsorted(kept, assignment[groups])] = means
     group_sizes[place[groups]] = totals
@@ -155,7 +108,7 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
     )
 
 
-def _named(pairs: _Pairs, origin: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _named(pairs: Pairs, origin: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Every group by the row with the smallest original index, which is how it finds back into raster order.
 
     Shape: origin ``(N,)``, dropped ``(N,)`` bool -> place ``(N,)``, of each row's group in the order of ToMe; smallest
@@ -173,24 +126,7 @@ def _named(pairs: _Pairs, origin: Tensor, dropped: Tensor) -> tuple[Tensor, Tens
     return place, smallest, kept, leader[place].masked_fill(dropped, -1)
 
 
-def _weighted_means(features: Tensor, sizes: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The targets that take something in, means of their groups weighted by size, and sizes of their groups.
-
-    Shape: features ``(N, D)``, sizes ``(N,)``, sources and targets ``(r,)`` rows -> ``(G,)``, ``(G, D)`` in the dtype
-    of ``features``, ``(G,)`` in that of ``sizes``.
-    """
-    groups, group = torch.unique(targets, return_inverse=True)
-    accurate = torch.promote_types(features.dtype, torch.float32)  # float64 stays what it is
-    # A matrix product instead of index_add_: atomics would sum in a different order on every CUDA run.
-    member = torch.zeros(len(groups), len(sources), dtype=accurate, device=features.device)
-    member[group, torch.arange(len(sources), device=features.device)] = 1.0
-    own, given = sizes[groups].to(accurate), sizes[sources].to(accurate)
-    totals = (own + member @ given).unsqueeze(1)
-    sums = features[groups] * own.unsqueeze(1) + member @ (features[sources] * given.unsqueeze(1))
-    return groups, (sums / totals).to(features.dtype), totals.squeeze(1).round().to(sizes.dtype)
-
-
-def _distances(pairs: _Pairs, n: int) -> TokenMap:
+def _distances(pairs: Pairs, n: int) -> TokenMap:
     distance = pairs.distance.masked_fill(~torch.isfinite(pairs.distance), torch.nan)
     return TokenMap(
         "partner_distance",
@@ -201,7 +137,7 @@ def _distances(pairs: _Pairs, n: int) -> TokenMap:
     )
 
 
-def _shown(pairs: _Pairs, group_sizes: Tensor, place: Tensor, dropped: Tensor) -> dict[str, Any]:
+def _shown(pairs: Pairs, group_sizes: Tensor, place: Tensor, dropped: Tensor) -> dict[str, Any]:
     """Maps, chart and reading of one stage, as fields of ``Selection``."""
     nan, n = torch.nan, len(place)
     sizes = group_sizes.float()[place].masked_fill(dropped, nan)
@@ -260,12 +196,19 @@ def merges_per_block(n: int, total: int, blocks: int) -> list[int]:
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """One stage in every vision block that merges; all of them lie before the LLM.
 
+    Where the tower cannot run with fewer tokens: one stage behind it, on what enters the projector or, where patches
+    are merged or mixed, the LLM; see ``tome_behind``.
+
     ``published``, ``final`` and ``average`` coincide, as every LLM block sees what the tower leaves. Several pictures
     each lose the same number, so that a published budget is met or undercut by less than one token per picture, and
     other budgets that cannot be shared are refused. Raises BadInput for a budget below 1 token, for one that the tower
     is too shallow for, and for one that cannot be shared.
     """
     n, views = info.n_visual, max(1, info.n_views)
+    if info.vision_blocks is None or info.merges_patches:
+        site: Site = "projector" if info.merges_patches else "encoder"
+        tokens = budget_tokens(budget)
+        return Schedule((Stage(site, tokens, select_behind, NEEDS_BEHIND, title="Merge pairs in rounds"),))
     total = n - min(budget_tokens(budget), n)
     if total % views and budget.counted_as != "published":
         raise BadInput(
@@ -296,7 +239,7 @@ PRUNER = Pruner(
     family="merging",
     claim="Merges the most similar pairs of tokens in every block of the vision tower; nothing is thrown away.",
     paper=Paper("Token Merging: Your ViT But Faster", "Bolya et al.", 2022, "https://arxiv.org/abs/2210.09461"),
-    needs=(),
+    needs=NEEDS_BEHIND,
     params=(
         Param(
             "order",
@@ -318,6 +261,7 @@ PRUNER = Pruner(
     schedule=schedule,
     merges=True,
     merges_in_vision=True,
+    does_without_tower=True,
     notes=(
         "Published for image classification, where every block counts; LLaVA takes its features one block before the "
         "last, so the merges are spread over the blocks that the features pass through (23 of 24).",
@@ -333,5 +277,9 @@ PRUNER = Pruner(
         "The tower runs once more for this method, over the blocks that the features pass through; the time is the "
         "lane's own vision time.",
         "Tokens whose keys or features are not finite are neither merged nor merged into.",
+        "Where the tower cannot run with fewer tokens (crops that are unpadded, frames that are pooled, Qwen's 2 x 2 "
+        "patches) pairs are merged behind it, on the keys of its last block, in rounds of at most half, each picture, "
+        "crop or frame by itself: our extension. The tower runs once then, order is always raster and proportional "
+        "attention has no place.",
     ),
 )
