@@ -154,11 +154,7 @@ class Idefics3(PicturesOnly):
                 f"squares of {vision.image_size} px."
             )
         token = torch.arange(n_patches)
-        within = torch.arange(scale)
-        rows = token[:, None, None] // side * scale + within[:, None]
-        columns = token[:, None, None] % side * scale + within
-        sources = (rows * (side * scale) + columns).flatten(1)
-        return [PictureTokens(1, torch.zeros_like(token), token, sources)] * n_images
+        return [PictureTokens(1, torch.zeros_like(token), token, side_by_side(side, scale))] * n_images
 
     def projector(self, model: Any) -> nn.Module:
         """``connector.modality_projection``, behind the laying side by side."""
@@ -184,6 +180,16 @@ class Idefics3(PicturesOnly):
             high, wide = crops(picture_size, image_processor.size["longest_edge"], vision.image_size)
         cell = vision.patch_size * model.config.scale_factor
         return shuffled_grid(picture_size, high, wide, vision.image_size, cell)
+
+
+def side_by_side(n: int, scale: int) -> Tensor:
+    """The patches of one image, ``scale x scale`` of them, that become each of ``n x n`` tokens.
+
+    Shape: ``(n * n, scale * scale)`` int64, patches in raster order.
+    """
+    token, within = torch.arange(n * n)[:, None, None], torch.arange(scale)
+    rows, columns = token // n * scale + within[:, None], token % n * scale + within
+    return (rows * (n * scale) + columns).flatten(1)
 
 
 def tokens_per_image(config: Any) -> int:

@@ -20,7 +20,7 @@ from ..types import PlanningInfo
 from .base import PictureTokens, VisionTower
 from .entries import CatalogEntry, decoder
 from .frames import frame_by_frame, stock_frames
-from .idefics3 import shuffled_grid
+from .idefics3 import shuffled_grid, side_by_side
 from .llava import Llava, side_of
 from .memory import Parameters
 
@@ -131,11 +131,8 @@ class InternVL(Llava):
                 f"The projector got {n_patches} rows per image instead of {n * n}; pictures must be cut into squares "
                 f"of {side} px."
             )
-        token, within = torch.arange(n * n), torch.arange(scale)
-        rows = token[:, None, None] // n * scale + within[:, None]
-        columns = token[:, None, None] % n * scale + within
-        sources = (rows * (n * scale) + columns).flatten(1)
-        return [PictureTokens(1, torch.zeros_like(token), token, sources)] * n_images
+        token = torch.arange(n * n)
+        return [PictureTokens(1, torch.zeros_like(token), token, side_by_side(n, scale))] * n_images
 
     def vision_flops(self, model: Any, grid: TokenGrid) -> float:
         """All blocks of the tower, on every image."""
