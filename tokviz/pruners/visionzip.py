@@ -346,5 +346,7 @@ PRUNER = Pruner(
         "attends over whole pictures, mean over heads, queries and a token's patches.",
         "There, keys are the mean of a token's patches and [CLS] is no token; a port of others (EffiVLM-Bench) does so "
         "on Qwen2-VL, in the block before the last.",
+        "InternVL, four patches of which lie side by side in a token: attention and keys are their mean; [CLS] is as "
+        "wide as one of the four and cannot be a token.",
     ),
 )
