@@ -1,16 +1,11 @@
 """A picture that is looked at twice, whole and in crops: the patch view alone, drawn in a browser without the page."""
 
-import base64
-import io
-import json
-
 import numpy as np
 import pytest
 from synthetic import comparison, map_record, nearest, picture, picture_record, run, stage
+from view_alone import document
 
 from tokviz.models.llava_next import tile_grid
-from tokviz.ui.patch_view import _VIEW_SCRIPTS, asset
-from tokviz.ui.payload import to_payload
 
 pytestmark = pytest.mark.browser
 
@@ -41,19 +36,6 @@ def tiled():
         run("b", "Merges", "merging", "cyan", 5, 5, 4.0, stages=[merging]),
     ]  # fmt: skip
     return comparison(*SIZE).model_copy(update={"grid": GRID, "runs": runs, "picture": picture_record(image)})
-
-
-def document(session):
-    buffer = io.BytesIO()
-    picture(*SIZE).save(buffer, "PNG")
-    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    value = json.dumps(to_payload(session, picture={"url": url})).replace("<", "\\u003c")
-    scripts = "\n".join(asset(name) for name in _VIEW_SCRIPTS)
-    return (
-        f"<style>{asset('page.css')}{asset('patch_view.css')}</style><div id=root>{asset('patch_view.html')}</div>"
-        f"<script>((element, props, watch) => {{{scripts}\n}})"
-        f"(document.querySelector('#root'), {{ value: {value} }}, () => {{}});</script>"
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,24 @@
+"""The patch view as a document of its own: no server, no gradio, the same scripts."""
+
+import json
+
+from tokviz.records import PictureRecord
+from tokviz.ui.patch_view import _VIEW_SCRIPTS, asset
+from tokviz.ui.payload import to_payload
+
+
+def _file(record: PictureRecord) -> dict[str, str]:
+    return {"url": f"data:{record.mime};base64,{record.base64}"}
+
+
+def document(session) -> str:
+    """HTML that shows a comparison."""
+    frames = [_file(frame.picture) for frame in session.video.frames] if session.video else []
+    value = json.dumps(to_payload(session, picture=_file(session.picture), frames=frames)).replace("<", "\\u003c")
+    scripts = "\n".join(asset(name) for name in _VIEW_SCRIPTS)
+    return (
+        f"<meta name=viewport content='width=device-width'><style>body {{ margin: 8px }}{asset('page.css')}"
+        f"{asset('patch_view.css')}</style><div id=root>{asset('patch_view.html')}</div>"
+        f"<script>((element, props, watch) => {{{scripts}\n}})"
+        f"(document.querySelector('#root'), {{ value: {value} }}, () => {{}});</script>"
+    )
