@@ -48,16 +48,19 @@ TEXT_LENGTH = 150
 BATCHES = {128: 10, 256: 8, 512: 4, VIDEO_TOKENS: 2}
 """How many visual tokens the clips of a batch keep, and how many clips it then holds; such batches cost about alike."""
 COUNT_SHARES, LATE_COUNT_SHARES = (0.4, 0.35, 0.2, 0.05), (0.15, 0.3, 0.3, 0.25)
-LATE = 0.7
+LATE = 0.85
 CLOSED_SHARE = 0.35
 """Share of the sequences that close the gaps in their positions; what frame a token is from is then hard to know."""
-USES, REPLAY = 6, 160
+USES, REPLAY = 6, 48
 """How often a clip is used, and how many clips wait for their next use."""
 FRAME_BLOCK, TRACK_BLOCK, TRACE_BLOCK, COUNT_BLOCK = 2, 4, 5, 6
 """Behind these decoder blocks a visual token must know its frame and then the history of what it shows, a noun when and
 where the thing it names is, and the word before a count the count."""
 NAMED, PLAIN, COUNT_WEIGHT = 0.1, 3.0, 2.0
 """Weights of classes and of plain numbers among these."""
+
+WAY_WEIGHT, SIDE_WEIGHT, CLEAR_WAY, STEEP = 12.0, 0.5, 0.06, 15.0
+"""Weights of the way and of its side; ways shorter than CLEAR_WAY (share of the picture) are never asked about."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,23 @@ def trace_loss(traces: Tensor, target: Tensor) -> Tensor:
         named = named + F.cross_entropy(logits, wanted[:, i].long())
     for i, logits in enumerate(cells.split(CELLS, dim=-1)):
         named = named + F.cross_entropy(logits, (wanted[:, 2 + i] * CELLS).long().clamp(0, CELLS - 1))
-    return NAMED * named + PLAIN * F.mse_loss(plain, wanted[:, 2:-1])
+    return NAMED * named + PLAIN * F.mse_loss(plain, wanted[:, 2:-1]) + way_loss(plain, wanted[:, 2:-1])
+
+
+def way_loss(plain: Tensor, wanted: Tensor) -> Tensor:
+    """From the first place to the last: how far, and clearly on which side.
+
+    Each place alone may be off by as much as most things move at all; "to the left" is the sign of the difference.
+
+    Shape:
+        plain, wanted: (n, 4), x and y of the first place, then of the last.
+    """
+    way, true_way = plain[:, 2:] - plain[:, :2], wanted[:, 2:] - wanted[:, :2]
+    clear = true_way.abs() >= CLEAR_WAY
+    loss = WAY_WEIGHT * F.mse_loss(way, true_way)
+    if not clear.any():
+        return loss
+    return loss + SIDE_WEIGHT * F.binary_cross_entropy_with_logits(way[clear] * STEEP, (true_way[clear] > 0).float())
 
 
 def pool(features: Tensor) -> Tensor:
@@ -284,14 +303,14 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
     """The training loop, in one process."""
     picture = LlavaForConditionalGeneration.from_pretrained(options.start, local_files_only=True, dtype=torch.float32)
     eyes = Eyes(picture.model.vision_tower.state_dict())
-    task = VideoTask(*statistics(eyes))
+    path, log = options.out / "video.pt", Log(options.out / "video.jsonl", rank)
+    state = torch.load(path, weights_only=False) if path.exists() else None
+    task = VideoTask(*((state["task"]["mean"], state["task"]["std"]) if state else statistics(eyes)))
     task.load_picture_model(picture)
     matrices, rest = split_matrices(task, lambda name: "decoder.layers." in name)
     optimizers = Optimizers(matrices, rest, options.muon_lr, options.adam_lr, decay=0.01)
-    path, log = options.out / "video.pt", Log(options.out / "video.jsonl", rank)
     step, before = 0, 0.0
-    if path.exists():
-        state = torch.load(path, weights_only=False)
+    if state:
         task.load_state_dict(state["task"])
         optimizers.restore(state["optimizers"])
         step, before = state["step"], state["seconds"]
@@ -317,7 +336,7 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
         if clock.seconds() - saved > 120:
             _save(path, task, optimizers, step, clock)
             saved = clock.seconds()
-    log.write(step=step, seconds=clock.seconds(), final=True, fresh=source.seed - FIRST_SEED, **validate(task, held))
+    log.write(step=step, seconds=clock.seconds(), final=True, **validate(task, held))
     _save(path, task, optimizers, step, clock)
 
 

@@ -8,6 +8,7 @@ The log of a finished training in `runs/` is first copied to `training/logs/`, w
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from tokviz.scenes import CLIP_FAMILIES, COLORS, MAX_COUNT, SHAPES, SIGN_WORDS
 from training import tables
 from training.architecture import IMAGE_SIZE
-from training.card import LOGS, ROOT
+from training.card import LOGS, ROOT, Sitting, read_log
 from training.clip_prompts import CELLS, FRAME_TOKENS, FRAMES, VIDEO_TOKENS, WORDS
 from training.machine import describe_machine
 from training.tables import flow, interval, markdown, percent
@@ -27,6 +28,11 @@ LOG = "video.jsonl"
 MACHINE = "video-machine.txt"
 TARGETS = {"existence": 0.85, "attribute": 0.85, "motion": 0.75, "order": 0.75}
 """Accuracy that the model was meant to exceed; counting and reading were only to be clearly above guessing."""
+CHANGED_RECIPE = (
+    "from then on with more questions about motion, and with a loss for the side to which a thing gets; before, order "
+    "was learnt, but the direction of a motion had stayed a guess"
+)
+"""What was different when the training of the shipped weights first went on; to be rewritten with the next ones."""
 BASELINES = (
     ("blind", "most frequent answer"),
     ("grey", "grey clip"),
@@ -153,30 +159,42 @@ def accuracy_part(numbers: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
+def clips_seen(lines: list[dict[str, Any]]) -> int:
+    """Clips of all batches; the count in the log begins anew with every sitting."""
+    counts = [line["clips"] for line in lines if "clips" in line]
+    return counts[-1] + sum(a for a, b in itertools.pairwise(counts) if b < a)
+
+
+def history(sitting: Sitting) -> str:
+    """How the training was interrupted, if it was."""
+    if not sitting.went_on:
+        return "It ran in one sitting."
+    first, *others = sitting.went_on
+    more = f" It was stopped again at steps {', '.join(str(step) for step in others)}." if others else ""
+    return f"It was stopped and went on from a checkpoint near step {first}, {CHANGED_RECIPE}.{more}"
+
+
 def making_part(log: Path, machine: str) -> str:
     """Data, stage, curve."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    last = lines[-1]
-    clips = max(line.get("clips", 0) for line in lines)
-    validations = [line for line in lines if any(key.startswith("val_") for key in line)]
+    sitting = read_log(log)
+    clips = clips_seen([json.loads(line) for line in log.read_text().splitlines()])
     sizes = ", ".join(f"{count} ({batch} clips a batch)" for count, batch in BATCHES.items())
     stages = [
         """Tower: that of tokviz-tiny, unchanged (it knows drawn things, and has learnt from pictures only).""",
-        f"""Projector and decoder: those of tokviz-tiny, trained for {last["seconds"] / 60:.0f} minutes and
-        {last["step"]} steps of {clips} clips with about 15 questions each. {last["fresh"]} different clips were drawn
-        (up to {USES} uses each, half of them backwards). One process on {machine}, which other programs used
-        too.""",
+        f"""Projector and decoder: those of tokviz-tiny, trained for {sitting.minutes:.0f} minutes and {sitting.steps}
+        steps with {clips} clips (most of them used {USES} times, half of those backwards) and about 15 questions behind
+        each. One process on {machine}, which other programs used too. {history(sitting)}""",
         f"""Visual tokens seen: {sizes}; what falls out is random, empty ground first. About a third of the sequences
         close the gaps in their positions.""",
         """Besides the answers, visual tokens had to know their frame and where the thing that they show has come from,
-        nouns when and where the thing they name is first and last seen and whether it moves, and counting questions the
-        count as a plain number. What read this out was thrown away.""",
+        nouns when and where the thing they name is first and last seen, whether it moves and to which side, and
+        counting questions the count as a plain number. What read this out was thrown away.""",
     ]
     return "\n\n".join([
         "## How it was made",
         "\n".join(flow(stage, bullet=True) for stage in stages),
         "Validation accuracy over time, in percent:",
-        tables.curve_table(validations),
+        tables.curve_table(sitting.validations),
     ])  # fmt: skip
 
 
