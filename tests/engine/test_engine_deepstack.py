@@ -2,28 +2,31 @@
 
 import threading
 
-import engine_qwen
 import pytest
 import torch
 from engine_models import everything, generated, merged, nothing, ragged, spread, stage
-from engine_qwen import FAMILIES, oracle, prompt
-from test_engine_qwen import BATCHES, against_oracle, tiny
+from engine_oracle import oracle
+from test_engine_families import BATCHES, against_oracle
+from tiny_case import BLOCKS
+from tiny_families import CASES
+from tiny_qwen import PATCH
 
 from tokviz.engine import answer, encode, pruning, running_on, shorten
 from tokviz.errors import Unsupported
 from tokviz.types import Selection
 
-FAMILY = FAMILIES["qwen3_vl"]
+PICTURES, VIDEOS = CASES["qwen3_vl"], CASES["qwen3_vl (videos)"]
+FAMILY = PICTURES.here
 N_ADDED = 3
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny("qwen3_vl")
+    return PICTURES.model()
 
 
-def inputs_of(model, batch="left-padded"):
-    return prompt(model, BATCHES[batch])
+def inputs_of(model, batch="left-padded", case=PICTURES):
+    return case.prompt(model, BATCHES[batch])
 
 
 def encoded_of(model, batch="left-padded"):
@@ -50,14 +53,15 @@ def test_without_what_is_added_the_answer_is_another(model, monkeypatch):
 
 @pytest.mark.parametrize("site", range(N_ADDED + 2))
 @pytest.mark.parametrize("choose", [merged, nothing], ids=lambda choose: choose.__name__)
-@pytest.mark.parametrize("batch", ["left-padded", "videos"])
-def test_a_stage_before_any_of_the_first_blocks_equals_the_oracle(model, site, choose, batch):
-    against_oracle(model, inputs_of(model, batch), [stage(site, 5, "keep")], choose, 1e-6)
+@pytest.mark.parametrize("case", [PICTURES, VIDEOS], ids=["pictures", "videos"])
+def test_a_stage_before_any_of_the_first_blocks_equals_the_oracle(model, site, choose, case):
+    against_oracle(case, model, inputs_of(model, case=case), [stage(site, 5, "keep")], choose, 1e-6)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_without_stages_the_hooks_add_what_the_stock_model_adds(model, batch):
-    inputs = inputs_of(model, batch)
+@pytest.mark.parametrize("case", [PICTURES, VIDEOS], ids=["pictures", "videos"])
+def test_without_stages_the_hooks_add_what_the_stock_model_adds(model, batch, case):
+    inputs = inputs_of(model, batch, case)
     with torch.no_grad():
         plain = model(**inputs).logits
         with pruning(model, FAMILY, (), everything):
@@ -103,10 +107,11 @@ def test_what_is_added_is_what_the_tower_made(model):
     inputs = inputs_of(model, "2, 1 and 0 pictures")
     encoded = encode(model, FAMILY, inputs, ())
     with torch.no_grad():
-        made = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).deepstack_features
+        made = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).deepstack_features
+    assert len(made) == N_ADDED
     for block, features in enumerate(made):
-        assert torch.equal(torch.cat([row[block] for row in encoded.deepstack.rows]), torch.cat(features))
-    assert [len(row[0]) for row in encoded.deepstack.rows] == [22, 9, 0]
+        assert torch.equal(torch.cat([row[block] for row in encoded.deepstack.rows]), features)
+    assert [len(row[0]) for row in encoded.deepstack.rows] == encoded.n_visual and encoded.n_visual[2] == 0
 
 
 @pytest.mark.parametrize("late", [[], [stage(1, 3, "keep")], [stage(4, 3, "keep")]], ids=["early", "at 1", "at 4"])
@@ -159,9 +164,9 @@ def test_other_threads_run_the_stock_model(model):
 
 
 def test_the_oracle_without_stages_is_the_stock_model(model):
-    inputs = inputs_of(model, "videos")
+    inputs = inputs_of(model, case=VIDEOS)
     sequences, logits = generated(model, inputs)
-    expected, _ = oracle(model, inputs, [], everything, sequences[:, inputs["input_ids"].shape[1] :])
+    expected, _ = oracle(model, inputs, [], everything, sequences[:, inputs["input_ids"].shape[1] :], VIDEOS)
     assert (logits - expected).abs().max() <= 1e-6
 
 
@@ -189,17 +194,17 @@ def test_embeddings_that_came_without_are_refused(model):
 
 
 def test_a_prompt_of_text_needs_nothing(model):
-    inputs = prompt(model, [[7]])
+    inputs = PICTURES.prompt(model, [[7]])
     encoded = encode(model, FAMILY, inputs, ())
     assert encoded.deepstack is None
     assert torch.equal(generated(model, encoded.generate_inputs())[1], generated(model, inputs)[1])
 
 
 def test_an_llm_that_ends_before_the_last_addition_is_refused(model, monkeypatch):
-    patch = {"patch_size": engine_qwen.PATCH, "merge_size": 2, "temporal_patch_size": 2}
+    patch = {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
     part = type("Part", (), patch)()
     processor = type("Processor", (), {"image_processor": part, "video_processor": part})()
     FAMILY.check(model, processor, "it")
-    monkeypatch.setattr(model.config.vision_config, "deepstack_visual_indexes", [0] * engine_qwen.BLOCKS)
+    monkeypatch.setattr(model.config.vision_config, "deepstack_visual_indexes", [0] * BLOCKS)
     with pytest.raises(Unsupported, match="adds 6 vision features inside an LLM of only 6 blocks"):
         FAMILY.check(model, processor, "it")

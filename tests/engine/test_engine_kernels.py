@@ -2,14 +2,12 @@
 
 from contextlib import nullcontext
 
-import engine_qwen
 import pytest
 import torch
 from engine_models import spread, stage
 from fake_kernels import HUB_KERNEL, KERNELS, fake_kernel, kernels_of, use_kernel
-from tiny_case import TEMPLATE, noise, tokenizer
+from tiny_case import noise
 from tiny_families import CASES
-from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
 import tokviz
 from tokviz.engine import encode, pruning
@@ -22,24 +20,11 @@ PICTURE = noise(60, 40, seed=7)
 METHODS = [pruner.id for pruner in PRUNERS]
 
 
-def qwen():
-    cell = (2 * engine_qwen.PATCH) ** 2
-    pictures = Qwen2VLImageProcessor(
-        patch_size=engine_qwen.PATCH, size={"shortest_edge": 4 * cell, "longest_edge": 30 * cell}
-    )
-    marks = {"<|image_pad|>": engine_qwen.IMAGE, "<|video_pad|>": engine_qwen.VIDEO, "<|vision_start|>":
-             engine_qwen.START, "<|vision_end|>": engine_qwen.END}  # fmt: skip
-    template = TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
-    videos = Qwen2VLVideoProcessor(patch_size=engine_qwen.PATCH)
-    processor = Qwen2_5_VLProcessor(pictures, tokenizer(marks), videos, template)
-    return engine_qwen.build("qwen2_5_vl", torch.float32), processor
-
-
 def of_case(case):
     return lambda: (case.model(torch.float32), case.processor())
 
 
-MODELS = {name: of_case(case) for name, case in CASES.items() if case.media == "picture"} | {"qwen2_5_vl": qwen}
+MODELS = {name: of_case(case) for name, case in CASES.items() if case.media == "picture"}
 
 
 def under(name, kernel):

@@ -2,33 +2,38 @@
 
 from dataclasses import replace
 
-import engine_qwen
 import pytest
 import torch
 from engine_models import everything, generated
-from engine_qwen import FAMILIES, IMAGE, prompt
+from tiny_case import BLOCKS, IMAGE
+from tiny_families import CASES
+from tiny_qwen import KINDS, MERGE
 
 from tokviz.engine import Geometry, encode, pruning, running_on, shorten
 from tokviz.errors import BadInput
 from tokviz.pruners import PRUNERS
 from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo
 
-ROWS = [[5, "picture", 6]]
-N = engine_qwen.n_tokens(engine_qwen.GRIDS[0])
-COLUMNS = engine_qwen.GRIDS[0][2] // 2
+ROWS = [[5, "visual", 6]]
+GRID = CASES["qwen2_vl"].prompt(torch.zeros(0), ROWS)["image_grid_thw"][0].tolist()
+N, COLUMNS = GRID[1] * GRID[2] // MERGE**2, GRID[2] // MERGE
 CELLS = torch.tensor([[token // COLUMNS, token % COLUMNS] for token in range(N)])
-INFO = PlanningInfo(N, engine_qwen.BLOCKS, "qwen2_vl", has_cls=False, merges_patches=True, renumbers=False)
+INFO = PlanningInfo(N, BLOCKS, "qwen2_vl", has_cls=False, merges_patches=True, renumbers=False)
 HERE = [pruner for pruner in PRUNERS if pruner.missing(INFO) is None]
 ATTENTION = ("last_row", "text_rows", "head_rows")
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=KINDS)
 def model(request):
-    return engine_qwen.build(request.param, torch.float32)
+    return CASES[request.param].model(torch.float32)
 
 
 def here(model):
-    return FAMILIES[model.config.model_type]
+    return CASES[model.config.model_type].here
+
+
+def prompt(model):
+    return CASES[model.config.model_type].prompt(model, ROWS)
 
 
 def planned(pruner, tokens=5):
@@ -68,14 +73,14 @@ def carried_out(model, inputs, stages, params):
 
 
 def test_the_methods_that_run_here_are_those_of_the_digest():
-    """``methods.md`` 15.1: all but the ones that need [CLS] itself, crops, or merging inside the tower."""
+    """``methods.md`` 15.1: all but the one that needs crops."""
     missing = {pruner.id for pruner in PRUNERS} - {pruner.id for pruner in HERE}
-    assert missing == {"prumerge", "prumerge_plus", "globalcom2", "tome"}
+    assert missing == {"globalcom2"}
 
 
 @pytest.mark.parametrize("pruner", HERE, ids=lambda pruner: pruner.id)
 def test_a_method_prunes_repeatably_and_keeping_everything_is_bit_identical(model, pruner):
-    inputs = prompt(model, ROWS)
+    inputs = prompt(model)
     stages, params = planned(pruner)
     first, again = (carried_out(model, inputs, stages, params) for _ in range(2))
     assert torch.equal(first[0], again[0]) and first[1] == again[1]
@@ -95,9 +100,9 @@ def test_before_the_llm_methods_act_behind_the_merger(pruner):
 
 @pytest.mark.parametrize("pruner", HERE, ids=lambda pruner: pruner.id)
 def test_every_stage_in_the_llm_keeps_what_eager_attention_weights_say(model, pruner):
-    inputs = prompt(model, ROWS)
+    inputs = prompt(model)
     visual = inputs["input_ids"][0] == IMAGE
-    eager = engine_qwen.build(model.config.model_type, torch.float32, "eager")
+    eager = CASES[model.config.model_type].model(torch.float32, "eager")
     stages, params = planned(pruner)
     for stage in stages:
         wanted = [need for need in stage.needs if need.kind in ATTENTION]

@@ -1,22 +1,16 @@
 """Qwen's models: geometry against the real processor, folders that load, the menu, what planning knows."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tiny_case import IMAGE
+from tiny_families import CASES
 from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
-    Qwen3VLProcessor,
-    Qwen3VLVideoProcessor,
 )
 
 import tokviz
@@ -29,20 +23,10 @@ from tokviz.models.planning import planning_before_loading
 from tokviz.models.prompts import model_inputs
 from tokviz.models.qwen_vl import merged_patch_grid
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "engine"))
-import engine_qwen
-
 SIZES = [(112, 112), (300, 200), (120, 333), (640, 150), (90, 61)]
 """Width and height at five aspect ratios, shrunk and enlarged by the processor."""
 PATCHES = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}
 KINDS = list(PATCHES)
-TEMPLATE = (
-    "{% for message in messages %}{{ message.role }} : {% for part in message.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|> {% else %}{{ part.text }} {% endif %}"
-    "{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant :{% endif %}"
-)
-WORDS = ["<pad>", "<s>", "</s>", "<unk>", "user", "assistant", ":", "?", "what", "is", "it", "the", "star", "color"]
-MARKS = {90: "<|image_pad|>", 91: "<|video_pad|>", 92: "<|vision_start|>", 93: "<|vision_end|>"}
 
 
 def pictures_processor(patch=14, least=56 * 56, most=28 * 28 * 100, **more):
@@ -127,33 +111,13 @@ def test_a_tower_that_looks_at_windows_only_is_refused():
 # -- loading and planning ----------------------------------------------------------------------------------------------
 
 
-def tokenizer():
-    """Whole words, and Qwen's marks as words of their own."""
-    words = {word: number for number, word in enumerate(WORDS)}
-    words |= {f"w{number}": number for number in range(len(WORDS), 100) if number not in MARKS}
-    core = Tokenizer(models.WordLevel(words | {mark: number for number, mark in MARKS.items()}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
-        additional_special_tokens=list(MARKS.values()), model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def vlm(request, tmp_path_factory):
     """A local folder of the architecture, loaded as any user's."""
     folder = tmp_path_factory.mktemp(request.param)
-    engine_qwen.build(request.param, torch.float32).save_pretrained(folder)
-    kind, videos = {
-        "qwen2_vl": (Qwen2VLProcessor, Qwen2VLVideoProcessor),
-        "qwen2_5_vl": (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
-        "qwen3_vl": (Qwen3VLProcessor, Qwen3VLVideoProcessor),
-    }[request.param]
-    cell = (2 * engine_qwen.PATCH) ** 2
-    pictures = Qwen2VLImageProcessor(
-        patch_size=engine_qwen.PATCH, size={"shortest_edge": 4 * cell, "longest_edge": 30 * cell}
-    )
-    kind(pictures, tokenizer(), videos(patch_size=engine_qwen.PATCH), TEMPLATE).save_pretrained(folder)
+    case = CASES[request.param]
+    case.model(torch.float32).save_pretrained(folder)
+    case.processor().save_pretrained(folder)
     return tokviz.load(folder)
 
 
@@ -168,17 +132,16 @@ def test_only_the_users_words_are_the_question(vlm):
     inputs, mask = model_inputs(vlm, Image.new("RGB", (60, 40)), "what color is the star ?")
     tokens = inputs["input_ids"][0][mask[0]]
     assert vlm.processor.tokenizer.decode(tokens) == "what color is the star ?"
-    assert int((inputs["input_ids"] == engine_qwen.IMAGE).sum()) == 24
+    assert int((inputs["input_ids"] == IMAGE).sum()) == 24
     assert inputs["mm_token_type_ids"].sum() == 24
 
 
 def test_a_comparison_runs_and_its_records_are_true(vlm):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    methods = ["random", "divprune", "fastv", "fastervlm", "pdrop", "tome"]
+    methods = ["random", "divprune", "fastv", "fastervlm", "pdrop"]
     found = tokviz.compare(vlm, picture, "what is it ?", methods, budget=8, budget_as="final", max_new_tokens=3)
     runs = {run.method: run for run in found.runs}
     assert found.grid.n_tokens == 24 and found.grid.views[0].rows == 4
-    assert "tower does not allow it" in runs.pop("tome").error
     for method, run in runs.items():
         assert run.error is None, (method, run.error)
         assert run.cost.vision_flops > 0
