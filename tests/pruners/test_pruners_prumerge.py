@@ -1,6 +1,7 @@
 """PruMerge and PruMerge+ on examples that can be checked on paper, and against a slow token-by-token reference."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,14 @@ import torch
 
 from tokviz.pruners import get, prumerge, prumerge_plus
 from tokviz.pruners.prumerge import absorb, outlier_line
-from tokviz.types import CLS_FULL_WIDTH_LAST_BLOCK, FULL_KEYS_LAST_BLOCK, Budget, PlanningInfo, Signals
+from tokviz.types import (
+    CLS_FULL_WIDTH_LAST_BLOCK,
+    FULL_KEYS_LAST_BLOCK,
+    RECEIVED_ATTENTION,
+    Budget,
+    PlanningInfo,
+    Signals,
+)
 
 NAN = math.nan
 
@@ -72,6 +80,16 @@ def test_a_token_can_be_added_to_several():
     selection = prumerge.select(signals(X, ATTENTION, keys), 3, params(neighbours=1), generator())
     assert values(selection, "taken_in") == [0, 2, 0, 0, 0]
     assert selection.assignment.tolist() == [0, 0, 2, -1, -1]  # equally near to 0 and 2: the lower index
+
+
+def test_attention_received_takes_the_place_of_cls():
+    """Same numbers, same tokens; only the name of the score tells."""
+    cls = prumerge.select(signals(X, ATTENTION), 3, params(neighbours=1), generator())
+    received = Signals(X, received_attention=torch.tensor(ATTENTION), full_keys=X)
+    other = prumerge.select(received, 3, params(neighbours=1), generator())
+    assert torch.equal(cls.features, other.features) and torch.equal(cls.extra, other.extra)
+    assert (cls.score.name, other.score.name) == ("cls_full_width", "received_attention")
+    assert other.charts[0].y_label == "Attention received"
 
 
 def test_a_budget_of_one_has_no_room_for_a_summary():
@@ -177,7 +195,10 @@ def test_the_stage(method):
     assert [(s.site, s.keep, s.needs, s.positions) for s in stages] == [("encoder", 64, needs, "reindex")]
     adaptive = pruner.schedule(Budget(64), info, pruner.complete({"adaptive": True}))
     assert [stage.keep for stage in adaptive.stages] == [None]
-    assert "[CLS]" in pruner.missing(PlanningInfo(576, 32, has_cls=False))
+    blind = PlanningInfo(576, 32, has_cls=False)
+    for there, site in ((blind, "encoder"), (replace(blind, merges_patches=True, renumbers=False), "projector")):
+        (stage,) = pruner.schedule(Budget(64), there, pruner.complete({})).stages
+        assert (stage.site, stage.needs) == (site, (RECEIVED_ATTENTION, FULL_KEYS_LAST_BLOCK))
 
 
 # ------------------------------------------------------------------------------------------------- brute force

@@ -9,9 +9,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import embedding_bag
 
+from ..names import Site
 from ..types import (
     CLS_FULL_WIDTH_LAST_BLOCK,
     FULL_KEYS_LAST_BLOCK,
+    RECEIVED_ATTENTION,
     Budget,
     Chart,
     Params,
@@ -43,6 +45,7 @@ from .ops import (
     whole_groups,
 )
 from .planning import equal_shares, rows_by_view
+from .tower_attention import attention_need
 
 
 def outlier_line(attention: Tensor) -> float:
@@ -147,7 +150,7 @@ class _View:
 
 def _reduce(signals: Signals, rows: Tensor, share: int | None, params: Params, choose: ChooseCentres) -> _View:
     """``share``: tokens that the view may leave, its summary included; None counts adaptively."""
-    attention = required(signals.cls_full_width, "cls_full_width").float()[rows]
+    attention = _attention(signals)[rows]
     keys = take_rows(required(signals.full_keys, "full_keys"), rows)
     line = outlier_line(attention)
     if share is not None and share >= len(rows):
@@ -163,7 +166,7 @@ def _reduce(signals: Signals, rows: Tensor, share: int | None, params: Params, c
 
 
 def _select(signals: Signals, keep: int | None, params: Params, choose: ChooseCentres) -> Selection:
-    attention = required(signals.cls_full_width, "cls_full_width").float()
+    attention = _attention(signals)
     keys = required(signals.full_keys, "full_keys")
     pool = candidate_rows(signals)
     rows = usable_rows(signals.features, pool)
@@ -211,8 +214,7 @@ def _selection(
     return Selection(
         kept=kept,
         score=TokenMap(
-            "cls_full_width",
-            "[CLS] attention over the full width",
+            *_ATTENTION_NAMES[signals.cls_full_width is None],
             _of_usable(_attention(signals), rows),
             unit="probability",
             direction="high is kept first" + ("; others come from the grid" if bool((group == 1).any()) else ""),
@@ -246,12 +248,22 @@ def _selection(
     )
 
 
+_ATTENTION_NAMES = {
+    False: ("cls_full_width", "[CLS] attention over the full width"),
+    True: ("received_attention", "Attention received"),
+}  # fmt: skip
+"""Name and label of the score, by whether the tower lacks a [CLS] token."""
+
+
 def _of_usable(values: Tensor, rows: Tensor) -> Tensor:
     """``values`` at the usable rows, NaN elsewhere: no patch or not finite. Shape: ``(N,)``, ``(n,)`` -> ``(N,)``."""
     return spread(values[rows], rows, len(values), torch.nan)
 
 
 def _attention(signals: Signals) -> Tensor:
+    """[CLS]'s, or, in a tower without one, what tokens receive. Shape: ``(N,)`` float32."""
+    if signals.cls_full_width is None and signals.received_attention is not None:
+        return signals.received_attention.float()
     return required(signals.cls_full_width, "cls_full_width").float()
 
 
@@ -270,7 +282,7 @@ def _chart(signals: Signals, number: int, view: _View, n_views: int) -> Chart:
         x=list(range(1, len(ranked) + 1)),
         y=attention[ranked].tolist(),
         x_label="rank",
-        y_label="[CLS] attention",
+        y_label=_ATTENTION_NAMES[signals.cls_full_width is None][1],
         line=view.line,
         tokens=view.rows[ranked].tolist(),
         marked=torch.isin(ranked, view.centres.all).nonzero().squeeze(1).tolist(),
@@ -286,8 +298,9 @@ def stage_selects(choose: ChooseCentres) -> tuple[SelectFunction, SelectFunction
 
         In each view by itself, with an equal share of ``keep``; a view that stays whole is not merged. Rows that are no
         patch are dropped, and rows that are not finite neither stay (unless the count needs them) nor are added.
-        Shape: signals.features ``(N, D)``, cls_full_width ``(N,)``, full_keys ``(N, d_k)`` -> kept ``(K,)``, features
-        ``(K, D)`` in the given dtype, extra ``(E, D)``, one summary per view, K + E = ``min(keep, patches)``.
+        Shape: signals.features ``(N, D)``, cls_full_width or received_attention ``(N,)``, full_keys ``(N, d_k)`` ->
+        kept ``(K,)``, features ``(K, D)`` in the given dtype, extra ``(E, D)``, one summary per
+        view, K + E = ``min(keep, patches)``.
         Source: PruMerge section 3, official ``clip_encoder.py``; see ``absorb``.
         """
         return _select(signals, keep, params, choose)
@@ -315,10 +328,18 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """
     tokens = budget_tokens(budget)
     keep, chosen = (None, select_adaptive) if params["adaptive"] else (tokens, select)
-    return Schedule((Stage("encoder", keep, chosen, NEEDS, title="Outliers of attention, and a summary"),))
+    return Schedule((stage_for(info, keep, chosen, "Outliers of attention, and a summary"),))
 
 
-NEEDS = (CLS_FULL_WIDTH_LAST_BLOCK, FULL_KEYS_LAST_BLOCK)
+def stage_for(info: PlanningInfo, keep: int | None, select: SelectFunction, title: str) -> Stage:
+    """The one stage: before the projector, or behind it where several patches become a token there."""
+    site: Site = "projector" if info.merges_patches else "encoder"
+    return Stage(site, keep, select, (attention_need(info, CLS_FULL_WIDTH_LAST_BLOCK), KEYS), title=title)
+
+
+KEYS = FULL_KEYS_LAST_BLOCK
+NEEDS = (CLS_FULL_WIDTH_LAST_BLOCK, RECEIVED_ATTENTION, KEYS)
+REPLACEABLE = (CLS_FULL_WIDTH_LAST_BLOCK, RECEIVED_ATTENTION)
 PAPER = Paper(
     "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models",
     "Shang et al.",
@@ -363,6 +384,8 @@ NOTES = (
     "Where no token is an outlier one is kept; PruMerge officially keeps only the summary, PruMerge+ divides by 0.",
     "A dropped token is shown with the most similar kept token that it was added to; it can be part of several, and is "
     "always part of the summary.",
+    "In a tower without [CLS] (Qwen, SigLIP) attention received takes its place, and where patches are merged the "
+    "stage lies behind the merger, on the mean keys of a token's patches; a port for Qwen2-VL (EffiVLM-Bench) does so.",
     "Several views are reduced one by one, each with a summary of its own; the official code knows one picture.",
 )
 
@@ -373,6 +396,7 @@ PRUNER = Pruner(
     claim="Keeps what [CLS] attends to, adds the nearest tokens to it, and sums up the rest in one extra token.",
     paper=PAPER,
     needs=NEEDS,
+    does_without=REPLACEABLE,
     params=PARAMS,
     schedule=schedule,
     merges=True,

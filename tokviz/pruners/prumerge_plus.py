@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..types import Budget, Params, PlanningInfo, Schedule, Stage
+from ..types import Budget, Params, PlanningInfo, Schedule
 from .base import Param, Pruner, budget_tokens
 from .ops import complement, evenly_spaced, top_k
-from .prumerge import NEEDS, NOTES, PAPER, PARAMS, Centres, outliers, stage_selects
+from .prumerge import NEEDS, NOTES, PAPER, PARAMS, REPLACEABLE, Centres, outliers, stage_for, stage_selects
 
 
 def choose_with_grid(attention: Tensor, count: int | None, params: Params) -> Centres:
@@ -42,7 +42,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """
     tokens = budget_tokens(budget)
     keep, chosen = (None, select_adaptive) if params["adaptive"] else (tokens, select)
-    return Schedule((Stage("encoder", keep, chosen, NEEDS, title="Outliers of attention, a grid and a summary"),))
+    return Schedule((stage_for(info, keep, chosen, "Outliers of attention, a grid and a summary"),))
 
 
 PRUNER = Pruner(
@@ -52,6 +52,7 @@ PRUNER = Pruner(
     claim="PruMerge with an even grid of further tokens, so that no part of the picture goes unseen.",
     paper=PAPER,
     needs=NEEDS,
+    does_without=REPLACEABLE,
     params=(
         *PARAMS,
         Param(
