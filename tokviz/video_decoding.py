@@ -285,7 +285,8 @@ def _by_seeking(
     assert line.times is not None
     with opened(source) as (container, stream):
         _set_up(stream)
-        decoded, position = iter(()), None
+        decoded: Iterator[Any] = iter(())
+        position: int | None = None
         for number in wanted:
             target = line.times[number]
             key = max((k for k in line.keys if k <= target), default=None)

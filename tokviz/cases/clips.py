@@ -54,8 +54,8 @@ def find_clip_flips(
         clip = clip_of(seed, size)
         video = open_media(vlm, file_of(clip))
         assert isinstance(video, Video)
-        things = [*clip.objects, *clip.signs]
-        if not all(any(thing.boxes[number] is not None for number in video.indices) for thing in things):
+        shown = [thing.boxes for thing in clip.objects] + [thing.boxes for thing in clip.signs]
+        if not all(any(boxes[number] is not None for number in video.indices) for boxes in shown):
             continue
         told: set[str] = set()
         for question in clip.questions:
