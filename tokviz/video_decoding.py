@@ -216,7 +216,7 @@ def timeline(source: str | Path | bytes, clock: Clock) -> Timeline:
             times.append(packet.pts)
             _check_length(0.0, len(times))
             if packet.pts is not None:
-                last = max(last, (packet.pts, packet.duration or 0))
+                last = max(last, (packet.pts, max(packet.duration or 0, 0)))
                 if packet.is_keyframe:
                     keys.append(packet.pts)
         if not times:
