@@ -33,6 +33,7 @@ from tokviz.video import Video
 CACHE = ROOT / "runs" / "clip-examples.jsonl"
 MODEL = "tokviz-tiny-video"
 SIZE = (480, 480)
+KIND = "one moment of a clip"
 FIRST = ("random", "fastervlm", "apet", "divprune", "prumerge_plus", "fastv", "visionzip")
 """All other methods run only where one of these lost the answer."""
 
@@ -58,7 +59,7 @@ def main() -> int:
     found, searched = search(vlm, arguments)
     chosen = choose(found, arguments.count)
     for one in chosen:
-        record = case_record(one)
+        record = case_record(one, KIND)
         print(f"{one.case.seed} {one.case.question} -> {one.case.expected}: {record['title']}. {record['why']}")
     print(f"{len(found)} separating questions in {searched} clips; {len(chosen)} chosen")
     if len(chosen) < arguments.count:
@@ -172,7 +173,7 @@ def case_json(one: Shown) -> str:
     """What is written about a case."""
     case = one.case
     made = f"generate_clip({case.seed}, size={case.size}, frames={N_FRAMES})"
-    record = case_record(one) | {
+    record = case_record(one, KIND) | {
         "scene": {"seed": case.seed, "size": list(case.size), "frames": N_FRAMES},
         "source": f"{made}, found by scripts.build_clip_examples",
     }

@@ -70,7 +70,7 @@ def main() -> int:
     chosen = choose(found, arguments.count)
     missed = missed_goals(chosen)
     for one in chosen:
-        print(f"{one.case.seed} {one.case.question} -> {one.case.expected}: {title(one)}. {why(one)}")
+        print(f"{one.case.seed} {one.case.question} -> {one.case.expected}: {title(one, one.kind)}. {why(one)}")
     print(
         f"{len(found)} separating questions in {searched} scenes; {len(chosen)} chosen; missing: {missed or 'nothing'}"
     )
@@ -203,18 +203,18 @@ def write(one: Shown, comparison: Comparison, folder: Path) -> None:
     case = one.case
     stored_image(comparison.picture).save(folder / "picture.png", optimize=True)
     (folder / "session.json").write_text(comparison.to_json() + "\n")
-    record = case_record(one) | {
+    record = case_record(one, one.kind) | {
         "scene": {"seed": case.seed, "size": list(case.size)},
         "source": f"generate_scene({case.seed}, size={case.size}), found by scripts.build_examples",
     }
     (folder / "case.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def case_record(one: Shown) -> dict[str, Any]:
-    """What is written about a case, but for where its picture or clip comes from."""
+def case_record(one: Shown, kind: str) -> dict[str, Any]:
+    """What is written about a case, but for where its picture or clip comes from; ``kind`` names the difficulty."""
     case = one.case
     return {
-        "title": title(one),
+        "title": title(one, kind),
         "question": case.question,
         "answer": case.expected,
         "family": case.question_family,
@@ -226,14 +226,14 @@ def case_record(one: Shown) -> dict[str, Any]:
     }
 
 
-def title(one: Shown) -> str:
+def title(one: Shown, kind: str) -> str:
     """The kind of difficulty, who answers wrong and who stays right, of the methods that are shown."""
 
     def names(right: bool) -> str:
         return " and ".join(outcome.label for outcome in one.outcomes if outcome.right is right)
 
     verb = "answers" if sum(not outcome.right for outcome in one.outcomes) == 1 else "answer"
-    return f"{one.kind.capitalize()}: {names(False)} {verb} wrong, {names(True)} right"
+    return f"{kind.capitalize()}: {names(False)} {verb} wrong, {names(True)} right"
 
 
 def why(one: Shown) -> str:
