@@ -73,7 +73,7 @@ def site(examples, paced, loads, tmp_path_factory):
 
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     os.environ.setdefault("TOKVIZ_MODEL", EMBEDDED_MODEL)
-    page = _serve(build_page(paced, load=loads.append, examples=examples))
+    page = _serve(build_page(paced, load=lambda asked: loads.append(asked.model) or (), examples=examples))
     yield page.local_url
     page.close()
 
@@ -83,7 +83,7 @@ def shipped_site(site, paced, loads):
     """The page as a visitor gets it: the examples of the repository."""
     from tokviz.ui.build import build_page
 
-    page = _serve(build_page(paced, load=loads.append))
+    page = _serve(build_page(paced, load=lambda asked: loads.append(asked.model) or ()))
     yield page.local_url
     page.close()
 
@@ -96,7 +96,7 @@ def rich_site(site, paced, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("rich")
     write_rich_examples(folder)
-    page = _serve(build_page(paced, load=lambda name: None, examples=load_examples(folder)))
+    page = _serve(build_page(paced, load=lambda asked: (), examples=load_examples(folder)))
     yield page.local_url
     page.close()
 

@@ -1,4 +1,7 @@
-"""Named endpoints for programs: ``/compare`` and ``/list_methods``. Errors are gr.Error with the same sentences."""
+"""Named endpoints for programs: ``/compare``, ``/list_methods`` and ``/list_models``.
+
+Errors are gr.Error with the same sentences as on the page.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from ..pruners.base import Pruner
 from . import text
 from .handlers import UNEXPECTED, as_plain
 from .method_menu import missing_by_method
+from .offers import offers
 from .payload import UNPRUNED
 from .pictures import PictureField
-from .running import Runner, RunRequest, planning
+from .running import Runner, RunRequest, loaded, planning
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +98,16 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         missing = missing_by_method(pruners, planning(default_model))
         return [{**method_facts(pruner), "missing": missing.get(pruner.id)} for pruner in pruners]
 
+    def list_models() -> list[dict[str, Any]]:
+        """List the models that this server offers, the default first.
+
+        Returns:
+            One object per model: id, name, family, parameters, memory_gb and memory_gb_4bit (estimated GB in bfloat16
+            and with 4-bit weights), licence, takes ("picture", "video"), revision, note (null or empty where unknown),
+            and loaded: how it is loaded now (device, dtype, attention kernel, ...), null when it is not.
+        """
+        return [{**one.as_data(), "loaded": _loaded(one.id)} for one in offers()]
+
     with gr.Row(visible=False):
         inputs = [
             PictureField(type="filepath", image_mode=None, label="picture"),
@@ -120,6 +134,12 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         ask = gr.Button("compare")
     ask.click(compare, inputs, output, api_name="compare", concurrency_limit=1, concurrency_id="gpu")
     gr.api(list_methods, api_name="list_methods")
+    gr.api(list_models, api_name="list_models")
+
+
+def _loaded(name: str) -> dict[str, Any] | None:
+    vlm = loaded(name)
+    return None if vlm is None else vlm.record.model_dump()
 
 
 def _whole(name: str, value: Any) -> int:

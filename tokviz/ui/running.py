@@ -114,17 +114,10 @@ def loading_notices(name: str) -> str:
 
 
 def why_not_faster() -> tuple[str | None, str | None]:
-    """Why weights of fewer bits, and why other kernels than SDPA, make no sense on this machine; None where they do."""
-    import torch
+    """See ``models.choices.why_not_faster``."""
+    from ..models import choices
 
-    if not torch.cuda.is_available():
-        return "Fewer bits need an NVIDIA GPU.", "Other kernels than SDPA need an NVIDIA GPU."
-    from ..models.kernels import why_no_flash, why_no_hub_kernel
-    from ..models.placing import why_not_quantized
-
-    gpu = [torch.device("cuda:0")]
-    flash, hub = why_no_flash(gpu, torch.bfloat16), why_no_hub_kernel(gpu, torch.bfloat16)
-    return why_not_quantized(gpu[0]), flash if hub is not None else None
+    return choices.why_not_faster()
 
 
 def planning(name: str) -> PlanningInfo | None:
