@@ -94,6 +94,39 @@ def seen_by_llm(run: Run, n_visual: int) -> list[int]:
     return before[-1].kept if before else list(range(n_visual))
 
 
+@dataclass(frozen=True)
+class FrameCount:
+    """What of one view of a video was kept: ``frames`` that it shows (from 0), patches, tokens that are no patch."""
+
+    frames: tuple[int, ...]
+    kept: int
+    patches: int
+    others_kept: int
+    others: int
+
+    @property
+    def share(self) -> float:
+        """Kept share of the patches, 0 to 1."""
+        return self.kept / self.patches if self.patches else 0.0
+
+
+def kept_per_frame(grid: TokenGrid, kept: Sequence[int] | None) -> list[FrameCount]:
+    """Tokens kept of every frame of a video (of frames that became one grid together), in the order of the frames.
+
+    kept: original indices; None when nothing was pruned. Empty for a picture.
+    """
+    there = set(range(grid.n_tokens) if kept is None else kept)
+    counts = [[0, 0, 0, 0] for _ in grid.views]
+    for token, (view, row) in enumerate(zip(grid.view, grid.row, strict=True)):
+        if view < 0:
+            continue
+        first = 0 if row >= 0 else 2
+        counts[view][first] += token in there
+        counts[view][first + 1] += 1
+    views = [FrameCount(view.frames, *count) for view, count in zip(grid.views, counts, strict=True) if view.frames]
+    return sorted(views, key=lambda count: min(count.frames))
+
+
 def evidence_tokens(grid: TokenGrid, evidence: Sequence[Box], frames: Sequence[int] = ()) -> list[int]:
     """Visual tokens whose patch shares at least a tenth of its area with an evidence box, ascending.
 

@@ -68,11 +68,18 @@ def test_a_picture_is_dropped_over_a_video(open_page, site, tmp_path):
     page.wait_for_function("document.querySelector('.mf-picture').naturalWidth === 384")
 
 
-@pytest.mark.parametrize("name", ["sound.mp4", "empty.mp4", "page.html"])
+def test_an_empty_file_is_not_even_uploaded(open_page, site, tmp_path):
+    page = open_page(site)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    upload(page, tmp_path / "empty.mp4")
+    page.wait_for_function("document.querySelector('.mf-status').textContent === 'empty.mp4 is empty.'")
+
+
+@pytest.mark.parametrize("name", ["sound.mp4", "cut.mp4", "page.html"])
 def test_files_that_are_neither_are_refused_with_a_sentence(open_page, site, tmp_path, name):
     page = open_page(site)
     path = tmp_path / name
-    content = {"empty.mp4": b"", "page.html": b"<script>window.HACKED=1</script>"}.get(name)
+    content = {"cut.mp4": b"\0\0\0\x18ftypmp42", "page.html": b"<script>window.HACKED=1</script>"}.get(name)
     if content is None:
         with av.open(str(path), "w") as out:
             stream = out.add_stream("aac", rate=44100)

@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import BadInput
-from ..records import Comparison, MapRecord
-from . import palette
+from ..records import Comparison
+from .film import film_figure
 from .legend import draw_legend, legend_items, legend_lines
 from .lettering import drawable, text_width, wrap
-from .overlay import map_limits
 from .page import Page, pitch
 from .palette import THEMES, Theme, ThemeName
-from .panels import VIEWS, Panel, View, chosen_runs, make_panel, verdict_color
+from .panels import VIEWS, Panel, View, chosen_runs, footer, make_panel, verdict_color
 from .plain_text import plain_text
-from .raster import Canvas, open_canvas
+from .raster import Canvas, Layer, open_canvas
+from .scale_bar import draw_scale, scale_height
 
 FORMATS = ("png", "svg", "pdf")
 DPI = 300
@@ -38,11 +37,6 @@ MAX_COLUMNS, MAX_ANSWER_LINES, MAX_ERROR_LINES = 5, 6, 5
 TALLEST_PICTURE = 1.6
 """Height of the tallest picture in panel widths; taller ones become narrower."""
 
-_BUDGET_WORDS = {
-    "published": "counted as each method's paper counts",
-    "final": "counted after the last stage",
-    "average": "counted as the average over the model's blocks",
-}
 # matplotlib's settings are global and not thread-safe: files are written one at a time.
 _SETTINGS_LOCK = threading.Lock()
 # Unhinted letters are as wide at every resolution as they were measured.
@@ -69,21 +63,30 @@ def comparison_figure(
     view: View = "kept",
     methods: Sequence[str] | None = None,
     theme: ThemeName = "light",
-    layer: int | None = None,
+    layer: Layer = None,
+    frames: Sequence[int] | None = None,
     dpi: int = DPI,
 ) -> Figure:
     """Draw a comparison for print.
 
     Args: view ``"kept"``, ``"score"``, ``"clusters"`` or ``"died"``, how many stages each token survived (a method
     without a score, merges or a second stage shows what it kept, and says so); methods which runs beside the unpruned
-    one (None: all); layer what of the grid is drawn (None: the last, see ``GridView``); dpi pixels per inch of the
-    pictures inside (figures are 4 to 11.5 inches wide). Raises BadInput for anything unknown.
+    one (None: all); layer what of the grid is drawn (None: the last, see ``GridView``; ``"both"`` layers of a picture
+    that is looked at whole and in crops); frames of a video, from 0 (None: at most 8, evenly, evidence among them), in
+    columns, a row per method; dpi pixels per inch of the pictures inside (figures are 4 to 11.5 inches wide). Raises
+    BadInput for anything unknown.
     """
     if view not in VIEWS:
         raise BadInput(f"The view must be one of {', '.join(VIEWS)}, not {view!r}.")
     if theme not in THEMES:
         raise BadInput(f"The theme must be one of {', '.join(THEMES)}, not {theme!r}.")
     runs = chosen_runs(comparison, None if methods is None else list(methods))
+    if comparison.video is not None:
+        if layer is not None:
+            raise BadInput("A video is drawn frame by frame: choose frames, not a layer.")
+        return film_figure(comparison, runs, view, THEMES[theme], frames, dpi)
+    if frames is not None:
+        raise BadInput("This comparison is about a picture; it has no frames to choose from.")
     sheet = _Sheet(comparison, len(runs), dpi)
     canvas = open_canvas(comparison, layer=layer, long_side=sheet.long_side)
     panels = [make_panel(canvas, run, view) for run in runs]
@@ -161,15 +164,15 @@ def _draw(sheet: _Sheet, canvas: Canvas, panels: list[Panel], theme: Theme) -> F
     expected = comparison.request.expected_answer
     known = wrap(f"expected answer: {expected}", sheet.text_width, VERDICT, max_lines=2) if expected else []
     large = all(text_width(drawable(panel.answer), LARGE_ANSWER, bold=True) <= sheet.panel for panel in panels)
-    scale_height = max(_scale_height(panel, sheet.panel) for panel in panels)
-    blocks = [_Block(panel, sheet, large, scale_height) for panel in panels]
+    bar_height = max(scale_height(panel.scale, sheet.panel, SMALL) for panel in panels)
+    blocks = [_Block(panel, sheet, large, bar_height) for panel in panels]
     rows = [blocks[start : start + sheet.columns] for start in range(0, len(blocks), sheet.columns)]
     heights = [max(block.height for block in row) for row in rows]
     legend = legend_lines(legend_items(canvas, panels, theme), sheet.text_width, SMALL)
-    footer = [line for text in _footer(comparison) for line in wrap(text, sheet.text_width, SMALL, max_lines=4)]
+    foot = [line for text in footer(comparison) for line in wrap(text, sheet.text_width, SMALL, max_lines=4)]
     head = MARGIN + len(question) * pitch(QUESTION) + len(known) * pitch(VERDICT) + 0.12
     height = head + sum(heights) + (len(rows) - 1) * 0.18 + 0.14
-    height += (len(legend) + len(footer)) * pitch(SMALL) + 0.1 + MARGIN * 0.8
+    height += (len(legend) + len(foot)) * pitch(SMALL) + 0.1 + MARGIN * 0.8
 
     page = Page(sheet.width, height, theme, sheet.dpi)
     FigureCanvasAgg(page.figure)
@@ -184,16 +187,16 @@ def _draw(sheet: _Sheet, canvas: Canvas, panels: list[Panel], theme: Theme) -> F
     for line in legend:
         draw_legend(page, line, MARGIN, top, SMALL)
         top += pitch(SMALL)
-    page.lines(MARGIN, top + 0.1, footer, SMALL, theme.muted)
+    page.lines(MARGIN, top + 0.1, foot, SMALL, theme.muted)
     return page.figure
 
 
 class _Block:
     """One panel with its texts wrapped, so that rows can be as high as their highest panel."""
 
-    def __init__(self, panel: Panel, sheet: _Sheet, large: bool, scale_height: float) -> None:
+    def __init__(self, panel: Panel, sheet: _Sheet, large: bool, bar_height: float) -> None:
         self.panel, self.sheet = panel, sheet
-        self.below_picture = 0.06 + scale_height
+        self.below_picture = 0.06 + bar_height
         width = sheet.panel
         self.title = wrap(panel.title, width, TITLE, bold=True, max_lines=1)
         self.answer_size = LARGE_ANSWER if large else ANSWER
@@ -224,7 +227,7 @@ class _Block:
         page.picture(x, top, sheet.picture_width, sheet.picture_height, panel.pixels)
         top += sheet.picture_height
         if panel.scale:
-            _draw_scale(page, x, top + 0.06, sheet.panel, panel.scale)
+            draw_scale(page, x, top + 0.06, sheet.panel, panel.scale, SMALL)
         top += self.below_picture
         if self.error:
             top = page.lines(x, top, ["✗ not run"], VERDICT, theme.bad, bold=True)
@@ -236,46 +239,3 @@ class _Block:
         if panel.kind:
             top = page.lines(x, top, self.verdict, VERDICT, verdict_color(panel.kind, theme), bold=True)
         page.lines(x, top + 0.03, self.facts, SMALL, theme.muted)
-
-
-def _scale_label(values: MapRecord, width: float) -> list[str]:
-    unit = f" ({values.unit})" if values.unit else ""
-    log = ", log scale" if values.scale == "log" else ""
-    return wrap(f"{values.label}{unit}{log}: {values.direction}", width, SMALL, max_lines=3)
-
-
-def _scale_height(panel: Panel, width: float) -> float:
-    return 0.17 + len(_scale_label(panel.scale, width)) * pitch(SMALL) if panel.scale else 0.0
-
-
-def _draw_scale(page: Page, x: float, top: float, width: float, values: MapRecord) -> None:
-    """The colour bar of a heat map with its two ends in numbers and what it measures."""
-    limits = map_limits(values)
-    if limits is None:
-        return
-    muted = page.theme.muted
-    ramp = matplotlib.colormaps[palette.HEAT_MAP](np.linspace(0, 1, 256))[None, :, :3]
-    low, high = (f"{limit:.3g}" for limit in limits)
-    if any(value is not None and value < limits[0] for value in values.values):
-        low = f"≤ {low}"
-    low_width, high_width = text_width(low, SMALL), text_width(high, SMALL)
-    page.text(x, top + 0.09, low, SMALL, muted)
-    page.text(x + width - high_width, top + 0.09, high, SMALL, muted)
-    bar = width - low_width - high_width - 0.12
-    page.picture(x + low_width + 0.06, top + 0.015, bar, 0.075, (ramp * 255).astype(np.uint8), frame=False)
-    page.lines(x, top + 0.1, _scale_label(values, width), SMALL, muted)
-
-
-def _footer(comparison: Comparison) -> list[str]:
-    request, model = comparison.request, comparison.model
-    version = comparison.versions.get("tokviz", "")
-    lines = [
-        f"{model.name} · budget {request.budget} of {comparison.grid.n_tokens} visual tokens, "
-        f"{_BUDGET_WORDS[request.budget_as]} · seed {request.seed} · tokviz {version}".rstrip()
-    ]
-    if model.embedded:
-        lines.append(
-            f"{model.name} is the small embedded model, trained on drawn scenes: "
-            "no claim about the published numbers of large models."
-        )
-    return lines

@@ -1,9 +1,9 @@
 """One run drawn on the picture: what it kept, its scores, its merge groups. Pure: same comparison, same pixels.
 
 All pictures are ``(height, width, 3)`` uint8 RGB at the picture's own resolution; give ``canvas=open_canvas(comparison,
-layer=…, long_side=…)`` for another size or another layer of the grid, or to decode the picture once for several
-overlays. ``stage`` counts like a Python index (-1: after the last stage). What the model never saw is veiled white and
-hatched; the evidence is boxed in dashes.
+layer=…, frame=…, long_side=…)`` for another size, another layer of the grid or frame of a video, or to decode the
+picture once for several overlays. ``stage`` counts like a Python index (-1: after the last stage). What the model never
+saw is veiled white and hatched; the evidence is boxed in dashes.
 """
 
 from __future__ import annotations
@@ -81,13 +81,23 @@ def kept_overlay(
     evidence: bool = True,
     canvas: Canvas | None = None,
 ) -> Pixels:
-    """Kept patches as they are, outlined as regions; dropped ones grey and darker. A run without stages kept all."""
+    """Kept patches as they are, outlined as regions; dropped ones grey and darker. A run without stages kept all.
+
+    With both layers of a tiled picture, what only a patch of the whole picture shows is veiled by half, and outlined
+    in black and white.
+    """
     if not run.stages:
         return plain_picture(comparison, evidence=evidence, canvas=canvas)
     canvas = canvas or open_canvas(comparison)
     pixels, raster = canvas.pixels, canvas.raster
-    kept = raster.spread(raster.flags(stage_record(run, stage).kept))
-    pixels = grey_out(pixels, (raster.owner >= 0) & ~kept, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
+    flags = raster.flags(stage_record(run, stage).kept)
+    kept = raster.spread(flags)
+    coarse = np.zeros_like(kept) if canvas.coarse is None else canvas.coarse.spread(flags)
+    pixels = grey_out(pixels, (raster.owner >= 0) & ~kept & ~coarse, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
+    if canvas.coarse is not None:
+        veiled = to_bytes(palette.COARSE_SHOWS * pixels + (1 - palette.COARSE_SHOWS) * palette.DROPPED_GREY)
+        pixels = np.where((coarse & ~kept)[..., None], veiled, pixels)
+        pixels = cased_outline(pixels, coarse, max(raster.line_width // 2, 1))
     pixels = outline(pixels, kept, palette.KEPT_OUTLINE, raster.line_width)
     return _framed(pixels, canvas, evidence)
 
@@ -126,16 +136,22 @@ def survival_overlay(
 
 def _heat(canvas: Canvas, values: MapRecord, kept: Sequence[int]) -> Pixels:
     pixels, raster = canvas.pixels, canvas.raster
-    shares = _map_shares(values, raster.n_tokens)
-    colors = matplotlib.colormaps[palette.HEAT_MAP](np.nan_to_num(shares, nan=0.0))[:, :3] * 255
-    known = raster.spread(~np.isnan(shares))
+    shares = np.append(_map_shares(values, raster.n_tokens), np.nan)
+    here = shares[raster.owner]
+    if canvas.coarse is not None:  # the higher of both layers
+        here = np.fmax(here, shares[canvas.coarse.owner])
+    colors = matplotlib.colormaps[palette.HEAT_MAP](np.nan_to_num(here, nan=0.0))[..., :3] * 255
+    known = ~np.isnan(here)
     light = palette.HEAT_SHOWS * brightness(pixels)[..., None]
-    heat = to_bytes(light + (1 - palette.HEAT_SHOWS) * np.vstack([colors, np.zeros(3)])[raster.owner])
+    heat = to_bytes(light + (1 - palette.HEAT_SHOWS) * colors)
     without = (raster.owner >= 0) & ~known
     drawn = grey_out(pixels, without, palette.NEUTRAL, palette.NEUTRAL_SHOWS)
     drawn = hatch(drawn, without, palette.UNSEEN_HATCH, 4 * raster.line_width + 2, raster.line_width)
     drawn = np.where(known[..., None], heat, drawn)
-    return cased_outline(drawn, raster.spread(raster.flags(kept)), raster.line_width)
+    outlined = raster.spread(raster.flags(kept))
+    if canvas.coarse is not None:
+        outlined |= canvas.coarse.spread(raster.flags(kept))
+    return cased_outline(drawn, outlined, raster.line_width)
 
 
 def cluster_overlay(
@@ -263,6 +279,6 @@ def _framed(pixels: Pixels, canvas: Canvas, evidence: bool) -> Pixels:
     if unseen.any():
         pixels = grey_out(pixels, unseen, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
         pixels = hatch(pixels, unseen, palette.UNSEEN_HATCH, 5 * width + 4, width)
-    for box in canvas.comparison.request.evidence if evidence else ():
+    for box in canvas.evidence if evidence else ():
         pixels = dashed_box(pixels, raster.pixel_box(box), width)
     return pixels

@@ -23,6 +23,9 @@ DROPPED_GREY = 66
 DROPPED_SHOWS = 0.30
 """A dropped pixel is ``DROPPED_SHOWS`` of its brightness over ``DROPPED_GREY``: between 46 and 123 of 255."""
 
+COARSE_SHOWS = 0.55
+"""How much of the picture shows where only a patch of the whole picture was kept, none of its crops."""
+
 UNSEEN_WHITE = 238
 UNSEEN_SHOWS = 0.22
 UNSEEN_HATCH: Rgb = (150, 150, 150)

@@ -39,8 +39,8 @@ class Panel:
     """Everything about one run that a figure draws; texts are still untrusted here.
 
     ``drawn`` is the view that the picture shows (None: the plain picture), ``note`` says why not the one asked for.
-    ``scale`` is the map behind the colours when the picture is a heat map. ``verdict`` and ``kind`` are empty where
-    there is nothing to compare with.
+    ``stage`` is the stage whose kept tokens are drawn. ``scale`` is the map behind the colours when the picture is a
+    heat map. ``verdict`` and ``kind`` are empty where there is nothing to compare with.
     """
 
     title: str
@@ -54,6 +54,7 @@ class Panel:
     drawn: View | None
     scale: MapRecord | None = None
     note: str | None = None
+    stage: int | None = None
 
 
 def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
@@ -93,6 +94,7 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
         drawn=shown,
         scale=scale,
         note=note,
+        stage=drawn[1] if drawn else None,
     )
 
 
@@ -155,6 +157,29 @@ def _picture(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels
         return survival_overlay(comparison, run, canvas=canvas)
     draw = {"kept": kept_overlay, "score": score_overlay, "clusters": cluster_overlay}[drawn[0]]
     return draw(comparison, run, stage=drawn[1], canvas=canvas)
+
+
+BUDGET_WORDS = {
+    "published": "counted as each method's paper counts",
+    "final": "counted after the last stage",
+    "average": "counted as the average over the model's blocks",
+}
+
+
+def footer(comparison: Comparison) -> list[str]:
+    """The small lines below a figure: model, budget, seed, version, and what the embedded model is not."""
+    request, model = comparison.request, comparison.model
+    version = comparison.versions.get("tokviz", "")
+    lines = [
+        f"{model.name} · budget {request.budget} of {comparison.grid.n_tokens} visual tokens, "
+        f"{BUDGET_WORDS[request.budget_as]} · seed {request.seed} · tokviz {version}".rstrip()
+    ]
+    if model.embedded:
+        lines.append(
+            f"{model.name} is the small embedded model, trained on drawn scenes: "
+            "no claim about the published numbers of large models."
+        )
+    return lines
 
 
 def chosen_runs(comparison: Comparison, methods: list[str] | tuple[str, ...] | None) -> list[Run]:

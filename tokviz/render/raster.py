@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from ..names import Box
 from ..records import Comparison, PictureRecord, TokenGrid
 
 Pixels = NDArray[np.uint8]
+Layer = int | Literal["both"] | None
+"""Which layer of a tiled picture's grid is drawn; None for the last, which is the finest."""
 
 
 def picture_pixels(record: PictureRecord, long_side: int | None = None) -> Pixels:
@@ -93,7 +96,7 @@ def patch_raster(grid: TokenGrid, shape: tuple[int, int], layer: int | None = No
     layer: None for the last, which is the finest: the crops of a picture that is also looked at whole. Raises BadInput
     when there is no such layer.
     """
-    layers = [view.layer for view in grid.views]
+    layers = [view.layer for view in grid.views] if grid.views else [0]
     layer = max(layers, default=0) if layer is None else layer
     if layer not in layers:
         raise BadInput(f"This picture has {len(set(layers))} layer(s) of patches; there is no layer {layer}.")
@@ -112,23 +115,57 @@ def patch_raster(grid: TokenGrid, shape: tuple[int, int], layer: int | None = No
 
 @dataclass(frozen=True)
 class Canvas:
-    """A comparison's picture, decoded, with its patches laid out. Overlays of one comparison can share one.
+    """A comparison's picture or one frame of its video, decoded, with its patches laid out.
 
+    Overlays of one comparison can share one. evidence: the boxes of what is drawn. coarse: where both layers of a tiled
+    picture are drawn, the patches of the whole picture below those of its crops.
     Shape: pixels ``(height, width, 3)`` uint8 RGB; never drawn upon.
     """
 
     comparison: Comparison
     pixels: Pixels
     raster: PatchRaster
+    evidence: tuple[Box, ...] = ()
+    coarse: PatchRaster | None = None
 
 
-def open_canvas(comparison: Comparison, *, layer: int | None = None, long_side: int | None = None) -> Canvas:
-    """Decode the picture of a comparison, see ``picture_pixels``, and lay one layer of its grid on it.
+def open_canvas(
+    comparison: Comparison, *, layer: Layer = None, frame: int | None = None, long_side: int | None = None
+) -> Canvas:
+    """Decode the picture of a comparison, see ``picture_pixels``, and lay one layer of its grid, or both, on it.
 
-    Raises BadInput when picture and grid do not belong together.
+    frame: of a video, which sampled frame is drawn, from 0 (None: the first with evidence, or the first). Raises
+    BadInput when picture and grid do not belong together, and for a layer or a frame that is not there.
     """
-    if comparison.grid.picture_size != (comparison.picture.width, comparison.picture.height):
+    grid, evidence = comparison.grid, tuple(comparison.request.evidence)
+    record = comparison.picture
+    if comparison.video is not None:
+        if layer is not None:
+            raise BadInput("A video is drawn frame by frame: choose a frame, not a layer.")
+        frame = min(comparison.request.evidence_frames, default=0) if frame is None else frame
+        record, layer = _frame_of(comparison, frame)
+        placed = zip(evidence, comparison.request.evidence_frames, strict=True)
+        evidence = tuple(box for box, at in placed if at == frame)
+    elif frame is not None:
+        raise BadInput("This comparison is about a picture; it has no frames to choose from.")
+    if grid.picture_size != (record.width, record.height):
         raise BadInput("Grid and picture of this session have different sizes; the file is damaged.")
-    pixels = picture_pixels(comparison.picture, long_side)
-    height, width = pixels.shape[:2]
-    return Canvas(comparison, pixels, patch_raster(comparison.grid, (height, width), layer))
+    if layer == "both" and not grid.is_tiled:
+        raise BadInput("Both layers can be drawn of a picture that is looked at twice; this one is not.")
+    pixels = picture_pixels(record, long_side)
+    shape = (pixels.shape[0], pixels.shape[1])
+    coarse = patch_raster(grid, shape, min(view.layer for view in grid.views)) if layer == "both" else None
+    return Canvas(comparison, pixels, patch_raster(grid, shape, None if layer == "both" else layer), evidence, coarse)
+
+
+def _frame_of(comparison: Comparison, frame: int) -> tuple[PictureRecord, int]:
+    """The record of a sampled frame and the layer that shows it."""
+    frames = comparison.video.frames if comparison.video else []
+    layers = [view.layer for view in comparison.grid.views if frame in view.frames]
+    if not 0 <= frame < len(frames) or len(layers) != 1:
+        raise BadInput(
+            f"This video has {len(frames)} sampled frames, 0 to {len(frames) - 1}; there is no frame {frame}."
+        )
+    if len(comparison.request.evidence_frames) != len(comparison.request.evidence):
+        raise BadInput("The evidence of this session does not say in which frames it lies; the file is damaged.")
+    return frames[frame].picture, layers[0]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
+from gradio.data_classes import FileData, GradioRootModel
+from pydantic import model_validator
 
 from .patch_view import asset
 
@@ -17,6 +18,17 @@ MAX_UPLOAD_MB = 100
 _MIME_TYPES = {".webm": "video/webm", ".mov": "video/quicktime"}
 
 
+class ChosenFile(GradioRootModel):
+    """What the browser sends and gets: a file, or nothing, which ``gr.HTML`` in the browser spells as empty text."""
+
+    root: FileData | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+
 class MediaField(gr.HTML):
     """A picture or a video. The value in Python is the path of the file, unopened, or None.
 
@@ -25,7 +37,7 @@ class MediaField(gr.HTML):
     """
 
     # With a data model gradio refuses paths outside its upload folder, whatever a client sends.
-    data_model = FileData
+    data_model = ChosenFile
 
     def __init__(self, value: str | FileData | None = None, **settings: Any):
         super().__init__(
@@ -39,15 +51,15 @@ class MediaField(gr.HTML):
             **settings,
         )
 
-    def preprocess(self, payload: FileData | None) -> str | None:  # type: ignore[override]
+    def preprocess(self, payload: ChosenFile | None) -> str | None:  # type: ignore[override]
         """Path of the uploaded file; gradio has already checked that it lies in its upload folder."""
-        return None if payload is None or not payload.path else payload.path
+        return None if payload is None or payload.root is None or not payload.root.path else payload.root.path
 
-    def postprocess(self, value: str | Path | FileData | None) -> FileData | None:  # type: ignore[override]
+    def postprocess(self, value: str | Path | FileData | None) -> ChosenFile | None:  # type: ignore[override]
         """What is shown: a file by path or, with the name to show, as FileData."""
-        if value is None or isinstance(value, FileData):
-            return value
-        return shown_file(Path(value))
+        if value is None:
+            return None
+        return ChosenFile(root=value if isinstance(value, FileData) else shown_file(Path(value)))
 
     def api_info(self) -> dict[str, Any]:
         """The value is a file."""
