@@ -1,5 +1,6 @@
 """Qwen's models: geometry against the real processor, folders that load, the menu, what planning knows."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -148,6 +149,31 @@ def test_a_comparison_runs_and_its_records_are_true(vlm):
         if method != "full":
             assert run.actual.final == 8 and all(stage.positions == "keep" for stage in run.stages)
     assert [stage.score.label for stage in runs["fastervlm"].stages] == ["Attention received"]
+
+
+@pytest.mark.parametrize("written", ["processor_config.json", "preprocessor_config.json", "min and max"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_plans_without_loading(kind, written, tmp_path):
+    """However its processor was written: by this transformers, by older ones, by the first."""
+    case = CASES[kind]
+    case.build().config.save_pretrained(tmp_path)
+    for least, most in ((4, 30), (90_000, 99_000), (4, 40_000)):  # too large, too small, as it is
+        pictures = pictures_processor(4, least * 64, most * 64)
+        said = pictures.to_dict()
+        if written == "min and max":
+            said["min_pixels"], said["max_pixels"] = said["size"]["shortest_edge"], said["size"]["longest_edge"]
+            del said["size"]
+        if written == "processor_config.json":
+            (tmp_path / written).write_text(json.dumps({"image_processor": said}, default=str))
+        else:
+            (tmp_path / "preprocessor_config.json").write_text(json.dumps(said, default=str))
+        info = planning_before_loading(str(tmp_path))
+        counted = pictures.get_number_of_image_patches(1000, 1000) // 4
+        assert (info.family, info.n_visual, info.merges_patches) == (kind, counted, True)
+    (tmp_path / "preprocessor_config.json").unlink(missing_ok=True)
+    for damaged in ("{}", "[]", '{"image_processor": {"size": [], "patch_size": 4}}'):
+        (tmp_path / "processor_config.json").write_text(damaged)
+        assert planning_before_loading(str(tmp_path)) is None
 
 
 PUBLISHED = {

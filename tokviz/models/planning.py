@@ -22,7 +22,7 @@ def planning_before_loading(name: str) -> PlanningInfo | None:
     try:
         config = _config(name)
         return FAMILIES[config["model_type"]].planned(config)
-    except (OSError, KeyError, TypeError, ValueError, ArithmeticError):
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         return None
 
 
@@ -31,5 +31,15 @@ def _config(name: str) -> Mapping[str, Any]:
     if entry is not None and entry.config is not None and not Path(name).is_dir():  # a folder goes before a hub id
         return entry.config
     folder = embedded_folder() if name == EMBEDDED_MODEL else Path(name).expanduser()
-    config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config
+    config = _json(folder / "config.json")
+    pictures = _json(folder / "processor_config.json").get("image_processor") or _json(
+        folder / "preprocessor_config.json"
+    )
+    # Ours, beside what the file says: families whose processor decides how many tokens a picture becomes ask for it.
+    return {**config, "image_processor": pictures}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """What a file says, {} where there is none; a model's own is missed by whoever asks it."""
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found

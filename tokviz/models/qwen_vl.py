@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ BOTH: tuple[Media, ...] = ("picture", "video")
 
 FRAMES_PER_SECOND = 2.0
 """At which the published models look at videos, where their processors do not say."""
+
+_PLANNED_SIDE = 1000
 
 MOST_TOKENS = 12845056 // 28**2
 """``longest_edge`` of the published processors of Qwen2-VL and Qwen2.5-VL, in pixels, over the pixels of a cell."""
@@ -163,11 +166,12 @@ class QwenVL(ABC):
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """How many tokens a picture becomes is in no ``config.json``: the processor decides, by the picture's size.
 
-        So it is known of the menu's models only, where ``visual_tokens`` stands beside the sizes (``published``).
+        Of the menu's models it stands beside the sizes (``visual_tokens``), of a folder it follows from the limits of
+        its ``image_processor`` (``planning.py``), for a picture of 1000 x 1000 px.
         """
         text = config.get("text_config", config)  # hub files have the decoder's sizes at the top
         return PlanningInfo(
-            n_visual=int(config["visual_tokens"]),
+            n_visual=int(config["visual_tokens"] if "visual_tokens" in config else _planned_tokens(config)),
             n_blocks=int(text["num_hidden_layers"]),
             family=self.id,
             has_cls=False,
@@ -262,6 +266,24 @@ class QwenVL(ABC):
             share = everything * video_processor.temporal_patch_size // n_frames
             most = max(min(most, share), int(size["shortest_edge"] * 1.05))
         return self.resized(frame_size, cell, size["shortest_edge"], most)
+
+
+def _planned_tokens(config: Mapping[str, Any]) -> int:
+    """Tokens of a picture of 1000 x 1000 px under the limits of a folder's processor, as ``resized`` makes them.
+
+    transformers' own rule is not asked: planning must not wait for it to be imported.
+    """
+    processor = config["image_processor"]
+    limits = processor.get("size") or {}
+    least = limits.get("shortest_edge") or processor["min_pixels"]
+    most = limits.get("longest_edge") or processor["max_pixels"]
+    cell = processor["patch_size"] * processor["merge_size"]
+    side = round(_PLANNED_SIDE / cell)
+    if (side * cell) ** 2 > most:
+        side = max(1, int(most**0.5 // cell))
+    elif (side * cell) ** 2 < least:
+        side = math.ceil(least**0.5 / cell)
+    return int(side**2)
 
 
 @contextmanager
