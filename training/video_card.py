@@ -37,7 +37,7 @@ BASELINES = (
     ("blind", "most frequent answer"),
     ("grey", "grey clip"),
     ("shuffled", "another clip"),
-    ("still", "its middle frame, 8 times"),
+    ("middle", "its middle frame alone"),
 )
 HEAD = """---
 license: apache-2.0

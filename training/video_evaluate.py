@@ -2,9 +2,9 @@
 
     python -m training.video_evaluate
 
-Every question is asked behind its own clip, behind the clip before, behind a grey one, and behind the middle frame of
-its own, shown eight times (what needs a moment or an order is then lost); a part of them with few visual tokens. One by
-one through the stock processor and `generate` it is confirmed that the batched measurement says what a user would see.
+Every question is asked behind its own clip, behind the next one, behind a grey one, and behind the middle frame of its
+own alone (what needs another moment, or an order, is then lost); a part of them with few visual tokens. One by one
+through the stock processor and `generate` it is confirmed that the batched measurement says what a user would see.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tokviz.scenes import (
 )
 from training import tally
 from training.architecture import IMAGE_SIZE, pixel_values
-from training.clip_prompts import FRAMES, VIDEO_TOKENS
+from training.clip_prompts import FRAME_TOKENS, FRAMES, VIDEO_TOKENS
 from training.machine import describe_machine
 from training.tally import Answered
 from training.video_scoring import ask_video, check_clip, load_video_folder, project_video
@@ -43,9 +43,11 @@ BUDGETS = (576, 288, 144)
 POSITIONS = ("original", "re-indexed")
 SIZES = ((IMAGE_SIZE, IMAGE_SIZE), (448, IMAGE_SIZE), (320, 240))
 """Width and height of the frames that go through the stock processor."""
-LEARN_FROM = 1200
+LEARN_FROM = 800
 """Training clips from which the blind guesser learns the most frequent answers."""
-CONDITIONS = ("full", "shuffled", "grey", "still")
+CONDITIONS = ("full", "shuffled", "grey", "middle")
+TOGETHER = 60
+"""Questions behind the grey clip in one pass."""
 _MOMENTS = ((2, "1-2 frames"), (5, "3-5 frames"), (FRAMES, "6-8 frames"))
 
 
@@ -75,23 +77,29 @@ def measure(
 ) -> list[Answered]:
     """Every question under CONDITIONS; those of the first `pruned` clips also with few random tokens."""
     rows: list[Answered] = []
+    shuffled: dict[tuple[int, str], bool] = {}
     grey = project_video(model, torch.zeros(FRAMES, 3, IMAGE_SIZE, IMAGE_SIZE))
-    wrong = project_video(model, pixel_values(generate_clip(HELD_OUT_SEEDS[-1], frames=FRAMES).frames))
-    for number, seed in enumerate(seeds):
-        clip = generate_clip(seed, frames=FRAMES, questions_per_family=per_family)
+    middle = np.arange(FRAME_TOKENS) + FRAMES // 2 * FRAME_TOKENS
+    clips = [generate_clip(seed, frames=FRAMES, questions_per_family=per_family) for seed in seeds]
+    for number, clip in enumerate(clips):
+        questions, following = clip.questions, clips[(number + 1) % len(clips)]
         features = project_video(model, pixel_values(clip.frames))
-        frames = features.unflatten(1, (FRAMES, -1))
-        still = frames[:, FRAMES // 2 : FRAMES // 2 + 1].expand_as(frames).flatten(1, 2)
-        verdicts = {
-            name: check_clip(model, seen, clip.questions)
-            for name, seen in zip(CONDITIONS, (features, wrong, grey, still), strict=True)
-        }
-        wrong = features
+        # Behind this clip stand its own questions and those of the next one: for these it is the wrong clip.
+        both = check_clip(model, features, [*questions, *following.questions])
+        verdicts = {"full": both[: len(questions)]}
+        verdicts["middle"] = check_clip(model, features, questions, middle)
         if number < pruned:
-            verdicts.update(_few_tokens(model, features, clip.questions, np.random.default_rng([SEED, seed])))
-        for i, question in enumerate(clip.questions):
+            verdicts.update(_few_tokens(model, features, questions, np.random.default_rng([SEED, clip.seed])))
+        for i, question in enumerate(questions):
             right = {name: verdict[i] for name, verdict in verdicts.items()}
-            rows.append(Answered(seed, question, groups_of(clip, question), right))
+            rows.append(Answered(clip.seed, question, groups_of(clip, question), right))
+        for question, good in zip(following.questions, both[len(questions) :], strict=True):
+            shuffled[following.seed, question.text] = good
+    for start in range(0, len(rows), TOGETHER):
+        part = rows[start : start + TOGETHER]
+        for row, good in zip(part, check_clip(model, grey, [row.question for row in part]), strict=True):
+            row.right["grey"] = good
+            row.right["shuffled"] = shuffled[row.seed, row.question.text]
     return rows
 
 
@@ -191,16 +199,23 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("assets/tokviz-tiny-video"))
-    parser.add_argument("--clips", type=int, default=160)
-    parser.add_argument("--questions-per-family", type=int, default=2)
-    parser.add_argument("--pruned-clips", type=int, default=80)
-    parser.add_argument("--generated-clips", type=int, default=9, help="clips whose questions are asked one by one")
+    parser.add_argument("--clips", type=int, default=80)
+    parser.add_argument("--questions-per-family", type=int, default=4)
+    parser.add_argument("--pruned-clips", type=int, default=24)
+    parser.add_argument("--generated-clips", type=int, default=6, help="clips whose questions are asked one by one")
     parser.add_argument("--out", type=Path, default=None, help="default: evaluation.json in the folder")
+    parser.add_argument("--answers", type=Path, default=None, help="also write here which answers were right")
     options = parser.parse_args()
-    result, _ = evaluate(options)
+    result, rows = evaluate(options)
     path = options.out or options.folder / "evaluation.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+    if options.answers:
+        single = [
+            {"seed": row.seed, "question": row.question.text, "answer": row.question.answer, "right": row.right}
+            for row in rows
+        ]
+        options.answers.write_text(json.dumps(single, indent=1) + "\n")
 
 
 if __name__ == "__main__":
