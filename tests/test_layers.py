@@ -14,6 +14,8 @@ ABSENT = {
     "tokviz.records": {"torch", "gradio", "transformers", "tokviz.types"},
     "tokviz.measures": {"torch", "gradio", "transformers"},
     "tokviz.images": {"torch", "gradio", "transformers"},
+    "tokviz.video": {"torch", "gradio", "transformers"},
+    "tokviz.media": {"torch", "gradio", "transformers"},
     "tokviz.scenes": {"torch", "gradio", "transformers"},
     "tokviz.render.figure": {"torch", "gradio", "transformers", "matplotlib.pyplot"},
     "tokviz.cases.examples": {"torch", "gradio", "transformers"},
