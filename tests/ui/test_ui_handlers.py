@@ -63,7 +63,8 @@ def file(tmp_path):
 
 def values(form, **changed):
     start = {"picture": None, "question": "what is it ?", "model": "model", "budget": 64, "budget_as": "published",
-             "seed": 0, "max_new_tokens": 32, "repeats": 1, "frames": None, "precision": "auto", "kernel": "auto"}  # fmt: skip
+             "seed": 0, "max_new_tokens": 32, "repeats": 1, "frames": None, "precision": "auto",
+             "kernel": "auto"}  # fmt: skip
     chosen, params = changed.pop("methods", ("apet",)), changed.pop("params", {})
     menu = changed.pop("menu", {"chosen": [*chosen], "params": params, "missing": {}})
     return [*{**start, **changed}.values(), menu]

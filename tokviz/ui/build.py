@@ -68,17 +68,20 @@ def build_page(
         add_endpoints(run, pruners, models)
 
         results = [view, notice, tabs.table, comparison, tabs.session]
-        _wire_run(act, form, compare, stop, results, example)
+        changes = [_wire_run(act, form, compare, stop, results, example)]
         shown = [*results, example, *form.inputs, form.total]
         if chooser is not None:
             chooser.select(act.leave, None, None, queue=False, **_QUIET)
-            chooser.select(lambda index: act.show_example(form, index), chooser, shown, **_QUIET)
+            changes.append(chooser.select(lambda index: act.show_example(form, index), chooser, shown, **_QUIET))
         tabs.opener.upload(act.leave, None, None, queue=False, **_QUIET)
-        tabs.opener.upload(lambda path: act.open_session(form, path), tabs.opener, shown, **_QUIET)
+        changes.append(tabs.opener.upload(lambda path: act.open_session(form, path), tabs.opener, shown, **_QUIET))
         form.picture.upload(act.check_media, form.picture, [form.picture, notice], **_QUIET)
         form.model.change(act.model_chosen, form.model, [form.menu, form.facts], queue=False, **_QUIET)
         drawn = [tabs.figure_files, notice]
-        tabs.figure.click(act.figure, [comparison, tabs.figure_view], drawn, api_visibility="private")
+        chosen = [comparison, tabs.figure_view, tabs.figure_layer, tabs.figure_frames]
+        tabs.figure.click(act.figure, chosen, drawn, api_visibility="private")
+        for change in changes:
+            change.then(act.figure_controls, comparison, chosen[2:], queue=False, **_QUIET)
         page.unload(act.leave)
     page.queue(max_size=24, default_concurrency_limit=4)
     return page
@@ -176,9 +179,10 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
 def _example_chooser(examples: Sequence[Example]) -> gr.Dataset | None:
     if not examples:
         return None
+    names = [text.example_name(example.case.question, example.comparison.video is not None) for example in examples]
     return gr.Dataset(
         label="Examples", components=[gr.Textbox(visible=False)], type="index", samples_per_page=12,
-        samples=[[text.example_name(example.case.question, example.comparison.video is not None)] for example in examples], elem_id="tokviz-examples",
+        samples=[[name] for name in names], elem_id="tokviz-examples",
     )  # fmt: skip
 
 
@@ -191,6 +195,8 @@ class _Tabs:
     opener: gr.UploadButton
     figure: gr.Button
     figure_view: gr.Dropdown
+    figure_layer: gr.Dropdown
+    figure_frames: gr.Textbox
     figure_files: gr.File
 
 
@@ -212,9 +218,14 @@ def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
                 opener = gr.UploadButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
             with gr.Column(min_width=200):
                 view = gr.Dropdown(text.FIGURE_VIEWS, value="kept", label="View", filterable=False)
+                layer_choices, frames_choice = handlers.figure_choices(first)
+                layer = gr.Dropdown(label="Tokens of", filterable=False, **layer_choices)
+                frames = gr.Textbox(
+                    label="Frames", placeholder="at most 8, evenly", info="Numbers such as 1, 4, 9", **frames_choice
+                )
                 make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
                 files = gr.File(label="Figure", interactive=False, visible=False, elem_id="tokviz-figure-files")
-    return _Tabs(table, session, opener, make, view, files)
+    return _Tabs(table, session, opener, make, view, layer, frames, files)
 
 
 def _method_notes(pruners: Sequence[Pruner]) -> str:
@@ -243,7 +254,8 @@ def _method_table(pruners: Sequence[Pruner]) -> str:
 
 def _wire_run(
     act: Handlers, form: RequestForm, compare: gr.Button, stop: gr.Button, outputs: list[Any], example: gr.State
-) -> None:
+) -> Any:
+    """The events of a run; returns the one after which another comparison is shown."""
     notice = outputs[1]
 
     def run(request: gr.Request, chosen: int | None, *values: Any) -> Any:
@@ -262,3 +274,4 @@ def _wire_run(
     ran = begun.then(run, [example, *form.inputs], [*outputs, *form.totals], **GPU, **_QUIET)
     ran.then(lambda: gr.update(interactive=False), None, stop, queue=False, **_QUIET)
     stop.click(act.stop, None, stop, queue=False, **_QUIET)
+    return ran

@@ -16,7 +16,7 @@ from ..cases.examples import Example
 from ..errors import BadInput
 from ..names import Box
 from ..pruners.base import Pruner
-from ..records import Comparison
+from ..records import Comparison, TokenGrid
 from . import numbers, text
 from .controls import RequestForm
 from .media_field import VIDEOS
@@ -225,7 +225,12 @@ class Handlers:
         return [view, notice("info", told), *self.results(comparison), None, *filled]
 
     @staticmethod
-    def figure(comparison: Comparison | None, view: str) -> list[Any]:
+    def figure_controls(comparison: Comparison | None) -> list[Any]:
+        """What there is to choose of the shown comparison. Outputs: layer, frames."""
+        return [gr.update(**choice) for choice in figure_choices(comparison)]
+
+    @staticmethod
+    def figure(comparison: Comparison | None, view: str, layer: str | None, frames: str) -> list[Any]:
         """The shown comparison as a figure of one view. Outputs: files, notice."""
         if comparison is None:
             return [gr.skip(), notice("error", "There is nothing to draw yet: run a comparison or open an example.")]
@@ -233,10 +238,48 @@ class Handlers:
 
         folder = new_folder("figure-")
         try:
-            files = [str(save_figure(comparison, folder / f"tokviz.{kind}", view=view)) for kind in FIGURE_FORMATS]
+            options = {"view": view, **_figure_options(comparison, layer, frames)}
+            files = [str(save_figure(comparison, folder / f"tokviz.{kind}", **options)) for kind in FIGURE_FORMATS]
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]
+
+
+BOTH_LAYERS = "both"
+
+
+def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the export's fields for layers (of a tiled picture) and frames (of a video), else hidden."""
+    grid = None if comparison is None else comparison.grid
+    choices = [("both, on the picture", BOTH_LAYERS), *layer_names(grid)] if grid is not None and grid.is_tiled else []
+    layer = {"choices": choices, "value": choices[0][1] if choices else None, "visible": bool(choices)}
+    return layer, {"value": "", "visible": grid is not None and grid.is_video}
+
+
+def layer_names(grid: TokenGrid) -> list[tuple[str, str]]:
+    """``(name, number)`` of each layer of a tiled picture, as the patch view calls them."""
+    layers = sorted({view.layer for view in grid.views})
+    names = [[view.name for view in grid.views if view.layer == layer] for layer in layers]
+    return [
+        (views[0] if len(views) == 1 else f"{len(views)} crops", str(layer))
+        for layer, views in zip(layers, names, strict=True)
+    ]
+
+
+def _figure_options(comparison: Comparison, layer: str | None, frames: str) -> dict[str, Any]:
+    """What the export's fields ask for, as arguments of ``render.figure``. Raises BadInput for what is no number."""
+    if comparison.grid.is_tiled and layer:
+        return {"layer": layer if layer == BOTH_LAYERS else int(layer)}
+    if not comparison.grid.is_video or not frames.strip():
+        return {}
+    numbers = frames.replace(",", " ").split()
+    if not all(number.isdecimal() and len(number) < 6 for number in numbers):
+        raise BadInput("Write the numbers of the frames with commas between them, such as 1, 4, 9.")
+    n_frames = len(comparison.video.frames) if comparison.video else 0
+    wrong = [number for number in numbers if not 1 <= int(number) <= n_frames]
+    if wrong:
+        raise BadInput(f"This video has frames 1 to {n_frames}; there is no frame {wrong[0]}.")
+    return {"frames": [int(number) - 1 for number in numbers]}
 
 
 def table_value(comparison: Comparison) -> dict[str, Any]:
