@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
 from tokviz import cli
@@ -269,7 +270,28 @@ def test_methods_and_models_are_listed(capsys):
             assert f"{param.name}=" in out
     assert cli.main(["models"]) == 0
     out = capsys.readouterr().out
-    assert all(entry.id in out for entry in CATALOG)
+    for entry in CATALOG:
+        line = next(line for line in out.splitlines() if f" {entry.id} " in line)
+        said = [entry.licence, *entry.takes, (entry.revision or "")[:8]]
+        assert all(word in line for word in said) and (not entry.memory_gb or f"{entry.memory_gb:.1f}" in line)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--device", "cuda:7"], "GPU"),
+        (["--device", "toaster"], "no device 'toaster'"),
+        (["--attention", "flash"], "Flash attention needs an NVIDIA GPU; the model lies on cpu."),
+        (["--attention", "nosuch"], "no attention kernel 'nosuch'"),
+        (["--quantization", "4bit"], "8-bit and 4-bit weights need an NVIDIA GPU"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU cannot do")
+def test_what_a_model_cannot_be_loaded_with_is_one_sentence(options, sentence, tmp_path, capsys):
+    path = tmp_path / "grey.png"
+    Image.new("RGB", (64, 64), "grey").save(path)
+    assert cli.main(["compare", str(path), "--question", "what is it ?", *options]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_help_and_version_end_with_0(capsys):

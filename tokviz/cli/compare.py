@@ -17,6 +17,7 @@ from ..render.figure import figure_format, save_figure
 from ..render.panels import VIEWS
 from ..render.plain_text import plain_text
 from ..render.tables import answer_table, cost_table, notes
+from .loading import add_loading_options, loading_options
 from .terminal import check_writable, out, quiet_unless, write_text
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def add_to(commands: Any) -> None:
         help="what the budget counts: as the method's paper does, after the last stage, or on average over the "
         "model's blocks (default: %(default)s)")  # fmt: skip
     add("--model", default="tokviz-tiny", metavar="NAME", help="model of the menu, folder, or hub id")
+    add_loading_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: %(default)s)")
     add("--repeats", type=int, default=1, metavar="N", help="more than 1: median times after a warm-up")
     add("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer (default: %(default)s)")
@@ -87,7 +89,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
         "evidence_frames": [frame for frame, _ in evidence if frame is not None],
         "frames": arguments.frames,
     }
-    comparison = _compare_with_progress(arguments.model, shown, arguments.question, options, progress)
+    loading = loading_options(arguments)
+    comparison = _compare_with_progress(arguments.model, loading, shown, arguments.question, options, progress)
     _print_comparison(comparison)
     if arguments.json:
         write_text(Path(arguments.json), comparison.to_json())
@@ -122,14 +125,16 @@ def _checked(source: str, frames: int | None) -> Picture | str:
 
 
 def _compare_with_progress(
-    model: str, shown: Picture | str, question: str, options: dict[str, Any], console: Console
+    model: str, loading: dict[str, Any], shown: Picture | str, question: str, options: dict[str, Any], console: Console
 ) -> Comparison:
     """Load the model and run the comparison; on a terminal say what is going on, else stay silent."""
     import tokviz
 
     if console.is_terminal:
         console.print(Text(f"Loading {plain_text(model)} …"))
-    vlm: VisionLanguageModel = tokviz.load(model)
+    vlm: VisionLanguageModel = tokviz.load(model, **loading)
+    for notice in vlm.notices:
+        console.print(Text(notice))
     generator: Any = tokviz.compare_events(vlm, shown, question, **options)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with (

@@ -62,18 +62,21 @@ def _add_models(commands: Any) -> None:
 
 
 def run_models(arguments: argparse.Namespace) -> int:
-    """Print the catalog of models."""
-    from ..models.catalog import CATALOG
+    """Print the catalog of models: what each needs, takes and is; the memory is estimated."""
+    from ..models.catalog import CATALOG, EMBEDDED_MODEL
 
     table = new_table(
-        "Models", ("id", "left"), ("name", "left"), ("family", "left"), ("memory, estimated", "right"),
-        ("licence", "left"), ("note", "left"),
+        "Models (GB are estimated)", ("id", "left"), ("family", "left"), ("size", "right"), ("GB, bf16", "right"),
+        ("GB, 4 bits", "right"), ("takes", "left"), ("licence", "left"), ("revision", "left"), ("note", "left"),
     )  # fmt: skip
+    table.columns[0].no_wrap = True  # ids are copied
     for entry in CATALOG:
-        memory = f"≈ {entry.memory_gb:g} GB" if entry.memory_gb else "< 1 GB"
+        here = entry.id == EMBEDDED_MODEL
+        memory = [f"{gb:.1f}" if gb else "< 1" for gb in (entry.memory_gb, entry.memory_gb_4bit)]
+        revision = entry.revision[:8] if entry.revision else "here" if here else "newest"
         table.add_row(
-            cell(entry.id, "bold"), cell(entry.label), cell(entry.family), cell(memory), cell(entry.licence),
-            cell(entry.note),
+            cell(entry.id, "bold"), cell(entry.family), cell(entry.size or "–"), *(cell(gb) for gb in memory),
+            cell(" ".join(entry.takes)), cell(entry.licence), cell(revision), cell(entry.note),
         )  # fmt: skip
     out().print(table)
     return 0
