@@ -86,6 +86,8 @@ class Case:
     """Sites before the LLM where this family can be pruned."""
     vision: ClassVar[tuple[Need, ...]] = (CLS_ATTENTION, CLS_LOGITS_LAST_BLOCK, ENCODER_KEYS, CLS_FEATURE)
     """The signals of its tower, a score per patch first."""
+    beams = True
+    """Whether transformers can search with beams here."""
 
     def __init__(self, media: Media = "picture") -> None:
         self.media: Media = media

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tiny_case import IMAGE, PATCH, SIZES, Case, Cell, text, tokenizer
 from transformers import (
+    GenerationMixin,
     GotOcr2ImageProcessor,
     InternVLConfig,
     InternVLForConditionalGeneration,
@@ -79,6 +80,11 @@ class TinyInternVL(Case):
             vision_config=vision, text_config=text(Qwen2Config), image_token_id=IMAGE, image_seq_length=N_TOKENS,
             vision_feature_layer=self._layer, tie_word_embeddings=False,
         ))  # fmt: skip
+
+    @property
+    def beams(self) -> bool:
+        """Older transformers repeat images for beams one by one, and so mix up those of one picture."""
+        return hasattr(GenerationMixin, "_prepare_multimodal_encoder_kwargs_for_generation")
 
     def processor(self) -> Any:
         """The real one, with small images."""

@@ -192,6 +192,8 @@ def test_vision_signals_are_the_eager_towers(request, case, kernel, way):
             for v in vision[:2]
         ]
     else:
+        if way == "beams" and not case.beams:
+            pytest.skip("this version of transformers has no beams here")
         options = {"num_beams": 2} if way == "beams" else {}
         seen = captured(case, model, inputs, [stage(case.early[0], 999, "keep", case.vision)], **options)
         assert len(seen) == (4 if way == "beams" else 2)

@@ -61,8 +61,11 @@ def _install(base: Any, method: str) -> None:
     def watched(*args: Any, **kwargs: Any) -> Any:
         if getattr(_within, "encoding", False):  # some encode videos by their method for pictures: told once
             return original(*args, **kwargs)
+        arguments = dict(signature.bind(*args, **kwargs).arguments)
+        if method == "get_video_features" and "pixel_values" in arguments:  # its name in older transformers
+            arguments["pixel_values_videos"] = arguments.pop("pixel_values")
         for watcher in _watchers.get(name, ()):
-            watcher(signature.bind(*args, **kwargs).arguments)
+            watcher(arguments)
         _within.encoding = True
         try:
             return original(*args, **kwargs)
