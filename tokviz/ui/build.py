@@ -138,6 +138,8 @@ def theme() -> gr.themes.Base:
         block_title_background_fill_dark="transparent",
         block_title_text_size="13px",
         block_info_text_size="12px",
+        block_info_text_color="#62676e",
+        block_info_text_color_dark="#a0a6ad",
         input_background_fill="#f3f4f2",
         input_background_fill_dark="#141519",
         input_border_color="#e2e3e1",

@@ -151,9 +151,10 @@ class Handlers:
 
     @staticmethod
     def _progress(comparison: Comparison, running: int | None) -> str:
-        total = len(comparison.request.methods)
         done = len(comparison.runs)
-        return f"Answering, lane {(running if running is not None else done) + 1} of {max(total, done)} …"
+        total = max(len(comparison.request.methods), done)
+        lane = running if running is not None else done
+        return f"Answering, lane {min(lane + 1, total)} of {total} …"
 
     @staticmethod
     def _final(comparison: Comparison) -> dict[str, Any]:
