@@ -19,6 +19,7 @@ CASES: dict[str, Case] = {
     "llava_next_video": TinyLlavaNextVideo(),
     "llava_next_video (videos)": TinyLlavaNextVideo("video"),
     "llava_next_video (videos, max)": TinyLlavaNextVideo("video", pooling="max"),
+    "llava_next_video (videos, conv)": TinyLlavaNextVideo("video", pooling="conv"),
     "llava_onevision": TinyOnevision(),
     "llava_onevision (videos)": TinyOnevision("video"),
     "video_llava": TinyVideoLlava(),

@@ -85,4 +85,7 @@ class TinyLlavaNextVideo(TinyLlavaNext):
         if self.media == "picture":
             return patches
         cells = patches.unflatten(1, (3, 2, 3, 2)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        if self.pooling == "conv":  # a cell's patches with a matrix for each place in it
+            conv = model.model.vision_resampler.pool
+            return torch.einsum("ptkd,odk->pto", cells, conv.weight.flatten(2)) + conv.bias
         return cells.mean(dim=2) if self.pooling == "average" else cells.amax(dim=2)

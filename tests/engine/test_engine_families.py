@@ -315,6 +315,20 @@ def test_what_is_no_patch_keeps_its_embedding_when_features_are_replaced(case, e
     assert (projected - seen.embeddings[patch]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("name", ["llava_next_video", "video_llava"])
+@pytest.mark.parametrize("rows", [[[2, "picture", 1, "video", 4]], [[2, "picture", 4], [1, "video", 3]]])
+def test_pictures_and_videos_in_one_prompt_are_refused_with_a_sentence(name, rows):
+    """They are encoded one kind after the other, whatever their order in the prompt."""
+    case = CASES[name]
+    model = case.model()
+    inputs = case.prompt(model, rows)
+    generated(model, inputs, 1)  # the stock model takes them
+    with pytest.raises(Unsupported, match="both pictures and videos"):
+        encode(model, case.here, inputs, ())
+    with pytest.raises(Unsupported, match="both pictures and videos"), pruning(model, case.here, [stage(2, 5)], spread):
+        generated(model, inputs, 1)
+
+
 def test_sizes_that_do_not_fit_the_pixels_are_refused():
     case = CASES["llava_next (vicuna)"]
     model = case.model()

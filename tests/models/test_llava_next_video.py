@@ -115,6 +115,17 @@ def test_a_pooled_token_takes_its_own_four_patches():
     assert tokens.sources[8].tolist() == [32, 33, 39, 40] and tokens.sources.max() < 2 * 49
 
 
+@pytest.mark.parametrize("name", ["llava_next_video (videos)", "video_llava (videos)"])
+def test_cost_counts_the_tower_once_per_frame(name):
+    case = CASES[name]
+    model = case.model(torch.float32)
+    grid = case.here.video_grid(model, case.processor(), (64, 48), 5)
+    vision = model.config.vision_config
+    n = 1 + (vision.image_size // vision.patch_size) ** 2
+    d, m = vision.hidden_size, vision.intermediate_size
+    assert case.here.vision_flops(model, grid) == 5 * 4 * (4 * n * d * d + 2 * n * n * d + 2 * n * d * m)
+
+
 # -- which frames ------------------------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,8 @@ PRUNER = Pruner(
         "code.",
         "LLaVA-NeXT: every crop keeps its equal share, ranked by itself. The code forces the merge without unpadding "
         "and newlines; here the merge is the model's own and newline tokens are never kept.",
+        "Videos: every frame keeps its equal share, ranked by itself; [CLS] tokens of Video-LLaVA's frames are never "
+        "kept.",
         "Ties go to the lowest index and ranking is float32; the code ranks half-precision probabilities.",
         "A vision tower without [CLS] (Qwen): ranked by the attention that tokens receive in the last block that "
         "attends over whole pictures, mean over heads, queries and a token's patches.",

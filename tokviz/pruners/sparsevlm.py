@@ -247,6 +247,8 @@ PRUNER = Pruner(
         "SparseVLM+ divides by rotary similarity, which passes through 0 at a distance (1707 positions in LLaVA); "
         "as in the code nothing is done about it, and a warning counts the tokens that lie beyond.",
         "SparseVLM+ takes 14 heads, as officially, of models with 28 or more, and 14 of every 32 below.",
+        "Videos are pruned as pictures, all frames together. The official branch for Video-LLaVA prunes once, after "
+        "block 1, to the rank of the attention matrix, but as published its call lacks an argument and fails.",
         "Released code always removes at least one token; here a stage that keeps all tokens changes nothing.",
     ),
 )
