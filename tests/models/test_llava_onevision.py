@@ -211,6 +211,9 @@ def test_frames_are_chosen_as_the_processor_does(facts, wanted, expected):
 def test_variants_that_would_be_cut_wrongly_are_refused():
     model = CASE.model()
     CASE.here.check(model, onevision_processor(), "it")
+    silent = onevision_processor()
+    silent.vision_feature_select_strategy = None
+    CASE.here.check(model, silent, "it")
     for processor, sentence in [
         (onevision_processor(side=32), r"of other sizes \(\[28, 32\] px\)"),
         (onevision_processor(patch=6), "or patches"),

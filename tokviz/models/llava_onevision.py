@@ -68,7 +68,8 @@ class LlavaOnevision(LlavaNext):
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Patches only, of one vision layer, and model and processor must cut pictures and frames alike."""
         config, vision = model.config, model.config.vision_config
-        strategies = {config.vision_feature_select_strategy, processor.vision_feature_select_strategy}
+        # A processor that says nothing counts every patch.
+        strategies = {config.vision_feature_select_strategy, processor.vision_feature_select_strategy or "full"}
         if strategies != {"full"} or self.has_cls(model):
             raise Unsupported(
                 f"{name} selects vision features by {sorted(map(str, strategies))} from {vision.model_type}; tokviz "
