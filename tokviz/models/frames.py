@@ -23,7 +23,7 @@ def stock_frames(processor: Any, facts: VideoFacts, wanted: int | None) -> list[
     from transformers.video_utils import VideoMetadata
 
     video_processor = processor.video_processor
-    metadata = VideoMetadata(facts.n_frames, facts.fps, *facts.size, facts.duration_s)
+    metadata = VideoMetadata(total_num_frames=facts.n_frames, fps=facts.fps, duration=facts.duration_s)
     own, per_second = getattr(video_processor, "num_frames", None), getattr(video_processor, "fps", None)
     if wanted is None and own is None and per_second is not None:
         chosen = video_processor.sample_frames(metadata, fps=min(per_second, facts.fps))
