@@ -56,8 +56,10 @@ def main() -> int:
     wanted = arguments.versions or ends((ROOT / "requirements.txt").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        outcomes = [run(environment(folder / str(number), wish), arguments.tests, arguments.only, folder / f"{number}.xml")
-                    for number, wish in enumerate(wanted)]  # fmt: skip
+        outcomes = []
+        for number, wish in enumerate(wanted):
+            python = environment(folder / str(number), wish)
+            outcomes.append(run(python, arguments.tests, arguments.only, folder / f"{number}.xml"))
     text = page(outcomes, arguments.tests, arguments.only)
     print(text)
     if not arguments.dry:
@@ -66,7 +68,7 @@ def main() -> int:
 
 
 def ends(requirements: str) -> list[str]:
-    """The oldest and the newest version of the range, as pip understands them: ``["==5.17.0", "<5.24,>=5.17"]``.
+    """The oldest and the newest version of the range, as pip understands them: ``["5.17.0", ">=5.17,<5.24"]``.
 
     Raises ValueError when the line is no range.
     """
@@ -82,7 +84,7 @@ def environment(folder: Path, wish: str) -> Path:
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not python.exists():
         venv.create(folder, with_pip=False, symlinks=True)
-    (site,) = {Path(path) for path in (_answer(python, "import sysconfig; print(sysconfig.get_path('purelib'))"),)}
+    site = Path(_answer(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
     (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     requirement = f"transformers{wish}" if wish[0] in "<>=" else f"transformers=={wish}"
     # --upgrade: the newest of a range, even where ours is in it and older.
