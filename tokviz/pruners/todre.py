@@ -193,7 +193,8 @@ PRUNER = Pruner(
         "No code is public; this follows version 1 of the paper.",
         "Similarity is the cosine of Eq. 5 and picked tokens are masked; the print of Algorithm 1 does neither.",
         "The pivot is the highest [CLS] attention of the last vision block, mean over heads (Eq. 3 prints one head); "
-        "of pictures in crops of the thumbnail only. Without [CLS]: highest attention received, else farthest from the mean.",
+        "of pictures in crops of the thumbnail only. Without [CLS]: highest attention received, else farthest from the "
+        "mean.",
         "Under a causal mask no visual token attends to text behind it, so one of Eq. 7's two ratios is 0 always and "
         "the test reduces to the attention that text spends on visual tokens.",
         "A probe at L/2, 5L/8, 6L/8 and 7L/8 reads the block before it, and that block is the first without visual "
