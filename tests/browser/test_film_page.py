@@ -5,8 +5,6 @@ from synthetic_film import LAMP, film_comparison, hostile_film
 from test_page import PIXEL_AT, at
 from view_alone import document
 
-from tokviz.ui.payload import to_payload
-
 pytestmark = pytest.mark.browser
 
 LIT = 5
@@ -275,19 +273,3 @@ def test_many_frames_in_many_lanes_can_be_scrubbed(show):
     )
     assert now(page) == 19
     assert spent < 400, f"{spent:.0f} ms per frame"
-
-
-def test_a_session_without_its_frames_is_refused(session):
-    from tokviz.errors import BadInput
-
-    grid = session.grid
-    far = grid.model_copy(update={"views": [v.model_copy(update={"frames": (v.frames[0] + 1,)}) for v in grid.views]})
-    for changed in (
-        {"video": None},
-        {"grid": far},
-        {"video": session.video.model_copy(update={"frames": session.video.frames[:-1]})},
-        {"request": session.request.model_copy(update={"evidence_frames": [8]})},
-        {"request": session.request.model_copy(update={"evidence_frames": []})},
-    ):
-        with pytest.raises(BadInput, match="damaged"):
-            to_payload(session.model_copy(update=changed))

@@ -11,6 +11,7 @@ from PIL import Image
 from tokviz.records import (
     BudgetMeanings,
     Comparison,
+    FrameRecord,
     GridView,
     MapRecord,
     ModelRecord,
@@ -19,6 +20,7 @@ from tokviz.records import (
     Run,
     StageRecord,
     TokenGrid,
+    VideoRecord,
 )
 
 COLOR = (100, 150, 200)
@@ -80,17 +82,20 @@ def run(method, answer, stages=(), n_tokens=4, **changes):
     return Run(**values)
 
 
-def comparison(image, grid, runs, *, question="what color is the star?", expected=None, evidence=(), embedded=True):
+def comparison(image, grid, runs, *, question="what color is the star?", expected=None, evidence=(), embedded=True,
+               video=None, evidence_frames=()):  # fmt: skip
     return Comparison(
         request=Request(
             question=question, methods=[r.method for r in runs], budget=2, budget_as="published", params={}, seed=7,
             max_new_tokens=8, repeats=1, expected_answer=expected, evidence=list(evidence),
+            evidence_frames=list(evidence_frames),
         ),
         model=ModelRecord(
             name="tokviz-tiny", family="llava", n_blocks=2, hidden_size=8, dtype="float32", device="cpu",
             attention="sdpa", embedded=embedded,
         ),
         picture=picture_record(image),
+        video=video,
         grid=grid,
         runs=runs,
         versions={"tokviz": "0.1.0"},
@@ -119,3 +124,51 @@ def typical(n_methods, *, answers=("red", "blue"), size=(64, 64), n=8, left=0, *
         record = stage(kept, n_tokens, score_map(values.tolist()), assignment if index % 2 else None)
         runs.append(run(f"method{index}", answers[index % len(answers)], [record], n_tokens=n_tokens))
     return comparison(image, grid, runs, **options)
+
+
+FRAME_COLORS = ((100, 150, 200), (200, 40, 40), (40, 180, 60), (30, 30, 160), (220, 200, 40), (90, 90, 90))
+"""One plain colour per frame of ``film``, so that every pixel says which frame it was taken from."""
+
+
+def film(kept, *, n_frames=4, together=1, evidence=(), evidence_frames=(), others=False, assignment=None, score=None):
+    """A clip of plain frames, 12 x 12 px, 2 x 2 patches of 6 px per view, and one pruned run.
+
+    together: frames that share a view; others: every view ends with a token that is no patch.
+    """
+    base = square_grid((12, 12), 2, 6)
+    views, columns = [], []
+    for number in range(n_frames // together):
+        frames = tuple(range(number * together, (number + 1) * together))
+        views.append(base.views[0].model_copy(update={"name": f"frame {number}", "layer": number, "frames": frames}))
+        columns += [(number, *place) for place in zip(base.row, base.col, base.box, strict=True)]
+        columns += [(number, -1, -1, None)] if others else []
+    view, row, col, box = (list(values) for values in zip(*columns, strict=True))
+    grid = TokenGrid(picture_size=(12, 12), views=views, view=view, row=row, col=col, box=box)
+    pictures = [picture_record(Image.new("RGB", (12, 12), color)) for color in FRAME_COLORS[:n_frames]]
+    pruned = run("apet", "blue", [stage(kept, grid.n_tokens, score, assignment)])
+    video = VideoRecord(
+        name="clip.mp4", sha256="1" * 64, width=12, height=12, duration_s=n_frames / 2, fps=10.0, n_frames=5 * n_frames,
+        frames=[FrameRecord(index=5 * i, time_s=i / 2, picture=picture) for i, picture in enumerate(pictures)],
+    )  # fmt: skip
+    return comparison(
+        Image.new("RGB", (12, 12), FRAME_COLORS[0]), grid, [run("full", "red", n_tokens=grid.n_tokens), pruned],
+        evidence=evidence, video=video, evidence_frames=evidence_frames,
+    )  # fmt: skip
+
+
+def tiled(kept_coarse, kept_fine):
+    """A 12 x 12 px picture looked at twice: one patch of the whole (token 0) and 2 x 2 patches of a crop (1 to 4)."""
+    fine = square_grid((12, 12), 2, 6)
+    views = [
+        GridView(name="whole picture", rows=1, cols=1, seen=(0, 0, 12, 12), layer=0),
+        fine.views[0].model_copy(update={"name": "crop", "layer": 1}),
+    ]
+    grid = TokenGrid(
+        picture_size=(12, 12), views=views, view=[0, 1, 1, 1, 1], row=[0, *fine.row], col=[0, *fine.col],
+        box=[(0, 0, 12, 12), *fine.box],
+    )  # fmt: skip
+    kept = [*kept_coarse, *kept_fine]
+    values = score_map([0.5, 0.0, 1.0, 0.25, 0.75])
+    return comparison(
+        plain_image(12, 12), grid, [run("full", "red", n_tokens=5), run("apet", "blue", [stage(kept, 5, values)])]
+    )

@@ -325,11 +325,9 @@ def check_fits_grid(comparison: Comparison) -> None:
 
 
 def _check_frames(comparison: Comparison) -> None:
-    """Raise BadInput when views, evidence and frames of a video do not belong together."""
-    video, grid, request = comparison.video, comparison.grid, comparison.request
+    """Raise BadInput when frames of a video cannot be drawn; that those which are named exist was checked before."""
+    video, grid = comparison.video, comparison.grid
     if video is None:
-        if grid.is_video or request.evidence_frames:
-            raise BadInput("The session is damaged: its patches lie in frames, but it holds no video.")
         return
     n_frames = len(video.frames)
     sizes = {(frame.picture.width, frame.picture.height) for frame in video.frames}
@@ -341,8 +339,6 @@ def _check_frames(comparison: Comparison) -> None:
         or sorted(shown) != list(range(n_frames))
         or not all(view.frames for view in grid.views)
         or len(layers) != len(grid.views)
-        or len(request.evidence_frames) != len(request.evidence)
-        or not all(0 <= frame < n_frames for frame in request.evidence_frames)
         or not all(math.isfinite(frame.time_s) and 0 <= frame.time_s <= MAX_SECONDS for frame in video.frames)
         or not math.isfinite(video.duration_s)
     ):
