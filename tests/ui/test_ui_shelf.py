@@ -187,3 +187,25 @@ def test_offers_say_family_size_and_memory(monkeypatch, tmp_path):
     assert mine.memory_gb == 0.0 and nothing.facts() == "architecture unknown · pictures"
     assert elsewhere.id == "owner/elsewhere" and elsewhere.parameters is None
     assert elsewhere.as_data()["takes"] == ["picture"]
+
+
+def test_memory_that_runs_out_while_a_model_answers_is_a_sentence(monkeypatch, tmp_path):
+    from PIL import Image
+
+    import tokviz
+
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "grey.png")
+    request = running.RunRequest("tokviz-tiny", str(tmp_path / "grey.png"), "what is it ?", ("random",), 9)
+
+    def fails(error):
+        def events(*arguments, **options):
+            raise error
+            yield
+
+        monkeypatch.setattr(tokviz, "compare_events", events)
+        return list(running.run_request(request, threading.Event()))
+
+    with pytest.raises(BadInput, match="ran out of memory while tokviz-tiny answered"):
+        fails(MemoryError())
+    with pytest.raises(ZeroDivisionError):
+        fails(ZeroDivisionError())

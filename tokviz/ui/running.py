@@ -146,7 +146,7 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
     vlm = model(request.model, request.precision, request.kernel)
     # The field for frames keeps its number while pictures are asked about.
     media = open_media(vlm, request.picture, request.frames if is_video(request.picture) else None)
-    yield from tokviz.compare_events(
+    events = tokviz.compare_events(
         vlm,
         media,
         request.question,
@@ -161,6 +161,17 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
         stop=stop,
         **_evidence(request, media),
     )
+    try:
+        yield from events
+    except Exception as error:
+        from ..models.choices import release_memory
+        from ..models.failures import out_of_memory
+
+        sentence = out_of_memory(vlm.record.name, error)
+        if sentence is None:
+            raise
+        release_memory()
+        raise sentence from error
 
 
 def _evidence(request: RunRequest, media: Picture | Video) -> dict[str, Any]:
