@@ -6,7 +6,6 @@ import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
@@ -35,9 +34,7 @@ def _serve(page):
     from tokviz.ui.build import launch_settings
 
     settings = launch_settings()
-    # Gradio gives up on a page that does not answer within seconds; on a busy machine the browser waits longer.
-    with patch("gradio.networking.url_ok", return_value=True):
-        page.launch(server_name="127.0.0.1", server_port=_free_port(), prevent_thread_lock=True, quiet=True, **settings)
+    page.launch(server_name="127.0.0.1", server_port=_free_port(), prevent_thread_lock=True, quiet=True, **settings)
     return page
 
 

@@ -100,6 +100,8 @@ def launch_settings() -> dict[str, Any]:
         "max_file_size": f"{MAX_UPLOAD_MB}mb",
         "show_error": False,
         "share": False,
+        # Gradio dies when its own first page takes longer than three seconds, as it does on a busy machine.
+        "_frontend": False,
     }
 
 
