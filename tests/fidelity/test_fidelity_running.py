@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import tokviz
 from tokviz.engine.prompt import counted_positions
-from tokviz.errors import BadInput
+from tokviz.errors import BadInput, Unsupported
 from tokviz.fidelity import plan as planning
 from tokviz.fidelity.cache import OutcomeCache, fingerprint
 from tokviz.fidelity.oracle import keep_evidence
@@ -24,7 +25,7 @@ from tokviz.fidelity.outcomes import (
     to_lines,
 )
 from tokviz.fidelity.placement import position_correlation, thirds
-from tokviz.fidelity.prompts import joined, with_text
+from tokviz.fidelity.prompts import encode_picture, joined, with_text
 from tokviz.fidelity.questions import CHUNK, chunks, covered_pixels, first_seed, scene_picture
 from tokviz.fidelity.running import (
     MAX_NEW_TOKENS,
@@ -386,3 +387,9 @@ def test_unfinished_files_are_swept(tmp_path):
     left.write_text("half")
     cache.sweep()
     assert [path.name for path in cache.path(100, VARIANT).parent.iterdir()] == [VARIANT.file_name]
+
+
+def test_models_whose_positions_have_axes_are_refused():
+    vlm = SimpleNamespace(family=SimpleNamespace(reindexes=False))
+    with pytest.raises(Unsupported, match="several axes"):
+        encode_picture(vlm, None, None, ["what ?"], ())

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..engine import Geometry, Prompt, encode
+from ..errors import Unsupported
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import model_inputs
 from ..records import TokenGrid
@@ -45,7 +46,15 @@ class EncodedPicture:
 def encode_picture(
     vlm: VisionLanguageModel, grid: TokenGrid, image: Image.Image, questions: Sequence[str], needs: Iterable[Need]
 ) -> EncodedPicture:
-    """Run the vision tower once for all ``questions`` (at least one). Raises as ``encode`` does."""
+    """Run the vision tower once for all ``questions`` (at least one).
+
+    Raises as ``encode`` does, and Unsupported for models whose positions have several axes: what stands behind a
+    picture is not exchanged here.
+    """
+    if not vlm.family.reindexes:
+        raise Unsupported(
+            "The benchmark cannot put other questions behind a picture whose positions have several axes."
+        )
     made = [model_inputs(vlm, image, question) for question in questions]
     inputs, mask = made[0]
     geometry = Geometry(cell=torch.tensor([grid.row, grid.col]).T)
