@@ -132,6 +132,12 @@ function framesOf(token) {
   return (view && view.frames) || [];
 }
 
+function visit(token) {
+  const frames = framesOf(token);
+  if (frames.length && !frames.includes(film.frame)) chooseFrame(frames[0]);
+  if (state.pin !== token) pin(token);
+}
+
 // In the words about a patch: over how many frames its group reaches.
 function acrossFrames(payload, group) {
   if (!payload.video) return "";

@@ -61,8 +61,9 @@ function fillWhy(lane) {
   const stage = lane.data.stages[lane.stageAt];
   const { kept } = lane.indices[lane.stageAt];
   const place = (token) => describe(lane, state.payload, token)[0];
-  const on = { hover, place, pick: null };
-  why.charts = stage.charts.map((chart) => buildChart(chart, kept, on));
+  // Of a video, a click on a mark goes to the frame of its token.
+  const visits = (chart) => (state.payload.video && chart.tokens.length ? (i) => visit(chart.tokens[i]) : null);
+  why.charts = stage.charts.map((chart) => buildChart(chart, kept, { hover, place, pick: visits(chart) }));
   const cards = why.charts.map((chart) => chart.root);
   cards.push(...readingCards(lane));
   if (stage.text) cards.unshift(wordsCard(state.payload.words, stage.text));

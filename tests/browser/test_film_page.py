@@ -205,6 +205,23 @@ def test_a_pin_stays_where_it_is_while_the_film_moves_on(film):
     film.keyboard.press("Escape")
 
 
+def test_a_mark_of_a_diagram_leads_to_the_frame_of_its_token(film, session):
+    film.locator(".tv-why-lanes").get_by_label("FasterVLM").check(force=True)
+    chart = session.runs[1].stages[0].charts[0]
+    drawing = film.locator(".tv-chart-drawing").first
+    box = drawing.bounding_box()
+    drawing.click(position={"x": 45.5 / 340 * box["width"] + 9, "y": box["height"] / 2})
+    pinned = now(film)
+    assert pinned < 2, "this method looks at the first two frames"
+    assert film.locator(".tv-marks .tv-pin").count() == 4
+    places = {f"row {session.grid.row[t]}, column {session.grid.col[t]}"
+              for t in chart.tokens[:3] if session.grid.view[t] == pinned}  # fmt: skip
+    film.mouse.move(5, 5)
+    assert film.locator(".tv-where").nth(1).inner_text().split(" ·")[0] in places
+    film.locator(".tv-picture").first.focus()
+    film.keyboard.press("Escape")
+
+
 def test_two_frames_of_one_view_share_their_tokens_and_their_bar(show):
     session = film_comparison(8, together=2, rows=7, cols=12, lit=3)
     page = show(session)

@@ -15,6 +15,7 @@ from synthetic import HOSTILE, map_record, picture, picture_record, run, stage
 
 from tokviz.names import Box
 from tokviz.records import (
+    ChartRecord,
     Comparison,
     FrameRecord,
     GridView,
@@ -101,8 +102,13 @@ def _runs(grid: TokenGrid, frames: list[Image.Image], lit: int, budget: int, ans
     later = late[:: max(len(late) // budget, 1)][:budget]
     attention = map_record("[CLS] attention", early / early.sum(), "share", "log")
     by_text = map_record("text attention", rng.random(n), "share", "log", set(late))
+    brightest = [int(token) for token in np.argsort(-early)[:40]]
+    ranked = ChartRecord(
+        name="ranked", label="attention of the first tokens", kind="line", y=[float(early[t]) for t in brightest],
+        x_label="rank", y_label="attention", tokens=brightest,
+    )  # fmt: skip
     stages: dict[str, list[StageRecord]] = {
-        "fastervlm": [stage("encoder", by_attention, n, score=attention)],
+        "fastervlm": [stage("encoder", by_attention, n, score=attention, charts=[ranked])],
         "apet": [stage("projector", by_error, n, score=map_record("approximation error", error), order=order,
                        assignment=assignment)],
         "todre": [stage("projector", late, n, score=map_record("picked early", -np.arange(n) % 97)),
