@@ -69,8 +69,9 @@ LLaVA-NeXT where a method needs crops.
 *Before block i* means that block `i`, counted from 0, is the first that sees fewer tokens. Published block numbers hold
 at the published depths (32, 40, 28 blocks); other models get them in proportion.
 
-*Positions* are LLaVA's. On Qwen2-VL and Qwen2.5-VL, whose positions have three axes, every stage of every method keeps
-the three ids of what stays, and stages before the LLM act behind the merger of patches.
+*Positions* are LLaVA's. On Qwen's models, whose positions have three axes, every stage of every method keeps the three
+ids of what stays, and stages before the LLM act behind the merger of patches. What Qwen3-VL's vision tower adds to its
+tokens inside the LLM (deepstack), a kept token gets for itself, whatever was merged into it; an added token gets none.
 """
 
 
