@@ -163,10 +163,13 @@ def picture_samples(folder: Path, question: str) -> list[Sample]:
 
 
 def case_samples(folder: Path) -> list[Sample]:
-    """Picture and question of every stored case of a folder (see ``examples/``). Raises BadInput when there is none."""
+    """Picture and question of every stored case of a folder (see ``examples/``) that is about a picture, not a video.
+
+    Raises BadInput when there is none.
+    """
     if not folder.is_dir():
         raise BadInput(f"There is no folder {str(folder)!r}.")
-    cases = load_examples(folder)
+    cases = [case for case in load_examples(folder) if case.comparison.video is None]
     if not cases:
         raise BadInput(f"The folder {str(folder)!r} holds no cases (folders with case.json and session.json).")
     return [Sample(stored_image(case.comparison.picture), case.comparison.request.question) for case in cases]
