@@ -101,4 +101,13 @@ def test_the_server_goes_on_after_bad_input(client, files):
 def test_methods_are_listed_and_the_plumbing_is_not(client):
     listed = client.predict(api_name="/list_methods")
     assert {"full", "apet", "fastervlm", "random"} <= {method["id"] for method in listed}
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/compare", "/list_methods"}
+    endpoints = {"/compare", "/list_methods", "/list_models"}
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == endpoints
+
+
+def test_models_are_listed_with_what_they_are_loaded_on(client, files):
+    ask(client, files / "plain.png")
+    (listed,) = client.predict(api_name="/list_models")
+    assert (listed["id"], listed["family"], listed["takes"]) == ("tokviz-tiny", "llava", ["picture"])
+    assert listed["parameters"] == listed["loaded"]["parameters"] and listed["licence"] == "apache-2.0"
+    assert listed["loaded"]["attention"] == "sdpa" and listed["loaded"]["quantization"] is None

@@ -13,7 +13,7 @@ from ..errors import BadInput
 if TYPE_CHECKING:
     from ..records import ModelRecord
 
-TAKES = {("picture",): "pictures", ("video",): "videos"}
+TAKES: dict[tuple[str, ...], str] = {("picture",): "pictures", ("video",): "videos"}
 
 
 @dataclass(frozen=True)
