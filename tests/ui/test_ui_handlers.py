@@ -17,7 +17,7 @@ import tokviz
 from tokviz.cases.examples import load_examples
 from tokviz.errors import BadInput
 from tokviz.records import Comparison
-from tokviz.ui import controls, pictures, running, scratch
+from tokviz.ui import controls, handlers, pictures, running, scratch
 from tokviz.ui.handlers import UNEXPECTED, Handlers
 
 TAB = SimpleNamespace(session_hash="tab")
@@ -167,7 +167,7 @@ def test_truth_of_an_example_is_used_only_for_its_own_picture_and_question(act, 
 
 
 def test_an_example_fills_the_form(act, form):
-    outputs = act.show_example(form, 1)
+    outputs = act.show_example(form, 1, "tokviz-tiny")
     assert outputs[0]["title"].startswith("A panorama") and outputs[5] == 1
     filled = dict(zip([c.label for c in form.inputs], outputs[6:-1], strict=True))
     assert outputs[-1] == 576
@@ -176,13 +176,32 @@ def test_an_example_fills_the_form(act, form):
     assert Image.open(filled["Picture or video"].path).size == (760, 420)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "media", "offered", "wanted"),
+    [
+        ("pictures", "video", ("pictures", "tiny-video"), "tiny-video"),
+        ("pictures", "video", ("pictures",), None),  # the stored model is not offered: what is chosen will say so
+        ("pictures", "picture", ("pictures", "tiny-video"), None),
+        ("both", "video", ("both", "tiny-video"), None),
+        ("unknown", "video", ("pictures", "tiny-video"), None),
+    ],
+)
+def test_a_stored_request_brings_its_model_where_the_chosen_one_cannot_answer(
+    monkeypatch, chosen, media, offered, wanted
+):
+    takes = {"pictures": ("picture",), "both": ("picture", "video"), "tiny-video": ("video",)}
+    monkeypatch.setattr(handlers, "offers", lambda: [SimpleNamespace(id=name, takes=takes[name]) for name in offered])
+    stored = SimpleNamespace(video=None if media == "picture" else 1, model=SimpleNamespace(name="tiny-video"))
+    assert handlers.fitting_model(chosen, stored) == wanted
+
+
 def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
     path = tmp_path / "session.json"
     path.write_text(comparison(300, 200).to_json())
-    outputs = act.open_session(form, str(path))
+    outputs = act.open_session(form, str(path), "tokviz-tiny")
     assert outputs[0]["origin"].startswith("Opened file") and outputs[3] == comparison(300, 200)
     path.write_text("{}")
-    refused = act.open_session(form, str(path))
+    refused = act.open_session(form, str(path), "tokviz-tiny")
     assert refused[1]["kind"] == "error" and len(refused) == len(outputs)
 
 

@@ -72,9 +72,13 @@ def build_page(
         shown = [*results, example, *form.inputs, form.total]
         if chooser is not None:
             chooser.select(act.leave, None, None, queue=False, **_QUIET)
-            changes.append(chooser.select(lambda index: act.show_example(form, index), chooser, shown, **_QUIET))
+            chosen = [chooser, form.model]
+            opened = chooser.select(lambda index, name: act.show_example(form, index, name), chosen, shown, **_QUIET)
+            changes.append(opened)
         tabs.opener.upload(act.leave, None, None, queue=False, **_QUIET)
-        changes.append(tabs.opener.upload(lambda path: act.open_session(form, path), tabs.opener, shown, **_QUIET))
+        given = [tabs.opener, form.model]
+        opened = tabs.opener.upload(lambda path, name: act.open_session(form, path, name), given, shown, **_QUIET)
+        changes.append(opened)
         form.picture.upload(act.check_media, form.picture, [form.picture, notice], **_QUIET)
         form.model.change(act.model_chosen, form.model, [form.menu, form.facts], queue=False, **_QUIET)
         drawn = [tabs.figure_files, notice]

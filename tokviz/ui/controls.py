@@ -98,14 +98,14 @@ class RequestForm:
         """Updates for ``totals`` when it is known what the model lacks for which methods, and how it is loaded."""
         return [gr.skip(), gr.skip(), {"missing": dict(missing)}, facts]
 
-    def filled_from(self, comparison: Comparison, clip: Path | None = None) -> list[Any]:
-        """Updates for ``inputs`` and ``total`` that show a stored request; the model stays as it is.
+    def filled_from(self, comparison: Comparison, clip: Path | None = None, model: str | None = None) -> list[Any]:
+        """Updates for ``inputs`` and ``total`` that show a stored request.
 
-        clip: the file of a video, of which a comparison stores only frames.
+        clip: the file of a video, of which a comparison stores only frames. model: to be chosen, None: it stays.
         """
         request, n_tokens = comparison.request, comparison.grid.n_tokens
         fields = [
-            request_file(comparison, clip), request.question, gr.skip(),
+            request_file(comparison, clip), request.question, model or gr.skip(),
             gr.update(value=request.budget, maximum=n_tokens), request.budget_as, request.seed, request.max_new_tokens,
             request.repeats, None if comparison.video is None else len(comparison.video.frames), gr.skip(), gr.skip(),
         ]  # fmt: skip

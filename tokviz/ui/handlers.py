@@ -21,6 +21,7 @@ from . import numbers, text
 from .controls import RequestForm
 from .media_field import VIDEOS
 from .method_menu import missing_by_method
+from .offers import offers
 from .patch_view import notice
 from .payload import Live, to_payload
 from .pictures import picture_bytes, shown_files
@@ -62,11 +63,14 @@ class Handlers:
             **shown_files(example.comparison),
         )
 
-    def show_example(self, form: RequestForm, index: int) -> list[Any]:
-        """Outputs: view, notice, table, comparison, session button, example index, then the form's inputs and total."""
+    def show_example(self, form: RequestForm, index: int, model: str) -> list[Any]:
+        """Outputs: view, notice, table, comparison, session button, example index, then the form's inputs and total.
+
+        ``model``: the one that is chosen.
+        """
         example = self.examples[index]
         comparison = example.comparison
-        filled = form.filled_from(comparison, example.clip)
+        filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison))
         return [self.example_payload(index), None, *self.results(comparison), index, *filled]
 
     @staticmethod
@@ -208,8 +212,8 @@ class Handlers:
             return [None, notice("error", str(error))]
         return [gr.skip(), notice("info", " ".join(notices)) if notices else None]
 
-    def open_session(self, form: RequestForm, path: str | None) -> list[Any]:
-        """Show an uploaded session file. Outputs as ``show_example``."""
+    def open_session(self, form: RequestForm, path: str | None, model: str) -> list[Any]:
+        """Show an uploaded session file. Outputs and ``model`` as of ``show_example``."""
         kept = [gr.skip()] * (6 + len(form.inputs))
         if path is None:
             return [gr.skip(), None, *kept[1:]]
@@ -219,7 +223,7 @@ class Handlers:
                 raise BadInput("The session holds no runs: there is nothing to show.")
             origin = "Opened file · its numbers are shown as they were stored"
             view = to_payload(comparison, origin=origin, **shown_files(comparison))
-            filled = form.filled_from(comparison)
+            filled = form.filled_from(comparison, None, fitting_model(model, comparison))
         except BadInput as error:
             return [gr.skip(), notice("error", str(error)), *kept[1:]]
         told = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
@@ -281,6 +285,15 @@ def _figure_options(comparison: Comparison, layer: str | None, frames: str) -> d
     if wrong:
         raise BadInput(f"This video has frames 1 to {n_frames}; there is no frame {wrong[0]}.")
     return {"frames": [int(number) - 1 for number in numbers]}
+
+
+def fitting_model(chosen: str, comparison: Comparison) -> str | None:
+    """The model of a stored comparison where the chosen one takes no such picture or video; None: it may stay."""
+    media = "picture" if comparison.video is None else "video"
+    takes = {one.id: one.takes for one in offers()}
+    if media in takes.get(chosen, (media,)):
+        return None
+    return comparison.model.name if media in takes.get(comparison.model.name, ()) else None
 
 
 def table_value(comparison: Comparison) -> dict[str, Any]:
