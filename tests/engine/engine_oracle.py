@@ -42,6 +42,8 @@ def _one(case, model, ids, seen, stages, choose, row, new_tokens):
     alive = torch.arange(len(where))
     state = {"hidden": hidden, "key": torch.ones(len(sequence), dtype=torch.bool), "maps": {}, "inputs": {}, "keys": {}}
     state["positions"] = torch.arange(len(sequence))
+    if not case.here.reindexes:
+        state["positions"] = state["positions"].expand(3, -1)
     if seen is not None and seen.positions is not None:
         # generate goes on from the last token; a video's time can run ahead of it.
         fresh = torch.arange(1, len(sequence) - n_prompt + 1) + seen.positions[0, -1]
