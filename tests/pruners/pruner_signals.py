@@ -113,19 +113,6 @@ def tiles(side, crop_rows, crop_cols, newlines, cut_rows=0, cut_cols=0):
     )
 
 
-def frames(count, side, with_cls):
-    """``count`` frames of ``side * side`` patches, one after the other, each behind its [CLS] when it has one."""
-    cls = [(-1, -1)] * with_cls
-    cells = [*cls, *((r, c) for r in range(side) for c in range(side))] * count
-    cell = torch.tensor(cells)
-    return Layout(
-        f"{count} frames of {side}{' with [CLS]' if with_cls else ''}",
-        torch.arange(count).repeat_interleave(len(cells) // count),
-        cell,
-        (cell >= 0).all(dim=1) if with_cls else None,
-    )
-
-
 RASTERS = tuple(
     raster(r, c)
     for r, c in [(1, 1), (1, 2), (3, 1), (1, 5), (2, 4), (1, 11), (3, 4), (1, 17), (4, 6), (5, 5), (1, 31), (6, 6)]
@@ -138,7 +125,6 @@ TILES = (
     tiles(2, 2, 1, newlines=True),
     tiles(3, 2, 2, newlines=True, cut_cols=1),
 )
-FRAMES = (frames(3, 2, with_cls=False), frames(2, 3, with_cls=True), frames(5, 1, with_cls=True))
 
 
 def fill(kind, shape, g):
@@ -325,7 +311,7 @@ class Variant:
         """Pictures that this stage can meet; newlines are there only behind the projector, crops behind the tower."""
         if isinstance(self.stage.site, VisionBlock):
             return list(RASTERS)
-        found = TILES if self.pruner.needs_tiles else (*RASTERS, *TILES, *FRAMES)
+        found = TILES if self.pruner.needs_tiles else (*RASTERS, *TILES)
         inside_llm = isinstance(self.stage.site, int) or self.stage.site == "projector"
         return [layout for layout in found if inside_llm or layout.candidates is None]
 
