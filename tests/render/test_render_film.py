@@ -9,6 +9,7 @@ from tokviz.errors import BadInput
 from tokviz.measures import FrameCount, kept_per_frame
 from tokviz.render import comparison_figure, figure_bytes, kept_overlay, open_canvas, palette, score_overlay
 from tokviz.render.film import chosen_frames
+from tokviz.render.tables import frame_table
 
 
 def dropped(color):
@@ -114,6 +115,16 @@ def test_a_figure_of_a_video_says_frames_times_counts_answers_and_verdicts():
     assert any("4 of 4 frames shown" in line for line in written)
     some = words(comparison_figure(session, dpi=60, frames=[3, 1]))
     assert "frame 2 · 0.50 s" in some and "frame 1 · 0.00 s" not in some
+
+
+def test_the_table_of_frames_counts_patches_per_frame_and_marks_the_evidence():
+    session = film([0, 1, 4, 14], evidence=[(0, 0, 6, 6)], evidence_frames=[1])
+    table = frame_table(session)
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    assert [str(column.header) for column in table.columns] == ["frame", "seconds", "patches", "Apet"]
+    assert columns[0] == ["1", "2 *", "3", "4"] and columns[1] == ["0.00", "0.50", "1.00", "1.50"]
+    assert columns[2] == ["4"] * 4 and columns[3] == ["2", "1", "0", "1"]
+    assert frame_table(tiny()) is None
 
 
 @pytest.mark.parametrize("view", ["kept", "score", "clusters", "died"])

@@ -16,7 +16,7 @@ from ..errors import BadInput
 from ..render.figure import figure_format, save_figure
 from ..render.panels import VIEWS
 from ..render.plain_text import plain_text
-from ..render.tables import answer_table, cost_table, notes
+from ..render.tables import answer_table, cost_table, frame_table, notes
 from .loading import add_loading_options, loading_options
 from .terminal import check_writable, out, quiet_unless, write_text
 
@@ -154,6 +154,9 @@ def _print_comparison(comparison: Comparison) -> None:
     console = out()
     console.print(answer_table(comparison))
     console.print(cost_table(comparison))
+    frames = frame_table(comparison)
+    if frames is not None:
+        console.print(frames)
     for line in notes(comparison):
         console.print(Text(line))
 

@@ -6,8 +6,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..measures import verdict
+from ..measures import kept_per_frame, verdict
 from ..records import Comparison, Run, Timing
+from .overlay import kept_stage
 from .panels import GLYPHS
 from .plain_text import plain_text
 
@@ -67,6 +68,29 @@ def cost_table(comparison: Comparison) -> Table:
         times = {**comparison.timings, **run.timings}
         clocks = [milliseconds(times.get(name)) for name in ("vision", "selection", "prefill", "decode_per_token")]
         table.add_row(cell(run.label), *map(cell, clocks), cell(kv), cell(flops))
+    return table
+
+
+def frame_table(comparison: Comparison) -> Table | None:
+    """Patches kept of every frame of a video, after the stage that a figure draws; None for a picture."""
+    video = comparison.video
+    if video is None:
+        return None
+    pruned = [(run, kept_stage(run)) for run in comparison.runs]
+    shown = [(run.label, run.stages[stage].kept) for run, stage in pruned if stage is not None]
+    table = new_table(
+        "Patches kept per frame", ("frame", "left"), ("seconds", "right"), ("patches", "right"),
+        *((plain_text(label, 40), "right") for label, _ in shown),
+    )  # fmt: skip
+    counts = [kept_per_frame(comparison.grid, kept) for _, kept in shown]
+    for row, count in enumerate(kept_per_frame(comparison.grid, None)):
+        evidence = " *" if set(count.frames) & set(comparison.request.evidence_frames) else ""
+        frames = ", ".join(str(frame + 1) for frame in count.frames) + evidence
+        seconds = ", ".join(f"{video.frames[frame].time_s:.2f}" for frame in count.frames)
+        table.add_row(cell(frames), cell(seconds), cell(count.patches), *(cell(column[row].kept) for column in counts))
+    if comparison.request.evidence_frames:
+        table.caption = Text("* shows the evidence")
+        table.caption_justify = "left"
     return table
 
 
