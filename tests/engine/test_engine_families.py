@@ -336,3 +336,20 @@ def test_sizes_that_do_not_fit_the_pixels_are_refused():
         case.here.pictures(model, {}, 5, 9)
     with pytest.raises(Unsupported, match="say 4 tiles, but the vision tower saw 5"):
         case.here.pictures(model, {"image_sizes": torch.tensor([[20, 100]])}, 5, 9)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next (vicuna)", "qwen2_vl"])
+def test_signals_of_a_forward_that_failed_are_nobody_elses(name):
+    """The tower ran, the picture did not fit the prompt; embeddings that come next were made of another picture."""
+    case = CASES[name]
+    model = case.model()
+    inputs = case.prompt(model, [[3, "visual", 4]])
+    torn = inputs["input_ids"].clone()
+    torn[0, case.is_visual(torn)[0].nonzero()[0]] = 5
+    stages = [stage("projector", 5, renumbering(case), case.vision[:1])]
+    other = encode(model, case.here, case.prompt(model, [[3, "visual", 4]], seed=9), ())
+    with torch.no_grad(), pruning(model, case.here, stages, spread, visual_mask=other.visual_mask):
+        with pytest.raises(ValueError, match="do not match"):
+            model(**{**inputs, "input_ids": torn})
+        with pytest.raises(Unsupported, match="did not run inside"):
+            model(**other.generate_inputs())

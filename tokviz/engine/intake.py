@@ -65,6 +65,8 @@ class Intake:
         pictures = [value for name, value in kwargs.items() if name.startswith("pixel_values")]
         self._local.ids = input_ids
         self._local.pictures_came = any(picture is not None for picture in (*pictures, *encoded.values()))
+        if not self._local.pictures_came and self.capture is not None:
+            self.capture.forget()  # of a forward that failed behind the tower: not what these embeddings were made of
 
     @property
     def _ids(self) -> Tensor | None:

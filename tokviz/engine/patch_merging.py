@@ -77,6 +77,10 @@ class MergedVisionCapture:
         frame = torch.arange(len(lengths)).repeat_interleave(lengths).to(output.pooler_output.device)
         self._local.run = _Run(output.pooler_output, seen, frame)
 
+    def forget(self) -> None:
+        """Drop what this thread's last run of the tower left behind."""
+        self._local.__dict__.clear()
+
     def consume(self, counts: list[int]) -> list[VisionSignals] | None:
         """Split the last run of this thread by rows that hold ``counts`` visual tokens, and forget it.
 

@@ -113,6 +113,10 @@ class VisionCapture:
         finally:
             self._local.projecting = False
 
+    def forget(self) -> None:
+        """Drop what this thread's last vision run left behind."""
+        self._local.__dict__.clear()
+
     def consume(self, counts: list[int]) -> list[VisionSignals] | None:
         """Split the last vision run of this thread by rows that hold ``counts`` visual tokens, and forget it.
 
