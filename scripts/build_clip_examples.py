@@ -25,13 +25,13 @@ from tokviz.cases.clips import N_FRAMES, clip_of, file_of, find_clip_flips, look
 from tokviz.cases.search import FoundCase, separate
 from tokviz.lane import planning_info
 from tokviz.media import grid_of, open_media
+from tokviz.models.embedded import EMBEDDED_VIDEO_MODEL
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.records import Comparison
 from tokviz.scenes import EXAMPLE_SEEDS
 from tokviz.video import Video
 
 CACHE = ROOT / "runs" / "clip-examples.jsonl"
-MODEL = "tokviz-tiny-video"
 SIZE = (480, 480)
 KIND = "one moment of a clip"
 FIRST = ("random", "fastervlm", "apet", "divprune", "prumerge_plus", "fastv", "visionzip")
@@ -41,7 +41,7 @@ FIRST = ("random", "fastervlm", "apet", "divprune", "prumerge_plus", "fastv", "v
 def main() -> int:
     """Search, choose, write each as clip, case and session; 1 when there are too few."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=MODEL, help="name or folder (default: %(default)s)")
+    parser.add_argument("--model", default=EMBEDDED_VIDEO_MODEL, help="name or folder (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=200, help="search at most so many clips (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop the search after so many minutes")
     parser.add_argument("--budget", type=int, default=64, help="visual tokens (default: %(default)s)")

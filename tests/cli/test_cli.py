@@ -30,7 +30,7 @@ def loaded(monkeypatch, vlm):
     import tokviz
 
     asked = []
-    monkeypatch.setattr(tokviz, "load", lambda name: asked.append(name) or vlm, raising=False)
+    monkeypatch.setattr(tokviz, "load", lambda name, **loading: asked.append(name) or vlm, raising=False)
     return asked
 
 
@@ -138,7 +138,7 @@ def test_wrong_arguments_end_with_2_and_one_sentence(arguments, sentence, capsys
 def test_bad_input_is_refused_before_the_model_is_loaded(more, sentence, picture, monkeypatch, capsys, tmp_path):
     import tokviz
 
-    def load(name):
+    def load(name, **loading):
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr(tokviz, "load", load, raising=False)
@@ -188,7 +188,7 @@ def test_a_picture_that_is_none_ends_with_2(tmp_path, capsys):
 def test_refusals_from_anywhere_end_with_2(error, picture, monkeypatch, capsys):
     import tokviz
 
-    def load(name):
+    def load(name, **loading):
         raise error
 
     monkeypatch.setattr(tokviz, "load", load, raising=False)
@@ -199,7 +199,7 @@ def test_refusals_from_anywhere_end_with_2(error, picture, monkeypatch, capsys):
 def test_a_defect_is_not_hidden(picture, monkeypatch):
     import tokviz
 
-    def load(name):
+    def load(name, **loading):
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(tokviz, "load", load, raising=False)
@@ -338,7 +338,7 @@ def test_the_real_command_in_a_fresh_process(picture, tmp_path):
 def test_an_interrupt_ends_with_130(picture, monkeypatch, capsys):
     import tokviz
 
-    def load(name):
+    def load(name, **loading):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tokviz, "load", load, raising=False)

@@ -249,7 +249,7 @@ def test_only_the_offered_models_can_be_asked_for(monkeypatch):
         running.model("someone/else")
     monkeypatch.delenv("TOKVIZ_MODEL")
     monkeypatch.setenv("SPACE_ID", "someone/tokviz")
-    assert [name for _, name in running.allowed_models()] == ["tokviz-tiny"]
+    assert [name for _, name in running.allowed_models()] == ["tokviz-tiny", "tokviz-tiny-video"]
 
 
 def test_a_damaged_example_is_named(tmp_path):

@@ -63,7 +63,7 @@ def _add_models(commands: Any) -> None:
 
 def run_models(arguments: argparse.Namespace) -> int:
     """Print the catalog of models: what each needs, takes and is; the memory is estimated."""
-    from ..models.catalog import CATALOG, EMBEDDED_MODEL
+    from ..models.catalog import CATALOG, EMBEDDED
 
     table = new_table(
         "Models (GB are estimated)", ("id", "left"), ("family", "left"), ("size", "right"), ("GB, bf16", "right"),
@@ -71,7 +71,7 @@ def run_models(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     table.columns[0].no_wrap = True  # ids are copied
     for entry in CATALOG:
-        here = entry.id == EMBEDDED_MODEL
+        here = entry.id in EMBEDDED
         memory = [f"{gb:.1f}" if gb else "< 1" for gb in (entry.memory_gb, entry.memory_gb_4bit)]
         revision = entry.revision[:8] if entry.revision else "here" if here else "newest"
         table.add_row(

@@ -20,7 +20,7 @@ from . import hub
 from .base import ModelFamily
 from .catalog import find
 from .checkpoint import architecture, check_files, count_parameters
-from .embedded import EMBEDDED_MODEL, embedded_folder
+from .embedded import EMBEDDED, EMBEDDED_MODEL, embedded_folder
 from .failures import unsupported, why_not_loaded
 from .families import FAMILIES
 from .kernels import Kernel, choose_kernel, kernels_in_use
@@ -200,10 +200,10 @@ def prepare(
 
 def _resolve(name_or_path: str) -> tuple[Path | str, str | None, str]:
     """``(folder or hub id, revision, name to show)``."""
-    if name_or_path == EMBEDDED_MODEL:
-        if not (embedded_folder() / "config.json").is_file():
-            raise BadInput(f"The embedded model is missing: {EMBEDDED_MODEL} is not in the assets folder.")
-        return embedded_folder(), None, EMBEDDED_MODEL
+    if name_or_path in EMBEDDED:
+        if not (embedded_folder(name_or_path) / "config.json").is_file():
+            raise BadInput(f"The embedded model is missing: {name_or_path} is not in the assets folder.")
+        return embedded_folder(name_or_path), None, name_or_path
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -233,7 +233,7 @@ def loaded_record(model: Any, family: ModelFamily, name: str, quantization: Quan
         dtype=str(model.dtype).removeprefix("torch."),
         device=devices[0],
         attention=attention,
-        embedded=name == EMBEDDED_MODEL,
+        embedded=name in EMBEDDED,
         tower_attention=tower,
         quantization=quantization,
         parameters=model.num_parameters(),

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..types import PlanningInfo
 from .catalog import find
-from .embedded import EMBEDDED_MODEL, embedded_folder
+from .embedded import EMBEDDED, embedded_folder
 from .families import FAMILIES
 
 
@@ -30,7 +30,7 @@ def _config(name: str) -> Mapping[str, Any]:
     entry = find(name)
     if entry is not None and entry.config is not None and not Path(name).is_dir():  # a folder goes before a hub id
         return entry.config
-    folder = embedded_folder() if name == EMBEDDED_MODEL else Path(name).expanduser()
+    folder = embedded_folder(name) if name in EMBEDDED else Path(name).expanduser()
     config = _json(folder / "config.json")
     pictures = _json(folder / "processor_config.json").get("image_processor") or _json(
         folder / "preprocessor_config.json"

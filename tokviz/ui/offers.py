@@ -72,13 +72,13 @@ def offers() -> list[Offer]:
     """What this page offers, the default first.
 
     ``TOKVIZ_MODEL`` lists ids or folders, separated by commas. Unset: the whole catalog, but on a Space only the
-    embedded model (a visitor must not start a download of 16 GB).
+    embedded models (a visitor must not start a download of 16 GB).
     """
-    from ..models.catalog import CATALOG, find
+    from ..models.catalog import CATALOG, EMBEDDED, find
 
     wanted = [name.strip() for name in os.environ.get("TOKVIZ_MODEL", "").split(",") if name.strip()]
     if not wanted:
-        return [_of_catalog(entry) for entry in (CATALOG[:1] if os.environ.get("SPACE_ID") else CATALOG)]
+        return [_of_catalog(entry) for entry in (CATALOG[: len(EMBEDDED)] if os.environ.get("SPACE_ID") else CATALOG)]
     return [_elsewhere(name) if (entry := find(name)) is None else _of_catalog(entry) for name in wanted]
 
 
@@ -93,10 +93,10 @@ def offer(name: str) -> Offer:
 
 
 def _of_catalog(entry: Any) -> Offer:
-    from ..models.catalog import EMBEDDED_MODEL, embedded_folder
+    from ..models.catalog import EMBEDDED, embedded_folder
 
-    if entry.id == EMBEDDED_MODEL:
-        counted = _count(embedded_folder())
+    if entry.id in EMBEDDED:
+        counted = _count(embedded_folder(entry.id))
         return Offer(entry.id, entry.label, entry.family, counted, None, None, entry.licence, entry.takes,
                      note=entry.note)  # fmt: skip
     return Offer(
