@@ -29,10 +29,6 @@ TESTS = ("tests/engine", "tests/models")
 NOTES = (
     "Between the two, transformers itself changed what Qwen2.5-VL is told of time: 5.17 counts whole seconds only "
     "between two grids of a video, 5.23 parts of them, too. Pruned and unpruned model agree in both.",
-    "",
-    "Of the other tests of engine and models, a run on 5.17.0 failed two: its processor of SmolVLM takes frames of a "
-    "video for videos (`tests/models/test_idefics3.py`), and its caches keep their length when they are reset "
-    "(`test_a_copied_cache_is_its_own`).",
 )
 SHOWN = ("transformers", "huggingface_hub", "tokenizers", "torch")
 
