@@ -21,6 +21,7 @@ from training.card import LOGS, ROOT, Sitting, read_log
 from training.clip_prompts import CELLS, FRAME_TOKENS, FRAMES, VIDEO_TOKENS, WORDS
 from training.machine import describe_machine
 from training.tables import flow, interval, markdown, percent
+from training.tally import wilson
 from training.video import BATCHES, USES
 
 FOLDER = ROOT / "assets" / "tokviz-tiny-video"
@@ -148,7 +149,7 @@ def accuracy_part(numbers: dict[str, Any]) -> str:
         "## Accuracy on held-out clips",
         flow(opening),
         accuracy_table(numbers),
-        flow(targets_sentence(numbers)),
+        flow(f"{targets_sentence(numbers)} {direction_sentence(numbers)}"),
         flow(method),
         flow(pruned),
         pruned_table(numbers),
@@ -198,9 +199,24 @@ def making_part(log: Path, machine: str) -> str:
     ])  # fmt: skip
 
 
-def limits_part() -> str:
+def direction_sentence(numbers: dict[str, Any]) -> str:
+    """Whether the direction of a motion is understood, from the interval of all four directions together."""
+    entries = [entry for kind, entry in numbers["kinds"].items() if "move to the" in kind]
+    asked = sum(entry["n"] for entry in entries)
+    right = sum(round(entry["accuracy"] * entry["n"]) for entry in entries)
+    low, high = wilson(right, asked)
+    verdict = "is answered" if low > 0.5 else "is not answered better than by chance"
+    entry = {"accuracy": right / asked, "low": low, "high": high}
+    return (
+        f'"Does the red star move to the left?" {verdict}: {interval(entry)}% right of {asked}, where guessing gives '
+        f'50%. "Does the red star move?" has {interval(numbers["kinds"]["motion: does the * move"])}%.'
+    )
+
+
+def limits_part(numbers: dict[str, Any]) -> str:
     """What the model cannot do."""
     limits = [
+        direction_sentence(numbers),
         f"""It knows {len(WORDS)} words: {len(SHAPES)} shapes, {len(COLORS)} colours, {len(SIGN_WORDS)} sign words,
         digits; counts end at {MAX_COUNT}.""",
         f"""It was trained on {FRAMES} frames only; with more or fewer of them, what it says is not known. Nothing in a
@@ -223,7 +239,7 @@ def card(folder: Path = FOLDER, logs: Path = LOGS) -> str:
         millions=millions, words=len(WORDS), frames=FRAMES, size=IMAGE_SIZE, cells=CELLS, tokens=VIDEO_TOKENS
     )
     made = making_part(logs / LOG, (logs / MACHINE).read_text().strip())
-    return "\n\n".join([head, accuracy_part(numbers), made, limits_part()]) + "\n"
+    return "\n\n".join([head, accuracy_part(numbers), made, limits_part(numbers)]) + "\n"
 
 
 def main() -> None:
