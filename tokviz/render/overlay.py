@@ -95,7 +95,8 @@ def kept_overlay(
     coarse = np.zeros_like(kept) if canvas.coarse is None else canvas.coarse.spread(flags)
     pixels = grey_out(pixels, (raster.owner >= 0) & ~kept & ~coarse, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
     if canvas.coarse is not None:
-        veiled = to_bytes(palette.COARSE_SHOWS * pixels + (1 - palette.COARSE_SHOWS) * palette.DROPPED_GREY)
+        light = pixels.astype(np.float64)
+        veiled = to_bytes(palette.COARSE_SHOWS * light + (1 - palette.COARSE_SHOWS) * palette.DROPPED_GREY)
         pixels = np.where((coarse & ~kept)[..., None], veiled, pixels)
         pixels = cased_outline(pixels, coarse, max(raster.line_width // 2, 1))
     pixels = outline(pixels, kept, palette.KEPT_OUTLINE, raster.line_width)
