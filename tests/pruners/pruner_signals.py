@@ -113,6 +113,17 @@ def tiles(side, crop_rows, crop_cols, newlines, cut_rows=0, cut_cols=0):
     )
 
 
+def frames(count, rows, cols, cls):
+    """Frames of a video, each of ``rows * cols`` patches; with ``cls`` a row before them that is no patch."""
+    cells = [(-1, -1)] * cls + [(row, col) for row in range(rows) for col in range(cols)]
+    return Layout(
+        f"{count} frames of {rows}x{cols}{' with [CLS]' if cls else ''}",
+        torch.arange(count).repeat_interleave(len(cells)),
+        torch.tensor(cells * count),
+        torch.tensor([row >= 0 for row, _ in cells] * count) if cls else None,
+    )
+
+
 RASTERS = tuple(
     raster(r, c)
     for r, c in [(1, 1), (1, 2), (3, 1), (1, 5), (2, 4), (1, 11), (3, 4), (1, 17), (4, 6), (5, 5), (1, 31), (6, 6)]
@@ -125,6 +136,9 @@ TILES = (
     tiles(2, 2, 1, newlines=True),
     tiles(3, 2, 2, newlines=True, cut_cols=1),
 )
+
+
+FRAMES = (frames(3, 2, 2, cls=False), frames(2, 2, 3, cls=True))
 
 
 def fill(kind, shape, g):
@@ -313,7 +327,8 @@ class Variant:
             return list(RASTERS)
         found = TILES if self.pruner.needs_tiles else (*RASTERS, *TILES)
         inside_llm = isinstance(self.stage.site, int) or self.stage.site == "projector"
-        return [layout for layout in found if inside_llm or layout.candidates is None]
+        found = [layout for layout in found if inside_llm or layout.candidates is None]
+        return found if self.pruner.needs_tiles else [*found, *FRAMES]
 
     def select(self, signals, keep, seed=0):
         return self.stage.select(signals, keep, self.params, generator(seed))

@@ -180,11 +180,6 @@ def test_without_cls_what_tokens_receive_ranks_them_behind_the_merger(method):
     assert not any(need.kind.startswith("cls_") for need in first.needs)
 
 
-def test_prumerge_refuses_a_vision_tower_without_cls():
-    with pytest.raises(Unsupported, match=r"reads the \[CLS\] token"):
-        plan("prumerge", 64, info=QWEN)
-
-
 def test_where_positions_have_several_axes_every_stage_keeps_them():
     for pruner in PRUNERS:
         if pruner.missing(QWEN) is None:

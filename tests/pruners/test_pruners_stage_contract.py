@@ -243,7 +243,7 @@ def test_a_stage_looks_only_at_what_it_declares(variant):
     layout = variant.layouts()[-2]
     everything, _ = make_signals(5, layout, llm_input=3 if isinstance(variant.stage.site, int) else 0)
     if not variant.info.has_cls:  # an encoder has [CLS], or attention received stands in for it: never both
-        everything = replace(everything, cls_attention=None, cls_logits=None, cls_full_width=None)
+        everything = replace(everything, cls_attention=None, cls_logits=None, cls_full_width=None, cls_feature=None)
     declared, _ = variant.signals(5, layout)
     if declared.attention_rows is not None:
         everything = mapped(everything, lambda name, t: declared.attention_rows if name == "attention_rows" else t)

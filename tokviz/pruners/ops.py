@@ -202,7 +202,7 @@ def non_finite_warnings(non_finite: int, n: int) -> tuple[str, ...]:
 def unrankable(keep: int, pool: Tensor, score: TokenMap | None = None) -> Selection:
     """Keep evenly spaced rows and say so: the way out when no row of ``pool (P,)`` has a finite score or feature."""
     return Selection(
-        kept=fill_up(pool[:0], keep, pool),
+        kept=fill_up(pool[:0], keep, pool).sort().values,
         score=score,
         facts={"non_finite": len(pool)},
         warnings=("No token has a finite score or feature: evenly spaced tokens were kept instead of ranked ones.",),
