@@ -13,7 +13,8 @@ run: $(VENV)/.run-ready
 test: $(VENV)/.test-ready
 	@sh scripts/find_chromium.sh $(BIN)/python > $(VENV)/chromium-path
 	$(MAKE) --no-print-directory check
-	HF_HUB_OFFLINE=1 TOKVIZ_CHROMIUM="$$(cat $(VENV)/chromium-path)" $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKVIZ_CHROMIUM="$$(cat $(VENV)/chromium-path)" \
+		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Gradio writes stubs of our components beside them when it runs; old ones would mislead the type checker.
 check: $(VENV)/.test-ready
