@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from tokviz.models.llava import centre_crop_grid, padded_square_grid
+from tokviz.models.llava import centre_crop_grid, padded_square_grid, squeezed_grid
 
 SIDE, PATCH = 96, 8
 
@@ -18,9 +18,11 @@ def gradient(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [(96, 96), (300, 200), (200, 300), (640, 180), (101, 333), (2000, 1000), (50, 40)])
-def test_each_patch_sees_the_middle_of_its_box(size):
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_each_patch_sees_the_middle_of_its_box(size, squeezed):
+    resize_to = SIDE + 16
     processor = CLIPImageProcessor(
-        size={"shortest_edge": SIDE},
+        size={"height": resize_to, "width": resize_to} if squeezed else {"shortest_edge": SIDE},
         crop_size={"height": SIDE, "width": SIDE},
         image_mean=[0, 0, 0],
         image_std=[1, 1, 1],
@@ -31,7 +33,7 @@ def test_each_patch_sees_the_middle_of_its_box(size):
     patches = pixels.reshape(3, n, PATCH, n, PATCH).mean((2, 4))
     seen_x = (patches[0] - 10) / 235 * (width - 1) + 0.5
     seen_y = (patches[1] - 10) / 235 * (height - 1) + 0.5
-    grid = centre_crop_grid(size, SIDE, SIDE, PATCH)
+    grid = squeezed_grid(size, resize_to, SIDE, PATCH) if squeezed else centre_crop_grid(size, SIDE, SIDE, PATCH)
     for token, box in enumerate(grid.box):
         row, column = grid.row[token], grid.col[token]
         cell_x, cell_y = box[2] - box[0], box[3] - box[1]

@@ -191,9 +191,9 @@ def test_video_llava_checks_pictures_and_frames():
     case = CASES["video_llava"]
     model = case.model()
     case.here.check(model, video_llava_processor(), "it")
-    with pytest.raises(Unsupported, match="of other sizes than its model"):
+    with pytest.raises(Unsupported, match="does not cut pictures to the 32 px"):
         case.here.check(model, video_llava_processor(48), "it")
-    with pytest.raises(Unsupported, match="of other sizes than its model"):
+    with pytest.raises(Unsupported, match="counts patches of 4 px"):
         case.here.check(model, video_llava_processor(patch=4), "it")
     with pytest.raises(Unsupported, match="cuts frames to 24 px"):
         case.here.check(model, video_llava_processor(crop_size={"height": 24, "width": 24}), "it")

@@ -70,7 +70,7 @@ class InternVL(Llava):
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Patches only, whole groups of them, and model and processor must cut pictures and frames alike."""
-        super().check(model, processor, name)
+        self.check_features(model, processor, name)
         side, patch = _shape(model)
         scale = _scale(model)
         if side % (patch * scale):
@@ -82,7 +82,8 @@ class InternVL(Llava):
                 f"{name} has a processor that makes {processor.image_seq_length} tokens of {sizes} px (pictures, "
                 f"frames), but its model makes {n_tokens} of {side} px."
             )
-        if processor.video_processor.do_center_crop or not processor.image_processor.do_resize:
+        both = processor.image_processor, processor.video_processor
+        if processor.video_processor.do_center_crop or not all(part.do_resize for part in both):
             raise Unsupported(f"{name} has a processor that does not squeeze pictures and frames into squares.")
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:

@@ -39,6 +39,19 @@ class Llava(PicturesOnly):
     layout_arguments: tuple[str, ...] = ()
 
     def check(self, model: Any, processor: Any, name: str) -> None:
+        """Patches only, of one vision layer; and the processor makes the squares, and tokens, that the model takes."""
+        self.check_features(model, processor, name)
+        self.check_counts(model, processor, name)
+        vision, image_processor = model.config.vision_config, processor.image_processor
+        size, crop = image_processor.size, image_processor.crop_size if image_processor.do_center_crop else None
+        side = side_of(crop if crop and not getattr(image_processor, "do_pad", False) else size)
+        # The shortest edge alone is no square.
+        if not image_processor.do_resize or side != vision.image_size or (crop is None and not size.get("height")):
+            raise Unsupported(
+                f"{name} has a processor that does not cut pictures to the {vision.image_size} px that its model sees."
+            )
+
+    def check_features(self, model: Any, processor: Any, name: str) -> None:
         """Patches only, of one vision layer that lies behind a block."""
         strategy = model.config.vision_feature_select_strategy
         if strategy != "default":
@@ -49,6 +62,17 @@ class Llava(PicturesOnly):
         if not isinstance(layer, int) or layer == 0:
             raise Unsupported(
                 f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
+            )
+
+    def check_counts(self, model: Any, processor: Any, name: str) -> None:
+        """The processor must write as many tokens for a square as the model makes patches of it."""
+        patch, added = processor.patch_size, processor.num_additional_image_tokens
+        if processor.vision_feature_select_strategy == "default":
+            added -= 1  # [CLS] is left out
+        if patch != model.config.vision_config.patch_size or added:
+            raise Unsupported(
+                f"{name} has a processor that counts patches of {patch} px and {added:+d} more tokens for a picture; "
+                f"its model makes one of every {model.config.vision_config.patch_size} px and no more."
             )
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
@@ -143,7 +167,10 @@ class Llava(PicturesOnly):
             side = side_of(image_processor.size)
             return padded_square_grid(picture_size, side, patch)
         crop = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
-        return centre_crop_grid(picture_size, _shortest_edge(image_processor.size), side_of(crop), patch)
+        shortest = image_processor.size.get("shortest_edge")
+        if not shortest:
+            return squeezed_grid(picture_size, side_of(image_processor.size), side_of(crop), patch)
+        return centre_crop_grid(picture_size, int(shortest), side_of(crop), patch)
 
 
 def _tower(model: Any) -> Any:
@@ -171,10 +198,6 @@ def side_of(size: Mapping[str, int]) -> int:
     return int(height)
 
 
-def _shortest_edge(size: Mapping[str, int]) -> int:
-    return int(size.get("shortest_edge") or side_of(size))
-
-
 def centre_crop_grid(picture_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:
     """Geometry of "resize the shortest edge, cut the centre square", CLIP's processor (``engine.md`` section 7).
 
@@ -189,6 +212,15 @@ def centre_crop_grid(picture_size: tuple[int, int], resize_to: int, crop: int, p
     scale_x, scale_y = width / new_width, height / new_height
     return _square_grid(picture_size, crop // patch, lambda column, row: (
         (column * patch + left) * scale_x, (row * patch + top) * scale_y
+    ))  # fmt: skip
+
+
+def squeezed_grid(picture_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:
+    """Geometry of "squeeze the picture into a square, cut the centre out". Sizes as in ``centre_crop_grid``."""
+    width, height = picture_size
+    before = int((resize_to - crop) / 2)
+    return _square_grid(picture_size, crop // patch, lambda column, row: (
+        (column * patch + before) * width / resize_to, (row * patch + before) * height / resize_to
     ))  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class LlavaNext(Llava):
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """As LLaVA, and model and processor must cut pictures alike."""
-        super().check(model, processor, name)
+        self.check_features(model, processor, name)
         vision, image_processor = model.config.vision_config, processor.image_processor
         sides = {side_of(image_processor.size), side_of(image_processor.crop_size), vision.image_size}
         if len(sides) != 1 or processor.patch_size != vision.patch_size:
@@ -63,6 +63,7 @@ class LlavaNext(Llava):
         if pinpoints != pinpoints_of(getattr(image_processor, "image_grid_pinpoints", ())):
             raise Unsupported(f"{name} has a processor whose image_grid_pinpoints are not those of its model.")
         check_pinpoints(pinpoints, vision.image_size)
+        self.check_counts(model, processor, name)
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """Thumbnail, crops and newlines of a square picture."""

@@ -89,6 +89,8 @@ class LlavaOnevision(LlavaNext):
                 f"{name} has a processor that cuts tiles or frames of other sizes ({sorted(sides)} px) or patches than "
                 "its model."
             )
+        if not processor.video_processor.do_resize:
+            raise Unsupported(f"{name} has a processor that does not resize frames; tokviz needs do_resize.")
         if {config.vision_aspect_ratio} != {processor.vision_aspect_ratio}:
             raise Unsupported(f"{name} has a processor whose vision_aspect_ratio is not that of its model.")
         _most_crops(config.vision_aspect_ratio)

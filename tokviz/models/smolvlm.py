@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import Unsupported
 from ..names import Media
 from ..records import GridView, TokenGrid
 from .base import VideoFacts
@@ -44,6 +45,13 @@ class SmolVLM(Idefics3):
             Parameters(2_042_916_864, 203_868_016), visual_tokens=64 * 81, takes=takes,
         ),
     )  # fmt: skip
+
+    def check(self, model: Any, processor: Any, name: str) -> None:
+        """As Idefics3, and frames must be squeezed into the same squares."""
+        super().check(model, processor, name)
+        video_processor, side = processor.video_processor, model.config.vision_config.image_size
+        if not video_processor.do_resize or video_processor.max_image_size["longest_edge"] != side:
+            raise Unsupported(f"{name} has a processor that does not squeeze frames into squares of {side} px.")
 
     def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
         """The processor's own rule: so many per second, up to a limit, of long videos without the first and last."""

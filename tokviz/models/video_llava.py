@@ -21,7 +21,7 @@ from ..types import PlanningInfo
 from .base import PictureTokens, VisionTower
 from .entries import CLIP_L_336, VICUNA_7B, CatalogEntry
 from .frames import check_frames, frame_by_frame, middle_of_frame, stock_frames
-from .llava import Llava, side_of
+from .llava import Llava
 from .memory import Parameters
 
 _BOTH: tuple[Media, ...] = ("picture", "video")
@@ -45,11 +45,10 @@ class VideoLlava(Llava):
     )  # fmt: skip
 
     def check(self, model: Any, processor: Any, name: str) -> None:
-        """As LLaVA, and the processor must cut pictures and frames to the model's size."""
+        """As LLaVA, and the processor must cut frames to the model's size and count their [CLS]."""
         super().check(model, processor, name)
-        vision, side = model.config.vision_config, side_of(processor.image_processor.crop_size)
-        if side != vision.image_size or processor.patch_size != vision.patch_size:
-            raise Unsupported(f"{name} has a processor that cuts pictures or patches of other sizes than its model.")
+        if processor.num_additional_image_tokens != 1:  # of frames, whose [CLS] is never left out
+            raise Unsupported(f"{name} has a processor that does not count the [CLS] token of each frame.")
         check_frames(model, processor, name)
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
