@@ -189,7 +189,7 @@ def _example_chooser(examples: Sequence[Example]) -> gr.Dataset | None:
         return None
     names = [text.example_name(example.case.question, example.comparison.video is not None) for example in examples]
     return gr.Dataset(
-        label="Examples", components=[gr.Textbox(visible=False)], type="index", samples_per_page=12,
+        label="Examples", components=[gr.Textbox(visible=False)], type="index", samples_per_page=len(examples),
         samples=[[name] for name in names], elem_id="tokviz-examples",
     )  # fmt: skip
 
