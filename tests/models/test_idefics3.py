@@ -128,7 +128,7 @@ def test_a_video_prompt_holds_a_token_for_each_cell_of_each_frame():
     video = np.stack([np.asarray(noise(50, 30, seed=number)) for number in numbers])
     metadata = {"total_num_frames": 40, "fps": 4.0, "duration": 10.0, "frames_indices": numbers}
     inputs = processor(
-        videos=[video], text=["<video> what"], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
+        videos=[[video]], text=["<video> what"], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
     )
     assert int((inputs["input_ids"] == IMAGE).sum()) == family.video_grid(model, processor, (50, 30), 6).n_tokens
     with torch.no_grad():

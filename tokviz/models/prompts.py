@@ -66,7 +66,8 @@ def _seen(media: Image.Image | Video) -> dict[str, Any]:
         frames_indices=list(media.indices),
     )
     frames = np.stack([np.asarray(frame) for frame in media.frames])
-    return {"videos": [frames], "video_metadata": [metadata], "do_sample_frames": False}
+    # Nested as the videos of one text: SmolVLM's processor of transformers 5.17 takes the frames for videos else.
+    return {"videos": [[frames]], "video_metadata": [metadata], "do_sample_frames": False}
 
 
 def _rendered(vlm: VisionLanguageModel, media: Image.Image | Video, question: str) -> str:
