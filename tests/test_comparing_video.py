@@ -1,5 +1,7 @@
 """Videos through the whole library: frames, evidence in frames, limits, and what is said when something is wrong."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -167,7 +169,7 @@ def test_a_video_that_was_read_with_other_frames_is_refused(film, clip):
 
 
 def test_a_model_for_pictures_names_models_that_take_videos(vlm, clip):
-    with pytest.raises(BadInput, match=r"tokviz-tiny does not answer questions about videos.*such as .+/.+ or .+/"):
+    with pytest.raises(BadInput, match=r"tokviz-tiny does not answer questions about videos.*such as tokviz-tiny-video or .+/"):
         tokviz.compare(vlm, clip, "is there a star?")
 
 
@@ -204,3 +206,26 @@ def test_sessions_whose_frames_do_not_belong_together_are_refused(comparison, da
     damaged = comparison.model_copy(update=damage(comparison))
     with pytest.raises(BadInput, match="not a tokviz session"):
         Comparison.from_json(damaged.to_json())
+
+
+def _first_frame(session, **changes):
+    session["video"]["frames"][0].update(changes)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda session: _first_frame(session, index=-1),
+        lambda session: _first_frame(session, index=29),  # the first of several, and the file's last
+        lambda session: session["video"].update(n_frames=4),
+        lambda session: session["grid"]["view"].__setitem__(0, 4),
+        lambda session: session["grid"]["view"].__setitem__(0, -1),
+        lambda session: session["grid"]["row"].__setitem__(0, 99),
+        lambda session: session["grid"]["col"].__setitem__(0, -1),
+    ],
+)
+def test_sessions_whose_frames_or_patches_do_not_exist_are_refused(comparison, forge):
+    session = json.loads(comparison.to_json())
+    forge(session)
+    with pytest.raises(BadInput, match="not a tokviz session"):
+        Comparison.from_json(json.dumps(session))

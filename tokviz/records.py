@@ -84,6 +84,10 @@ class TokenGrid(Record):
         lengths = {len(self.view), len(self.row), len(self.col), len(self.box)}
         if len(lengths) != 1:
             raise ValueError(f"TokenGrid lists must have the same length, got lengths {sorted(lengths)}")
+        for number, row, col in zip(self.view, self.row, self.col, strict=True):
+            view = self.views[number] if 0 <= number < len(self.views) else None
+            if view is None or not (row == col == -1 or (0 <= row < view.rows and 0 <= col < view.cols)):
+                raise ValueError(f"there is no row {row}, column {col} in a view {number}")
         return self
 
 
@@ -317,6 +321,10 @@ class Comparison(Record):
         used = [*request.evidence_frames, *(frame for view in self.grid.views for frame in view.frames)]
         if not all(0 <= frame < n_frames for frame in used):
             raise ValueError(f"frames are numbered 0 to {n_frames - 1}")
+        if self.video is not None:
+            indices = [-1, *(frame.index for frame in self.video.frames), self.video.n_frames]
+            if sorted(indices) != indices or indices[1] < 0 or indices[-2] == indices[-1]:
+                raise ValueError(f"the file's frames are numbered 0 to {self.video.n_frames - 1}, ascending")
         return self
 
     def run(self, method: str) -> Run:
