@@ -329,3 +329,14 @@ def test_memory_that_runs_out_while_answering_is_a_sentence_too():
     assert "while LLaVA answered" in str(failures.out_of_memory("LLaVA", torch.OutOfMemoryError("CUDA")))
     assert "This machine" in str(failures.out_of_memory("LLaVA", MemoryError()))
     assert failures.out_of_memory("LLaVA", ValueError("no")) is None
+
+
+def test_files_that_name_different_placeholders_are_refused(tmp_path):
+    """A config without its image token gets transformers' default, which no prompt of this tokenizer holds."""
+    folder = tmp_path / "torn"
+    shutil.copytree(embedded_folder(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    named = config.pop("image_token_id", None) or config.pop("image_token_index")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=f"torn do not belong together: its processor writes token {named} .* names"):
+        tokviz.load(folder)

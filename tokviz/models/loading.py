@@ -109,10 +109,22 @@ class Prepared:
         # transformers fills what a checkpoint lacks with random numbers; such a model would answer, wrongly.
         if missing:
             raise BadInput(f"{self.name} is incomplete: its checkpoint lacks {missing} of the model's weights.")
+        self._check_placeholders(model)
         self.family.check(model, self.processor, self.name)
         record = loaded_record(model, self.family, self.name, self.placement.quantization)
         notices = (*self.placement.notices, *filter(None, [self.kernel.notice]), *_asides(record))
         return VisionLanguageModel(model, self.processor, self.family, record, notices=notices)
+
+    def _check_placeholders(self, model: Any) -> None:
+        """Raises BadInput when the processor writes other placeholders than the model fills."""
+        filled = self.family.visual_token_ids(model)
+        for media in ("image", "video"):
+            written = getattr(self.processor, f"{media}_token_id", None)
+            if written is not None and written not in filled:
+                raise BadInput(
+                    f"The files of {self.name} do not belong together: its processor writes token {written} for each "
+                    f"part of {'an image' if media == 'image' else 'a video'}, its config.json names {filled[0]}."
+                )
 
     def _read(self) -> tuple[Any, int]:
         """The model where it belongs, and how many weights its checkpoint lacks."""
