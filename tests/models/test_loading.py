@@ -340,3 +340,13 @@ def test_files_that_name_different_placeholders_are_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match=f"torn do not belong together: its processor writes token {named} .* names"):
         tokviz.load(folder)
+
+
+def test_weights_of_other_shapes_than_the_config_says_are_refused(tmp_path):
+    folder = tmp_path / "torn"
+    shutil.copytree(embedded_folder(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 8
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=r"torn do not belong together: its weights have other shapes"):
+        tokviz.load(folder)

@@ -55,3 +55,17 @@ def test_frames_of_video_llava_need_their_cls_counted():
     processor.num_additional_image_tokens, processor.vision_feature_select_strategy = 0, "full"
     with pytest.raises(Unsupported, match="CLS"):
         case.here.check(model, processor, "this")
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next (vicuna)", "video_llava", "llava_onevision", "internvl"])
+def test_features_come_from_behind_a_block_that_there_is(name):
+    case = CASES[name]
+    model, processor = case.model(), case.processor()
+    n_blocks = model.config.vision_config.num_hidden_layers
+    for layer in (1, n_blocks, -1, -n_blocks):
+        model.config.vision_feature_layer = layer
+        case.here.check(model, processor, "this")
+    for layer in (0, n_blocks + 1, -n_blocks - 1, -n_blocks - 2, [-2, -1]):
+        model.config.vision_feature_layer = layer
+        with pytest.raises(Unsupported, match="one layer behind a block"):
+            case.here.check(model, processor, "this")

@@ -58,6 +58,10 @@ def why_not_loaded(name: str, error: BaseException, folder: Path) -> BadInput:
         return BadInput(f"The disk is full: {name} could not be unpacked. Make room and try again.")
     if isinstance(error, ImportError):
         return _missing_package(name, error)
+    if "ignore_mismatched_sizes" in str(error):
+        return BadInput(
+            f"The files of {name} do not belong together: its weights have other shapes than config.json says."
+        )
     detail = _first_line(error).replace(str(folder), name)
     if "does not support" in detail and ("attention" in detail.lower() or "sdpa" in detail.lower()):
         return Unsupported(f"{name} cannot be loaded with this attention kernel: {detail}")

@@ -59,7 +59,7 @@ class Llava(PicturesOnly):
                 f"{name} feeds the LLM with vision features {strategy!r}; tokviz supports 'default' only."
             )
         layer = model.config.vision_feature_layer
-        if not isinstance(layer, int) or layer == 0:
+        if not is_behind_a_block(layer, model.config.vision_config.num_hidden_layers):
             raise Unsupported(
                 f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
             )
@@ -188,6 +188,14 @@ def _feature_blocks(model: Any) -> int:
         )
     # hidden_states has one entry more than there are blocks (entry 0 = embeddings): entry h leaves block h - 1.
     return feature_layer if feature_layer >= 0 else len(_tower(model).encoder.layers) + 1 + feature_layer
+
+
+def is_behind_a_block(layer: Any, n_blocks: int) -> bool:
+    """Whether ``vision_feature_layer`` is one of the hidden states of ``n_blocks`` blocks, and not the first of them.
+
+    They are numbered from 0, the embeddings, or from -1 backwards.
+    """
+    return isinstance(layer, int) and 1 <= (layer if layer >= 0 else n_blocks + 1 + layer) <= n_blocks
 
 
 def side_of(size: Mapping[str, int]) -> int:

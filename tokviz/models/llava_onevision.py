@@ -23,7 +23,7 @@ from ..types import PlanningInfo
 from .base import PictureTokens
 from .entries import CatalogEntry, decoder
 from .frames import frame_by_frame, stock_frames
-from .llava import side_of
+from .llava import is_behind_a_block, side_of
 from .llava_next import SQUARE, LlavaNext, check_pinpoints, pinpoints_of
 from .memory import Parameters
 from .tiles import Canvas, Line, canvas_of, square_canvas, square_grid, tile_grid
@@ -75,7 +75,7 @@ class LlavaOnevision(LlavaNext):
                 f"{name} selects vision features by {sorted(map(str, strategies))} from {vision.model_type}; tokviz "
                 "supports 'full' from a tower without [CLS] only."
             )
-        if not isinstance(config.vision_feature_layer, int) or config.vision_feature_layer == 0:
+        if not is_behind_a_block(config.vision_feature_layer, vision.num_hidden_layers):
             raise Unsupported(
                 f"{name} takes its features from vision layers {config.vision_feature_layer}; tokviz needs one layer "
                 "behind a block."
