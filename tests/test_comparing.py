@@ -201,8 +201,8 @@ def test_leaving_early_frees_the_model(vlm, scene_image):
 
 def test_a_tower_without_cls_refuses_only_the_methods_that_need_it(vlm, scene_image, monkeypatch, budget):
     monkeypatch.setattr(type(vlm.family), "has_cls", lambda self, model: False)
-    result = tokviz.compare(vlm, scene_image, QUESTION, ["prumerge", "divprune"], budget=budget)
-    assert "[CLS]" in result.run("prumerge").error
+    result = tokviz.compare(vlm, scene_image, QUESTION, ["globalcom2", "divprune"], budget=budget)
+    assert "[CLS]" in result.run("globalcom2").error
     assert result.run("divprune").error is None
 
 
