@@ -216,9 +216,9 @@ class QwenVL(ABC):
             raise Unsupported("This processor does not resize pictures; tokviz needs do_resize for Qwen models.")
 
     def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
-        """Two frames per second (or what the processor says) within the processor's limits, or about ``wanted``.
+        """Two frames per second (or what the processor says) within the processor's limits, or ``wanted``.
 
-        Always whole pairs, as two frames become one grid; of a video of one frame, that frame.
+        Always whole pairs, as two frames become one grid (one more than an odd ``wanted``); of one frame, that frame.
         """
         from transformers.video_utils import VideoMetadata
 
@@ -228,7 +228,7 @@ class QwenVL(ABC):
             return self.too_short(facts.n_frames)
         how: dict[str, Any] = {}
         if wanted is not None:
-            pairs = min(max(round(wanted / together), 1), facts.n_frames // together)
+            pairs = min(-(-wanted // together), facts.n_frames // together)
             how["num_frames"] = pairs * together
         elif not video_processor.num_frames and not video_processor.fps:
             how["fps"] = FRAMES_PER_SECOND
