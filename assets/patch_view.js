@@ -234,7 +234,8 @@ function show(payload) {
     state.pointed = null;
     state.lanes = [];
   }
-  if (!previous || previous.size.join() !== payload.pictureSize.join()) state.picture = previous ? null : state.picture;
+  // A film has no picture: the one before it is forgotten, or it would not be loaded when it is shown again.
+  if (!payload.picture || (previous && previous.size.join() !== state.plain.size.join())) state.picture = state.pictureUrl = null;
   loadPicture(payload.picture);
   fillFilm();
   tellStory(payload);

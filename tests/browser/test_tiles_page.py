@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from synthetic import comparison, map_record, nearest, picture, picture_record, run, stage
-from view_alone import document
+from synthetic_film import film_comparison
+from view_alone import document, payload
 
 from tokviz.models.llava_next import tile_grid
 
@@ -179,3 +180,12 @@ def test_a_picture_without_crops_has_no_choice_of_layers(browser):
     plain.wait_for_function("document.querySelectorAll('.tv-canvas').length > 1")
     assert not plain.get_by_label("Which tokens of the picture are drawn").is_visible()
     plain.close()
+
+
+def test_a_picture_is_there_again_after_a_film_of_another_size(page):
+    other = payload(film_comparison(4, lit=2, rows=4, cols=6, budget=24))
+    assert other["size"] != [*SIZE]
+    there = page.evaluate(PIXEL_OF, [0, 0.5, 0.5])
+    again = payload(tiled())
+    page.evaluate("async (films) => { for (const film of films) showNext(film); }", [other, again])
+    page.wait_for_function(f"wanted => ({PIXEL_OF})([0, 0.5, 0.5]).join() === wanted.join()", arg=there)

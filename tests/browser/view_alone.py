@@ -11,14 +11,21 @@ def _file(record: PictureRecord) -> dict[str, str]:
     return {"url": f"data:{record.mime};base64,{record.base64}"}
 
 
+def payload(session) -> dict:
+    """What the page would give to the view: a film has no picture."""
+    if session.video:
+        return to_payload(session, frames=[_file(frame.picture) for frame in session.video.frames])
+    return to_payload(session, picture=_file(session.picture))
+
+
 def document(session) -> str:
-    """HTML that shows a comparison."""
-    frames = [_file(frame.picture) for frame in session.video.frames] if session.video else []
-    value = json.dumps(to_payload(session, picture=_file(session.picture), frames=frames)).replace("<", "\\u003c")
+    """HTML that shows a comparison; ``showNext(payload)`` in the browser shows another one."""
+    value = json.dumps(payload(session)).replace("<", "\\u003c")
     scripts = "\n".join(asset(name) for name in _VIEW_SCRIPTS)
     return (
         f"<meta name=viewport content='width=device-width'><style>body {{ margin: 8px }}{asset('page.css')}"
         f"{asset('patch_view.css')}</style><div id=root>{asset('patch_view.html')}</div>"
-        f"<script>((element, props, watch) => {{{scripts}\n}})"
-        f"(document.querySelector('#root'), {{ value: {value} }}, () => {{}});</script>"
+        f"<script>const props = {{ value: {value} }};\n((element, props, watch) => {{{scripts}\n}})"
+        "(document.querySelector('#root'), props, (name, changed) => {"
+        " window.showNext = (value) => { props.value = value; changed(); }; });</script>"
     )
