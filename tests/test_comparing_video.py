@@ -1,6 +1,7 @@
 """Videos through the whole library: frames, evidence in frames, limits, and what is said when something is wrong."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import tokviz
 from tokviz.comparing import compare_events
 from tokviz.errors import BadInput
 from tokviz.measures import evidence_recall, evidence_tokens
+from tokviz.media import _sampled
+from tokviz.names import VideoFacts
 from tokviz.records import Comparison
-from tokviz.video import read_video
+from tokviz.video import MAX_SAMPLED, read_video
 
 QUESTION = "what is it ?"
 SIZE = (64, 48)
@@ -169,7 +172,9 @@ def test_a_video_that_was_read_with_other_frames_is_refused(film, clip):
 
 
 def test_a_model_for_pictures_names_models_that_take_videos(vlm, clip):
-    with pytest.raises(BadInput, match=r"tokviz-tiny does not answer questions about videos.*such as tokviz-tiny-video or .+/"):
+    with pytest.raises(
+        BadInput, match=r"tokviz-tiny does not answer questions about videos.*such as tokviz-tiny-video or .+/"
+    ):
         tokviz.compare(vlm, clip, "is there a star?")
 
 
@@ -229,3 +234,15 @@ def test_sessions_whose_frames_or_patches_do_not_exist_are_refused(comparison, f
     forge(session)
     with pytest.raises(BadInput, match="not a tokviz session"):
         Comparison.from_json(json.dumps(session))
+
+
+@pytest.mark.parametrize(("n_frames", "fps"), [(9000, 30.0), (6000, 10.0), (200, 25.0)])
+def test_a_long_video_is_looked_at_from_its_first_to_its_last_frame(n_frames, fps):
+    """Qwen's rule, two frames a second up to 768, asks for more than may be: the frames are spread, not cut off."""
+    case = CASES["qwen2_5_vl (videos)"]
+    vlm = SimpleNamespace(family=case.here, processor=case.processor())
+    facts = VideoFacts(n_frames, fps, n_frames / fps, (64, 48))
+    numbers = _sampled(vlm, facts, None)
+    own = case.here.sampled(vlm.processor, facts, None)
+    assert len(numbers) == min(len(own), MAX_SAMPLED) and numbers == sorted(set(numbers))
+    assert numbers[0] == 0 and numbers[-1] >= 0.98 * own[-1]

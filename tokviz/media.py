@@ -52,7 +52,9 @@ def named_as_video(source: str | Path | bytes) -> bool:
 
 
 def _sampled(vlm: VisionLanguageModel, facts: VideoFacts, wanted: int | None) -> list[int]:
-    return vlm.family.sampled(vlm.processor, facts, wanted)[: MAX_SAMPLED if wanted is None else None]
+    """The frames of the family's own rule; where those are too many, as many as may be, over the whole video."""
+    numbers = vlm.family.sampled(vlm.processor, facts, wanted)
+    return numbers if len(numbers) <= MAX_SAMPLED else vlm.family.sampled(vlm.processor, facts, MAX_SAMPLED)
 
 
 def _check_frames(frames: int | None) -> None:
