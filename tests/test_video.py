@@ -237,6 +237,16 @@ def test_a_file_that_was_cut_off_is_read_as_far_as_it_goes(kind, codec):
         assert "incomplete" in video.notices[0]
 
 
+def test_frames_that_the_decoder_filled_in_are_told():
+    data = bytearray(coded(np.random.default_rng(0).integers(0, 255, (8, 96, 96, 3), np.uint8), gop=8))
+    start = data.index(b"mdat")
+    assert not any("damaged" in words for words in read_video(bytes(data), lambda facts: [0, 7]).notices)
+    middle = start + (len(data) - start) // 20
+    data[middle : middle + 400] = bytes(byte ^ 0x5A for byte in data[middle : middle + 400])
+    notices = read_video(bytes(data), lambda facts: [0, 7]).notices
+    assert notices == ("The video is damaged: parts of its frames were filled in by the decoder.",)
+
+
 def test_uncompressed_sound_is_not_taken_for_frames(monkeypatch):
     monkeypatch.setattr(video_boxes, "MAX_SAMPLES", 60)
     assert probe(with_plain_sound(grey_frames(30))).n_frames == 30

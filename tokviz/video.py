@@ -73,8 +73,10 @@ def read_video(source: str | Path | bytes, pick: Callable[[VideoFacts], Sequence
     indices = tuple(int(number) for number in pick(facts))
     _check_indices(indices, facts)
     pictures: dict[int, Image.Image] = {}
+    damaged = first.is_corrupt
     for number, frame in decoding.frames(source, line, indices, clock):
         pictures[number] = _picture(frame, facts)
+        damaged |= frame.is_corrupt
     frames = tuple(pictures[number] for number in indices)
     if not isinstance(source, bytes):
         name = name or Path(source).name
@@ -91,7 +93,7 @@ def read_video(source: str | Path | bytes, pick: Callable[[VideoFacts], Sequence
             for number, frame in zip(indices, frames, strict=True)
         ],
     )
-    return Video(frames, indices, facts, record, _notices(line, facts, first, frames[0].size))
+    return Video(frames, indices, facts, record, _notices(line, facts, first, frames[0].size, damaged))
 
 
 def frame_record(frame: Image.Image) -> PictureRecord:
@@ -157,8 +159,10 @@ def _has_alpha(frame: Any) -> bool:
     return any(component.is_alpha for component in frame.format.components)
 
 
-def _notices(line: Timeline, facts: VideoFacts, first: Any, size: tuple[int, int]) -> tuple[str, ...]:
+def _notices(line: Timeline, facts: VideoFacts, first: Any, size: tuple[int, int], damaged: bool) -> tuple[str, ...]:
     notices = []
+    if damaged:
+        notices.append("The video is damaged: parts of its frames were filled in by the decoder.")
     if line.promised > line.n_frames:
         notices.append(f"The video is incomplete: {line.n_frames:,} of its {line.promised:,} frames are in the file.")
     if _has_alpha(first):

@@ -97,6 +97,7 @@ def test_the_field_gets_the_clip_of_an_example_and_nothing_of_an_opened_session(
     assert pictures.request_file(session) is None
     file = pictures.request_file(session, clip)
     assert Path(file.path).read_bytes() == clip.read_bytes()
+    assert Path(file.path).name == "clip.mp4", "this name is shown when the example is run again"
     assert (file.orig_name, file.mime_type) == ("lamp.mp4", "video/mp4")
     still = pictures.request_file(comparison())
     assert (still.orig_name, still.mime_type) == ("synthetic.png", "image/png")

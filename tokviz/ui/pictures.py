@@ -82,6 +82,7 @@ def request_file(comparison: Comparison, clip: Path | None = None) -> FileData |
     if video is not None and clip is None:
         return None
     data = picture_bytes(record) if clip is None else clip.read_bytes()
-    suffix = {"image/png": ".png", "image/jpeg": ".jpg"}[record.mime] if clip is None else clip.suffix
-    path = kept_file(hashlib.sha256(data).hexdigest() + suffix, lambda path: path.write_bytes(data))
+    # The name of a video's file is shown beside its frames.
+    rest = {"image/png": ".png", "image/jpeg": ".jpg"}[record.mime] if clip is None else f"/{clip.name}"
+    path = kept_file(hashlib.sha256(data).hexdigest() + rest, lambda path: path.write_bytes(data))
     return shown_file(path, record.name if video is None else video.name)

@@ -28,8 +28,10 @@ def scratch() -> Path:
 def kept_file(name: str, write: Callable[[Path], object]) -> Path:
     """``scratch() / name``, made by ``write`` unless it is there. ``name`` must follow from the content."""
     path = scratch() / name
+    path.parent.mkdir(exist_ok=True)
     if path.is_file():
         os.utime(path)
+        os.utime(path.parent)
         return path
     # Written beside and renamed: two visitors at once never read half a file.
     handle, part = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
