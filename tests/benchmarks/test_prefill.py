@@ -301,13 +301,13 @@ def test_the_command_measures_writes_and_goes_on(tmp_path, capsys):
     out = str(tmp_path / "found")
     common = ["--device", "cpu", "--shape", "tiny", "--models", "qwen2.5-vl-7b", "--repeats", "1", "--tokens", "2",
               "--budgets", "20", "--out", out]  # fmt: skip
-    prefill.main([*common, "--methods", "fastv,prumerge", "--note", "a note"])
+    prefill.main([*common, "--methods", "fastv,globalcom2", "--note", "a note"])
     (run,) = json.loads((tmp_path / "found.json").read_text())["runs"]
     assert [(line["how"], line["method"]) for line in run["lines"]] == [
         ("none", "no pruning"), ("floor", "the floor"), ("kernel", "fastv"), ("eager", "fastv"),
         ("again", "no pruning"),
     ]  # fmt: skip
-    assert run["refused"][0]["method"] == "prumerge" and "[CLS]" in run["refused"][0]["reason"]
+    assert run["refused"][0]["method"] == "globalcom2" and "[CLS]" in run["refused"][0]["reason"]
     assert run["attention"] == "sdpa" and run["dtype"] == "float32" and run["visual_tokens"] == 144
     unpruned = run["lines"][0]
     for line in run["lines"]:

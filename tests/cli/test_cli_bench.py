@@ -157,6 +157,8 @@ def test_two_workers_are_killed_and_interrupted_leave_nothing_behind_and_go_on(l
         with subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # Whoever runs the tests in the background of a shell has ctrl-C ignored, and so would they.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as running:  # fmt: skip
             while len(finished(tmp_path)) == len(times) and running.poll() is None:
                 time.sleep(0.02)

@@ -219,7 +219,7 @@ def test_losses_of_the_heads_are_zero_only_for_what_is_true() -> None:
         wide[..., 2 * FRAMES + i * CELLS + int(value * CELLS)] = 30.0
         wide[..., 2 * FRAMES + 4 * CELLS + i] = value
     wide[..., -1] = 30.0
-    assert trace_loss(wide, target) == pytest.approx(0.0, abs=1e-6)
+    assert trace_loss(wide, target) < 1e-3
     wide[..., -1] = -30.0
     assert trace_loss(wide, target) > 1.0
     assert trace_loss(wide, target * torch.nan) == 0.0
