@@ -12,6 +12,7 @@ when a test failed.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -98,7 +99,8 @@ def run(python: Path, tests: Sequence[str], only: str, report: Path) -> Outcome:
     names = ", ".join(repr(name) for name in SHOWN)
     versions = _answer(python, f"from importlib.metadata import version as v; print(*map(v, [{names}]))").split()
     command = [str(python), "-m", "pytest", *tests, "-k", only, "-p", "no:cacheprovider", f"--junitxml={report}"]
-    subprocess.run(command, cwd=ROOT, check=False)
+    command += ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     suite = ElementTree.parse(report).getroot().find("testsuite")
     if suite is None:
         raise ValueError(f"{report} holds no test suite")
