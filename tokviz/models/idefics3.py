@@ -53,6 +53,7 @@ class Idefics3(PicturesOnly):
                 "text_config": SMOLLM_135M, "vision_config": SIGLIP_BASE,
             },
             Parameters(198_180_864, 58_304_064), visual_tokens=17 * 64,
+            revision="7e3e67edbbed1bf9888184d9df282b700a323964",
         ),
         CatalogEntry(
             "HuggingFaceTB/SmolVLM-500M-Instruct", "SmolVLM 500M", "idefics3", "apache-2.0",

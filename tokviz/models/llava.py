@@ -28,6 +28,7 @@ class Llava(PicturesOnly):
         CatalogEntry(
             "llava-hf/llava-1.5-7b-hf", "LLaVA-1.5 7B", "llava", "llama2", {**_SIZES, "text_config": VICUNA_7B},
             Parameters(6_798_966_784, 264_460_288), 576,
+            revision="b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
         ),
         CatalogEntry(
             "llava-hf/llava-1.5-13b-hf", "LLaVA-1.5 13B", "llava", "llama2", {**_SIZES, "text_config": VICUNA_13B},

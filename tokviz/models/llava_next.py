@@ -37,6 +37,7 @@ class LlavaNext(Llava):
         CatalogEntry(
             "llava-hf/llava-v1.6-vicuna-7b-hf", "LLaVA-NeXT 7B (Vicuna)", "llava_next", "llama2",
             {**_SIZES, "text_config": VICUNA_7B}, Parameters(6_798_966_784, 264_464_384), 2928,
+            revision="c916e6cdcd760b4cecd1dd4907f84ac649f93b23",
         ),
         CatalogEntry(
             "llava-hf/llava-v1.6-vicuna-13b-hf", "LLaVA-NeXT 13B (Vicuna)", "llava_next", "llama2",
@@ -45,6 +46,7 @@ class LlavaNext(Llava):
         CatalogEntry(
             "llava-hf/llava-v1.6-mistral-7b-hf", "LLaVA-NeXT 7B (Mistral)", "llava_next", "apache-2.0",
             {**_SIZES, "text_config": MISTRAL_7B}, Parameters(7_302_283_264, 264_464_384), 2928,
+            revision="52320fb52229c8d942b1dcb8b63b3dc8087bc83b",
         ),
     )  # fmt: skip
     layout_arguments: tuple[str, ...] = ("image_sizes",)

@@ -61,6 +61,7 @@ class LlavaOnevision(LlavaNext):
                 "text_config": {**decoder("qwen2", 3584, 18944, 28, 28, 4, 152128), "tie_word_embeddings": False},
             },
             Parameters(6_938_107_904, 1_092_699_680), 8667, takes=_BOTH,
+            revision="0d50680527681998e456c7b78950205bedd8a068",
         ),
     )  # fmt: skip
     layout_arguments = ("image_sizes", "batch_num_images", "pixel_values_videos")

@@ -41,6 +41,7 @@ class VideoLlava(Llava):
                 "vision_config": {**CLIP_L_336, "image_size": 224},
             },
             Parameters(7_100_956_672, 265_322_496), 8 * 257, takes=_BOTH,
+            revision="4cf9d8cfc76a54f46a4cb43be5368b46b7f0d736",
         ),
     )  # fmt: skip
 
