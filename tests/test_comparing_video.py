@@ -13,8 +13,9 @@ from tiny_families import CASES
 import tokviz
 from tokviz.comparing import compare_events
 from tokviz.errors import BadInput
+from tokviz.images import read_image
 from tokviz.measures import evidence_recall, evidence_tokens
-from tokviz.media import _sampled
+from tokviz.media import _sampled, untrained
 from tokviz.names import VideoFacts
 from tokviz.records import Comparison
 from tokviz.video import MAX_SAMPLED, read_video
@@ -246,3 +247,13 @@ def test_a_long_video_is_looked_at_from_its_first_to_its_last_frame(n_frames, fp
     own = case.here.sampled(vlm.processor, facts, None)
     assert len(numbers) == min(len(own), MAX_SAMPLED) and numbers == sorted(set(numbers))
     assert numbers[0] == 0 and numbers[-1] >= 0.98 * own[-1]
+
+
+def test_a_model_trained_with_videos_only_says_so_of_pictures():
+    picture = read_image(Image.new("RGB", (32, 32)))
+    video = read_video(coded(grey_frames(4)), lambda facts: [0, 2])
+    model = {name: SimpleNamespace(record=SimpleNamespace(name=name)) for name in ("tokviz-tiny-video", "a folder")}
+    assert untrained(model["tokviz-tiny-video"], picture) == [
+        "tokviz-tiny-video was trained with videos only: its answers about a picture mean little."
+    ]
+    assert untrained(model["tokviz-tiny-video"], video) == untrained(model["a folder"], picture) == []

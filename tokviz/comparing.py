@@ -22,7 +22,7 @@ from .errors import BadInput, Stopped
 from .images import Picture
 from .lane import LaneSettings, planning_info, run_lane
 from .measures import timing
-from .media import Source, grid_of, notices_of, open_media, picture_of, placed_evidence
+from .media import Source, grid_of, notices_of, open_media, picture_of, placed_evidence, untrained
 from .models.loading import VisionLanguageModel
 from .models.prompts import model_inputs, placeholders
 from .names import Box, BudgetMeaning
@@ -156,6 +156,7 @@ class _Job:
             timings=timings,
             warnings=[
                 *notices_of(self.media),
+                *untrained(self.vlm, self.media),
                 *unknown_words(self.vlm, self.request.question),
                 *mostly_unseen(self.grid),
             ],

@@ -89,6 +89,16 @@ def picture_of(media: Picture | Video) -> PictureRecord:
     return media.record.frames[0].picture if isinstance(media, Video) else media.record
 
 
+def untrained(vlm: VisionLanguageModel, media: Picture | Video) -> list[str]:
+    """A sentence when the menu knows that the model was not trained with what its architecture takes."""
+    from .models.catalog import find
+
+    entry, kind = find(vlm.record.name), "video" if isinstance(media, Video) else "picture"
+    if entry is None or kind in entry.takes:
+        return []
+    return [f"{vlm.record.name} was trained with {entry.takes[0]}s only: its answers about a {kind} mean little."]
+
+
 def notices_of(media: Picture | Video) -> list[str]:
     """What was changed or left out on the way, as sentences."""
     if not isinstance(media, Video):
