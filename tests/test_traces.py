@@ -54,7 +54,7 @@ def test_charts_readings_and_words():
                 "graph", "Decision graph", "scatter", y=[0.1234567891, math.inf, 3.0], x=[1.0, math.nan, 2.0],
                 x_label="density", y_label="distance", line=0.33333333333, tokens=[2, 0, 1], marked=[1],
             ),
-            Chart("groups", "Group sizes", "bars", y=[3, 1], names=["a", "b"]),
+            Chart("groups", "Group sizes", "bars", y=[3, 1], names=["a", "b"], about=1),
         ],
         readings=[Reading("alpha", "Attention on the picture", 0.0123456789, line=0.03, unit="share"),
                   Reading("none", "Nothing", math.nan)],
@@ -65,6 +65,7 @@ def test_charts_readings_and_words():
     assert graph.y == [0.123457, None, 3.0] and graph.x == [1.0, None, 2.0] and graph.line == 0.333333
     assert graph.tokens == [9, 7, 2] and graph.marked == [1] and graph.x_label == "density"
     assert groups.names == ["a", "b"] and groups.tokens == [] and groups.line is None and groups.y == [3.0, 1.0]
+    assert graph.about is None and groups.about == 2
     first, second = found.readings
     assert (first.value, first.line, first.unit) == (0.0123457, 0.03, "share")
     assert second.value is None and second.line is None

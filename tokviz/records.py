@@ -103,7 +103,7 @@ class MapRecord(Record):
 
 
 class ChartRecord(Record):
-    """A ``Chart``; tokens are original indices."""
+    """A ``Chart``; tokens and ``about`` are original indices."""
 
     name: str
     label: str
@@ -116,6 +116,7 @@ class ChartRecord(Record):
     line: float | None = None
     tokens: list[int] = []
     marked: list[int] = []
+    about: int | None = None
 
 
 class ReadingRecord(Record):

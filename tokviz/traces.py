@@ -102,6 +102,7 @@ def _chart_record(chart: Chart, alive: np.ndarray) -> ChartRecord:
         line=_line(chart.line),
         tokens=[int(alive[int(token)]) for token in chart.tokens],
         marked=[int(position) for position in chart.marked],
+        about=None if chart.about is None else int(alive[chart.about]),
     )
 
 

@@ -196,7 +196,8 @@ class Chart:
 
     kind: ``line`` (y over x), ``scatter`` (points), ``bars`` (y per entry of ``names``).
     line: a threshold drawn across. tokens: for a scatter or bars, the row index (into the N rows) of each point, so
-    that views link points and patches. marked: positions in ``y`` that the method picked.
+    that views link points and patches. marked: positions in ``y`` that the method picked. about: one of the rows whose
+    picture, tile or frame the diagram is about, None when it is about all.
     """
 
     name: str
@@ -210,6 +211,7 @@ class Chart:
     line: float | None = None
     tokens: Sequence[int] = ()
     marked: Sequence[int] = ()
+    about: int | None = None
 
 
 @dataclass(frozen=True)

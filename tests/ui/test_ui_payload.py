@@ -177,7 +177,7 @@ def test_a_session_that_does_not_fit_its_grid_is_refused(whole, change):
 @pytest.mark.parametrize(
     "change",
     [{"y": [1.0]}, {"x": [1.0, 2.0, 3.0]}, {"names": ["a"]}, {"tokens": [0, 576]}, {"tokens": [-1, 0]}, {"tokens": [0]},
-     {"marked": [2]}, {"marked": [-1]}, {"x": [], "tokens": [], "y": [0.0] * 20_001}],
+     {"marked": [2]}, {"marked": [-1]}, {"about": 576}, {"about": -1}, {"x": [], "tokens": [], "y": [0.0] * 20_001}],
 )  # fmt: skip
 def test_a_chart_that_does_not_fit_is_refused(whole, change):
     chart = ChartRecord(name="c", label="c", kind="scatter", x=[1.0, 2.0], y=[3.0, 4.0], tokens=[0, 575], marked=[1])
@@ -190,6 +190,15 @@ def test_a_chart_that_does_not_fit_is_refused(whole, change):
                 to_payload(session)
         else:
             assert to_payload(session)
+
+
+def test_a_chart_about_one_view_says_which(whole):
+    run = whole.run("apet")
+    chart = ChartRecord(name="c", label="Gain", kind="bars", y=[1.0], about=3)
+    stage = run.stages[0].model_copy(update={"charts": [chart, chart.model_copy(update={"about": None})]})
+    session = whole.model_copy(update={"runs": [whole.runs[0], run.model_copy(update={"stages": [stage]})]})
+    shown = to_payload(session)["lanes"][1]["stages"][0]["charts"]
+    assert [chart["label"] for chart in shown] == [f"Gain, {whole.grid.views[0].name}", "Gain"]
 
 
 def test_a_later_stage_cannot_bring_tokens_back(rich):

@@ -142,20 +142,20 @@ def _maps(
 def _charts(parts: Sequence[_Part]) -> tuple[Chart, ...]:
     """Singular values of every view's basis, and the sizes of the groups that several tokens were merged into."""
     charts = []
-    for number, (_, part) in enumerate(parts):
+    for number, (rows, part) in enumerate(parts):
         if len(part.singular) == 0:
             continue
         values = part.singular.tolist()
-        name, of = ("", "") if len(parts) == 1 else (f"_{number}", f", view {number}")
         charts.append(
             Chart(
-                f"singular_values{name}",
-                f"Singular values of the basis{of}",
+                "singular_values" + (f"_{number}" if len(parts) > 1 else ""),
+                "Singular values of the basis",
                 "line",
                 y=values,
                 x=list(range(1, len(values) + 1)),
                 x_label="direction",
                 y_label="singular value",
+                about=int(rows[0]) if len(parts) > 1 else None,
             )
         )
     sizes: dict[int, int] = {}

@@ -181,7 +181,9 @@ def _selection(
         order=spread(torch.arange(len(picks), device=picks.device), picks, n_all, -1),
         maps=(TokenMap("relevance", _RELEVANCE_LABELS[source], weights, direction="high weighs more"),),
         charts=tuple(
-            _gain_chart(number, volume, len(volumes)) for number, (_, volume) in enumerate(volumes) if len(volume.gains)
+            _gain_chart(number, volume, int(view[0]) if len(volumes) > 1 else None)
+            for number, (view, volume) in enumerate(volumes)
+            if len(volume.gains)
         ),
         facts={
             "relevance": source,
@@ -201,16 +203,17 @@ _RELEVANCE_LABELS = {
 }
 
 
-def _gain_chart(number: int, volume: Volume, n_views: int) -> Chart:
+def _gain_chart(number: int, volume: Volume, about: int | None) -> Chart:
     """ln of the factor by which each pick enlarged the determinant; it ends where the picks span all tokens."""
     return Chart(
         f"gain_{number}",
-        "Log-determinant gained by each pick" + (f", view {number}" if n_views > 1 else ""),
+        "Log-determinant gained by each pick",
         "line",
         y=volume.gains.log().tolist(),
         x=list(range(1, len(volume.gains) + 1)),
         x_label="pick",
         y_label="ln of the gain",
+        about=about,
     )
 
 

@@ -277,7 +277,7 @@ def _chart(signals: Signals, number: int, view: _View, n_views: int) -> Chart:
     ranked = top_k(attention, len(attention))
     return Chart(
         f"attention_{number}",
-        "Attention, ranked, and the outlier line Q3 + 1.5 IQR" + (f", view {number}" if n_views > 1 else ""),
+        "Attention, ranked, and the outlier line Q3 + 1.5 IQR",
         "scatter",
         x=list(range(1, len(ranked) + 1)),
         y=attention[ranked].tolist(),
@@ -286,6 +286,7 @@ def _chart(signals: Signals, number: int, view: _View, n_views: int) -> Chart:
         line=view.line,
         tokens=view.rows[ranked].tolist(),
         marked=torch.isin(ranked, view.centres.all).nonzero().squeeze(1).tolist(),
+        about=int(view.rows[0]) if n_views > 1 else None,
     )
 
 

@@ -163,7 +163,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
             thinned = remove_duplicates(signals.features, share - n_important, rest)
             group[rest[thinned.left]] = 1.0
             removed_in[rest] = torch.where(thinned.removed_in > 0, thinned.removed_in.float(), torch.nan)
-            charts += _chart(thinned, number, len(views))
+            charts += _chart(thinned, number, int(view[0]) if len(views) > 1 else None)
     picks = (group > 0).nonzero().squeeze(1)
     non_finite = len(pool) - len(rows)
     return Selection(
@@ -183,19 +183,20 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     )
 
 
-def _chart(thinned: Thinned, number: int, n_views: int) -> list[Chart]:
+def _chart(thinned: Thinned, number: int, about: int | None) -> list[Chart]:
     """The similarity at which each round removed; none when nothing was removed."""
     if not thinned.similarity:
         return []
     return [
         Chart(
             f"similarity_{number}",
-            "Similarity at which tokens were removed" + (f", view {number}" if n_views > 1 else ""),
+            "Similarity at which tokens were removed",
             "line",
             y=torch.cat(thinned.similarity).tolist(),
             x=list(range(1, len(thinned.similarity) + 1)),
             x_label="round",
             y_label="lowest cosine that was removed",
+            about=about,
         )
     ]
 

@@ -145,7 +145,7 @@ def _lane(comparison: Comparison, run: Run, reference: Run | None) -> dict[str, 
         "answer": run.answer,
         "verdict": None if judged is None else vars(judged),
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison)],
-        "stages": _stages(run, comparison.grid.n_tokens),
+        "stages": _stages(run, comparison.grid),
         "warnings": list(run.warnings),
         "error": run.error,
     }
@@ -171,16 +171,16 @@ def _head(method: str, label: str, family: MethodFamily) -> dict[str, Any]:
     return {"method": method, "label": label, "family": "" if method == UNPRUNED else text.FAMILY_LABELS[family]}
 
 
-def _stages(run: Run, n_tokens: int) -> list[dict[str, Any]]:
+def _stages(run: Run, grid: TokenGrid) -> list[dict[str, Any]]:
     """Every stage as what it changed: lists run over the tokens that it was given, so that 23 stages stay small."""
-    result, alive = [], list(range(n_tokens))
+    result, alive = [], list(range(grid.n_tokens))
     for stage in run.stages:
-        result.append(_stage(stage, run.family, alive))
+        result.append(_stage(stage, run.family, alive, grid))
         alive = stage.kept
     return result
 
 
-def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int]) -> dict[str, Any]:
+def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int], grid: TokenGrid) -> dict[str, Any]:
     """``gone``: tokens that leave here. ``absorbed``: pairs of a token that leaves and the one that carries it on."""
     maps = [m for m in (stage.score, *stage.maps) if m is not None]
     kept = set(stage.kept)
@@ -200,7 +200,7 @@ def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int]) -> di
         "sequence": stage.sequence,
         "scored": stage.score is not None,
         "maps": [_map(m, alive) for m in maps],
-        "charts": [_chart(chart) for chart in stage.charts],
+        "charts": [_chart(chart, grid) for chart in stage.charts],
         "readings": [_reading(reading) for reading in stage.readings],
         "text": None if stage.text is None else _text_scores(stage.text),
         "facts": _facts(stage),
@@ -238,10 +238,21 @@ def _map(record: MapRecord, alive: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _chart(chart: ChartRecord) -> dict[str, Any]:
+def _chart(chart: ChartRecord, grid: TokenGrid) -> dict[str, Any]:
+    """``about`` becomes part of the label: "…, frame 3"."""
+    of = "" if chart.about is None else f", {grid.views[grid.view[chart.about]].name}"
     numbers_only = {"x": [_short(v) for v in chart.x], "y": [_short(v) for v in chart.y], "line": _short(chart.line)}
-    words = {"label": text.cut(chart.label), "x_label": text.cut(chart.x_label), "y_label": text.cut(chart.y_label)}
-    return {**chart.model_dump(exclude={"name"}), **numbers_only, **words, "names": [*map(text.cut, chart.names)]}
+    words = {
+        "label": text.cut(chart.label + of),
+        "x_label": text.cut(chart.x_label),
+        "y_label": text.cut(chart.y_label),
+    }
+    return {
+        **chart.model_dump(exclude={"name", "about"}),
+        **numbers_only,
+        **words,
+        "names": [*map(text.cut, chart.names)],
+    }
 
 
 def _reading(reading: ReadingRecord) -> dict[str, Any]:
@@ -373,6 +384,6 @@ def _chart_fits(chart: ChartRecord, n_tokens: int) -> bool:
     return (
         n_points <= MAX_CHART_POINTS
         and all(len(values) in (0, n_points) for values in (chart.x, chart.names, chart.tokens))
-        and all(0 <= token < n_tokens for token in chart.tokens)
+        and all(0 <= token < n_tokens for token in (*chart.tokens, chart.about or 0))
         and all(0 <= place < n_points for place in chart.marked)
     )
