@@ -127,7 +127,10 @@ def test_the_scrubber_moves_every_lane(film):
 
 def test_the_strip_and_the_bars_are_scrubbed_with_the_pointer(film):
     strip = film.locator(".tv-film-frames").bounding_box()
-    middle = lambda frame: strip["x"] + (frame + 0.5) * strip["width"] / 8  # noqa: E731
+
+    def middle(frame):
+        return strip["x"] + (frame + 0.5) * strip["width"] / 8
+
     film.mouse.click(middle(2), strip["y"] + 20)
     assert now(film) == 2
     film.mouse.move(middle(3), strip["y"] + 20)

@@ -6,9 +6,10 @@ from typing import Any
 
 from ..errors import Unsupported
 from ..names import Media
-from ..records import GridView, TokenGrid
+from ..records import TokenGrid
 from .base import VideoFacts
 from .entries import CatalogEntry, decoder
+from .frames import frame_by_frame
 from .idefics3 import SIGLIP_BASE, SMOLLM_135M, SMOLLM_360M, Idefics3, shuffled_grid, shuffled_tower
 from .memory import Parameters
 
@@ -69,19 +70,7 @@ class SmolVLM(Idefics3):
         """Every frame is squeezed into one square image."""
         vision = model.config.vision_config
         one = shuffled_grid(frame_size, 0, 0, vision.image_size, vision.patch_size * model.config.scale_factor)
-        (view,) = one.views
-        frames = range(n_frames)
-        return TokenGrid(
-            picture_size=frame_size,
-            views=[
-                GridView(name=f"frame {i + 1}", rows=view.rows, cols=view.cols, seen=view.seen, layer=i, frames=(i,))
-                for i in frames
-            ],
-            view=[frame for frame in frames for _ in one.view],
-            row=one.row * n_frames,
-            col=one.col * n_frames,
-            box=one.box * n_frames,
-        )
+        return frame_by_frame(one, n_frames)
 
 
 def evenly(n_frames: int, wanted: int) -> list[int]:
