@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tokviz.scenes import CLIP_FAMILIES, CLIP_WORDS, COLORS, SIZES, Clip, MovingObject, MovingSign
+from tokviz.scenes import CLIP_FAMILIES, CLIP_WORDS, Clip, MovingObject, MovingSign
 from tokviz.scenes.moving_questions import ClipQuestionMaker
 from training.architecture import IMAGE_SIZE, vocabulary
-from training.prompts import NOUNS, Block
+from training.prompts import Block, named_things
 
 FRAMES = 8
 CELLS = 12
@@ -65,33 +65,8 @@ def trace(thing: MovingObject | MovingSign) -> tuple[float, ...]:
 
 
 def named_traces(text: str, clip: Clip) -> dict[int, tuple[float, ...]]:
-    """Which words of a question name exactly one thing of the clip, and the trace of that thing.
-
-    A noun with the size and colour before it names an object ("small red star", at "star"); the last word of a reading
-    question names its sign.
-    """
-    words = text.replace("?", "").split()
-    traces: dict[int, tuple[float, ...]] = {}
-    size = color = None
-    for place, word in enumerate(words):
-        if word in SIZES:
-            size = word
-        elif word in COLORS:
-            color = word
-        elif word in NOUNS:
-            shape = NOUNS[word]
-            named = [
-                item
-                for item in clip.objects
-                if size in (None, item.size) and color in (None, item.color) and shape in (None, item.shape)
-            ]
-            if len(named) == 1:
-                traces[place] = trace(named[0])
-        if word not in SIZES and word not in COLORS:
-            size = color = None
-    if words[-1] in ("sign", "handwritten"):
-        traces.update({len(words) - 1: trace(sign) for sign in clip.signs if sign.kind == words[1]})
-    return traces
+    """The traces of the things that words of a question name: {place of the word: trace}."""
+    return {place: trace(thing) for place, thing in named_things(text, clip.objects, clip.signs).items()}
 
 
 def clip_block(text: str, answer: str, family: str, clip: Clip) -> ClipBlock:

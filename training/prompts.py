@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokviz.scenes import COLORS, FAMILIES, SHAPES, SIZES, QuestionMaker, Scene
+from tokviz.scenes.types import SceneObject, SceneSign
 from training.architecture import BOS, EOS, GRID, PAD, vocabulary
 from training.labels import center_patches, patch_owners
 
@@ -71,18 +74,14 @@ def question_block(text: str, answer: str, family: str, scene: Scene | None = No
     return Block([*encode(text), WORDS["assistant"]], encode(answer), family, points=points)
 
 
-def named_points(text: str, scene: Scene) -> dict[int, tuple[float, float]]:
-    """Which words of a question name exactly one thing, and where that lies.
+def named_things(text: str, objects: Sequence[Any], signs: Sequence[Any]) -> dict[int, Any]:
+    """Which words of a question name exactly one thing, and that thing, of a picture or of a clip.
 
     A noun with the size and colour before it names an object ("small red star", at "star"); the last word of a reading
     question names its sign.
-
-    Returns:
-        {place of the word: (x, y)}, the centre as shares of the picture's sides.
     """
-    height, width = scene.owner.shape
     words = text.replace("?", "").split()
-    points: dict[int, tuple[float, float]] = {}
+    things: dict[int, Any] = {}
     size = color = None
     for place, word in enumerate(words):
         if word in SIZES:
@@ -93,19 +92,29 @@ def named_points(text: str, scene: Scene) -> dict[int, tuple[float, float]]:
             shape = NOUNS[word]
             named = [
                 item
-                for item in scene.objects
+                for item in objects
                 if size in (None, item.size) and color in (None, item.color) and shape in (None, item.shape)
             ]
             if len(named) == 1:
-                points[place] = (named[0].center[0] / width, named[0].center[1] / height)
+                things[place] = named[0]
         if word not in SIZES and word not in COLORS:
             size = color = None
     if words[-1] in ("sign", "handwritten"):
-        for sign in scene.signs:
-            if sign.kind == words[1]:
-                x0, y0, x1, y1 = sign.box
-                points[len(words) - 1] = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height)
-    return points
+        things.update({len(words) - 1: sign for sign in signs if sign.kind == words[1]})
+    return things
+
+
+def named_points(text: str, scene: Scene) -> dict[int, tuple[float, float]]:
+    """Where the things lie that words of a question name: {place of the word: centre as shares of the sides}."""
+    height, width = scene.owner.shape
+
+    def centre(thing: SceneObject | SceneSign) -> tuple[float, float]:
+        if isinstance(thing, SceneObject):
+            return thing.center[0] / width, thing.center[1] / height
+        x0, y0, x1, y1 = thing.box
+        return (x0 + x1) / 2 / width, (y0 + y1) / 2 / height
+
+    return {place: centre(thing) for place, thing in named_things(text, scene.objects, scene.signs).items()}
 
 
 def list_block(scene: Scene) -> Block | None:
