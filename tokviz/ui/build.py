@@ -319,5 +319,6 @@ def _wire_run(
         concurrency_limit=None,
         **_QUIET,
     )
-    stop.click(act.stop, None, stop, queue=False, **_QUIET)
+    for given_up in (stop.click, outputs[1].lost):
+        given_up(act.stop, None, stop, queue=False, **_QUIET)
     return ran

@@ -134,7 +134,7 @@ def build_form(
     with gr.Column(elem_classes="tokviz-card"):
         picture = MediaField(start.get("picture"), label="Picture or video", elem_id="tokviz-picture")
         question = gr.Textbox(
-            start.get("question", ""), label="Question", lines=2, max_lines=4, placeholder="what color is the star?",
+            start.get("question", ""), label="Question", lines=1, max_lines=4, placeholder="what color is the star?",
             elem_id="tokviz-question",
         )  # fmt: skip
     with gr.Column(elem_classes="tokviz-card"):
