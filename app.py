@@ -8,41 +8,54 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import signal
 from collections.abc import Iterator
 from threading import Event as Flag
 from typing import Any
 
-from tokviz.ui.build import build_page, launch_settings
-from tokviz.ui.running import RunRequest, allowed_models, model, run_request
+from tokviz.errors import BadInput
+from tokviz.serving.gpu_time import is_zero_gpu
+from tokviz.ui import text
+from tokviz.ui.build import build_page, launch_settings, stop_runs
+from tokviz.ui.running import RunRequest, allowed_models, declared_seconds, model, run_request
 
 
 def zero_gpu_runner() -> Any:
     """``run_request`` as one decorated generator; the stop flag stays in this process, which can be told to stop."""
+    import gradio as gr
     import spaces
 
-    def seconds(request: RunRequest) -> int:
-        """Declared GPU time: a base, and per lane and repeat a share that grows with the answer's length."""
-        lanes = (len(request.methods) + 1) * max(1, request.repeats)
-        return min(20 + lanes * (3 + request.max_new_tokens // 16), 120)
-
-    @spaces.GPU(duration=seconds)
+    @spaces.GPU(duration=declared_seconds)
     def on_gpu(request: RunRequest) -> Iterator[Any]:
         yield from run_request(request, Flag())
 
     def run(request: RunRequest, stop: Flag) -> Iterator[Any]:
-        for event in on_gpu(request):
-            yield event
-            if stop.is_set():
-                return
+        try:
+            for event in on_gpu(request):
+                yield event
+                if stop.is_set():
+                    return
+        except gr.Error as error:  # what ZeroGPU itself says; ours cross as they are
+            if "quota" not in f"{getattr(error, 'title', '')} {error}".lower():
+                raise
+            raise BadInput(text.no_quota(declared_seconds(request))) from error
 
     # ZeroGPU wants the weights in place before the first request: they are packed at start-up.
     model(allowed_models()[0][1])
     return run
 
 
+def _stop(*_: Any) -> None:
+    """End running answers at their next token; what waits for the server then closes it and cleans up."""
+    stop_runs()
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Build the page and serve it until interrupted."""
-    page = build_page(zero_gpu_runner() if os.environ.get("SPACES_ZERO_GPU") else run_request)
+    """Build the page and serve it until SIGINT or SIGTERM."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request)
     port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
     host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     page.launch(server_name=host, server_port=int(port), **launch_settings())

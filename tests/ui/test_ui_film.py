@@ -174,8 +174,9 @@ def test_what_the_export_asks_for_reaches_the_figure(session, tiles, monkeypatch
     monkeypatch.setattr(
         "tokviz.render.figure.save_figure", lambda comparison, path, **options: asked.append(options) or path
     )
+    tiles = tiles.model_copy(update={"runs": comparison(480, 300).runs})
     for shown, layer, frames in ((tiles, "both", ""), (tiles, "1", "3"), (session, None, "1, 5 2"), (session, "0", "")):
-        Handlers.figure(shown, "kept", layer, frames)
+        Handlers.figure(handlers.session_file(shown), "kept", layer, frames)
     wanted = [{"layer": "both"}, {"layer": 1}, {"frames": [0, 4, 1]}, {}]
     assert asked[::3] == [{"view": "kept", **options} for options in wanted]
 
@@ -183,5 +184,5 @@ def test_what_the_export_asks_for_reaches_the_figure(session, tiles, monkeypatch
 @pytest.mark.parametrize(("frames", "words"), [("7", "no frame 7"), ("0", "no frame 0"), ("one", "with commas"),
                                                ("1-3", "with commas"), ("9" * 50, "with commas")])  # fmt: skip
 def test_frames_that_are_not_there_are_said(session, frames, words):
-    _, notice = Handlers.figure(session, "kept", None, frames)
+    _, notice = Handlers.figure(handlers.session_file(session), "kept", None, frames)
     assert notice["kind"] == "error" and words in notice["text"]

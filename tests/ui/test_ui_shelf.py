@@ -209,3 +209,69 @@ def test_memory_that_runs_out_while_a_model_answers_is_a_sentence(monkeypatch, t
         fails(MemoryError())
     with pytest.raises(ZeroDivisionError):
         fails(ZeroDivisionError())
+
+
+def test_on_a_public_server_only_what_is_there_or_named_is_offered(monkeypatch, tmp_path):
+    """Any visitor could start a download of 30 GB in the only place of the GPU."""
+    cached = {"Qwen/Qwen2-VL-2B-Instruct"}
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, file, revision=None: "/x" if name in cached else None
+    )
+    for name in ("TOKVIZ_MODEL", "TOKVIZ_PUBLIC", "SPACE_ID", "HOST", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    everything = len(offers.offers())
+    assert everything > 20 and not offers.is_public()
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    assert {one.id for one in offers.offers()} == {"tokviz-tiny", "tokviz-tiny-video", *cached}
+    with pytest.raises(BadInput, match="does not offer"):
+        running.model("llava-hf/llava-1.5-7b-hf")
+    monkeypatch.setenv("TOKVIZ_MODEL", "llava-hf/llava-1.5-7b-hf")
+    assert [one.id for one in offers.offers()] == ["llava-hf/llava-1.5-7b-hf"]
+    offers.check_may_load("llava-hf/llava-1.5-7b-hf", "203.0.113.9")
+
+
+def test_a_caller_from_elsewhere_never_starts_a_download(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names, **options: None)
+    for name in ("TOKVIZ_MODEL", "TOKVIZ_PUBLIC", "SPACE_ID", "HOST", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    offers.check_may_load("llava-hf/llava-1.5-7b-hf", "127.0.0.1")
+    offers.check_may_load("tokviz-tiny", "203.0.113.9")
+    with pytest.raises(BadInput, match="not on this server"):
+        offers.check_may_load("llava-hf/llava-1.5-7b-hf", "203.0.113.9")
+    monkeypatch.setenv("TOKVIZ_PUBLIC", "1")
+    with pytest.raises(BadInput, match="not on this server"):
+        offers.check_may_load("llava-hf/llava-1.5-7b-hf", "127.0.0.1")
+
+
+def test_folders_of_the_server_are_not_told(monkeypatch, tmp_path):
+    folder = tmp_path / "somewhere" / "my-model"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("TOKVIZ_MODEL", f"{folder},tokviz-tiny")
+    told = [one.as_data() for one in offers.offers()]
+    assert [one["id"] for one in told] == ["my-model", "tokviz-tiny"] and str(tmp_path) not in str(told)
+    assert offers.offer("my-model").id == offers.offer(str(folder)).id == str(folder)
+    with pytest.raises(BadInput) as refused:
+        offers.offer("x\nERROR forged line")
+    assert "\n" not in str(refused.value) and str(tmp_path) not in str(refused.value)
+
+
+def test_the_log_tells_where_an_error_was_and_not_what_a_visitor_wrote(monkeypatch, caplog):
+    from tokviz.ui.failures import log_failure
+
+    question, file = "my secret question\nERROR forged line", "holiday.png"[:11]
+
+    def fail():
+        try:
+            raise OSError(question)
+        except OSError as error:
+            raise RuntimeError(file) from error
+
+    for debug in ("", "1"):
+        monkeypatch.setenv("TOKVIZ_DEBUG", debug)
+        try:
+            fail()
+        except RuntimeError:
+            log_failure("a comparison failed")
+    plain, whole = (record.getMessage() + (record.exc_text or "") for record in caplog.records)
+    assert "builtins.RuntimeError" in plain and "builtins.OSError" in plain and "in fail" in plain
+    assert "secret" not in plain and "holiday" not in plain and "holiday" in whole

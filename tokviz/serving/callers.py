@@ -13,6 +13,16 @@ def behind_proxy() -> bool:
     return bool(os.environ.get("SPACE_ID") or os.environ.get("TOKVIZ_TRUST_PROXY"))
 
 
+def is_loopback(address: str) -> bool:
+    """Whether an address or host name is this machine's own, which nobody else can come from; no address at all is
+    a call in process.
+    """
+    try:
+        return address in ("", "localhost") or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def address_of(client: Any, headers: Mapping[str, str]) -> str:
     """The address of the caller.
 

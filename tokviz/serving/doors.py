@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import BadInput
-from .callers import address_of
+from .callers import address_of, is_loopback
 from .listeners import LISTENERS, Listeners
 from .storage import storage
 
@@ -36,7 +36,6 @@ _CLOSED = re.compile(
 _FILE = re.compile(rf"^{API}/file[=/](.*)$", re.DOTALL)
 _STREAM = re.compile(rf"^{API}/call/(?:v2/)?[^/]+/([^/]+)/?$")
 _JOIN = re.compile(rf"^{API}/(?:queue/join|call/(?:v2/)?[^/]+)/?$")
-_LOOPBACK_NAMES = ("localhost",)
 
 
 def named_hosts() -> set[str]:
@@ -57,7 +56,7 @@ def host_is_ours(host: str, server: str) -> bool:
     Args: host: the header. server: the address that the connection came in on.
     """
     name = _hostname(host)
-    if name in named_hosts() or name in _LOOPBACK_NAMES:
+    if name in named_hosts() or name == "localhost":
         return True
     address = _address(name)
     if address is None:
@@ -81,12 +80,7 @@ def origin_is_ours(origin: str, host: str) -> bool:
     if parts.netloc.lower() == host.lower() or name.lower() in named_hosts() - {"0.0.0.0", "::"}:
         return True
     same_port = port == _port(host)
-    return same_port and _is_loopback(name) and _is_loopback(_hostname(host))
-
-
-def _is_loopback(name: str) -> bool:
-    address = _address(name)
-    return name in _LOOPBACK_NAMES or (address is not None and address.is_loopback)
+    return same_port and is_loopback(name) and is_loopback(_hostname(host))
 
 
 def _hostname(host: str) -> str:

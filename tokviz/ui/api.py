@@ -6,7 +6,6 @@ Errors are gr.Error with the same sentences as on the page.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -22,15 +21,14 @@ from ..serving.run_queue import RunQueue
 from . import text
 from .client_files import refusal
 from .controls import is_whole
+from .failures import log_failure
 from .handlers import UNEXPECTED, as_plain
 from .method_menu import missing_by_method
-from .offers import offers
+from .offers import check_may_load, offer, offers
 from .payload import UNPRUNED
 from .pictures import PictureField
-from .running import Runner, RunRequest, loaded, planning
+from .running import Runner, RunRequest, is_loaded, loaded, planning
 from .turns import Waiting, Working, in_turn
-
-log = logging.getLogger(__name__)
 
 
 def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], line: RunQueue) -> None:
@@ -80,9 +78,13 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
                 expected_answer, model, frames,
             )  # fmt: skip
             stop, session = threading.Event(), caller.session_hash or ""
-            owner = f"program {address_of(caller.client, caller.headers)}"
+            address = address_of(caller.client, caller.headers)
+            if not is_loaded(asked):
+                check_may_load(asked.model, address)
             comparison = None
-            async for event in in_turn(line, owner, lambda: run(asked, stop), stop, lambda: LISTENERS.is_gone(session)):
+            async for event in in_turn(
+                line, f"program {address}", lambda: run(asked, stop), stop, lambda: LISTENERS.is_gone(session)
+            ):
                 if not isinstance(event, Waiting | Working):
                     comparison = event.comparison
             if comparison is None:
@@ -91,7 +93,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         except BadInput as error:
             raise refusal(error) from error
         except Exception as error:  # the boundary to the caller: the log gets the traceback
-            log.exception("a comparison failed")
+            log_failure("a comparison failed")
             raise gr.Error(UNEXPECTED, print_exception=False) from error
 
     def list_methods() -> list[dict[str, Any]]:
@@ -164,7 +166,7 @@ def _asked(
         if value is not None and not isinstance(value, str):
             raise BadInput(f"{name} must be text.")
     return RunRequest(
-        model or default_model, picture, question or "", tuple(methods), _whole("budget", budget), budget_as,
+        offer(model).id if model else default_model, picture, question or "", tuple(methods), _whole("budget", budget), budget_as,
         params or {}, _whole("seed", seed), _whole("repeats", repeats), _whole("max_new_tokens", max_new_tokens),
         expected_answer or None, frames=None if frames is None else _whole("frames", frames),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from ..errors import BadInput
 from ..serving.callers import address_of
 from ..serving.listeners import LISTENERS
 from .client_files import check_client_value, refusal
+from .failures import log_failure
 
 TIDY_EVERY_S = 5.0
 SESSIONS = 500
@@ -36,7 +37,14 @@ class PageBlocks(gr.Blocks):
                         check_client_value(value)
             except BadInput as error:
                 raise refusal(error) from error
-        return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        try:
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error as error:  # gradio would print it, with the client's words
+            error.print_exception = False
+            raise
+        except Exception as error:
+            log_failure("a client's values could not be read")
+            raise gr.Error("The request holds values of a wrong kind.", print_exception=False) from error
 
     def forget(self) -> None:
         """Drop the heavy values that gradio keeps of every visitor, and results that nobody came for."""

@@ -76,6 +76,10 @@ def build_page(
                         compare = gr.Button("Compare", variant="primary", elem_id="tokviz-compare")
                         stop = gr.Button("Stop", variant="secondary", interactive=False, elem_id="tokviz-stop")
                     notice = Notice(elem_id="tokviz-notice")
+                    cost = gr.Textbox(
+                        show_label=False, label="What a run will cost", interactive=False, container=False, lines=1,
+                        max_lines=2, elem_id="tokviz-cost",
+                    )  # fmt: skip
             with gr.Column(elem_id="tokviz-main", min_width=280):
                 chooser = _example_chooser(examples)
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
@@ -88,6 +92,10 @@ def build_page(
 
         results = [view, notice, tabs.table, session, tabs.session, key]
         changes = [_wire_run(act, form, compare, stop, results, example)]
+        sized: list[Any] = [form.model, form.menu, form.max_new_tokens, form.repeats]
+        weigh = with_sentences(act.cost)
+        gr.on([field.change for field in sized], weigh, sized, cost, queue=False, trigger_mode="always_last", **_QUIET)
+        changes[0].then(weigh, sized, cost, queue=False, **_QUIET)
         shown = [*results, example, *form.inputs, form.total]
         if chooser is not None:
             chooser.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
@@ -135,12 +143,13 @@ def launch_settings() -> dict[str, Any]:
         "state_session_capacity": SESSIONS,
         "app_kwargs": {
             "middleware": [Middleware(Doors, queue_of=EventQueue)],
-            "lifespan": tidied(_stop_runs),
+            "lifespan": tidied(stop_runs),
         },
     }
 
 
-def _stop_runs() -> None:
+def stop_runs() -> None:
+    """End every run of this process at its next token: the server is going."""
     for page in _open_pages:
         page.act.flags.stop_all()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import re
 import threading
 import time
@@ -21,23 +20,33 @@ from ..names import Box
 from ..pruners.base import Pruner
 from ..records import Comparison, TokenGrid
 from ..serving.callers import address_of
+from ..serving.gpu_time import PACE, RunSize, is_zero_gpu
 from ..serving.listeners import LISTENERS
 from ..serving.run_queue import RunQueue
 from ..serving.storage import storage
 from . import numbers, text
 from .client_files import refusal
-from .controls import RequestForm
+from .controls import RequestForm, is_whole
+from .failures import log_failure
 from .media_field import VIDEOS
-from .method_menu import missing_by_method
-from .offers import offers
+from .method_menu import missing_by_method, read_menu
+from .offers import check_may_load, offer, offers
 from .patch_view import notice
 from .payload import Live, to_payload
 from .pictures import picture_bytes, shown_files
-from .running import Loader, Runner, RunRequest, StopFlags, is_loaded, loading_notices, model_facts, planning
+from .running import (
+    Loader,
+    Runner,
+    RunRequest,
+    StopFlags,
+    is_loaded,
+    loading_notices,
+    model_facts,
+    planning,
+    size_of,
+)
 from .scratch import kept_file, new_folder, room_on_disk
 from .turns import Waiting, Working, in_turn
-
-log = logging.getLogger(__name__)
 
 _TEXT_EVERY_S = 0.12
 """Streamed text is sent on at most this often, in seconds: the eye needs no more."""
@@ -118,7 +127,7 @@ class Handlers:
             form.request(values)  # what cannot be asked need not wait
             caller = f"page {address_of(request.client, request.headers)}"
             work = functools.partial(self.compare, form, values, example, request, stop)
-            async for output in in_turn(self.line, caller, work, stop, lambda: LISTENERS.is_gone(session)):
+            async for output in in_turn(self.line, caller, work, stop, functools.partial(LISTENERS.is_gone, session)):
                 if self.flags.of(session) is not stop:
                     return
                 if isinstance(output, Waiting | Working):
@@ -154,6 +163,7 @@ class Handlers:
         try:
             asked = self._with_truth(form.request(values), example)
             if not is_loaded(asked):
+                check_may_load(asked.model, address_of(request.client, request.headers))
                 for words in self.load(asked):
                     yield [skip, notice("busy", f"{asked.model}: {words}"), *nothing]
                     if stop.is_set():  # what has begun to load is loaded, for the next question
@@ -176,7 +186,7 @@ class Handlers:
             if self.flags.of(session) is stop:
                 yield [skip, notice("info" if stop.is_set() else "error", str(error)), *nothing]
         except Exception:  # the boundary to the visitor: the log gets the traceback, the page a sentence
-            log.exception("a comparison failed")
+            log_failure("a comparison failed")
             if self.flags.of(session) is stop:
                 yield [skip, notice("error", UNEXPECTED), *nothing]
 
@@ -184,8 +194,9 @@ class Handlers:
         answers: dict[int, str] = {}
         running: int | None = None
         files: dict[str, Any] | None = None
-        last_text = 0.0
+        last_text, began = 0.0, 0.0
         for event in self.run(asked, stop):
+            began = began or time.monotonic()  # from here on the model works; a GPU may have been waited for before
             if event.kind in ("lane", "text"):
                 running = event.lane
             if event.kind == "text":
@@ -201,6 +212,8 @@ class Handlers:
                 view = to_payload(event.comparison, live=live, **files)
                 yield view, self._progress(event.comparison, running), event.comparison
             else:
+                if not stop.is_set():
+                    PACE.record(asked.model, size_of(asked), time.monotonic() - began)
                 yield to_payload(event.comparison, **files), "Finished.", event.comparison
             if stop.is_set() and event.kind == "run":
                 break
@@ -245,6 +258,19 @@ class Handlers:
     def leave(self, request: gr.Request) -> None:
         """The tab was closed or shows something else now: its run must not go on."""
         self.flags.forget(request.session_hash or "")
+
+    def cost(self, model: str, menu: Any, max_new_tokens: Any, repeats: Any) -> str:
+        """What a run with these settings will cost, in a line; empty while it is not known. Output: the line."""
+        if not (is_whole(max_new_tokens) and is_whole(repeats) and max_new_tokens > 0 and repeats > 0):
+            return ""
+        try:
+            chosen, _ = read_menu(self.pruners, menu)
+            parameters = offer(model).parameters
+        except BadInput:  # said when it is asked
+            return ""
+        size = RunSize.of(len(chosen), int(repeats), int(max_new_tokens))
+        declared = PACE.declared(model, parameters, size) if is_zero_gpu() else None
+        return text.cost_line(PACE.seconds(model, parameters, size), declared, PACE.n_measured(model))
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -409,7 +435,7 @@ def with_sentences(act: Callable[..., Any]) -> Callable[..., Any]:
         except BadInput as error:
             raise refusal(error) from error
         except Exception as error:
-            log.exception("an event of the page failed")
+            log_failure("an event of the page failed")
             raise gr.Error(UNEXPECTED, print_exception=False) from error
 
     return guarded

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
+from ..serving.callers import is_loopback
 
 if TYPE_CHECKING:
     from ..records import ModelRecord
@@ -55,9 +56,14 @@ class Offer:
             said.append(f"≈ {self.memory_gb:g} GB in bfloat16{four} (estimated)")
         return " · ".join([*said, TAKES.get(self.takes, "pictures and videos")])
 
+    @property
+    def shown(self) -> str:
+        """The id, but of a folder its name alone: where it lies is the operator's business."""
+        return os.path.basename(self.id.rstrip("/")) if Path(self.id).expanduser().is_dir() else self.id
+
     def as_data(self) -> dict[str, Any]:
         """For programs."""
-        return {**vars(self), "takes": list(self.takes)}
+        return {**vars(self), "id": self.shown, "takes": list(self.takes)}
 
 
 def loaded_facts(record: ModelRecord) -> str:
@@ -71,25 +77,64 @@ def loaded_facts(record: ModelRecord) -> str:
 def offers() -> list[Offer]:
     """What this page offers, the default first.
 
-    ``TOKVIZ_MODEL`` lists ids or folders, separated by commas. Unset: the whole catalog, but on a Space only the
-    embedded models (a visitor must not start a download of 16 GB).
+    ``TOKVIZ_MODEL`` lists ids or folders, separated by commas. Unset: the whole catalog, but on a public server only
+    what is on its disk (a visitor must not start a download of 16 GB).
     """
-    from ..models.catalog import CATALOG, EMBEDDED, find
+    from ..models.catalog import CATALOG, find
 
-    wanted = [name.strip() for name in os.environ.get("TOKVIZ_MODEL", "").split(",") if name.strip()]
+    wanted = named_by_operator()
     if not wanted:
-        return [_of_catalog(entry) for entry in (CATALOG[: len(EMBEDDED)] if os.environ.get("SPACE_ID") else CATALOG)]
+        public = is_public()
+        return [_of_catalog(entry) for entry in CATALOG if not public or is_local(entry.id)]
     return [_elsewhere(name) if (entry := find(name)) is None else _of_catalog(entry) for name in wanted]
+
+
+def named_by_operator() -> list[str]:
+    """The models of ``TOKVIZ_MODEL``: ids or folders."""
+    return [name.strip() for name in os.environ.get("TOKVIZ_MODEL", "").split(",") if name.strip()]
+
+
+def is_public() -> bool:
+    """Whether strangers can reach the page: on a Space, served on more than this machine, or ``TOKVIZ_PUBLIC``."""
+    if os.environ.get("SPACE_ID") or os.environ.get("TOKVIZ_PUBLIC"):
+        return True
+    return not is_loopback(os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
+
+
+def is_local(name: str) -> bool:
+    """Whether a model is on this server's disk: embedded, a folder, or in the hub's cache."""
+    from ..models.catalog import EMBEDDED
+
+    if name in EMBEDDED or Path(name).expanduser().is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    from ..models.catalog import find
+
+    entry = find(name)
+    revision = None if entry is None else entry.revision
+    weights = ("model.safetensors", "model.safetensors.index.json")
+    return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in weights)
+
+
+def check_may_load(name: str, address: str) -> None:
+    """Raises BadInput when a caller from elsewhere asks for a model that would have to be downloaded first."""
+    if name in named_by_operator() or (is_loopback(address) and not is_public()) or is_local(name):
+        return
+    raise BadInput(
+        f"{name} is not on this server, and only who runs it can have it downloaded (TOKVIZ_MODEL). "
+        "Choose another model."
+    )
 
 
 def offer(name: str) -> Offer:
     """The offer with this id. Raises BadInput for a name that is not offered."""
     known = offers()
     for one in known:
-        if one.id == name:
+        if name in (one.id, one.shown):
             return one
-    names = ", ".join(one.id for one in known)
-    raise BadInput(f"This page does not offer a model named {name!r}; it offers {names}.")
+    names = ", ".join(one.shown for one in known)
+    raise BadInput(f"This page does not offer a model named {name[:200]!r}; it offers {names}.")
 
 
 def _of_catalog(entry: Any) -> Offer:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
 from ..names import Box, BudgetMeaning
+from ..serving.gpu_time import PACE, RunSize
 from .offers import loaded_facts, offer, offers
 from .shelf import Shelf, Wanted, steps
 
@@ -118,6 +119,16 @@ def why_not_faster() -> tuple[str | None, str | None]:
     from ..models import choices
 
     return choices.why_not_faster()
+
+
+def size_of(request: RunRequest) -> RunSize:
+    """How much a request asks for."""
+    return RunSize.of(len(request.methods), request.repeats, request.max_new_tokens)
+
+
+def declared_seconds(request: RunRequest) -> int:
+    """GPU seconds that ZeroGPU is asked for."""
+    return PACE.declared(request.model, offer(request.model).parameters, size_of(request))
 
 
 def planning(name: str) -> PlanningInfo | None:

@@ -65,6 +65,25 @@ STOPPED_WAITING = "Stopped before it began."
 STOPPED = "Stopped. The lanes that were finished are kept."
 
 
+def no_quota(seconds: int) -> str:
+    """What a visitor can do whose GPU time of the day is used up."""
+    return (
+        f"This run needs {seconds} s of GPU time, which is more than you have left today. Choose fewer methods or a "
+        "shorter answer, log in to Hugging Face for more time, or come back tomorrow; the examples need no GPU."
+    )
+
+
+def cost_line(seconds: float, declared: int | None, n_measured: int) -> str:
+    """What a run will cost, before it starts. ``declared``: GPU seconds to be asked for, None where none are lent."""
+    if declared is not None:
+        return f"This run asks for {declared} s of your GPU time."
+    if not n_measured:
+        return ""
+    took = f"{seconds:.0f} s" if seconds >= 2 else f"{seconds:.1f} s"
+    runs = "the last run" if n_measured == 1 else f"{n_measured} runs"
+    return f"About {took}, estimated from {runs} here."
+
+
 def queued(before: int) -> str:
     """What is said while a run waits for its turn."""
     return f"{QUEUED}: {'1 run comes' if before == 1 else f'{before} runs come'} first …"
