@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import atexit
 import signal
 from collections.abc import Iterator
 from threading import Event as Flag
@@ -18,6 +19,7 @@ from tokviz.serving.gpu_time import is_zero_gpu
 from tokviz.ui import text
 from tokviz.ui.build import build_page, launch_settings, stop_runs
 from tokviz.ui.running import RunRequest, allowed_models, declared_seconds, model, run_request
+from tokviz.ui.turns import all_over
 
 
 def zero_gpu_runner() -> Any:
@@ -59,6 +61,9 @@ def main() -> None:
     port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
     host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     page.launch(server_name=host, server_port=int(port), **launch_settings())
+    if not all_over(10):  # a model that is being loaded cannot be stopped; torch would abort the process
+        atexit._run_exitfuncs()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -165,9 +165,10 @@ def _asked(
     for name, value in texts.items():
         if value is not None and not isinstance(value, str):
             raise BadInput(f"{name} must be text.")
+    chosen = offer(model).id if model else default_model
     return RunRequest(
-        offer(model).id if model else default_model, picture, question or "", tuple(methods), _whole("budget", budget), budget_as,
-        params or {}, _whole("seed", seed), _whole("repeats", repeats), _whole("max_new_tokens", max_new_tokens),
+        chosen, picture, question or "", tuple(methods), _whole("budget", budget), budget_as, params or {},
+        _whole("seed", seed), _whole("repeats", repeats), _whole("max_new_tokens", max_new_tokens),
         expected_answer or None, frames=None if frames is None else _whole("frames", frames),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,17 @@ from ..serving.run_queue import RunQueue, Ticket
 BEAT_S = 3.0
 """The page hears something at least this often, in seconds, or it takes the run for lost."""
 _LOOK_S = 0.1
+
+
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def all_over(seconds: float) -> bool:
+    """Wait for the work of every run to end; whether it did. An interpreter must not end while torch computes."""
+    deadline = time.monotonic() + seconds
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in list(_threads))
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,9 @@ async def _worked(
             hand_on(_End(trouble))
 
     # ZeroGPU finds the visitor's token in a context variable of the request.
-    threading.Thread(target=contextvars.copy_context().run, args=(run,), name="tokviz-run", daemon=True).start()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="tokviz-run", daemon=True)
+    _threads.add(thread)
+    thread.start()
     ended, heard_at = False, time.monotonic()
     try:
         while not ended:
