@@ -22,6 +22,7 @@ from ..serving.run_queue import RunQueue
 from . import text
 from .client_files import refusal
 from .controls import is_whole
+from .endpoint_docs import documented
 from .handlers import UNEXPECTED, as_plain
 from .method_menu import missing_by_method
 from .offers import offers
@@ -31,6 +32,15 @@ from .running import Runner, RunRequest, loaded, planning
 from .turns import Waiting, Working, in_turn
 
 log = logging.getLogger(__name__)
+
+_SETTINGS = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "additionalProperties": {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]},
+    },
+}
+"""What ``params`` may hold; agents' tools cannot be called with gradio's own word for "any JSON"."""
 
 
 def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], line: RunQueue) -> None:
@@ -138,9 +148,10 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         ]
         output = gr.JSON(label="comparison")
         ask = gr.Button("compare")
-    ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None)
-    gr.api(list_methods, api_name="list_methods", concurrency_limit=8)
-    gr.api(list_models, api_name="list_models", concurrency_limit=8)
+    told = documented(compare, inputs, output, {"params": _SETTINGS})
+    ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None, **told)
+    gr.api(list_methods, api_name="list_methods", concurrency_limit=8, **documented(list_methods))
+    gr.api(list_models, api_name="list_models", concurrency_limit=8, **documented(list_models))
 
 
 def _loaded(name: str) -> dict[str, Any] | None:
