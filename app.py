@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from threading import Event as Flag
 from typing import Any
 
+from tokviz.ui.agents import serve_agents
 from tokviz.ui.build import build_page, launch_settings
 from tokviz.ui.running import RunRequest, allowed_models, model, run_request
 
@@ -45,7 +46,7 @@ def main() -> None:
     page = build_page(zero_gpu_runner() if os.environ.get("SPACES_ZERO_GPU") else run_request)
     port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
     host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    page.launch(server_name=host, server_port=int(port), **launch_settings())
+    page.launch(server_name=host, server_port=int(port), mcp_server=serve_agents(), **launch_settings())
 
 
 if __name__ == "__main__":

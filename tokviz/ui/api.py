@@ -67,7 +67,8 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         Args:
             picture: The picture file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 30 MB and 25 megapixels), or a video
                 file for a model that takes videos (MP4, MOV, WebM, MKV, AVI; at most 100 MB, 10 minutes, 36,000 frames
-                and 9.4 megapixels per frame). Which of them it is, is seen from its content.
+                and 9.4 megapixels per frame). Which of them it is, is seen from its content. Nothing is fetched from
+                elsewhere: agents give a data: URI (base64), or the address that this server serves an upload under.
             question: The question, up to 2,000 characters.
             methods: Ids of pruning methods, see list_methods. No pruning is always run first.
             budget: Visual tokens to keep, from 1 to all of them; of a video, those of all its frames together.
