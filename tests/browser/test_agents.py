@@ -11,11 +11,11 @@ from PIL import Image
 
 pytest.importorskip("mcp")
 
-from mcp import ClientSession  # noqa: E402
-from mcp.client.streamable_http import streamablehttp_client  # noqa: E402
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 
-from tokviz.serving.storage import storage  # noqa: E402
-from tokviz.ui.agents import serve_agents  # noqa: E402
+from tokviz.serving.storage import storage
+from tokviz.ui.agents import serve_agents
 
 QUESTION = {"question": "what color is the circle ?", "methods": ["random"], "budget": 16}
 

@@ -32,7 +32,7 @@ def serve_agents() -> bool:
         return False
     import gradio.mcp
 
-    gradio.mcp.GradioMCPServer = _agent_server()  # type: ignore[misc]  # gradio makes its server by this name
+    gradio.mcp.GradioMCPServer = _agent_server()  # type: ignore[assignment,misc]  # the name gradio takes it by
     return True
 
 
