@@ -1,11 +1,13 @@
 # Two commands: `make run` (the app) and `make test` (everything that must hold). Both are quiet the second time.
+# Both install exact versions and check the hash of every file; `make lock` writes them anew from the requirements.
 PYTHON ?=
+LOCKED ?= yes
 VENV := .venv
 BIN := $(VENV)/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test check clean
+.PHONY: run test check lock clean
 
 run: $(VENV)/.run-ready
 	$(BIN)/python app.py
@@ -26,13 +28,25 @@ check: $(VENV)/.test-ready
 $(BIN)/python:
 	@PYTHON="$(PYTHON)" sh scripts/make_venv.sh $(VENV)
 
-$(VENV)/.run-ready: requirements.txt | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+# LOCKED=no: where a locked version has no wheel, what the ranges of the requirements allow, unchecked.
+ifeq ($(LOCKED),no)
+install = $(BIN)/pip install --quiet --disable-pip-version-check -r $(1:.lock=.txt)
+$(VENV)/.run-ready $(VENV)/.test-ready: requirements.txt requirements-mcp.txt requirements-dev.txt
+else
+install = sh scripts/install_locked.sh $(VENV) $(1)
+endif
+
+$(VENV)/.run-ready: requirements.lock requirements-build.lock | $(BIN)/python
+	$(call install,requirements.lock)
 	@touch $@
 
-$(VENV)/.test-ready: requirements.txt requirements-dev.txt | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.test-ready: requirements.lock requirements-dev.lock requirements-build.lock | $(BIN)/python
+	$(call install,requirements-dev.lock)
 	@touch $@ $(VENV)/.run-ready
+
+# Versions stay while they fit what the requirements ask; UPGRADE=1 takes the newest.
+lock: | $(BIN)/python
+	@UPGRADE="$(UPGRADE)" sh scripts/lock.sh $(BIN)/python
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -17,6 +17,7 @@ from typing import Any
 from tokviz.errors import BadInput
 from tokviz.serving.gpu_time import is_zero_gpu
 from tokviz.ui import text
+from tokviz.ui.agents import serve_agents
 from tokviz.ui.build import build_page, launch_settings, stop_runs
 from tokviz.ui.running import RunRequest, allowed_models, declared_seconds, model, run_request
 from tokviz.ui.turns import all_over
@@ -60,7 +61,7 @@ def main() -> None:
     page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request)
     port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
     host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    page.launch(server_name=host, server_port=int(port), **launch_settings())
+    page.launch(server_name=host, server_port=int(port), mcp_server=serve_agents(), **launch_settings())
     if not all_over(10):  # a model that is being loaded cannot be stopped; torch would abort the process
         atexit._run_exitfuncs()
         os._exit(0)

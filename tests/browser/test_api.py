@@ -2,6 +2,7 @@
 
 import io
 
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -103,6 +104,19 @@ def test_methods_are_listed_and_the_plumbing_is_not(client):
     assert {"full", "apet", "fastervlm", "random"} <= {method["id"] for method in listed}
     endpoints = {"/compare", "/list_methods", "/list_models"}
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == endpoints
+
+
+def test_the_docstrings_of_the_endpoints_arrive(client, live_site):
+    told = httpx.get(f"{live_site}gradio_api/info").json()["named_endpoints"]
+    compare = {parameter["parameter_name"]: parameter for parameter in told["/compare"]["parameters"]}
+    for name, parameter in compare.items():
+        assert parameter["type"]["description"] == parameter["python_type"]["description"], name
+        assert parameter["type"]["description"].endswith("."), name
+    assert compare["question"]["python_type"]["description"] == "The question, up to 2,000 characters."
+    assert compare["picture"]["python_type"]["description"].endswith("serves an upload under.")  # its fourth line
+    assert told["/compare"]["returns"][0]["python_type"]["description"].startswith("The Comparison as JSON")
+    assert "Returns: One object per method: id, label" in told["/list_methods"]["description"]
+    assert "Visual tokens to keep" in client.view_api(print_info=False, return_format="str")
 
 
 def test_models_are_listed_with_what_they_are_loaded_on(client, files):

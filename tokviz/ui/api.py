@@ -21,6 +21,7 @@ from ..serving.run_queue import RunQueue
 from . import text
 from .client_files import refusal
 from .controls import is_whole
+from .endpoint_docs import documented
 from .failures import log_failure
 from .handlers import UNEXPECTED, as_plain
 from .method_menu import missing_by_method
@@ -29,6 +30,15 @@ from .payload import UNPRUNED
 from .pictures import PictureField
 from .running import Runner, RunRequest, is_loaded, loaded, planning
 from .turns import Waiting, Working, in_turn
+
+_SETTINGS = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "additionalProperties": {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]},
+    },
+}
+"""What ``params`` may hold; agents' tools cannot be called with gradio's own word for "any JSON"."""
 
 
 def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], line: RunQueue) -> None:
@@ -55,7 +65,8 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         Args:
             picture: The picture file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 30 MB and 25 megapixels), or a video
                 file for a model that takes videos (MP4, MOV, WebM, MKV, AVI; at most 100 MB, 10 minutes, 36,000 frames
-                and 9.4 megapixels per frame). Which of them it is, is seen from its content.
+                and 9.4 megapixels per frame). Which of them it is, is seen from its content. Nothing is fetched from
+                elsewhere: agents give a data: URI (base64), or the address that this server serves an upload under.
             question: The question, up to 2,000 characters.
             methods: Ids of pruning methods, see list_methods. No pruning is always run first.
             budget: Visual tokens to keep, from 1 to all of them; of a video, those of all its frames together.
@@ -140,9 +151,10 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         ]
         output = gr.JSON(label="comparison")
         ask = gr.Button("compare")
-    ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None)
-    gr.api(list_methods, api_name="list_methods", concurrency_limit=8)
-    gr.api(list_models, api_name="list_models", concurrency_limit=8)
+    told = documented(compare, inputs, output, {"params": _SETTINGS})
+    ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None, **told)
+    gr.api(list_methods, api_name="list_methods", concurrency_limit=8, **documented(list_methods))
+    gr.api(list_models, api_name="list_models", concurrency_limit=8, **documented(list_models))
 
 
 def _loaded(name: str) -> dict[str, Any] | None:
