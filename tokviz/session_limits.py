@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from .errors import BadInput
 
 if TYPE_CHECKING:
-    from .records import Comparison, PictureRecord
+    from .records import Comparison
 
 MAX_BYTES = 64_000_000
 MAX_NUMBERS = 6_000_000
