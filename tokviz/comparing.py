@@ -386,7 +386,7 @@ def _check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, q
     asked = len(vlm.processor.tokenizer(question, add_special_tokens=False)["input_ids"])
     if room > 0:
         advice = f"allow at most {room} new {'token' if room == 1 else 'tokens'}"
-    elif grid.is_video:
+    elif sum(len(view.frames) for view in grid.views) > 1:
         advice = "use fewer frames"
     elif 1 - room < asked:  # a question that much shorter still asks something
         advice = f"shorten the question by at least {1 - room} of its {asked} tokens"
@@ -403,4 +403,7 @@ def _check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, q
 def _fewer_when_smaller(vlm: VisionLanguageModel, grid: TokenGrid) -> bool:
     """Whether the model makes fewer visual tokens of a picture of a quarter of the size per side."""
     width, height = (max(side // 4, 1) for side in grid.picture_size)
-    return vlm.family.grid(vlm.model, vlm.processor, (width, height), {}).n_tokens < grid.n_tokens
+    try:
+        return vlm.family.grid(vlm.model, vlm.processor, (width, height), {}).n_tokens < grid.n_tokens
+    except BadInput:  # so small a picture is none that the model takes
+        return False

@@ -6,17 +6,20 @@ tokens) makes about 40 MB with 3.5 million numbers and 2,000 objects; every limi
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from pydantic import BaseModel
 
 from .errors import BadInput
 
 if TYPE_CHECKING:
-    from .records import Comparison
+    from .records import Comparison, PictureRecord
 
 MAX_BYTES = 64_000_000
 MAX_NUMBERS = 6_000_000
@@ -92,11 +95,24 @@ def check_contents(comparison: Comparison) -> None:
     for count, limit, what in _counts(comparison):
         if count > limit:
             raise BadInput(f"The session is damaged or not made by tokviz: it has {count:,} {what} (limit {limit:,}).")
-    if comparison.video is not None:
-        for frame in comparison.video.frames:
-            if frame.picture.width * frame.picture.height > MAX_FRAME_PIXELS:
-                raise BadInput(f"The session is damaged: a frame of its video has over {MAX_FRAME_PIXELS:,} pixels.")
+    frames = [] if comparison.video is None else [frame.picture for frame in comparison.video.frames]
+    if any(frame.width * frame.height > MAX_FRAME_PIXELS for frame in frames):
+        raise BadInput(f"The session is damaged: a frame of its video has over {MAX_FRAME_PIXELS:,} pixels.")
+    if any(_is_larger_than_said(picture) for picture in (comparison.picture, *frames)):
+        raise BadInput("The picture inside this session is larger than the session says.")
     _check_values(comparison)
+
+
+def _is_larger_than_said(picture: PictureRecord) -> bool:
+    """Whether the header of a stored picture names a larger size than its record. What is no picture at all is refused
+    where it is decoded."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(picture.base64)), formats=("PNG", "JPEG")) as stored:
+            return stored.width > picture.width or stored.height > picture.height
+    except Image.DecompressionBombError:
+        return True
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _counts(comparison: Comparison) -> Iterable[tuple[int, int, str]]:
