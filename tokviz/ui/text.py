@@ -126,9 +126,9 @@ def ratio(reference: float, value: float) -> str:
     if not value > 0 or not math.isfinite(reference / value):
         return ""
     times = reference / value
-    if times >= 0.095 or times <= 0:
+    if times >= 0.095:
         return f"{times:.1f}×"
-    return f"{times:.2g}×" if times >= 1e-4 else "< 0.0001×"
+    return f"{times:.2g}×" if times >= 1e-4 or times <= 0 else "< 0.0001×"
 
 
 _FACT_CHARACTERS = 240
