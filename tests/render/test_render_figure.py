@@ -263,3 +263,4 @@ def test_what_remains_after_a_withdrawal_is_not_an_empty_picture(session):
     withdrawn = session.runs[1].model_copy(update={"stages": probes})
     written = words(comparison_figure(session.model_copy(update={"runs": [session.runs[0], withdrawn]}), dpi=60))
     assert "drawn: stage 1 of 2, at encoder" in written
+    assert "16 until all are withdrawn at 1" in written, "beside the 0 at the end"

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import BadInput
-from ..measures import VerdictKind, fates, verdict
+from ..measures import VerdictKind, fates, verdict, withdrawal
 from ..records import Comparison, MapRecord, Run
 from . import palette
 from .marks import grey_out
@@ -133,6 +133,9 @@ def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None, evid
             lines.append(f"{final} of {n_tokens} tokens in every block")
         else:
             lines += [f"{final} of {n_tokens} tokens at the end", f"{average:.1f} per block on average"]
+    withdrawn = withdrawal(run)
+    if withdrawn is not None:
+        lines.append(f"{withdrawn.n_in} until all are withdrawn {withdrawn.site_label}")
     stage = kept_stage(run)
     if stage is not None and evidence:
         lines.append(evidence_words(evidence, run, stage, n_tokens))
