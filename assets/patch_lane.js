@@ -109,6 +109,13 @@ function tellingStage(stages, view) {
   return selected >= 0 ? selected : stages.length - 1;
 }
 
+// Of a lane that ends with the withdrawal of every visual token: where that happens, said beside what was kept before.
+function withdrawalWords(lane) {
+  const { stages } = lane.data;
+  const end = stages.find((stage) => stage.n_in && !stage.kept.length);
+  return end && stages.indexOf(end) > lane.stageAt ? `until all are withdrawn ${end.label}` : "";
+}
+
 function fillOutcome(lane, data) {
   const waiting = { waiting: "waiting", running: data.answer ? "" : "working" }[data.status];
   lane.answer.className = "tv-answer";

@@ -62,7 +62,7 @@ function summary(lane) {
     const count = countsOf(lane).find((one) => one.frames.includes(film.frame));
     return [count ? countWords(count, film.frame, false) : "", allFramesWords(lane, kept.length)];
   }
-  return [`${kept.length} of ${total} ${noun} kept${state.view === "died" ? " to the end" : ""}`, ""];
+  return [`${kept.length} of ${total} ${noun} kept${state.view === "died" ? " to the end" : ""}`, state.view === "died" ? "" : withdrawalWords(lane)];
 }
 
 function showReadouts() {

@@ -24,8 +24,9 @@ from PIL import Image
 
 import tokviz
 from tokviz.cases.choosing import Shown, choose, missed_goals
-from tokviz.cases.search import FoundCase, Outcome, find_flips, separate
+from tokviz.cases.search import FoundCase, Outcome, find_flips, outcomes_of, separate
 from tokviz.images import Picture, read_image, stored_image
+from tokviz.measures import evidence_tokens, normalised
 from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.models.planning import planning_before_loading
@@ -59,8 +60,13 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=CACHE, help="where found cases are kept (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--refresh", action="store_true", help="run the stored cases again instead of searching")
+    parser.add_argument("--reword", action="store_true", help="write the stored cases' sentences anew; runs no model")
     parser.add_argument("--dry", action="store_true", help="say what would be written, write nothing")
     arguments = parser.parse_args()
+    if arguments.reword:
+        for path in sorted(EXAMPLES.glob("*/case.json")):
+            reword(path.parent)
+        return 0
     torch.set_num_threads(arguments.threads)
     vlm = tokviz.load()
     if arguments.refresh:
@@ -240,19 +246,54 @@ def why(one: Shown) -> str:
     """Why the case is hard, what the clearest loser and keeper did with the evidence, and how many methods lose it."""
     case = one.case
     loser, keeper = (case.outcomes[method] for method in one.ends())
+    return why_words(case.hard, loser, keeper, case.n_evidence, (len(case.lost), len(case.outcomes)))
+
+
+def why_words(hard: str, loser: Outcome, keeper: Outcome, n_evidence: int, lose_it: tuple[int, int]) -> str:
+    """``why`` in words. lose_it: how many methods lose the answer, of how many."""
     return (
-        f"{case.hard} {loser.label} {leaves(loser, case.n_evidence)} and answers “{loser.answer}”; "
-        f"{keeper.label} {leaves(keeper, case.n_evidence)} and stays right. "
-        f"{len(case.lost)} of {len(case.outcomes)} methods lose this answer."
+        f"{hard} {loser.label} {leaves(loser, n_evidence)} and answers “{loser.answer}”; "
+        f"{keeper.label} {leaves(keeper, n_evidence)} and stays right. "
+        f"{lose_it[0]} of {lose_it[1]} methods lose this answer."
     )
 
 
 def leaves(outcome: Outcome, n_evidence: int) -> str:
-    """What became of the evidence, in words."""
-    share = {0: "none", n_evidence: "all"}.get(outcome.evidence, str(outcome.evidence))
+    """What became of the evidence, in words: of methods that merge, what lives on in other tokens too."""
+
+    def share(count: int) -> str:
+        return {0: "none", n_evidence: "all"}.get(count, str(count))
+
+    kept, absorbed = outcome.evidence, outcome.absorbed
+    lost = n_evidence - kept - absorbed
+    if absorbed and not kept and not lost:
+        return "merges all of them into other tokens"
+    if absorbed:
+        losing = f", loses {share(lost)}" if lost else ""
+        return f"keeps {share(kept)} of them, merges {share(absorbed)} into other tokens{losing}"
     if outcome.inside:
-        return f"leaves {share} of them inside the language model"
-    return f"hands {share} of them to the language model"
+        return f"leaves {share(kept)} of them inside the language model"
+    return f"hands {share(kept)} of them to the language model"
+
+
+def reword(folder: Path) -> None:
+    """Write the sentences of a stored case anew from its session; no model runs."""
+    path = folder / "case.json"
+    record = json.loads(path.read_text())
+    record["why"] = stored_why(record, Comparison.from_json((folder / "session.json").read_text()))
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def stored_why(record: dict[str, Any], comparison: Comparison) -> str:
+    """``why`` of a stored case: what its session shows of the evidence, and its answers by all methods."""
+    asked = comparison.request
+    evidence = evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
+    outcomes = list(outcomes_of(comparison, evidence).values())
+    loser = min((o for o in outcomes if not o.right), key=lambda outcome: outcome.evidence)
+    keeper = max((o for o in outcomes if o.right), key=lambda outcome: outcome.evidence)
+    answers = record["answers"].values()
+    wrong = sum(normalised(answer) != normalised(record["answer"]) for answer in answers)
+    return why_words(record["hard"], loser, keeper, len(evidence), (wrong, len(answers)))
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ class _Job:
         shown = self.media if isinstance(self.media, Video) else self.media.image
         inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
         length = inputs["input_ids"].shape[1]
-        _check_context(self.vlm, length, self.settings.max_new_tokens, self.grid.is_video)
+        _check_context(self.vlm, length, self.settings.max_new_tokens, self.request.question, self.grid)
         return encode(
             self.vlm.model,
             self.vlm.family,
@@ -376,13 +376,34 @@ def _check_box(box: Sequence[float]) -> Box:
     return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
 
 
-def _check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, is_video: bool) -> None:
+def _check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, question: str, grid: TokenGrid) -> None:
+    """Refuse what the model has no positions for, with the advice that helps. length: of the prompt, image included."""
     limit = getattr(vlm.text_config, "max_position_embeddings", None)
-    if limit and length + max_new_tokens > limit:
-        room = limit - length
-        what, shorter = ("Video", "use fewer frames") if is_video else ("Picture", "shorten the question")
-        advice = f"allow at most {room} new tokens" if room > 0 else shorter
-        raise BadInput(
-            f"{what}, question and answer need {length + max_new_tokens} tokens; {vlm.record.name} takes {limit}. "
-            f"Please {advice}."
-        )
+    if not limit or length + max_new_tokens <= limit:
+        return
+    room = limit - length
+    what = "Video" if grid.is_video else "Picture"
+    asked = len(vlm.processor.tokenizer(question, add_special_tokens=False)["input_ids"])
+    if room > 0:
+        advice = f"allow at most {room} new {'token' if room == 1 else 'tokens'}"
+    elif sum(len(view.frames) for view in grid.views) > 1:
+        advice = "use fewer frames"
+    elif 1 - room < asked:  # a question that much shorter still asks something
+        advice = f"shorten the question by at least {1 - room} of its {asked} tokens"
+    elif _fewer_when_smaller(vlm, grid):
+        advice = f"use a smaller picture, which alone takes {grid.n_tokens} of them, or another model"
+    else:
+        advice = f"choose another model: with this one every picture takes {grid.n_tokens} of them"
+    raise BadInput(
+        f"{what}, question and answer need {length + max_new_tokens} tokens; {vlm.record.name} takes {limit}. "
+        f"Please {advice}."
+    )
+
+
+def _fewer_when_smaller(vlm: VisionLanguageModel, grid: TokenGrid) -> bool:
+    """Whether the model makes fewer visual tokens of a picture of a quarter of the size per side."""
+    width, height = (max(side // 4, 1) for side in grid.picture_size)
+    try:
+        return vlm.family.grid(vlm.model, vlm.processor, (width, height), {}).n_tokens < grid.n_tokens
+    except BadInput:  # so small a picture is none that the model takes
+        return False

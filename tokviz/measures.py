@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from .names import Box
-from .records import Run, Timing, TokenGrid
+import numpy as np
+from numpy.typing import NDArray
+
+from .names import Box, MethodFamily
+from .records import Run, StageRecord, Timing, TokenGrid
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
 
@@ -132,16 +135,39 @@ def evidence_tokens(grid: TokenGrid, evidence: Sequence[Box], frames: Sequence[i
 
     frames: of a video, the sampled frame that each box lies in; a token shows a box only if its view shows that frame.
     """
-    if grid.is_video and len(frames) != len(evidence):
+    is_video = grid.is_video
+    if is_video and len(frames) != len(evidence):
         raise ValueError(f"expected the frame of each of {len(evidence)} boxes, but got {len(frames)} frames")
-    in_view = [
-        [box for k, box in enumerate(evidence) if not grid.is_video or frames[k] in view.frames] for view in grid.views
-    ]
-    return [
-        index
-        for index, box in enumerate(grid.box)
-        if box and any(_share(box, e) >= 0.1 for e in in_view[grid.view[index]])
-    ]
+    if not evidence:
+        return []
+    tokens = np.array([token for token, box in enumerate(grid.box) if box], dtype=np.int64)
+    patches = np.array([box for box in grid.box if box], dtype=np.float64).reshape(-1, 4)
+    if not is_video:
+        return [int(token) for token in tokens[_shows_any(patches, evidence)]]
+    boxes_of: dict[int, list[Box]] = {}
+    for box, frame in zip(evidence, frames, strict=True):
+        boxes_of.setdefault(frame, []).append(box)
+    views = np.array(grid.view, dtype=np.int64)[tokens]
+    shows = np.zeros(len(tokens), dtype=bool)
+    for number, view in enumerate(grid.views):
+        boxes = [box for frame in view.frames for box in boxes_of.get(frame, ())]
+        if boxes:
+            here = np.flatnonzero(views == number)
+            shows[here] = _shows_any(patches[here], boxes)
+    return [int(token) for token in tokens[shows]]
+
+
+def _shows_any(patches: NDArray[np.float64], boxes: Sequence[Box]) -> NDArray[np.bool_]:
+    """Which patches share at least a tenth of their area with one of the boxes. Shape: ``(n, 4)`` -> ``(n,)``."""
+    shows = np.zeros(len(patches), dtype=bool)
+    x0, y0, x1, y1 = patches.T
+    with np.errstate(all="ignore"):  # boxes as large as floats can be: what overflows is no tenth of anything
+        area = (x1 - x0) * (y1 - y0)
+        for box in dict.fromkeys(map(tuple, boxes)):
+            width = np.maximum(np.minimum(x1, box[2]) - np.maximum(x0, box[0]), 0)
+            height = np.maximum(np.minimum(y1, box[3]) - np.maximum(y0, box[1]), 0)
+            shows |= (area > 0) & (width * height / area >= 0.1)
+    return shows
 
 
 def evidence_recall(
@@ -152,8 +178,61 @@ def evidence_recall(
     return len(set(tokens) & set(kept)) / len(tokens) if tokens else None
 
 
-def _share(box: Box, other: Box) -> float:
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    width = min(box[2], other[2]) - max(box[0], other[0])
-    height = min(box[3], other[3]) - max(box[1], other[1])
-    return max(width, 0) * max(height, 0) / area if area > 0 else 0.0
+@dataclass(frozen=True)
+class Fates:
+    """What became of some tokens, each in one list, in the order given: ``kept`` themselves, ``absorbed`` (merged into
+    a token that is alive), or ``lost``."""
+
+    kept: tuple[int, ...]
+    absorbed: tuple[int, ...]
+    lost: tuple[int, ...]
+
+
+def carriers(stages: Sequence[StageRecord], n_visual: int) -> list[int]:
+    """For every visual token the one that carries it after these stages, itself where it is kept; -1 where it is lost.
+
+    Followed through all merges: what was merged into a token that is dropped later is lost with it. That a dropped
+    token has a share in a summary token of everything that was dropped (``StageRecord.n_extra``) carries it nowhere.
+    """
+    carrier = list(range(n_visual))
+    for stage in stages:
+        after = [-1] * n_visual if stage.assignment is None else list(stage.assignment)
+        alive = set(stage.kept)
+        for token in stage.kept:
+            after[token] = token
+        after = [token if token in alive else -1 for token in after]
+        carrier = [-1 if token < 0 else after[token] for token in carrier]
+    return carrier
+
+
+def fates(tokens: Sequence[int], stages: Sequence[StageRecord], n_visual: int) -> Fates:
+    """Which of ``tokens`` these stages of a run kept, merged into kept ones, or lost. See ``carriers``."""
+    carrier = carriers(stages, n_visual)
+    return Fates(
+        kept=tuple(token for token in tokens if carrier[token] == token),
+        absorbed=tuple(token for token in tokens if carrier[token] not in (token, -1)),
+        lost=tuple(token for token in tokens if carrier[token] == -1),
+    )
+
+
+def stages_before_llm(run: Run) -> list[StageRecord]:
+    """The stages whose result enters the LLM."""
+    return [stage for stage in run.stages if not isinstance(stage.site, int)]
+
+
+def stages_that_select(run: Run) -> list[StageRecord]:
+    """All stages up to the last that left tokens: a withdrawal of everything at the end is no selection."""
+    last = max((at for at, stage in enumerate(run.stages) if stage.kept), default=-1)
+    return run.stages[: last + 1]
+
+
+def withdrawal(run: Run) -> StageRecord | None:
+    """The stage behind which no visual token is left, or None."""
+    return next((stage for stage in run.stages if stage.n_in and not stage.kept), None)
+
+
+def basis_tokens(stage: StageRecord, family: MethodFamily) -> list[int]:
+    """The tokens that approximation-error methods reconstruct the others from: those picked step by step."""
+    if family != "approximation-error" or stage.order is None:
+        return []
+    return [token for token, step in enumerate(stage.order) if step >= 0]

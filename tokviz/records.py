@@ -6,13 +6,24 @@ tokens. How a run comes about (signals, selections, stages) is in ``types.py``.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, model_validator
 
 from .names import Box, BudgetMeaning, ChartKind, MethodFamily, PositionPolicy, Site
 
 SCHEMA_VERSION = 1
+T = TypeVar("T")
+
+
+class _FailFast(FailFast):
+    """pydantic's mark, hashable, so that a list that has it can be a part of a union."""
+
+    __hash__ = object.__hash__
+
+
+Many = Annotated[list[T], _FailFast()]
+"""A list that is refused at its first wrong entry: a message for each of millions would take gigabytes."""
 
 
 class Record(BaseModel):
@@ -46,7 +57,7 @@ class GridView(Record):
     layer: int = 0
     top: int = 0
     left: int = 0
-    frames: tuple[int, ...] = ()
+    frames: Annotated[tuple[int, ...], _FailFast()] = ()
 
 
 class TokenGrid(Record):
@@ -58,11 +69,11 @@ class TokenGrid(Record):
     """
 
     picture_size: tuple[int, int]
-    views: list[GridView]
-    view: list[int]
-    row: list[int]
-    col: list[int]
-    box: list[Box | None]
+    views: Many[GridView]
+    view: Many[int]
+    row: Many[int]
+    col: Many[int]
+    box: Many[Box | None]
 
     @property
     def n_tokens(self) -> int:
@@ -99,7 +110,7 @@ class MapRecord(Record):
     unit: str
     direction: str
     scale: Literal["linear", "log"]
-    values: list[float | None]
+    values: Many[float | None]
 
 
 class ChartRecord(Record):
@@ -108,14 +119,14 @@ class ChartRecord(Record):
     name: str
     label: str
     kind: ChartKind
-    x: list[float | None] = []
-    y: list[float | None]
-    names: list[str] = []
+    x: Many[float | None] = []
+    y: Many[float | None]
+    names: Many[str] = []
     x_label: str = ""
     y_label: str = ""
     line: float | None = None
-    tokens: list[int] = []
-    marked: list[int] = []
+    tokens: Many[int] = []
+    marked: Many[int] = []
     about: int | None = None
 
 
@@ -134,8 +145,8 @@ class TextScoresRecord(Record):
 
     name: str
     label: str
-    values: list[float | None]
-    chosen: list[bool]
+    values: Many[float | None]
+    chosen: Many[bool]
     line: float | None = None
 
 
@@ -155,15 +166,15 @@ class StageRecord(Record):
     positions: PositionPolicy
     planned_keep: int | None
     n_in: int
-    kept: list[int]
+    kept: Many[int]
     score: MapRecord | None
-    order: list[int] | None
-    assignment: list[int] | None
-    maps: list[MapRecord]
+    order: Many[int] | None
+    assignment: Many[int] | None
+    maps: Many[MapRecord]
     n_extra: int = 0
-    sequence: list[int] | None = None
-    charts: list[ChartRecord] = []
-    readings: list[ReadingRecord] = []
+    sequence: Many[int] | None = None
+    charts: Many[ChartRecord] = []
+    readings: Many[ReadingRecord] = []
     text: TextScoresRecord | None = None
     facts: dict[str, Any]
     selection_ms: float | None
@@ -204,13 +215,13 @@ class Run(Record):
     params: dict[str, Any]
     planned: BudgetMeanings | None = None
     actual: BudgetMeanings | None = None
-    tokens_per_block: list[int] = []
-    stages: list[StageRecord] = []
+    tokens_per_block: Many[int] = []
+    stages: Many[StageRecord] = []
     answer: str = ""
-    answer_tokens: list[AnswerToken] = []
+    answer_tokens: Many[AnswerToken] = []
     timings: dict[str, Timing] = {}
     cost: Cost | None = None
-    warnings: list[str] = []
+    warnings: Many[str] = []
     error: str | None = None
 
     @property
@@ -248,7 +259,7 @@ class VideoRecord(Record):
     duration_s: float
     fps: float
     n_frames: int
-    frames: list[FrameRecord]
+    frames: Many[FrameRecord]
 
 
 class Request(Record):
@@ -258,7 +269,7 @@ class Request(Record):
     """
 
     question: str
-    methods: list[str]
+    methods: Many[str]
     budget: int
     budget_as: BudgetMeaning
     params: dict[str, dict[str, Any]]
@@ -266,8 +277,8 @@ class Request(Record):
     max_new_tokens: int
     repeats: int
     expected_answer: str | None = None
-    evidence: list[Box] = []
-    evidence_frames: list[int] = []
+    evidence: Many[Box] = []
+    evidence_frames: Many[int] = []
 
 
 class ModelRecord(Record):
@@ -289,7 +300,7 @@ class ModelRecord(Record):
     tower_attention: str | None = None
     quantization: Literal["8bit", "4bit"] | None = None
     parameters: int = 0
-    devices: list[str] = []
+    devices: Many[str] = []
 
 
 class Comparison(Record):
@@ -306,11 +317,11 @@ class Comparison(Record):
     picture: PictureRecord
     video: VideoRecord | None = None
     grid: TokenGrid
-    text_tokens: list[str] = []
-    runs: list[Run]
+    text_tokens: Many[str] = []
+    runs: Many[Run]
     versions: dict[str, str]
     timings: dict[str, Timing] = {}
-    warnings: list[str] = []
+    warnings: Many[str] = []
 
     @model_validator(mode="after")
     def _frames_exist(self) -> Self:
@@ -341,11 +352,20 @@ class Comparison(Record):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Comparison:
-        """Read what ``to_json`` wrote. Raises ValueError with one sentence when the text is no tokviz session."""
+        """Read what ``to_json`` wrote. Raises BadInput with one sentence when the text is no tokviz session.
+
+        Any file is answered in seconds: what is larger than a session can be is refused before it is built, see
+        ``session_limits``.
+        """
         from .errors import BadInput
+        from .session_limits import check_contents, check_text
 
         try:
-            comparison = cls.model_validate_json(text)
+            data = text.encode() if isinstance(text, str) else text
+            check_text(data)
+            comparison = cls.model_validate_json(data)
+        except BadInput:
+            raise
         except ValueError as error:
             raise BadInput("This file is not a tokviz session, or it was written by another version.") from error
         if comparison.schema_version != SCHEMA_VERSION:
@@ -353,15 +373,5 @@ class Comparison(Record):
                 f"This session has schema version {comparison.schema_version}; "
                 f"this tokviz reads version {SCHEMA_VERSION}."
             )
-        if not _fits_64_bits(comparison.model_dump(exclude={"picture"})):
-            raise BadInput("The session is damaged: it holds a whole number of more than 64 bits.")
+        check_contents(comparison)
         return comparison
-
-
-def _fits_64_bits(value: Any) -> bool:
-    """Whether every whole number in JSON data can be stored and computed with by what reads it on."""
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    if isinstance(value, dict):
-        return all(map(_fits_64_bits, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_fits_64_bits, value))

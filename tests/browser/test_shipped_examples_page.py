@@ -32,3 +32,16 @@ def test_every_shipped_case_opens_without_a_model(shipped_site, open_page, loads
 def test_a_phone_shows_them_without_sideways_scrolling(shipped_site, open_page):
     page = open_page(shipped_site, width=400, theme="dark")
     assert page.evaluate(OVERFLOW) <= 0
+
+
+def test_a_lane_whose_tokens_are_withdrawn_at_the_end_says_so_beside_what_was_kept(shipped_site, open_page):
+    page = open_page(shipped_site)
+    page.get_by_text("how many purple objects are there?", exact=True).first.click()
+    lane = page.locator(".tv-lane", has=page.get_by_role("heading", name="V2Drop"))
+    lane.get_by_text("1 of 576 patches kept").wait_for()
+    assert "until all are withdrawn before block 5" in lane.locator(".tv-what").inner_text()
+    numbers = lane.locator(".tv-numbers").inner_text().replace("\n", " ")
+    assert "visual tokens 0 0% until withdrawn 1 0.2%" in numbers, numbers
+    merging = page.locator(".tv-lane", has=page.get_by_role("heading", name="ApET")).locator(".tv-numbers")
+    assert "evidence at end 2 of 35" in merging.inner_text().replace("\n", " ")
+    assert "absorbed at end 33 of 35" in merging.inner_text().replace("\n", " ")

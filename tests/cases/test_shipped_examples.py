@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import tokviz
+from scripts.build_examples import leaves, stored_why
 from tokviz.cases.choosing import METHOD_FAMILIES, WANTED_KINDS
 from tokviz.cases.difficulty import difficulty
-from tokviz.cases.search import left, separate
+from tokviz.cases.search import Outcome, left, separate
 from tokviz.images import stored_image
-from tokviz.measures import evidence_recall, normalised, overlap, seen_by_llm, verdict
+from tokviz.measures import evidence_recall, evidence_tokens, fates, normalised, overlap, seen_by_llm, verdict
 from tokviz.records import Comparison
 from tokviz.scenes import EXAMPLE_SEEDS, FAMILIES, generate_scene
 
@@ -86,6 +87,39 @@ def test_why_it_is_hard_is_what_its_scene_and_its_answers_say(folder):
     assert case["why"].startswith(f"{facts.sentence} ")
     wrong = sum(normalised(answer) != normalised(case["answer"]) for answer in case["answers"].values())
     assert case["why"].endswith(f" {wrong} of {len(case['answers'])} methods lose this answer.")
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in EXAMPLES.glob("*/session.json")), ids=lambda p: p.name
+)
+def test_why_says_what_became_of_the_evidence(folder):
+    assert case_of(folder)["why"] == stored_why(case_of(folder), session(folder))
+
+
+def test_merged_evidence_is_not_told_as_lost():
+    folder = EXAMPLES / "03-existence"
+    comparison = session(folder)
+    tokens = evidence_tokens(comparison.grid, comparison.request.evidence)
+    became = fates(tokens, comparison.run("tome").stages, comparison.grid.n_tokens)
+    assert (len(became.kept), len(became.absorbed), len(became.lost)) == (0, 4, 0)
+    assert "ToMe merges all of them into other tokens and answers" in case_of(folder)["why"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "absorbed", "inside", "words"),
+    [
+        (0, 0, False, "hands none of them to the language model"),
+        (4, 0, True, "leaves all of them inside the language model"),
+        (0, 4, False, "merges all of them into other tokens"),
+        (0, 3, False, "keeps none of them, merges 3 into other tokens, loses 1"),
+        (1, 3, True, "keeps 1 of them, merges 3 into other tokens"),
+    ],
+)
+def test_what_a_method_did_with_the_evidence_in_words(kept, absorbed, inside, words):
+    outcome = Outcome(
+        label="", family="merging", answer="", right=False, sure=1.0, evidence=kept, inside=inside, absorbed=absorbed
+    )
+    assert leaves(outcome, 4) == words
 
 
 @each

@@ -189,6 +189,50 @@ def test_themes_differ_and_vector_files_are_what_they_say(session):
     assert figure_bytes(session, "svg", dpi=40).startswith(b"<?xml")
 
 
+def svg_texts(data):
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(data).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_an_svg_holds_its_words_as_text_that_can_be_searched_and_read(session):
+    data = figure_bytes(session, "svg", dpi=40)
+    written = svg_texts(data)
+    assert written == words(comparison_figure(session, dpi=40))
+    assert {"what color is the star?", "✓ right", "evidence for the answer"} <= set(written)
+    assert data.count(b"'DejaVu Sans', 'Verdana'") == len(written) and b"sans-serif" in data
+    assert b"font-weight: 700" in data and b"DejaVuSans-" not in data, "no outlines of letters"
+
+
+def test_the_text_of_an_svg_is_not_chosen_by_a_users_settings(session):
+    expected = figure_bytes(session, "svg", dpi=40)
+    with matplotlib.rc_context({"font.family": "serif", "font.sans-serif": ["Comic Neue"], "svg.fonttype": "path"}):
+        assert figure_bytes(session, "svg", dpi=40) == expected
+
+
+def test_hostile_words_in_an_svg_are_text_and_nothing_else():
+    data = figure_bytes(typical(2, answers=HOSTILE[:2], question=HOSTILE[1]), "svg", dpi=40)
+    assert b"<script" not in data and any("<script>alert(1)</script>" in line for line in svg_texts(data))
+
+
+def basis_session(family):
+    picked = stage([0, 3, 9], 64).model_copy(update={"order": [0, *[-1] * 8, 1, *[-1] * 54]})
+    whole = typical(1)
+    return whole.model_copy(update={"runs": [whole.runs[0], run("apet", "red", [picked], 64, family=family)]})
+
+
+def test_the_legend_names_basis_tokens_where_they_are_drawn():
+    assert "basis token" in words(comparison_figure(basis_session("approximation-error"), dpi=40))
+    assert "basis token" not in words(comparison_figure(basis_session("diversity"), dpi=40))
+    clusters = comparison_figure(basis_session("approximation-error"), view="died", dpi=40)
+    assert "basis token" in words(clusters), "the kept ones are shown where there is one stage"
+
+
+def test_merged_evidence_is_no_lost_evidence():
+    merged = stage([0, 1], 64, None, [0, 1, *[0] * 8, *[-1] * 54])
+    whole = typical(1, evidence=[(0, 0, 64, 8)])  # the first row: tokens 0 to 7
+    drawn = whole.model_copy(update={"runs": [whole.runs[0], run("tome", "red", [merged], 64)]})
+    assert "evidence: 2 of 8 patches kept, 6 merged into" in " ".join(words(comparison_figure(drawn, dpi=40)))
+
+
 def test_saving_goes_by_suffix_and_says_what_is_wrong(session, tmp_path):
     path = save_figure(session, tmp_path / "figure.PNG", dpi=40)
     assert Image.open(path).format == "PNG"
@@ -219,3 +263,4 @@ def test_what_remains_after_a_withdrawal_is_not_an_empty_picture(session):
     withdrawn = session.runs[1].model_copy(update={"stages": probes})
     written = words(comparison_figure(session.model_copy(update={"runs": [session.runs[0], withdrawn]}), dpi=60))
     assert "drawn: stage 1 of 2, at encoder" in written
+    assert "16 until all are withdrawn at 1" in written, "beside the 0 at the end"

@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from tokviz.errors import BadInput
 from tokviz.models.llava import centre_crop_grid, padded_square_grid
 from tokviz.render import cluster_overlay, kept_overlay, open_canvas, palette, plain_picture, score_overlay
+from tokviz.render.marks import dashed_boxes
 from tokviz.render.overlay import (
     _carriers,
     group_colors,
@@ -64,6 +65,70 @@ def test_neighbouring_kept_patches_are_outlined_as_one_region():
     expected = painted("\n".join(["o" * 12, *[row] * 4, "o" * 12, *["d" * 12] * 6]), INKS)
     session = tiny([0, 1])
     np.testing.assert_array_equal(kept_overlay(session, session.runs[1]), expected)
+
+
+def test_basis_tokens_are_outlined_in_gold_above_the_others():
+    expected = painted(
+        """
+        oooooogggggg
+        opppppgppppg
+        opppppgppppg
+        opppppgppppg
+        opppppgppppg
+        oooooogggggg
+        dddddddddddd
+        dddddddddddd
+        dddddddddddd
+        dddddddddddd
+        dddddddddddd
+        dddddddddddd
+        """,
+        INKS | {"g": palette.BASIS_OUTLINE},
+    )
+    session = tiny([0, 1])
+    picked = session.runs[1].stages[0].model_copy(update={"order": [-1, 0, 1, -1]})  # token 2 is dropped
+    of_error = session.runs[1].model_copy(update={"family": "approximation-error", "stages": [picked]})
+    drawn = kept_overlay(session, of_error)
+    np.testing.assert_array_equal(drawn[:6], expected[:6])
+    assert not (drawn[6:] == palette.BASIS_OUTLINE).all(axis=2).any()
+    of_diversity = of_error.model_copy(update={"family": "diversity"})
+    assert not (kept_overlay(session, of_diversity) == palette.BASIS_OUTLINE).all(axis=2).any()
+
+
+def dashed_by_area(pixels, corners, width):
+    """A dashed box by two masks over the whole picture."""
+    height, picture_width = pixels.shape[:2]
+    x0, y0, x1, y1 = corners
+    outer, inner = (np.zeros((height, picture_width), dtype=bool) for _ in range(2))
+    left, top = max(x0 - width, 0), max(y0 - width, 0)
+    right, bottom = min(x1 + width, picture_width), min(y1 + width, height)
+    outer[top:bottom, left:right] = True
+    inner[top + width : max(bottom - width, 0), left + width : max(right - width, 0)] = True
+    rows, columns = np.indices(outer.shape)
+    on_top_or_bottom = (rows < top + width) | (rows >= bottom - width)
+    dash = np.where(on_top_or_bottom, columns - left, rows - top) // (3 * width) % 2 == 0
+    first, second = (np.array(color, dtype=np.uint8) for color in palette.EVIDENCE)
+    return np.where((outer & ~inner)[..., None], np.where(dash[..., None], first, second), pixels)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    corners=st.tuples(st.integers(0, 40), st.integers(0, 30), st.integers(0, 40), st.integers(0, 30)),
+    width=st.integers(1, 5),
+)
+def test_dashed_boxes_are_what_two_masks_give(corners, width):
+    pixels = np.full((30, 40, 3), 77, dtype=np.uint8)
+    np.testing.assert_array_equal(dashed_boxes(pixels, [corners], width), dashed_by_area(pixels, corners, width))
+    assert (pixels == 77).all()
+
+
+def test_patches_on_each_other_are_refused_before_they_are_drawn():
+    grid = square_grid((12, 12), 2, 6)
+    heap = grid.model_copy(
+        update={"view": [0] * 900, "row": [0] * 900, "col": [0] * 900, "box": [(0, 0, 12, 12)] * 900}
+    )
+    with pytest.raises(BadInput, match="lie upon each other"):
+        patch_raster(heap, (12, 12))
 
 
 def test_what_the_model_did_not_see_is_veiled_and_hatched():

@@ -6,6 +6,7 @@ import pytest
 from synthetic import HOSTILE, comparison
 from synthetic_rich import rich_comparison
 
+from tokviz import measures
 from tokviz.errors import BadInput
 from tokviz.records import ChartRecord, Comparison, TextScoresRecord, Timing
 from tokviz.ui import numbers, text
@@ -88,6 +89,69 @@ def test_evidence_counts_the_patches_that_survived(whole):
     nothing = run.model_copy(update={"stages": [run.stages[0].model_copy(update={"kept": [0]})]})
     shown = {n.label: n for n in numbers.of_run(nothing, whole.model_copy(update={"runs": [whole.runs[0], nothing]}))}
     assert shown["evidence into LLM"].value == f"0 of {total}"
+
+
+def test_evidence_of_a_merging_method_is_kept_absorbed_or_lost(whole):
+    asked = whole.request
+    shown = measures.evidence_tokens(whole.grid, asked.evidence, asked.evidence_frames)
+    n, first, other = len(shown), shown[0], next(t for t in range(576) if t not in shown)
+    assignment = [-1] * 576
+    for token in (first, *shown[1:3], other):
+        assignment[token] = other
+    assignment[first] = first
+    run = whole.run("apet")
+    merged = run.stages[0].model_copy(update={"kept": sorted([first, other]), "assignment": assignment})
+
+    def lines(*stages):
+        lane = run.model_copy(update={"stages": list(stages)})
+        found = numbers.of_run(lane, whole.model_copy(update={"runs": [whole.runs[0], lane]}))
+        return {n.label: n.value for n in found if any(word in n.label for word in ("evidence", "absorbed", "lost"))}
+
+    into = {
+        "evidence into LLM": f"1 of {n}", "evidence absorbed": f"2 of {n}", "evidence lost": f"{n - 3} of {n}",
+    }  # fmt: skip
+    assert lines(merged) == into
+    dropping = merged.model_copy(update={"site": 3, "n_in": 2, "kept": [first], "assignment": None})
+    # What was absorbed into the other one goes with it: nothing is carried any more.
+    assert lines(merged, dropping) == {**into, "evidence at end": f"1 of {n}"}
+    plain = merged.model_copy(update={"assignment": None})
+    assert lines(plain) == {"evidence into LLM": f"1 of {n}"}
+
+
+def test_what_was_kept_until_all_was_withdrawn_stands_beside_the_zero(whole):
+    run = whole.run("todre")
+    end = run.stages[1].model_copy(update={"site": 7, "n_in": len(run.stages[1].kept), "kept": [], "score": None})
+    lane = run.model_copy(
+        update={"stages": [*run.stages, end], "actual": run.actual.model_copy(update={"final": 0})}
+    )  # fmt: skip
+    shown = {n.label: n for n in numbers.of_run(lane, whole.model_copy(update={"runs": [whole.runs[0], lane]}))}
+    assert (shown["visual tokens"].value, shown["visual tokens"].ratio) == ("0", "0%")
+    assert (shown["until withdrawn"].value, shown["until withdrawn"].ratio) == ("64", "11.1%")
+    assert "until withdrawn" not in {n.label for n in numbers.of_run(run, whole)}
+
+
+@pytest.mark.parametrize(
+    ("reference", "value", "shown"),
+    [(18, 10, "1.8×"), (1, 10, "0.1×"), (1, 20, "0.05×"), (1, 29, "0.034×"), (1, 1000, "0.001×"), (1, 1e6, "< 0.0001×"),
+     (0, 5, "0×"), (5, 0, ""), (1e308, 1e-308, "")],
+)  # fmt: skip
+def test_ratios_never_read_as_nothing(reference, value, shown):
+    assert text.ratio(reference, value) == shown
+
+
+@pytest.mark.parametrize(
+    ("part", "whole_", "shown"),
+    [(0, 5, "0%"), (5, 5, "100%"), (1, 576, "0.2%"), (1, 25_000, "< 0.1%"), (24_999, 25_000, "> 99.9%"), (1, 0, "0%")],
+)
+def test_shares_that_are_not_nothing_nor_all_do_not_read_so(part, whole_, shown):
+    assert text.share(part, whole_) == shown
+
+
+def test_the_page_looks_for_the_evidence_once_for_all_lanes(whole, monkeypatch):
+    found = []
+    monkeypatch.setattr(measures, "evidence_tokens", lambda *asked: found.append(asked) or [])
+    to_payload(whole)
+    assert len(found) == 1
 
 
 def test_basis_tokens_are_marked_for_approximation_error_only(whole):

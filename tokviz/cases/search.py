@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..comparing import compare_events
 from ..images import read_image
-from ..measures import evidence_tokens, verdict
+from ..measures import evidence_tokens, fates, verdict
 from ..media import Source
 from ..models.loading import VisionLanguageModel
 from ..names import MethodFamily
@@ -24,8 +24,8 @@ class Outcome(Record):
     """What one method did with a question that the unpruned model answers right.
 
     sure: probability that the model gave to the first token of this answer, 0 to 1. evidence: how many of the patches
-    that show the answer are left when the method is done. inside: whether it drops tokens inside the LLM, so that the
-    first blocks saw more than that.
+    that show the answer are left when the method is done, absorbed: how many are merged into others that are left.
+    inside: whether it drops tokens inside the LLM, so that the first blocks saw more than that.
     """
 
     label: str
@@ -35,6 +35,7 @@ class Outcome(Record):
     sure: float
     evidence: int
     inside: bool
+    absorbed: int = 0
 
 
 class FoundCase(Record):
@@ -171,11 +172,13 @@ def case_of(comparison: Comparison, scene: Scene, question: SceneQuestion) -> Fo
 
 def outcomes_of(comparison: Comparison, evidence: Sequence[int]) -> dict[str, Outcome]:
     """What became of the answer under each method that ran, and of the ``evidence`` tokens."""
-    verdicts = verdicts_of(comparison)
+    verdicts, n_tokens = verdicts_of(comparison), comparison.grid.n_tokens
+    became = {run.method: fates(evidence, run.stages, n_tokens) for run in comparison.runs}
     return {
         run.method: Outcome(
             label=run.label, family=run.family, answer=run.answer, right=verdicts[run.method] == "right",
-            sure=sure_of(run), evidence=len(set(evidence) & set(left(run, comparison.grid))), inside=_drops_inside(run),
+            sure=sure_of(run), evidence=len(became[run.method].kept), absorbed=len(became[run.method].absorbed),
+            inside=_drops_inside(run),
         )
         for run in comparison.runs[1:]
         if run.error is None

@@ -20,7 +20,7 @@ from ..errors import BadInput
 from ..records import Comparison
 from .film import film_figure
 from .legend import draw_legend, legend_items, legend_lines
-from .lettering import drawable, text_width, wrap
+from .lettering import FAMILIES, drawable, text_width, wrap
 from .page import Page, pitch
 from .palette import THEMES, Theme, ThemeName
 from .panels import VIEWS, Panel, View, chosen_runs, footer, make_panel, verdict_color
@@ -43,7 +43,8 @@ _SETTINGS_LOCK = threading.Lock()
 _SETTINGS: dict[str, Any] = {
     "text.hinting": "none",
     "svg.hashsalt": "tokviz",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
+    "font.sans-serif": FAMILIES,
     "svg.image_inline": True,
     "pdf.fonttype": 42,
     "pdf.compression": 6,

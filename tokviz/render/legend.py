@@ -25,6 +25,9 @@ def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[Lege
             ({"face": "#ffffff", "edge": kept, "line": 1.2}, "kept (outlined)"),
             ({"face": dropped, "edge": dropped}, "dropped"),
         ]
+    if any(panel.basis for panel in panels):
+        gold = palette.hex_color(palette.BASIS_OUTLINE)
+        items.append(({"face": "#ffffff", "edge": gold, "line": 1.2}, "basis token"))
     if canvas.coarse is not None and any(panel.drawn == "kept" for panel in panels):
         items.append(({"face": "#a9abae", "edge": theme.ink, "line": 1.2}, "kept only of the whole picture, coarsely"))
     if any(panel.drawn == "score" for panel in panels):

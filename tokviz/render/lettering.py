@@ -12,6 +12,8 @@ from matplotlib.ft2font import LoadFlags
 from .plain_text import plain_text
 
 MISSING = "□"
+FAMILIES = ["DejaVu Sans", "Verdana", "Bitstream Vera Sans", "Liberation Sans", "Arial", "Helvetica"]
+"""What the text of an SVG file is shown in: the font that it was measured with, or one that is about as wide."""
 _POINTS_PER_INCH = 72
 _FIXED_POINT = 65536
 _MEASURED_AT = 100
@@ -24,8 +26,9 @@ def font_file(bold: bool = False) -> Path:
 
 
 def font_properties(size: float, bold: bool = False) -> FontProperties:
-    """The shipped font at a size in points."""
-    return FontProperties(fname=font_file(bold), size=size)
+    """The shipped font at a size in points, with the names that an SVG file asks a reader's machine for."""
+    weight = "bold" if bold else "normal"
+    return FontProperties(fname=font_file(bold), family="sans-serif", weight=weight, size=size)
 
 
 def drawable(text: str, limit: int = 1200) -> str:

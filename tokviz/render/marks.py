@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -53,23 +55,24 @@ def cased_outline(pixels: Pixels, area: Mask, width: int) -> Pixels:
     return outline(outline(pixels, area, light, 2 * width), area, dark, width)
 
 
-def dashed_box(pixels: Pixels, corners: tuple[int, int, int, int], width: int) -> Pixels:
-    """A box in two alternating colours, drawn just outside ``corners`` so that it hides nothing it points at."""
+def dashed_boxes(pixels: Pixels, boxes: Iterable[tuple[int, int, int, int]], width: int) -> Pixels:
+    """Boxes in two alternating colours, each drawn just outside its corners so that it hides nothing it points at.
+
+    Costs what the lines cover: a forged session may hold a thousand boxes, each as large as the picture.
+    """
     height, picture_width = pixels.shape[:2]
-    x0, y0, x1, y1 = corners
-    outer, inner = np.zeros((height, picture_width), dtype=bool), np.zeros((height, picture_width), dtype=bool)
-    # A box that fills the picture moves inwards: its line would lie outside of the pixels.
-    left, top = max(x0 - width, 0), max(y0 - width, 0)
-    right, bottom = min(x1 + width, picture_width), min(y1 + width, height)
-    outer[top:bottom, left:right] = True
-    inner[top + width : bottom - width, left + width : right - width] = True
-    rows, columns = np.indices(outer.shape)
-    on_top_or_bottom = (rows < top + width) | (rows >= bottom - width)
-    along = np.where(on_top_or_bottom, columns - left, rows - top)
-    dash = along // (3 * width) % 2 == 0
-    ring = outer & ~inner
-    first, second = (np.array(color, dtype=np.uint8) for color in palette.EVIDENCE)
-    return np.where(ring[..., None], np.where(dash[..., None], first, second), pixels)
+    drawn = pixels.copy()
+    colors = np.array(palette.EVIDENCE, dtype=np.uint8)
+    for x0, y0, x1, y1 in dict.fromkeys(boxes):
+        # A box that fills the picture moves inwards: its line would lie outside of the pixels.
+        left, top = max(x0 - width, 0), max(y0 - width, 0)
+        right, bottom = min(x1 + width, picture_width), min(y1 + width, height)
+        across, down = (np.arange(max(n, 0)) // (3 * width) % 2 for n in (right - left, bottom - top))
+        for side in (slice(left, min(left + width, right)), slice(max(right - width, left), right)):
+            drawn[top:bottom, side] = colors[down][:, None]
+        for side in (slice(top, min(top + width, bottom)), slice(max(bottom - width, top), bottom)):
+            drawn[side, left:right] = colors[across][None]
+    return drawn
 
 
 def rings(pixels: Pixels, raster: PatchRaster, tokens: NDArray[np.int64], width: int) -> Pixels:

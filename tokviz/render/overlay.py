@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
+from ..measures import basis_tokens, carriers
 from ..records import Comparison, MapRecord, Run, StageRecord
 from . import palette
-from .marks import brightness, cased_outline, dashed_box, grey_out, hatch, outline, rings, to_bytes
+from .marks import brightness, cased_outline, dashed_boxes, grey_out, hatch, outline, rings, to_bytes
 from .raster import Canvas, PatchRaster, Pixels, open_canvas
 
 LOG_DECADES = 1000
@@ -33,6 +34,13 @@ def kept_stage(run: Run) -> int | None:
     """
     telling = [index for index, stage in enumerate(run.stages) if 0 < len(stage.kept) < stage.n_in]
     return telling[-1] if telling else len(run.stages) - 1 if run.stages else None
+
+
+def kept_basis(run: Run, stage: int = -1) -> list[int]:
+    """The basis tokens of a stage that it kept, ascending; only methods of approximation error have any."""
+    record = stage_record(run, stage)
+    kept = set(record.kept)
+    return [token for token in basis_tokens(record, run.family) if token in kept]
 
 
 def score_stage(run: Run) -> int | None:
@@ -83,6 +91,8 @@ def kept_overlay(
 ) -> Pixels:
     """Kept patches as they are, outlined as regions; dropped ones grey and darker. A run without stages kept all.
 
+    Kept tokens from which approximation-error methods reconstruct the others (``kept_basis``) are outlined in gold.
+
     With both layers of a tiled picture, what only a patch of the whole picture shows is veiled by half, and outlined
     in black and white.
     """
@@ -100,6 +110,11 @@ def kept_overlay(
         pixels = np.where((coarse & ~kept)[..., None], veiled, pixels)
         pixels = cased_outline(pixels, coarse, max(raster.line_width // 2, 1))
     pixels = outline(pixels, kept, palette.KEPT_OUTLINE, raster.line_width)
+    basis = kept_basis(run, stage)
+    if basis:
+        flags = raster.flags(basis)
+        area = raster.spread(flags) if canvas.coarse is None else raster.spread(flags) | canvas.coarse.spread(flags)
+        pixels = outline(pixels, area, palette.BASIS_OUTLINE, raster.line_width)
     return _framed(pixels, canvas, evidence)
 
 
@@ -225,9 +240,11 @@ def group_colors(carrier: NDArray[np.int64]) -> NDArray[np.float64]:
     tokens, counts = np.unique(carrier[carrier >= 0], return_counts=True)
     colors = np.full((len(carrier), 3), np.nan)
     groups = [(count, token) for token, count in zip(tokens, counts, strict=True) if count > 1]
+    color_of = np.full((len(carrier), 3), np.nan)
     for rank, (_, token) in enumerate(sorted(groups, key=lambda group: (-group[0], group[1]))):
         hue, lightness = (0.56 + rank * _GOLDEN_RATIO) % 1.0, (0.55, 0.36, 0.74)[rank % 3]
-        colors[carrier == token] = np.array(colorsys.hls_to_rgb(hue, lightness, 0.62)) * 255
+        color_of[token] = np.array(colorsys.hls_to_rgb(hue, lightness, 0.62)) * 255
+    colors[carrier >= 0] = color_of[carrier[carrier >= 0]]
     return colors
 
 
@@ -250,17 +267,12 @@ def _map_shares(values: MapRecord, n_tokens: int) -> NDArray[np.float64]:
 def _carriers(stages: Sequence[StageRecord], raster: PatchRaster) -> NDArray[np.int64]:
     """Who carries each token after the last of these stages, through all merges; -1 for what was dropped."""
     n_tokens = raster.n_tokens
-    carrier = np.arange(n_tokens)
     for stage in stages:
-        after = np.full(n_tokens, -1)
-        if stage.assignment is not None:
-            if len(stage.assignment) != n_tokens or any(not -1 <= token < n_tokens for token in stage.assignment):
-                raise BadInput("The merge groups of this session do not fit its grid; the file is damaged.")
-            after = np.array(stage.assignment, dtype=np.int64)
-        kept = np.flatnonzero(raster.flags(stage.kept))
-        after[kept] = kept
-        carrier = np.where(carrier >= 0, after[carrier], -1)
-    return carrier
+        raster.flags(stage.kept)  # refuses what is no token
+        carrier = stage.assignment
+        if carrier is not None and (len(carrier) != n_tokens or not all(-1 <= token < n_tokens for token in carrier)):
+            raise BadInput("The merge groups of this session do not fit its grid; the file is damaged.")
+    return np.array(carriers(stages, n_tokens), dtype=np.int64)
 
 
 def _group_borders(carrier: NDArray[np.int64], raster: PatchRaster) -> NDArray[np.bool_]:
@@ -280,6 +292,4 @@ def _framed(pixels: Pixels, canvas: Canvas, evidence: bool) -> Pixels:
     if unseen.any():
         pixels = grey_out(pixels, unseen, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
         pixels = hatch(pixels, unseen, palette.UNSEEN_HATCH, 5 * width + 4, width)
-    for box in canvas.evidence if evidence else ():
-        pixels = dashed_box(pixels, raster.pixel_box(box), width)
-    return pixels
+    return dashed_boxes(pixels, map(raster.pixel_box, canvas.evidence), width) if evidence else pixels

@@ -14,6 +14,8 @@ def hex_color(color: Rgb) -> str:
 
 
 KEPT_OUTLINE: Rgb = (86, 180, 233)
+BASIS_OUTLINE: Rgb = (230, 159, 0)
+"""Tokens from which the others are reconstructed, as on the page."""
 EVIDENCE: tuple[Rgb, Rgb] = ((204, 12, 78), (255, 255, 255))
 """The two alternating colours of the dashed evidence box; one of them stands out on any picture."""
 CASING: tuple[Rgb, Rgb] = ((20, 20, 20), (255, 255, 255))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from ..errors import BadInput
-from ..measures import VerdictKind, evidence_tokens, verdict
+from ..measures import VerdictKind, fates, verdict, withdrawal
 from ..records import Comparison, MapRecord, Run
 from . import palette
 from .marks import grey_out
 from .overlay import (
     cluster_overlay,
+    kept_basis,
     kept_overlay,
     kept_stage,
     merge_stage,
@@ -40,7 +42,8 @@ class Panel:
 
     ``drawn`` is the view that the picture shows (None: the plain picture), ``note`` says why not the one asked for.
     ``stage`` is the stage whose kept tokens are drawn. ``scale`` is the map behind the colours when the picture is a
-    heat map. ``verdict`` and ``kind`` are empty where there is nothing to compare with.
+    heat map, ``basis`` whether basis tokens are outlined. ``verdict`` and ``kind`` are empty where there is nothing to
+    compare with.
     """
 
     title: str
@@ -55,6 +58,7 @@ class Panel:
     scale: MapRecord | None = None
     note: str | None = None
     stage: int | None = None
+    basis: bool = False
 
 
 def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
@@ -89,12 +93,13 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
         answer=run.answer,
         verdict=label,
         kind=kind,
-        facts=[] if run.error else facts(comparison, run, drawn),
+        facts=[] if run.error else facts(comparison, run, drawn, canvas.evidence_tokens),
         error=run.error,
         drawn=shown,
         scale=scale,
         note=note,
         stage=drawn[1] if drawn else None,
+        basis=drawn is not None and shown == "kept" and bool(kept_basis(run, drawn[1])),
     )
 
 
@@ -107,7 +112,16 @@ def verdict_color(kind: VerdictKind, theme: Theme) -> str:
     return theme.changed if kind == "changed" else theme.muted
 
 
-def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None) -> list[str]:
+def evidence_words(evidence: Sequence[int], run: Run, stage: int, n_tokens: int) -> str:
+    """What became of the evidence tokens up to a stage, in a line."""
+    became = fates(evidence, run.stages[: stage + 1], n_tokens)
+    words = f"evidence: {len(became.kept)} of {len(evidence)} patches kept"
+    if not became.absorbed:
+        return words
+    return f"{words}, {len(became.absorbed)} merged into kept ones, {len(became.lost)} lost"
+
+
+def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None, evidence: Sequence[int]) -> list[str]:
     """The small lines: tokens after the last stage, average per block (A_in), evidence, mode, which stage is drawn."""
     lines = []
     n_tokens = comparison.grid.n_tokens
@@ -119,12 +133,12 @@ def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None) -> l
             lines.append(f"{final} of {n_tokens} tokens in every block")
         else:
             lines += [f"{final} of {n_tokens} tokens at the end", f"{average:.1f} per block on average"]
+    withdrawn = withdrawal(run)
+    if withdrawn is not None:
+        lines.append(f"{withdrawn.n_in} until all are withdrawn {withdrawn.site_label}")
     stage = kept_stage(run)
-    asked = comparison.request
-    evidence = evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     if stage is not None and evidence:
-        kept = len(set(evidence) & set(run.stages[stage].kept))
-        lines.append(f"evidence: {kept} of {len(evidence)} patches kept")
+        lines.append(evidence_words(evidence, run, stage, n_tokens))
     if "mode" in run.params:
         lines.append(f"mode: {run.params['mode']}")
     if drawn is not None and len(run.stages) > 1 and drawn[0] != "died":

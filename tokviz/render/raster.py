@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,13 @@ from PIL import Image
 
 from ..errors import BadInput
 from ..images import stored_image
+from ..measures import evidence_tokens
 from ..names import Box
 from ..records import Comparison, PictureRecord, TokenGrid
 
 Pixels = NDArray[np.uint8]
+MOST_OVERLAP = 4
+"""Patches of one layer lie side by side; together they cover at most so many times the picture."""
 Layer = int | Literal["both"] | None
 """Which layer of a tiled picture's grid is drawn; None for the last, which is the finest."""
 
@@ -103,11 +107,15 @@ def patch_raster(grid: TokenGrid, shape: tuple[int, int], layer: int | None = No
     height, width = shape
     scale = (width / grid.picture_size[0], height / grid.picture_size[1])
     raster = PatchRaster(np.full(shape, -1, dtype=np.int32), np.zeros((grid.n_tokens, 4), dtype=np.int64), scale)
+    room = MOST_OVERLAP * (width * height + grid.n_tokens)
     for token, box in enumerate(grid.box):
         view = grid.view[token]
         if box is None or not 0 <= view < len(layers) or layers[view] != layer:
             continue
         x0, y0, x1, y1 = raster.pixel_box(box)
+        room -= max(x1 - x0, 0) * max(y1 - y0, 0)
+        if room < 0:
+            raise BadInput("The patches of this session lie upon each other; the file is damaged.")
         raster.corners[token] = (x0, y0, x1, y1)
         raster.owner[y0:y1, x0:x1] = token
     return raster
@@ -127,6 +135,12 @@ class Canvas:
     raster: PatchRaster
     evidence: tuple[Box, ...] = ()
     coarse: PatchRaster | None = None
+
+    @cached_property
+    def evidence_tokens(self) -> list[int]:
+        """The tokens that show evidence, of the whole picture or video; the same for every run."""
+        asked = self.comparison.request
+        return evidence_tokens(self.comparison.grid, asked.evidence, asked.evidence_frames)
 
 
 def open_canvas(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,10 +24,16 @@ class Number:
     look: Look = "exact"
 
 
-def of_run(run: Run, comparison: Comparison) -> list[Number]:
-    """The numbers of one lane, in the order of the page."""
+def of_run(run: Run, comparison: Comparison, evidence: Sequence[int] | None = None) -> list[Number]:
+    """The numbers of one lane, in the order of the page.
+
+    evidence: ``measures.evidence_tokens`` of the comparison, the same for all its lanes (None: found here).
+    """
     reference = comparison.runs[0]
-    lines = [*_tokens(run, comparison.grid.n_tokens), *_evidence(run, comparison)]
+    if evidence is None:
+        asked = comparison.request
+        evidence = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
+    lines = [*_tokens(run, comparison.grid.n_tokens), *_evidence(run, evidence, comparison.grid.n_tokens)]
     lines += _duration("prefill", "prefill", run, reference)
     lines += _duration("decode / token", "decode_per_token", run, reference)
     if run.stages:
@@ -43,27 +50,41 @@ def of_run(run: Run, comparison: Comparison) -> list[Number]:
 def _tokens(run: Run, n_tokens: int) -> list[Number]:
     final = run.actual.final if run.actual else (len(run.kept) if run.kept is not None else n_tokens)
     lines = [Number("visual tokens", f"{final:,}", text.share(final, n_tokens) if run.stages else "")]
+    withdrawn = measures.withdrawal(run)
+    if withdrawn is not None:  # the picture shows what was left before that
+        lines.append(Number("until withdrawn", f"{withdrawn.n_in:,}", text.share(withdrawn.n_in, n_tokens)))
     if run.actual and abs(run.actual.average_in - final) >= 0.05:
         average = f"{run.actual.average_in:,.1f}"
         lines.append(Number("mean per block", average, text.share(run.actual.average_in, n_tokens)))
     return lines
 
 
-def _evidence(run: Run, comparison: Comparison) -> list[Number]:
-    """How much of the evidence enters the LLM and, if stages inside it drop more, how much the last selection left.
+def _evidence(run: Run, shown: Sequence[int], n_tokens: int) -> list[Number]:
+    """What of the evidence enters the LLM and, if stages inside it drop more, what the last selection left.
 
-    A later withdrawal of everything is no selection.
+    Where nothing was merged, what was not kept is lost, and one line says it.
     """
-    asked = comparison.request
-    shown = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     if not shown or not run.stages:
         return []
-    counts = [len(set(shown) & set(measures.seen_by_llm(run, comparison.grid.n_tokens)))]
-    last = next((stage.kept for stage in reversed(run.stages) if stage.kept), [])
-    counts.append(len(set(shown) & set(last)))
-    lines = zip(("evidence into LLM", "evidence at end"), counts, strict=True)
-    numbers = [Number(label, f"{n} of {len(shown)}", text.share(n, len(shown))) for label, n in lines]
-    return numbers if counts[0] != counts[1] else numbers[:1]
+    into_llm, at_end = (
+        measures.fates(shown, stages, n_tokens)
+        for stages in (measures.stages_before_llm(run), measures.stages_that_select(run))
+    )
+    lines = [
+        *_fate_lines(("evidence into LLM", "evidence absorbed", "evidence lost"), into_llm),
+        *_fate_lines(("evidence at end", "absorbed at end", "lost at end"), at_end),
+    ]
+    return lines if into_llm != at_end else lines[: len(lines) // 2]
+
+
+def _fate_lines(labels: tuple[str, str, str], fates: measures.Fates) -> list[Number]:
+    lists = (fates.kept, fates.absorbed, fates.lost)
+    total = sum(map(len, lists))
+    lines = [
+        Number(label, f"{len(tokens)} of {total}", text.share(len(tokens), total))
+        for label, tokens in zip(labels, lists, strict=True)
+    ]
+    return lines if fates.absorbed else lines[:1]
 
 
 def _duration(label: str, key: str, run: Run, reference: Run | None) -> list[Number]:

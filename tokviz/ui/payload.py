@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
+from .. import measures
 from ..errors import BadInput
 from ..names import MethodFamily
 from ..records import (
@@ -25,6 +26,7 @@ from ..records import (
     TokenGrid,
     VideoRecord,
 )
+from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from . import numbers, text
 
 UNPRUNED = "full"
@@ -33,13 +35,9 @@ MAX_CHART_POINTS = 20_000
 MAX_TOKENS = 100_000
 """More visual tokens than any model makes of the largest picture; a browser cannot draw many more."""
 MAX_WORDS = 20_000
-MAX_FRAMES = 1024
-"""Far more frames than any model takes at once."""
 MAX_SECONDS = 1e6
 LARGEST = 1e300
 """Beyond it the distance of two numbers may not be finite, and nothing can be drawn to scale."""
-MAX_ENTRIES = 200
-"""Most maps, charts, readings or facts of one stage: far more than a method leaves, few enough to be drawn."""
 
 
 class MethodName(Protocol):
@@ -129,7 +127,9 @@ def lane_ids(comparison: Comparison) -> list[str]:
 def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, Any]]:
     """One dict per lane: head, status, answer, verdict, numbers, stages."""
     reference = comparison.runs[0] if comparison.runs else None
-    result = [_lane(comparison, run, reference) for run in comparison.runs]
+    asked = comparison.request
+    evidence = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
+    result = [_lane(comparison, run, reference, evidence) for run in comparison.runs]
     if live is not None:
         names = {method.id: method for method in live.methods}
         for index, method in enumerate(lane_ids(comparison)[len(result) :], start=len(result)):
@@ -137,14 +137,14 @@ def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, An
     return result
 
 
-def _lane(comparison: Comparison, run: Run, reference: Run | None) -> dict[str, Any]:
+def _lane(comparison: Comparison, run: Run, reference: Run | None, evidence: Sequence[int]) -> dict[str, Any]:
     judged = numbers.judge(run, reference, comparison.request.expected_answer)
     return {
         **_head(run.method, run.label, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
         "verdict": None if judged is None else vars(judged),
-        "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison)],
+        "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
         "stages": _stages(run, comparison.grid),
         "warnings": list(run.warnings),
         "error": run.error,
@@ -193,7 +193,7 @@ def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int], grid:
         "n_in": stage.n_in,
         "gone": gone,
         "order": None if stage.order is None else [stage.order[token] for token in alive],
-        "basis": _basis(stage, family),
+        "basis": measures.basis_tokens(stage, family),
         "absorbed": None if carriers is None else [i for t in gone if carriers[t] >= 0 for i in (t, carriers[t])],
         "extra": stage.n_extra,
         "extra_name": _added_name(stage),
@@ -205,13 +205,6 @@ def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int], grid:
         "text": None if stage.text is None else _text_scores(stage.text),
         "facts": _facts(stage),
     }
-
-
-def _basis(stage: StageRecord, family: MethodFamily) -> list[int]:
-    """The tokens that approximation-error methods reconstruct the others from: those picked step by step."""
-    if family != "approximation-error" or stage.order is None:
-        return []
-    return [token for token, step in enumerate(stage.order) if step >= 0]
 
 
 def _added_name(stage: StageRecord) -> str:
@@ -369,8 +362,8 @@ def _misfit(stage: StageRecord, alive: set[int], n_tokens: int, n_words: int) ->
         return "added tokens"
     if stage.sequence is not None and sorted(stage.sequence) != [-1] * stage.n_extra + stage.kept:
         return "the order of its tokens"
-    if max(len(stage.maps), len(stage.charts), len(stage.readings), len(stage.facts)) > MAX_ENTRIES:
-        return f"more than {MAX_ENTRIES} maps, charts, readings or facts"
+    if max(len(stage.maps), len(stage.charts), len(stage.readings), len(stage.facts)) > MAX_PER_STAGE:
+        return f"more than {MAX_PER_STAGE} maps, charts, readings or facts"
     if any(not _chart_fits(chart, n_tokens) for chart in stage.charts):
         return "a chart"
     scores = stage.text

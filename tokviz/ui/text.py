@@ -135,15 +135,26 @@ def flops(count: float) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """``part`` of ``whole`` as a percentage with one decimal; nothing and all of it without."""
+    """``part`` of ``whole`` as a percentage with one decimal; nothing and all of it without, and only they read so."""
     if not part or not whole:
         return "0%"
-    return "100%" if part == whole else f"{100 * part / whole:.1f}%"
+    percent = f"{100 * part / whole:.1f}%"
+    if part == whole:
+        return "100%"
+    return {"0.0%": "< 0.1%", "100.0%": "> 99.9%"}.get(percent, percent)
 
 
 def ratio(reference: float, value: float) -> str:
-    """How many times smaller ``value`` is than ``reference``, e.g. ``"1.8×"``; empty when it cannot be said."""
-    return f"{reference / value:.1f}×" if value > 0 else ""
+    """How many times smaller ``value`` is than ``reference``, e.g. ``"1.8×"``; empty when it cannot be said.
+
+    Below 0.1 it has two significant digits (``"0.034×"``), so that what is far slower does not read as nothing.
+    """
+    if not value > 0 or not math.isfinite(reference / value):
+        return ""
+    times = reference / value
+    if times >= 0.095:
+        return f"{times:.1f}×"
+    return f"{times:.2g}×" if times >= 1e-4 or times <= 0 else "< 0.0001×"
 
 
 _FACT_CHARACTERS = 240
