@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ..errors import BadInput
+from ..keywords import knows_its_keywords
 from ..records import ModelRecord
+from ..short import kind_of, passed, short_repr
 from . import hub
 from .base import ModelFamily
 from .catalog import find
@@ -55,6 +59,11 @@ class VisionLanguageModel:
     record: ModelRecord
     warm: bool = False
     notices: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        record = self.record
+        return short_repr(self, name=record.name, family=record.family, dtype=record.dtype, device=record.device,
+                          attention=record.attention)  # fmt: skip
 
     @property
     def device(self) -> torch.device:
@@ -144,6 +153,7 @@ class Prepared:
         return model.eval(), len(report["missing_keys"])
 
 
+@knows_its_keywords
 def load(
     name_or_path: str | Path = EMBEDDED_MODEL,
     *,
@@ -181,7 +191,7 @@ def prepare(
 ) -> Prepared:
     """Everything that can fail before a weight is read; downloads what is not in the cache. Raises as ``load``."""
     options, report = options or LoadOptions(), on_progress or unheard
-    source, revision, name = _resolve(str(name_or_path))
+    source, revision, name = _resolve(name_or_path)
     report("Reading the configuration", None)
     local = isinstance(source, Path)
     config_file = source / "config.json" if isinstance(source, Path) else hub.fetch_config(source, revision)
@@ -210,26 +220,58 @@ def prepare(
     return Prepared(name, folder, FAMILIES[kind], processor, kernel, placement, parameters)
 
 
-def _resolve(name_or_path: str) -> tuple[Path | str, str | None, str]:
+def _resolve(name_or_path: object) -> tuple[Path | str, str | None, str]:
     """``(folder or hub id, revision, name to show)``."""
-    if name_or_path in EMBEDDED:
-        if not (embedded_folder(name_or_path) / "config.json").is_file():
-            raise BadInput(f"The embedded model is missing: {name_or_path} is not in the assets folder.")
-        return embedded_folder(name_or_path), None, name_or_path
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if not isinstance(name_or_path, str | Path):
+        raise BadInput(_no_name(name_or_path))
+    name = str(name_or_path)
+    if name in EMBEDDED and isinstance(name_or_path, str):
+        if not (embedded_folder(name) / "config.json").is_file():
+            raise BadInput(f"The embedded model is missing: {name} is not in the assets folder.")
+        return embedded_folder(name), None, name
+    path = _folder(name_or_path)
+    if path is not None:
         if not (path / "config.json").is_file():
-            raise BadInput(f"The folder {path.name!r} holds no model: it has no config.json.")
+            raise BadInput(f"The folder {passed(path.resolve().name)} holds no model: it has no config.json.")
         return path, None, path.resolve().name
-    entry = find(name_or_path)
+    entry = find(name)
     if entry is not None:
         return entry.id, entry.revision, entry.id
-    if name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")):
-        return name_or_path, None, name_or_path
+    if isinstance(name_or_path, str) and _is_hub_id(name):
+        return name, None, name
     raise BadInput(
-        f"There is no model {name_or_path!r}: give {EMBEDDED_MODEL!r}, a folder with a checkpoint, "
-        "or a hub id 'owner/name'."
+        f"There is no model {passed(name)}: give {EMBEDDED_MODEL!r}, a folder with a checkpoint, or a hub id "
+        "'owner/name'."
     )
+
+
+def _no_name(given: object) -> str:
+    """What to pass instead of a model object or anything else that is no name."""
+    said = f"tokviz.load takes a name, not {kind_of(given)}: {EMBEDDED_MODEL!r}, a folder, or a hub id 'owner/name'."
+    if isinstance(given, VisionLanguageModel):
+        return "This model is already loaded: pass it to tokviz.compare."
+    if isinstance(given, torch.nn.Module):
+        return f"{said} Write your model and its processor to one folder with save_pretrained, and load that folder."
+    return said
+
+
+def _folder(name: str | Path) -> Path | None:
+    """The folder of this name; None when there is none, or none that can be looked up."""
+    if not str(name):
+        return None
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, not to be entered, somebody else's home
+        return None
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
 
 
 def loaded_record(model: Any, family: ModelFamily, name: str, quantization: Quantization | None = None) -> ModelRecord:
