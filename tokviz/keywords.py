@@ -1,4 +1,4 @@
-"""Misspelt keywords: complained of in the name of the function that was called, with the one that was probably meant."""
+"""Misspelt keywords: told of in the name of the function that was called, with the one that was probably meant."""
 
 from __future__ import annotations
 

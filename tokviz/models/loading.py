@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ..short import kind_of, passed, short_repr
 from . import hub
 from .base import ModelFamily
 from .catalog import find
-from .checkpoint import architecture, check_files, count_parameters
+from .checkpoint import architecture, check_files, count_parameters, may_unpickle
 from .embedded import EMBEDDED, EMBEDDED_MODEL, embedded_folder
 from .failures import unsupported, why_not_loaded
 from .families import FAMILIES
@@ -35,6 +36,7 @@ from .progress import Progress, unheard, weights_reported
 # What transformers and safetensors raise on damaged or odd folders (found by damaging them), and torch without memory.
 _BROKEN = (
     OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, AttributeError, MemoryError, SafetensorError,
+    UnpicklingError,
 )  # fmt: skip
 
 
@@ -47,6 +49,7 @@ class LoadOptions:
     attention: str | None = None
     quantization: Quantization | None = None
     device_map: str | None = None
+    allow_pickle: bool | None = None
 
 
 @dataclass
@@ -96,6 +99,8 @@ class Prepared:
     kernel: Kernel
     placement: Placement
     parameters: Parameters | None
+    config: Any
+    pickled: bool = False
 
     @property
     def needed_gb(self) -> float:
@@ -140,11 +145,13 @@ class Prepared:
         placed = self.placement.options()
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             self.folder,
+            config=self.config,
             dtype=self.placement.dtype,
             attn_implementation=self.kernel.name,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            use_safetensors=not self.pickled,
             **placed,
         )
         model, report = loaded
@@ -162,6 +169,7 @@ def load(
     attention: str | None = None,
     quantization: Quantization | None = None,
     device_map: str | None = None,
+    allow_pickle: bool | None = None,
     on_progress: Progress | None = None,
 ) -> VisionLanguageModel:
     """Load the embedded model, a local folder, or a hub id of a supported architecture.
@@ -175,12 +183,14 @@ def load(
             ``flash``, ``kernels`` (the hub's flash attention), ``kernels-community/...`` or ``eager``.
         quantization: ``"8bit"`` or ``"4bit"`` weights, by bitsandbytes on an NVIDIA GPU.
         device_map: ``"auto"`` spreads the weights over all GPUs; default: when one GPU cannot hold them.
+        allow_pickle: read a folder whose weights are pickled (``pytorch_model.bin``) instead of safetensors; for files
+            whose author you trust. Default: no, unless ``TOKVIZ_ALLOW_PICKLE`` is 1.
         on_progress: called with what is being done, and the share of it that is done or None.
 
     Raises BadInput or Unsupported with one sentence: unknown name, unreachable hub, damaged folder, other architecture,
     no room, a missing package, a kernel that cannot run here.
     """
-    options = LoadOptions(device, dtype, attention, quantization, device_map)
+    options = LoadOptions(device, dtype, attention, quantization, device_map, allow_pickle)
     prepared = prepare(name_or_path, options, on_progress)
     prepared.check_room()
     return prepared.load(on_progress)
@@ -206,18 +216,20 @@ def prepare(
     if local or parameters is None:
         parameters = count_parameters(name, folder)
         placement = place(options.device, options.dtype, options.quantization, options.device_map, parameters)
-    check_files(name, folder)
+    pickled = check_files(name, folder, may_unpickle(options.allow_pickle))
     kernel = choose_kernel(options.attention, placement.devices, placement.dtype)
     report("Loading the processor", None)
     try:
-        AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except _BROKEN as error:
         raise why_not_loaded(name, error, folder) from error
     # Refuse what would fail at the first question.
     if not getattr(processor, "chat_template", None):
         raise BadInput(f"{name} has no chat template: add chat_template.jinja to its folder.")
-    return Prepared(name, folder, FAMILIES[kind], processor, kernel, placement, parameters)
+    # A config.json can name a kernel, code of its author that transformers would fetch, in place of the one asked for.
+    config._attn_implementation = kernel.name
+    return Prepared(name, folder, FAMILIES[kind], processor, kernel, placement, parameters, config, pickled)
 
 
 def _resolve(name_or_path: object) -> tuple[Path | str, str | None, str]:
