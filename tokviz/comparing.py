@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from . import __version__
+from .cases.examples import stored_digests
 from .engine import Geometry, Prompt, answer, encode, running_on
 from .errors import BadInput, Stopped
 from .images import Picture
@@ -186,6 +187,7 @@ class _Job:
             warnings=[
                 *notices_of(self.media),
                 *untrained(self.vlm, self.media),
+                *drawn_scenes_only(self.vlm, self.media),
                 *unknown_words(self.vlm, self.request.question),
                 *mostly_unseen(self.grid),
             ],
@@ -359,6 +361,20 @@ def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
         return []
     words = ", ".join(dict.fromkeys(unknown))
     return [f"{vlm.record.name} does not know: {words}. Its vocabulary is small; see the model card."]
+
+
+def drawn_scenes_only(vlm: VisionLanguageModel, media: Picture | Video) -> list[str]:
+    """What an embedded model knows, beside every answer about anything but the examples, which are all drawn scenes.
+
+    Whether another picture is a drawn scene cannot be told from its pixels with certainty, so nothing is said of it.
+    """
+    if not vlm.record.embedded or media.record.sha256 in stored_digests():
+        return []
+    what = "clips" if isinstance(media, Video) else "scenes"
+    return [
+        f"{vlm.record.name} was trained on drawn {what} only, such as those of the examples: about a photograph or "
+        "anything else it answers just as surely, and its answers mean nothing."
+    ]
 
 
 def mostly_unseen(grid: TokenGrid) -> list[str]:

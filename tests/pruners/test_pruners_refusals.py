@@ -58,7 +58,9 @@ def check(pruner, params, info, tokens, sentence, said, where):
         assert number in accepted, where
         assert not asked[1] or number == min(more for more in accepted if more > tokens), where
     else:
-        assert "single" in sentence or "block must lie between" in sentence or "no visual token at the end" in sentence, where
+        assert (
+            "single" in sentence or "block must lie between" in sentence or "no visual token at the end" in sentence
+        ), where
     if "count the budget as final" in sentence:
         assert refusal(pruner, params, info, "final", tokens) is None, where
     if "count the budget as published" in sentence:

@@ -58,7 +58,9 @@ def check_files(name: str, folder: Path, allow_pickle: bool = False) -> bool:
 def _files_of(name: str, index: Path) -> set[str]:
     content = _json(index)
     weights = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(file, str) and "\0" not in file for file in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(file, str) and "\0" not in file for file in weights.values()
+    ):
         raise BadInput(f"{_damaged(name)} {index.name} cannot be read.")
     return set(weights.values())
 

@@ -96,7 +96,12 @@ class _NotOurs(logging.Filter):
 
 
 _filter = _NotOurs()
-_LOGGERS = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "huggingface_hub._snapshot_download", "httpx")
+_LOGGERS = (
+    "huggingface_hub.utils._http",
+    "huggingface_hub.file_download",
+    "huggingface_hub._snapshot_download",
+    "httpx",
+)
 for _name in _LOGGERS:
     logging.getLogger(_name).addFilter(_filter)
 

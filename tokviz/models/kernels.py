@@ -63,9 +63,7 @@ def choose_kernel(asked: str | None, devices: Sequence[torch.device], dtype: tor
 
 def why_no_flash(devices: Sequence[torch.device], dtype: torch.dtype) -> str | None:
     """Why flash-attn cannot serve a model of this type on these devices, as a sentence; None when it can."""
-    return (
-        _why_not_here(devices, dtype) or _why_no_package() or why_not_right("flash_attention_2", devices, dtype)
-    )
+    return _why_not_here(devices, dtype) or _why_no_package() or why_not_right("flash_attention_2", devices, dtype)
 
 
 def why_no_hub_kernel(devices: Sequence[torch.device], dtype: torch.dtype) -> str | None:
@@ -90,9 +88,7 @@ def _demanded(asked: str, devices: Sequence[torch.device], dtype: torch.dtype) -
         name = "flash_attention_2"
     elif asked == "kernels" or asked.startswith(_TRUSTED):
         name = HUB_KERNEL if asked == "kernels" else asked
-        reason = (
-            _why_no_hub_package(devices, dtype) or _why_not_fetched(name) or why_not_right(name, devices, dtype)
-        )
+        reason = _why_no_hub_package(devices, dtype) or _why_not_fetched(name) or why_not_right(name, devices, dtype)
     elif "/" in asked:
         # A kernel is machine code of its author.
         raise BadInput(f"Attention kernels come from {_TRUSTED.rstrip('/')} only, not from {asked!r}.")
@@ -112,7 +108,9 @@ def _why_not_here(devices: Sequence[torch.device], dtype: torch.dtype) -> str | 
     if any(device.type != "cuda" for device in devices):
         return f"Flash attention needs an NVIDIA GPU; the model lies on {devices[0].type}."
     if ZERO_GPU:
-        return "Flash attention has to be tried on the GPU, and none is attached while a model is loaded here (ZeroGPU)."
+        return (
+            "Flash attention has to be tried on the GPU, and none is attached while a model is loaded here (ZeroGPU)."
+        )
     capability = min(torch.cuda.get_device_capability(device) for device in devices)
     if capability < _AMPERE:
         return (
