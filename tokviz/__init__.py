@@ -27,7 +27,7 @@ _WHERE = {
     "load": "models.loading",
     "VisionLanguageModel": "models.loading",
     "methods": "pruners",
-    "Comparison": "types",
+    "Comparison": "records",
 }
 __all__ = ["Comparison", "VisionLanguageModel", "compare", "compare_events", "load", "methods"]
 

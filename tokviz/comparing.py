@@ -9,17 +9,20 @@ import math
 import platform
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from numbers import Real
 from typing import Any, Literal
 
 import torch
 
 from . import __version__
+from .cases.examples import stored_digests
 from .engine import Geometry, Prompt, answer, encode, running_on
 from .errors import BadInput, Stopped
 from .images import Picture
+from .keywords import knows_its_keywords
 from .lane import LaneSettings, planning_info, run_lane
 from .measures import timing
 from .media import Source, grid_of, notices_of, open_media, picture_of, placed_evidence, untrained
@@ -29,6 +32,7 @@ from .names import Box, BudgetMeaning
 from .pruners import get
 from .pruners.base import Pruner
 from .records import Comparison, Request, Run, Timing, TokenGrid
+from .short import kind_of, passed, short_repr
 from .types import Budget, Need, PlanningInfo
 from .video import Video
 
@@ -51,14 +55,28 @@ class Event:
     text: str
     comparison: Comparison
 
+    def __repr__(self) -> str:
+        return short_repr(self, kind=self.kind, lane=self.lane, text=self.text, comparison=self.comparison)
 
+
+@knows_its_keywords
 def compare(
     vlm: VisionLanguageModel,
     image: Source,
     question: str,
     methods: Sequence[str] = DEFAULT_METHODS,
     budget: int = 64,
-    **options: Any,
+    *,
+    budget_as: BudgetMeaning = "published",
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    repeats: int = 1,
+    max_new_tokens: int = 32,
+    expected: str | None = None,
+    evidence: Sequence[Box] = (),
+    evidence_frames: Sequence[int] = (),
+    frames: int | None = None,
+    stop: threading.Event | None = None,
 ) -> Comparison:
     """Answer a question without pruning and with each method at the same budget.
 
@@ -69,21 +87,32 @@ def compare(
         question: one question, up to 2,000 characters.
         methods: method ids; the unpruned run is always the first run of the result.
         budget: visual tokens, 1 to N (of all frames of a video together).
-        **options: ``budget_as`` ("published" | "final" | "average"), ``params`` ({method: {name: value}}), ``seed``,
-            ``repeats`` (> 1: medians after a warm-up), ``max_new_tokens``, ``expected`` (the right answer),
-            ``evidence`` (boxes in pixels of the picture or video), ``stop`` (a ``threading.Event``). For videos:
-            ``frames`` (how many the model looks at, 1 to 64; default: the family's own choice), ``evidence_frames``
-            (the looked-at frame of each evidence box, from 0).
+        budget_as: what the budget counts: as the method's paper does ("published"), the tokens after the last stage
+            ("final"), or their average over the LLM's blocks ("average").
+        params: settings of methods, ``{method: {name: value}}``.
+        seed: of everything random.
+        repeats: more than 1: median times after a warm-up.
+        max_new_tokens: the longest answer.
+        expected: the right answer.
+        evidence: boxes in pixels of the picture or video.
+        evidence_frames: of a video, the looked-at frame of each box, from 0.
+        frames: of a video, how many frames the model looks at, 1 to 64; None: the family's own choice.
+        stop: ends the comparison early when it is set.
 
     Raises BadInput with one sentence. A method that cannot run on this model yields a Run with ``error`` instead.
     Example:
         >>> compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=64, expected="red")
     """
-    for event in compare_events(vlm, image, question, methods=methods, budget=budget, **options):
+    for event in compare_events(
+        vlm, image, question, methods=methods, budget=budget, budget_as=budget_as, params=params, seed=seed,
+        repeats=repeats, max_new_tokens=max_new_tokens, expected=expected, evidence=evidence,
+        evidence_frames=evidence_frames, frames=frames, stop=stop,
+    ):  # fmt: skip
         last = event.comparison
     return last
 
 
+@knows_its_keywords
 def compare_events(
     vlm: VisionLanguageModel,
     image: Source,
@@ -107,13 +136,14 @@ def compare_events(
     When ``stop`` is set the generator ends early after a last ``done`` event with what there is; when it was set before
     the picture was encoded there is nothing to show, and BadInput says so.
     """
+    _check_model(vlm)
     media = open_media(vlm, image, frames)
     question = check_question(question, vlm)
-    _check_text("The expected answer", expected or "")
+    _check_text("The expected answer", "" if expected is None else expected)
     pruners = _pruners(methods)
     completed = _completed_params(pruners, params)
     grid = grid_of(vlm, media)
-    boxes, box_frames = placed_evidence(media, [_check_box(box) for box in evidence], evidence_frames)
+    boxes, box_frames = placed_evidence(media, _boxes(evidence), _listed("evidence_frames", evidence_frames))
     _check_numbers(budget, budget_as, seed, repeats, max_new_tokens, grid)
     request = Request(
         question=question,
@@ -157,6 +187,7 @@ class _Job:
             warnings=[
                 *notices_of(self.media),
                 *untrained(self.vlm, self.media),
+                *drawn_scenes_only(self.vlm, self.media),
                 *unknown_words(self.vlm, self.request.question),
                 *mostly_unseen(self.grid),
             ],
@@ -306,7 +337,9 @@ def check_question(question: str, vlm: VisionLanguageModel) -> str:
     return question
 
 
-def _check_text(what: str, value: str) -> None:
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise BadInput(f"{what} must be text, not {passed(value)}.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -330,6 +363,20 @@ def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
     return [f"{vlm.record.name} does not know: {words}. Its vocabulary is small; see the model card."]
 
 
+def drawn_scenes_only(vlm: VisionLanguageModel, media: Picture | Video) -> list[str]:
+    """What an embedded model knows, beside every answer about anything but the examples, which are all drawn scenes.
+
+    Whether another picture is a drawn scene cannot be told from its pixels with certainty, so nothing is said of it.
+    """
+    if not vlm.record.embedded or media.record.sha256 in stored_digests():
+        return []
+    what = "clips" if isinstance(media, Video) else "scenes"
+    return [
+        f"{vlm.record.name} was trained on drawn {what} only, such as those of the examples: about a photograph or "
+        "anything else it answers just as surely, and its answers mean nothing."
+    ]
+
+
 def mostly_unseen(grid: TokenGrid) -> list[str]:
     """A warning when the model sees less than half of the picture or of each frame, or nothing."""
     width, height = grid.picture_size
@@ -339,19 +386,44 @@ def mostly_unseen(grid: TokenGrid) -> list[str]:
     return [f"The model sees only the middle {x1 - x0:.0f} × {y1 - y0:.0f} of these {width} × {height} pixels."]
 
 
+def _check_model(vlm: object) -> None:
+    if not isinstance(vlm, VisionLanguageModel):
+        raise BadInput(
+            f"The first argument is a model as tokviz.load returns it, not {kind_of(vlm)}: "
+            "write tokviz.compare(tokviz.load(...), image, question), with the model's id or the folder that its "
+            "save_pretrained wrote."
+        )
+
+
+def _listed(name: str, values: object) -> list[Any]:
+    """Values that should be a list. Raises BadInput."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise BadInput(f"{name} must be a list, not {passed(values)}.")
+    return list(values)
+
+
 def _pruners(methods: Sequence[str]) -> list[Pruner]:
     if isinstance(methods, str):
-        raise BadInput(f"methods must be a list of method ids, not the text {methods!r}.")
-    return [get(method) for method in dict.fromkeys([BASELINE, *methods])]
+        raise BadInput(f"methods must be a list of method ids, not the text {passed(methods)}.")
+    ids = _listed("methods", methods)
+    for id in ids:
+        if not isinstance(id, str):
+            raise BadInput(f"methods must be a list of method ids, and {passed(id)} is none: {kind_of(id)}.")
+    return [get(method) for method in dict.fromkeys([BASELINE, *ids])]
 
 
 def _completed_params(
     pruners: list[Pruner], params: Mapping[str, Mapping[str, Any]] | None
 ) -> dict[str, dict[str, Any]]:
-    given = dict(params or {})
-    unused = sorted(set(given) - {pruner.id for pruner in pruners})
-    if unused:
-        raise BadInput(f"There are parameters for {unused[0]!r}, which is not among the methods to run.")
+    given = {} if params is None else params
+    if not isinstance(given, Mapping):
+        raise BadInput(f"params must be {{method: {{name: value}}}}, not {passed(given)}.")
+    ids = {pruner.id for pruner in pruners}
+    for id, values in given.items():
+        if id not in ids:
+            raise BadInput(f"There are parameters for {passed(id)}, which is not among the methods to run.")
+        if not isinstance(values, Mapping | None):
+            raise BadInput(f"The parameters of {id} must be {{name: value}}, not {passed(values)}.")
     return {pruner.id: dict(pruner.complete(given.get(pruner.id))) for pruner in pruners}
 
 
@@ -365,15 +437,25 @@ def _check_numbers(budget: int, budget_as: str, seed: int, repeats: int, max_new
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             what = "video" if grid.is_video else "picture"
             why = f" (this {what} has {grid.n_tokens} visual tokens)" if name == "The budget" else ""
-            raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {value!r}.")
+            raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {passed(value)}.")
     if budget_as not in ("published", "final", "average"):
-        raise BadInput(f"budget_as must be published, final or average, not {budget_as!r}.")
+        raise BadInput(f"budget_as must be published, final or average, not {passed(budget_as)}.")
 
 
-def _check_box(box: Sequence[float]) -> Box:
-    if len(box) != 4 or not all(map(math.isfinite, box)) or not (box[0] < box[2] and box[1] < box[3]):
-        raise BadInput(f"An evidence box is x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, not {tuple(box)}.")
-    return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+def _boxes(evidence: Sequence[Box]) -> list[Box]:
+    return [_check_box(box) for box in _listed("evidence", evidence)]
+
+
+def _check_box(box: object) -> Box:
+    sides = list(box) if isinstance(box, Iterable) and not isinstance(box, str | bytes | Mapping) else []
+    if len(sides) == 4 and all(isinstance(side, Real) and not isinstance(side, bool) for side in sides):
+        try:
+            x0, y0, x1, y1 = map(float, sides)
+        except OverflowError:  # a whole number beyond every float
+            x0 = y0 = x1 = y1 = math.inf
+        if all(map(math.isfinite, (x0, y0, x1, y1))) and x0 < x1 and y0 < y1:
+            return x0, y0, x1, y1
+    raise BadInput(f"An evidence box is x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, not {passed(box)}.")
 
 
 def _check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, question: str, grid: TokenGrid) -> None:

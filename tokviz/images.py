@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import BadInput
 from .records import PictureRecord
+from .short import short_repr
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 25_000_000
@@ -37,6 +38,9 @@ class Picture:
     image: Image.Image
     record: PictureRecord
     notices: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return short_repr(self, name=self.record.name, size=self.image.size, notices=self.notices)
 
 
 def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") -> Picture:

@@ -21,6 +21,8 @@ from .records import AnswerToken, Cost, Run, Timing, TokenGrid
 from .traces import stage_records
 from .types import Budget, PlanningInfo, Schedule, Selection, Signals, Stage, budget_meanings, tokens_per_block
 
+EMPTY_ANSWER = "The model gave an empty answer."
+
 
 @dataclass(frozen=True)
 class LaneSettings:
@@ -76,6 +78,7 @@ def run_lane(
     selection_ms = [[s.events[i].milliseconds for s in shots] for i in range(len(shot.events))]
     records = stage_records(shot.events, grid.n_tokens, [median(samples) for samples in selection_ms])
     per_block = processed(shot.events, grid.n_tokens, n_blocks)
+    said = _decode(vlm, shot.answer.token_ids)
     final = len(shot.events[-1].sequence) if shot.events else grid.n_tokens
     return Run(
         **base,
@@ -83,14 +86,17 @@ def run_lane(
         actual=budget_meanings(per_block, final),
         tokens_per_block=per_block,
         stages=records,
-        answer=_decode(vlm, shot.answer.token_ids),
+        answer=said,
         answer_tokens=[
             AnswerToken(id=token, text=vlm.processor.tokenizer.decode([token]), logprob=logprob)
             for token, logprob in zip(shot.answer.token_ids, shot.answer.logprobs, strict=True)
         ],
         timings=shot_timings(shots),
         cost=_cost(vlm, prompt, grid, per_block, shot),
-        warnings=[warning for event in shot.events for warning in event.selection.warnings],
+        warnings=[
+            *(warning for event in shot.events for warning in event.selection.warnings),
+            *([] if said else [EMPTY_ANSWER]),
+        ],
     )
 
 

@@ -13,6 +13,7 @@ from .errors import BadInput
 from .images import Picture, read_image
 from .names import Box, Media, VideoFacts
 from .records import PictureRecord, TokenGrid
+from .short import kind_of, passed
 from .video import MAX_SAMPLED, Video, is_video, read_video
 from .video_decoding import FORMATS
 
@@ -30,6 +31,7 @@ def open_media(vlm: VisionLanguageModel, source: Source | None, frames: int | No
     ``frames``: how many of a video, 1 to 64; None: as many as the model's family takes. Raises BadInput with one
     sentence: nothing there, unreadable, past a limit, or the model takes no such thing.
     """
+    check_source(source)
     _check_frames(frames)
     if isinstance(source, Video):
         _check_taken(vlm, "video")
@@ -44,6 +46,23 @@ def open_media(vlm: VisionLanguageModel, source: Source | None, frames: int | No
     picture = source if isinstance(source, Picture) else read_image(source)
     _check_taken(vlm, "picture")
     return picture
+
+
+def check_source(source: object) -> None:
+    """Raises BadInput for what is neither file nor image, and for a file name that the system cannot even look up."""
+    if not isinstance(source, Source | None):
+        array = " (of an array: PIL.Image.fromarray)" if hasattr(source, "__array__") else ""
+        raise BadInput(
+            f"The image or video is the path of a file, its bytes, or a PIL image{array}, not {kind_of(source)}."
+        )
+    if isinstance(source, str | Path):
+        try:
+            Path(source).stat()
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return  # who reads it says so
+        except OSError as error:
+            reason = (error.strerror or "unknown reason").lower()
+            raise BadInput(f"The file {passed(Path(source).name)} cannot be read: {reason}.") from error
 
 
 def named_as_video(source: str | Path | bytes) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, FailFast, model_validator
 
 from .names import Box, BudgetMeaning, ChartKind, MethodFamily, PositionPolicy, Site
+from .short import short
 
 SCHEMA_VERSION = 1
 T = TypeVar("T")
@@ -30,6 +31,10 @@ class Record(BaseModel):
     """Base of everything that goes to JSON: immutable, unknown keys refused, NaN never written (null instead)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """What ``repr``, ``str`` and rich show: long texts and lists are not written out."""
+        return [(name, short(value)) for name, value in self]
 
 
 class BudgetMeanings(Record):
@@ -179,6 +184,10 @@ class StageRecord(Record):
     facts: dict[str, Any]
     selection_ms: float | None
 
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """Where, and how many of how many are left."""
+        return [("title", short(self.title)), ("site", self.site), ("n_in", self.n_in), ("kept", short(self.kept))]
+
 
 class Timing(Record):
     """A measured duration in ms. ``single_shot`` when there was one cold measurement instead of a median."""
@@ -223,6 +232,12 @@ class Run(Record):
     cost: Cost | None = None
     warnings: Many[str] = []
     error: str | None = None
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """The method, and its answer or why there is none."""
+        said = ("answer", short(self.answer)) if self.error is None else ("error", short(self.error))
+        left = None if self.actual is None else self.actual.final
+        return [("method", short(self.method)), said, ("tokens_left", left), ("stages", short(self.stages))]
 
     @property
     def kept(self) -> list[int] | None:
@@ -322,6 +337,17 @@ class Comparison(Record):
     versions: dict[str, str]
     timings: dict[str, Timing] = {}
     warnings: Many[str] = []
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """The question, who was asked, and the first answers; ``run`` and ``to_json`` have the rest."""
+        shown = {short(run.method): short(run.answer if run.error is None else run.error) for run in self.runs[:4]}
+        return [
+            ("model", short(self.model.name)),
+            ("question", short(self.request.question)),
+            ("budget", self.request.budget),
+            ("runs", len(self.runs)),
+            ("answers", shown),
+        ]
 
     @model_validator(mode="after")
     def _frames_exist(self) -> Self:

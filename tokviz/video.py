@@ -17,6 +17,7 @@ from .errors import BadInput
 from .images import rgb_digest, valid_text
 from .names import VideoFacts
 from .records import FrameRecord, PictureRecord, VideoRecord
+from .short import short_repr
 from .video_decoding import Clock, Timeline
 
 MAX_SAMPLED = 64
@@ -41,6 +42,9 @@ class Video:
     facts: VideoFacts
     record: VideoRecord
     notices: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return short_repr(self, name=self.record.name, frames=self.frames, indices=self.indices, notices=self.notices)
 
 
 def is_video(source: Any) -> bool:

@@ -235,7 +235,8 @@ def limits_part(numbers: dict[str, Any]) -> str:
         words, digits; counts end at {MAX_COUNT}.""",
         f"""The processor scales the shorter edge to {IMAGE_SIZE} and crops the middle, as LLaVA-1.5 does: what lies
         outside is not seen.""",
-        "It always answers, also where a question makes no sense.",
+        """It never says that a question makes no sense: it answers as if it did, or with nothing ("hello" gets an empty
+        answer about some pictures).""",
     ]
     return "\n\n".join([
         "## [CLS] was trained to know the objects",

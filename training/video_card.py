@@ -226,7 +226,7 @@ def limits_part(numbers: dict[str, Any]) -> str:
         f"""The processor scales the shorter edge to {IMAGE_SIZE} and crops the middle: what lies outside is not
         seen.""",
         "[CLS] of the tower was trained to know the objects, as the card of tokviz-tiny says.",
-        "It always answers, also where a question makes no sense.",
+        "It never says that a question makes no sense: it answers as if it did, or with nothing.",
     ]
     return "\n\n".join(["## Limits", "\n".join(flow(limit, bullet=True) for limit in limits)])
 

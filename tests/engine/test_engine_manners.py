@@ -308,3 +308,22 @@ def test_ragged_rows_do_not_depend_on_their_neighbours(sdpa64):
     with pruning(sdpa64, FAMILY, stages, lambda stage, signals, _row: ragged(stage, signals, 1)):
         single = generated(sdpa64, {**alone, "attention_mask": torch.ones_like(alone["input_ids"])})[1]
     assert (batch[:, 1] - single[:, 0]).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("part", [lambda m: m, lambda m: m.model.language_model, lambda m: m.lm_head])
+def test_models_compiled_in_place_are_refused_before_anything_runs(part):
+    model = build()
+    inputs = prompt(model, [[3, "picture", 6]])
+    part(model).compile()  # nothing is compiled before it is called
+    with pytest.raises(Unsupported, match="compiled in place.*load it again"):
+        encode(model, FAMILY, inputs, ())
+    with pytest.raises(Unsupported, match="compiled"), pruning(model, FAMILY, GUIDED, spread):
+        pass
+
+
+def test_models_with_a_wrapped_compiled_part_are_refused():
+    model = build()
+    inputs = prompt(model, [[3, "picture", 6]])
+    model.lm_head = torch.compile(model.lm_head)
+    with pytest.raises(Unsupported, match="compiled"):
+        encode(model, FAMILY, inputs, ())

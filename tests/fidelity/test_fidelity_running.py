@@ -1,6 +1,9 @@
 """The batched runner gives what single comparisons give; variants, cache and workers do what they say."""
 
+import errno
 import json
+import os
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -267,9 +270,77 @@ def test_outcomes_round_trip_and_damage_is_noticed():
         text[:-30],
         text.replace("reading", "other"),
         text.replace('"right"', '"r"'),
+        "[" * 100_000,
     ):
         with pytest.raises(BadInput):
             from_lines(damaged)
+
+
+def test_a_file_cut_anywhere_or_changed_is_refused():
+    made = [replace(OUTCOME, number=number) for number in range(4)]
+    text = to_lines(Header("abc", first_seed(), 1, VARIANT, 1.5), made)
+    lines = text.splitlines(keepends=True)
+    for cut in range(1, len(lines)):
+        with pytest.raises(BadInput):
+            from_lines("".join(lines[:cut]))
+        with pytest.raises(BadInput):
+            from_lines("".join(lines[: cut - 1] + lines[cut:]))
+    for cut in range(len(text)):
+        with pytest.raises(BadInput):
+            from_lines(text[:cut])
+    with pytest.raises(BadInput, match="changed"):
+        from_lines(text.replace('"kept": 16', '"kept": 17', 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kept": None}, {"kept": "16"}, {"kept": True}, {"kept": 1.5}, {"right": 1}, {"right": None}, {"seed": "1"},
+     {"average": None}, {"average": "x"}, {"evidence_recall": "x"}, {"position_correlation": [1]}, {"answer": None},
+     {"kept_thirds": [1, 2]}, {"kept_thirds": [1, 2, None]}, {"kept_thirds": 3}],
+    ids=str,
+)  # fmt: skip
+def test_values_of_another_type_are_refused_when_they_are_read(change, tmp_path):
+    cache = OutcomeCache(tmp_path, "weights")
+    path = cache.path(100, VARIANT)
+    path.parent.mkdir(parents=True)
+    path.write_text(to_lines(Header("weights", 100, 1, VARIANT, 1.0), [replace(OUTCOME, **change)]))
+    with pytest.raises(BadInput, match="delete that file"):
+        cache.complete([range(100, 101)], [VARIANT])
+
+
+@pytest.mark.parametrize(
+    "change", [{"scenes": None}, {"seconds": None}, {"seconds": "1"}, {"first_seed": "100"}], ids=str
+)
+def test_headers_of_another_type_are_refused(change):
+    header = replace(Header("weights", 100, 1, VARIANT, 1.0), **change)
+    with pytest.raises(BadInput, match="damaged"):
+        from_lines(to_lines(header, [OUTCOME]))
+
+
+def test_what_an_earlier_version_stored_is_made_again(tmp_path):
+    cache = OutcomeCache(tmp_path, "weights")
+    cache.add(range(100, 101), VARIANT, [OUTCOME], 1.0)
+    path = cache.path(100, VARIANT)
+    path.write_text("".join(path.read_text().replace('"format": 2', '"format": 1').splitlines(keepends=True)[:-1]))
+    assert cache.read(100, VARIANT) is None
+    cache.add(range(100, 101), VARIANT, [OUTCOME], 2.0)
+    assert cache.read(100, VARIANT)[0].seconds == 2.0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_full_disk_is_a_sentence_and_what_is_stored_stays(tmp_path, monkeypatch, number):
+    cache = OutcomeCache(tmp_path, "weights")
+    cache.add(range(100, 101), VARIANT, [OUTCOME], 1.0)
+
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(BadInput, match=f"cannot be stored in the cache: {os.strerror(number).lower()}"):
+            cache.add(range(100, 102), VARIANT, [replace(OUTCOME, seed=101)], 1.0)
+    assert cache.read(100, VARIANT)[1] == [OUTCOME]
+    assert [path.name for path in cache.path(100, VARIANT).parent.iterdir()] == [VARIANT.file_name]
 
 
 def test_variants_are_told_apart_by_what_they_do():
@@ -383,8 +454,11 @@ def test_foreign_and_damaged_files_are_refused_by_name(tmp_path):
 def test_unfinished_files_are_swept(tmp_path):
     cache = OutcomeCache(tmp_path, "weights")
     cache.add(range(100, 101), VARIANT, [OUTCOME], 1.0)
-    left = cache.path(100, VARIANT).with_suffix(".jsonl.1.unfinished")
+    left = cache.path(100, VARIANT).with_name(f".{VARIANT.file_name}.1.unfinished")
     left.write_text("half")
+    cache.sweep()
+    assert left.exists(), "another run may be writing it now"
+    os.utime(left, (time.time() - 7200,) * 2)
     cache.sweep()
     assert [path.name for path in cache.path(100, VARIANT).parent.iterdir()] == [VARIANT.file_name]
 

@@ -39,6 +39,7 @@ def loading(names, address, home, **environment):
         capture_output=True, cwd=Path(__file__).resolve().parents[2], timeout=250,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "Retry" not in done.stderr and "thrown while" not in done.stderr and "127.0.0.1" not in done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 

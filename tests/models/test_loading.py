@@ -41,7 +41,7 @@ def gpus(monkeypatch):
 def packages(monkeypatch):
     """Only these of the optional packages are installed; flash_attn may be one that does not import."""
 
-    def installed(*names, flash_imports=True, hub="fetched"):
+    def installed(*names, flash_imports=True, hub="fetched", probe=None):
         monkeypatch.setattr(kernels, "_is_installed", lambda name: name in names)
         monkeypatch.setattr(placing, "has_package", lambda name: name in names)
         monkeypatch.setattr(kernels, "is_kernels_available", lambda: "kernels" in names)
@@ -54,6 +54,7 @@ def packages(monkeypatch):
                 raise ValueError(hub)
 
         monkeypatch.setattr(kernels.flash, "lazy_import_flash_attention", fetch)
+        monkeypatch.setattr(kernels, "why_not_right", lambda name, devices, dtype: probe)
 
     return installed
 
@@ -115,6 +116,50 @@ def test_the_hubs_kernel_only_when_asked_for(packages, gpus, monkeypatch):
         kernels.choose_kernel("kernels", [GPU], torch.bfloat16)
     packages()
     with pytest.raises(BadInput, match="package kernels is missing"):
+        kernels.choose_kernel("kernels", [GPU], torch.bfloat16)
+
+
+def test_flash_attention_is_chosen_only_where_it_is_settled_and_was_right(packages, gpus, monkeypatch):
+    monkeypatch.delenv("TOKVIZ_KERNEL", raising=False)
+    for capability in ((8, 0), (8, 9), (9, 0)):
+        gpus(80, capability=capability)
+        packages("flash_attn")
+        assert kernels.choose_kernel(None, [GPU], torch.bfloat16).name == "flash_attention_2"
+        packages("flash_attn", probe="It gives wrong numbers on this GPU.")
+        found = kernels.choose_kernel(None, [GPU], torch.bfloat16)
+        assert found == kernels.Kernel("sdpa", "It gives wrong numbers on this GPU. SDPA is used instead.")
+
+
+@pytest.mark.parametrize("capability", [(10, 0), (12, 0), (12, 1)])
+def test_on_newer_gpus_flash_attention_has_to_be_asked_for_and_to_be_right(packages, gpus, monkeypatch, capability):
+    monkeypatch.delenv("TOKVIZ_KERNEL", raising=False)
+    gpus(80, capability=capability)
+    named = f"compute capability {capability[0]}.{capability[1]}"
+    packages("flash_attn", "kernels")
+    found = kernels.choose_kernel(None, [GPU], torch.bfloat16)
+    assert found.name == "sdpa" and named in found.notice
+    assert named in kernels.why_no_hub_kernel([GPU], torch.bfloat16)
+    assert kernels.why_no_flash([GPU], torch.bfloat16) is None
+    assert kernels.choose_kernel("flash", [GPU], torch.bfloat16).name == "flash_attention_2"
+    assert kernels.choose_kernel("kernels", [GPU], torch.bfloat16).name == kernels.HUB_KERNEL
+    packages("flash_attn", "kernels", probe="It does not run.")
+    assert kernels.why_no_flash([GPU], torch.bfloat16) == "It does not run."
+    for asked in ("flash", "kernels"):
+        with pytest.raises(BadInput, match="It does not run"):
+            kernels.choose_kernel(asked, [GPU], torch.bfloat16)
+    monkeypatch.setenv("TOKVIZ_KERNEL", "kernels")
+    assert kernels.choose_kernel(None, [GPU], torch.bfloat16).name == "sdpa"
+
+
+def test_without_an_attached_gpu_flash_attention_is_not_tried(packages, gpus, monkeypatch):
+    monkeypatch.delenv("TOKVIZ_KERNEL", raising=False)
+    gpus(80)
+    packages("flash_attn", "kernels")
+    monkeypatch.setattr(kernels, "ZERO_GPU", True)
+    monkeypatch.setattr(kernels, "why_not_right", lambda *_: pytest.fail("a kernel was called"))
+    found = kernels.choose_kernel(None, [GPU], torch.bfloat16)
+    assert found.name == "sdpa" and "ZeroGPU" in found.notice
+    with pytest.raises(BadInput, match="ZeroGPU"):
         kernels.choose_kernel("kernels", [GPU], torch.bfloat16)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,6 +13,8 @@ from ..errors import BadInput
 from ..records import Comparison
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+_DIGEST = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
 
 
 class Case(BaseModel):
@@ -44,6 +48,13 @@ class Example:
     def why(self) -> str:
         """Why the case is hard, in a sentence or two."""
         return self.case.why
+
+
+@cache
+def stored_digests(folder: Path = EXAMPLES) -> frozenset[str]:
+    """SHA-256 of every picture, frame and clip of the examples; read once, and without understanding the sessions."""
+    sessions = (path.read_bytes() for path in folder.glob("*/session.json")) if folder.is_dir() else ()
+    return frozenset(found.decode() for session in sessions for found in _DIGEST.findall(session))
 
 
 def load_examples(folder: Path = EXAMPLES) -> list[Example]:

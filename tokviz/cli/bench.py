@@ -18,7 +18,7 @@ from rich.text import Text
 from ..errors import BadInput
 from ..models.embedded import EMBEDDED_MODEL, embedded_folder
 from ..render.plain_text import plain_text
-from .terminal import out, quiet_unless
+from .terminal import out, quiet_unless, told_in_a_sentence
 
 if TYPE_CHECKING:
     from ..fidelity.cache import Complete, OutcomeCache
@@ -132,25 +132,33 @@ def _run(
         raise BadInput("No scene was finished in this time; allow more --minutes. What was answered is stored.")
     about = _about(arguments, vlm, grid.n_tokens, cache, job.variants, left_out, finished)
     console = out()
-    for path in write(finished.outcomes, about, out_folder, docs_folder):
+    with told_in_a_sentence(out_folder):
+        written = write(finished.outcomes, about, out_folder, docs_folder)
+    for path in written:
         console.print(Text(str(path)))
     return 0
 
 
 def _model_folder(name: str) -> Path:
-    folder = embedded_folder() if name == EMBEDDED_MODEL else Path(name).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = embedded_folder() if name == EMBEDDED_MODEL else Path(name).expanduser()
+        there = folder.is_dir()
+    except (OSError, RuntimeError):  # too long a name, somebody else's home
+        there = False
+    if not there:
         raise BadInput(f"There is no model folder {name!r}: the benchmark takes {EMBEDDED_MODEL!r} or a folder.")
     return folder
 
 
 def _writable(name: str) -> Path:
-    folder = Path(name).expanduser()
     try:
+        folder = Path(name).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise BadInput(f"{name!r} cannot be written: {(error.strerror or 'unknown reason').lower()}.") from error
+    except RuntimeError as error:
+        raise BadInput(f"{name!r} cannot be written: there is no such home folder.") from error
     return folder
 
 

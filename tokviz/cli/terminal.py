@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from ..errors import BadInput
+from ..whole_files import write_whole
 
 _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""
@@ -42,8 +45,15 @@ def check_writable(path: Path, image: str | None = None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file. Raises BadInput when that fails."""
+    """Write a text file whole or not at all. Raises BadInput when that fails; a file that was there is then as it was."""
+    with told_in_a_sentence(path):
+        write_whole(path, text.encode())
+
+
+@contextmanager
+def told_in_a_sentence(path: Path) -> Iterator[None]:
+    """Around the writing of a file: the system's errors become BadInput."""
     try:
-        path.write_text(text, encoding="utf-8")
+        yield
     except OSError as error:
         raise BadInput(f"{str(path)!r} cannot be written: {(error.strerror or 'unknown reason').lower()}.") from error

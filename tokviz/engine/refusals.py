@@ -33,6 +33,12 @@ def check_model(model: Any, family: ModelFamily) -> None:
     """Raises Unsupported for attention kernels, layer types and generation settings that pruning cannot serve."""
     if hasattr(model, "_orig_mod"):
         raise Unsupported("Compiled models cannot be pruned; pass the model as it was before torch.compile.")
+    # model.compile() changes a module in place, and a part may have been wrapped or compiled for itself.
+    if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules()):
+        raise Unsupported(
+            "The model, or a part of it, was compiled in place, and compiled models cannot be pruned; load it again and "
+            "leave out compile()."
+        )
     text = family.language_model(model).config
     kernel = str(text._attn_implementation)
     if kernel not in ("eager", "sdpa") and not kernel.startswith("flash_attention") and not is_hub_kernel(kernel):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput
+from ..whole_files import write_whole
 from .ablation_papers import ABLATIONS
 from .ablation_results import NO_PRUNING, SEED, AblationResult, Paired, Report, Result, ablation_result, measure
 from .ablation_tables import document
@@ -49,7 +50,7 @@ def write(
             texts[place / "ablations.md"] = document(report)
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     return list(texts)
 
 

@@ -6,28 +6,33 @@ It depends on the methods' code too: use another folder after changing that.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
 from ..errors import BadInput
-from .outcomes import FORMAT, Header, Outcome, Variant, from_lines, to_lines
+from ..whole_files import UNFINISHED, write_whole
+from .outcomes import EarlierFormat, Header, Outcome, Variant, from_lines, to_lines
 from .questions import scenes_digest
 
 _MODEL_FILES = (
     "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "chat_template*",
     "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.safetensors", "*.bin",
 )  # fmt: skip
-_UNFINISHED = ".unfinished"
+_BEING_WRITTEN_S = 3600.0
+"""How old an unfinished file must be to have been left behind, in seconds; writing one takes far less."""
+_MEANING = 1
+"""Changes when the same stored outcome would mean something else, and makes all outcomes be made again."""
 
 
 def fingerprint(folder: Path) -> str:
     """Changes with the weights, configuration, tokenizer, template and preprocessing in a model folder, with the way
     scenes are drawn, and with the version of tokviz."""
-    digest = hashlib.sha256(f"{FORMAT} {__version__} {scenes_digest()}".encode())
+    digest = hashlib.sha256(f"{_MEANING} {__version__} {scenes_digest()}".encode())
     for path in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()}):
         digest.update(f"\n{path.name} ".encode())
         with path.open("rb") as file:
@@ -60,7 +65,7 @@ class OutcomeCache:
         path = self.path(first_seed, variant)
         try:
             header, outcomes = from_lines(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, EarlierFormat):
             return None
         except (BadInput, OSError, UnicodeDecodeError) as error:
             raise BadInput(f"The stored outcomes {path} cannot be used; delete that file. ({error})") from error
@@ -87,18 +92,23 @@ class OutcomeCache:
             outcomes, seconds = [*stored[1], *fresh], stored[0].seconds + seconds
         header = Header(self.model, chunk.start, len(chunk), variant, round(seconds, 4))
         path = self.path(chunk.start, variant)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}{_UNFINISHED}")
         try:
-            unfinished.write_text(to_lines(header, outcomes), encoding="utf-8")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, to_lines(header, outcomes).encode())
+        except OSError as error:
+            reason = (error.strerror or "unknown reason").lower()
+            raise BadInput(
+                f"The outcomes cannot be stored in the cache: {reason}. What was stored until then is kept; the same "
+                "command goes on there."
+            ) from error
 
     def sweep(self) -> None:
-        """Remove what killed processes left unfinished. Call it while nobody writes."""
-        for path in self.folder.glob(f"*/*{_UNFINISHED}"):
-            path.unlink(missing_ok=True)
+        """Remove what killed processes left unfinished. What others are writing now is young, and stays."""
+        oldest = time.time() - _BEING_WRITTEN_S
+        for path in self.folder.glob(f"*/*{UNFINISHED}"):
+            with contextlib.suppress(FileNotFoundError):  # finished or swept by somebody else
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
     def complete(self, chunks: Sequence[range], variants: Sequence[Variant]) -> Complete:
         """Outcomes on the scenes that all variants have."""

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NotRequired, TypedDict
 
 from ..errors import BadInput
 
-FORMAT = 1
-"""Version of the stored lines; files of another version are not read."""
+FORMAT = 2
+"""Version of the stored lines; files of another version are not read. 2: with a last line that seals them."""
 
 FAMILIES = ("existence", "attribute", "relation", "counting", "reading")
 """Families of questions, in the order of the table's columns. "relation" is the scenes' family "spatial"."""
@@ -155,32 +156,71 @@ class Header:
     seconds: float
 
 
+class EarlierFormat(BadInput):
+    """Outcomes that an earlier version stored, which are made again."""
+
+
 def to_lines(header: Header, outcomes: Iterable[Outcome]) -> str:
-    """Header and outcomes as JSON lines."""
+    """Header and outcomes as JSON lines, and a last line that says what the others must be."""
     rows = [{"format": FORMAT, **asdict(header)}, *(asdict(outcome) for outcome in outcomes)]
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    return text + _seal(text)
+
+
+def _seal(text: str) -> str:
+    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
 
 
 def from_lines(text: str) -> tuple[Header, list[Outcome]]:
-    """Read what ``to_lines`` wrote. Raises BadInput for another format version and for anything damaged."""
+    """Read what ``to_lines`` wrote. Raises BadInput for another format version and for anything damaged or cut off."""
     try:
-        first, *rest = [json.loads(line) for line in text.splitlines()]
+        first = json.loads(text.partition("\n")[0])
         version = first.pop("format")
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise BadInput("This is no file of benchmark outcomes, or it is damaged.") from error
+    if isinstance(version, int) and version < FORMAT:
+        raise EarlierFormat("These benchmark outcomes were stored by an earlier version.")
     if version != FORMAT:
         raise BadInput(f"These benchmark outcomes have format {version!r}; this tokviz reads format {FORMAT}.")
+    lines = text.splitlines(keepends=True)
+    if lines[-1] != _seal("".join(lines[:-1])):
+        raise BadInput("These benchmark outcomes are cut off or were changed.")
     try:
+        rest = [json.loads(line) for line in lines[1:-1]]
         variant = Variant(**first.pop("variant"))
-        return Header(variant=variant, **first), [_outcome(row) for row in rest]
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        header = Header(variant=variant, **first)
+        _check_types(first, _HEADER)
+        return header, [_outcome(row) for row in rest]
+    except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
         raise BadInput("These benchmark outcomes are damaged.") from error
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
     if set(row) != {entry.name for entry in fields(Outcome)} or row["family"] not in FAMILIES:
         raise ValueError("not an outcome")
+    _check_types(row, _OUTCOME)
+    thirds = row["kept_thirds"]
+    if thirds is not None and (len(thirds) != 3 or not all(type(count) is int for count in thirds)):
+        raise ValueError("not three counts")
     return Outcome(**row)
+
+
+_HEADER: Mapping[str, tuple[type, ...]] = {
+    "fingerprint": (str,), "first_seed": (int,), "scenes": (int,), "seconds": (int, float),
+}  # fmt: skip
+_OUTCOME: Mapping[str, tuple[type, ...]] = {
+    "seed": (int,), "number": (int,), "family": (str,), "question": (str,), "expected": (str,), "answer": (str,),
+    "right": (bool,), "kept": (int,), "average": (int, float), "evidence_recall": (int, float, type(None)),
+    "position_correlation": (int, float, type(None)), "kept_thirds": (list, type(None)),
+}  # fmt: skip
+
+
+def _check_types(row: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
+    """Raises ValueError for a value of another type than its field's, and for NaN and Infinity."""
+    for name, allowed in types.items():
+        value = row[name]
+        if type(value) not in allowed or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{name} is not what it should be")
 
 
 def shared_questions(outcomes: Mapping[Variant, Sequence[Outcome]]) -> list[tuple[int, int]]:

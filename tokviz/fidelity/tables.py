@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from ..whole_files import write_whole
 from .chart import chart_bytes
 from .conclusions import conclusions
 from .pages import accuracy_tables, comparison, differences, facts, flips, left_out, reading, reasons, retention_tables
@@ -31,22 +32,22 @@ def write(outcomes: Outcomes, about: Mapping[str, Any], folder: Path, docs: Path
     document = summarise(outcomes, about)
     folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "fidelity.json"
-    stored.write_text(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(stored, (json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
     return [stored, *write_pages(document, folder, docs)]
 
 
 def write_pages(document: Mapping[str, Any], folder: Path, docs: Path | None = None) -> list[Path]:
     """Write everything but the JSON file from its content."""
     page = folder / "fidelity.md"
-    page.write_text(full_page(document), encoding="utf-8")
+    write_whole(page, full_page(document).encode())
     charts = [folder / f"fidelity.{file_format}" for file_format in CHART_FORMATS]
     for path, file_format in zip(charts, CHART_FORMATS, strict=True):
-        path.write_bytes(chart_bytes(document, file_format))
+        write_whole(path, chart_bytes(document, file_format))
     written = [page, *charts]
     if docs is not None:
         docs.mkdir(parents=True, exist_ok=True)
         short = docs / "fidelity.md"
-        short.write_text(short_page(document, Path(os.path.relpath(folder, docs)).as_posix()), encoding="utf-8")
+        write_whole(short, short_page(document, Path(os.path.relpath(folder, docs)).as_posix()).encode())
         written.append(short)
     return written
 

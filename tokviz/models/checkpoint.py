@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from ..errors import BadInput
 from .memory import Parameters
@@ -15,27 +19,50 @@ def architecture(name: str, config_file: Path) -> str:
 
     transformers is not asked: it would want to run the code of architectures that it does not know.
     """
-    try:
-        return str(json.loads(config_file.read_text(encoding="utf-8"))["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{_damaged(name)} its config.json cannot be read.") from error
+    config = _json(config_file)
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise BadInput(f"{_damaged(name)} its config.json cannot be read.")
+    return kind
 
 
-def check_files(name: str, folder: Path) -> None:
-    """Raises BadInput when there are no weights, or not all that the index lists."""
+def may_unpickle(asked: bool | None) -> bool:
+    """Whether pickled weights may be read: as asked, else as the operator says (``TOKVIZ_ALLOW_PICKLE=1``)."""
+    return os.environ.get("TOKVIZ_ALLOW_PICKLE", "").strip() == "1" if asked is None else asked
+
+
+def check_files(name: str, folder: Path, allow_pickle: bool = False) -> bool:
+    """Whether the weights are pickled. Raises BadInput when there are none that may be read, or not all of an index."""
+    pickled = not any(folder.glob("*.safetensors*"))
+    suffix = ".bin" if pickled else ".safetensors"
+    found = sorted(folder.glob(f"*{suffix}*"))
+    if pickled and found and not allow_pickle:
+        raise BadInput(
+            f"The weights of {name!r} are pickled ({found[0].name}), and reading a pickle can run code that somebody "
+            "put there: convert them to safetensors. If you trust their author, allow it with allow_pickle=True or "
+            "TOKVIZ_ALLOW_PICKLE=1."
+        )
     listed: set[str] = set()
-    for index in folder.glob("*.index.json"):
-        try:
-            listed |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{_damaged(name)} {index.name} cannot be read.") from error
+    for index in folder.glob(f"*{suffix}.index.json"):
+        listed |= _files_of(name, index)
     missing = [file for file in listed if not (folder / file).is_file()]
     if missing:
         raise BadInput(
             f"The model folder {name!r} is incomplete: {len(missing)} of its {len(listed)} files of weights are gone."
         )
-    if not listed and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+    if not listed and not any(folder.glob(f"*{suffix}")):
         raise BadInput(f"The model folder {name!r} is incomplete: it holds no weights (model.safetensors).")
+    return pickled
+
+
+def _files_of(name: str, index: Path) -> set[str]:
+    content = _json(index)
+    weights = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(
+        isinstance(file, str) and "\0" not in file for file in weights.values()
+    ):
+        raise BadInput(f"{_damaged(name)} {index.name} cannot be read.")
+    return set(weights.values())
 
 
 def count_parameters(name: str, folder: Path) -> Parameters | None:
@@ -46,20 +73,31 @@ def count_parameters(name: str, folder: Path) -> Parameters | None:
     """
     linear = other = 0
     files = sorted(folder.glob("*.safetensors"))
-    try:
-        for file in files:
-            with file.open("rb") as stream:
-                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-            header.pop("__metadata__", None)
-            for tensor_name, tensor in header.items():
-                count = math.prod(tensor["shape"])
-                if len(tensor["shape"]) == 2 and "embed" not in tensor_name and "lm_head" not in tensor_name:
-                    linear += count
-                else:
-                    other += count
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise BadInput(f"{_damaged(name)} its weights cannot be read.") from error
+    for file in files:
+        for tensor_name, shape in _shapes(name, file).items():
+            count = math.prod(shape)
+            if len(shape) == 2 and "embed" not in tensor_name and "lm_head" not in tensor_name:
+                linear += count
+            else:
+                other += count
     return Parameters(linear, other) if files else None
+
+
+def _shapes(name: str, file: Path) -> dict[str, list[int]]:
+    """Of every tensor in a safetensors file. Raises BadInput for a damaged one: safetensors itself reads the header."""
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return {tensor: tensors.get_slice(tensor).get_shape() for tensor in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{_damaged(name)} its weights cannot be read.") from error
+
+
+def _json(file: Path) -> Any:
+    """What a file says, None where it cannot be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return None
 
 
 def _damaged(name: str) -> str:

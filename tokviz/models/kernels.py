@@ -18,6 +18,8 @@ from transformers import modeling_flash_attention_utils as flash
 from transformers.utils import is_kernels_available
 
 from ..errors import BadInput
+from .placing import ZERO_GPU
+from .probing import capability_of, why_not_right
 
 HUB_KERNEL = "kernels-community/flash-attn2"
 """What ``kernels`` stands for: the hub's build of FlashAttention 2, in the version that transformers pins."""
@@ -25,6 +27,8 @@ HUB_KERNEL = "kernels-community/flash-attn2"
 CHOICES = ("auto", "sdpa", "flash", "kernels", "eager")
 _TRUSTED = "kernels-community/"
 _AMPERE = (8, 0)
+_SETTLED = (8, 9)
+"""Major compute capabilities on which flash attention is known to run; on all others it is used only when asked for."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ def choose_kernel(asked: str | None, devices: Sequence[torch.device], dtype: tor
     """The kernel for a model that will lie on these devices.
 
     Args: asked: one of ``CHOICES``, ``flash_attention_2``, or a kernel of the hub, ``kernels-community/...``; None or
-    ``auto``: what ``TOKVIZ_KERNEL`` says, else flash attention if it is installed and can run, else SDPA.
+    ``auto``: what ``TOKVIZ_KERNEL`` says, else flash attention if it is installed, known to run on this kind of GPU and
+    right in a tiny call, else SDPA.
     Raises BadInput, with the reason, for a kernel that was asked for and cannot be had.
     """
     if asked not in (None, "", "auto"):
@@ -52,17 +57,24 @@ def choose_kernel(asked: str | None, devices: Sequence[torch.device], dtype: tor
             return Kernel("sdpa", f"TOKVIZ_KERNEL asks for {preferred!r}. {error} SDPA is used instead.")
     if not _is_installed("flash_attn"):
         return Kernel("sdpa")
-    reason = why_no_flash(devices, dtype)
+    reason = _why_not_here(devices, dtype) or _why_unsettled(devices) or why_no_flash(devices, dtype)
     return Kernel("flash_attention_2") if reason is None else Kernel("sdpa", f"{reason} SDPA is used instead.")
 
 
 def why_no_flash(devices: Sequence[torch.device], dtype: torch.dtype) -> str | None:
     """Why flash-attn cannot serve a model of this type on these devices, as a sentence; None when it can."""
-    return _why_not_here(devices, dtype) or _why_no_package()
+    return _why_not_here(devices, dtype) or _why_no_package() or why_not_right("flash_attention_2", devices, dtype)
 
 
 def why_no_hub_kernel(devices: Sequence[torch.device], dtype: torch.dtype) -> str | None:
-    """Why kernels of the hub cannot serve such a model, as a sentence; None when they can (nothing is fetched here)."""
+    """Why kernels of the hub cannot serve such a model, as a sentence; None when they can.
+
+    Nothing is fetched here, so where flash attention is not settled, nothing can be promised: it has to be asked for.
+    """
+    return _why_no_hub_package(devices, dtype) or _why_unsettled(devices)
+
+
+def _why_no_hub_package(devices: Sequence[torch.device], dtype: torch.dtype) -> str | None:
     if not is_kernels_available():
         return "The package kernels is missing or too old (pip install -r requirements-gpu.txt)."
     return _why_not_here(devices, dtype)
@@ -75,10 +87,8 @@ def _demanded(asked: str, devices: Sequence[torch.device], dtype: torch.dtype) -
         reason = why_no_flash(devices, dtype)
         name = "flash_attention_2"
     elif asked == "kernels" or asked.startswith(_TRUSTED):
-        reason = why_no_hub_kernel(devices, dtype)
         name = HUB_KERNEL if asked == "kernels" else asked
-        if reason is None:
-            reason = _why_not_fetched(name)
+        reason = _why_no_hub_package(devices, dtype) or _why_not_fetched(name) or why_not_right(name, devices, dtype)
     elif "/" in asked:
         # A kernel is machine code of its author.
         raise BadInput(f"Attention kernels come from {_TRUSTED.rstrip('/')} only, not from {asked!r}.")
@@ -97,6 +107,10 @@ def _why_not_here(devices: Sequence[torch.device], dtype: torch.dtype) -> str | 
     """GPUs and number types that no build of flash attention serves."""
     if any(device.type != "cuda" for device in devices):
         return f"Flash attention needs an NVIDIA GPU; the model lies on {devices[0].type}."
+    if ZERO_GPU:
+        return (
+            "Flash attention has to be tried on the GPU, and none is attached while a model is loaded here (ZeroGPU)."
+        )
     capability = min(torch.cuda.get_device_capability(device) for device in devices)
     if capability < _AMPERE:
         return (
@@ -108,13 +122,24 @@ def _why_not_here(devices: Sequence[torch.device], dtype: torch.dtype) -> str | 
     return None
 
 
+def _why_unsettled(devices: Sequence[torch.device]) -> str | None:
+    """GPUs on which builds of flash attention are too new to be chosen unasked."""
+    new = next((d for d in devices if torch.cuda.get_device_capability(d)[0] not in _SETTLED), None)
+    if new is None:
+        return None
+    return (
+        f"Flash attention is not settled on GPUs of compute capability {capability_of(new)}, so it is used only when it "
+        "is asked for and a tiny call gives the right numbers."
+    )
+
+
 def _why_no_package() -> str | None:
     """A build for another torch is found and does not import, so it is imported here."""
     if not _is_installed("flash_attn"):
         return "The package flash-attn is not installed (pip install flash-attn --no-build-isolation)."
     try:
         importlib.import_module("flash_attn")
-    except Exception as error:
+    except Exception as error:  # whatever a foreign build raises; nothing of ours is imported by it
         return f"The package flash-attn is installed but does not import ({type(error).__name__}): build it again."
     if not flash.is_flash_attn_2_available():
         return "The installed flash-attn is not one that transformers can use: install version 2."
@@ -123,9 +148,10 @@ def _why_no_package() -> str | None:
 
 def _why_not_fetched(name: str) -> str | None:
     """Fetch a kernel of the hub (or take it from the cache) and register it with transformers."""
+    fetch = flash.lazy_import_flash_attention
     try:
-        flash.lazy_import_flash_attention(name)
-    except Exception as error:
+        fetch(name)
+    except Exception as error:  # of the network, the hub, the disk or the kernel's own module
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return f"The attention kernel {name} could not be fetched from the hub ({type(error).__name__}: {first[:200]})."
     return None

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ..errors import BadInput
+from ..keywords import knows_its_keywords
 from ..records import ModelRecord
+from ..short import kind_of, passed, short_repr
 from . import hub
 from .base import ModelFamily
 from .catalog import find
-from .checkpoint import architecture, check_files, count_parameters
+from .checkpoint import architecture, check_files, count_parameters, may_unpickle
 from .embedded import EMBEDDED, EMBEDDED_MODEL, embedded_folder
 from .failures import unsupported, why_not_loaded
 from .families import FAMILIES
@@ -31,6 +36,7 @@ from .progress import Progress, unheard, weights_reported
 # What transformers and safetensors raise on damaged or odd folders (found by damaging them), and torch without memory.
 _BROKEN = (
     OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, AttributeError, MemoryError, SafetensorError,
+    UnpicklingError,
 )  # fmt: skip
 
 
@@ -43,6 +49,7 @@ class LoadOptions:
     attention: str | None = None
     quantization: Quantization | None = None
     device_map: str | None = None
+    allow_pickle: bool | None = None
 
 
 @dataclass
@@ -55,6 +62,11 @@ class VisionLanguageModel:
     record: ModelRecord
     warm: bool = False
     notices: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        record = self.record
+        return short_repr(self, name=record.name, family=record.family, dtype=record.dtype, device=record.device,
+                          attention=record.attention)  # fmt: skip
 
     @property
     def device(self) -> torch.device:
@@ -87,6 +99,8 @@ class Prepared:
     kernel: Kernel
     placement: Placement
     parameters: Parameters | None
+    config: Any
+    pickled: bool = False
 
     @property
     def needed_gb(self) -> float:
@@ -131,11 +145,13 @@ class Prepared:
         placed = self.placement.options()
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             self.folder,
+            config=self.config,
             dtype=self.placement.dtype,
             attn_implementation=self.kernel.name,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            use_safetensors=not self.pickled,
             **placed,
         )
         model, report = loaded
@@ -144,6 +160,7 @@ class Prepared:
         return model.eval(), len(report["missing_keys"])
 
 
+@knows_its_keywords
 def load(
     name_or_path: str | Path = EMBEDDED_MODEL,
     *,
@@ -152,6 +169,7 @@ def load(
     attention: str | None = None,
     quantization: Quantization | None = None,
     device_map: str | None = None,
+    allow_pickle: bool | None = None,
     on_progress: Progress | None = None,
 ) -> VisionLanguageModel:
     """Load the embedded model, a local folder, or a hub id of a supported architecture.
@@ -165,12 +183,14 @@ def load(
             ``flash``, ``kernels`` (the hub's flash attention), ``kernels-community/...`` or ``eager``.
         quantization: ``"8bit"`` or ``"4bit"`` weights, by bitsandbytes on an NVIDIA GPU.
         device_map: ``"auto"`` spreads the weights over all GPUs; default: when one GPU cannot hold them.
+        allow_pickle: read a folder whose weights are pickled (``pytorch_model.bin``) instead of safetensors; for files
+            whose author you trust. Default: no, unless ``TOKVIZ_ALLOW_PICKLE`` is 1.
         on_progress: called with what is being done, and the share of it that is done or None.
 
     Raises BadInput or Unsupported with one sentence: unknown name, unreachable hub, damaged folder, other architecture,
     no room, a missing package, a kernel that cannot run here.
     """
-    options = LoadOptions(device, dtype, attention, quantization, device_map)
+    options = LoadOptions(device, dtype, attention, quantization, device_map, allow_pickle)
     prepared = prepare(name_or_path, options, on_progress)
     prepared.check_room()
     return prepared.load(on_progress)
@@ -181,7 +201,7 @@ def prepare(
 ) -> Prepared:
     """Everything that can fail before a weight is read; downloads what is not in the cache. Raises as ``load``."""
     options, report = options or LoadOptions(), on_progress or unheard
-    source, revision, name = _resolve(str(name_or_path))
+    source, revision, name = _resolve(name_or_path)
     report("Reading the configuration", None)
     local = isinstance(source, Path)
     config_file = source / "config.json" if isinstance(source, Path) else hub.fetch_config(source, revision)
@@ -196,40 +216,74 @@ def prepare(
     if local or parameters is None:
         parameters = count_parameters(name, folder)
         placement = place(options.device, options.dtype, options.quantization, options.device_map, parameters)
-    check_files(name, folder)
+    pickled = check_files(name, folder, may_unpickle(options.allow_pickle))
     kernel = choose_kernel(options.attention, placement.devices, placement.dtype)
     report("Loading the processor", None)
     try:
-        AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except _BROKEN as error:
         raise why_not_loaded(name, error, folder) from error
     # Refuse what would fail at the first question.
     if not getattr(processor, "chat_template", None):
         raise BadInput(f"{name} has no chat template: add chat_template.jinja to its folder.")
-    return Prepared(name, folder, FAMILIES[kind], processor, kernel, placement, parameters)
+    # A config.json can name a kernel, code of its author that transformers would fetch, in place of the one asked for.
+    config._attn_implementation = kernel.name
+    return Prepared(name, folder, FAMILIES[kind], processor, kernel, placement, parameters, config, pickled)
 
 
-def _resolve(name_or_path: str) -> tuple[Path | str, str | None, str]:
+def _resolve(name_or_path: object) -> tuple[Path | str, str | None, str]:
     """``(folder or hub id, revision, name to show)``."""
-    if name_or_path in EMBEDDED:
-        if not (embedded_folder(name_or_path) / "config.json").is_file():
-            raise BadInput(f"The embedded model is missing: {name_or_path} is not in the assets folder.")
-        return embedded_folder(name_or_path), None, name_or_path
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if not isinstance(name_or_path, str | Path):
+        raise BadInput(_no_name(name_or_path))
+    name = str(name_or_path)
+    if name in EMBEDDED and isinstance(name_or_path, str):
+        if not (embedded_folder(name) / "config.json").is_file():
+            raise BadInput(f"The embedded model is missing: {name} is not in the assets folder.")
+        return embedded_folder(name), None, name
+    path = _folder(name_or_path)
+    if path is not None:
         if not (path / "config.json").is_file():
-            raise BadInput(f"The folder {path.name!r} holds no model: it has no config.json.")
+            raise BadInput(f"The folder {passed(path.resolve().name)} holds no model: it has no config.json.")
         return path, None, path.resolve().name
-    entry = find(name_or_path)
+    entry = find(name)
     if entry is not None:
         return entry.id, entry.revision, entry.id
-    if name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")):
-        return name_or_path, None, name_or_path
+    if isinstance(name_or_path, str) and _is_hub_id(name):
+        return name, None, name
     raise BadInput(
-        f"There is no model {name_or_path!r}: give {EMBEDDED_MODEL!r}, a folder with a checkpoint, "
-        "or a hub id 'owner/name'."
+        f"There is no model {passed(name)}: give {EMBEDDED_MODEL!r}, a folder with a checkpoint, or a hub id "
+        "'owner/name'."
     )
+
+
+def _no_name(given: object) -> str:
+    """What to pass instead of a model object or anything else that is no name."""
+    said = f"tokviz.load takes a name, not {kind_of(given)}: {EMBEDDED_MODEL!r}, a folder, or a hub id 'owner/name'."
+    if isinstance(given, VisionLanguageModel):
+        return "This model is already loaded: pass it to tokviz.compare."
+    if isinstance(given, torch.nn.Module):
+        return f"{said} Write your model and its processor to one folder with save_pretrained, and load that folder."
+    return said
+
+
+def _folder(name: str | Path) -> Path | None:
+    """The folder of this name; None when there is none, or none that can be looked up."""
+    if not str(name):
+        return None
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, not to be entered, somebody else's home
+        return None
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
 
 
 def loaded_record(model: Any, family: ModelFamily, name: str, quantization: Quantization | None = None) -> ModelRecord:

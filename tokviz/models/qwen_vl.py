@@ -275,6 +275,8 @@ def _planned_tokens(config: Mapping[str, Any]) -> int:
     """
     processor = config["image_processor"]
     limits = processor.get("size") or {}
+    if not isinstance(limits, dict):
+        raise TypeError("the limits of the image processor are no sizes")
     least = limits.get("shortest_edge") or processor["min_pixels"]
     most = limits.get("longest_edge") or processor["max_pixels"]
     cell = processor["patch_size"] * processor["merge_size"]

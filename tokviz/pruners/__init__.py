@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import BadInput
+from ..short import passed
 from . import (
     adaptvtp,
     apet,
@@ -65,4 +66,4 @@ def get(id: str) -> Pruner:
     for pruner in PRUNERS:
         if pruner.id == id:
             return pruner
-    raise BadInput(f"There is no method {id!r}. Known methods: {', '.join(pruner.id for pruner in PRUNERS)}.")
+    raise BadInput(f"There is no method {passed(id)}. Known methods: {', '.join(pruner.id for pruner in PRUNERS)}.")

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from ..errors import BadInput, Unsupported
 from ..names import BudgetMeaning, MethodFamily
+from ..short import passed
 from ..types import Budget, Need, Params, PlanningInfo, Schedule
 
 ParamValue = bool | int | float | str
@@ -41,22 +42,22 @@ class Param:
         if self.kind == "bool":
             if isinstance(value, bool):
                 return value
-            raise BadInput(f"{self.name} must be true or false, not {value!r}.")
+            raise BadInput(f"{self.name} must be true or false, not {passed(value)}.")
         if self.kind == "choice":
-            if value in self.choices:
-                return str(value)
-            raise BadInput(f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}.")
+            if isinstance(value, str) and value in self.choices:
+                return value
+            raise BadInput(f"{self.name} must be one of {', '.join(self.choices)}, not {passed(value)}.")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadInput(f"{self.name} must be a number, not {value!r}.")
+            raise BadInput(f"{self.name} must be a number, not {passed(value)}.")
         number: int | float = value
         if isinstance(number, float) and not math.isfinite(number):
-            raise BadInput(f"{self.name} must be a finite number, not {value!r}.")
+            raise BadInput(f"{self.name} must be a finite number, not {passed(value)}.")
         if self.kind == "int":
             if number != int(number):
-                raise BadInput(f"{self.name} must be a whole number, not {value!r}.")
+                raise BadInput(f"{self.name} must be a whole number, not {passed(value)}.")
             number = int(number)
         if not (self.minimum is None or number >= self.minimum) or not (self.maximum is None or number <= self.maximum):
-            raise BadInput(f"{self.name} must lie between {self.minimum} and {self.maximum}, not {value!r}.")
+            raise BadInput(f"{self.name} must lie between {self.minimum} and {self.maximum}, not {passed(value)}.")
         return number
 
 
@@ -70,7 +71,7 @@ def budget_tokens(budget: Budget) -> int:
     is_number = isinstance(tokens, int | float) and not isinstance(tokens, bool)
     finite = is_number and (isinstance(tokens, int) or math.isfinite(tokens))
     if not finite or tokens != int(tokens) or tokens < 1:
-        raise BadInput(f"The budget must be a whole number of at least 1 visual token, not {tokens!r}.")
+        raise BadInput(f"The budget must be a whole number of at least 1 visual token, not {passed(tokens)}.")
     if budget.counted_as not in get_args(BudgetMeaning):
         raise BadInput(
             f"The budget must be counted as {', '.join(get_args(BudgetMeaning))}, not {budget.counted_as!r}."
@@ -155,10 +156,10 @@ class Pruner:
     def complete(self, given: Mapping[str, Any] | None) -> dict[str, ParamValue]:
         """Defaults overlaid with ``given``, every value checked. Raises BadInput for unknown names or bad values."""
         known = {param.name: param for param in self.params}
-        unknown = sorted(set(given or {}) - set(known))
+        unknown = sorted(set(given or {}) - set(known), key=str)
         if unknown:
             has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
-            raise BadInput(f"{self.label} has no parameter {unknown[0]!r}; {has}.")
+            raise BadInput(f"{self.label} has no parameter {passed(unknown[0])}; {has}.")
         values = {param.name: param.default for param in self.params}
         values.update({name: known[name].check(value) for name, value in (given or {}).items()})
         return values

@@ -52,6 +52,10 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     Raises BadInput when K is not a block of this model, or when the average cannot be met.
     """
     tokens, k = budget_tokens(budget), int(params["block"])
+    if info.n_blocks < 2:
+        raise BadInput(
+            "FastV reads the attention of one block and prunes before the next; this model has a single one."
+        )
     if not 0 < k < info.n_blocks:
         raise BadInput(
             f"FastV's block must lie between 1 and {info.n_blocks - 1} for a model of {info.n_blocks} blocks, not {k}."

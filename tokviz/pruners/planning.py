@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,14 @@ def survivors_for_average(label: str, tokens: int, info: PlanningInfo, block: in
             f"all {n}. Ask for at least {least}, or count the budget as final."
         )
     return survivors
+
+
+def least_budget(accepted: Callable[[int], bool], tokens: int, n: int) -> int:
+    """The smallest budget above ``tokens`` that is accepted; N, which drops nothing, where there is none below it.
+
+    Refusals name it: tried one by one, because counts are rounded and what is accepted does not always rise.
+    """
+    return next((more for more in range(tokens + 1, n) if accepted(more)), n)
 
 
 def equal_shares(sizes: Sequence[int], keep: int) -> list[int]:

@@ -39,7 +39,7 @@ from .clustering import (
 )
 from .depths import block_spans, bracket, carried_blocks, weighted_average
 from .ops import candidate_rows, fixed_count, required, ties_at_threshold, top_k
-from .planning import equal_shares, rows_by_view
+from .planning import equal_shares, least_budget, rows_by_view
 from .raters import alignment_logits, log_odds, rated_attention, text_raters
 from .tower_attention import attention_need
 
@@ -205,15 +205,29 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
         first = n if not params["stage_1"] or tokens >= n * end else math.floor(tokens / end + 0.5)
         counts = _whole(_staircase(first, (tokens / first) ** (1 / stages), stages))
         return first, blocks, [*(max(tokens, count) for count in counts[1:-1]), tokens]
-    first = min(n, math.floor(factor * tokens + 0.5))
-    counts = _whole(_staircase(first, geometric_ratio(first, tokens, spans), stages))
-    if weighted_average(counts, spans) > tokens + 0.5:
-        least = math.ceil(weighted_average([first] + [1] * stages, spans))
+    counts = _falling(tokens, n, factor, spans)
+    if counts is None:
+
+        def accepted(more: int) -> bool:
+            return _falling(more, n, factor if params["stage_1"] else n / more, spans) is not None
+
+        least = least_budget(accepted, tokens, n)
+        entering = min(n, math.floor(factor * tokens + 0.5))
         raise BadInput(
-            f"Polymorphic cannot reach an average of {tokens}: {first} enter the LLM, and its first {spans[0]} "
-            f"of {info.n_blocks} blocks process them all. Lower K, switch stage 1 on, or ask for at least {least}."
+            f"Polymorphic cannot reach an average of {tokens}: {entering} enter the LLM, and its first {spans[0]} "
+            f"of {info.n_blocks} blocks process them all. {'Lower K' if params['stage_1'] else 'Switch stage 1 on'}, "
+            f"or ask for at least {least}."
         )
-    return first, blocks, counts[1:]
+    return counts[0], blocks, counts[1:]
+
+
+def _falling(tokens: int, n: int, factor: float, spans: list[int]) -> list[int] | None:
+    """Counts from what enters the LLM on, with this average to the nearest; None where none falls steeply enough."""
+    first, stages = min(n, math.floor(factor * tokens + 0.5)), len(spans) - 1
+    if weighted_average([first] + [1] * stages, spans) > tokens + 0.5:
+        return None
+    counts = _whole(_staircase(first, geometric_ratio(first, tokens, spans), stages))
+    return counts if weighted_average(counts, spans) <= tokens + 0.5 else None
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:

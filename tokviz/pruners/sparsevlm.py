@@ -147,6 +147,8 @@ def _counts_with_average(version: str, tokens: int, n: int, weights: list[int], 
     stages = len(weights) - 1
     least = math.ceil(weighted_average([n] + [1] * stages, weights))
     if tokens < least:
+        if where:  # counted on the paper's blocks, whose smallest printed budget and all above it are looked up
+            least = min(least, math.ceil(min(PUBLISHED_COUNTS[version]) * n / PUBLISHED_VISUAL))
         raise BadInput(
             f"SparseVLM cannot reach an average of {tokens}: the blocks before its first stage process all {n}"
             f"{where}. Ask for at least {least}, or count the budget as final."

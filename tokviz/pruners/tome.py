@@ -166,12 +166,13 @@ def _shown(pairs: Pairs, group_sizes: Tensor, place: Tensor, dropped: Tensor) ->
     }
 
 
-def merges_per_block(n: int, total: int, blocks: int) -> list[int]:
+def merges_per_block(n: int, total: int, blocks: int, pictures: int = 1) -> list[int]:
     """How many tokens each of ``blocks`` vision blocks merges away so that ``total`` of ``n`` are gone in the end.
 
     As evenly as possible and the larger numbers first, under ToMe's limit of half of the tokens in every block: of 23
     blocks and 576 patches 384 = 16 x 17 + 7 x 16, 448 = 11 x 20 + 12 x 19, 512 = 6 x 23 + 17 x 22 (``methods.md`` 9.5).
-    Raises BadInput with the fewest tokens that can be reached when the blocks are too few.
+    Raises BadInput with the fewest tokens that can be reached when the blocks are too few, and the budget that asks for
+    them, which is ``pictures`` times as large.
     """
 
     def planned(level: int, fuller: int) -> list[int]:
@@ -186,7 +187,7 @@ def merges_per_block(n: int, total: int, blocks: int) -> list[int]:
     if total > most:
         raise BadInput(
             f"ToMe leaves at least {n - most} of a picture's {n} tokens in {blocks} vision blocks, as each merges at "
-            "most half. Ask for more tokens."
+            f"most half. Ask for at least {pictures * (n - most)}."
         )
     level = next(level for level in range(n + 1) if sum(planned(level + 1, 0)) >= total)
     # One more block at the higher number removes one token more or, behind a halving, none: each total is met exactly.
@@ -210,12 +211,12 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
         tokens = budget_tokens(budget)
         return Schedule((Stage(site, tokens, select_behind, NEEDS_BEHIND, title="Merge pairs in rounds"),))
     total = n - min(budget_tokens(budget), n)
+    merges = merges_per_block(n // views, -(-total // views), info.vision_blocks or 0, views)
     if total % views and budget.counted_as != "published":
         raise BadInput(
             f"ToMe merges the same number of tokens in each of {views} pictures: "
             f"ask for {n - views * (total // views)} tokens, or count the budget as published."
         )
-    merges = merges_per_block(n // views, -(-total // views), info.vision_blocks or 0)
     stages, left = [], n
     last = max((block for block, r in enumerate(merges) if r), default=-1)
     for block, r in enumerate(merges):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate
 
 import torch
@@ -79,8 +80,8 @@ def solve_average(n: int, tokens: int, last: int, n_blocks: int) -> list[int]:
     least, most = average(0.0), average(1.0)
     if not least - 0.5 <= tokens <= most + 0.5:
         raise BadInput(
-            f"V2Drop cannot reach an average of {tokens}: its first and last stages allow {-(-least // 1):.0f} "
-            f"to {most // 1:.0f} of {n}. Ask for one of those, or count the budget as final."
+            f"V2Drop cannot reach an average of {tokens}: its first and last stages allow {math.ceil(least - 0.5)} "
+            f"to {math.floor(most + 0.5)} of {n}. Ask for one of those, or count the budget as final."
         )
     return counts(min(bracket(average, tokens), key=lambda ratio: abs(average(ratio) - tokens)))
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from ..errors import BadInput
 from ..records import Comparison
+from ..whole_files import write_whole
 from .film import film_figure
 from .legend import draw_legend, legend_items, legend_lines
 from .lettering import FAMILIES, drawable, text_width, wrap
@@ -128,7 +129,7 @@ def save_figure(comparison: Comparison, path: str | Path, **options: Any) -> Pat
     """Write the figure to a file, its format by suffix, and return the path. Raises BadInput when that cannot be."""
     data = figure_bytes(comparison, figure_format(path), **options)
     try:
-        Path(path).write_bytes(data)
+        write_whole(Path(path), data)
     except OSError as error:
         raise BadInput(f"The figure cannot be written to {Path(path).name!r}: {error.strerror}.") from error
     return Path(path)

@@ -106,8 +106,7 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if comparison.model.embedded:
         lines.append(
-            f"{comparison.model.name} is the small embedded model, trained on drawn scenes: "
-            "no claim about the published numbers of large models."
+            f"{comparison.model.name} is a small embedded model: no claim about the published numbers of large models."
         )
     lines += [f"{run.label} was not run: {run.error}" for run in comparison.runs if run.error]
     lines += [f"Note: {warning}" for warning in comparison.warnings]

@@ -1,0 +1,28 @@
+"""Misspelt keywords: told of in the name of the function that was called, with the one that was probably meant."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def knows_its_keywords(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Raise TypeError for a keyword that the function does not take, naming the nearest that it does."""
+    names = list(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        unknown = next((name for name in kwargs if name not in names), None)
+        if unknown is not None:
+            near = get_close_matches(unknown, names, n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}."
+            raise TypeError(f"{function.__name__}() has no argument {unknown!r}; {advice}")
+        return function(*args, **kwargs)
+
+    return called
