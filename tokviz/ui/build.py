@@ -103,7 +103,8 @@ def build_page(
             changes.append(chooser.select(show, [chooser, form.model], shown, **_CHEAP))
         tabs.opener.upload(with_sentences(act.leave), None, None, queue=False, **_QUIET)
         open_file = with_sentences(lambda path, name: act.open_session(form, path, name))
-        changes.append(tabs.opener.upload(open_file, [tabs.opener, form.model], shown, **_CHEAP))
+        few = {**_CHEAP, "concurrency_limit": 2}  # the largest session takes 500 MB while it is read
+        changes.append(tabs.opener.upload(open_file, [tabs.opener, form.model], shown, **few))
         form.picture.upload(with_sentences(act.check_media), form.picture, [form.picture, notice], **_CHEAP)
         choose = with_sentences(act.model_chosen)
         form.model.change(choose, form.model, [form.menu, form.facts], queue=False, **_QUIET)

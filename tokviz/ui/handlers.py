@@ -24,6 +24,7 @@ from ..serving.gpu_time import PACE, RunSize, is_zero_gpu
 from ..serving.listeners import LISTENERS
 from ..serving.run_queue import RunQueue
 from ..serving.storage import storage
+from ..session_limits import MAX_BYTES
 from . import numbers, text
 from .client_files import refusal
 from .controls import RequestForm, is_whole
@@ -415,6 +416,8 @@ def session_file(comparison: Comparison) -> str:
 def read_session(path: str | Path) -> Comparison:
     """A stored session that can be shown. Raises BadInput."""
     try:
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise BadInput(f"A session has at most {MAX_BYTES // 1_000_000} MB; this file is larger.")
         comparison = Comparison.from_json(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise BadInput("What was shown here is no longer on the server: ask again, or open the file.") from error
