@@ -315,7 +315,7 @@ def test_models_compiled_in_place_are_refused_before_anything_runs(part):
     model = build()
     inputs = prompt(model, [[3, "picture", 6]])
     part(model).compile()  # nothing is compiled before it is called
-    with pytest.raises(Unsupported, match="compiled in place.*load it again"):
+    with pytest.raises(Unsupported, match=r"compiled in place.*load it again"):
         encode(model, FAMILY, inputs, ())
     with pytest.raises(Unsupported, match="compiled"), pruning(model, FAMILY, GUIDED, spread):
         pass

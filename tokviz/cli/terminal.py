@@ -45,7 +45,7 @@ def check_writable(path: Path, image: str | None = None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises BadInput when that fails; a file that was there is then as it was."""
+    """Write a text file whole or not at all. Raises BadInput when that fails; an earlier file stays as it was."""
     with told_in_a_sentence(path):
         write_whole(path, text.encode())
 

@@ -36,8 +36,8 @@ def check_model(model: Any, family: ModelFamily) -> None:
     # model.compile() changes a module in place, and a part may have been wrapped or compiled for itself.
     if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules()):
         raise Unsupported(
-            "The model, or a part of it, was compiled in place, and compiled models cannot be pruned; load it again and "
-            "leave out compile()."
+            "The model, or a part of it, was compiled in place, and compiled models cannot be pruned; load it again "
+            "and leave out compile()."
         )
     text = family.language_model(model).config
     kernel = str(text._attn_implementation)

@@ -102,7 +102,7 @@ _LOGGERS = (
     "huggingface_hub._snapshot_download",
     "httpx",
 )
-for _name in _LOGGERS:
+for _name in _LOGGERS:  # a filter works on the very logger that a record was made by
     logging.getLogger(_name).addFilter(_filter)
 
 

@@ -128,8 +128,8 @@ def _why_unsettled(devices: Sequence[torch.device]) -> str | None:
     if new is None:
         return None
     return (
-        f"Flash attention is not settled on GPUs of compute capability {capability_of(new)}, so it is used only when it "
-        "is asked for and a tiny call gives the right numbers."
+        f"Flash attention is not settled on GPUs of compute capability {capability_of(new)}, so it is used only when "
+        "it is asked for and a tiny call gives the right numbers."
     )
 
 

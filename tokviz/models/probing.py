@@ -70,13 +70,11 @@ def _by_sdpa(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         k, v = (part.repeat_interleave(_HEADS // _KV_HEADS, 1) for part in (k, v))
         return scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
 
-    parts = [
-        tuple(tensor[:, place] for tensor in (query, key, value)) for place in (slice(_SPLIT), slice(_SPLIT, None))
-    ]
+    places = slice(_SPLIT), slice(_SPLIT, None)
     return [
         attend(query, key, value, True),
         attend(query[:, -1:], key, value, False),
-        torch.cat([attend(*part, False) for part in parts], dim=1)[0],
+        torch.cat([attend(query[:, place], key[:, place], value[:, place], False) for place in places], dim=1)[0],
     ]
 
 

@@ -205,8 +205,8 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
         first = n if not params["stage_1"] or tokens >= n * end else math.floor(tokens / end + 0.5)
         counts = _whole(_staircase(first, (tokens / first) ** (1 / stages), stages))
         return first, blocks, [*(max(tokens, count) for count in counts[1:-1]), tokens]
-    counts = _falling(tokens, n, factor, spans)
-    if counts is None:
+    falling = _falling(tokens, n, factor, spans)
+    if falling is None:
 
         def accepted(more: int) -> bool:
             return _falling(more, n, factor if params["stage_1"] else n / more, spans) is not None
@@ -218,7 +218,7 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
             f"of {info.n_blocks} blocks process them all. {'Lower K' if params['stage_1'] else 'Switch stage 1 on'}, "
             f"or ask for at least {least}."
         )
-    return counts[0], blocks, counts[1:]
+    return falling[0], blocks, falling[1:]
 
 
 def _falling(tokens: int, n: int, factor: float, spans: list[int]) -> list[int] | None:
