@@ -363,3 +363,18 @@ def test_the_model_stays_on_its_fast_kernel(vlm, scene_image, budget):
     assert vlm.text_config._attn_implementation == "sdpa"
     assert vlm.model.config.vision_config._attn_implementation == "sdpa"
     assert vlm.record.attention == "sdpa" and vlm.model.dtype == torch.float32
+
+
+def test_an_answer_that_was_cut_says_so(vlm, scene_image):
+    question = "where is the circle?"
+    whole = tokviz.compare(vlm, scene_image, question, [])
+    n_tokens = len(whole.runs[0].answer_tokens)  # with the one that ends it
+    cut = tokviz.compare(vlm, scene_image, question, [], max_new_tokens=n_tokens - 1)
+    just = tokviz.compare(vlm, scene_image, question, [], max_new_tokens=n_tokens)
+    assert cut.runs[0].warnings == [f"The answer was cut after {n_tokens - 1} new tokens; more can be allowed."]
+    assert whole.runs[0].warnings == just.runs[0].warnings == [] and just.runs[0].answer == whole.runs[0].answer
+
+
+def test_more_evidence_than_a_session_holds_is_refused(vlm, scene_image):
+    with pytest.raises(BadInput, match="1,025 evidence boxes"):
+        tokviz.compare(vlm, scene_image, QUESTION, [], evidence=[(0, 0, 1, 1)] * 1025)

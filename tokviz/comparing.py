@@ -33,6 +33,7 @@ from .pruners import get
 from .pruners.base import Pruner
 from .records import Comparison, Request, Run, Timing, TokenGrid
 from .short import kind_of, passed, short_repr
+from .session_limits import MAX_EVIDENCE
 from .types import Budget, Need, PlanningInfo
 from .video import Video
 
@@ -443,7 +444,10 @@ def _check_numbers(budget: int, budget_as: str, seed: int, repeats: int, max_new
 
 
 def _boxes(evidence: Sequence[Box]) -> list[Box]:
-    return [_check_box(box) for box in _listed("evidence", evidence)]
+    boxes = _listed("evidence", evidence)
+    if len(boxes) > MAX_EVIDENCE:
+        raise BadInput(f"There are {len(boxes):,} evidence boxes; a session holds at most {MAX_EVIDENCE:,}.")
+    return [_check_box(box) for box in boxes]
 
 
 def _check_box(box: object) -> Box:

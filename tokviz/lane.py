@@ -22,6 +22,7 @@ from .traces import stage_records
 from .types import Budget, PlanningInfo, Schedule, Selection, Signals, Stage, budget_meanings, tokens_per_block
 
 EMPTY_ANSWER = "The model gave an empty answer."
+CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def run_lane(
         warnings=[
             *(warning for event in shot.events for warning in event.selection.warnings),
             *([] if said else [EMPTY_ANSWER]),
+            *([CUT_ANSWER.format(settings.max_new_tokens)] if _is_cut(vlm, shot.answer.token_ids, settings) else []),
         ],
     )
 
@@ -161,6 +163,14 @@ def shoot(
     merges_in_vision = any(isinstance(stage.site, VisionBlock) for stage in before_llm)
     events = [*rows[0], *(trace.rows[0] if trace is not None else [])]
     return Shot(events, generated, short.vision_ms if merges_in_vision else None)
+
+
+def _is_cut(vlm: VisionLanguageModel, token_ids: list[int], settings: LaneSettings) -> bool:
+    """Whether the model would have gone on."""
+    if len(token_ids) < settings.max_new_tokens:
+        return False
+    ends = vlm.model.generation_config.eos_token_id
+    return token_ids[-1] not in (ends if isinstance(ends, list) else [ends])
 
 
 def _decode(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
