@@ -32,8 +32,8 @@ from .names import Box, BudgetMeaning
 from .pruners import get
 from .pruners.base import Pruner
 from .records import Comparison, Request, Run, Timing, TokenGrid
-from .short import kind_of, passed, short_repr
 from .session_limits import MAX_EVIDENCE
+from .short import kind_of, passed, short_repr
 from .types import Budget, Need, PlanningInfo
 from .video import Video
 
