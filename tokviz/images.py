@@ -52,7 +52,7 @@ def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") 
     if source is None:
         raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.")
     if isinstance(source, Image.Image):
-        return _finish([source], _is_animated(source), name)
+        return _finish([source], _loaded(source), name)
     if not isinstance(source, bytes):
         path = Path(source)
         name = name or path.name
@@ -85,6 +85,16 @@ def _decode(data: bytes, decoded: list[Image.Image]) -> bool:
         raise BadInput("The picture file is damaged, or it needs more memory than a picture may.") from error
     except _DAMAGED as error:
         raise BadInput(_IS_DAMAGED) from error
+
+
+def _loaded(image: Image.Image) -> bool:
+    """Load a PIL picture that may not have been read yet; whether it is animated. Raises BadInput."""
+    _check_limits(image.size)
+    try:
+        image.load()
+    except _DAMAGED as error:
+        raise BadInput(_IS_DAMAGED) from error
+    return _is_animated(image)
 
 
 def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
