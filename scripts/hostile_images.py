@@ -22,6 +22,7 @@ def images() -> Iterator[tuple[str, Maker]]:
     """``(file name, function that makes its bytes)``; some take a second to make."""
     yield "repeated_scans.jpg", lambda: repeated_scans(161_000)
     yield "repeated_scans_small.jpg", lambda: repeated_scans(3_000_000, side=400)
+    yield "scans_within_the_limit.jpg", lambda: repeated_scans(0, at_most=180)
     yield "many_segments.jpg", lambda: many_segments(1_500_000)
     yield "overlapping_exif.jpg", overlapping_exif
     yield "progressive_444.jpg", lambda: encoded(noise(SIDE, SIDE), "JPEG", quality=30, subsampling=0, progressive=True)
@@ -52,8 +53,9 @@ def images() -> Iterator[tuple[str, Maker]]:
     yield "run_lengths.bmp", lambda: run_lengths(12_000_000, b"\x01\x07")
     yield "ends_of_line.bmp", lambda: run_lengths(12_000_000, b"\x00\x00")
     yield "large.webp", lambda: encoded(noise(SIDE, SIDE), "WEBP", quality=20, method=0)
-    yield "large_lossless_alpha.webp", lambda: encoded(
-        Image.new("RGBA", (SIDE, SIDE), (255, 0, 0, 90)), "WEBP", lossless=True, method=0
+    yield (
+        "large_lossless_alpha.webp",
+        lambda: encoded(Image.new("RGBA", (SIDE, SIDE), (255, 0, 0, 90)), "WEBP", lossless=True, method=0),
     )
     yield "many_frames.webp", lambda: many_webp_frames(4_000_000)
     for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"):
@@ -79,12 +81,12 @@ def cut(kind: str, percent: int) -> bytes:
     return data[: len(data) * percent // 100]
 
 
-def repeated_scans(n_bytes: int, side: int = SIDE) -> bytes:
+def repeated_scans(n_bytes: int, side: int = SIDE, at_most: int = 0) -> bytes:
     """A progressive JPEG whose last scan comes again and again; each is a walk over all coefficients."""
     data = encoded(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     scan = data[start:end]
-    return data[:end] + scan * ((n_bytes - len(data)) // len(scan)) + data[end:]
+    return data[:end] + scan * (at_most or (n_bytes - len(data)) // len(scan)) + data[end:]
 
 
 def many_segments(count: int) -> bytes:

@@ -39,8 +39,9 @@ def videos() -> Iterator[tuple[str, Maker]]:
     yield "tracks.mkv", lambda: flood_matroska(matroska_tracks(200_000))
     yield "seek_heads.mkv", lambda: flood_matroska(seek_heads(300_000))
     yield "clusters.mkv", lambda: clip("matroska") + element(b"\x1f\x43\xb6\x75", element(b"\xe7", b"\0")) * 2_000_000
-    yield "blocks.mkv", lambda: clip("matroska") + element(
-        b"\x1f\x43\xb6\x75", element(b"\xa3", b"\x99\0\0\0") * 3_000_000
+    yield (
+        "blocks.mkv",
+        lambda: clip("matroska") + element(b"\x1f\x43\xb6\x75", element(b"\xa3", b"\x99\0\0\0") * 3_000_000),
     )
     yield "information.avi", lambda: inside_avi(information(500_000))
     yield "index.avi", lambda: clip("avi") + chunk(b"idx1", avi_index(3_000_000))
@@ -48,6 +49,7 @@ def videos() -> Iterator[tuple[str, Maker]]:
     yield "frames.avi", lambda: more_movie(chunk(b"00dc", b"") * 4_000_000)
     yield "lists.avi", lambda: inside_avi(chunk(b"LIST", b"abcd") * 1_000_000)
     yield "huge_frames.avi", lambda: huge_avi()
+    yield "long_decoding.avi", lambda: same_frame_again(900)
     for kind in ("mp4", "webm", "avi"):
         for percent in (10, 50, 90, 99):
             yield f"cut_{percent}.{kind}", lambda kind=kind, percent=percent: cut(kind, percent)  # type: ignore[misc]
@@ -104,9 +106,7 @@ def texts(count: int) -> bytes:
     """Entries of metadata, each of another name."""
     key = struct.Struct(">I")
     names = box(b"keys", bytes(4) + key.pack(count) + b"".join(box(b"mdta", b"%06x" % n) for n in range(count)))
-    values = b"".join(
-        box(key.pack(n + 1), box(b"data", b"\0\0\0\x01\0\0\0\0" + b"x")) for n in range(count)
-    )
+    values = b"".join(box(key.pack(n + 1), box(b"data", b"\0\0\0\x01\0\0\0\0" + b"x")) for n in range(count))
     handler = box(b"hdlr", bytes(8) + b"mdta" + bytes(13))
     return box(b"meta", bytes(4) + handler + names + box(b"ilst", values))
 
@@ -147,7 +147,7 @@ def lying_times() -> bytes:
     """A clip one of whose frames lasts for days."""
     data = clip("mp4")
     at = data.index(b"stts") + 8
-    return data[:at] + struct.pack(">III", 1, 12, 2**31 - 1)[: 12] + data[at + 12 :]
+    return data[:at] + struct.pack(">III", 1, 12, 2**31 - 1)[:12] + data[at + 12 :]
 
 
 def many_samples() -> bytes:
@@ -202,7 +202,9 @@ def cues(count: int) -> bytes:
 def matroska_chapters(count: int) -> bytes:
     """Chapters with numbers of their own whose times go backwards."""
     atoms = b"".join(
-        element(b"\xb6", element(b"\x73\xc4", (count - n).to_bytes(4, "big")) + element(b"\x91", (n + 1).to_bytes(4, "big")))
+        element(
+            b"\xb6", element(b"\x73\xc4", (count - n).to_bytes(4, "big")) + element(b"\x91", (n + 1).to_bytes(4, "big"))
+        )
         for n in range(count)
     )
     return element(b"\x10\x43\xa7\x70", element(b"\x45\xb9", atoms))
@@ -279,3 +281,21 @@ def huge_avi() -> bytes:
     data = bytearray(buffer.getvalue())
     struct.pack_into("<II", data, data.index(b"strf") + 12, 64, 48)
     return bytes(data)
+
+
+def same_frame_again(count: int) -> bytes:
+    """A good clip of large frames, of which the last one is found only by decoding all."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (2304 // 256, 4096 // 256, 3), np.uint8)
+    with av.open(buffer, "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 4096, 2304, "yuvj420p"
+        frame = av.VideoFrame.from_ndarray(pixels.repeat(256, 0).repeat(256, 1), format="rgb24")
+        (packet,) = [*stream.encode(frame), *stream.encode()]
+        content = bytes(packet)
+        for number in range(min(count, 95_000_000 // len(content))):
+            one = av.Packet(content)
+            one.stream, one.pts, one.dts, one.is_keyframe = stream, number, number, True
+            one.time_base = stream.codec_context.time_base
+            container.mux(one)
+    return buffer.getvalue()

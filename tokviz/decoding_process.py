@@ -25,6 +25,9 @@ from .errors import BadInput
 
 ENDING = struct.Struct("<idd")
 """What is told of a process that ended: its status as of ``os.waitpid``, CPU seconds, megabytes above the start."""
+_PR_SET_PDEATHSIG = 1
+"""Of Linux' prctl: the signal that a process gets when its parent dies."""
+_LIBC: Any = None
 _MAX_REPLY_BYTES = 1_000_000_000
 
 
@@ -97,11 +100,15 @@ def _cpu_s(usage: Any) -> float:
 
 def preload() -> None:
     """Import and set up the decoders, so that a copy of this process need not."""
+    global _LIBC
+    import ctypes
+
     from PIL import Image
 
     from . import checked, media, video  # noqa: F401
 
     Image.init()
+    _LIBC = ctypes.CDLL(None)
 
 
 def serve(control: socket.socket) -> None:
@@ -111,15 +118,13 @@ def serve(control: socket.socket) -> None:
     closes that one, the call is not wanted any more and its process is killed: only its parent can do that without ever
     meeting another process that was given the same number.
     """
-    import resource
-
-    held_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     woken, wake = os.pipe()
     for end in (woken, wake):
         os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     calls: dict[int, socket.socket] = {}
+    held_mb: dict[int, float] = {}
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(woken, select.POLLIN)
@@ -141,7 +146,7 @@ def serve(control: socket.socket) -> None:
                     _answer_and_leave(request, reply)
                 os.close(request)
                 os.close(reply)
-                calls[pid] = socket.socket(fileno=told)
+                calls[pid], held_mb[pid] = socket.socket(fileno=told), _resident_mb(pid)
                 poll.register(calls[pid], 0)
             elif number == woken:
                 os.read(woken, 4096)
@@ -149,7 +154,8 @@ def serve(control: socket.socket) -> None:
                     call = calls.pop(pid)
                     poll.unregister(call)
                     with call:
-                        _tell(call, ENDING.pack(status, _cpu_s(usage), max(0.0, usage.ru_maxrss / 1000 - held_mb)))
+                        peak_mb = max(0.0, usage.ru_maxrss * 1024 / 1e6 - held_mb.pop(pid))
+                        _tell(call, ENDING.pack(status, _cpu_s(usage), peak_mb))
             else:
                 for pid, call in calls.items():
                     if call.fileno() == number:
@@ -160,8 +166,18 @@ def serve(control: socket.socket) -> None:
                 select.select([woken], [], [], 0.01)
 
 
+def _resident_mb(pid: int) -> float:
+    """Memory that a process holds now."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except (OSError, IndexError):
+        return 0.0
+
+
 def _answer_and_leave(request: int, reply: int) -> None:
     """In the copy: never returns."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     status = 1
     try:
         with os.fdopen(request, "rb") as asked, os.fdopen(reply, "wb") as answered:

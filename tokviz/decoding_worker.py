@@ -149,7 +149,9 @@ def _values(reply: BinaryIO, why: Why, kind: Kind, limits: Limits) -> list[Any]:
                 if told == "failed":
                     raise RuntimeError(f"Decoding failed in its process:\n{rest[0]}")
                 if told == "memory":
-                    raise BadInput(f"Reading the {kind} takes more than {limits.memory_mb:g} MB; please use a smaller one.")
+                    raise BadInput(
+                        f"Reading the {kind} takes more than {limits.memory_mb:g} MB; please use a smaller one."
+                    )
                 values.append(rest[0])
         except (EOFError, pickle.UnpicklingError) as error:
             raise BadInput(
@@ -232,6 +234,17 @@ class _Copies:
 
     def call(self, request: BinaryIO, reply: BinaryIO, wall_s: float, stop: threading.Event | None) -> _Ending:
         """Wait for a call's end, or end it."""
+        for _ in range(2):
+            ending = self._once(request, reply, wall_s, stop)
+            if ending is not None:
+                return ending
+            request.seek(0)
+            reply.seek(0)
+            reply.truncate()
+        return _Ending("died")
+
+    def _once(self, request: BinaryIO, reply: BinaryIO, wall_s: float, stop: threading.Event | None) -> _Ending | None:
+        """None when what the process was copied from was killed, and it with that one."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -244,8 +257,8 @@ class _Copies:
                     return _Ending("wall")
                 if _readable(ours, _POLL_S):
                     more = ours.recv(ENDING.size - len(told))
-                    if not more:  # killed together with what it was copied from
-                        return _Ending("died")
+                    if not more:
+                        return None
                     told += more
         status, cpu_s, peak_mb = ENDING.unpack(told)
         return _Ending(_why(os.waitstatus_to_exitcode(status)), Usage(cpu_s, peak_mb))

@@ -58,9 +58,7 @@ def open_media(
     return picture
 
 
-def _picture(
-    source: str | Path | bytes | Image.Image | None, isolated: bool, stop: threading.Event | None
-) -> Picture:
+def _picture(source: str | Path | bytes | Image.Image | None, isolated: bool, stop: threading.Event | None) -> Picture:
     if not isolated or source is None or isinstance(source, Image.Image):
         return read_image(source)
     return checked_image_bytes(source, stop=stop) if isinstance(source, bytes) else checked_image(source, stop)

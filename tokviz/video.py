@@ -132,9 +132,7 @@ def _sampled(
         image = _picture(frame, facts)
         size = image.size
         damaged |= frame.is_corrupt
-        yield SampledFrame(
-            image, FrameRecord(index=number, time_s=line.seconds(number), picture=frame_record(image))
-        )
+        yield SampledFrame(image, FrameRecord(index=number, time_s=line.seconds(number), picture=frame_record(image)))
     yield Reading(facts, _digest(source), _notices(line, facts, first, size, damaged))
 
 
