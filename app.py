@@ -19,7 +19,7 @@ from tokviz.serving.gpu_time import is_zero_gpu
 from tokviz.ui import text
 from tokviz.ui.agents import serve_agents
 from tokviz.ui.build import build_page, launch_settings, stop_runs
-from tokviz.ui.running import RunRequest, allowed_models, declared_seconds, model, run_request
+from tokviz.ui.running import RunRequest, allowed_models, declared_seconds, model, opened, run_request
 from tokviz.ui.turns import all_over
 
 
@@ -33,6 +33,7 @@ def zero_gpu_runner() -> Any:
         yield from run_request(request, Flag())
 
     def run(request: RunRequest, stop: Flag) -> Iterator[Any]:
+        request = opened(request, stop)  # before GPU time is counted
         try:
             for event in on_gpu(request):
                 yield event

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from scripts.hostile_videos import videos
 from tokviz import video_boxes, video_decoding
 from tokviz.errors import BadInput
 from tokviz.images import stored_image
@@ -279,3 +280,43 @@ def test_no_damage_gets_through_as_another_error(data, name):
 def test_the_greys_of_these_tests_tell_frames_apart():
     assert STEP * 29 + 20 < 230
     assert [number_of(Image.fromarray(frame)) for frame in grey_frames(30)] == list(range(30))
+
+
+FLOODS = dict(videos())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "free_boxes.mp4", "unknown_boxes.mp4", "boxes_in_moov.mp4", "metadata.mp4", "protection_systems.mp4", "edits.mp4",
+        "tags.mkv", "cues_backwards.mkv", "chapters.mkv", "empty_elements.mkv", "information.avi", "lists.avi",
+    ],
+)  # fmt: skip
+def test_floods_of_parts_are_refused_before_ffmpeg_takes_them_in(name, monkeypatch):
+    data = FLOODS[name]()
+    monkeypatch.setattr(video_decoding.av, "open", lambda *_, **__: pytest.fail("opened"))
+    start = time.process_time()
+    with pytest.raises(BadInput, match="far more"):
+        probe(data)
+    assert time.process_time() - start < 5
+
+
+def test_reading_without_a_frame_ends_when_the_time_is_up(monkeypatch):
+    """Sound that nobody asked for is passed over in C, where only the file's own reads can be stopped."""
+    data = FLOODS["chunks.avi"]()
+    clock = video_decoding.Clock(0.0)
+    with pytest.raises(BadInput, match="longer than 0 seconds"), video_decoding.opened(data, clock):
+        pytest.fail("opened")
+
+
+def test_a_file_in_fragments_of_one_frame_each_is_no_flood():
+    options = {"movflags": "frag_every_frame+empty_moov"}
+    buffer = io.BytesIO()
+    with video_decoding.av.open(buffer, "w", format="mp4", options=options) as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for pixels in np.repeat(grey_frames(30), 20, axis=0):
+            container.mux(stream.encode(video_decoding.av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    data = buffer.getvalue()
+    assert data.count(b"moof") >= 600 and probe(data).n_frames == 600

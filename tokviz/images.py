@@ -6,14 +6,17 @@ import base64
 import hashlib
 import io
 import struct
-import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from .errors import BadInput
+from .files import open_file
+from .image_structure import check_exif, check_structure
 from .records import PictureRecord
 from .short import short_repr
 
@@ -25,10 +28,9 @@ MAX_ASPECT = 30
 _LOSSLESS_UP_TO = 640
 # What Pillow's decoders raise on damaged files, beyond OSError: found by cutting files short.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, MemoryError)
+_IS_DAMAGED = "The picture file is damaged or incomplete and cannot be read."
 _STORED_SIDE = 1600
-
-# Pillow's own guard: whatever path decodes a picture in this process refuses a decompression bomb.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+_STRIP_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -48,48 +50,106 @@ def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") 
 
     Transparency is laid on white, 16-bit channels are scaled to 8 bit, of an animation the first frame is used; each
     is said in ``notices``. Raises BadInput with one sentence when there is no picture, the file cannot be read, or a
-    limit is passed (25 megapixels, sides of at least 8 px and at most 30 : 1). Limits are checked on the header.
+    limit is passed (25 megapixels, sides of at least 8 px and at most 30 : 1, no more parts than programs write). Limits
+    are checked before anything is decoded. How long decoding may take is limited by ``tokviz.checked`` alone.
     """
     if source is None:
         raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.")
     if isinstance(source, Image.Image):
-        return _finish(source, name)
-    if isinstance(source, bytes):
-        data = source
-    else:
+        return _finish([source], _loaded(source), name)
+    if not isinstance(source, bytes):
         path = Path(source)
         name = name or path.name
-        if not path.is_file():
-            raise BadInput(f"There is no picture file named {path.name!r}.")
-        if path.stat().st_size > MAX_FILE_BYTES:
+        with open_file(path, "picture") as file:
+            source = file.read(MAX_FILE_BYTES + 1)
+        if len(source) > MAX_FILE_BYTES:
             raise BadInput(
                 f"The picture file is larger than {MAX_FILE_BYTES // 1_000_000} MB; please use a smaller one."
             )
-        data = path.read_bytes()
+    decoded: list[Image.Image] = []
+    return _finish(decoded, _decode(source, decoded), name)
+
+
+def _decode(data: bytes, decoded: list[Image.Image]) -> bool:
+    """Append the (first) picture of a file to ``decoded``; whether further ones follow. Raises BadInput."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_limits(image.size)
-            image.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        image: Any = _opened(data, FORMATS)
+        _check_limits(image.size)
+        if image.format == "WEBP" and hasattr(image, "_decoder"):
+            decoded.append(_webp(image))
+            return bool(image.is_animated)
+        image.load()
+        decoded.append(image)
+        return _is_animated(image)
+    except Image.DecompressionBombError as error:
         raise BadInput(f"The picture has more than {MAX_PIXELS // 1_000_000} megapixels; please shrink it.") from error
-    except UnidentifiedImageError as error:
-        raise BadInput("This file is no picture that can be read: use PNG, JPEG, WebP, GIF, BMP or TIFF.") from error
     except BadInput:
         raise
+    except MemoryError as error:
+        raise BadInput("The picture file is damaged, or it needs more memory than a picture may.") from error
     except _DAMAGED as error:
-        raise BadInput("The picture file is damaged or incomplete and cannot be read.") from error
-    return _finish(image, name)
+        raise BadInput(_IS_DAMAGED) from error
+
+
+def _loaded(image: Image.Image) -> bool:
+    """Load a PIL picture that may not have been read yet; whether it is animated. Raises BadInput."""
+    _check_limits(image.size)
+    try:
+        image.load()
+    except _DAMAGED as error:
+        raise BadInput(_IS_DAMAGED) from error
+    return _is_animated(image)
+
+
+def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
+    """What ``Image.open`` does, but for its warning above 89 megapixels: warnings are the whole process's, not ours.
+
+    Raises BadInput for what is no picture or passes a limit that can be told from its structure.
+    """
+    for kind in formats:
+        if kind not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN[kind]
+        # A sentence instead of True: Pillow was built without what this format needs.
+        if accept is not None and accept(data[:16]) is not True:
+            continue
+        size = check_structure(data, kind)
+        if size is not None:
+            _check_megapixels(size)
+        try:
+            return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    raise BadInput("This file is no picture that can be read: use PNG, JPEG, WebP, GIF, BMP or TIFF.")
+
+
+def _webp(image: Any) -> Image.Image:
+    """A WebP as ``load`` would give it, in less memory: its decoder holds two more copies, which are given back first."""
+    decoder, image._decoder = image._decoder, None
+    first = decoder.get_next()
+    del decoder
+    if first is None:
+        raise BadInput(_IS_DAMAGED)
+    plain = Image.frombuffer(image.mode, image.size, first[0], "raw", image.rawmode, 0, 1)
+    plain.info.update(image.info)
+    return plain
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Whether there is a second frame; the others are not looked for. Leaves the first one loaded. Raises BadInput."""
+    try:
+        if not getattr(image, "is_animated", False):
+            return False
+        image.seek(0)
+        image.load()
+    except _DAMAGED as error:  # looking for a frame and rewinding decode further ones, which may be damaged
+        raise BadInput(_IS_DAMAGED) from error
+    return True
 
 
 def _check_limits(size: tuple[int, int]) -> None:
+    _check_megapixels(size)
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise BadInput(
-            f"The picture has {width} × {height} pixels; the limit is {MAX_PIXELS // 1_000_000} megapixels. "
-            "Please shrink it."
-        )
     if min(width, height) < MIN_SIDE:
         raise BadInput(f"The picture is {width} × {height} pixels; each side needs at least {MIN_SIDE}.")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -98,43 +158,86 @@ def _check_limits(size: tuple[int, int]) -> None:
         )
 
 
-def _finish(image: Image.Image, name: str) -> Picture:
+def _check_megapixels(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise BadInput(
+            f"The picture has {width} × {height} pixels; the limit is {MAX_PIXELS // 1_000_000} megapixels. "
+            "Please shrink it."
+        )
+
+
+def _finish(decoded: list[Image.Image], animated: bool, name: str) -> Picture:
+    # Taken out of the list, so that nobody else holds it: 25 megapixels are 100 MB, and the next step copies them.
+    image = decoded.pop()
     _check_limits(image.size)
-    notices = []
+    notices = ["The file is animated; its first frame is used."] if animated else []
     try:
-        # Counting and rewinding decode further frames, which may be damaged.
-        if getattr(image, "n_frames", 1) > 1:
-            image.seek(0)
-            image.load()
-            notices.append("The file is animated; its first frame is used.")
-    except _DAMAGED as error:
-        raise BadInput("The picture file is damaged or incomplete and cannot be read.") from error
-    try:
-        image = ImageOps.exif_transpose(image)
-    except _DAMAGED:
+        image = _upright(image)
+    except (BadInput, *_DAMAGED):
         notices.append("The picture's EXIF data cannot be read; it is shown as stored, without rotation.")
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bit(image)
         notices.append("The picture has more than 8 bits per channel; it was scaled to 8.")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        if np.asarray(rgba.getchannel("A")).min() < 255:
+        image, is_transparent = _on_white(image)
+        if is_transparent:
             notices.append("Transparent parts of the picture are shown on white.")
+    else:
+        image = image.convert("RGB")
+    image.info.clear()
+    return Picture(image, picture_record(image, name), tuple(notices))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF data say. Raises what Pillow raises on damaged ones, and BadInput."""
+    block, packed = image.info.get("exif"), image.info.get("Raw profile type exif")
+    if isinstance(block, bytes):
+        check_exif(block)
+    elif isinstance(packed, str):
+        check_exif(bytes.fromhex("".join(packed.split("\n")[3:])))
+    turned: Image.Image = image
+    # ``exif_transpose`` would copy a picture that is upright already.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
+        turned = ImageOps.exif_transpose(image)
+    return turned
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """A picture in strips of full width, each with the row that it begins at: what is done to them needs less memory."""
+    for top in range(0, image.height, _STRIP_ROWS):
+        yield top, image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
+
+
+def _on_white(image: Image.Image) -> tuple[Image.Image, bool]:
+    """A picture with transparency laid on white, and whether it makes a difference."""
+    rgb, least = Image.new("RGB", image.size), 255
+    for top, strip in _strips(image):
+        rgba = strip.convert("RGBA")
+        least = min(least, int(np.asarray(rgba.getchannel("A")).min()))
         white = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(white, rgba)
-    rgb = image.convert("RGB")
-    rgb.info.clear()
-    return Picture(rgb, picture_record(rgb, name), tuple(notices))
+        rgb.paste(Image.alpha_composite(white, rgba).convert("RGB"), (0, top))
+    return rgb, least < 255
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    if image.mode == "F":
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    else:
-        low, high = 0.0, 65535.0
-    scaled = (values - low) / (high - low) * 255 if high > low else np.zeros_like(values)
-    return Image.fromarray(np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8))
+    low, high = (0.0, 65535.0) if image.mode != "F" else _range(image)
+    grey = np.zeros((image.height, image.width), np.uint8)
+    if high > low:
+        for top, strip in _strips(image):
+            values = np.asarray(strip).astype(np.float64)
+            scaled = (values - low) / (high - low) * 255
+            grey[top : top + strip.height] = np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
+    return Image.fromarray(grey)
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    """The smallest and the largest value that is a number."""
+    ends = [
+        (np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None))
+        for values in (np.asarray(strip) for _, strip in _strips(image))
+    ]
+    return float(np.fmin.reduce([low for low, _ in ends])), float(np.fmax.reduce([high for _, high in ends]))
 
 
 def picture_record(image: Image.Image, name: str = "") -> PictureRecord:
@@ -165,7 +268,10 @@ def picture_record(image: Image.Image, name: str = "") -> PictureRecord:
 
 def rgb_digest(image: Image.Image) -> str:
     """SHA-256 of size and RGB bytes."""
-    return hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+    for _, strip in _strips(image):
+        digest.update(strip.tobytes())
+    return digest.hexdigest()
 
 
 def valid_text(name: str) -> str:
@@ -178,13 +284,15 @@ def stored_image(record: PictureRecord) -> Image.Image:
     _check_limits((record.width, record.height))
     size = (record.width, record.height)
     try:
-        with Image.open(io.BytesIO(base64.b64decode(record.base64, validate=True)), formats=("PNG", "JPEG")) as stored:
-            # Stored pictures are at most as large as the full one; a forged session is stopped before decoding.
-            if stored.width > record.width or stored.height > record.height:
-                raise BadInput("The picture inside this session is larger than the session says.")
-            image = stored.convert("RGB")
-    except BadInput:
-        raise
+        stored = _opened(base64.b64decode(record.base64, validate=True), ("PNG", "JPEG"))
+        # Stored pictures are at most as large as the full one; a forged session is stopped before decoding.
+        if stored.width > record.width or stored.height > record.height:
+            raise BadInput("The picture inside this session is larger than the session says.")
+        image = stored.convert("RGB")
+    except BadInput as error:
+        if str(error).startswith("The picture inside"):
+            raise
+        raise BadInput("The picture inside this session is damaged.") from error
     except (Image.DecompressionBombError, *_DAMAGED) as error:
         raise BadInput("The picture inside this session is damaged.") from error
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from .checked import checked_image, checked_image_bytes, checked_video
 from .errors import BadInput
 from .images import Picture, read_image
 from .names import Box, Media, VideoFacts
@@ -25,11 +27,20 @@ Source = str | Path | bytes | Image.Image | Picture | Video
 _VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 
 
-def open_media(vlm: VisionLanguageModel, source: Source | None, frames: int | None = None) -> Picture | Video:
+def open_media(
+    vlm: VisionLanguageModel,
+    source: Source | None,
+    frames: int | None = None,
+    *,
+    isolated: bool = False,
+    stop: threading.Event | None = None,
+) -> Picture | Video:
     """Decode a picture, or the frames of a video that this model looks at.
 
-    ``frames``: how many of a video, 1 to 64; None: as many as the model's family takes. Raises BadInput with one
-    sentence: nothing there, unreadable, past a limit, or the model takes no such thing.
+    ``frames``: how many of a video, 1 to 64; None: as many as the model's family takes. ``isolated``: files are decoded
+    in a process of their own, under limits of time and memory (``tokviz.checked``), until ``stop`` is set; the result
+    is the same. Raises BadInput with one sentence: nothing there, unreadable, past a limit, or the model takes no such
+    thing; Stopped.
     """
     check_source(source)
     _check_frames(frames)
@@ -40,10 +51,11 @@ def open_media(vlm: VisionLanguageModel, source: Source | None, frames: int | No
         return source
     if isinstance(source, str | Path | bytes) and (is_video(source) or named_as_video(source)):
         _check_taken(vlm, "video")
-        return read_video(source, partial(_sampled, vlm, wanted=frames))
+        pick = partial(_sampled, vlm, wanted=frames)
+        return checked_video(source, pick, stop=stop) if isolated else read_video(source, pick)
     if frames is not None and source is not None:
         raise BadInput("The number of frames is a setting for videos; this is a picture.")
-    picture = source if isinstance(source, Picture) else read_image(source)
+    picture = source if isinstance(source, Picture) else _picture(source, isolated, stop)
     _check_taken(vlm, "picture")
     return picture
 
@@ -63,6 +75,12 @@ def check_source(source: object) -> None:
         except OSError as error:
             reason = (error.strerror or "unknown reason").lower()
             raise BadInput(f"The file {passed(Path(source).name)} cannot be read: {reason}.") from error
+
+
+def _picture(source: str | Path | bytes | Image.Image | None, isolated: bool, stop: threading.Event | None) -> Picture:
+    if not isolated or source is None or isinstance(source, Image.Image):
+        return read_image(source)
+    return checked_image_bytes(source, stop=stop) if isinstance(source, bytes) else checked_image(source, stop)
 
 
 def named_as_video(source: str | Path | bytes) -> bool:

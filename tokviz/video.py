@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image
 
 from . import video_decoding as decoding
 from .errors import BadInput
+from .files import is_file, open_file
 from .images import rgb_digest, valid_text
 from .names import VideoFacts
 from .records import FrameRecord, PictureRecord, VideoRecord
@@ -47,9 +48,26 @@ class Video:
         return short_repr(self, name=self.record.name, frames=self.frames, indices=self.indices, notices=self.notices)
 
 
+@dataclass(frozen=True)
+class SampledFrame:
+    """One frame that a model looks at, and its record for the session."""
+
+    image: Image.Image
+    record: FrameRecord
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is told of a video when all its frames are there. sha256: of the file."""
+
+    facts: VideoFacts
+    sha256: str
+    notices: tuple[str, ...]
+
+
 def is_video(source: Any) -> bool:
     """Whether a path or bytes hold a video or sound file, judged by the content. An animated GIF is a picture."""
-    if isinstance(source, str | Path) and not Path(source).is_file():
+    if isinstance(source, str | Path) and not is_file(source):
         return False
     return isinstance(source, str | Path | bytes) and decoding.format_of(source) is not None
 
@@ -73,31 +91,53 @@ def read_video(source: str | Path | bytes, pick: Callable[[VideoFacts], Sequence
     longer than a minute.
     """
     clock = Clock()
-    line, facts, first = _look(source, clock)
-    indices = tuple(int(number) for number in pick(facts))
-    _check_indices(indices, facts)
-    pictures: dict[int, Image.Image] = {}
-    damaged = first.is_corrupt
-    for number, frame in decoding.frames(source, line, indices, clock):
-        pictures[number] = _picture(frame, facts)
-        damaged |= frame.is_corrupt
-    frames = tuple(pictures[number] for number in indices)
+    looked = _look(source, clock)
+    indices = tuple(int(number) for number in pick(looked[1]))
     if not isinstance(source, bytes):
         name = name or Path(source).name
+    return assembled(list(_sampled(source, looked, indices, clock)), indices, name)
+
+
+def sampled_frames(source: str | Path | bytes, indices: Sequence[int]) -> Iterator[SampledFrame | Reading]:
+    """The frames of ``indices``, each once, one at a time so that few are in memory, and at last what is told of all.
+
+    Raises BadInput as ``read_video``.
+    """
+    clock = Clock()
+    yield from _sampled(source, _look(source, clock), indices, clock)
+
+
+def assembled(parts: Sequence[SampledFrame | Reading], indices: tuple[int, ...], name: str) -> Video:
+    """The video of all parts that ``sampled_frames`` gave."""
+    *some, reading = parts
+    assert isinstance(reading, Reading)
+    frames = {part.record.index: part for part in some if isinstance(part, SampledFrame)}
+    facts = reading.facts
     record = VideoRecord(
         name=valid_text(name),
-        sha256=_digest(source),
+        sha256=reading.sha256,
         width=facts.size[0],
         height=facts.size[1],
         duration_s=facts.duration_s,
         fps=facts.fps,
         n_frames=facts.n_frames,
-        frames=[
-            FrameRecord(index=number, time_s=line.seconds(number), picture=frame_record(frame))
-            for number, frame in zip(indices, frames, strict=True)
-        ],
+        frames=[frames[number].record for number in indices],
     )
-    return Video(frames, indices, facts, record, _notices(line, facts, first, frames[0].size, damaged))
+    return Video(tuple(frames[number].image for number in indices), indices, facts, record, reading.notices)
+
+
+def _sampled(
+    source: str | Path | bytes, looked: tuple[Timeline, VideoFacts, Any], indices: Sequence[int], clock: Clock
+) -> Iterator[SampledFrame | Reading]:
+    line, facts, first = looked
+    _check_indices(indices, facts)
+    damaged, size = first.is_corrupt, facts.size
+    for number, frame in decoding.frames(source, line, indices, clock):
+        image = _picture(frame, facts)
+        size = image.size
+        damaged |= frame.is_corrupt
+        yield SampledFrame(image, FrameRecord(index=number, time_s=line.seconds(number), picture=frame_record(image)))
+    yield Reading(facts, _digest(source), _notices(line, facts, first, size, damaged))
 
 
 def frame_record(frame: Image.Image) -> PictureRecord:
@@ -185,5 +225,5 @@ def _notices(line: Timeline, facts: VideoFacts, first: Any, size: tuple[int, int
 def _digest(source: str | Path | bytes) -> str:
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    with open(source, "rb") as file:
+    with open_file(source, "video") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,38 +1,69 @@
-"""How many samples an MP4 or MOV file claims to hold, counted before FFmpeg believes it and reserves memory for each.
+"""How much an MP4 or MOV file claims to hold, counted before FFmpeg believes it and reserves memory for each piece.
 
-A few bytes can claim millions of frames. FFmpeg looks for the boxes that do almost anywhere but in the media data, so
-they are searched for everywhere else, not only where they belong.
+A few bytes can claim millions of frames, and some pieces cost FFmpeg the square of their number. It looks for the boxes
+that do almost anywhere but in the media data, so they are searched for everywhere else, not only where they belong.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO
 
 MAX_SAMPLES = 200_000
 """Frames and pieces of sound: of ten minutes there are 36,000 and 30,000."""
 MAX_INDEX_BYTES = 32_000_000
+MAX_BOXES = 200_000
+"""A file in fragments has a few boxes for each of them, in the extreme for each frame."""
+MAX_EDITS = 5_000
+_MOST = ((b"pssh", 500), (b"data", 5_000), (b"sidx", 10_000), (b"uuid", 10_000), (b"chpl", 100))
+"""Boxes that FFmpeg compares with all earlier ones, or looks up: systems of protection, texts, indexes, chapters."""
 _DATA = (b"mdat", b"free", b"skip", b"wide")
 # Bytes between the name of a box and the number of its samples.
 _COUNTS = ((b"stsz", 8), (b"stz2", 8), (b"trun", 4))
+_EDITS = ((b"elst", 4),)
+_HOLDERS = frozenset(
+    b"moov trak mdia minf stbl dinf edts udta meta ilst moof traf mvex mfra tref sinf schi iprp ipco ---- clip matt"
+    b" rmra rmda gmhd tapt imap".split()
+)
 
 
 def claims_too_much(file: BinaryIO) -> bool:
-    """Whether the file claims more samples than a video within the limits has, or hides its index. Rewinds the file."""
-    samples = n_bytes = 0
+    """Whether the file claims more than a video within the limits has, or hides its index. Rewinds the file."""
+    try:
+        return _claims_too_much(file)
+    finally:
+        file.seek(0)
+
+
+def _claims_too_much(file: BinaryIO) -> bool:
+    samples = n_bytes = n_boxes = n_edits = 0
+    found = dict.fromkeys((name for name, _ in _MOST), 0)
     for payload in _top_boxes(file):
+        n_boxes += 1
+        if n_boxes > MAX_BOXES:
+            return True
+        if payload is None:
+            continue
         n_bytes += len(payload)
         if b"cmov" in payload or n_bytes > MAX_INDEX_BYTES:
             return True
+        n_boxes += _boxes_in(payload, MAX_BOXES - n_boxes)
+        n_edits += _claimed(payload, _EDITS)
+        for name in found:
+            found[name] += payload.count(name)
         for track in payload.split(b"trak"):
-            samples += 0 if _is_plain_sound(track) else _claimed(track)
-    file.seek(0)
-    return samples > MAX_SAMPLES
+            samples += 0 if _is_plain_sound(track) else _claimed(track, _COUNTS)
+    return (
+        samples > MAX_SAMPLES
+        or n_boxes > MAX_BOXES
+        or n_edits > MAX_EDITS
+        or any(found[name] > most for name, most in _MOST)
+    )
 
 
-def _top_boxes(file: BinaryIO) -> list[bytes]:
-    """The outermost boxes from their names on, but for those with media data; as far as the file goes."""
-    boxes: list[bytes] = []
+def _top_boxes(file: BinaryIO) -> Iterator[bytes | None]:
+    """The outermost boxes from their names on, None for those with media data; as far as the file goes."""
     n_bytes = 0
     file.seek(0)
     while len(head := file.read(8)) == 8 and n_bytes <= MAX_INDEX_BYTES:
@@ -44,19 +75,43 @@ def _top_boxes(file: BinaryIO) -> list[bytes]:
         if size == 0:
             left = MAX_INDEX_BYTES + 1
         if left < 0:
-            break
+            return
         if name in _DATA:
             file.seek(min(left, 2**62), 1)
+            yield None
             continue
         content = file.read(min(left, MAX_INDEX_BYTES + 1))
         n_bytes += 8 + len(content)
-        boxes.append(name + content)
-    return boxes
+        yield name + content
 
 
-def _claimed(content: bytes) -> int:
+def _boxes_in(payload: bytes, at_most: int) -> int:
+    """How many boxes lie in an outermost one, in those that hold others; counting ends above ``at_most``."""
+    count, ranges = 0, [(0, len(payload), payload[:4])]
+    while ranges:
+        at, end, name = ranges.pop()
+        if name not in _HOLDERS:
+            continue
+        # A box begins with its size but for the outermost, of which only the name is here.
+        at += 4 if at == 0 else 8
+        if name == b"meta" and payload[at : at + 4] == b"\0\0\0\0":
+            at += 4
+        while at + 8 <= end and count <= at_most:
+            size, inner = struct.unpack_from(">I4s", payload, at)
+            if size == 1 and at + 16 <= end:
+                size = int.from_bytes(payload[at + 8 : at + 16], "big")
+            if size < 8:
+                break
+            count += 1
+            if inner in _HOLDERS:
+                ranges.append((at, min(at + size, end), inner))
+            at += size
+    return count
+
+
+def _claimed(content: bytes, counts: tuple[tuple[bytes, int], ...]) -> int:
     total = 0
-    for name, offset in _COUNTS:
+    for name, offset in counts:
         at = content.find(name)
         while at >= 0:
             number = content[at + 4 + offset : at + 8 + offset]

@@ -13,15 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from av.error import FFmpegError
 from av.stream import Disposition
 
 from .errors import BadInput
+from .files import open_file
 from .images import MAX_ASPECT, MIN_SIDE
 from .video_boxes import claims_too_much
+from .video_elements import avi_claims_too_much, matroska_claims_too_much
 
 MAX_FILE_BYTES = 100_000_000
 MAX_DURATION_S = 600.0
@@ -64,7 +66,7 @@ def format_of(source: str | Path | bytes) -> str | None:
     if isinstance(source, bytes):
         head = source[:_HEAD_BYTES]
     else:
-        with open(source, "rb") as file:
+        with open_file(source, "video") as file:
             head = file.read(_HEAD_BYTES)
     if head[4:8] in _ISO_BOXES:
         return None if head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS else "mov"
@@ -113,9 +115,15 @@ class Timeline:
         return (self.times[number] - self.times[0]) * self.time_base
 
 
+_CLAIMS = {"mov": claims_too_much, "matroska": matroska_claims_too_much, "avi": avi_claims_too_much}
+
+
 @contextmanager
-def opened(source: str | Path | bytes) -> Iterator[tuple[Any, Any]]:
-    """``(container, video stream)`` of a file within the limits of its header. Raises BadInput with one sentence."""
+def opened(source: str | Path | bytes, clock: Clock, counted: bool = False) -> Iterator[tuple[Any, Any]]:
+    """``(container, video stream)`` of a file within the limits of its header. Raises BadInput with one sentence.
+
+    ``counted``: that the file does not claim too much was seen before.
+    """
     check_file(source)
     kind = format_of(source)
     if kind == "sound":
@@ -123,11 +131,13 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[Any, Any]]:
     if kind is None or kind == "other":
         raise BadInput(f"This file is no video that can be read: use {FORMATS}.")
     options = {"max_pixels": str(MAX_FRAME_PIXELS), "max_streams": str(_STREAMS), "protocol_whitelist": ""}
-    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-        if kind == "mov" and claims_too_much(file):
+    with io.BytesIO(source) if isinstance(source, bytes) else open_file(source, "video") as file:
+        if not counted and _CLAIMS[kind](file):
             raise BadInput("The video file claims to hold far more than a video of ten minutes does; it is not opened.")
         try:
-            container = av.open(file, format=kind, options=options, metadata_errors="replace")
+            container = av.open(_Timed(file, clock), format=kind, options=options, metadata_errors="replace")
+        except BadInput:
+            raise
         except _DAMAGE as error:
             raise BadInput(DAMAGED) from error
         with container:
@@ -136,14 +146,30 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[Any, Any]]:
             yield container, stream
 
 
+class _Timed:
+    """A file that is not read any more when the time is up: FFmpeg passes over parts without ever coming back to us."""
+
+    def __init__(self, file: BinaryIO, clock: Clock) -> None:
+        self._file, self._clock = file, clock
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """The next bytes. Raises BadInput when the time is up."""
+        self._clock.check()
+        return self._file.read(size)
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+
 def check_file(source: str | Path | bytes) -> None:
     """Raises BadInput for a file that is missing, empty or too large."""
     if isinstance(source, bytes):
         size = len(source)
     else:
-        if not os.path.isfile(source):
-            raise BadInput(f"There is no video file named {Path(source).name!r}.")
-        size = os.path.getsize(source)
+        with open_file(source, "video") as file:
+            size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise BadInput("The video file is empty.")
     if size > MAX_FILE_BYTES:
@@ -207,7 +233,7 @@ def _check_length(seconds: float, n_frames: int) -> None:
 
 def timeline(source: str | Path | bytes, clock: Clock) -> Timeline:
     """Count the frames of a file, and find out when each is shown, without decoding one. Raises BadInput."""
-    with opened(source) as (container, stream):
+    with opened(source, clock) as (container, stream):
         times: list[int | None] = []
         keys, last = list[int](), (0, 0)
         for packet in _packets(container, stream, clock):
@@ -244,6 +270,8 @@ def _packets(container: Any, stream: Any, clock: Clock) -> Iterator[Any]:
         clock.check()
         try:
             packet = next(packets, None)
+        except BadInput:
+            raise
         except _DAMAGE:  # cut off in the middle of something
             return
         if packet is None:
@@ -283,7 +311,7 @@ def _by_seeking(
 ) -> Iterator[tuple[int, Any]]:
     """From key frame to key frame; ends before the first frame that is not found where it should be."""
     assert line.times is not None
-    with opened(source) as (container, stream):
+    with opened(source, clock, counted=True) as (container, stream):
         _set_up(stream)
         decoded: Iterator[Any] = iter(())
         position: int | None = None
@@ -314,7 +342,7 @@ def _in_sequence(
     left = list(wanted)
     if not left:
         return
-    with opened(source) as (container, stream):
+    with opened(source, clock, counted=True) as (container, stream):
         _set_up(stream)
         for count, frame in enumerate(_decoded(container, stream, clock)):
             if line.times is None:

@@ -278,15 +278,15 @@ class Handlers:
     @staticmethod
     def check_media(path: str | None) -> list[Any]:
         """Refuse an uploaded picture or video at once when it cannot be read. Outputs: picture, notice."""
-        from ..images import read_image
-        from ..video import is_video, probe
+        from ..checked import checked_image, checked_probe
+        from ..video import is_video
 
         if path is None:
             return [gr.skip(), None]
         try:
             if is_video(path) or Path(path).suffix.lower() in VIDEOS:
-                return [gr.skip(), notice("info", text.video_facts(probe(path)))]
-            notices = read_image(path).notices
+                return [gr.skip(), notice("info", text.video_facts(checked_probe(path)))]
+            notices = checked_image(path).notices
         except BadInput as error:
             return [None, notice("error", str(error))]
         return [gr.skip(), notice("info", " ".join(notices)) if notices else None]
@@ -319,7 +319,7 @@ class Handlers:
     def _reopened(
         self, form: RequestForm, comparison: Comparison, origin: str, words: str | None, model: str
     ) -> list[Any]:
-        view = to_payload(comparison, origin=origin, **shown_files(comparison))
+        view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
         filled = form.filled_from(comparison, None, fitting_model(model, comparison))
         return [view, notice("info", words) if words else None, *self.results(comparison), None, *filled]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.data_classes import FileData, ImageData
@@ -17,6 +19,11 @@ from .client_files import uploaded_path
 from .media_field import shown_file
 from .scratch import kept_file
 
+if TYPE_CHECKING:
+    from ..images import Picture
+
+OPENING_S = 15.0
+"""Time on the wall that the pictures of an opened session may take, all together."""
 _DISPLAY_SIDE = 1200
 _FRAME_SIDE = 720
 """Of a video many frames are shown at once, none of them alone."""
@@ -45,26 +52,48 @@ def picture_bytes(record: PictureRecord) -> bytes:
         raise BadInput("The session is damaged: its picture is not readable.") from error
 
 
-def shown_files(comparison: Comparison) -> dict[str, Any]:
-    """Arguments ``picture`` and ``frames`` of ``payload.to_payload``: the files that are displayed."""
+def shown_files(comparison: Comparison, from_stranger: bool = False) -> dict[str, Any]:
+    """Arguments ``picture`` and ``frames`` of ``payload.to_payload``: the files that are displayed.
+
+    ``from_stranger``: the session was not made here; its pictures are decoded in a process with limits. Raises BadInput
+    when one is no picture or all of them take too long.
+    """
+    read = _read_carefully(time.monotonic() + OPENING_S) if from_stranger else _read
     if comparison.video is None:
-        return {"picture": display_file(comparison.picture)}
-    return {"frames": [display_file(frame.picture, _FRAME_SIDE) for frame in comparison.video.frames]}
+        return {"picture": display_file(comparison.picture, read=read)}
+    return {"frames": [display_file(frame.picture, _FRAME_SIDE, read) for frame in comparison.video.frames]}
 
 
-def display_file(record: PictureRecord, side: int = _DISPLAY_SIDE) -> dict[str, Any]:
+def _read(data: bytes) -> Picture:
+    from ..images import read_image
+
+    return read_image(data)
+
+
+def _read_carefully(deadline: float) -> Callable[[bytes], Picture]:
+    def read(data: bytes) -> Picture:
+        from ..checked import checked_image_bytes
+
+        if time.monotonic() > deadline:
+            raise BadInput("Decoding the pictures of this session takes too long; it is not opened.")
+        return checked_image_bytes(data)
+
+    return read
+
+
+def display_file(
+    record: PictureRecord, side: int = _DISPLAY_SIDE, read: Callable[[bytes], Picture] = _read
+) -> dict[str, Any]:
     """A picture of at most ``side`` px per side as gradio FileData: a PNG, but a JPEG of a large frame.
 
     Always re-encoded: a session file comes from a stranger and may hold anything under the name of a picture. Raises
     BadInput when it is no picture.
     """
-    from ..images import read_image
-
     data = picture_bytes(record)
     kind, suffix = ("JPEG", ".jpg") if side == _FRAME_SIDE and record.mime == "image/jpeg" else ("PNG", ".png")
 
     def write(path: Path) -> None:
-        shown = read_image(data).image
+        shown = read(data).image
         shown.thumbnail((side, side))
         shown.save(path, format=kind, **({"quality": 90} if kind == "JPEG" else {}))
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadInput
+from ..errors import BadInput, Stopped
 from ..names import Box, BudgetMeaning
 from ..serving.gpu_time import PACE, RunSize
 from .offers import loaded_facts, offer, offers
@@ -30,7 +30,7 @@ class RunRequest:
     """What the page or the API asks for; the fields mean what ``tokviz.compare_events`` says.
 
     evidence_at: of a video, the frame of the file (from 0) that each box of ``evidence`` lies in. precision and kernel:
-    how the model is loaded, of ``PRECISIONS`` and ``KERNELS``.
+    how the model is loaded, of ``PRECISIONS`` and ``KERNELS``. media: the decoded ``picture``, see ``opened``.
     """
 
     model: str
@@ -49,6 +49,7 @@ class RunRequest:
     frames: int | None = None
     precision: str = "auto"
     kernel: str = "auto"
+    media: Any = None
 
 
 PRECISIONS = ("auto", "8bit", "4bit")
@@ -145,10 +146,11 @@ def planning(name: str) -> PlanningInfo | None:
     return planning_info(vlm, vlm.family.grid(vlm.model, vlm.processor, SQUARE, {}))
 
 
-def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
-    """Carry a request out. Raises BadInput before the first event when it cannot be served."""
-    import tokviz
+def opened(request: RunRequest, stop: threading.Event) -> RunRequest:
+    """The request with its picture or video decoded, in a process with limits: files come from strangers.
 
+    Raises BadInput; also when ``stop`` is set meanwhile.
+    """
     if request.picture is None:
         raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file, or a video.")
     from ..media import open_media
@@ -156,7 +158,19 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
 
     vlm = model(request.model, request.precision, request.kernel)
     # The field for frames keeps its number while pictures are asked about.
-    media = open_media(vlm, request.picture, request.frames if is_video(request.picture) else None)
+    frames = request.frames if is_video(request.picture) else None
+    try:
+        return replace(request, media=open_media(vlm, request.picture, frames, isolated=True, stop=stop))
+    except Stopped as error:
+        raise BadInput("Stopped before the picture was encoded.") from error
+
+
+def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
+    """Carry a request out. Raises BadInput before the first event when it cannot be served."""
+    import tokviz
+
+    vlm = model(request.model, request.precision, request.kernel)
+    media = request.media if request.media is not None else opened(request, stop).media
     events = tokviz.compare_events(
         vlm,
         media,
