@@ -46,7 +46,8 @@ class Outcome:
         """A line of the table."""
         cpu = "-" if self.cpu_s is None else f"{self.cpu_s:.2f}"
         peak = "-" if self.peak_mb is None else f"{self.peak_mb:.0f}"
-        return f"{self.name:32} {self.n_bytes:10,} {cpu:>6} {peak:>5}  {'' if self.is_held else 'NOT HELD: '}{self.sentence}"
+        told = self.sentence if self.is_held else f"NOT HELD: {self.sentence}"
+        return f"{self.name:32} {self.n_bytes:10,} {cpu:>6} {peak:>5}  {told}"
 
 
 def outcome_of(path: Path) -> Outcome:

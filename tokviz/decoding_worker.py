@@ -1,13 +1,13 @@
 """Decoding in a process of its own: a deadline that ends the work, whatever the decoder is doing.
 
 Threads cannot be ended and decoders cannot be asked to hurry, so hostile files are decoded in a process with limits of
-CPU time, memory and time on the wall, which is killed when it passes one or the user presses Stop. Each call has its own
-process, and a few run at once; the others wait in order.
+CPU time, memory and time on the wall, which is killed when it passes one or the user presses Stop. Each call has its
+own process, and a few run at once; the others wait in order.
 
 On Linux the processes are copies of one that was started with a fresh interpreter and has the decoders loaded
-(``decoding_process``): some ten milliseconds a call. Elsewhere a fresh interpreter is started for each call, which takes
-about half a second, and limits hold as far as the system has them; the time on the wall always does. Scripts need no
-``if __name__ == "__main__"``: the script is not imported again. Nothing outlives this process, be it killed.
+(``decoding_process``): some ten milliseconds a call. Elsewhere a fresh interpreter is started for each call, which
+takes about half a second, and limits hold as far as the system has them; the time on the wall always does. Scripts need
+no ``if __name__ == "__main__"``: the script is not imported again. Nothing outlives this process, be it killed.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from .errors import BadInput
 
@@ -15,7 +15,7 @@ _NAME_LENGTH = 80
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
-def open_file(path: str | Path, what: str) -> BinaryIO:
+def open_file(path: str | Path, what: str) -> io.BufferedReader:
     """A plain file, opened for reading; ``what`` it is said to be, for the sentences: "picture", "video".
 
     Never waits: a folder, a pipe or a device is refused. Raises BadInput, without the folder's name.

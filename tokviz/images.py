@@ -50,8 +50,8 @@ def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") 
 
     Transparency is laid on white, 16-bit channels are scaled to 8 bit, of an animation the first frame is used; each
     is said in ``notices``. Raises BadInput with one sentence when there is no picture, the file cannot be read, or a
-    limit is passed (25 megapixels, sides of at least 8 px and at most 30 : 1, no more parts than programs write). Limits
-    are checked before anything is decoded. How long decoding may take is limited by ``tokviz.checked`` alone.
+    limit is passed (25 megapixels, sides of at least 8 px and at most 30 : 1, no more parts than programs write), which
+    is checked before anything is decoded. How long decoding may take is limited by ``tokviz.checked`` alone.
     """
     if source is None:
         raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.")
@@ -124,7 +124,7 @@ def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
 
 
 def _webp(image: Any) -> Image.Image:
-    """A WebP as ``load`` would give it, in less memory: its decoder holds two more copies, which are given back first."""
+    """A WebP as ``load`` would give it, in less memory: its decoder holds two copies, which are given back first."""
     decoder, image._decoder = image._decoder, None
     first = decoder.get_next()
     del decoder
@@ -204,7 +204,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """A picture in strips of full width, each with the row that it begins at: what is done to them needs less memory."""
+    """A picture in strips of full width, each with the row that it begins at: working on them takes less memory."""
     for top in range(0, image.height, _STRIP_ROWS):
         yield top, image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
 
