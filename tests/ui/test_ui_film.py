@@ -132,11 +132,12 @@ def test_evidence_counts_only_in_frames_that_are_looked_at(indices, expected):
 def test_a_request_about_a_video_reaches_the_comparison_with_its_frames(monkeypatch, clip):
     seen = {}
 
-    def open_media(vlm, source, frames):
-        seen["frames"] = frames
+    def open_media(vlm, source, frames, **options):
+        seen.update(options, frames=frames)
         return SimpleNamespace(indices=(0, 5))
 
     def compare_events(vlm, media, question, **options):
+        assert seen.pop("isolated") and seen.pop("stop") is options["stop"]
         seen.update(options)
         return iter(())
 
