@@ -289,7 +289,8 @@ FLOODS = dict(videos())
     "name",
     [
         "free_boxes.mp4", "unknown_boxes.mp4", "boxes_in_moov.mp4", "metadata.mp4", "protection_systems.mp4",
-        "edits.mp4", "tags.mkv", "cues_backwards.mkv", "chapters.mkv", "empty_elements.mkv", "information.avi", "lists.avi",
+        "edits.mp4", "tags.mkv", "cues_backwards.mkv", "chapters.mkv", "empty_elements.mkv", "information.avi",
+        "lists.avi",
     ],
 )  # fmt: skip
 def test_floods_of_parts_are_refused_before_ffmpeg_takes_them_in(name, monkeypatch):

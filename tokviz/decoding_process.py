@@ -68,7 +68,8 @@ def _limit(cpu_s: float, memory_mb: float) -> None:
         import resource
     except ImportError:  # Windows
         return
-    seconds = math.ceil(_cpu_s(resource.getrusage(resource.RUSAGE_SELF)) + cpu_s)
+    # The system counts whole seconds: rather one less than asked for than one more.
+    seconds = math.floor(_cpu_s(resource.getrusage(resource.RUSAGE_SELF)) + cpu_s)
     _set(resource, resource.RLIMIT_CPU, seconds, seconds + 1)
     _set(resource, resource.RLIMIT_CORE, 0, 0)
     _set(resource, resource.RLIMIT_FSIZE, _MAX_REPLY_BYTES, _MAX_REPLY_BYTES)
