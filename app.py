@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from threading import Event as Flag
 from typing import Any
 
+from tokviz.decoding_worker import warm_up
 from tokviz.errors import BadInput
 from tokviz.serving.gpu_time import is_zero_gpu
 from tokviz.ui import text
@@ -59,6 +60,10 @@ def main() -> None:
     """Build the page and serve it until SIGINT or SIGTERM."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    try:
+        warm_up()  # pictures and videos are decoded in processes of their own
+    except BadInput as error:
+        raise SystemExit(f"tokviz: {error}") from error
     page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request)
     port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
     host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
