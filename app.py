@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import atexit
 import signal
+import sys
 from collections.abc import Iterator
 from threading import Event as Flag
 from typing import Any
@@ -63,7 +64,8 @@ def main() -> None:
     try:
         warm_up()  # pictures and videos are decoded in processes of their own
     except BadInput as error:
-        raise SystemExit(f"tokviz: {error}") from error
+        print(f"tokviz: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
     page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request)
     port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
     host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
