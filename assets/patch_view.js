@@ -196,6 +196,7 @@ function tellStory(payload) {
   // The page's head shows which model answered; attributes, so that it does not matter which component loads first.
   document.documentElement.dataset.tokvizModel = payload.model;
   document.documentElement.dataset.tokvizSetting = payload.setting;
+  document.documentElement.dataset.tokvizExample = Number.isInteger(payload.example) ? String(payload.example) : "";
 }
 
 // Sheets are made once: the frames of a video are gone through again and again.
@@ -221,6 +222,7 @@ function show(payload) {
   part("empty").hidden = !part("root").hidden;
   if (part("root").hidden) return;
   const previous = state.plain;
+  belongs(payload, previous);
   state.plain = payload;
   state.grid = payload.grid;
   state.sheets = new Map();
@@ -239,6 +241,7 @@ function show(payload) {
   loadPicture(payload.picture);
   fillFilm();
   tellStory(payload);
+  showStaleness();
   while (state.lanes.length < payload.lanes.length) {
     const lane = buildLane(state.lanes.length);
     wireLane(lane);
@@ -282,3 +285,4 @@ new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 watch("value", () => show(props.value));
 show(props.value);
+part("root").dataset.ready = ""; // the page waits for it

@@ -54,7 +54,7 @@ def test_words_cannot_leave_their_tag():
 
 
 def test_other_responses_pass_untouched():
-    def stream(_):
+    def stream(_: object) -> StreamingResponse:
         return StreamingResponse(
             iter([b"<head>", b'<meta property="og:title" content="mine">']), media_type="text/plain"
         )

@@ -15,6 +15,7 @@ from ..pruners.base import Pruner
 from . import handlers, numbers, text
 from .api import add_endpoints
 from .controls import RequestForm, build_form
+from .example_pills import ExamplePills
 from .handlers import Handlers
 from .media_field import MAX_UPLOAD_MB
 from .patch_view import ASSETS, Notice, PageHead, PatchView
@@ -24,8 +25,13 @@ from .running import Loader, Runner, allowed_models, load_steps, run_request
 DEFAULT_METHODS = ("fastervlm", "apet", "divprune")
 GPU = {"concurrency_limit": 1, "concurrency_id": "gpu"}
 """Everything that touches a model shares one place in the queue."""
-_TO_ANSWERS = "() => { if (innerWidth <= 900) document.querySelector('#tokviz-view').scrollIntoView(); return []; }"
-"""On a narrow screen the answers stand above the form: take the reader there."""
+_TO_ANSWERS = """() => {
+  document.dispatchEvent(new CustomEvent("tokviz:asked"));
+  if (innerWidth <= 900) document.querySelector('#tokviz-view').scrollIntoView();
+  return [];
+}"""
+"""The lanes of this run belong to the file that is in the form now. On a narrow screen the answers stand above the form:
+take the reader there."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -184,14 +190,11 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     return start, comparison.grid.n_tokens
 
 
-def _example_chooser(examples: Sequence[Example]) -> gr.Dataset | None:
+def _example_chooser(examples: Sequence[Example]) -> ExamplePills | None:
     if not examples:
         return None
     names = [text.example_name(example.case.question, example.comparison.video is not None) for example in examples]
-    return gr.Dataset(
-        label="Examples", components=[gr.Textbox(visible=False)], type="index", samples_per_page=len(examples),
-        samples=[[name] for name in names], elem_id="tokviz-examples",
-    )  # fmt: skip
+    return ExamplePills(names, label="Examples", elem_id="tokviz-examples")
 
 
 @dataclass
