@@ -141,18 +141,18 @@ function viewNotes(lane, view, stage, orderings) {
     clusters: () => [make("p", "tv-note", groupsNote(lane, stage))],
     died: () => survivalLegend(lane),
   }[view]();
-  if (view !== "died") notes.push(...addedNotes(stage));
-  return notes;
+  return [...notes, ...addedNotes(view, stage)];
 }
 
-function addedNotes(stage) {
+// Said where what goes on is looked at; under scores and groups it would only take room.
+function addedNotes(view, stage) {
   const notes = [];
-  if (stage.extra) {
+  if (stage.extra && (view === "kept" || view === "order")) {
     const name = stage.extra_name ? `: ${stage.extra_name}` : "";
     const words = stage.extra === 1 ? "+ 1 token that is no patch" : `+ ${stage.extra} tokens that are no patches`;
     notes.push(make("p", "tv-note", words + name));
   }
-  if (stage.sequence) notes.push(make("p", "tv-note", "They go on in another order than the picture's: see Order."));
+  if (stage.sequence && view === "kept") notes.push(make("p", "tv-note", "They go on in another order than the picture's: see Order."));
   return notes;
 }
 
