@@ -91,8 +91,8 @@ function openChosen() {
 
 function drawSettings() {
   const shown = [...menu.rows.values()].filter(({ method }) => menu.chosen.has(method.id) && method.params.length);
-  part("settings").hidden = !shown.length;
-  part("settings").querySelector("summary").textContent = `Settings of ${shown.length === 1 ? "1 chosen method" : `${shown.length} chosen methods`}`;
+  part("all-settings").hidden = !shown.length;
+  part("all-settings").querySelector("summary").textContent = `Settings of ${shown.length === 1 ? "1 chosen method" : `${shown.length} chosen methods`}`;
   const nodes = shown.map((row) => {
     row.settings = row.settings || buildSettings(row.method);
     row.settings.set();
@@ -203,6 +203,6 @@ function accept(value) {
   publish();
 }
 
-part("families").replaceChildren(...props.families.map(buildFamily));
+part("family-list").replaceChildren(...props.families.map(buildFamily));
 watch("value", () => accept(props.value));
 accept(props.value);

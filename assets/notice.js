@@ -1,8 +1,31 @@
 const line = element.querySelector(".tokviz-notice");
-function show(notice) {
-  line.className = `tokviz-notice tokviz-notice-${notice ? notice.kind : "none"}`;
-  line.textContent = notice ? notice.text : "";
-  line.setAttribute("role", notice && notice.kind === "error" ? "alert" : "status");
+// While it works the server says something every few seconds. When it falls silent, the run is lost: the browser was
+// away, or the server is gone.
+const SILENCE_MS = 30000;
+const LOST = "The connection to the server was interrupted, and this run was given up: press Compare to ask again.";
+let silence = 0;
+
+function write(kind, text) {
+  line.className = `tokviz-notice tokviz-notice-${kind}`;
+  line.textContent = text;
+  line.setAttribute("role", kind === "error" ? "alert" : "status");
 }
+
+function show(notice) {
+  clearTimeout(silence);
+  if (!notice) {
+    write("none", "");
+    return;
+  }
+  if (line.textContent !== notice.text || !line.classList.contains(`tokviz-notice-${notice.kind}`)) write(notice.kind, notice.text);
+  if (notice.kind === "busy") silence = setTimeout(lose, SILENCE_MS);
+}
+
+function lose() {
+  write("error", LOST);
+  document.dispatchEvent(new CustomEvent("tokviz:lost"));
+  trigger("lost");
+}
+
 watch("value", () => show(props.value));
 show(props.value);

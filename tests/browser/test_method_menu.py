@@ -56,7 +56,7 @@ def test_keys_choose_a_method_and_its_settings_reach_the_run(menu, paced):
     menu.keyboard.press("Tab")
     menu.keyboard.press("Space")
     assert menu.locator("#tokviz-method-random input").is_checked()
-    menu.locator(".tm-settings > summary").click()
+    menu.locator(".tm-all-settings > summary").click()
     # Only chosen methods have settings.
     titles = menu.locator(".tm-group-title").all_inner_texts()
     assert titles == [

@@ -20,7 +20,7 @@ class Event:
 
 
 class PacedRunner:
-    """Call it like ``run_request``. ``requests`` keeps what was asked.
+    """Call it like ``run_request``. ``requests`` keeps what was asked, ``stops`` the flags.
 
     ``hold(lane)`` makes the next runs wait inside that lane, after its first letter, until ``release()`` or Stop: a
     test sees the page in the middle of a run without a race.
@@ -28,6 +28,7 @@ class PacedRunner:
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.stops: list[Any] = []
         self._held_lane: int | None = None
 
     def hold(self, lane: int) -> None:
@@ -38,6 +39,7 @@ class PacedRunner:
 
     def __call__(self, request: Any, stop: Any):
         self.requests.append(request)
+        self.stops.append(stop)
         whole = comparison(question=request.question, expected=request.expected)
         partial = whole.model_copy(update={"runs": []})
         yield Event("encoded", -1, "", partial)

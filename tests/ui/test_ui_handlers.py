@@ -1,8 +1,8 @@
 """What pressing something does, without a browser and without a model."""
 
+import asyncio
 import base64
 import io
-import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from tokviz.records import Comparison
 from tokviz.ui import controls, handlers, pictures, running, scratch
 from tokviz.ui.handlers import UNEXPECTED, Handlers
 
-TAB = SimpleNamespace(session_hash="tab")
+TAB = SimpleNamespace(session_hash="tab", client=("127.0.0.1", 1), headers={})
 PRUNERS = tokviz.methods()
 
 
@@ -71,7 +71,16 @@ def values(form, **changed):
 
 
 def run(act, form, given, example=None):
-    return list(act.compare(form, given, example, TAB))
+    return list(act.compare(form, given, example, TAB, act.flags.renew("tab")))
+
+
+def in_turn(act, form, given, example=None):
+    """Everything that a press on Compare sends to the page."""
+
+    async def collect():
+        return [output async for output in act.compare_in_turn(form, given, example, TAB)]
+
+    return asyncio.run(collect())
 
 
 def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file):
@@ -80,9 +89,11 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
     statuses = [[lane["status"] for lane in view["lanes"]] for view in views]
     assert statuses[0] == ["waiting"] * 4 and statuses[-1] == ["done"] * 4
     assert any("running" in status for status in statuses)
-    _, notice, table, finished, session, *_ = outputs[-1]
+    view, notice, table, stored, session, key, *_ = outputs[-1]
     assert notice is None and len(table["data"]) == 4
-    assert Comparison.from_json(Path(session).read_bytes()) == finished
+    finished = Comparison.from_json(Path(session).read_bytes())
+    assert stored == session and Path(session).parent.name == key
+    assert [run.method for run in finished.runs] == [lane["method"] for lane in view["lanes"]]
 
 
 @pytest.mark.parametrize(
@@ -115,8 +126,7 @@ def test_an_unexpected_error_is_a_plain_sentence_without_details(examples, form,
 
 
 def test_stop_ends_the_run_after_what_is_finished(act, form, file):
-    act.begin(TAB)
-    stream = act.compare(form, values(form, picture=file), None, TAB)
+    stream = act.compare(form, values(form, picture=file), None, TAB, act.flags.renew("tab"))
     for output in stream:
         if isinstance(output[0], dict) and sum(lane["status"] == "done" for lane in output[0].get("lanes", ())) == 1:
             act.stop(TAB)
@@ -168,8 +178,9 @@ def test_truth_of_an_example_is_used_only_for_its_own_picture_and_question(act, 
 
 def test_an_example_fills_the_form(act, form):
     outputs = act.show_example(form, 1, "tokviz-tiny")
-    assert outputs[0]["title"].startswith("A panorama") and outputs[5] == 1
-    filled = dict(zip([c.label for c in form.inputs], outputs[6:-1], strict=True))
+    assert outputs[0]["title"].startswith("A panorama") and outputs[0]["example"] == 1
+    assert outputs[5:7] == ["example-1", 1]
+    filled = dict(zip([c.label for c in form.inputs], outputs[7:-1], strict=True))
     assert outputs[-1] == 576
     assert filled["Question"] == "what color is the triangle ?"
     assert filled["Methods"]["chosen"] == ["full", "fastervlm", "apet", "todre", "fastv"]
@@ -199,7 +210,8 @@ def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
     path = tmp_path / "session.json"
     path.write_text(comparison(300, 200).to_json())
     outputs = act.open_session(form, str(path), "tokviz-tiny")
-    assert outputs[0]["origin"].startswith("Opened file") and outputs[3] == comparison(300, 200)
+    assert outputs[0]["origin"].startswith("Opened file")
+    assert handlers.read_session(outputs[3]) == comparison(300, 200)
     path.write_text("{}")
     refused = act.open_session(form, str(path), "tokviz-tiny")
     assert refused[1]["kind"] == "error" and len(refused) == len(outputs)
@@ -216,17 +228,112 @@ def test_the_picture_inside_a_session_is_decoded_and_written_anew(tmp_path):
     assert "outside" not in escaping["path"] and Image.open(escaping["path"]).format == "PNG"
 
 
-def test_files_of_visitors_live_for_a_day():
+def test_what_follows_from_its_content_is_written_once():
     kept = scratch.kept_file("kept.txt", lambda path: path.write_text("first"))
     assert scratch.kept_file("kept.txt", lambda path: path.write_text("second")).read_text() == "first"
-    folder = scratch.new_folder("session-")
-    (folder / "file").write_text("x")
-    old = time.time() - scratch.LIFETIME_S - 10
-    os.utime(folder, (old, old))
-    os.utime(kept, (old, old))
-    young = scratch.kept_file("young.txt", lambda path: path.write_text("y"))
-    scratch.scratch()
-    assert young.is_file() and not kept.exists() and not folder.exists()
+    assert handlers.session_file(comparison(300, 200)) == handlers.session_file(comparison(300, 200))
+    assert kept.parent == Path(handlers.session_file(comparison(300, 200))).parents[1]
+
+
+def test_a_full_disk_is_a_sentence(monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(BadInput, match="disk is full"):
+        scratch.kept_file("new.txt", full)
+    with pytest.raises(IsADirectoryError):  # another fault is not called a full disk
+        scratch.kept_file("other.txt", lambda path: (path.unlink(), path.mkdir(), path.read_bytes()))
+
+
+def test_settings_of_an_example_are_not_the_visitors(act, form):
+    filled = dict(zip([c.label for c in form.inputs], act.show_example(form, 1, "tokviz-tiny")[7:-1], strict=True))
+    assert filled["Repeats"] == gr.skip() and filled["New tokens"] == gr.skip()
+
+
+def test_a_second_press_stops_the_first_run_and_is_answered(act, runner, form, file):
+    """Five times of five the first run was lost and the second press swallowed."""
+    runner.hold(1)
+
+    async def press_twice():
+        first, second = [], []
+
+        async def press(outputs, question):
+            async for output in act.compare_in_turn(form, values(form, picture=file, question=question), None, TAB):
+                outputs.append(output)
+
+        pressed = asyncio.create_task(press(first, "first ?"))
+        while not any(isinstance(out[0], dict) and "lanes" in out[0] for out in first):
+            await asyncio.sleep(0.01)
+        again = asyncio.create_task(press(second, "second ?"))
+        while len(runner.requests) < 2:
+            await asyncio.sleep(0.01)
+        runner.release()
+        await asyncio.gather(pressed, again)
+        return first, second
+
+    first, second = asyncio.run(press_twice())
+    assert [request.question for request in runner.requests] == ["first ?", "second ?"]
+    assert first[-1][-1] == gr.update(interactive=True)  # what is stopped says nothing more, Stop belongs to the other
+    assert [out[0] for out in second if isinstance(out[0], dict) and "lanes" in out[0]][-1]["question"] == "second ?"
+    assert second[-1][-1] == gr.update(interactive=False)
+
+
+def test_who_waits_is_told_so_and_can_stop(act, runner, form, file):
+    held = act.line.enter("somebody")
+
+    async def wait_and_stop():
+        outputs = []
+        async for output in act.compare_in_turn(form, values(form, picture=file), None, TAB):
+            outputs.append(output)
+            if isinstance(output[1], dict) and "1 run comes first" in output[1]["text"]:
+                act.stop(TAB)
+        return outputs
+
+    outputs = asyncio.run(wait_and_stop())
+    assert outputs[-1][1] == {"kind": "info", "text": "Stopped before it began."}
+    assert outputs[-1][-1] == gr.update(interactive=False) and runner.requests == []
+    held.leave()
+    assert act.line.enter("next").before == 0
+
+
+def test_a_full_line_is_a_sentence_on_the_page(act, form, file):
+    for number in range(act.line.places):
+        act.line.enter(f"visitor {number}")
+    outputs = in_turn(act, form, values(form, picture=file))
+    assert outputs[-1][1]["kind"] == "error" and "server is busy" in outputs[-1][1]["text"]
+    assert outputs[-1][-1] == gr.update(interactive=False)
+
+
+def test_the_model_is_free_only_when_the_work_is_over(act, runner, form, file):
+    """A run that nobody looks at any more keeps its turn until it has really ended."""
+    runner.hold(1)
+
+    async def leave_early():
+        stream = act.compare_in_turn(form, values(form, picture=file), None, TAB)
+        async for output in stream:
+            if isinstance(output[0], dict) and "lanes" in output[0]:
+                break
+        assert act.line.enter("next").before == 1
+        await stream.aclose()
+        runner.release()
+
+    asyncio.run(leave_early())
+    deadline = time.monotonic() + 10
+    (following,) = act.line._waiting or [act.line._turn]
+    while following.before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert following.before == 0 and act.flags.of("tab").is_set()
+
+
+def test_a_reloaded_page_shows_again_what_it_showed(act, form):
+    assert act.show_again(form, "example-2", "tokviz-tiny")[0] == act.example_payload(2)
+    session = comparison(300, 200)
+    key = Path(handlers.session_file(session)).parent.name
+    shown = act.show_again(form, key, "tokviz-tiny")
+    assert shown[0]["question"] == session.request.question and shown[5] == key and shown[6] is None
+    for unknown in ("", "example-0", "example-99", "0" * 64, "../../etc", "nonsense"):
+        outputs = act.show_again(form, unknown, "tokviz-tiny")
+        assert outputs[0] == gr.skip() and len(outputs) == len(shown)
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "svg", "empty", "one pixel"])

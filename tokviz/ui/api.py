@@ -5,6 +5,7 @@ Errors are gr.Error with the same sentences as on the page.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Sequence
@@ -15,22 +16,29 @@ import gradio as gr
 from ..errors import BadInput
 from ..names import BudgetMeaning
 from ..pruners.base import Pruner
+from ..serving.callers import address_of
+from ..serving.listeners import LISTENERS
+from ..serving.run_queue import RunQueue
 from . import text
+from .client_files import refusal
+from .controls import is_whole
 from .handlers import UNEXPECTED, as_plain
 from .method_menu import missing_by_method
 from .offers import offers
 from .payload import UNPRUNED
 from .pictures import PictureField
 from .running import Runner, RunRequest, loaded, planning
+from .turns import Waiting, Working, in_turn
 
 log = logging.getLogger(__name__)
 
 
-def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple[str, str]]) -> None:
-    """Register the endpoints in the current Blocks."""
+def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], line: RunQueue) -> None:
+    """Register the endpoints in the current Blocks. ``line``: where runs of programs and of the page wait."""
     default_model = models[0][1]
 
-    def compare(
+    async def compare(
+        caller: gr.Request,
         picture: str | None,
         question: str,
         methods: list[str],
@@ -67,23 +75,21 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             its stages.
         """
         try:
-            if not isinstance(methods, list):
-                raise BadInput('methods must be a list of method ids such as ["apet", "divprune"].')
-            if params is not None and not (
-                isinstance(params, dict) and all(isinstance(values, dict) for values in params.values())
-            ):
-                raise BadInput('params must be an object such as {"apet": {"basis_tokens": 10}}.')
-            request = RunRequest(
-                model or default_model, picture, question or "", tuple(methods or ()), _whole("budget", budget),
-                budget_as, params or {}, _whole("seed", seed), _whole("repeats", repeats),
-                _whole("max_new_tokens", max_new_tokens), expected_answer or None,
-                frames=None if frames is None else _whole("frames", frames),
+            asked = _asked(
+                default_model, picture, question, methods, budget, budget_as, params, seed, max_new_tokens, repeats,
+                expected_answer, model, frames,
             )  # fmt: skip
-            for event in run(request, threading.Event()):
-                comparison = event.comparison
-            return as_plain(comparison)
+            stop, session = threading.Event(), caller.session_hash or ""
+            owner = f"program {address_of(caller.client, caller.headers)}"
+            comparison = None
+            async for event in in_turn(line, owner, lambda: run(asked, stop), stop, lambda: LISTENERS.is_gone(session)):
+                if not isinstance(event, Waiting | Working):
+                    comparison = event.comparison
+            if comparison is None:
+                raise BadInput("The caller left before the run began.")
+            return await asyncio.to_thread(as_plain, comparison)
         except BadInput as error:
-            raise gr.Error(str(error), print_exception=False, title="Bad request") from error
+            raise refusal(error) from error
         except Exception as error:  # the boundary to the caller: the log gets the traceback
             log.exception("a comparison failed")
             raise gr.Error(UNEXPECTED, print_exception=False) from error
@@ -132,9 +138,9 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         ]
         output = gr.JSON(label="comparison")
         ask = gr.Button("compare")
-    ask.click(compare, inputs, output, api_name="compare", concurrency_limit=1, concurrency_id="gpu")
-    gr.api(list_methods, api_name="list_methods")
-    gr.api(list_models, api_name="list_models")
+    ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None)
+    gr.api(list_methods, api_name="list_methods", concurrency_limit=8)
+    gr.api(list_models, api_name="list_models", concurrency_limit=8)
 
 
 def _loaded(name: str) -> dict[str, Any] | None:
@@ -142,8 +148,30 @@ def _loaded(name: str) -> dict[str, Any] | None:
     return None if vlm is None else vlm.record.model_dump()
 
 
+def _asked(
+    default_model: str, picture: str | None, question: Any, methods: Any, budget: Any, budget_as: Any, params: Any,
+    seed: Any, max_new_tokens: Any, repeats: Any, expected_answer: Any, model: Any, frames: Any,
+) -> RunRequest:  # fmt: skip
+    """The request of a program. Raises BadInput for values of the wrong kind; what they may be, the run checks."""
+    if not (isinstance(methods, list) and all(isinstance(method, str) for method in methods)):
+        raise BadInput('methods must be a list of method ids such as ["apet", "divprune"].')
+    if params is not None and not (
+        isinstance(params, dict) and all(isinstance(values, dict) for values in params.values())
+    ):
+        raise BadInput('params must be an object such as {"apet": {"basis_tokens": 10}}.')
+    texts = {"question": question, "budget_as": budget_as, "expected_answer": expected_answer, "model": model}
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise BadInput(f"{name} must be text.")
+    return RunRequest(
+        model or default_model, picture, question or "", tuple(methods), _whole("budget", budget), budget_as,
+        params or {}, _whole("seed", seed), _whole("repeats", repeats), _whole("max_new_tokens", max_new_tokens),
+        expected_answer or None, frames=None if frames is None else _whole("frames", frames),
+    )  # fmt: skip
+
+
 def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if not is_whole(value):
         raise BadInput(f"{name} must be a whole number, not {value!r}.")
     return int(value)
 

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.themes.utils.fonts import LocalFont
+from starlette.middleware import Middleware
 
 from ..cases.examples import Example, load_examples
 from ..pruners.base import Pruner
+from ..serving.doors import Doors
+from ..serving.storage import storage
 from . import handlers, numbers, text
 from .api import add_endpoints
+from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
+from .client_files import FileButton
 from .controls import RequestForm, build_form
 from .example_pills import ExamplePills
-from .handlers import Handlers
+from .handlers import Handlers, with_sentences
+from .link_preview import LinkPreview
 from .media_field import MAX_UPLOAD_MB
 from .patch_view import ASSETS, Notice, PageHead, PatchView
 from .pictures import request_file
 from .running import Loader, Runner, allowed_models, load_steps, run_request
 
 DEFAULT_METHODS = ("fastervlm", "apet", "divprune")
-GPU = {"concurrency_limit": 1, "concurrency_id": "gpu"}
-"""Everything that touches a model shares one place in the queue."""
-_TO_ANSWERS = """() => {
-  document.dispatchEvent(new CustomEvent("tokviz:asked"));
+_TO_ANSWERS = """(...values) => {
+  document.dispatchEvent(new CustomEvent('tokviz:asked'));
   if (innerWidth <= 900) document.querySelector('#tokviz-view').scrollIntoView();
-  return [];
+  return values;
 }"""
 """The lanes of this run belong to the file that is in the form now. On a narrow screen the answers stand above the form:
 take the reader there."""
+_REMEMBER = "(key) => { try { sessionStorage.setItem('tokviz-shown', key || ''); } catch { /* private window */ } }"
+_RECALL = """(key, model) => {
+  try { return [sessionStorage.getItem('tokviz-shown') || '', model]; } catch { return ['', model]; }
+}"""
+"""What a tab shows is shown again when it is loaded anew. Each tab has its own memory, in the browser."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_CHEAP: dict[str, Any] = {**_QUIET, "concurrency_limit": 8}
+"""Events without a model have places of their own, whoever waits for one."""
+_EVENTS = 400
+"""Most events that wait at all; runs have a line of their own, see ``serving.run_queue``."""
+_open_pages: weakref.WeakSet[PageBlocks] = weakref.WeakSet()
 
 
 def build_page(
@@ -51,10 +66,11 @@ def build_page(
         import tokviz
 
         pruners = tokviz.methods()
+    storage()  # before gradio asks where its files belong
     examples = load_examples() if examples is None else examples
     act = Handlers(run, load, pruners, examples)
     models = allowed_models()
-    with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
+    with PageBlocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
         PageHead(elem_id="tokviz-head")
         with gr.Row(elem_id="tokviz-page"):
             with gr.Column(elem_id="tokviz-request", min_width=280):
@@ -69,31 +85,39 @@ def build_page(
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
                 first = examples[0].comparison if examples else None
                 tabs = _tabs(pruners, first)
-        comparison = gr.State(first, time_to_live=7200)
+        session = gr.State(handlers.session_file(first) if first else None, time_to_live=7200)
         example = gr.State(0 if examples else None)
-        add_endpoints(run, pruners, models)
+        key = gr.Textbox(visible="hidden", label="Key of what is shown", elem_id="tokviz-shown")
+        add_endpoints(run, pruners, models, act.line)
 
-        results = [view, notice, tabs.table, comparison, tabs.session]
+        results = [view, notice, tabs.table, session, tabs.session, key]
         changes = [_wire_run(act, form, compare, stop, results, example)]
         shown = [*results, example, *form.inputs, form.total]
         if chooser is not None:
-            chooser.select(act.leave, None, None, queue=False, **_QUIET)
-            chosen = [chooser, form.model]
-            opened = chooser.select(lambda index, name: act.show_example(form, index, name), chosen, shown, **_QUIET)
-            changes.append(opened)
-        tabs.opener.upload(act.leave, None, None, queue=False, **_QUIET)
-        given = [tabs.opener, form.model]
-        opened = tabs.opener.upload(lambda path, name: act.open_session(form, path, name), given, shown, **_QUIET)
-        changes.append(opened)
-        form.picture.upload(act.check_media, form.picture, [form.picture, notice], **_QUIET)
-        form.model.change(act.model_chosen, form.model, [form.menu, form.facts], queue=False, **_QUIET)
-        drawn = [tabs.figure_files, notice]
-        chosen = [comparison, tabs.figure_view, tabs.figure_layer, tabs.figure_frames]
-        tabs.figure.click(act.figure, chosen, drawn, api_visibility="private")
+            chooser.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
+            show = with_sentences(lambda index, name: act.show_example(form, index, name))
+            changes.append(chooser.select(show, [chooser, form.model], shown, **_CHEAP))
+        tabs.opener.upload(with_sentences(act.leave), None, None, queue=False, **_QUIET)
+        open_file = with_sentences(lambda path, name: act.open_session(form, path, name))
+        changes.append(tabs.opener.upload(open_file, [tabs.opener, form.model], shown, **_CHEAP))
+        form.picture.upload(with_sentences(act.check_media), form.picture, [form.picture, notice], **_CHEAP)
+        choose = with_sentences(act.model_chosen)
+        form.model.change(choose, form.model, [form.menu, form.facts], queue=False, **_QUIET)
+        drawn = [session, tabs.figure_view, tabs.figure_layer, tabs.figure_frames]
+        draw = with_sentences(act.figure)
+        tabs.figure.click(draw, drawn, [tabs.figure_files, notice], api_visibility="private", concurrency_limit=2)
+        again = with_sentences(lambda key, name: act.show_again(form, key, name))
+        changes.append(page.load(again, [key, form.model], shown, js=_RECALL, **_CHEAP))
+        key.change(None, key, None, js=_REMEMBER, **_QUIET)
+        controls = with_sentences(act.figure_controls)
         for change in changes:
-            change.then(act.figure_controls, comparison, chosen[2:], queue=False, **_QUIET)
+            change.then(controls, session, drawn[2:], queue=False, **_QUIET)
         page.unload(act.leave)
-    page.queue(max_size=24, default_concurrency_limit=4)
+    page.heavy = [view, tabs.table, form.menu]
+    page.act = act
+    page.queue(max_size=_EVENTS, default_concurrency_limit=4, api_open=False)
+    storage().keep_all()
+    _open_pages.add(page)
     return page
 
 
@@ -112,7 +136,17 @@ def launch_settings() -> dict[str, Any]:
         "share": False,
         # Gradio dies when its own first page takes longer than three seconds, as it does on a busy machine.
         "_frontend": False,
+        "state_session_capacity": SESSIONS,
+        "app_kwargs": {
+            "middleware": [Middleware(Doors, queue_of=EventQueue), Middleware(LinkPreview)],
+            "lifespan": tidied(_stop_runs),
+        },
     }
+
+
+def _stop_runs() -> None:
+    for page in _open_pages:
+        page.act.flags.stop_all()
 
 
 def theme() -> gr.themes.Base:
@@ -203,7 +237,7 @@ class _Tabs:
 
     table: gr.Dataframe
     session: gr.DownloadButton
-    opener: gr.UploadButton
+    opener: FileButton
     figure: gr.Button
     figure_view: gr.Dropdown
     figure_layer: gr.Dropdown
@@ -226,7 +260,7 @@ def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
             with gr.Column(min_width=200):
                 value = handlers.session_file(first) if first else None
                 session = gr.DownloadButton("Download session.json", value, elem_id="tokviz-session")
-                opener = gr.UploadButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
+                opener = FileButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
             with gr.Column(min_width=200):
                 view = gr.Dropdown(text.FIGURE_VIEWS, value="kept", label="View", filterable=False)
                 layer_choices, frames_choice = handlers.figure_choices(first)
@@ -266,23 +300,26 @@ def _method_table(pruners: Sequence[Pruner]) -> str:
 def _wire_run(
     act: Handlers, form: RequestForm, compare: gr.Button, stop: gr.Button, outputs: list[Any], example: gr.State
 ) -> Any:
-    """The events of a run; returns the one after which another comparison is shown."""
-    notice = outputs[1]
+    """The events of a run; returns the one after which another comparison is shown.
 
-    def run(request: gr.Request, chosen: int | None, *values: Any) -> Any:
-        yield from act.compare(form, values, chosen, request)
+    A press during a run is a new request: it stops the old one and takes its place. Runs are let in by ``act.line``, so
+    that one who waits does not hold what others need.
+    """
 
-    begun = gr.on(
+    async def run(request: gr.Request, chosen: int | None, *values: Any) -> Any:
+        async for output in act.compare_in_turn(form, values, chosen, request):
+            yield output
+
+    ran = gr.on(
         [compare.click, form.question.submit],
-        act.begin,
-        None,
-        [notice, stop],
-        queue=False,
-        trigger_mode="once",
+        run,
+        [example, *form.inputs],
+        [*outputs, *form.totals, stop],
         js=_TO_ANSWERS,
+        trigger_mode="multiple",
+        concurrency_limit=None,
         **_QUIET,
     )
-    ran = begun.then(run, [example, *form.inputs], [*outputs, *form.totals], **GPU, **_QUIET)
-    ran.then(lambda: gr.update(interactive=False), None, stop, queue=False, **_QUIET)
-    stop.click(act.stop, None, stop, queue=False, **_QUIET)
+    for given_up in (stop.click, outputs[1].lost):
+        given_up(act.stop, None, stop, queue=False, **_QUIET)
     return ran

@@ -74,9 +74,9 @@ class RequestForm:
             raise BadInput(text.NO_METHOD)
         whole = {"The budget": budget, "The seed": seed, "New tokens": max_new_tokens, "Repeats": repeats}
         for name, value in whole.items():
-            if value is None or value != int(value):
+            if not is_whole(value):
                 raise BadInput(f"{name} must be a whole number.")
-        if frames is not None and frames != int(frames):
+        if frames is not None and not is_whole(frames):
             raise BadInput("Frames must be a whole number, or empty for the model's own choice.")
         return RunRequest(
             model, picture, question, chosen, int(budget), budget_as, params, int(seed), int(repeats),
@@ -102,14 +102,20 @@ class RequestForm:
         """Updates for ``inputs`` and ``total`` that show a stored request.
 
         clip: the file of a video, of which a comparison stores only frames. model: to be chosen, None: it stays.
+        Repeats and the length of the answer were the stored run's own: the visitor's stay as they are.
         """
         request, n_tokens = comparison.request, comparison.grid.n_tokens
         fields = [
             request_file(comparison, clip), request.question, model or gr.skip(),
-            gr.update(value=request.budget, maximum=n_tokens), request.budget_as, request.seed, request.max_new_tokens,
-            request.repeats, None if comparison.video is None else len(comparison.video.frames), gr.skip(), gr.skip(),
+            gr.update(value=request.budget, maximum=n_tokens), request.budget_as, request.seed, gr.skip(), gr.skip(),
+            None if comparison.video is None else len(comparison.video.frames), gr.skip(), gr.skip(),
         ]  # fmt: skip
         return [*fields, {"chosen": list(request.methods), "params": dict(request.params)}, n_tokens]
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a client's value is a whole number (JSON may spell it 3.0)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
 
 
 def build_form(
@@ -128,7 +134,7 @@ def build_form(
     with gr.Column(elem_classes="tokviz-card"):
         picture = MediaField(start.get("picture"), label="Picture or video", elem_id="tokviz-picture")
         question = gr.Textbox(
-            start.get("question", ""), label="Question", lines=2, max_lines=4, placeholder="what color is the star?",
+            start.get("question", ""), label="Question", lines=1, max_lines=4, placeholder="what color is the star?",
             elem_id="tokviz-question",
         )  # fmt: skip
     with gr.Column(elem_classes="tokviz-card"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
+import re
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,12 @@ from ..errors import BadInput
 from ..names import Box
 from ..pruners.base import Pruner
 from ..records import Comparison, TokenGrid
+from ..serving.callers import address_of
+from ..serving.listeners import LISTENERS
+from ..serving.run_queue import RunQueue
+from ..serving.storage import storage
 from . import numbers, text
+from .client_files import refusal
 from .controls import RequestForm
 from .media_field import VIDEOS
 from .method_menu import missing_by_method
@@ -26,7 +34,8 @@ from .patch_view import notice
 from .payload import Live, to_payload
 from .pictures import picture_bytes, shown_files
 from .running import Loader, Runner, RunRequest, StopFlags, is_loaded, loading_notices, model_facts, planning
-from .scratch import new_folder
+from .scratch import kept_file, new_folder, room_on_disk
+from .turns import Waiting, Working, in_turn
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +43,8 @@ _TEXT_EVERY_S = 0.12
 """Streamed text is sent on at most this often, in seconds: the eye needs no more."""
 FIGURE_FORMATS = ("png", "svg", "pdf")
 SESSION_FILE = "tokviz-session.json"
+COMPARE_OUTPUTS = 10
+"""Of ``Handlers.compare``."""
 UNEXPECTED = "Something went wrong inside tokviz; the server's log has the details. The page goes on working."
 
 
@@ -49,6 +60,7 @@ class Handlers:
         self.pruners = tuple(pruners)
         self.examples = tuple(examples)
         self.flags = StopFlags()
+        self.line = RunQueue()
 
     # --- showing -----------------------------------------------------------------------------------------------------
 
@@ -61,22 +73,24 @@ class Handlers:
             why=example.why,
             origin=f"Example · stored result of {example.comparison.model.name}, not computed just now",
             **shown_files(example.comparison),
-        )
+        ) | {"example": index}
 
     def show_example(self, form: RequestForm, index: int, model: str) -> list[Any]:
-        """Outputs: view, notice, table, comparison, session button, example index, then the form's inputs and total.
+        """Outputs: view, notice, table, session file, session button, key of the shown comparison, example index, then
+        the form's inputs and total.
 
         ``model``: the one that is chosen.
         """
         example = self.examples[index]
         comparison = example.comparison
         filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison))
-        return [self.example_payload(index), None, *self.results(comparison), index, *filled]
+        return [self.example_payload(index), None, *self.results(comparison, f"example-{index}"), index, *filled]
 
     @staticmethod
-    def results(comparison: Comparison) -> list[Any]:
-        """Outputs that belong to a finished comparison: table, comparison, session button."""
-        return [table_value(comparison), comparison, session_file(comparison)]
+    def results(comparison: Comparison, key: str = "") -> list[Any]:
+        """Outputs that belong to a finished comparison: table, session file, session button, key to show it again."""
+        path = session_file(comparison)
+        return [table_value(comparison), path, path, key or Path(path).parent.name]
 
     def missing(self, model: str) -> dict[str, str]:
         """What each method lacks on a model, as sentences; empty while nothing is known of the model."""
@@ -88,45 +102,83 @@ class Handlers:
 
     # --- running -----------------------------------------------------------------------------------------------------
 
-    def begin(self, request: gr.Request) -> list[Any]:
-        """Before a run is queued: a fresh stop flag and a word. Outputs: notice, Stop button."""
-        self.flags.renew(request.session_hash or "")
-        return [notice("busy", "In the queue …"), gr.update(interactive=True)]
+    async def compare_in_turn(
+        self, form: RequestForm, values: Sequence[Any], example: int | None, request: gr.Request
+    ) -> AsyncIterator[list[Any]]:
+        """Run a request when it is its turn; a run of the same tab that is under way is stopped. Outputs: those of
+        ``compare``, then the Stop button.
+        """
+        session = request.session_hash or ""
+        stop = self.flags.renew(session)
+        on, off, skip = gr.update(interactive=True), gr.update(interactive=False), gr.skip()
+        rest = [skip] * (COMPARE_OUTPUTS - 2)
+        beat, said = 0, text.QUEUED
+        yield [skip, notice("busy", said), *rest, on]
+        try:
+            form.request(values)  # what cannot be asked need not wait
+            caller = f"page {address_of(request.client, request.headers)}"
+            work = functools.partial(self.compare, form, values, example, request, stop)
+            async for output in in_turn(self.line, caller, work, stop, lambda: LISTENERS.is_gone(session)):
+                if self.flags.of(session) is not stop:
+                    return
+                if isinstance(output, Waiting | Working):
+                    beat += 1
+                    said = text.queued(output.before) if isinstance(output, Waiting) else said
+                    yield [skip, {**notice("busy", said), "beat": beat}, *rest, on]
+                    continue
+                if isinstance(output[1], dict):
+                    said = output[1]["text"]
+                yield [*output, on]
+            if self.flags.of(session) is not stop:
+                return
+            stopped = notice("info", text.STOPPED_WAITING) if stop.is_set() and said.startswith(text.QUEUED) else skip
+            yield [skip, stopped, *rest, off]
+        except BadInput as error:
+            if self.flags.of(session) is stop:
+                yield [skip, notice("error", str(error)), *rest, off]
 
     def compare(
-        self, form: RequestForm, values: Sequence[Any], example: int | None, request: gr.Request
+        self,
+        form: RequestForm,
+        values: Sequence[Any],
+        example: int | None,
+        request: gr.Request,
+        stop: threading.Event,
     ) -> Iterator[list[Any]]:
-        """Run a request and stream it. Outputs: view, notice, table, comparison, session button, ``form.totals``."""
+        """Run a request and stream it. Outputs: view, notice, table, session file, session button, key of the shown
+        comparison, ``form.totals``.
+        """
         session = request.session_hash or ""
-        stop = self.flags.of(session)
         skip = gr.skip()
+        nothing = [skip] * (COMPARE_OUTPUTS - 2)
         try:
             asked = self._with_truth(form.request(values), example)
             if not is_loaded(asked):
                 for words in self.load(asked):
-                    yield [skip, notice("busy", f"{asked.model}: {words}"), *[skip] * 7]
+                    yield [skip, notice("busy", f"{asked.model}: {words}"), *nothing]
                     if stop.is_set():  # what has begun to load is loaded, for the next question
                         raise BadInput(text.STOPPED_LOADING)
             told = loading_notices(asked.model)
             served = form.serves(self.missing(asked.model), model_facts(asked.model))
-            yield [skip, notice("busy", "Encoding …"), *[skip] * 3, *served]
+            yield [skip, notice("busy", "Encoding …"), *[skip] * 4, *served]
             last: Comparison | None = None
             for view, words, comparison in self._stream(asked, stop):
                 if self.flags.of(session) is not stop:  # an example or a session was opened meanwhile: it is shown now
                     return
                 last = comparison
                 totals = form.total_is(comparison.grid.n_tokens)
-                yield [view, notice("busy", words), skip, skip, skip, *totals]
+                yield [view, notice("busy", words), *[skip] * 4, *totals]
             if last is not None and self.flags.of(session) is stop:
                 words = text.STOPPED if stop.is_set() else told
                 ending = notice("info", words) if words else None
                 yield [self._final(last), ending, *self.results(last), *[skip] * 4]
         except BadInput as error:
             if self.flags.of(session) is stop:
-                yield [skip, notice("info" if stop.is_set() else "error", str(error)), *[skip] * 7]
+                yield [skip, notice("info" if stop.is_set() else "error", str(error)), *nothing]
         except Exception:  # the boundary to the visitor: the log gets the traceback, the page a sentence
             log.exception("a comparison failed")
-            yield [skip, notice("error", UNEXPECTED), *[skip] * 7]
+            if self.flags.of(session) is stop:
+                yield [skip, notice("error", UNEXPECTED), *nothing]
 
     def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
         answers: dict[int, str] = {}
@@ -214,37 +266,63 @@ class Handlers:
 
     def open_session(self, form: RequestForm, path: str | None, model: str) -> list[Any]:
         """Show an uploaded session file. Outputs and ``model`` as of ``show_example``."""
-        kept = [gr.skip()] * (6 + len(form.inputs))
         if path is None:
-            return [gr.skip(), None, *kept[1:]]
+            return [gr.skip(), None, *self._kept(form)]
         try:
-            comparison = Comparison.from_json(Path(path).read_bytes())
-            if not comparison.runs:
-                raise BadInput("The session holds no runs: there is nothing to show.")
+            comparison = read_session(path)
             origin = "Opened file · its numbers are shown as they were stored"
-            view = to_payload(comparison, origin=origin, **shown_files(comparison))
-            filled = form.filled_from(comparison, None, fitting_model(model, comparison))
+            return self._reopened(form, comparison, origin, self._opened_words(comparison), model)
         except BadInput as error:
-            return [gr.skip(), notice("error", str(error)), *kept[1:]]
-        told = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
-        return [view, notice("info", told), *self.results(comparison), None, *filled]
+            return [gr.skip(), notice("error", str(error)), *self._kept(form)]
+
+    def show_again(self, form: RequestForm, key: str, model: str) -> list[Any]:
+        """What a page showed before it was loaded anew. Outputs and ``model`` as of ``show_example``.
+
+        ``key`` comes from the browser; one that is not known, or no longer, leaves the first screen as it is.
+        """
+        example = re.fullmatch(r"example-(\d{1,4})", key)
+        if example and 0 < int(example[1]) < len(self.examples):
+            return self.show_example(form, int(example[1]), model)
+        path = storage().folder / "tokviz" / key / SESSION_FILE
+        if re.fullmatch(r"[0-9a-f]{64}", key) is None or not path.is_file():
+            return [gr.skip(), None, *self._kept(form)]
+        comparison = read_session(path)
+        return self._reopened(form, comparison, "Shown again after the page was reloaded", None, model)
+
+    def _reopened(
+        self, form: RequestForm, comparison: Comparison, origin: str, words: str | None, model: str
+    ) -> list[Any]:
+        view = to_payload(comparison, origin=origin, **shown_files(comparison))
+        filled = form.filled_from(comparison, None, fitting_model(model, comparison))
+        return [view, notice("info", words) if words else None, *self.results(comparison), None, *filled]
 
     @staticmethod
-    def figure_controls(comparison: Comparison | None) -> list[Any]:
+    def _kept(form: RequestForm) -> list[Any]:
+        """Everything behind view and notice stays as it is."""
+        return [gr.skip()] * (6 + len(form.inputs))
+
+    @staticmethod
+    def _opened_words(comparison: Comparison) -> str:
+        return text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
+
+    @staticmethod
+    def figure_controls(session: str | None) -> list[Any]:
         """What there is to choose of the shown comparison. Outputs: layer, frames."""
-        return [gr.update(**choice) for choice in figure_choices(comparison)]
+        return [gr.update(**choice) for choice in figure_choices(read_session(session) if session else None)]
 
     @staticmethod
-    def figure(comparison: Comparison | None, view: str, layer: str | None, frames: str) -> list[Any]:
+    def figure(session: str | None, view: str, layer: str | None, frames: str) -> list[Any]:
         """The shown comparison as a figure of one view. Outputs: files, notice."""
-        if comparison is None:
+        if session is None:
             return [gr.skip(), notice("error", "There is nothing to draw yet: run a comparison or open an example.")]
         from ..render.figure import save_figure
 
-        folder = new_folder("figure-")
         try:
+            comparison = read_session(session)
+            folder = new_folder("figure-")
             options = {"view": view, **_figure_options(comparison, layer, frames)}
-            files = [str(save_figure(comparison, folder / f"tokviz.{kind}", **options)) for kind in FIGURE_FORMATS]
+            with room_on_disk():
+                files = [str(save_figure(comparison, folder / f"tokviz.{kind}", **options)) for kind in FIGURE_FORMATS]
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]
@@ -302,10 +380,39 @@ def table_value(comparison: Comparison) -> dict[str, Any]:
 
 
 def session_file(comparison: Comparison) -> str:
-    """Write the session for download."""
-    path = new_folder("session-") / SESSION_FILE
-    path.write_text(comparison.to_json(), encoding="utf-8")
-    return str(path)
+    """The session for download, in a folder that is named by its content. Raises BadInput when the disk is full."""
+    data = comparison.to_json().encode()
+    name = f"{hashlib.sha256(data).hexdigest()}/{SESSION_FILE}"
+    return str(kept_file(name, lambda path: path.write_bytes(data)))
+
+
+def read_session(path: str | Path) -> Comparison:
+    """A stored session that can be shown. Raises BadInput."""
+    try:
+        comparison = Comparison.from_json(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise BadInput("What was shown here is no longer on the server: ask again, or open the file.") from error
+    if not comparison.runs:
+        raise BadInput("The session holds no runs: there is nothing to show.")
+    return comparison
+
+
+def with_sentences(act: Callable[..., Any]) -> Callable[..., Any]:
+    """An event of the page whose errors reach the visitor as sentences, the traceback only the log."""
+
+    @functools.wraps(act)
+    def guarded(*values: Any) -> Any:
+        try:
+            return act(*values)
+        except gr.Error:
+            raise
+        except BadInput as error:
+            raise refusal(error) from error
+        except Exception as error:
+            log.exception("an event of the page failed")
+            raise gr.Error(UNEXPECTED, print_exception=False) from error
+
+    return guarded
 
 
 def as_plain(comparison: Comparison) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.data_classes import FileData, GradioRootModel
 from pydantic import model_validator
 
+from .client_files import uploaded_path
 from .patch_view import asset
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -36,7 +37,6 @@ class MediaField(gr.HTML):
     chooses the preview.
     """
 
-    # With a data model gradio refuses paths outside its upload folder, whatever a client sends.
     data_model = ChosenFile
 
     def __init__(self, value: str | FileData | None = None, **settings: Any):
@@ -52,8 +52,8 @@ class MediaField(gr.HTML):
         )
 
     def preprocess(self, payload: ChosenFile | None) -> str | None:  # type: ignore[override]
-        """Path of the uploaded file; gradio has already checked that it lies in its upload folder."""
-        return None if payload is None or payload.root is None or not payload.root.path else payload.root.path
+        """Path of the uploaded file. Raises gr.Error for any other path."""
+        return None if payload is None else uploaded_path(payload.root)
 
     def postprocess(self, value: str | Path | FileData | None) -> ChosenFile | None:  # type: ignore[override]
         """What is shown: a file by path or, with the name to show, as FileData."""

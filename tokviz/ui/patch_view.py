@@ -52,7 +52,10 @@ class PatchView(gr.HTML):
 
 
 class Notice(gr.HTML):
-    """One sentence about what is going on or went wrong. The value is the dict of ``notice`` or None."""
+    """One sentence about what is going on or went wrong. The value is the dict of ``notice`` or None.
+
+    Event ``lost``: the browser has heard nothing of a run for so long that it is taken for given up.
+    """
 
     def __init__(self, value: dict[str, str] | None = None, **settings: Any):
         super().__init__(

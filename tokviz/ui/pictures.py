@@ -13,6 +13,7 @@ from gradio.data_classes import FileData, ImageData
 
 from ..errors import BadInput
 from ..records import Comparison, PictureRecord
+from .client_files import uploaded_path
 from .media_field import shown_file
 from .scratch import kept_file
 
@@ -32,10 +33,8 @@ class PictureField(gr.Image):
         return "image"
 
     def preprocess(self, payload: ImageData | None) -> str | None:
-        """Path of the uploaded file; gradio has already checked that it lies in its upload folder."""
-        if payload is None or payload.path is None:
-            return None
-        return payload.path
+        """Path of the uploaded file. Raises gr.Error for any other path."""
+        return uploaded_path(payload)
 
 
 def picture_bytes(record: PictureRecord) -> bytes:

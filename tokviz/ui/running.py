@@ -193,10 +193,13 @@ class StopFlags:
         self._lock = threading.Lock()
 
     def renew(self, session: str) -> threading.Event:
-        """A fresh flag for the tab's next run."""
+        """A fresh flag for the tab's next run; the one before is stopped."""
         with self._lock:
-            self._flags[session] = threading.Event()
-            return self._flags[session]
+            former, fresh = self._flags.get(session), threading.Event()
+            self._flags[session] = fresh
+        if former is not None:
+            former.set()
+        return fresh
 
     def of(self, session: str) -> threading.Event:
         """The tab's current flag."""
@@ -206,6 +209,13 @@ class StopFlags:
     def stop(self, session: str) -> None:
         """Ask the tab's run to stop."""
         self.of(session).set()
+
+    def stop_all(self) -> None:
+        """The server ends: every run does."""
+        with self._lock:
+            flags = [*self._flags.values()]
+        for flag in flags:
+            flag.set()
 
     def forget(self, session: str) -> None:
         """Stop the tab's run and drop its flag (the tab was closed)."""

@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import shutil
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gradio.utils import get_upload_folder
-
-LIFETIME_S = 24 * 3600
-
-
-def scratch() -> Path:
-    """The folder of such files, freed of everything older than ``LIFETIME_S`` seconds."""
-    folder = Path(get_upload_folder()) / "tokviz"
-    folder.mkdir(parents=True, exist_ok=True)
-    oldest = time.time() - LIFETIME_S
-    for entry in folder.iterdir():
-        if entry.lstat().st_mtime < oldest:
-            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
-    return folder
+from ..errors import BadInput
+from ..serving.storage import storage
 
 
 def kept_file(name: str, write: Callable[[Path], object]) -> Path:
-    """``scratch() / name``, made by ``write`` unless it is there. ``name`` must follow from the content."""
-    path = scratch() / name
-    path.parent.mkdir(exist_ok=True)
+    """The file ``name`` of the server's own, made by ``write`` unless it is there. ``name`` follows from the content.
+
+    Raises BadInput when the disk is full.
+    """
+    path = storage().folder / "tokviz" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         os.utime(path)
-        os.utime(path.parent)
         return path
-    # Written beside and renamed: two visitors at once never read half a file.
-    handle, part = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    os.close(handle)
-    try:
-        write(Path(part))
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
+    storage().make_room(0)
+    with room_on_disk():
+        # Written beside and renamed: two visitors at once never read half a file.
+        handle, part = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+        os.close(handle)
+        try:
+            write(Path(part))
+            os.replace(part, path)
+        finally:
+            Path(part).unlink(missing_ok=True)
     return path
 
 
 def new_folder(prefix: str) -> Path:
-    """A fresh folder inside ``scratch()``."""
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=scratch()))
+    """A fresh folder of the server's own."""
+    base = storage().folder / "tokviz"
+    base.mkdir(parents=True, exist_ok=True)
+    storage().make_room(0)
+    with room_on_disk():
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+
+
+@contextlib.contextmanager
+def room_on_disk() -> Iterator[None]:
+    """Turns the system's "no space left" into BadInput."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BadInput("The server's disk is full; please try again later.") from error

@@ -60,7 +60,14 @@ KERNELS: list[tuple[str, str]] = [
     ("flash attention from the hub", "kernels"),
 ]
 STOPPED_LOADING = "Stopped. The model goes on loading and will be there for the next question."
+QUEUED = "In the queue"
+STOPPED_WAITING = "Stopped before it began."
 STOPPED = "Stopped. The lanes that were finished are kept."
+
+
+def queued(before: int) -> str:
+    """What is said while a run waits for its turn."""
+    return f"{QUEUED}: {'1 run comes' if before == 1 else f'{before} runs come'} first …"
 
 
 def example_name(question: str, is_video: bool) -> str:

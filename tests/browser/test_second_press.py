@@ -1,0 +1,130 @@
+"""Pressing Compare while a run is under way, tabs beside each other, a page that is loaded anew or loses its server."""
+
+import pytest
+from playwright.sync_api import expect
+from watching import watched_page
+
+pytestmark = pytest.mark.browser
+
+STATUSES = "[...document.querySelectorAll('.tv-lane')].map(lane => lane.dataset.status).join()"
+IN_THE_MIDDLE = f"{STATUSES} === 'done,running,waiting,waiting'"
+ALL_DONE = f"""{STATUSES} === 'done,done,done,done' && document.querySelector('.tokviz-notice').textContent === ''"""
+
+
+@pytest.fixture
+def held(paced):
+    paced.hold(1)
+    yield paced
+    paced.release()
+
+
+def ask(page, question, by="button"):
+    page.locator("#tokviz-question textarea").fill(question)
+    if by == "button":
+        page.locator("#tokviz-compare").click()
+    else:
+        page.locator("#tokviz-question textarea").press("Enter")
+
+
+def asked(page, question):
+    page.wait_for_function("question => document.querySelector('.tv-asked')?.textContent === question", arg=question)
+
+
+@pytest.mark.parametrize("by", ["button", "Enter"])
+def test_a_press_during_a_run_replaces_it(site, open_page, held, by):
+    """Five of five times the page said "waiting" for ever, with Stop grey."""
+    page = open_page(site)
+    for number in range(3):
+        ask(page, f"the question number {number} ?", by)
+        asked(page, f"the question number {number} ?")
+        page.wait_for_function(IN_THE_MIDDLE)
+        assert page.locator("#tokviz-stop").is_enabled()
+    held.release()
+    page.wait_for_function(ALL_DONE)
+    assert page.locator(".tv-asked").inner_text() == "the question number 2 ?"
+    expect(page.locator("#tokviz-stop")).to_be_disabled()
+    assert all(stop.is_set() for stop in held.stops[-3:-1])
+
+
+def test_two_presses_at_once_leave_one_run_that_is_shown_to_its_end(site, open_page, paced):
+    page = open_page(site)
+    page.locator("#tokviz-question textarea").fill("pressed twice ?")
+    page.evaluate("() => { const press = document.querySelector('#tokviz-compare'); press.click(); press.click(); }")
+    asked(page, "pressed twice ?")
+    page.wait_for_function(ALL_DONE)
+    expect(page.locator("#tokviz-stop")).to_be_disabled()
+
+
+def test_two_tabs_are_answered_one_after_the_other(site, browser, open_page, held):
+    first = open_page(site)
+    ask(first, "the first tab ?")
+    first.wait_for_function(IN_THE_MIDDLE)
+    with watched_page(browser, site) as second:
+        ask(second, "the second tab ?")
+        second.wait_for_function(
+            "document.querySelector('.tokviz-notice').textContent === 'In the queue: 1 run comes first …'"
+        )
+        assert second.locator("#tokviz-stop").is_enabled()
+        held.release()
+        second.wait_for_function(ALL_DONE)
+        assert second.locator(".tv-asked").inner_text() == "the second tab ?"
+    first.wait_for_function(ALL_DONE)
+    assert first.locator(".tv-asked").inner_text() == "the first tab ?"
+
+
+def test_a_tab_that_goes_away_gives_its_turn_to_the_next(site, browser, open_page, held):
+    with watched_page(browser, site) as leaving:
+        ask(leaving, "will leave ?")
+        leaving.wait_for_function(IN_THE_MIDDLE)
+        leaves = len(held.stops) - 1
+    assert held.stops[leaves].wait(20)
+    held.release()
+    page = open_page(site)
+    ask(page, "comes next ?")
+    asked(page, "comes next ?")
+    page.wait_for_function(ALL_DONE)
+
+
+def test_a_run_that_falls_silent_is_not_shown_as_running(site, browser, held, monkeypatch):
+    monkeypatch.setattr("tokviz.ui.turns.BEAT_S", 1000.0)
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.clock.install()
+    page.goto(site)
+    page.clock.run_for(5000)
+    page.wait_for_selector(".tv-lane .tv-answer:not(:empty)")
+    ask(page, "will be lost ?")
+    page.wait_for_function(IN_THE_MIDDLE, polling=100)
+    page.route("**/gradio_api/**", lambda route: route.abort())
+    page.clock.fast_forward(31_000)
+    expect(page.locator(".tokviz-notice-error")).to_contain_text("press Compare to ask again")
+    context.close()
+
+
+def test_a_reload_shows_what_was_shown(site, open_page, paced):
+    page = open_page(site)
+    ask(page, "before the reload ?")
+    asked(page, "before the reload ?")
+    page.wait_for_function(ALL_DONE)
+    answers = page.locator(".tv-answer").all_inner_texts()
+    page.reload()
+    asked(page, "before the reload ?")
+    assert page.locator(".tv-answer").all_inner_texts() == answers
+    assert "reloaded" in page.locator(".tv-origin").inner_text()
+    expect(page.locator("#tokviz-question textarea")).to_have_value("before the reload ?")
+    page.locator("#tokviz-examples button").nth(1).click()
+    page.get_by_role("heading", name="panorama").wait_for()
+    page.wait_for_function("sessionStorage.getItem('tokviz-shown') === 'example-1'")
+    page.reload()
+    page.get_by_role("heading", name="panorama").wait_for()
+
+
+def test_the_visitors_own_settings_survive_an_example(site, open_page, paced):
+    page = open_page(site)
+    page.get_by_role("button", name="Advanced").click()
+    repeats, tokens = page.get_by_label("Repeats"), page.get_by_label("New tokens")
+    expect(repeats).to_have_value("1")
+    page.locator("#tokviz-examples button").nth(1).click()
+    page.get_by_role("heading", name="panorama").wait_for()
+    expect(repeats).to_have_value("1")
+    expect(tokens).to_have_value("32")

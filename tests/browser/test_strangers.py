@@ -1,0 +1,274 @@
+"""The served page in the hands of strangers: files that are not theirs, foreign names, floods, callers that leave."""
+
+import json
+import os
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from paced import PacedRunner
+from PIL import Image
+
+from tokviz.serving.storage import NOT_OURS, storage
+
+META = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.fixture
+def client(site):
+    with httpx.Client(base_url=site.rstrip("/"), timeout=60) as http:
+        yield http
+
+
+def call(client, name, data):
+    """``(event, result)`` of a named endpoint."""
+    joined = client.post(f"/gradio_api/call/{name}", json={"data": data})
+    assert joined.status_code == 200, joined.text
+    return result(client, name, joined.json()["event_id"])
+
+
+def result(client, name, event_id):
+    text = client.get(f"/gradio_api/call/{name}/{event_id}").text
+    kind, data = [part.split("\n") for part in text.strip().split("\n\n") if "heartbeat" not in part][-1][:2]
+    return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+def private(client, api_name, inputs):
+    """An event of the page itself, called with inputs of one's own choice; a refusal's text, or the output."""
+    config = client.get("/config").json()
+    index = next(dep["id"] for dep in config["dependencies"] if dep["api_name"] == api_name)
+    session = uuid.uuid4().hex
+    body = {"data": inputs(config), "fn_index": index, "session_hash": session}
+    joined = client.post("/gradio_api/queue/join", json=body)
+    if joined.status_code != 200:
+        return joined.text
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data:") and '"process_completed"' in line:
+                return line
+    raise AssertionError("no answer")
+
+
+def upload(client, path):
+    with open(path, "rb") as file:
+        return client.post("/gradio_api/upload", files={"files": (Path(path).name, file)})
+
+
+def compared(picture):
+    return [picture, "what color is it ?", ["apet"], 64, "published", {}, 0, 8, 1, "", "", None]
+
+
+@pytest.fixture
+def secret(tmp_path):
+    path = tmp_path / "page.png"
+    Image.new("RGB", (64, 64), "red").save(path)
+    return path
+
+
+def test_no_file_of_the_server_is_read_on_a_clients_word(client, secret, tmp_path):
+    """S1: with an object without gradio's mark any image of the disk came back inside the Comparison."""
+    missing = tmp_path / "missing.png"
+    url = f"{client.base_url}/favicon.ico"
+    folder = storage().folder
+    link = folder / "link.png"
+    link.unlink(missing_ok=True)
+    link.symlink_to(secret)
+    shapes = [
+        lambda path: {"path": path}, lambda path: {"path": path, **META}, lambda path: {"path": path, "url": path},
+        lambda path: {"path": path, "is_stream": True}, lambda path: {"path": path, "meta": None},
+        lambda path: {"path": os.path.relpath(path)}, lambda path: {"path": f"{folder}/../{path}"},
+    ]  # fmt: skip
+    answers = set()
+    for path in map(str, (secret, missing, Path(os.__file__), "/etc/passwd", link, url, f"{folder}")):
+        for shape in shapes:
+            kind, answer = call(client, "compare", compared(shape(path)))
+            assert kind == "error", (path, answer)
+            answers.add(json.dumps(answer, sort_keys=True))
+    assert len(answers) == 1 and NOT_OURS in answers.pop()  # what exists and what does not are answered alike
+    for odd in (str(secret), [str(secret)], [{"path": str(secret)}], {"path": [str(secret)]}, {"path": {"path": "a"}}):
+        kind, answer = call(client, "compare", compared(odd))
+        assert kind == "error" and "base64" not in json.dumps(answer)
+
+
+def test_files_nested_in_other_values_are_refused_too(client, secret, site):
+    """Before: gradio fetched any address named inside the JSON of ``params`` whole."""
+    for path in (str(secret), f"{site}favicon.ico"):
+        nested = compared(None)
+        nested[5] = {"apet": {"mode": [{"path": path, **META}]}}
+        kind, answer = call(client, "compare", nested)
+        assert kind == "error" and NOT_OURS in json.dumps(answer)
+
+
+@pytest.mark.parametrize("api_name", ["check_media", "lambda_1"])
+def test_the_pages_own_events_refuse_foreign_files(client, secret, api_name):
+    for value in ({"path": str(secret)}, {"path": str(secret), **META}, str(secret), [{"path": str(secret)}]):
+
+        def inputs(config, value=value):
+            return [value] if api_name == "check_media" else [value, "tokviz-tiny"]
+
+        line = private(client, api_name, inputs)
+        assert '"success":false' in line.replace(" ", ""), line
+        assert "base64" not in line
+
+
+def test_an_uploaded_picture_is_answered(client, paced, secret):
+    (path,) = upload(client, secret).json()
+    assert Path(path).is_relative_to(storage().folder)
+    kind, answer = call(client, "compare", compared({"path": path, **META}))
+    assert kind == "complete" and answer[0]["runs"]
+    assert Path(paced.requests[-1].picture) == Path(path)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example"}, {"Host": "evil.example:80"}, {"Origin": "https://evil.example"}, {"Origin": "null"}],
+)
+def test_foreign_names_and_pages_are_refused(client, headers):
+    for method, path in (("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/upload"), ("GET", "/gradio_api/info")):
+        assert client.request(method, path, headers=headers).status_code == 403
+    assert client.get("/config", headers={"Origin": str(client.base_url)}).status_code == 200
+
+
+def test_addresses_are_not_fetched(client, site):
+    for path in (f"/gradio_api/file={site}favicon.ico", f"/gradio_api/proxy={site}favicon.ico"):
+        assert client.get(path).status_code == 404
+
+
+def test_values_that_are_no_numbers_get_a_sentence(client, secret):
+    (path,) = upload(client, secret).json()
+    for place, value, sentence in (
+        (3, "NaN", "where a number is wanted"), (6, "Infinity", "where a number is wanted"),
+        (3, "true", "must be a whole number"), (3, "3.5", "whole number"), (2, '[["apet"]]', "list of method ids"),
+        (2, '{"a": 1}', "list of method ids"), (5, "[1]", "params must be an object"), (10, "[]", "must be text"),
+    ):  # fmt: skip
+        parts = [json.dumps(part) for part in compared({"path": path, **META})]
+        parts[place] = value
+        body = f'{{"data": [{", ".join(parts)}]}}'
+        joined = client.post("/gradio_api/call/compare", content=body, headers={"content-type": "application/json"})
+        kind, answer = result(client, "compare", joined.json()["event_id"])
+        text = json.dumps(answer)
+        assert kind == "error" and ("went wrong" not in text), (value, text)
+        assert sentence in text or "Value:" in text, (value, text)
+
+
+def test_cheap_calls_are_served_while_many_runs_wait(examples, client, paced, secret):
+    """S6: 24 waiting comparisons gave everybody else 503."""
+    (path,) = upload(client, secret).json()
+    paced.hold(0)
+    try:
+        events = [
+            client.post("/gradio_api/call/compare", json={"data": compared({"path": path, **META})}).json()["event_id"]
+            for _ in range(30)
+        ]
+        with ThreadPoolExecutor(30) as pool:
+            waiting = [pool.submit(result, httpx.Client(base_url=client.base_url, timeout=60), "compare", event)
+                       for event in events]  # fmt: skip
+            for _ in range(3):
+                assert call(client, "list_methods", [])[0] == "complete"
+            assert upload(client, secret).status_code == 200
+            assert '"success":true' in private(client, "check_media", lambda config: [{"path": path, **META}])
+            assert '"success":true' in private(client, "lambda", lambda config: [0, "tokviz-tiny"])
+            deadline = time.monotonic() + 20
+            while sum(future.done() for future in waiting) < 18 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            refused = [future.result() for future in waiting if future.done()]
+            paced.release()
+            answered = [future.result() for future in waiting]
+    finally:
+        paced.release()
+    assert len(refused) == 18 and all("runs of yours are waiting" in json.dumps(answer) for _, answer in refused)
+    assert sum(kind == "complete" for kind, _ in answered) == 12
+
+
+def test_a_run_whose_caller_left_is_stopped(client, paced, secret, monkeypatch):
+    from tokviz.serving import listeners
+
+    monkeypatch.setattr(listeners, "RETURN_S", 0.5)
+    (path,) = upload(client, secret).json()
+    paced.hold(0)
+    try:
+        before = len(paced.requests)
+        event = client.post("/gradio_api/call/compare", json={"data": compared({"path": path, **META})}).json()
+        with client.stream("GET", f"/gradio_api/call/compare/{event['event_id']}"):
+            deadline = time.monotonic() + 10
+            while len(paced.requests) == before and time.monotonic() < deadline:
+                time.sleep(0.02)
+        assert paced.stops[-1].wait(15)
+    finally:
+        paced.release()
+
+
+def test_an_upload_that_is_cut_leaves_nothing(client, site):
+    import socket
+
+    host, port = client.base_url.host, client.base_url.port
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 5000000\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        'Content-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    )
+    before = set(storage().folder.iterdir())
+    with socket.create_connection((host, port)) as connection:
+        connection.sendall(head.encode() + b"x" * 3_000_000)
+        deadline = time.monotonic() + 10
+        while set(storage().folder.iterdir()) == before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert set(storage().folder.iterdir()) != before
+    deadline = time.monotonic() + 10
+    while set(storage().folder.iterdir()) != before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert set(storage().folder.iterdir()) == before
+
+
+def test_the_page_costs_little_and_its_config_holds_plain_data(site, examples, paced):
+    """S2: two leaked triggers made every load copy the whole page: 1.3 to 1.7 s of CPU each."""
+    from gradio.utils import safe_deepcopy
+
+    from tokviz.ui.build import build_page
+
+    page = build_page(paced, load=lambda asked: (), examples=examples)
+    config = page.get_config_file()
+    odd = []
+
+    def look(value, where):
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                look(entry, f"{where}.{key}")
+        elif isinstance(value, list | tuple):
+            for entry in value:
+                look(entry, where)
+        elif not (value is None or isinstance(value, str | int | float | bool)):
+            odd.append(f"{where}: {type(value).__name__}")
+
+    look([component for component in config["components"] if component["type"] != "state"], "components")
+    look(config["dependencies"], "dependencies")
+    assert odd == []
+    assert len(json.dumps(config, default=str)) < 1_500_000
+    began = time.process_time()
+    safe_deepcopy(config["components"])
+    assert time.process_time() - began < 0.5
+
+
+def test_opened_sessions_do_not_stay_in_memory(site, examples, tmp_path):
+    """S3: a session file of 24 MB, opened under six session ids, took 1.6 GB for two hours."""
+    from tokviz.ui.blocks import SESSIONS
+    from tokviz.ui.build import build_page, launch_settings
+
+    page = build_page(PacedRunner(), load=lambda asked: (), examples=examples)
+    assert launch_settings()["state_session_capacity"] == SESSIONS <= 1000
+    from gradio.state_holder import StateHolder
+
+    page.state_session_capacity = SESSIONS
+    states = StateHolder()
+    states.set_blocks(page)
+    view = page.heavy[0]
+    for number in range(6):
+        states[f"tab {number}"]._update_value_in_config(view._id, {"lanes": ["x" * 1000] * 1000})
+    page.forget()
+    held = [states[f"tab {number}"].config_values[view._id]["props"].get("value") for number in range(6)]
+    assert held == [None] * 6
+    assert all(isinstance(states["tab 0"][block._id], str | int | None) for block in page.blocks.values()
+               if getattr(block, "stateful", False))  # fmt: skip

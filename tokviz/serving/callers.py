@@ -1,0 +1,37 @@
+"""Who sent a request, as far as a server can tell: the address it came from."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from typing import Any
+
+
+def behind_proxy() -> bool:
+    """Whether a proxy that we trust hands requests on: on a Space, or where ``TOKVIZ_TRUST_PROXY`` is set."""
+    return bool(os.environ.get("SPACE_ID") or os.environ.get("TOKVIZ_TRUST_PROXY"))
+
+
+def address_of(client: Any, headers: Mapping[str, str]) -> str:
+    """The address of the caller.
+
+    Args: client: ``(host, port)``, an object with ``host``, or None. headers: of the request, lower-case names. Behind
+    a trusted proxy the last public address of ``X-Forwarded-For`` counts: a client can write what it likes, but only
+    before what the proxies append.
+    """
+    host = getattr(client, "host", None) or (client[0] if isinstance(client, tuple | list) and client else "")
+    if behind_proxy():
+        for part in reversed(headers.get("x-forwarded-for", "").split(",")):
+            address = _public(part.strip())
+            if address:
+                return address
+    return str(host)
+
+
+def _public(text: str) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return ""
+    return str(address) if address.is_global else ""

@@ -1,0 +1,292 @@
+"""Who may come in: an ASGI middleware that looks at every request before the page does."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import BadInput
+from .callers import address_of
+from .listeners import LISTENERS, Listeners
+from .storage import storage
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+API = "/gradio_api"
+LARGEST_UPLOAD = 101_000_000
+"""Bytes of a request that uploads: the largest file, and what multipart writes around it."""
+LARGEST_BODY = 4_000_000
+"""Bytes of any other request: a form with every method and its settings has a few thousand."""
+EVENTS_OF_ONE = 96
+"""Events of one caller that may wait or run at a time, cheap ones with runs."""
+_CLOSED = re.compile(
+    rf"^(?:{API})?/(?:proxy=|component_server|deep_link|process_recording|vibe-|undo-vibe|stream/|custom_component/"
+    r"|monitoring|dev/|run-history|runs(?:/|$))"
+)
+"""Routes of gradio that this page has no use for: they fetch, hold or reveal things."""
+_FILE = re.compile(rf"^{API}/file[=/](.*)$", re.DOTALL)
+_STREAM = re.compile(rf"^{API}/call/(?:v2/)?[^/]+/([^/]+)/?$")
+_JOIN = re.compile(rf"^{API}/(?:queue/join|call/(?:v2/)?[^/]+)/?$")
+_LOOPBACK_NAMES = ("localhost",)
+
+
+def named_hosts() -> set[str]:
+    """Host names under which this server may be asked, beside its own addresses.
+
+    ``TOKVIZ_HOSTS`` (separated by commas), the host of the Space, and the name that it was told to serve on.
+    """
+    names = [*os.environ.get("TOKVIZ_HOSTS", "").split(","), *os.environ.get("SPACE_HOST", "").split(",")]
+    names += [os.environ.get("HOST", ""), os.environ.get("GRADIO_SERVER_NAME", "")]
+    return {name.strip().lower().rstrip(".") for name in names if name.strip()}
+
+
+def host_is_ours(host: str, server: str) -> bool:
+    """Whether a ``Host`` header names this server.
+
+    A page of another site can make a browser ask us under its own name (DNS rebinding), but not under an address.
+
+    Args: host: the header. server: the address that the connection came in on.
+    """
+    name = _hostname(host)
+    if name in named_hosts() or name in _LOOPBACK_NAMES:
+        return True
+    address = _address(name)
+    if address is None:
+        return False
+    own = _address(server)
+    # From outside the machine the address may be another one than ours: ports are mapped, into containers for one.
+    return address.is_loopback or own is None or not own.is_loopback
+
+
+def origin_is_ours(origin: str, host: str) -> bool:
+    """Whether the page that asks is this server's own: its ``Origin`` is the host that is asked, or one by name."""
+    if origin in {entry.strip() for entry in os.environ.get("TOKVIZ_ORIGINS", "").split(",")}:
+        return True
+    try:
+        parts = urlsplit(origin)
+        name, port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    if not name or parts.scheme not in ("http", "https"):
+        return False
+    if parts.netloc.lower() == host.lower() or name.lower() in named_hosts() - {"0.0.0.0", "::"}:
+        return True
+    same_port = port == _port(host)
+    return same_port and _is_loopback(name) and _is_loopback(_hostname(host))
+
+
+def _is_loopback(name: str) -> bool:
+    address = _address(name)
+    return name in _LOOPBACK_NAMES or (address is not None and address.is_loopback)
+
+
+def _hostname(host: str) -> str:
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _port(host: str) -> int | None:
+    try:
+        return urlsplit(f"//{host}").port
+    except ValueError:
+        return -1
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+class Refused(Exception):
+    """The request ends here, with a status and a sentence."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+class Doors:
+    """The middleware. What it lets in is bounded: the size of a request, files on the disk, events per caller.
+
+    ``waiting``: of an app, the address of every event that waits or runs (the page's queue knows), and the key that
+    the results of an event are sent to.
+    """
+
+    def __init__(self, app: App, queue_of: Callable[[Any], Any] | None = None, listeners: Listeners = LISTENERS):
+        self.app = app
+        self._queue_of = queue_of
+        self._listeners = listeners
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, or refuse with a sentence as JSON."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        guarded = _with_nosniff(send)
+        try:
+            self._check(scope, headers)
+            await self._serve(scope, headers, receive, guarded)
+        except Refused as refusal:
+            await _answer(guarded, refusal.status, refusal.sentence)
+
+    def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        path, host = scope["path"], headers.get("host", "")
+        server = str((scope.get("server") or ("",))[0] or "")
+        if host and not host_is_ours(host, server):
+            raise Refused(403, "This server is not asked under that name. If it should be, set TOKVIZ_HOSTS.")
+        origin = headers.get("origin")
+        if origin is not None and not origin_is_ours(origin, host):
+            raise Refused(403, "Requests from pages of other sites are refused. To allow one, set TOKVIZ_ORIGINS.")
+        file = _FILE.match(path)
+        if _CLOSED.match(path) or (file and re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:", file[1]) is not None):
+            raise Refused(404, "There is nothing here.")
+        _check_length(headers, LARGEST_UPLOAD if _is_upload(scope) else LARGEST_BODY)
+
+    async def _serve(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
+        caller = address_of(scope.get("client"), headers)
+        if _is_upload(scope):
+            await self._upload(scope, caller, _bounded(receive, LARGEST_UPLOAD), send)
+            return
+        receive = _bounded(receive, LARGEST_BODY)
+        if scope["method"] == "POST" and _JOIN.match(scope["path"]):
+            await self._join(scope, caller, receive, send)
+            return
+        key = self._stream_key(scope)
+        if key is None:
+            await self.app(scope, receive, send)
+            return
+        self._listeners.arrived(key)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._listeners.left(key)
+
+    async def _upload(self, scope: Scope, caller: str, receive: Receive, send: Send) -> None:
+        kept = storage()
+        try:
+            kept.make_room(_length(scope) or LARGEST_UPLOAD)
+        except BadInput as error:
+            raise Refused(507, str(error)) from error
+        body, read = _overheard(send)
+        with kept.uploading():
+            await self.app(scope, receive, body)
+        paths = read()
+        if isinstance(paths, list):
+            kept.uploaded(caller, [path for path in paths if isinstance(path, str)])
+
+    async def _join(self, scope: Scope, caller: str, receive: Receive, send: Send) -> None:
+        queue = None if self._queue_of is None else self._queue_of(scope.get("app"))
+        if queue is not None and sum(address == caller for address in queue.addresses()) >= EVENTS_OF_ONE:
+            raise Refused(429, f"{EVENTS_OF_ONE} of your requests are waiting already; please wait for one of them.")
+        body, read = _overheard(send)
+        await self.app(scope, receive, body)
+        answer = read()
+        event = answer.get("event_id") if isinstance(answer, dict) else None
+        if isinstance(event, str) and queue is not None:
+            self._listeners.expect(queue.key(event))
+
+    def _stream_key(self, scope: Scope) -> str | None:
+        """The key of the results that a request wants to listen to, if it does."""
+        if scope["method"] != "GET":
+            return None
+        if scope["path"].rstrip("/") == f"{API}/queue/data":
+            query = scope.get("query_string", b"").decode("latin-1")
+            found = re.search(r"(?:^|&)session_hash=([^&]+)", query)
+            return found[1] if found else None
+        stream = _STREAM.match(scope["path"])
+        if stream is None:
+            return None
+        queue = None if self._queue_of is None else self._queue_of(scope.get("app"))
+        return stream[1] if queue is None else str(queue.key(stream[1]))
+
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["method"] == "POST" and scope["path"].rstrip("/") == f"{API}/upload"
+
+
+def _length(scope: Scope) -> int | None:
+    value = dict(scope["headers"]).get(b"content-length", b"")
+    return int(value) if value.isdigit() else None
+
+
+def _check_length(headers: Mapping[str, str], most: int) -> None:
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) > most:
+        raise Refused(413, f"The request is larger than {most // 1_000_000} MB.")
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """A body without a length in its head is counted while it comes."""
+    received = 0
+
+    async def counted() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > most:
+            raise Refused(413, f"The request is larger than {most // 1_000_000} MB.")
+        return message
+
+    return counted
+
+
+def _with_nosniff(send: Send) -> Send:
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
+        await send(message)
+
+    return guarded
+
+
+def _overheard(send: Send) -> tuple[Send, Callable[[], Any]]:
+    """``send`` that keeps a small JSON body, and what reads it: None for anything that is no JSON of a success."""
+    parts: list[bytes] = []
+    status = 0
+
+    async def overheard(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        elif sum(map(len, parts)) < 1_000_000:
+            parts.append(message.get("body", b""))
+        await send(message)
+
+    def read() -> Any:
+        if status != 200:
+            return None
+        try:
+            return json.loads(b"".join(parts))
+        except ValueError:
+            return None
+
+    return overheard, read
+
+
+async def _answer(send: Send, status: int, sentence: str) -> None:
+    body = json.dumps({"detail": sentence, "error": sentence}).encode()
+    headers: Iterable[tuple[bytes, bytes]] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+    await send({"type": "http.response.body", "body": body})
