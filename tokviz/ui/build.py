@@ -35,8 +35,8 @@ _TO_ANSWERS = """(...values) => {
   if (innerWidth <= 900) document.querySelector('#tokviz-view').scrollIntoView();
   return values;
 }"""
-"""The lanes of this run belong to the file that is in the form now. On a narrow screen the answers stand above the form:
-take the reader there."""
+"""A run's lanes belong to the file that is in the form now. Narrow screens have them above the form: take the reader
+there."""
 _REMEMBER = "(key) => { try { sessionStorage.setItem('tokviz-shown', key || ''); } catch { /* private window */ } }"
 _RECALL = """(key, model) => {
   try { return [sessionStorage.getItem('tokviz-shown') || '', model]; } catch { return ['', model]; }

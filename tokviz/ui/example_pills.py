@@ -13,7 +13,7 @@ from .patch_view import asset
 class ExamplePills(gr.HTML):
     """Buttons with the names of the examples. Raises the event ``select``; the value in Python is the chosen index.
 
-    Not ``gr.Dataset``: its pills come after the lanes and push them down, and it keeps the one lit that was pressed last,
+    Not ``gr.Dataset``: its pills come after the lanes and push them down, and the one that was pressed last stays lit
     whatever is shown since.
     """
 

@@ -18,7 +18,6 @@ DESCRIPTION = (
     "why, what it merges, and what that does to the answer of a vision-language model."
 )
 _PREVIEW_TAG = re.compile(rb"""\s*<meta\s+(?:property|name)=["'](?:og|twitter):[^>]*>""")
-_HEAD = re.compile(rb"<head>")
 _CONFIG = b"window.gradio_config"
 """From here on the document holds the page's data, which no rewriting may touch."""
 
@@ -72,12 +71,12 @@ def preview_tags(title: str, description: str) -> str:
 
 
 def with_tags(page: bytes, tags: bytes) -> bytes:
-    """The document with ``tags`` as its only preview tags; what is no page of Gradio's stays as it is."""
+    """The document with ``tags`` where its first preview tag was; what is no page of Gradio's stays as it is."""
     at = page.find(_CONFIG)
-    if at < 0 or not _HEAD.search(page, 0, at):
+    first = _PREVIEW_TAG.search(page, 0, max(at, 0))
+    if first is None:
         return page
-    head = _PREVIEW_TAG.sub(b"", page[:at])
-    return _HEAD.sub(lambda found: found[0] + tags, head, count=1) + page[at:]
+    return page[: first.start()] + tags + _PREVIEW_TAG.sub(b"", page[first.end() : at]) + page[at:]
 
 
 def _is_page(start: Message) -> bool:
