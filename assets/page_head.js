@@ -9,10 +9,11 @@ function showChips() {
 new MutationObserver(showChips).observe(root, { attributes: true, attributeFilter: ["data-tokviz-model", "data-tokviz-setting"] });
 showChips();
 element.querySelector(".tokviz-theme").addEventListener("click", () => document.body.classList.toggle("dark"));
-// Tab leaves Gradio's menus open over the form: it takes the key for itself and puts the list, which scrolls, in the way.
-// Without the key it closes a menu that is left.
+// Tab leaves Gradio's menus open over the form: they take any key, Shift too, for a wish to be open, and put their list,
+// which scrolls, in the way. A menu that hears of neither key closes when it is left.
+const LEAVING = ["Tab", "Shift"];
 document.addEventListener("keydown", (event) => {
-  const menu = event.key === "Tab" && event.target.closest('[role="combobox"][aria-expanded="true"]');
+  const menu = LEAVING.includes(event.key) && event.target.closest('[role="combobox"][readonly]');
   if (!menu) return;
   const list = document.getElementById(menu.getAttribute("aria-controls"));
   if (list) list.tabIndex = -1;

@@ -215,7 +215,6 @@ function tellStory(payload) {
   // The page's head shows which model answered; attributes, so that it does not matter which component loads first.
   document.documentElement.dataset.tokvizModel = payload.model;
   document.documentElement.dataset.tokvizSetting = payload.setting;
-  document.documentElement.dataset.tokvizExample = Number.isInteger(payload.example) ? String(payload.example) : "";
 }
 
 // Sheets are made once: the frames of a video are gone through again and again.

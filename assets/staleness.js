@@ -8,10 +8,11 @@ function isLive(payload) {
   return payload.lanes.some((lane) => lane.status === "waiting" || lane.status === "running");
 }
 
-// A run answers what was in the form when Compare was pressed; what goes on streaming is no new answer.
+// A stored comparison comes with its own file; a run answers what was in the form when Compare was pressed, and goes on
+// doing so however long it streams.
 function belongs(payload, previous) {
-  const goesOn = previous && previous.id === payload.id && isLive(previous) && !media.pressed;
-  if (!goesOn) media.shown = isLive(payload) ? media.asked : media.choices;
+  const goesOn = previous && previous.id === payload.id && !payload.origin && !media.pressed;
+  if (!goesOn) media.shown = payload.origin ? media.choices : media.asked;
   media.pressed = false;
 }
 
@@ -27,6 +28,9 @@ function showStaleness() {
   const words = staleWords(state.plain);
   if (part("stale").textContent !== words) part("stale").textContent = words;
   part("root").classList.toggle("tv-is-stale", Boolean(words));
+  // The pill of an example is lit while the page is about it.
+  const { example } = state.plain;
+  document.documentElement.dataset.tokvizExample = Number.isInteger(example) && !words ? String(example) : "";
 }
 
 // detail: the file or null, and whether the visitor or the server put it there.
@@ -34,6 +38,7 @@ document.addEventListener("tokviz:media", ({ detail }) => {
   if (!element.isConnected) return;
   media.removed = !detail.file;
   if (detail.byVisitor) media.choices += 1;
+  else if (detail.file) media.shown = media.choices; // it came with lanes, perhaps the very same ones
   if (state.plain) showStaleness();
 });
 document.addEventListener("tokviz:asked", () => {
