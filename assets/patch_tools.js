@@ -118,7 +118,7 @@ function viewRoom(lane, view) {
   const notes = make("div", "tv-tool tv-tool-notes");
   notes.append(...viewNotes({ ...lane, stageAt: at, mapAt: 0, orderAt: 0 }, view, stage, orderings));
   room.append(notes);
-  if (stages.length > MENU_LIMIT && view !== "died") room.append(make("p", "tv-note", stageText(stage)));
+  if (stages.length > MENU_LIMIT && view !== "died") room.append(make("p", "tv-note tv-stage-room", stageText(stage)));
   for (let controls = controlsOf(view === "died" ? [] : stages, choices); controls > 0; controls -= 1) room.append(make("div", "tv-control-room"));
   return room;
 }
