@@ -31,9 +31,15 @@ function show(file) {
   else if (picture.getAttribute("src") !== url) picture.src = url;
 }
 
+// The lanes are told at once that another file is in the form, and by whom: what the server puts here comes with lanes.
+function announce(file, byVisitor) {
+  document.dispatchEvent(new CustomEvent("tokviz:media", { detail: { file, byVisitor } }));
+}
+
 function set(file) {
   props.value = file;
   show(file);
+  announce(file, true);
 }
 
 async function take(file) {
@@ -87,5 +93,8 @@ root.addEventListener("drop", (event) => {
 document.addEventListener("paste", (event) => {
   if (element.isConnected && event.clipboardData.files.length) take(event.clipboardData.files[0]);
 });
-watch("value", () => show(props.value));
+watch("value", () => {
+  show(props.value);
+  announce(props.value || null, false);
+});
 show(props.value);

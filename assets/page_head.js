@@ -9,3 +9,35 @@ function showChips() {
 new MutationObserver(showChips).observe(root, { attributes: true, attributeFilter: ["data-tokviz-model", "data-tokviz-setting"] });
 showChips();
 element.querySelector(".tokviz-theme").addEventListener("click", () => document.body.classList.toggle("dark"));
+// Tab leaves Gradio's menus open over the form: they take any key, Shift too, for a wish to be open, and put their list,
+// which scrolls, in the way. A menu that hears of neither key closes when it is left.
+const LEAVING = ["Tab", "Shift"];
+document.addEventListener("keydown", (event) => {
+  const menu = LEAVING.includes(event.key) && event.target.closest('[role="combobox"][readonly]');
+  if (!menu) return;
+  const list = document.getElementById(menu.getAttribute("aria-controls"));
+  if (list) list.tabIndex = -1;
+  event.stopImmediatePropagation();
+}, true);
+
+// Gradio brings the parts of the page one after another, and each pushes others down: they are shown when the last is in
+// place (page.css shows them after some seconds whatever happens here).
+const PARTS = ["#tokviz-model input", ".mf-root", "#tokviz-question textarea", "#tokviz-facts textarea, #tokviz-facts input",
+  "#tokviz-budget input", "#tokviz-share textarea, #tokviz-share input", "#tokviz-budgets button:nth-of-type(4)",
+  "#tokviz-method-menu .tm-method", "#tokviz-stop", ".tv-root[data-ready]"];
+
+async function reveal() {
+  await Promise.race([document.fonts.ready, new Promise((done) => setTimeout(done, 1000))]);
+  requestAnimationFrame(() => { root.dataset.tokvizReady = ""; });
+}
+
+function isComplete() {
+  return PARTS.every((selector) => document.querySelector(selector));
+}
+
+const arrivals = new MutationObserver(() => {
+  if (!isComplete()) return;
+  arrivals.disconnect();
+  reveal();
+});
+arrivals.observe(document.body, { childList: true, subtree: true });

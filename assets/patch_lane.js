@@ -33,17 +33,25 @@ function buildLane(number) {
   const what = make("div", "tv-what");
   readout.append(where, what);
   const tools = make("div", "tv-tools");
-  const parts = { stage: make("div", "tv-tool"), pick: make("div", "tv-tool"), notes: make("div", "tv-tool") };
-  tools.append(parts.stage, parts.pick, parts.notes);
+  const parts = { notes: make("div", "tv-tool tv-tool-notes"), stage: make("div", "tv-tool"), pick: make("div", "tv-tool") };
+  const controls = make("div", "tv-controls");
+  controls.append(parts.stage, parts.pick);
+  tools.append(parts.notes, controls);
+  const live = make("div", "tv-below-live");
+  live.append(readout, tools);
+  const rooms = make("div", "tv-rooms");
+  rooms.setAttribute("aria-hidden", "true");
+  const below = make("div", "tv-below");
+  below.append(live, rooms);
   const outcome = make("div", "tv-outcome");
   const answer = make("p", "tv-answer");
   const verdict = make("p", "tv-verdict");
   outcome.append(answer, verdict);
   const numbers = make("dl", "tv-numbers");
   const remarks = make("div", "tv-remarks");
-  root.append(head, frame, readout, tools, outcome, numbers, remarks);
+  root.append(head, frame, below, outcome, numbers, remarks);
   return {
-    root, label, family, why, picture, bars, canvas, svg, unseen, where, what, parts, answer, verdict, numbers, remarks,
+    root, label, family, why, picture, bars, canvas, svg, unseen, rooms, where, what, parts, answer, verdict, numbers, remarks,
     stageAt: -1, stageChosen: false, mapAt: 0, orderAt: 0, data: null, indices: [], survival: null,
   };
 }
@@ -158,6 +166,26 @@ function placeUnseenLabel(node, payload, picture) {
   node.hidden = share < 0.06 || (along > 0 && (along < 120 || share * across < 14));
   node.dataset.side = side;
   node.style.setProperty("--tv-margin", `${100 * share}%`);
+}
+
+// The longest words about a patch in any view, as far as a sample of the patches tells.
+const SAMPLED_PATCHES = 24;
+const SAMPLED_STAGES = 8;
+
+function longestWords(lane, payload) {
+  const { stages } = lane.data;
+  const n = payload.grid.row.length;
+  const sampled = (count, most) => Array.from({ length: Math.min(count, most) }, (_, i) => Math.floor((i + 1) * count / Math.min(count, most)) - 1);
+  const longest = ["", ""];
+  const take = (words) => words.forEach((text, i) => { if (text.length > longest[i].length) longest[i] = text; });
+  for (const token of sampled(n, SAMPLED_PATCHES)) {
+    if (!stages.length) take(describe({ ...lane, view: "kept" }, payload, token));
+    else take(describe({ ...lane, view: "died" }, payload, token));
+    for (const stageAt of sampled(stages.length, SAMPLED_STAGES)) {
+      for (let mapAt = 0; mapAt < Math.max(stages[stageAt].maps.length, 1); mapAt += 1) take(describe({ ...lane, view: "kept", stageAt, mapAt }, payload, token));
+    }
+  }
+  return longest;
 }
 
 // What happened to one patch in this lane, in words: [where, what].

@@ -71,7 +71,7 @@ function showReadouts() {
     const [where, what] = token >= 0 ? describe(lane, state.payload, token) : summary(lane);
     lane.where.textContent = where;
     lane.what.textContent = what;
-    lane.where.classList.toggle("tv-active", token >= 0);
+    lane.root.classList.toggle("tv-telling", token >= 0);
   }
   lightWhy(token);
 }
@@ -82,24 +82,43 @@ function speak(lane, token) {
   part("live").textContent = `${pinned}${lane.data.label}: ${[where, what].filter(Boolean).join(", ")}`;
 }
 
-function drawLegend() {
-  const stages = state.lanes.flatMap((lane) => (lane.data.stages[lane.stageAt] ? [lane.data.stages[lane.stageAt]] : []));
+const VIEWS = ["kept", "score", "order", "clusters", "died"];
+
+function legendEntries(view, stages) {
   const entries = [];
-  if (state.view === "kept") entries.push(["kept", "kept"], ["dropped", "dropped"]);
-  if (state.view === "kept" && stages.some((stage) => stage.basis.length)) entries.push(["basis", "basis token"]);
-  if (state.view === "score" || state.view === "order") entries.push(["outlined", "kept"]);
-  if (state.view === "died") entries.push(["outlined", "kept to the end"]);
-  if (state.view === "died" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
-  if (state.view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch that carries it"], ["kept", "kept alone"], ["dropped", "dropped"]);
-  if (state.payload.grid.stacked && state.view === "kept") entries.push(["coarse", "kept only of the whole picture, coarsely"]);
-  if (state.payload.grid.stacked && (state.view === "score" || state.view === "died")) entries.push(["group", "where layers overlap: the higher"]);
+  if (view === "kept") entries.push(["kept", "kept"], ["dropped", "dropped"]);
+  if (view === "kept" && stages.some((stage) => stage.basis.length)) entries.push(["basis", "basis token"]);
+  if (view === "score" || view === "order") entries.push(["outlined", "kept"]);
+  if (view === "died") entries.push(["outlined", "kept to the end"]);
+  if (view === "died" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
+  if (view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch that carries it"], ["kept", "kept alone"], ["dropped", "dropped"]);
+  if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only of the whole picture, coarsely"]);
+  if (state.payload.grid.stacked && (view === "score" || view === "died")) entries.push(["group", "where layers overlap: the higher"]);
   if (state.plain.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
-  part("legend").replaceChildren(...entries.map(([swatch, text]) => {
+  return entries;
+}
+
+function legendItems(entries) {
+  return entries.map(([swatch, text]) => {
     const item = make("li");
     item.append(make("span", `tv-swatch tv-swatch-${swatch}`), make("span", "", text));
     return item;
-  }));
+  });
+}
+
+// Behind the legend, unseen, those of all views: together they keep the room that the longest needs.
+function drawLegend() {
+  const now = state.lanes.flatMap((lane) => (lane.data.stages[lane.stageAt] ? [lane.data.stages[lane.stageAt]] : []));
+  part("legend").replaceChildren(...legendItems(legendEntries(state.view, now)));
+  const all = state.lanes.flatMap((lane) => lane.data.stages);
+  const rooms = VIEWS.map((view) => {
+    const list = make("ul");
+    list.setAttribute("aria-hidden", "true");
+    list.append(...legendItems(legendEntries(view, all)));
+    return list;
+  });
+  part("legend-room").replaceChildren(part("legend"), ...rooms);
 }
 
 function tokenUnder(lane, event) {
@@ -221,6 +240,7 @@ function show(payload) {
   part("empty").hidden = !part("root").hidden;
   if (part("root").hidden) return;
   const previous = state.plain;
+  belongs(payload, previous);
   state.plain = payload;
   state.grid = payload.grid;
   state.sheets = new Map();
@@ -239,6 +259,7 @@ function show(payload) {
   loadPicture(payload.picture);
   fillFilm();
   tellStory(payload);
+  showStaleness();
   while (state.lanes.length < payload.lanes.length) {
     const lane = buildLane(state.lanes.length);
     wireLane(lane);
@@ -282,3 +303,4 @@ new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 watch("value", () => show(props.value));
 show(props.value);
+part("root").dataset.ready = ""; // the page waits for it

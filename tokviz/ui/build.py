@@ -21,7 +21,9 @@ from .api import add_endpoints
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .client_files import FileButton
 from .controls import RequestForm, build_form
+from .example_pills import ExamplePills
 from .handlers import Handlers, with_sentences
+from .link_preview import LinkPreview
 from .media_field import MAX_UPLOAD_MB
 from .patch_view import ASSETS, Notice, PageHead, PatchView
 from .pictures import request_file
@@ -29,10 +31,12 @@ from .running import Loader, Runner, allowed_models, load_steps, run_request
 
 DEFAULT_METHODS = ("fastervlm", "apet", "divprune")
 _TO_ANSWERS = """(...values) => {
+  document.dispatchEvent(new CustomEvent('tokviz:asked'));
   if (innerWidth <= 900) document.querySelector('#tokviz-view').scrollIntoView();
   return values;
 }"""
-"""On a narrow screen the answers stand above the form: take the reader there."""
+"""A run's lanes belong to the file that is in the form now. Narrow screens have them above the form: take the reader
+there."""
 _REMEMBER = "(key) => { try { sessionStorage.setItem('tokviz-shown', key || ''); } catch { /* private window */ } }"
 _RECALL = """(key, model) => {
   try { return [sessionStorage.getItem('tokviz-shown') || '', model]; } catch { return ['', model]; }
@@ -143,7 +147,7 @@ def launch_settings() -> dict[str, Any]:
         "_frontend": False,
         "state_session_capacity": SESSIONS,
         "app_kwargs": {
-            "middleware": [Middleware(Doors, queue_of=EventQueue)],
+            "middleware": [Middleware(Doors, queue_of=EventQueue), Middleware(LinkPreview)],
             "lifespan": tidied(stop_runs),
         },
     }
@@ -230,14 +234,11 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     return start, comparison.grid.n_tokens
 
 
-def _example_chooser(examples: Sequence[Example]) -> gr.Dataset | None:
+def _example_chooser(examples: Sequence[Example]) -> ExamplePills | None:
     if not examples:
         return None
     names = [text.example_name(example.case.question, example.comparison.video is not None) for example in examples]
-    return gr.Dataset(
-        label="Examples", components=[gr.Textbox(visible=False)], type="index", samples_per_page=len(examples),
-        samples=[[name] for name in names], elem_id="tokviz-examples",
-    )  # fmt: skip
+    return ExamplePills(names, label="Examples", elem_id="tokviz-examples")
 
 
 @dataclass

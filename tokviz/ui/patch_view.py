@@ -23,6 +23,7 @@ _VIEW_SCRIPTS = (
     "why_panel.js",
     "film_bars.js",
     "film_strip.js",
+    "staleness.js",
     "patch_view.js",
 )
 

@@ -1,0 +1,47 @@
+// Whether the lanes belong to what is in the form. They cease to when the visitor chooses another picture or video, at
+// once; a comparison that was asked for after that belongs to it again, and so does a stored one that is opened. The
+// server can say so too, with payload.stale.
+
+const media = { choices: 0, asked: 0, shown: 0, pressed: false, removed: false };
+
+function isLive(payload) {
+  return payload.lanes.some((lane) => lane.status === "waiting" || lane.status === "running");
+}
+
+// A stored comparison comes with its own file; a run answers what was in the form when Compare was pressed, and goes on
+// doing so however long it streams.
+function belongs(payload, previous) {
+  const goesOn = previous && previous.id === payload.id && !payload.origin && !media.pressed;
+  if (!goesOn) media.shown = payload.origin ? media.choices : media.asked;
+  media.pressed = false;
+}
+
+function staleWords(payload) {
+  if (payload.stale) return payload.stale;
+  if (media.shown === media.choices) return "";
+  const owner = Number.isInteger(payload.example) ? "the example" : isLive(payload) ? "the run that is under way" : "an earlier question";
+  return media.removed ? `These lanes belong to ${owner}, whose picture or video is no longer in the form.`
+    : `These lanes belong to ${owner}, not to the file you chose: press Compare.`;
+}
+
+function showStaleness() {
+  const words = staleWords(state.plain);
+  if (part("stale").textContent !== words) part("stale").textContent = words;
+  part("root").classList.toggle("tv-is-stale", Boolean(words));
+  // The pill of an example is lit while the page is about it.
+  const { example } = state.plain;
+  document.documentElement.dataset.tokvizExample = Number.isInteger(example) && !words ? String(example) : "";
+}
+
+// detail: the file or null, and whether the visitor or the server put it there.
+document.addEventListener("tokviz:media", ({ detail }) => {
+  if (!element.isConnected) return;
+  media.removed = !detail.file;
+  if (detail.byVisitor) media.choices += 1;
+  else if (detail.file) media.shown = media.choices; // it came with lanes, perhaps the very same ones
+  if (state.plain) showStaleness();
+});
+document.addEventListener("tokviz:asked", () => {
+  media.asked = media.choices;
+  media.pressed = true;
+});

@@ -1,0 +1,185 @@
+"""The page holds still: while it loads, under the pointer, from view to view, around what it says. And it says what its
+lanes belong to."""
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+from synthetic import comparison
+from test_requests import upload
+from view_alone import document, payload
+from watching import PATIENCE_MS, watched_page
+
+from tokviz.ui.patch_view import asset
+
+pytestmark = pytest.mark.browser
+
+WIDTHS = (1440, 1024, 400)
+VIEWS = ("Kept", "Score", "Order", "Clusters", "Died at")
+SHIFTS = """window.shifted = 0; new PerformanceObserver((list) => list.getEntries().forEach((entry) => {
+  if (!entry.hadRecentInput) window.shifted += entry.value; })).observe({ type: 'layout-shift', buffered: true });"""
+HEIGHT = "document.documentElement.scrollHeight"
+ANSWERS = "[...document.querySelectorAll('.tv-answer')].map((a) => Math.round(a.getBoundingClientRect().top + scrollY))"
+POINT_AT = """(lane) => { const picture = document.querySelectorAll('.tv-picture')[lane];
+  const box = picture.getBoundingClientRect();
+  const heights = new Set();
+  for (let i = 0; i < 12; i++) for (let j = 0; j < 12; j++) {
+    picture.dispatchEvent(new PointerEvent('pointermove', { bubbles: true,
+      clientX: box.x + (j + 0.5) / 12 * box.width, clientY: box.y + (i + 0.5) / 12 * box.height }));
+    heights.add(document.documentElement.scrollHeight);
+  }
+  picture.dispatchEvent(new PointerEvent('pointerleave'));
+  return [...heights]; }"""
+SCHEME = "getComputedStyle(document.documentElement).colorScheme"
+LIT = "[...document.querySelectorAll('.ep-pill')].flatMap((pill, i) => (pill.ariaCurrent === 'true' ? [i] : []))"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_jumps_while_the_page_loads(browser, site, width):
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.add_init_script(SHIFTS)
+    page.goto(site)
+    page.wait_for_function("document.documentElement.dataset.tokvizReady === ''")
+    page.wait_for_selector(".tv-lane .tv-answer:not(:empty)")
+    page.wait_for_function("document.querySelector('#tokviz-table table') !== null")
+    page.locator("#tokviz-tabs").scroll_into_view_if_needed()  # whatever is late is in place by then
+    assert page.evaluate("window.shifted") < 0.05
+    context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_neither_pointing_nor_another_view_moves_anything(browser, rich_site, width):
+    with watched_page(browser, rich_site, width) as page:
+        page.wait_for_function("document.documentElement.dataset.tokvizReady === ''")
+        page.evaluate("document.fonts.ready")
+        answers = page.evaluate(ANSWERS)
+        for view in VIEWS:
+            page.locator(".tv-views").get_by_label(view, exact=True).check(force=True)
+            assert page.evaluate(ANSWERS) == pytest.approx(answers, abs=2), view
+            before = page.evaluate(HEIGHT)
+            for lane in range(page.locator(".tv-lane").count()):
+                assert page.evaluate(POINT_AT, lane) == [before], (view, lane)
+
+
+@pytest.mark.parametrize("width", [1440, 1024])
+def test_an_error_leaves_compare_where_it_is(browser, site, width):
+    with watched_page(browser, site, width) as page:
+        compare = page.locator("#tokviz-compare")
+        for height in (900, 2200):
+            page.set_viewport_size({"width": width, "height": height})
+            before = compare.bounding_box()["y"]
+            page.locator("#tokviz-question textarea").fill("")
+            compare.click()
+            page.locator(".tokviz-notice-error").wait_for()
+            assert compare.bounding_box()["y"] == pytest.approx(before, abs=1)
+            notice = page.locator(".tokviz-notice-error").bounding_box()
+            assert notice["y"] + notice["height"] <= before and notice["y"] > 0, "told above the button, in sight"
+            page.reload()
+            page.wait_for_selector(".tv-lane .tv-answer:not(:empty)")
+
+
+@pytest.mark.parametrize("key", ["Tab", "Shift+Tab"])
+def test_tab_closes_a_menu_and_goes_on(browser, site, key):
+    with watched_page(browser, site) as page:
+        menu = page.locator("#tokviz-model input")
+        menu.click()
+        page.locator("[role=listbox]").wait_for()
+        page.keyboard.press(key)
+        expect(page.locator("[role=listbox]")).to_have_count(0)
+        expect(menu).to_have_attribute("aria-expanded", "false")
+        assert page.evaluate("document.activeElement.matches('.mf-remove, .tokviz-theme')"), "the next in order"
+
+
+def test_bars_and_controls_follow_the_theme(browser, site):
+    with watched_page(browser, site, theme="dark") as page:
+        assert page.evaluate(SCHEME) == "dark"
+        page.get_by_label("Switch between light and dark").click()
+        assert page.evaluate(SCHEME) == "light"
+
+
+def still(path, shade):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), shade).save(path)
+    return path
+
+
+def stale(page):
+    return page.locator(".tv-stale").inner_text()
+
+
+def test_lanes_say_that_they_belong_to_another_picture_until_they_do(browser, site, paced, tmp_path):
+    with watched_page(browser, site) as page:
+        assert stale(page) == "" and page.locator(".tv-title").is_visible()
+        places = page.evaluate(ANSWERS)
+        upload(page, still(tmp_path / "mine.png", (200, 30, 30)))
+        expect(page.locator(".tv-stale")).to_have_text(
+            "These lanes belong to the example, not to the file you chose: press Compare."
+        )
+        assert not page.locator(".tv-title").is_visible()
+        assert page.locator(".tv-stale").get_attribute("role") == "status"
+        assert float(page.locator(".tv-lanes").evaluate("node => getComputedStyle(node).opacity")) < 0.7
+        assert page.evaluate(ANSWERS) == places and page.evaluate(LIT) == []
+        # They can be explored all the same.
+        page.locator(".tv-picture").nth(1).hover(position={"x": 30, "y": 30})
+        assert page.locator(".tv-where").nth(1).inner_text().startswith("row ")
+        page.get_by_label("Remove the picture or video").click()
+        expect(page.locator(".tv-stale")).to_contain_text("no longer in the form")
+        page.locator("#tokviz-examples button").first.click()
+        expect(page.locator(".tv-stale")).to_have_text("")
+        assert page.locator(".tv-title").is_visible()
+
+
+def test_a_run_belongs_to_the_picture_that_it_was_asked_about(browser, site, paced, tmp_path):
+    with watched_page(browser, site) as page:
+        upload(page, still(tmp_path / "one.png", (30, 200, 30)))
+        expect(page.locator(".tv-stale")).not_to_have_text("")
+        paced.hold(1)
+        try:
+            page.locator("#tokviz-compare").click()
+            expect(page.locator(".tv-stale")).to_have_text("")
+            page.wait_for_function("document.querySelectorAll('.tv-lane')[1].dataset.status === 'running'")
+            upload(page, still(tmp_path / "two.png", (30, 30, 200)))
+            expect(page.locator(".tv-stale")).to_contain_text("the run that is under way")
+        finally:
+            paced.release()
+        page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=done]').length >= 4")
+        expect(page.locator(".tv-stale")).to_contain_text("an earlier question")
+        page.locator("#tokviz-compare").click()
+        expect(page.locator(".tv-stale")).to_have_text("")
+
+
+def test_the_pill_that_is_lit_is_the_example_that_is_shown(browser, site, paced):
+    with watched_page(browser, site) as page:
+        assert page.evaluate(LIT) == [0]
+        page.locator("#tokviz-examples button").nth(1).click()
+        page.wait_for_function(f"String({LIT}) === '1'")
+        page.locator("#tokviz-compare").click()
+        page.wait_for_function("document.querySelector('.tv-origin').hidden")
+        assert page.evaluate(LIT) == []
+
+
+def test_the_server_can_call_lanes_stale_and_unlight_the_pills(browser):
+    """Both follow the payload alone: the next one without the keys takes them back."""
+    page = browser.new_page()
+    value = payload(comparison())
+    pills = (
+        f"<div id=pills>{asset('example_pills.html')}</div><script>"
+        f"((element, props, trigger) => {{{asset('example_pills.js')}}})"
+        "(document.querySelector('#pills'), { value: { names: ['a', 'b'] } }, () => 0)</script>"
+    )
+    page.set_content(document(comparison()) + pills)
+    page.wait_for_selector(".tv-lane .tv-answer:not(:empty)")
+    show = f"(keys) => showNext({{ ...{json.dumps(value)}, ...keys }})"
+    assert page.evaluate(LIT) == [] and stale(page) == ""
+    page.evaluate(show, {"example": 1})
+    page.wait_for_function(f"String({LIT}) === '1'")
+    page.evaluate(show, {"example": 1, "stale": "Not <b>yours</b>."})
+    page.wait_for_function(f"{LIT}.length === 0")
+    assert stale(page) == "Not <b>yours</b>."
+    page.evaluate(show, {"example": 0})
+    page.wait_for_function(f"String({LIT}) === '0'")
+    assert stale(page) == ""
+    page.close()
