@@ -298,6 +298,14 @@ part("layers").querySelector("select").addEventListener("change", (event) => {
   redrawWithTools();
 });
 wireFilm();
+// The notice gave a run up: nothing is on its way any more.
+document.addEventListener("tokviz:lost", () => {
+  for (const lane of state.lanes.filter(({ data }) => data.status === "waiting" || data.status === "running")) {
+    lane.root.dataset.status = "lost";
+    fillOutcome(lane, { ...lane.data, status: "lost", answer: lane.data.answer || "not answered" });
+    lane.answer.classList.add("tv-quiet");
+  }
+});
 new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 // Canvas colours come from CSS variables, which change with the theme.
 new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });

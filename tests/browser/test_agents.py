@@ -1,12 +1,12 @@
 """The endpoints as tools of agents: what an agent reads of them, what it gets, and what it must not reach."""
 
-import asyncio
 import base64
 import json
 import socket
 
 import httpx
 import pytest
+from own_loop import run_async
 from PIL import Image
 
 pytest.importorskip("mcp")
@@ -56,7 +56,7 @@ def call(url, name, arguments):
             result = await s.call_tool(name, arguments)
             return result.isError, "".join(part.text for part in result.content)
 
-    return asyncio.run(session())
+    return run_async(session())
 
 
 def test_an_agent_reads_what_the_docstrings_say(tools_site):

@@ -98,6 +98,8 @@ def test_a_run_that_falls_silent_is_not_shown_as_running(site, browser, held, mo
     page.route("**/gradio_api/**", lambda route: route.abort())
     page.clock.fast_forward(31_000)
     expect(page.locator(".tokviz-notice-error")).to_contain_text("press Compare to ask again")
+    assert page.evaluate(STATUSES) == "done,lost,lost,lost"
+    assert page.locator(".tv-answer").all_inner_texts() == ["cyan", "b", "not answered", "not answered"]
     context.close()
 
 

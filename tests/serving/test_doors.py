@@ -1,9 +1,9 @@
 """Who may come in, asked of the middleware alone."""
 
-import asyncio
 import json
 
 import pytest
+from own_loop import run_async
 
 from tokviz.serving import doors
 from tokviz.serving.callers import address_of
@@ -28,7 +28,7 @@ def ask(
     async def send(message):
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    run_async(app(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), b"".join(message.get("body", b"") for message in sent[1:])
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from own_loop import run_async
 from paced import PacedRunner
 from PIL import Image
 from synthetic import comparison, picture, write_examples
@@ -80,7 +81,7 @@ def in_turn(act, form, given, example=None):
     async def collect():
         return [output async for output in act.compare_in_turn(form, given, example, TAB)]
 
-    return asyncio.run(collect())
+    return run_async(collect())
 
 
 def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file):
@@ -123,6 +124,19 @@ def test_an_unexpected_error_is_a_plain_sentence_without_details(examples, form,
 
     outputs = run(Handlers(broken, lambda asked: (), PRUNERS, examples), form, values(form, picture=file))
     assert outputs[-1][1] == {"kind": "error", "text": UNEXPECTED}
+
+
+@pytest.mark.parametrize("error", [BadInput("The GPU ran out of memory."), RuntimeError("a defect")])
+def test_a_run_that_breaks_off_leaves_no_lane_waiting(examples, runner, form, file, error):
+    def breaking(request, stop):
+        for event in runner(request, stop):
+            yield event
+            if event.kind == "run" and event.lane == 1:
+                raise error
+
+    outputs = run(Handlers(breaking, lambda asked: (), PRUNERS, examples), form, values(form, picture=file))
+    assert [lane["status"] for lane in outputs[-1][0]["lanes"]] == ["done", "done"]
+    assert outputs[-1][1]["kind"] == "error"
 
 
 def test_stop_ends_the_run_after_what_is_finished(act, form, file):
@@ -271,7 +285,7 @@ def test_a_second_press_stops_the_first_run_and_is_answered(act, runner, form, f
         await asyncio.gather(pressed, again)
         return first, second
 
-    first, second = asyncio.run(press_twice())
+    first, second = run_async(press_twice())
     assert [request.question for request in runner.requests] == ["first ?", "second ?"]
     assert first[-1][-1] == gr.update(interactive=True)  # what is stopped says nothing more, Stop belongs to the other
     assert [out[0] for out in second if isinstance(out[0], dict) and "lanes" in out[0]][-1]["question"] == "second ?"
@@ -289,7 +303,7 @@ def test_who_waits_is_told_so_and_can_stop(act, runner, form, file):
                 act.stop(TAB)
         return outputs
 
-    outputs = asyncio.run(wait_and_stop())
+    outputs = run_async(wait_and_stop())
     assert outputs[-1][1] == {"kind": "info", "text": "Stopped before it began."}
     assert outputs[-1][-1] == gr.update(interactive=False) and runner.requests == []
     held.leave()
@@ -317,7 +331,7 @@ def test_the_model_is_free_only_when_the_work_is_over(act, runner, form, file):
         await stream.aclose()
         runner.release()
 
-    asyncio.run(leave_early())
+    run_async(leave_early())
     deadline = time.monotonic() + 10
     (following,) = act.line._waiting or [act.line._turn]
     while following.before and time.monotonic() < deadline:

@@ -161,6 +161,7 @@ class Handlers:
         session = request.session_hash or ""
         skip = gr.skip()
         nothing = [skip] * (COMPARE_OUTPUTS - 2)
+        last: Comparison | None = None
         try:
             asked = self._with_truth(form.request(values), example)
             if not is_loaded(asked):
@@ -172,7 +173,6 @@ class Handlers:
             told = loading_notices(asked.model)
             served = form.serves(self.missing(asked.model), model_facts(asked.model))
             yield [skip, notice("busy", "Encoding …"), *[skip] * 4, *served]
-            last: Comparison | None = None
             for view, words, comparison in self._stream(asked, stop):
                 if self.flags.of(session) is not stop:  # an example or a session was opened meanwhile: it is shown now
                     return
@@ -185,11 +185,12 @@ class Handlers:
                 yield [self._final(last), ending, *self.results(last), *[skip] * 4]
         except BadInput as error:
             if self.flags.of(session) is stop:
-                yield [skip, notice("info" if stop.is_set() else "error", str(error)), *nothing]
+                view = skip if last is None else self._final(last)  # no lane waits any more
+                yield [view, notice("info" if stop.is_set() else "error", str(error)), *nothing]
         except Exception:  # the boundary to the visitor: the log gets the traceback, the page a sentence
             log_failure("a comparison failed")
             if self.flags.of(session) is stop:
-                yield [skip, notice("error", UNEXPECTED), *nothing]
+                yield [skip if last is None else self._final(last), notice("error", UNEXPECTED), *nothing]
 
     def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
         answers: dict[int, str] = {}
