@@ -38,6 +38,7 @@ def test_an_example_opened_during_a_run_is_what_stays(site, open_page, held):
     page.wait_for_function(IN_THE_MIDDLE)
     page.locator("#tokviz-examples button").nth(1).click()
     page.get_by_role("heading", name="panorama").wait_for()
+    expect(page.locator("#tokviz-stop")).to_be_disabled()
     held.release()
     page.wait_for_timeout(1500)  # the abandoned run would have painted over the example by now
     assert "panorama" in page.locator(".tv-title").inner_text()

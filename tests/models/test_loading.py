@@ -155,7 +155,7 @@ def test_without_an_attached_gpu_flash_attention_is_not_tried(packages, gpus, mo
     monkeypatch.delenv("TOKVIZ_KERNEL", raising=False)
     gpus(80)
     packages("flash_attn", "kernels")
-    monkeypatch.setattr(kernels, "ZERO_GPU", True)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     monkeypatch.setattr(kernels, "why_not_right", lambda *_: pytest.fail("a kernel was called"))
     found = kernels.choose_kernel(None, [GPU], torch.bfloat16)
     assert found.name == "sdpa" and "ZeroGPU" in found.notice

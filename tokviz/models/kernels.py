@@ -18,7 +18,7 @@ from transformers import modeling_flash_attention_utils as flash
 from transformers.utils import is_kernels_available
 
 from ..errors import BadInput
-from .placing import ZERO_GPU
+from .placing import on_zero_gpu
 from .probing import capability_of, why_not_right
 
 HUB_KERNEL = "kernels-community/flash-attn2"
@@ -107,7 +107,7 @@ def _why_not_here(devices: Sequence[torch.device], dtype: torch.dtype) -> str | 
     """GPUs and number types that no build of flash attention serves."""
     if any(device.type != "cuda" for device in devices):
         return f"Flash attention needs an NVIDIA GPU; the model lies on {devices[0].type}."
-    if ZERO_GPU:
+    if on_zero_gpu():
         return (
             "Flash attention has to be tried on the GPU, and none is attached while a model is loaded here (ZeroGPU)."
         )

@@ -15,9 +15,14 @@ from ..errors import BadInput
 from .memory import Parameters, weights_gb
 
 Quantization = Literal["4bit", "8bit"]
-ZERO_GPU = bool(os.environ.get("SPACESZERO_GPU"))
-"""There a GPU is only pretended to be at hand while models are loaded: it has no memory to measure or to load into."""
 _BITS: dict[Quantization | None, Literal[16, 8, 4]] = {None: 16, "8bit": 8, "4bit": 4}
+
+
+def on_zero_gpu() -> bool:
+    """Whether this is a ZeroGPU Space, where a GPU is only pretended to be at hand while models are loaded: it has no
+    memory to measure or to load into.
+    """
+    return bool(os.environ.get("SPACES_ZERO_GPU"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Placement:
         """Arguments of ``from_pretrained``."""
         if self.spread:
             where: dict[str, Any] = {"device_map": "auto"}
-        elif self.device.type == "cuda" and has_package("accelerate") and not ZERO_GPU:
+        elif self.device.type == "cuda" and has_package("accelerate") and not on_zero_gpu():
             # Straight to where they stay: a copy in the machine's memory first would have to fit there too.
             where = {"device_map": {"": self.device}}
         else:
@@ -91,7 +96,7 @@ def place(
 def check_room(name: str, placement: Placement, parameters: Parameters | None, freed_gb: float = 0.0) -> None:
     """Raises BadInput when the weights alone cannot fit, even after ``freed_gb`` of a model that will go."""
     # Spread: what the GPUs do not hold goes to the machine's memory.
-    if parameters is None or placement.spread or (ZERO_GPU and placement.device.type == "cuda"):
+    if parameters is None or placement.spread or (on_zero_gpu() and placement.device.type == "cuda"):
         return
     needed, free = placement.needed_gb(parameters), placement.free_gb() + freed_gb
     if needed <= free:

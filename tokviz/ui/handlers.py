@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -128,17 +129,21 @@ class Handlers:
             form.request(values)  # what cannot be asked need not wait
             caller = f"page {address_of(request.client, request.headers)}"
             work = functools.partial(self.compare, form, values, example, request, stop)
-            async for output in in_turn(self.line, caller, work, stop, functools.partial(LISTENERS.is_gone, session)):
-                if self.flags.of(session) is not stop:
-                    return
-                if isinstance(output, Waiting | Working):
-                    beat += 1
-                    said = text.queued(output.before) if isinstance(output, Waiting) else said
-                    yield [skip, {**notice("busy", said), "beat": beat}, *rest, on]
-                    continue
-                if isinstance(output[1], dict):
-                    said = output[1]["text"]
-                yield [*output, on]
+            is_gone = functools.partial(LISTENERS.is_gone, session)
+            async with contextlib.aclosing(in_turn(self.line, caller, work, stop, is_gone)) as outputs:
+                async for output in outputs:
+                    if self.flags.of(session) is not stop:
+                        break
+                    if isinstance(output, Waiting | Working):
+                        beat += 1
+                        said = text.queued(output.before) if isinstance(output, Waiting) else said
+                        yield [skip, {**notice("busy", said), "beat": beat}, *rest, on]
+                        continue
+                    if isinstance(output[1], dict):
+                        said = output[1]["text"]
+                    yield [*output, on]
+            if self.flags.of(session) is None:  # something stored was opened: nothing runs in this tab
+                yield [skip, skip, *rest, off]
             if self.flags.of(session) is not stop:
                 return
             stopped = notice("info", text.STOPPED_WAITING) if stop.is_set() and said.startswith(text.QUEUED) else skip
@@ -336,7 +341,7 @@ class Handlers:
     @staticmethod
     def figure_controls(session: str | None) -> list[Any]:
         """What there is to choose of the shown comparison. Outputs: layer, frames."""
-        return [gr.update(**choice) for choice in figure_choices(read_session(session) if session else None)]
+        return [gr.update(**choice) for choice in _choices_of(session)]
 
     @staticmethod
     def figure(session: str | None, view: str, layer: str | None, frames: str) -> list[Any]:
@@ -365,6 +370,12 @@ def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[
     choices = [("both, on the picture", BOTH_LAYERS), *layer_names(grid)] if grid is not None and grid.is_tiled else []
     layer = {"choices": choices, "value": choices[0][1] if choices else None, "visible": bool(choices)}
     return layer, {"value": "", "visible": grid is not None and grid.is_video}
+
+
+@functools.lru_cache(maxsize=256)
+def _choices_of(session: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``figure_choices`` of a session file, whose name follows from its content."""
+    return figure_choices(read_session(session) if session else None)
 
 
 def layer_names(grid: TokenGrid) -> list[tuple[str, str]]:

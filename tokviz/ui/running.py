@@ -226,14 +226,16 @@ class StopFlags:
             former.set()
         return fresh
 
-    def of(self, session: str) -> threading.Event:
-        """The tab's current flag."""
+    def of(self, session: str) -> threading.Event | None:
+        """The flag of the tab's latest run; None when there is none, or what it shows now is not a run's."""
         with self._lock:
-            return self._flags.setdefault(session, threading.Event())
+            return self._flags.get(session)
 
     def stop(self, session: str) -> None:
         """Ask the tab's run to stop."""
-        self.of(session).set()
+        flag = self.of(session)
+        if flag is not None:
+            flag.set()
 
     def stop_all(self) -> None:
         """The server ends: every run does."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ async def in_turn(
     work: Callable[[], Iterator[Any]],
     stop: threading.Event,
     is_gone: Callable[[], bool],
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, None]:
     """What ``work`` yields, once it is the caller's turn; before and between ``Waiting`` and ``Working``.
 
     Ends early when ``stop`` is set while it waits. When nobody listens any more (``is_gone``) or the iterator is given
@@ -73,8 +74,9 @@ async def in_turn(
             await asyncio.sleep(_LOOK_S)
         if not stop.is_set():
             working = True
-            async for output in _worked(work, ticket, stop, is_gone):
-                yield output
+            async with contextlib.aclosing(_worked(work, ticket, stop, is_gone)) as outputs:
+                async for output in outputs:
+                    yield output
     finally:
         if not working:
             ticket.leave()
@@ -82,7 +84,7 @@ async def in_turn(
 
 async def _worked(
     work: Callable[[], Iterator[Any]], ticket: Ticket, stop: threading.Event, is_gone: Callable[[], bool]
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, None]:
     """The turn belongs to the thread: the model is free when the work is over, not when nobody looks any more."""
     loop = asyncio.get_running_loop()
     outputs: asyncio.Queue[Any] = asyncio.Queue()
