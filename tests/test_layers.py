@@ -25,6 +25,8 @@ ABSENT = {
     "tokviz.models.loading": {"gradio", "tokviz.pruners", "tokviz.engine"},
     "tokviz.comparing": {"gradio", "tokviz.ui"},
     "tokviz.calibration": {"gradio", "tokviz.ui", "tokviz.comparing"},
+    "tokviz.serving.doors": {"torch", "gradio", "transformers", "tokviz.ui"},
+    "tokviz.serving.run_queue": {"torch", "gradio", "transformers", "tokviz.ui"},
     "tokviz.fidelity.workers": {"gradio", "tokviz.ui", "tokviz.comparing"},
     "tokviz.fidelity.cache": {"torch", "gradio", "transformers"},
     "tokviz.fidelity.statistics": {"torch", "gradio", "transformers"},

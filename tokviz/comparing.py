@@ -5,14 +5,12 @@ The package exports its two functions as ``tokviz.compare`` and ``tokviz.compare
 
 from __future__ import annotations
 
-import math
 import platform
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -27,20 +25,26 @@ from .lane import LaneSettings, planning_info, run_lane
 from .measures import timing
 from .media import Source, grid_of, notices_of, open_media, picture_of, placed_evidence, untrained
 from .models.loading import VisionLanguageModel
-from .models.prompts import model_inputs, placeholders
+from .models.prompts import model_inputs
 from .names import Box, BudgetMeaning
 from .pruners import get
 from .pruners.base import Pruner
 from .records import Comparison, Request, Run, Timing, TokenGrid
-from .session_limits import MAX_EVIDENCE
+from .request_checks import (
+    check_context,
+    check_model,
+    check_numbers,
+    check_question,
+    check_text,
+    evidence_boxes,
+    listed,
+)
 from .short import kind_of, passed, short_repr
 from .types import Budget, Need, PlanningInfo
 from .video import Video
 
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 BASELINE = "full"
-MAX_QUESTION_CHARACTERS = 2000
-MAX_NEW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -137,15 +141,15 @@ def compare_events(
     When ``stop`` is set the generator ends early after a last ``done`` event with what there is; when it was set before
     the picture was encoded there is nothing to show, and BadInput says so.
     """
-    _check_model(vlm)
+    check_model(vlm)
     media = open_media(vlm, image, frames)
     question = check_question(question, vlm)
-    _check_text("The expected answer", "" if expected is None else expected)
+    check_text("The expected answer", "" if expected is None else expected)
     pruners = _pruners(methods)
     completed = _completed_params(pruners, params)
     grid = grid_of(vlm, media)
-    boxes, box_frames = placed_evidence(media, _boxes(evidence), _listed("evidence_frames", evidence_frames))
-    _check_numbers(budget, budget_as, seed, repeats, max_new_tokens, grid)
+    boxes, box_frames = placed_evidence(media, evidence_boxes(evidence), listed("evidence_frames", evidence_frames))
+    check_numbers(budget, budget_as, seed, repeats, max_new_tokens, grid)
     request = Request(
         question=question,
         methods=[pruner.id for pruner in pruners],
@@ -239,7 +243,7 @@ class _Job:
         shown = self.media if isinstance(self.media, Video) else self.media.image
         inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
         length = inputs["input_ids"].shape[1]
-        _check_context(self.vlm, length, self.settings.max_new_tokens, self.request.question, self.grid)
+        check_context(self.vlm, length, self.settings.max_new_tokens, self.request.question, self.grid)
         return encode(
             self.vlm.model,
             self.vlm.family,
@@ -316,37 +320,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_question(question: str, vlm: VisionLanguageModel) -> str:
-    """The question without outer blanks. Raises BadInput when empty, too long, or with the model's reserved words."""
-    if not isinstance(question, str) or not question.strip():
-        raise BadInput("There is no question: type one about the picture.")
-    question = question.strip()
-    if len(question) > MAX_QUESTION_CHARACTERS:
-        raise BadInput(
-            f"The question has {len(question):,} characters; the limit is {MAX_QUESTION_CHARACTERS:,}. "
-            "Please shorten it."
-        )
-    _check_text("The question", question)
-    tokenizer = vlm.processor.tokenizer
-    # As ids, not only as text: a tokenizer may normalise case or width before it looks for its reserved words.
-    ids = set(tokenizer(question, add_special_tokens=False)["input_ids"]) & set(tokenizer.all_special_ids)
-    written = [reserved for reserved in (*tokenizer.all_special_tokens, *placeholders(vlm)) if reserved in question]
-    reserved_ids = ids - {tokenizer.unk_token_id}
-    if written or reserved_ids:
-        reserved = written[0] if written else tokenizer.convert_ids_to_tokens(min(reserved_ids))
-        raise BadInput(f"The question contains {reserved!r}, which is reserved by the model; please leave it out.")
-    return question
-
-
-def _check_text(what: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise BadInput(f"{what} must be text, not {passed(value)}.")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadInput(f"{what} is not valid text (UTF-8); please type it again.") from error
-
-
 def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
     """A warning that names the words of the question that the model's vocabulary lacks, or nothing."""
     tokenizer = vlm.processor.tokenizer
@@ -387,26 +360,10 @@ def mostly_unseen(grid: TokenGrid) -> list[str]:
     return [f"The model sees only the middle {x1 - x0:.0f} × {y1 - y0:.0f} of these {width} × {height} pixels."]
 
 
-def _check_model(vlm: object) -> None:
-    if not isinstance(vlm, VisionLanguageModel):
-        raise BadInput(
-            f"The first argument is a model as tokviz.load returns it, not {kind_of(vlm)}: "
-            "write tokviz.compare(tokviz.load(...), image, question), with the model's id or the folder that its "
-            "save_pretrained wrote."
-        )
-
-
-def _listed(name: str, values: object) -> list[Any]:
-    """Values that should be a list. Raises BadInput."""
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise BadInput(f"{name} must be a list, not {passed(values)}.")
-    return list(values)
-
-
 def _pruners(methods: Sequence[str]) -> list[Pruner]:
     if isinstance(methods, str):
         raise BadInput(f"methods must be a list of method ids, not the text {passed(methods)}.")
-    ids = _listed("methods", methods)
+    ids = listed("methods", methods)
     for id in ids:
         if not isinstance(id, str):
             raise BadInput(f"methods must be a list of method ids, and {passed(id)} is none: {kind_of(id)}.")
@@ -426,70 +383,3 @@ def _completed_params(
         if not isinstance(values, Mapping | None):
             raise BadInput(f"The parameters of {id} must be {{name: value}}, not {passed(values)}.")
     return {pruner.id: dict(pruner.complete(given.get(pruner.id))) for pruner in pruners}
-
-
-def _check_numbers(budget: int, budget_as: str, seed: int, repeats: int, max_new_tokens: int, grid: TokenGrid) -> None:
-    for name, value, low, high in (
-        ("The budget", budget, 1, grid.n_tokens),
-        ("The seed", seed, 0, 2**63 - 1),
-        ("The number of repeats", repeats, 1, 100),
-        ("The number of new tokens", max_new_tokens, 1, MAX_NEW_TOKENS),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            what = "video" if grid.is_video else "picture"
-            why = f" (this {what} has {grid.n_tokens} visual tokens)" if name == "The budget" else ""
-            raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {passed(value)}.")
-    if budget_as not in ("published", "final", "average"):
-        raise BadInput(f"budget_as must be published, final or average, not {passed(budget_as)}.")
-
-
-def _boxes(evidence: Sequence[Box]) -> list[Box]:
-    boxes = _listed("evidence", evidence)
-    if len(boxes) > MAX_EVIDENCE:
-        raise BadInput(f"There are {len(boxes):,} evidence boxes; a session holds at most {MAX_EVIDENCE:,}.")
-    return [_check_box(box) for box in boxes]
-
-
-def _check_box(box: object) -> Box:
-    sides = list(box) if isinstance(box, Iterable) and not isinstance(box, str | bytes | Mapping) else []
-    if len(sides) == 4 and all(isinstance(side, Real) and not isinstance(side, bool) for side in sides):
-        try:
-            x0, y0, x1, y1 = map(float, sides)
-        except OverflowError:  # a whole number beyond every float
-            x0 = y0 = x1 = y1 = math.inf
-        if all(map(math.isfinite, (x0, y0, x1, y1))) and x0 < x1 and y0 < y1:
-            return x0, y0, x1, y1
-    raise BadInput(f"An evidence box is x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, not {passed(box)}.")
-
-
-def _check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, question: str, grid: TokenGrid) -> None:
-    """Refuse what the model has no positions for, with the advice that helps. length: of the prompt, image included."""
-    limit = getattr(vlm.text_config, "max_position_embeddings", None)
-    if not limit or length + max_new_tokens <= limit:
-        return
-    room = limit - length
-    what = "Video" if grid.is_video else "Picture"
-    asked = len(vlm.processor.tokenizer(question, add_special_tokens=False)["input_ids"])
-    if room > 0:
-        advice = f"allow at most {room} new {'token' if room == 1 else 'tokens'}"
-    elif sum(len(view.frames) for view in grid.views) > 1:
-        advice = "use fewer frames"
-    elif 1 - room < asked:  # a question that much shorter still asks something
-        advice = f"shorten the question by at least {1 - room} of its {asked} tokens"
-    elif _fewer_when_smaller(vlm, grid):
-        advice = f"use a smaller picture, which alone takes {grid.n_tokens} of them, or another model"
-    else:
-        advice = f"choose another model: with this one every picture takes {grid.n_tokens} of them"
-    raise BadInput(
-        f"{what}, question and answer need {length + max_new_tokens} tokens; {vlm.record.name} takes {limit}. "
-        f"Please {advice}."
-    )
-
-
-def _fewer_when_smaller(vlm: VisionLanguageModel, grid: TokenGrid) -> bool:
-    """Whether the model makes fewer visual tokens of a picture of a quarter of the size per side."""
-    width, height = (max(side // 4, 1) for side in grid.picture_size)
-    try:
-        return vlm.family.grid(vlm.model, vlm.processor, (width, height), {}).n_tokens < grid.n_tokens
-    except BadInput:  # so small a picture is none that the model takes
-        return False

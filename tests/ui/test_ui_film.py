@@ -14,7 +14,7 @@ from synthetic_film import LAMP, film_comparison, film_frames
 from tokviz.cases.examples import Example, load_examples
 from tokviz.errors import BadInput
 from tokviz.models.llava_next import tile_grid
-from tokviz.ui import handlers, pictures, running
+from tokviz.ui import pictures, running, sessions
 from tokviz.ui.handlers import Handlers
 from tokviz.ui.payload import to_payload
 
@@ -142,8 +142,8 @@ def test_a_request_about_a_video_reaches_the_comparison_with_its_frames(monkeypa
         return iter(())
 
     monkeypatch.setattr(running, "model", lambda *name: "model")
+    monkeypatch.setattr("tokviz.compare_events", compare_events)  # first: it imports what uses the other
     monkeypatch.setattr("tokviz.media.open_media", open_media)
-    monkeypatch.setattr("tokviz.compare_events", compare_events)
     asked = running.RunRequest("m", str(clip), "?", ("apet",), 24, evidence=(LAMP,), evidence_at=(5,), frames=2)
     list(running.run_request(asked, threading.Event()))
     assert seen["frames"] == 2 and seen["evidence_frames"] == [1] and seen["evidence"] == [LAMP]
@@ -161,13 +161,13 @@ def test_examples_find_their_clip(tmp_path, session, clip):
 
 
 def test_the_export_asks_for_layers_of_tiles_and_frames_of_videos(session, tiles):
-    layer, frames = handlers.figure_choices(tiles)
+    layer, frames = sessions.figure_choices(tiles)
     assert layer["choices"] == [("both, on the picture", "both"), ("whole picture", "0"), ("4 crops", "1")]
     assert layer["visible"] and layer["value"] == "both" and not frames["visible"]
-    layer, frames = handlers.figure_choices(session)
+    layer, frames = sessions.figure_choices(session)
     assert frames["visible"] and not layer["visible"]
     for nothing in (comparison(), None):
-        assert not any(choice["visible"] for choice in handlers.figure_choices(nothing))
+        assert not any(choice["visible"] for choice in sessions.figure_choices(nothing))
 
 
 def test_what_the_export_asks_for_reaches_the_figure(session, tiles, monkeypatch):
@@ -177,7 +177,7 @@ def test_what_the_export_asks_for_reaches_the_figure(session, tiles, monkeypatch
     )
     tiles = tiles.model_copy(update={"runs": comparison(480, 300).runs})
     for shown, layer, frames in ((tiles, "both", ""), (tiles, "1", "3"), (session, None, "1, 5 2"), (session, "0", "")):
-        Handlers.figure(handlers.session_file(shown), "kept", layer, frames)
+        Handlers.figure(sessions.session_file(shown), "kept", layer, frames)
     wanted = [{"layer": "both"}, {"layer": 1}, {"frames": [0, 4, 1]}, {}]
     assert asked[::3] == [{"view": "kept", **options} for options in wanted]
 
@@ -185,5 +185,5 @@ def test_what_the_export_asks_for_reaches_the_figure(session, tiles, monkeypatch
 @pytest.mark.parametrize(("frames", "words"), [("7", "no frame 7"), ("0", "no frame 0"), ("one", "with commas"),
                                                ("1-3", "with commas"), ("9" * 50, "with commas")])  # fmt: skip
 def test_frames_that_are_not_there_are_said(session, frames, words):
-    _, notice = Handlers.figure(handlers.session_file(session), "kept", None, frames)
+    _, notice = Handlers.figure(sessions.session_file(session), "kept", None, frames)
     assert notice["kind"] == "error" and words in notice["text"]

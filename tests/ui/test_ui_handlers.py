@@ -18,7 +18,7 @@ import tokviz
 from tokviz.cases.examples import load_examples
 from tokviz.errors import BadInput
 from tokviz.records import Comparison
-from tokviz.ui import controls, handlers, pictures, running, scratch
+from tokviz.ui import controls, pictures, running, scratch, sessions
 from tokviz.ui.handlers import UNEXPECTED, Handlers
 
 TAB = SimpleNamespace(session_hash="tab", client=("127.0.0.1", 1), headers={})
@@ -215,9 +215,9 @@ def test_a_stored_request_brings_its_model_where_the_chosen_one_cannot_answer(
     monkeypatch, chosen, media, offered, wanted
 ):
     takes = {"pictures": ("picture",), "both": ("picture", "video"), "tiny-video": ("video",)}
-    monkeypatch.setattr(handlers, "offers", lambda: [SimpleNamespace(id=name, takes=takes[name]) for name in offered])
+    monkeypatch.setattr(sessions, "offers", lambda: [SimpleNamespace(id=name, takes=takes[name]) for name in offered])
     stored = SimpleNamespace(video=None if media == "picture" else 1, model=SimpleNamespace(name="tiny-video"))
-    assert handlers.fitting_model(chosen, stored) == wanted
+    assert sessions.fitting_model(chosen, stored) == wanted
 
 
 def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
@@ -225,7 +225,7 @@ def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
     path.write_text(comparison(300, 200).to_json())
     outputs = act.open_session(form, str(path), "tokviz-tiny")
     assert outputs[0]["origin"].startswith("Opened file")
-    assert handlers.read_session(outputs[3]) == comparison(300, 200)
+    assert sessions.read_session(outputs[3]) == comparison(300, 200)
     path.write_text("{}")
     refused = act.open_session(form, str(path), "tokviz-tiny")
     assert refused[1]["kind"] == "error" and len(refused) == len(outputs)
@@ -245,8 +245,8 @@ def test_the_picture_inside_a_session_is_decoded_and_written_anew(tmp_path):
 def test_what_follows_from_its_content_is_written_once():
     kept = scratch.kept_file("kept.txt", lambda path: path.write_text("first"))
     assert scratch.kept_file("kept.txt", lambda path: path.write_text("second")).read_text() == "first"
-    assert handlers.session_file(comparison(300, 200)) == handlers.session_file(comparison(300, 200))
-    assert kept.parent == Path(handlers.session_file(comparison(300, 200))).parents[1]
+    assert sessions.session_file(comparison(300, 200)) == sessions.session_file(comparison(300, 200))
+    assert kept.parent == Path(sessions.session_file(comparison(300, 200))).parents[1]
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch):
@@ -342,7 +342,7 @@ def test_the_model_is_free_only_when_the_work_is_over(act, runner, form, file):
 def test_a_reloaded_page_shows_again_what_it_showed(act, form):
     assert act.show_again(form, "example-2", "tokviz-tiny")[0] == act.example_payload(2)
     session = comparison(300, 200)
-    key = Path(handlers.session_file(session)).parent.name
+    key = Path(sessions.session_file(session)).parent.name
     shown = act.show_again(form, key, "tokviz-tiny")
     assert shown[0]["question"] == session.request.question and shown[5] == key and shown[6] is None
     for unknown in ("", "example-0", "example-99", "0" * 64, "../../etc", "nonsense"):

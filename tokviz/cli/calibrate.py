@@ -56,7 +56,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     import tokviz
 
     from ..calibration import ETA, calibrate_vtw, case_samples, picture_samples, scene_samples
-    from ..comparing import check_question
+    from ..request_checks import check_question
 
     if arguments.cases:
         samples = case_samples(Path(arguments.cases))

@@ -23,12 +23,13 @@ from .client_files import refusal
 from .controls import is_whole
 from .endpoint_docs import documented
 from .failures import log_failure
-from .handlers import UNEXPECTED, as_plain
+from .handlers import UNEXPECTED
 from .method_menu import missing_by_method
 from .offers import check_may_load, offer, offers
 from .payload import UNPRUNED
 from .pictures import PictureField
 from .running import Runner, RunRequest, is_loaded, loaded, planning
+from .sessions import as_plain
 from .turns import Waiting, Working, in_turn
 
 _SETTINGS = {

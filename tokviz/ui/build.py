@@ -16,7 +16,7 @@ from ..cases.examples import Example, load_examples
 from ..pruners.base import Pruner
 from ..serving.doors import Doors
 from ..serving.storage import storage
-from . import handlers, numbers, text
+from . import numbers, sessions, text
 from .api import add_endpoints
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .client_files import FileButton
@@ -89,7 +89,7 @@ def build_page(
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
                 first = examples[0].comparison if examples else None
                 tabs = _tabs(pruners, first)
-        session = gr.State(handlers.session_file(first) if first else None, time_to_live=7200)
+        session = gr.State(sessions.session_file(first) if first else None, time_to_live=7200)
         example = gr.State(0 if examples else None)
         key = gr.Textbox(visible="hidden", label="Key of what is shown", elem_id="tokviz-shown")
         add_endpoints(run, pruners, models, act.line)
@@ -259,7 +259,7 @@ def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
     with gr.Tabs(elem_id="tokviz-tabs"):
         with gr.Tab("Numbers"):
             table = gr.Dataframe(
-                handlers.table_value(first) if first else None, headers=numbers.TABLE_HEADERS, interactive=False,
+                sessions.table_value(first) if first else None, headers=numbers.TABLE_HEADERS, interactive=False,
                 label="The numbers of every lane", column_widths=[*numbers.TABLE_WIDTHS], elem_id="tokviz-table",
             )  # fmt: skip
         with gr.Tab("Methods"):
@@ -268,12 +268,12 @@ def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
                 gr.Markdown(_method_notes(pruners))
         with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
             with gr.Column(min_width=200):
-                value = handlers.session_file(first) if first else None
+                value = sessions.session_file(first) if first else None
                 session = gr.DownloadButton("Download session.json", value, elem_id="tokviz-session")
                 opener = FileButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
             with gr.Column(min_width=200):
                 view = gr.Dropdown(text.FIGURE_VIEWS, value="kept", label="View", filterable=False)
-                layer_choices, frames_choice = handlers.figure_choices(first)
+                layer_choices, frames_choice = sessions.figure_choices(first)
                 layer = gr.Dropdown(label="Tokens of", filterable=False, **layer_choices)
                 frames = gr.Textbox(
                     label="Frames", placeholder="at most 8, evenly", info="Numbers such as 1, 4, 9", **frames_choice
