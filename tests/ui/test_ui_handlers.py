@@ -18,6 +18,7 @@ import tokviz
 from tokviz.cases.examples import load_examples
 from tokviz.errors import BadInput
 from tokviz.records import Comparison
+from tokviz.serving.gpu_time import Pace
 from tokviz.ui import controls, pictures, running, scratch, sessions
 from tokviz.ui.handlers import UNEXPECTED, Handlers
 
@@ -137,6 +138,27 @@ def test_a_run_that_breaks_off_leaves_no_lane_waiting(examples, runner, form, fi
     outputs = run(Handlers(breaking, lambda asked: (), PRUNERS, examples), form, values(form, picture=file))
     assert [lane["status"] for lane in outputs[-1][0]["lanes"]] == ["done", "done"]
     assert outputs[-1][1]["kind"] == "error"
+
+
+def test_what_a_run_will_cost_is_said_before_it_starts(act, form, file, monkeypatch):
+    monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny,llava-hf/llava-1.5-7b-hf")
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    pace = Pace()
+    monkeypatch.setattr("tokviz.ui.handlers.PACE", pace)
+    monkeypatch.setattr("tokviz.ui.running.PACE", pace)
+    menu = {"chosen": ["apet", "divprune", "fastervlm"], "params": {}}
+    seven = "llava-hf/llava-1.5-7b-hf"
+    assert act.cost(seven, menu, 32, 1) == ""  # nothing is measured yet
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    declared = running.declared_seconds(running.RunRequest(seven, None, "?", tuple(menu["chosen"]), 64))
+    assert act.cost(seven, menu, 32, 1) == f"This run asks for {declared} s of your GPU time." and 10 <= declared <= 20
+    assert act.cost(seven, {**menu, "chosen": ["apet"]}, 8, 1) < act.cost(seven, menu, 32, 1)
+    for odd in (None, 2.5, 0, "many"):
+        assert act.cost(seven, menu, odd, 1) == act.cost(seven, menu, 32, odd) == ""
+    assert act.cost(seven, None, 32, 1) == act.cost("not offered", menu, 32, 1) == ""
+    monkeypatch.delenv("SPACES_ZERO_GPU")
+    run(act, form, values(form, picture=file, model="tokviz-tiny"))
+    assert act.cost("tokviz-tiny", menu, 32, 1).endswith("estimated from the last run here.")
 
 
 def test_stop_ends_the_run_after_what_is_finished(act, form, file):

@@ -80,9 +80,10 @@ def build_page(
                         compare = gr.Button("Compare", variant="primary", elem_id="tokviz-compare")
                         stop = gr.Button("Stop", variant="secondary", interactive=False, elem_id="tokviz-stop")
                     notice = Notice(elem_id="tokviz-notice")
+                    start = [form.menu.value, form.max_new_tokens.value, form.repeats.value]
                     cost = gr.Textbox(
-                        show_label=False, label="What a run will cost", interactive=False, container=False, lines=1,
-                        max_lines=2, elem_id="tokviz-cost",
+                        act.cost(models[0][1], *start), show_label=False, label="What a run will cost",
+                        interactive=False, container=False, lines=1, max_lines=2, elem_id="tokviz-cost",
                     )  # fmt: skip
             with gr.Column(elem_id="tokviz-main", min_width=280):
                 chooser = _example_chooser(examples)
@@ -98,7 +99,8 @@ def build_page(
         changes = [_wire_run(act, form, compare, stop, results, example)]
         sized: list[Any] = [form.model, form.menu, form.max_new_tokens, form.repeats]
         weigh = with_sentences(act.cost)
-        gr.on([field.change for field in sized], weigh, sized, cost, queue=False, trigger_mode="always_last", **_QUIET)
+        sizing = [form.menu.input, *(field.change for field in sized)]
+        gr.on(sizing, weigh, sized, cost, queue=False, trigger_mode="always_last", **_QUIET)
         changes[0].then(weigh, sized, cost, queue=False, **_QUIET)
         shown = [*results, example, *form.inputs, form.total]
         if chooser is not None:
