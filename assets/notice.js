@@ -19,6 +19,8 @@ function show(notice) {
   }
   if (line.textContent !== notice.text || !line.classList.contains(`tokviz-notice-${notice.kind}`)) write(notice.kind, notice.text);
   if (notice.kind === "busy") silence = setTimeout(lose, SILENCE_MS);
+  // What the lanes show is not the answer to what was just asked.
+  if (notice.stale) document.dispatchEvent(new CustomEvent("tokviz:stale", { detail: notice.stale }));
 }
 
 function lose() {

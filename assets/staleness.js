@@ -2,7 +2,7 @@
 // once; a comparison that was asked for after that belongs to it again, and so does a stored one that is opened. The
 // server can say so too, with payload.stale.
 
-const media = { choices: 0, asked: 0, shown: 0, pressed: false, removed: false };
+const media = { choices: 0, asked: 0, shown: 0, pressed: false, removed: false, told: "" };
 
 function isLive(payload) {
   return payload.lanes.some((lane) => lane.status === "waiting" || lane.status === "running");
@@ -14,10 +14,11 @@ function belongs(payload, previous) {
   const goesOn = previous && previous.id === payload.id && !payload.origin && !media.pressed;
   if (!goesOn) media.shown = payload.origin ? media.choices : media.asked;
   media.pressed = false;
+  media.told = "";
 }
 
 function staleWords(payload) {
-  if (payload.stale) return payload.stale;
+  if (payload.stale || media.told) return payload.stale || media.told;
   if (media.shown === media.choices) return "";
   const owner = Number.isInteger(payload.example) ? "the example" : isLive(payload) ? "the run that is under way" : "an earlier question";
   return media.removed ? `These lanes belong to ${owner}, whose picture or video is no longer in the form.`
@@ -39,6 +40,11 @@ document.addEventListener("tokviz:media", ({ detail }) => {
   media.removed = !detail.file;
   if (detail.byVisitor) media.choices += 1;
   else if (detail.file) media.shown = media.choices; // it came with lanes, perhaps the very same ones
+  if (state.plain) showStaleness();
+});
+// A request was not answered at all: what is shown is an older one's.
+document.addEventListener("tokviz:stale", ({ detail }) => {
+  media.told = detail;
   if (state.plain) showStaleness();
 });
 document.addEventListener("tokviz:asked", () => {

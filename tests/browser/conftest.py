@@ -57,10 +57,23 @@ def paced():
     return PacedRunner()
 
 
+class Loads(list):
+    """Names of the models that the page asked to load. ``refusal``: the sentence with which loading fails."""
+
+    refusal = ""
+
+    def __call__(self, asked):
+        from tokviz.errors import BadInput
+
+        self.append(asked.model)
+        if self.refusal:
+            raise BadInput(self.refusal)
+        return ()
+
+
 @pytest.fixture(scope="session")
 def loads():
-    """Names of the models that the page asked to load."""
-    return []
+    return Loads()
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +83,7 @@ def site(examples, paced, loads, tmp_path_factory):
 
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     os.environ.setdefault("TOKVIZ_MODEL", EMBEDDED_MODEL)
-    page = _serve(build_page(paced, load=lambda asked: loads.append(asked.model) or (), examples=examples))
+    page = _serve(build_page(paced, load=loads, examples=examples))
     yield page.local_url
     page.close()
 
@@ -80,7 +93,7 @@ def shipped_site(site, paced, loads):
     """The page as a visitor gets it: the examples of the repository."""
     from tokviz.ui.build import build_page
 
-    page = _serve(build_page(paced, load=lambda asked: loads.append(asked.model) or ()))
+    page = _serve(build_page(paced, load=loads))
     yield page.local_url
     page.close()
 

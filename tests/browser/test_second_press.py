@@ -130,3 +130,16 @@ def test_the_visitors_own_settings_survive_an_example(site, open_page, paced):
     page.get_by_role("heading", name="panorama").wait_for()
     expect(repeats).to_have_value("1")
     expect(tokens).to_have_value("32")
+
+
+def test_after_a_model_that_failed_the_lanes_say_whose_they_are(site, open_page, loads, paced, monkeypatch):
+    page = open_page(site)
+    monkeypatch.setattr(loads, "refusal", "The model hub cannot be reached.")
+    page.locator("#tokviz-compare").click()
+    expect(page.locator(".tokviz-notice-error")).to_have_text("The model hub cannot be reached.")
+    expect(page.locator(".tv-stale")).to_contain_text("belong to an earlier request")
+    assert page.locator(".tv-lane").count() == 4
+    loads.refusal = ""
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function(ALL_DONE)
+    expect(page.locator(".tv-stale")).to_be_hidden()

@@ -124,7 +124,19 @@ def test_an_unexpected_error_is_a_plain_sentence_without_details(examples, form,
         yield
 
     outputs = run(Handlers(broken, lambda asked: (), PRUNERS, examples), form, values(form, picture=file))
-    assert outputs[-1][1] == {"kind": "error", "text": UNEXPECTED}
+    assert (outputs[-1][1]["kind"], outputs[-1][1]["text"]) == ("error", UNEXPECTED)
+    assert "/secret" not in str(outputs)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_lanes_that_say_whose_they_are(runner, examples, form, file):
+    def failing(asked):
+        yield "Reading"
+        raise BadInput("The model hub cannot be reached.")
+
+    outputs = run(Handlers(runner, failing, PRUNERS, examples), form, values(form, picture=file))
+    told = outputs[-1][1]
+    assert told["kind"] == "error" and told["stale"].startswith("These lanes belong to an earlier request")
+    assert outputs[-1][0] == gr.skip() and runner.requests == []
 
 
 @pytest.mark.parametrize("error", [BadInput("The GPU ran out of memory."), RuntimeError("a defect")])
@@ -237,7 +249,9 @@ def test_a_stored_request_brings_its_model_where_the_chosen_one_cannot_answer(
     monkeypatch, chosen, media, offered, wanted
 ):
     takes = {"pictures": ("picture",), "both": ("picture", "video"), "tiny-video": ("video",)}
-    monkeypatch.setattr(sessions, "offers", lambda: [SimpleNamespace(id=name, takes=takes[name]) for name in offered])
+    monkeypatch.setattr(
+        sessions, "offers", lambda: [SimpleNamespace(shown=name, takes=takes[name]) for name in offered]
+    )
     stored = SimpleNamespace(video=None if media == "picture" else 1, model=SimpleNamespace(name="tiny-video"))
     assert sessions.fitting_model(chosen, stored) == wanted
 

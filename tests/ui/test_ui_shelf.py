@@ -250,6 +250,14 @@ def test_folders_of_the_server_are_not_told(monkeypatch, tmp_path):
     told = [one.as_data() for one in offers.offers()]
     assert [one["id"] for one in told] == ["my-model", "tokviz-tiny"] and str(tmp_path) not in str(told)
     assert offers.offer("my-model").id == offers.offer(str(folder)).id == str(folder)
+    assert [name for _, name in running.allowed_models()] == ["my-model", "tokviz-tiny"]
+    assert running._wanted(running.RunRequest("my-model", None, "?", (), 1)).name == str(folder)
+    twin = tmp_path / "elsewhere" / "my-model"
+    twin.mkdir(parents=True)
+    monkeypatch.setenv("TOKVIZ_MODEL", f"{folder},{twin}")
+    assert [one.shown for one in offers.offers()] == ["somewhere/my-model", "elsewhere/my-model"]
+    assert offers.id_of("elsewhere/my-model") == str(twin)
+    monkeypatch.setenv("TOKVIZ_MODEL", f"{folder},tokviz-tiny")
     with pytest.raises(BadInput) as refused:
         offers.offer("x\nERROR forged line")
     assert "\n" not in str(refused.value) and str(tmp_path) not in str(refused.value)

@@ -178,7 +178,7 @@ def _asked(
     for name, value in texts.items():
         if value is not None and not isinstance(value, str):
             raise BadInput(f"{name} must be text.")
-    chosen = offer(model).id if model else default_model
+    chosen = offer(model).shown if model else default_model
     return RunRequest(
         chosen, picture, question or "", tuple(methods), _whole("budget", budget), budget_as, params or {},
         _whole("seed", seed), _whole("repeats", repeats), _whole("max_new_tokens", max_new_tokens),

@@ -196,12 +196,19 @@ class Handlers:
                 yield [self._final(last), ending, *self.results(last), *[skip] * 4]
         except BadInput as error:
             if self.flags.of(session) is stop:
-                view = skip if last is None else self._final(last)  # no lane waits any more
-                yield [view, notice("info" if stop.is_set() else "error", str(error)), *nothing]
+                yield self._broken_off(last, notice("info" if stop.is_set() else "error", str(error)))
         except Exception:  # the boundary to the visitor: the log gets the traceback, the page a sentence
             log_failure("a comparison failed")
             if self.flags.of(session) is stop:
-                yield [skip if last is None else self._final(last), notice("error", UNEXPECTED), *nothing]
+                yield self._broken_off(last, notice("error", UNEXPECTED))
+
+    def _broken_off(self, last: Comparison | None, told: dict[str, str]) -> list[Any]:
+        """Outputs of a run that ends early: no lane waits any more, and older lanes are not taken for its answer."""
+        skip = gr.skip()
+        if last is not None:
+            return [self._final(last), told, *[skip] * (COMPARE_OUTPUTS - 2)]
+        stale = {} if told["kind"] == "info" else {"stale": text.STALE}
+        return [skip, {**told, **stale}, *[skip] * (COMPARE_OUTPUTS - 2)]
 
     def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
         answers: dict[int, str] = {}

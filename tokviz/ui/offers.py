@@ -58,8 +58,15 @@ class Offer:
 
     @property
     def shown(self) -> str:
-        """The id, but of a folder its name alone: where it lies is the operator's business."""
-        return os.path.basename(self.id.rstrip("/")) if Path(self.id).expanduser().is_dir() else self.id
+        """What clients call it: the id, but of a folder its name, where it lies is the operator's business. Of two
+        folders with one name each says so much of its path that they can be told apart.
+        """
+        if not Path(self.id).expanduser().is_dir():
+            return self.id
+        parts = Path(self.id).expanduser().parts
+        others = [Path(name).expanduser().parts for name in named_by_operator() if name != self.id]
+        depth = next((n for n in range(1, len(parts)) if all(other[-n:] != parts[-n:] for other in others)), len(parts))
+        return "/".join(parts[-depth:])
 
     def as_data(self) -> dict[str, Any]:
         """For programs."""
@@ -119,6 +126,7 @@ def is_local(name: str) -> bool:
 
 def check_may_load(name: str, address: str) -> None:
     """Raises BadInput when a caller from elsewhere asks for a model that would have to be downloaded first."""
+    name = id_of(name)
     if name in named_by_operator() or (is_loopback(address) and not is_public()) or is_local(name):
         return
     raise BadInput(
@@ -135,6 +143,11 @@ def offer(name: str) -> Offer:
             return one
     names = ", ".join(one.shown for one in known)
     raise BadInput(f"This page does not offer a model named {name[:200]!r}; it offers {names}.")
+
+
+def id_of(name: str) -> str:
+    """The id that a client's name of a model stands for; the name itself where it is not offered."""
+    return next((one.id for one in offers() if name == one.shown), name)
 
 
 def _of_catalog(entry: Any) -> Offer:

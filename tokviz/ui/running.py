@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BadInput, Stopped
 from ..names import Box, BudgetMeaning
 from ..serving.gpu_time import PACE, RunSize
-from .offers import loaded_facts, offer, offers
+from .offers import id_of, loaded_facts, offer, offers
 from .shelf import Shelf, Wanted, steps
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ _shelf = Shelf()
 
 
 def allowed_models() -> list[tuple[str, str]]:
-    """``(label, id)`` of the models this page offers, the default first; see ``offers``."""
-    return [(one.label, one.id) for one in offers()]
+    """``(label, name)`` of the models this page offers, the default first; see ``offers``."""
+    return [(one.label, one.shown) for one in offers()]
 
 
 def is_loaded(request: RunRequest) -> bool:
@@ -76,7 +76,7 @@ def is_loaded(request: RunRequest) -> bool:
 
 def loaded(name: str) -> VisionLanguageModel | None:
     """The model of this name if it is loaded."""
-    return _shelf.find(name)
+    return _shelf.find(id_of(name))
 
 
 def load_steps(request: RunRequest) -> Iterator[str]:
@@ -87,11 +87,11 @@ def load_steps(request: RunRequest) -> Iterator[str]:
 
 def model(name: str, precision: str = "auto", kernel: str = "auto") -> VisionLanguageModel:
     """The model of this name; loaded on first use. Only the latest is kept. Raises BadInput for names not offered."""
-    return _shelf.get(_checked(Wanted(name, precision, kernel)))
+    return _shelf.get(_checked(Wanted(id_of(name), precision, kernel)))
 
 
 def _wanted(request: RunRequest) -> Wanted:
-    return Wanted(request.model, request.precision, request.kernel)
+    return Wanted(id_of(request.model), request.precision, request.kernel)
 
 
 def _checked(wanted: Wanted) -> Wanted:
@@ -103,15 +103,15 @@ def _checked(wanted: Wanted) -> Wanted:
 
 def model_facts(name: str) -> str:
     """One line about a model: how it is loaded, or what is known of it before; empty for one that is not offered."""
-    vlm = _shelf.find(name)
+    vlm = _shelf.find(id_of(name))
     if vlm is not None:
         return loaded_facts(vlm.record)
-    return next((one.facts() for one in offers() if one.id == name), "")
+    return next((one.facts() for one in offers() if one.shown == name), "")
 
 
 def loading_notices(name: str) -> str:
     """What the user should know about how the model was loaded; empty when there is nothing."""
-    vlm = _shelf.find(name)
+    vlm = _shelf.find(id_of(name))
     return "" if vlm is None else " ".join(vlm.notices)
 
 
@@ -136,11 +136,11 @@ def planning(name: str) -> PlanningInfo | None:
     """What methods may know about a model that this page offers; None while that is known only by loading it."""
     if name not in [offered for _, offered in allowed_models()]:
         return None
-    vlm = _shelf.find(name)
+    vlm = _shelf.find(id_of(name))
     if vlm is None:
         from ..models.planning import planning_before_loading
 
-        return planning_before_loading(name)
+        return planning_before_loading(id_of(name))
     from ..lane import planning_info
 
     return planning_info(vlm, vlm.family.grid(vlm.model, vlm.processor, SQUARE, {}))

@@ -62,7 +62,7 @@ def figure_options(comparison: Comparison, layer: str | None, frames: str) -> di
 def fitting_model(chosen: str, comparison: Comparison) -> str | None:
     """The model of a stored comparison where the chosen one takes no such picture or video; None: it may stay."""
     media = "picture" if comparison.video is None else "video"
-    takes = {one.id: one.takes for one in offers()}
+    takes = {one.shown: one.takes for one in offers()}
     if media in takes.get(chosen, (media,)):
         return None
     return comparison.model.name if media in takes.get(comparison.model.name, ()) else None
