@@ -169,6 +169,7 @@ def test_pointing_at_a_bar_says_the_numbers(film, session):
     assert said == f"ApET: frame 3 · 1.00 s · {kept} of 160 kept · {extra} of 1 that is no patch"
     assert now(film) == LIT, "pointing chooses nothing"
     film.locator(".tv-film-table summary").click()
+    film.locator(".tv-film-table td").first.wait_for()  # filled when it is opened
     row = film.locator(".tv-film-table tr").nth(3).locator("td").all_inner_texts()
     assert row == ["3", "1.00 s", "160", *(str(kept_per_frame(session, lane)[2]) for lane in (1, 2, 3))]
 

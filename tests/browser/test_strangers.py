@@ -170,7 +170,7 @@ def test_cheap_calls_are_served_while_many_runs_wait(examples, client, paced, se
                 assert call(client, "list_methods", [])[0] == "complete"
             assert upload(client, secret).status_code == 200
             assert '"success":true' in private(client, "check_media", lambda config: [{"path": path, **META}])
-            assert '"success":true' in private(client, "lambda", lambda config: [0, "tokviz-tiny"])
+            assert '"success":true' in private(client, "lambda", lambda config: [{"chosen": 0}, "tokviz-tiny"])
             deadline = time.monotonic() + 20
             while sum(future.done() for future in waiting) < 18 and time.monotonic() < deadline:
                 time.sleep(0.05)

@@ -126,3 +126,14 @@ def test_a_server_cleans_up_after_itself_and_after_one_that_was_killed(tmp_path)
     finally:
         living.kill()
         living.wait()
+
+
+def test_servers_that_start_at_once_leave_each_other_alone(tmp_path):
+    servers = [_server(tmp_path, "sleep") for _ in range(6)]
+    try:
+        folders = [Path(server.stdout.readline().strip()) for server in servers]
+        assert len(set(folders)) == 6 and all((folder / "upload.png").is_file() for folder in folders)
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()

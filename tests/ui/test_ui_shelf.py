@@ -178,6 +178,8 @@ def test_what_is_not_offered_is_refused(monkeypatch):
 def test_offers_say_family_size_and_memory(monkeypatch, tmp_path):
     from tokviz.models.embedded import embedded_folder
 
+    for name in ("TOKVIZ_MODEL", "TOKVIZ_PUBLIC", "SPACE_ID", "HOST", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
     seven = offers.offer("llava-hf/llava-1.5-7b-hf")
     assert seven.label == "LLaVA-1.5 7B · ≈ 15 GB"
     assert seven.facts().startswith("llava · 7.1 B parameters · ≈ 14.8 GB in bfloat16, 5 GB with 4-bit weights")

@@ -188,15 +188,18 @@ def storage() -> Storage:
 
 
 def _hold(folder: Path) -> None:
-    lock = open(f"{folder}{_LOCK}", "w")  # noqa: SIM115  # held until the process ends
+    path = Path(f"{folder}{_LOCK}")
+    # Under its name only when it is held: another server that starts just now would take it for abandoned.
+    lock = open(f"{path}ing", "w")  # noqa: SIM115  # held until the process ends
     _try_lock(lock)
+    os.rename(lock.name, path)
     _held.append(lock)
     process = os.getpid()
 
     def remove() -> None:
         if os.getpid() == process:  # a forked child does not own the folder
             shutil.rmtree(folder, ignore_errors=True)
-            Path(lock.name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     atexit.register(remove)
 
