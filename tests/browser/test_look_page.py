@@ -23,9 +23,9 @@ ANSWERS = "[...document.querySelectorAll('.tv-answer')].map((a) => Math.round(a.
 POINT_AT = """(lane) => { const picture = document.querySelectorAll('.tv-picture')[lane];
   const box = picture.getBoundingClientRect();
   const heights = new Set();
-  for (let i = 0; i < 12; i++) for (let j = 0; j < 12; j++) {
+  for (let i = 0; i < 6; i++) for (let j = 0; j < 6; j++) {
     picture.dispatchEvent(new PointerEvent('pointermove', { bubbles: true,
-      clientX: box.x + (j + 0.5) / 12 * box.width, clientY: box.y + (i + 0.5) / 12 * box.height }));
+      clientX: box.x + (j + 0.5) / 6 * box.width, clientY: box.y + (i + 0.5) / 6 * box.height }));
     heights.add(document.documentElement.scrollHeight);
   }
   picture.dispatchEvent(new PointerEvent('pointerleave'));

@@ -134,6 +134,7 @@ def test_the_visitors_own_settings_survive_an_example(site, open_page, paced):
 
 def test_after_a_model_that_failed_the_lanes_say_whose_they_are(site, open_page, loads, paced, monkeypatch):
     page = open_page(site)
+    monkeypatch.setattr("tokviz.ui.handlers.is_loaded", lambda asked: False)
     monkeypatch.setattr(loads, "refusal", "The model hub cannot be reached.")
     page.locator("#tokviz-compare").click()
     expect(page.locator(".tokviz-notice-error")).to_have_text("The model hub cannot be reached.")

@@ -2,8 +2,11 @@
 
 from contextlib import contextmanager
 
+from playwright.sync_api import expect
+
 PATIENCE_MS = 60_000
 """Longest wait for anything on a busy machine; a quiet one needs a tenth."""
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
