@@ -9,6 +9,8 @@ function write(kind, text) {
   line.className = `tokviz-notice tokviz-notice-${kind}`;
   line.textContent = text;
   line.setAttribute("role", kind === "error" ? "alert" : "status");
+  // On a narrow screen a press leads to the answers; when there are none, back to the reason.
+  if (kind === "error" && innerWidth <= 900) line.scrollIntoView({ block: "center" });
 }
 
 function show(notice) {

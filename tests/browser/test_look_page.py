@@ -30,6 +30,8 @@ POINT_AT = """(lane) => { const picture = document.querySelectorAll('.tv-picture
   }
   picture.dispatchEvent(new PointerEvent('pointerleave'));
   return [...heights]; }"""
+IN_SIGHT = """(name) => { const box = document.querySelector(name).getBoundingClientRect();
+  return box.top >= 0 && box.bottom <= innerHeight; }"""
 SCHEME = "getComputedStyle(document.documentElement).colorScheme"
 LIT = "[...document.querySelectorAll('.ep-pill')].flatMap((pill, i) => (pill.ariaCurrent === 'true' ? [i] : []))"
 
@@ -183,3 +185,11 @@ def test_the_server_can_call_lanes_stale_and_unlight_the_pills(browser):
     page.wait_for_function(f"String({LIT}) === '0'")
     assert stale(page) == ""
     page.close()
+
+
+def test_on_a_narrow_screen_an_error_comes_into_sight(browser, site):
+    with watched_page(browser, site, 400) as page:
+        page.locator("#tokviz-question textarea").fill("")
+        page.locator("#tokviz-compare").click()
+        page.locator(".tokviz-notice-error").wait_for()
+        page.wait_for_function(IN_SIGHT, arg=".tokviz-notice-error")
