@@ -1,5 +1,6 @@
 """The served page in the hands of strangers: files that are not theirs, foreign names, floods, callers that leave."""
 
+import asyncio
 import json
 import os
 import time
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from own_loop import run_async
 from paced import PacedRunner
 from PIL import Image
 
+from tokviz.errors import BadInput
 from tokviz.serving.storage import NOT_OURS, storage
 
 META = {"meta": {"_type": "gradio.FileData"}}
@@ -102,7 +105,7 @@ def test_files_nested_in_other_values_are_refused_too(client, secret, site):
         assert kind == "error" and NOT_OURS in json.dumps(answer)
 
 
-@pytest.mark.parametrize("api_name", ["check_media", "lambda_1"])
+@pytest.mark.parametrize("api_name", ["check_media", "open_file"])
 def test_the_pages_own_events_refuse_foreign_files(client, secret, api_name):
     for value in ({"path": str(secret)}, {"path": str(secret), **META}, str(secret), [{"path": str(secret)}]):
 
@@ -254,21 +257,109 @@ def test_the_page_costs_little_and_its_config_holds_plain_data(site, examples, p
 
 def test_opened_sessions_do_not_stay_in_memory(site, examples, tmp_path):
     """S3: a session file of 24 MB, opened under six session ids, took 1.6 GB for two hours."""
+    from gradio.state_holder import StateHolder
+
     from tokviz.ui.blocks import SESSIONS
     from tokviz.ui.build import build_page, launch_settings
 
     page = build_page(PacedRunner(), load=lambda asked: (), examples=examples)
     assert launch_settings()["state_session_capacity"] == SESSIONS <= 1000
-    from gradio.state_holder import StateHolder
-
     page.state_session_capacity = SESSIONS
     states = StateHolder()
     states.set_blocks(page)
     view = page.heavy[0]
     for number in range(6):
         states[f"tab {number}"]._update_value_in_config(view._id, {"lanes": ["x" * 1000] * 1000})
-    page.forget()
+    run_async(page.forget())
     held = [states[f"tab {number}"].config_values[view._id]["props"].get("value") for number in range(6)]
     assert held == [None] * 6
-    assert all(isinstance(states["tab 0"][block._id], str | int | None) for block in page.blocks.values()
-               if getattr(block, "stateful", False))  # fmt: skip
+    assert not any(getattr(block, "stateful", False) for block in page.blocks.values())
+
+
+def test_a_caller_that_never_listens_does_not_stop_the_others(site, client, monkeypatch, secret):
+    """Its box was taken away while its events waited, and gradio's queue ended for everybody with a KeyError."""
+    from tokviz.serving import listeners
+    from tokviz.ui import blocks
+
+    async def slow(*values):
+        await asyncio.sleep(0.7)
+        raise BadInput("Read in vain.")
+
+    monkeypatch.setattr(listeners, "ARRIVE_S", 1.0)
+    monkeypatch.setattr(blocks, "TIDY_EVERY_S", 0.5)
+    monkeypatch.setattr("tokviz.ui.handlers.Handlers.open_session", slow)
+    (path,) = upload(client, secret).json()
+    config = client.get("/config").json()
+    index = next(dep["id"] for dep in config["dependencies"] if dep["api_name"] == "open_file")
+    session = uuid.uuid4().hex
+    body = {"data": [{"path": path, **META}, "tokviz-tiny"], "fn_index": index, "session_hash": session}
+    for _ in range(40):
+        assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+    deadline = time.monotonic() + 12
+    while time.monotonic() < deadline:
+        assert call(client, "list_methods", [])[0] == "complete"
+        time.sleep(0.5)
+
+
+def test_results_that_nobody_fetches_are_dropped_though_a_connection_is_open(monkeypatch):
+    from tokviz.serving.listeners import LISTENERS
+    from tokviz.ui import blocks
+    from tokviz.ui.build import build_page
+
+    page = build_page(PacedRunner(), load=lambda asked: (), examples=[])
+    messages = page._queue.pending_messages_per_session
+    LISTENERS.arrived("open but not read")
+
+    async def fill():
+        for key in ("open but not read", "read"):
+            messages[key] = None  # gradio puts a queue of its own here
+            messages[key].put_nowait("a result of 60 MB")
+        messages["gone"].put_nowait("nobody's")
+        monkeypatch.setattr(blocks, "FETCH_S", 0.2)
+        await asyncio.sleep(0.3)
+        messages["read"].get_nowait()
+        messages["read"].put_nowait("the next")
+        await page.forget()
+        del messages["never there"]
+
+    run_async(fill())
+    assert list(messages) == ["read"]
+
+
+def test_a_figure_is_that_of_what_is_shown_whoever_else_was_here(site, client, examples):
+    """With 500 other visitors a tab's state was forgotten, and its figure was silently that of the first example."""
+    lines = [
+        private(client, "figure", lambda config, key=key: [key, "kept", None, ""])
+        for key in ("example-1", "example-0", "example-1")
+    ]
+    named = [json.loads(line.removeprefix("data:"))["output"]["data"][0] for line in lines]
+    files = [[file["path"] for file in update["value"]] for update in named]
+    pictures = [Path(paths[0]).read_bytes() for paths in files]
+    assert pictures[0] == pictures[2] != pictures[1]
+    line = private(client, "figure", lambda config: ["0" * 64, "kept", None, ""])
+    assert "nothing to draw any more" in line
+
+
+def test_many_checks_of_one_caller_wait_for_each_other_and_the_rest_is_refused(examples):
+    from tokviz.serving.shares import Shares
+
+    shares, working, most = Shares(at_once=2, most=5), [], []
+
+    async def check(caller):
+        try:
+            async with shares.turn(caller):
+                working.append(caller)
+                most.append(working.count(caller))
+                await asyncio.sleep(0.1)
+                working.remove(caller)
+        except BadInput:
+            return "refused"
+        return "done"
+
+    async def flood():
+        return await asyncio.gather(*(check(caller) for caller in ["me"] * 9 + ["you"]))
+
+    outcomes = run_async(flood())
+    assert outcomes == ["done"] * 5 + ["refused"] * 4 + ["done"]
+    assert max(most) == 2
+    assert run_async(check("me")) == "done"

@@ -52,7 +52,8 @@ LOCAL, LAN = "127.0.0.1", "192.168.3.4"
         ("LOCALHOST", LOCAL, True), ("127.0.0.2", LOCAL, True),
         ("evil.example", LOCAL, False), ("evil.example:7860", LAN, False), ("localhost.evil.example", LOCAL, False),
         ("127.0.0.1.evil.example", LOCAL, False), ("10.1.2.3", LOCAL, False), ("a b", LOCAL, False),
-        ("[", LOCAL, False),
+        ("[", LOCAL, False), ("", LOCAL, False), ("127.0.0.1/evil", LOCAL, False),
+        ("localhost#evil.example", LOCAL, False), ("evil.example@127.0.0.1", LOCAL, False),
         (LAN, LAN, True), ("203.0.113.9:80", "172.17.0.2", True),
         ("demo.example", LOCAL, True), ("user-tokviz.hf.space", "10.0.0.1", True), ("demo.example.", LOCAL, True),
     ],
@@ -71,6 +72,7 @@ def test_a_server_is_asked_under_its_own_names_only(monkeypatch, host, server, o
     [
         ("http://127.0.0.1:7860", "127.0.0.1:7860", True), ("http://localhost:7860", "127.0.0.1:7860", True),
         ("http://localhost:3000", "127.0.0.1:7860", False), ("https://evil.example", "127.0.0.1:7860", False),
+        ("http://evil.example@127.0.0.1:7860", "127.0.0.1:7860", False),
         ("null", "127.0.0.1:7860", False), ("", "127.0.0.1:7860", False), ("http://[", "127.0.0.1:7860", False),
         ("file://", "127.0.0.1:7860", False), ("https://demo.example", "127.0.0.1:7860", True),
         ("https://allowed.example", "127.0.0.1:7860", True), ("http://0.0.0.0:7860", "127.0.0.1:7860", False),
@@ -91,7 +93,8 @@ def test_only_pages_of_its_own_may_ask(monkeypatch, origin, host, ours):
         "/gradio_api/proxy=http://127.0.0.1:1/", "/gradio_api/file=http://127.0.0.1:1/a.png", "/gradio_api/file/ftp://a/b",
         "/gradio_api/file= https://a/b", "/gradio_api/file=file:///etc/passwd", "/gradio_api/component_server",
         "/gradio_api/deep_link", "/gradio_api/process_recording", "/gradio_api/vibe-edit", "/monitoring/summary",
-        "/gradio_api/stream/abc", "/gradio_api/runs", "/gradio_api/custom_component/a/b/c/d",
+        "/gradio_api/stream/abc", "/gradio_api/runs", "/gradio_api/custom_component/a/b/c/d", "/pwa_icon/10000",
+        "/pwa_icon/193", "/pwa_icon/1920", "/openapi.json", "/docs", "/gradio_api/token",
     ],
 )  # fmt: skip
 def test_routes_that_fetch_or_reveal_are_closed(path):
@@ -99,7 +102,8 @@ def test_routes_that_fetch_or_reveal_are_closed(path):
 
 
 def test_the_pages_own_routes_are_open_and_nothing_is_sniffed():
-    for path in ("/", "/config", "/assets/a.js", "/gradio_api/file=/tmp/a:b.png", "/theme.css", "/gradio_api/info"):
+    for path in ("/", "/config", "/assets/a.js", "/gradio_api/file=/tmp/a:b.png", "/theme.css", "/gradio_api/info",
+                 "/pwa_icon", "/pwa_icon/192", "/gradio_api/openapi.json"):  # fmt: skip
         status, headers, body = ask(Doors(page()), path, headers=[("host", "localhost")])
         assert (status, body, headers[b"x-content-type-options"]) == (200, b"fine", b"nosniff")
 
@@ -114,22 +118,40 @@ def test_requests_are_bounded_whether_they_say_their_length_or_not(monkeypatch):
 
 
 class Queue:
-    def __init__(self, addresses=()):
-        self._addresses = list(addresses)
+    def __init__(self):
+        self.events = set()
 
-    def addresses(self):
-        return self._addresses
+    def pending(self):
+        return self.events
 
     def key(self, event_id):
         return f"session of {event_id}"
 
 
 def test_one_caller_cannot_fill_the_queue_of_events():
-    queue = Queue(["10.0.0.1"] * doors.EVENTS_OF_ONE)
-    app = Doors(page(b'{"event_id": "e"}'), lambda app: queue)
+    """Neither with events that wait nor with answers that it never fetches."""
+    queue, numbers = Queue(), iter(range(1000))
+
+    async def joined(scope, receive, send):
+        event = f"e{next(numbers)}"
+        queue.events.add(event)
+        await page(json.dumps({"event_id": event}).encode())(scope, receive, send)
+
+    app = Doors(joined, lambda app: queue, Listeners())
+    mine = [ask(app, "/gradio_api/queue/join", "POST", client=("10.0.0.1", 1))[0] for _ in range(doors.EVENTS_OF_ONE)]
     refused = ask(app, "/gradio_api/queue/join", "POST", client=("10.0.0.1", 1))
-    assert refused[0] == 429 and "please wait" in json.loads(refused[2])["detail"]
+    assert set(mine) == {200} and refused[0] == 429 and "please wait" in json.loads(refused[2])["detail"]
     assert ask(app, "/gradio_api/call/compare", "POST", client=("10.0.0.2", 1))[0] == 200
+    queue.events.remove("e0")
+    assert ask(app, "/gradio_api/queue/join", "POST", client=("10.0.0.1", 1))[0] == 200
+
+
+def test_an_event_that_there_is_not_is_a_sentence():
+    async def unknown(scope, receive, send):
+        raise KeyError(10**30)
+
+    status, _, body = ask(Doors(unknown, lambda app: Queue()), "/gradio_api/queue/join", "POST")
+    assert status == 404 and "no such event" in json.loads(body)["detail"]
 
 
 def test_it_is_known_who_still_listens():

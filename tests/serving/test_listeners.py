@@ -26,6 +26,19 @@ def test_work_is_given_up_only_when_its_listener_left_or_never_came():
     assert listeners.is_gone("call")
 
 
+def test_asking_again_and_again_gives_no_more_time():
+    now = [0.0]
+    listeners = Listeners(lambda: now[0])
+    for now[0] in range(0, 100, 20):
+        listeners.expect("never comes")
+    assert listeners.is_gone("never comes")
+    listeners.arrived("never comes")
+    listeners.left("never comes")
+    listeners.expect("never comes")
+    now[0] += ARRIVE_S - 1
+    assert not listeners.is_gone("never comes")
+
+
 def test_what_is_remembered_is_bounded_and_open_streams_are_never_forgotten():
     listeners = Listeners()
     listeners.arrived("open")

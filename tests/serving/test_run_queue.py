@@ -48,6 +48,18 @@ def test_a_full_line_and_a_full_share_are_refused_with_what_to_do():
     assert queue.enter("they").before == 1  # "you" has its turn now, and "me" was served before
 
 
+def test_one_address_never_holds_all_places():
+    queue = RunQueue(places=6, places_of_one=4, places_of_address=5)
+    for _ in range(4):
+        queue.enter("page 1.1.1.1", "1.1.1.1")
+    queue.enter("program 1.1.1.1", "1.1.1.1")
+    with pytest.raises(BadInput, match="1 runs of yours"):
+        queue.enter("program 1.1.1.1", "1.1.1.1")
+    assert (
+        queue.enter("page 2.2.2.2", "2.2.2.2").before == 2
+    )  # behind the run at work and the program's, that came before
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40))
 def test_everybody_is_served_once_and_nobody_waits_behind_a_second_run_of_another(steps):
     queue = RunQueue(places=100, places_of_one=100)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import av
 import pytest
+from own_loop import run_async
 from synthetic import comparison
 from synthetic_film import LAMP, film_comparison, film_frames
 
@@ -24,6 +25,11 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         yield
+
+
+@pytest.fixture
+def act():
+    return Handlers(None, None, (), ())
 
 
 @pytest.fixture(scope="module")
@@ -103,22 +109,23 @@ def test_the_field_gets_the_clip_of_an_example_and_nothing_of_an_opened_session(
     assert (still.orig_name, still.mime_type) == ("synthetic.png", "image/png")
 
 
-def test_an_uploaded_video_is_looked_at_at_once(clip, tmp_path):
-    field, notice = Handlers.check_media(str(clip))
+def test_an_uploaded_video_is_looked_at_at_once(act, clip, tmp_path):
+    field, notice = Handlers._checked(str(clip))
     assert notice == {"kind": "info", "text": "A video of 2.0 s, 8 frames of 384 × 240 pixels."}
     assert "value" not in field
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(clip.read_bytes()[:300])
-    field, notice = Handlers.check_media(str(broken))
+    caller = SimpleNamespace(client=None, headers={})
+    field, notice = run_async(act.check_media(str(broken), caller))
     assert field is None and notice["kind"] == "error" and "video" in notice["text"]
 
 
 def test_the_truth_of_a_clip_is_told_in_frames_of_the_file(session, clip):
     act = Handlers(None, None, (), [example_of(session, clip)])
     asked = running.RunRequest("m", str(clip), session.request.question, ("apet",), 24)
-    known = act._with_truth(asked, 0)
+    known = act._with_truth(asked)
     assert known.expected == "yellow" and known.evidence == (LAMP,) and known.evidence_at == (48,)
-    other = act._with_truth(running.RunRequest("m", str(clip), "what is it ?", ("apet",), 24), 0)
+    other = act._with_truth(running.RunRequest("m", str(clip), "what is it ?", ("apet",), 24))
     assert other.expected is None and other.evidence_at == ()
 
 
@@ -170,20 +177,24 @@ def test_the_export_asks_for_layers_of_tiles_and_frames_of_videos(session, tiles
         assert not any(choice["visible"] for choice in sessions.figure_choices(nothing))
 
 
-def test_what_the_export_asks_for_reaches_the_figure(session, tiles, monkeypatch):
+def key_of(comparison):
+    return Path(sessions.session_file(comparison)).parent.name
+
+
+def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "tokviz.render.figure.save_figure", lambda comparison, path, **options: asked.append(options) or path
     )
     tiles = tiles.model_copy(update={"runs": comparison(480, 300).runs})
     for shown, layer, frames in ((tiles, "both", ""), (tiles, "1", "3"), (session, None, "1, 5 2"), (session, "0", "")):
-        Handlers.figure(sessions.session_file(shown), "kept", layer, frames)
+        act.figure(key_of(shown), "kept", layer, frames)
     wanted = [{"layer": "both"}, {"layer": 1}, {"frames": [0, 4, 1]}, {}]
     assert asked[::3] == [{"view": "kept", **options} for options in wanted]
 
 
 @pytest.mark.parametrize(("frames", "words"), [("7", "no frame 7"), ("0", "no frame 0"), ("one", "with commas"),
                                                ("1-3", "with commas"), ("9" * 50, "with commas")])  # fmt: skip
-def test_frames_that_are_not_there_are_said(session, frames, words):
-    _, notice = Handlers.figure(sessions.session_file(session), "kept", None, frames)
+def test_frames_that_are_not_there_are_said(act, session, frames, words):
+    _, notice = act.figure(key_of(session), "kept", None, frames)
     assert notice["kind"] == "error" and words in notice["text"]

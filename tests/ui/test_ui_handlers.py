@@ -72,15 +72,15 @@ def values(form, **changed):
     return [*{**start, **changed}.values(), menu]
 
 
-def run(act, form, given, example=None):
-    return list(act.compare(form, given, example, TAB, act.flags.renew("tab")))
+def run(act, form, given):
+    return list(act.compare(form, given, TAB, act.flags.renew("tab")))
 
 
-def in_turn(act, form, given, example=None):
+def in_turn(act, form, given):
     """Everything that a press on Compare sends to the page."""
 
     async def collect():
-        return [output async for output in act.compare_in_turn(form, given, example, TAB)]
+        return [output async for output in act.compare_in_turn(form, given, TAB)]
 
     return run_async(collect())
 
@@ -91,10 +91,10 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
     statuses = [[lane["status"] for lane in view["lanes"]] for view in views]
     assert statuses[0] == ["waiting"] * 4 and statuses[-1] == ["done"] * 4
     assert any("running" in status for status in statuses)
-    view, notice, table, stored, session, key, *_ = outputs[-1]
+    view, notice, table, session, key, *_ = outputs[-1]
     assert notice is None and len(table["data"]) == 4
     finished = Comparison.from_json(Path(session).read_bytes())
-    assert stored == session and Path(session).parent.name == key
+    assert Path(session).parent.name == key
     assert [run.method for run in finished.runs] == [lane["method"] for lane in view["lanes"]]
 
 
@@ -174,7 +174,7 @@ def test_what_a_run_will_cost_is_said_before_it_starts(act, form, file, monkeypa
 
 
 def test_stop_ends_the_run_after_what_is_finished(act, form, file):
-    stream = act.compare(form, values(form, picture=file), None, TAB, act.flags.renew("tab"))
+    stream = act.compare(form, values(form, picture=file), TAB, act.flags.renew("tab"))
     for output in stream:
         if isinstance(output[0], dict) and sum(lane["status"] == "done" for lane in output[0].get("lanes", ())) == 1:
             act.stop(TAB)
@@ -216,19 +216,18 @@ def test_truth_of_an_example_is_used_only_for_its_own_picture_and_question(act, 
     known = examples[0].comparison
     own = pictures.request_file(known).path
     asked = {"picture": own, "question": known.request.question}
-    run(act, form, values(form, **asked), 0)
-    run(act, form, values(form, **{**asked, "question": "another ?"}), 0)
-    run(act, form, values(form, **{**asked, "picture": file}), 0)
-    run(act, form, values(form, **asked), None)
-    assert [request.expected for request in runner.requests] == ["cyan", None, None, None]
+    run(act, form, values(form, **asked))
+    run(act, form, values(form, **{**asked, "question": "another ?"}))
+    run(act, form, values(form, **{**asked, "picture": file}))
+    assert [request.expected for request in runner.requests] == ["cyan", None, None]
     assert runner.requests[0].evidence == tuple(known.request.evidence)
 
 
 def test_an_example_fills_the_form(act, form):
     outputs = act.show_example(form, 1, "tokviz-tiny")
     assert outputs[0]["title"].startswith("A panorama") and outputs[0]["example"] == 1
-    assert outputs[5:7] == ["example-1", 1]
-    filled = dict(zip([c.label for c in form.inputs], outputs[7:-1], strict=True))
+    assert outputs[4] == "example-1"
+    filled = dict(zip([c.label for c in form.inputs], outputs[5:-1], strict=True))
     assert outputs[-1] == 576
     assert filled["Question"] == "what color is the triangle ?"
     assert filled["Methods"]["chosen"] == ["full", "fastervlm", "apet", "todre", "fastv"]
@@ -259,11 +258,11 @@ def test_a_stored_request_brings_its_model_where_the_chosen_one_cannot_answer(
 def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
     path = tmp_path / "session.json"
     path.write_text(comparison(300, 200).to_json())
-    outputs = act.open_session(form, str(path), "tokviz-tiny")
+    outputs = run_async(act.open_session(form, str(path), "tokviz-tiny", TAB))
     assert outputs[0]["origin"].startswith("Opened file")
     assert sessions.read_session(outputs[3]) == comparison(300, 200)
     path.write_text("{}")
-    refused = act.open_session(form, str(path), "tokviz-tiny")
+    refused = run_async(act.open_session(form, str(path), "tokviz-tiny", TAB))
     assert refused[1]["kind"] == "error" and len(refused) == len(outputs)
 
 
@@ -296,7 +295,7 @@ def test_a_full_disk_is_a_sentence(monkeypatch):
 
 
 def test_settings_of_an_example_are_not_the_visitors(act, form):
-    filled = dict(zip([c.label for c in form.inputs], act.show_example(form, 1, "tokviz-tiny")[7:-1], strict=True))
+    filled = dict(zip([c.label for c in form.inputs], act.show_example(form, 1, "tokviz-tiny")[5:-1], strict=True))
     assert filled["Repeats"] == gr.skip() and filled["New tokens"] == gr.skip()
 
 
@@ -308,7 +307,7 @@ def test_a_second_press_stops_the_first_run_and_is_answered(act, runner, form, f
         first, second = [], []
 
         async def press(outputs, question):
-            async for output in act.compare_in_turn(form, values(form, picture=file, question=question), None, TAB):
+            async for output in act.compare_in_turn(form, values(form, picture=file, question=question), TAB):
                 outputs.append(output)
 
         pressed = asyncio.create_task(press(first, "first ?"))
@@ -333,7 +332,7 @@ def test_who_waits_is_told_so_and_can_stop(act, runner, form, file):
 
     async def wait_and_stop():
         outputs = []
-        async for output in act.compare_in_turn(form, values(form, picture=file), None, TAB):
+        async for output in act.compare_in_turn(form, values(form, picture=file), TAB):
             outputs.append(output)
             if isinstance(output[1], dict) and "1 run comes first" in output[1]["text"]:
                 act.stop(TAB)
@@ -359,7 +358,7 @@ def test_the_model_is_free_only_when_the_work_is_over(act, runner, form, file):
     runner.hold(1)
 
     async def leave_early():
-        stream = act.compare_in_turn(form, values(form, picture=file), None, TAB)
+        stream = act.compare_in_turn(form, values(form, picture=file), TAB)
         async for output in stream:
             if isinstance(output[0], dict) and "lanes" in output[0]:
                 break
@@ -380,7 +379,7 @@ def test_a_reloaded_page_shows_again_what_it_showed(act, form):
     session = comparison(300, 200)
     key = Path(sessions.session_file(session)).parent.name
     shown = act.show_again(form, key, "tokviz-tiny")
-    assert shown[0]["question"] == session.request.question and shown[5] == key and shown[6] is None
+    assert shown[0]["question"] == session.request.question and shown[4] == key
     for unknown in ("", "example-0", "example-99", "0" * 64, "../../etc", "nonsense"):
         outputs = act.show_again(form, unknown, "tokviz-tiny")
         assert outputs[0] == gr.skip() and len(outputs) == len(shown)
@@ -395,7 +394,7 @@ def test_uploads_that_are_no_picture_are_refused_at_once(act, tmp_path, kind):
         "corrupt": b"\x89PNG\r\n\x1a\nnonsense", "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "empty": b"",
         "one pixel": tiny.getvalue(),
     }[kind])  # fmt: skip
-    field, notice = act.check_media(str(path))
+    field, notice = run_async(act.check_media(str(path), TAB))
     assert field is None and notice["kind"] == "error" and notice["text"].endswith(".")
 
 

@@ -26,14 +26,16 @@ LARGEST_UPLOAD = 101_000_000
 """Bytes of a request that uploads: the largest file, and what multipart writes around it."""
 LARGEST_BODY = 4_000_000
 """Bytes of any other request: a form with every method and its settings has a few thousand."""
-EVENTS_OF_ONE = 96
-"""Events of one caller that may wait or run at a time, cheap ones with runs."""
+EVENTS_OF_ONE = 64
+"""Events of one caller that are not answered, or whose answers it has not fetched; cheap ones with runs."""
 _CLOSED = re.compile(
     rf"^(?:{API})?/(?:proxy=|component_server|deep_link|process_recording|vibe-|undo-vibe|stream/|custom_component/"
-    r"|monitoring|dev/|run-history|runs(?:/|$))"
+    r"|monitoring|dev/|run-history|runs(?:/|$)|token/?$"
+    r"|pwa_icon/(?!(?:192|512)/?$))|^/(?:openapi\.json|docs|redoc)(?:/|$)"
 )
-"""Routes of gradio that this page has no use for: they fetch, hold or reveal things."""
+"""Routes that this page has no use for: they fetch, hold or reveal things, or draw icons of any size."""
 _FILE = re.compile(rf"^{API}/file[=/](.*)$", re.DOTALL)
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 _STREAM = re.compile(rf"^{API}/call/(?:v2/)?[^/]+/([^/]+)/?$")
 _JOIN = re.compile(rf"^{API}/(?:queue/join|call/(?:v2/)?[^/]+)/?$")
 
@@ -55,6 +57,8 @@ def host_is_ours(host: str, server: str) -> bool:
 
     Args: host: the header. server: the address that the connection came in on.
     """
+    if _HOST.fullmatch(host) is None:
+        return False
     name = _hostname(host)
     if name in named_hosts() or name == "localhost":
         return True
@@ -75,7 +79,7 @@ def origin_is_ours(origin: str, host: str) -> bool:
         name, port = parts.hostname or "", parts.port
     except ValueError:
         return False
-    if not name or parts.scheme not in ("http", "https"):
+    if parts.scheme not in ("http", "https") or _HOST.fullmatch(parts.netloc) is None:
         return False
     if parts.netloc.lower() == host.lower() or name.lower() in named_hosts() - {"0.0.0.0", "::"}:
         return True
@@ -116,14 +120,15 @@ class Refused(Exception):
 class Doors:
     """The middleware. What it lets in is bounded: the size of a request, files on the disk, events per caller.
 
-    ``waiting``: of an app, the address of every event that waits or runs (the page's queue knows), and the key that
-    the results of an event are sent to.
+    queue_of: of an app, its queue of events: ``pending()``, the events that are not answered or whose answers were not
+    fetched, and ``key(event)``, what their results are sent to.
     """
 
     def __init__(self, app: App, queue_of: Callable[[Any], Any] | None = None, listeners: Listeners = LISTENERS):
         self.app = app
         self._queue_of = queue_of
         self._listeners = listeners
+        self._asked: dict[str, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve, or refuse with a sentence as JSON."""
@@ -144,7 +149,7 @@ class Doors:
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         path, host = scope["path"], headers.get("host", "")
         server = str((scope.get("server") or ("",))[0] or "")
-        if host and not host_is_ours(host, server):
+        if "host" in headers and not host_is_ours(host, server):
             raise Refused(403, "This server is not asked under that name. If it should be, set TOKVIZ_HOSTS.")
         origin = headers.get("origin")
         if origin is not None and not origin_is_ours(origin, host):
@@ -188,13 +193,20 @@ class Doors:
 
     async def _join(self, scope: Scope, caller: str, receive: Receive, send: Send) -> None:
         queue = None if self._queue_of is None else self._queue_of(scope.get("app"))
-        if queue is not None and sum(address == caller for address in queue.addresses()) >= EVENTS_OF_ONE:
-            raise Refused(429, f"{EVENTS_OF_ONE} of your requests are waiting already; please wait for one of them.")
+        if queue is not None:
+            pending = queue.pending()
+            self._asked = {event: asker for event, asker in self._asked.items() if event in pending}
+            if sum(asker == caller for asker in self._asked.values()) >= EVENTS_OF_ONE:
+                raise Refused(429, f"{EVENTS_OF_ONE} of your requests are waiting; please wait for one of them.")
         body, read = _overheard(send)
-        await self.app(scope, receive, body)
+        try:
+            await self.app(scope, receive, body)
+        except KeyError as error:  # gradio's, for the number of an event that there is not
+            raise Refused(404, "There is no such event.") from error
         answer = read()
         event = answer.get("event_id") if isinstance(answer, dict) else None
         if isinstance(event, str) and queue is not None:
+            self._asked[event] = caller
             self._listeners.expect(queue.key(event))
 
     def _stream_key(self, scope: Scope) -> str | None:

@@ -19,6 +19,7 @@ _MOST = 5000
 class _Ear:
     open: int
     deadline: float
+    expected: bool = False
 
 
 class Listeners:
@@ -30,15 +31,19 @@ class Listeners:
         self._lock = threading.Lock()
 
     def expect(self, key: str) -> None:
-        """Something was asked for: a listener has ``ARRIVE_S`` seconds to come."""
+        """Something was asked for: a listener has ``ARRIVE_S`` seconds to come. Asking again gives no more time."""
         with self._lock:
             ear = self._ear(key)
-            ear.deadline = max(ear.deadline, self._clock() + ARRIVE_S)
+            if not ear.expected:
+                ear.expected = True
+                ear.deadline = max(ear.deadline, self._clock() + ARRIVE_S)
 
     def arrived(self, key: str) -> None:
         """A stream of results was opened."""
         with self._lock:
-            self._ear(key).open += 1
+            ear = self._ear(key)
+            ear.open += 1
+            ear.expected = False
 
     def left(self, key: str) -> None:
         """It was closed, by whichever side."""

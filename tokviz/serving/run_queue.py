@@ -16,6 +16,8 @@ PLACES = 24
 """Runs that may wait, with the one that has its turn."""
 PLACES_OF_ONE = 12
 """Of these, places that one caller may hold."""
+PLACES_OF_ADDRESS = 18
+"""Places that the callers of one address (its pages and its programs) may hold together."""
 _REMEMBERED = 1000
 
 
@@ -24,6 +26,7 @@ class Ticket:
     """A place in the line. Give it back with ``leave`` (twice does no harm), whatever happened."""
 
     caller: str
+    address: str
     number: int
     _queue: RunQueue = field(repr=False)
 
@@ -40,29 +43,35 @@ class Ticket:
 class RunQueue:
     """The line. The caller that was served longest ago is next; one caller's runs stay in their order. Thread-safe."""
 
-    def __init__(self, places: int = PLACES, places_of_one: int = PLACES_OF_ONE) -> None:
+    def __init__(
+        self, places: int = PLACES, places_of_one: int = PLACES_OF_ONE, places_of_address: int = PLACES_OF_ADDRESS
+    ) -> None:
         self.places = places
         self.places_of_one = places_of_one
+        self.places_of_address = places_of_address
         self._waiting: list[Ticket] = []
         self._turn: Ticket | None = None
         self._numbers = itertools.count(1)
         self._served: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def enter(self, caller: str) -> Ticket:
-        """A place at the end of the caller's line. Raises BadInput when there is none."""
+    def enter(self, caller: str, address: str | None = None) -> Ticket:
+        """A place at the end of the caller's line; ``address``: where the caller is, by default the caller itself.
+
+        Raises BadInput when there is none.
+        """
+        address = caller if address is None else address
         with self._lock:
             here = [*self._waiting, *filter(None, [self._turn])]
-            if sum(ticket.caller == caller for ticket in here) >= self.places_of_one:
-                raise BadInput(
-                    f"{self.places_of_one} runs of yours are waiting already; please ask again when one is answered."
-                )
+            mine = sum(ticket.caller == caller for ticket in here)
+            if mine >= self.places_of_one or sum(t.address == address for t in here) >= self.places_of_address:
+                raise BadInput(f"{mine} runs of yours are waiting already; please ask again when one is answered.")
             if len(here) >= self.places:
                 raise BadInput(
                     f"The server is busy: {self.places} runs are waiting. Please try again in a minute; the examples "
                     "stay open meanwhile."
                 )
-            ticket = Ticket(caller, next(self._numbers), self)
+            ticket = Ticket(caller, address, next(self._numbers), self)
             self._waiting.append(ticket)
             self._advance()
             return ticket

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import gradio as gr
+from gradio.utils import LRUCache
 
 from ..errors import BadInput
-from ..serving.callers import address_of
 from ..serving.listeners import LISTENERS
 from .client_files import check_client_value, refusal
 from .failures import log_failure
 
 TIDY_EVERY_S = 5.0
+FETCH_S = 60.0
+"""How long results may lie until somebody fetches the next."""
 SESSIONS = 500
 """Visitors whose settings are remembered; of a visitor only small values are."""
 
@@ -46,31 +49,79 @@ class PageBlocks(gr.Blocks):
             log_failure("a client's values could not be read")
             raise gr.Error("The request holds values of a wrong kind.", print_exception=False) from error
 
-    def forget(self) -> None:
-        """Drop the heavy values that gradio keeps of every visitor, and results that nobody came for."""
+    def queue(self, *arguments: Any, **options: Any) -> PageBlocks:
+        """As gradio's, with results that are bounded."""
+        super().queue(*arguments, **options)
+        self._queue.pending_messages_per_session = Results()
+        return self
+
+    async def forget(self) -> None:
+        """Drop the heavy values that gradio keeps of every visitor, and results that nobody comes for."""
         heavy = {component._id for component in self.heavy}
         for session in list(self.state_holder.session_data.values()):
             for key in heavy:
                 props = (session.config_values.get(key) or {}).get("props")
                 if props and props.get("value") is not None:
                     props["value"] = None
-        messages = self._queue.pending_messages_per_session
-        for key in [key for key in list(messages) if LISTENERS.is_gone(key)]:
-            messages.pop(key, None)
-            self._queue.pending_event_ids_session.pop(key, None)
+        messages: Any = self._queue.pending_messages_per_session
+        for key in list(messages):
+            if LISTENERS.is_gone(key) or messages[key].is_stale():
+                await self._queue.clean_events(session_hash=key)
+                messages.pop(key, None)
+                self._queue.pending_event_ids_session.pop(key, None)
+
+
+class Mailbox(asyncio.Queue[Any]):
+    """Results for one session, and when one was fetched last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fetched = time.monotonic()
+
+    def put_nowait(self, item: Any) -> None:
+        """As of a queue; the clock of a box that was empty begins anew."""
+        if self.empty():
+            self._fetched = time.monotonic()
+        super().put_nowait(item)
+
+    def get_nowait(self) -> Any:
+        """As of a queue."""
+        self._fetched = time.monotonic()
+        return super().get_nowait()
+
+    def is_stale(self) -> bool:
+        """Whether results lie here that nobody has fetched for a while: a connection may be open and not be read."""
+        return not self.empty() and time.monotonic() - self._fetched > FETCH_S
+
+
+class Results(LRUCache[str, Any]):
+    """The boxes of all sessions. What is sent to a session that is gone is nobody's, and no reason for the queue, which
+    serves everybody, to stop.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(2000)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value if isinstance(value, Mailbox) else Mailbox())
+
+    def __missing__(self, key: str) -> Mailbox:
+        return Mailbox()
+
+    def __delitem__(self, key: str) -> None:
+        if key in self:
+            super().__delitem__(key)
 
 
 class EventQueue:
-    """What the doors ask gradio's queue of a page: whose events wait or run, and where their results go."""
+    """What the doors ask gradio's queue of a page."""
 
     def __init__(self, app: Any):
         self._queue = app.get_blocks()._queue
 
-    def addresses(self) -> list[str]:
-        """The caller of every event that waits or runs."""
-        waiting = [event for queue in self._queue.event_queue_per_concurrency_id.values() for event in queue.queue]
-        running = [event for events in self._queue.active_jobs if events for event in events]
-        return [address_of(event.request.client, event.request.headers) for event in (*waiting, *running)]
+    def pending(self) -> set[str]:
+        """The events that are not answered, or whose answers were not fetched."""
+        return {event for events in self._queue.pending_event_ids_session.values() for event in events}
 
     def key(self, event_id: str) -> str:
         """The session that an event's results are sent to."""
@@ -86,7 +137,7 @@ def tidied(on_stop: Callable[[], None]) -> Callable[[Any], contextlib.AbstractAs
         async def tidy() -> None:
             while True:
                 await asyncio.sleep(TIDY_EVERY_S)
-                app.get_blocks().forget()
+                await app.get_blocks().forget()
 
         task = asyncio.create_task(tidy())
         try:

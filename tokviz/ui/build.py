@@ -90,31 +90,37 @@ def build_page(
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
                 first = examples[0].comparison if examples else None
                 tabs = _tabs(pruners, first)
-        session = gr.State(sessions.session_file(first) if first else None, time_to_live=7200)
-        example = gr.State(0 if examples else None)
-        key = gr.Textbox(visible="hidden", label="Key of what is shown", elem_id="tokviz-shown")
+        # What a page shows is known to the browser, by a key: this server remembers nothing of a visitor.
+        key = gr.Textbox(
+            "example-0" if examples else "", visible="hidden", label="Key of what is shown", elem_id="tokviz-shown"
+        )
         add_endpoints(run, pruners, models, act.line)
 
-        results = [view, notice, tabs.table, session, tabs.session, key]
-        changes = [_wire_run(act, form, compare, stop, results, example)]
+        results = [view, notice, tabs.table, tabs.session, key]
+        changes = [_wire_run(act, form, compare, stop, results)]
         sized: list[Any] = [form.model, form.menu, form.max_new_tokens, form.repeats]
         weigh = with_sentences(act.cost)
         sizing = [form.menu.input, *(field.change for field in sized)]
         gr.on(sizing, weigh, sized, cost, queue=False, trigger_mode="always_last", **_QUIET)
         changes[0].then(weigh, sized, cost, queue=False, **_QUIET)
-        shown = [*results, example, *form.inputs, form.total]
+        shown = [*results, *form.inputs, form.total]
         if chooser is not None:
             chooser.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
             show = with_sentences(lambda index, name: act.show_example(form, index, name))
             changes.append(chooser.select(show, [chooser, form.model], shown, **_CHEAP))
         tabs.opener.upload(with_sentences(act.leave), None, None, queue=False, **_QUIET)
-        open_file = with_sentences(lambda path, name: act.open_session(form, path, name))
+
+        async def open_file(path: str | None, name: str, request: gr.Request) -> list[Any]:
+            return await act.open_session(form, path, name, request)
+
         few = {**_CHEAP, "concurrency_limit": 2}  # the largest session takes 500 MB while it is read
-        changes.append(tabs.opener.upload(open_file, [tabs.opener, form.model], shown, **few))
-        form.picture.upload(with_sentences(act.check_media), form.picture, [form.picture, notice], **_CHEAP)
+        opening = [tabs.opener, form.model]
+        changes.append(tabs.opener.upload(with_sentences(open_file), opening, shown, **few))
+        check = with_sentences(act.check_media)
+        form.picture.upload(check, form.picture, [form.picture, notice], **{**_CHEAP, "concurrency_limit": None})
         choose = with_sentences(act.model_chosen)
         form.model.change(choose, form.model, [form.menu, form.facts], queue=False, **_QUIET)
-        drawn = [session, tabs.figure_view, tabs.figure_layer, tabs.figure_frames]
+        drawn = [key, tabs.figure_view, tabs.figure_layer, tabs.figure_frames]
         draw = with_sentences(act.figure)
         tabs.figure.click(draw, drawn, [tabs.figure_files, notice], api_visibility="private", concurrency_limit=2)
         again = with_sentences(lambda key, name: act.show_again(form, key, name))
@@ -122,7 +128,7 @@ def build_page(
         key.change(None, key, None, js=_REMEMBER, **_QUIET)
         controls = with_sentences(act.figure_controls)
         for change in changes:
-            change.then(controls, session, drawn[2:], queue=False, **_QUIET)
+            change.then(controls, key, drawn[2:], queue=False, **_QUIET)
         page.unload(act.leave)
     page.heavy = [view, tabs.table, form.menu]
     page.act = act
@@ -309,23 +315,21 @@ def _method_table(pruners: Sequence[Pruner]) -> str:
     return "\n".join(lines)
 
 
-def _wire_run(
-    act: Handlers, form: RequestForm, compare: gr.Button, stop: gr.Button, outputs: list[Any], example: gr.State
-) -> Any:
+def _wire_run(act: Handlers, form: RequestForm, compare: gr.Button, stop: gr.Button, outputs: list[Any]) -> Any:
     """The events of a run; returns the one after which another comparison is shown.
 
     A press during a run is a new request: it stops the old one and takes its place. Runs are let in by ``act.line``, so
     that one who waits does not hold what others need.
     """
 
-    async def run(request: gr.Request, chosen: int | None, *values: Any) -> Any:
-        async for output in act.compare_in_turn(form, values, chosen, request):
+    async def run(request: gr.Request, *values: Any) -> Any:
+        async for output in act.compare_in_turn(form, values, request):
             yield output
 
     ran = gr.on(
         [compare.click, form.question.submit],
         run,
-        [example, *form.inputs],
+        form.inputs,
         [*outputs, *form.totals, stop],
         js=_TO_ANSWERS,
         trigger_mode="multiple",

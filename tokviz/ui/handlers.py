@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import hashlib
+import inspect
 import re
 import threading
 import time
@@ -23,6 +25,7 @@ from ..serving.callers import address_of
 from ..serving.gpu_time import PACE, RunSize, is_zero_gpu
 from ..serving.listeners import LISTENERS
 from ..serving.run_queue import RunQueue
+from ..serving.shares import Shares
 from ..serving.storage import storage
 from . import text
 from .client_files import refusal
@@ -60,7 +63,7 @@ from .turns import Waiting, Working, in_turn
 _TEXT_EVERY_S = 0.12
 """Streamed text is sent on at most this often, in seconds: the eye needs no more."""
 FIGURE_FORMATS = ("png", "svg", "pdf")
-COMPARE_OUTPUTS = 10
+COMPARE_OUTPUTS = 9
 """Of ``Handlers.compare``."""
 UNEXPECTED = "Something went wrong inside tokviz; the server's log has the details. The page goes on working."
 
@@ -78,6 +81,11 @@ class Handlers:
         self.examples = tuple(examples)
         self.flags = StopFlags()
         self.line = RunQueue()
+        self.checks = Shares(at_once=3, most=12)
+        self.openings = Shares(at_once=1, most=4)
+        self._known: dict[str, list[Comparison]] = {}
+        for example in self.examples:
+            self._known.setdefault(_file_digest(example.comparison), []).append(example.comparison)
 
     # --- showing -----------------------------------------------------------------------------------------------------
 
@@ -93,21 +101,20 @@ class Handlers:
         ) | {"example": index}
 
     def show_example(self, form: RequestForm, index: int, model: str) -> list[Any]:
-        """Outputs: view, notice, table, session file, session button, key of the shown comparison, example index, then
-        the form's inputs and total.
+        """Outputs: view, notice, table, session button, key of what is shown, then the form's inputs and total.
 
         ``model``: the one that is chosen.
         """
         example = self.examples[index]
         comparison = example.comparison
         filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison))
-        return [self.example_payload(index), None, *self.results(comparison, f"example-{index}"), index, *filled]
+        return [self.example_payload(index), None, *self.results(comparison, f"example-{index}"), *filled]
 
     @staticmethod
     def results(comparison: Comparison, key: str = "") -> list[Any]:
-        """Outputs that belong to a finished comparison: table, session file, session button, key to show it again."""
+        """Outputs that belong to a finished comparison: table, session button, key by which the browser names it."""
         path = session_file(comparison)
-        return [table_value(comparison), path, path, key or Path(path).parent.name]
+        return [table_value(comparison), path, key or Path(path).parent.name]
 
     def missing(self, model: str) -> dict[str, str]:
         """What each method lacks on a model, as sentences; empty while nothing is known of the model."""
@@ -120,7 +127,7 @@ class Handlers:
     # --- running -----------------------------------------------------------------------------------------------------
 
     async def compare_in_turn(
-        self, form: RequestForm, values: Sequence[Any], example: int | None, request: gr.Request
+        self, form: RequestForm, values: Sequence[Any], request: gr.Request
     ) -> AsyncIterator[list[Any]]:
         """Run a request when it is its turn; a run of the same tab that is under way is stopped. Outputs: those of
         ``compare``, then the Stop button.
@@ -133,10 +140,12 @@ class Handlers:
         yield [skip, notice("busy", said), *rest, on]
         try:
             form.request(values)  # what cannot be asked need not wait
-            caller = f"page {address_of(request.client, request.headers)}"
-            work = functools.partial(self.compare, form, values, example, request, stop)
+            address = address_of(request.client, request.headers)
+            work = functools.partial(self.compare, form, values, request, stop)
             is_gone = functools.partial(LISTENERS.is_gone, session)
-            async with contextlib.aclosing(in_turn(self.line, caller, work, stop, is_gone)) as outputs:
+            async with contextlib.aclosing(
+                in_turn(self.line, f"page {address}", work, stop, is_gone, address)
+            ) as outputs:
                 async for output in outputs:
                     if self.flags.of(session) is not stop:
                         break
@@ -162,19 +171,18 @@ class Handlers:
         self,
         form: RequestForm,
         values: Sequence[Any],
-        example: int | None,
         request: gr.Request,
         stop: threading.Event,
     ) -> Iterator[list[Any]]:
-        """Run a request and stream it. Outputs: view, notice, table, session file, session button, key of the shown
-        comparison, ``form.totals``.
+        """Run a request and stream it. Outputs: view, notice, table, session button, key of what is shown,
+        ``form.totals``.
         """
         session = request.session_hash or ""
         skip = gr.skip()
         nothing = [skip] * (COMPARE_OUTPUTS - 2)
         last: Comparison | None = None
         try:
-            asked = self._with_truth(form.request(values), example)
+            asked = self._with_truth(form.request(values))
             if not is_loaded(asked):
                 check_may_load(asked.model, address_of(request.client, request.headers))
                 for words in self.load(asked):
@@ -183,13 +191,13 @@ class Handlers:
                         raise BadInput(text.STOPPED_LOADING)
             told = loading_notices(asked.model)
             served = form.serves(self.missing(asked.model), model_facts(asked.model))
-            yield [skip, notice("busy", "Encoding …"), *[skip] * 4, *served]
+            yield [skip, notice("busy", "Encoding …"), *[skip] * 3, *served]
             for view, words, comparison in self._stream(asked, stop):
                 if self.flags.of(session) is not stop:  # an example or a session was opened meanwhile: it is shown now
                     return
                 last = comparison
                 totals = form.total_is(comparison.grid.n_tokens)
-                yield [view, notice("busy", words), *[skip] * 4, *totals]
+                yield [view, notice("busy", words), *[skip] * 3, *totals]
             if last is not None and self.flags.of(session) is stop:
                 words = text.STOPPED if stop.is_set() else told
                 ending = notice("info", words) if words else None
@@ -249,16 +257,15 @@ class Handlers:
     def _final(comparison: Comparison) -> dict[str, Any]:
         return to_payload(comparison, **shown_files(comparison))
 
-    def _with_truth(self, asked: RunRequest, example: int | None) -> RunRequest:
-        """Add the known answer and evidence when picture and question are still those of the chosen example."""
-        if example is None or not 0 <= example < len(self.examples) or asked.picture is None:
+    def _with_truth(self, asked: RunRequest) -> RunRequest:
+        """Add the known answer and evidence when picture and question are those of an example."""
+        if asked.picture is None:
             return asked
-        known = self.examples[example].comparison
-        digest = hashlib.sha256(Path(asked.picture).read_bytes()).hexdigest()
+        digest, question = hashlib.sha256(Path(asked.picture).read_bytes()).hexdigest(), asked.question.strip()
+        known = next((one for one in self._known.get(digest, ()) if one.request.question.strip() == question), None)
+        if known is None:
+            return asked
         video = known.video
-        stored_digest = video.sha256 if video else hashlib.sha256(picture_bytes(known.picture)).hexdigest()
-        if digest != stored_digest or asked.question.strip() != known.request.question.strip():
-            return asked
         evidence: tuple[Box, ...] = tuple(known.request.evidence)
         truth: dict[str, Any] = {"expected": known.request.expected_answer, "evidence": evidence}
         if video is not None:  # in pixels and frames of the file: another number of frames may be looked at now
@@ -294,23 +301,35 @@ class Handlers:
 
     # --- files -------------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def check_media(path: str | None) -> list[Any]:
+    async def check_media(self, path: str | None, request: gr.Request) -> list[Any]:
         """Refuse an uploaded picture or video at once when it cannot be read. Outputs: picture, notice."""
+        try:
+            async with self.checks.turn(address_of(request.client, request.headers)):
+                return await asyncio.to_thread(self._checked, path)
+        except BadInput as error:
+            return [None, notice("error", str(error))]
+
+    @staticmethod
+    def _checked(path: str | None) -> list[Any]:
         from ..checked import checked_image, checked_probe
         from ..video import is_video
 
         if path is None:
             return [gr.skip(), None]
-        try:
-            if is_video(path) or Path(path).suffix.lower() in VIDEOS:
-                return [gr.skip(), notice("info", text.video_facts(checked_probe(path)))]
-            notices = checked_image(path).notices
-        except BadInput as error:
-            return [None, notice("error", str(error))]
+        if is_video(path) or Path(path).suffix.lower() in VIDEOS:
+            return [gr.skip(), notice("info", text.video_facts(checked_probe(path)))]
+        notices = checked_image(path).notices
         return [gr.skip(), notice("info", " ".join(notices)) if notices else None]
 
-    def open_session(self, form: RequestForm, path: str | None, model: str) -> list[Any]:
+    async def open_session(self, form: RequestForm, path: str | None, model: str, request: gr.Request) -> list[Any]:
+        """``opened_session`` when it is the caller's turn."""
+        try:
+            async with self.openings.turn(address_of(request.client, request.headers)):
+                return await asyncio.to_thread(self.opened_session, form, path, model)
+        except BadInput as error:
+            return [gr.skip(), notice("error", str(error)), *self._kept(form)]
+
+    def opened_session(self, form: RequestForm, path: str | None, model: str) -> list[Any]:
         """Show an uploaded session file. Outputs and ``model`` as of ``show_example``."""
         if path is None:
             return [gr.skip(), None, *self._kept(form)]
@@ -326,41 +345,54 @@ class Handlers:
 
         ``key`` comes from the browser; one that is not known, or no longer, leaves the first screen as it is.
         """
-        example = re.fullmatch(r"example-(\d{1,4})", key)
-        if example and 0 < int(example[1]) < len(self.examples):
-            return self.show_example(form, int(example[1]), model)
-        path = storage().folder / "tokviz" / key / SESSION_FILE
-        if re.fullmatch(r"[0-9a-f]{64}", key) is None or not path.is_file():
+        if key == "example-0":  # the first screen is there
+            return [gr.skip(), None, *self._kept(form)]
+        example = self._example_of(key)
+        if example is not None:
+            return self.show_example(form, example, model)
+        path = self._shown_file(key)
+        if path is None:
             return [gr.skip(), None, *self._kept(form)]
         comparison = read_session(path)
         return self._reopened(form, comparison, "Shown again after the page was reloaded", None, model)
+
+    def _example_of(self, key: str) -> int | None:
+        found = re.fullmatch(r"example-(\d{1,4})", key)
+        return int(found[1]) if found and int(found[1]) < len(self.examples) else None
+
+    def _shown_file(self, key: str) -> str | None:
+        """The session file of what a browser shows; its key is the digest of the content, which others cannot guess."""
+        example = self._example_of(key)
+        if example is not None:
+            return session_file(self.examples[example].comparison)
+        path = storage().folder / "tokviz" / key / SESSION_FILE
+        return str(path) if re.fullmatch(r"[0-9a-f]{64}", key) and path.is_file() else None
 
     def _reopened(
         self, form: RequestForm, comparison: Comparison, origin: str, words: str | None, model: str
     ) -> list[Any]:
         view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
         filled = form.filled_from(comparison, None, fitting_model(model, comparison))
-        return [view, notice("info", words) if words else None, *self.results(comparison), None, *filled]
+        return [view, notice("info", words) if words else None, *self.results(comparison), *filled]
 
     @staticmethod
     def _kept(form: RequestForm) -> list[Any]:
         """Everything behind view and notice stays as it is."""
-        return [gr.skip()] * (6 + len(form.inputs))
+        return [gr.skip()] * (4 + len(form.inputs))
 
     @staticmethod
     def _opened_words(comparison: Comparison) -> str:
         return text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
 
-    @staticmethod
-    def figure_controls(session: str | None) -> list[Any]:
-        """What there is to choose of the shown comparison. Outputs: layer, frames."""
-        return [gr.update(**choice) for choice in choices_of(session)]
+    def figure_controls(self, key: str) -> list[Any]:
+        """What there is to choose of what is shown. Outputs: layer, frames."""
+        return [gr.update(**choice) for choice in choices_of(self._shown_file(key))]
 
-    @staticmethod
-    def figure(session: str | None, view: str, layer: str | None, frames: str) -> list[Any]:
-        """The shown comparison as a figure of one view. Outputs: files, notice."""
+    def figure(self, key: str, view: str, layer: str | None, frames: str) -> list[Any]:
+        """What is shown as a figure of one view. Outputs: files, notice."""
+        session = self._shown_file(key)
         if session is None:
-            return [gr.skip(), notice("error", "There is nothing to draw yet: run a comparison or open an example.")]
+            return [gr.skip(), notice("error", text.NOTHING_TO_DRAW)]
         from ..render.figure import save_figure
 
         try:
@@ -379,14 +411,31 @@ def with_sentences(act: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(act)
     def guarded(*values: Any) -> Any:
-        try:
+        with _sentences():
             return act(*values)
-        except gr.Error:
-            raise
-        except BadInput as error:
-            raise refusal(error) from error
-        except Exception as error:
-            log_failure("an event of the page failed")
-            raise gr.Error(UNEXPECTED, print_exception=False) from error
 
-    return guarded
+    @functools.wraps(act)
+    async def guarded_async(*values: Any) -> Any:
+        with _sentences():
+            return await act(*values)
+
+    return guarded_async if inspect.iscoroutinefunction(act) else guarded
+
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    try:
+        yield
+    except gr.Error:
+        raise
+    except BadInput as error:
+        raise refusal(error) from error
+    except Exception as error:
+        log_failure("an event of the page failed")
+        raise gr.Error(UNEXPECTED, print_exception=False) from error
+
+
+def _file_digest(comparison: Comparison) -> str:
+    """Of the file that a stored comparison was asked about."""
+    video = comparison.video
+    return video.sha256 if video else hashlib.sha256(picture_bytes(comparison.picture)).hexdigest()

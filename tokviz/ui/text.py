@@ -61,6 +61,7 @@ KERNELS: list[tuple[str, str]] = [
 ]
 STOPPED_LOADING = "Stopped. The model goes on loading and will be there for the next question."
 QUEUED = "In the queue"
+NOTHING_TO_DRAW = "There is nothing to draw any more: run a comparison or open an example."
 STALE = "These lanes belong to an earlier request: the last one was not answered."
 STOPPED_WAITING = "Stopped before it began."
 STOPPED = "Stopped. The lanes that were finished are kept."

@@ -53,6 +53,7 @@ async def in_turn(
     work: Callable[[], Iterator[Any]],
     stop: threading.Event,
     is_gone: Callable[[], bool],
+    address: str | None = None,
 ) -> AsyncGenerator[Any, None]:
     """What ``work`` yields, once it is the caller's turn; before and between ``Waiting`` and ``Working``.
 
@@ -60,7 +61,7 @@ async def in_turn(
     up, ``stop`` is set, and the turn ends as soon as the work does. Raises BadInput when there is no place in the line,
     and what the work raises.
     """
-    ticket = line.enter(caller)
+    ticket = line.enter(caller, address)
     working = False
     try:
         told, said_at = -1, 0.0
