@@ -70,9 +70,12 @@ def main() -> None:
     port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
     host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     page.launch(server_name=host, server_port=int(port), mcp_server=serve_agents(), **launch_settings())
-    if not all_over(10):  # a model that is being loaded cannot be stopped; torch would abort the process
-        atexit._run_exitfuncs()
-        os._exit(0)
+    all_over(10)
+    # What is left cannot be stopped, such as a model that is being loaded: threads would hold the process up, and torch
+    # abort it.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

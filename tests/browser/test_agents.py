@@ -1,8 +1,16 @@
 """The endpoints as tools of agents: what an agent reads of them, what it gets, and what it must not reach."""
 
+import asyncio
 import base64
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,6 +20,7 @@ from PIL import Image
 pytest.importorskip("mcp")
 
 from mcp import ClientSession
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamablehttp_client
 
 from tokviz.serving.storage import storage
@@ -20,19 +29,51 @@ from tokviz.ui.agents import serve_agents
 QUESTION = {"question": "what color is the circle ?", "methods": ["random"], "budget": 16}
 
 
-@pytest.fixture(scope="module")
-def tools_site(site, examples):
-    from tokviz.ui.build import build_page, launch_settings
-
-    page = build_page(examples=examples)
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def launched(page):
+    from tokviz.ui.build import launch_settings
+
     page.launch(
-        server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True,
+        server_name="127.0.0.1", server_port=free_port(), prevent_thread_lock=True, quiet=True,
         mcp_server=serve_agents(), **launch_settings(),
     )  # fmt: skip
+    return page
+
+
+@pytest.fixture(scope="module")
+def tools_site(site, examples):
+    from tokviz.ui.build import build_page
+
+    page = launched(build_page(examples=examples))
     yield page.local_url
+    page.close()
+
+
+class EndlessRuns:
+    """A model that answers only to being told to stop."""
+
+    def __init__(self):
+        self.began, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self, request, stop):
+        self.began.set()
+        if stop.wait(60):
+            self.ended.set()
+        yield from ()
+
+
+@pytest.fixture
+def endless(site, examples):
+    from tokviz.ui.build import build_page
+
+    runs = EndlessRuns()
+    page = launched(build_page(runs, examples=examples))
+    yield page, runs
     page.close()
 
 
@@ -47,16 +88,36 @@ def data_uri(path):
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def call(url, name, arguments):
+def over_http(url, headers=None):
+    return streamablehttp_client(f"{url}gradio_api/mcp/", headers=headers)
+
+
+def over_sse(url, headers=None):
+    return sse_client(f"{url}gradio_api/mcp/sse", headers=headers)
+
+
+async def called(connection, name, arguments, progress=None):
+    async with connection as (read, write, *_), ClientSession(read, write) as session:
+        await session.initialize()
+        result = await session.call_tool(name, arguments, progress_callback=progress)
+        return result.isError, "".join(part.text for part in result.content)
+
+
+def call(url, name, arguments, headers=None, progress=None):
     """``(whether it is an error, the text)`` of one call of a tool."""
+    return run_async(called(over_http(url, headers), name, arguments, progress))
 
-    async def session():
-        async with streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _), ClientSession(read, write) as s:
-            await s.initialize()
-            result = await s.call_tool(name, arguments)
-            return result.isError, "".join(part.text for part in result.content)
 
-    return run_async(session())
+def call_and_leave(connection, arguments, began):
+    """Ask for a comparison, and leave once it has begun."""
+
+    async def leave():
+        asked = asyncio.create_task(called(connection, "compare", arguments))
+        assert await asyncio.to_thread(began.wait, 60)
+        asked.cancel()
+        await asyncio.wait([asked], timeout=30)
+
+    run_async(leave())
 
 
 def test_an_agent_reads_what_the_docstrings_say(tools_site):
@@ -114,6 +175,92 @@ def test_what_agents_send_is_kept_where_it_is_counted(tools_site, picture):
     call(tools_site, "compare", {"picture": data_uri(picture), **QUESTION})
     beside = [path for path in storage().folder.parent.glob("*/*.png") if storage().folder not in path.parents]
     assert beside == []
+
+
+@pytest.mark.parametrize("over", [over_http, over_sse])
+def test_the_run_of_an_agent_that_left_ends(endless, picture, over):
+    page, runs = endless
+    call_and_leave(over(page.local_url), {"picture": data_uri(picture), **QUESTION}, runs.began)
+    assert runs.ended.wait(30)
+
+
+@pytest.mark.parametrize(
+    "trusted, forwarded, address",
+    [("", "8.8.8.8", "127.0.0.1"), ("1", "8.8.8.8", "8.8.8.8"), ("1", "9.9.9.9, 8.8.4.4", "8.8.4.4")],
+)
+def test_an_agent_has_the_address_that_it_came_from(endless, picture, monkeypatch, trusted, forwarded, address):
+    page, runs = endless
+    monkeypatch.setenv("TOKVIZ_TRUST_PROXY", trusted)
+    seen, given = [], []
+    enter, uploaded = page.act.line.enter, storage().uploaded
+    monkeypatch.setattr(page.act.line, "enter", lambda caller: (seen.append(caller), enter(caller))[1])
+    monkeypatch.setattr(storage(), "uploaded", lambda who, paths: (given.append(who), uploaded(who, paths))[1])
+    headers = {"X-Forwarded-For": forwarded}
+    call_and_leave(over_http(page.local_url, headers), {"picture": data_uri(picture), **QUESTION}, runs.began)
+    assert (seen, given) == ([f"program {address}"], [address])
+    assert runs.ended.wait(30)
+
+
+def test_an_agent_reads_the_sentence_of_an_error(tools_site, picture):
+    failed, text = call(tools_site, "compare", {"picture": data_uri(picture), **QUESTION, "question": ""})
+    assert failed
+    assert text[0].isalpha() and text.endswith("."), text  # no quotation marks, no name of an exception
+
+
+def test_an_agent_that_asks_hears_that_its_call_goes_on(tools_site, picture):
+    heard = []
+
+    async def progress(*told):
+        heard.append(told)
+
+    failed, text = call(tools_site, "compare", {"picture": data_uri(picture), **QUESTION}, progress=progress)
+    assert not failed, text
+    assert heard[0] == (0.0, None, "Working")
+
+
+STRAY_THREAD = "import threading, app; threading.Thread(target=threading.Event().wait).start(); app.main()"
+
+
+@pytest.mark.parametrize("command, agents", [(["app.py"], 4), (["-c", STRAY_THREAD], 0)])
+def test_the_server_ends_when_it_is_told(tmp_path, picture, command, agents):
+    """While agents wait, and where a library has left a thread that never ends."""
+    port, root = free_port(), Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PORT": str(port), "TOKVIZ_MODEL": "tokviz-tiny"}
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen([sys.executable, *command], cwd=root, env=environment, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}/"
+    long = {"picture": data_uri(picture), **QUESTION, "max_new_tokens": 64, "repeats": 100}
+
+    def told():
+        return (tmp_path / "log").read_text()
+
+    async def ask_and_tell():
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                async with httpx.AsyncClient() as web:
+                    assert (await web.get(f"{url}config", timeout=30)).status_code == 200
+                break
+            except httpx.TransportError:
+                assert server.poll() is None and time.monotonic() < deadline, told()
+                await asyncio.sleep(0.2)
+        asked = [asyncio.create_task(called(over_http(url), "compare", long)) for _ in range(agents)]
+        await asyncio.sleep(3 if agents else 0)
+        assert not any(task.done() for task in asked)
+        server.send_signal(signal.SIGTERM)
+        code = await asyncio.to_thread(server.wait, 30)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        return code
+
+    try:
+        assert run_async(ask_and_tell()) == 0
+        assert not list(tmp_path.glob("tokviz-*"))
+        assert "Traceback" not in told()
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_it_can_be_turned_off(monkeypatch):

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import uvicorn
 from own_loop import run_async
 
 from tokviz.serving import doors
-from tokviz.serving.callers import address_of
+from tokviz.serving.callers import address_of, distrust_forwarded
 from tokviz.serving.doors import Doors, host_is_ours, origin_is_ours
 from tokviz.serving.listeners import ARRIVE_S, RETURN_S, Listeners
 
@@ -183,3 +184,30 @@ def test_the_address_behind_a_proxy_is_the_one_that_the_proxy_saw(monkeypatch):
     monkeypatch.setenv("TOKVIZ_TRUST_PROXY", "1")
     assert address_of(("10.0.0.7", 1), headers) == "8.8.8.8"
     assert address_of(("10.0.0.7", 1), {}) == "10.0.0.7" and address_of(None, {}) == ""
+
+
+@pytest.mark.parametrize("proxy", ["", "TOKVIZ_TRUST_PROXY", "SPACE_ID"])
+def test_a_caller_on_this_machine_cannot_write_its_own_address(monkeypatch, proxy):
+    """uvicorn believes what 127.0.0.1 forwards unless it is told otherwise."""
+    for name in ("TOKVIZ_TRUST_PROXY", "SPACE_ID"):
+        monkeypatch.setenv(name, "1" if name == proxy else "")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "of before")  # for monkeypatch to put back
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS")
+    distrust_forwarded()
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope["client"][0])
+        await page()(scope, receive, send)
+
+    config = uvicorn.Config(app, log_config=None)
+    config.load()
+    for client in ("127.0.0.1", "::1"):
+        ask(config.loaded_app, headers=[("x-forwarded-for", "198.51.100.7")], client=(client, 5))
+    assert seen == (["198.51.100.7"] * 2 if proxy else ["127.0.0.1", "::1"])
+
+
+def test_an_operator_says_whose_headers_count(monkeypatch):
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")
+    distrust_forwarded()
+    assert uvicorn.Config(page()).forwarded_allow_ips == "10.0.0.1"

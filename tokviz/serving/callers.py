@@ -13,6 +13,15 @@ def behind_proxy() -> bool:
     return bool(os.environ.get("SPACE_ID") or os.environ.get("TOKVIZ_TRUST_PROXY"))
 
 
+def distrust_forwarded() -> None:
+    """Tell uvicorn, before it starts, to believe no ``X-Forwarded-*`` header unless a proxy is trusted.
+
+    By itself it believes them of every caller on this machine. An operator's ``FORWARDED_ALLOW_IPS`` stands.
+    """
+    if not behind_proxy():
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+
+
 def is_loopback(address: str) -> bool:
     """Whether an address or host name is this machine's own, which nobody else can come from; no address at all is
     a call in process.

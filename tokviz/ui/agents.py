@@ -1,22 +1,34 @@
 """The page's endpoints as tools for agents (MCP): served where the ``mcp`` package is installed.
 
 gradio's own server would fetch any address that an agent names, keep what it sends outside the counted storage, and
-answer with the picture's bytes in the notation of Python.
+answer with the picture's bytes in the notation of Python. It would also ask this server over HTTP on behalf of agents:
+all of them would then share one address, which their own headers could forge, and their runs would go on without them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import binascii
+import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import re
+from collections.abc import AsyncIterator
 from functools import cache
 from typing import Any
 from urllib.parse import unquote
 
+import anyio
+from pydantic_core import to_jsonable_python
+
 from ..errors import BadInput
+from ..serving.callers import address_of
 from ..serving.storage import storage
+from .failures import log_failure
+from .handlers import UNEXPECTED
+from .turns import BEAT_S
 
 _OWN_ADDRESS = re.compile(r"https?://[^/]+/(?:[^?#]*/)?gradio_api/file=([^?#]+)")
 _NO_FILE = (
@@ -36,16 +48,18 @@ def serve_agents() -> bool:
     return True
 
 
-def given_file(named: str) -> str:
-    """The path, in this server's storage, of a file that an agent gives. Raises BadInput."""
+def given_file(named: str, giver: str) -> str:
+    """The path, in this server's storage, of a file that an agent gives; giver: its address. Raises BadInput."""
     from gradio import processing_utils
 
     if named.startswith("data:"):
         storage().make_room(len(named))
         try:
-            return str(processing_utils.save_base64_to_cache(named, str(storage().folder)))
+            path = str(processing_utils.save_base64_to_cache(named, str(storage().folder)))
         except (ValueError, IndexError, KeyError, binascii.Error) as error:
             raise BadInput("The data: URI is damaged: it must be data:image/png;base64,... or alike.") from error
+        storage().uploaded(giver, [path])
+        return path
     address = _OWN_ADDRESS.fullmatch(named)
     if address is None:
         raise BadInput(_NO_FILE)
@@ -54,7 +68,7 @@ def given_file(named: str) -> str:
 
 def told_agent(value: Any) -> str:
     """An answer as JSON without the bytes of pictures, which an agent has or cannot read."""
-    return json.dumps(_without_bytes(value), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(_without_bytes(to_jsonable_python(value)), ensure_ascii=False, separators=(",", ":"))
 
 
 def _without_bytes(value: Any) -> Any:
@@ -65,14 +79,43 @@ def _without_bytes(value: Any) -> Any:
 
 @cache
 def _agent_server() -> type:
+    import gradio as gr
     from gradio.mcp import GradioMCPServer
+    from gradio.state_holder import SessionState
     from gradio_client import handle_file
 
     class AgentServer(GradioMCPServer):
-        """gradio's server of tools; files come from this server alone, answers are JSON."""
+        """gradio's server of tools; files come from this server alone, answers are JSON, calls stay in this process."""
+
+        def create_mcp_server(self) -> Any:
+            """A call is the agent's own request: it has the agent's address, and is cancelled when the agent leaves."""
+            server = super().create_mcp_server()
+
+            @server.call_tool()
+            async def call_tool(name: str, arguments: dict[str, Any]) -> list[Any]:
+                # Files are written: not in the loop that serves everybody.
+                _, values, _, endpoint = await asyncio.to_thread(self._prepare_tool_call_args, name, arguments)
+                try:
+                    async with _sign_of_life(server.request_context):
+                        answer = await self.blocks.process_api(
+                            block_fn=endpoint,
+                            inputs=self.insert_empty_state(endpoint.inputs, values),
+                            state=SessionState(self.blocks),
+                            request=gr.Request(server.request_context.request),
+                        )
+                except gr.Error as error:  # as text it would be in quotation marks
+                    raise BadInput(error.message) from error
+                except Exception as error:  # the boundary to the agent: the log gets the traceback
+                    log_failure("an agent's call failed")
+                    raise RuntimeError(UNEXPECTED) from error
+                return self.postprocess_output_data(self.pop_returned_state(endpoint.outputs, answer["data"]), "")
+
+            return server
 
         def convert_strings_to_filedata(self, value: Any, filedata_positions: list[list[str | int]]) -> Any:
             """Strings at the positions become files; see ``given_file``."""
+            asked = self.mcp_server.request_context.request
+            giver = "" if asked is None else address_of(asked.client, asked.headers)
 
             def converted(node: Any, path: list[str | int]) -> Any:
                 if isinstance(node, dict):
@@ -81,7 +124,8 @@ def _agent_server() -> type:
                     return {key: converted(inner, [*path, key]) for key, inner in node.items()}
                 if isinstance(node, list):
                     return [converted(inner, [*path, index]) for index, inner in enumerate(node)]
-                return handle_file(given_file(node)) if isinstance(node, str) and path in filedata_positions else node
+                is_file = isinstance(node, str) and path in filedata_positions
+                return handle_file(given_file(node, giver)) if is_file else node
 
             return converted(value, [])
 
@@ -90,3 +134,24 @@ def _agent_server() -> type:
             return [self.types.TextContent(type="text", text=told_agent(output)) for output in data]
 
     return AgentServer
+
+
+@contextlib.asynccontextmanager
+async def _sign_of_life(context: Any) -> AsyncIterator[None]:
+    """Meanwhile an agent that asked for progress hears now and then that its call goes on."""
+    token = None if context.meta is None else context.meta.progressToken
+
+    async def tell() -> None:
+        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the agent is leaving
+            for step in itertools.count():
+                await context.session.send_progress_notification(
+                    progress_token=token, progress=step, message="Working", related_request_id=str(context.request_id)
+                )
+                await asyncio.sleep(BEAT_S)
+
+    task = None if token is None else asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()

@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 
 from ..cases.examples import Example, load_examples
 from ..pruners.base import Pruner
+from ..serving.callers import distrust_forwarded
 from ..serving.doors import Doors
 from ..serving.storage import storage
 from . import numbers, sessions, text
@@ -28,6 +29,7 @@ from .media_field import MAX_UPLOAD_MB
 from .patch_view import ASSETS, Notice, PageHead, PatchView
 from .pictures import request_file
 from .running import Loader, Runner, allowed_models, load_steps, run_request
+from .turns import stop_all
 
 DEFAULT_METHODS = ("fastervlm", "apet", "divprune")
 _TO_ANSWERS = """(...values) => {
@@ -140,6 +142,7 @@ def build_page(
 
 def launch_settings() -> dict[str, Any]:
     """Arguments of ``launch`` that are part of the design: look, limits, privacy. Host and port are the caller's."""
+    distrust_forwarded()
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "page.css"],
@@ -165,6 +168,7 @@ def stop_runs() -> None:
     """End every run of this process at its next token: the server is going."""
     for page in _open_pages:
         page.act.flags.stop_all()
+    stop_all()
 
 
 def theme() -> gr.themes.Base:

@@ -20,6 +20,13 @@ _LOOK_S = 0.1
 
 
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_stops: set[threading.Event] = set()
+
+
+def stop_all() -> None:
+    """End every run, of the page and of programs, at its next token, and what waits for its turn."""
+    for stop in list(_stops):
+        stop.set()
 
 
 def all_over(seconds: float) -> bool:
@@ -63,6 +70,7 @@ async def in_turn(
     """
     ticket = line.enter(caller, address)
     working = False
+    _stops.add(stop)
     try:
         told, said_at = -1, 0.0
         while (before := ticket.before) and not stop.is_set():
@@ -79,6 +87,7 @@ async def in_turn(
                 async for output in outputs:
                     yield output
     finally:
+        _stops.discard(stop)
         if not working:
             ticket.leave()
 
