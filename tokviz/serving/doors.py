@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import os
@@ -176,15 +177,25 @@ class Doors:
     async def _upload(self, scope: Scope, caller: str, receive: Receive, send: Send) -> None:
         kept = storage()
         try:
-            kept.make_room(_length(scope) or LARGEST_UPLOAD)
+            await asyncio.to_thread(kept.make_room, _length(scope) or LARGEST_UPLOAD, caller)
         except BadInput as error:
             raise Refused(507, str(error)) from error
-        body, read = _overheard(send)
+        answer: list[Message] = []  # held back until the files are counted: it may become a refusal
+
+        async def hold(message: Message) -> None:
+            answer.append(message)
+
+        body, read = _overheard(hold)
         with kept.uploading():
             await self.app(scope, receive, body)
         paths = read()
         if isinstance(paths, list):
-            kept.uploaded(caller, [path for path in paths if isinstance(path, str)])
+            try:
+                await asyncio.to_thread(kept.uploaded, caller, [path for path in paths if isinstance(path, str)])
+            except BadInput as error:
+                raise Refused(413, str(error)) from error
+        for message in answer:
+            await send(message)
 
     async def _join(self, scope: Scope, caller: str, receive: Receive, send: Send) -> None:
         queue = None if self._queue_of is None else self._queue_of(scope.get("app"))

@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..errors import BadInput
-from ..serving.storage import storage
+from ..serving.callers import address_of
+from ..serving.storage import caller, on_behalf_of, storage
 
 _OWN_ADDRESS = re.compile(r"https?://[^/]+/(?:[^?#]*/)?gradio_api/file=([^?#]+)")
 _NO_FILE = (
@@ -41,9 +42,11 @@ def given_file(named: str) -> str:
     from gradio import processing_utils
 
     if named.startswith("data:"):
-        storage().make_room(len(named))
+        storage().make_room(len(named), caller())
         try:
-            return str(processing_utils.save_base64_to_cache(named, str(storage().folder)))
+            path = str(processing_utils.save_base64_to_cache(named, str(storage().folder)))
+            storage().uploaded(caller(), [path])
+            return path
         except (ValueError, IndexError, KeyError, binascii.Error) as error:
             raise BadInput("The data: URI is damaged: it must be data:image/png;base64,... or alike.") from error
     address = _OWN_ADDRESS.fullmatch(named)
@@ -83,7 +86,9 @@ def _agent_server() -> type:
                     return [converted(inner, [*path, index]) for index, inner in enumerate(node)]
                 return handle_file(given_file(node)) if isinstance(node, str) and path in filedata_positions else node
 
-            return converted(value, [])
+            request = self.mcp_server.request_context.request
+            with on_behalf_of("" if request is None else address_of(request.client, request.headers)):
+                return converted(value, [])
 
         def postprocess_output_data(self, data: Any, root_url: str) -> list[Any]:
             """Each answer as one text."""
