@@ -114,6 +114,8 @@ def test_what_agents_send_is_kept_where_it_is_counted(tools_site, picture):
     call(tools_site, "compare", {"picture": data_uri(picture), **QUESTION})
     beside = [path for path in storage().folder.parent.glob("*/*.png") if storage().folder not in path.parents]
     assert beside == []
+    own = [path for path, owners in storage()._owners.items() if "127.0.0.1" in owners]
+    assert any(path.read_bytes() == picture.read_bytes() for path in own)
 
 
 def test_it_can_be_turned_off(monkeypatch):

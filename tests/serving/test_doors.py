@@ -1,6 +1,7 @@
 """Who may come in, asked of the middleware alone."""
 
 import json
+import threading
 
 import pytest
 from own_loop import run_async
@@ -9,6 +10,7 @@ from tokviz.serving import doors
 from tokviz.serving.callers import address_of
 from tokviz.serving.doors import Doors, host_is_ours, origin_is_ours
 from tokviz.serving.listeners import ARRIVE_S, RETURN_S, Listeners
+from tokviz.serving.storage import FILES_OF_REQUEST, Storage
 
 
 def ask(
@@ -161,3 +163,36 @@ def test_the_address_behind_a_proxy_is_the_one_that_the_proxy_saw(monkeypatch):
     monkeypatch.setenv("TOKVIZ_TRUST_PROXY", "1")
     assert address_of(("10.0.0.7", 1), headers) == "8.8.8.8"
     assert address_of(("10.0.0.7", 1), {}) == "10.0.0.7" and address_of(None, {}) == ""
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    kept = Storage(tmp_path)
+    monkeypatch.setattr(doors, "storage", lambda: kept)
+    return kept
+
+
+@pytest.mark.parametrize(("n_files", "status"), [(1, 200), (FILES_OF_REQUEST, 200), (FILES_OF_REQUEST + 1, 413)])
+def test_an_upload_of_many_files_is_refused(kept, n_files, status):
+    paths = [kept.folder / f"{number}.png" for number in range(n_files)]
+    for path in paths:
+        path.touch()
+    answer = json.dumps([str(path) for path in paths]).encode()
+    told, _, body = ask(Doors(page(answer)), "/gradio_api/upload", "POST")
+    assert told == status
+    assert (body == answer) if status == 200 else ("at most" in json.loads(body)["detail"])
+    assert [path.exists() for path in paths] == [status == 200] * n_files
+
+
+def test_other_requests_do_not_wait_for_the_disk(kept, monkeypatch):
+    threads = {}
+    for name in ("make_room", "uploaded"):
+        monkeypatch.setattr(kept, name, lambda *_, name=name: threads.update({name: threading.current_thread()}))
+
+    async def app(scope, receive, send):
+        threads["loop"] = threading.current_thread()
+        await page(b"[]")(scope, receive, send)
+
+    assert ask(Doors(app), "/gradio_api/upload", "POST")[0] == 200
+    assert threads.keys() == {"loop", "make_room", "uploaded"}
+    assert threads["loop"] not in (threads["make_room"], threads["uploaded"])

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from own_loop import run_async
 
 from tokviz.errors import BadInput
 from tokviz.serving import storage as module
@@ -220,10 +221,14 @@ def test_nothing_stays_longer_than_a_day(kept):
 
 def test_cut_uploads_are_removed_and_running_ones_are_not(kept):
     cut = put(kept.folder, "tmpabc", age_s=5)
-    with kept.uploading():
-        with kept.uploading():
-            stale = put(kept.folder, "tmpold", age_s=3600)
-        assert cut.exists() and not stale.exists()  # another upload may still be writing the fresh one
+
+    async def two_uploads():
+        async with kept.uploading():
+            async with kept.uploading():
+                stale = put(kept.folder, "tmpold", age_s=3600)
+            assert cut.exists() and not stale.exists()  # another upload may still be writing the fresh one
+
+    run_async(two_uploads())
     assert not cut.exists()
 
 

@@ -186,7 +186,7 @@ class Doors:
             answer.append(message)
 
         body, read = _overheard(hold)
-        with kept.uploading():
+        async with kept.uploading():
             await self.app(scope, receive, body)
         paths = read()
         if isinstance(paths, list):

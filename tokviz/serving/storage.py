@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import contextvars
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,17 +129,20 @@ class Storage:
                 pass
         raise BadInput(NOT_OURS)
 
-    @contextlib.contextmanager
-    def uploading(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def uploading(self) -> AsyncIterator[None]:
         """While an upload runs; what it leaves behind when it is cut is removed afterwards."""
         with self._lock:
             self._uploading += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._uploading -= 1
-                self._remove_cut()
+            await asyncio.to_thread(self._upload_is_over)
+
+    def _upload_is_over(self) -> None:
+        with self._lock:
+            self._uploading -= 1
+            self._remove_cut()
 
     def uploaded(self, address: str | None, paths: Iterable[str]) -> None:
         """Files that a visitor has just uploaded; older ones of the same visitor go when these are too many.
