@@ -47,11 +47,12 @@ def data_uri(path):
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def call(url, name, arguments):
+def call(url, name, arguments, headers=None):
     """``(whether it is an error, the text)`` of one call of a tool."""
 
     async def session():
-        async with streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _), ClientSession(read, write) as s:
+        connected = streamablehttp_client(f"{url}gradio_api/mcp/", headers=headers)
+        async with connected as (read, write, _), ClientSession(read, write) as s:
             await s.initialize()
             result = await s.call_tool(name, arguments)
             return result.isError, "".join(part.text for part in result.content)
@@ -114,8 +115,15 @@ def test_what_agents_send_is_kept_where_it_is_counted(tools_site, picture):
     call(tools_site, "compare", {"picture": data_uri(picture), **QUESTION})
     beside = [path for path in storage().folder.parent.glob("*/*.png") if storage().folder not in path.parents]
     assert beside == []
-    own = [path for path, owners in storage()._owners.items() if "127.0.0.1" in owners]
-    assert any(path.read_bytes() == picture.read_bytes() for path in own)
+
+
+def test_what_an_agent_sends_counts_as_the_agents(tools_site, picture, monkeypatch):
+    monkeypatch.setenv("TOKVIZ_TRUST_PROXY", "1")
+    asked = {"picture": data_uri(picture), **QUESTION}
+    failed, text = call(tools_site, "compare", asked, {"x-forwarded-for": "9.9.9.3"})
+    assert not failed, text
+    own = [path for path, owners in storage()._owners.items() if "9.9.9.3" in owners]
+    assert picture.read_bytes() in [path.read_bytes() for path in own]
 
 
 def test_it_can_be_turned_off(monkeypatch):

@@ -196,3 +196,26 @@ def test_other_requests_do_not_wait_for_the_disk(kept, monkeypatch):
     assert ask(Doors(app), "/gradio_api/upload", "POST")[0] == 200
     assert threads.keys() == {"loop", "make_room", "uploaded"}
     assert threads["loop"] not in (threads["make_room"], threads["uploaded"])
+
+
+@pytest.mark.parametrize("boundary", ["b" * 40, '"b b"'])
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_the_parts_of_an_upload_are_counted_before_the_page_writes_them(kept, boundary, step):
+    reached = []
+
+    async def app(scope, receive, send):
+        more = True
+        while more:
+            message = await receive()
+            reached.append(message["body"])
+            more = message["more_body"]
+        await page(b"[]")(scope, receive, send)
+
+    delimiter = b"--" + boundary.strip('"').encode()
+    head = [("content-type", f"multipart/form-data; boundary={boundary}")]
+    for n_parts, status in ((1, 200), (FILES_OF_REQUEST, 200), (FILES_OF_REQUEST + 1, 413), (999, 413)):
+        reached.clear()
+        form = b"".join(delimiter + b"\r\n\r\nx-\r\n" for _ in range(n_parts)) + delimiter + b"--\r\n"
+        body = [form[start : start + step] for start in range(0, len(form), step)]
+        assert ask(Doors(app), "/gradio_api/upload", "POST", head, body)[0] == status
+        assert b"".join(reached).count(delimiter) <= FILES_OF_REQUEST + 1

@@ -33,6 +33,7 @@ FILES_OF_ONE = 500
 FILES_OF_REQUEST = 8
 """Files that one request may upload; the page sends one."""
 _MB = 1_000_000
+TOO_MANY_FILES = f"One request may upload at most {FILES_OF_REQUEST} files."
 NO_ROOM = "The server has no room for more files at the moment; please try again in a minute."
 NOT_OURS = "This file was not uploaded to this server, or is no longer there: choose it again."
 
@@ -155,7 +156,7 @@ class Storage:
                 for path in own:
                     if path not in self._kept and path not in self._owners:
                         self._remove(path)
-                raise BadInput(f"One request may upload at most {FILES_OF_REQUEST} files, not {len(own)}.")
+                raise BadInput(TOO_MANY_FILES)
             for path in own:
                 self._count(path)
                 self._own(path, address)
