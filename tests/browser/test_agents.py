@@ -193,7 +193,7 @@ def test_an_agent_has_the_address_that_it_came_from(endless, picture, monkeypatc
     monkeypatch.setenv("TOKVIZ_TRUST_PROXY", trusted)
     seen, given = [], []
     enter, uploaded = page.act.line.enter, storage().uploaded
-    monkeypatch.setattr(page.act.line, "enter", lambda caller: (seen.append(caller), enter(caller))[1])
+    monkeypatch.setattr(page.act.line, "enter", lambda caller, at: (seen.append(caller), enter(caller, at))[1])
     monkeypatch.setattr(storage(), "uploaded", lambda who, paths: (given.append(who), uploaded(who, paths))[1])
     headers = {"X-Forwarded-For": forwarded}
     call_and_leave(over_http(page.local_url, headers), {"picture": data_uri(picture), **QUESTION}, runs.began)
@@ -261,6 +261,15 @@ def test_the_server_ends_when_it_is_told(tmp_path, picture, command, agents):
     finally:
         server.kill()
         server.wait()
+
+
+def test_what_an_agent_sends_counts_as_the_agents(tools_site, picture, monkeypatch):
+    monkeypatch.setenv("TOKVIZ_TRUST_PROXY", "1")
+    asked = {"picture": data_uri(picture), **QUESTION}
+    failed, text = call(tools_site, "compare", asked, {"x-forwarded-for": "9.9.9.3"})
+    assert not failed, text
+    own = [path for path, owners in storage()._owners.items() if "9.9.9.3" in owners]
+    assert picture.read_bytes() in [path.read_bytes() for path in own]
 
 
 def test_it_can_be_turned_off(monkeypatch):

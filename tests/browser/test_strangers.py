@@ -13,6 +13,7 @@ import pytest
 from own_loop import run_async
 from paced import PacedRunner
 from PIL import Image
+from synthetic import comparison
 
 from tokviz.errors import BadInput
 from tokviz.serving.storage import NOT_OURS, storage
@@ -223,6 +224,32 @@ def test_an_upload_that_is_cut_leaves_nothing(client, site):
     deadline = time.monotonic() + 10
     while set(storage().folder.iterdir()) != before and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert set(storage().folder.iterdir()) == before
+
+
+def owned(address):
+    """Names of the files in the storage that count as a visitor's."""
+    return {path.name for path, owners in storage()._owners.items() if address in owners}
+
+
+def test_what_the_page_makes_counts_as_the_visitors_who_asked(client, tmp_path, monkeypatch):
+    """Queued events run in tasks and threads of their own: the address has to get there."""
+    monkeypatch.setenv("TOKVIZ_TRUST_PROXY", "1")
+    (tmp_path / "opened.json").write_text(comparison(307, 211).to_json())
+    client.headers["x-forwarded-for"] = "9.9.9.1"
+    (path,) = upload(client, tmp_path / "opened.json").json()
+    assert owned("9.9.9.1") == {"opened.json"}
+    client.headers["x-forwarded-for"] = "9.9.9.2"
+    line = private(client, "lambda_1", lambda config: [{"path": path, **META}, "tokviz-tiny"])
+    assert '"success":true' in line.replace(" ", ""), line
+    assert "tokviz-session.json" in owned("9.9.9.2") and any(name.endswith(".png") for name in owned("9.9.9.2"))
+    assert owned("9.9.9.1") == {"opened.json"}
+
+
+def test_an_upload_has_one_file_not_a_thousand(client):
+    before = set(storage().folder.iterdir())
+    refused = client.post("/gradio_api/upload", files=[("files", (f"{n}.txt", str(n).encode())) for n in range(50)])
+    assert refused.status_code == 413 and "at most 8 files" in refused.json()["detail"]
     assert set(storage().folder.iterdir()) == before
 
 

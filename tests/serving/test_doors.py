@@ -1,6 +1,7 @@
 """Who may come in, asked of the middleware alone."""
 
 import json
+import threading
 
 import pytest
 import uvicorn
@@ -10,6 +11,7 @@ from tokviz.serving import doors
 from tokviz.serving.callers import address_of, distrust_forwarded
 from tokviz.serving.doors import Doors, host_is_ours, origin_is_ours
 from tokviz.serving.listeners import ARRIVE_S, RETURN_S, Listeners
+from tokviz.serving.storage import FILES_OF_REQUEST, Storage
 
 
 def ask(
@@ -184,6 +186,9 @@ def test_the_address_behind_a_proxy_is_the_one_that_the_proxy_saw(monkeypatch):
     monkeypatch.setenv("TOKVIZ_TRUST_PROXY", "1")
     assert address_of(("10.0.0.7", 1), headers) == "8.8.8.8"
     assert address_of(("10.0.0.7", 1), {}) == "10.0.0.7" and address_of(None, {}) == ""
+    mine = {address_of((f"2606:4700:10:20::{part}", 1), {}) for part in ("1", "abcd:1")}
+    assert mine == {"2606:4700:10:20::"} and address_of(("2606:4700:10:21::1", 1), {}) not in mine
+    assert address_of(("::1", 1), {}) == "::1"
 
 
 @pytest.mark.parametrize("proxy", ["", "TOKVIZ_TRUST_PROXY", "SPACE_ID"])
@@ -211,3 +216,59 @@ def test_an_operator_says_whose_headers_count(monkeypatch):
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")
     distrust_forwarded()
     assert uvicorn.Config(page()).forwarded_allow_ips == "10.0.0.1"
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    kept = Storage(tmp_path)
+    monkeypatch.setattr(doors, "storage", lambda: kept)
+    return kept
+
+
+@pytest.mark.parametrize(("n_files", "status"), [(1, 200), (FILES_OF_REQUEST, 200), (FILES_OF_REQUEST + 1, 413)])
+def test_an_upload_of_many_files_is_refused(kept, n_files, status):
+    paths = [kept.folder / f"{number}.png" for number in range(n_files)]
+    for path in paths:
+        path.touch()
+    answer = json.dumps([str(path) for path in paths]).encode()
+    told, _, body = ask(Doors(page(answer)), "/gradio_api/upload", "POST")
+    assert told == status
+    assert (body == answer) if status == 200 else ("at most" in json.loads(body)["detail"])
+    assert [path.exists() for path in paths] == [status == 200] * n_files
+
+
+def test_other_requests_do_not_wait_for_the_disk(kept, monkeypatch):
+    threads = {}
+    for name in ("make_room", "uploaded"):
+        monkeypatch.setattr(kept, name, lambda *_, name=name: threads.update({name: threading.current_thread()}))
+
+    async def app(scope, receive, send):
+        threads["loop"] = threading.current_thread()
+        await page(b"[]")(scope, receive, send)
+
+    assert ask(Doors(app), "/gradio_api/upload", "POST")[0] == 200
+    assert threads.keys() == {"loop", "make_room", "uploaded"}
+    assert threads["loop"] not in (threads["make_room"], threads["uploaded"])
+
+
+@pytest.mark.parametrize("boundary", ["b" * 40, '"b b"'])
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_the_parts_of_an_upload_are_counted_before_the_page_writes_them(kept, boundary, step):
+    reached = []
+
+    async def app(scope, receive, send):
+        more = True
+        while more:
+            message = await receive()
+            reached.append(message["body"])
+            more = message["more_body"]
+        await page(b"[]")(scope, receive, send)
+
+    delimiter = b"--" + boundary.strip('"').encode()
+    head = [("content-type", f"multipart/form-data; boundary={boundary}")]
+    for n_parts, status in ((1, 200), (FILES_OF_REQUEST, 200), (FILES_OF_REQUEST + 1, 413), (999, 413)):
+        reached.clear()
+        form = b"".join(delimiter + b"\r\n\r\nx-\r\n" for _ in range(n_parts)) + delimiter + b"--\r\n"
+        body = [form[start : start + step] for start in range(0, len(form), step)]
+        assert ask(Doors(app), "/gradio_api/upload", "POST", head, body)[0] == status
+        assert b"".join(reached).count(delimiter) <= FILES_OF_REQUEST + 1

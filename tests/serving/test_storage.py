@@ -5,14 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from own_loop import run_async
 
 from tokviz.errors import BadInput
-from tokviz.serving.storage import NOT_OURS, Storage
+from tokviz.serving import storage as module
+from tokviz.serving.storage import FILES_OF_REQUEST, NOT_OURS, Storage, on_behalf_of
+from tokviz.ui import scratch
 
-KB = 1000
+KB = 10_000
 
 
 def put(folder, name, n_bytes=KB, age_s=0.0):
@@ -21,6 +25,12 @@ def put(folder, name, n_bytes=KB, age_s=0.0):
     path.write_bytes(b"x" * n_bytes)
     os.utime(path, (time.time() - age_s,) * 2)
     return path
+
+
+@pytest.fixture
+def walks(monkeypatch):
+    """The folder is looked at before every question: the tests write into it behind the storage's back."""
+    monkeypatch.setattr(module, "_WALK_EVERY_S", -1)
 
 
 @pytest.fixture
@@ -62,7 +72,7 @@ def test_a_visitor_keeps_the_newest_uploads_and_never_loses_those_of_others(kept
     assert sorted(path.name for path in kept.folder.iterdir()) == ["0", "large"]
 
 
-def test_room_is_made_of_the_oldest_but_never_of_the_first_screen_or_of_what_is_fresh(kept):
+def test_room_is_made_of_the_oldest_but_never_of_the_first_screen_or_of_what_is_fresh(kept, walks):
     first = put(kept.folder, "tokviz/first.png", 2 * KB, age_s=900)
     kept.keep_all()
     old = put(kept.folder, "old/a.png", 3 * KB, age_s=800)
@@ -77,6 +87,131 @@ def test_room_is_made_of_the_oldest_but_never_of_the_first_screen_or_of_what_is_
     assert not middle.exists() and first.exists()
 
 
+@pytest.fixture
+def served(kept, monkeypatch):
+    """``kept`` as the storage that the page writes to."""
+    monkeypatch.setattr(scratch, "storage", lambda: kept)
+    return kept
+
+
+def make(name, n_bytes=KB):
+    return scratch.kept_file(name, lambda path: path.write_bytes(b"x" * n_bytes))
+
+
+def files(kept):
+    return sorted(str(path.relative_to(kept.folder)) for path in kept.folder.rglob("*") if path.is_file())
+
+
+def test_what_is_made_for_a_visitor_uses_up_the_visitors_own_share_only(served):
+    served.uploaded("other", [str(put(served.folder, "other/a.png", 2 * KB))])
+    with on_behalf_of("greedy"):
+        for number in range(40):
+            make(f"{number}/session.json")
+        with pytest.raises(BadInput, match="no room"):
+            make("huge", 9 * KB)
+    assert files(served) == ["other/a.png", "tokviz/39/session.json"]
+    with on_behalf_of("other"):
+        make("mine.png")
+    served.make_room(5 * KB)
+
+
+def test_what_two_visitors_made_stays_while_one_of_them_has_it(served):
+    for address in ("me", "other"):
+        with on_behalf_of(address):
+            shared = make("shared.png")
+    with on_behalf_of("me"):
+        for number in range(3):
+            make(f"{number}.png")
+        assert shared.exists()
+    with on_behalf_of("other"):
+        for number in range(5, 8):
+            make(f"{number}.png")
+    assert not shared.exists()
+
+
+def test_the_room_that_is_asked_for_is_that_of_the_file(served):
+    served.keep([put(served.folder, "kept.png", 9 * KB)])
+    make("small.png", KB // 2)
+    with pytest.raises(BadInput, match="no room"):
+        make("large.png", KB)
+    assert files(served) == ["kept.png", "tokviz/small.png"]
+
+
+def test_a_visitors_old_files_make_room_before_older_ones_of_others(kept):
+    mine, others = put(kept.folder, "mine/a.png", 2 * KB, 100), put(kept.folder, "others/a.png", 2 * KB, 900)
+    kept.uploaded("me", [str(mine)])
+    kept.uploaded("other", [str(others)])
+    kept.make_room(7 * KB, "me")
+    assert not mine.exists() and others.exists()
+    kept.make_room(9 * KB, "me")
+    assert not others.exists()
+
+
+def test_empty_files_take_room_too_and_their_number_is_bounded(tmp_path):
+    kept = Storage(tmp_path, lambda: 100 * KB, lambda: 50 * KB, files_in_all=12, files_of_one=5)
+    for number in range(9):
+        kept.uploaded("me", [str(put(tmp_path, f"{number}/empty", 0))])
+    assert files(kept) == [f"{number}/empty" for number in range(4, 9)]
+    for number in range(10, 17):
+        kept.uploaded(f"visitor {number}", [str(put(tmp_path, f"{number}/empty", 0))])
+    with pytest.raises(BadInput, match="no room"):
+        kept.make_room(1, "another")
+    few = Storage(tmp_path / "few", lambda: 100 * KB, lambda: KB)
+    for number in range(9):
+        few.uploaded("me", [str(put(few.folder, f"{number}/empty", 0))])
+    assert len(files(few)) == 2  # of 4 kB each
+
+
+def test_a_request_of_many_files_is_refused_and_leaves_nothing_of_its_own(kept):
+    before = put(kept.folder, "before/a.png", 0)
+    kept.uploaded("other", [str(before)])
+    many = [str(put(kept.folder, f"{number}/a.png", 0)) for number in range(FILES_OF_REQUEST)]
+    with pytest.raises(BadInput, match=f"at most {FILES_OF_REQUEST} files"):
+        kept.uploaded("me", [*many, str(before)])
+    assert files(kept) == ["before/a.png"]
+
+
+def test_nobodys_share_is_more_than_half_of_everything(monkeypatch):
+    monkeypatch.setenv("TOKVIZ_DISK_MB", "100")
+    assert module.limit_of_one() == 50_000_000
+
+
+def test_the_folder_is_walked_through_now_and_then_and_not_for_every_request(kept, monkeypatch):
+    walked = []
+    walk = os.walk
+    monkeypatch.setattr(module.os, "walk", lambda folder: walked.append(folder) or walk(folder))
+    for number in range(20):
+        kept.make_room(KB, "me")
+        kept.uploaded("me", [str(put(kept.folder, f"{number}/a.png", KB))])
+    assert len(walked) == 1
+    put(kept.folder, "unknown.png", 8 * KB)
+    kept.make_room(5 * KB)
+    monkeypatch.setattr(module, "_WALK_EVERY_S", -1)
+    with pytest.raises(BadInput, match="no room"):
+        kept.make_room(5 * KB)
+
+
+def test_many_visitors_at_once_leave_the_count_right(served, walks):
+    def visit(visitor):
+        with on_behalf_of(f"visitor {visitor % 3}"):
+            for number in range(25):
+                try:
+                    assert make(f"{(number + visitor) % 7}/a.png", KB // 2).parent.parent == served.made
+                    path = put(served.folder, f"upload-{visitor}-{number}/a.png", KB // 2)
+                    served.uploaded(f"visitor {visitor % 3}", [str(path)])
+                except BadInput:  # everything is fresh: there may be no room
+                    pass
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(visit, range(6)))
+    there = {path: max(path.stat().st_size, 4096) for path in served.folder.rglob("*") if path.is_file()}
+    served._reconcile()
+    assert {path: file.size for path, file in served._files.items()} == there
+    assert served._total == sum(there.values())
+    owned = {path for paths in served._owned.values() for path in paths}
+    assert owned == set(served._owners) == set(there)
+
+
 def test_nothing_stays_longer_than_a_day(kept):
     day = put(kept.folder, "tokviz/session/a.json", age_s=25 * 3600)
     young = put(kept.folder, "tokviz/young.json", age_s=23 * 3600)
@@ -86,10 +221,14 @@ def test_nothing_stays_longer_than_a_day(kept):
 
 def test_cut_uploads_are_removed_and_running_ones_are_not(kept):
     cut = put(kept.folder, "tmpabc", age_s=5)
-    with kept.uploading():
-        with kept.uploading():
-            stale = put(kept.folder, "tmpold", age_s=3600)
-        assert cut.exists() and not stale.exists()  # another upload may still be writing the fresh one
+
+    async def two_uploads():
+        async with kept.uploading():
+            async with kept.uploading():
+                stale = put(kept.folder, "tmpold", age_s=3600)
+            assert cut.exists() and not stale.exists()  # another upload may still be writing the fresh one
+
+    run_async(two_uploads())
     assert not cut.exists()
 
 

@@ -44,8 +44,19 @@ def address_of(client: Any, headers: Mapping[str, str]) -> str:
         for part in reversed(headers.get("x-forwarded-for", "").split(",")):
             address = _public(part.strip())
             if address:
-                return address
-    return str(host)
+                return _network(address)
+    return _network(str(host))
+
+
+def _network(host: str) -> str:
+    """An IPv4 address; of a public IPv6 one its network of 64 bits, all of whose addresses are one customer's."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address) or not address.is_global:
+        return host
+    return str(ipaddress.ip_network(f"{address}/64", strict=False).network_address)
 
 
 def _public(text: str) -> str:

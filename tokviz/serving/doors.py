@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import os
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 from ..errors import BadInput
 from .callers import address_of, is_loopback
 from .listeners import LISTENERS, Listeners
-from .storage import storage
+from .storage import FILES_OF_REQUEST, TOO_MANY_FILES, storage
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -181,15 +182,25 @@ class Doors:
     async def _upload(self, scope: Scope, caller: str, receive: Receive, send: Send) -> None:
         kept = storage()
         try:
-            kept.make_room(_length(scope) or LARGEST_UPLOAD)
+            await asyncio.to_thread(kept.make_room, _length(scope) or LARGEST_UPLOAD, caller)
         except BadInput as error:
             raise Refused(507, str(error)) from error
-        body, read = _overheard(send)
-        with kept.uploading():
-            await self.app(scope, receive, body)
+        answer: list[Message] = []  # held back until the files are counted: it may become a refusal
+
+        async def hold(message: Message) -> None:
+            answer.append(message)
+
+        body, read = _overheard(hold)
+        async with kept.uploading():
+            await self.app(scope, _of_few_parts(receive, scope), body)
         paths = read()
         if isinstance(paths, list):
-            kept.uploaded(caller, [path for path in paths if isinstance(path, str)])
+            try:
+                await asyncio.to_thread(kept.uploaded, caller, [path for path in paths if isinstance(path, str)])
+            except BadInput as error:
+                raise Refused(413, str(error)) from error
+        for message in answer:
+            await send(message)
 
     async def _join(self, scope: Scope, caller: str, receive: Receive, send: Send) -> None:
         queue = None if self._queue_of is None else self._queue_of(scope.get("app"))
@@ -249,6 +260,29 @@ def _bounded(receive: Receive, most: int) -> Receive:
         received += len(message.get("body", b""))
         if received > most:
             raise Refused(413, f"The request is larger than {most // 1_000_000} MB.")
+        return message
+
+    return counted
+
+
+def _of_few_parts(receive: Receive, scope: Scope) -> Receive:
+    """An upload's parts are counted while they come: each one costs the page a file before it can say no."""
+    kind = dict(scope["headers"]).get(b"content-type", b"")
+    found = re.search(rb"boundary=(?:\"([^\"]+)\"|([^;\s]+))", kind, re.IGNORECASE)
+    if found is None:  # no form: the page refuses it
+        return receive
+    delimiter = b"--" + (found[1] or found[2])
+    parts, rest = 0, b""
+
+    async def counted() -> Message:
+        nonlocal parts, rest
+        message = await receive()
+        seen = rest + message.get("body", b"")
+        parts += seen.count(delimiter)
+        after = seen.rfind(delimiter) + len(delimiter) if delimiter in seen else 0
+        rest = seen[max(after, len(seen) - len(delimiter) + 1) :]
+        if parts > FILES_OF_REQUEST + 1:  # the last one ends the form
+            raise Refused(413, TOO_MANY_FILES)
         return message
 
     return counted

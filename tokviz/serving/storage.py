@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
+import contextvars
 import os
 import shutil
 import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadInput
@@ -21,7 +24,17 @@ _PREFIX = "tokviz-"
 _LOCK = ".lock"
 _FRESH_S = 60
 """A file may still be written, or about to be read: not taken away to make room."""
+_WALK_EVERY_S = 30
+"""Between two walks through the folder, which find what came or went without a word, and what is past its time."""
+_BLOCK = 4096
+"""Bytes that a file takes at least: a disk full of empty files is full as well."""
+FILES_IN_ALL = 20_000
+FILES_OF_ONE = 500
+FILES_OF_REQUEST = 8
+"""Files that one request may upload; the page sends one."""
 _MB = 1_000_000
+TOO_MANY_FILES = f"One request may upload at most {FILES_OF_REQUEST} files."
+NO_ROOM = "The server has no room for more files at the moment; please try again in a minute."
 NOT_OURS = "This file was not uploaded to this server, or is no longer there: choose it again."
 
 
@@ -31,8 +44,11 @@ def limit_in_all() -> int:
 
 
 def limit_of_one() -> int:
-    """Bytes of uploads that are kept of one visitor; the oldest make room for the next."""
-    return _megabytes("TOKVIZ_VISITOR_MB", 400)
+    """Bytes of uploads, and of what is made for them, that are kept of one visitor; the oldest make room for the next.
+
+    At most half of everything: nobody can fill the server alone.
+    """
+    return min(_megabytes("TOKVIZ_VISITOR_MB", 400), limit_in_all() // 2)
 
 
 def _megabytes(name: str, default: int) -> int:
@@ -42,19 +58,55 @@ def _megabytes(name: str, default: int) -> int:
         return default * _MB
 
 
+_caller: contextvars.ContextVar[str | None] = contextvars.ContextVar("tokviz_caller", default=None)
+
+
+@contextlib.contextmanager
+def on_behalf_of(address: str) -> Iterator[None]:
+    """What is made inside is made for the visitor at ``address``, also in threads that copy the context."""
+    token = _caller.set(address)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def caller() -> str | None:
+    """The visitor for whom the server works just now; None: for itself."""
+    return _caller.get()
+
+
+@dataclass(frozen=True)
+class _File:
+    size: int
+    changed: float
+
+
 class Storage:
     """A folder whose files are counted. ``kept`` are never taken away. Thread-safe.
 
-    Uploads belong to the addresses they came from; the same content may belong to several.
+    Files belong to the addresses that they came from or were made for; the same content may belong to several. The
+    count is kept as files come and go; the folder itself is walked through only now and then.
     """
 
     def __init__(
-        self, folder: Path, in_all: Callable[[], int] = limit_in_all, of_one: Callable[[], int] = limit_of_one
+        self,
+        folder: Path,
+        in_all: Callable[[], int] = limit_in_all,
+        of_one: Callable[[], int] = limit_of_one,
+        files_in_all: int = FILES_IN_ALL,
+        files_of_one: int = FILES_OF_ONE,
     ):
         self.folder = folder
+        self.made = folder / "tokviz"
         self._in_all, self._of_one = in_all, of_one
+        self._files_in_all, self._files_of_one = files_in_all, files_of_one
         self._kept: set[Path] = set()
-        self._owners: OrderedDict[Path, set[str]] = OrderedDict()
+        self._files: dict[Path, _File] = {}
+        self._total = 0
+        self._walked = float("-inf")
+        self._owners: dict[Path, set[str]] = {}
+        self._owned: dict[str, OrderedDict[Path, None]] = {}
         self._uploading = 0
         self._lock = threading.RLock()
 
@@ -65,7 +117,7 @@ class Storage:
 
     def keep_all(self) -> None:
         """Everything that is there now stays."""
-        self.keep(path for path, _, _ in self._files())
+        self.keep(self._walk())
 
     def own_file(self, path: object) -> str:
         """The real path of a file that a client names. Raises BadInput, the same for what exists and what does not."""
@@ -78,62 +130,170 @@ class Storage:
                 pass
         raise BadInput(NOT_OURS)
 
-    @contextlib.contextmanager
-    def uploading(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def uploading(self) -> AsyncIterator[None]:
         """While an upload runs; what it leaves behind when it is cut is removed afterwards."""
         with self._lock:
             self._uploading += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._uploading -= 1
-                self._remove_cut()
+            await asyncio.to_thread(self._upload_is_over)
 
-    def uploaded(self, address: str, paths: Iterable[str]) -> None:
-        """Files that a visitor has just uploaded; older ones of the same visitor go when these are too many."""
+    def _upload_is_over(self) -> None:
         with self._lock:
-            for path in map(Path, paths):
-                if path.is_relative_to(self.folder):
-                    self._owners.setdefault(path, set()).add(address)
-                    self._owners.move_to_end(path)
-            mine = [path for path, owners in self._owners.items() if address in owners]
-            sizes = {path: _size(path) for path in mine}
-            total = sum(sizes.values())
-            for path in mine[:-1]:
-                if total <= self._of_one():
-                    break
-                total -= sizes[path]
-                self._disown(path, address)
+            self._uploading -= 1
+            self._remove_cut()
 
-    def make_room(self, n_bytes: int) -> None:
-        """Take away what is past its time, then the oldest, until ``n_bytes`` fit. Raises BadInput when they cannot."""
+    def uploaded(self, address: str | None, paths: Iterable[str]) -> None:
+        """Files that a visitor has just uploaded; older ones of the same visitor go when these are too many.
+
+        Raises BadInput, and keeps none of them, when one request brought more than ``FILES_OF_REQUEST``.
+        """
+        own = [path for path in map(Path, paths) if path.is_relative_to(self.folder)]
         with self._lock:
+            if len(own) > FILES_OF_REQUEST:
+                for path in own:
+                    if path not in self._kept and path not in self._owners:
+                        self._remove(path)
+                raise BadInput(TOO_MANY_FILES)
+            for path in own:
+                self._count(path)
+                self._own(path, address)
+            self._bound(address)
+
+    def reuse(self, path: Path, address: str | None) -> bool:
+        """Whether a file that was made before is still there: it then counts as made just now, for ``address`` too."""
+        with self._lock:
+            try:
+                os.utime(path)
+            except OSError:
+                return False
+            self._count(path)
+            self._own(path, address)
+            self._bound(address)
+            return path.is_file()
+
+    def place(self, part: Path, path: Path, address: str | None) -> None:
+        """Give a whole file, written under another name, its own. Raises BadInput when there is no room for it."""
+        size = _size(part)
+        with self._lock:
+            self._bound(address, size)
+        self.make_room(size, address)
+        with self._lock:  # a folder that has become empty is removed under the lock as well
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(part, path)
+            self._forget(part)
+            self._count(path)
+            self._own(path, address)
+            self._bound(address)
+
+    def make_room(self, n_bytes: int, address: str | None = None) -> None:
+        """Take away the oldest until another file of ``n_bytes`` fits, those of ``address`` before those of others.
+
+        What is past its time goes as well. Raises BadInput when there is no room without what was changed just now.
+        """
+        self._reconcile()
+        with self._lock:
+            if self._fits(n_bytes):
+                return
             now = time.time()
-            files = sorted(self._files(), key=lambda file: file[2])
-            total = sum(size for _, size, _ in files)
-            for path, size, changed in files:
-                past = now - changed > LIFETIME_S
-                if path in self._kept or not (past or (total + n_bytes > self._in_all() and now - changed > _FRESH_S)):
-                    continue
+            stale = [
+                (self._owners.get(path) != {address}, file.changed, path)
+                for path, file in self._files.items()
+                if path not in self._kept and now - file.changed > _FRESH_S
+            ]
+            for *_, path in sorted(stale):
                 self._remove(path)
-                total -= size
-            if total + n_bytes > self._in_all():
-                raise BadInput("The server has no room for more files at the moment; please try again in a minute.")
+                if self._fits(n_bytes):
+                    return
+            raise BadInput(NO_ROOM)
+
+    def _fits(self, n_bytes: int) -> bool:
+        more = max(n_bytes, _BLOCK) if n_bytes else 0
+        return self._total + more <= self._in_all() and len(self._files) + bool(n_bytes) <= self._files_in_all
+
+    def _count(self, path: Path) -> None:
+        """Take the file into the count as it is now, or out of it."""
+        self._forget(path)
+        with contextlib.suppress(OSError):
+            self._add(path, path.lstat())
+
+    def _add(self, path: Path, status: os.stat_result) -> None:
+        size = max(status.st_size, _BLOCK)
+        self._files[path] = _File(size, status.st_mtime)
+        self._total += size
+
+    def _forget(self, path: Path) -> None:
+        known = self._files.pop(path, None)
+        if known is not None:
+            self._total -= known.size
+
+    def _own(self, path: Path, address: str | None) -> None:
+        if address is None or path in self._kept or path not in self._files:
+            return
+        self._owners.setdefault(path, set()).add(address)
+        owned = self._owned.setdefault(address, OrderedDict())
+        owned[path] = None
+        owned.move_to_end(path)
+
+    def _bound(self, address: str | None, coming: int = 0) -> None:
+        """Let go of the oldest files of a visitor who has too many, or will have with another of ``coming`` bytes.
+
+        The newest stays whatever its size.
+        """
+        owned = self._owned.get(address) if address is not None else None
+        if not owned:
+            return
+        total = sum(self._files[path].size for path in owned) + coming
+        while len(owned) > 1 and (total > self._of_one() or len(owned) + bool(coming) > self._files_of_one):
+            path = next(iter(owned))
+            total -= self._files[path].size
+            self._disown(path, str(address))
 
     def _disown(self, path: Path, address: str) -> None:
-        owners = self._owners.get(path, set())
+        owned, owners = self._owned[address], self._owners[path]
+        del owned[path]
         owners.discard(address)
-        if not owners and path not in self._kept:
+        if not owners:
             self._remove(path)
 
     def _remove(self, path: Path) -> None:
-        self._owners.pop(path, None)
         with contextlib.suppress(OSError):
             path.unlink()
+        self._lost(path)
         with contextlib.suppress(OSError):  # a folder of its own goes with it
-            if path.parent != self.folder:
+            if path.parent not in (self.folder, self.made):
                 path.parent.rmdir()
+
+    def _lost(self, path: Path) -> None:
+        """The file is not there any more."""
+        self._forget(path)
+        for address in self._owners.pop(path, ()):
+            owned = self._owned[address]
+            del owned[path]
+            if not owned:
+                del self._owned[address]
+
+    def _reconcile(self) -> None:
+        """Now and then: correct the count by what is in the folder, and remove what is past its time."""
+        with self._lock:
+            if time.monotonic() - self._walked < _WALK_EVERY_S:
+                return
+            self._walked = time.monotonic()
+        found = self._walk()  # takes its time on a full disk: uploads are counted meanwhile
+        now = time.time()
+        with self._lock:
+            for path in found.keys() | self._files.keys():
+                if path in found and path in self._files and found[path].st_mtime == self._files[path].changed:
+                    continue
+                self._count(path)
+                if path not in self._files:
+                    self._lost(path)
+            past = [path for path, file in self._files.items() if now - file.changed > LIFETIME_S]
+            for path in past:
+                if path not in self._kept:
+                    self._remove(path)
 
     def _remove_cut(self) -> None:
         """Uploads are written beside each other and get a folder when they are whole."""
@@ -144,15 +304,14 @@ class Storage:
                 if loose and (not self._uploading or now - entry.stat().st_mtime > _FRESH_S):
                     os.unlink(entry.path)
 
-    def _files(self) -> list[tuple[Path, int, float]]:
-        """``(path, bytes, time of the last change)`` of every file."""
-        found = []
+    def _walk(self) -> dict[Path, os.stat_result]:
+        """Every file in the folder."""
+        found = {}
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 with contextlib.suppress(OSError):
                     path = Path(folder, name)
-                    status = path.lstat()
-                    found.append((path, status.st_size, status.st_mtime))
+                    found[path] = path.lstat()
         return found
 
 

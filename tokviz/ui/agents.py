@@ -53,7 +53,7 @@ def given_file(named: str, giver: str) -> str:
     from gradio import processing_utils
 
     if named.startswith("data:"):
-        storage().make_room(len(named))
+        storage().make_room(len(named), giver)
         try:
             path = str(processing_utils.save_base64_to_cache(named, str(storage().folder)))
         except (ValueError, IndexError, KeyError, binascii.Error) as error:

@@ -12,7 +12,9 @@ import gradio as gr
 from gradio.utils import LRUCache
 
 from ..errors import BadInput
+from ..serving.callers import address_of
 from ..serving.listeners import LISTENERS
+from ..serving.storage import on_behalf_of
 from .client_files import check_client_value, refusal
 from .failures import log_failure
 
@@ -30,6 +32,16 @@ class PageBlocks(gr.Blocks):
 
     heavy: Sequence[gr.components.Component] = ()
     act: Any = None
+
+    async def process_api(  # type: ignore[override]
+        self, block_fn: Any, inputs: list[Any], state: Any = None, request: Any = None, *rest: Any, **named: Any
+    ) -> dict[str, Any]:
+        """Files that an event makes count as those of the visitor who sent it."""
+        one = request[0] if isinstance(request, list) and request else request
+        if getattr(one, "headers", None) is None:  # called in process
+            return await super().process_api(block_fn, inputs, state, request, *rest, **named)
+        with on_behalf_of(address_of(one.client, one.headers)):
+            return await super().process_api(block_fn, inputs, state, request, *rest, **named)
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False) -> Any:
         """Before gradio touches them: it would fetch addresses and read files of objects that look like uploads."""

@@ -48,7 +48,7 @@ from .running import (
     planning,
     size_of,
 )
-from .scratch import new_folder, room_on_disk
+from .scratch import kept_file
 from .sessions import (
     SESSION_FILE,
     choices_of,
@@ -397,10 +397,11 @@ class Handlers:
 
         try:
             comparison = read_session(session)
-            folder = new_folder("figure-")
             options = {"view": view, **figure_options(comparison, layer, frames)}
-            with room_on_disk():
-                files = [str(save_figure(comparison, folder / f"tokviz.{kind}", **options)) for kind in FIGURE_FORMATS]
+            draw = functools.partial(save_figure, comparison, **options)
+            # Asked for again it is the same file: the session's name, too, follows from its content.
+            name = hashlib.sha256(repr((session, sorted(options.items()))).encode()).hexdigest()
+            files = [str(kept_file(f"figure-{name}/tokviz.{kind}", draw)) for kind in FIGURE_FORMATS]
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]

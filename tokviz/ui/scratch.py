@@ -10,39 +10,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import BadInput
-from ..serving.storage import storage
+from ..serving.storage import caller, storage
 
 
 def kept_file(name: str, write: Callable[[Path], object]) -> Path:
-    """The file ``name`` of the server's own, made by ``write`` unless it is there. ``name`` follows from the content.
+    """The file ``name``, made by ``write`` unless it is there. ``name`` follows from the content.
 
-    Raises BadInput when the disk is full.
+    It counts as the visitor's for whom the server works (``on_behalf_of``). Raises BadInput when the disk is full.
     """
-    path = storage().folder / "tokviz" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        os.utime(path)
+    kept, made_for = storage(), caller()
+    path = kept.made / name
+    if kept.reuse(path, made_for):
         return path
-    storage().make_room(0)
     with room_on_disk():
         # Written beside and renamed: two visitors at once never read half a file.
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+        kept.made.mkdir(parents=True, exist_ok=True)
+        handle, named = tempfile.mkstemp(dir=kept.made, prefix="part-", suffix=path.suffix)
         os.close(handle)
+        part = Path(named)
         try:
-            write(Path(part))
-            os.replace(part, path)
+            write(part)
+            kept.place(part, path, made_for)
         finally:
-            Path(part).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
     return path
-
-
-def new_folder(prefix: str) -> Path:
-    """A fresh folder of the server's own."""
-    base = storage().folder / "tokviz"
-    base.mkdir(parents=True, exist_ok=True)
-    storage().make_room(0)
-    with room_on_disk():
-        return Path(tempfile.mkdtemp(prefix=prefix, dir=base))
 
 
 @contextlib.contextmanager
