@@ -263,8 +263,10 @@ def test_the_server_ends_when_it_is_told(tmp_path, picture, command, agents):
         server.wait()
 
 
-def test_what_an_agent_sends_counts_as_the_agents(tools_site, picture, monkeypatch):
+def test_what_an_agent_sends_counts_as_the_agents(tools_site, tmp_path, monkeypatch):
     monkeypatch.setenv("TOKVIZ_TRUST_PROXY", "1")
+    picture = tmp_path / "new.png"  # what was there when a page was built is the server's own
+    Image.new("RGB", (91, 83), "teal").save(picture)
     asked = {"picture": data_uri(picture), **QUESTION}
     failed, text = call(tools_site, "compare", asked, {"x-forwarded-for": "9.9.9.3"})
     assert not failed, text

@@ -193,11 +193,10 @@ def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkey
     assert asked[::3] == [{"view": "kept", **options} for options in wanted]
 
 
-def test_the_same_figure_is_drawn_once(session, monkeypatch):
+def test_the_same_figure_is_drawn_once(act, session, monkeypatch):
     drawn = []
     monkeypatch.setattr("tokviz.render.figure.save_figure", lambda comparison, path, **options: drawn.append(path))
-    stored = sessions.session_file(session)
-    first, again, other = (Handlers.figure(stored, "all", None, frames)[0] for frames in ("2, 3", "2 3", "2"))
+    first, again, other = (act.figure(key_of(session), "all", None, frames)[0] for frames in ("2, 3", "2 3", "2"))
     assert first["value"] == again["value"] and len(drawn) == 2 * 3
     assert [Path(path).name for path in first["value"]] == ["tokviz.png", "tokviz.svg", "tokviz.pdf"]
     assert not set(first["value"]) & set(other["value"])
