@@ -63,11 +63,20 @@ LOCAL, LAN = "127.0.0.1", "192.168.3.4"
 )  # fmt: skip
 def test_a_server_is_asked_under_its_own_names_only(monkeypatch, host, server, ours):
     monkeypatch.setenv("TOKVIZ_HOSTS", "demo.example, other.example")
+    monkeypatch.delenv("SPACE_ID", raising=False)
     monkeypatch.setenv("SPACE_HOST", "user-tokviz.hf.space")
     assert host_is_ours(host, server) == ours
     status, _, body = ask(Doors(page()), headers=[("host", host)], server=(server, 7860))
     assert status == (200 if ours else 403)
     assert ours or "TOKVIZ_HOSTS" in json.loads(body)["detail"]
+
+
+def test_a_space_is_asked_under_its_proxies_names_too_but_not_from_other_sites(monkeypatch):
+    monkeypatch.setenv("SPACE_ID", "user/tokviz")
+    monkeypatch.setenv("SPACE_HOST", "user-tokviz.hf.space")
+    assert host_is_ours("tokviz.internal:7860", "10.0.0.1") and not host_is_ours("a b", "10.0.0.1")
+    assert origin_is_ours("https://user-tokviz.hf.space", "tokviz.internal:7860")
+    assert not origin_is_ours("https://evil.example", "tokviz.internal:7860")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ _WALK_EVERY_S = 30
 _BLOCK = 4096
 """Bytes that a file takes at least: a disk full of empty files is full as well."""
 FILES_IN_ALL = 20_000
-FILES_OF_ONE = 500
+FILES_OF_ONE = 3000
 FILES_OF_REQUEST = 8
 """Files that one request may upload; the page sends one."""
 _MB = 1_000_000
