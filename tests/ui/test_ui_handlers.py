@@ -20,7 +20,8 @@ from tokviz.errors import BadInput
 from tokviz.records import Comparison
 from tokviz.serving.gpu_time import Pace
 from tokviz.ui import controls, pictures, running, scratch, sessions
-from tokviz.ui.handlers import UNEXPECTED, Handlers
+from tokviz.ui.failures import UNEXPECTED
+from tokviz.ui.handlers import Handlers
 
 TAB = SimpleNamespace(session_hash="tab", client=("127.0.0.1", 1), headers={})
 PRUNERS = tokviz.methods()

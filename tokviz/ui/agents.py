@@ -26,8 +26,7 @@ from pydantic_core import to_jsonable_python
 from ..errors import BadInput
 from ..serving.callers import address_of
 from ..serving.storage import storage
-from .failures import log_failure
-from .handlers import UNEXPECTED
+from .failures import UNEXPECTED, log_failure
 from .turns import BEAT_S
 
 _OWN_ADDRESS = re.compile(r"https?://[^/]+/(?:[^?#]*/)?gradio_api/file=([^?#]+)")

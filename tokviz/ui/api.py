@@ -22,8 +22,7 @@ from . import text
 from .client_files import refusal
 from .controls import is_whole
 from .endpoint_docs import documented
-from .failures import log_failure
-from .handlers import UNEXPECTED
+from .failures import UNEXPECTED, log_failure
 from .method_menu import missing_by_method
 from .offers import check_may_load, offer, offers
 from .payload import UNPRUNED

@@ -23,7 +23,8 @@ from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .client_files import FileButton
 from .controls import RequestForm, build_form
 from .example_pills import ExamplePills
-from .handlers import Handlers, with_sentences
+from .failures import with_sentences
+from .handlers import Handlers
 from .link_preview import LinkPreview
 from .media_field import MAX_UPLOAD_MB
 from .patch_view import ASSETS, Notice, PageHead, PatchView

@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import inspect
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,8 @@ from ..serving.run_queue import RunQueue
 from ..serving.shares import Shares
 from ..serving.storage import storage
 from . import text
-from .client_files import refusal
 from .controls import RequestForm, is_whole
-from .failures import log_failure
+from .failures import UNEXPECTED, log_failure
 from .media_field import VIDEOS
 from .method_menu import missing_by_method, read_menu
 from .offers import check_may_load, offer
@@ -65,7 +63,6 @@ _TEXT_EVERY_S = 0.12
 FIGURE_FORMATS = ("png", "svg", "pdf")
 COMPARE_OUTPUTS = 9
 """Of ``Handlers.compare``."""
-UNEXPECTED = "Something went wrong inside tokviz; the server's log has the details. The page goes on working."
 
 
 class Handlers:
@@ -405,35 +402,6 @@ class Handlers:
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]
-
-
-def with_sentences(act: Callable[..., Any]) -> Callable[..., Any]:
-    """An event of the page whose errors reach the visitor as sentences, the traceback only the log."""
-
-    @functools.wraps(act)
-    def guarded(*values: Any) -> Any:
-        with _sentences():
-            return act(*values)
-
-    @functools.wraps(act)
-    async def guarded_async(*values: Any) -> Any:
-        with _sentences():
-            return await act(*values)
-
-    return guarded_async if inspect.iscoroutinefunction(act) else guarded
-
-
-@contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    try:
-        yield
-    except gr.Error:
-        raise
-    except BadInput as error:
-        raise refusal(error) from error
-    except Exception as error:
-        log_failure("an event of the page failed")
-        raise gr.Error(UNEXPECTED, print_exception=False) from error
 
 
 def _file_digest(comparison: Comparison) -> str:
