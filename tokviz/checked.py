@@ -11,12 +11,9 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from .decoding_worker import Usage, in_worker
-from .images import Picture, read_image, stored_image
+from .images import Picture, read_image
 from .names import VideoFacts
-from .records import PictureRecord
 from .video import Video, assembled, probe, sampled_frames
 
 OnUsage = Callable[[Usage], None] | None
@@ -32,12 +29,6 @@ def checked_image_bytes(data: bytes, name: str = "", stop: threading.Event | Non
     """``images.read_image`` of a file's bytes. Raises BadInput."""
     picture: Picture = in_worker(read_image, data, name, stop=stop)[0]
     return picture
-
-
-def checked_stored_image(record: PictureRecord, stop: threading.Event | None = None) -> Image.Image:
-    """``images.stored_image`` of a picture inside a session that came from a stranger. Raises BadInput."""
-    image: Image.Image = in_worker(stored_image, record, stop=stop)[0]
-    return image
 
 
 def checked_probe(
