@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 
 import tokviz
+from scenes import EXAMPLE_SEEDS
 from scripts.build_examples import EXAMPLES, ROOT, Cache, case_record, key_of
-from tokviz.cases.choosing import Shown, showings
-from tokviz.cases.clips import N_FRAMES, clip_of, file_of, find_clip_flips, looked_at
-from tokviz.cases.search import FoundCase, separate
+from scripts.cases.choosing import Shown, showings
+from scripts.cases.clips import N_FRAMES, clip_of, file_of, find_clip_flips, looked_at
+from scripts.cases.search import FoundCase, separate
 from tokviz.lane import planning_info
 from tokviz.media import grid_of, open_media
 from tokviz.models.embedded import EMBEDDED_VIDEO_MODEL
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.records import Comparison
-from tokviz.scenes import EXAMPLE_SEEDS
 from tokviz.video import Video
 
 CACHE = ROOT / "runs" / "clip-examples.jsonl"

@@ -1,4 +1,4 @@
-"""Pack scikit-learn's handwritten digits into ``tokviz/scenes/handwritten_digits.npz``, the file that scenes draw from.
+"""Pack scikit-learn's handwritten digits into ``scenes/handwritten_digits.npz``, the file that scenes draw from.
 
     python -m scripts.pack_handwritten_digits           # write the file again
     python -m scripts.pack_handwritten_digits --check   # only compare it with what would be written
@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.lettering import HANDWRITING_FILE
 from tokviz.errors import BadInput
-from tokviz.scenes.lettering import HANDWRITING_FILE
 
 IMAGES_SHAPE = (1797, 8, 8)
 BRIGHTEST = 16

@@ -33,7 +33,7 @@ def budget(n_tokens):
 @pytest.fixture(scope="session")
 def scene():
     """A held-out scene."""
-    from tokviz.scenes import HELD_OUT_SEEDS, generate_scene
+    from scenes import HELD_OUT_SEEDS, generate_scene
 
     return generate_scene(HELD_OUT_SEEDS[3])
 

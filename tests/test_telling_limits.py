@@ -5,7 +5,7 @@ from PIL import Image
 
 import tokviz
 from tokviz import cli
-from tokviz.cases.examples import EXAMPLES, load_examples, stored_digests
+from tokviz.examples import EXAMPLES, load_examples, stored_digests
 from tokviz.lane import EMPTY_ANSWER
 
 SENTENCE = "tokviz-tiny was trained on drawn scenes only"

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 
 from . import __version__
-from .cases.examples import stored_digests
 from .engine import Geometry, Prompt, answer, encode, running_on
 from .errors import BadInput, Stopped
+from .examples import stored_digests
 from .images import Picture
 from .keywords import knows_its_keywords
 from .lane import LaneSettings, planning_info, run_lane

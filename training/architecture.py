@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tokviz.scenes import COLORS, SHAPES, SIGN_WORDS, SIZES
+from scenes import COLORS, SHAPES, SIGN_WORDS, SIZES
 
 IMAGE_SIZE = 336
 PATCH = 14

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokviz.scenes import COLORS, HELD_OUT_SEEDS, MAX_COUNT, SHAPES, SIGN_WORDS, TRAINING_SEEDS, UNSEEN_PAIRS
-from tokviz.scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten, handwritten_numbers
+from scenes import COLORS, HELD_OUT_SEEDS, MAX_COUNT, SHAPES, SIGN_WORDS, TRAINING_SEEDS, UNSEEN_PAIRS
+from scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten, handwritten_numbers
 from training import evaluate, tables
 from training import language as language_stage
 from training import vision as vision_stage
@@ -115,7 +115,7 @@ print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 
 ## What it is, and what it is not
 
-It answers five families of questions about the pictures of `tokviz.scenes`: existence, attribute, counting, spatial,
+It answers five families of questions about the pictures of `scenes`: existence, attribute, counting, spatial,
 reading. Its vocabulary has {words} words; every other word is `<unk>`. It has seen no photograph: its answers about one
 mean nothing. It is a demonstrator whose evidence is known exactly. **Its numbers say nothing about 7B models**, and a
 method that wins here need not win there."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tokviz.scenes import CLIP_FAMILIES, CLIP_WORDS, Clip, MovingObject, MovingSign
-from tokviz.scenes.moving_questions import ClipQuestionMaker
+from scenes import CLIP_FAMILIES, CLIP_WORDS, Clip, MovingObject, MovingSign
+from scenes.moving_questions import ClipQuestionMaker
 from training.architecture import IMAGE_SIZE, vocabulary
 from training.prompts import Block, named_things
 

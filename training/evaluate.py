@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tokviz.scenes import FAMILIES, HELD_OUT_SEEDS, TRAINING_SEEDS, Scene, generate_scene
+from scenes import FAMILIES, HELD_OUT_SEEDS, TRAINING_SEEDS, Scene, generate_scene
 from training import tally
 from training.architecture import IMAGE_SIZE, pixel_values
 from training.machine import describe_machine

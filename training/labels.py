@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tokviz.scenes import COLORS, SHAPES, SIGN_NUMBERS, SIGN_WORDS, SIZES, Scene
+from scenes import COLORS, SHAPES, SIGN_NUMBERS, SIGN_WORDS, SIZES, Scene
 
 TEXTS = (*SIGN_WORDS, *SIGN_NUMBERS, *(f"handwritten {digit}" for digit in SIGN_NUMBERS))
 SIGN = len(SHAPES) + 1

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-from tokviz.scenes import FAMILIES, MAX_COUNT, TRAINING_SEEDS, VALIDATION_SEEDS, Scene, generate_scene
+from scenes import FAMILIES, MAX_COUNT, TRAINING_SEEDS, VALIDATION_SEEDS, Scene, generate_scene
 from training.architecture import GRID, build_model, pixel_values, vision_config
 from training.loop import Clock, Log, Optimizers, launch, rate, save_atomically, share_number, split_matrices
 from training.prompts import (

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokviz.scenes import COLORS, FAMILIES, SHAPES, SIZES, QuestionMaker, Scene
-from tokviz.scenes.types import SceneObject, SceneSign
+from scenes import COLORS, FAMILIES, SHAPES, SIZES, QuestionMaker, Scene
+from scenes.types import SceneObject, SceneSign
 from training.architecture import BOS, EOS, GRID, PAD, vocabulary
 from training.labels import center_patches, patch_owners
 

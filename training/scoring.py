@@ -22,8 +22,8 @@ from transformers import (
     LlavaProcessor,
 )
 
-from tokviz.scenes import SceneQuestion
-from tokviz.scenes.types import Box
+from scenes import SceneQuestion
+from scenes.types import Box
 from training.architecture import GRID, PATCH
 from training.language import positions_and_mask
 from training.prompts import PREFIX, Block, pack, prefix_tokens, question_block

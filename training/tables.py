@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from tokviz.scenes import FAMILIES
+from scenes import FAMILIES
 
 TARGETS = {"existence": 0.95, "attribute": 0.95, "counting": 0.85, "spatial": 0.85, "reading": 0.85}
 """Accuracy that the model was meant to reach."""

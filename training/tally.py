@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokviz.scenes import COLORS, FAMILIES, SHAPES, SIZES, UNSEEN_PAIRS, ClipQuestion, Scene, SceneQuestion
-from tokviz.scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten_numbers
-from tokviz.scenes.types import SceneSign
+from scenes import COLORS, FAMILIES, SHAPES, SIZES, UNSEEN_PAIRS, ClipQuestion, Scene, SceneQuestion
+from scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten_numbers
+from scenes.types import SceneSign
 
 Z = 1.959964
 """Normal quantile of 95% intervals."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from tokviz.scenes import CLIP_FAMILIES, TRAINING_SEEDS, VALIDATION_SEEDS, Clip, generate_clip
+from scenes import CLIP_FAMILIES, TRAINING_SEEDS, VALIDATION_SEEDS, Clip, generate_clip
 from training.architecture import GRID, pixel_values
 from training.clip_prompts import (
     CELLS,

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tokviz.scenes import CLIP_FAMILIES, COLORS, MAX_COUNT, SHAPES, SIGN_WORDS
+from scenes import CLIP_FAMILIES, COLORS, MAX_COUNT, SHAPES, SIGN_WORDS
 from training import tables
 from training.architecture import IMAGE_SIZE
 from training.card import LOGS, ROOT, Sitting, read_log
@@ -55,7 +55,7 @@ pixels become {frames} x {cells} x {cells} = {tokens} visual tokens. Stock `Llav
 `LlavaNextVideoProcessor`.
 
 ```python
-from tokviz.scenes import generate_clip
+from scenes import generate_clip
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 model = AutoModelForImageTextToText.from_pretrained("assets/tokviz-tiny-video")
@@ -70,7 +70,7 @@ The processor takes the frames as they are (`do_sample_frames` is off): choose {
 
 ## What it is, and what it is not
 
-It answers six families of questions about the clips of `tokviz.scenes.moving`: existence, attribute, counting and
+It answers six families of questions about the clips of `scenes.moving`: existence, attribute, counting and
 reading (each "at any time"), motion, order. Its vocabulary has {words} words; every other word is `<unk>`. It has seen
 no photograph and no filmed video: its answers about one mean nothing. It is a demonstrator whose evidence is known
 exactly, frame by frame. **Its numbers say nothing about 7B models**, and a method that wins here need not win there."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaNextVideoForConditionalGeneration
 
-from tokviz.scenes import (
+from scenes import (
     CLIP_FAMILIES,
     HELD_OUT_SEEDS,
     TRAINING_SEEDS,

@@ -16,7 +16,7 @@ from transformers import (
     LlavaNextVideoProcessor,
 )
 
-from tokviz.scenes import ClipQuestion
+from scenes import ClipQuestion
 from training.clip_prompts import VIDEO_TOKENS, WORDS, encode
 from training.prompts import Block
 from training.scoring import check_blocks

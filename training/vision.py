@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-from tokviz.scenes import TRAINING_SEEDS, VALIDATION_SEEDS, generate_scene
+from scenes import TRAINING_SEEDS, VALIDATION_SEEDS, generate_scene
 from training.architecture import GRID, pixel_values, vision_config
 from training.labels import HEADS, PAIRS, SIGN, patch_labels, presence
 from training.loop import Clock, Log, Optimizers, launch, rate, save_atomically, share_number, split_matrices

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tokviz.cases.choosing import (
+from scenes import FAMILIES
+from scripts.cases.choosing import (
     METHOD_FAMILIES,
     N_SHOWN,
     SURE,
@@ -13,9 +14,8 @@ from tokviz.cases.choosing import (
     telling,
     wanted_goals,
 )
-from tokviz.cases.difficulty import KINDS
-from tokviz.cases.search import FoundCase, Outcome
-from tokviz.scenes import FAMILIES
+from scripts.cases.difficulty import KINDS
+from scripts.cases.search import FoundCase, Outcome
 
 
 def outcome(family, right, evidence, sure=0.9, answer="red"):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tokviz.cases.difficulty import BUSY, CROWD, difficulty, lookalikes, rival_patches
+from scenes import Scene, SceneObject, SceneQuestion, SceneSign, generate_scene
+from scripts.cases.difficulty import BUSY, CROWD, difficulty, lookalikes, rival_patches
 from tokviz.models.llava import centre_crop_grid
-from tokviz.scenes import Scene, SceneObject, SceneQuestion, SceneSign, generate_scene
 
 CELL = 10
 GRID = centre_crop_grid((40, 40), 40, 40, CELL)

@@ -4,12 +4,12 @@ import pytest
 from PIL import Image
 
 import tokviz
+from scenes import EXAMPLE_SEEDS, generate_scene
 from scripts.build_examples import Cache
-from tokviz.cases import search
-from tokviz.cases.search import FoundCase, Outcome, examine, find_flips, left, separate, verdicts_of
+from scripts.cases import search
+from scripts.cases.search import FoundCase, Outcome, examine, find_flips, left, separate, verdicts_of
 from tokviz.comparing import Event
 from tokviz.measures import evidence_tokens, normalised
-from tokviz.scenes import EXAMPLE_SEEDS, generate_scene
 
 METHODS = ("random", "fastervlm", "fastv")
 SEEDS = EXAMPLE_SEEDS[:2]

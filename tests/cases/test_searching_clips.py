@@ -7,11 +7,11 @@ import torch
 from tiny_families import CASES
 
 import tokviz
-from tokviz.cases.clips import MOMENT, clip_of, examine_clip, file_of, find_clip_flips, looked_at
-from tokviz.cases.search import verdicts_of
+from scenes import EXAMPLE_SEEDS
+from scripts.cases.clips import MOMENT, clip_of, examine_clip, file_of, find_clip_flips, looked_at
+from scripts.cases.search import verdicts_of
 from tokviz.measures import evidence_tokens
 from tokviz.media import open_media
-from tokviz.scenes import EXAMPLE_SEEDS
 
 METHODS = ("random", "divprune", "fastv")
 SIZE = (128, 128)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import tokviz
+from scenes import EXAMPLE_SEEDS, FAMILIES, generate_scene
 from scripts.build_examples import leaves, stored_why
-from tokviz.cases.choosing import METHOD_FAMILIES, WANTED_KINDS
-from tokviz.cases.difficulty import difficulty
-from tokviz.cases.search import Outcome, left, separate
+from scripts.cases.choosing import METHOD_FAMILIES, WANTED_KINDS
+from scripts.cases.difficulty import difficulty
+from scripts.cases.search import Outcome, left, separate
 from tokviz.images import stored_image
 from tokviz.measures import evidence_recall, evidence_tokens, fates, normalised, overlap, seen_by_llm, verdict
 from tokviz.records import Comparison
-from tokviz.scenes import EXAMPLE_SEEDS, FAMILIES, generate_scene
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("[0-9]*/session.json"))

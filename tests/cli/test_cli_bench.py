@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fidelity import workers
+from benchmarks.fidelity.outcomes import from_lines
+from benchmarks.fidelity.questions import first_seed
+from benchmarks.fidelity.running import run_variant
 from tokviz import cli
-from tokviz.fidelity import workers
-from tokviz.fidelity.outcomes import from_lines
-from tokviz.fidelity.questions import first_seed
-from tokviz.fidelity.running import run_variant
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = ("--methods", "apet,fastv", "--budgets", "12%", "--workers", 1)
@@ -75,7 +75,7 @@ def test_it_writes_the_tables_and_computes_nothing_twice(loaded, asked, tmp_path
 
 
 def test_an_interrupted_run_leaves_a_clean_cache_and_goes_on(loaded, asked, tmp_path, capsys, monkeypatch):
-    from tokviz.fidelity import questions
+    from benchmarks.fidelity import questions
 
     monkeypatch.setattr(questions, "CHUNK", 1)
     asked.stop = {len(ROWS) + 2: KeyboardInterrupt()}
@@ -92,14 +92,14 @@ def test_an_interrupted_run_leaves_a_clean_cache_and_goes_on(loaded, asked, tmp_
 
 
 def test_when_the_time_is_up_the_table_is_of_the_finished_scenes(loaded, asked, tmp_path, capsys, monkeypatch):
-    from tokviz.fidelity import questions
+    from benchmarks.fidelity import questions
 
     monkeypatch.setattr(questions, "CHUNK", 1)
     assert bench(tmp_path, *FEW, "--scenes", 3, "--minutes", 1e-6) == 2
     assert "allow more --minutes" in capsys.readouterr().err
     assert asked == []
     started = time.monotonic()
-    monkeypatch.setattr("tokviz.cli.bench.time.monotonic", lambda: started + 61 * (len(asked) > 0))
+    monkeypatch.setattr("benchmarks.fidelity.command.time.monotonic", lambda: started + 61 * (len(asked) > 0))
     assert bench(tmp_path, *FEW, "--scenes", 3, "--minutes", 1) == 0
     assert asked == [(method, [0]) for method in ROWS], "the chunk that was begun is finished, no other begun"
     found = json.loads((tmp_path / "out" / "fidelity.json").read_text())["about"]

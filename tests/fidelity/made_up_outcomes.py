@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tokviz.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Outcome, Variant
+from benchmarks.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Outcome, Variant
 
 BUDGETS = (192, 128, 64, 32)
 SKILLS = {

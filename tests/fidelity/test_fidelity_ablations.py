@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tokviz.errors import BadInput
-from tokviz.fidelity.ablation_papers import (
+from benchmarks.fidelity.ablation_papers import (
     ABLATIONS,
     ADAPTVTP_FILTER,
     APET_SAMPLING,
@@ -19,7 +18,7 @@ from tokviz.fidelity.ablation_papers import (
     Setting,
     variant,
 )
-from tokviz.fidelity.ablation_results import (
+from benchmarks.fidelity.ablation_results import (
     AGREES,
     DISAGREES,
     NO_PRUNING,
@@ -33,8 +32,9 @@ from tokviz.fidelity.ablation_results import (
     judged,
     measure,
 )
-from tokviz.fidelity.ablations import make_report, variants, write
-from tokviz.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Outcome
+from benchmarks.fidelity.ablations import make_report, variants, write
+from benchmarks.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Outcome
+from tokviz.errors import BadInput
 from tokviz.pruners import get
 from tokviz.types import Budget, PlanningInfo
 

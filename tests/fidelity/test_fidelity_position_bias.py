@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from tokviz.fidelity.ablation_papers import variant
-from tokviz.fidelity.placement import largest_correlation, position_correlation, thirds
-from tokviz.fidelity.position_bias import METHODS, Place, Ranked, agreement, evidence_places, leanings
-from tokviz.scenes import generate_scene
+from benchmarks.fidelity.ablation_papers import variant
+from benchmarks.fidelity.placement import largest_correlation, position_correlation, thirds
+from benchmarks.fidelity.position_bias import METHODS, Place, Ranked, agreement, evidence_places, leanings
+from scenes import generate_scene
 
 APET, FASTV, CLS = (next(m for m in METHODS if m.name == name) for name in ("apet", "fastv", "fastervlm"))
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from tokviz.fidelity import published
-from tokviz.fidelity.outcomes import FAMILIES
-from tokviz.fidelity.published import SETTINGS, SOURCES, Ours
+from benchmarks.fidelity import published
+from benchmarks.fidelity.outcomes import FAMILIES
+from benchmarks.fidelity.published import SETTINGS, SOURCES, Ours
 
 PRINTED = [(source, row) for source in SOURCES for row in source.rows if row.average is not None]
 

@@ -12,12 +12,10 @@ import pytest
 import torch
 
 import tokviz
-from tokviz.engine.prompt import counted_positions
-from tokviz.errors import BadInput, Unsupported
-from tokviz.fidelity import plan as planning
-from tokviz.fidelity.cache import OutcomeCache, fingerprint
-from tokviz.fidelity.oracle import keep_evidence
-from tokviz.fidelity.outcomes import (
+from benchmarks.fidelity import plan as planning
+from benchmarks.fidelity.cache import OutcomeCache, fingerprint
+from benchmarks.fidelity.oracle import keep_evidence
+from benchmarks.fidelity.outcomes import (
     EVIDENCE_ORACLE,
     FULL,
     Header,
@@ -27,10 +25,10 @@ from tokviz.fidelity.outcomes import (
     shared_questions,
     to_lines,
 )
-from tokviz.fidelity.placement import position_correlation, thirds
-from tokviz.fidelity.prompts import encode_picture, joined, with_text
-from tokviz.fidelity.questions import CHUNK, chunks, covered_pixels, first_seed, scene_picture
-from tokviz.fidelity.running import (
+from benchmarks.fidelity.placement import position_correlation, thirds
+from benchmarks.fidelity.prompts import encode_picture, joined, with_text
+from benchmarks.fidelity.questions import CHUNK, chunks, covered_pixels, first_seed, scene_picture
+from benchmarks.fidelity.running import (
     MAX_NEW_TOKENS,
     answer_variant,
     benchmark_grid,
@@ -39,8 +37,10 @@ from tokviz.fidelity.running import (
     recipe,
     run_variant,
 )
-from tokviz.fidelity.shared_prefix import shared_prefix
-from tokviz.fidelity.workers import run_chunk
+from benchmarks.fidelity.shared_prefix import shared_prefix
+from benchmarks.fidelity.workers import run_chunk
+from tokviz.engine.prompt import counted_positions
+from tokviz.errors import BadInput, Unsupported
 from tokviz.images import read_image
 from tokviz.measures import evidence_recall, evidence_tokens
 from tokviz.models.catalog import embedded_folder
@@ -190,7 +190,7 @@ def test_recall_is_of_the_tokens_that_the_product_calls_evidence(vlm, grid, scen
 
 
 def _scene(seed):
-    from tokviz.scenes import generate_scene
+    from scenes import generate_scene
 
     return generate_scene(seed, questions_per_family=2)
 
@@ -354,7 +354,7 @@ def test_variants_are_told_apart_by_what_they_do():
 
 
 def test_a_chunk_grows_and_is_never_recomputed(vlm, grid, recipes, tmp_path, monkeypatch):
-    from tokviz.fidelity import workers
+    from benchmarks.fidelity import workers
 
     cache = OutcomeCache(tmp_path, "weights")
     some = [recipes["random"], recipes["fastv"]]
@@ -379,7 +379,7 @@ def test_a_chunk_grows_and_is_never_recomputed(vlm, grid, recipes, tmp_path, mon
 
 
 def test_budgets_with_the_same_schedule_are_run_once(vlm, grid, tmp_path, monkeypatch):
-    from tokviz.fidelity import workers
+    from benchmarks.fidelity import workers
 
     calls = []
     monkeypatch.setattr(workers, "run_variant", lambda *given: calls.append(given) or run_variant(*given))

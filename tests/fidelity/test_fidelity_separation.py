@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tokviz.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL
-from tokviz.fidelity.separation import Measured, difference, sentences, separation
+from benchmarks.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL
+from benchmarks.fidelity.separation import Measured, difference, sentences, separation
 
 
 def measured(*variants, spread=1.0, seed=0):

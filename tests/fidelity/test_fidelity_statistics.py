@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokviz.fidelity import statistics as stats
+from benchmarks.fidelity import statistics as stats
 
 bits = st.lists(st.booleans(), min_size=1, max_size=40)
 

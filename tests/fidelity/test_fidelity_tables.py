@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from made_up_outcomes import BUDGETS, SKILLS, about, outcomes, variants
 
+from benchmarks.fidelity import tables
+from benchmarks.fidelity.chart import chart_bytes
+from benchmarks.fidelity.conclusions import conclusions, rows_at
+from benchmarks.fidelity.describing import describe, where
+from benchmarks.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Variant
+from benchmarks.fidelity.pages import accuracy_tables, reasons
+from benchmarks.fidelity.statistics import mcnemar
+from benchmarks.fidelity.summary import most_frequent, summarise
 from tokviz.errors import BadInput
-from tokviz.fidelity import tables
-from tokviz.fidelity.chart import chart_bytes
-from tokviz.fidelity.conclusions import conclusions, rows_at
-from tokviz.fidelity.describing import describe, where
-from tokviz.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Variant
-from tokviz.fidelity.pages import accuracy_tables, reasons
-from tokviz.fidelity.statistics import mcnemar
-from tokviz.fidelity.summary import most_frequent, summarise
 from tokviz.names import VisionBlock
 from tokviz.types import PlanningInfo
 from training.language import COUNTS
@@ -180,7 +180,7 @@ def test_pages_can_be_rebuilt_from_the_json_file_alone(written, tmp_path):
     copy = tmp_path / "benchmarks" / "fidelity.json"
     copy.parent.mkdir()
     copy.write_bytes(paths[0].read_bytes())
-    command = [sys.executable, "-m", "tokviz.fidelity.tables", str(copy), "--docs", str(tmp_path / "docs")]
+    command = [sys.executable, "-m", "benchmarks.fidelity.tables", str(copy), "--docs", str(tmp_path / "docs")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert result.returncode == 0, result.stderr
     for path in paths:

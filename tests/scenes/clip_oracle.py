@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from tokviz.scenes import COLORS, SHAPES, SIZES, Clip
+from scenes import COLORS, SHAPES, SIZES, Clip
 
 SINGULAR = {**{shape: shape for shape in SHAPES}, **{f"{shape}s": shape for shape in SHAPES}, "crosses": "cross"}
 

@@ -7,9 +7,9 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes import COLORS, PLACES, SHAPES, SIZES, Scene, SceneObject
 from tokviz.names import Box
 from tokviz.records import GridView, TokenGrid
-from tokviz.scenes import COLORS, PLACES, SHAPES, SIZES, Scene, SceneObject
 
 GRID = 24
 SINGULAR = {**{shape: shape for shape in SHAPES}, **{f"{shape}s": shape for shape in SHAPES}, "crosses": "cross"}

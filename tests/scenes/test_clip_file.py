@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from tokviz.scenes import EXAMPLE_SEEDS, generate_clip
-from tokviz.scenes.clip_file import clip_bytes
+from scenes import EXAMPLE_SEEDS, generate_clip
+from scenes.clip_file import clip_bytes
 from tokviz.video import probe, read_video
 
 

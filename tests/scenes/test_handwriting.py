@@ -10,9 +10,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from scenes.lettering import HANDWRITING_FILE, handwritten, handwritten_mask, handwritten_numbers
 from scripts.pack_handwritten_digits import main, pack
 from tokviz.errors import BadInput
-from tokviz.scenes.lettering import HANDWRITING_FILE, handwritten, handwritten_mask, handwritten_numbers
 
 # Of the arrays, not of the file: another zlib may compress the same arrays to other bytes.
 IMAGES_SHA256 = "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3"

@@ -11,7 +11,7 @@ from clip_oracle import moves, places, recount, shown_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokviz.scenes import (
+from scenes import (
     CLIP_FAMILIES,
     CLIP_WORDS,
     EXAMPLE_SEEDS,
@@ -25,8 +25,8 @@ from tokviz.scenes import (
     generate_clip,
     generate_scene,
 )
-from tokviz.scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten_numbers
-from tokviz.scenes.moving_questions import ClipQuestionMaker
+from scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten_numbers
+from scenes.moving_questions import ClipQuestionMaker
 from training.architecture import vocabulary
 
 FAST = (96, 96)

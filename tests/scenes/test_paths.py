@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokviz.scenes.layout import CANVAS
-from tokviz.scenes.paths import BOUNCING_SPEED, CIRCLE_REACH, CIRCLE_TURN, LINEAR_SPEED, PATHS, random_path
+from scenes.layout import CANVAS
+from scenes.paths import BOUNCING_SPEED, CIRCLE_REACH, CIRCLE_TURN, LINEAR_SPEED, PATHS, random_path
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 from scene_oracle import described, kind_of, recount
 
-from tokviz.scenes import (
+from scenes import (
     COLORS,
     EXAMPLE_SEEDS,
     FAMILIES,

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tokviz.scenes import (
+from scenes import (
     COLORS,
     EXAMPLE_SEEDS,
     HELD_OUT_SEEDS,
@@ -20,8 +20,8 @@ from tokviz.scenes import (
     Scene,
     generate_scene,
 )
-from tokviz.scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten_numbers
-from tokviz.scenes.words import is_unseen
+from scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten_numbers
+from scenes.words import is_unseen
 
 FAST = (96, 96)
 """The size changes neither what is shown nor what is asked, and small pictures are drawn fast."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tokviz.scenes import Scene, generate_scene
+from scenes import Scene, generate_scene
 
 STORED = Path(__file__).with_name("scene_digests.json")
 SCENES: list[dict[str, Any]] = json.loads(STORED.read_text())
@@ -49,7 +49,7 @@ def digests(scene: Scene) -> dict[str, str]:
 
 def write_digests() -> None:
     """Make the stored file: six seeds of each range, and what training the tower sees of two of them."""
-    from tokviz.scenes import EXAMPLE_SEEDS, HELD_OUT_SEEDS, TRAINING_SEEDS, VALIDATION_SEEDS
+    from scenes import EXAMPLE_SEEDS, HELD_OUT_SEEDS, TRAINING_SEEDS, VALIDATION_SEEDS
 
     ranges = (TRAINING_SEEDS, VALIDATION_SEEDS, HELD_OUT_SEEDS, EXAMPLE_SEEDS)
     wanted = [(seeds[k * 31_007], False) for seeds in ranges for k in range(6)]

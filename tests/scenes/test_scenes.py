@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scene_oracle import recount, token_grid, touched_patches
 
-from tokviz.measures import evidence_tokens
-from tokviz.scenes import (
+from scenes import (
     COLORS,
     FAMILIES,
     HELD_OUT_SEEDS,
@@ -22,8 +21,9 @@ from tokviz.scenes import (
     drawing,
     generate_scene,
 )
-from tokviz.scenes.layout import RADIUS, random_layout
-from tokviz.scenes.words import is_unseen
+from scenes.layout import RADIUS, random_layout
+from scenes.words import is_unseen
+from tokviz.measures import evidence_tokens
 from training.labels import patch_owners
 
 SEEDS = [*HELD_OUT_SEEDS[1000:1150], *TRAINING_SEEDS[1000:1050]]

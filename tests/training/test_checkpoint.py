@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from tokviz.scenes import FAMILIES, HELD_OUT_SEEDS, generate_scene
+from scenes import FAMILIES, HELD_OUT_SEEDS, generate_scene
 from training.architecture import GRID, pixel_values
 from training.card import FOLDER, LOGS, card, read_numbers
 from training.scoring import ask, check, load_folder, project

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokviz.scenes import FAMILIES, HELD_OUT_SEEDS, TRAINING_SEEDS, UNSEEN_PAIRS, SceneQuestion, generate_scene
-from tokviz.scenes.lettering import FONT_FILES, TRAINING_FONTS
+from scenes import FAMILIES, HELD_OUT_SEEDS, TRAINING_SEEDS, UNSEEN_PAIRS, SceneQuestion, generate_scene
+from scenes.lettering import FONT_FILES, TRAINING_FONTS
 from training import card, evaluate, tables, tally
 from training.architecture import pixel_values
 from training.evaluate import BUDGETS, POSITIONS, SELECTIONS, SIZES, Chunk, named, sized

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from tokviz.scenes import HELD_OUT_SEEDS, generate_scene
+from scenes import HELD_OUT_SEEDS, generate_scene
 from training import grow
 from training.architecture import GRID, PATCH, build_model, pixel_values, save_folder
 from training.export import assemble

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokviz.scenes import COLORS, HELD_OUT_SEEDS, SHAPES, TRAINING_SEEDS, UNSEEN_PAIRS, VALIDATION_SEEDS, generate_scene
+from scenes import COLORS, HELD_OUT_SEEDS, SHAPES, TRAINING_SEEDS, UNSEEN_PAIRS, VALIDATION_SEEDS, generate_scene
 from training.architecture import GRID, UNKNOWN, build_tokenizer, vocabulary
 from training.labels import center_patches
 from training.language import COUNTS, FIRST_SEED, count_loss

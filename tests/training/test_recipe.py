@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from tokviz.scenes import HELD_OUT_SEEDS, SHAPES, TRAINING_SEEDS, generate_scene
+from scenes import HELD_OUT_SEEDS, SHAPES, TRAINING_SEEDS, generate_scene
 from training.architecture import GRID, build_processor, save_folder
 from training.export import assemble
 from training.labels import SIGN, center_patches, patch_labels, presence

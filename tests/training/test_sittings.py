@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tokviz.scenes import FAMILIES, HELD_OUT_SEEDS, TRAINING_SEEDS, generate_scene
+from scenes import FAMILIES, HELD_OUT_SEEDS, TRAINING_SEEDS, generate_scene
 from training import export, grow, language, vision
 from training.loop import Optimizers
 from training.scoring import ask, load_folder

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlavaNextVideoForConditionalGeneration, LlavaNextVideoProcessor
 
-from tokviz.scenes import CLIP_FAMILIES, HELD_OUT_SEEDS, ClipQuestion, generate_clip
+from scenes import CLIP_FAMILIES, HELD_OUT_SEEDS, ClipQuestion, generate_clip
 from training.architecture import pixel_values
 from training.card import LOGS
 from training.clip_prompts import VIDEO_TOKENS, WORDS

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaNextVideoForConditionalGeneration
 
-from tokviz.scenes import CLIP_FAMILIES, COLORS, HELD_OUT_SEEDS, SHAPES, UNSEEN_PAIRS, generate_clip
+from scenes import CLIP_FAMILIES, COLORS, HELD_OUT_SEEDS, SHAPES, UNSEEN_PAIRS, generate_clip
 from training.architecture import GRID, UNKNOWN, VOCABULARY_ROWS, pixel_values, vocabulary
 from training.clip_prompts import (
     CELLS,

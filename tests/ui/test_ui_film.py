@@ -12,8 +12,8 @@ from own_loop import run_async
 from synthetic import comparison
 from synthetic_film import LAMP, film_comparison, film_frames
 
-from tokviz.cases.examples import Example, load_examples
 from tokviz.errors import BadInput
+from tokviz.examples import Example, load_examples
 from tokviz.models.llava_next import tile_grid
 from tokviz.ui import pictures, running, sessions
 from tokviz.ui.handlers import Handlers

@@ -15,8 +15,8 @@ from PIL import Image
 from synthetic import comparison, picture, write_examples
 
 import tokviz
-from tokviz.cases.examples import load_examples
 from tokviz.errors import BadInput
+from tokviz.examples import load_examples
 from tokviz.records import Comparison
 from tokviz.serving.gpu_time import Pace
 from tokviz.ui import controls, pictures, running, scratch, sessions

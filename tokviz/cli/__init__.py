@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ..errors import BadInput
 from ..render.plain_text import plain_text
-from . import bench, calibrate, compare, listing
+from . import compare, listing, reports
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,6 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m tokviz", description="See what visual-token pruners keep.")
     parser.add_argument("--version", action="version", version=f"tokviz {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    for command in (compare, calibrate, bench, listing):
+    for command in (compare, reports, listing):
         command.add_to(commands)
     return parser

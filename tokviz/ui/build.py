@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
-from ..cases.examples import Example, load_examples
+from ..examples import Example, load_examples
 from ..pruners.base import Pruner
 from ..serving.callers import distrust_forwarded
 from ..serving.doors import Doors

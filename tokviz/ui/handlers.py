@@ -15,8 +15,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..cases.examples import Example
 from ..errors import BadInput
+from ..examples import Example
 from ..names import Box
 from ..pruners.base import Pruner
 from ..records import Comparison

@@ -1,0 +1,91 @@
+"""Which variants a benchmark consists of, and which of them a model does not allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tokviz.errors import BadInput
+from tokviz.lane import planning_info
+from tokviz.models.loading import VisionLanguageModel
+from tokviz.pruners import get, methods
+from tokviz.records import TokenGrid
+
+from . import oracle
+from .outcomes import EVIDENCE_ORACLE, FULL, LeftOut, Variant
+from .running import Recipe, recipe
+
+SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
+"""The papers' budgets, 192, 128, 64 and 32 of 576 visual tokens, as fractions."""
+
+CONTROLS = (FULL, "random", "uniform")
+"""Rows that every benchmark has: what retention and tests are measured against."""
+
+
+def parse_budgets(text: str | None, n_visual: int) -> list[int]:
+    """``"192,128"`` or ``"33%,11%"`` as token counts, descending, each once; None gives the papers' four.
+
+    Raises BadInput for anything else, and for counts outside 1..N.
+    """
+    if text is None:
+        budgets = {max(1, round(n_visual * above / below)) for above, below in SHARES}
+    else:
+        budgets = {_budget(part.strip(), n_visual) for part in text.split(",")}
+    return sorted(budgets, reverse=True)
+
+
+def _budget(text: str, n_visual: int) -> int:
+    try:
+        number = float(text.removesuffix("%")) if text.endswith("%") else int(text)
+    except ValueError as error:
+        raise BadInput(f"A budget is a whole number of visual tokens or a percentage, not {text!r}.") from error
+    tokens = round(number * n_visual / 100) if text.endswith("%") and math.isfinite(number) else number
+    if not 1 <= tokens <= n_visual:
+        raise BadInput(
+            f"The budget {text!r} is not between 1 and the {n_visual} visual tokens of this model; percentages of them "
+            "are possible too, e.g. 33%."
+        )
+    return int(tokens)
+
+
+def parse_methods(text: str) -> list[str]:
+    """``"all"`` or ``"apet,fastervlm"`` as method ids in the order of the menu, with the controls and the oracle.
+
+    Raises BadInput naming the ids that exist.
+    """
+    every = [pruner.id for pruner in methods()]
+    asked = {name.strip() for name in text.split(",") if name.strip()}
+    if not asked:
+        raise BadInput("There is no method to run: give ids, or all.")
+    for name in sorted(asked - {"all", EVIDENCE_ORACLE}):
+        get(name)
+    return [id for id in every if id in CONTROLS or id in asked or "all" in asked] + [EVIDENCE_ORACLE]
+
+
+def variants(ids: Sequence[str], budgets: Sequence[int]) -> list[Variant]:
+    """Every method at every budget, method by method; the unpruned model once."""
+    made = []
+    for id in ids:
+        label = oracle.LABEL if id == EVIDENCE_ORACLE else get(id).label
+        made += [Variant(id, {}, label, budget) for budget in ([None] if id == FULL else budgets)]
+    return made
+
+
+def plan(vlm: VisionLanguageModel, grid: TokenGrid, wanted: Sequence[Variant]) -> tuple[list[Recipe], list[LeftOut]]:
+    """The variants that can run on this model, and why the others cannot."""
+    info = planning_info(vlm, grid)
+    recipes: list[Recipe] = []
+    left_out: list[LeftOut] = []
+    for variant in wanted:
+        missing = None if variant.method == EVIDENCE_ORACLE else get(variant.method).missing(info)
+        try:
+            if missing is None:
+                recipes.append(recipe(vlm, grid, variant))
+                continue
+            why, budget = missing, None
+        except BadInput as error:
+            why, budget = str(error), variant.budget
+        entry = LeftOut(label=variant.label, budget=budget, why=why)
+        if entry not in left_out:
+            left_out.append(entry)
+    return recipes, left_out

@@ -1,0 +1,139 @@
+"""Prompts of many questions about few pictures, from one encoding per picture.
+
+What stands in front of the question (template, visual tokens) does not depend on it. So a picture is encoded once, and
+where a stage does not listen to the question it is carried out once; then the question's tokens are exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tokviz.engine import Geometry, Prompt, encode
+from tokviz.errors import Unsupported
+from tokviz.models.loading import VisionLanguageModel
+from tokviz.models.prompts import model_inputs
+from tokviz.records import TokenGrid
+from tokviz.types import Need
+
+
+@dataclass(frozen=True)
+class TextBehind:
+    """The prompt's tokens behind the picture, for one question.
+
+    Shape: ids ``(1, T)``, embeds ``(1, T, D)``, asked ``(1, T)`` bool: what the user wrote, None when nobody can tell.
+    """
+
+    ids: Tensor
+    embeds: Tensor
+    asked: Tensor | None
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """One picture, encoded with some question, and the texts of every question about it."""
+
+    prompt: Prompt
+    texts: tuple[TextBehind, ...]
+
+
+def encode_picture(
+    vlm: VisionLanguageModel, grid: TokenGrid, image: Image.Image, questions: Sequence[str], needs: Iterable[Need]
+) -> EncodedPicture:
+    """Run the vision tower once for all ``questions`` (at least one).
+
+    Raises as ``encode`` does, and Unsupported for models whose positions have several axes: what stands behind a
+    picture is not exchanged here.
+    """
+    if not vlm.family.reindexes:
+        raise Unsupported(
+            "The benchmark cannot put other questions behind a picture whose positions have several axes."
+        )
+    made = [model_inputs(vlm, image, question) for question in questions]
+    inputs, mask = made[0]
+    geometry = Geometry(cell=torch.tensor([grid.row, grid.col]).T)
+    prompt = encode(vlm.model, vlm.family, inputs, needs, question_mask=mask, geometry=[geometry])
+    end = end_of_picture(prompt)
+    words = vlm.model.get_input_embeddings()
+    texts = []
+    for other, asked in made:
+        ids = other["input_ids"]
+        if not torch.equal(ids[:, :end], inputs["input_ids"][:, :end]):
+            raise RuntimeError("The prompt in front of the question depends on the question.")
+        texts.append(TextBehind(ids[:, end:], words(ids[:, end:]), None if asked is None else asked[:, end:]))
+    return EncodedPicture(prompt, tuple(texts))
+
+
+def end_of_picture(prompt: Prompt) -> int:
+    """The column of the first token behind the picture, in an encoded or shortened prompt of one row."""
+    if prompt.text_mask is not None:
+        return int(prompt.text_mask[0].nonzero().min())
+    return int(prompt.visual_mask[0].nonzero().max()) + 1
+
+
+def with_text(prompt: Prompt, text: TextBehind) -> Prompt:
+    """The same picture (encoded, or shortened by stages that do not read the text) with another question behind it.
+
+    ``prompt`` is one row without pads. Positions of the text go on where they went on before.
+    """
+    end, length = end_of_picture(prompt), text.ids.shape[1]
+
+    def behind(mask: Tensor | None, value: bool) -> Tensor | None:
+        return None if mask is None else pad(mask[:, :end], (0, length), value=value)
+
+    visual = behind(prompt.visual_mask, False)
+    assert visual is not None
+    positions = prompt.position_ids
+    if positions is not None:
+        counted = torch.arange(length, device=positions.device)
+        positions = torch.cat([positions[:, :end], positions[:, end : end + 1] + counted], dim=1)
+    asked = prompt.question_mask
+    if asked is not None and text.asked is not None:
+        asked = torch.cat([asked[:, :end], text.asked.to(asked.device)], dim=1)
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids[:, :end], text.ids], dim=1),
+        inputs_embeds=torch.cat([prompt.inputs_embeds[:, :end], text.embeds], dim=1),
+        attention_mask=pad(prompt.attention_mask[:, :end], (0, length), value=1),
+        position_ids=positions,
+        visual_mask=visual,
+        question_mask=asked if text.asked is not None else None,
+        text_mask=pad(torch.zeros_like(visual[:, :end]), (0, length), value=True),
+        added_mask=behind(prompt.added_mask, False),
+    )
+
+
+def joined(prompts: Sequence[Prompt]) -> Prompt:
+    """Prompts of one row each as one batch, padded on the left as the engine pads.
+
+    Pixels do not come along: stages inside the vision tower belong before this.
+    """
+    width = max(prompt.input_ids.shape[1] for prompt in prompts)
+
+    def stacked(name: str) -> Any:
+        columns = [getattr(prompt, name) for prompt in prompts]
+        if columns[0] is None:
+            return None
+        behind = (0, 0) if columns[0].dim() == 3 else ()
+        return torch.cat([pad(column, (*behind, width - column.shape[1], 0)) for column in columns])
+
+    firsts = [prompt.first_position for prompt in prompts if prompt.first_position is not None]
+
+    def listed(name: str) -> Any:
+        return None if getattr(prompts[0], name) is None else [getattr(prompt, name)[0] for prompt in prompts]
+
+    return Prompt(
+        **{name: stacked(name) for name in (
+            "input_ids", "inputs_embeds", "attention_mask", "position_ids", "visual_mask", "question_mask", "text_mask",
+            "added_mask",
+        )},
+        **{name: listed(name) for name in ("vision", "alive", "geometry", "sizes")},
+        first_position=torch.cat(firsts) if firsts else None,
+        vision_ms=sum(prompt.vision_ms for prompt in prompts),
+    )  # fmt: skip

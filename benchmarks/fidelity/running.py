@@ -1,0 +1,235 @@
+"""Carry out variants on encoded scenes: many questions per forward pass, through the engine's own paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator
+
+from scenes import DEFAULT_SIZE
+from tokviz.engine import Choose, Prompt, StageEvent, running_on, shorten
+from tokviz.lane import planning_info
+from tokviz.measures import normalised
+from tokviz.models.loading import VisionLanguageModel
+from tokviz.pruners import get
+from tokviz.records import TokenGrid
+from tokviz.types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_block
+
+from .oracle import keep_evidence, oracle_schedule
+from .outcomes import EVIDENCE_ORACLE, Outcome, Variant
+from .placement import position_correlation, thirds
+from .prompts import EncodedPicture, encode_picture, joined, with_text
+from .questions import Case, ScenePicture, scene_picture
+from .shared_prefix import shared_prefix
+
+MAX_NEW_TOKENS = 4
+"""Right answers have at most two words and an end; what has not ended by now is wrong."""
+
+_READS_THE_TEXT = {"text_features", "question_features", "llm_input", "clip_relevance"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A variant, planned for one model.
+
+    once: leading stages that come out the same for every question about a picture. guided: further stages before the
+    LLM. inside: stages inside it.
+    """
+
+    variant: Variant
+    schedule: Schedule
+    params: Params
+    once: tuple[Stage, ...]
+    guided: tuple[Stage, ...]
+    inside: tuple[Stage, ...]
+
+    @property
+    def needs(self) -> set[Need]:
+        """Signals that its stages ask for."""
+        return {need for stage in self.schedule.stages for need in stage.needs}
+
+
+def benchmark_grid(vlm: VisionLanguageModel) -> TokenGrid:
+    """Geometry of the benchmark's pictures for this model."""
+    return vlm.family.grid(vlm.model, vlm.processor, DEFAULT_SIZE, {})
+
+
+def recipe(vlm: VisionLanguageModel, grid: TokenGrid, variant: Variant) -> Recipe:
+    """Plan a variant. Raises BadInput when the model or the budget does not allow it, saying why."""
+    budget = Budget(grid.n_tokens if variant.budget is None else variant.budget)
+    if variant.method == EVIDENCE_ORACLE:
+        params: Params = {}
+        schedule = oracle_schedule(budget)
+    else:
+        pruner = get(variant.method)
+        params = pruner.complete(variant.params)
+        schedule = pruner.schedule(budget, planning_info(vlm, grid), params)
+    before = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
+    inside = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
+    n_once = 0 if variant.method == EVIDENCE_ORACLE else _asks_nothing(before)
+    return Recipe(variant, schedule, params, before[:n_once], before[n_once:], inside)
+
+
+def _asks_nothing(stages: Sequence[Stage]) -> int:
+    """How many leading stages do not listen to the question."""
+    listens = [any(need.kind in _READS_THE_TEXT for need in stage.needs) for stage in stages]
+    first = listens.index(True) if True in listens else len(stages)
+    # A second call of ``shorten`` starts from unmerged encoder features; stages of one site must not be torn apart.
+    return 0 if any(stage.site == "encoder" for stage in stages[first:]) else first
+
+
+@dataclass(frozen=True)
+class EncodedScene:
+    """A scene with questions, encoded once."""
+
+    seed: int
+    cases: tuple[Case, ...]
+    picture: EncodedPicture
+
+
+@torch.inference_mode()
+def encode_scenes(
+    vlm: VisionLanguageModel, grid: TokenGrid, seeds: Sequence[int], needs: set[Need]
+) -> list[EncodedScene]:
+    """Draw and encode the scenes of ``seeds`` that can be asked about."""
+    drawn: list[ScenePicture] = [scene_picture(seed, grid) for seed in seeds]
+    return [
+        EncodedScene(
+            scene.seed,
+            scene.cases,
+            encode_picture(vlm, grid, scene.image, [case.question for case in scene.cases], needs),
+        )
+        for scene in drawn
+        if scene.cases
+    ]
+
+
+@dataclass
+class _Row:
+    """One question on its way through a variant."""
+
+    case: Case
+    prompt: Prompt
+    generator: Generator
+    events: list[StageEvent]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one question came to under one variant.
+
+    Shape: kept ``(N,)`` bool, the visual tokens alive behind the last stage; per_block ``L`` ints, visual tokens that
+    each block processes. final: visual tokens behind the last stage. Both counts hold tokens that a stage added.
+    """
+
+    case: Case
+    answer: str
+    kept: NDArray[np.bool_]
+    per_block: list[int]
+    final: int
+
+
+@torch.inference_mode()
+def answer_variant(
+    vlm: VisionLanguageModel, grid: TokenGrid, plan: Recipe, scenes: Sequence[EncodedScene]
+) -> list[Answered]:
+    """Answer every question of ``scenes`` under one variant, as one batch.
+
+    Everything random is drawn per question from a generator seeded with the scene's seed: what ``tokviz.compare`` does
+    with ``seed=`` that seed.
+    """
+    if not scenes:
+        return []
+    begun = [_begin(vlm, plan, scene) for scene in scenes]
+    rows = [row for each in begun for row in each.rows]
+    choose = _choose(plan, rows)
+    prompt = joined([row.prompt for row in rows])
+    prompt, guided = shorten(vlm.model, vlm.family, prompt, plan.guided, choose)
+    options: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False, "num_beams": 1}
+    if not plan.guided and not plan.inside and prompt.position_ids is None:
+        picture_of_row = [number for number, each in enumerate(begun) for _ in each.rows]
+        pictures = [each.picture for each in begun]
+        options["past_key_values"] = shared_prefix(vlm, pictures, picture_of_row, prompt)
+    with running_on(vlm.model, vlm.family, prompt, plan.inside, choose) as trace:
+        made = vlm.model.generate(**prompt.generate_inputs(), **options)
+    answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
+    inside: Sequence[list[StageEvent]] = [[] for _ in rows] if trace is None else trace.rows
+    return [
+        _answered(row.case, answer.strip(), [*row.events, *before, *late], grid.n_tokens, vlm.record.n_blocks)
+        for row, answer, before, late in zip(rows, answers, guided, inside, strict=True)
+    ]
+
+
+def run_variant(
+    vlm: VisionLanguageModel, grid: TokenGrid, plan: Recipe, scenes: Sequence[EncodedScene]
+) -> list[Outcome]:
+    """The outcomes of every question of ``scenes`` under one variant, scene by scene."""
+    return [outcome(answered, grid) for answered in answer_variant(vlm, grid, plan, scenes)]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """One scene behind the stages that are the same for all its questions."""
+
+    picture: Prompt
+    rows: list[_Row]
+
+
+def _begin(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> _Begun:
+    generator = Generator().manual_seed(scene.seed)
+
+    def choose(stage: Stage, signals: Signals, row: int) -> Selection:
+        return stage.select(signals, stage.keep, plan.params, generator)
+
+    short, events = shorten(vlm.model, vlm.family, scene.picture.prompt, plan.once, choose)
+    state = generator.get_state()
+    rows = []
+    for case, text in zip(scene.cases, scene.picture.texts, strict=True):
+        mine = Generator()
+        mine.set_state(state)
+        rows.append(_Row(case, with_text(short, text), mine, events[0]))
+    return _Begun(short, rows)
+
+
+def _choose(plan: Recipe, rows: Sequence[_Row]) -> Choose:
+    def choose(stage: Stage, signals: Signals, row: int) -> Selection:
+        if plan.variant.method == EVIDENCE_ORACLE:
+            assert stage.keep is not None
+            return keep_evidence(rows[row].case.cover, stage.keep, rows[row].generator)
+        return stage.select(signals, stage.keep, plan.params, rows[row].generator)
+
+    return choose
+
+
+def _answered(case: Case, answer: str, events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> Answered:
+    counts = [(event.stage.site, len(event.sequence)) for event in events]
+    kept = np.full(n_visual, not events)
+    if events:
+        kept[events[-1].kept.numpy()] = True
+    return Answered(
+        case, answer, kept, tokens_per_block(n_visual, n_blocks, counts), counts[-1][1] if counts else n_visual
+    )
+
+
+def outcome(answered: Answered, grid: TokenGrid) -> Outcome:
+    """The numbers that are stored."""
+    case, evidence = answered.case, list(answered.case.evidence)
+    return Outcome(
+        seed=case.seed,
+        number=case.number,
+        family=case.family,
+        question=case.question,
+        expected=case.expected,
+        answer=answered.answer,
+        right=normalised(answered.answer) == normalised(case.expected),
+        kept=answered.final,
+        average=sum(answered.per_block) / len(answered.per_block),
+        evidence_recall=float(answered.kept[evidence].mean()) if evidence else None,
+        position_correlation=position_correlation(answered.kept),
+        kept_thirds=thirds(answered.kept, grid.row),
+    )

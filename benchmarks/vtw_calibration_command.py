@@ -1,0 +1,102 @@
+"""``calibrate``: search a setting of a method on a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from tokviz.cli.terminal import check_writable, out, quiet_unless, write_text
+from tokviz.errors import BadInput
+from tokviz.render.plain_text import plain_text
+from tokviz.render.tables import cell, new_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .vtw_calibration import Calibration
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command's arguments."""
+    parser = commands.add_parser(
+        "calibrate", allow_abbrev=False, help="search the block at which VTW may withdraw the picture from a model"
+    )
+    parser.set_defaults(run=run_calibrate)
+    add = parser.add_argument
+    add("method", choices=("vtw",), help="the method whose setting is searched")
+    add("--model", default="tokviz-tiny", metavar="NAME", help="model of the menu, folder, or hub id")
+    samples = parser.add_mutually_exclusive_group()
+    samples.add_argument(
+        "--scenes", type=int, default=20, metavar="N", help="held-out drawn scenes to ask about (default: %(default)s)"
+    )
+    samples.add_argument("--cases", metavar="FOLDER", help="stored cases instead (folders with a session.json)")
+    samples.add_argument("--images", metavar="FOLDER", help="pictures of a folder instead; needs --question")
+    add("--question", metavar="TEXT", help="the question about the pictures of --images")
+    add("--eta", type=float, metavar="NATS", help="divergence at which the answer counts as unchanged (default: 0.003)")
+    add("--first", type=int, metavar="K", help="first block to try (default: 5 of 32, in proportion elsewhere)")
+    add("--json", metavar="FILE", help="write the curve")
+
+
+def run_calibrate(arguments: argparse.Namespace) -> int:
+    """Search, print the curve and the block, write the curve. Ends with 2 when no block is good enough."""
+    if (arguments.images is None) != (arguments.question is None):
+        raise BadInput("--images and --question belong together: give both or none.")
+    if arguments.json:
+        check_writable(Path(arguments.json))
+    progress = Console(stderr=True)
+    quiet_unless(progress.is_terminal)
+
+    import tokviz
+    from tokviz.request_checks import check_question
+
+    from .vtw_calibration import ETA, calibrate_vtw, case_samples, picture_samples, scene_samples
+
+    if arguments.cases:
+        samples = case_samples(Path(arguments.cases))
+    elif arguments.images:
+        samples = picture_samples(Path(arguments.images), arguments.question)
+    else:
+        samples = scene_samples(arguments.scenes)
+    vlm = tokviz.load(arguments.model)
+    if arguments.question is not None:
+        check_question(arguments.question, vlm)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=progress, transient=True, disable=not progress.is_terminal) as bar:
+        task = bar.add_task("Calibrating", total=len(samples))
+        found = calibrate_vtw(
+            vlm, samples, eta=ETA if arguments.eta is None else arguments.eta, first=arguments.first,
+            on_sample=lambda done: bar.update(task, description=f"Sample {done} of {len(samples)}"),
+        )  # fmt: skip
+    console = out()
+    console.print(_curve_table(found))
+    if arguments.json:
+        write_text(Path(arguments.json), json.dumps({**asdict(found), "block": found.block}, indent=2) + "\n")
+    if found.block is None:
+        block, divergence = found.closest
+        raise BadInput(
+            f"No block of {found.model} is good enough: the smallest divergence is {divergence:.3g} nats, at block "
+            f"{block}, and eta is {found.eta:g}. Allow a larger --eta."
+        )
+    console.print(Text(f"K = {found.block}. Use it with --param vtw.block={found.block}."))
+    return 0
+
+
+def _curve_table(found: Calibration) -> Table:
+    """Divergence per block, with what the blocks in front of it make of the picture's cost."""
+    table = new_table(
+        f"VTW on {plain_text(found.model)}, mean of {found.n_samples} samples",
+        ("block K", "right"), ("divergence, nats", "right"), (f"at most {found.eta:g}", "left"),
+        ("blocks that see the picture", "right"),
+    )  # fmt: skip
+    for block, divergence in zip(found.blocks, found.divergence, strict=True):
+        enough = "yes" if divergence <= found.eta else ""
+        seen = f"{block} of {found.n_blocks} ({block / found.n_blocks:.0%})"
+        table.add_row(cell(block), cell(f"{divergence:.6f}"), cell(enough), cell(seen))
+    return table

@@ -1,1 +1,0 @@
-"""Case files, the search for instructive cases, stored sessions."""
