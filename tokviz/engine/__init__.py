@@ -7,7 +7,7 @@ around an unchanged ``model.generate`` (every stage). They combine: ``running_on
 from .answering import Answer, answer
 from .cache import kv_cache_bytes
 from .clock import Stopwatch
-from .context import Trace, pruning, running_on
+from .context import Pruned, prune, running_on
 from .geometry import Geometry
 from .prompt import Prompt, encode, shorten
 from .stages import Choose, StageEvent
@@ -20,12 +20,12 @@ __all__ = [
     "Prompt",
     "StageEvent",
     "Stopwatch",
-    "Trace",
+    "Pruned",
     "VisionSignals",
     "answer",
     "encode",
     "kv_cache_bytes",
-    "pruning",
+    "prune",
     "running_on",
     "shorten",
 ]
