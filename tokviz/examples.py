@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .errors import BadInput
 from .records import Comparison
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 _DIGEST = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
 
