@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from tokviz.engine import Prompt
-from tokviz.engine.clock import synchronise
+from tokviz.engine.stages import synchronise
 from tokviz.errors import BadInput
 from tokviz.lane import LaneSettings, Shot, processed, shoot, shot_timings
 from tokviz.measures import timing

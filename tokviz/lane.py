@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
-
-from .engine import Answer, Prompt, StageEvent, answer, running_on, shorten
+from .engine import Answer, Prompt, StageEvent, answer, running_on, selector, shorten
 from .errors import BadInput, Stopped
 from .measures import decode_flops, merging_flops, prefill_flops, timing
 from .models.base import ModelFamily
@@ -19,7 +17,7 @@ from .names import VisionBlock
 from .pruners.base import Pruner
 from .records import AnswerToken, Cost, Run, Timing, TokenGrid
 from .traces import stage_records
-from .types import Budget, PlanningInfo, Schedule, Selection, Signals, Stage, budget_meanings, tokens_per_block
+from .types import Budget, PlanningInfo, Schedule, budget_meanings, tokens_per_block
 
 EMPTY_ANSWER = "The model gave an empty answer."
 CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."
@@ -70,14 +68,15 @@ def run_lane(
     try:
         schedule = pruner.schedule(settings.budget, info, params)
         work = vlm.model, vlm.family, prompt, schedule, params, settings
-        shots = [shoot(*work, on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)))]
+        first = shoot(*work, on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)), diagnose=True)
+        shots = [first]
         if settings.repeats > 1:  # the first shot was the warm-up
             shots = [shoot(*work) for _ in range(settings.repeats)]
     except BadInput as error:
         return Run(**base, error=str(error))
     shot = shots[-1]
     selection_ms = [[s.events[i].milliseconds for s in shots] for i in range(len(shot.events))]
-    records = stage_records(shot.events, grid.n_tokens, [median(samples) for samples in selection_ms])
+    records = stage_records(first.events, grid.n_tokens, [median(samples) for samples in selection_ms])
     per_block = processed(shot.events, grid.n_tokens, n_blocks)
     said = _decode(vlm, shot.answer.token_ids)
     final = len(shot.events[-1].sequence) if shot.events else grid.n_tokens
@@ -95,7 +94,7 @@ def run_lane(
         timings=shot_timings(shots),
         cost=_cost(vlm, prompt, grid, per_block, shot),
         warnings=[
-            *(warning for event in shot.events if event.diagnostics for warning in event.diagnostics.warnings),
+            *(warning for event in first.events if event.diagnostics for warning in event.diagnostics.warnings),
             *([] if said else [EMPTY_ANSWER]),
             *([CUT_ANSWER.format(settings.max_new_tokens)] if _is_cut(vlm, shot.answer.token_ids, settings) else []),
         ],
@@ -141,27 +140,27 @@ def shoot(
     params: Mapping[str, Any],
     settings: LaneSettings,
     on_tokens: Callable[[list[int]], None] = _unheard,
+    *,
+    diagnose: bool = False,
 ) -> Shot:
     """Carry out a schedule once on an encoded prompt and answer; ``on_tokens`` receives the ids so far.
 
+    ``diagnose`` fills the diagnostics of its events, outside every clock.
+
     Raises Stopped when the user stopped it, BadInput and Unsupported as the engine does.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-
-    def choose(stage: Stage, signals: Signals, row: int) -> Selection:
-        return stage.select(signals, stage.keep, params, generator)
-
+    select = selector(params, settings.seed)
     before_llm = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
     inside_llm = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
-    short, rows = shorten(model, family, prompt, before_llm, choose)
-    with running_on(model, family, short, inside_llm, choose) as trace:
+    short, rows = shorten(model, family, prompt, before_llm, select, diagnose=diagnose)
+    with running_on(model, family, short, inside_llm, select, diagnose=diagnose) as trace:
         generated = answer(
             model, short, max_new_tokens=settings.max_new_tokens, on_tokens=on_tokens, stop=settings.stop
         )
     if generated.stopped:
         raise Stopped
     merges_in_vision = any(isinstance(stage.site, VisionBlock) for stage in before_llm)
-    events = [*rows[0], *(trace.rows[0] if trace is not None else [])]
+    events = [*rows[0], *(trace.events[0] if trace is not None else [])]
     return Shot(events, generated, short.vision_ms if merges_in_vision else None)
 
 
@@ -197,8 +196,8 @@ def shot_timings(shots: Sequence[Shot]) -> dict[str, Timing]:
 
 
 def _inside_ms(shot: Shot) -> float:
-    """Selection that ran while the LLM was prefilling, in ms."""
-    return sum(event.milliseconds for event in shot.events if isinstance(event.stage.site, int))
+    """Selection, and what was asked about it, while the LLM was prefilling, in ms."""
+    return sum(e.milliseconds + e.diagnostics_ms for e in shot.events if isinstance(e.stage.site, int))
 
 
 def _cost(vlm: VisionLanguageModel, prompt: Prompt, grid: TokenGrid, per_block: list[int], shot: Shot) -> Cost:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -161,12 +161,13 @@ def _unwrap(implementation: str) -> None:
 
 
 def watch_attention(
+    stack: ExitStack,
     attention: Any,
     see: Callable[[Tensor, Tensor, float], None],
     recompute: Callable[[tuple[Any, ...], dict[str, Any]], tuple[Tensor, Tensor, float]],
     active: Active,
-) -> Callable[[], None]:
-    """Call ``see(query, key, scaling)`` for each attention call of a vision block; returns what stops it.
+) -> None:
+    """Call ``see(query, key, scaling)`` for each attention call of a vision block, until ``stack`` is left.
 
     Where the kernel cannot be tapped, ``recompute`` makes the three from the arguments of the module.
     """
@@ -176,11 +177,10 @@ def watch_attention(
             see(query, key, scaling)
 
     implementation = attention.config._attn_implementation
-    if not can_tap(implementation):
-        return before_forward(attention, lambda args, kwargs: see(*recompute(args, kwargs)), active)
-    watching = tapped(attention, implementation, tap)
-    watching.__enter__()
-    return lambda: watching.__exit__(None, None, None) and None
+    if can_tap(implementation):
+        stack.enter_context(tapped(attention, implementation, tap))
+    else:
+        stack.callback(before_forward(attention, lambda args, kwargs: see(*recompute(args, kwargs)), active))
 
 
 # -- arguments of the model's own encoders -----------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def _shadow(base: Any, method: str) -> Callable[..., Any]:
     return watched
 
 
-# -- a few rows of an attention map, never the whole ---------------------------------------------------------------------
+# -- a few rows of an attention map, never the whole -------------------------------------------------------------------
 
 _LOGITS_AT_ONCE = 2**25
 

@@ -14,14 +14,13 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..types import Selection, Signals, Stage
-from .geometry import Geometry
+from .signals import Geometry
 from .hooks import HookPruner
-from .intake import Told
-from .prompt import Prompt, encode
-from .refusals import check_hooks, check_model, check_stages
-from .registry import claim, here, release
-from .stages import Choose as Select
-from .stages import StageEvent
+from .prefill import PromptHints
+from .prompt import Prompt, encode, merged_prompt
+from .checks import check_hooks, check_model, check_stages
+from .capture import claim, here
+from .stages import Chooser, Select, StageEvent
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +38,7 @@ class Pruned:
     @property
     def inputs(self) -> dict[str, Tensor]:
         """What ``model.generate`` takes; it returns the new tokens only."""
-        prompt = self._pruner.intake.told.prompt
+        prompt = self._pruner.reader.hints.prompt
         if prompt is None:
             raise Unsupported("This context was given no inputs; call generate with your own.")
         return prompt.generate_inputs()
@@ -47,17 +46,17 @@ class Pruned:
     @property
     def events(self) -> list[list[StageEvent]]:
         """Per row of the last prefill, the events of its stages in order."""
-        return self._pruner.intake.events
+        return self._pruner.reader.events
 
     @property
     def kept(self) -> list[Tensor]:
         """Per row of the last prefill, the original indices of the visual tokens that are left. Shape: ``(K,)``."""
-        return [events[-1].kept for events in self.events]
+        return [alive.sort().values.cpu() for alive in self._pruner.reader.alive]
 
     @property
     def cache(self) -> Any:
         """The cache of the last forward, None without one."""
-        return self._pruner.intake.cache
+        return self._pruner.reader.cache
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
         """``function``, running inside this context in whatever thread calls it.
@@ -74,12 +73,12 @@ class Pruned:
             with self._quiet:
                 if self._closed:
                     raise Unsupported("The pruning context of this call has been left.")
-                key = claim(self._pruner.model, self._pruner)
+                release = claim(self._pruner.model, self._pruner)
                 self._running += 1
             try:
                 return function(*args, **kwargs)
             finally:
-                release(key)
+                release()
                 with self._quiet:
                     self._running -= 1
                     self._quiet.notify_all()
@@ -105,6 +104,7 @@ def prune(
     question_mask: Tensor | None = None,
     geometry: Sequence[Geometry | None] | None = None,
     this_thread: bool = True,
+    diagnose: bool = False,
 ) -> Iterator[Pruned]:
     """Run the model's own ``generate`` inside the block on fewer visual tokens, as ``stages`` say.
 
@@ -123,13 +123,15 @@ def prune(
             (shortened or not), or None to call ``generate`` with inputs of one's own. The latter cannot serve stages
             inside the vision tower.
         stages: In the order in which a prompt passes them.
-        select: ``(stage, signals, row) -> Selection``, called while a prompt is prefilled; see ``selector``. Copies of
-            a prompt (beams, returned sequences) are rows of their own: give them the same selection.
+        select: ``(stage, signals, row) -> Selection``, called while a prompt is prefilled; see ``selector``. Without
+            ``inputs``, copies of a prompt (beams, returned sequences) are rows of their own: give them the same
+            selection.
         visual_mask: ``(B, L)`` bool, needed when inputs of one's own are ``inputs_embeds``.
         question_mask: ``(B, L)`` bool, the tokens that the user wrote; needed by methods that listen to nothing else.
         geometry: Per row, where its visual tokens lie; None where that is not known.
         this_thread: False to prune bound calls only. Use it in a generator that yields inside the block, since its
             steps may run in different threads.
+        diagnose: True to fill ``StageEvent.diagnostics``.
 
     Raises:
         Unsupported: Before any work, when something cannot be pruned.
@@ -137,17 +139,24 @@ def prune(
     stages = tuple(stages)
     check_model(model, family)
     check_stages(model, family, stages, ())
-    check_hooks(stages)
-    prompt = inputs if isinstance(inputs, Prompt) else None
-    if inputs is not None and prompt is None:
+    chooser = Chooser(select, diagnose)
+    if inputs is None:
+        check_hooks(stages)
+        prompt = None
+    elif isinstance(inputs, Prompt):
+        prompt = inputs
+    else:
         needs = {need for stage in stages for need in stage.needs}
         prompt = encode(model, family, inputs, needs, question_mask=question_mask, geometry=geometry)
-    pruner = HookPruner(model, family, stages, select, Told(visual_mask, question_mask, geometry, prompt))
+    merging = None if prompt is None else merged_prompt(model, family, prompt, stages, chooser)
+    pruner = HookPruner(
+        model, family, stages, chooser, PromptHints(visual_mask, question_mask, geometry, prompt, merging)
+    )
     pruned = Pruned(pruner)
-    key = claim(model, pruner) if this_thread else None
+    release = claim(model, pruner) if this_thread else None
     with ExitStack() as stack:
-        if key is not None:
-            stack.callback(release, key)
+        if release is not None:
+            stack.callback(release)
         pruner.install(stack)
         try:
             yield pruned
@@ -163,16 +172,22 @@ def prune(
 
 
 def running_on(
-    model: Any, family: ModelFamily, prompt: Prompt, stages: Sequence[Stage] = (), select: Select | None = None
+    model: Any,
+    family: ModelFamily,
+    prompt: Prompt,
+    stages: Sequence[Stage] = (),
+    select: Select | None = None,
+    *,
+    diagnose: bool = False,
 ) -> AbstractContextManager[Pruned | None]:
     """Inside, ``model.generate(**prompt.generate_inputs())`` runs as the whole model would, pruned by ``stages``.
 
     ``stages`` are those inside the LLM, ``select`` as for ``prune``. Without any, models whose embeddings say
-    everything run without a hook, and there is no pruned.
+    everything run without a hook, and ``None`` is returned.
     """
     if not stages and prompt.deepstack is None:
         return nullcontext()
-    return prune(model, family, prompt, stages, select or _nobody)
+    return prune(model, family, prompt, stages, select or _nobody, diagnose=diagnose)
 
 
 def _nobody(stage: Stage, signals: Signals, row: int) -> Selection:

@@ -28,7 +28,14 @@ LLM_BLOCK_KINDS = (*ATTENTION_KINDS, "key_norms")
 INSIDE_LLM_KINDS = (*LLM_BLOCK_KINDS, "rotary_similarity", "previous_features", "normed_features")
 """Exist only for stages before an LLM block."""
 
-TEXT_KINDS = ("text_features", "question_features", "llm_input", "normed_features", "rotary_similarity", *LLM_BLOCK_KINDS)
+TEXT_KINDS = (
+    "text_features",
+    "question_features",
+    "llm_input",
+    "normed_features",
+    "rotary_similarity",
+    *LLM_BLOCK_KINDS,
+)
 """Look at the tokens behind the last visual token, guessed ones included."""
 
 _NO_QUESTION = (
