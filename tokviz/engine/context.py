@@ -14,12 +14,12 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..types import Selection, Signals, Stage
-from .signals import Geometry
+from .capture import claim, here
+from .checks import check_hooks, check_model, check_stages
 from .hooks import HookPruner
 from .prefill import PromptHints
 from .prompt import Prompt, encode, merged_prompt
-from .checks import check_hooks, check_model, check_stages
-from .capture import claim, here
+from .signals import Geometry
 from .stages import Chooser, Select, StageEvent
 
 P = ParamSpec("P")
