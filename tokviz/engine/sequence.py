@@ -40,11 +40,6 @@ def gather(tensor: Tensor, index: Tensor) -> Tensor:
     return tensor[torch.arange(index.shape[0], device=tensor.device)[:, None], index]
 
 
-def gather_mask(mask: Tensor, index: Tensor) -> Tensor:
-    """Like ``gather`` for a bool mask; pads become False."""
-    return gather(mask, index) & (index.to(mask.device) >= 0)
-
-
 def gather_positions(positions: Tensor, index: Tensor) -> Tensor:
     """Position ids at ``index``. Shape: ``(B|1, L)`` or ``(axes, B|1, L)``; the last axis is gathered."""
     if positions.dim() == 2:
@@ -160,13 +155,16 @@ class Rows:
 
     def take(self, index: Tensor) -> Rows:
         """The columns after a gather; positions keep their gaps. ``alive`` and ``sizes`` stay as they are."""
+        masks = [self.real, self.visual, self.question, self.added, *([] if self.asked is None else [self.asked])]
+        stays = (index >= 0).to(self.real.device)
+        real, visual, question, added, *asked = (gather(torch.stack(masks, dim=2), index) & stays[..., None]).unbind(2)
         return replace(
             self,
-            real=gather_mask(self.real, index),
-            visual=gather_mask(self.visual, index),
-            question=gather_mask(self.question, index),
-            added=gather_mask(self.added, index),
-            asked=None if self.asked is None else gather_mask(self.asked, index),
+            real=real,
+            visual=visual,
+            question=question,
+            added=added,
+            asked=asked[0] if asked else None,
             positions=gather_positions(self.positions, index),
         )
 
