@@ -14,6 +14,7 @@ def environment(monkeypatch):
     """Set first, so that what the command sets is taken back, too."""
     for name in ("HOST", "PORT", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "TOKVIZ_MODEL"):
         monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
