@@ -4,17 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from engine_models import (
-    FAMILY,
-    everything,
-    generated,
-    merged,
-    nothing,
-    prompt,
-    ragged,
-    spread,
-    stage,
-)  # fmt: skip
+from engine_models import FAMILY, everything, generated, merged, nothing, prompt, ragged, spread, stage, unpruned
 from engine_oracle import oracle
 
 from tokviz.engine import encode, prune, shorten
@@ -56,17 +46,6 @@ def schedules(positions):
         "before block 0": [stage(0, 8, positions), stage(2, 4, positions)],
         "twice at one block": [stage(2, 10, positions), stage(2, 6, positions)],
     }  # fmt: skip
-
-
-_unpruned = {}
-
-
-def unpruned(model, inputs):
-    """Logits without pruning, made once per model and prompt."""
-    key = (id(model), str(inputs["input_ids"].tolist()))
-    if key not in _unpruned:
-        _unpruned[key] = generated(model, inputs)[1]
-    return _unpruned[key]
 
 
 def against_oracle(model, inputs, stages, choose, tolerance):

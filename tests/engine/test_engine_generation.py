@@ -7,12 +7,13 @@ from threading import Thread
 
 import pytest
 import torch
-from engine_models import FAMILY, IMAGE, generated, merged, nothing, prompt, ragged, spread, stage
+from engine_models import FAMILY, IMAGE, build, generated, merged, nothing, prompt, ragged, spread, stage
 from engine_oracle import oracle
 from transformers import DynamicCache, TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from tokviz.engine import encode, kv_cache_bytes, prune, shorten
+from tokviz.engine.cache import PrunedCache
 from tokviz.types import LAST_ROW, TEXT_ROWS, Selection
 
 STAGES = {
@@ -314,6 +315,39 @@ def test_a_pruned_cache_is_refused_where_it_would_be_misread(sdpa64):
             sdpa64(torch.tensor([[7]]), past_key_values=cache)
         with prune(sdpa64, FAMILY, None, STAGES["keep"], spread):
             sdpa64(torch.tensor([[7]]), past_key_values=cache)
+
+
+def test_a_pruned_cache_belongs_to_its_model(sdpa64):
+    """Also when that is gone and another one has come, perhaps at the same address."""
+    model = build(torch.float64)
+    with torch.no_grad():
+        with prune(model, FAMILY, None, STAGES["keep"], spread):
+            cache = model(**prompt(model, [[3, "picture", 6]]), use_cache=True).past_key_values
+        alive = weakref.ref(model)
+        for _ in range(2):
+            with prune(sdpa64, FAMILY, None, STAGES["keep"], spread), pytest.raises(ValueError, match="use it inside"):
+                sdpa64(torch.tensor([[7]]), past_key_values=copy.deepcopy(cache))
+            model = None
+            gc.collect()
+        assert alive() is None, "a cache keeps no model in memory"
+
+
+def test_a_cache_of_ours_is_like_any_other_until_something_is_pruned(sdpa64):
+    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    stock, ours = DynamicCache(config=sdpa64.config), PrunedCache(config=sdpa64.config)
+    first, second = (generated(sdpa64, inputs, past_key_values=cache) for cache in (stock, ours))
+    assert torch.equal(first[1], second[1]) and ours.get_seq_length() == stock.get_seq_length() == 30
+    assert [ours.get_seq_length(99), ours.get_mask_sizes(1, 0)] == [
+        stock.get_seq_length(99),
+        stock.get_mask_sizes(1, 0),
+    ]
+    ours.batch_repeat_interleave(2)
+    ours.reset()
+    with prune(sdpa64, FAMILY, None, STAGES["keep"], spread) as trace:
+        pruned = generated(sdpa64, inputs)[1]
+        cache = PrunedCache(config=sdpa64.config)
+        assert torch.equal(generated(sdpa64, inputs, past_key_values=cache)[1], pruned)
+        assert trace.cache is cache and cache.get_seq_length() == 30 and cache.layers[5].get_seq_length() == 16
 
 
 def test_the_hook_free_way_serves_beams_and_a_given_cache(sdpa64):

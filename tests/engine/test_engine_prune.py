@@ -252,7 +252,7 @@ def test_a_selector_gives_every_row_and_every_prefill_what_it_would_get_alone(sd
 
 
 def test_against_the_oracle(sdpa64):
-    inputs, stages = prompt(sdpa64, [[5, "picture", 6], [2, "picture", 3]]), LATER[:2] + [stage(2, 5), stage(4, 3)]
+    inputs, stages = prompt(sdpa64, [[5, "picture", 6], [2, "picture", 3]]), [*LATER[:2], stage(2, 5), stage(4, 3)]
     with prune(sdpa64, FAMILY, inputs, stages, ragged) as pruned:
         tokens, logits = generated(sdpa64, pruned.inputs, STEPS)
     expected, kept = oracle(sdpa64, inputs, stages, ragged, tokens)

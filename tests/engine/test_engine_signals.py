@@ -234,7 +234,15 @@ def test_one_wrapper_serves_all_taps_in_any_order(sdpa32):
     sdpa32(**inputs)
     second.close()
     assert calls == ["first", "second", "second"]
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original and "sdpa" not in ALL_ATTENTION_FUNCTIONS._local_mapping
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = mine = lambda *args, **kwargs: original(*args, **kwargs)
+    try:
+        with tapped(block, "sdpa", lambda *_: calls.append("third")):
+            sdpa32(**inputs)
+        assert calls[3:] == ["third"] and ALL_ATTENTION_FUNCTIONS["sdpa"] is mine, "what others put there stays theirs"
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original, "nothing of ours is left in the table"
 
 
 def test_half_precision_attention_is_looked_at_in_single_precision():

@@ -109,7 +109,8 @@ class PrunedCache(DynamicCache):
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """As stock; refused outside ``prune``, where the model would silently use wrong masks and positions."""
         state = state_of(self)
-        context = None if state is None else here(state.model())
+        model = None if state is None else state.model()
+        context = None if model is None else here(model)
         if state is not None and (context is None or context.sites != state.sites):
             raise Unsupported("This cache was pruned; use it inside prune() with the same stages.")
         return super().get_mask_sizes(query_length, layer_idx)
