@@ -158,9 +158,10 @@ def test_beams_behind_stages_inside_the_tower(sdpa64):
     assert len(pruned.events) == 9 and len(pruned.events[1]) == len(MERGING) + len(LATER)
 
 
-def test_merged_prompts_do_not_serve_other_inputs(sdpa64):
+@pytest.mark.parametrize("stages", [MERGING, LATER], ids=["inside the tower", "behind it"])
+def test_inputs_that_were_encoded_before_are_the_ones_to_call_generate_with(sdpa64, stages):
     inputs = prompt(sdpa64, BATCH)
-    with prune(sdpa64, FAMILY, inputs, MERGING, halving), pytest.raises(Unsupported, match=r"its pruned\.inputs"):
+    with prune(sdpa64, FAMILY, inputs, stages, halving), pytest.raises(Unsupported, match=r"its pruned\.inputs"):
         sdpa64(**inputs)
 
 
@@ -194,6 +195,7 @@ def test_nothing_of_it_stays_on_the_model_and_encoding_needs_no_attribute():
         lambda *_: seen.append("get_image_features" in vars(base))
     )
     with prune(model, case.here, inputs, [stage("encoder", 5)], spread) as pruned:
+        assert "get_image_features" not in vars(base)
         model.generate(**pruned.inputs, max_new_tokens=1)
     encode(model, case.here, inputs, case.vision)
     assert seen and not any(seen), "the arguments are known: no method of the model is shadowed"

@@ -139,7 +139,7 @@ def test_an_eager_tower_is_the_same_up_to_rounding(eager32):
 
 @torch.no_grad()
 def test_later_stages_go_on_with_the_merged_tokens(sdpa64):
-    """Encoder stages see merged features and sizes, stages inside the LLM go on behind ``pruning(prompt=short)``."""
+    """Encoder stages see merged features and sizes, those inside the LLM go on with ``prune`` of the short prompt."""
     inputs = prompt(sdpa64, BATCHES["one row"])
     encoded = encode(sdpa64, FAMILY, inputs, ())
     merging, choose = _call(9, order="official")

@@ -4,8 +4,8 @@ Pre-hooks, each acting only in threads that own the context: on the model and it
 language model (stages before the LLM; masks and positions of every later step), and on the blocks from the first
 in-LLM stage on (in-LLM stages; every later block gets the mask and rotary tables of its own, shorter sequence). Where
 the tower's features are added inside the LLM, too (``Deepstack``), the blocks' hooks do it in the model's place.
-Per-sequence state lives on the cache, per-forward state in ``threading.local``. On the model there are the hooks and,
-for some families, what ``watched_encoding`` says.
+Per-sequence state lives on the cache, per-forward state in ``threading.local``. The model holds the hooks and, where it
+encodes pictures itself, what ``watched_encoding`` says.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class HookPruner:
         if prompt is not None and prompt.deepstack is not None:
             stack.enter_context(prompt.deepstack.fed())
         needs = [need for stage in self.stages for need in stage.needs]
-        if any(stage.site == "encoder" for stage in self.stages) or any(need.kind in VISION_KINDS for need in needs):
+        looks = any(need.kind in VISION_KINDS for need in needs)
+        if prompt is None and (looks or any(stage.site == "encoder" for stage in self.stages)):
             self.reader.capture = stack.enter_context(captured(self.model, self.family, needs, self._is_here))
         for site, signals in self.signals.items():
             if signals.can_tap and signals.of_previous:

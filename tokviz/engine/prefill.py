@@ -198,11 +198,8 @@ class PromptReader:
             check_axes(self.family, kwargs.get("position_ids"), visual)
         cache = kwargs.get("past_key_values")
         given, merging = self._given(), self.hints.merging
-        if merging is not None and given is None:
-            raise Unsupported(
-                "Stages inside the vision tower were carried out on the prompt given to prune(); call generate with "
-                "its pruned.inputs."
-            )
+        if self.hints.prompt is not None and given is None:
+            raise Unsupported("prune() was given other inputs than these; call generate with its pruned.inputs.")
         again = self._repeated(cache, visual, embeds)
         rows = self._rows(real, visual, kwargs.get("position_ids"), again is not None)
         copies = 1 if given is None else batch // len(given.alive)

@@ -136,9 +136,9 @@ def encode(
 ) -> Prompt:
     """Run the stock model up to its language model and keep what arrives there, with the vision signals asked for.
 
-    One encode serves all lanes of a request. ``question_mask`` and ``geometry``: see ``Prompt``; without them, methods
-    that listen to the user's words refuse, and signals have no ``cell``. Raises Unsupported for models and inputs that
-    cannot be pruned.
+    One encode serves all methods of a request. ``question_mask`` and ``geometry``: see ``Prompt``; without them,
+    methods that listen to the user's words refuse, and signals have no ``cell``. Raises Unsupported for models and
+    inputs that cannot be pruned.
     """
     needs = tuple(needs)
     check_model(model, family)

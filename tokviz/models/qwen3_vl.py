@@ -1,7 +1,7 @@
 """Qwen3-VL: every vision block attends over whole frames, and three of them speak again inside the LLM (deepstack).
 
 What the tower's blocks ``deepstack_visual_indexes`` made of a token is added to it behind the LLM's first blocks. A
-kept token keeps its own, whatever was merged into it; a token that a method adds gets none (``engine/deepstack.py``).
+kept token keeps its own, whatever was merged into it; a token that a method adds gets none (``engine/sequence.py``).
 Frames of a video stand in the prompt one pair after the other, with the seconds as text between them.
 """
 
