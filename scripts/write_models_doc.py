@@ -10,10 +10,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tokviz.models.catalog import CATALOG, EMBEDDED_MODEL
-from tokviz.models.entries import CatalogEntry
+from tokviz.models.catalog import CATALOG, EMBEDDED_MODEL, CatalogEntry
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
-from tokviz.models.planning import planning_before_loading
 from tokviz.pruners import PRUNERS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,10 +17,10 @@ from tokviz.comparing import geometry_of
 from tokviz.engine import encode, pruning, shorten
 from tokviz.errors import Unsupported
 from tokviz.lane import planning_info
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
 from tokviz.models.llava import Llava
 from tokviz.models.llava_next import LlavaNext, tile_grid
-from tokviz.models.planning import planning_before_loading
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison

@@ -16,8 +16,8 @@ from transformers.video_utils import VideoMetadata
 import tokviz
 from tokviz.errors import Unsupported
 from tokviz.lane import planning_info
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.llava_next_video import LlavaNextVideo
-from tokviz.models.planning import planning_before_loading
 from tokviz.models.video_llava import VideoLlava
 from tokviz.names import VideoFacts
 
