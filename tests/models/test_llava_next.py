@@ -148,7 +148,7 @@ def test_variants_that_would_be_cut_wrongly_are_refused():
         CASE.here.check(odd, llava_next_processor(), "it")
 
 
-@pytest.mark.parametrize("entry", Llava.catalog + LlavaNext.catalog, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", Llava().catalog + LlavaNext().catalog, ids=lambda entry: entry.id)
 def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     assert info.family == entry.family and info.n_visual == entry.visual_tokens and info.has_cls

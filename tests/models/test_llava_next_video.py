@@ -203,7 +203,7 @@ def test_video_llava_checks_pictures_and_frames():
         case.here.check(odd, video_llava_processor(), "it")
 
 
-@pytest.mark.parametrize("entry", LlavaNextVideo.catalog + VideoLlava.catalog, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", LlavaNextVideo().catalog + VideoLlava().catalog, ids=lambda entry: entry.id)
 def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     assert info.family == entry.family and info.has_cls and entry.takes == ("picture", "video")
