@@ -62,11 +62,12 @@ def test_a_defect_in_what_hears_of_progress_is_not_blamed_on_the_hub(monkeypatch
         hub.fetch("a/b", None, hub.Report(hears))
 
 
-def test_a_defect_while_planning_a_model_of_the_menu_is_no_unknown_model(monkeypatch):
+def test_a_defect_while_planning_is_no_unknown_model(monkeypatch):
     assert checkpoint.planning_before_loading("llava-hf/llava-1.5-7b-hf") is not None
     monkeypatch.setattr(type(FAMILIES["llava"]), "planned", lambda self, config: config["a defect"])
-    with pytest.raises(KeyError, match="a defect"):
-        checkpoint.planning_before_loading("llava-hf/llava-1.5-7b-hf")
+    for name in ("llava-hf/llava-1.5-7b-hf", "tokviz-tiny"):
+        with pytest.raises(KeyError, match="a defect"):
+            checkpoint.planning_before_loading(name)
 
 
 ODD = [None, 0, -1, "x", [], {}, [1], [[1, 2]], 1e308, float("nan"), float("inf"), True, 10**30]

@@ -15,6 +15,7 @@ import tokviz
 from tokviz.errors import BadInput, Unsupported
 from tokviz.models import checkpoint, devices, kernels, load_errors, loading
 from tokviz.models.catalog import Parameters, embedded_folder
+from tokviz.models.devices import LoadOptions
 from tokviz.records import ModelRecord
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -186,52 +187,52 @@ def test_eager_is_used_when_asked_for_and_recorded(monkeypatch):
 def test_number_types_follow_device_and_room(gpus, monkeypatch):
     gpus()
     monkeypatch.setattr(devices, "_free_host_bytes", lambda: int(40e9))
-    assert devices.choose_device_map(parameters=SEVEN).dtype == torch.float32
+    assert devices.choose_device_map(LoadOptions(), SEVEN).dtype == torch.float32
     monkeypatch.setattr(devices, "_free_host_bytes", lambda: int(20e9))
-    narrow = devices.choose_device_map(device="cpu", parameters=SEVEN)
+    narrow = devices.choose_device_map(LoadOptions(device="cpu"), SEVEN)
     assert narrow.dtype == torch.bfloat16 and "float32 they do not fit" in narrow.notices[0]
-    assert devices.choose_device_map(device="cpu", dtype="float16", parameters=SEVEN).dtype == torch.float16
+    assert devices.choose_device_map(LoadOptions(device="cpu", dtype="float16"), SEVEN).dtype == torch.float16
     gpus(24)
-    assert devices.choose_device_map(parameters=SEVEN).dtype == torch.bfloat16
+    assert devices.choose_device_map(LoadOptions(), SEVEN).dtype == torch.bfloat16
     gpus(24, capability=(7, 5))
-    assert devices.choose_device_map(parameters=SEVEN).dtype == torch.float16
+    assert devices.choose_device_map(LoadOptions(), SEVEN).dtype == torch.float16
 
 
 def test_several_gpus_are_used_when_one_is_too_small_or_when_asked(gpus, packages):
     packages("accelerate")
     gpus(24, 24)
-    assert not devices.choose_device_map(parameters=SEVEN).spread
-    assert devices.choose_device_map(device_map="auto", parameters=SEVEN).options() == {"device_map": "auto"}
-    assert devices.choose_device_map(parameters=SEVEN).options() == {"device_map": {"": GPU}}
+    assert not devices.choose_device_map(LoadOptions(), SEVEN).spread
+    assert devices.choose_device_map(LoadOptions(device_map="auto"), SEVEN).options() == {"device_map": "auto"}
+    assert devices.choose_device_map(LoadOptions(), SEVEN).options() == {"device_map": {"": GPU}}
     gpus(12, 12)
-    assert devices.choose_device_map(parameters=SEVEN).spread
-    assert not devices.choose_device_map(device="cuda:1", parameters=SEVEN).spread
+    assert devices.choose_device_map(LoadOptions(), SEVEN).spread
+    assert not devices.choose_device_map(LoadOptions(device="cuda:1"), SEVEN).spread
     packages()
-    assert devices.choose_device_map(device="cuda:1", parameters=SEVEN).options() == {}
+    assert devices.choose_device_map(LoadOptions(device="cuda:1"), SEVEN).options() == {}
     with pytest.raises(BadInput, match="needs the package accelerate"):
-        devices.choose_device_map(device_map="auto", parameters=SEVEN)
+        devices.choose_device_map(LoadOptions(device_map="auto"), SEVEN)
 
 
 def test_bits_need_a_gpu_and_packages(gpus, packages):
     gpus()
     with pytest.raises(BadInput, match="need an NVIDIA GPU"):
-        devices.choose_device_map(quantization="4bit", parameters=SEVEN)
+        devices.choose_device_map(LoadOptions(quantization="4bit"), SEVEN)
     gpus(24)
     for installed, missing in (((), "bitsandbytes"), (("bitsandbytes",), "accelerate")):
         packages(*installed)
         with pytest.raises(BadInput, match=f"need the package {missing}"):
-            devices.choose_device_map(quantization="8bit", parameters=SEVEN)
+            devices.choose_device_map(LoadOptions(quantization="8bit"), SEVEN)
     packages("bitsandbytes", "accelerate")
-    four = devices.choose_device_map(quantization="4bit", parameters=SEVEN)
+    four = devices.choose_device_map(LoadOptions(quantization="4bit"), SEVEN)
     assert four.needed_gb(SEVEN) == pytest.approx(6.8 * 0.5625 + 0.52)
     with pytest.raises(BadInput, match="'8bit', '4bit' or nothing"):
-        devices.choose_device_map(quantization="3bit", parameters=SEVEN)
+        devices.choose_device_map(LoadOptions(quantization="3bit"), SEVEN)
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(gpus, packages):
     packages("accelerate")
     gpus(10)
-    found = devices.choose_device_map(parameters=SEVEN)
+    found = devices.choose_device_map(LoadOptions(), SEVEN)
     with pytest.raises(BadInput, match=r"needs 14.1 GB for its weights and the GPU has 10.0 GB free: choose 8-bit"):
         devices.check_room("LLaVA", found, SEVEN)
     devices.check_room("LLaVA", found, SEVEN, freed_gb=5)
@@ -280,6 +281,15 @@ def test_progress_is_told_and_transformers_hook_is_put_back():
         transformers_logging.set_tqdm_hook(before)
     assert "Loading weights" in other and told[0] == ("Reading the configuration", None)
     assert told[-1] == ("Loading weights", 1.0) and ("Loading the processor", None) in told
+
+
+def test_a_defect_in_what_hears_of_progress_is_not_blamed_on_the_files():
+    def hears(words, share):
+        if words == "Loading weights" and share:
+            raise KeyError("a defect")
+
+    with pytest.raises(KeyError, match="a defect"):
+        tokviz.load(on_progress=hears)
 
 
 def test_a_folders_parameters_are_counted_from_headers(vlm, tmp_path):

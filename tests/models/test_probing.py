@@ -75,7 +75,8 @@ def test_every_device_is_tried(monkeypatch):
     assert len(tried) == 2
 
 
-def test_defects_of_our_own_are_no_reason(monkeypatch):
-    monkeypatch.setattr(kernels, "_by_sdpa", lambda *_: {}["a defect"])
+@pytest.mark.parametrize("ours", ["_by_sdpa", "_calls", "_inputs"])
+def test_defects_of_our_own_are_no_reason(monkeypatch, ours):
+    monkeypatch.setattr(kernels, ours, lambda *_: {}["a defect"])
     with fake_kernel("flash_attention_2"), pytest.raises(KeyError, match="a defect"):
         kernels.why_not_right("flash_attention_2", CPU, torch.bfloat16)

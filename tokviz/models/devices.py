@@ -29,6 +29,18 @@ def on_zero_gpu() -> bool:
 
 
 @dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded; see ``load``."""
+
+    device: str | None = None
+    dtype: torch.dtype | str | None = None
+    attention: str | None = None
+    quantization: Quantization | None = None
+    device_map: str | None = None
+    allow_pickle: bool | None = None
+
+
+@dataclass(frozen=True)
 class DeviceMap:
     """Where the weights go. ``spread``: over all devices that accelerate finds, GPUs first."""
 
@@ -68,29 +80,23 @@ class DeviceMap:
         return where
 
 
-def choose_device_map(
-    *,
-    device: str | None = None,
-    dtype: torch.dtype | str | None = None,
-    quantization: str | None = None,
-    device_map: str | None = None,
-    parameters: Parameters | None = None,
-) -> DeviceMap:
+def choose_device_map(options: LoadOptions, parameters: Parameters | None) -> DeviceMap:
     """Check what was asked for and choose the rest.
 
     Args: parameters: of the checkpoint, None when they are not known before it is loaded.
     Raises BadInput, with the reason, for what cannot be had on this machine.
     """
+    quantization = options.quantization
     if quantization not in _BITS:
         raise BadInput(f"Quantization is '8bit', '4bit' or nothing, not {quantization!r}.")
-    if device_map not in (None, "auto"):
-        raise BadInput(f"device_map is 'auto' or nothing, not {device_map!r}.")
-    chosen = _device(device)
+    if options.device_map not in (None, "auto"):
+        raise BadInput(f"device_map is 'auto' or nothing, not {options.device_map!r}.")
+    chosen = _device(options.device)
     if quantization is not None and (reason := why_not_quantized(chosen)):
         raise BadInput(reason)
-    kind, notices = _dtype(dtype, chosen, parameters)
+    kind, notices = _dtype(options.dtype, chosen, parameters)
     found = DeviceMap(device=chosen, dtype=kind, quantization=quantization, notices=notices)
-    if device_map == "auto" or (device is None and _needs_several(found, parameters)):
+    if options.device_map == "auto" or (options.device is None and _needs_several(found, parameters)):
         if not has_package("accelerate"):
             raise BadInput("Spreading a model over several devices needs the package accelerate (pip install it).")
         return replace(found, spread=True)

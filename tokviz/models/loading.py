@@ -22,71 +22,21 @@ from transformers.processing_utils import ProcessorMixin
 from ..errors import BadInput
 from ..keywords import knows_its_keywords
 from ..records import ModelRecord
-from ..short import kind_of, passed, short_repr
+from ..short import kind_of, passed
 from . import hub
 from .base import ModelFamily
-from .catalog import EMBEDDED, EMBEDDED_MODEL, Parameters, embedded_folder, find, size_words
+from .catalog import EMBEDDED, EMBEDDED_MODEL, Parameters, embedded_folder, find
 from .checkpoint import architecture, check_files, count_parameters, folder_of, may_unpickle
-from .devices import DeviceMap, Quantization, check_room, choose_device_map
+from .devices import DeviceMap, LoadOptions, Quantization, check_room, choose_device_map
 from .families import FAMILIES
 from .hub import Progress, Report, weights_reported
 from .kernels import Kernel, choose_kernel, kernels_in_use
 from .load_errors import unsupported, why_not_loaded
+from .vlm import VisionLanguageModel, loaded_record
 
 # What transformers and safetensors raise on damaged or odd folders (found by damaging them), and torch without memory.
 _BROKEN: tuple[type[Exception], ...] = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError)
 _BROKEN += (AttributeError, MemoryError, SafetensorError, UnpicklingError)
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How a model is loaded; see ``load``."""
-
-    device: str | None = None
-    dtype: torch.dtype | str | None = None
-    attention: str | None = None
-    quantization: Quantization | None = None
-    device_map: str | None = None
-    allow_pickle: bool | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class VisionLanguageModel:
-    """A loaded model with its processor. ``record`` is what sessions store about it; ``notices`` are for the user.
-
-    Equal to itself only, and hashable: whoever remembers something of a model keeps it in a (weak) table of his own.
-    """
-
-    model: Any
-    processor: Any
-    family: ModelFamily
-    record: ModelRecord
-    notices: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        record = self.record
-        facts = {"layers": record.n_blocks, "device": record.device, "dtype": record.dtype}
-        parameters = size_words(record.parameters)
-        return short_repr(self, name=record.name, family=record.family, **facts, parameters=parameters)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the embeddings lie, or are brought when they are needed."""
-        embeddings = self.model.get_input_embeddings()
-        device: torch.device = embeddings.weight.device
-        if device.type == "meta":  # accelerate keeps them elsewhere
-            return torch.device(embeddings._hf_hook.execution_device)
-        return device
-
-    @property
-    def n_visual(self) -> int:
-        """Visual tokens of one square picture."""
-        return self.family.grid(self.model, self.processor, (1000, 1000), {}).n_tokens
-
-    @property
-    def text_config(self) -> Any:
-        """Configuration of the language model."""
-        return self.model.config.get_text_config()
 
 
 @dataclass(frozen=True)
@@ -232,25 +182,16 @@ def prepare(
     config_file = source / "config.json" if isinstance(source, Path) else hub.fetch_config(source, revision)
     family = _family_of(architecture(name, config_file), name)
 
-    def device_map(parameters: Parameters | None) -> DeviceMap:
-        return choose_device_map(
-            device=options.device,
-            dtype=options.dtype,
-            quantization=options.quantization,
-            device_map=options.device_map,
-            parameters=parameters,
-        )
-
     entry = find(name)
     parameters = entry.parameters if entry is not None else None
     # What this machine cannot do is said before gigabytes come over the network.
-    chosen = device_map(parameters)
+    device_map = choose_device_map(options, parameters)
     folder = source if isinstance(source, Path) else hub.fetch(source, revision, report)
     if local or parameters is None:
         parameters = count_parameters(name, folder)
-        chosen = device_map(parameters)
+        device_map = choose_device_map(options, parameters)
     pickled = check_files(name, folder, may_unpickle(options.allow_pickle))
-    kernel = choose_kernel(options.attention, chosen.devices, chosen.dtype)
+    kernel = choose_kernel(options.attention, device_map.devices, device_map.dtype)
     report("Loading the processor", None)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -266,7 +207,7 @@ def prepare(
         family=family,
         processor=processor,
         kernel=kernel,
-        device_map=chosen,
+        device_map=device_map,
         parameters=parameters,
         config=config,
         pickled=pickled,
@@ -400,44 +341,6 @@ def _is_hub_id(name: str) -> bool:
     except HFValidationError:
         return False
     return name.count("/") == 1
-
-
-def loaded_record(model: Any, family: ModelFamily, name: str, quantization: Quantization | None = None) -> ModelRecord:
-    """What sessions store about a loaded model."""
-    text = model.config.get_text_config()
-    attention, tower = kernels_in_use(model, family.language_model(model))
-    devices = _devices(model)
-    return ModelRecord(
-        name=name,
-        family=family.id,
-        n_blocks=text.num_hidden_layers,
-        hidden_size=text.hidden_size,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=devices[0],
-        attention=attention,
-        embedded=name in EMBEDDED,
-        tower_attention=tower,
-        quantization=quantization,
-        parameters=model.num_parameters(),
-        devices=devices if len(devices) > 1 else [],
-    )
-
-
-def _devices(model: Any) -> list[str]:
-    """The devices that hold weights, for people; the one that holds most of the model first."""
-    spread = getattr(model, "hf_device_map", None)
-    if spread:
-        held = [torch.device(f"cuda:{d}" if isinstance(d, int) else d) for d in spread.values() if d != "disk"]
-    else:
-        held = [parameter.device for parameter in model.parameters()]
-    several = len({device for device in held if device.type == "cuda"}) > 1
-
-    def shown(device: torch.device) -> str:
-        if device.type != "cuda":
-            return device.type
-        return torch.cuda.get_device_name(device) + (f" ({device})" if several else "")
-
-    return [shown(device) for device in sorted(set(held), key=lambda device: -held.count(device))]
 
 
 def _asides(record: ModelRecord) -> list[str]:
