@@ -68,7 +68,9 @@ def _families() -> str:
 
 
 def _first_paragraph(family: object) -> str:
-    text = sys.modules[type(family).__module__].__doc__ or ""
+    module = type(family).__module__
+    alone = sum(type(other).__module__ == module for other in FAMILIES.values()) == 1
+    text = (sys.modules[module] if alone else type(family)).__doc__ or ""
     return " ".join(text.split("\n\n")[0].split()).replace("``", "`")
 
 

@@ -1,7 +1,4 @@
-"""Idefics3 and SmolVLM: crops of a large copy of the picture and, last, the whole picture; 2x2 or more patches become
-one token. Between the images stands text (``<row_1_col_2>``). SmolVLM2 also takes videos: each frame is one image,
-named by its time in the text.
-"""
+"""Idefics3 and SmolVLM: every image is a square whose patches are laid side by side to become tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +21,10 @@ _MAX_SIDE = 4096
 
 
 class Idefics3(ModelFamily):
-    """SigLIP tower without [CLS], ``scale_factor`` squared patches side by side into one linear layer, Llama decoder.
+    """Idefics3 and the first SmolVLM: crops of a large copy of the picture and, last, the whole picture; 2x2 or more
+    patches become one token. Between the images stands text (``<row_1_col_2>``).
+
+    SigLIP tower without [CLS], ``scale_factor`` squared patches side by side into one linear layer, Llama decoder.
 
     Every image (crop or whole picture) becomes as many tokens. What enters the projection is one row per token already,
     so features can be pruned and merged before it; attention received and keys of a token are the mean of its patches.
@@ -88,7 +88,10 @@ class Idefics3(ModelFamily):
 
 
 class SmolVLM(Idefics3):
-    """Stock ``SmolVLMForConditionalGeneration``; the tokens of frames are ``<image>`` tokens too."""
+    """SmolVLM2: as Idefics3, and videos: each frame is one image, named by its time in the text.
+
+    The tokens of frames are ``<image>`` tokens too.
+    """
 
     id = "smolvlm"
     takes = BOTH

@@ -1,6 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL, and what Qwen3-VL shares with them: a tower that merges 2 x 2 patches into one token,
-positions with three axes.
-"""
+"""Qwen2-VL, Qwen2.5-VL and what Qwen3-VL shares: 2 x 2 patches become one token, positions have three axes."""
 
 from __future__ import annotations
 
