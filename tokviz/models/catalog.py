@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..names import Media
+from ..resources import resource
 
 EMBEDDED_MODEL = "tokviz-tiny"
 EMBEDDED_VIDEO_MODEL = "tokviz-tiny-video"
 EMBEDDED = (EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL)
 
-_ASSETS = Path(__file__).resolve().parents[2] / "assets"
 _TEXT_TOKENS = 512
 """Question, template and answer that an estimate allows for."""
 _BYTES = {16: 2.0, 8: 1.0, 4: 0.5 + 4 / 64}
@@ -23,8 +23,8 @@ _BYTES = {16: 2.0, 8: 1.0, 4: 0.5 + 4 / 64}
 
 
 def embedded_folder(name: str = EMBEDDED_MODEL) -> Path:
-    """Where an embedded checkpoint lies."""
-    return _ASSETS / name
+    """Locate an embedded checkpoint."""
+    return resource(f"assets/{name}")
 
 
 @dataclass(frozen=True)
