@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import torch
 from PIL import Image
 
@@ -27,7 +26,7 @@ from tiny_families import CASES  # noqa: E402
 
 import tokviz  # noqa: E402
 import tokviz.pruners as registry  # noqa: E402
-from tokviz.engine import answer, encode, pruning, running_on, shorten  # noqa: E402,F401
+from tokviz.engine import encode, pruning, running_on, shorten  # noqa: E402
 from tokviz.errors import BadInput  # noqa: E402
 from tokviz.lane import planning_info  # noqa: E402
 from tokviz.measures import carriers, evidence_recall, evidence_tokens, fates, kept_per_frame, seen_by_llm  # noqa: E402
@@ -351,7 +350,6 @@ def generate(name: str, method: str, given: Mapping[str, Any], share: float, row
     columns = torch.arange(ids.shape[1])
     last = torch.where(case.is_visual(ids), columns, -1).amax(dim=1, keepdim=True)
     question = (columns > last) & (columns < ids.shape[1] - 1)
-    hooked = {"question_mask": question}
     before: list[list[Any]] = [[] for _ in ids]
     if any(isinstance(stage.site, VisionBlock) for stage in stages):
         needs = {need for stage in stages for need in stage.needs}
@@ -361,7 +359,7 @@ def generate(name: str, method: str, given: Mapping[str, Any], share: float, row
         with running_on(vlm.model, vlm.family, short, stages, choose) as trace:
             output = way(vlm.model, short.generate_inputs())
     else:
-        with pruning(vlm.model, vlm.family, stages, choose, **hooked) as trace:
+        with pruning(vlm.model, vlm.family, stages, choose, question_mask=question) as trace:
             output = way(vlm.model, inputs)
     inside = trace.rows if trace is not None else [[] for _ in before]
     copies = max(1, len(inside) // len(before))
@@ -398,18 +396,3 @@ def grid_of_first(name: str) -> Any:
     if families()[name] == "video":
         return vlm.family.video_grid(vlm.model, vlm.processor, SIZES[0], FRAMES)
     return vlm.family.grid(vlm.model, vlm.processor, SIZES[0], {})
-
-
-def identity_difference(name: str) -> str:
-    """The largest difference between unpruned logits and those of a context without stages, as text."""
-    vlm, case = model(name), CASES[name]
-    inputs = case.prompt(vlm.model, [[5, "visual", 6]])
-    with torch.no_grad():
-        stock = vlm.model(**inputs).logits
-        with pruning(vlm.model, vlm.family, (), _never):
-            inside = vlm.model(**inputs).logits
-    return str(np.abs((stock - inside).numpy()).max())
-
-
-def _never(*_: Any) -> Any:
-    raise AssertionError("there is no stage")

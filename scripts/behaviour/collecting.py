@@ -9,7 +9,7 @@ from typing import Any
 from . import adapter, generating, pictures, plan, refusing
 from .store import Content
 
-NEW_TOKENS = 3
+NEW_TOKENS = 2
 QUESTION = "what is it ?"
 WORDS, REQUESTS = "words", "request"
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIZES = {"square": (48, 48), "wide": (100, 20), "tall": (31, 90), "tiny": (9, 8), "flat": (60, 40), "still": (48, 48)}
+SIZES = {"square": (48, 48), "wide": (100, 20), "tall": (31, 90), "tiny": (9, 8), "flat": (60, 40), "still": (48, 48),
+         "scene": (480, 480)}  # fmt: skip
 """Width and height in px. flat: one colour but for a corner, so that many patches look exactly alike; half of wide
-likewise. still: a picture shown to a model that is otherwise shown videos."""
+likewise. still: a picture shown to a model that is otherwise shown videos. scene: what the embedded model knows."""
+SCENE = Path(__file__).resolve().parents[2] / "examples" / "04-attribute" / "picture.png"
 N_FILM = 8
 
 
 @cache
 def picture(kind: str) -> Image.Image:
     """One of ``SIZES``."""
+    if kind == "scene":
+        return Image.open(SCENE).convert("RGB")
     return Image.fromarray(_pixels(kind, 0))
 
 

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from .store import digest
 
@@ -27,7 +27,7 @@ SETTINGS = {
     "PYTHONHASHSEED": "0",
     "HF_HUB_OFFLINE": "1",
 }
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "torchvision")
 _MARK = "TOKVIZ_BEHAVIOUR_PINNED"
 
 
@@ -54,8 +54,14 @@ def pin_torch() -> None:
 
 def made_with() -> dict[str, str]:
     """What decides about bits and sentences here: versions, processor family, and the digest of ``probe``."""
-    versions = {name: version(name) for name in PACKAGES}
-    return {**versions, "machine": platform.machine(), "arithmetic": digest(probe())}
+    return {**{name: _version(name) for name in PACKAGES}, "machine": platform.machine(), "arithmetic": digest(probe())}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def probe() -> list[str]:

@@ -49,7 +49,6 @@ def refusals() -> dict[str, Callable[[], Any]]:
         "frames of a picture": _ask(frames=4),
         "evidence in frames of a picture": _ask(evidence=[(0, 0, 9, 9)], evidence_frames=[0]),
         "video for a model of pictures": _ask(thing=adapter.film("square")),
-        "picture for a model of videos": _ask(name="smolvlm (videos)", thing=pictures.picture("still")),
         "misspelt keyword": _ask(budgets=5),
         "keyword like nothing": _ask(colour=5),
         "unknown model": lambda: adapter.load("no such model"),
@@ -65,15 +64,15 @@ def refusals() -> dict[str, Callable[[], Any]]:
     film = adapter.film("square")
     for keyword, values in WRONG.items():
         for value in values:
-            found[f"{keyword} {value!r}"] = _ask(**{keyword: value})
+            found[f"{keyword} {value!r:.60}"] = _ask(**{keyword: value})
     for keyword, values in WRONG_OF_VIDEOS.items():
         for value in values:
-            found[f"video, {keyword} {value!r}"] = _ask(name="tokviz-tiny-video", thing=film, **{keyword: value})
+            found[f"video, {keyword} {value!r:.60}"] = _ask(name="tokviz-tiny-video", thing=film, **{keyword: value})
     for method, parameters in adapter.methods().items():
         found[f"{method} power"] = _completed(method, "power", 1)
         for parameter in parameters:
             for value in _wrong_values(parameter):
-                found[f"{method} {parameter.name} {value!r}"] = _completed(method, parameter.name, value)
+                found[f"{method} {parameter.name} {value!r:.60}"] = _completed(method, parameter.name, value)
     return found
 
 

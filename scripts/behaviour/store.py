@@ -30,7 +30,7 @@ Digests = dict[str, tuple[str, ...]]
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it and write it in one way only: NaN has no sign, keys are sorted, tuples are lists."""
+    """``value`` as JSON holds it, written in one way only: keys are sorted, tuples are lists, NaN is a word."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
@@ -63,7 +63,9 @@ def digests_of(contents: Mapping[str, Content]) -> Digests:
 
 def write(path: Path, made_with: Mapping[str, str], digests: Digests) -> None:
     """One line per case, sorted, so that version control shows what changed."""
-    lines = [f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(' '.join(digests[name]))}" for name in sorted(digests)]
+    lines = [
+        f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(' '.join(digests[name]))}" for name in sorted(digests)
+    ]
     head = f'{{\n"made_with": {json.dumps(dict(made_with), sort_keys=True)},\n"cases": {{\n'
     path.write_text(head + ",\n".join(lines) + "\n}\n}\n", encoding="utf-8")
 
