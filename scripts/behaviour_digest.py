@@ -10,9 +10,9 @@
 A case is ``family/method/parameters/picture/budget/counting``, ``family/request/picture``, ``family/method/own
 generate/way``, ``refusals/what`` or ``words/method``. It has four hashes, for decisions, floats, diagnostics and
 sentences (``scripts/behaviour/store.py``), kept in ``scripts/behaviour/digests.json``. To see what differs, run
-``--show`` on two commits and compare the output. Numbers are computed on torch's oldest code path, the same on every
-x86-64 processor; where a probe of arithmetic or the versions of packages differ, decisions and sentences are compared
-and no more. Exit codes: 0 equal, 1 different, 2 a wrong call.
+``--show`` on two commits and compare the output. Numbers are computed on torch's oldest code path, so that processors
+agree; a probe of the arithmetic is stored beside the digests, and where it or the version of a package is another,
+decisions and sentences are compared and no more. Exit codes: 0 equal, 1 different, 2 a wrong call.
 """
 
 from __future__ import annotations

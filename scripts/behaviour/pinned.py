@@ -1,7 +1,8 @@
-"""One arithmetic on every x86-64 machine: settings under which torch computes the same bits, and a probe that shows it.
+"""One arithmetic on many machines: settings under which torch computes the same bits, and a probe that shows it.
 
 torch, MKL and oneDNN pick kernels by the processor's instruction set, and kernels round differently. The settings below
-ask each of them for its oldest code path and must be there before torch is imported, hence a process of its own.
+ask each of them for its oldest code path and must be there before torch is imported, hence a process of its own. What
+remains is in the C library and in numpy, whose exponentials use FMA and AVX2 where there are any: the probe tells.
 """
 
 from __future__ import annotations
