@@ -112,7 +112,7 @@ def _selection(selection: Any) -> dict[str, Any]:
         return None if tensor is None else tensor_digest(tensor)
 
     return {
-        "score": None if selection.score is None else bits(selection.score.values),
+        "score": None if selection.diagnostics.score is None else bits(selection.diagnostics.score.values),
         "features": bits(selection.features),
         "extra": bits(selection.extra),
         "sizes": None if selection.sizes is None else selection.sizes.tolist(),
