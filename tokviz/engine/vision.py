@@ -394,11 +394,11 @@ class MergedVisionCapture:
     def see_tokens(self, kwargs: dict[str, Any], output: Any) -> None:
         """Hook behind the tower: from patches in its order to tokens in the LLM's."""
         grid, size = kwargs["grid_thw"], self._merging.patches_per_token
-        places = self._merging.places(grid)
+        positions = self._merging.tower_positions(grid)
         seen = {}
         for kind, pieces in self._local.pieces.items():
             of_groups = lifted(torch.cat(pieces)).unflatten(0, (-1, size)).mean(dim=1)
-            seen[kind] = of_groups[places.to(of_groups.device)]
+            seen[kind] = of_groups[positions.to(of_groups.device)]
         lengths = torch.tensor(_frame_lengths(grid)) // size
         frame = torch.arange(len(lengths)).repeat_interleave(lengths).to(output.pooler_output.device)
         self._local.run = _Run(output.pooler_output, seen, frame)
