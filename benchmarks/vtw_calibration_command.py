@@ -14,8 +14,8 @@ from rich.text import Text
 
 from tokviz.cli.terminal import check_writable, out, quiet_unless, write_text
 from tokviz.errors import BadInput
-from tokviz.render.plain_text import plain_text
-from tokviz.render.tables import cell, new_table
+from tokviz.viz.format import plain_text
+from tokviz.viz.tables import cell, new_table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,7 +17,7 @@ ABSENT = {
     "tokviz.video": {"torch", "gradio", "transformers"},
     "tokviz.media": {"torch", "gradio", "transformers"},
     "scenes": {"torch", "gradio", "transformers"},
-    "tokviz.render.figure": {"torch", "gradio", "transformers", "matplotlib.pyplot"},
+    "tokviz.viz.figures": {"torch", "gradio", "transformers", "matplotlib.pyplot"},
     "tokviz.examples": {"torch", "gradio", "transformers"},
     "benchmarks.fidelity.tables": {"torch", "gradio", "transformers", "matplotlib.pyplot"},
     "tokviz.pruners": {"gradio", "transformers", "tokviz.engine", "tokviz.models"},

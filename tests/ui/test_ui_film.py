@@ -184,7 +184,7 @@ def key_of(comparison):
 def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "tokviz.render.figure.save_figure", lambda comparison, path, **options: asked.append(options) or path
+        "tokviz.viz.figures.save_figure", lambda comparison, path, **options: asked.append(options) or path
     )
     tiles = tiles.model_copy(update={"runs": comparison(480, 300).runs})
     for shown, layer, frames in ((tiles, "both", ""), (tiles, "1", "3"), (session, None, "1, 5 2"), (session, "0", "")):
@@ -195,7 +195,7 @@ def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkey
 
 def test_the_same_figure_is_drawn_once(act, session, monkeypatch):
     drawn = []
-    monkeypatch.setattr("tokviz.render.figure.save_figure", lambda comparison, path, **options: drawn.append(path))
+    monkeypatch.setattr("tokviz.viz.figures.save_figure", lambda comparison, path, **options: drawn.append(path))
     first, again, other = (act.figure(key_of(session), "all", None, frames)[0] for frames in ("2, 3", "2 3", "2"))
     assert first["value"] == again["value"] and len(drawn) == 2 * 3
     assert [Path(path).name for path in first["value"]] == ["tokviz.png", "tokviz.svg", "tokviz.pdf"]

@@ -198,7 +198,7 @@ def test_a_model_tells_the_menu_what_it_cannot_serve_when_it_is_chosen_and_when_
 
 
 def test_the_page_offers_every_view_of_the_figure():
-    from tokviz.render.panels import VIEWS
+    from tokviz.viz.panels import VIEWS
     from tokviz.ui.text import FIGURE_VIEWS
 
     assert tuple(view for _, view in FIGURE_VIEWS) == VIEWS

@@ -13,10 +13,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ..errors import BadInput
-from ..render.figure import figure_format, save_figure
-from ..render.panels import VIEWS
-from ..render.plain_text import plain_text
-from ..render.tables import answer_table, cost_table, frame_table, notes
+from ..viz.figures import figure_format, save_figure
+from ..viz.panels import VIEWS
+from ..viz.format import plain_text
+from ..viz.tables import answer_table, cost_table, frame_table, notes
 from .loading import add_loading_options, loading_options
 from .terminal import check_writable, out, quiet_unless, write_text
 

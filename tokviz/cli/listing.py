@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..render.tables import cell, new_table
+from ..viz.tables import cell, new_table
 from .terminal import out
 
 if TYPE_CHECKING:

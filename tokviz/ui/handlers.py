@@ -390,7 +390,7 @@ class Handlers:
         session = self._shown_file(key)
         if session is None:
             return [gr.skip(), notice("error", text.NOTHING_TO_DRAW)]
-        from ..render.figure import save_figure
+        from ..viz.figures import save_figure
 
         try:
             comparison = read_session(session)

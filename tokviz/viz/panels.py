@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import BadInput
-from ..measures import VerdictKind, fates, verdict, withdrawal
+from ..measures import fates, withdrawal
 from ..records import Comparison, MapRecord, Run
 from . import palette
-from .marks import grey_out
-from .overlay import (
+from .overlays import (
     cluster_overlay,
     kept_basis,
     kept_overlay,
@@ -26,14 +25,19 @@ from .overlay import (
     survival_overlay,
 )
 from .palette import Theme
-from .raster import Canvas, Pixels
+from .raster import Canvas, Pixels, grey_out
+from .sheet import LegendItem
+from .verdict import Judgement, judge
 
-View = Literal["kept", "score", "clusters", "died"]
-VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "died")
-
-GLYPHS: dict[VerdictKind, str] = {
-    "right": "✓", "recovered": "✓", "wrong": "✗", "flipped": "✗", "same": "=", "changed": "≠",
-}  # fmt: skip
+View = Literal["kept", "score", "clusters", "dropped"]
+VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "dropped")
+_INSTEAD: dict[View, str | None] = {
+    "kept": None,
+    "score": "ranks no tokens: kept ones shown",
+    "clusters": "merges nothing: kept ones shown",
+    "dropped": "drops in one stage: kept ones shown",
+}
+"""Why kept patches are shown where another view was asked for."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,14 @@ class Panel:
 
     ``drawn`` is the view that the picture shows (None: the plain picture), ``note`` says why not the one asked for.
     ``stage`` is the stage whose kept tokens are drawn. ``scale`` is the map behind the colours when the picture is a
-    heat map, ``basis`` whether basis tokens are outlined. ``verdict`` and ``kind`` are empty where there is nothing to
-    compare with.
+    heat map, ``basis`` whether basis tokens are outlined. ``judged`` is None where there is nothing to compare with.
     """
 
     title: str
     subtitle: str
     pixels: Pixels
     answer: str
-    verdict: str
-    kind: VerdictKind | None
+    judged: Judgement | None
     facts: list[str]
     error: str | None
     drawn: View | None
@@ -59,6 +61,11 @@ class Panel:
     note: str | None = None
     stage: int | None = None
     basis: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """The verdict with its sign; empty where there is none."""
+        return f"{self.judged.sign} {self.judged.text}" if self.judged else ""
 
 
 def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
@@ -70,46 +77,69 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
     scale = None
     if drawn is not None and shown == "score":
         scale = run.stages[drawn[1]].score
-    elif shown == "died":
+    elif shown == "dropped":
         scale = survival_map(run, comparison.grid.n_tokens)
-    notes = {
-        "kept": None,
-        "score": "ranks no tokens: kept ones shown",
-        "clusters": "merges nothing: kept ones shown",
-        "died": "drops in one stage: kept ones shown",
-    }
-    note = notes[view] if shown == "kept" else None
-    kind: VerdictKind | None = None
-    label = ""
-    expected = comparison.request.expected_answer
-    # The unpruned run is what others are compared with: without a known answer there is nothing to say about it.
-    if run.error is None and baseline.error is None and not (run is baseline and expected is None):
-        judged = verdict(run.answer, baseline.answer, expected)
-        kind, label = judged.kind, f"{GLYPHS[judged.kind]} {judged.label}"
     return Panel(
         title=run.label,
         subtitle="reference" if run is baseline else run.family.replace("-", " "),
         pixels=_picture(canvas, run, drawn),
         answer=run.answer,
-        verdict=label,
-        kind=kind,
+        judged=judge(comparison, run),
         facts=[] if run.error else facts(comparison, run, drawn, canvas.evidence_tokens),
         error=run.error,
         drawn=shown,
         scale=scale,
-        note=note,
+        note=_INSTEAD[view] if shown == "kept" else None,
         stage=drawn[1] if drawn else None,
         basis=drawn is not None and shown == "kept" and bool(kept_basis(run, drawn[1])),
     )
 
 
-def verdict_color(kind: VerdictKind, theme: Theme) -> str:
-    """Ink of a verdict; the glyph says the same without colour."""
-    if kind in ("right", "recovered"):
-        return theme.good
-    if kind in ("wrong", "flipped"):
-        return theme.bad
-    return theme.changed if kind == "changed" else theme.muted
+def verdict_color(judged: Judgement, theme: Theme) -> str:
+    """Ink of a verdict; its sign says the same without colour."""
+    return {"good": theme.good, "bad": theme.bad, "different": theme.changed, "same": theme.muted}[judged.kind]
+
+
+def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[LegendItem]:
+    """Swatches with their words; only what can be seen in this figure."""
+    drawn = {panel.drawn for panel in panels}
+    dropped = palette.hex_color((palette.DROPPED_GREY + 18,) * 3)
+
+    def framed(face: str, edge: str, **more: Any) -> dict[str, Any]:
+        return {"facecolor": face, "edgecolor": edge, "linewidth": 1.2, **more}
+
+    items: list[tuple[bool, dict[str, Any], str]] = [
+        ("kept" in drawn, framed("#ffffff", palette.hex_color(palette.KEPT_OUTLINE)), "kept (outlined)"),
+        ("kept" in drawn, {"facecolor": dropped, "edgecolor": dropped}, "dropped"),
+        (
+            any(panel.basis for panel in panels),
+            framed("#ffffff", palette.hex_color(palette.BASIS_OUTLINE)),
+            "basis token",
+        ),
+        (
+            canvas.coarse is not None and "kept" in drawn,
+            framed("#a9abae", theme.ink),
+            "kept only of the whole picture, coarsely",
+        ),
+        ("score" in drawn, framed("none", theme.ink), "kept (on heat maps)"),
+        ("dropped" in drawn, framed("none", theme.ink), "kept to the end (on heat maps)"),
+        (
+            "clusters" in drawn,
+            {"facecolor": "#7aa7c4", "edgecolor": palette.hex_color(palette.CASING[0])},
+            "merge group; a ring marks the kept token that carries it",
+        ),
+        (
+            bool(canvas.comparison.request.evidence),
+            framed("none", palette.hex_color(palette.EVIDENCE[0]), dashed=True),
+            "evidence for the answer",
+        ),
+        (
+            bool((canvas.raster.owner < 0).any()),
+            {"facecolor": "#eeeeee", "edgecolor": "#969696", "linewidth": 0.6, "hatch": "//////"},
+            "not seen by the model",
+        ),
+    ]
+    return [(swatch, words) for seen, swatch, words in items if seen]
 
 
 def evidence_words(evidence: Sequence[int], run: Run, stage: int, n_tokens: int) -> str:
@@ -141,7 +171,7 @@ def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None, evid
         lines.append(evidence_words(evidence, run, stage, n_tokens))
     if "mode" in run.params:
         lines.append(f"mode: {run.params['mode']}")
-    if drawn is not None and len(run.stages) > 1 and drawn[0] != "died":
+    if drawn is not None and len(run.stages) > 1 and drawn[0] != "dropped":
         lines.append(f"drawn: stage {drawn[1] + 1} of {len(run.stages)}, {run.stages[drawn[1]].site_label}")
     return lines
 
@@ -151,7 +181,7 @@ def _drawn(run: Run, view: View) -> tuple[View, int] | None:
     candidates: dict[View, int | None] = {
         "score": score_stage(run),
         "clusters": merge_stage(run),
-        "died": len(run.stages) - 1 if len(run.stages) > 1 else None,
+        "dropped": len(run.stages) - 1 if len(run.stages) > 1 else None,
     }
     stage = candidates.get(view)
     if stage is not None:
@@ -167,7 +197,7 @@ def _picture(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels
         return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
     if drawn is None:
         return plain_picture(comparison, canvas=canvas)
-    if drawn[0] == "died":
+    if drawn[0] == "dropped":
         return survival_overlay(comparison, run, canvas=canvas)
     draw = {"kept": kept_overlay, "score": score_overlay, "clusters": cluster_overlay}[drawn[0]]
     return draw(comparison, run, stage=drawn[1], canvas=canvas)

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokviz.render.lettering import MISSING, drawable, text_width, wrap
-from tokviz.render.plain_text import plain_text
+from tokviz.viz.format import plain_text
+from tokviz.viz.sheet import MISSING, drawable, text_width, wrap
 
 
 @pytest.mark.parametrize(

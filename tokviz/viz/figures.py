@@ -13,27 +13,37 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import BadInput
 from ..records import Comparison
 from ..whole_files import write_whole
 from .film import film_figure
-from .legend import draw_legend, legend_items, legend_lines
-from .lettering import FAMILIES, drawable, text_width, wrap
-from .page import Page, pitch
+from .format import plain_text
 from .palette import THEMES, Theme, ThemeName
-from .panels import VIEWS, Panel, View, chosen_runs, footer, make_panel, verdict_color
-from .plain_text import plain_text
+from .panels import VIEWS, Panel, View, chosen_runs, footer, legend_items, make_panel, verdict_color
 from .raster import Canvas, Layer, open_canvas
-from .scale_bar import draw_scale, scale_height
+from .sheet import (
+    FAMILIES,
+    MARGIN,
+    SMALL,
+    TITLE,
+    VERDICT,
+    Sheet,
+    compose,
+    draw_scale,
+    drawable,
+    pitch,
+    scale_height,
+    text_width,
+    wrap,
+)
 
 FORMATS = ("png", "svg", "pdf")
 DPI = 300
 
-MARGIN, GAP = 0.2, 0.2
-QUESTION, TITLE, LARGE_ANSWER, ANSWER, VERDICT, SMALL = 12.0, 9.5, 13.0, 8.0, 8.0, 7.0
+GAP, ROW_GAP = 0.2, 0.18
+LARGE_ANSWER, ANSWER = 13.0, 8.0
 MAX_COLUMNS, MAX_ANSWER_LINES, MAX_ERROR_LINES = 5, 6, 5
 TALLEST_PICTURE = 1.6
 """Height of the tallest picture in panel widths; taller ones become narrower."""
@@ -71,7 +81,7 @@ def comparison_figure(
 ) -> Figure:
     """Draw a comparison for print.
 
-    Args: view ``"kept"``, ``"score"``, ``"clusters"`` or ``"died"``, how many stages each token survived (a method
+    Args: view ``"kept"``, ``"score"``, ``"clusters"`` or ``"dropped"``, how many stages each token survived (a method
     without a score, merges or a second stage shows what it kept, and says so); methods which runs beside the unpruned
     one (None: all); layer what of the grid is drawn (None: the last, see ``GridView``; ``"both"`` layers of a picture
     that is looked at whole and in crops); frames of a video, from 0 (None: at most 8, evenly, evidence among them), in
@@ -89,10 +99,10 @@ def comparison_figure(
         return film_figure(comparison, runs, view, THEMES[theme], frames, dpi)
     if frames is not None:
         raise BadInput("This comparison is about a picture; it has no frames to choose from.")
-    sheet = _Sheet(comparison, len(runs), dpi)
-    canvas = open_canvas(comparison, layer=layer, long_side=sheet.long_side)
+    layout = _Layout(comparison, len(runs), dpi)
+    canvas = open_canvas(comparison, layer=layer, long_side=layout.long_side)
     panels = [make_panel(canvas, run, view) for run in runs]
-    return _draw(sheet, canvas, panels, THEMES[theme])
+    return _draw(layout, canvas, panels, THEMES[theme], dpi)
 
 
 def figure_bytes(comparison: Comparison, file_format: str = "png", **options: Any) -> bytes:
@@ -135,12 +145,11 @@ def save_figure(comparison: Comparison, path: str | Path, **options: Any) -> Pat
     return Path(path)
 
 
-class _Sheet:
+class _Layout:
     """Sizes in inches that follow from the picture's proportions and the number of panels."""
 
     def __init__(self, comparison: Comparison, n_panels: int, dpi: int) -> None:
         rows = math.ceil(n_panels / MAX_COLUMNS)
-        self.dpi = dpi
         self.columns = math.ceil(n_panels / rows)
         self.panel = {1: 3.6, 2: 2.6, 3: 2.3}.get(self.columns, 2.05)
         aspect = comparison.picture.height / comparison.picture.width
@@ -148,58 +157,37 @@ class _Sheet:
         self.width = 2 * MARGIN + self.columns * self.panel + (self.columns - 1) * GAP
         self.picture_height = self.panel * min(aspect, TALLEST_PICTURE)
         self.picture_width = min(self.panel, self.picture_height / aspect)
-
-    @property
-    def long_side(self) -> int:
-        """Longer side of the rendered picture in px."""
-        return max(1, round(max(self.picture_width, self.picture_height) * self.dpi))
-
-    @property
-    def text_width(self) -> float:
-        return self.width - 2 * MARGIN
+        self.long_side = max(1, round(max(self.picture_width, self.picture_height) * dpi))
+        """Of the rendered picture, in px."""
 
 
-def _draw(sheet: _Sheet, canvas: Canvas, panels: list[Panel], theme: Theme) -> Figure:
-    """Measure everything, make the page, draw from top to bottom."""
-    comparison = canvas.comparison
-    question = wrap(comparison.request.question, sheet.text_width, QUESTION, bold=True, max_lines=3)
-    expected = comparison.request.expected_answer
-    known = wrap(f"expected answer: {expected}", sheet.text_width, VERDICT, max_lines=2) if expected else []
-    large = all(text_width(drawable(panel.answer), LARGE_ANSWER, bold=True) <= sheet.panel for panel in panels)
-    bar_height = max(scale_height(panel.scale, sheet.panel, SMALL) for panel in panels)
-    blocks = [_Block(panel, sheet, large, bar_height) for panel in panels]
-    rows = [blocks[start : start + sheet.columns] for start in range(0, len(blocks), sheet.columns)]
+def _draw(layout: _Layout, canvas: Canvas, panels: list[Panel], theme: Theme, dpi: int) -> Figure:
+    """Measure everything, make the sheet, draw row by row."""
+    large = all(text_width(drawable(panel.answer), LARGE_ANSWER, bold=True) <= layout.panel for panel in panels)
+    bar_height = max(scale_height(panel.scale, layout.panel) for panel in panels)
+    blocks = [_Block(panel, layout, large, bar_height) for panel in panels]
+    rows = [blocks[start : start + layout.columns] for start in range(0, len(blocks), layout.columns)]
     heights = [max(block.height for block in row) for row in rows]
-    legend = legend_lines(legend_items(canvas, panels, theme), sheet.text_width, SMALL)
-    foot = [line for text in footer(comparison) for line in wrap(text, sheet.text_width, SMALL, max_lines=4)]
-    head = MARGIN + len(question) * pitch(QUESTION) + len(known) * pitch(VERDICT) + 0.12
-    height = head + sum(heights) + (len(rows) - 1) * 0.18 + 0.14
-    height += (len(legend) + len(foot)) * pitch(SMALL) + 0.1 + MARGIN * 0.8
 
-    page = Page(sheet.width, height, theme, sheet.dpi)
-    FigureCanvasAgg(page.figure)
-    top = page.lines(MARGIN, MARGIN - 0.04, question, QUESTION, theme.ink, bold=True)
-    page.lines(MARGIN, top, known, VERDICT, theme.muted)
-    top = head
-    for row, row_height in zip(rows, heights, strict=True):
-        for column, block in enumerate(row):
-            block.draw(page, MARGIN + column * (sheet.panel + GAP), top)
-        top += row_height + 0.18
-    top += 0.14 - 0.18
-    for line in legend:
-        draw_legend(page, line, MARGIN, top, SMALL)
-        top += pitch(SMALL)
-    page.lines(MARGIN, top + 0.1, foot, SMALL, theme.muted)
-    return page.figure
+    def draw(sheet: Sheet, top: float) -> None:
+        for row, row_height in zip(rows, heights, strict=True):
+            for column, block in enumerate(row):
+                block.draw(sheet, MARGIN + column * (layout.panel + GAP), top)
+            top += row_height + ROW_GAP
+
+    body = sum(heights) + (len(rows) - 1) * ROW_GAP + 0.14
+    legend, notes = legend_items(canvas, panels, theme), footer(canvas.comparison)
+    size = layout.width, body
+    return compose(canvas.comparison, size, theme, dpi, draw, legend=legend, notes=notes, gap=0.12, foot=MARGIN * 0.8)
 
 
 class _Block:
     """One panel with its texts wrapped, so that rows can be as high as their highest panel."""
 
-    def __init__(self, panel: Panel, sheet: _Sheet, large: bool, bar_height: float) -> None:
-        self.panel, self.sheet = panel, sheet
+    def __init__(self, panel: Panel, layout: _Layout, large: bool, bar_height: float) -> None:
+        self.panel, self.layout = panel, layout
         self.below_picture = 0.06 + bar_height
-        width = sheet.panel
+        width = layout.panel
         self.title = wrap(panel.title, width, TITLE, bold=True, max_lines=1)
         self.answer_size = LARGE_ANSWER if large else ANSWER
         answer = panel.answer if panel.error is None else ""
@@ -216,28 +204,29 @@ class _Block:
         answer = (len(self.answer) + self.silent) * pitch(self.answer_size) + len(self.verdict) * pitch(VERDICT)
         error = pitch(VERDICT) + len(self.error) * pitch(SMALL) if self.error else 0.0
         texts = answer + error + 0.03 + len(self.facts) * pitch(SMALL)
-        return pitch(TITLE) + 0.04 + self.sheet.picture_height + self.below_picture + texts
+        return pitch(TITLE) + 0.04 + self.layout.picture_height + self.below_picture + texts
 
-    def draw(self, page: Page, x: float, top: float) -> None:
-        theme, sheet, panel = page.theme, self.sheet, self.panel
+    def draw(self, sheet: Sheet, x: float, top: float) -> None:
+        """Draw the panel below ``top``."""
+        theme, layout, panel = sheet.theme, self.layout, self.panel
         for line in self.title:
-            width = page.text(x, top + 0.13, line, TITLE, theme.ink, bold=True)
+            width = sheet.text(x, top + 0.13, line, TITLE, theme.ink, bold=True)
             subtitle = drawable(panel.subtitle)
-            if width + 0.07 + text_width(subtitle, SMALL) <= sheet.panel:
-                page.text(x + width + 0.07, top + 0.13, subtitle, SMALL, theme.muted)
+            if width + 0.07 + text_width(subtitle, SMALL) <= layout.panel:
+                sheet.text(x + width + 0.07, top + 0.13, subtitle, SMALL, theme.muted)
         top += pitch(TITLE) + 0.04
-        page.picture(x, top, sheet.picture_width, sheet.picture_height, panel.pixels)
-        top += sheet.picture_height
+        sheet.picture(x, top, layout.picture_width, layout.picture_height, panel.pixels)
+        top += layout.picture_height
         if panel.scale:
-            draw_scale(page, x, top + 0.06, sheet.panel, panel.scale, SMALL)
+            draw_scale(sheet, x, top + 0.06, layout.panel, panel.scale)
         top += self.below_picture
         if self.error:
-            top = page.lines(x, top, ["✗ not run"], VERDICT, theme.bad, bold=True)
-            top = page.lines(x, top, self.error, SMALL, theme.muted)
+            top = sheet.lines(x, top, ["✗ not run"], VERDICT, theme.bad, bold=True)
+            top = sheet.lines(x, top, self.error, SMALL, theme.muted)
         large = self.answer_size == LARGE_ANSWER
-        top = page.lines(x, top, self.answer, self.answer_size, theme.ink, bold=large)
+        top = sheet.lines(x, top, self.answer, self.answer_size, theme.ink, bold=large)
         if self.silent:
-            top = page.lines(x, top, ["(no answer)"], self.answer_size, theme.muted)
-        if panel.kind:
-            top = page.lines(x, top, self.verdict, VERDICT, verdict_color(panel.kind, theme), bold=True)
-        page.lines(x, top + 0.03, self.facts, SMALL, theme.muted)
+            top = sheet.lines(x, top, ["(no answer)"], self.answer_size, theme.muted)
+        if panel.judged:
+            top = sheet.lines(x, top, self.verdict, VERDICT, verdict_color(panel.judged, theme), bold=True)
+        sheet.lines(x, top + 0.03, self.facts, SMALL, theme.muted)

@@ -7,9 +7,9 @@ from matplotlib.text import Text
 
 from tokviz.errors import BadInput
 from tokviz.measures import FrameCount, kept_per_frame
-from tokviz.render import comparison_figure, figure_bytes, kept_overlay, open_canvas, palette, score_overlay
-from tokviz.render.film import chosen_frames
-from tokviz.render.tables import frame_table
+from tokviz.viz import comparison_figure, figure_bytes, kept_overlay, open_canvas, palette, score_overlay
+from tokviz.viz.film import chosen_frames
+from tokviz.viz.tables import frame_table
 
 
 def dropped(color):
@@ -127,7 +127,7 @@ def test_the_table_of_frames_counts_patches_per_frame_and_marks_the_evidence():
     assert frame_table(tiny()) is None
 
 
-@pytest.mark.parametrize("view", ["kept", "score", "clusters", "died"])
+@pytest.mark.parametrize("view", ["kept", "score", "clusters", "dropped"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_view_of_a_video_becomes_a_file_and_the_same_one_twice(view, theme):
     values = score_map(np.linspace(0, 1, 16).tolist())

@@ -5,25 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import BadInput
 from ..measures import FrameCount, kept_per_frame
-from ..records import Comparison, Run
-from .legend import draw_legend, legend_items, legend_lines
-from .lettering import drawable, text_width, wrap
-from .page import Page, pitch
+from ..records import Comparison, Run, VideoRecord
+from .format import BAR_TOPS
 from .palette import Theme
-from .panels import Panel, View, footer, make_panel, verdict_color
+from .panels import Panel, View, footer, legend_items, make_panel, verdict_color
 from .raster import open_canvas
-from .scale_bar import draw_scale, scale_height
+from .sheet import (
+    MARGIN,
+    SMALL,
+    TITLE,
+    VERDICT,
+    Sheet,
+    compose,
+    draw_scale,
+    drawable,
+    pitch,
+    scale_height,
+    text_width,
+    wrap,
+)
 
 MOST_FRAMES = 8
 """Frames of a figure that nobody chose frames for."""
-MARGIN, GAP, SIDE = 0.2, 0.07, 1.75
-QUESTION, TITLE, ANSWER, SMALL = 12.0, 9.5, 9.5, 7.0
-BAR = 0.06
+GAP, SIDE, BAR = 0.07, 1.75, 0.06
+ANSWER = 9.5
 _ROOM = 9.3
 """Inches that the frames of a row may take together."""
 
@@ -57,16 +66,24 @@ def film_figure(
     comparison: Comparison, runs: Sequence[Run], view: View, theme: Theme, frames: Sequence[int] | None, dpi: int
 ) -> Figure:
     """Draw a comparison about a video for print; arguments as those of ``figure.comparison_figure``, checked there."""
-    return _Film(comparison, runs, view, chosen_frames(comparison, frames), dpi).draw(theme)
+    if comparison.video is None:
+        raise BadInput("This comparison is about a picture; it has no frames to draw.")
+    return _Film(comparison, comparison.video, runs, view, chosen_frames(comparison, frames), dpi).draw(theme)
 
 
 class _Film:
     """Everything measured in inches first, then drawn from top to bottom."""
 
     def __init__(
-        self, comparison: Comparison, runs: Sequence[Run], view: View, frames: Sequence[int], dpi: int
+        self,
+        comparison: Comparison,
+        video: VideoRecord,
+        runs: Sequence[Run],
+        view: View,
+        frames: Sequence[int],
+        dpi: int,
     ) -> None:
-        self.comparison, self.frames, self.dpi = comparison, frames, dpi
+        self.comparison, self.video, self.frames, self.dpi = comparison, video, frames, dpi
         width, height = comparison.grid.picture_size
         widest = min(1.8, 1.5 * width / height)
         self.cell = min(widest, (_ROOM - GAP * (len(frames) - 1)) / len(frames))
@@ -76,70 +93,58 @@ class _Film:
         self.canvases = [open_canvas(comparison, frame=frame, long_side=long_side) for frame in frames]
         self.rows = [_Row(comparison, run, [make_panel(canvas, run, view) for canvas in self.canvases]) for run in runs]
         shares = [count.share for row in self.rows if row.pruned for count in row.counts]
-        self.top = _nice(max(shares, default=1.0))
+        self.top = next(top for top in BAR_TOPS if max(shares, default=1.0) <= top)
 
     def draw(self, theme: Theme) -> Figure:
-        comparison, inner = self.comparison, self.width - 2 * MARGIN
-        question = wrap(comparison.request.question, inner, QUESTION, bold=True, max_lines=3)
-        expected = comparison.request.expected_answer
-        known = wrap(f"expected answer: {expected}", inner, SMALL + 1, max_lines=2) if expected else []
+        """Make the whole figure."""
         heights = [max(row.height, self.still + BAR + 0.06 + pitch(SMALL)) + 0.14 for row in self.rows]
-        panels = [panel for row in self.rows for panel in row.panels]
-        legend = legend_lines(legend_items(self.canvases[0], panels, theme), inner, SMALL)
-        notes = [self._bar_words(), *footer(comparison)]
-        foot = [line for text in notes for line in wrap(text, inner, SMALL, max_lines=4)]
-        head = MARGIN + len(question) * pitch(QUESTION) + len(known) * pitch(SMALL + 1) + 0.1
-        height = head + pitch(SMALL) + 0.05 + sum(heights) + (len(legend) + len(foot)) * pitch(SMALL) + 0.1 + MARGIN
-        page = Page(self.width, height, theme, self.dpi)
-        FigureCanvasAgg(page.figure)
-        top = page.lines(MARGIN, MARGIN - 0.04, question, QUESTION, theme.ink, bold=True)
-        page.lines(MARGIN, top, known, SMALL + 1, theme.muted)
-        self._draw_times(page, head)
-        top = head + pitch(SMALL) + 0.05
-        for row, row_height in zip(self.rows, heights, strict=True):
-            row.draw_words(page, top)
-            for column, frame in enumerate(self.frames):
-                x = MARGIN + SIDE + column * (self.cell + GAP)
-                page.picture(x, top, self.cell, self.still, row.panels[column].pixels)
-                self._draw_count(page, x, top + self.still, row, frame)
-            top += row_height
-        for line in legend:
-            draw_legend(page, line, MARGIN, top, SMALL)
-            top += pitch(SMALL)
-        page.lines(MARGIN, top + 0.1, foot, SMALL, theme.muted)
-        return page.figure
+        times = pitch(SMALL) + 0.05
 
-    def _draw_times(self, page: Page, top: float) -> None:
+        def draw(sheet: Sheet, top: float) -> None:
+            self._draw_times(sheet, top)
+            top += times
+            for row, row_height in zip(self.rows, heights, strict=True):
+                row.draw_words(sheet, top)
+                for column, frame in enumerate(self.frames):
+                    x = MARGIN + SIDE + column * (self.cell + GAP)
+                    sheet.picture(x, top, self.cell, self.still, row.panels[column].pixels)
+                    self._draw_count(sheet, x, top + self.still, row, frame)
+                top += row_height
+
+        panels = [panel for row in self.rows for panel in row.panels]
+        legend = legend_items(self.canvases[0], panels, theme)
+        notes = [self._bar_words(), *footer(self.comparison)]
+        size = self.width, times + sum(heights)
+        return compose(self.comparison, size, theme, self.dpi, draw, legend=legend, notes=notes, gap=0.1, foot=MARGIN)
+
+    def _draw_times(self, sheet: Sheet, top: float) -> None:
         """Over every column the number of its frame, counted from 1, and its time; frames with evidence in bold."""
-        assert self.comparison.video is not None
         evidence = set(self.comparison.request.evidence_frames)
         for column, frame in enumerate(self.frames):
-            seconds = self.comparison.video.frames[frame].time_s
+            seconds = self.video.frames[frame].time_s
             bold = frame in evidence
             words = f"frame {frame + 1} · {seconds:.2f} s"
             fits = text_width(words, SMALL, bold) <= self.cell
             x = MARGIN + SIDE + column * (self.cell + GAP)
-            color = page.theme.ink if bold else page.theme.muted
-            page.text(x, top + 0.1, words if fits else f"{frame + 1} · {seconds:.1f} s", SMALL, color, bold=bold)
+            color = sheet.theme.ink if bold else sheet.theme.muted
+            sheet.text(x, top + 0.1, words if fits else f"{frame + 1} · {seconds:.1f} s", SMALL, color, bold=bold)
 
-    def _draw_count(self, page: Page, x: float, top: float, row: _Row, frame: int) -> None:
+    def _draw_count(self, sheet: Sheet, x: float, top: float, row: _Row, frame: int) -> None:
         """A bar as long as the share of the frame's patches that was kept, and the numbers."""
         if row.panels[0].error is not None:
             return
         count = next(count for count in row.counts if frame in count.frames)
-        theme, share = page.theme, min(count.share / self.top, 1.0)
+        theme, share = sheet.theme, min(count.share / self.top, 1.0)
         if row.pruned:
-            page.box(x, top + 0.04, self.cell, BAR, face=theme.line, edge="none", line=0.0)
+            sheet.box(x, top + 0.04, self.cell, BAR, facecolor=theme.line, edgecolor="none", linewidth=0.0)
         if row.pruned and share > 0:
-            page.box(x, top + 0.04, self.cell * share, BAR, face="#0072b2", edge="none", line=0.0)
+            sheet.box(x, top + 0.04, self.cell * share, BAR, facecolor="#0072b2", edgecolor="none", linewidth=0.0)
         words = f"{count.kept} of {count.patches}" if row.pruned else f"all {count.patches}"
-        page.text(x, top + 0.04 + BAR + 0.1, words, SMALL, theme.muted)
+        sheet.text(x, top + 0.04 + BAR + 0.1, words, SMALL, theme.muted)
 
     def _bar_words(self) -> str:
         shared = any(len(view.frames) > 1 for view in self.comparison.grid.views)
-        drawn = (
-            f"{len(self.frames)} of {len(self.comparison.video.frames) if self.comparison.video else 0} frames shown"
-        )
+        drawn = f"{len(self.frames)} of {len(self.video.frames)} frames shown"
         together = "; frames that became one grid share their patches" if shared else ""
         return f"Bars: patches kept of a frame, full length {self.top:.0%}{together}. {drawn}."
 
@@ -157,10 +162,10 @@ class _Row:
         self.title = wrap(panel.title, width, TITLE, bold=True, max_lines=1)
         words = panel.answer if panel.error is None else ""
         self.answer = wrap(words, width, ANSWER, bold=True, max_lines=3) or ([] if panel.error else ["(no answer)"])
-        self.verdict = wrap(panel.verdict, width, SMALL + 1, bold=True, max_lines=2)
+        self.verdict = wrap(panel.verdict, width, VERDICT, bold=True, max_lines=2)
         notes = [panel.error] if panel.error else [*([panel.note] if panel.note else []), *panel.facts, *self._others()]
         self.facts = [line for note in notes for line in wrap(note, width, SMALL, max_lines=4)]
-        self.scale = scale_height(panel.scale, width, SMALL)
+        self.scale = scale_height(panel.scale, width)
 
     def _others(self) -> list[str]:
         """Tokens that are no patch, of all frames together."""
@@ -170,23 +175,18 @@ class _Row:
 
     @property
     def height(self) -> float:
-        words = pitch(TITLE) + pitch(SMALL) + len(self.answer) * pitch(ANSWER) + len(self.verdict) * pitch(SMALL + 1)
+        words = pitch(TITLE) + pitch(SMALL) + len(self.answer) * pitch(ANSWER) + len(self.verdict) * pitch(VERDICT)
         return words + 0.06 + len(self.facts) * pitch(SMALL) + self.scale + (0.06 if self.scale else 0.0)
 
-    def draw_words(self, page: Page, top: float) -> None:
-        theme, panel = page.theme, self.panel
-        top = page.lines(MARGIN, top - 0.03, self.title, TITLE, theme.ink, bold=True)
-        top = page.lines(MARGIN, top, [drawable(panel.subtitle)], SMALL, theme.muted)
-        top = page.lines(MARGIN, top + 0.03, self.answer, ANSWER, theme.ink, bold=True)
-        if panel.kind:
-            top = page.lines(MARGIN, top, self.verdict, SMALL + 1, verdict_color(panel.kind, theme), bold=True)
+    def draw_words(self, sheet: Sheet, top: float) -> None:
+        theme, panel = sheet.theme, self.panel
+        top = sheet.lines(MARGIN, top - 0.03, self.title, TITLE, theme.ink, bold=True)
+        top = sheet.lines(MARGIN, top, [drawable(panel.subtitle)], SMALL, theme.muted)
+        top = sheet.lines(MARGIN, top + 0.03, self.answer, ANSWER, theme.ink, bold=True)
+        if panel.judged:
+            top = sheet.lines(MARGIN, top, self.verdict, VERDICT, verdict_color(panel.judged, theme), bold=True)
         elif panel.error is not None:
-            top = page.lines(MARGIN, top, ["✗ not run"], SMALL + 1, theme.bad, bold=True)
-        top = page.lines(MARGIN, top + 0.03, self.facts, SMALL, theme.muted)
+            top = sheet.lines(MARGIN, top, ["✗ not run"], VERDICT, theme.bad, bold=True)
+        top = sheet.lines(MARGIN, top + 0.03, self.facts, SMALL, theme.muted)
         if panel.scale:
-            draw_scale(page, MARGIN, top + 0.06, SIDE - 0.12, panel.scale, SMALL)
-
-
-def _nice(share: float) -> float:
-    """The full length of bars: enough for the largest share, and easy to read."""
-    return next((top for top in (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8) if share <= top), 1.0)
+            draw_scale(sheet, MARGIN, top + 0.06, SIDE - 0.12, panel.scale)

@@ -6,13 +6,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..measures import kept_per_frame, verdict
-from ..records import Comparison, Run, Timing
-from .overlay import kept_stage
-from .panels import GLYPHS
-from .plain_text import plain_text
+from ..measures import kept_per_frame
+from ..records import Comparison, Run
+from .format import flops, milliseconds, plain_text, size
+from .overlays import kept_stage
+from .verdict import Tone, judge
 
-_STYLES = {"right": "green", "recovered": "green", "wrong": "red", "flipped": "red", "changed": "yellow", "same": ""}
+_STYLES: dict[Tone, str] = {"good": "green", "bad": "red", "different": "yellow", "same": ""}
 _ANSWER_CHARACTERS = 400
 
 
@@ -50,24 +50,24 @@ def answer_table(comparison: Comparison) -> Table:
 
 
 def cost_table(comparison: Comparison) -> Table:
-    """Times in ms as measured here, bytes of the real KV cache, FLOPs of the language model by formula."""
+    """Times as measured here, bytes of the real KV cache, FLOPs of the language model by formula."""
     repeats = comparison.request.repeats
     table = new_table(
-        f"Cost; times in ms, measured here ({'single shot' if repeats == 1 else f'median of {repeats}'})",
+        f"Cost; times measured here ({'single shot' if repeats == 1 else f'median of {repeats}'})",
         ("method", "left"), ("vision", "right"), ("select", "right"), ("prefill", "right"),
         ("per token", "right"), ("KV cache", "right"), ("FLOPs, est.", "right"),
     )  # fmt: skip
     for run in comparison.runs:
         if run.error is not None:
             continue
-        kv = flops = "–"
-        if run.cost is not None:
-            kv = "–" if run.cost.kv_cache_bytes is None else size_in_bytes(run.cost.kv_cache_bytes)
-            flops = "≈ " + with_prefix(run.cost.prefill_flops + run.cost.decode_flops)
+        cost = run.cost
         # Vision runs once for all lanes; a lane could overwrite it only by measuring its own.
         times = {**comparison.timings, **run.timings}
-        clocks = [milliseconds(times.get(name)) for name in ("vision", "selection", "prefill", "decode_per_token")]
-        table.add_row(cell(run.label), *map(cell, clocks), cell(kv), cell(flops))
+        clocks = [times.get(name) for name in ("vision", "selection", "prefill", "decode_per_token")]
+        kv = "–" if cost is None or cost.kv_cache_bytes is None else size(cost.kv_cache_bytes)
+        compute = "–" if cost is None else f"≈ {flops(cost.prefill_flops + cost.decode_flops)}"
+        cells = ["–" if clock is None else milliseconds(clock.median_ms) for clock in clocks]
+        table.add_row(cell(run.label), *map(cell, [*cells, kv, compute]))
     return table
 
 
@@ -114,33 +114,8 @@ def notes(comparison: Comparison) -> list[str]:
     return [plain_text(line) for line in lines]
 
 
-def milliseconds(timing: Timing | None) -> str:
-    """A duration with three digits, or a dash when it was not measured."""
-    if timing is None:
-        return "–"
-    return f"{timing.median_ms:.1f}" if timing.median_ms < 100 else f"{timing.median_ms:.0f}"
-
-
-def with_prefix(number: float) -> str:
-    """A large number with k, M, G, T or P (powers of 1000)."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if number < 999.5:
-            return f"{number:.3g} {prefix}".rstrip()
-        number /= 1000
-    return f"{number:.3g} P"
-
-
-def size_in_bytes(count: int) -> str:
-    """Bytes as B, KB, MB or GB (powers of 1000)."""
-    text = with_prefix(count).replace("k", "K")
-    return text + "B" if " " in text else text + " B"
-
-
 def _verdict(comparison: Comparison, run: Run) -> Text:
-    baseline, expected = comparison.runs[0], comparison.request.expected_answer
     if run.error is not None:
         return cell("✗ not run", "red")
-    if baseline.error is not None or (run is baseline and expected is None):
-        return cell("")
-    judged = verdict(run.answer, baseline.answer, expected)
-    return cell(f"{GLYPHS[judged.kind]} {judged.label}", _STYLES[judged.kind])
+    judged = judge(comparison, run)
+    return cell(f"{judged.sign} {judged.text}", _STYLES[judged.kind]) if judged else cell("")

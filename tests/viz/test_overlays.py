@@ -7,9 +7,8 @@ from matplotlib import colormaps
 
 from tokviz.errors import BadInput
 from tokviz.models.llava import centre_crop_grid, padded_square_grid
-from tokviz.render import cluster_overlay, kept_overlay, open_canvas, palette, plain_picture, score_overlay
-from tokviz.render.marks import dashed_boxes
-from tokviz.render.overlay import (
+from tokviz.viz import cluster_overlay, kept_overlay, open_canvas, palette, plain_picture, score_overlay
+from tokviz.viz.overlays import (
     _carriers,
     group_colors,
     kept_stage,
@@ -19,7 +18,7 @@ from tokviz.render.overlay import (
     survival_map,
     survival_overlay,
 )
-from tokviz.render.raster import patch_raster
+from tokviz.viz.raster import dashed_boxes, patch_raster
 
 BRIGHTNESS = 140.75
 DROPPED = (88, 88, 88)  # 0.30 * 140.75 + 0.70 * 66

@@ -19,8 +19,20 @@ from ..errors import BadInput
 from ..measures import basis_tokens, carriers
 from ..records import Comparison, MapRecord, Run, StageRecord
 from . import palette
-from .marks import brightness, cased_outline, dashed_boxes, grey_out, hatch, outline, rings, to_bytes
-from .raster import Canvas, PatchRaster, Pixels, open_canvas
+from .raster import (
+    Canvas,
+    PatchRaster,
+    Pixels,
+    brightness,
+    cased_outline,
+    dashed_boxes,
+    grey_out,
+    hatch,
+    open_canvas,
+    outline,
+    rings,
+    to_bytes,
+)
 
 LOG_DECADES = 1000
 _GOLDEN_RATIO = 0.6180339887498949
