@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import BadInput
 from ..measures import fates, withdrawal
-from ..records import Comparison, MapRecord, Run
+from ..records import Comparison, Run, TokenMap
 from . import palette
 from .overlays import (
     cluster_overlay,
@@ -57,7 +57,7 @@ class Panel:
     facts: list[str]
     error: str | None
     drawn: View | None
-    scale: MapRecord | None = None
+    scale: TokenMap | None = None
     note: str | None = None
     stage: int | None = None
     basis: bool = False

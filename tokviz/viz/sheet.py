@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties, get_font
 from matplotlib.ft2font import LoadFlags
 from matplotlib.patches import Rectangle
 
-from ..records import Comparison, MapRecord
+from ..records import Comparison, TokenMap
 from . import palette
 from .format import plain_text
 from .overlays import map_limits
@@ -218,12 +218,12 @@ def _legend_lines(items: Sequence[LegendItem], width: float) -> list[list[tuple[
     return lines
 
 
-def scale_height(values: MapRecord | None, width: float) -> float:
+def scale_height(values: TokenMap | None, width: float) -> float:
     """Height in inches of a heat map's colour bar with its words; 0 when there is no map."""
     return 0.17 + len(_scale_words(values, width)) * pitch(SMALL) if values else 0.0
 
 
-def draw_scale(sheet: Sheet, x: float, top: float, width: float, values: MapRecord) -> None:
+def draw_scale(sheet: Sheet, x: float, top: float, width: float, values: TokenMap) -> None:
     """Draw the colour bar with its two ends in numbers and what it measures; positions and width in inches."""
     limits = map_limits(values)
     if limits is None:
@@ -241,7 +241,7 @@ def draw_scale(sheet: Sheet, x: float, top: float, width: float, values: MapReco
     sheet.lines(x, top + 0.1, _scale_words(values, width), SMALL, muted)
 
 
-def _scale_words(values: MapRecord, width: float) -> list[str]:
+def _scale_words(values: TokenMap, width: float) -> list[str]:
     unit = f" ({values.unit})" if values.unit else ""
     log = ", log scale" if values.scale == "log" else ""
     return wrap(f"{values.label}{unit}{log}: {values.direction}", width, SMALL, max_lines=3)
