@@ -30,8 +30,8 @@ from PIL import Image
 
 from tokviz.errors import BadInput
 from tokviz.records import Comparison
-from tokviz.viz import figure_bytes
 from tokviz.ui.payload import to_payload
+from tokviz.viz import figure_bytes
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MOST_CPU_S = 600

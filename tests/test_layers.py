@@ -26,7 +26,7 @@ ABSENT = {
     "tokviz.comparing": {"gradio", "tokviz.ui"},
     "benchmarks.vtw_calibration": {"gradio", "tokviz.ui", "tokviz.comparing"},
     "tokviz.serving.doors": {"torch", "gradio", "transformers", "tokviz.ui"},
-    "tokviz.serving.run_queue": {"torch", "gradio", "transformers", "tokviz.ui"},
+    "tokviz.serving.queue": {"torch", "gradio", "transformers", "tokviz.ui"},
     "benchmarks.fidelity.workers": {"gradio", "tokviz.ui", "tokviz.comparing"},
     "benchmarks.fidelity.cache": {"torch", "gradio", "transformers"},
     "benchmarks.fidelity.statistics": {"torch", "gradio", "transformers"},

@@ -10,12 +10,12 @@ from test_requests import upload
 from view_alone import document, payload
 from watching import PATIENCE_MS, watched_page
 
-from tokviz.ui.patch_view import asset
+from tokviz.ui.components import asset
 
 pytestmark = pytest.mark.browser
 
 WIDTHS = (1440, 1024, 400)
-VIEWS = ("Kept", "Score", "Order", "Clusters", "Died at")
+VIEWS = ("Kept", "Score", "Order", "Clusters", "Dropped at")
 SHIFTS = """window.shifted = 0; new PerformanceObserver((list) => list.getEntries().forEach((entry) => {
   if (!entry.hadRecentInput) window.shifted += entry.value; })).observe({ type: 'layout-shift', buffered: true });"""
 HEIGHT = "document.documentElement.scrollHeight"

@@ -8,7 +8,7 @@ import pytest
 from synthetic_film import film_comparison, film_frames
 from test_requests import upload
 
-from tokviz.ui.media_field import MediaField
+from tokviz.ui.components import MediaField
 
 pytestmark = pytest.mark.browser
 

@@ -4,8 +4,8 @@ import pytest
 from synthetic_rich import rich_comparison
 
 import tokviz
+from tokviz.serving.model_cache import planning
 from tokviz.ui.method_menu import missing_by_method, offered
-from tokviz.ui.running import planning
 
 pytestmark = pytest.mark.browser
 READY = "document.querySelectorAll('.tm-method').length > 0"

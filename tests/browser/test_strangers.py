@@ -329,7 +329,7 @@ def test_a_caller_that_never_listens_does_not_stop_the_others(site, client, monk
 
 
 def test_results_that_nobody_fetches_are_dropped_though_a_connection_is_open(monkeypatch):
-    from tokviz.serving.listeners import LISTENERS
+    from tokviz.serving.callers import LISTENERS
     from tokviz.ui import blocks
     from tokviz.ui.build import build_page
 
@@ -368,7 +368,7 @@ def test_a_figure_is_that_of_what_is_shown_whoever_else_was_here(site, client, e
 
 
 def test_many_checks_of_one_caller_wait_for_each_other_and_the_rest_is_refused(examples):
-    from tokviz.serving.shares import Shares
+    from tokviz.serving.queue import Shares
 
     shares, working, most = Shares(at_once=2, most=5), [], []
 

@@ -58,7 +58,7 @@ def test_order_shows_picks_and_the_sequence_of_the_llm(rich):
 
 
 def test_died_at_tells_where_each_token_left(rich):
-    view(rich, "Died at")
+    view(rich, "Dropped at")
     run = rich_comparison().run("steps")
     sizes = [144, *(len(stage.kept) for stage in run.stages)]
     lines = tools(rich, STEPS).locator(".tv-depths li").all_inner_texts()

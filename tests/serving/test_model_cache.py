@@ -8,12 +8,17 @@ import weakref
 import pytest
 
 from tokviz.errors import BadInput
-from tokviz.ui import offers, running, shelf
-from tokviz.ui.shelf import Shelf, Wanted
+from tokviz.serving import model_cache, model_menu, running
+from tokviz.serving.model_cache import ModelCache, ModelSpec
+
+
+def request(**changed):
+    start = {"model": "m", "picture": None, "question": "?", "methods": ("apet",), "budget": 24}
+    return running.RunRequest(**{**start, **changed})
 
 
 class Weights:
-    """A model as far as the shelf looks at it."""
+    """A model as far as the cache looks at it."""
 
     def __init__(self, machine, gb):
         self.machine, self.gb = machine, gb
@@ -39,11 +44,11 @@ class Machine:
         self.sizes = {"small": 2.0, "large": 6.0, "huge": 99.0, "broken": 6.0, "broken small": 1.0}
         self.loads = []
 
-    def prepare(self, wanted, report):
+    def prepare(self, spec, report):
         report("Reading", None)
-        if wanted.name == "absent":
+        if spec.name == "absent":
             raise BadInput("absent cannot be fetched.")
-        return Ready(self, wanted.name, self.sizes[wanted.name])
+        return Ready(self, spec.name, self.sizes[spec.name])
 
 
 class Ready:
@@ -65,24 +70,24 @@ class Ready:
 
 def on(gb):
     machine = Machine(gb)
-    return machine, Shelf(machine.prepare)
+    return machine, ModelCache(machine.prepare)
 
 
 def test_with_room_for_both_the_old_model_goes_after_the_new_one_is_there():
     machine, models = on(10)
-    first = weakref.ref(models.get(Wanted("small")))
-    assert models.has(Wanted("small")) and not models.has(Wanted("small", "4bit"))
-    assert models.get(Wanted("large")).name == "large"
+    first = weakref.ref(models.get(ModelSpec("small")))
+    assert models.has(ModelSpec("small")) and not models.has(ModelSpec("small", "4bit"))
+    assert models.get(ModelSpec("large")).name == "large"
     assert machine.peak == 8 and machine.used == 6 and first() is None
     assert models.find("large").name == "large" and models.find("small") is None
-    models.get(Wanted("large"))
+    models.get(ModelSpec("large"))
     assert machine.loads == ["small", "large"]
 
 
 def test_without_room_for_both_the_old_model_goes_first():
     machine, models = on(7)
-    models.get(Wanted("small"))
-    assert models.get(Wanted("large")).name == "large"
+    models.get(ModelSpec("small"))
+    assert models.get(ModelSpec("large")).name == "large"
     assert machine.peak == 6 == machine.used
 
 
@@ -97,41 +102,41 @@ def test_without_room_for_both_the_old_model_goes_first():
 )
 def test_a_failed_load_leaves_the_previous_model_working(name, gb, loads):
     machine, models = on(gb)
-    models.get(Wanted("small"))
+    models.get(ModelSpec("small"))
     with pytest.raises(BadInput, match=name):
-        models.get(Wanted(name))
-    assert models.find("small").name == "small" and models.has(Wanted("small"))
+        models.get(ModelSpec(name))
+    assert models.find("small").name == "small" and models.has(ModelSpec("small"))
     assert machine.loads == loads and machine.used == 2
 
 
 def test_the_first_model_that_fails_leaves_nothing_behind():
     machine, models = on(10)
     with pytest.raises(BadInput, match="damaged"):
-        models.get(Wanted("broken"))
+        models.get(ModelSpec("broken"))
     assert models.find("broken") is None and machine.used == 0
-    assert models.get(Wanted("small")).name == "small"
+    assert models.get(ModelSpec("small")).name == "small"
 
 
 def test_a_model_that_still_answers_is_neither_freed_nor_loaded_twice():
     machine, models = on(7)
-    answering = models.get(Wanted("small"))
+    answering = models.get(ModelSpec("small"))
     with pytest.raises(BadInput, match="large needs"):
-        models.get(Wanted("large"))
+        models.get(ModelSpec("large"))
     assert models.find("small") is answering and machine.loads == ["small"]
     del answering
-    assert models.get(Wanted("large")).name == "large"
+    assert models.get(ModelSpec("large")).name == "large"
 
 
 def test_two_tabs_that_want_one_model_load_it_once():
     machine, models = on(10)
     slow, found = machine.prepare, []
 
-    def prepare(wanted, report):
+    def prepare(spec, report):
         time.sleep(0.2)
-        return slow(wanted, report)
+        return slow(spec, report)
 
     models._prepare = prepare
-    tabs = [threading.Thread(target=lambda: found.append(models.get(Wanted("small")))) for _ in range(3)]
+    tabs = [threading.Thread(target=lambda: found.append(models.get(ModelSpec("small")))) for _ in range(3)]
     for tab in tabs:
         tab.start()
     for tab in tabs:
@@ -145,34 +150,34 @@ def test_steps_tell_what_is_done_and_raise_what_goes_wrong():
         time.sleep(0.7)
         report("Loading weights", 1.0)
 
-    told = list(shelf.steps(work))
+    told = list(model_cache.steps(work))
     assert told[0].startswith("Loading weights, 25% … 0 s") and told[-1].startswith("Loading weights, 100%")
 
     def fails(report):
         raise BadInput("no")
 
     with pytest.raises(BadInput, match="no"):
-        list(shelf.steps(fails))
+        list(model_cache.steps(fails))
 
 
 def test_the_embedded_model_is_loaded_with_steps_and_described(monkeypatch, vlm):
-    monkeypatch.setattr(running, "_shelf", Shelf())
-    before = running.model_facts("tokviz-tiny")
+    monkeypatch.setattr(model_cache, "CACHE", ModelCache())
+    before = model_cache.model_facts("tokviz-tiny")
     assert before == "llava · 5.0 M parameters · pictures"
-    request = running.RunRequest("tokviz-tiny", None, "", (), 1)
-    told = list(running.load_steps(request))
-    assert running.is_loaded(request) and any(words.startswith("Loading weights") for words in told)
-    assert running.model_facts("tokviz-tiny") == "Loaded · cpu · float32 · attention sdpa"
-    assert running.loaded("tokviz-tiny").record == vlm.record
+    asked = request(model="tokviz-tiny", question="", methods=(), budget=1)
+    told = list(model_cache.load_steps(asked.spec))
+    assert model_cache.CACHE.has(asked.spec) and any(words.startswith("Loading weights") for words in told)
+    assert model_cache.model_facts("tokviz-tiny") == "Loaded · cpu · float32 · attention sdpa"
+    assert model_cache.loaded("tokviz-tiny").record == vlm.record
     gc.collect()
 
 
 def test_what_is_not_offered_is_refused(monkeypatch):
     monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny")
     with pytest.raises(BadInput, match="does not offer"):
-        list(running.load_steps(running.RunRequest("llava-hf/llava-1.5-7b-hf", None, "", (), 1)))
+        list(model_cache.load_steps(ModelSpec("llava-hf/llava-1.5-7b-hf")))
     with pytest.raises(BadInput, match="Weights are"):
-        running.model("tokviz-tiny", precision="2bit")
+        ModelSpec("tokviz-tiny", precision="2bit").checked()
 
 
 def test_offers_say_family_size_and_memory(monkeypatch, tmp_path):
@@ -180,11 +185,11 @@ def test_offers_say_family_size_and_memory(monkeypatch, tmp_path):
 
     for name in ("TOKVIZ_MODEL", "TOKVIZ_PUBLIC", "SPACE_ID", "HOST", "GRADIO_SERVER_NAME"):
         monkeypatch.delenv(name, raising=False)
-    seven = offers.offer("llava-hf/llava-1.5-7b-hf")
+    seven = model_menu.model_option("llava-hf/llava-1.5-7b-hf")
     assert seven.label == "LLaVA-1.5 7B · ≈ 15 GB"
     assert seven.facts().startswith("llava · 7.1 B parameters · ≈ 14.8 GB in bfloat16, 5 GB with 4-bit weights")
     monkeypatch.setenv("TOKVIZ_MODEL", f"{embedded_folder()}/, {tmp_path}/nothing, owner/elsewhere")
-    mine, nothing, elsewhere = offers.offers()
+    mine, nothing, elsewhere = model_menu.model_options()
     assert mine.name == "tokviz-tiny" and mine.family == "llava" and mine.parameters == 5042144
     assert mine.memory_gb == 0.0 and nothing.facts() == "architecture unknown · pictures"
     assert elsewhere.id == "owner/elsewhere" and elsewhere.parameters is None
@@ -197,7 +202,9 @@ def test_memory_that_runs_out_while_a_model_answers_is_a_sentence(monkeypatch, t
     import tokviz
 
     Image.new("RGB", (64, 64), "grey").save(tmp_path / "grey.png")
-    request = running.RunRequest("tokviz-tiny", str(tmp_path / "grey.png"), "what is it ?", ("random",), 9)
+    asked = request(
+        model="tokviz-tiny", picture=str(tmp_path / "grey.png"), question="what is it ?", methods=("random",), budget=9
+    )
 
     def fails(error):
         def events(*arguments, **options):
@@ -205,7 +212,7 @@ def test_memory_that_runs_out_while_a_model_answers_is_a_sentence(monkeypatch, t
             yield
 
         monkeypatch.setattr(tokviz, "compare_events", events)
-        return list(running.run_request(request, threading.Event()))
+        return list(running.run_request(asked, threading.Event()))
 
     with pytest.raises(BadInput, match="ran out of memory while tokviz-tiny answered"):
         fails(MemoryError())
@@ -221,47 +228,47 @@ def test_on_a_public_server_only_what_is_there_or_named_is_offered(monkeypatch, 
     )
     for name in ("TOKVIZ_MODEL", "TOKVIZ_PUBLIC", "SPACE_ID", "HOST", "GRADIO_SERVER_NAME"):
         monkeypatch.delenv(name, raising=False)
-    everything = len(offers.offers())
-    assert everything > 20 and not offers.is_public()
+    everything = len(model_menu.model_options())
+    assert everything > 20 and not model_menu.is_public()
     monkeypatch.setenv("HOST", "0.0.0.0")
-    assert {one.id for one in offers.offers()} == {"tokviz-tiny", "tokviz-tiny-video", *cached}
+    assert {one.id for one in model_menu.model_options()} == {"tokviz-tiny", "tokviz-tiny-video", *cached}
     with pytest.raises(BadInput, match="does not offer"):
-        running.model("llava-hf/llava-1.5-7b-hf")
+        ModelSpec("llava-hf/llava-1.5-7b-hf").checked()
     monkeypatch.setenv("TOKVIZ_MODEL", "llava-hf/llava-1.5-7b-hf")
-    assert [one.id for one in offers.offers()] == ["llava-hf/llava-1.5-7b-hf"]
-    offers.check_may_load("llava-hf/llava-1.5-7b-hf", "203.0.113.9")
+    assert [one.id for one in model_menu.model_options()] == ["llava-hf/llava-1.5-7b-hf"]
+    model_menu.check_may_load("llava-hf/llava-1.5-7b-hf", "203.0.113.9")
 
 
 def test_a_caller_from_elsewhere_never_starts_a_download(monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names, **options: None)
     for name in ("TOKVIZ_MODEL", "TOKVIZ_PUBLIC", "SPACE_ID", "HOST", "GRADIO_SERVER_NAME"):
         monkeypatch.delenv(name, raising=False)
-    offers.check_may_load("llava-hf/llava-1.5-7b-hf", "127.0.0.1")
-    offers.check_may_load("tokviz-tiny", "203.0.113.9")
+    model_menu.check_may_load("llava-hf/llava-1.5-7b-hf", "127.0.0.1")
+    model_menu.check_may_load("tokviz-tiny", "203.0.113.9")
     with pytest.raises(BadInput, match="not on this server"):
-        offers.check_may_load("llava-hf/llava-1.5-7b-hf", "203.0.113.9")
+        model_menu.check_may_load("llava-hf/llava-1.5-7b-hf", "203.0.113.9")
     monkeypatch.setenv("TOKVIZ_PUBLIC", "1")
     with pytest.raises(BadInput, match="not on this server"):
-        offers.check_may_load("llava-hf/llava-1.5-7b-hf", "127.0.0.1")
+        model_menu.check_may_load("llava-hf/llava-1.5-7b-hf", "127.0.0.1")
 
 
 def test_folders_of_the_server_are_not_told(monkeypatch, tmp_path):
     folder = tmp_path / "somewhere" / "my-model"
     folder.mkdir(parents=True)
     monkeypatch.setenv("TOKVIZ_MODEL", f"{folder},tokviz-tiny")
-    told = [one.as_data() for one in offers.offers()]
+    told = [one.as_data() for one in model_menu.model_options()]
     assert [one["id"] for one in told] == ["my-model", "tokviz-tiny"] and str(tmp_path) not in str(told)
-    assert offers.offer("my-model").id == offers.offer(str(folder)).id == str(folder)
-    assert [name for _, name in running.allowed_models()] == ["my-model", "tokviz-tiny"]
-    assert running._wanted(running.RunRequest("my-model", None, "?", (), 1)).name == str(folder)
+    assert model_menu.model_option("my-model").id == model_menu.model_option(str(folder)).id == str(folder)
+    assert [option.shown for option in model_menu.model_options()] == ["my-model", "tokviz-tiny"]
+    assert request(model="my-model").spec.name == str(folder)
     twin = tmp_path / "elsewhere" / "my-model"
     twin.mkdir(parents=True)
     monkeypatch.setenv("TOKVIZ_MODEL", f"{folder},{twin}")
-    assert [one.shown for one in offers.offers()] == ["somewhere/my-model", "elsewhere/my-model"]
-    assert offers.id_of("elsewhere/my-model") == str(twin)
+    assert [one.shown for one in model_menu.model_options()] == ["somewhere/my-model", "elsewhere/my-model"]
+    assert model_menu.id_of("elsewhere/my-model") == str(twin)
     monkeypatch.setenv("TOKVIZ_MODEL", f"{folder},tokviz-tiny")
     with pytest.raises(BadInput) as refused:
-        offers.offer("x\nERROR forged line")
+        model_menu.model_option("x\nERROR forged line")
     assert "\n" not in str(refused.value) and str(tmp_path) not in str(refused.value)
 
 

@@ -13,9 +13,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ..errors import BadInput
+from ..names import DEFAULT_METHODS
 from ..viz.figures import figure_format, save_figure
-from ..viz.panels import VIEWS
 from ..viz.format import plain_text
+from ..viz.panels import VIEWS
 from ..viz.tables import answer_table, cost_table, frame_table, notes
 from .loading import add_loading_options, loading_options
 from .terminal import check_writable, out, quiet_unless, write_text
@@ -40,7 +41,7 @@ def add_to(commands: Any) -> None:
     add("--question", required=True, metavar="TEXT", help="one question about the picture or video")
     add("--frames", type=int, metavar="N", help="of a video, how many frames the model looks at, 1 to 64 (default: as "
         "many as the model's family takes)")  # fmt: skip
-    add("--methods", default="apet,fastervlm,divprune", metavar="ID,ID", help="method ids (default: %(default)s)")
+    add("--methods", default=",".join(DEFAULT_METHODS), metavar="ID,ID", help="method ids (default: %(default)s)")
     add("--budget", type=int, default=64, metavar="N", help="visual tokens to keep (default: %(default)s)")
     add("--budget-as", default="published", choices=("published", "final", "average"),
         help="what the budget counts: as the method's paper does, after the last stage, or on average over the "

@@ -1,4 +1,4 @@
-"""The models that the page offers, and what it says about each before and after it is loaded."""
+"""The models that a server offers, and what it says about each before and after it is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
-from ..serving.callers import is_loopback
+from .callers import is_loopback
 
 if TYPE_CHECKING:
     from ..records import ModelRecord
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 TAKES: dict[tuple[str, ...], str] = {("picture",): "pictures", ("video",): "videos"}
 
 
-@dataclass(frozen=True)
-class Offer:
-    """A model of the page's menu.
+@dataclass(frozen=True, kw_only=True)
+class ModelOption:
+    """A model of the menu.
 
     memory_gb: estimated, in bfloat16 and with 4-bit weights; None where it is not known before loading.
     """
@@ -28,9 +28,9 @@ class Offer:
     name: str
     family: str
     parameters: int | None
-    memory_gb: float | None
-    memory_gb_4bit: float | None
-    licence: str | None
+    memory_gb: float | None = None
+    memory_gb_4bit: float | None = None
+    licence: str | None = None
     takes: tuple[str, ...]
     revision: str | None = None
     note: str = ""
@@ -58,8 +58,9 @@ class Offer:
 
     @property
     def shown(self) -> str:
-        """What clients call it: the id, but of a folder its name, where it lies is the operator's business. Of two
-        folders with one name each says so much of its path that they can be told apart.
+        """What clients call it: its id, but of a folder the name, where it lies is the operator's business.
+
+        Of two folders with one name each says so much of its path that they can be told apart.
         """
         if not Path(self.id).expanduser().is_dir():
             return self.id
@@ -81,19 +82,34 @@ def loaded_facts(record: ModelRecord) -> str:
     return f"Loaded · {where} · {precision} · attention {record.attention}{tower}"
 
 
-def offers() -> list[Offer]:
-    """What this page offers, the default first.
+def model_options() -> list[ModelOption]:
+    """What this server offers, the default first.
 
     ``TOKVIZ_MODEL`` lists ids or folders, separated by commas. Unset: the whole catalog, but on a public server only
     what is on its disk (a visitor must not start a download of 16 GB).
     """
     from ..models.catalog import CATALOG, find
 
-    wanted = named_by_operator()
-    if not wanted:
+    named = named_by_operator()
+    if not named:
         public = is_public()
         return [_of_catalog(entry) for entry in CATALOG if not public or is_local(entry.id)]
-    return [_elsewhere(name) if (entry := find(name)) is None else _of_catalog(entry) for name in wanted]
+    return [_elsewhere(name) if (entry := find(name)) is None else _of_catalog(entry) for name in named]
+
+
+def model_option(name: str) -> ModelOption:
+    """The option that a client names. Raises BadInput for a model that is not offered."""
+    options = model_options()
+    for option in options:
+        if name in (option.id, option.shown):
+            return option
+    names = ", ".join(option.shown for option in options)
+    raise BadInput(f"This page does not offer a model named {name[:200]!r}; it offers {names}.")
+
+
+def id_of(name: str) -> str:
+    """The id that a client's name of a model stands for; the name itself where it is not offered."""
+    return next((option.id for option in model_options() if name == option.shown), name)
 
 
 def named_by_operator() -> list[str]:
@@ -110,13 +126,11 @@ def is_public() -> bool:
 
 def is_local(name: str) -> bool:
     """Whether a model is on this server's disk: embedded, a folder, or in the hub's cache."""
-    from ..models.catalog import EMBEDDED
+    from ..models.catalog import EMBEDDED, find
 
     if name in EMBEDDED or Path(name).expanduser().is_dir():
         return True
     from huggingface_hub import try_to_load_from_cache
-
-    from ..models.catalog import find
 
     entry = find(name)
     revision = None if entry is None else entry.revision
@@ -135,47 +149,45 @@ def check_may_load(name: str, address: str) -> None:
     )
 
 
-def offer(name: str) -> Offer:
-    """The offer with this id. Raises BadInput for a name that is not offered."""
-    known = offers()
-    for one in known:
-        if name in (one.id, one.shown):
-            return one
-    names = ", ".join(one.shown for one in known)
-    raise BadInput(f"This page does not offer a model named {name[:200]!r}; it offers {names}.")
-
-
-def id_of(name: str) -> str:
-    """The id that a client's name of a model stands for; the name itself where it is not offered."""
-    return next((one.id for one in offers() if name == one.shown), name)
-
-
-def _of_catalog(entry: Any) -> Offer:
+def _of_catalog(entry: Any) -> ModelOption:
     from ..models.catalog import EMBEDDED, embedded_folder
 
+    known = {name: getattr(entry, name) for name in ("id", "family", "licence", "takes", "note")}
     if entry.id in EMBEDDED:
-        counted = _count(embedded_folder(entry.id))
-        return Offer(entry.id, entry.label, entry.family, counted, None, None, entry.licence, entry.takes,
-                     note=entry.note)  # fmt: skip
-    return Offer(
-        entry.id, entry.label, entry.family, entry.parameters.total, entry.memory_gb, entry.memory_gb_4bit,
-        entry.licence, entry.takes, entry.revision, entry.note,
-    )  # fmt: skip
+        return ModelOption(name=entry.label, parameters=_count(embedded_folder(entry.id)), **known)
+    size = {name: getattr(entry, name) for name in ("memory_gb", "memory_gb_4bit", "revision")}
+    return ModelOption(name=entry.label, parameters=entry.parameters.total, **size, **known)
 
 
-def _elsewhere(name: str) -> Offer:
+def _elsewhere(name: str) -> ModelOption:
     """A folder, or a hub id that is not on the menu: what its files say, if they are at hand."""
     from ..models.families import FAMILIES
 
     folder = Path(name).expanduser()
+    family = _model_type(folder / "config.json")
+    parameters = _count(folder)
+    return ModelOption(
+        id=name,
+        name=os.path.basename(name.rstrip("/")),
+        family=family,
+        parameters=parameters,
+        memory_gb=round(parameters * 2 / 1e9, 1) if parameters else None,
+        takes=FAMILIES[family].takes if family in FAMILIES else ("picture",),
+    )
+
+
+def _model_type(config: Path) -> str:
+    """What a model's config says it is; loading will say what is wrong with a damaged one."""
     try:
-        kind = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
-    except (OSError, ValueError, KeyError, TypeError):
-        kind = "architecture unknown"
-    takes = FAMILIES[kind].takes if kind in FAMILIES else ("picture",)
-    counted = _count(folder)
-    memory = round(counted * 2 / 1e9, 1) if counted else None
-    return Offer(name, os.path.basename(name.rstrip("/")), kind, counted, memory, None, None, takes)
+        text = config.read_bytes()
+    except OSError:
+        text = b"{}"
+    try:
+        data = json.loads(text)
+    except ValueError:  # no JSON, or not in Unicode
+        data = {}
+    kind = data.get("model_type") if isinstance(data, dict) else None
+    return kind if isinstance(kind, str) else "architecture unknown"
 
 
 def _count(folder: Path) -> int | None:

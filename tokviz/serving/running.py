@@ -1,4 +1,4 @@
-"""A request of the page as plain data, the loaded model, and the one function that does the work.
+"""A request of the page as plain data, and the one function that does the work.
 
 Nothing here imports torch until a model is needed. Requests and events are plain data that can be pickled, because on
 ZeroGPU the work happens in a forked process.
@@ -13,24 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, Stopped
 from ..names import Box, BudgetMeaning
-from ..serving.gpu_time import PACE, RunSize
-from .offers import id_of, loaded_facts, offer, offers
-from .shelf import Shelf, Wanted, steps
+from .gpu_time import PACE, RunSize
+from .model_cache import ModelSpec, model
+from .model_menu import id_of, model_option
 
 if TYPE_CHECKING:
     from ..comparing import Event
     from ..images import Picture
-    from ..models.loading import VisionLanguageModel
-    from ..types import PlanningInfo
     from ..video import Video
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """What the page or the API asks for; the fields mean what ``tokviz.compare_events`` says.
 
-    evidence_at: of a video, the frame of the file (from 0) that each box of ``evidence`` lies in. precision and kernel:
-    how the model is loaded, of ``PRECISIONS`` and ``KERNELS``. media: the decoded ``picture``, see ``opened``.
+    evidence_at: of a video, the frame of the file (from 0) that each box of ``evidence`` lies in.
+    precision, kernel: how the model is loaded, see ``ModelSpec``.
+    media: the decoded ``picture``, see ``opened``.
     """
 
     model: str
@@ -51,99 +50,25 @@ class RunRequest:
     kernel: str = "auto"
     media: Any = None
 
+    @property
+    def spec(self) -> ModelSpec:
+        """The model that answers, and how it is loaded."""
+        return ModelSpec(id_of(self.model), self.precision, self.kernel)
 
-PRECISIONS = ("auto", "8bit", "4bit")
-KERNELS = ("auto", "sdpa", "flash", "kernels")
-SQUARE = (1000, 1000)
-"""A picture that every model takes, in px: for questions about a model before there is one."""
+    @property
+    def size(self) -> RunSize:
+        """How much is asked for."""
+        return RunSize.of(len(self.methods), self.repeats, self.max_new_tokens)
+
 
 Runner = Callable[[RunRequest, threading.Event], "Iterator[Event]"]
-Loader = Callable[[RunRequest], Iterable[str]]
-"""Makes a request's model ready; yields what it is doing, for the notice of the page."""
-
-_shelf = Shelf()
-
-
-def allowed_models() -> list[tuple[str, str]]:
-    """``(label, name)`` of the models this page offers, the default first; see ``offers``."""
-    return [(one.label, one.shown) for one in offers()]
-
-
-def is_loaded(request: RunRequest) -> bool:
-    """Whether the request's model is at hand."""
-    return _shelf.has(_wanted(request))
-
-
-def loaded(name: str) -> VisionLanguageModel | None:
-    """The model of this name if it is loaded."""
-    return _shelf.find(id_of(name))
-
-
-def load_steps(request: RunRequest) -> Iterator[str]:
-    """Load the request's model. Raises BadInput; the model that was loaded before goes on working then."""
-    wanted = _checked(_wanted(request))
-    yield from steps(lambda report: _shelf.get(wanted, report))
-
-
-def model(name: str, precision: str = "auto", kernel: str = "auto") -> VisionLanguageModel:
-    """The model of this name; loaded on first use. Only the latest is kept. Raises BadInput for names not offered."""
-    return _shelf.get(_checked(Wanted(id_of(name), precision, kernel)))
-
-
-def _wanted(request: RunRequest) -> Wanted:
-    return Wanted(id_of(request.model), request.precision, request.kernel)
-
-
-def _checked(wanted: Wanted) -> Wanted:
-    offer(wanted.name)
-    if wanted.precision not in PRECISIONS or wanted.kernel not in KERNELS:
-        raise BadInput(f"Weights are {', '.join(PRECISIONS)} and kernels {', '.join(KERNELS)} on this page.")
-    return wanted
-
-
-def model_facts(name: str) -> str:
-    """One line about a model: how it is loaded, or what is known of it before; empty for one that is not offered."""
-    vlm = _shelf.find(id_of(name))
-    if vlm is not None:
-        return loaded_facts(vlm.record)
-    return next((one.facts() for one in offers() if one.shown == name), "")
-
-
-def loading_notices(name: str) -> str:
-    """What the user should know about how the model was loaded; empty when there is nothing."""
-    vlm = _shelf.find(id_of(name))
-    return "" if vlm is None else " ".join(vlm.notices)
-
-
-def why_not_faster() -> tuple[str | None, str | None]:
-    """See ``models.choices.why_not_faster``."""
-    from ..models import choices
-
-    return choices.why_not_faster()
-
-
-def size_of(request: RunRequest) -> RunSize:
-    """How much a request asks for."""
-    return RunSize.of(len(request.methods), request.repeats, request.max_new_tokens)
+Loader = Callable[[ModelSpec], Iterable[str]]
+"""Makes a model ready; yields what it is doing, for the notice of the page."""
 
 
 def declared_seconds(request: RunRequest) -> int:
     """GPU seconds that ZeroGPU is asked for."""
-    return PACE.declared(request.model, offer(request.model).parameters, size_of(request))
-
-
-def planning(name: str) -> PlanningInfo | None:
-    """What methods may know about a model that this page offers; None while that is known only by loading it."""
-    if name not in [offered for _, offered in allowed_models()]:
-        return None
-    vlm = _shelf.find(id_of(name))
-    if vlm is None:
-        from ..models.planning import planning_before_loading
-
-        return planning_before_loading(id_of(name))
-    from ..lane import planning_info
-
-    return planning_info(vlm, vlm.family.grid(vlm.model, vlm.processor, SQUARE, {}))
+    return PACE.declared(request.model, model_option(request.model).parameters, request.size)
 
 
 def opened(request: RunRequest, stop: threading.Event) -> RunRequest:
@@ -156,7 +81,7 @@ def opened(request: RunRequest, stop: threading.Event) -> RunRequest:
     from ..media import open_media
     from ..video import is_video
 
-    vlm = model(request.model, request.precision, request.kernel)
+    vlm = model(request.spec)
     # The field for frames keeps its number while pictures are asked about.
     frames = request.frames if is_video(request.picture) else None
     try:
@@ -169,7 +94,7 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
     """Carry a request out. Raises BadInput before the first event when it cannot be served."""
     import tokviz
 
-    vlm = model(request.model, request.precision, request.kernel)
+    vlm = model(request.spec)
     media = request.media if request.media is not None else opened(request, stop).media
     events = tokviz.compare_events(
         vlm,
@@ -203,50 +128,7 @@ def _evidence(request: RunRequest, media: Picture | Video) -> dict[str, Any]:
     """The evidence as ``compare_events`` wants it; of a video only what lies in frames that are looked at."""
     if not request.evidence_at:
         return {"evidence": request.evidence}
-    looked_at = {number: place for place, number in enumerate(getattr(media, "indices", ()))}
-    there = [
-        (box, looked_at[at]) for box, at in zip(request.evidence, request.evidence_at, strict=True) if at in looked_at
-    ]
-    return {"evidence": [box for box, _ in there], "evidence_frames": [place for _, place in there]}
-
-
-class StopFlags:
-    """One stop flag per browser tab. A flag is set by Stop (or a closed tab) and renewed by the next Compare."""
-
-    def __init__(self) -> None:
-        self._flags: dict[str, threading.Event] = {}
-        self._lock = threading.Lock()
-
-    def renew(self, session: str) -> threading.Event:
-        """A fresh flag for the tab's next run; the one before is stopped."""
-        with self._lock:
-            former, fresh = self._flags.get(session), threading.Event()
-            self._flags[session] = fresh
-        if former is not None:
-            former.set()
-        return fresh
-
-    def of(self, session: str) -> threading.Event | None:
-        """The flag of the tab's latest run; None when there is none, or what it shows now is not a run's."""
-        with self._lock:
-            return self._flags.get(session)
-
-    def stop(self, session: str) -> None:
-        """Ask the tab's run to stop."""
-        flag = self.of(session)
-        if flag is not None:
-            flag.set()
-
-    def stop_all(self) -> None:
-        """The server ends: every run does."""
-        with self._lock:
-            flags = [*self._flags.values()]
-        for flag in flags:
-            flag.set()
-
-    def forget(self, session: str) -> None:
-        """Stop the tab's run and drop its flag (the tab was closed)."""
-        with self._lock:
-            flag = self._flags.pop(session, None)
-        if flag is not None:
-            flag.set()
+    looked_at = {number: position for position, number in enumerate(getattr(media, "indices", ()))}
+    boxes = zip(request.evidence, request.evidence_at, strict=True)
+    there = [(box, looked_at[number]) for box, number in boxes if number in looked_at]
+    return {"evidence": [box for box, _ in there], "evidence_frames": [position for _, position in there]}

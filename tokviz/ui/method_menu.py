@@ -1,4 +1,4 @@
-"""The menu of methods: one component that holds which are chosen, their parameters, and which the model cannot serve.
+"""The menu of methods: which are chosen, their parameters, and which the model cannot serve.
 
 It is built from the ``Pruner`` objects alone. What never changes (labels, claims, papers, parameter specs) is handed to
 the script once as ``families``; the value holds only what a visitor or a model changes.
@@ -9,37 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gradio as gr
-
 from ..errors import BadInput
+from ..names import UNPRUNED
 from ..pruners.base import Pruner
 from ..types import PlanningInfo
 from . import text
-from .patch_view import asset
-from .payload import UNPRUNED
-
-
-class MethodMenu(gr.HTML):
-    """Checkboxes by family, settings of the chosen methods. The value is the dict of ``menu_value``.
-
-    Gradio makes such an object anew from its arguments on updates, so every argument is plain data with a default.
-    ``families`` is the list of the function of that name.
-    """
-
-    def __init__(self, value: dict[str, Any] | None = None, *, families: Sequence[Any] = (), **settings: Any):
-        super().__init__(
-            value=value,
-            html_template=asset("method_menu.html"),
-            css_template=asset("method_menu.css"),
-            js_on_load=asset("method_menu.js"),
-            apply_default_css=False,
-            families=list(families),
-            **settings,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        """The value is an object, not a string."""
-        return {"type": "object"}
 
 
 def offered(pruners: Sequence[Pruner]) -> list[Pruner]:
@@ -57,16 +31,26 @@ def families(pruners: Sequence[Pruner]) -> list[dict[str, Any]]:
             {"label": text.FAMILY_LABELS[pruner.family], "why": text.FAMILY_EXPLAINED[pruner.family], "methods": []},
         )
         paper = pruner.paper
-        group["methods"].append({
-            "id": pruner.id,
-            "label": pruner.label,
-            "claim": pruner.claim,
-            "paper": {"year": paper.year, "url": paper.url, "about": f"{paper.title} ({paper.authors}, {paper.year})"}
-            if paper
-            else None,
-            "params": [{**vars(param), "choices": list(param.choices)} for param in pruner.params],
-        })  # fmt: skip
+        about = paper and {
+            "year": paper.year,
+            "url": paper.url,
+            "about": f"{paper.title} ({paper.authors}, {paper.year})",
+        }
+        group["methods"].append(
+            {
+                "id": pruner.id,
+                "label": pruner.label,
+                "claim": pruner.claim,
+                "paper": about,
+                "params": param_facts(pruner),
+            }
+        )
     return list(groups.values())
+
+
+def param_facts(pruner: Pruner) -> list[dict[str, Any]]:
+    """The parameters of a method as plain data."""
+    return [{**vars(param), "choices": list(param.choices)} for param in pruner.params]
 
 
 def menu_value(

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 from ..names import MethodFamily, PositionPolicy, VideoFacts
-from ..records import Timing
 
 TITLE = "tokviz"
 

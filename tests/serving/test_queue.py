@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokviz.errors import BadInput
-from tokviz.serving.run_queue import RunQueue
+from tokviz.serving.queue import RunQueue
 
 
 def served(queue, tickets):
