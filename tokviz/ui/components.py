@@ -15,9 +15,10 @@ import gradio as gr
 from gradio.data_classes import FileData, GradioRootModel, ImageData
 from pydantic import model_validator
 
+from ..resources import resource
 from .files import PICTURES, VIDEOS, shown_file, uploaded_path
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+ASSETS = resource("assets")
 MAX_UPLOAD_MB = 100
 """The larger of the limits of ``tokviz.images`` and ``tokviz.video``, which check the rest."""
 _VIEW_SCRIPTS = (
