@@ -188,9 +188,9 @@ def test_cheap_calls_are_served_while_many_runs_wait(examples, client, paced, se
 
 
 def test_a_run_whose_caller_left_is_stopped(client, paced, secret, monkeypatch):
-    from tokviz.serving import listeners
+    from tokviz.serving import callers
 
-    monkeypatch.setattr(listeners, "RETURN_S", 0.5)
+    monkeypatch.setattr(callers, "RETURN_S", 0.5)
     (path,) = upload(client, secret).json()
     paced.hold(0)
     try:
@@ -259,7 +259,7 @@ def test_the_page_costs_little_and_its_config_holds_plain_data(site, examples, p
 
     from tokviz.ui.build import build_page
 
-    page = build_page(paced, load=lambda asked: (), examples=examples)
+    page = build_page(paced, load=lambda spec: (), examples=examples)
     config = page.get_config_file()
     odd = []
 
@@ -289,7 +289,7 @@ def test_opened_sessions_do_not_stay_in_memory(site, examples, tmp_path):
     from tokviz.ui.blocks import SESSIONS
     from tokviz.ui.build import build_page, launch_settings
 
-    page = build_page(PacedRunner(), load=lambda asked: (), examples=examples)
+    page = build_page(PacedRunner(), load=lambda spec: (), examples=examples)
     assert launch_settings()["state_session_capacity"] == SESSIONS <= 1000
     page.state_session_capacity = SESSIONS
     states = StateHolder()
@@ -305,14 +305,14 @@ def test_opened_sessions_do_not_stay_in_memory(site, examples, tmp_path):
 
 def test_a_caller_that_never_listens_does_not_stop_the_others(site, client, monkeypatch, secret):
     """Its box was taken away while its events waited, and gradio's queue ended for everybody with a KeyError."""
-    from tokviz.serving import listeners
+    from tokviz.serving import callers
     from tokviz.ui import blocks
 
     async def slow(*values):
         await asyncio.sleep(0.7)
         raise BadInput("Read in vain.")
 
-    monkeypatch.setattr(listeners, "ARRIVE_S", 1.0)
+    monkeypatch.setattr(callers, "ARRIVE_S", 1.0)
     monkeypatch.setattr(blocks, "TIDY_EVERY_S", 0.5)
     monkeypatch.setattr("tokviz.ui.handlers.Handlers.open_session", slow)
     (path,) = upload(client, secret).json()
@@ -333,7 +333,7 @@ def test_results_that_nobody_fetches_are_dropped_though_a_connection_is_open(mon
     from tokviz.ui import blocks
     from tokviz.ui.build import build_page
 
-    page = build_page(PacedRunner(), load=lambda asked: (), examples=[])
+    page = build_page(PacedRunner(), load=lambda spec: (), examples=[])
     messages = page._queue.pending_messages_per_session
     LISTENERS.arrived("open but not read")
 

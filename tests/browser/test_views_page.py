@@ -57,7 +57,7 @@ def test_order_shows_picks_and_the_sequence_of_the_llm(rich):
     assert "+ 1 token that is no patch: [CLS]" in tools(rich, CLUSTERS).inner_text()
 
 
-def test_died_at_tells_where_each_token_left(rich):
+def test_dropped_at_tells_where_each_token_left(rich):
     view(rich, "Dropped at")
     run = rich_comparison().run("steps")
     sizes = [144, *(len(stage.kept) for stage in run.stages)]

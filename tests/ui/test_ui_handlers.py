@@ -59,7 +59,7 @@ def runner():
 
 @pytest.fixture
 def act(runner, examples):
-    return Handlers(runner, lambda asked: (), PRUNERS, examples)
+    return Handlers(runner, lambda spec: (), PRUNERS, examples)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_an_unexpected_error_is_a_plain_sentence_without_details(examples, form,
         raise RuntimeError("/secret/path")
         yield
 
-    outputs = run(Handlers(broken, lambda asked: (), PRUNERS, examples), form, values(form, picture=file))
+    outputs = run(Handlers(broken, lambda spec: (), PRUNERS, examples), form, values(form, picture=file))
     assert (outputs[-1][1]["kind"], outputs[-1][1]["text"]) == ("error", UNEXPECTED)
     assert "/secret" not in str(outputs)
 
@@ -158,7 +158,7 @@ def test_a_run_that_breaks_off_leaves_no_lane_waiting(examples, runner, form, fi
             if event.kind == "run" and event.lane == 1:
                 raise error
 
-    outputs = run(Handlers(breaking, lambda asked: (), PRUNERS, examples), form, values(form, picture=file))
+    outputs = run(Handlers(breaking, lambda spec: (), PRUNERS, examples), form, values(form, picture=file))
     assert [lane["status"] for lane in outputs[-1][0]["lanes"]] == ["done", "done"]
     assert outputs[-1][1]["kind"] == "error"
 
