@@ -92,8 +92,7 @@ def _curve_table(found: Calibration) -> Table:
     """Divergence per block, with what the blocks in front of it make of the picture's cost."""
     table = new_table(
         f"VTW on {plain_text(found.model)}, mean of {found.n_samples} samples",
-        ("block K", "right"), ("divergence, nats", "right"), (f"at most {found.eta:g}", "left"),
-        ("blocks that see the picture", "right"),
+        ">block K", ">divergence, nats", f"at most {found.eta:g}", ">blocks that see the picture",
     )  # fmt: skip
     for block, divergence in zip(found.blocks, found.divergence, strict=True):
         enough = "yes" if divergence <= found.eta else ""

@@ -21,22 +21,21 @@ def cell(text: object, style: str = "") -> Text:
     return Text(plain_text(str(text)), style=style)
 
 
-def new_table(title: str, *columns: tuple[str, str]) -> Table:
-    """A table with ``(heading, "left" | "right")`` columns; text wraps, numbers and methods do not."""
+def new_table(title: str, *headings: str) -> Table:
+    """An empty table; columns whose heading begins with ``>`` are numbers. Text wraps, numbers and methods do not."""
     table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, side in columns:
-        whole = side == "right" or heading == "method"
-        table.add_column(Text(heading), justify="right" if side == "right" else "left", no_wrap=whole, overflow="fold")
+    for heading in headings:
+        number = heading.startswith(">")
+        whole = number or heading == "method"
+        name = Text(heading.removeprefix(">"))
+        table.add_column(name, justify="right" if number else "left", no_wrap=whole, overflow="fold")
     return table
 
 
 def answer_table(comparison: Comparison) -> Table:
     """Method, family, answer, verdict, tokens left after the last stage (F) and seen per block on average (A_in)."""
-    table = new_table(
-        f"Answers of {plain_text(comparison.model.name)}",
-        ("method", "left"), ("family", "left"), ("answer", "left"), ("verdict", "left"),
-        ("tokens left", "right"), ("per block", "right"),
-    )  # fmt: skip
+    title = f"Answers of {plain_text(comparison.model.name)}"
+    table = new_table(title, "method", "family", "answer", "verdict", ">tokens left", ">per block")
     for run in comparison.runs:
         final = average = ""
         if run.actual is not None:
@@ -52,11 +51,8 @@ def answer_table(comparison: Comparison) -> Table:
 def cost_table(comparison: Comparison) -> Table:
     """Times as measured here, bytes of the real KV cache, FLOPs of the language model by formula."""
     repeats = comparison.request.repeats
-    table = new_table(
-        f"Cost; times measured here ({'single shot' if repeats == 1 else f'median of {repeats}'})",
-        ("method", "left"), ("vision", "right"), ("select", "right"), ("prefill", "right"),
-        ("per token", "right"), ("KV cache", "right"), ("FLOPs, est.", "right"),
-    )  # fmt: skip
+    title = f"Cost; times measured here ({'single shot' if repeats == 1 else f'median of {repeats}'})"
+    table = new_table(title, "method", ">vision", ">select", ">prefill", ">per token", ">KV cache", ">FLOPs, est.")
     for run in comparison.runs:
         if run.error is not None:
             continue
@@ -78,10 +74,8 @@ def frame_table(comparison: Comparison) -> Table | None:
         return None
     pruned = [(run, kept_stage(run)) for run in comparison.runs]
     shown = [(run.label, run.stages[stage].kept) for run, stage in pruned if stage is not None]
-    table = new_table(
-        "Patches kept per frame", ("frame", "left"), ("seconds", "right"), ("patches", "right"),
-        *((plain_text(label, 40), "right") for label, _ in shown),
-    )  # fmt: skip
+    columns = (f">{plain_text(label, 40)}" for label, _ in shown)
+    table = new_table("Patches kept per frame", "frame", ">seconds", ">patches", *columns)
     counts = [kept_per_frame(comparison.grid, kept) for _, kept in shown]
     for row, count in enumerate(kept_per_frame(comparison.grid, None)):
         evidence = " *" if set(count.frames) & set(comparison.request.evidence_frames) else ""
