@@ -125,7 +125,7 @@ def comparison(
     later = late[::4]
     by_attention = map_record("[CLS] attention", attention / attention.sum(), "share", "log")
     merged = stage(
-        "projector", by_error, n, score=map_record("approximation error", error), order=order,
+        "projector", by_error, n, score=map_record("approximation error", error), order=order, order_is_basis=True,
         assignment=nearest(grid, sorted(by_error)), maps=[map_record("distance to the basis", distance, "px")],
     )  # fmt: skip
     picked = [late.index(t) if t in late else -1 for t in range(n)]

@@ -156,7 +156,7 @@ def test_the_page_looks_for_the_evidence_once_for_all_lanes(whole, monkeypatch):
     assert len(found) == 1
 
 
-def test_basis_tokens_are_marked_for_approximation_error_only(whole):
+def test_basis_tokens_are_marked_where_the_order_is_a_basis(whole):
     payload = to_payload(whole)
     assert len(lane(payload, "apet")["stages"][0]["basis"]) == 10
     assert lane(payload, "todre")["stages"][0]["basis"] == []
@@ -199,7 +199,7 @@ def test_sessions_of_earlier_versions_have_none_of_it(whole):
     del old["text_tokens"]
     for run in old["runs"]:
         for stage in run["stages"]:
-            for name in ("n_extra", "sequence", "charts", "readings", "text"):
+            for name in ("n_extra", "extra_name", "sequence", "charts", "readings", "text"):
                 del stage[name]
     assert to_payload(Comparison.from_json(json.dumps(old))) == to_payload(whole)
 

@@ -85,13 +85,19 @@ def test_basis_tokens_are_outlined_in_gold_above_the_others():
         INKS | {"g": palette.BASIS_OUTLINE},
     )
     session = tiny([0, 1])
-    picked = session.runs[1].stages[0].model_copy(update={"order": [-1, 0, 1, -1]})  # token 2 is dropped
-    of_error = session.runs[1].model_copy(update={"family": "approximation-error", "stages": [picked]})
-    drawn = kept_overlay(session, of_error)
+    picked = (
+        session.runs[1].stages[0].model_copy(update={"order": [-1, 0, 1, -1], "order_is_basis": True})
+    )  # token 2 is dropped
+    rebuilds = session.runs[1].model_copy(update={"stages": [picked]})
+    drawn = kept_overlay(session, rebuilds)
     np.testing.assert_array_equal(drawn[:6], expected[:6])
     assert not (drawn[6:] == palette.BASIS_OUTLINE).all(axis=2).any()
-    of_diversity = of_error.model_copy(update={"family": "diversity"})
-    assert not (kept_overlay(session, of_diversity) == palette.BASIS_OUTLINE).all(axis=2).any()
+    picked = picked.model_copy(update={"order_is_basis": False})
+    assert (
+        not (kept_overlay(session, rebuilds.model_copy(update={"stages": [picked]})) == palette.BASIS_OUTLINE)
+        .all(axis=2)
+        .any()
+    )
 
 
 def dashed_by_area(pixels, corners, width):

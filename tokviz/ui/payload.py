@@ -28,6 +28,7 @@ from ..records import (
 )
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
+from ..viz.overlays import basis_tokens
 from ..viz.verdict import judge
 from . import numbers, text
 
@@ -175,12 +176,12 @@ def _stages(run: Run, grid: TokenGrid) -> list[dict[str, Any]]:
     """Every stage as what it changed: lists run over the tokens that it was given, so that 23 stages stay small."""
     result, alive = [], list(range(grid.n_tokens))
     for stage in run.stages:
-        result.append(_stage(stage, run.family, alive, grid))
+        result.append(_stage(stage, alive, grid))
         alive = stage.kept
     return result
 
 
-def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int], grid: TokenGrid) -> dict[str, Any]:
+def _stage(stage: StageRecord, alive: Sequence[int], grid: TokenGrid) -> dict[str, Any]:
     """``gone``: tokens that leave here. ``absorbed``: pairs of a token that leaves and the one that carries it on."""
     maps = [m for m in (stage.score, *stage.maps) if m is not None]
     kept = set(stage.kept)
@@ -193,10 +194,10 @@ def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int], grid:
         "n_in": stage.n_in,
         "gone": gone,
         "order": None if stage.order is None else [stage.order[token] for token in alive],
-        "basis": measures.basis_tokens(stage, family),
+        "basis": basis_tokens(stage),
         "absorbed": None if carriers is None else [i for t in gone if carriers[t] >= 0 for i in (t, carriers[t])],
         "extra": stage.n_extra,
-        "extra_name": _added_name(stage),
+        "extra_name": cut(stage.extra_name),
         "sequence": stage.sequence,
         "scored": stage.score is not None,
         "maps": [_map(m, alive) for m in maps],
@@ -205,15 +206,6 @@ def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int], grid:
         "text": None if stage.text is None else _text_scores(stage.text),
         "facts": _facts(stage),
     }
-
-
-def _added_name(stage: StageRecord) -> str:
-    """What the added tokens are, as the stage recorded it: a text "added…", else a count "…_tokens" that is theirs."""
-    for name, value in stage.facts.items() if stage.n_extra else ():
-        if name.startswith("added") and isinstance(value, str):
-            return fact_value(value)
-    counts = (name for name, value in stage.facts.items() if name.endswith("_tokens") and value == stage.n_extra)
-    return fact_name(next(counts, "")) if stage.n_extra else ""
 
 
 def _short(value: float | None) -> float | None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from ..measures import basis_tokens, carriers
+from ..measures import carriers
 from ..records import Comparison, Run, StageRecord, TokenMap
 from . import palette
 from .raster import (
@@ -48,11 +48,16 @@ def kept_stage(run: Run) -> int | None:
     return telling[-1] if telling else len(run.stages) - 1 if run.stages else None
 
 
+def basis_tokens(stage: StageRecord) -> list[int]:
+    """The tokens from which a stage rebuilds the others: those that it picked step by step."""
+    return [token for token, step in enumerate(stage.order or ()) if step >= 0] if stage.order_is_basis else []
+
+
 def kept_basis(run: Run, stage: int = -1) -> list[int]:
-    """The basis tokens of a stage that it kept, ascending; only methods of approximation error have any."""
+    """The basis tokens of a stage that it kept, ascending."""
     record = stage_record(run, stage)
     kept = set(record.kept)
-    return [token for token in basis_tokens(record, run.family) if token in kept]
+    return [token for token in basis_tokens(record) if token in kept]
 
 
 def score_stage(run: Run) -> int | None:
