@@ -6,7 +6,7 @@ from watching import watched_page
 
 import tokviz
 from tokviz.serving.model_cache import planning
-from tokviz.ui.method_menu import missing_by_method, offered
+from tokviz.ui.form import missing_by_method, offered
 
 pytestmark = pytest.mark.browser
 READY = "document.querySelectorAll('.tm-method').length > 0"

@@ -19,9 +19,9 @@ from tokviz.errors import BadInput
 from tokviz.examples import load_examples
 from tokviz.records import Comparison
 from tokviz.serving import model_cache, running
-from tokviz.serving.gpu_time import Pace
 from tokviz.serving.model_menu import model_options
 from tokviz.serving.queue import StopFlags
+from tokviz.serving.running import Pace
 from tokviz.serving.storage import temporary_file
 from tokviz.ui import files
 from tokviz.ui.failures import UNEXPECTED

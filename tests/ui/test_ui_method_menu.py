@@ -15,7 +15,7 @@ from tokviz.pruners.base import Paper, Param, Pruner
 from tokviz.serving import model_cache
 from tokviz.types import CLIP_RELEVANCE, CLS_ATTENTION, PlanningInfo, Schedule
 from tokviz.ui import text
-from tokviz.ui.method_menu import families, menu_value, missing_by_method, offered, read_menu
+from tokviz.ui.form import families, menu_value, missing_by_method, offered, read_menu
 
 PRUNERS = tokviz.methods()
 N_TOKENS = json.loads((embedded_folder() / "config.json").read_text())["image_seq_length"]

@@ -28,8 +28,7 @@ from . import text
 from .components import PictureField
 from .failures import UNEXPECTED, log_failure, refusal
 from .files import as_plain
-from .form import is_whole
-from .method_menu import missing_by_method, param_facts
+from .form import is_whole, missing_by_method, param_facts
 
 _SECTION = re.compile(r"^(Args|Returns):\s*$")
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*)$")

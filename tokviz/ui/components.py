@@ -113,7 +113,7 @@ class ExamplePills(Widget):
 
 
 class MethodMenu(Widget):
-    """Checkboxes by family, settings of the chosen methods; see ``method_menu`` for ``value`` and ``families``."""
+    """Checkboxes by family, settings of the chosen methods: ``form.menu_value`` of ``form.families``."""
 
     _html, _css, _scripts = "method_menu.html", "method_menu.css", ("method_menu.js",)
 

@@ -11,15 +11,16 @@ import gradio as gr
 from gradio.components import Component
 
 from ..errors import BadInput
+from ..names import UNPRUNED
 from ..pruners.base import Pruner
 from ..records import Comparison
 from ..serving.model_cache import model_facts
 from ..serving.running import RunRequest
+from ..types import PlanningInfo
 from ..viz.format import share
 from . import text
 from .components import MediaField, MethodMenu
 from .files import request_file
-from .method_menu import families, menu_value, read_menu
 
 SHOW_SHARE = """(tokens, total) => total
   ? `${tokens === total ? 100 : (100 * tokens / total).toFixed(1)}% of ${total} visual tokens` : ''"""
@@ -238,3 +239,72 @@ def _advanced(start: Mapping[str, Any]) -> dict[str, Any]:
             "tokviz-kernel",
         ),
     }
+
+
+def offered(pruners: Sequence[Pruner]) -> list[Pruner]:
+    """The methods that can be chosen, in the order of the menu; the unpruned run is always there and has no entry."""
+    order = list(text.FAMILY_LABELS)
+    return sorted((p for p in pruners if p.id != UNPRUNED), key=lambda pruner: order.index(pruner.family))
+
+
+def families(pruners: Sequence[Pruner]) -> list[dict[str, Any]]:
+    """What the menu shows, by family: captions, methods with claim and paper, parameter specs."""
+    groups: dict[str, dict[str, Any]] = {}
+    for pruner in offered(pruners):
+        group = groups.setdefault(
+            pruner.family,
+            {"label": text.FAMILY_LABELS[pruner.family], "why": text.FAMILY_EXPLAINED[pruner.family], "methods": []},
+        )
+        paper = pruner.paper
+        about = paper and {
+            "year": paper.year,
+            "url": paper.url,
+            "about": f"{paper.title} ({paper.authors}, {paper.year})",
+        }
+        group["methods"].append(
+            {
+                "id": pruner.id,
+                "label": pruner.label,
+                "claim": pruner.claim,
+                "paper": about,
+                "params": param_facts(pruner),
+            }
+        )
+    return list(groups.values())
+
+
+def param_facts(pruner: Pruner) -> list[dict[str, Any]]:
+    """The parameters of a method as plain data."""
+    return [{**vars(param), "choices": list(param.choices)} for param in pruner.params]
+
+
+def menu_value(
+    chosen: Sequence[str], params: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]
+) -> dict[str, Any]:
+    """The menu's whole value. An update may leave keys out: the page keeps what it has."""
+    return {"chosen": list(chosen), "params": {k: dict(v) for k, v in params.items()}, "missing": dict(missing)}
+
+
+def missing_by_method(pruners: Sequence[Pruner], info: PlanningInfo | None) -> dict[str, str]:
+    """What each method lacks on a model, as sentences; empty when nothing is known of the model yet."""
+    if info is None:
+        return {}
+    sentences = {pruner.id: pruner.missing(info) for pruner in offered(pruners)}
+    return {method: sentence for method, sentence in sentences.items() if sentence is not None}
+
+
+def read_menu(pruners: Sequence[Pruner], value: Any) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+    """Chosen method ids in the order of the menu, and the parameters of each.
+
+    The value comes from a browser. Raises BadInput when it has not the shape of ``menu_value``; parameter values are
+    checked by the methods themselves.
+    """
+    chosen = value.get("chosen") if isinstance(value, Mapping) else None
+    params = value.get("params", {}) if isinstance(value, Mapping) else None
+    if not isinstance(chosen, list) or not isinstance(params, Mapping):
+        raise BadInput("The page sent no list of methods; please reload it.")
+    picked = tuple(pruner.id for pruner in offered(pruners) if pruner.id in chosen)
+    given = {method: params.get(method, {}) for method in picked}
+    if not all(isinstance(values, Mapping) for values in given.values()):
+        raise BadInput("The page sent settings that cannot be read; please reload it.")
+    return picked, {method: dict(values) for method, values in given.items()}

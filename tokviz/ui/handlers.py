@@ -22,11 +22,10 @@ from ..names import Box
 from ..pruners.base import Pruner
 from ..records import Comparison
 from ..serving.callers import LISTENERS, address_of
-from ..serving.gpu_time import PACE, RunSize, is_zero_gpu
 from ..serving.model_cache import is_loaded, loading_notices, model_facts, planning
 from ..serving.model_menu import check_may_load, model_option
 from ..serving.queue import RunQueue, Shares, StopFlags, Waiting, Working, in_turn
-from ..serving.running import Loader, Runner, RunRequest
+from ..serving.running import PACE, Loader, Runner, RunRequest, RunSize, is_zero_gpu
 from ..serving.storage import storage, temporary_file
 from . import numbers, text
 from .components import notice
@@ -42,8 +41,7 @@ from .files import (
     session_file,
     shown_files,
 )
-from .form import RequestForm, is_whole
-from .method_menu import missing_by_method, read_menu
+from .form import RequestForm, is_whole, missing_by_method, read_menu
 from .payload import Live, to_payload
 
 _TEXT_EVERY_S = 0.12

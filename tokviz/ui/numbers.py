@@ -31,18 +31,18 @@ def of_run(run: Run, comparison: Comparison, evidence: Sequence[int] | None = No
 
     evidence: ``measures.evidence_tokens`` of the comparison, the same for all its lanes (None: found here).
     """
-    reference = comparison.runs[0]
+    unpruned = comparison.runs[0]
     if evidence is None:
         asked = comparison.request
         evidence = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     lines = [*_tokens(run, comparison.grid.n_tokens), *_evidence(run, evidence, comparison.grid.n_tokens)]
-    lines += _duration("prefill", "prefill", run, reference)
-    lines += _duration("decode / token", "decode_per_token", run, reference)
+    lines += _duration("prefill", "prefill", run, unpruned)
+    lines += _duration("decode / token", "decode_per_token", run, unpruned)
     if run.stages:
         lines += _duration("selection", "selection", run, None)
     if run.cost is not None:
         if run.cost.kv_cache_bytes is not None:
-            of_reference = reference.cost.kv_cache_bytes if reference.cost else None
+            of_reference = unpruned.cost.kv_cache_bytes if unpruned.cost else None
             smaller = ratio(of_reference, run.cost.kv_cache_bytes) if of_reference and run.stages else ""
             lines.append(Number("KV cache", size(run.cost.kv_cache_bytes), smaller, look="measured"))
         lines.append(Number("prefill compute", f"≈ {flops(run.cost.prefill_flops)}", look="estimated"))
@@ -89,11 +89,11 @@ def _fate_lines(labels: tuple[str, str, str], fates: measures.Fates) -> list[Num
     return lines if fates.absorbed else lines[:1]
 
 
-def _duration(label: str, key: str, run: Run, reference: Run | None) -> list[Number]:
+def _duration(label: str, key: str, run: Run, unpruned: Run | None) -> list[Number]:
     timing = run.timings.get(key)
     if timing is None:
         return []
-    base: Timing | None = reference.timings.get(key) if reference is not None and reference is not run else None
+    base: Timing | None = unpruned.timings.get(key) if unpruned is not None and unpruned is not run else None
     faster = ratio(base.median_ms, timing.median_ms) if base is not None else ""
     return [Number(label, milliseconds(timing.median_ms), faster, how_measured(timing), look="measured")]
 

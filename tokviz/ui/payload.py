@@ -15,17 +15,7 @@ from typing import Any, Protocol
 from .. import measures
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
-from ..records import (
-    Chart,
-    Comparison,
-    Reading,
-    Run,
-    StageRecord,
-    TextScores,
-    TokenGrid,
-    TokenMap,
-    VideoRecord,
-)
+from ..records import Chart, Comparison, Reading, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
 from ..viz.overlays import basis_tokens

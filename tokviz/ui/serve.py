@@ -17,11 +17,10 @@ from typing import Any, NoReturn
 
 from ..decoding_worker import warm_up
 from ..errors import BadInput
-from ..serving.gpu_time import is_zero_gpu
 from ..serving.model_cache import ModelSpec, model
 from ..serving.model_menu import model_options
 from ..serving.queue import all_over, stop_all
-from ..serving.running import RunRequest, declared_seconds, opened, run_request
+from ..serving.running import RunRequest, declared_seconds, is_zero_gpu, opened, run_request
 from . import text
 from .agents import serve_agents
 from .build import build_page, launch_settings

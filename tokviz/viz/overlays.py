@@ -99,12 +99,7 @@ def plain_picture(comparison: Comparison, *, evidence: bool = True, canvas: Canv
 
 
 def kept_overlay(
-    comparison: Comparison,
-    run: Run,
-    *,
-    stage: int = -1,
-    evidence: bool = True,
-    canvas: Canvas | None = None,
+    comparison: Comparison, run: Run, *, stage: int = -1, evidence: bool = True, canvas: Canvas | None = None
 ) -> Pixels:
     """Kept patches as they are, outlined as regions; dropped ones grey and darker. A run without stages kept all.
 
@@ -188,12 +183,7 @@ def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int]) -> Pixels:
 
 
 def cluster_overlay(
-    comparison: Comparison,
-    run: Run,
-    *,
-    stage: int = -1,
-    evidence: bool = True,
-    canvas: Canvas | None = None,
+    comparison: Comparison, run: Run, *, stage: int = -1, evidence: bool = True, canvas: Canvas | None = None
 ) -> Pixels:
     """One colour per merge group, lines between groups, a ring on the kept token of each.
 

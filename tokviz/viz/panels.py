@@ -71,7 +71,7 @@ class Panel:
 def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
     """The panel of one run of the canvas's comparison."""
     comparison = canvas.comparison
-    baseline = comparison.runs[0]
+    unpruned = comparison.runs[0]
     drawn = _drawn(run, view)
     shown = drawn[0] if drawn else None
     scale = None
@@ -81,7 +81,7 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
         scale = survival_map(run, comparison.grid.n_tokens)
     return Panel(
         title=run.label,
-        subtitle="reference" if run is baseline else run.family.replace("-", " "),
+        subtitle="reference" if run is unpruned else run.family.replace("-", " "),
         pixels=_picture(canvas, run, drawn),
         answer=run.answer,
         judged=judge(comparison, run),
@@ -234,5 +234,5 @@ def chosen_runs(comparison: Comparison, methods: list[str] | tuple[str, ...] | N
     unknown = [method for method in methods if method not in there]
     if unknown:
         raise BadInput(f"This comparison has no run of {unknown[0]!r}; it has {', '.join(there)}.")
-    baseline = comparison.runs[0]
-    return [baseline, *(there[method] for method in dict.fromkeys(methods) if method != baseline.method)]
+    unpruned = comparison.runs[0]
+    return [unpruned, *(there[method] for method in dict.fromkeys(methods) if method != unpruned.method)]

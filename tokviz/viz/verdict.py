@@ -36,9 +36,9 @@ def judge(comparison: Comparison, run: Run) -> Judgement | None:
     """Judge a run's answer. None for a run that failed, and where there is nothing to compare it with."""
     if run.error is not None:
         return None
-    reference, expected = comparison.runs[0], comparison.request.expected_answer
-    alone = run is reference or reference.error is not None
+    unpruned, expected = comparison.runs[0], comparison.request.expected_answer
+    alone = run is unpruned or unpruned.error is not None
     if alone and expected is None:
         return None
-    judged = verdict(run.answer, run.answer if alone else reference.answer, expected)
+    judged = verdict(run.answer, run.answer if alone else unpruned.answer, expected)
     return Judgement(*_LOOKS[judged.kind], judged.label)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokviz.serving.gpu_time import LEAST_S, MOST_S, Pace, RunSize
+from tokviz.serving.running import LEAST_S, MOST_S, Pace, RunSize
 
 
 @pytest.mark.parametrize("parameters", [5_000_000, 3_000_000_000, 7_000_000_000, 8_000_000_000])
