@@ -26,7 +26,7 @@ from scripts.cases.clips import N_FRAMES, clip_of, file_of, find_clip_flips, loo
 from scripts.cases.search import FoundCase, separate
 from tokviz.lane import planning_info
 from tokviz.media import grid_of, open_media
-from tokviz.models.embedded import EMBEDDED_VIDEO_MODEL
+from tokviz.models.catalog import EMBEDDED_VIDEO_MODEL
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.records import Comparison
 from tokviz.video import Video

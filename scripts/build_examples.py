@@ -29,8 +29,8 @@ from scripts.cases.search import FoundCase, Outcome, find_flips, outcomes_of, se
 from tokviz.images import Picture, read_image, stored_image
 from tokviz.measures import evidence_tokens, normalised
 from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.loading import VisionLanguageModel
-from tokviz.models.planning import planning_before_loading
 from tokviz.records import Comparison
 
 ROOT = Path(__file__).resolve().parents[1]

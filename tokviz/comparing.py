@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 
@@ -45,6 +46,8 @@ from .video import Video
 
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 BASELINE = "full"
+_WARM: WeakSet[VisionLanguageModel] = WeakSet()
+"""Models that have answered before."""
 
 
 @dataclass(frozen=True)
@@ -203,11 +206,12 @@ class _Job:
         """Run every lane in order. Everything that touches the model happens in the calling thread."""
         needs = self._needs()
         repeats = self.settings.repeats
-        if not self.vlm.warm:  # else the first lane, the unpruned one, would look slower than it is
+        if self.vlm not in _WARM:  # else the first lane, the unpruned one, would look slower than it is
             warm_up = self._encode(needs)
             with running_on(self.vlm.model, self.vlm.family, warm_up):
                 answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=_ignore, stop=self.settings.stop)
-            self.vlm.warm = not self.settings.stop.is_set()
+            if not self.settings.stop.is_set():
+                _WARM.add(self.vlm)
         prompts = [self._encode(needs) for _ in range(repeats)]
         prompt = prompts[-1]
         n_visual = int(prompt.visual_mask.sum())

@@ -105,18 +105,13 @@ def run_lane(
 def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
     """What methods may know about this model and a picture of this geometry before anything runs."""
     tower = vlm.family.vision_tower(vlm.model)
-    n_views = len(grid.views)
-    return PlanningInfo(
+    return vlm.family.planning(
         n_visual=grid.n_tokens,
         n_blocks=vlm.record.n_blocks,
-        family=vlm.family.id,
         has_cls=vlm.family.has_cls(vlm.model),
-        n_views=n_views,
+        n_views=len(grid.views),
         has_tiles=grid.is_tiled,
         has_frames=grid.is_video,
-        merges_patches=not vlm.family.has_encoder_site(vlm.model),
-        projects_cls=vlm.family.projects_cls,
-        renumbers=vlm.family.reindexes,
         vision_blocks=None if tower is None else len(tower.blocks),
     )
 

@@ -137,7 +137,7 @@ def model(name: str) -> Any:
         return tokviz.load(name, device="cpu")
     case = CASES[name.removesuffix(HALF)]
     stock = case.model(torch.bfloat16 if name.endswith(HALF) else torch.float32)
-    return VisionLanguageModel(stock, case.processor(), case.here, loaded_record(stock, case.here, name), warm=True)
+    return VisionLanguageModel(stock, case.processor(), case.here, loaded_record(stock, case.here, name))
 
 
 @cache

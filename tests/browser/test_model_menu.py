@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tokviz.examples import load_examples
-from tokviz.models import choices
+from tokviz.models import devices
 from tokviz.serving import model_cache
 
 pytestmark = pytest.mark.browser
@@ -60,7 +60,7 @@ def test_a_model_is_described_loaded_with_progress_and_survives_one_that_fails(m
 
 
 def test_choices_that_this_machine_has_no_use_for_say_why(menu_site, open_page):
-    no_bits, no_kernels = choices.why_not_faster()
+    no_bits, no_kernels = devices.why_not_faster()
     page = open_page(menu_site)
     page.get_by_text("Advanced", exact=True).click()
     for name, reason in (("precision", no_bits), ("kernel", no_kernels)):

@@ -13,7 +13,7 @@ from scripts.cases.clips import MOMENT, clip_of, looked_at, moment_in_words
 from scripts.cases.search import left, separate
 from tokviz.examples import load_examples
 from tokviz.measures import evidence_recall, evidence_tokens, normalised, overlap, verdict
-from tokviz.models.embedded import EMBEDDED_VIDEO_MODEL
+from tokviz.models.catalog import EMBEDDED_VIDEO_MODEL
 from tokviz.video import probe, read_video
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -19,8 +19,8 @@ from tokviz.comparing import geometry_of
 from tokviz.errors import BadInput, Unsupported
 from tokviz.lane import planning_info
 from tokviz.models.catalog import CATALOG, find
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
-from tokviz.models.planning import planning_before_loading
 from tokviz.models.prompts import model_inputs
 from tokviz.models.qwen_vl import merged_patch_grid
 

@@ -107,7 +107,7 @@ class ModelCache:
 
 
 def _release() -> None:
-    from ..models.choices import release_memory
+    from ..models.devices import release_memory
 
     release_memory()
 
@@ -184,7 +184,7 @@ def planning(name: str) -> PlanningInfo | None:
         return None
     vlm = loaded(name)
     if vlm is None:
-        from ..models.planning import planning_before_loading
+        from ..models.checkpoint import planning_before_loading
 
         return planning_before_loading(id_of(name))
     from ..lane import planning_info

@@ -186,8 +186,8 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
     try:
         yield from events
     except Exception as error:
-        from ..models.choices import release_memory
-        from ..models.failures import out_of_memory
+        from ..models.devices import release_memory
+        from ..models.load_errors import out_of_memory
 
         sentence = out_of_memory(vlm.record.name, error)
         if sentence is None:

@@ -204,7 +204,7 @@ def _published_budgets(budget: gr.Slider, total: gr.Number, n_tokens: int) -> No
 
 def _advanced(start: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the run; those that this machine has no use for are off and say why."""
-    from ..models.choices import why_not_faster
+    from ..models.devices import why_not_faster
 
     no_bits, no_kernels = why_not_faster()
 
