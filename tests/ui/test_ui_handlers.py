@@ -196,6 +196,7 @@ def test_stop_ends_the_run_after_what_is_finished(act, form, file):
 
 
 def test_a_model_tells_the_menu_what_it_cannot_serve_when_it_is_chosen_and_when_it_runs(act, form, file, monkeypatch):
+    monkeypatch.setattr(model_cache, "CACHE", model_cache.ModelCache())  # nothing is loaded yet
     monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny,owner/unknown")
     expected = {p.id: p.missing(model_cache.planning("tokviz-tiny")) for p in PRUNERS}
     told = {"missing": {method: sentence for method, sentence in expected.items() if sentence}}
