@@ -1,8 +1,8 @@
 """What the documentation's build does beside MkDocs: line counts that are always true, and links out of ``docs/``.
 
-``{lines:tokviz/types.py}`` in a page becomes the number of lines of that file. Links to files of the repository that are
-not part of the site (``../benchmarks/fidelity.md``) become plain text, as the site has no address for them; images from
-outside ``docs/`` are copied in.
+``{lines:tokviz/types.py}`` in a page becomes the number of lines of that file. Links to files that are not part of the
+site (``../benchmarks/fidelity.md``) become plain text, as the site has no address for them; images from outside ``docs/``
+are copied in.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _count(name: str) -> str:
-    """Lines of a file, or of all Python files of a folder. Raises FileNotFoundError, so that no page outlives a move."""
+    """Lines of a file, or of a folder's Python files. Raises FileNotFoundError, so that no page outlives a move."""
     path = ROOT / name
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     return f"{sum(len(file.read_text().splitlines()) for file in files):,}"
