@@ -30,8 +30,8 @@ from PIL import Image
 
 from tokviz.errors import BadInput
 from tokviz.records import Comparison
-from tokviz.render import figure_bytes
 from tokviz.ui.payload import to_payload
+from tokviz.viz import figure_bytes
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MOST_CPU_S = 600
@@ -67,7 +67,7 @@ def opened(data: bytes, *, figures: bool = True) -> Outcome:
             raise BadInput("The session holds no runs: there is nothing to show.")
         json.dumps(to_payload(comparison), allow_nan=False)
         clock.append(time.process_time())
-        for view in ("kept", "score", "clusters", "died") if figures else ():
+        for view in ("kept", "score", "clusters", "dropped") if figures else ():
             figure_bytes(comparison, "png", view=view, dpi=60)
     except BadInput as error:
         words = str(error)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from tokviz.measures import (
     Fates,
-    basis_tokens,
     carriers,
     decode_flops,
     evidence_recall,
@@ -194,9 +193,3 @@ def test_a_withdrawal_is_no_selection():
     assert withdrawal(run) == stages[2] and stages_that_select(run) == stages[:2]
     kept = run.model_copy(update={"stages": stages[:2]})
     assert withdrawal(kept) is None and stages_that_select(kept) == stages[:2]
-
-
-def test_basis_tokens_are_those_picked_step_by_step():
-    picked = stage([0, 1, 3], 4, order=[1, -1, -1, 0])
-    assert basis_tokens(picked, "approximation-error") == [0, 3]
-    assert basis_tokens(picked, "diversity") == basis_tokens(stage([0], 4), "approximation-error") == []

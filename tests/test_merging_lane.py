@@ -5,7 +5,7 @@ import pytest
 import tokviz
 from tokviz.measures import merging_flops, prefill_flops
 from tokviz.names import VisionBlock
-from tokviz.render.tables import notes
+from tokviz.viz.tables import notes
 
 QUESTION = "how many objects are there?"
 

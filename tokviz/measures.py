@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .names import Box, MethodFamily
+from .names import Box
 from .records import Run, StageRecord, Timing, TokenGrid
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
@@ -229,10 +229,3 @@ def stages_that_select(run: Run) -> list[StageRecord]:
 def withdrawal(run: Run) -> StageRecord | None:
     """The stage behind which no visual token is left, or None."""
     return next((stage for stage in run.stages if stage.n_in and not stage.kept), None)
-
-
-def basis_tokens(stage: StageRecord, family: MethodFamily) -> list[int]:
-    """The tokens that approximation-error methods reconstruct the others from: those picked step by step."""
-    if family != "approximation-error" or stage.order is None:
-        return []
-    return [token for token, step in enumerate(stage.order) if step >= 0]

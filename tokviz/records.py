@@ -194,10 +194,12 @@ class StageRecord(Record):
     """One stage of one run. Every index and list refers to the ORIGINAL N visual tokens, so that views compose nothing.
 
     kept: ascending original indices alive after this stage. order: step at which a token was picked, -1 else.
+    order_is_basis: whether the picked tokens are a basis from which the others are rebuilt.
     assignment: original index of the token that carries it after this stage (itself if kept), -1 if dropped without a
-    merge or dropped earlier; None if the stage does not merge. n_extra: tokens that are no patch and that the stage
-    added ([CLS], a summary). sequence: the order in which the LLM gets the tokens, original indices, -1 for an added
-    token; None when it is ascending with added tokens last.
+    merge or dropped earlier; None if the stage does not merge.
+    n_extra: tokens that are no patch and that the stage added; extra_name: what they are ([CLS], a summary).
+    sequence: the order in which the LLM gets the tokens, original indices, -1 for an added token; None when it is
+    ascending with added tokens last.
     """
 
     title: str
@@ -211,7 +213,9 @@ class StageRecord(Record):
     order: Many[int] | None
     assignment: Many[int] | None
     maps: Many[TokenMap]
+    order_is_basis: bool = False
     n_extra: int = 0
+    extra_name: str = ""
     sequence: Many[int] | None = None
     charts: Many[Chart] = []
     readings: Many[Reading] = []

@@ -166,8 +166,9 @@ class Signals:
 class Diagnostics:
     """Why a stage decided as it did, for the views. Rows of maps and charts are those that the stage was given.
 
-    score: the map that ranked the tokens, None where nothing did (random, withdrawal). facts: plain numbers and texts
-    worth recording. warnings: sentences for the user.
+    score: the map that ranked the tokens, None where nothing did (random, withdrawal). order_is_basis: whether the
+    tokens that were picked step by step are a basis from which the others are rebuilt. extra_name: what the tokens of
+    ``Selection.extra`` are, in words. facts: plain numbers and texts worth recording. warnings: sentences for the user.
     """
 
     score: TokenMap | None = None
@@ -175,6 +176,8 @@ class Diagnostics:
     charts: Sequence[Chart] = ()
     readings: Sequence[Reading] = ()
     text: TextScores | None = None
+    order_is_basis: bool = False
+    extra_name: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 

@@ -62,10 +62,10 @@ class Loads(list):
 
     refusal = ""
 
-    def __call__(self, asked):
+    def __call__(self, spec):
         from tokviz.errors import BadInput
 
-        self.append(asked.model)
+        self.append(spec.name)
         if self.refusal:
             raise BadInput(self.refusal)
         return ()
@@ -106,7 +106,7 @@ def rich_site(site, paced, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("rich")
     write_rich_examples(folder)
-    page = _serve(build_page(paced, load=lambda asked: (), examples=load_examples(folder)))
+    page = _serve(build_page(paced, load=lambda spec: (), examples=load_examples(folder)))
     yield page.local_url
     page.close()
 

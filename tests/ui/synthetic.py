@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 from typing import Any
@@ -99,6 +100,7 @@ def nearest(grid: TokenGrid, kept: list[int]) -> list[int]:
     return assignment
 
 
+@functools.lru_cache(maxsize=64)
 def comparison(
     width: int = 480, height: int = 480, *, side: int = 336, budget: int = 64, answer: str | None = None,
     expected: str | None = "cyan", question: str = "what color is the triangle ?", failed: bool = False,
@@ -123,7 +125,7 @@ def comparison(
     later = late[::4]
     by_attention = map_record("[CLS] attention", attention / attention.sum(), "share", "log")
     merged = stage(
-        "projector", by_error, n, score=map_record("approximation error", error), order=order,
+        "projector", by_error, n, score=map_record("approximation error", error), order=order, order_is_basis=True,
         assignment=nearest(grid, sorted(by_error)), maps=[map_record("distance to the basis", distance, "px")],
     )  # fmt: skip
     picked = [late.index(t) if t in late else -1 for t in range(n)]

@@ -67,7 +67,7 @@ def clustered_stage(grid: TokenGrid) -> StageRecord:
         "projector", kept, n, score=map_record("density times distance", density * distance),
         order=[centres.index(t) if t in centres else -1 for t in range(n)], assignment=assignment,
         maps=[map_record("local density", density), map_record("distance to a denser patch", distance)],
-        n_extra=1, sequence=[-1, *centres], planned_keep=len(kept) + 1,
+        n_extra=1, extra_name="[CLS]", sequence=[-1, *centres], planned_keep=len(kept) + 1,
         charts=[
             Chart(name="decision", label="Decision graph", kind="scatter", x=list(density), y=list(distance),
                         x_label="local density", y_label="distance to a denser patch", tokens=list(range(n)),

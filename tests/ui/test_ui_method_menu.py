@@ -10,12 +10,12 @@ import tokviz
 from tokviz.errors import BadInput
 from tokviz.models import checkpoint
 from tokviz.models.catalog import embedded_folder
-from tokviz.names import MethodFamily
+from tokviz.names import UNPRUNED, MethodFamily
 from tokviz.pruners.base import Paper, Param, Pruner
+from tokviz.serving import model_cache
 from tokviz.types import CLIP_RELEVANCE, CLS_ATTENTION, PlanningInfo, Schedule
-from tokviz.ui import running, text
-from tokviz.ui.method_menu import families, menu_value, missing_by_method, offered, read_menu
-from tokviz.ui.payload import UNPRUNED
+from tokviz.ui import text
+from tokviz.ui.form import families, menu_value, missing_by_method, offered, read_menu
 
 PRUNERS = tokviz.methods()
 N_TOKENS = json.loads((embedded_folder() / "config.json").read_text())["image_seq_length"]
@@ -92,12 +92,12 @@ def test_parameters_reach_the_script_with_their_limits():
 
 def test_the_embedded_model_is_known_before_it_is_loaded(monkeypatch):
     monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny")
-    assert running.planning("tokviz-tiny") == EMBEDDED
-    assert running.planning("another/one") is None
+    assert model_cache.planning("tokviz-tiny") == EMBEDDED
+    assert model_cache.planning("another/one") is None
     from tokviz.lane import planning_info
 
     vlm = tokviz.load("tokviz-tiny")
-    grid = vlm.family.grid(vlm.model, vlm.processor, running.SQUARE, {})
+    grid = vlm.family.grid(vlm.model, vlm.processor, model_cache.SQUARE, {})
     assert planning_info(vlm, grid) == EMBEDDED
 
 

@@ -13,12 +13,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ..errors import BadInput
-from ..render.figure import figure_format, save_figure
-from ..render.panels import VIEWS
-from ..render.plain_text import plain_text
-from ..render.tables import answer_table, cost_table, frame_table, notes
-from .loading import add_loading_options, loading_options
-from .terminal import check_writable, out, quiet_unless, write_text
+from ..names import DEFAULT_METHODS
+from ..viz.figures import figure_format, save_figure
+from ..viz.format import plain_text
+from ..viz.panels import VIEWS
+from ..viz.tables import answer_table, cost_table, frame_table, notes
+from .terminal import add_loading_options, check_writable, loading_options, out, quiet_unless, write_text
 
 if TYPE_CHECKING:
     from ..images import Picture
@@ -34,17 +34,17 @@ def add_to(commands: Any) -> None:
     )
     parser.set_defaults(run=run_compare)
     add = parser.add_argument
-    add("file", nargs="?", metavar="FILE", help="picture (PNG, JPEG, WebP, GIF, BMP, TIFF) or video (MP4, MOV, WebM, "
-        "MKV, AVI), told apart by what is in it")  # fmt: skip
+    kinds = "PNG, JPEG, WebP, GIF, BMP, TIFF, or a video: MP4, MOV, WebM, MKV, AVI; told apart by what is in it"
+    add("file", nargs="?", metavar="FILE", help=f"picture ({kinds})")
     add("--image", "--video", dest="image", metavar="FILE", help="the same, as an option")
     add("--question", required=True, metavar="TEXT", help="one question about the picture or video")
-    add("--frames", type=int, metavar="N", help="of a video, how many frames the model looks at, 1 to 64 (default: as "
-        "many as the model's family takes)")  # fmt: skip
-    add("--methods", default="apet,fastervlm,divprune", metavar="ID,ID", help="method ids (default: %(default)s)")
+    frames = "frames of a video that the model looks at, 1 to 64 (default: as many as the model's family takes)"
+    add("--frames", type=int, metavar="N", help=frames)
+    add("--methods", default=",".join(DEFAULT_METHODS), metavar="ID,ID", help="method ids (default: %(default)s)")
     add("--budget", type=int, default=64, metavar="N", help="visual tokens to keep (default: %(default)s)")
-    add("--budget-as", default="published", choices=("published", "final", "average"),
-        help="what the budget counts: as the method's paper does, after the last stage, or on average over the "
-        "model's blocks (default: %(default)s)")  # fmt: skip
+    counted = "what the budget counts: as the method's paper does, after the last stage, or on average over the model's"
+    meanings = ("published", "final", "average")
+    add("--budget-as", default="published", choices=meanings, help=f"{counted} blocks (default: %(default)s)")
     add("--model", default="tokviz-tiny", metavar="NAME", help="model of the menu, folder, or hub id")
     add_loading_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: %(default)s)")
@@ -52,9 +52,10 @@ def add_to(commands: Any) -> None:
     add("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer (default: %(default)s)")
     add("--param", action="append", default=[], metavar="ID.NAME=VALUE", help="a method's parameter; repeatable")
     add("--answer", metavar="TEXT", help="the right answer, to mark answers right or wrong")
-    add("--evidence", action="append", default=[], metavar="[FRAME:]X0,Y0,X1,Y1",
-        help="box around what shows the answer, in pixels; of a video, in that of the frames that the model looks at "
-        "(from 0); repeatable")  # fmt: skip
+    boxes = (
+        "box around what shows the answer, in pixels, of a video in those of the frames looked at (from 0); repeatable"
+    )
+    add("--evidence", action="append", default=[], metavar="[FRAME:]X0,Y0,X1,Y1", help=boxes)
     add("--json", metavar="FILE", help="write the session")
     add("--figure", metavar="FILE", help="write a figure (.png, .svg or .pdf)")
     add("--view", default="kept", choices=VIEWS, help="what the figure shows (default: %(default)s)")

@@ -104,6 +104,7 @@ def _selection(
             score=TokenMap("error", "Approximation error", error, direction=_direction(overwrites), scale="log"),
             maps=_maps(signals, parts, error, other, overwrites),
             charts=_charts(parts),
+            order_is_basis=True,
             facts=_facts(parts, params, picked, non_finite),
             warnings=non_finite_warnings(non_finite, n_all - len(other)),
         ),

@@ -145,6 +145,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
             score=score,
             maps=_maps(torch.cat(scores), weights, sizes, rows, len(attention)),
             charts=(_chart(allocation, sizes),),
+            extra_name="zero tokens",
             facts={
                 "strips": len(sizes),
                 "given": allocation.given,

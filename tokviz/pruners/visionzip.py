@@ -174,6 +174,7 @@ def _selection(
             score=score,
             maps=_maps(original, kept, features, targets, merged, sizes),
             charts=_charts(original, kept, features, targets, sizes),
+            extra_name="[CLS]",
             facts={
                 "dominant": len(kept) - len(targets) + len(extra),
                 "contextual": len(targets),
