@@ -1,8 +1,8 @@
 """What the documentation's build does beside MkDocs: line counts that are always true, and links out of ``docs/``.
 
 ``{lines:tokviz/types.py}`` in a page becomes the number of lines of that file. Links to files that are not part of the
-site (``../benchmarks/fidelity.md``) become plain text, as the site has no address for them; images from outside ``docs/``
-are copied in.
+site (``../benchmarks/fidelity.md``) become plain text, as the site has no address for them; images from outside
+``docs/`` are copied in.
 """
 
 from __future__ import annotations
