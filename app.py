@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from threading import Event as Flag
 from typing import Any
 
-from tokviz.decoding_worker import warm_up
 from tokviz.errors import BadInput
+from tokviz.media.worker import warm_up
 from tokviz.serving.gpu_time import is_zero_gpu
 from tokviz.ui import text
 from tokviz.ui.agents import serve_agents

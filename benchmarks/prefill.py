@@ -32,10 +32,10 @@ import torch
 from tokviz.engine import Prompt
 from tokviz.engine.clock import synchronise
 from tokviz.errors import BadInput
-from tokviz.lane import LaneSettings, Shot, processed, shoot, shot_timings
-from tokviz.measures import timing
 from tokviz.pruners import get, methods
 from tokviz.pruners.base import Pruner
+from tokviz.runs.execute import LaneSettings, Shot, processed, shoot, shot_timings
+from tokviz.runs.metrics import timing
 from tokviz.types import Budget, Params, Schedule, Selection, Signals, Stage
 
 from .prefill_eager import Maps, eager, eager_prompt, llm_maps, maps_kept, read_off_maps, vision_maps

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tokviz.errors import BadInput
-from tokviz.images import read_image
+from tokviz.media.images import read_image
 from tokviz.models.llava import centre_crop_grid
 from tokviz.records import (
     AnswerToken,

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .comparing import compare, compare_events
     from .models.loading import VisionLanguageModel, load
     from .pruners import methods
     from .records import Comparison
+    from .runs.compare import compare, compare_events
 
 # Resolved on first use, so that `import tokviz` and the first screen of the page cost no torch.
 _WHERE = {

@@ -15,8 +15,8 @@ from benchmarks import prefill
 from benchmarks.prefill_eager import LLM_MAPS, VISION_MAPS, Maps, eager, maps_kept
 from benchmarks.prefill_models import AFTER, BEFORE, KINDS, SHAPES, bench
 from benchmarks.prefill_tables import Line, Store, as_markdown
-from tokviz.lane import LaneSettings
 from tokviz.pruners import get, methods
+from tokviz.runs.execute import LaneSettings
 from tokviz.types import Budget
 
 CPU = torch.device("cpu")

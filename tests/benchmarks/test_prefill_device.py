@@ -8,8 +8,8 @@ from pretend_device import There, move, pretended_device
 
 from benchmarks import prefill
 from benchmarks.prefill_models import KINDS, bench
-from tokviz.lane import LaneSettings
 from tokviz.pruners import methods
+from tokviz.runs.execute import LaneSettings
 from tokviz.types import Budget
 
 SETTINGS = LaneSettings(Budget(1), seed=0, repeats=1, max_new_tokens=2, stop=threading.Event())

@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 from playwright.sync_api import expect
 
-from tokviz.examples import load_examples
+from tokviz.runs.examples import load_examples
 from tokviz.ui import running
 from tokviz.ui.shelf import Shelf
 

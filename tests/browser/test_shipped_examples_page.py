@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokviz.examples import load_examples
+from tokviz.runs.examples import load_examples
 
 pytestmark = pytest.mark.browser
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -12,9 +12,9 @@ from scripts.build_examples import leaves, stored_why
 from scripts.cases.choosing import METHOD_FAMILIES, WANTED_KINDS
 from scripts.cases.difficulty import difficulty
 from scripts.cases.search import Outcome, left, separate
-from tokviz.images import stored_image
-from tokviz.measures import evidence_recall, evidence_tokens, fates, normalised, overlap, seen_by_llm, verdict
+from tokviz.media.images import stored_image
 from tokviz.records import Comparison
+from tokviz.runs.metrics import evidence_recall, evidence_tokens, fates, normalised, overlap, seen_by_llm, verdict
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("[0-9]*/session.json"))

@@ -209,7 +209,7 @@ def test_a_defect_is_not_hidden(picture, monkeypatch):
 
 def hostile_events(session):
     def events(*args, **kwargs):
-        from tokviz.comparing import Event
+        from tokviz.runs.compare import Event
 
         yield Event("done", 1, "", session)
 

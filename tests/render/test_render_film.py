@@ -6,10 +6,10 @@ from drawn_sessions import COLOR, FRAME_COLORS, film, score_map, tiled, tiny
 from matplotlib.text import Text
 
 from tokviz.errors import BadInput
-from tokviz.measures import FrameCount, kept_per_frame
 from tokviz.render import comparison_figure, figure_bytes, kept_overlay, open_canvas, palette, score_overlay
 from tokviz.render.film import chosen_frames
 from tokviz.render.tables import frame_table
+from tokviz.runs.metrics import FrameCount, kept_per_frame
 
 
 def dropped(color):

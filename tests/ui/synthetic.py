@@ -161,7 +161,7 @@ def comparison(
 
 
 def write_examples(folder: Any) -> None:
-    """A folder of example cases as ``tokviz.examples`` reads it."""
+    """A folder of example cases as ``tokviz.runs.examples`` reads it."""
     import json
 
     cases = {

@@ -13,8 +13,8 @@ from synthetic import comparison
 from synthetic_film import LAMP, film_comparison, film_frames
 
 from tokviz.errors import BadInput
-from tokviz.examples import Example, load_examples
 from tokviz.models.llava_next import tile_grid
+from tokviz.runs.examples import Example, load_examples
 from tokviz.ui import pictures, running, sessions
 from tokviz.ui.handlers import Handlers
 from tokviz.ui.payload import to_payload
@@ -150,7 +150,7 @@ def test_a_request_about_a_video_reaches_the_comparison_with_its_frames(monkeypa
 
     monkeypatch.setattr(running, "model", lambda *name: "model")
     monkeypatch.setattr("tokviz.compare_events", compare_events)  # first: it imports what uses the other
-    monkeypatch.setattr("tokviz.media.open_media", open_media)
+    monkeypatch.setattr("tokviz.runs.inputs.open_media", open_media)
     asked = running.RunRequest("m", str(clip), "?", ("apet",), 24, evidence=(LAMP,), evidence_at=(5,), frames=2)
     list(running.run_request(asked, threading.Event()))
     assert seen["frames"] == 2 and seen["evidence_frames"] == [1] and seen["evidence"] == [LAMP]

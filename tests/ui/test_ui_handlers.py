@@ -16,8 +16,8 @@ from synthetic import comparison, picture, write_examples
 
 import tokviz
 from tokviz.errors import BadInput
-from tokviz.examples import load_examples
 from tokviz.records import Comparison
+from tokviz.runs.examples import load_examples
 from tokviz.serving.gpu_time import Pace
 from tokviz.ui import controls, pictures, running, scratch, sessions
 from tokviz.ui.failures import UNEXPECTED

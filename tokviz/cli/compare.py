@@ -21,7 +21,7 @@ from .loading import add_loading_options, loading_options
 from .terminal import check_writable, out, quiet_unless, write_text
 
 if TYPE_CHECKING:
-    from ..images import Picture
+    from ..media.images import Picture
     from ..models.loading import VisionLanguageModel
     from ..pruners.base import Param
     from ..records import Comparison
@@ -112,9 +112,9 @@ def _one_file(arguments: argparse.Namespace) -> str:
 
 def _checked(source: str, frames: int | None) -> Picture | str:
     """The picture, or the name of the video that the model will choose frames of. Raises BadInput."""
-    from ..images import read_image
-    from ..media import named_as_video
-    from ..video import is_video, probe
+    from ..media.images import read_image
+    from ..media.video import is_video, probe
+    from ..runs.inputs import named_as_video
 
     if is_video(source) or named_as_video(source):
         probe(source)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..errors import BadInput
-from ..whole_files import write_whole
+from ..files import write_whole
 
 _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""

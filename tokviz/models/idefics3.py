@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Unsupported
-from ..measures import prefill_flops
 from ..names import Box, Media
 from ..records import GridView, TokenGrid
+from ..runs.metrics import prefill_flops
 from ..types import PlanningInfo
 from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower
 from .entries import CatalogEntry, decoder

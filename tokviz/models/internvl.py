@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from ..errors import Unsupported
-from ..measures import prefill_flops
 from ..names import Media, VideoFacts
 from ..records import TokenGrid
+from ..runs.metrics import prefill_flops
 from ..types import PlanningInfo
 from .base import PictureTokens, VisionTower
 from .entries import CatalogEntry, decoder

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Unsupported
-from ..measures import prefill_flops
 from ..names import Box, Media
 from ..records import GridView, TokenGrid
+from ..runs.metrics import prefill_flops
 from ..types import PlanningInfo
 from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower, VisionTowerBlock
 from .entries import CLIP_L_336, VICUNA_7B, VICUNA_13B, CatalogEntry

@@ -17,8 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from ..errors import BadInput
-from ..keywords import knows_its_keywords
+from ..errors import BadInput, knows_its_keywords
 from ..records import ModelRecord
 from ..short import kind_of, passed, short_repr
 from . import hub

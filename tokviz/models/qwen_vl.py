@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput, Unsupported
-from ..measures import prefill_flops
 from ..names import Media
 from ..records import GridView, TokenGrid
+from ..runs.metrics import prefill_flops
 from ..types import PlanningInfo
 from .base import PatchMerging, PictureTokens, VideoFacts, VisionTower
 from .entries import decoder

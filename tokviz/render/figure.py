@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import BadInput
+from ..files import write_whole
 from ..records import Comparison
-from ..whole_files import write_whole
 from .film import film_figure
 from .legend import draw_legend, legend_items, legend_lines
 from .lettering import FAMILIES, drawable, text_width, wrap

@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import BadInput
-from ..measures import FrameCount, kept_per_frame
 from ..records import Comparison, Run
+from ..runs.metrics import FrameCount, kept_per_frame
 from .legend import draw_legend, legend_items, legend_lines
 from .lettering import drawable, text_width, wrap
 from .page import Page, pitch

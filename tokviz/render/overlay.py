@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from ..measures import basis_tokens, carriers
 from ..records import Comparison, MapRecord, Run, StageRecord
+from ..runs.metrics import basis_tokens, carriers
 from . import palette
 from .marks import brightness, cased_outline, dashed_boxes, grey_out, hatch, outline, rings, to_bytes
 from .raster import Canvas, PatchRaster, Pixels, open_canvas

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from ..errors import BadInput
-from ..measures import VerdictKind, fates, verdict, withdrawal
 from ..records import Comparison, MapRecord, Run
+from ..runs.metrics import VerdictKind, fates, verdict, withdrawal
 from . import palette
 from .marks import grey_out
 from .overlay import (

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BadInput
-from ..images import stored_image
-from ..measures import evidence_tokens
+from ..media.images import stored_image
 from ..names import Box
 from ..records import Comparison, PictureRecord, TokenGrid
+from ..runs.metrics import evidence_tokens
 
 Pixels = NDArray[np.uint8]
 MOST_OVERLAP = 4

@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..measures import kept_per_frame, verdict
 from ..records import Comparison, Run, Timing
+from ..runs.metrics import kept_per_frame, verdict
 from .overlay import kept_stage
 from .panels import GLYPHS
 from .plain_text import plain_text

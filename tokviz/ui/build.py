@@ -12,8 +12,8 @@ import gradio as gr
 from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
-from ..examples import Example, load_examples
 from ..pruners.base import Pruner
+from ..runs.examples import Example, load_examples
 from ..serving.callers import distrust_forwarded
 from ..serving.doors import Doors
 from ..serving.storage import storage

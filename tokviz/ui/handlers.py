@@ -16,10 +16,10 @@ from typing import Any
 import gradio as gr
 
 from ..errors import BadInput
-from ..examples import Example
 from ..names import Box
 from ..pruners.base import Pruner
 from ..records import Comparison
+from ..runs.examples import Example
 from ..serving.callers import address_of
 from ..serving.gpu_time import PACE, RunSize, is_zero_gpu
 from ..serving.listeners import LISTENERS
@@ -308,8 +308,8 @@ class Handlers:
 
     @staticmethod
     def _checked(path: str | None) -> list[Any]:
-        from ..checked import checked_image, checked_probe
-        from ..video import is_video
+        from ..media.images import checked_image
+        from ..media.video import checked_probe, is_video
 
         if path is None:
             return [gr.skip(), None]

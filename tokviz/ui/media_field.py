@@ -15,7 +15,7 @@ from .patch_view import asset
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 MAX_UPLOAD_MB = 100
-"""The larger of the limits of ``tokviz.images`` and ``tokviz.video``, which check the rest."""
+"""The larger of the limits of ``tokviz.media.images`` and ``tokviz.media.video``, which check the rest."""
 _MIME_TYPES = {".webm": "video/webm", ".mov": "video/quicktime"}
 
 
@@ -33,8 +33,7 @@ class ChosenFile(GradioRootModel):
 class MediaField(gr.HTML):
     """A picture or a video. The value in Python is the path of the file, unopened, or None.
 
-    ``tokviz.images`` and ``tokviz.video`` alone decide what is decoded: the browser's word on the type of a file only
-    chooses the preview.
+    ``tokviz.media`` alone decides what is decoded: the browser's word on the type of a file only chooses the preview.
     """
 
     data_model = ChosenFile

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .. import measures
 from ..records import Comparison, Run, Timing
+from ..runs import metrics as measures
 from . import text
 
 Look = Literal["exact", "measured", "estimated", "published"]

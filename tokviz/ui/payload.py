@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
-from .. import measures
 from ..errors import BadInput
 from ..names import MethodFamily
 from ..records import (
@@ -26,6 +25,7 @@ from ..records import (
     TokenGrid,
     VideoRecord,
 )
+from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from . import numbers, text
 

@@ -1,4 +1,4 @@
-"""The picture file that the page displays: decoded under the limits of ``tokviz.images``, made small, saved as PNG."""
+"""The picture file that the page displays: decoded under the limits of ``tokviz.media``, made small, saved as PNG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .media_field import shown_file
 from .scratch import kept_file
 
 if TYPE_CHECKING:
-    from ..images import Picture
+    from ..media.images import Picture
 
 OPENING_S = 15.0
 """Time on the wall that the pictures of an opened session may take, all together."""
@@ -30,7 +30,7 @@ _FRAME_SIDE = 720
 
 
 class PictureField(gr.Image):
-    """An image field that hands the uploaded file on unopened: ``tokviz.images`` alone decides what is decoded.
+    """An image field that hands the uploaded file on unopened: ``tokviz.media.images`` alone decides what is decoded.
 
     ``gr.Image`` opens every file first, so that a damaged one would reach the visitor as the bare word "Error".
     """
@@ -65,18 +65,18 @@ def shown_files(comparison: Comparison, from_stranger: bool = False) -> dict[str
 
 
 def _read(data: bytes) -> Picture:
-    from ..images import read_image
+    from ..media.images import read_image
 
     return read_image(data)
 
 
 def _read_carefully(deadline: float) -> Callable[[bytes], Picture]:
     def read(data: bytes) -> Picture:
-        from ..checked import checked_image_bytes
+        from ..media.images import checked_image
 
         if time.monotonic() > deadline:
             raise BadInput("Decoding the pictures of this session takes too long; it is not opened.")
-        return checked_image_bytes(data)
+        return checked_image(data)
 
     return read
 

@@ -18,11 +18,11 @@ from .offers import id_of, loaded_facts, offer, offers
 from .shelf import Shelf, Wanted, steps
 
 if TYPE_CHECKING:
-    from ..comparing import Event
-    from ..images import Picture
+    from ..media.images import Picture
+    from ..media.video import Video
     from ..models.loading import VisionLanguageModel
+    from ..runs.compare import Event
     from ..types import PlanningInfo
-    from ..video import Video
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def planning(name: str) -> PlanningInfo | None:
         from ..models.planning import planning_before_loading
 
         return planning_before_loading(id_of(name))
-    from ..lane import planning_info
+    from ..runs.execute import planning_info
 
     return planning_info(vlm, vlm.family.grid(vlm.model, vlm.processor, SQUARE, {}))
 
@@ -153,8 +153,8 @@ def opened(request: RunRequest, stop: threading.Event) -> RunRequest:
     """
     if request.picture is None:
         raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file, or a video.")
-    from ..media import open_media
-    from ..video import is_video
+    from ..media.video import is_video
+    from ..runs.inputs import open_media
 
     vlm = model(request.model, request.precision, request.kernel)
     # The field for frames keeps its number while pictures are asked about.

@@ -5,8 +5,8 @@ from PIL import Image
 
 import tokviz
 from tokviz import cli
-from tokviz.examples import EXAMPLES, load_examples, stored_digests
-from tokviz.lane import EMPTY_ANSWER
+from tokviz.runs.examples import EXAMPLES, load_examples, stored_digests
+from tokviz.runs.execute import EMPTY_ANSWER
 
 SENTENCE = "tokviz-tiny was trained on drawn scenes only"
 

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from .checked import checked_image, checked_image_bytes, checked_video
-from .errors import BadInput
-from .images import Picture, read_image
-from .names import Box, Media, VideoFacts
-from .records import PictureRecord, TokenGrid
-from .short import kind_of, passed
-from .video import MAX_SAMPLED, Video, is_video, read_video
-from .video_decoding import FORMATS
+from ..errors import BadInput
+from ..media.images import Picture, checked_image, read_image
+from ..media.video import MAX_SAMPLED, Video, checked_video, is_video, read_video
+from ..media.video_decoding import FORMATS
+from ..names import Box, Media, VideoFacts
+from ..records import PictureRecord, TokenGrid
+from ..short import kind_of, passed
 
 if TYPE_CHECKING:
-    from .models.loading import VisionLanguageModel
+    from ..models.loading import VisionLanguageModel
 
 Source = str | Path | bytes | Image.Image | Picture | Video
 """What may be given where a picture or a video is asked for."""
@@ -38,9 +37,8 @@ def open_media(
     """Decode a picture, or the frames of a video that this model looks at.
 
     ``frames``: how many of a video, 1 to 64; None: as many as the model's family takes. ``isolated``: files are decoded
-    in a process of their own, under limits of time and memory (``tokviz.checked``), until ``stop`` is set; the result
-    is the same. Raises BadInput with one sentence: nothing there, unreadable, past a limit, or the model takes no such
-    thing; Stopped.
+    in a process of their own, under limits of time and memory, until ``stop`` is set; the result is the same. Raises
+    BadInput with one sentence: nothing there, unreadable, past a limit, or the model takes no such thing; Stopped.
     """
     check_source(source)
     _check_frames(frames)
@@ -80,7 +78,7 @@ def check_source(source: object) -> None:
 def _picture(source: str | Path | bytes | Image.Image | None, isolated: bool, stop: threading.Event | None) -> Picture:
     if not isolated or source is None or isinstance(source, Image.Image):
         return read_image(source)
-    return checked_image_bytes(source, stop=stop) if isinstance(source, bytes) else checked_image(source, stop)
+    return checked_image(source, stop=stop)
 
 
 def named_as_video(source: str | Path | bytes) -> bool:
@@ -104,7 +102,7 @@ def _check_frames(frames: int | None) -> None:
 def _check_taken(vlm: VisionLanguageModel, media: Media) -> None:
     if media in vlm.family.takes:
         return
-    from .models.catalog import CATALOG
+    from ..models.catalog import CATALOG
 
     others = [entry.id for entry in CATALOG if media in entry.takes]
     advice = f", such as {' or '.join(others[:2])}" if others else ""
@@ -128,7 +126,7 @@ def picture_of(media: Picture | Video) -> PictureRecord:
 
 def untrained(vlm: VisionLanguageModel, media: Picture | Video) -> list[str]:
     """A sentence when the menu knows that the model was not trained with what its architecture takes."""
-    from .models.catalog import find
+    from ..models.catalog import find
 
     entry, kind = find(vlm.record.name), "video" if isinstance(media, Video) else "picture"
     if entry is None or kind in entry.takes:

@@ -15,22 +15,24 @@ from typing import Any, Literal
 
 import torch
 
-from . import __version__
-from .engine import Geometry, Prompt, answer, encode, running_on
-from .errors import BadInput, Stopped
+from .. import __version__
+from ..engine import Geometry, Prompt, answer, encode, running_on
+from ..errors import BadInput, Stopped, knows_its_keywords
+from ..media.images import Picture
+from ..media.video import Video
+from ..models.loading import VisionLanguageModel
+from ..models.prompts import model_inputs
+from ..names import Box, BudgetMeaning
+from ..pruners import get
+from ..pruners.base import Pruner
+from ..records import Comparison, Request, Run, Timing, TokenGrid
+from ..short import kind_of, passed, short_repr
+from ..types import Budget, Need, PlanningInfo
 from .examples import stored_digests
-from .images import Picture
-from .keywords import knows_its_keywords
-from .lane import LaneSettings, planning_info, run_lane
-from .measures import timing
-from .media import Source, grid_of, notices_of, open_media, picture_of, placed_evidence, untrained
-from .models.loading import VisionLanguageModel
-from .models.prompts import model_inputs
-from .names import Box, BudgetMeaning
-from .pruners import get
-from .pruners.base import Pruner
-from .records import Comparison, Request, Run, Timing, TokenGrid
-from .request_checks import (
+from .execute import LaneSettings, planning_info, run_lane
+from .inputs import Source, grid_of, notices_of, open_media, picture_of, placed_evidence, untrained
+from .metrics import timing
+from .requests import (
     check_context,
     check_model,
     check_numbers,
@@ -39,9 +41,6 @@ from .request_checks import (
     evidence_boxes,
     listed,
 )
-from .short import kind_of, passed, short_repr
-from .types import Budget, Need, PlanningInfo
-from .video import Video
 
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 BASELINE = "full"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import BadInput
-from .records import Comparison
+from ..errors import BadInput
+from ..records import Comparison
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 _DIGEST = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
 

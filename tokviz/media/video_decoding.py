@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import av
-from av.error import FFmpegError
-from av.stream import Disposition
-
-from .errors import BadInput
-from .files import open_file
+from ..errors import BadInput
+from ..files import open_file
 from .images import MAX_ASPECT, MIN_SIDE
-from .video_boxes import claims_too_much
-from .video_elements import avi_claims_too_much, matroska_claims_too_much
+from .video_structure import claims_too_much
+
+try:
+    import av
+    from av.error import FFmpegError
+    from av.stream import Disposition
+except ImportError:  # images are served without it
+    av, FFmpegError = None, OSError
 
 MAX_FILE_BYTES = 100_000_000
 MAX_DURATION_S = 600.0
@@ -115,9 +117,6 @@ class Timeline:
         return (self.times[number] - self.times[0]) * self.time_base
 
 
-_CLAIMS = {"mov": claims_too_much, "matroska": matroska_claims_too_much, "avi": avi_claims_too_much}
-
-
 @contextmanager
 def opened(source: str | Path | bytes, clock: Clock, counted: bool = False) -> Iterator[tuple[Any, Any]]:
     """``(container, video stream)`` of a file within the limits of its header. Raises BadInput with one sentence.
@@ -130,9 +129,11 @@ def opened(source: str | Path | bytes, clock: Clock, counted: bool = False) -> I
         raise BadInput(NO_VIDEO.format("sound but no video"))
     if kind is None or kind == "other":
         raise BadInput(f"This file is no video that can be read: use {FORMATS}.")
+    if av is None:
+        raise BadInput('Reading videos needs PyAV: pip install "tokviz[video]".')
     options = {"max_pixels": str(MAX_FRAME_PIXELS), "max_streams": str(_STREAMS), "protocol_whitelist": ""}
     with io.BytesIO(source) if isinstance(source, bytes) else open_file(source, "video") as file:
-        if not counted and _CLAIMS[kind](file):
+        if not counted and claims_too_much(file, kind):
             raise BadInput("The video file claims to hold far more than a video of ten minutes does; it is not opened.")
         try:
             container = av.open(_Timed(file, clock), format=kind, options=options, metadata_errors="replace")
@@ -310,13 +311,13 @@ def _by_seeking(
     source: str | Path | bytes, line: Timeline, wanted: Sequence[int], clock: Clock
 ) -> Iterator[tuple[int, Any]]:
     """From key frame to key frame; ends before the first frame that is not found where it should be."""
-    assert line.times is not None
+    times = line.times or ()
     with opened(source, clock, counted=True) as (container, stream):
         _set_up(stream)
         decoded: Iterator[Any] = iter(())
         position: int | None = None
         for number in wanted:
-            target = line.times[number]
+            target = times[number]
             key = max((k for k in line.keys if k <= target), default=None)
             if key is None:
                 return

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scripts.hostile_videos import videos
-from tokviz import video_boxes, video_decoding
 from tokviz.errors import BadInput
-from tokviz.images import stored_image
-from tokviz.video import FRAME_SIDE, MAX_SAMPLED, is_video, probe, read_video
+from tokviz.media import video_decoding
+from tokviz.media import video_structure as video_boxes
+from tokviz.media.images import stored_image
+from tokviz.media.video import FRAME_SIDE, MAX_SAMPLED, is_video, probe, read_video
 
 KINDS = [
     ("mp4", "libx264", "yuv420p"), ("mp4", "mpeg4", "yuv420p"), ("mp4", "libx265", "yuv420p10le"),

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from .errors import BadInput
-from .models.loading import VisionLanguageModel
-from .models.prompts import placeholders
-from .names import Box
-from .records import TokenGrid
-from .session_limits import MAX_EVIDENCE
-from .short import kind_of, passed
+from ..errors import BadInput
+from ..models.loading import VisionLanguageModel
+from ..models.prompts import placeholders
+from ..names import Box
+from ..records import TokenGrid
+from ..session_limits import MAX_EVIDENCE
+from ..short import kind_of, passed
 
 MAX_QUESTION_CHARACTERS = 2000
 MAX_NEW_TOKENS = 1024

@@ -16,14 +16,15 @@ import pytest
 from clip_files import coded, grey_frames
 from PIL import Image
 
-from tokviz import checked, decoding_worker, media
-from tokviz.checked import checked_image, checked_image_bytes, checked_probe, checked_video
-from tokviz.decoding_worker import Limits, Turns, in_worker
 from tokviz.errors import BadInput, Stopped
-from tokviz.images import read_image
-from tokviz.video import probe, read_video
+from tokviz.media import images
+from tokviz.media import worker as decoding_worker
+from tokviz.media.images import checked_image, read_image
+from tokviz.media.video import checked_probe, checked_video, probe, read_video
+from tokviz.media.worker import Limits, Turns, in_worker
+from tokviz.runs import inputs as media
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHORT = Limits(cpu_s=1)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and copies are those of Linux")
 
@@ -56,7 +57,7 @@ def test_a_picture_comes_back_bit_for_bit(runner, tmp_path):
     assert there.image.mode == "RGB" and type(there.image) is Image.Image
     assert there.image.tobytes() == here.image.tobytes()
     assert (there.record, there.notices) == (here.record, here.notices)
-    assert checked_image_bytes(path.read_bytes(), path.name).record == here.record
+    assert checked_image(path.read_bytes(), path.name).record == here.record
 
 
 def test_a_video_comes_back_bit_for_bit(runner, tmp_path):
@@ -83,7 +84,7 @@ def test_open_media_gives_the_same_in_both_ways(isolated, vlm, tmp_path):
 
 def test_sentences_of_the_other_side_arrive(runner, tmp_path):
     with pytest.raises(BadInput, match="no picture that can be read"):
-        checked_image_bytes(b"not a picture")
+        checked_image(b"not a picture")
     with pytest.raises(BadInput, match=r"no picture file named 'a\.png'"):
         checked_image(tmp_path / "a.png")
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
@@ -143,7 +144,7 @@ def test_a_bad_file_does_not_delay_another_and_no_process_is_left():
 
     thread = threading.Thread(target=bad)
     thread.start()
-    checked_image_bytes(encoded(noise(64, 64)))
+    checked_image(encoded(noise(64, 64)))
     assert not done.is_set()
     thread.join()
     source = decoding_worker._running._process.pid
@@ -213,7 +214,7 @@ def test_the_operator_sets_the_limits(monkeypatch):
     assert Limits.from_environment() == Limits(20, 900)
     monkeypatch.setenv("TOKVIZ_DECODE_MB", "much")
     with pytest.raises(BadInput, match="TOKVIZ_DECODE_MB must be a number of megabytes, 100 or more"):
-        checked.checked_image_bytes(b"")
+        images.checked_image(b"")
 
 
 @linux

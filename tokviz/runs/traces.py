@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .records import ChartRecord, MapRecord, ReadingRecord, StageRecord, TextScoresRecord
-from .types import Chart, TextScores, TokenMap
+from ..records import ChartRecord, MapRecord, ReadingRecord, StageRecord, TextScoresRecord
+from ..types import Chart, TextScores, TokenMap
 
 if TYPE_CHECKING:
-    from .engine import StageEvent
+    from ..engine import StageEvent
 
 _DIGITS = 6
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import Any
 
 from PIL import Image
 
+from ..errors import BadInput
+from ..files import is_file, open_file
+from ..names import VideoFacts
+from ..records import FrameRecord, PictureRecord, VideoRecord
+from ..short import short_repr
 from . import video_decoding as decoding
-from .errors import BadInput
-from .files import is_file, open_file
 from .images import rgb_digest, valid_text
-from .names import VideoFacts
-from .records import FrameRecord, PictureRecord, VideoRecord
-from .short import short_repr
 from .video_decoding import Clock, Timeline
+from .worker import OnUsage, absolute, in_worker
 
 MAX_SAMPLED = 64
 """Frames that a model may look at."""
@@ -93,9 +95,7 @@ def read_video(source: str | Path | bytes, pick: Callable[[VideoFacts], Sequence
     clock = Clock()
     looked = _look(source, clock)
     indices = tuple(int(number) for number in pick(looked[1]))
-    if not isinstance(source, bytes):
-        name = name or Path(source).name
-    return assembled(list(_sampled(source, looked, indices, clock)), indices, name)
+    return _assembled(list(_sampled(source, looked, indices, clock)), indices, name or _file_name(source))
 
 
 def sampled_frames(source: str | Path | bytes, indices: Sequence[int]) -> Iterator[SampledFrame | Reading]:
@@ -107,10 +107,36 @@ def sampled_frames(source: str | Path | bytes, indices: Sequence[int]) -> Iterat
     yield from _sampled(source, _look(source, clock), indices, clock)
 
 
-def assembled(parts: Sequence[SampledFrame | Reading], indices: tuple[int, ...], name: str) -> Video:
+def checked_probe(
+    source: str | Path | bytes, stop: threading.Event | None = None, on_usage: OnUsage = None
+) -> VideoFacts:
+    """``probe`` of a stranger's file, in a process that is ended when it takes too much; see ``checked_image``."""
+    facts: VideoFacts = in_worker(probe, absolute(source), kind="video", stop=stop, on_usage=on_usage)[0]
+    return facts
+
+
+def checked_video(
+    source: str | Path | bytes,
+    pick: Callable[[VideoFacts], Sequence[int]],
+    name: str = "",
+    stop: threading.Event | None = None,
+    on_usage: OnUsage = None,
+) -> Video:
+    """``read_video`` of a stranger's file in two such processes; ``pick`` is called here in between."""
+    indices = tuple(int(number) for number in pick(checked_probe(source, stop, on_usage)))
+    parts = in_worker(sampled_frames, absolute(source), indices, kind="video", stop=stop, on_usage=on_usage)
+    return _assembled(parts, indices, name or _file_name(source))
+
+
+def _file_name(source: str | Path | bytes) -> str:
+    return "" if isinstance(source, bytes) else Path(source).name
+
+
+def _assembled(parts: Sequence[SampledFrame | Reading], indices: tuple[int, ...], name: str) -> Video:
     """The video of all parts that ``sampled_frames`` gave."""
     *some, reading = parts
-    assert isinstance(reading, Reading)
+    if not isinstance(reading, Reading):
+        raise TypeError(f"expected a Reading behind the frames, got {reading!r}")
     frames = {part.record.index: part for part in some if isinstance(part, SampledFrame)}
     facts = reading.facts
     record = VideoRecord(

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from .decoding_process import ENDING
-from .errors import BadInput, Stopped
+from ..errors import BadInput, Stopped
+from .process import ENDING
 
 AT_ONCE = 4
 """Files that are decoded at the same time: with the default limit they take at most 1.6 GB."""
@@ -45,12 +45,12 @@ Why = Literal["done", "died", "cpu", "wall"]
 
 _RESULTS = {
     ("PIL.Image", "Image"),
-    ("tokviz.images", "Picture"),
+    ("tokviz.media.images", "Picture"),
     ("tokviz.names", "VideoFacts"),
     ("tokviz.records", "FrameRecord"),
     ("tokviz.records", "PictureRecord"),
-    ("tokviz.video", "Reading"),
-    ("tokviz.video", "SampledFrame"),
+    ("tokviz.media.video", "Reading"),
+    ("tokviz.media.video", "SampledFrame"),
 }
 """What may come back. Nothing else is unpickled, should a file have got the better of its decoder."""
 
@@ -95,6 +95,9 @@ class Usage:
     peak_mb: float
 
 
+OnUsage = Callable[[Usage], None] | None
+
+
 @dataclass(frozen=True)
 class _Ending:
     why: Why
@@ -107,7 +110,7 @@ def in_worker(
     kind: Kind = "picture",
     stop: threading.Event | None = None,
     limits: Limits | None = None,
-    on_usage: Callable[[Usage], None] | None = None,
+    on_usage: OnUsage = None,
 ) -> list[Any]:
     """The values that ``function(*arguments)`` gives in a process of its own: one, or those of a generator.
 
@@ -125,6 +128,16 @@ def in_worker(
             on_usage(ending.usage)
         reply.seek(0)
         return _values(reply, ending.why, kind, limits)
+
+
+def absolute(path: str | Path | bytes) -> str | bytes:
+    """A path that means the same in a process that was started in another folder; bytes as they are."""
+    if isinstance(path, bytes):
+        return path
+    try:
+        return os.path.join(os.getcwd(), path)
+    except OSError:  # this folder was deleted
+        return str(path)
 
 
 def warm_up() -> None:
@@ -331,12 +344,12 @@ class _Fresh:
         """Nothing is kept between calls."""
 
 
-_INTERPRETER = (sys.executable, "-m", "tokviz.decoding_process")
+_INTERPRETER = (sys.executable, "-m", "tokviz.media.process")
 
 
 def _environment() -> dict[str, str]:
     """This process's, so that the same packages are found; threads of numpy would be in the way of copying."""
-    paths = [str(Path(__file__).parents[1]), *(path for path in sys.path if path)]
+    paths = [str(Path(__file__).parents[2]), *(path for path in sys.path if path)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

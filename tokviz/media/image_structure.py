@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Callable
 
-from .errors import BadInput
+from ..errors import BadInput
 
 TOO_MANY_PARTS = (
     "The picture file is built of far more parts than a picture needs and is not opened; "

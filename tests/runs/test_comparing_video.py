@@ -11,14 +11,14 @@ from PIL import Image
 from tiny_families import CASES
 
 import tokviz
-from tokviz.comparing import compare_events
 from tokviz.errors import BadInput
-from tokviz.images import read_image
-from tokviz.measures import evidence_recall, evidence_tokens
-from tokviz.media import _sampled, untrained
+from tokviz.media.images import read_image
+from tokviz.media.video import MAX_SAMPLED, read_video
 from tokviz.names import VideoFacts
 from tokviz.records import Comparison
-from tokviz.video import MAX_SAMPLED, read_video
+from tokviz.runs.compare import compare_events
+from tokviz.runs.inputs import _sampled, untrained
+from tokviz.runs.metrics import evidence_recall, evidence_tokens
 
 QUESTION = "what is it ?"
 SIZE = (64, 48)
@@ -155,7 +155,7 @@ def test_bad_input_is_one_sentence(film, clip, options, sentence):
 
 def test_more_frames_than_the_model_can_read_are_refused_before_they_are_encoded(film, clip, monkeypatch):
     monkeypatch.setattr(film.text_config, "max_position_embeddings", 24)
-    monkeypatch.setattr(tokviz.comparing, "encode", None)
+    monkeypatch.setattr(tokviz.runs.compare, "encode", None)
     with pytest.raises(BadInput, match=r"Video, question and answer need .* takes 24\. Please use fewer frames"):
         ask(film, clip, frames=20)
 

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 import tokviz
-from tokviz.comparing import compare_events
 from tokviz.errors import BadInput, Unsupported
-from tokviz.lane import planning_info
 from tokviz.models.catalog import embedded_folder
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
+from tokviz.runs.compare import compare_events
+from tokviz.runs.execute import planning_info
 from tokviz.types import Schedule
 
 ALL = [pruner.id for pruner in PRUNERS]
@@ -338,7 +338,7 @@ def test_prefill_and_selection_add_up(vlm, scene_image, monkeypatch, budget):
         return Schedule((replace(stage, select=select),))
 
     monkeypatch.setattr(
-        "tokviz.comparing.get", lambda id: replace(get(id), schedule=slowed) if id == "fastv" else get(id)
+        "tokviz.runs.compare.get", lambda id: replace(get(id), schedule=slowed) if id == "fastv" else get(id)
     )
     timings = tokviz.compare(vlm, scene_image, QUESTION, ["fastv"], budget=budget).run("fastv").timings
     assert timings["selection"].median_ms >= 2000 > timings["prefill"].median_ms > 0

@@ -32,5 +32,5 @@ def test_where_the_picture_needs_the_tokens_it_is_named(vlm, monkeypatch):
 
 
 def test_a_smaller_picture_where_the_model_makes_fewer_tokens_of_one(vlm, monkeypatch):
-    monkeypatch.setattr("tokviz.request_checks._fewer_when_smaller", lambda vlm, grid: True)
+    monkeypatch.setattr("tokviz.runs.requests._fewer_when_smaller", lambda vlm, grid: True)
     assert "use a smaller picture, which alone takes 576" in asked(vlm, monkeypatch, 300)

@@ -6,7 +6,7 @@ import torch
 
 from tokviz.engine import StageEvent
 from tokviz.records import StageRecord
-from tokviz.traces import stage_records
+from tokviz.runs.traces import stage_records
 from tokviz.types import Chart, Reading, Selection, Stage, TextScores, TokenMap
 
 ALIVE = torch.tensor([7, 2, 9, 4])

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from scripts.hostile_images import images
 from tokviz.errors import BadInput
-from tokviz.images import MAX_PIXELS, read_image, rgb_digest, stored_image
-from tokviz.video import is_video
+from tokviz.media.images import MAX_PIXELS, read_image, rgb_digest, stored_image
+from tokviz.media.video import is_video
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -236,7 +236,7 @@ def test_small_files_that_cost_much_are_answered_within_the_library(name):
 def test_pillow_and_warnings_are_left_alone():
     code = (
         "import PIL.Image, numpy, pydantic, warnings; before = PIL.Image.MAX_IMAGE_PIXELS, list(warnings.filters)\n"
-        "import tokviz.images\n"
+        "import tokviz.media.images\n"
         "assert before == (PIL.Image.MAX_IMAGE_PIXELS, list(warnings.filters))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -290,7 +290,7 @@ def test_a_link_to_what_may_not_be_read_gets_a_sentence(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("tokviz.files.os.open", refuse)
-    monkeypatch.setattr("tokviz.images.Path.is_file", refuse)
+    monkeypatch.setattr("tokviz.media.images.Path.is_file", refuse)
     with pytest.raises(BadInput, match=r"'link\.png' may not be read"):
         read_image(path)
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from .errors import BadInput
-from .files import open_file
+from ..errors import BadInput
+from ..files import open_file
+from ..records import PictureRecord
+from ..short import short_repr
 from .image_structure import check_exif, check_structure
-from .records import PictureRecord
-from .short import short_repr
+from .worker import OnUsage, absolute, in_worker
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 25_000_000
@@ -51,7 +53,7 @@ def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") 
     Transparency is laid on white, 16-bit channels are scaled to 8 bit, of an animation the first frame is used; each
     is said in ``notices``. Raises BadInput with one sentence when there is no picture, the file cannot be read, or a
     limit is passed (25 megapixels, sides of at least 8 px and at most 30 : 1, no more parts than programs write), which
-    is checked before anything is decoded. How long decoding may take is limited by ``tokviz.checked`` alone.
+    is checked before anything is decoded. How long decoding may take is limited by ``checked_image`` alone.
     """
     if source is None:
         raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.")
@@ -68,6 +70,17 @@ def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") 
             )
     decoded: list[Image.Image] = []
     return _finish(decoded, _decode(source, decoded), name)
+
+
+def checked_image(
+    source: str | Path | bytes, name: str = "", stop: threading.Event | None = None, on_usage: OnUsage = None
+) -> Picture:
+    """``read_image`` of a stranger's file or its bytes, in a process that is ended when it takes too much.
+
+    The result is the same to the bit. ``stop`` ends the call (Stopped); ``on_usage`` is told what the process took.
+    """
+    picture: Picture = in_worker(read_image, absolute(source), name, stop=stop, on_usage=on_usage)[0]
+    return picture
 
 
 def _decode(data: bytes, decoded: list[Image.Image]) -> bool:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokviz.measures import (
+from tokviz.models.llava import centre_crop_grid
+from tokviz.records import GridView, Run, StageRecord, TokenGrid
+from tokviz.runs.metrics import (
     Fates,
     basis_tokens,
     carriers,
@@ -21,8 +23,6 @@ from tokviz.measures import (
     verdict,
     withdrawal,
 )
-from tokviz.models.llava import centre_crop_grid
-from tokviz.records import GridView, Run, StageRecord, TokenGrid
 from tokviz.types import budget_meanings, tokens_per_block
 
 

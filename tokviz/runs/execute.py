@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from .engine import Answer, Prompt, StageEvent, answer, running_on, shorten
-from .errors import BadInput, Stopped
-from .measures import decode_flops, merging_flops, prefill_flops, timing
-from .models.base import ModelFamily
-from .models.loading import VisionLanguageModel
-from .names import VisionBlock
-from .pruners.base import Pruner
-from .records import AnswerToken, Cost, Run, Timing, TokenGrid
+from ..engine import Answer, Prompt, StageEvent, answer, running_on, shorten
+from ..errors import BadInput, Stopped
+from ..models.base import ModelFamily
+from ..models.loading import VisionLanguageModel
+from ..names import VisionBlock
+from ..pruners.base import Pruner
+from ..records import AnswerToken, Cost, Run, Timing, TokenGrid
+from ..types import Budget, PlanningInfo, Schedule, Selection, Signals, Stage, budget_meanings, tokens_per_block
+from .metrics import decode_flops, merging_flops, prefill_flops, timing
 from .traces import stage_records
-from .types import Budget, PlanningInfo, Schedule, Selection, Signals, Stage, budget_meanings, tokens_per_block
 
 EMPTY_ANSWER = "The model gave an empty answer."
 CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."

@@ -1,7 +1,7 @@
 """The other side of ``decoding_worker``: the process that decodes one hostile file under limits, and the one it is
 copied from.
 
-On Linux ``python -m tokviz.decoding_process NUMBER`` imports the decoders once and then copies itself for every call;
+On Linux ``python -m tokviz.media.process NUMBER`` imports the decoders once and then copies itself for every call;
 the copy does the work and ends. It has one thread and no model, so that copying it is safe, which copying the server is
 not. Without a number one call is answered, from the standard input to the standard output.
 """
@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from .errors import BadInput
+from ..errors import BadInput
 
 ENDING = struct.Struct("<idd")
 """What is told of a process that ended: its status as of ``os.waitpid``, CPU seconds, megabytes above the start."""
@@ -107,7 +107,7 @@ def preload() -> None:
 
     from PIL import Image
 
-    from . import checked, media, video  # noqa: F401
+    from . import video  # noqa: F401
 
     Image.init()
     _LIBC = ctypes.CDLL(None)
