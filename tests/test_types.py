@@ -13,17 +13,17 @@ from tokviz.records import (
     BudgetMeanings,
     Comparison,
     Cost,
-    MapRecord,
     ModelRecord,
     Request,
     Run,
     StageRecord,
     Timing,
+    TokenMap,
 )
 
 
 def comparison() -> Comparison:
-    scores = MapRecord(
+    scores = TokenMap(
         name="error",
         label="error",
         unit="",

@@ -6,12 +6,13 @@ tokens. How a run comes about (signals, selections, stages) is in ``types.py``.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, model_validator
 
 from .names import Box, BudgetMeaning, ChartKind, MethodFamily, PositionPolicy, Site
-from .short import short
+from .short import short, short_repr
 
 SCHEMA_VERSION = 1
 T = TypeVar("T")
@@ -25,6 +26,13 @@ class _FailFast(FailFast):
 
 Many = Annotated[list[T], _FailFast()]
 """A list that is refused at its first wrong entry: a message for each of millions would take gigabytes."""
+
+if TYPE_CHECKING:  # a method fills these with tensors
+    Numbers = Any
+    Flags = Any
+else:
+    Numbers = Many[float | None]
+    Flags = Many[bool]
 
 
 class Record(BaseModel):
@@ -107,36 +115,59 @@ class TokenGrid(Record):
         return self
 
 
-class MapRecord(Record):
-    """A TokenMap on the original N tokens. None where the token had already been dropped or the value is not finite."""
+@dataclass(frozen=True, repr=False)
+class _Diagnostic:
+    """Base of what a stage leaves for the views: made of tensors by a method, of plain lists in a record."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+    def __repr__(self) -> str:
+        return short_repr(self, **{entry.name: getattr(self, entry.name) for entry in fields(self)})
+
+
+@dataclass(frozen=True, repr=False)
+class TokenMap(_Diagnostic):
+    """A named number per visual token.
+
+    Shape: values ``(N,)``; in a record those of the original N tokens, None where the token had already been dropped or
+    the value is not finite. ``direction`` says in words what high means.
+    """
 
     name: str
     label: str
-    unit: str
-    direction: str
-    scale: Literal["linear", "log"]
-    values: Many[float | None]
+    values: Numbers
+    unit: str = ""
+    direction: str = "high is kept first"
+    scale: Literal["linear", "log"] = "linear"
 
 
-class ChartRecord(Record):
-    """A ``Chart``; tokens and ``about`` are original indices."""
+@dataclass(frozen=True, repr=False)
+class Chart(_Diagnostic):
+    """A small diagram, which views draw without knowing the method.
+
+    kind: ``line`` (y over x), ``scatter`` (points), ``bars`` (y per entry of ``names``).
+    line: a threshold drawn across. tokens: for a scatter or bars, the visual token of each point, so that views link
+    points and patches. marked: positions in ``y`` that the method picked. about: one of the tokens whose picture, tile
+    or frame the diagram is about, None for all. Tokens are rows of the stage, in a record original indices.
+    """
 
     name: str
     label: str
     kind: ChartKind
-    x: Many[float | None] = []
-    y: Many[float | None]
-    names: Many[str] = []
+    y: Numbers
+    x: Numbers = field(default_factory=list)
+    names: Many[str] = field(default_factory=list)
     x_label: str = ""
     y_label: str = ""
     line: float | None = None
-    tokens: Many[int] = []
-    marked: Many[int] = []
+    tokens: Many[int] = field(default_factory=list)
+    marked: Many[int] = field(default_factory=list)
     about: int | None = None
 
 
-class ReadingRecord(Record):
-    """A ``Reading``: one number of one stage, and the threshold it was held against."""
+@dataclass(frozen=True, repr=False)
+class Reading(_Diagnostic):
+    """One number that a stage measured, and the threshold it was held against; views draw it over the stages."""
 
     name: str
     label: str
@@ -145,13 +176,17 @@ class ReadingRecord(Record):
     unit: str = ""
 
 
-class TextScoresRecord(Record):
-    """A ``TextScores``: a number per entry of ``Comparison.text_tokens``."""
+@dataclass(frozen=True, repr=False)
+class TextScores(_Diagnostic):
+    """A number per text token behind the last visual token, and which of them a method chose to listen to (raters).
+
+    Shape: values ``(M,)``, chosen ``(M,)`` bool. line: the threshold that decided, None when none did.
+    """
 
     name: str
     label: str
-    values: Many[float | None]
-    chosen: Many[bool]
+    values: Numbers
+    chosen: Flags
     line: float | None = None
 
 
@@ -172,15 +207,15 @@ class StageRecord(Record):
     planned_keep: int | None
     n_in: int
     kept: Many[int]
-    score: MapRecord | None
+    score: TokenMap | None
     order: Many[int] | None
     assignment: Many[int] | None
-    maps: Many[MapRecord]
+    maps: Many[TokenMap]
     n_extra: int = 0
     sequence: Many[int] | None = None
-    charts: Many[ChartRecord] = []
-    readings: Many[ReadingRecord] = []
-    text: TextScoresRecord | None = None
+    charts: Many[Chart] = []
+    readings: Many[Reading] = []
+    text: TextScores | None = None
     facts: dict[str, Any]
     selection_ms: float | None
 

@@ -11,11 +11,12 @@ numbers and text, written to JSON) is in ``records.py``; views, exports and stor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from .names import BudgetMeaning, ChartKind, Params, PositionPolicy, Site, site_label
-from .records import BudgetMeanings
+from .names import BudgetMeaning, Params, PositionPolicy, Site, site_label
+from .records import BudgetMeanings, Chart, Reading, TextScores, TokenMap
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -162,100 +163,58 @@ class Signals:
 
 
 @dataclass(frozen=True)
-class TokenMap:
-    """A named number per visual token, for the views.
+class Diagnostics:
+    """Why a stage decided as it did, for the views. Rows of maps and charts are those that the stage was given.
 
-    Shape: values ``(N,)`` float. ``direction`` says in words what high means ("high is kept first").
+    score: the map that ranked the tokens, None where nothing did (random, withdrawal). facts: plain numbers and texts
+    worth recording. warnings: sentences for the user.
     """
 
-    name: str
-    label: str
-    values: Tensor
-    unit: str = ""
-    direction: str = "high is kept first"
-    scale: Literal["linear", "log"] = "linear"
-
-
-@dataclass(frozen=True)
-class TextScores:
-    """A number per text token behind the last visual token, and which of them a method chose to listen to (raters).
-
-    Shape: values ``(M,)`` float, chosen ``(M,)`` bool. line: the threshold that decided, None when none did.
-    """
-
-    name: str
-    label: str
-    values: Tensor
-    chosen: Tensor
-    line: float | None = None
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A small diagram that a stage leaves for the views, which draw it without knowing the method.
-
-    kind: ``line`` (y over x), ``scatter`` (points), ``bars`` (y per entry of ``names``).
-    line: a threshold drawn across. tokens: for a scatter or bars, the row index (into the N rows) of each point, so
-    that views link points and patches. marked: positions in ``y`` that the method picked. about: one of the rows whose
-    picture, tile or frame the diagram is about, None when it is about all.
-    """
-
-    name: str
-    label: str
-    kind: ChartKind
-    y: Sequence[float]
-    x: Sequence[float] = ()
-    names: Sequence[str] = ()
-    x_label: str = ""
-    y_label: str = ""
-    line: float | None = None
-    tokens: Sequence[int] = ()
-    marked: Sequence[int] = ()
-    about: int | None = None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One number that a stage measured, and the threshold it was held against; views draw it over the stages."""
-
-    name: str
-    label: str
-    value: float
-    line: float | None = None
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What one stage decided, in indices of the rows it was given.
-
-    Shape:
-        kept: ``(K,)`` int64, ascending, unique. score: the map that ranked the tokens, or None (random, withdrawal).
-        order: ``(N,)`` int64, the 0-based step at which a greedy method picked the token, -1 where it did not; or None.
-        assignment: ``(N,)`` int64, for every token the index (into the N rows) of the kept token that carries it:
-        itself for kept tokens, the absorber for merged ones, -1 for tokens that were dropped without merging; or None
-        when the method never merges. features: ``(K, D)``, rows of ``kept`` after merging; None when unchanged.
-        extra: ``(E, D)``, further tokens that the LLM gets although they are no patch ([CLS], a summary token), with
-        K + E <= N; None when there are none. sequence: ``(K + E,)`` int64, the order in which the LLM gets the tokens,
-        as positions in ``[*kept, *extra]``; None for kept ascending, then extra. sizes: ``(K,)``, how many patches each
-        kept row now stands for, where a later stage or attention must know; else None.
-        maps, charts, readings, text: for the views. facts: plain numbers and texts worth recording.
-    """
-
-    kept: Tensor
     score: TokenMap | None = None
-    order: Tensor | None = None
-    assignment: Tensor | None = None
-    features: Tensor | None = None
-    extra: Tensor | None = None
-    sequence: Tensor | None = None
-    sizes: Tensor | None = None
     maps: Sequence[TokenMap] = ()
     charts: Sequence[Chart] = ()
     readings: Sequence[Reading] = ()
     text: TextScores | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What one stage decided, in indices of the rows it was given.
+
+    Args:
+        kept: ``(K,)`` int64, ascending, unique.
+        order: ``(N,)`` int64, the 0-based step at which a greedy method picked the token, -1 where it did not.
+        assignment: ``(N,)`` int64, for every token the row of the kept token that carries it: itself for kept tokens,
+            the absorber for merged ones, -1 for tokens that were dropped without merging. None when the method never
+            merges.
+        features: ``(K, D)``, rows of ``kept`` after merging; None when unchanged.
+        extra: ``(E, D)``, further tokens that the LLM gets although they are no patch ([CLS], a summary token), with
+            K + E <= N.
+        sequence: ``(K + E,)`` int64, the order in which the LLM gets the tokens, as positions in ``[*kept, *extra]``;
+            None for kept ascending, then extra.
+        sizes: ``(K,)``, how many patches each kept row now stands for, where a later stage or attention must know.
+        diagnose: makes the ``Diagnostics``; called only when somebody asks for them, so that they cost nothing else.
+    """
+
+    kept: Tensor
+    order: Tensor | None = None
+    assignment: Tensor | None = None
+    features: Tensor | None = None
+    extra: Tensor | None = None
+    sequence: Tensor | None = None
+    sizes: Tensor | None = None
+    diagnose: Callable[[], Diagnostics] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def diagnostics(self) -> Diagnostics:
+        """What the method has to say about this selection, computed at the first look."""
+        return Diagnostics() if self.diagnose is None else self.diagnose()
+
+    def with_diagnostics(self, change: Callable[[Diagnostics], Diagnostics]) -> Selection:
+        """The same selection with other diagnostics, made of its own when they are asked for."""
+        return replace(self, diagnose=lambda: change(self.diagnostics))
 
 
 SelectFunction = Callable[[Signals, "int | None", Params, "Generator"], Selection]

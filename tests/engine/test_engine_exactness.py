@@ -28,6 +28,7 @@ from tokviz.types import (
     ROTARY_SIMILARITY,
     TEXT_FEATURES,
     TEXT_ROWS,
+    Diagnostics,
     Need,
     Selection,
     Signals,
@@ -215,7 +216,12 @@ def test_attention_guided_stages_choose_as_the_oracle_does(model, tolerance, bat
         scores = signals.attention_rows.mean(0)
         kept = scores.argsort(descending=True)[: stage.keep].sort().values
         seen.append(signals.attention_rows)
-        return Selection(kept=kept, score=TokenMap("attention", "attention", scores))
+        return Selection(
+            kept=kept,
+            diagnose=lambda: Diagnostics(
+                score=TokenMap("attention", "attention", scores),
+            ),
+        )
 
     stages = [stage(2, 9, "keep", needs), stage(4, 4, "reindex", needs), stage(4, 2, "keep", needs)]
     against_oracle(model, prompt(model, BATCHES[batch]), stages, most_attended, tolerance)

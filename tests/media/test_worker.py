@@ -185,7 +185,7 @@ def test_turns_come_in_order():
 
 SERVER = """
 import threading, time
-from tokviz import decoding_worker
+from tokviz.media import worker as decoding_worker
 threading.Thread(target=lambda: decoding_worker.in_worker(time.sleep, 60), daemon=True).start()
 decoding_worker.in_worker(abs, 1)
 while decoding_worker._running._process is None: time.sleep(0.01)

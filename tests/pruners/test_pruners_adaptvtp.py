@@ -27,7 +27,7 @@ def params(**given):
 
 
 def values(selection, name):
-    return next(token_map.values for token_map in selection.maps if token_map.name == name).tolist()
+    return next(token_map.values for token_map in selection.diagnostics.maps if token_map.name == name).tolist()
 
 
 # ------------------------------------------------------------------------------------------------- on paper
@@ -42,12 +42,12 @@ def test_the_longest_fifth_goes_and_the_rest_is_spread_out():
     assert selection.order.tolist() == [1, -1, -1, -1, 0]
     assert selection.kept.tolist() == [0, 4]
     # The seed shows its distance to all; token 0 its distance to the seed; 1 and 3 their mean distance to both.
-    assert selection.score.values.tolist() == pytest.approx([2, 1, NAN, 1, 1.25], nan_ok=True)
-    assert selection.facts["survivors"] == 4
-    assert selection.facts["first_pick"] == 4
-    assert selection.facts["correlation_with_length"] == pytest.approx(1.0)
-    assert selection.readings[0].value == pytest.approx(1.0)
-    sigma, scatter = selection.charts
+    assert selection.diagnostics.score.values.tolist() == pytest.approx([2, 1, NAN, 1, 1.25], nan_ok=True)
+    assert selection.diagnostics.facts["survivors"] == 4
+    assert selection.diagnostics.facts["first_pick"] == 4
+    assert selection.diagnostics.facts["correlation_with_length"] == pytest.approx(1.0)
+    assert selection.diagnostics.readings[0].value == pytest.approx(1.0)
+    sigma, scatter = selection.diagnostics.charts
     assert (list(sigma.x), list(sigma.y)) == ([2], pytest.approx([-1.0]))
     assert list(scatter.x) == pytest.approx([1, 2, 9, 4, 3])
     assert list(scatter.y) == pytest.approx([-1, -2, -9, -4, -3])
@@ -68,8 +68,8 @@ def test_without_the_filter_all_tokens_take_part():
     # Mean cosines with east, east, north, north, west: 1/5, 1/5, 2/5, 2/5, -1/5.
     assert selection.kept.tolist() == [0, 4]
     assert values(selection, "filtered") == [0, 0, 0, 0, 0]
-    assert selection.facts["survivors"] == 5
-    assert selection.charts[1].line is None
+    assert selection.diagnostics.facts["survivors"] == 5
+    assert selection.diagnostics.charts[1].line is None
 
 
 def test_a_budget_above_the_filter_raises_it():
@@ -81,7 +81,7 @@ def test_a_budget_above_the_filter_raises_it():
 def test_the_share_is_rounded_down_and_not_below(n, share, survivors):
     x = torch.randn(n, 4, generator=generator(1))
     selection = select(Signals(x, question_features=x[:2]), 1, params(survivors=share), generator())
-    assert selection.facts["survivors"] == survivors
+    assert selection.diagnostics.facts["survivors"] == survivors
 
 
 def test_unit_lengths_compare_directions():
@@ -106,23 +106,23 @@ def test_the_text_that_was_asked_for_is_compared_with():
 def test_without_text_nothing_is_filtered(text):
     selection = select(Signals(FIVE, question_features=text), 2, params(), generator())
     assert selection.kept.tolist() == [0, 4]
-    assert selection.facts["survivors"] == 5
-    assert "no text token" in selection.warnings[0]
+    assert selection.diagnostics.facts["survivors"] == 5
+    assert "no text token" in selection.diagnostics.warnings[0]
 
 
 def test_a_text_row_that_is_not_finite_is_left_out():
     text = torch.cat([ORIGIN, torch.full((1, 2), NAN)])
     selection = select(Signals(FIVE, question_features=text), 2, params(), generator())
     assert values(selection, "alignment") == pytest.approx([-1, -2, -9, -4, -3])
-    assert selection.facts["text_tokens"] == 1
+    assert selection.diagnostics.facts["text_tokens"] == 1
 
 
 def test_tokens_of_one_length_have_no_correlation_with_it():
     x = torch.nn.functional.normalize(torch.randn(8, 3, generator=generator(4)), dim=1)
     selection = select(Signals(torch.ones(8, 3), question_features=x[:2]), 3, params(), generator())
     assert selection.kept.tolist() == [0, 1, 2]
-    assert selection.readings == ()
-    assert "correlation_with_length" not in selection.facts
+    assert selection.diagnostics.readings == ()
+    assert "correlation_with_length" not in selection.diagnostics.facts
     assert correlation(torch.tensor([1.0, 2, 3]), torch.tensor([3.0, 2, 1])) == pytest.approx(-1)
 
 
@@ -182,7 +182,7 @@ def test_against_brute_force(kind):
         assert torch.allclose(found[rows].double(), torch.tensor([alpha[i] for i in rows]).double(), atol=1e-5)
         alive = [i for i in rows if not values(selection, "filtered")[i]]
         wanted = min(max(math.floor(0.8 * n), keep), len(rows))
-        assert len(alive) == wanted == selection.facts["survivors"]
+        assert len(alive) == wanted == selection.diagnostics.facts["survivors"]
         assert all(alpha[i] >= alpha[j] - 1e-5 for i in alive for j in rows if j not in alive)
         order = selection.order.tolist()
         picks = [order.index(step) for step in range(max(order) + 1)]
@@ -192,7 +192,7 @@ def test_against_brute_force(kind):
         for step, pick in enumerate(picks):
             others = picks[:step] if step else alive
             mean = sum(1 - cosine(exact[pick], exact[other]) for other in others) / len(others)
-            assert selection.score.values[pick].item() == pytest.approx(mean, abs=1e-4)
+            assert selection.diagnostics.score.values[pick].item() == pytest.approx(mean, abs=1e-4)
 
 
 def test_ties_go_to_the_lowest_index():

@@ -31,20 +31,20 @@ FIVE_IN_4D = torch.tensor([[9.0, 0, 0, 0], [0, 8, 0, 0], [0, 0, 1, 0], [0, 0, 0,
 
 
 def values(selection, name):
-    return next(token_map.values for token_map in selection.maps if token_map.name == name).tolist()
+    return next(token_map.values for token_map in selection.diagnostics.maps if token_map.name == name).tolist()
 
 
 def test_paper_mode_keeps_the_basis_and_the_largest_errors_and_merges_into_all_of_them():
     selection = select_stage_1(Signals(FIVE), 3, params(basis_tokens=1), generator())
     assert selection.kept.tolist() == [0, 2, 3]
-    assert selection.score.values.tolist() == pytest.approx([0, 0, 3, 1, 1])
+    assert selection.diagnostics.score.values.tolist() == pytest.approx([0, 0, 3, 1, 1])
     # Token 1 points like token 0. Token 4 has cosine 0.71 with 0 and with 2: the lower index. (8 + 1 + 1) / 3, 1 / 3.
     assert selection.assignment.tolist() == [0, 0, 2, 3, 0]
     assert torch.allclose(selection.features, torch.tensor([[10 / 3, 1 / 3, 0], [0, 3, 0], [0, 0, 1]]))
     assert selection.order.tolist() == [0, -1, -1, -1, -1]
     assert values(selection, "group_size") == [3, 0, 1, 1, 0]
     assert values(selection, "relative_error") == pytest.approx([0, 0, 1, 1, math.sqrt(0.5)])
-    assert selection.facts == {
+    assert selection.diagnostics.facts == {
         "mode": "paper", "sampling": "fps", "basis_used": 1, "singular_values": [8.0],
         "ties_at_threshold": 2, "non_finite": 0,
     }  # fmt: skip
@@ -59,7 +59,7 @@ def test_official_mode_overwrites_the_lowest_ranked_kept_token():
     assert torch.allclose(selection.features, torch.tensor([[3.0, 1, 0], [0, 0, 1], [8, 0, 0]]))
     assert values(selection, "group_size") == [0, 0, 3, 1, 1]
     assert values(selection, "basis_in") == pytest.approx([NAN, NAN, NAN, NAN, 0], nan_ok=True)
-    assert selection.facts["mode"] == "official"
+    assert selection.diagnostics.facts["mode"] == "official"
 
 
 @pytest.mark.parametrize(("select", "at_2", "at_3"), [(select_stage_1, 0, 1), (select_stage_2, 1, 0)])
@@ -79,8 +79,8 @@ def test_a_single_token_is_the_longest_one_and_holds_the_mean(mode):
     selection = select_stage_1(Signals(FIVE), 1, params(mode=mode), generator())
     assert selection.kept.tolist() == [0]
     assert torch.allclose(selection.features, FIVE.mean(0, keepdim=True))
-    assert selection.facts["basis_used"] == 0
-    assert selection.score.values.tolist() == pytest.approx(FIVE.norm(dim=1).tolist())
+    assert selection.diagnostics.facts["basis_used"] == 0
+    assert selection.diagnostics.score.values.tolist() == pytest.approx(FIVE.norm(dim=1).tolist())
 
 
 @pytest.mark.parametrize("mode", ["paper", "official"])
@@ -91,7 +91,7 @@ def test_a_flat_picture_is_survived(mode, sampling):
     assert len(selection.kept) == 5
     assert torch.allclose(selection.features, flat[:5])
     if sampling == "fps":
-        assert selection.facts["basis_used"] == 1
+        assert selection.diagnostics.facts["basis_used"] == 1
 
 
 def test_newlines_stay_at_their_places_and_are_not_counted():
@@ -102,7 +102,7 @@ def test_newlines_stay_at_their_places_and_are_not_counted():
     assert selection.assignment.tolist() == [0, 0, 2, 3, 4, 0, 6]
     expected = torch.stack([torch.tensor([10 / 3, 1 / 3, 0]), x[2], x[3], x[4], x[6]])
     assert torch.allclose(selection.features, expected, equal_nan=True)
-    assert selection.facts["non_finite"] == 0
+    assert selection.diagnostics.facts["non_finite"] == 0
     everything = select_stage_1(Signals(x, candidates=candidates), 5, params(), generator())
     assert everything.kept.tolist() == list(range(7))
 
@@ -113,12 +113,12 @@ def test_tokens_that_are_not_finite_are_neither_basis_nor_merged():
     assert selection.kept.tolist() == [0, 2, 3]
     assert selection.assignment.tolist() == [0, 0, 2, 3, 0, -1, -1]
     assert torch.isfinite(selection.features).all()
-    assert selection.facts["non_finite"] == 2
-    assert "2 of 7 tokens" in selection.warnings[0]
+    assert selection.diagnostics.facts["non_finite"] == 2
+    assert "2 of 7 tokens" in selection.diagnostics.warnings[0]
     assert select_stage_1(Signals(x), 6, params(), generator()).kept.tolist() == [0, 1, 2, 3, 4, 5]
     nothing_finite = select_stage_1(Signals(torch.full((9, 2), NAN)), 3, params(), generator())
     assert nothing_finite.kept.tolist() == [1, 4, 7]
-    assert "evenly spaced" in nothing_finite.warnings[0]
+    assert "evenly spaced" in nothing_finite.diagnostics.warnings[0]
 
 
 def test_random_start_and_random_sampling_follow_the_generator():
@@ -160,9 +160,9 @@ def test_both_modes_against_brute_force(seed):
 def test_the_official_ridge_is_absolute_and_so_shows_on_short_features():
     # The basis token has length 0.008: its square 6.4e-5 is shrunk by 6.4 / (6.4 + 1) against the ridge of 1e-5.
     selection = select_stage_1(Signals(FIVE / 1000), 3, params(basis_tokens=1, mode="official"), generator())
-    assert selection.score.values[0].item() == pytest.approx(0.008 * (1 - 6.4 / 7.4), rel=1e-3)
+    assert selection.diagnostics.score.values[0].item() == pytest.approx(0.008 * (1 - 6.4 / 7.4), rel=1e-3)
     paper = select_stage_1(Signals(FIVE / 1000), 3, params(basis_tokens=1), generator())
-    assert paper.score.values[0].item() == pytest.approx(0, abs=1e-8)
+    assert paper.diagnostics.score.values[0].item() == pytest.approx(0, abs=1e-8)
 
 
 def test_crops_share_the_count_and_have_a_basis_each():
@@ -171,10 +171,14 @@ def test_crops_share_the_count_and_have_a_basis_each():
     assert selection.kept.tolist() == [0, 2, 3, 5, 7, 8]
     assert selection.assignment.tolist() == [0, 0, 2, 3, 0, 5, 5, 7, 8, 5]
     assert selection.order.tolist() == [0, -1, -1, -1, -1, 1, -1, -1, -1, -1]
-    assert selection.facts["kept_per_view"] == [3, 3]
-    assert [chart.name for chart in selection.charts] == ["singular_values_0", "singular_values_1", "group_sizes"]
-    assert selection.charts[-1].y == [3.0, 3.0]
-    assert selection.charts[-1].tokens == [0, 5]
+    assert selection.diagnostics.facts["kept_per_view"] == [3, 3]
+    assert [chart.name for chart in selection.diagnostics.charts] == [
+        "singular_values_0",
+        "singular_values_1",
+        "group_sizes",
+    ]
+    assert selection.diagnostics.charts[-1].y == [3.0, 3.0]
+    assert selection.diagnostics.charts[-1].tokens == [0, 5]
     # Together one basis token spans the x axis for both copies; the copies of token 2 stay, then 3, 4, 8 tie.
     together = select_stage_1_jointly(signals, 6, params(basis_tokens=1), generator())
     assert together.kept.tolist() == [0, 2, 3, 4, 7, 8]
@@ -200,8 +204,10 @@ def test_official_density_peaks_reconstruct_from_the_means_of_the_clusters(seed)
     selection = select_stage_1(Signals(x), 12, params(mode="official", sampling="dpc", basis_tokens=4), generator())
     centres, owner = slow.density_peaks(exact, 4, neighbours=4)
     means = np.stack([np.mean([exact[i] for i in range(24) if owner[i] == centre], axis=0) for centre in centres])
-    assert selection.score.values.tolist() == pytest.approx(slow.reconstruction_error(exact, means), abs=1e-4)
-    ranked = slow.stable_top(selection.score.values.tolist(), 12)
+    assert selection.diagnostics.score.values.tolist() == pytest.approx(
+        slow.reconstruction_error(exact, means), abs=1e-4
+    )
+    ranked = slow.stable_top(selection.diagnostics.score.values.tolist(), 12)
     assert selection.kept.tolist() == sorted(ranked)
     for place, mean, centre in zip(sorted(ranked[8:]), means, centres, strict=True):
         assert selection.features[selection.kept.tolist().index(place)].tolist() == pytest.approx(
@@ -216,13 +222,13 @@ def test_official_random_bases_are_drawn_with_replacement():
     assert len(set(drawn)) < 4  # seed 2 draws one token twice
     selection = select_stage_1(Signals(x), 5, params(mode="official", sampling="random", basis_tokens=4), generator(2))
     expected = slow.reconstruction_error(x.double().numpy(), x[sorted(set(drawn))].double().numpy())
-    assert selection.score.values.tolist() == pytest.approx(expected, abs=1e-4)
-    assert selection.facts["basis_used"] == len(set(drawn))
+    assert selection.diagnostics.score.values.tolist() == pytest.approx(expected, abs=1e-4)
+    assert selection.diagnostics.facts["basis_used"] == len(set(drawn))
 
 
 def test_charts_show_the_singular_values_and_the_groups():
     selection = select_stage_1(Signals(FIVE_IN_4D), 4, params(basis_tokens=2), generator())
-    singular, groups = selection.charts
+    singular, groups = selection.diagnostics.charts
     assert (singular.kind, singular.x) == ("line", [1, 2])
     assert singular.y == pytest.approx([9, 8])
     # Token 2 (error 1) is dropped; it is orthogonal to all kept ones and joins the first.
@@ -233,7 +239,7 @@ def test_charts_show_the_singular_values_and_the_groups():
 def test_a_basis_that_spans_the_space_leaves_raster_order(seed):
     x = torch.randn(20, 4, generator=generator(seed)) * 50  # the first 10 farthest points span all 4 dimensions
     selection = select_stage_1(Signals(x), 13, params(), generator())
-    assert selection.score.values.tolist() == [0.0] * 20
+    assert selection.diagnostics.score.values.tolist() == [0.0] * 20
     basis = (selection.order >= 0).nonzero().flatten().tolist()
     first_of_the_rest = [i for i in range(20) if i not in basis][:3]
     assert selection.kept.tolist() == sorted([*basis, *first_of_the_rest])
@@ -245,7 +251,7 @@ def test_rounding_counts_as_no_error_at_every_width(width, rank, offset):
     wide = torch.randn(300, rank, generator=g).double() @ torch.randn(rank, width, generator=g).double()
     x = (wide + offset * torch.randn(1, width, generator=g).double()).float()
     selection = select_stage_2(Signals(x), 100, params(), generator())
-    assert int(selection.score.values.count_nonzero()) == 0
+    assert int(selection.diagnostics.score.values.count_nonzero()) == 0
     # What a direction of its own tells apart from rounding by a hundred times is still an error.
     x[7] += 1e-3 * x[7].norm() * torch.nn.functional.normalize(torch.randn(width, generator=g), dim=0)
     if width > rank:

@@ -42,16 +42,16 @@ def picks_of(selection):
 
 def test_the_most_relevant_comes_first_and_then_what_adds_volume():
     selection = run(FOUR, 2, [0.5, 1.0, 0.0, 0.25])
-    weights = selection.maps[0].values.tolist()
+    weights = selection.diagnostics.maps[0].values.tolist()
     assert weights == pytest.approx([0.5, 1.0, 1e-6, 0.25], rel=1e-4)
     # Token 1 first: 1^2. Then token 0 adds 0.5^2 * (1 - cos^2 60) = 0.1875, token 3 half of that squared.
     assert picks_of(selection) == [1, 0]
     assert selection.kept.tolist() == [0, 1]
-    assert selection.score.values.tolist() == pytest.approx([0.1875, 1, 0, 0], abs=1e-5)
-    assert list(selection.charts[0].y) == pytest.approx([0, math.log(0.1875)], abs=1e-4)
-    assert selection.facts["log_determinant"] == pytest.approx(math.log(0.1875), abs=1e-4)
-    assert selection.facts["independent_picks"] == 2
-    assert selection.facts["relevance"] == "clip"
+    assert selection.diagnostics.score.values.tolist() == pytest.approx([0.1875, 1, 0, 0], abs=1e-5)
+    assert list(selection.diagnostics.charts[0].y) == pytest.approx([0, math.log(0.1875)], abs=1e-4)
+    assert selection.diagnostics.facts["log_determinant"] == pytest.approx(math.log(0.1875), abs=1e-4)
+    assert selection.diagnostics.facts["independent_picks"] == 2
+    assert selection.diagnostics.facts["relevance"] == "clip"
 
 
 def test_the_cosine_of_clip_is_negated():
@@ -64,14 +64,14 @@ def test_a_spanned_plane_is_filled_up_by_relevance():
     # Two tokens span the plane; the official recursion takes the root of 0 here.
     selection = run(FOUR, 3, [0.5, 1.0, 0.0, 0.25])
     assert picks_of(selection) == [1, 0, 3]
-    assert selection.facts["independent_picks"] == 2
-    assert selection.facts["filled_by_relevance"] == 1
-    assert len(selection.charts[0].y) == 2
+    assert selection.diagnostics.facts["independent_picks"] == 2
+    assert selection.diagnostics.facts["filled_by_relevance"] == 1
+    assert len(selection.diagnostics.charts[0].y) == 2
 
 
 def test_constant_relevance_is_a_plain_dpp():
     selection = run(FOUR, 2, [0.3] * 4)
-    assert selection.maps[0].values.tolist() == [1, 1, 1, 1]
+    assert selection.diagnostics.maps[0].values.tolist() == [1, 1, 1, 1]
     assert picks_of(selection) == [0, 2]  # east, then what is at right angles to it
     assert scaled(torch.tensor([0.25, 0.75, 0.5])).tolist() == pytest.approx([2e-6, 1, 0.5], abs=1e-5)
 
@@ -80,16 +80,16 @@ def test_relevance_in_the_space_of_the_llm_is_the_cosine_to_the_mean_question():
     question = torch.tensor([[0.0, 3], [0, 1], [NAN, 0]])
     selection = select(Signals(FOUR, question_features=question), 1, params(), generator())
     assert selection.kept.tolist() == [2]
-    assert selection.maps[0].values.tolist() == pytest.approx([0, math.sqrt(0.75), 1, 0], abs=1e-5)
-    assert "variant" in selection.maps[0].label
-    assert selection.facts["relevance"] == "llm"
+    assert selection.diagnostics.maps[0].values.tolist() == pytest.approx([0, math.sqrt(0.75), 1, 0], abs=1e-5)
+    assert "variant" in selection.diagnostics.maps[0].label
+    assert selection.diagnostics.facts["relevance"] == "llm"
 
 
 def test_without_a_question_everything_is_equally_relevant():
     selection = select(Signals(FOUR, question_features=torch.zeros(0, 2)), 2, params(), generator())
     assert picks_of(selection) == [0, 2]
-    assert selection.facts["relevance"] == "constant"
-    assert "no question token" in selection.warnings[0]
+    assert selection.diagnostics.facts["relevance"] == "constant"
+    assert "no question token" in selection.diagnostics.warnings[0]
 
 
 def test_every_view_has_its_share_and_one_scale_for_all():
@@ -100,15 +100,15 @@ def test_every_view_has_its_share_and_one_scale_for_all():
     # Shares 3, 2, 2: view 1 has just two. In view 2 token 6 comes first (0.5), then 60 degrees: 0.4^2 * 3/4 = 0.12
     # is more than 0.3^2 = 0.09 of north.
     assert picks_of(selection) == [1, 0, 3, 5, 4, 6, 7]
-    assert selection.maps[0].values[[4, 5]].tolist() == pytest.approx([0.1, 0.2], abs=1e-4)
-    assert [chart.about for chart in selection.charts] == [0, 4, 6]
+    assert selection.diagnostics.maps[0].values[[4, 5]].tolist() == pytest.approx([0.1, 0.2], abs=1e-4)
+    assert [chart.about for chart in selection.diagnostics.charts] == [0, 4, 6]
 
 
 def test_rows_that_are_no_patch_are_never_kept():
     candidates = torch.tensor([True, False, True, True])
     selection = run(FOUR, 3, [0.5, 1.0, 0.0, 0.25], candidates=candidates)
     assert selection.kept.tolist() == [0, 2, 3]
-    assert math.isnan(selection.score.values[1])
+    assert math.isnan(selection.diagnostics.score.values[1])
 
 
 def test_the_official_relevance_needs_the_text_tower():
@@ -166,15 +166,15 @@ def test_against_determinants(kind):
         assert len(selection.kept) == keep
         assert set(picks) <= set(selection.kept.tolist()) & set(rows)
         assert len(picks) == len(set(picks)) == min(keep, len(rows))
-        weights = selection.maps[0].values[rows].double().numpy()
+        weights = selection.diagnostics.maps[0].values[rows].double().numpy()
         raw = relevance[rows].double()
         assert np.allclose(weights, (raw - raw.min() + 1e-6) / max(float(raw.max() - raw.min()), 1e-6), atol=1e-4)
-        independent = selection.facts["independent_picks"]
+        independent = selection.diagnostics.facts["independent_picks"]
         L = kernel(x[rows].double().numpy(), weights)
         # A tolerance of float32 on the rank: directions that carry less than 1e-5 count as spanned.
         assert independent <= min(np.linalg.matrix_rank(x[rows].numpy()), keep)
         numbered = [rows.index(pick) for pick in picks]
-        assert_greedy(L, numbered[:independent], selection.score.values[picks[:independent]].tolist())
+        assert_greedy(L, numbered[:independent], selection.diagnostics.score.values[picks[:independent]].tolist())
         rest = sorted(set(range(len(rows))) - set(numbered[:independent]), key=lambda i: (-weights[i], i))
         assert numbered[independent:] == rest[: len(numbered) - independent]
 

@@ -146,7 +146,7 @@ def test_keep_and_recycle_as_the_reference():
         score = TokenMap("s", "S", scores)
         found = keep_and_recycle(x, score, keep, knn, append, {})
         usable = [i for i in range(n) if x[i].isfinite().all() and scores[i].isfinite()]
-        assert found.facts["non_finite"] == n - len(usable)
+        assert found.diagnostics.facts["non_finite"] == n - len(usable)
         if not usable:
             assert len(found.kept) == keep
             continue
@@ -165,7 +165,7 @@ def test_keep_and_recycle_as_the_reference():
             assert found.kept[found.sequence].tolist() == sequence
         else:
             assert found.sequence is None
-        sizes = next(m for m in found.maps if m.name == "group_size").values
+        sizes = next(m for m in found.diagnostics.maps if m.name == "group_size").values
         assert sizes.tolist() == [assignment.count(i) for i in range(n)]
     assert compared > 180
 
@@ -173,16 +173,16 @@ def test_keep_and_recycle_as_the_reference():
 def test_the_decision_graph_links_points_and_tokens():
     x, g = random_features(5, 60, 3, "gaussian")
     found = keep_and_recycle(x, TokenMap("s", "S", torch.rand(60, generator=g)), 12, 5, False, {})
-    (chart,) = found.charts
-    maps = {m.name: m.values for m in found.maps}
+    (chart,) = found.diagnostics.charts
+    maps = {m.name: m.values for m in found.diagnostics.maps}
     assert chart.kind == "scatter"
-    assert len(chart.tokens) == found.facts["recycled"]
+    assert len(chart.tokens) == found.diagnostics.facts["recycled"]
     assert chart.x == maps["log_density"][chart.tokens].tolist()
     assert chart.y == maps["separation"][chart.tokens].tolist()
     centres = [chart.tokens[place] for place in chart.marked]
-    assert len(centres) == found.facts["clusters"]
+    assert len(centres) == found.diagnostics.facts["clusters"]
     assert set(centres) <= set(found.kept.tolist())
-    assert torch.isnan(maps["log_density"]).sum() == 60 - found.facts["recycled"]
+    assert torch.isnan(maps["log_density"]).sum() == 60 - found.diagnostics.facts["recycled"]
 
 
 # ------------------------------------------------------------------------------------------------- raters

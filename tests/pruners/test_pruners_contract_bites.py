@@ -8,7 +8,7 @@ import torch
 from pruner_signals import TILES, make_signals, raster
 from test_pruners_stage_contract import check, check_identity
 
-from tokviz.types import Chart, Reading, Selection, TextScores, TokenMap
+from tokviz.types import Chart, Diagnostics, Reading, Selection, TextScores, TokenMap
 
 N, KEEP = 8, 4
 SIGNALS, _ = make_signals(0, raster(2, 4), text=3)
@@ -16,18 +16,20 @@ KEPT = torch.tensor([1, 2, 5, 7])
 ASSIGNMENT = torch.tensor([1, 1, 2, -1, 5, 5, 7, 7])
 GOOD = Selection(
     kept=KEPT,
-    score=TokenMap("score", "Score", torch.arange(N).float()),
     order=torch.tensor([-1, 0, 1, -1, -1, 3, -1, 2]),
     assignment=ASSIGNMENT,
     features=SIGNALS.features[KEPT],
     sequence=torch.tensor([3, 0, 1, 2]),
     sizes=torch.tensor([2, 1, 2, 2]),
-    charts=(Chart("graph", "Graph", "scatter", x=[1.0, 2.0], y=[0.5, math.nan], tokens=[1, 7], marked=[1]),),
-    readings=(Reading("alpha", "Alpha", 0.5, line=0.1),),
-    text=TextScores("raters", "Raters", torch.rand(3), torch.tensor([True, False, True]), line=1 / 3),
-    facts={"non_finite": 0},
+    diagnose=lambda: Diagnostics(
+        score=TokenMap("score", "Score", torch.arange(N).float()),
+        charts=(Chart("graph", "Graph", "scatter", x=[1.0, 2.0], y=[0.5, math.nan], tokens=[1, 7], marked=[1]),),
+        readings=(Reading("alpha", "Alpha", 0.5, line=0.1),),
+        text=TextScores("raters", "Raters", torch.rand(3), torch.tensor([True, False, True]), line=1 / 3),
+        facts={"non_finite": 0},
+    ),
 )
-CHART = GOOD.charts[0]
+CHART = GOOD.diagnostics.charts[0]
 
 BROKEN = {
     "kept is not ascending": {"kept": torch.tensor([2, 1, 5, 7]), "assignment": None},
@@ -65,11 +67,19 @@ BROKEN = {
     "bars without names": {"charts": (Chart("b", "B", "bars", y=[1.0]),)},
     "a reading that is a tensor": {"readings": (Reading("alpha", "Alpha", torch.tensor(0.5)),)},
     "rater scores of the wrong length": {
-        "text": replace(GOOD.text, values=torch.rand(2), chosen=torch.tensor([True, False]))
+        "text": replace(GOOD.diagnostics.text, values=torch.rand(2), chosen=torch.tensor([True, False]))
     },
-    "raters that are numbers": {"text": replace(GOOD.text, chosen=torch.ones(3))},
+    "raters that are numbers": {"text": replace(GOOD.diagnostics.text, chosen=torch.ones(3))},
     "a fact that is a tensor": {"facts": {"non_finite": torch.tensor(0)}},
 }  # fmt: skip
+
+
+def changed(change):
+    """GOOD with other fields, its own or those of its diagnostics."""
+    of_selection = {name: value for name, value in change.items() if name in Selection.__dataclass_fields__}
+    of_diagnostics = {name: value for name, value in change.items() if name not in of_selection}
+    broken = GOOD.with_diagnostics(lambda found: replace(found, **of_diagnostics))
+    return replace(broken, **of_selection)
 
 
 def test_a_selection_that_uses_everything_passes():
@@ -79,7 +89,7 @@ def test_a_selection_that_uses_everything_passes():
 @pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
 def test_a_broken_selection_is_refused(change):
     with pytest.raises(AssertionError):
-        check(replace(GOOD, **change), SIGNALS, KEEP)
+        check(changed(change), SIGNALS, KEEP)
 
 
 def test_newlines_stay_or_go_together():

@@ -44,7 +44,7 @@ def picks_of(selection):
 
 
 def values(selection, name):
-    return next(token_map.values for token_map in selection.maps if token_map.name == name).tolist()
+    return next(token_map.values for token_map in selection.diagnostics.maps if token_map.name == name).tolist()
 
 
 # ------------------------------------------------------------------------------------------------- on paper
@@ -65,10 +65,10 @@ def test_each_pivot_takes_what_duplicates_it_least():
     assert values(selection, "pivot") == pytest.approx([1, NAN, 1, 2, 1, NAN], nan_ok=True)
     # Token 1 is 10 degrees from pivot 0 and 100 from the text; token 5 is 100 from pivot 0 and 10 from the text.
     expected = [NAN, *(1 - math.cos(math.radians(degrees)) for degrees in (100, 170, 170, 160, 100))]
-    assert selection.score.values.tolist() == pytest.approx(expected, nan_ok=True, abs=1e-6)
-    assert selection.text.chosen.tolist() == [False, True]
-    assert selection.text.values.tolist() == [5, 6]
-    assert selection.facts == {"visual_pivots": [0], "text_pivots": [1], "non_finite": 0}
+    assert selection.diagnostics.score.values.tolist() == pytest.approx(expected, nan_ok=True, abs=1e-6)
+    assert selection.diagnostics.text.chosen.tolist() == [False, True]
+    assert selection.diagnostics.text.values.tolist() == [5, 6]
+    assert selection.diagnostics.facts == {"visual_pivots": [0], "text_pivots": [1], "non_finite": 0}
 
 
 def test_pivots_choose_in_order_of_their_norm_and_the_visual_ones_first():
@@ -77,7 +77,7 @@ def test_pivots_choose_in_order_of_their_norm_and_the_visual_ones_first():
     # Pivots: 0 (0 degrees), 2 (170), text at 270, text at 90. Three picks, one each: 0 takes 200; 2 takes 10 (160
     # away); the text at 270 takes 100; nothing is left for the text at 90.
     assert picks_of(selection) == [0, 2, 4, 1, 3]
-    assert selection.facts["text_pivots"] == [1, 0]
+    assert selection.diagnostics.facts["text_pivots"] == [1, 0]
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 5])])
@@ -89,7 +89,7 @@ def test_a_budget_up_to_the_pivots_keeps_pivots(keep, kept):
 def test_fewer_text_tokens_make_fewer_pivots():
     for text in (TEXT, TEXT[:0]):
         selection = select(signals(SIX, NORMS, text, [5.0, 6.0][: len(text)]), 5, params(), generator())
-        assert len(selection.facts["text_pivots"]) == len(text)
+        assert len(selection.diagnostics.facts["text_pivots"]) == len(text)
         assert len(selection.kept) == 5
 
 
@@ -97,9 +97,9 @@ def test_tokens_and_text_that_are_not_finite_are_neither_pivots_nor_picked():
     x = torch.cat([SIX, torch.full((1, 2), NAN)])
     text = torch.cat([TEXT, torch.full((1, 2), NAN)])
     selection = select(signals(x, [*NORMS, 99], text, [5, NAN, 99]), 5, params(), generator())
-    assert selection.facts == {"visual_pivots": [0, 2, 5, 4], "text_pivots": [0], "non_finite": 1}
+    assert selection.diagnostics.facts == {"visual_pivots": [0, 2, 5, 4], "text_pivots": [0], "non_finite": 1}
     assert 6 not in selection.kept.tolist()
-    assert "1 of 7 tokens" in selection.warnings[0]
+    assert "1 of 7 tokens" in selection.diagnostics.warnings[0]
 
 
 def test_ties_go_to_the_lowest_index():

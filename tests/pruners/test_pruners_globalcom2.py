@@ -53,13 +53,15 @@ def test_worked_example():
     low = math.exp(-0.6)
     weights = [low / (1 + low), 1 / (1 + low)]
     ratio = 6 / 12
-    assert found.facts["crop_ratios"] == pytest.approx([ratio * (0.5 + w) for w in weights], abs=1e-5)  # .427, .573
+    assert found.diagnostics.facts["crop_ratios"] == pytest.approx(
+        [ratio * (0.5 + w) for w in weights], abs=1e-5
+    )  # .427, .573
     # Thumbnail int(4 / 2) = 2: the scores 4 and 3. Crops: targets 1.71 and 2.29, floors 1 and 2, and the one that is
     # left goes to the larger remainder, crop 1.
-    assert found.facts["tokens_of_thumbnail_and_crops"] == [2, 2, 2]
+    assert found.diagnostics.facts["tokens_of_thumbnail_and_crops"] == [2, 2, 2]
     # The thumbnail resized to 2 x 4, columns at 0, 1/4, 3/4, 1 between its two: rows 1 1.5 2.5 3 and 0 1 3 4. Crop 1
     # sees 1 1.5 0 1 (length sqrt(4.25)) beside its own 5 1 1 0 (length sqrt(27)).
-    score = {token_map.name: token_map.values for token_map in (found.score, *found.maps)}
+    score = {token_map.name: token_map.values for token_map in (found.diagnostics.score, *found.diagnostics.maps)}
     own, seen = math.sqrt(27), math.sqrt(1 + 1.5**2 + 1)
     assert score["rank_score"][[4, 5, 9, 10]].tolist() == pytest.approx(
         [5 / own + 1 / seen, 1 / own + 1.5 / seen, 1 / own + 0 / seen, 0 / own + 1 / seen]
@@ -70,7 +72,7 @@ def test_worked_example():
     # The thumbnail comes by score: 3 (4.0) before 1 (3.0); everything else as in the picture, newlines included.
     assert found.kept[found.sequence].tolist() == [3, 1, 4, 5, 7, 8, 12, 13]
     assert select(signals_of(layout, [*thumbnail, *grid]), 6, order="raster").sequence is None
-    assert found.facts["newlines_kept"] == 2
+    assert found.diagnostics.facts["newlines_kept"] == 2
 
 
 def test_official_counts_are_floors():
@@ -78,7 +80,7 @@ def test_official_counts_are_floors():
     scores = [1.0, 3.0, 0.0, 4.0, 5.0, 1.0, 2.0, 2.0, -9.0, 1.0, 0.0, 2.0, 8.0, -9.0]
     assert stage(6, counts="official").keep is None
     found = select(signals_of(layout, scores), 6, counts="official")
-    assert found.facts["tokens_of_thumbnail_and_crops"] == [2, 1, 2]
+    assert found.diagnostics.facts["tokens_of_thumbnail_and_crops"] == [2, 1, 2]
     assert len(found.kept) == 5 + 2
 
 
@@ -223,11 +225,11 @@ def test_against_plain_loops(shape, newlines):
         tokens = int(rng.integers(1, patches))
         ratios, counts, kept, thumbnail = reference(layout, scores, 4, (high, wide), tokens)
         found = select(signals_of(layout, scores), tokens, counts="official")
-        assert found.facts["crop_ratios"] == pytest.approx(ratios, abs=1e-5)
-        assert found.facts["tokens_of_thumbnail_and_crops"] == counts
+        assert found.diagnostics.facts["crop_ratios"] == pytest.approx(ratios, abs=1e-5)
+        assert found.diagnostics.facts["tokens_of_thumbnail_and_crops"] == counts
         assert found.kept.tolist() == kept
         assert found.kept[found.sequence][: len(thumbnail)].tolist() == thumbnail
-        chart = found.charts[0]
+        chart = found.diagnostics.charts[0]
         assert list(chart.y) == pytest.approx(ratios, abs=1e-5) and len(chart.names) == high * wide
         exact = select(signals_of(layout, scores), tokens)
         others = layout.n - patches
@@ -242,12 +244,12 @@ def test_the_share_of_a_tile_is_what_stays_of_it_and_the_chart_is_the_rule():
     scores = torch.rand(layout.n, generator=torch.Generator().manual_seed(2))
     for counts in ("exact", "official"):
         found = select(signals_of(layout, scores), 12, counts=counts)
-        share = next(token_map.values for token_map in found.maps if token_map.name == "tile_share")
+        share = next(token_map.values for token_map in found.diagnostics.maps if token_map.name == "tile_share")
         for view in (0, 2):
             rows = (layout.view == view).nonzero().flatten()
             stay = int(torch.isin(rows, found.kept).sum())
             assert share[rows].tolist() == pytest.approx([stay / len(rows)] * len(rows))
-        assert list(found.charts[0].y) == pytest.approx(found.facts["crop_ratios"], abs=1e-5)
+        assert list(found.diagnostics.charts[0].y) == pytest.approx(found.diagnostics.facts["crop_ratios"], abs=1e-5)
 
 
 def test_probabilities_can_be_asked_for():
@@ -258,7 +260,10 @@ def test_probabilities_can_be_asked_for():
     as_logits = select(signals_of(layout, scores.exp()), 40)
     probabilities = select(signals_of(layout, scores), 40, scores="probs")
     assert probabilities.kept.tolist() == as_logits.kept.tolist()
-    assert probabilities.score.values.nan_to_num().tolist() == as_logits.score.values.nan_to_num().tolist()
+    assert (
+        probabilities.diagnostics.score.values.nan_to_num().tolist()
+        == as_logits.diagnostics.score.values.nan_to_num().tolist()
+    )
 
 
 def test_published_budget():
@@ -269,5 +274,5 @@ def test_published_budget():
     found = select(signals_of(layout, scores), 720, counts="official")
     # Top row of the thumbnail about twice as high: both upper crops share the softmax.
     assert len(found.kept) - 48 == pytest.approx(720, abs=5)
-    assert found.facts["tokens_of_thumbnail_and_crops"][0] == 144
+    assert found.diagnostics.facts["tokens_of_thumbnail_and_crops"][0] == 144
     assert len(select(signals_of(layout, scores), 720).kept) == 720 + 48

@@ -21,7 +21,7 @@ def params(**given):
 
 
 def values(selection, name):
-    return next(token_map.values for token_map in selection.maps if token_map.name == name).tolist()
+    return next(token_map.values for token_map in selection.diagnostics.maps if token_map.name == name).tolist()
 
 
 # ------------------------------------------------------------------------------------------------- on paper
@@ -40,8 +40,14 @@ def test_strips_share_by_mean_score_and_attention_picks():
     assert selection.kept.tolist() == [1, 2, 4]
     assert selection.sequence is None
     assert selection.extra is None
-    assert selection.facts == {"strips": 2, "given": [2, 1], "taken": [2, 1], "zero_tokens": 0, "non_finite": 0}
-    assert (list(selection.charts[0].y), list(selection.charts[0].marked)) == ([2, 1], [])
+    assert selection.diagnostics.facts == {
+        "strips": 2,
+        "given": [2, 1],
+        "taken": [2, 1],
+        "zero_tokens": 0,
+        "non_finite": 0,
+    }
+    assert (list(selection.diagnostics.charts[0].y), list(selection.diagnostics.charts[0].marked)) == ([2, 1], [])
 
 
 def test_the_official_order_is_by_attention_within_each_strip():
@@ -58,21 +64,21 @@ def test_a_surplus_goes_to_the_next_strip_or_is_lost_to_zeros():
     signals = Signals(SIX, cls_attention=LOUD)
     # Weights 0.94 and 0.06: 4 and 0 of 5, the fifth to the first strip as well: 5, and it has 3.
     kept = select(signals, 5, params(strips=2), generator())
-    assert kept.facts["given"] == [5, 0]
-    assert kept.facts["taken"] == [3, 2]
+    assert kept.diagnostics.facts["given"] == [5, 0]
+    assert kept.diagnostics.facts["taken"] == [3, 2]
     assert kept.kept.tolist() == [0, 1, 2, 4, 5]
-    assert list(kept.charts[0].marked) == [0]
+    assert list(kept.diagnostics.charts[0].marked) == [0]
     official = select(signals, 5, params(strips=2, surplus="zeros", order="attention"), generator())
     assert official.kept.tolist() == [0, 1, 2]
     assert official.extra.tolist() == [[0.0] * 6] * 2
     assert official.sequence.tolist() == [0, 1, 2, 3, 4]
-    assert official.facts["zero_tokens"] == 2
+    assert official.diagnostics.facts["zero_tokens"] == 2
 
 
 def test_a_strip_that_stays_whole_stays_in_raster_order():
     attention = torch.tensor([0.1, 0.2, 0.3, 0.05, 0.3, 0.05])
     selection = select(Signals(SIX, cls_attention=attention), 5, params(strips=2, order="attention"), generator())
-    assert selection.facts["taken"] == [3, 2]
+    assert selection.diagnostics.facts["taken"] == [3, 2]
     assert selection.kept[selection.sequence].tolist() == [0, 1, 2, 4, 3]
 
 
@@ -119,7 +125,7 @@ def test_strips_run_over_patches_only_and_over_all_views():
     signals = Signals(x, cls_attention=attention, candidates=candidates, view=torch.tensor([0] * 3 + [1] * 4))
     selection = select(signals, 3, params(strips=2), generator())
     assert selection.kept.tolist() == [1, 2, 5]
-    assert selection.facts["non_finite"] == 0
+    assert selection.diagnostics.facts["non_finite"] == 0
 
 
 def test_the_stage():
@@ -197,7 +203,7 @@ def test_against_brute_force(kind):
         if margin < 1e-5:
             continue  # the share is a whole number up to rounding
         compared += 1
-        assert official.facts["given"] == given
+        assert official.diagnostics.facts["given"] == given
         assert official.kept[official.sequence[: len(kept)]].tolist() == [rows[i] for i in kept]
         assert (0 if official.extra is None else len(official.extra)) == keep - len(kept)
         assert set(official.kept.tolist()) <= set(full.kept.tolist())

@@ -137,8 +137,8 @@ def test_stage_1_on_paper():
     assert found.features.flatten().tolist() == [5.0, 2.0, 6.0, 7.0]
     assert found.assignment.tolist() == [2, 1, 2, 3, 2, 5]
     assert found.sequence is None
-    assert found.facts["dominant"] == 3
-    assert found.facts["clusters"] == 1
+    assert found.diagnostics.facts["dominant"] == 3
+    assert found.diagnostics.facts["clusters"] == 1
     appended = select_consolidated(
         Signals(features, cls_attention=attention), 4, PRUNER.complete({"order": "append"}), torch.Generator()
     )
@@ -175,7 +175,7 @@ def test_stage_1_without_a_cls_token():
     received = select_consolidated(Signals(x, received_attention=attention), 9, params, torch.Generator())
     cls = select_consolidated(Signals(x, cls_attention=attention), 9, params, torch.Generator())
     assert torch.equal(received.kept, cls.kept)
-    assert received.score.label == "Attention received from all visual tokens"
+    assert received.diagnostics.score.label == "Attention received from all visual tokens"
     with pytest.raises(Unsupported, match=r"shows neither\. Switch its stage 1 off"):
         select_consolidated(Signals(x), 9, params, torch.Generator())
 
@@ -222,9 +222,11 @@ def test_stage_2_as_the_reference(signal, neighbours):
         signals, keep = random_signals(seed)
         found = select_rated(signals, keep, params, torch.Generator())
         mean, chosen = raters(signals.input_features.double().numpy(), signals.input_text.double().numpy(), 0.5)
-        assert found.text.values.tolist() == pytest.approx(mean, abs=1e-5)
-        assert found.text.chosen.nonzero().flatten().tolist() == chosen
-        alpha = next((m.values for m in found.maps if m.name == "alignment"), found.score.values)
+        assert found.diagnostics.text.values.tolist() == pytest.approx(mean, abs=1e-5)
+        assert found.diagnostics.text.chosen.nonzero().flatten().tolist() == chosen
+        alpha = next(
+            (m.values for m in found.diagnostics.maps if m.name == "alignment"), found.diagnostics.score.values
+        )
         if signal == "embed":
             shares = alignment(signals.features.double().numpy(), signals.text_features.double().numpy(), 0.5)
             scores = [float(np.mean([row[j] for j in chosen])) for row in shares]
@@ -234,9 +236,9 @@ def test_stage_2_as_the_reference(signal, neighbours):
         assert alpha.tolist() == pytest.approx(scores, rel=1e-4)
         if signal == "embed" and len(chosen) < len(signals.text_features):
             odds = [math.log(len(chosen) * a / (1 - len(chosen) * a)) for a in scores]
-            assert found.score.values.tolist() == pytest.approx(odds, abs=1e-3)
+            assert found.diagnostics.score.values.tolist() == pytest.approx(odds, abs=1e-3)
         kept, features, assignment, sequence = keep_and_recycle(
-            signals.features.double().numpy(), found.score.values.double().numpy(), keep, neighbours
+            signals.features.double().numpy(), found.diagnostics.score.values.double().numpy(), keep, neighbours
         )
         assert found.kept.tolist() == kept
         assert found.assignment.tolist() == assignment
@@ -252,25 +254,27 @@ def test_stage_2_on_paper():
     signals = Signals(features, input_features=features, input_text=text, text_features=text)
     found = select_rated(signals, 3, PRUNER.complete({}), torch.Generator())
     alpha = [0.5, 0.8, 2 / 3, 0.2, 16 / 17]
-    assert found.maps[0].values.tolist() == pytest.approx(alpha)
+    assert found.diagnostics.maps[0].values.tolist() == pytest.approx(alpha)
     # Odds of 4^v to 1.
-    assert found.score.values.tolist() == pytest.approx([v * math.log(4.0) for v in (0.0, 1.0, 0.5, -1.0, 2.0)])
+    assert found.diagnostics.score.values.tolist() == pytest.approx(
+        [v * math.log(4.0) for v in (0.0, 1.0, 0.5, -1.0, 2.0)]
+    )
     # Shares of the words: 1 - mean and mean = 0.6216 of these; the second is above 1/2.
-    assert found.text.values.tolist() == pytest.approx([1 - sum(alpha) / 5, sum(alpha) / 5], abs=1e-5)
-    assert found.text.chosen.tolist() == [False, True]
+    assert found.diagnostics.text.values.tolist() == pytest.approx([1 - sum(alpha) / 5, sum(alpha) / 5], abs=1e-5)
+    assert found.diagnostics.text.chosen.tolist() == [False, True]
     # 3 of 5 is 2 selected (4, 1) and 1 cluster of the floor(0.3 * 3) + 1 = 1 best of the rest: token 2, unchanged.
     assert split_keep(5, 3) == (2, 1)
     assert found.kept.tolist() == [1, 2, 4]
     assert found.features.flatten().tolist() == [1.0, 0.5, 2.0]
     assert found.assignment.tolist() == [-1, 1, 2, -1, 4]
-    (reading,) = found.readings
+    (reading,) = found.diagnostics.readings
     assert reading.value == 0.0
 
 
 def test_one_hot_softmaxes_are_counted():
     features, text = torch.tensor([[100.0], [50.0], [0.0], [0.1]]), torch.tensor([[0.0], [1.0]])
     signals = Signals(features, input_features=features, input_text=text, text_features=text)
-    assert select_rated(signals, 2, PRUNER.complete({}), torch.Generator()).readings[0].value == 0.5
+    assert select_rated(signals, 2, PRUNER.complete({}), torch.Generator()).diagnostics.readings[0].value == 0.5
 
 
 def test_saturated_softmaxes_are_still_ranked():
@@ -278,9 +282,9 @@ def test_saturated_softmaxes_are_still_ranked():
     features, text = torch.tensor([[100.0], [300.0], [200.0], [400.0]]), torch.tensor([[0.0], [1.0]])
     signals = Signals(features, input_features=features, input_text=text, text_features=text)
     found = select_rated(signals, 2, PRUNER.complete({"order": "append"}), torch.Generator())
-    assert found.maps[0].values.tolist() == [1.0] * 4
-    assert found.score.values.tolist() == [100.0, 300.0, 200.0, 400.0]
-    assert found.facts["ties_at_threshold"] == 1
+    assert found.diagnostics.maps[0].values.tolist() == [1.0] * 4
+    assert found.diagnostics.score.values.tolist() == [100.0, 300.0, 200.0, 400.0]
+    assert found.diagnostics.facts["ties_at_threshold"] == 1
     assert 3 in found.kept.tolist()
 
 
@@ -288,11 +292,11 @@ def test_a_single_word_gives_every_token_the_same_score():
     features = torch.randn(8, 3)
     signals = Signals(features, input_features=features, input_text=features[:1], text_features=features[:1])
     found = select_rated(signals, 3, PRUNER.complete({}), torch.Generator())
-    assert found.text.chosen.tolist() == [True]
-    assert found.maps[0].values.tolist() == [1.0] * 8
-    assert found.score.values.tolist() == [0.0] * 8
-    assert found.facts["ties_at_threshold"] == 8
-    selected = found.facts["selected"]
+    assert found.diagnostics.text.chosen.tolist() == [True]
+    assert found.diagnostics.maps[0].values.tolist() == [1.0] * 8
+    assert found.diagnostics.score.values.tolist() == [0.0] * 8
+    assert found.diagnostics.facts["ties_at_threshold"] == 8
+    selected = found.diagnostics.facts["selected"]
     assert found.kept[:selected].tolist() == list(range(selected))  # ties: the lowest index
 
 
@@ -301,7 +305,7 @@ def test_without_text_tokens_are_kept_evenly():
     signals = Signals(features, input_features=features, input_text=features[:0], text_features=features[:0])
     found = select_rated(signals, 2, PRUNER.complete({}), torch.Generator())
     assert found.kept.tolist() == [2, 6]
-    assert found.warnings
+    assert found.diagnostics.warnings
 
 
 def test_blocks_at_other_depths():

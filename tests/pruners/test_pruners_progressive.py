@@ -130,10 +130,10 @@ def test_pdrop_keeps_the_highest_attention_of_the_last_row():
     rows = torch.tensor([[0.9, 0.0, 0.0, 0.0, 0.0], [0.1, 0.3, 0.05, 0.3, 0.2]])
     found = pdrop.select(Signals(torch.zeros(5, 2), attention_rows=rows), 2, {}, torch.Generator())
     assert found.kept.tolist() == [1, 3]
-    assert found.readings[0].value == pytest.approx(0.95)
+    assert found.diagnostics.readings[0].value == pytest.approx(0.95)
     # Ties at the threshold go to the lowest index.
     tied = pdrop.select(Signals(torch.zeros(4, 2), attention_rows=torch.full((1, 4), 0.25)), 2, {}, torch.Generator())
-    assert tied.kept.tolist() == [0, 1] and tied.facts["ties_at_threshold"] == 4
+    assert tied.kept.tolist() == [0, 1] and tied.diagnostics.facts["ties_at_threshold"] == 4
 
 
 # ------------------------------------------------------------------------------------------------- V2Drop
@@ -186,7 +186,7 @@ def test_v2drop_keeps_what_changed_most():
     before = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 0.0], [0.0, 0.0]])
     now = torch.tensor([[3.0, 4.0], [1.0, 1.0], [5.0, 4.0], [0.0, -4.5]])
     found = v2drop.select(Signals(now, previous_features=before), 2, {}, torch.Generator())
-    assert found.score.values.tolist() == [5.0, 0.0, 4.0, 4.5]
+    assert found.diagnostics.score.values.tolist() == [5.0, 0.0, 4.0, 4.5]
     assert found.kept.tolist() == [0, 3]
 
 

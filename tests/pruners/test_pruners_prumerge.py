@@ -34,7 +34,7 @@ def signals(x, attention, keys=None, **more):
 
 
 def values(selection, name):
-    return next(token_map.values for token_map in selection.maps if token_map.name == name).tolist()
+    return next(token_map.values for token_map in selection.diagnostics.maps if token_map.name == name).tolist()
 
 
 # ------------------------------------------------------------------------------------------------- on paper
@@ -55,7 +55,7 @@ def test_neighbours_are_added_to_what_stays_and_the_rest_is_summed_up():
     assert values(selection, "taken_in") == [0, 1, 0, 1, 0]
     assert values(selection, "group") == [2, 0, 2, 0, 0]
     assert selection.sequence is None
-    assert selection.facts == {
+    assert selection.diagnostics.facts == {
         "outliers": 0, "by_attention": 2, "by_grid": 0, "summary_tokens": 1, "non_finite": 0,
         "added": "the sum of what was dropped, weighted by attention",
     }  # fmt: skip
@@ -88,8 +88,8 @@ def test_attention_received_takes_the_place_of_cls():
     received = Signals(X, received_attention=torch.tensor(ATTENTION), full_keys=X)
     other = prumerge.select(received, 3, params(neighbours=1), generator())
     assert torch.equal(cls.features, other.features) and torch.equal(cls.extra, other.extra)
-    assert (cls.score.name, other.score.name) == ("cls_full_width", "received_attention")
-    assert other.charts[0].y_label == "Attention received"
+    assert (cls.diagnostics.score.name, other.diagnostics.score.name) == ("cls_full_width", "received_attention")
+    assert other.diagnostics.charts[0].y_label == "Attention received"
 
 
 def test_a_budget_of_one_has_no_room_for_a_summary():
@@ -116,11 +116,11 @@ def test_outliers_lie_above_the_third_quartile_by_one_and_a_half_ranges():
     selection = prumerge.select_adaptive(signals(torch.eye(9), attention), None, params(adaptive=True), generator())
     assert selection.kept.tolist() == [8]
     assert len(selection.extra) == 1
-    assert selection.facts["outliers"] == 1
-    assert selection.readings[0].value == pytest.approx(1 / 9)
-    assert selection.charts[0].line == pytest.approx(12)
-    assert list(selection.charts[0].marked) == [0]
-    assert list(selection.charts[0].tokens) == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert selection.diagnostics.facts["outliers"] == 1
+    assert selection.diagnostics.readings[0].value == pytest.approx(1 / 9)
+    assert selection.diagnostics.charts[0].line == pytest.approx(12)
+    assert list(selection.diagnostics.charts[0].marked) == [0]
+    assert list(selection.diagnostics.charts[0].tokens) == [8, 7, 6, 5, 4, 3, 2, 1, 0]
 
 
 def test_the_adaptive_grid_has_three_tokens_for_each_outlier():
@@ -130,7 +130,7 @@ def test_the_adaptive_grid_has_three_tokens_for_each_outlier():
     selection = prumerge_plus.select_adaptive(signals(torch.eye(24), attention), None, given, generator())
     # Share 2 / 24: a step of int(12 / 3) = 4: 0, 4, 8, (12), 16, 20 of 0..22.
     assert selection.kept.tolist() == [0, 4, 5, 8, 12, 16, 20]
-    assert (selection.facts["by_attention"], selection.facts["by_grid"]) == (2, 5)
+    assert (selection.diagnostics.facts["by_attention"], selection.diagnostics.facts["by_grid"]) == (2, 5)
     assert len(selection.extra) == 1
 
 
@@ -139,7 +139,7 @@ def test_equal_attention_has_no_outlier_and_one_token_stays(method, kept):
     given = params("prumerge_plus", adaptive=True)
     selection = method.select_adaptive(signals(torch.eye(9), torch.full((9,), 0.1)), None, given, generator())
     assert selection.kept.tolist() == kept  # PruMerge+: a step of int(9 / 3) on 0..7
-    assert selection.facts["outliers"] == 0
+    assert selection.diagnostics.facts["outliers"] == 0
 
 
 def test_with_a_planned_count_the_grid_is_spaced_over_what_is_left():
@@ -160,7 +160,7 @@ def test_each_view_has_its_share_and_its_summary():
     assert selection.kept.tolist() == [0, 2, 5, 7]
     assert selection.assignment.tolist() == [0, 0, 2, 2, -1, 5, 5, 7, 7, -1]
     assert torch.allclose(selection.extra, torch.tensor([[0.2, 0.4, 0.25], [2, 4, 2.5]]))
-    assert len(selection.charts) == 2
+    assert len(selection.diagnostics.charts) == 2
     # The second view has two tokens, fewer than its share: it stays as it is.
     short = signals(x[:7], (ATTENTION * 2)[:7], view=view[:7])
     found = prumerge.select(short, 6, params(neighbours=1), generator())

@@ -54,8 +54,8 @@ def test_fastervlm_keeps_the_highest_cls_attention():
     attention = torch.tensor([0.1, 0.4, 0.1, 0.4])
     selection = fastervlm.select(Signals(torch.zeros(4, 2), cls_attention=attention), 3, {}, generator())
     assert selection.kept.tolist() == [0, 1, 3]  # 0 and 2 tie for the third place
-    assert selection.facts == {"non_finite": 0, "ties_at_threshold": 2}
-    assert torch.equal(selection.score.values, attention)
+    assert selection.diagnostics.facts == {"non_finite": 0, "ties_at_threshold": 2}
+    assert torch.equal(selection.diagnostics.score.values, attention)
     assert selection.assignment is None
     assert selection.features is None
 
@@ -68,8 +68,8 @@ def test_fastervlm_never_keeps_a_row_that_is_no_patch():
     )
     selection = fastervlm.select(signals, 3, {}, generator())
     assert selection.kept.tolist() == [0, 1, 3]
-    assert selection.facts["non_finite"] == 0
-    assert selection.warnings == ()
+    assert selection.diagnostics.facts["non_finite"] == 0
+    assert selection.diagnostics.warnings == ()
 
 
 def test_infinite_attention_counts_as_the_finite_maximum_and_nan_is_last():
@@ -77,14 +77,14 @@ def test_infinite_attention_counts_as_the_finite_maximum_and_nan_is_last():
     assert fastervlm.select(signals, 1, {}, generator()).kept.tolist() == [1]
     selection = fastervlm.select(signals, 4, {}, generator())
     assert selection.kept.tolist() == [0, 1, 3, 4]
-    assert selection.facts["non_finite"] == 2
-    assert "2 of 5 tokens" in selection.warnings[0]
+    assert selection.diagnostics.facts["non_finite"] == 2
+    assert "2 of 5 tokens" in selection.diagnostics.warnings[0]
 
 
 def test_no_finite_score_at_all_keeps_evenly_spaced_tokens_and_says_so():
     selection = fastervlm.select(Signals(torch.zeros(9, 2), cls_attention=torch.full((9,), NAN)), 3, {}, generator())
     assert selection.kept.tolist() == [1, 4, 7]
-    assert "evenly spaced" in selection.warnings[0]
+    assert "evenly spaced" in selection.diagnostics.warnings[0]
 
 
 def test_fastv_keeps_what_the_last_row_attends_to():
@@ -104,7 +104,7 @@ def test_fastervlm_ranks_every_crop_by_itself():
     signals = Signals(torch.zeros(7, 2), cls_attention=attention, view=view)
     selection = fastervlm.select(signals, 5, {}, generator())
     assert selection.kept.tolist() == [0, 1, 2, 4, 5]
-    assert selection.facts == {"non_finite": 0, "ties_at_threshold": 1, "kept_per_view": [3, 2]}
+    assert selection.diagnostics.facts == {"non_finite": 0, "ties_at_threshold": 1, "kept_per_view": [3, 2]}
     # A token without a score stays only if the count cannot be met without it; its view's share goes to the other.
     signals = Signals(
         torch.zeros(4, 2), cls_attention=torch.tensor([0.9, 0.8, NAN, NAN]), view=torch.tensor([0, 0, 1, 1])
@@ -115,7 +115,7 @@ def test_fastervlm_ranks_every_crop_by_itself():
 
 def test_fastv_shows_attention_over_position():
     row = torch.tensor([[0.25, 0.0, 0.125, 0.5]])
-    chart = fastv.select(Signals(torch.zeros(4, 2), attention_rows=row), 2, {}, generator()).charts[0]
+    chart = fastv.select(Signals(torch.zeros(4, 2), attention_rows=row), 2, {}, generator()).diagnostics.charts[0]
     assert (chart.x, chart.y, chart.tokens) == ([0, 1, 2, 3], [0.25, 0.0, 0.125, 0.5], [0, 1, 2, 3])
     assert chart.marked == [0, 3]
 
@@ -131,15 +131,15 @@ def test_divprune_by_hand():
     assert selection.kept.tolist() == [1, 3, 4]
     assert selection.order.tolist() == [-1, 1, -1, 2, 0]
     radius = pytest.approx(cosine_distance(10), abs=1e-6)
-    assert selection.facts == {"first_pick": 4, "non_finite": 0, "coverage_radius": radius}
-    chart = selection.charts[0]
+    assert selection.diagnostics.facts == {"first_pick": 4, "non_finite": 0, "coverage_radius": radius}
+    chart = selection.diagnostics.charts[0]
     assert (chart.x, chart.tokens, chart.line) == ([2, 3], [1, 3], radius)
     assert chart.y == pytest.approx([cosine_distance(170), 1], abs=1e-6)
     to_kept = [cosine_distance(10), 0, cosine_distance(10), 0, 0]
-    assert selection.maps[0].values.tolist() == pytest.approx(to_kept, abs=1e-6)
+    assert selection.diagnostics.maps[0].values.tolist() == pytest.approx(to_kept, abs=1e-6)
     # When picked: token 1 was 170 degrees from token 4, token 3 was 90 degrees from token 1; the first pick shares 170.
     when_picked = [cosine_distance(10), cosine_distance(170), cosine_distance(10), 1, cosine_distance(170)]
-    assert selection.score.values.tolist() == pytest.approx(when_picked, abs=1e-6)
+    assert selection.diagnostics.score.values.tolist() == pytest.approx(when_picked, abs=1e-6)
 
 
 def test_divprune_does_not_repeat_duplicates_and_takes_newlines_like_any_other():
@@ -169,9 +169,9 @@ def test_todre_expands_from_the_pivot():
     selection = todre.select_diverse(signals, 3, {}, generator())
     assert selection.kept.tolist() == [0, 2, 4]
     assert selection.order.tolist() == [2, -1, 0, -1, 1]
-    assert selection.facts["pivot"] == 2
-    assert selection.facts["pivot_rule"] == "highest [CLS] attention"
-    assert selection.maps[0].values.tolist() == pytest.approx(
+    assert selection.diagnostics.facts["pivot"] == 2
+    assert selection.diagnostics.facts["pivot_rule"] == "highest [CLS] attention"
+    assert selection.diagnostics.maps[0].values.tolist() == pytest.approx(
         [0, cosine_distance(10), 0, cosine_distance(10), 0], abs=1e-6
     )
 
@@ -188,7 +188,7 @@ def test_todre_pivot_without_cls_attention():
     assert todre.select_diverse(received, 1, {}, generator()).kept.tolist() == [1]
     selection = todre.select_diverse(Signals(x), 1, {}, generator())
     assert selection.kept.tolist() == [2]  # the mean is (10/3, 10/3)
-    assert selection.facts["pivot_rule"] == "farthest from the mean"
+    assert selection.diagnostics.facts["pivot_rule"] == "farthest from the mean"
 
 
 def test_todre_drops_rows_that_are_no_patch_even_below_its_count():
@@ -226,13 +226,13 @@ def test_todre_withdraws_below_tau(tau, kept):
     signals = Signals(torch.zeros(2, 3), attention_rows=rows)
     selection = todre.select_withdrawal(signals, None, {"tau": tau}, generator())
     assert selection.kept.tolist() == kept
-    assert selection.facts == {
+    assert selection.diagnostics.facts == {
         "alpha_text_to_visual": 0.03125, "alpha_visual_to_text": 0.0, "tau": tau, "withdrawn": not kept
     }  # fmt: skip
-    assert [(r.name, r.value, r.line) for r in selection.readings] == [
+    assert [(r.name, r.value, r.line) for r in selection.diagnostics.readings] == [
         ("alpha_text_to_visual", 0.03125, tau), ("alpha_visual_to_text", 0.0, tau)
     ]  # fmt: skip
-    assert selection.maps[0].values.sum().item() == pytest.approx(0.03125)
+    assert selection.diagnostics.maps[0].values.sum().item() == pytest.approx(0.03125)
 
 
 def test_todre_keeps_everything_when_alpha_is_not_a_number_and_nothing_when_nothing_is_left():
@@ -240,7 +240,7 @@ def test_todre_keeps_everything_when_alpha_is_not_a_number_and_nothing_when_noth
     for rows in (torch.full((2, 2), NAN), torch.empty(0, 2)):
         selection = todre.select_withdrawal(Signals(torch.zeros(2, 3), attention_rows=rows), None, params, generator())
         assert selection.kept.tolist() == [0, 1]
-        assert "not a number" in selection.warnings[0]
+        assert "not a number" in selection.diagnostics.warnings[0]
     empty = todre.select_withdrawal(Signals(torch.zeros(0, 3)), None, params, generator())
     assert empty.kept.tolist() == []
 

@@ -115,18 +115,18 @@ def test_example_on_paper():
     found = select(example(), 3, V1, torch.Generator())
     # 3 = 2 selected and 1 cluster. Pruned: 3 (0.20), 0 (0.10), 2, 4; recycled floor(0.3 * 4) + 1 = 2, into 1 cluster.
     # Its density is equal (one neighbour, itself), so the first of tokens 0 and 3 is the centre; mean of both.
-    assert found.text.values.tolist() == pytest.approx([0.25, 0.75])
-    assert found.text.chosen.tolist() == [False, True]
-    assert found.text.line == 0.5
+    assert found.diagnostics.text.values.tolist() == pytest.approx([0.25, 0.75])
+    assert found.diagnostics.text.chosen.tolist() == [False, True]
+    assert found.diagnostics.text.line == 0.5
     assert found.kept.tolist() == [0, 1, 5]
     assert found.features.tolist() == [[2.0, 1.0], [1.0, 1.0], [5.0, 5.0]]
     assert found.assignment.tolist() == [0, 1, -1, 0, -1, 5]
     assert found.kept[found.sequence].tolist() == [1, 5, 0]  # the cluster behind the selected ones
-    assert found.score.values.tolist() == pytest.approx([0.10, 0.30, 0.05, 0.20, 0.02, 0.25])
-    assert found.facts["selected"] == 2
-    assert found.facts["recycled"] == 2
-    assert found.facts["clusters"] == 1
-    assert found.facts["raters"] == 1
+    assert found.diagnostics.score.values.tolist() == pytest.approx([0.10, 0.30, 0.05, 0.20, 0.02, 0.25])
+    assert found.diagnostics.facts["selected"] == 2
+    assert found.diagnostics.facts["recycled"] == 2
+    assert found.diagnostics.facts["clusters"] == 1
+    assert found.diagnostics.facts["raters"] == 1
 
 
 def test_gravity_and_heads_on_paper():
@@ -137,8 +137,8 @@ def test_gravity_and_heads_on_paper():
     signals = Signals(visual, input_features=visual, input_text=text, head_rows=heads, rotary_similarity=near)
     found = select_plus(signals, 2, PLUS, torch.Generator())
     # 1 of 2 heads. Corrected: 0.2, 0.15, 0, 0.005 (sum 0.355) and 0, 0, 0.05, 0.02 (sum 0.07).
-    assert found.facts["heads"] == [0]
-    assert found.score.values.tolist() == pytest.approx([0.2, 0.15, 0.0, 0.005])
+    assert found.diagnostics.facts["heads"] == [0]
+    assert found.diagnostics.score.values.tolist() == pytest.approx([0.2, 0.15, 0.0, 0.005])
     assert found.kept.tolist() == [0, 1]
     assert found.features is None
     assert found.sequence is None
@@ -151,7 +151,11 @@ def test_tokens_beyond_the_reach_of_the_correction_are_counted():
             visual, input_features=visual, input_text=text, head_rows=heads,
             rotary_similarity=torch.tensor([similarity]),
         )  # fmt: skip
-        told = [words for words in select_plus(signals, 2, PLUS, torch.Generator()).warnings if "rotary" in words]
+        told = [
+            words
+            for words in select_plus(signals, 2, PLUS, torch.Generator()).diagnostics.warnings
+            if "rotary" in words
+        ]
         assert [words.startswith(far) for words in told] == ([] if far is None else [True])
 
 
@@ -183,12 +187,12 @@ def test_v1_as_the_reference():
         signals, keep = random_signals(seed)
         found = select(signals, keep, V1, torch.Generator())
         _, chosen = raters(signals.input_features.double().numpy(), signals.input_text.double().numpy(), 1.0)
-        assert found.text.chosen.nonzero().flatten().tolist() == chosen
+        assert found.diagnostics.text.chosen.nonzero().flatten().tolist() == chosen
         rows = signals.attention_rows.double().numpy()
         scores = [float(np.mean([rows[j][i] for j in chosen])) for i in range(len(signals.features))]
-        assert found.score.values.tolist() == pytest.approx(scores, rel=1e-5)
+        assert found.diagnostics.score.values.tolist() == pytest.approx(scores, rel=1e-5)
         kept, features, assignment, sequence = keep_and_recycle(
-            signals.features.double().numpy(), found.score.values.double().numpy(), keep, 0
+            signals.features.double().numpy(), found.diagnostics.score.values.double().numpy(), keep, 0
         )
         assert found.kept.tolist() == kept
         assert found.assignment.tolist() == assignment
@@ -208,9 +212,9 @@ def test_plus_as_the_reference():
         sums = [sum(sum(row) for row in head) for head in corrected]
         best = sorted(range(heads), key=lambda h: (-sums[h], h))[: max(1, math.floor(14 * heads / 32 + 0.5))]
         scores = [float(np.mean([corrected[h][j][i] for h in best for j in range(len(chosen))])) for i in range(n)]
-        assert found.facts["heads"] == sorted(best)
-        assert found.score.values.tolist() == pytest.approx(scores, rel=1e-5)
-        ours = found.score.values.tolist()
+        assert found.diagnostics.facts["heads"] == sorted(best)
+        assert found.diagnostics.score.values.tolist() == pytest.approx(scores, rel=1e-5)
+        ours = found.diagnostics.score.values.tolist()
         assert found.kept.tolist() == sorted(sorted(range(n), key=lambda i: (-ours[i], i))[:keep])
 
 
@@ -223,9 +227,10 @@ def test_a_broken_token_does_not_decide_which_heads_are_heard():
                 head_rows=broken, rotary_similarity=signals.rotary_similarity), 3, PLUS, torch.Generator(),
     )  # fmt: skip
     assert 0 not in found.kept.tolist()
-    sums = (signals.head_rows / signals.rotary_similarity)[:, found.text.chosen, 1:].sum((1, 2))
+    sums = (signals.head_rows / signals.rotary_similarity)[:, found.diagnostics.text.chosen, 1:].sum((1, 2))
     assert (
-        found.facts["heads"] == sums.sort(descending=True).indices[: len(found.facts["heads"])].sort().values.tolist()
+        found.diagnostics.facts["heads"]
+        == sums.sort(descending=True).indices[: len(found.diagnostics.facts["heads"])].sort().values.tolist()
     )
 
 

@@ -39,18 +39,21 @@ def cases(variant, kinds=KINDS):
 
 
 def check_maps(selection, n):
-    for token_map in [*selection.maps, *([selection.score] if selection.score else [])]:
+    for token_map in [
+        *selection.diagnostics.maps,
+        *([selection.diagnostics.score] if selection.diagnostics.score else []),
+    ]:
         assert token_map.values.shape == (n,)
         assert token_map.values.is_floating_point()
         assert token_map.name.isidentifier()
         assert token_map.label
         assert token_map.direction
-    names = [token_map.name for token_map in selection.maps]
+    names = [token_map.name for token_map in selection.diagnostics.maps]
     assert len(set(names)) == len(names)
 
 
 def check_diagrams(selection, signals, n):
-    for chart in selection.charts:
+    for chart in selection.diagnostics.charts:
         assert chart.name.isidentifier()
         assert chart.label
         assert all(isinstance(value, int | float) for value in [*chart.x, *chart.y])
@@ -62,22 +65,22 @@ def check_diagrams(selection, signals, n):
         assert all(isinstance(token, int) and 0 <= token < n for token in chart.tokens)
         assert all(isinstance(place, int) and 0 <= place < len(chart.y) for place in chart.marked)
         assert chart.line is None or isinstance(chart.line, int | float)
-    for reading in selection.readings:
+    for reading in selection.diagnostics.readings:
         assert reading.name.isidentifier()
         assert reading.label
         assert isinstance(reading.value, int | float)
         assert reading.line is None or isinstance(reading.line, int | float)
-    if selection.text is not None:
+    if selection.diagnostics.text is not None:
         behind = next(
             t
             for t in (signals.text_features, signals.input_text, signals.attention_rows, signals.normed_text)
             if t is not None
         )
-        assert selection.text.values.shape == (len(behind),)
-        assert selection.text.chosen.shape == (len(behind),)
-        assert selection.text.chosen.dtype == torch.bool
-        assert selection.text.label
-    for value in selection.facts.values():
+        assert selection.diagnostics.text.values.shape == (len(behind),)
+        assert selection.diagnostics.text.chosen.shape == (len(behind),)
+        assert selection.diagnostics.text.chosen.dtype == torch.bool
+        assert selection.diagnostics.text.label
+    for value in selection.diagnostics.facts.values():
         assert isinstance(value, bool | int | float | str | list)
 
 
@@ -142,7 +145,7 @@ def check_identity(selection, n):
     assert selection.features is None
     assert selection.extra is None
     assert selection.sequence is None
-    assert selection.score is None
+    assert selection.diagnostics.score is None
 
 
 @each_variant()
@@ -164,8 +167,8 @@ def test_a_stage_keeps_exactly_what_it_was_asked_for(variant):
                 if variant.pruner.id not in BAD_ROWS_STAY:
                     extra = 0 if selection.extra is None else len(selection.extra)
                     assert int(bad[selection.kept].sum()) == max(0, keep - extra - usable)
-                assert selection.facts["non_finite"] == int(bad.sum())
-                assert bool(selection.warnings) == bool(bad.any())
+                assert selection.diagnostics.facts["non_finite"] == int(bad.sum())
+                assert bool(selection.diagnostics.warnings) == bool(bad.any())
         for field in fields(signals):
             before, after = getattr(untouched, field.name), getattr(signals, field.name)
             if before is not None:
@@ -214,10 +217,10 @@ def test_same_input_and_seed_give_the_same_bits(variant):
         signals, _ = variant.signals(seed, layout, kind, dtype, text=text)
         keep = variant.keeps(layout.n)[-1 if variant.adaptive or variant.withdraws else -4]
         first, second = (variant.select(signals, keep, seed) for _ in range(2))
-        assert first.facts.keys() == second.facts.keys()
-        assert str(first.facts) == str(second.facts)  # as text, where NaN equals NaN
-        assert str(first.charts) == str(second.charts)
-        assert str(first.readings) == str(second.readings)
+        assert first.diagnostics.facts.keys() == second.diagnostics.facts.keys()
+        assert str(first.diagnostics.facts) == str(second.diagnostics.facts)  # as text, where NaN equals NaN
+        assert str(first.diagnostics.charts) == str(second.diagnostics.charts)
+        assert str(first.diagnostics.readings) == str(second.diagnostics.readings)
         for name in ("kept", "order", "assignment", "features", "extra", "sequence", "sizes"):
             a, b = getattr(first, name), getattr(second, name)
             assert (a is None and b is None) or torch.equal(a.nan_to_num(), b.nan_to_num())
@@ -305,7 +308,10 @@ def test_a_map_that_says_high_is_kept_first_is_the_ranking_in_each_view(variant)
         for keep in variant.keeps(layout.n):
             selection = variant.select(signals, keep, seed)
             kept = torch.zeros(layout.n, dtype=torch.bool).index_fill(0, selection.kept, True)
-            shown = [*selection.maps, *([selection.score] if selection.score else [])]
+            shown = [
+                *selection.diagnostics.maps,
+                *([selection.diagnostics.score] if selection.diagnostics.score else []),
+            ]
             for token_map in (shown_map for shown_map in shown if shown_map.direction == RANKS):
                 for view in [0] if layout.view is None else layout.view.unique().tolist():
                     here = ~token_map.values.isnan() & (layout.view is None or layout.view == view)
@@ -329,6 +335,6 @@ def test_nested_methods_only_add_tokens_and_their_score_is_the_ranking(variant):
             selection = variant.select(signals, keep, seed)
             assert smaller <= set(selection.kept.tolist())
             smaller = set(selection.kept.tolist())
-            score, mask = selection.score.values, torch.zeros(layout.n, dtype=torch.bool)
+            score, mask = selection.diagnostics.score.values, torch.zeros(layout.n, dtype=torch.bool)
             mask[selection.kept] = True
             assert score[mask].min() >= score[~mask].max()

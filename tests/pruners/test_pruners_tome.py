@@ -41,17 +41,17 @@ def test_worked_example_beside_cls():
     assert found.features.flatten().tolist() == [3.0, 15.0, 30.0, 40.0]  # (0 + 3 * 4) / 4 and (10 + 20) / 2
     assert found.sizes.tolist() == [4, 2, 1, 1]
     assert found.kept[found.sequence].tolist() == [5, 0, 2, 4]  # the rest of the giving half, then the taking half
-    score = found.score.values
+    score = found.diagnostics.score.values
     assert score[[1, 3, 5]].tolist() == pytest.approx([0.0, 0.2, 0.2])
     assert score[[0, 2, 4]].isnan().all()
-    edges = next(token_map.values for token_map in found.maps if token_map.name == "merged_similarity")
+    edges = next(token_map.values for token_map in found.diagnostics.maps if token_map.name == "merged_similarity")
     assert edges[[1, 3]].tolist() == pytest.approx([1.0, 0.8])
     assert edges[[0, 2, 4, 5]].isnan().all()
-    groups = next(token_map.values for token_map in found.maps if token_map.name == "group_size")
+    groups = next(token_map.values for token_map in found.diagnostics.maps if token_map.name == "group_size")
     assert groups.tolist() == [4, 4, 2, 2, 1, 1]
-    (chart,) = found.charts
+    (chart,) = found.diagnostics.charts
     assert dict(zip(chart.names, chart.y, strict=True)) == {"1": 2, "2": 1, "4": 1}
-    assert found.readings[0].value == pytest.approx(0.8)
+    assert found.diagnostics.readings[0].value == pytest.approx(0.8)
     raster = run(last, params, 4, VALUES, KEYS, sizes=sizes)
     assert raster.kept[raster.sequence].tolist() == [0, 2, 4, 5]
     _, scrambled, official = selects("official")
@@ -193,8 +193,8 @@ def test_rows_that_are_not_finite_stay_out_of_every_mean():
     keys[1] = math.nan  # a giving row: merged last
     found = run(inner, params, 4, VALUES, keys)
     assert found.assignment.tolist() == [0, 1, 2, 2, 4, 4]
-    assert found.facts["non_finite"] == 1
-    assert found.warnings
+    assert found.diagnostics.facts["non_finite"] == 1
+    assert found.diagnostics.warnings
     found = run(inner, params, 3, VALUES, keys)  # ... and dropped when there is no other left
     assert found.assignment.tolist() == [0, -1, 2, 2, 4, 4]
     assert found.features.flatten().tolist() == [0.0, 15.0, 35.0]

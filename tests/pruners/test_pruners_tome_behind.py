@@ -32,10 +32,10 @@ def test_two_rounds_on_paper():
     assert two.kept.tolist() == [0, 2] and two.assignment.tolist() == [0, 0, 2, 2, 2, 2]
     assert two.features.flatten().tolist() == [2.0, 25.0] and two.sizes.tolist() == [2, 4]
     assert two.sequence is None and two.extra is None
-    turn = next(token_map.values for token_map in two.maps if token_map.name == "turn")
+    turn = next(token_map.values for token_map in two.diagnostics.maps if token_map.name == "turn")
     # In round 2 token 5 gives the group that it stands for.
     assert turn[[0, 2, 4, 5]].tolist() == [1.0, 1.0, 1.0, 2.0] and turn[[1, 3]].isnan().all()
-    assert two.facts["rounds"] == 2 and two.facts["merged"] == 4
+    assert two.diagnostics.facts["rounds"] == 2 and two.diagnostics.facts["merged"] == 4
 
 
 def slowly(features, keys, share):
@@ -88,7 +88,7 @@ def test_frames_are_merged_one_by_one_and_what_is_no_patch_is_dropped():
     keys = torch.eye(8)[[0, 1, 1, 2, 0, 1, 1, 2]]
     found = run(4, torch.arange(8.0)[:, None], keys, view=view, candidates=candidates)
     assert found.assignment.tolist() == [-1, 1, 1, 3, -1, 5, 5, 7] and found.kept.tolist() == [1, 3, 5, 7]
-    assert found.features.flatten().tolist() == [1.5, 3, 5.5, 7] and found.facts["kept_per_view"] == [2, 2]
+    assert found.features.flatten().tolist() == [1.5, 3, 5.5, 7] and found.diagnostics.facts["kept_per_view"] == [2, 2]
     # Fewer tokens than frames: the first frames have one each.
     assert (
         run(1, torch.ones(8, 1), keys, view=view, candidates=candidates).assignment.tolist() == [-1, 1, 1, 1] + [-1] * 4
@@ -101,7 +101,9 @@ def test_rows_that_are_not_finite_stay_only_to_fill_the_count():
     features = torch.arange(5.0)[:, None]
     features[4] = torch.inf
     three = run(3, features, keys)
-    assert three.kept.tolist() == [0, 1, 3] and three.facts["non_finite"] == 2 and three.warnings
+    assert (
+        three.kept.tolist() == [0, 1, 3] and three.diagnostics.facts["non_finite"] == 2 and three.diagnostics.warnings
+    )
     assert run(4, features, keys).kept.tolist() == [0, 1, 2, 3]
     assert run(2, features * torch.nan, keys).kept.tolist() == [1, 3], "nothing to compare: evenly spaced"
 

@@ -51,11 +51,11 @@ def test_official_mode_on_video_llava_is_error_rank_then_basis_in_each_frame_beh
          [1500, -1500, 1500], [5, 0.5, 0.5], [0, 6, 0], [16, 0, 0]]
     )  # fmt: skip
     assert torch.allclose(found.features, expected)
-    sizes = next(m for m in found.maps if m.name == "group_size").values.tolist()
+    sizes = next(m for m in found.diagnostics.maps if m.name == "group_size").values.tolist()
     assert sizes == [1, 1, 0, 4, 1, 0, 1, 4, 0, 1, 0, 1]
-    assert found.order.tolist() == [-1, 0, *[-1] * 9, 1] and found.facts["kept_per_view"] == [3, 3]
-    assert found.score.values[IS_PATCH].tolist() == pytest.approx([0, 0, 3, 1, 1, 2, 2, 6, 0, 0])
-    assert [m.name for m in found.maps] == ["relative_error", "group_size"], "nothing is overwritten here"
+    assert found.order.tolist() == [-1, 0, *[-1] * 9, 1] and found.diagnostics.facts["kept_per_view"] == [3, 3]
+    assert found.diagnostics.score.values[IS_PATCH].tolist() == pytest.approx([0, 0, 3, 1, 1, 2, 2, 6, 0, 0])
+    assert [m.name for m in found.diagnostics.maps] == ["relative_error", "group_size"], "nothing is overwritten here"
 
 
 def test_paper_mode_keeps_basis_and_largest_errors_of_each_frame_at_their_places():
@@ -76,7 +76,7 @@ def test_of_256_tokens_per_frame_official_mode_keeps_22_and_10_and_cls():
     params = get("apet").complete({"mode": "official"})
     found = stage.select(Signals(features, view=view, candidates=is_patch), stage.keep, params, generator())
     assert len(found.kept) == 264 and torch.bincount(view[found.kept]).tolist() == [33] * 8
-    error = found.score.values
+    error = found.diagnostics.score.values
     for frame, rows in enumerate(found.kept[found.sequence].split(33)):
         assert rows[0] == 257 * frame and torch.equal(found.features[frame * 33], features[257 * frame])
         assert (error[rows[1:23]].diff() <= 0).all() and error[rows[23:]].max() < 1e-3
@@ -114,7 +114,7 @@ def test_llava_next_video_reduces_pooled_features_frame_by_frame_then_all_togeth
     found = first.select(Signals(features, view=torch.arange(2).repeat_interleave(5)), 6, params, generator())
     assert found.kept.tolist() == [0, 2, 3, 5, 7, 9]
     found = second.select(Signals(features, view=torch.arange(2).repeat_interleave(5)), 6, params, generator())
-    assert found.facts["basis_used"] == 1, "one basis for all frames"
+    assert found.diagnostics.facts["basis_used"] == 1, "one basis for all frames"
 
 
 def test_official_mode_is_refused_where_there_is_no_official_code():
@@ -143,7 +143,7 @@ def test_todres_pivot_is_the_highest_attention_of_all_frames_and_its_search_is_j
     stage = stages("todre", info, 4)[0]
     found = stage.select(signals, 4, get("todre").complete({}), generator())
     # Pivot: 45 degrees (frame 1). Farthest from it is 180, then 100 (55 away from the pivot), then 0 (45 away from it).
-    assert found.facts["pivot"] == 7 and found.order.tolist() == [-1, 3, -1, -1, 2, -1, -1, 0, -1, 1]
+    assert found.diagnostics.facts["pivot"] == 7 and found.order.tolist() == [-1, 3, -1, -1, 2, -1, -1, 0, -1, 1]
     two_steps = max(range(2), key=lambda frame: float(attention[frame * 5 + 1 : frame * 5 + 5].max()))
     assert int(signals.view[7]) == two_steps, "the frame first, then the token in it: the same"
 
@@ -155,7 +155,7 @@ def test_todre_looks_for_the_pivot_in_the_thumbnail_of_any_model_with_crops():
         (PlanningInfo(4, 8, "llava_next_video", n_views=2, has_frames=True), 2),
     ):
         found = stages("todre", info, 2)[0].select(signals, 2, get("todre").complete({}), generator())
-        assert found.facts["pivot"] == pivot
+        assert found.diagnostics.facts["pivot"] == pivot
 
 
 # -- the others --------------------------------------------------------------------------------------------------------

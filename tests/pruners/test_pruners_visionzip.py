@@ -49,11 +49,15 @@ def test_worked_example_with_the_official_rule():
     assert found.extra.tolist() == [[-1.0]]
     # Positions in [0, 1, 4, 5, CLS]: CLS, dominant 1 and 4, contextual 0 and 5.
     assert found.sequence.tolist() == [4, 1, 2, 0, 3]
-    assert found.facts["dominant"] == 3 and found.facts["contextual"] == 2 and found.facts["cls_tokens"] == 1
-    maps = {token_map.name: token_map.values.tolist() for token_map in found.maps}
+    assert (
+        found.diagnostics.facts["dominant"] == 3
+        and found.diagnostics.facts["contextual"] == 2
+        and found.diagnostics.facts["cls_tokens"] == 1
+    )
+    maps = {token_map.name: token_map.values.tolist() for token_map in found.diagnostics.maps}
     assert maps["role"] == [1.0, 2.0, 0.0, 0.0, 2.0, 1.0, 0.0, 0.0]
     assert maps["group_size"] == [3.0, 1.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0]
-    bars, lengths = found.charts
+    bars, lengths = found.diagnostics.charts
     assert (bars.y, bars.tokens) == ([3, 3], [0, 5])
     assert (lengths.x, lengths.y, lengths.marked) == ([1.0, 2.0, 16.0, 32.0], [67.0, 2.0, 16.0, 68.0], [0, 3])
 

@@ -22,7 +22,7 @@ def params(**given):
 
 
 def values(selection, name):
-    return next(token_map.values for token_map in selection.maps if token_map.name == name).tolist()
+    return next(token_map.values for token_map in selection.diagnostics.maps if token_map.name == name).tolist()
 
 
 def directions(*degrees):
@@ -44,8 +44,8 @@ def test_half_by_attention_and_half_distinct():
     assert selection.kept.tolist() == [1, 2, 3, 5]
     assert values(selection, "group") == [0, 2, 1, 2, 0, 1]
     assert values(selection, "removed_in") == pytest.approx([1, NAN, NAN, NAN, 1, NAN], nan_ok=True)
-    assert list(selection.charts[0].y) == pytest.approx([0.5])
-    assert selection.facts == {"important": 2, "distinct": 2, "non_finite": 0}
+    assert list(selection.diagnostics.charts[0].y) == pytest.approx([0.5])
+    assert selection.diagnostics.facts == {"important": 2, "distinct": 2, "non_finite": 0}
     five = select(Signals(SIX, cls_attention=ATTENTION), 5, params(important_share=0.4), generator())
     assert five.kept.tolist() == [1, 2, 3, 4, 5]  # only the nearer duplicate, token 0, goes
 
@@ -83,7 +83,7 @@ def test_ties_go_to_what_is_listed_first():
 @pytest.mark.parametrize(("keep", "share", "important"), [(1, 0.5, 0), (3, 0.5, 1), (5, 1.0, 5), (5, 0.0, 0)])
 def test_the_important_share_is_rounded_down(keep, share, important):
     selection = select(Signals(SIX, cls_attention=ATTENTION), keep, params(important_share=share), generator())
-    assert selection.facts["important"] == important
+    assert selection.diagnostics.facts["important"] == important
     assert len(selection.kept) == keep
 
 
@@ -92,7 +92,7 @@ def test_every_view_by_itself():
     view = torch.tensor([0] * 6 + [1] * 6)
     selection = select(Signals(x, cls_attention=attention, view=view), 8, params(), generator())
     assert selection.kept.tolist() == [1, 2, 3, 5, 7, 8, 9, 11]
-    assert len(selection.charts) == 2
+    assert len(selection.diagnostics.charts) == 2
 
 
 def test_the_stage():

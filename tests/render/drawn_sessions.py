@@ -13,13 +13,13 @@ from tokviz.records import (
     Comparison,
     FrameRecord,
     GridView,
-    MapRecord,
     ModelRecord,
     PictureRecord,
     Request,
     Run,
     StageRecord,
     TokenGrid,
+    TokenMap,
     VideoRecord,
 )
 
@@ -59,7 +59,7 @@ def square_grid(size, n, patch, left=0, top=0):
 
 
 def score_map(values, scale="linear"):
-    return MapRecord(
+    return TokenMap(
         name="error", label="Approximation error", unit="", direction="high is kept first", scale=scale,
         values=list(values),
     )  # fmt: skip

@@ -15,7 +15,6 @@ from tokviz.records import (
     BudgetMeanings,
     Comparison,
     Cost,
-    MapRecord,
     ModelRecord,
     PictureRecord,
     Request,
@@ -23,6 +22,7 @@ from tokviz.records import (
     StageRecord,
     Timing,
     TokenGrid,
+    TokenMap,
 )
 
 HOSTILE = (
@@ -59,9 +59,9 @@ def picture_record(image: Image.Image) -> PictureRecord:
     )  # fmt: skip
 
 
-def map_record(label: str, values: Any, unit: str = "", scale: Any = "linear", alive: Any = None) -> MapRecord:
+def map_record(label: str, values: Any, unit: str = "", scale: Any = "linear", alive: Any = None) -> TokenMap:
     shown = [float(v) if alive is None or i in alive else None for i, v in enumerate(values)]
-    return MapRecord(name=label, label=label, unit=unit, direction="high is kept first", scale=scale, values=shown)
+    return TokenMap(name=label, label=label, unit=unit, direction="high is kept first", scale=scale, values=shown)
 
 
 def stage(site: Any, kept: Any, n_in: int, **more: Any) -> StageRecord:

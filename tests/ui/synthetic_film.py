@@ -15,7 +15,7 @@ from synthetic import HOSTILE, map_record, picture, picture_record, run, stage
 
 from tokviz.names import Box
 from tokviz.records import (
-    ChartRecord,
+    Chart,
     Comparison,
     FrameRecord,
     GridView,
@@ -103,7 +103,7 @@ def _runs(grid: TokenGrid, frames: list[Image.Image], lit: int, budget: int, ans
     attention = map_record("[CLS] attention", early / early.sum(), "share", "log")
     by_text = map_record("text attention", rng.random(n), "share", "log", set(late))
     brightest = [int(token) for token in np.argsort(-early)[:40]]
-    ranked = ChartRecord(
+    ranked = Chart(
         name="ranked", label="attention of the first tokens", kind="line", y=[float(early[t]) for t in brightest],
         x_label="rank", y_label="attention", tokens=brightest,
     )  # fmt: skip

@@ -6,6 +6,7 @@ Charts, readings, words, added tokens, an order of its own, 23 places in the vis
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,14 @@ from synthetic import HOSTILE, map_record, nearest, picture, picture_record, run
 from tokviz.models.llava import centre_crop_grid
 from tokviz.names import VisionBlock
 from tokviz.records import (
-    ChartRecord,
+    Chart,
     Comparison,
     ModelRecord,
-    ReadingRecord,
+    Reading,
     Request,
     Run,
     StageRecord,
-    TextScoresRecord,
+    TextScores,
     TokenGrid,
 )
 
@@ -68,16 +69,16 @@ def clustered_stage(grid: TokenGrid) -> StageRecord:
         maps=[map_record("local density", density), map_record("distance to a denser patch", distance)],
         n_extra=1, sequence=[-1, *centres], planned_keep=len(kept) + 1,
         charts=[
-            ChartRecord(name="decision", label="Decision graph", kind="scatter", x=list(density), y=list(distance),
+            Chart(name="decision", label="Decision graph", kind="scatter", x=list(density), y=list(distance),
                         x_label="local density", y_label="distance to a denser patch", tokens=list(range(n)),
                         marked=centres),
-            ChartRecord(name="sizes", label="Patches per group", kind="bars", y=[float(s) for s in sizes],
+            Chart(name="sizes", label="Patches per group", kind="bars", y=[float(s) for s in sizes],
                         names=[f"group {i + 1}" for i in range(16)], y_label="patches", tokens=centres, line=n / 16),
-            ChartRecord(name="gain", label="Log-determinant by step", kind="line",
+            Chart(name="gain", label="Log-determinant by step", kind="line",
                         y=[float(v) for v in np.log1p(np.arange(16))], x=[float(i + 1) for i in range(16)],
                         x_label="step", y_label="log det", line=2.0, marked=[15]),
         ],
-        text=TextScoresRecord(name="raters", label="mean attention of the word on the picture",
+        text=TextScores(name="raters", label="mean attention of the word on the picture",
                               values=[float(v) for v in scores], chosen=[bool(v > line) for v in scores], line=line),
         facts={"added_token": "[CLS]", "neighbours": 5, "dc_percentile": 0.02, "exact": True},
     )  # fmt: skip
@@ -90,7 +91,7 @@ def progressive_stages(grid: TokenGrid) -> list[StageRecord]:
     for step, (block, share) in enumerate([(2, 0.7), (3, 0.5), (5, 0.3), (6, 0.12), (7, 0.0)]):
         kept = sorted(sorted(alive, key=lambda t: -score[t])[: int(share * grid.n_tokens)])
         value = 0.62 - 0.13 * step
-        reading = ReadingRecord(name="alpha", label="attention on the picture", value=value, line=0.2, unit="share")
+        reading = Reading(name="alpha", label="attention on the picture", value=value, line=0.2, unit="share")
         stages.append(
             stage(block, kept, len(alive), score=map_record("attention", score, "share", alive=set(alive)),
                   readings=[reading], planned_keep=None, facts={"withdraws": not kept})
@@ -136,13 +137,13 @@ def rich_comparison(*, hostile: bool = False) -> Comparison:
 
 
 def _hostile(record: StageRecord) -> StageRecord:
-    charts = [c.model_copy(update={"label": HOSTILE, "x_label": HOSTILE, "y_label": HOSTILE}) for c in record.charts]
-    charts[1] = charts[1].model_copy(update={"names": [HOSTILE] * 16})
+    charts = [replace(c, label=HOSTILE, x_label=HOSTILE, y_label=HOSTILE) for c in record.charts]
+    charts[1] = replace(charts[1], names=[HOSTILE] * 16)
     assert record.text is not None
     return record.model_copy(update={
-        "charts": charts, "text": record.text.model_copy(update={"label": HOSTILE}), "facts": {HOSTILE: HOSTILE},
+        "charts": charts, "text": replace(record.text, label=HOSTILE), "facts": {HOSTILE: HOSTILE},
         "site_label": HOSTILE, "title": HOSTILE,
-        "readings": [ReadingRecord(name="r", label=HOSTILE, value=1, line=2, unit=HOSTILE)],
+        "readings": [Reading(name="r", label=HOSTILE, value=1, line=2, unit=HOSTILE)],
     })  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from synthetic import HOSTILE, comparison
 from synthetic_rich import rich_comparison
 
 from tokviz.errors import BadInput
-from tokviz.records import ChartRecord, Comparison, TextScoresRecord, Timing
+from tokviz.records import Chart, Comparison, TextScores, Timing
 from tokviz.runs import metrics as measures
 from tokviz.ui import numbers, text
 from tokviz.ui.payload import Live, to_payload
@@ -227,8 +227,8 @@ def test_the_view_keeps_its_pins_only_while_the_request_stays(whole):
         {"kept": [1, 2], "sequence": [1]}, {"kept": [1, 2], "sequence": [1, 3]},
         {"kept": [1, 2], "sequence": [2, 1, -1]},
         {"n_extra": -1}, {"n_extra": 577}, {"facts": {str(i): i for i in range(201)}},
-        {"charts": [ChartRecord(name="c", label="c", kind="bars", y=[1])] * 201},
-        {"text": TextScoresRecord(name="t", label="t", values=[0.5], chosen=[True])},
+        {"charts": [Chart(name="c", label="c", kind="bars", y=[1])] * 201},
+        {"text": TextScores(name="t", label="t", values=[0.5], chosen=[True])},
     ],
 )  # fmt: skip
 def test_a_session_that_does_not_fit_its_grid_is_refused(whole, change):
@@ -244,7 +244,7 @@ def test_a_session_that_does_not_fit_its_grid_is_refused(whole, change):
      {"marked": [2]}, {"marked": [-1]}, {"about": 576}, {"about": -1}, {"x": [], "tokens": [], "y": [0.0] * 20_001}],
 )  # fmt: skip
 def test_a_chart_that_does_not_fit_is_refused(whole, change):
-    chart = ChartRecord(name="c", label="c", kind="scatter", x=[1.0, 2.0], y=[3.0, 4.0], tokens=[0, 575], marked=[1])
+    chart = Chart(name="c", label="c", kind="scatter", x=[1.0, 2.0], y=[3.0, 4.0], tokens=[0, 575], marked=[1])
     for refused, record in ((False, chart), (True, chart.model_copy(update=change))):
         run = whole.run("apet")
         forged = run.model_copy(update={"stages": [run.stages[0].model_copy(update={"charts": [record]})]})
@@ -258,7 +258,7 @@ def test_a_chart_that_does_not_fit_is_refused(whole, change):
 
 def test_a_chart_about_one_view_says_which(whole):
     run = whole.run("apet")
-    chart = ChartRecord(name="c", label="Gain", kind="bars", y=[1.0], about=3)
+    chart = Chart(name="c", label="Gain", kind="bars", y=[1.0], about=3)
     stage = run.stages[0].model_copy(update={"charts": [chart, chart.model_copy(update={"about": None})]})
     session = whole.model_copy(update={"runs": [whole.runs[0], run.model_copy(update={"stages": [stage]})]})
     shown = to_payload(session)["lanes"][1]["stages"][0]["charts"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from ..types import Selection, Stage, TokenMap
+from ..types import Selection, Stage
 
 
 def check_selection(selection: Selection, features: Tensor, stage: Stage) -> None:
@@ -50,25 +48,15 @@ def carried_out(selection: Selection) -> Selection:
 
 
 def at_rest(selection: Selection) -> Selection:
-    """The selection on the CPU and without merged and added features, to be kept while further stages run."""
+    """What a selection decided about tokens, on the CPU: to be kept while further stages run."""
 
     def rest(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.detach().cpu()
 
-    def rest_map(token_map: TokenMap) -> TokenMap:
-        return replace(token_map, values=token_map.values.detach().cpu())
-
-    text = selection.text
-    return replace(
-        selection,
+    return Selection(
         kept=selection.kept.detach().cpu(),
-        score=None if selection.score is None else rest_map(selection.score),
         order=rest(selection.order),
         assignment=rest(selection.assignment),
-        features=None,
-        extra=None,
         sequence=rest(selection.sequence),
         sizes=rest(selection.sizes),
-        maps=tuple(rest_map(token_map) for token_map in selection.maps),
-        text=None if text is None else replace(text, values=text.values.detach().cpu(), chosen=text.chosen.cpu()),
     )

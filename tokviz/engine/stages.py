@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..types import Selection, Signals, Stage
+from ..types import Diagnostics, Selection, Signals, Stage
 from .clock import Stopwatch
 from .looker import Looker
 from .rows import Rows, gather, left_packed
@@ -37,6 +37,7 @@ class StageEvent:
     milliseconds: float
     sequence: Tensor
     n_extra: int = 0
+    diagnostics: Diagnostics | None = None
 
 
 @dataclass
@@ -61,7 +62,9 @@ class Decisions:
         alive = rows.alive[row]
         kept = alive[selection.kept.to(alive.device)].sort().values.cpu()
         n_extra = 0 if selection.extra is None else selection.extra.shape[0]
-        event = StageEvent(stage, alive.cpu(), at_rest(selection), kept, watch.milliseconds, kept, n_extra)
+        event = StageEvent(
+            stage, alive.cpu(), at_rest(selection), kept, watch.milliseconds, kept, n_extra, selection.diagnostics
+        )
         self.events[row].append(event)
         return selection
 

@@ -13,6 +13,7 @@ from ..types import (
     TEXT_FEATURES,
     Budget,
     Chart,
+    Diagnostics,
     Params,
     PlanningInfo,
     Reading,
@@ -155,19 +156,21 @@ def _selection(
             )
     return Selection(
         kept=fill_up(picks, keep, torch.arange(n_all, device=rows.device)).sort().values,
-        score=TokenMap(
-            "mean_distance",
-            "Mean distance to the kept tokens",
-            spread(1.0 - cover.similarity, alive, n_all, torch.nan),
-            unit="cosine distance",
-            direction="high is kept first; of a kept token, to those kept before it",
-        ),
         order=spread(torch.arange(len(picks), device=rows.device), picks, n_all, -1),
-        maps=tuple(maps),
-        charts=tuple(charts),
-        readings=tuple(readings),
-        facts=facts,
-        warnings=warnings,
+        diagnose=lambda: Diagnostics(
+            score=TokenMap(
+                "mean_distance",
+                "Mean distance to the kept tokens",
+                spread(1.0 - cover.similarity, alive, n_all, torch.nan),
+                unit="cosine distance",
+                direction="high is kept first; of a kept token, to those kept before it",
+            ),
+            maps=tuple(maps),
+            charts=tuple(charts),
+            readings=tuple(readings),
+            facts=facts,
+            warnings=warnings,
+        ),
     )
 
 

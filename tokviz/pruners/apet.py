@@ -9,7 +9,19 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import Unsupported
-from ..types import Budget, Chart, Params, PlanningInfo, Schedule, SelectFunction, Selection, Signals, Stage, TokenMap
+from ..types import (
+    Budget,
+    Chart,
+    Diagnostics,
+    Params,
+    PlanningInfo,
+    Schedule,
+    SelectFunction,
+    Selection,
+    Signals,
+    Stage,
+    TokenMap,
+)
 from .apet_reduction import BasisPlaces, Reduction, reduce_tokens
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import (
@@ -58,7 +70,13 @@ def _without_ranking(rows: Tensor, keep: int, pool: Tensor, other: Tensor) -> Se
         return replace(fallback, kept=torch.cat([fallback.kept, other]).sort().values)
     non_finite = len(pool) - len(rows)
     kept = torch.cat([fill_up(rows, keep, pool), other]).sort().values
-    return Selection(kept=kept, facts={"non_finite": non_finite}, warnings=non_finite_warnings(non_finite, len(pool)))
+    return Selection(
+        kept=kept,
+        diagnose=lambda: Diagnostics(
+            facts={"non_finite": non_finite},
+            warnings=non_finite_warnings(non_finite, len(pool)),
+        ),
+    )
 
 
 def _selection(
@@ -78,15 +96,17 @@ def _selection(
     error = _on_all(parts, n_all, lambda part: part.error)
     return Selection(
         kept=kept,
-        score=TokenMap("error", "Approximation error", error, direction=_direction(overwrites), scale="log"),
         order=order,
         assignment=assignment,
         features=kept_rows(signals.features, kept, reduced, torch.cat([part.kept.features for _, part in parts])),
         sequence=_sequence(signals, parts, kept),
-        maps=_maps(signals, parts, error, other, overwrites),
-        charts=_charts(parts),
-        facts=_facts(parts, params, picked, non_finite),
-        warnings=non_finite_warnings(non_finite, n_all - len(other)),
+        diagnose=lambda: Diagnostics(
+            score=TokenMap("error", "Approximation error", error, direction=_direction(overwrites), scale="log"),
+            maps=_maps(signals, parts, error, other, overwrites),
+            charts=_charts(parts),
+            facts=_facts(parts, params, picked, non_finite),
+            warnings=non_finite_warnings(non_finite, n_all - len(other)),
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from ..types import (
     QUESTION_FEATURES,
     Budget,
     Chart,
+    Diagnostics,
     Params,
     PlanningInfo,
     Schedule,
@@ -170,29 +171,31 @@ def _selection(
         warnings += ("There is no question token to compare with, so that all tokens count as equally relevant.",)
     return Selection(
         kept=fill_up(picks, keep, pool).sort().values,
-        score=TokenMap(
-            "conditional_variance",
-            "Volume added when picked",
-            variance,
-            unit="factor of the determinant",
-            direction="high is kept first; dropped tokens show what they would still add",
-            scale="log",
-        ),
         order=spread(torch.arange(len(picks), device=picks.device), picks, n_all, -1),
-        maps=(TokenMap("relevance", _RELEVANCE_LABELS[source], weights, direction="high weighs more"),),
-        charts=tuple(
-            _gain_chart(number, volume, int(view[0]) if len(volumes) > 1 else None)
-            for number, (view, volume) in enumerate(volumes)
-            if len(volume.gains)
+        diagnose=lambda: Diagnostics(
+            score=TokenMap(
+                "conditional_variance",
+                "Volume added when picked",
+                variance,
+                unit="factor of the determinant",
+                direction="high is kept first; dropped tokens show what they would still add",
+                scale="log",
+            ),
+            maps=(TokenMap("relevance", _RELEVANCE_LABELS[source], weights, direction="high weighs more"),),
+            charts=tuple(
+                _gain_chart(number, volume, int(view[0]) if len(volumes) > 1 else None)
+                for number, (view, volume) in enumerate(volumes)
+                if len(volume.gains)
+            ),
+            facts={
+                "relevance": source,
+                "independent_picks": sum(len(volume.gains) for _, volume in volumes),
+                "filled_by_relevance": sum(len(volume.picks) - len(volume.gains) for _, volume in volumes),
+                "log_determinant": sum(float(volume.gains.log().sum()) for _, volume in volumes),
+                "non_finite": non_finite,
+            },
+            warnings=warnings,
         ),
-        facts={
-            "relevance": source,
-            "independent_picks": sum(len(volume.gains) for _, volume in volumes),
-            "filled_by_relevance": sum(len(volume.picks) - len(volume.gains) for _, volume in volumes),
-            "log_determinant": sum(float(volume.gains.log().sum()) for _, volume in volumes),
-            "non_finite": non_finite,
-        },
-        warnings=warnings,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..types import Chart, Selection, TokenMap
+from ..types import Chart, Diagnostics, Selection, TokenMap
 from .ops import (
     fill_up,
     group_sums,
@@ -151,9 +151,11 @@ def kept_without_merging(rows: Tensor, keep: int, pool: Tensor, score: TokenMap 
         return unrankable(keep, pool, score)
     return Selection(
         kept=fill_up(rows, keep, pool).sort().values,
-        score=score,
-        facts={"non_finite": non_finite},
-        warnings=non_finite_warnings(non_finite, len(pool)),
+        diagnose=lambda: Diagnostics(
+            score=score,
+            facts={"non_finite": non_finite},
+            warnings=non_finite_warnings(non_finite, len(pool)),
+        ),
     )
 
 
@@ -178,14 +180,16 @@ def clustered_selection(
     sequence = torch.cat([alone.sort().values, clusters.centres])
     return Selection(
         kept=kept,
-        score=score,
         assignment=owner.index_copy(0, alone, alone),
         features=kept_rows(features, kept, clusters.centres, clusters.means) if len(clusters.centres) else None,
         sequence=torch.searchsorted(kept, sequence) if append and len(clusters.centres) else None,
-        maps=(*_graph_maps(clusters, n), group_sizes(sizes)),
-        charts=decision_graph(clusters),
-        facts=dict(facts),
-        warnings=non_finite_warnings(int(facts["non_finite"]), n_ranked),
+        diagnose=lambda: Diagnostics(
+            score=score,
+            maps=(*_graph_maps(clusters, n), group_sizes(sizes)),
+            charts=decision_graph(clusters),
+            facts=dict(facts),
+            warnings=non_finite_warnings(int(facts["non_finite"]), n_ranked),
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ..types import Chart, Selection
+from ..types import Chart, Diagnostics, Selection
 
 
 def with_coverage(selection: Selection) -> Selection:
@@ -15,22 +15,29 @@ def with_coverage(selection: Selection) -> Selection:
     The radius is the largest distance of any usable token to its nearest kept one (k-center minimises it). The diagram
     starts at the second pick, because the first has nothing to be far from. Unchanged when nothing was picked.
     """
-    if selection.order is None or selection.score is None:
+    order = selection.order
+    if order is None:
         return selection
-    picks = torch.argsort(selection.order)[-int((selection.order >= 0).sum()) :]
-    radius = float(next(m for m in selection.maps if m.name == "nearest_kept").values.nan_to_num(0.0).max())
-    facts = {**selection.facts, "coverage_radius": float(f"{radius:.6g}")}
-    if len(picks) < 2:
-        return replace(selection, facts=facts)
-    chart = Chart(
-        "distance_over_picks",
-        "Distance of each pick to the nearest earlier one",
-        "line",
-        y=selection.score.values[picks[1:]].tolist(),
-        x=list(range(2, len(picks) + 1)),
-        x_label="pick",
-        y_label="cosine distance",
-        line=facts["coverage_radius"],
-        tokens=picks[1:].tolist(),
-    )
-    return replace(selection, charts=(*selection.charts, chart), facts=facts)
+
+    def covered(found: Diagnostics) -> Diagnostics:
+        if found.score is None:
+            return found
+        picks = torch.argsort(order)[-int((order >= 0).sum()) :]
+        radius = float(next(m for m in found.maps if m.name == "nearest_kept").values.nan_to_num(0.0).max())
+        facts = {**found.facts, "coverage_radius": float(f"{radius:.6g}")}
+        if len(picks) < 2:
+            return replace(found, facts=facts)
+        chart = Chart(
+            "distance_over_picks",
+            "Distance of each pick to the nearest earlier one",
+            "line",
+            y=found.score.values[picks[1:]].tolist(),
+            x=list(range(2, len(picks) + 1)),
+            x_label="pick",
+            y_label="cosine distance",
+            line=facts["coverage_radius"],
+            tokens=picks[1:].tolist(),
+        )
+        return replace(found, charts=(*found.charts, chart), facts=facts)
+
+    return selection.with_diagnostics(covered)

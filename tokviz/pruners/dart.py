@@ -12,6 +12,7 @@ from ..types import (
     KEY_NORMS,
     NORMED_FEATURES,
     Budget,
+    Diagnostics,
     Params,
     PlanningInfo,
     Schedule,
@@ -124,35 +125,37 @@ def _selection(
     non_finite = n_all - len(rows)
     return Selection(
         kept=fill_up(picked, keep, torch.arange(n_all, device=rows.device)).sort().values,
-        score=TokenMap(
-            "distance_to_pivot",
-            "Distance to the pivot that took it",
-            score,
-            unit="cosine distance",
-            direction="high is kept first; dropped tokens show the largest distance to any pivot",
-        ),
         order=spread(torch.arange(len(picked), device=rows.device), picked, n_all, -1),
-        maps=(
-            TokenMap("key_norm", "Length of the key (L1)", norms, direction="the highest become pivots"),
-            TokenMap(
-                "pivot",
-                "Pivot that took it",
-                spread(pivot, picked, n_all, torch.nan),
-                direction=f"visual pivots are 1 to {len(visual_pivots)}, text pivots follow",
+        diagnose=lambda: Diagnostics(
+            score=TokenMap(
+                "distance_to_pivot",
+                "Distance to the pivot that took it",
+                score,
+                unit="cosine distance",
+                direction="high is kept first; dropped tokens show the largest distance to any pivot",
             ),
+            maps=(
+                TokenMap("key_norm", "Length of the key (L1)", norms, direction="the highest become pivots"),
+                TokenMap(
+                    "pivot",
+                    "Pivot that took it",
+                    spread(pivot, picked, n_all, torch.nan),
+                    direction=f"visual pivots are 1 to {len(visual_pivots)}, text pivots follow",
+                ),
+            ),
+            text=TextScores(
+                "text_key_norm",
+                "Length of the key (L1); the highest become pivots",
+                text_norms,
+                torch.zeros(len(text_norms), dtype=torch.bool, device=rows.device).index_fill(0, text_pivots, True),
+            ),
+            facts={
+                "visual_pivots": visual_pivots.tolist(),
+                "text_pivots": text_pivots.tolist(),
+                "non_finite": non_finite,
+            },
+            warnings=non_finite_warnings(non_finite, n_all),
         ),
-        text=TextScores(
-            "text_key_norm",
-            "Length of the key (L1); the highest become pivots",
-            text_norms,
-            torch.zeros(len(text_norms), dtype=torch.bool, device=rows.device).index_fill(0, text_pivots, True),
-        ),
-        facts={
-            "visual_pivots": visual_pivots.tolist(),
-            "text_pivots": text_pivots.tolist(),
-            "non_finite": non_finite,
-        },
-        warnings=non_finite_warnings(non_finite, n_all),
     )
 
 

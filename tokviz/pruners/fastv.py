@@ -8,7 +8,19 @@ import torch
 from torch import Generator
 
 from ..errors import BadInput
-from ..types import LAST_ROW, Budget, Chart, Params, PlanningInfo, Schedule, Selection, Signals, Stage, TokenMap
+from ..types import (
+    LAST_ROW,
+    Budget,
+    Chart,
+    Diagnostics,
+    Params,
+    PlanningInfo,
+    Schedule,
+    Selection,
+    Signals,
+    Stage,
+    TokenMap,
+)
 from .base import Paper, Param, Pruner, budget_tokens
 from .ops import fixed_count, keep_highest, required
 from .planning import survivors_for_average
@@ -26,18 +38,22 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     row = required(signals.attention_rows, "attention_rows")[-1].float()
     score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability", scale="log")
     selection = keep_highest(signals, score, keep, torch.arange(len(row), device=row.device))
-    chart = Chart(
-        "attention_over_position",
-        "Attention over the place in the sequence; marked tokens stay",
-        "scatter",
-        x=list(range(len(row))),
-        y=row.tolist(),
-        x_label="place in the sequence of visual tokens",
-        y_label="attention",
-        tokens=list(range(len(row))),
-        marked=selection.kept.tolist(),
-    )
-    return replace(selection, charts=(chart,))
+
+    def with_chart(found: Diagnostics) -> Diagnostics:
+        chart = Chart(
+            "attention_over_position",
+            "Attention over the place in the sequence; marked tokens stay",
+            "scatter",
+            x=list(range(len(row))),
+            y=row.tolist(),
+            x_label="place in the sequence of visual tokens",
+            y_label="attention",
+            tokens=list(range(len(row))),
+            marked=selection.kept.tolist(),
+        )
+        return replace(found, charts=(chart,))
+
+    return selection.with_diagnostics(with_chart)
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:

@@ -15,6 +15,7 @@ from ..types import (
     CLS_LOGITS_LAST_BLOCK,
     Budget,
     Chart,
+    Diagnostics,
     Params,
     PlanningInfo,
     Schedule,
@@ -217,19 +218,21 @@ def _select(signals: Signals, tokens: int, params: Params) -> Selection:
         shares[rows] = count / len(rows)
     return Selection(
         kept=kept,
-        score=TokenMap("rank_score", "Score within its tile", ranked),
         sequence=_thumbnail_first(kept, chosen[0]) if params["order"] == "official" else None,
-        maps=_maps(given, from_thumbnail, shares, name, str(params["scores"])),
-        charts=(_ratio_chart(tiles.grid, ratios, ratio),),
-        facts={
-            "ratio": ratio,
-            "tokens_of_thumbnail_and_crops": counts,
-            "crop_grid": f"{tiles.grid[0]} x {tiles.grid[1]}",
-            "crop_ratios": [float(f"{share:.6g}") for share in ratios],
-            "newlines_kept": len(newlines),
-            "non_finite": non_finite,
-        },
-        warnings=non_finite_warnings(non_finite, len(pool)),
+        diagnose=lambda: Diagnostics(
+            score=TokenMap("rank_score", "Score within its tile", ranked),
+            maps=_maps(given, from_thumbnail, shares, name, str(params["scores"])),
+            charts=(_ratio_chart(tiles.grid, ratios, ratio),),
+            facts={
+                "ratio": ratio,
+                "tokens_of_thumbnail_and_crops": counts,
+                "crop_grid": f"{tiles.grid[0]} x {tiles.grid[1]}",
+                "crop_ratios": [float(f"{share:.6g}") for share in ratios],
+                "newlines_kept": len(newlines),
+                "non_finite": non_finite,
+            },
+            warnings=non_finite_warnings(non_finite, len(pool)),
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from ..types import (
     RECEIVED_ATTENTION,
     Budget,
     Chart,
+    Diagnostics,
     Params,
     PlanningInfo,
     Schedule,
@@ -138,19 +139,21 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     non_finite = len(pool) - len(rows)
     return Selection(
         kept=kept,
-        score=score,
         extra=extra,
         sequence=sequence,
-        maps=_maps(torch.cat(scores), weights, sizes, rows, len(attention)),
-        charts=(_chart(allocation, sizes),),
-        facts={
-            "strips": len(sizes),
-            "given": allocation.given,
-            "taken": allocation.taken,
-            "zero_tokens": 0 if extra is None else len(extra),
-            "non_finite": non_finite,
-        },
-        warnings=non_finite_warnings(non_finite, len(pool)),
+        diagnose=lambda: Diagnostics(
+            score=score,
+            maps=_maps(torch.cat(scores), weights, sizes, rows, len(attention)),
+            charts=(_chart(allocation, sizes),),
+            facts={
+                "strips": len(sizes),
+                "given": allocation.given,
+                "taken": allocation.taken,
+                "zero_tokens": 0 if extra is None else len(extra),
+                "non_finite": non_finite,
+            },
+            warnings=non_finite_warnings(non_finite, len(pool)),
+        ),
     )
 
 

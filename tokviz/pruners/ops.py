@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import embedding_bag, pad
 
-from ..types import Params, SelectFunction, Selection, Signals, TokenMap
+from ..types import Diagnostics, Params, SelectFunction, Selection, Signals, TokenMap
 
 # Singular values below this share of the largest are directions that float32 cannot tell from rounding.
 RANK_TOLERANCE = 1e-6
@@ -203,9 +203,13 @@ def unrankable(keep: int, pool: Tensor, score: TokenMap | None = None) -> Select
     """Keep evenly spaced rows and say so: the way out when no row of ``pool (P,)`` has a finite score or feature."""
     return Selection(
         kept=fill_up(pool[:0], keep, pool).sort().values,
-        score=score,
-        facts={"non_finite": len(pool)},
-        warnings=("No token has a finite score or feature: evenly spaced tokens were kept instead of ranked ones.",),
+        diagnose=lambda: Diagnostics(
+            score=score,
+            facts={"non_finite": len(pool)},
+            warnings=(
+                "No token has a finite score or feature: evenly spaced tokens were kept instead of ranked ones.",
+            ),
+        ),
     )
 
 
@@ -220,9 +224,11 @@ def keep_highest(signals: Signals, score: TokenMap, keep: int, pool: Tensor) -> 
         return unrankable(keep, pool, score)
     return Selection(
         kept=pool[top_k(ranked, keep)].sort().values,
-        score=score,
-        facts={"non_finite": non_finite, "ties_at_threshold": ties_at_threshold(ranked, keep)},
-        warnings=non_finite_warnings(non_finite, len(pool)),
+        diagnose=lambda: Diagnostics(
+            score=score,
+            facts={"non_finite": non_finite, "ties_at_threshold": ties_at_threshold(ranked, keep)},
+            warnings=non_finite_warnings(non_finite, len(pool)),
+        ),
     )
 
 

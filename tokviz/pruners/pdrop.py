@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Generator
 
@@ -9,6 +11,7 @@ from ..errors import BadInput
 from ..types import (
     LAST_ROW_OF_NEXT_BLOCK,
     Budget,
+    Diagnostics,
     Params,
     PlanningInfo,
     Reading,
@@ -40,19 +43,12 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     row = required(signals.attention_rows, "attention_rows")[-1].float()
     score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability", scale="log")
     selection = keep_highest(signals, score, keep, torch.arange(len(row), device=row.device))
-    share = Reading(
-        "visual_attention",
-        "Attention of the last prompt token on all visual tokens",
-        float(row.sum()),
-        unit="probability",
-    )
-    return Selection(
-        kept=selection.kept,
-        score=score,
-        readings=(share,),
-        facts=selection.facts,
-        warnings=selection.warnings,
-    )
+
+    def with_reading(found: Diagnostics) -> Diagnostics:
+        label = "Attention of the last prompt token on all visual tokens"
+        return replace(found, readings=(Reading("visual_attention", label, float(row.sum()), unit="probability"),))
+
+    return selection.with_diagnostics(with_reading)
 
 
 def counts_of(n: int, ratios: tuple[float, ...]) -> list[int]:

@@ -155,8 +155,10 @@ def select_rated(signals: Signals, keep: int, params: Params, generator: Generat
     found = keep_and_recycle(
         signals.features, score, keep, int(params["neighbours"]), params["order"] == "append", facts
     )
-    return replace(
-        found, facts={**facts, **found.facts}, text=raters.text, readings=readings, maps=(*maps, *found.maps)
+    return found.with_diagnostics(
+        lambda own: replace(
+            own, facts={**facts, **own.facts}, text=raters.text, readings=readings, maps=(*maps, *own.maps)
+        )
     )
 
 

@@ -16,6 +16,7 @@ from ..types import (
     RECEIVED_ATTENTION,
     Budget,
     Chart,
+    Diagnostics,
     Params,
     PlanningInfo,
     Reading,
@@ -213,38 +214,42 @@ def _selection(
     non_finite = len(pool) - len(rows)
     return Selection(
         kept=kept,
-        score=TokenMap(
-            *_ATTENTION_NAMES[signals.cls_full_width is None],
-            _of_usable(_attention(signals), rows),
-            unit="probability",
-            direction="high is kept first" + ("; others come from the grid" if bool((group == 1).any()) else ""),
-            scale="log",
-        ),
         assignment=assignment,
         features=kept_rows(original, kept, torch.cat(changed), torch.cat(values)),
         extra=torch.stack(summaries).to(original.dtype) if summaries else None,
         sequence=sequence,
-        maps=(
-            TokenMap("group", "Kept by", _of_usable(group, rows), direction="2 by attention, 1 by the grid, 0 dropped"),
-            TokenMap(
-                "taken_in",
-                "Kept tokens that it was added to",
-                _of_usable(taken_in, rows),
-                unit="tokens",
-                direction="a dropped one with 0 is in the summary at most",
+        diagnose=lambda: Diagnostics(
+            score=TokenMap(
+                *_ATTENTION_NAMES[signals.cls_full_width is None],
+                _of_usable(_attention(signals), rows),
+                unit="probability",
+                direction="high is kept first" + ("; others come from the grid" if bool((group == 1).any()) else ""),
+                scale="log",
             ),
+            maps=(
+                TokenMap(
+                    "group", "Kept by", _of_usable(group, rows), direction="2 by attention, 1 by the grid, 0 dropped"
+                ),
+                TokenMap(
+                    "taken_in",
+                    "Kept tokens that it was added to",
+                    _of_usable(taken_in, rows),
+                    unit="tokens",
+                    direction="a dropped one with 0 is in the summary at most",
+                ),
+            ),
+            charts=tuple(_chart(signals, number, view, len(views)) for number, view in enumerate(views)),
+            readings=(Reading("outliers", "Share of outliers of attention", outlying / len(rows)),),
+            facts={
+                "outliers": outlying,
+                "by_attention": int((group == 2).sum()),
+                "by_grid": int((group == 1).sum()),
+                "summary_tokens": len(summaries),
+                **({"added": "the sum of what was dropped, weighted by attention"} if summaries else {}),
+                "non_finite": non_finite,
+            },
+            warnings=non_finite_warnings(non_finite, len(pool)),
         ),
-        charts=tuple(_chart(signals, number, view, len(views)) for number, view in enumerate(views)),
-        readings=(Reading("outliers", "Share of outliers of attention", outlying / len(rows)),),
-        facts={
-            "outliers": outlying,
-            "by_attention": int((group == 2).sum()),
-            "by_grid": int((group == 1).sum()),
-            "summary_tokens": len(summaries),
-            **({"added": "the sum of what was dropped, weighted by attention"} if summaries else {}),
-            "non_finite": non_finite,
-        },
-        warnings=non_finite_warnings(non_finite, len(pool)),
     )
 
 

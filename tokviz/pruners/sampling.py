@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..types import Selection, Signals, TokenMap
+from ..types import Diagnostics, Selection, Signals, TokenMap
 from .ops import (
     fill_up,
     non_finite_warnings,
@@ -196,25 +196,27 @@ def diverse_selection(
     unusable = len(pool) - len(rows)
     return Selection(
         kept=fill_up(rows[cover.picks], keep, pool).sort().values,
-        score=TokenMap(
-            "distance_when_picked",
-            "Distance when picked",
-            spread(picked_at, rows, n_all, torch.nan),
-            unit="cosine distance",
-            direction="high is kept first; dropped tokens show their distance to the nearest kept one",
-        ),
         order=spread(steps, rows[cover.picks], n_all, -1),
-        maps=(
-            TokenMap(
-                "nearest_kept",
-                "Distance to the nearest kept token",
-                spread(to_kept, rows, n_all, torch.nan),
+        diagnose=lambda: Diagnostics(
+            score=TokenMap(
+                "distance_when_picked",
+                "Distance when picked",
+                spread(picked_at, rows, n_all, torch.nan),
                 unit="cosine distance",
-                direction="0 is kept; high is badly covered",
+                direction="high is kept first; dropped tokens show their distance to the nearest kept one",
             ),
+            maps=(
+                TokenMap(
+                    "nearest_kept",
+                    "Distance to the nearest kept token",
+                    spread(to_kept, rows, n_all, torch.nan),
+                    unit="cosine distance",
+                    direction="0 is kept; high is badly covered",
+                ),
+            ),
+            facts={**facts, "non_finite": unusable},
+            warnings=non_finite_warnings(unusable, len(pool)),
         ),
-        facts={**facts, "non_finite": unusable},
-        warnings=non_finite_warnings(unusable, len(pool)),
     )
 
 

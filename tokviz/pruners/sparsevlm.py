@@ -16,6 +16,7 @@ from ..types import (
     ROTARY_SIMILARITY,
     TEXT_ROWS,
     Budget,
+    Diagnostics,
     Params,
     PlanningInfo,
     Schedule,
@@ -58,7 +59,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     score = TokenMap("rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED, "log")
     facts = _facts("v1", raters)
     found = keep_and_recycle(signals.features, score, keep, neighbours=0, append=True, facts=facts)
-    return replace(found, facts={**facts, **found.facts}, text=raters.text)
+    return found.with_diagnostics(lambda own: replace(own, facts={**facts, **own.facts}, text=raters.text))
 
 
 @fixed_count
@@ -88,15 +89,23 @@ def select_plus(signals: Signals, keep: int, params: Params, generator: Generato
         unit="probability / rotary similarity",
     )
     found = keep_highest(signals, score, keep, torch.arange(len(signals.features), device=rows.device))
-    correction = TokenMap(
-        "rotary_similarity",
-        "What distance alone gives (divided out)",
-        similarity[chosen].mean(0),
-        direction="high is near to the text: its attention counts for less",
-    )
-    facts = {**_facts("plus", raters), "heads": heads.tolist(), **found.facts}
-    warnings = (*found.warnings, *_distance_warnings(similarity[chosen]))
-    return replace(found, facts=facts, maps=(correction,), text=raters.text, warnings=warnings)
+
+    def with_heads(own: Diagnostics) -> Diagnostics:
+        correction = TokenMap(
+            "rotary_similarity",
+            "What distance alone gives (divided out)",
+            similarity[chosen].mean(0),
+            direction="high is near to the text: its attention counts for less",
+        )
+        return replace(
+            own,
+            facts={**_facts("plus", raters), "heads": heads.tolist(), **own.facts},
+            maps=(correction,),
+            text=raters.text,
+            warnings=(*own.warnings, *_distance_warnings(similarity[chosen])),
+        )
+
+    return found.with_diagnostics(with_heads)
 
 
 def _distance_warnings(similarity: Tensor) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from ..types import (
     RECEIVED_ATTENTION,
     TEXT_ROWS,
     Budget,
+    Diagnostics,
     Params,
     PlanningInfo,
     Reading,
@@ -97,29 +98,40 @@ def select_withdrawal(signals: Signals, keep: int | None, params: Params, genera
     n, tau = len(features), float(params["tau"])
     everything = torch.arange(n, device=features.device)
     if n == 0:
-        return Selection(kept=everything, facts={"tau": tau, "withdrawn": False})
+        return Selection(
+            kept=everything,
+            diagnose=lambda: Diagnostics(
+                facts={"tau": tau, "withdrawn": False},
+            ),
+        )
     rows = required(signals.attention_rows, "attention_rows").float()
     alpha = float(rows.sum(1).mean()) if len(rows) else float("nan")
     withdrawn = alpha < tau
     warnings = () if alpha == alpha else ("The attention on visual tokens is not a number here; all of them stay.",)
     return Selection(
         kept=everything[:0] if withdrawn else everything,
-        maps=(
-            TokenMap(
-                "text_attention",
-                "Attention of the text behind the picture",
-                rows.mean(0),
-                unit="probability",
-                direction="high is looked at by the text; the sum over all tokens decides",
-                scale="log",
+        diagnose=lambda: Diagnostics(
+            maps=(
+                TokenMap(
+                    "text_attention",
+                    "Attention of the text behind the picture",
+                    rows.mean(0),
+                    unit="probability",
+                    direction="high is looked at by the text; the sum over all tokens decides",
+                    scale="log",
+                ),
             ),
+            readings=(
+                Reading(
+                    "alpha_text_to_visual", "Share of attention that text spends on visual tokens", alpha, line=tau
+                ),
+                Reading(
+                    "alpha_visual_to_text", "Share that visual tokens spend on the text behind them", 0.0, line=tau
+                ),
+            ),
+            facts={"alpha_text_to_visual": alpha, "alpha_visual_to_text": 0.0, "tau": tau, "withdrawn": withdrawn},
+            warnings=warnings,
         ),
-        readings=(
-            Reading("alpha_text_to_visual", "Share of attention that text spends on visual tokens", alpha, line=tau),
-            Reading("alpha_visual_to_text", "Share that visual tokens spend on the text behind them", 0.0, line=tau),
-        ),
-        facts={"alpha_text_to_visual": alpha, "alpha_visual_to_text": 0.0, "tau": tau, "withdrawn": withdrawn},
-        warnings=warnings,
     )
 
 

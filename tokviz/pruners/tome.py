@@ -13,6 +13,7 @@ from ..names import Site, VisionBlock
 from ..types import (
     Budget,
     Chart,
+    Diagnostics,
     Params,
     PlanningInfo,
     Reading,
@@ -93,18 +94,20 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
     position[order] = everything[:keep]
     return Selection(
         kept=kept,
-        score=_distances(pairs, n),
         assignment=assignment,
         features=merged,
         sequence=position[place[kept]].argsort(),
         sizes=group_sizes[place[kept]],
-        **_shown(pairs, group_sizes, place, dropped),
-        facts={
-            "non_finite": n - int(usable.sum()),
-            "merged": int(averaged.sum()),
-            "largest_group": int(group_sizes.max()),
-        },
-        warnings=non_finite_warnings(n - int(usable.sum()), n),
+        diagnose=lambda: Diagnostics(
+            **_shown(pairs, group_sizes, place, dropped),
+            score=_distances(pairs, n),
+            facts={
+                "non_finite": n - int(usable.sum()),
+                "merged": int(averaged.sum()),
+                "largest_group": int(group_sizes.max()),
+            },
+            warnings=non_finite_warnings(n - int(usable.sum()), n),
+        ),
     )
 
 

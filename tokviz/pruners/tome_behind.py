@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..types import ENCODER_KEYS, Chart, Params, Reading, Selection, Signals, TokenMap
+from ..types import ENCODER_KEYS, Chart, Diagnostics, Params, Reading, Selection, Signals, TokenMap
 from .ops import (
     candidate_rows,
     fill_up,
@@ -119,18 +119,22 @@ def select_behind(signals: Signals, keep: int, params: Params, generator: Genera
     order = torch.cat(changed).argsort()
     return Selection(
         kept=kept,
-        score=TokenMap("merged_similarity", "Similarity to the partner", similarity, "cosine", "high was merged first"),
         assignment=assignment,
         features=kept_rows(features, kept, torch.cat(changed)[order], torch.cat(values)[order]),
         sizes=sizes[kept],
-        **_shown(sizes, turn, similarity, rows, kept),
-        facts={
-            "non_finite": len(pool) - len(rows),
-            "merged": int(turn.isfinite().sum()),
-            "rounds": rounds,
-            "kept_per_view": shares,
-        },
-        warnings=non_finite_warnings(len(pool) - len(rows), len(pool)),
+        diagnose=lambda: Diagnostics(
+            **_shown(sizes, turn, similarity, rows, kept),
+            score=TokenMap(
+                "merged_similarity", "Similarity to the partner", similarity, "cosine", "high was merged first"
+            ),
+            facts={
+                "non_finite": len(pool) - len(rows),
+                "merged": int(turn.isfinite().sum()),
+                "rounds": rounds,
+                "kept_per_view": shares,
+            },
+            warnings=non_finite_warnings(len(pool) - len(rows), len(pool)),
+        ),
     )
 
 

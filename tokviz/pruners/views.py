@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..types import Selection, Signals, TokenMap
+from ..types import Diagnostics, Selection, Signals, TokenMap
 from .ops import candidate_rows, fill_up, keep_highest, non_finite_warnings, sanitised, ties_at_threshold, top_k
 from .planning import equal_shares, rows_by_view
 
@@ -28,7 +28,9 @@ def keep_highest_of_each_view(signals: Signals, score: TokenMap, keep: int) -> S
     ties = [ties_at_threshold(values[rows], share) for rows, share in zip(views, shares, strict=True) if share > 0]
     return Selection(
         kept=fill_up(kept, keep, pool).sort().values,
-        score=score,
-        facts={"non_finite": non_finite, "ties_at_threshold": max(ties), "kept_per_view": shares},
-        warnings=non_finite_warnings(non_finite, len(pool)),
+        diagnose=lambda: Diagnostics(
+            score=score,
+            facts={"non_finite": non_finite, "ties_at_threshold": max(ties), "kept_per_view": shares},
+            warnings=non_finite_warnings(non_finite, len(pool)),
+        ),
     )

@@ -15,6 +15,7 @@ from ..types import (
     RECEIVED_ATTENTION,
     Budget,
     Chart,
+    Diagnostics,
     Params,
     PlanningInfo,
     Schedule,
@@ -165,22 +166,24 @@ def _selection(
         sequence = _official_order(zips, with_cls, kept, tiles)
     return Selection(
         kept=kept,
-        score=score,
         assignment=assignment,
         features=features,
         extra=extra if len(extra) else None,
         sequence=sequence,
-        maps=_maps(original, kept, features, targets, merged, sizes),
-        charts=_charts(original, kept, features, targets, sizes),
-        facts={
-            "dominant": len(kept) - len(targets) + len(extra),
-            "contextual": len(targets),
-            "cls_tokens": len(extra),
-            **({"added": "[CLS]"} if len(extra) else {}),
-            "ties_at_threshold": max(z.ties for z in zips),
-            "non_finite": non_finite,
-        },
-        warnings=non_finite_warnings(non_finite, len(candidate_rows(signals))),
+        diagnose=lambda: Diagnostics(
+            score=score,
+            maps=_maps(original, kept, features, targets, merged, sizes),
+            charts=_charts(original, kept, features, targets, sizes),
+            facts={
+                "dominant": len(kept) - len(targets) + len(extra),
+                "contextual": len(targets),
+                "cls_tokens": len(extra),
+                **({"added": "[CLS]"} if len(extra) else {}),
+                "ties_at_threshold": max(z.ties for z in zips),
+                "non_finite": non_finite,
+            },
+            warnings=non_finite_warnings(non_finite, len(candidate_rows(signals))),
+        ),
     )
 
 

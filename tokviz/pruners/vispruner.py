@@ -13,6 +13,7 @@ from ..types import (
     RECEIVED_ATTENTION,
     Budget,
     Chart,
+    Diagnostics,
     Params,
     PlanningInfo,
     Schedule,
@@ -168,18 +169,20 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     non_finite = len(pool) - len(rows)
     return Selection(
         kept=fill_up(picks, keep, pool).sort().values,
-        score=score,
-        maps=(
-            TokenMap("group", "Important or distinct", group, direction="2 kept by attention, 1 kept as distinct"),
-            TokenMap("removed_in", "Round of removal", removed_in, unit="round", direction="low went first"),
+        diagnose=lambda: Diagnostics(
+            score=score,
+            maps=(
+                TokenMap("group", "Important or distinct", group, direction="2 kept by attention, 1 kept as distinct"),
+                TokenMap("removed_in", "Round of removal", removed_in, unit="round", direction="low went first"),
+            ),
+            charts=tuple(charts),
+            facts={
+                "important": int((group == 2).sum()),
+                "distinct": int((group == 1).sum()),
+                "non_finite": non_finite,
+            },
+            warnings=non_finite_warnings(non_finite, len(pool)),
         ),
-        charts=tuple(charts),
-        facts={
-            "important": int((group == 2).sum()),
-            "distinct": int((group == 1).sum()),
-            "non_finite": non_finite,
-        },
-        warnings=non_finite_warnings(non_finite, len(pool)),
     )
 
 

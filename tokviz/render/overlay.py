@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from ..records import Comparison, MapRecord, Run, StageRecord
+from ..records import Comparison, Run, StageRecord, TokenMap
 from ..runs.metrics import basis_tokens, carriers
 from . import palette
 from .marks import brightness, cased_outline, dashed_boxes, grey_out, hatch, outline, rings, to_bytes
@@ -54,7 +54,7 @@ def merge_stage(run: Run) -> int | None:
     return max((i for i, stage in enumerate(run.stages) if stage.assignment is not None), default=None)
 
 
-def survival_map(run: Run, n_tokens: int) -> MapRecord:
+def survival_map(run: Run, n_tokens: int) -> TokenMap:
     """How many stages of a run each token survived; as many as there are for those kept to the end."""
     depth = [0.0] * n_tokens
     for stage in run.stages:
@@ -63,7 +63,7 @@ def survival_map(run: Run, n_tokens: int) -> MapRecord:
         for token in stage.kept:
             depth[token] += 1
     label = f"stages survived, of {len(run.stages)}"
-    return MapRecord(
+    return TokenMap(
         name="survival", label=label, unit="", direction="high stayed longest", scale="linear", values=[*depth]
     )
 
@@ -150,7 +150,7 @@ def survival_overlay(
     return _framed(_heat(canvas, survival_map(run, canvas.raster.n_tokens), kept), canvas, evidence)
 
 
-def _heat(canvas: Canvas, values: MapRecord, kept: Sequence[int]) -> Pixels:
+def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int]) -> Pixels:
     pixels, raster = canvas.pixels, canvas.raster
     shares = np.append(_map_shares(values, raster.n_tokens), np.nan)
     here = shares[raster.owner]
@@ -201,7 +201,7 @@ def cluster_overlay(
     return _framed(drawn, canvas, evidence)
 
 
-def map_record(run: Run, stage: int = -1, map_name: str | None = None) -> MapRecord:
+def map_record(run: Run, stage: int = -1, map_name: str | None = None) -> TokenMap:
     """The score of a stage (``map_name`` None) or one of its further maps. Raises BadInput when it is not there."""
     record = stage_record(run, stage)
     maps = ([record.score] if record.score else []) + list(record.maps)
@@ -216,7 +216,7 @@ def map_record(run: Run, stage: int = -1, map_name: str | None = None) -> MapRec
     raise BadInput(f"{run.label} has no map {map_name!r} at this stage; it has: {names}.")
 
 
-def map_limits(values: MapRecord) -> tuple[float, float] | None:
+def map_limits(values: TokenMap) -> tuple[float, float] | None:
     """The two ends of the colour bar: lowest and highest value; None when no token has a value.
 
     On a log scale at most three decades are shown, so that a few values next to nothing do not take all contrast from
@@ -248,7 +248,7 @@ def group_colors(carrier: NDArray[np.int64]) -> NDArray[np.float64]:
     return colors
 
 
-def _map_shares(values: MapRecord, n_tokens: int) -> NDArray[np.float64]:
+def _map_shares(values: TokenMap, n_tokens: int) -> NDArray[np.float64]:
     """Every value as a share of the colour bar, NaN where there is none. Shape: ``(N,)``, 0 to 1."""
     if len(values.values) != n_tokens:
         raise BadInput("A map of this session has another length than its grid; the file is damaged.")

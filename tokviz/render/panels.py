@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import BadInput
-from ..records import Comparison, MapRecord, Run
+from ..records import Comparison, Run, TokenMap
 from ..runs.metrics import VerdictKind, fates, verdict, withdrawal
 from . import palette
 from .marks import grey_out
@@ -55,7 +55,7 @@ class Panel:
     facts: list[str]
     error: str | None
     drawn: View | None
-    scale: MapRecord | None = None
+    scale: TokenMap | None = None
     note: str | None = None
     stage: int | None = None
     basis: bool = False

@@ -5,19 +5,19 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 
-from ..records import MapRecord
+from ..records import TokenMap
 from . import palette
 from .lettering import text_width, wrap
 from .overlay import map_limits
 from .page import Page, pitch
 
 
-def scale_height(values: MapRecord | None, width: float, size: float) -> float:
+def scale_height(values: TokenMap | None, width: float, size: float) -> float:
     """Height in inches of the bar with its words at a font size in points; 0 when there is no map."""
     return 0.17 + len(_words(values, width, size)) * pitch(size) if values else 0.0
 
 
-def draw_scale(page: Page, x: float, top: float, width: float, values: MapRecord, size: float) -> None:
+def draw_scale(page: Page, x: float, top: float, width: float, values: TokenMap, size: float) -> None:
     """Draw the bar; positions and width in inches."""
     limits = map_limits(values)
     if limits is None:
@@ -35,7 +35,7 @@ def draw_scale(page: Page, x: float, top: float, width: float, values: MapRecord
     page.lines(x, top + 0.1, _words(values, width, size), size, muted)
 
 
-def _words(values: MapRecord, width: float, size: float) -> list[str]:
+def _words(values: TokenMap, width: float, size: float) -> list[str]:
     unit = f" ({values.unit})" if values.unit else ""
     log = ", log scale" if values.scale == "log" else ""
     return wrap(f"{values.label}{unit}{log}: {values.direction}", width, size, max_lines=3)

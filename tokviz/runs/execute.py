@@ -95,7 +95,7 @@ def run_lane(
         timings=shot_timings(shots),
         cost=_cost(vlm, prompt, grid, per_block, shot),
         warnings=[
-            *(warning for event in shot.events for warning in event.selection.warnings),
+            *(warning for event in shot.events if event.diagnostics for warning in event.diagnostics.warnings),
             *([] if said else [EMPTY_ANSWER]),
             *([CUT_ANSWER.format(settings.max_new_tokens)] if _is_cut(vlm, shot.answer.token_ids, settings) else []),
         ],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..records import ChartRecord, MapRecord, ReadingRecord, StageRecord, TextScoresRecord
-from ..types import Chart, TextScores, TokenMap
+from ..records import Chart, Reading, StageRecord, TextScores, TokenMap
+from ..types import Diagnostics
 
 if TYPE_CHECKING:
     from ..engine import StageEvent
@@ -37,6 +38,7 @@ def _stage_record(event: StageEvent, n_visual: int, milliseconds: float) -> Stag
     if selection.assignment is not None:
         local = selection.assignment.numpy()
         assignment = spread(np.where(local >= 0, alive[local], -1), -1)
+    found = event.diagnostics or Diagnostics()
     return StageRecord(
         title=stage.title,
         site=stage.site,
@@ -45,41 +47,25 @@ def _stage_record(event: StageEvent, n_visual: int, milliseconds: float) -> Stag
         planned_keep=stage.keep,
         n_in=len(alive),
         kept=event.kept.tolist(),
-        score=None if selection.score is None else _map_record(selection.score, alive, n_visual),
+        score=None if found.score is None else _original_map(found.score, alive, n_visual),
         order=None if selection.order is None else spread(selection.order.numpy(), -1),
         assignment=assignment,
-        maps=[_map_record(token_map, alive, n_visual) for token_map in selection.maps],
+        maps=[_original_map(token_map, alive, n_visual) for token_map in found.maps],
         n_extra=event.n_extra,
         sequence=_sequence(event),
-        charts=[_chart_record(chart, alive) for chart in selection.charts],
-        readings=[
-            ReadingRecord(
-                name=reading.name,
-                label=reading.label,
-                value=_rounded(reading.value),
-                line=_line(reading.line),
-                unit=reading.unit,
-            )
-            for reading in selection.readings
-        ],
-        text=None if selection.text is None else _text_record(selection.text),
-        facts={name: _plain(value) for name, value in selection.facts.items()},
+        charts=[_original_chart(chart, alive) for chart in found.charts],
+        readings=[_plain_reading(reading) for reading in found.readings],
+        text=None if found.text is None else _plain_text_scores(found.text),
+        facts={name: _plain(value) for name, value in found.facts.items()},
         selection_ms=milliseconds,
     )
 
 
-def _map_record(token_map: TokenMap, alive: np.ndarray, n_visual: int) -> MapRecord:
+def _original_map(token_map: TokenMap, alive: np.ndarray, n_visual: int) -> TokenMap:
     values: list[float | None] = [None] * n_visual
     for index, value in zip(alive.tolist(), token_map.values.double().tolist(), strict=True):
         values[index] = _rounded(value)
-    return MapRecord(
-        name=token_map.name,
-        label=token_map.label,
-        unit=token_map.unit,
-        direction=token_map.direction,
-        scale=token_map.scale,
-        values=values,
-    )
+    return replace(token_map, values=values)
 
 
 def _sequence(event: StageEvent) -> list[int] | None:
@@ -89,41 +75,39 @@ def _sequence(event: StageEvent) -> list[int] | None:
     return None if sequence == usual + [-1] * (len(sequence) - len(usual)) else sequence
 
 
-def _chart_record(chart: Chart, alive: np.ndarray) -> ChartRecord:
-    return ChartRecord(
-        name=chart.name,
-        label=chart.label,
-        kind=chart.kind,
-        x=[_rounded(value) for value in chart.x],
-        y=[_rounded(value) for value in chart.y],
+def _original_chart(chart: Chart, alive: np.ndarray) -> Chart:
+    return replace(
+        chart,
+        x=_all_rounded(chart.x),
+        y=_all_rounded(chart.y),
         names=list(chart.names),
-        x_label=chart.x_label,
-        y_label=chart.y_label,
-        line=_line(chart.line),
+        line=_rounded(chart.line),
         tokens=[int(alive[int(token)]) for token in chart.tokens],
         marked=[int(position) for position in chart.marked],
         about=None if chart.about is None else int(alive[chart.about]),
     )
 
 
-def _text_record(text: TextScores) -> TextScoresRecord:
-    return TextScoresRecord(
-        name=text.name,
-        label=text.label,
-        values=[_rounded(value) for value in text.values.double().tolist()],
+def _plain_reading(reading: Reading) -> Reading:
+    return replace(reading, value=_rounded(reading.value), line=_rounded(reading.line))
+
+
+def _plain_text_scores(text: TextScores) -> TextScores:
+    return replace(
+        text,
+        values=_all_rounded(text.values.double().tolist()),
         chosen=[bool(chosen) for chosen in text.chosen.tolist()],
-        line=_line(text.line),
+        line=_rounded(text.line),
     )
 
 
-def _rounded(value: float) -> float | None:
+def _all_rounded(values: Iterable[Any]) -> list[float | None]:
+    return [_rounded(value) for value in values]
+
+
+def _rounded(value: float | None) -> float | None:
     """Six significant digits, None when not finite."""
-    value = float(value)
-    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
-
-
-def _line(value: float | None) -> float | None:
-    return None if value is None else _rounded(value)
+    return float(f"{float(value):.{_DIGITS}g}") if value is not None and np.isfinite(value) else None
 
 
 def _plain(value: Any) -> Any:

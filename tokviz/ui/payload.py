@@ -8,21 +8,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
 from ..errors import BadInput
 from ..names import MethodFamily
 from ..records import (
-    ChartRecord,
+    Chart,
     Comparison,
-    MapRecord,
-    ReadingRecord,
+    Reading,
     Run,
     StageRecord,
-    TextScoresRecord,
+    TextScores,
     TokenGrid,
+    TokenMap,
     VideoRecord,
 )
 from ..runs import metrics as measures
@@ -221,7 +221,7 @@ def _short(value: float | None) -> float | None:
     return float(f"{value:.4g}") if value is not None and abs(value) <= LARGEST else None
 
 
-def _map(record: MapRecord, alive: Sequence[int]) -> dict[str, Any]:
+def _map(record: TokenMap, alive: Sequence[int]) -> dict[str, Any]:
     return {
         "label": text.cut(record.label),
         "unit": text.cut(record.unit),
@@ -231,7 +231,7 @@ def _map(record: MapRecord, alive: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _chart(chart: ChartRecord, grid: TokenGrid) -> dict[str, Any]:
+def _chart(chart: Chart, grid: TokenGrid) -> dict[str, Any]:
     """``about`` becomes part of the label: "…, frame 3"."""
     of = "" if chart.about is None else f", {grid.views[grid.view[chart.about]].name}"
     numbers_only = {"x": [_short(v) for v in chart.x], "y": [_short(v) for v in chart.y], "line": _short(chart.line)}
@@ -241,19 +241,19 @@ def _chart(chart: ChartRecord, grid: TokenGrid) -> dict[str, Any]:
         "y_label": text.cut(chart.y_label),
     }
     return {
-        **chart.model_dump(exclude={"name", "about"}),
+        **{name: value for name, value in asdict(chart).items() if name not in ("name", "about")},
         **numbers_only,
         **words,
         "names": [*map(text.cut, chart.names)],
     }
 
 
-def _reading(reading: ReadingRecord) -> dict[str, Any]:
+def _reading(reading: Reading) -> dict[str, Any]:
     words = {"label": text.cut(reading.label), "unit": text.cut(reading.unit)}
-    return {**reading.model_dump(), **words, "value": _short(reading.value), "line": _short(reading.line)}
+    return {**asdict(reading), **words, "value": _short(reading.value), "line": _short(reading.line)}
 
 
-def _text_scores(scores: TextScoresRecord) -> dict[str, Any]:
+def _text_scores(scores: TextScores) -> dict[str, Any]:
     return {
         "label": text.cut(scores.label),
         "values": [_short(value) for value in scores.values],
@@ -372,7 +372,7 @@ def _misfit(stage: StageRecord, alive: set[int], n_tokens: int, n_words: int) ->
     return None
 
 
-def _chart_fits(chart: ChartRecord, n_tokens: int) -> bool:
+def _chart_fits(chart: Chart, n_tokens: int) -> bool:
     n_points = len(chart.y)
     return (
         n_points <= MAX_CHART_POINTS
