@@ -23,8 +23,8 @@ from tokviz.models.llava_next import tile_grid
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.models.qwen_vl import merged_patch_grid
 from tokviz.records import ModelRecord, TokenGrid
-from tokviz.runs.compare import geometry_of
 from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import Need, PlanningInfo
 
 Shape = Literal["tiny", "small", "full"]

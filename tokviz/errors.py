@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -24,6 +24,12 @@ class Stopped(Exception):
     """The user pressed Stop; what had been produced until then is kept."""
 
 
+def nearest(unknown: object, names: Iterable[str]) -> str | None:
+    """The name that was probably meant by a misspelt one, None when none is near."""
+    near = get_close_matches(unknown, list(names), n=1, cutoff=0.5) if isinstance(unknown, str) else []
+    return near[0] if near else None
+
+
 def knows_its_keywords(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Raise TypeError for a keyword that the function does not take, naming the nearest that it does."""
     names = list(inspect.signature(function).parameters)
@@ -32,8 +38,8 @@ def knows_its_keywords(function: Callable[_P, _R]) -> Callable[_P, _R]:
     def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         unknown = next((name for name in kwargs if name not in names), None)
         if unknown is not None:
-            near = get_close_matches(unknown, names, n=1, cutoff=0.5)
-            advice = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}."
+            near = nearest(unknown, names)
+            advice = f"did you mean {near!r}?" if near else f"it takes {', '.join(names)}."
             raise TypeError(f"{function.__name__}() has no argument {unknown!r}; {advice}")
         return function(*args, **kwargs)
 

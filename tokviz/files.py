@@ -81,6 +81,15 @@ def write_whole(path: Path, content: bytes) -> None:
             os.unlink(name)
 
 
+def write_or_refuse(path: str | Path, content: bytes) -> None:
+    """``write_whole`` for a file that a user named. Raises BadInput; then ``path`` is as it was before."""
+    try:
+        write_whole(Path(path), content)
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        raise BadInput(f"{str(path)!r} cannot be written: {reason}.") from error
+
+
 def _umask() -> int:
     """The process's; it can only be read by setting it, so the kernel's word is taken where there is one."""
     with contextlib.suppress(OSError):

@@ -19,8 +19,8 @@ from tokviz.engine import encode, pruning, shorten
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
-from tokviz.runs.compare import geometry_of
 from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import Budget
 
 ALL = [pruner.id for pruner in PRUNERS]

@@ -15,7 +15,7 @@ from tokviz.models.families import FAMILIES
 from tokviz.models.idefics3 import Idefics3, crops, shuffled_grid
 from tokviz.models.planning import planning_before_loading
 from tokviz.models.smolvlm import SmolVLM, evenly
-from tokviz.runs.compare import geometry_of
+from tokviz.runs.inputs import geometry_of
 
 HERE = Idefics3()
 BIG_SIDE, CELL, LONGEST = 120, 12, 360

@@ -19,7 +19,7 @@ from tokviz.models.internvl import InternVL, crops
 from tokviz.models.planning import planning_before_loading
 from tokviz.names import VideoFacts
 from tokviz.pruners import get
-from tokviz.runs.compare import geometry_of
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import CLS_FEATURE, Budget, PlanningInfo
 
 CASE = TinyInternVL()

@@ -22,8 +22,8 @@ from tokviz.models.planning import planning_before_loading
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
-from tokviz.runs.compare import geometry_of
 from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import Budget, PlanningInfo
 
 BIG_SIDE, PATCH = 96, 8

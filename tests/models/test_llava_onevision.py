@@ -25,7 +25,7 @@ from tokviz.models.llava_onevision import LlavaOnevision
 from tokviz.models.planning import planning_before_loading
 from tokviz.models.tiles import tile_grid
 from tokviz.names import VideoFacts
-from tokviz.runs.compare import geometry_of
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import RECEIVED_ATTENTION
 
 CASE = TinyOnevision()

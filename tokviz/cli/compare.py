@@ -113,8 +113,7 @@ def _one_file(arguments: argparse.Namespace) -> str:
 def _checked(source: str, frames: int | None) -> Picture | str:
     """The picture, or the name of the video that the model will choose frames of. Raises BadInput."""
     from ..media.images import read_image
-    from ..media.video import is_video, probe
-    from ..runs.inputs import named_as_video
+    from ..media.video import is_video, named_as_video, probe
 
     if is_video(source) or named_as_video(source):
         probe(source)

@@ -28,6 +28,7 @@ MAX_SAMPLED = 64
 FRAME_SIDE = 1280
 """Longest side of a sampled frame in px; models see less of it. Boxes refer to the frame as it is then."""
 _STORED_SIDE = 640
+_ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 _HDR_TRANSFERS = (16, 18)
 """PQ and HLG, as the transfer characteristics of ITU-T H.273 number them."""
 
@@ -72,6 +73,11 @@ def is_video(source: Any) -> bool:
     if isinstance(source, str | Path) and not is_file(source):
         return False
     return isinstance(source, str | Path | bytes) and decoding.format_of(source) is not None
+
+
+def named_as_video(source: str | Path | bytes) -> bool:
+    """Whether a file that is no video by its content claims to be one: then the refusal speaks of videos."""
+    return not isinstance(source, bytes) and Path(source).suffix.lower() in _ENDINGS
 
 
 def probe(source: str | Path | bytes) -> VideoFacts:

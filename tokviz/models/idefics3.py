@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ..errors import Unsupported
 from ..names import Box, Media
 from ..records import GridView, TokenGrid
-from ..runs.metrics import prefill_flops
 from ..types import PlanningInfo
 from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower
 from .entries import CatalogEntry, decoder
+from .flops import prefill_flops
 from .memory import Parameters
 
 _MAX_SIDE = 4096

@@ -15,10 +15,10 @@ from torch import nn
 from ..errors import Unsupported
 from ..names import Media, VideoFacts
 from ..records import TokenGrid
-from ..runs.metrics import prefill_flops
 from ..types import PlanningInfo
 from .base import PictureTokens, VisionTower
 from .entries import CatalogEntry, decoder
+from .flops import prefill_flops
 from .frames import frame_by_frame, stock_frames
 from .idefics3 import shuffled_grid, side_by_side
 from .llava import Llava, side_of

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..errors import Unsupported
 from ..names import Box, Media
 from ..records import GridView, TokenGrid
-from ..runs.metrics import prefill_flops
 from ..types import PlanningInfo
 from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower, VisionTowerBlock
 from .entries import CLIP_L_336, VICUNA_7B, VICUNA_13B, CatalogEntry
+from .flops import prefill_flops
 from .memory import Parameters
 
 _SIZES = {"model_type": "llava", "vision_feature_layer": -2, "vision_config": CLIP_L_336}

@@ -59,7 +59,6 @@ class VisionLanguageModel:
     processor: Any
     family: ModelFamily
     record: ModelRecord
-    warm: bool = False
     notices: tuple[str, ...] = ()
 
     def __repr__(self) -> str:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ..errors import BadInput, Unsupported
 from ..names import Media
 from ..records import GridView, TokenGrid
-from ..runs.metrics import prefill_flops
 from ..types import PlanningInfo
 from .base import PatchMerging, PictureTokens, VideoFacts, VisionTower
 from .entries import decoder
+from .flops import prefill_flops
 
 BOTH: tuple[Media, ...] = ("picture", "video")
 

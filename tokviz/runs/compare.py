@@ -5,45 +5,51 @@ The package exports its two functions as ``tokviz.compare`` and ``tokviz.compare
 
 from __future__ import annotations
 
+import inspect
 import platform
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
+from weakref import WeakSet
 
 import torch
+from torch import nn
 
 from .. import __version__
-from ..engine import Geometry, Prompt, answer, encode, running_on
+from ..engine import Prompt, answer, encode, running_on
 from ..errors import BadInput, Stopped, knows_its_keywords
 from ..media.images import Picture
 from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import model_inputs
 from ..names import Box, BudgetMeaning
-from ..pruners import get
-from ..pruners.base import Pruner
 from ..records import Comparison, Request, Run, Timing, TokenGrid
-from ..short import kind_of, passed, short_repr
-from ..types import Budget, Need, PlanningInfo
+from ..short import short_repr
+from ..types import Budget, Need
 from .examples import stored_digests
-from .execute import LaneSettings, planning_info, run_lane
-from .inputs import Source, grid_of, notices_of, open_media, picture_of, placed_evidence, untrained
+from .execute import Settings, needs_of, planning_info, run_method
+from .inputs import Source, geometry_of, grid_of, notices_of, open_media, picture_of, placed_evidence, untrained
 from .metrics import timing
 from .requests import (
+    ChosenMethod,
+    MethodLike,
     check_context,
     check_model,
     check_numbers,
     check_question,
     check_text,
+    chosen_methods,
     evidence_boxes,
     listed,
 )
 
+_P = ParamSpec("_P")
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
-BASELINE = "full"
+_WARM: WeakSet[nn.Module] = WeakSet()
+"""Models that have answered before."""
 
 
 @dataclass(frozen=True)
@@ -64,66 +70,13 @@ class Event:
 
 
 @knows_its_keywords
-def compare(
-    vlm: VisionLanguageModel,
-    image: Source,
-    question: str,
-    methods: Sequence[str] = DEFAULT_METHODS,
-    budget: int = 64,
-    *,
-    budget_as: BudgetMeaning = "published",
-    params: Mapping[str, Mapping[str, Any]] | None = None,
-    seed: int = 0,
-    repeats: int = 1,
-    max_new_tokens: int = 32,
-    expected: str | None = None,
-    evidence: Sequence[Box] = (),
-    evidence_frames: Sequence[int] = (),
-    frames: int | None = None,
-    stop: threading.Event | None = None,
-) -> Comparison:
-    """Answer a question without pruning and with each method at the same budget.
-
-    Args:
-        vlm: what ``tokviz.load`` returned.
-        image: path or file bytes of a picture or a video (told apart by their content), PIL picture, ``Picture``, or
-            ``Video``.
-        question: one question, up to 2,000 characters.
-        methods: method ids; the unpruned run is always the first run of the result.
-        budget: visual tokens, 1 to N (of all frames of a video together).
-        budget_as: what the budget counts: as the method's paper does ("published"), the tokens after the last stage
-            ("final"), or their average over the LLM's blocks ("average").
-        params: settings of methods, ``{method: {name: value}}``.
-        seed: of everything random.
-        repeats: more than 1: median times after a warm-up.
-        max_new_tokens: the longest answer.
-        expected: the right answer.
-        evidence: boxes in pixels of the picture or video.
-        evidence_frames: of a video, the looked-at frame of each box, from 0.
-        frames: of a video, how many frames the model looks at, 1 to 64; None: the family's own choice.
-        stop: ends the comparison early when it is set.
-
-    Raises BadInput with one sentence. A method that cannot run on this model yields a Run with ``error`` instead.
-    Example:
-        >>> compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=64, expected="red")
-    """
-    for event in compare_events(
-        vlm, image, question, methods=methods, budget=budget, budget_as=budget_as, params=params, seed=seed,
-        repeats=repeats, max_new_tokens=max_new_tokens, expected=expected, evidence=evidence,
-        evidence_frames=evidence_frames, frames=frames, stop=stop,
-    ):  # fmt: skip
-        last = event.comparison
-    return last
-
-
-@knows_its_keywords
 def compare_events(
     vlm: VisionLanguageModel,
     image: Source,
     question: str,
-    *,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[MethodLike] = DEFAULT_METHODS,
     budget: int = 64,
+    *,
     budget_as: BudgetMeaning = "published",
     params: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
@@ -144,17 +97,15 @@ def compare_events(
     media = open_media(vlm, image, frames)
     question = check_question(question, vlm)
     check_text("The expected answer", "" if expected is None else expected)
-    pruners = _pruners(methods)
-    completed = _completed_params(pruners, params)
+    chosen = chosen_methods(methods, params)
     grid = grid_of(vlm, media)
     boxes, box_frames = placed_evidence(media, evidence_boxes(evidence), listed("evidence_frames", evidence_frames))
     check_numbers(budget, budget_as, seed, repeats, max_new_tokens, grid)
     request = Request(
         question=question,
-        methods=[pruner.id for pruner in pruners],
+        methods=[method.requested for method in chosen],
         budget=budget,
         budget_as=budget_as,
-        params=completed,
         seed=seed,
         max_new_tokens=max_new_tokens,
         repeats=repeats,
@@ -162,9 +113,54 @@ def compare_events(
         evidence=boxes,
         evidence_frames=box_frames,
     )
-    settings = LaneSettings(Budget(budget, budget_as), seed, repeats, max_new_tokens, stop or threading.Event())
-    job = _Job(vlm, media, request, grid, pruners, settings)
-    return _relay(job)
+    settings = Settings(Budget(budget, budget_as), seed, repeats, max_new_tokens, stop or threading.Event())
+    return _relay(_Job(vlm, media, request, grid, chosen, settings))
+
+
+def _last_of(events: Callable[_P, Iterator[Event]]) -> Callable[_P, Comparison]:
+    """``compare`` out of ``compare_events``: the keywords of both are written once."""
+
+    def compare(*args: _P.args, **kwargs: _P.kwargs) -> Comparison:
+        """Answer a question about an image or video without pruning, and with each method at the same budget.
+
+        Args:
+            vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
+            image: The path or the bytes of an image or video file (told apart by their content), a PIL image, or what
+                was read before, a ``Picture`` or ``Video``.
+            question: One question, up to 2,000 characters.
+            methods: Ids, pruner objects (``tokviz.pruner``), or pairs of either with parameters:
+                ``["apet", ("apet", {"mode": "official"}), my_norm]``. The unpruned run is always the first one.
+            budget: Visual tokens, 1 to N (of all frames of a video together).
+            budget_as: What the budget counts: as the method's paper does ("published"), the tokens after the last
+                stage ("final"), or their average over the layers of the LLM ("average").
+            params: Parameters by method, ``{method: {name: value}}``.
+            seed: Of everything random.
+            repeats: More than 1: median times after a warm-up.
+            max_new_tokens: The longest answer.
+            expected: The right answer.
+            evidence: Boxes in pixels of the image or video.
+            evidence_frames: Of a video, the sampled frame of each box, from 0.
+            frames: Of a video, how many frames the model looks at, 1 to 64; None for the family's own choice.
+            stop: Ends the comparison early when it is set.
+
+        Raises:
+            BadInput: With one sentence. A method that cannot run on this model gives a Run with ``error`` instead.
+
+        Example:
+            >>> tokviz.compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=64).answers
+        """
+        for event in events(*args, **kwargs):
+            last = event.comparison
+        return last
+
+    signature = inspect.signature(events)
+    compare.__signature__ = signature.replace(return_annotation="Comparison")  # type: ignore[attr-defined]
+    compare.__annotations__ = {**events.__annotations__, "return": "Comparison"}
+    compare.__qualname__ = "compare"
+    return knows_its_keywords(compare)
+
+
+compare = _last_of(compare_events)
 
 
 @dataclass
@@ -173,8 +169,8 @@ class _Job:
     media: Picture | Video
     request: Request
     grid: TokenGrid
-    pruners: list[Pruner]
-    settings: LaneSettings
+    chosen: list[ChosenMethod]
+    settings: Settings
     text_tokens: list[str] = field(default_factory=list)
 
     def comparison(self, runs: list[Run], timings: dict[str, Timing]) -> Comparison:
@@ -202,11 +198,12 @@ class _Job:
         """Run every lane in order. Everything that touches the model happens in the calling thread."""
         needs = self._needs()
         repeats = self.settings.repeats
-        if not self.vlm.warm:  # else the first lane, the unpruned one, would look slower than it is
+        if self.vlm.model not in _WARM:  # else the first run, the unpruned one, would look slower than it is
             warm_up = self._encode(needs)
             with running_on(self.vlm.model, self.vlm.family, warm_up):
                 answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=_ignore, stop=self.settings.stop)
-            self.vlm.warm = not self.settings.stop.is_set()
+            if not self.settings.stop.is_set():
+                _WARM.add(self.vlm.model)
         prompts = [self._encode(needs) for _ in range(repeats)]
         prompt = prompts[-1]
         n_visual = int(prompt.visual_mask.sum())
@@ -218,11 +215,10 @@ class _Job:
         partial = self.comparison(runs, timings)
         emit(Event("encoded", -1, "", partial))
         try:
-            for lane, pruner in enumerate(self.pruners):
+            for lane, chosen in enumerate(self.chosen):
                 emit(Event("lane", lane, "", partial))
-                params = self.request.params[pruner.id]
                 on_text = _text_events(emit, lane, partial)
-                run = run_lane(self.vlm, prompt, self.grid, pruner, params, self.settings, on_text)
+                run = run_method(self.vlm, prompt, self.grid, chosen, self.settings, on_text)
                 runs.append(run)
                 partial = self.comparison(runs, timings)
                 emit(Event("run", lane, run.answer, partial))
@@ -233,8 +229,7 @@ class _Job:
     def _needs(self) -> set[Need]:
         """The signals of every method that can run here; the others refuse in their own lane, not the whole request."""
         info = planning_info(self.vlm, self.grid)
-        needs = {need for pruner in self.pruners if pruner.missing(info) is None for need in pruner.needs}
-        return {need for need in needs if _given(need, info)}
+        return {need for chosen in self.chosen for need in needs_of(chosen.pruner, info)}
 
     def _encode(self, needs: set[Need]) -> Prompt:
         if self.settings.stop.is_set():
@@ -251,15 +246,6 @@ class _Job:
             question_mask=question_mask,
             geometry=[geometry_of(self.grid)],
         )
-
-
-def _given(need: Need, info: PlanningInfo) -> bool:
-    """Whether this model has the signal; attention received stands in for [CLS] where there is none."""
-    if need.kind.startswith("cls_"):
-        return info.has_cls
-    if need.kind == "received_attention":
-        return not info.has_cls
-    return info.has_text_tower or need.kind != "clip_relevance"
 
 
 def _ignore(token_ids: list[int]) -> None:
@@ -293,14 +279,6 @@ def _relay(job: _Job) -> Iterator[Event]:
         if worker.is_alive():
             job.settings.stop.set()
             worker.join()
-
-
-def geometry_of(grid: TokenGrid) -> Geometry:
-    """What the engine may know of a grid: the view and the cell of each token, cells counted in the view's layer."""
-    tops, lefts = (torch.tensor([getattr(view, edge) for view in grid.views]) for edge in ("top", "left"))
-    view, cell = torch.tensor(grid.view), torch.tensor([grid.row, grid.col]).T
-    cell = torch.where(cell < 0, cell, cell + torch.stack([tops, lefts], dim=1)[view])
-    return Geometry(view=view if len(grid.views) > 1 else None, cell=cell)
 
 
 def text_behind_the_picture(vlm: VisionLanguageModel, prompt: Prompt) -> list[str]:
@@ -357,28 +335,3 @@ def mostly_unseen(grid: TokenGrid) -> list[str]:
     if (x1 - x0) * (y1 - y0) >= 0.5 * width * height:
         return []
     return [f"The model sees only the middle {x1 - x0:.0f} × {y1 - y0:.0f} of these {width} × {height} pixels."]
-
-
-def _pruners(methods: Sequence[str]) -> list[Pruner]:
-    if isinstance(methods, str):
-        raise BadInput(f"methods must be a list of method ids, not the text {passed(methods)}.")
-    ids = listed("methods", methods)
-    for id in ids:
-        if not isinstance(id, str):
-            raise BadInput(f"methods must be a list of method ids, and {passed(id)} is none: {kind_of(id)}.")
-    return [get(method) for method in dict.fromkeys([BASELINE, *ids])]
-
-
-def _completed_params(
-    pruners: list[Pruner], params: Mapping[str, Mapping[str, Any]] | None
-) -> dict[str, dict[str, Any]]:
-    given = {} if params is None else params
-    if not isinstance(given, Mapping):
-        raise BadInput(f"params must be {{method: {{name: value}}}}, not {passed(given)}.")
-    ids = {pruner.id for pruner in pruners}
-    for id, values in given.items():
-        if id not in ids:
-            raise BadInput(f"There are parameters for {passed(id)}, which is not among the methods to run.")
-        if not isinstance(values, Mapping | None):
-            raise BadInput(f"The parameters of {id} must be {{name: value}}, not {passed(values)}.")
-    return {pruner.id: dict(pruner.complete(given.get(pruner.id))) for pruner in pruners}

@@ -12,18 +12,18 @@ from PIL import Image
 
 from ..errors import BadInput
 from ..media.images import Picture, checked_image, read_image
-from ..media.video import MAX_SAMPLED, Video, checked_video, is_video, read_video
+from ..media.video import MAX_SAMPLED, Video, checked_video, is_video, named_as_video, read_video
 from ..media.video_decoding import FORMATS
 from ..names import Box, Media, VideoFacts
 from ..records import PictureRecord, TokenGrid
 from ..short import kind_of, passed
 
 if TYPE_CHECKING:
+    from ..engine import Geometry
     from ..models.loading import VisionLanguageModel
 
 Source = str | Path | bytes | Image.Image | Picture | Video
 """What may be given where a picture or a video is asked for."""
-_VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 
 
 def open_media(
@@ -81,11 +81,6 @@ def _picture(source: str | Path | bytes | Image.Image | None, isolated: bool, st
     return checked_image(source, stop=stop)
 
 
-def named_as_video(source: str | Path | bytes) -> bool:
-    """Whether a file that is no video by its content claims to be one: then the refusal speaks of videos."""
-    return not isinstance(source, bytes) and Path(source).suffix.lower() in _VIDEO_ENDINGS
-
-
 def _sampled(vlm: VisionLanguageModel, facts: VideoFacts, wanted: int | None) -> list[int]:
     """The frames of the family's own rule; where those are too many, as many as may be, over the whole video."""
     numbers = vlm.family.sampled(vlm.processor, facts, wanted)
@@ -117,6 +112,18 @@ def grid_of(vlm: VisionLanguageModel, media: Picture | Video) -> TokenGrid:
     if isinstance(media, Video):
         return vlm.family.video_grid(vlm.model, vlm.processor, media.frames[0].size, len(media.frames))
     return vlm.family.grid(vlm.model, vlm.processor, media.image.size, {})
+
+
+def geometry_of(grid: TokenGrid) -> Geometry:
+    """What the engine may know of a grid: the view and the cell of each token, cells counted in the view's layer."""
+    import torch
+
+    from ..engine import Geometry
+
+    tops, lefts = (torch.tensor([getattr(view, edge) for view in grid.views]) for edge in ("top", "left"))
+    view, cell = torch.tensor(grid.view), torch.tensor([grid.row, grid.col]).T
+    cell = torch.where(cell < 0, cell, cell + torch.stack([tops, lefts], dim=1)[view])
+    return Geometry(view=view if len(grid.views) > 1 else None, cell=cell)
 
 
 def picture_of(media: Picture | Video) -> PictureRecord:

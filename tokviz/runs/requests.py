@@ -4,19 +4,113 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from ..errors import BadInput
+from ..errors import BadInput, nearest
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import placeholders
 from ..names import Box
-from ..records import TokenGrid
+from ..pruners import Pruner, get
+from ..records import RequestedMethod, TokenGrid
 from ..session_limits import MAX_EVIDENCE
 from ..short import kind_of, passed
 
 MAX_QUESTION_CHARACTERS = 2000
 MAX_NEW_TOKENS = 1024
+BASELINE = "full"
+
+MethodLike = str | Pruner | tuple[str | Pruner, Mapping[str, Any]]
+"""What names a method: its id, the object itself, or either with parameters of its own."""
+
+
+@dataclass(frozen=True)
+class ChosenMethod:
+    """A method of a request with all its parameters; ``requested`` is what the session stores of it."""
+
+    pruner: Pruner
+    requested: RequestedMethod
+
+    @property
+    def label(self) -> str:
+        """For people: the method's, with what sets it apart where it is asked for more than once."""
+        variant = self.requested.variant
+        return f"{self.pruner.label} ({variant})" if variant else self.pruner.label
+
+
+def chosen_methods(
+    methods: Sequence[MethodLike], params: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[ChosenMethod]:
+    """The unpruned run, then the methods in the order given, each once with the same parameters.
+
+    ``params`` are for every entry of a method; those of an entry itself come on top. Raises BadInput.
+    """
+    if isinstance(methods, str):
+        raise BadInput(f"methods must be a list of method ids, not the text {passed(methods)}.")
+    entries = [method_entry(method) for method in [BASELINE, *listed("methods", methods)]]
+    shared = _params_by_method({pruner.id: pruner for pruner, _ in entries}, params)
+    chosen: list[tuple[Pruner, dict[str, Any]]] = []
+    for pruner, own in entries:
+        if any(other.id == pruner.id and other is not pruner for other, _ in chosen):
+            raise BadInput(f"Two different methods have the id {pruner.id!r}; give yours another one.")
+        pair = pruner, dict(pruner.complete({**shared.get(pruner.id, {}), **own}))
+        if pair not in chosen:
+            chosen.append(pair)
+    times = {pruner.id: sum(other is pruner for other, _ in chosen) for pruner, _ in chosen}
+    return [
+        ChosenMethod(
+            pruner,
+            RequestedMethod(
+                method=pruner.id, params=values, variant=_variant(pruner, values) if times[pruner.id] > 1 else ""
+            ),
+        )
+        for pruner, values in chosen
+    ]
+
+
+def find_pruner(method: str | Pruner) -> Pruner:
+    """The method itself, or the one with this id. Raises BadInput."""
+    return method if isinstance(method, Pruner) else get(method)
+
+
+def method_entry(method: object) -> tuple[Pruner, Mapping[str, Any]]:
+    """The pruner, and the parameters that came with it. Raises BadInput."""
+    own: Mapping[str, Any] = {}
+    named = method
+    if isinstance(method, tuple | list) and len(method) == 2 and isinstance(method[1], Mapping):
+        named, own = method
+    if not isinstance(named, str | Pruner):
+        raise BadInput(
+            f"methods must be a list of method ids, and {passed(named)} is none: {kind_of(named)}. "
+            "A pruner object, or (id, {parameter: value}), will do as well."
+        )
+    return find_pruner(named), own
+
+
+def _params_by_method(pruners: Mapping[str, Pruner], params: object) -> dict[str, Mapping[str, Any]]:
+    given = {} if params is None else params
+    if not isinstance(given, Mapping):
+        raise BadInput(f"params must be {{method: {{name: value}}}}, not {passed(given)}.")
+    for id, values in given.items():
+        if id not in pruners:
+            near = nearest(id, pruners)
+            advice = f"; did you mean {near!r}?" if near else "."
+            raise BadInput(f"There are parameters for {passed(id)}, which is not among the methods to run{advice}")
+        if not isinstance(values, Mapping | None):
+            raise BadInput(f"The parameters of {id} must be {{name: value}}, not {passed(values)}.")
+    return {id: values or {} for id, values in given.items()}
+
+
+def _variant(pruner: Pruner, values: Mapping[str, Any]) -> str:
+    """What of the parameters is not the default: enough to tell two runs of one method apart."""
+    changed = (param for param in pruner.params if values[param.name] != param.default)
+    return ", ".join(f"{param.name}={value_text(values[param.name])}" for param in changed)
+
+
+def value_text(value: Any) -> str:
+    """A parameter's value as the command line takes it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def check_question(question: str, vlm: VisionLanguageModel) -> str:
@@ -51,13 +145,13 @@ def check_text(what: str, value: object) -> None:
         raise BadInput(f"{what} is not valid text (UTF-8); please type it again.") from error
 
 
-def check_model(vlm: object) -> None:
-    """Raises BadInput for anything but a loaded model."""
+def check_model(vlm: object, called: str = "compare") -> None:
+    """Raises BadInput for anything but a loaded model; ``called`` is the function that it was given to."""
     if not isinstance(vlm, VisionLanguageModel):
         raise BadInput(
-            f"The first argument is a model as tokviz.load returns it, not {kind_of(vlm)}: "
-            "write tokviz.compare(tokviz.load(...), image, question), with the model's id or the folder that its "
-            "save_pretrained wrote."
+            f"The first argument is a model as tokviz.load returns it, not {kind_of(vlm)}: write "
+            f"tokviz.{called}(tokviz.load(...), ...) with the model's id or folder, or tokviz.wrap(model, processor) "
+            "for one that you hold already."
         )
 
 
