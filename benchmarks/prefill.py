@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from tokviz.engine import Prompt
-from tokviz.engine.clock import synchronise
+from tokviz.engine.stages import synchronise
 from tokviz.errors import BadInput
 from tokviz.pruners import get, methods
 from tokviz.pruners.base import Pruner

@@ -9,7 +9,7 @@ from engine_models import FAMILY, build, generated, merged, prompt, ragged, spre
 from transformers import DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tokviz.engine import Stopwatch, encode, pruning, shorten
+from tokviz.engine import Stopwatch, encode, prune, shorten
 from tokviz.errors import Unsupported
 from tokviz.types import CLS_ATTENTION, LAST_ROW, PREVIOUS_FEATURES, TEXT_ROWS, Need, Selection
 
@@ -34,11 +34,11 @@ def test_nothing_is_left_on_the_model_after_an_exception(sdpa32):
             raise RuntimeError("boom")
         return spread(stage, signals, row)
 
-    with pytest.raises(RuntimeError, match="boom"), pruning(sdpa32, FAMILY, GUIDED, broken):
+    with pytest.raises(RuntimeError, match="boom"), prune(sdpa32, FAMILY, None, GUIDED, broken):
         assert hooks_of(sdpa32) != before
         generated(sdpa32, inputs)
     assert hooks_of(sdpa32) == before
-    with pruning(sdpa32, FAMILY, GUIDED, spread):
+    with prune(sdpa32, FAMILY, None, GUIDED, spread):
         right = generated(sdpa32, inputs)[1]
         with pytest.raises(RuntimeError, match="boom"):
             encode_inside(sdpa32, inputs)
@@ -66,12 +66,12 @@ def test_encode_leaves_nothing_behind_even_when_the_input_is_bad(sdpa32):
 
 def test_nesting_is_refused_and_the_outer_context_stays(sdpa32):
     inputs = prompt(sdpa32, [[3, "picture", 6]])
-    with pruning(sdpa32, FAMILY, GUIDED, spread):
+    with prune(sdpa32, FAMILY, None, GUIDED, spread):
         right = generated(sdpa32, inputs)[1]
-        with pytest.raises(Unsupported, match="already inside"), pruning(sdpa32, FAMILY, [], spread):
+        with pytest.raises(Unsupported, match="already inside"), prune(sdpa32, FAMILY, None, [], spread):
             pass
         assert torch.equal(generated(sdpa32, inputs)[1], right)
-    with pruning(sdpa32, FAMILY, GUIDED, spread):
+    with prune(sdpa32, FAMILY, None, GUIDED, spread):
         assert torch.equal(generated(sdpa32, inputs)[1], right)
 
 
@@ -92,7 +92,7 @@ def test_threads_on_one_model_are_never_mixed(sdpa64):
     def run(inputs, stages, choose):
         if stages is None:
             return generated(sdpa64, inputs)[1]
-        with pruning(sdpa64, FAMILY, stages, choose):
+        with prune(sdpa64, FAMILY, None, stages, choose):
             return generated(sdpa64, inputs)[1]
 
     alone = [run(*job) for job in work]
@@ -111,7 +111,7 @@ def test_a_hook_that_vanishes_under_another_threads_forward_does_no_harm(sdpa32,
     """torch calls a hook without keyword arguments when it is removed between being listed and being looked up."""
     for model in (sdpa32, eager32):
         before = {id(hook) for module in model.modules() for hook in _all_hooks(module)}
-        with pruning(model, FAMILY, GUIDED, spread):
+        with prune(model, FAMILY, None, GUIDED, spread):
             ours = [
                 (module, hook) for module in model.modules() for hook in _all_hooks(module) if id(hook) not in before
             ]
@@ -135,7 +135,7 @@ def by_attention(stage, signals, row):
 def test_an_unbound_thread_runs_unpruned_and_an_idle_context_says_so(sdpa32):
     inputs = prompt(sdpa32, [[3, "picture", 6]])
     plain, found = generated(sdpa32, inputs)[1], []
-    with pytest.warns(UserWarning, match="trace.bind"), pruning(sdpa32, FAMILY, GUIDED, spread):
+    with pytest.warns(UserWarning, match="trace.bind"), prune(sdpa32, FAMILY, None, GUIDED, spread):
         worker = Thread(target=lambda: found.append(generated(sdpa32, inputs)[1]))
         worker.start()
         worker.join(30)
@@ -166,16 +166,16 @@ def refused(sentence):
 )
 def test_impossible_stages_are_refused_before_anything_runs(sdpa32, stages, sentence):
     before = hooks_of(sdpa32)
-    with refused(sentence), pruning(sdpa32, FAMILY, stages, spread):
+    with refused(sentence), prune(sdpa32, FAMILY, None, stages, spread):
         pass
     assert hooks_of(sdpa32) == before
 
 
 def test_block_0_may_look_at_itself(sdpa32):
     inputs = prompt(sdpa32, [[3, "picture", 6]])
-    with pruning(sdpa32, FAMILY, [stage(0, 3, "keep", (Need("last_row", "this"),))], by_attention) as trace:
+    with prune(sdpa32, FAMILY, None, [stage(0, 3, "keep", (Need("last_row", "this"),))], by_attention) as trace:
         pruned = generated(sdpa32, inputs, steps=2)[1]
-    assert len(trace.rows[0][0].kept) == 3
+    assert len(trace.events[0][0].kept) == 3
     assert not torch.equal(pruned, generated(sdpa32, inputs, steps=2)[1])
 
 
@@ -189,7 +189,7 @@ def test_block_0_may_look_at_itself(sdpa32):
 )
 def test_calls_that_cannot_be_pruned_are_refused(sdpa32, change, sentence):
     inputs = {**prompt(sdpa32, [[3, "picture", 6]]), **change}
-    with pruning(sdpa32, FAMILY, [stage(2, 3)], spread), refused(sentence):
+    with prune(sdpa32, FAMILY, None, [stage(2, 3)], spread), refused(sentence):
         sdpa32(**inputs)
 
 
@@ -201,7 +201,7 @@ def test_caches_that_cannot_be_pruned_are_refused(sdpa32):
         DynamicCache(config=sdpa32.config),
     ]
     caches[-1].offloading = True  # the real thing needs a GPU
-    with pruning(sdpa32, FAMILY, [stage(2, 3)], spread):
+    with prune(sdpa32, FAMILY, None, [stage(2, 3)], spread):
         for cache in caches:
             with refused("cannot be pruned"):
                 sdpa32(**inputs, past_key_values=cache)
@@ -215,14 +215,14 @@ def test_caches_that_cannot_be_pruned_are_refused(sdpa32):
 
 
 def test_prompts_that_cannot_be_pruned_are_refused(sdpa32):
-    with pruning(sdpa32, FAMILY, [stage(2, 3)], spread):
+    with prune(sdpa32, FAMILY, None, [stage(2, 3)], spread):
         with refused("ends in a picture"):
             sdpa32(**prompt(sdpa32, [[3, "picture"]]))
         embeds = torch.randn(1, 9, 32)
         with refused("visual_mask or a prompt"):
             sdpa32(inputs_embeds=embeds)
     with (
-        pruning(sdpa32, FAMILY, [stage(2, 3)], spread, visual_mask=torch.ones(1, 8).bool()),
+        prune(sdpa32, FAMILY, None, [stage(2, 3)], spread, visual_mask=torch.ones(1, 8).bool()),
         refused("this very prompt"),
     ):
         sdpa32(inputs_embeds=embeds)
@@ -230,7 +230,7 @@ def test_prompts_that_cannot_be_pruned_are_refused(sdpa32):
         encode(sdpa32, FAMILY, {"input_ids": prompt(sdpa32, [[3, "picture", 6]])["input_ids"]}, ())
     inputs = prompt(sdpa32, [[3, "picture", 6]])
     features = sdpa32.get_image_features(inputs.pop("pixel_values"), return_dict=True)
-    with pruning(sdpa32, FAMILY, [stage("encoder", 3)], spread), refused("did not run inside"):
+    with prune(sdpa32, FAMILY, None, [stage("encoder", 3)], spread), refused("did not run inside"):
         sdpa32(**inputs, mm_encoder_outputs={"image": features})
 
 
@@ -251,7 +251,7 @@ def test_models_that_cannot_be_pruned_are_refused(sdpa32):
         (chunked, "Chunked"),
         (compiled, "Compiled"),
     ]:
-        with refused(sentence), pruning(model, FAMILY, [stage(2, 3)], spread):
+        with refused(sentence), prune(model, FAMILY, None, [stage(2, 3)], spread):
             pass
 
 
@@ -279,9 +279,9 @@ def test_a_signal_that_was_not_encoded_is_named(sdpa32):
 
 
 def test_events_hold_no_features_and_say_what_it_took(sdpa32):
-    with pruning(sdpa32, FAMILY, [stage("encoder", 9), stage(2, 4)], merged) as trace:
+    with prune(sdpa32, FAMILY, None, [stage("encoder", 9), stage(2, 4)], merged) as trace:
         generated(sdpa32, prompt(sdpa32, [[3, "picture", 6]]), steps=1)
-    first, second = trace.rows[0]
+    first, second = trace.events[0]
     assert first.selection.features is None and second.selection.features is None
     assert first.milliseconds > 0 and first.selection.assignment.shape == (16,)
     assert second.alive.tolist() == first.kept.tolist()
@@ -301,11 +301,11 @@ def test_ragged_rows_do_not_depend_on_their_neighbours(sdpa64):
     """The row alone and the row in a batch give the same logits."""
     together = prompt(sdpa64, [[5, "picture", 6], [2, "picture", 3]])
     stages = [stage("encoder", 11, "reindex"), stage(2, 7, "keep"), stage(4, 4, "reindex")]
-    with pruning(sdpa64, FAMILY, stages, ragged):
+    with prune(sdpa64, FAMILY, None, stages, ragged):
         batch = generated(sdpa64, together)[1]
     real = together["attention_mask"][1].bool()
     alone = {"input_ids": together["input_ids"][1:, real], "pixel_values": together["pixel_values"][1:]}
-    with pruning(sdpa64, FAMILY, stages, lambda stage, signals, _row: ragged(stage, signals, 1)):
+    with prune(sdpa64, FAMILY, None, stages, lambda stage, signals, _row: ragged(stage, signals, 1)):
         single = generated(sdpa64, {**alone, "attention_mask": torch.ones_like(alone["input_ids"])})[1]
     assert (batch[:, 1] - single[:, 0]).abs().max() <= 1e-6
 
@@ -317,7 +317,7 @@ def test_models_compiled_in_place_are_refused_before_anything_runs(part):
     part(model).compile()  # nothing is compiled before it is called
     with pytest.raises(Unsupported, match=r"compiled in place.*load it again"):
         encode(model, FAMILY, inputs, ())
-    with pytest.raises(Unsupported, match="compiled"), pruning(model, FAMILY, GUIDED, spread):
+    with pytest.raises(Unsupported, match="compiled"), prune(model, FAMILY, None, GUIDED, spread):
         pass
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from engine_models import FAMILY, everything, generated, prompt, ragged, stage
 
-from tokviz.engine import Geometry, encode, pruning, shorten
+from tokviz.engine import Geometry, encode, prune, shorten
 from tokviz.errors import Unsupported
 from tokviz.types import (
     CLIP_RELEVANCE,
@@ -44,12 +44,12 @@ def test_the_users_words_are_found_at_every_site_and_by_both_ways(model, toleran
     mask, needs = words(inputs), (QUESTION_FEATURES,)
     stages = [stage("encoder", 9, needs=needs), stage("projector", 7, needs=needs), stage(3, 4, needs=needs)]
     hooked, short_way = {}, {}
-    with torch.no_grad(), pruning(model, FAMILY, stages, looking(hooked), question_mask=mask):
+    with torch.no_grad(), prune(model, FAMILY, None, stages, looking(hooked), question_mask=mask):
         model(**inputs)
     encoded = encode(model, FAMILY, inputs, (), question_mask=mask)
     short, _ = shorten(model, FAMILY, encoded, stages[:2], looking(short_way))
     assert short.question_mask.sum(1).tolist() == [2, 1]
-    with torch.no_grad(), pruning(model, FAMILY, stages[2:], looking(short_way), prompt=short):
+    with torch.no_grad(), prune(model, FAMILY, short, stages[2:], looking(short_way)):
         model(**short.generate_inputs())
     embedded = model.model.language_model.embed_tokens(inputs["input_ids"])
     for row, columns in enumerate(WORDS):
@@ -71,7 +71,7 @@ def test_a_deep_question_is_the_hidden_state_of_its_own_tokens(sdpa64):
 
     with torch.no_grad():
         states = sdpa64(**inputs, output_hidden_states=True).hidden_states
-        with pruning(sdpa64, FAMILY, stages, choose, question_mask=words(inputs)):
+        with prune(sdpa64, FAMILY, None, stages, choose, question_mask=words(inputs)):
             sdpa64(**inputs)
     for row, columns in enumerate(WORDS):
         assert torch.equal(seen[row], states[3][row, columns])
@@ -80,7 +80,7 @@ def test_a_deep_question_is_the_hidden_state_of_its_own_tokens(sdpa64):
 def test_without_being_told_the_users_words_are_not_guessed(sdpa32):
     inputs = prompt(sdpa32, ROWS)
     stages = [stage("projector", 7, needs=(QUESTION_FEATURES,), title="listener")]
-    with pruning(sdpa32, FAMILY, stages, ragged), pytest.raises(Unsupported, match=r"listener.*question_mask"):
+    with prune(sdpa32, FAMILY, None, stages, ragged), pytest.raises(Unsupported, match=r"listener.*question_mask"):
         sdpa32(**inputs)
     encoded = encode(sdpa32, FAMILY, inputs, ())
     with pytest.raises(Unsupported, match=r"listener.*question_mask"):
@@ -98,7 +98,7 @@ def test_a_question_mask_of_another_prompt_is_refused(sdpa32):
     with pytest.raises(Unsupported, match="this very prompt"):
         encode(sdpa32, FAMILY, inputs, (), question_mask=wrong)
     with (
-        pruning(sdpa32, FAMILY, [stage(2, 5)], ragged, question_mask=wrong),
+        prune(sdpa32, FAMILY, None, [stage(2, 5)], ragged, question_mask=wrong),
         pytest.raises(Unsupported, match="this very prompt"),
     ):
         sdpa32(**inputs)
@@ -115,7 +115,7 @@ def test_a_question_mask_serves_generation(sdpa32, way):
         calls.append((row, signals.question_features.shape[0]))
         return ragged(stage, signals, 0)
 
-    with pruning(sdpa32, FAMILY, [stage("projector", 6, needs=needs)], choose, question_mask=words(inputs)):
+    with prune(sdpa32, FAMILY, None, [stage("projector", 6, needs=needs)], choose, question_mask=words(inputs)):
         sdpa32.generate(**inputs, max_new_tokens=3, do_sample=False, **options)
     assert calls == ([(0, 2), (1, 2), (2, 1), (3, 1)] if way == "beams" else [(0, 2), (1, 1)])
 
@@ -123,11 +123,11 @@ def test_a_question_mask_serves_generation(sdpa32, way):
 def test_what_entered_the_llm_is_told_at_any_depth(model):
     inputs, seen = prompt(model, ROWS), {}
     stages = [stage("projector", 9), stage(1, 6, needs=(LLM_INPUT,)), stage(3, 4, needs=(LLM_INPUT,))]
-    with torch.no_grad(), pruning(model, FAMILY, stages, looking(seen)) as trace:
+    with torch.no_grad(), prune(model, FAMILY, None, stages, looking(seen)) as trace:
         model(**inputs)
     encoded = encode(model, FAMILY, inputs, ())
     for row in (0, 1):
-        kept = encoded.inputs_embeds[row, encoded.visual_mask[row]][trace.rows[row][0].kept]
+        kept = encoded.inputs_embeds[row, encoded.visual_mask[row]][trace.events[row][0].kept]
         behind = encoded.inputs_embeds[row, [-6, -5, -4, -3, -2, -1][3 * row :]]
         for site in (1, 3):
             assert torch.equal(seen[site, row].input_features, kept)
@@ -152,12 +152,12 @@ def test_geometry_follows_the_tokens(sdpa32, way):
 
     stages = [stage("projector", 3), stage(2, 2)]
     if way == "hooks":
-        with torch.no_grad(), pruning(sdpa32, FAMILY, stages, choose, geometry=geometry):
+        with torch.no_grad(), prune(sdpa32, FAMILY, None, stages, choose, geometry=geometry):
             sdpa32(**inputs)
     else:
         encoded = encode(sdpa32, FAMILY, inputs, (), geometry=geometry)
         short, _ = shorten(sdpa32, FAMILY, encoded, stages[:1], choose)
-        with torch.no_grad(), pruning(sdpa32, FAMILY, stages[1:], choose, prompt=short):
+        with torch.no_grad(), prune(sdpa32, FAMILY, short, stages[1:], choose):
             sdpa32(**short.generate_inputs())
     assert torch.equal(seen["projector", 0].cell, CELLS) and seen["projector", 0].view is None
     assert seen["projector", 0].candidates is None and seen[2, 0].candidates is None
@@ -191,7 +191,7 @@ def test_geometry_that_nobody_told_is_unknown(sdpa32):
     ],
 )
 def test_signals_that_do_not_exist_there_are_refused(sdpa32, stages, sentence):
-    with pytest.raises(Unsupported, match=sentence), pruning(sdpa32, FAMILY, stages, ragged):
+    with pytest.raises(Unsupported, match=sentence), prune(sdpa32, FAMILY, None, stages, ragged):
         pass
 
 
@@ -206,14 +206,14 @@ def test_a_text_tower_is_not_there_to_encode_with(sdpa32):
 def test_guessed_tokens_are_not_read_as_text(sdpa64, need):
     inputs = prompt(sdpa64, [[3, "picture", 6]])
     inputs["input_ids"][0, -6:] = torch.tensor([7, 8, 9, 7, 8, 9])
-    with pruning(sdpa64, FAMILY, [stage(2, 5, needs=(need,))], ragged), pytest.raises(ValueError, match="guess"):
+    with prune(sdpa64, FAMILY, None, [stage(2, 5, needs=(need,))], ragged), pytest.raises(ValueError, match="guess"):
         sdpa64.generate(**inputs, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3)
 
 
 def test_block_0_may_look_at_what_does_not_lie_before_it(sdpa64):
     seen = {}
     needs = (Need("head_rows", "this"), Need("key_norms", "this"), ROTARY_SIMILARITY, NORMED_FEATURES, LLM_INPUT)
-    with pruning(sdpa64, FAMILY, [stage(0, 5, needs=needs)], looking(seen)):
+    with prune(sdpa64, FAMILY, None, [stage(0, 5, needs=needs)], looking(seen)):
         generated(sdpa64, prompt(sdpa64, ROWS), steps=1)
     assert seen[0, 0].head_rows.shape == (4, 6, 16) and seen[0, 1].head_rows.shape == (4, 3, 16)
     assert torch.equal(seen[0, 0].input_features, seen[0, 0].features)

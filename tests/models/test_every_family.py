@@ -15,7 +15,7 @@ from tiny_case import N_FRAMES, noise
 from tiny_families import CASES
 
 import tokviz
-from tokviz.engine import encode, pruning, shorten
+from tokviz.engine import encode, prune, shorten
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
@@ -144,7 +144,7 @@ def test_keeping_every_token_is_the_stock_model_whatever_the_method(asked):
         with torch.no_grad():
             encoded = encode(vlm.model, case.here, inputs, needs, question_mask=words, geometry=[geometry_of(grid)])
             short, events = shorten(vlm.model, case.here, encoded, [s for s in stages if s not in late], choose)
-            with pruning(vlm.model, case.here, late, choose, prompt=short) as trace:
+            with prune(vlm.model, case.here, short, late, choose) as trace:
                 assert torch.equal(vlm.model(**short.generate_inputs()).logits, stock), pruner.id
-        for event in [*events[0], *trace.rows[0]]:
+        for event in [*events[0], *trace.events[0]]:
             assert event.kept.tolist() == list(range(n)), pruner.id

@@ -13,7 +13,7 @@ from tiny_families import CASES
 from tiny_llava_next import PINPOINTS, SIDE, llava_next_layout, llava_next_processor
 
 import tokviz
-from tokviz.engine import encode, pruning, shorten
+from tokviz.engine import encode, prune, shorten
 from tokviz.errors import Unsupported
 from tokviz.models.families import FAMILIES
 from tokviz.models.llava import Llava
@@ -228,9 +228,9 @@ def test_keeping_every_token_is_bit_identical_to_the_stock_model(next_vlm, prune
         encoded = encode(vlm.model, vlm.family, inputs, needs, question_mask=words, geometry=[geometry_of(grid)])
         early = [stage for stage in stages if stage not in late]
         short, events = shorten(vlm.model, vlm.family, encoded, early, choose)
-        with pruning(vlm.model, vlm.family, late, choose, prompt=short) as trace:
+        with prune(vlm.model, vlm.family, short, late, choose) as trace:
             assert torch.equal(vlm.model(**short.generate_inputs()).logits, stock)
-    for event in [*events[0], *trace.rows[0]]:
+    for event in [*events[0], *trace.events[0]]:
         assert event.kept.tolist() == list(range(grid.n_tokens))
 
 
@@ -328,7 +328,7 @@ def test_cost_counts_the_tower_once_per_tile(next_vlm, comparison):
 
 
 def test_mistral_with_a_sliding_window_is_refused():
-    from tokviz.engine.refusals import check_model
+    from tokviz.engine.checks import check_model
 
     sliding = CASES["llava_next (mistral)"].model()
     sliding.config.text_config.sliding_window = 512

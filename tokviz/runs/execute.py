@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
-
-from ..engine import Answer, Prompt, StageEvent, answer, running_on, shorten
+from ..engine import Answer, Prompt, StageEvent, answer, running_on, selector, shorten
 from ..errors import BadInput, Stopped
 from ..models.base import ModelFamily
 from ..models.flops import decode_flops, merging_flops, prefill_flops
@@ -18,7 +16,7 @@ from ..models.loading import VisionLanguageModel
 from ..names import VisionBlock
 from ..pruners import Pruner
 from ..records import AnswerToken, Cost, Run, Timing, TokenGrid
-from ..types import Budget, Need, PlanningInfo, Schedule, Selection, Signals, Stage, budget_meanings, tokens_per_block
+from ..types import Budget, Need, PlanningInfo, Schedule, budget_meanings, tokens_per_block
 from .metrics import timing
 from .requests import ChosenMethod
 from .traces import stage_records
@@ -72,14 +70,15 @@ def run_method(
     try:
         schedule = pruner.schedule(settings.budget, info, params)
         work = vlm.model, vlm.family, prompt, schedule, params, settings
-        executions = [execute(*work, on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)))]
+        first = execute(*work, on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)), diagnose=True)
+        executions = [first]
         if settings.repeats > 1:  # the first one was the warm-up
             executions = [execute(*work) for _ in range(settings.repeats)]
     except BadInput as error:
         return Run(**base, error=str(error))
     execution = executions[-1]
     selection_ms = [[s.events[i].milliseconds for s in executions] for i in range(len(execution.events))]
-    records = stage_records(execution.events, grid.n_tokens, [median(samples) for samples in selection_ms])
+    records = stage_records(first.events, grid.n_tokens, [median(samples) for samples in selection_ms])
     per_block = processed(execution.events, grid.n_tokens, n_blocks)
     said = _decode(vlm, execution.answer.token_ids)
     final = len(execution.events[-1].sequence) if execution.events else grid.n_tokens
@@ -97,7 +96,7 @@ def run_method(
         timings=execution_timings(executions),
         cost=_cost(vlm, prompt, grid, per_block, execution),
         warnings=[
-            *(warning for event in execution.events if event.diagnostics for warning in event.diagnostics.warnings),
+            *(warning for event in first.events if event.diagnostics for warning in event.diagnostics.warnings),
             *([] if said else [EMPTY_ANSWER]),
             *_cut(vlm, execution.answer.token_ids, settings),
         ],
@@ -163,27 +162,27 @@ def execute(
     params: Mapping[str, Any],
     settings: Settings,
     on_tokens: Callable[[list[int]], None] = _unheard,
+    *,
+    diagnose: bool = False,
 ) -> Execution:
     """Carry out a schedule once on an encoded prompt and answer; ``on_tokens`` receives the ids so far.
 
+    ``diagnose`` fills the diagnostics of its events, outside every clock.
+
     Raises Stopped when the user stopped it, BadInput and Unsupported as the engine does.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-
-    def select(stage: Stage, signals: Signals, row: int) -> Selection:
-        return stage.select(signals, stage.keep, params, generator)
-
+    select = selector(params, settings.seed)
     before_llm = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
     inside_llm = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
-    short, rows = shorten(model, family, prompt, before_llm, select)
-    with running_on(model, family, short, inside_llm, select) as trace:
+    short, rows = shorten(model, family, prompt, before_llm, select, diagnose=diagnose)
+    with running_on(model, family, short, inside_llm, select, diagnose=diagnose) as trace:
         generated = answer(
             model, short, max_new_tokens=settings.max_new_tokens, on_tokens=on_tokens, stop=settings.stop
         )
     if generated.stopped:
         raise Stopped
     merges_in_vision = any(isinstance(stage.site, VisionBlock) for stage in before_llm)
-    events = [*rows[0], *(trace.rows[0] if trace is not None else [])]
+    events = [*rows[0], *(trace.events[0] if trace is not None else [])]
     return Execution(events, generated, short.vision_ms if merges_in_vision else None)
 
 
@@ -219,8 +218,8 @@ def execution_timings(executions: Sequence[Execution]) -> dict[str, Timing]:
 
 
 def _inside_ms(execution: Execution) -> float:
-    """Selection that ran while the LLM was prefilling, in ms."""
-    return sum(event.milliseconds for event in execution.events if isinstance(event.stage.site, int))
+    """Selection, and what was asked about it, while the LLM was prefilling, in ms."""
+    return sum(e.milliseconds + e.diagnostics_ms for e in execution.events if isinstance(e.stage.site, int))
 
 
 def _cost(

@@ -1,4 +1,4 @@
-"""The rows of a batch while tokens leave it: which are real, visual, question; their positions; and how to gather.
+"""The sequences of a batch while tokens leave it: what is known of every column, where tokens go, how to gather.
 
 A row is one sequence of the batch. Sequences that lose different numbers of tokens stay rectangular by left padding:
 an index of -1 is a pad, and ``Rows.real`` is False there.
@@ -6,11 +6,17 @@ an index of -1 is a pad, and ``Rows.real`` is False there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..types import Selection
 
 
 def left_packed(stay: Tensor) -> Tensor:
@@ -126,14 +132,18 @@ class Rows:
             next_position=one_axis[:, -1:] + 1,
         )
 
-    @property
+    @cached_property
     def padded(self) -> bool:
-        """Whether any column is a pad (waits for the device; ask once per prompt)."""
+        """Whether any column is a pad (waits for the device)."""
         return not bool(self.real.all())
+
+    @cached_property
+    def _columns(self) -> tuple[Tensor, ...]:
+        return tuple(visual.nonzero()[:, 0] for visual in self.visual)
 
     def columns(self, row: int) -> Tensor:
         """Where the visual tokens of a row are. Shape: ``(n,)`` int64."""
-        return self.visual[row].nonzero()[:, 0]
+        return self._columns[row]
 
     def sequence(self, row: int) -> Tensor:
         """Original indices of a row's visual tokens as the LLM gets them, -1 for added ones. Shape: ``(n + E,)``."""
@@ -169,3 +179,126 @@ class Rows:
         if torch.equal(compact, positions.masked_fill(~self.real, 0)):
             return None
         return replace(self, positions=compact, shift=self.next_position - (compact[:, -1:] + 1))
+
+
+@dataclass(frozen=True)
+class State:
+    """A batch between two stages.
+
+    Shape: hidden ``(B, L, D)``; encoder: per row ``(n,)`` features before the projector of the tokens alive, () where
+    nobody holds them. Only stages before the projector keep it up to date.
+    """
+
+    rows: Rows
+    hidden: Tensor
+    encoder: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the tokens of one row stand after a stage.
+
+    Shape: tokens ``(K + E,)`` columns of the sequence before, in the new order; slots ``(K + E,)`` the same columns,
+    ascending; taken ``(E,)`` the dropped tokens' columns that added tokens take; order ``(K,)`` positions in ``kept``
+    in the new order. moved: whether any token changes its column.
+    """
+
+    tokens: Tensor
+    slots: Tensor
+    taken: Tensor
+    order: Tensor
+    moved: bool
+
+    @classmethod
+    def of(cls, selection: Selection, rows: Rows, row: int) -> Placement:
+        """Give every kept and added token of a row its column.
+
+        Added tokens take the columns (and with policy ``keep`` the positions) of the last dropped tokens. Without a
+        sequence they stand behind the kept tokens of the picture whose columns they take. Where text separates pictures
+        (tiles, frames), a sequence holds within each stretch of visual tokens: none of them jumps over the text.
+        """
+        columns = rows.columns(row)
+        kept = selection.kept.to(columns.device)
+        n_kept, n_extra = len(kept), 0 if selection.extra is None else len(selection.extra)
+        order = torch.arange(n_kept, device=columns.device)
+        if n_extra == 0 and selection.sequence is None:
+            stay = columns[kept]
+            return cls(stay, stay, columns[:0], order, moved=False)
+        dropped = torch.ones(len(columns), dtype=torch.bool, device=columns.device)
+        dropped[kept] = False
+        free = columns[dropped]
+        taken = free[len(free) - n_extra :]
+        tokens = torch.cat([columns[kept], taken])
+        picture = rows.pictures(row)
+        if selection.sequence is not None:
+            sequence = selection.sequence.to(columns.device)
+            sequence = sequence[picture[tokens[sequence]].argsort(stable=True)]
+            tokens, order = tokens[sequence], sequence[sequence < n_kept]
+        else:
+            tokens = tokens[picture[tokens].argsort(stable=True)]
+        slots = tokens.sort().values
+        return cls(tokens, slots, taken, order, moved=not torch.equal(tokens, slots))
+
+
+_MASK, _FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
+
+
+class Deepstack:
+    """What some models (Qwen3-VL) add behind blocks 0, 1, ... of the LLM, of all N original visual tokens of every row.
+
+    The stock language model is handed it once, at prefill. Pruned, each block must get that of the tokens that are
+    still there: a kept token keeps its own, whatever was merged into it; tokens that a stage adds get none, for no
+    patch stands behind them.
+
+    Shape: ``rows[row][block]`` is ``(N_row, D)``.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[Tensor]]) -> None:
+        self.rows = [tuple(row) for row in rows]
+        self._contexts = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def taken_from(cls, kwargs: dict[str, Any], visual: Tensor) -> Deepstack | None:
+        """Take it out of the arguments of the language model, which then adds nothing itself; None where there is none.
+
+        Shape: visual ``(B, L)`` bool, which of the unpruned columns hold visual tokens.
+        """
+        kwargs.pop(_MASK, None)
+        features: Sequence[Tensor] | None = kwargs.pop(_FEATURES, None)
+        if features is None:
+            return None
+        counts = visual.sum(dim=1).tolist()
+        return cls(list(zip(*(block.split(counts) for block in features), strict=True)))
+
+    def added(self, block: int, hidden: Tensor, rows: Rows) -> Tensor:
+        """``hidden (B, L, D)`` that left ``block`` of the LLM, with the features of the visual tokens in ``rows``.
+
+        Rows may be copies of a prompt's (beams). Adds as the stock model does: the same bits.
+        """
+        if block >= len(self.rows[0]):
+            return hidden
+        copies, mine = len(rows.alive) // len(self.rows), []
+        for row, alive in enumerate(rows.alive):
+            original = self.rows[row // copies][block]
+            mine.append(original[alive.to(original.device)])
+        features, where = torch.cat(mine).to(hidden.device, hidden.dtype), rows.visual.to(hidden.device)
+        hidden = hidden.clone()
+        hidden[where] = hidden[where] + features
+        return hidden
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether a context is open that adds these features."""
+        return self._contexts > 0
+
+    @contextmanager
+    def fed(self) -> Iterator[None]:
+        """For the time of such a context."""
+        with self._lock:
+            self._contexts += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._contexts -= 1

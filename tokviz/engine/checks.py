@@ -14,13 +14,14 @@ from ..models.base import ModelFamily
 from ..names import Site, VisionBlock
 from ..types import Need, Stage
 from .cache import PrunedCache
-from .needs import INSIDE_LLM_KINDS, LLM_BLOCK_KINDS, MEAN_ROW_KINDS, TEXT_KINDS, VISION_KINDS
-from .tap import is_hub_kernel
+from .capture import is_hub_kernel
+from .signals import INSIDE_LLM_KINDS, LLM_BLOCK_KINDS, MEAN_ROW_KINDS, TEXT_KINDS
+from .vision import VISION_KINDS
 
 _VISION, _ENCODER, _PROJECTOR, _LLM = range(4)
 
 
-def _place(site: Site) -> tuple[int, int]:
+def _order(site: Site) -> tuple[int, int]:
     """Sites in the order in which a prompt passes them."""
     if isinstance(site, VisionBlock):
         return _VISION, site.vision_block
@@ -56,10 +57,10 @@ def check_model(model: Any, family: ModelFamily) -> None:
 
 
 def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs: Sequence[Need]) -> None:
-    """Raises Unsupported when a stage's place or a signal it needs does not exist in this model."""
+    """Raises Unsupported when a stage's site or a signal it needs does not exist in this model."""
     n_blocks = len(family.blocks(model))
-    places = [_place(stage.site) for stage in stages]
-    if places != sorted(places):
+    order = [_order(stage.site) for stage in stages]
+    if order != sorted(order):
         raise Unsupported(
             "Stages must come in the order vision blocks, encoder, projector, then LLM blocks from first to last."
         )
@@ -115,15 +116,19 @@ def check_hooks(stages: Sequence[Stage]) -> None:
     """Raises Unsupported for stages that hooks in a running model cannot carry out."""
     if any(isinstance(stage.site, VisionBlock) for stage in stages):
         raise Unsupported(
-            "Stages inside the vision tower run it a second time, which pruning() does not do; give them to shorten() "
-            "with a prompt from encode(), then pass pruning(..., prompt=short) the stages inside the LLM."
+            "Stages inside the vision tower run it a second time, from the pixels: give prune() the inputs, or a "
+            "prompt from encode(), and call generate with its pruned.inputs."
         )
 
 
 def _check_needs(stage: Stage) -> None:
     inside = [need for need in stage.needs if need.kind in INSIDE_LLM_KINDS]
-    for kinds, what in ((MEAN_ROW_KINDS, "attention maps"), (("head_rows",), "attention maps of all heads"),
-                        (("key_norms",), "blocks' keys")):  # fmt: skip
+    single = {
+        "attention maps": MEAN_ROW_KINDS,
+        "attention maps of all heads": ("head_rows",),
+        "blocks' keys": ("key_norms",),
+    }
+    for what, kinds in single.items():
         count = len({need for need in stage.needs if need.kind in kinds})
         if count > 1:
             raise Unsupported(f"Stage {stage.title!r} asks for {count} {what}; a stage can look at one.")
@@ -183,9 +188,9 @@ def check_axes(family: ModelFamily, positions: Tensor | None, visual: Tensor) ->
     """
     if family.reindexes or not bool(visual.any()):
         return
-    as_text = positions is None or positions.dim() == 2
-    if not as_text:
-        assert positions is not None
+    if positions is None or positions.dim() == 2:
+        as_text = True
+    else:
         beside = visual[:, 1:] & visual[:, :-1]
         as_text = bool(((positions.diff(dim=-1) == 1).all(dim=0) & beside.to(positions.device)).any())
     if as_text:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
-from .cache import kv_cache_bytes
-from .clock import synchronise
+from .cache import PrunedCache, kv_cache_bytes
 from .prompt import Prompt
+from .stages import synchronise
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def answer(
 ) -> Answer:
     """Generate greedily from ``prompt`` (one sequence) through the stock ``model.generate``.
 
-    Call it inside ``pruning(...)`` to carry out in-LLM stages. ``on_tokens`` receives the ids so far after each token.
+    Call it inside ``prune(...)`` to carry out in-LLM stages. ``on_tokens`` receives the ids so far after each token.
     """
     if prompt.inputs_embeds.shape[0] != 1:
         raise ValueError(f"answer takes one sequence, got {prompt.inputs_embeds.shape[0]}.")
@@ -53,7 +53,7 @@ def answer(
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    cache = DynamicCache(config=model.config.get_text_config())
+    cache = PrunedCache(config=model.config.get_text_config())
     listener = _TokenListener(device, cache, stop, on_tokens)
     output = model.generate(
         **prompt.generate_inputs(),
