@@ -237,8 +237,8 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     start = {
         "picture": request_file(comparison, act.examples[0].clip),
         "question": request.question,
-        "methods": request.methods,
-        "params": request.params,
+        "methods": [method.method for method in request.methods],
+        "params": {method.method: method.params for method in request.methods},
         "budget": request.budget,
         "budget_as": request.budget_as,
         "seed": request.seed,

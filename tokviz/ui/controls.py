@@ -110,7 +110,8 @@ class RequestForm:
             gr.update(value=request.budget, maximum=n_tokens), request.budget_as, request.seed, gr.skip(), gr.skip(),
             None if comparison.video is None else len(comparison.video.frames), gr.skip(), gr.skip(),
         ]  # fmt: skip
-        return [*fields, {"chosen": list(request.methods), "params": dict(request.params)}, n_tokens]
+        params = {method.method: method.params for method in reversed(request.methods)}
+        return [*fields, {"chosen": [method.method for method in request.methods], "params": params}, n_tokens]
 
 
 def is_whole(value: Any) -> bool:

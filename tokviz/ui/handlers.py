@@ -269,7 +269,7 @@ class Handlers:
             scale = video.width / known.grid.picture_size[0]
             truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
             truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
-        stored = tuple(method for method in known.request.methods if method in asked.methods)
+        stored = tuple(one.method for one in known.request.methods if one.method in asked.methods)
         if len(stored) == len(asked.methods):  # the lanes stay where they are when an example is run again
             truth["methods"] = stored
         return RunRequest(**{**vars(asked), **truth})

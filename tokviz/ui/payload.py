@@ -119,9 +119,9 @@ def comparison_id(comparison: Comparison) -> str:
 
 
 def lane_ids(comparison: Comparison) -> list[str]:
-    """Method ids in the order of the lanes: no pruning first, then as requested."""
-    done = [run.method for run in comparison.runs]
-    return list(dict.fromkeys([*done, UNPRUNED, *comparison.request.methods]))
+    """Keys of the runs in the order of the lanes: no pruning first, then as requested."""
+    done = [run.key for run in comparison.runs]
+    return list(dict.fromkeys([*done, UNPRUNED, *(method.key for method in comparison.request.methods)]))
 
 
 def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, Any]]:
@@ -140,7 +140,7 @@ def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, An
 def _lane(comparison: Comparison, run: Run, reference: Run | None, evidence: Sequence[int]) -> dict[str, Any]:
     judged = numbers.judge(run, reference, comparison.request.expected_answer)
     return {
-        **_head(run.method, run.label, run.family),
+        **_head(run.key, run.label, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
         "verdict": None if judged is None else vars(judged),
