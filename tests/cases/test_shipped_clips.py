@@ -87,7 +87,7 @@ def test_the_model_still_answers_and_keeps_as_stored(example, film):
     assert stored.model.name == EMBEDDED_VIDEO_MODEL and stored.model.embedded
     again = tokviz.compare(
         film, example.clip, request.question, request.methods, request.budget, seed=request.seed,
-        params=request.params, max_new_tokens=request.max_new_tokens,
+        max_new_tokens=request.max_new_tokens,
     )  # fmt: skip
     assert [frame.index for frame in again.video.frames] == [frame.index for frame in stored.video.frames]
     everything = range(stored.grid.n_tokens)

@@ -129,7 +129,7 @@ def test_the_model_still_answers_and_keeps_as_stored(folder, vlm):
     assert stored.grid.n_tokens == vlm.model.config.image_seq_length
     again = tokviz.compare(
         vlm, stored_image(stored.picture), request.question, request.methods, request.budget, seed=request.seed,
-        budget_as=request.budget_as, params=request.params, max_new_tokens=request.max_new_tokens,
+        budget_as=request.budget_as, max_new_tokens=request.max_new_tokens,
     )  # fmt: skip
     for before, now in zip(stored.runs, again.runs, strict=True):
         assert now.answer == before.answer, before.method

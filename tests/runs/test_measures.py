@@ -6,18 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokviz.models.flops import decode_flops, prefill_flops
 from tokviz.models.llava import centre_crop_grid
 from tokviz.records import GridView, Run, StageRecord, TokenGrid
 from tokviz.runs.metrics import (
     Fates,
     basis_tokens,
     carriers,
-    decode_flops,
     evidence_recall,
     evidence_tokens,
     fates,
     overlap,
-    prefill_flops,
     stages_that_select,
     timing,
     verdict,

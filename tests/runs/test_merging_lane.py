@@ -3,9 +3,9 @@
 import pytest
 
 import tokviz
+from tokviz.models.flops import merging_flops, prefill_flops
 from tokviz.names import VisionBlock
 from tokviz.render.tables import notes
-from tokviz.runs.metrics import merging_flops, prefill_flops
 
 QUESTION = "how many objects are there?"
 

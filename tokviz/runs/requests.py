@@ -21,8 +21,8 @@ MAX_QUESTION_CHARACTERS = 2000
 MAX_NEW_TOKENS = 1024
 BASELINE = "full"
 
-MethodLike = str | Pruner | tuple[str | Pruner, Mapping[str, Any]]
-"""What names a method: its id, the object itself, or either with parameters of its own."""
+MethodLike = str | Pruner | tuple[str | Pruner, Mapping[str, Any]] | RequestedMethod
+"""What names a method: its id, the object itself, either with parameters of its own, or what a session asked for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def method_entry(method: object) -> tuple[Pruner, Mapping[str, Any]]:
     """The pruner, and the parameters that came with it. Raises BadInput."""
     own: Mapping[str, Any] = {}
     named = method
-    if isinstance(method, tuple | list) and len(method) == 2 and isinstance(method[1], Mapping):
+    if isinstance(method, RequestedMethod):
+        named, own = method.method, method.params
+    elif isinstance(method, tuple | list) and len(method) == 2 and isinstance(method[1], Mapping):
         named, own = method
     if not isinstance(named, str | Pruner):
         raise BadInput(
