@@ -283,9 +283,9 @@ def test_a_copied_cache_is_its_own(sdpa64):
         assert torch.equal(sdpa64(torch.tensor([[7]]), past_key_values=twin).logits, once)
         twin.reset()
         stock = DynamicCache(config=sdpa64.config)
-        assert set(vars(twin)) == set(vars(stock)), "an emptied cache is a stock cache again"
+        assert set(vars(twin)) == set(vars(stock)), "an emptied cache is like any other"
         # transformers 5.17 blanks the 19 tokens that were kept and goes on counting them; nothing counts the dropped.
-        assert type(twin) is DynamicCache and twin.get_seq_length() in (0, 19)
+        assert twin.get_seq_length() in (0, 19)
 
 
 def test_a_pruned_cache_is_gone_with_its_last_user(sdpa64):
@@ -308,7 +308,7 @@ def test_a_pruned_cache_is_refused_where_it_would_be_misread(sdpa64):
     with torch.no_grad():
         with prune(sdpa64, FAMILY, None, STAGES["keep"], spread):
             cache = sdpa64(**inputs, use_cache=True).past_key_values
-        with pytest.raises(ValueError, match="use it inside pruning"):
+        with pytest.raises(ValueError, match="use it inside prune"):
             sdpa64(torch.tensor([[7]]), past_key_values=cache)
         with prune(sdpa64, FAMILY, None, [stage(3, 2)], spread), pytest.raises(ValueError, match="other stages"):
             sdpa64(torch.tensor([[7]]), past_key_values=cache)

@@ -226,7 +226,7 @@ def test_what_cannot_be_merged_is_refused(sdpa64, monkeypatch):
             shorten(sdpa64, FAMILY, on, given, by)
 
     by_hooks = prune(sdpa64, FAMILY, None, stages, choose)
-    with pytest.raises(Unsupported, match=r"give them to shorten\(\) with a prompt from encode\(\)"), by_hooks:
+    with pytest.raises(Unsupported, match=r"give prune\(\) the inputs, or a prompt from encode\(\)"), by_hooks:
         pass
     refuses("nothing to look at but the features and keys", [replace(stages[0], needs=(ENCODER_KEYS,))])
     refuses("as it ran with all tokens", [*stages, stage("encoder", 3, "reindex", needs=(ENCODER_KEYS,))])

@@ -135,7 +135,7 @@ def by_attention(stage, signals, row):
 def test_an_unbound_thread_runs_unpruned_and_an_idle_context_says_so(sdpa32):
     inputs = prompt(sdpa32, [[3, "picture", 6]])
     plain, found = generated(sdpa32, inputs)[1], []
-    with pytest.warns(UserWarning, match="trace.bind"), prune(sdpa32, FAMILY, None, GUIDED, spread):
+    with pytest.warns(UserWarning, match="pruned.bind"), prune(sdpa32, FAMILY, None, GUIDED, spread):
         worker = Thread(target=lambda: found.append(generated(sdpa32, inputs)[1]))
         worker.start()
         worker.join(30)
