@@ -122,7 +122,7 @@ def prune(
 
     def select(stage: Stage, signals: Signals, row: int) -> Selection:
         number = next(number for number, known in enumerate(stages) if known is stage)
-        return choose(plans[row % len(plans)].stages[number], signals, row)
+        return choose(plans[row].stages[number], signals, row)
 
     with prune_model(vlm.model, vlm.family, prompt, stages, select, this_thread=this_thread) as pruned:
         yield pruned

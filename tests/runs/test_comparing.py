@@ -323,7 +323,7 @@ def edit_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_prefill_and_selection_add_up(vlm, scene_image, monkeypatch, budget):
+def test_prefill_and_selection_add_up(vlm, scene_image, budget):
     from tokviz.pruners import fastv
 
     slow = fastv.PRUNER.schedule
@@ -337,10 +337,8 @@ def test_prefill_and_selection_add_up(vlm, scene_image, monkeypatch, budget):
 
         return Schedule((replace(stage, select=select),))
 
-    monkeypatch.setattr(
-        "tokviz.runs.compare.get", lambda id: replace(get(id), schedule=slowed) if id == "fastv" else get(id)
-    )
-    timings = tokviz.compare(vlm, scene_image, QUESTION, ["fastv"], budget=budget).run("fastv").timings
+    slow_fastv = replace(fastv.PRUNER, schedule=slowed)
+    timings = tokviz.compare(vlm, scene_image, QUESTION, [slow_fastv], budget=budget)["fastv"].timings
     assert timings["selection"].median_ms >= 2000 > timings["prefill"].median_ms > 0
 
 
