@@ -28,7 +28,7 @@ from . import (
 )
 from .base import Pruner
 from .controls import FULL, RANDOM, UNIFORM
-from .plugins import add, plugins, registered
+from .plugins import add, packaged, registered
 
 PRUNERS: tuple[Pruner, ...] = (
     FULL,
@@ -59,7 +59,7 @@ PRUNERS: tuple[Pruner, ...] = (
 
 def methods() -> tuple[Pruner, ...]:
     """Every method, in the order in which menus and tables show them: built in, of packages, registered."""
-    return (*PRUNERS, *plugins(PRUNERS), *registered())
+    return (*PRUNERS, *packaged(PRUNERS), *registered())
 
 
 def get(id: str) -> Pruner:
@@ -78,4 +78,4 @@ def register(pruner: Pruner) -> Pruner:
     Returns the pruner. Registering another one under the same id replaces it. Raises BadInput for the id of a method
     that is built in or comes from a package.
     """
-    return add(pruner, (*PRUNERS, *plugins(PRUNERS)))
+    return add(pruner, (*PRUNERS, *packaged(PRUNERS)))

@@ -19,7 +19,7 @@ _found: tuple[Pruner, ...] | None = None
 _registered: dict[str, Pruner] = {}
 
 
-def plugins(built_in: Sequence[Pruner]) -> tuple[Pruner, ...]:
+def packaged(built_in: Sequence[Pruner]) -> tuple[Pruner, ...]:
     """The methods that installed packages bring along, looked for once.
 
     An entry point names a ``Pruner`` or several in a list. One that cannot be loaded, or takes an id that is taken, is
