@@ -87,7 +87,8 @@ def comparison(image, grid, runs, *, question="what color is the star?", expecte
                video=None, evidence_frames=()):  # fmt: skip
     return Comparison(
         request=Request(
-            question=question, methods=[RequestedMethod(method=r.method) for r in runs], budget=2,
+            question=question, methods=[RequestedMethod(method=r.method) for r in runs],
+            budget=2,
             budget_as="published", seed=7, max_new_tokens=8, repeats=1, expected_answer=expected, evidence=list(evidence),
             evidence_frames=list(evidence_frames),
         ),

@@ -124,7 +124,8 @@ def rich_comparison(*, hostile: bool = False) -> Comparison:
     ]  # fmt: skip
     return Comparison(
         request=Request(
-            question="what color is the small triangle ?", methods=[RequestedMethod(method=r.method) for r in runs[1:]], budget=29,
+            question="what color is the small triangle ?",
+            methods=[RequestedMethod(method=r.method) for r in runs[1:]], budget=29,
             budget_as="published", seed=0, max_new_tokens=32, repeats=5, expected_answer="cyan",
             evidence=[(283, 206, 331, 254)],
         ),

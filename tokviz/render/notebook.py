@@ -39,7 +39,8 @@ def to_html(comparison: Comparison) -> str:
             break
     width = max(side, 112)
     figures = "".join(
-        f'<figure style="{_FIGURE};width:{width}px">{picture}<figcaption>{_caption(comparison, run)}</figcaption></figure>'
+        f'<figure style="{_FIGURE};width:{width}px">{picture}'
+        f"<figcaption>{_caption(comparison, run)}</figcaption></figure>"
         for run, picture in zip(comparison, pictures, strict=True)
     )
     request, model = comparison.request, comparison.model
@@ -47,7 +48,10 @@ def to_html(comparison: Comparison) -> str:
     head = f"<b>{_text(request.question)}</b>{known}"
     setting = f"{_text(model.name)} · budget {request.budget} of {comparison.grid.n_tokens} visual tokens"
     notes = "".join(f'<div style="opacity:.75">{_text(warning)}</div>' for warning in comparison.warnings[:5])
-    return f'<div><div>{head}</div><div style="opacity:.75">{setting}</div><div style="{_STRIP}">{figures}</div>{notes}</div>'
+    muted = "opacity:.75"
+    return (
+        f'<div><div>{head}</div><div style="{muted}">{setting}</div><div style="{_STRIP}">{figures}</div>{notes}</div>'
+    )
 
 
 def _picture(canvas: Canvas, run: Run) -> str:
