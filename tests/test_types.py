@@ -50,7 +50,8 @@ def comparison() -> Comparison:
         request=Request(
             question="what?",
             methods=[RequestedMethod(method="full"), RequestedMethod(method="apet", params={"m": 3})],
-            budget=2, budget_as="final", seed=2**53, repeats=1, max_new_tokens=8, expected_answer="red", evidence=[(0.0, 1.0, 2.5, 3.0)],
+            budget=2, budget_as="final", seed=2**53, repeats=1, max_new_tokens=8, expected_answer="red",
+            evidence=[(0.0, 1.0, 2.5, 3.0)],
         ),
         model=ModelRecord(
             name="m", family="llava", n_blocks=4, hidden_size=8, dtype="float32", device="cpu", attention="sdpa",

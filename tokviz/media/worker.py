@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from ..errors import BadInput, Stopped
+from ..resources import IMPORT_FOLDER
 from .process import ENDING
 
 AT_ONCE = 4
@@ -349,7 +350,7 @@ _INTERPRETER = (sys.executable, "-m", "tokviz.media.process")
 
 def _environment() -> dict[str, str]:
     """This process's, so that the same packages are found; threads of numpy would be in the way of copying."""
-    paths = [str(Path(__file__).parents[2]), *(path for path in sys.path if path)]
+    paths = [str(IMPORT_FOLDER), *(path for path in sys.path if path)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
