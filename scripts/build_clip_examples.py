@@ -25,7 +25,7 @@ from scripts.cases.choosing import Shown, showings
 from scripts.cases.clips import N_FRAMES, clip_of, file_of, find_clip_flips, looked_at
 from scripts.cases.search import FoundCase, separate
 from tokviz.media.video import Video
-from tokviz.models.embedded import EMBEDDED_VIDEO_MODEL
+from tokviz.models.catalog import EMBEDDED_VIDEO_MODEL
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.records import Comparison
 from tokviz.runs.execute import planning_info

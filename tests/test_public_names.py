@@ -53,7 +53,7 @@ def test_a_misspelt_keyword_is_told_of_in_the_name_of_what_was_called(name, vlm,
 def test_a_model_object_is_not_loaded_or_compared_but_told_what_to_do(vlm, scene_image):
     model = vlm.model
     for given, sentence in (
-        (model, "not a LlavaForConditionalGeneration: .* save_pretrained"),
+        (model, r"not a LlavaForConditionalGeneration: .* tokviz\.wrap"),
         (vlm, "already loaded: pass it to tokviz.compare"),
         (None, "takes a name, not None"),
         (3, "takes a name, not an int"),

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tokviz.cli.terminal import out, quiet_unless, told_in_a_sentence
 from tokviz.errors import BadInput
-from tokviz.models.embedded import EMBEDDED_MODEL, embedded_folder
+from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
 from tokviz.render.plain_text import plain_text
 
 if TYPE_CHECKING:

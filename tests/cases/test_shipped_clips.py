@@ -12,7 +12,7 @@ from scripts.cases.choosing import SURE
 from scripts.cases.clips import MOMENT, clip_of, looked_at, moment_in_words
 from scripts.cases.search import left, separate
 from tokviz.media.video import probe, read_video
-from tokviz.models.embedded import EMBEDDED_VIDEO_MODEL
+from tokviz.models.catalog import EMBEDDED_VIDEO_MODEL
 from tokviz.runs.examples import load_examples
 from tokviz.runs.metrics import evidence_recall, evidence_tokens, normalised, overlap, verdict
 

@@ -144,7 +144,7 @@ def test_attention_received_is_looked_at_where_whole_frames_are_attended():
 def test_windows_are_out_of_the_order_of_the_llm(case):
     """Else the tests of vision signals would not notice a tower that is read in the wrong order."""
     model = tiny(case)
-    places = case.here.patch_merging(model).places(case.prompt(model, ONE)["image_grid_thw"])
+    places = case.here.patch_merging(model).tower_positions(case.prompt(model, ONE)["image_grid_thw"])
     assert (places.tolist() != sorted(places.tolist())) == (case.family == "qwen2_5_vl")
 
 

@@ -18,7 +18,7 @@ ROWS = [[5, "visual", 6]]
 GRID = CASES["qwen2_vl"].prompt(torch.zeros(0), ROWS)["image_grid_thw"][0].tolist()
 N, COLUMNS = GRID[1] * GRID[2] // MERGE**2, GRID[2] // MERGE
 CELLS = torch.tensor([[token // COLUMNS, token % COLUMNS] for token in range(N)])
-INFO = PlanningInfo(N, BLOCKS, "qwen2_vl", has_cls=False, merges_patches=True, renumbers=False)
+INFO = PlanningInfo(N, BLOCKS, "qwen2_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen")
 HERE = [pruner for pruner in PRUNERS if pruner.missing(INFO) is None]
 ATTENTION = ("last_row", "text_rows", "head_rows")
 

@@ -15,10 +15,10 @@ from tiny_llava_next import PINPOINTS, SIDE, llava_next_layout, llava_next_proce
 import tokviz
 from tokviz.engine import encode, prune, shorten
 from tokviz.errors import Unsupported
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
 from tokviz.models.llava import Llava
 from tokviz.models.llava_next import LlavaNext, tile_grid
-from tokviz.models.planning import planning_before_loading
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
@@ -148,7 +148,7 @@ def test_variants_that_would_be_cut_wrongly_are_refused():
         CASE.here.check(odd, llava_next_processor(), "it")
 
 
-@pytest.mark.parametrize("entry", Llava.catalog + LlavaNext.catalog, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", Llava().catalog + LlavaNext().catalog, ids=lambda entry: entry.id)
 def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     assert info.family == entry.family and info.n_visual == entry.visual_tokens and info.has_cls

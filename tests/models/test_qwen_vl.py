@@ -17,8 +17,8 @@ from transformers import (
 import tokviz
 from tokviz.errors import BadInput, Unsupported
 from tokviz.models.catalog import CATALOG, find
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
-from tokviz.models.planning import planning_before_loading
 from tokviz.models.prompts import model_inputs
 from tokviz.models.qwen_vl import merged_patch_grid
 from tokviz.runs.execute import planning_info

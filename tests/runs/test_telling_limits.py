@@ -36,7 +36,7 @@ def test_the_examples_of_the_page_are_drawn_scenes_and_nothing_is_said_of_them(v
 def test_other_models_say_nothing_of_the_kind(photograph, tmp_path):
     import shutil
 
-    from tokviz.models.embedded import embedded_folder
+    from tokviz.models.catalog import embedded_folder
 
     mine = tokviz.load(shutil.copytree(embedded_folder(), tmp_path / "mine"))
     assert not mine.record.embedded

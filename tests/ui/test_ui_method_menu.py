@@ -8,7 +8,7 @@ import pytest
 
 import tokviz
 from tokviz.errors import BadInput
-from tokviz.models import planning
+from tokviz.models import checkpoint
 from tokviz.models.catalog import embedded_folder
 from tokviz.names import MethodFamily
 from tokviz.pruners.base import Paper, Param, Pruner
@@ -109,9 +109,9 @@ def test_the_embedded_model_is_known_before_it_is_loaded(monkeypatch):
 def test_a_configuration_that_says_too_little_is_not_guessed(tmp_path: Path, change):
     config = json.loads((embedded_folder() / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert planning.planning_before_loading(str(tmp_path)) == EMBEDDED
+    assert checkpoint.planning_before_loading(str(tmp_path)) == EMBEDDED
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-    assert planning.planning_before_loading(str(tmp_path)) is None
+    assert checkpoint.planning_before_loading(str(tmp_path)) is None
     (tmp_path / "config.json").write_text("not json")
-    assert planning.planning_before_loading(str(tmp_path)) is None
-    assert planning.planning_before_loading("owner/name") is None
+    assert checkpoint.planning_before_loading(str(tmp_path)) is None
+    assert checkpoint.planning_before_loading("owner/name") is None

@@ -176,7 +176,7 @@ def test_what_is_not_offered_is_refused(monkeypatch):
 
 
 def test_offers_say_family_size_and_memory(monkeypatch, tmp_path):
-    from tokviz.models.embedded import embedded_folder
+    from tokviz.models.catalog import embedded_folder
 
     for name in ("TOKVIZ_MODEL", "TOKVIZ_PUBLIC", "SPACE_ID", "HOST", "GRADIO_SERVER_NAME"):
         monkeypatch.delenv(name, raising=False)

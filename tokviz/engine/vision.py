@@ -394,7 +394,7 @@ class MergedVisionCapture:
     def see_tokens(self, kwargs: dict[str, Any], output: Any) -> None:
         """Hook behind the tower: from patches in its order to tokens in the LLM's."""
         grid, size = kwargs["grid_thw"], self._merging.patches_per_token
-        places = self._merging.places(grid)
+        places = self._merging.tower_positions(grid)
         seen = {}
         for kind, pieces in self._local.pieces.items():
             of_groups = lifted(torch.cat(pieces)).unflatten(0, (-1, size)).mean(dim=1)

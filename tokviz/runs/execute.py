@@ -113,17 +113,13 @@ def planning_of(
 ) -> PlanningInfo:
     """``planning_info`` where only the number of visual tokens, and what they are made of, is known."""
     tower = vlm.family.vision_tower(vlm.model)
-    return PlanningInfo(
+    return vlm.family.planning(
         n_visual=n_visual,
         n_blocks=vlm.record.n_blocks,
-        family=vlm.family.id,
         has_cls=vlm.family.has_cls(vlm.model),
         n_views=n_views,
         has_tiles=has_tiles,
         has_frames=has_frames,
-        merges_patches=not vlm.family.has_encoder_site(vlm.model),
-        projects_cls=vlm.family.projects_cls,
-        renumbers=vlm.family.reindexes,
         vision_blocks=None if tower is None else len(tower.blocks),
     )
 

@@ -38,7 +38,7 @@ class Offer:
     @property
     def label(self) -> str:
         """What the menu says: name with family and size, and memory (or the number of parameters of small models)."""
-        from ..models.entries import size_words
+        from ..models.catalog import size_words
 
         if self.memory_gb and self.memory_gb >= 1:
             return f"{self.name} · ≈ {self.memory_gb:.0f} GB"
@@ -46,7 +46,7 @@ class Offer:
 
     def facts(self) -> str:
         """One line about it before it is loaded."""
-        from ..models.entries import size_words
+        from ..models.catalog import size_words
 
         said = [self.family]
         if self.parameters:

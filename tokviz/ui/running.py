@@ -116,10 +116,10 @@ def loading_notices(name: str) -> str:
 
 
 def why_not_faster() -> tuple[str | None, str | None]:
-    """See ``models.choices.why_not_faster``."""
-    from ..models import choices
+    """See ``models.devices.why_not_faster``."""
+    from ..models import devices
 
-    return choices.why_not_faster()
+    return devices.why_not_faster()
 
 
 def size_of(request: RunRequest) -> RunSize:
@@ -138,7 +138,7 @@ def planning(name: str) -> PlanningInfo | None:
         return None
     vlm = _shelf.find(id_of(name))
     if vlm is None:
-        from ..models.planning import planning_before_loading
+        from ..models.checkpoint import planning_before_loading
 
         return planning_before_loading(id_of(name))
     from ..runs.execute import planning_info
@@ -189,8 +189,8 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
     try:
         yield from events
     except Exception as error:
-        from ..models.choices import release_memory
-        from ..models.failures import out_of_memory
+        from ..models.devices import release_memory
+        from ..models.load_errors import out_of_memory
 
         sentence = out_of_memory(vlm.record.name, error)
         if sentence is None:

@@ -99,7 +99,7 @@ class Shelf:
 
 
 def _release() -> None:
-    from ..models.choices import release_memory
+    from ..models.devices import release_memory
 
     release_memory()
 

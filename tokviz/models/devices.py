@@ -1,18 +1,21 @@
-"""Where a model goes and how precise it is: device, number type, quantisation, and whether there is room for it."""
+"""Where a model goes and how precise it is: device, number type, quantisation, whether there is room, what else this
+machine offers.
+"""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from ..errors import BadInput
-from .memory import Parameters, weights_gb
+from .catalog import Parameters, weights_gb
 
 Quantization = Literal["4bit", "8bit"]
 _BITS: dict[Quantization | None, Literal[16, 8, 4]] = {None: 16, "8bit": 8, "4bit": 4}
@@ -26,7 +29,19 @@ def on_zero_gpu() -> bool:
 
 
 @dataclass(frozen=True)
-class Placement:
+class LoadOptions:
+    """How a model is loaded; see ``load``."""
+
+    device: str | None = None
+    dtype: torch.dtype | str | None = None
+    attention: str | None = None
+    quantization: Quantization | None = None
+    device_map: str | None = None
+    allow_pickle: bool | None = None
+
+
+@dataclass(frozen=True)
+class DeviceMap:
     """Where the weights go. ``spread``: over all devices that accelerate finds, GPUs first."""
 
     device: torch.device
@@ -65,48 +80,62 @@ class Placement:
         return where
 
 
-def place(
-    device: str | None,
-    dtype: torch.dtype | str | None,
-    quantization: str | None,
-    device_map: str | None,
-    parameters: Parameters | None,
-) -> Placement:
+def choose_device_map(options: LoadOptions, parameters: Parameters | None) -> DeviceMap:
     """Check what was asked for and choose the rest.
 
     Args: parameters: of the checkpoint, None when they are not known before it is loaded.
     Raises BadInput, with the reason, for what cannot be had on this machine.
     """
+    quantization = options.quantization
     if quantization not in _BITS:
         raise BadInput(f"Quantization is '8bit', '4bit' or nothing, not {quantization!r}.")
-    if device_map not in (None, "auto"):
-        raise BadInput(f"device_map is 'auto' or nothing, not {device_map!r}.")
-    chosen = _device(device)
+    if options.device_map not in (None, "auto"):
+        raise BadInput(f"device_map is 'auto' or nothing, not {options.device_map!r}.")
+    chosen = _device(options.device)
     if quantization is not None and (reason := why_not_quantized(chosen)):
         raise BadInput(reason)
-    kind, notices = _dtype(dtype, chosen, parameters)
-    placement = Placement(chosen, kind, quantization, False, notices)
-    if device_map == "auto" or (device is None and _needs_several(placement, parameters)):
+    kind, notices = _dtype(options.dtype, chosen, parameters)
+    found = DeviceMap(device=chosen, dtype=kind, quantization=quantization, notices=notices)
+    if options.device_map == "auto" or (options.device is None and _needs_several(found, parameters)):
         if not has_package("accelerate"):
             raise BadInput("Spreading a model over several devices needs the package accelerate (pip install it).")
-        return Placement(chosen, kind, quantization, True, notices)
-    return placement
+        return replace(found, spread=True)
+    return found
 
 
-def check_room(name: str, placement: Placement, parameters: Parameters | None, freed_gb: float = 0.0) -> None:
+def check_room(name: str, device_map: DeviceMap, parameters: Parameters | None, freed_gb: float = 0.0) -> None:
     """Raises BadInput when the weights alone cannot fit, even after ``freed_gb`` of a model that will go."""
+    on_gpu = device_map.device.type == "cuda"
     # Spread: what the GPUs do not hold goes to the machine's memory.
-    if parameters is None or placement.spread or (on_zero_gpu() and placement.device.type == "cuda"):
+    if parameters is None or device_map.spread or (on_zero_gpu() and on_gpu):
         return
-    needed, free = placement.needed_gb(parameters), placement.free_gb() + freed_gb
+    needed, free = device_map.needed_gb(parameters), device_map.free_gb() + freed_gb
     if needed <= free:
         return
-    on_gpu = placement.device.type == "cuda"
-    fewer_bits = "8-bit or 4-bit weights, or " if on_gpu and not placement.quantization else ""
+    fewer_bits = "8-bit or 4-bit weights, or " if on_gpu and not device_map.quantization else ""
     raise BadInput(
         f"{name} needs {needed:.1f} GB for its weights and {'the GPU' if on_gpu else 'this machine'} has {free:.1f} GB "
         f"free: choose {fewer_bits}a smaller model."
     )
+
+
+def why_not_faster() -> tuple[str | None, str | None]:
+    """Why weights of fewer bits, and why kernels other than SDPA, make no sense on this machine; None where they do."""
+    if not torch.cuda.is_available():
+        return "Fewer bits need an NVIDIA GPU; there is none here.", "Flash attention needs an NVIDIA GPU."
+    # Not at the top: it asks transformers, which takes seconds to import and has nothing to say without a GPU.
+    from .kernels import why_no_flash, why_no_hub_kernel
+
+    gpu = [torch.device("cuda:0")]
+    flash, hub = (why(gpu, torch.bfloat16) for why in (why_no_flash, why_no_hub_kernel))
+    return why_not_quantized(gpu[0]), flash if hub is not None else None
+
+
+def release_memory() -> None:
+    """Give what dropped models held back to the GPU: modules and hooks refer to each other, so they are collected."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def why_not_quantized(device: torch.device | None = None) -> str | None:
@@ -199,11 +228,11 @@ def _dtype(
     return torch.float32, ()
 
 
-def _needs_several(placement: Placement, parameters: Parameters | None) -> bool:
+def _needs_several(device_map: DeviceMap, parameters: Parameters | None) -> bool:
     """Several GPUs are used when one cannot hold the model with a tenth to spare; one alone is faster."""
-    if placement.device.type != "cuda" or torch.cuda.device_count() < 2 or not has_package("accelerate"):
+    if device_map.device.type != "cuda" or torch.cuda.device_count() < 2 or not has_package("accelerate"):
         return False
-    return parameters is None or placement.needed_gb(parameters) > 0.9 * free_gb(placement.device)
+    return parameters is None or device_map.needed_gb(parameters) > 0.9 * free_gb(device_map.device)
 
 
 def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
