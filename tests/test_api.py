@@ -132,6 +132,12 @@ def test_compare_and_compare_events_have_one_definition_of_their_keywords():
     assert all(f"{name}:" in tokviz.compare.__doc__ for name in one.parameters)
 
 
+def test_a_model_held_already_is_as_good_as_a_loaded_one(vlm, result, scene_image):
+    wrapped = tokviz.wrap(vlm.model, vlm.processor)
+    again = tokviz.compare(wrapped, scene_image, QUESTION, ["apet", my_norm], budget=64)
+    assert again["apet"].kept == result["apet"].kept and again["my-norm"].answer == result["my-norm"].answer
+
+
 # -- one's own method ----------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import Inputs, inputs_for, list_models, prune
     from .errors import BadInput, Unsupported
-    from .models.loading import VisionLanguageModel, load
+    from .models.loading import VisionLanguageModel, load, wrap
     from .names import VisionBlock
     from .pruners import Pruner, methods, register
     from .pruners.base import Paper, Param, budget_tokens
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "api": "Inputs inputs_for list_models prune",
     "errors": "BadInput Unsupported",
-    "models.loading": "VisionLanguageModel load",
+    "models.loading": "VisionLanguageModel load wrap",
     "names": "VisionBlock",
     "pruners": "Pruner methods register",
     "pruners.base": "Paper Param budget_tokens",
@@ -124,6 +124,7 @@ __all__ = [
     "pruner",
     "register",
     "rows_by_view",
+    "wrap",
 ]
 
 
