@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal, ParamSpec, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -47,6 +47,7 @@ from .requests import (
 )
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 _WARM: WeakSet[nn.Module] = WeakSet()
 """Models that have answered before."""
@@ -117,50 +118,51 @@ def compare_events(
     return _relay(_Job(vlm, media, request, grid, chosen, settings))
 
 
-def _last_of(events: Callable[_P, Iterator[Event]]) -> Callable[_P, Comparison]:
-    """``compare`` out of ``compare_events``: the keywords of both are written once."""
+def _with_keywords_of(one: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+    """Decorate a function that hands all its arguments on: the keywords of both are written once."""
 
-    def compare(*args: _P.args, **kwargs: _P.kwargs) -> Comparison:
-        """Answer a question about an image or video without pruning, and with each method at the same budget.
+    def decorated(other: Callable[..., _R]) -> Callable[_P, _R]:
+        returned = other.__annotations__["return"]
+        other.__signature__ = inspect.signature(one).replace(return_annotation=returned)  # type: ignore[attr-defined]
+        other.__annotations__ = {**one.__annotations__, "return": returned}
+        return knows_its_keywords(other)
 
-        Args:
-            vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
-            image: The path or the bytes of an image or video file (told apart by their content), a PIL image, or what
-                was read before, a ``Picture`` or ``Video``.
-            question: One question, up to 2,000 characters.
-            methods: Ids, pruner objects (``tokviz.pruner``), or pairs of either with parameters:
-                ``["apet", ("apet", {"mode": "official"}), my_norm]``. The unpruned run is always the first one.
-            budget: Visual tokens, 1 to N (of all frames of a video together).
-            budget_as: What the budget counts: as the method's paper does ("published"), the tokens after the last
-                stage ("final"), or their average over the layers of the LLM ("average").
-            params: Parameters by method, ``{method: {name: value}}``.
-            seed: Of everything random.
-            repeats: More than 1: median times after a warm-up.
-            max_new_tokens: The longest answer.
-            expected: The right answer.
-            evidence: Boxes in pixels of the image or video.
-            evidence_frames: Of a video, the sampled frame of each box, from 0.
-            frames: Of a video, how many frames the model looks at, 1 to 64; None for the family's own choice.
-            stop: Ends the comparison early when it is set.
-
-        Raises:
-            BadInput: With one sentence. A method that cannot run on this model gives a Run with ``error`` instead.
-
-        Example:
-            >>> tokviz.compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=64).answers
-        """
-        for event in events(*args, **kwargs):
-            last = event.comparison
-        return last
-
-    signature = inspect.signature(events)
-    compare.__signature__ = signature.replace(return_annotation="Comparison")  # type: ignore[attr-defined]
-    compare.__annotations__ = {**events.__annotations__, "return": "Comparison"}
-    compare.__qualname__ = "compare"
-    return knows_its_keywords(compare)
+    return decorated
 
 
-compare = _last_of(compare_events)
+@_with_keywords_of(compare_events)
+def compare(*args: Any, **kwargs: Any) -> Comparison:
+    """Answer a question about an image or video without pruning, and with each method at the same budget.
+
+    Args:
+        vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
+        image: The path or the bytes of an image or video file (told apart by their content), a PIL image, or what
+            was read before, a ``Picture`` or ``Video``.
+        question: One question, up to 2,000 characters.
+        methods: Ids, pruner objects (``tokviz.pruner``), or pairs of either with parameters:
+            ``["apet", ("apet", {"mode": "official"}), my_norm]``. The unpruned run is always the first one.
+        budget: Visual tokens, 1 to N (of all frames of a video together).
+        budget_as: What the budget counts: as the method's paper does ("published"), the tokens after the last
+            stage ("final"), or their average over the layers of the LLM ("average").
+        params: Parameters by method, ``{method: {name: value}}``.
+        seed: Of everything random.
+        repeats: More than 1: median times after a warm-up.
+        max_new_tokens: The longest answer.
+        expected: The right answer.
+        evidence: Boxes in pixels of the image or video.
+        evidence_frames: Of a video, the sampled frame of each box, from 0.
+        frames: Of a video, how many frames the model looks at, 1 to 64; None for the family's own choice.
+        stop: Ends the comparison early when it is set.
+
+    Raises:
+        BadInput: With one sentence. A method that cannot run on this model gives a Run with ``error`` instead.
+
+    Example:
+        >>> tokviz.compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=64).answers
+    """
+    for event in compare_events(*args, **kwargs):
+        last = event.comparison
+    return last
 
 
 @dataclass
