@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import BadInput
+from ..extras import need
 from ..records import Comparison, Run, Timing
 from ..runs.metrics import kept_per_frame, verdict
 from .overlay import kept_stage
@@ -82,10 +82,9 @@ def data_frame(comparison: Comparison) -> DataFrame:
 
     Times in ms, sizes in bytes; ``kept`` are original indices. Raises BadInput where pandas is missing.
     """
-    try:
-        import pandas
-    except ImportError as error:
-        raise BadInput("A table for pandas needs pandas: pip install pandas.") from error
+    need("pandas", "ui", "A table")
+    import pandas
+
     return pandas.DataFrame([_row(comparison, run) for run in comparison]).set_index("run")
 
 

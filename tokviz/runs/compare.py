@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any, Literal, ParamSpec, TypeVar
 from weakref import WeakSet
 
@@ -71,7 +72,7 @@ class Event:
 
 
 @knows_its_keywords
-def compare_events(
+def compare(
     vlm: VisionLanguageModel,
     image: Source,
     question: str,
@@ -88,50 +89,7 @@ def compare_events(
     evidence_frames: Sequence[int] = (),
     frames: int | None = None,
     stop: threading.Event | None = None,
-) -> Iterator[Event]:
-    """Like ``compare``, yielding an Event whenever something is new. Input is checked before the first event.
-
-    When ``stop`` is set the generator ends early after a last ``done`` event with what there is; when it was set before
-    the picture was encoded there is nothing to show, and BadInput says so.
-    """
-    check_model(vlm)
-    media = open_media(vlm, image, frames)
-    question = check_question(question, vlm)
-    check_text("The expected answer", "" if expected is None else expected)
-    chosen = chosen_methods(methods, params)
-    grid = grid_of(vlm, media)
-    boxes, box_frames = placed_evidence(media, evidence_boxes(evidence), listed("evidence_frames", evidence_frames))
-    check_numbers(budget, budget_as, seed, repeats, max_new_tokens, grid)
-    request = Request(
-        question=question,
-        methods=[method.requested for method in chosen],
-        budget=budget,
-        budget_as=budget_as,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        repeats=repeats,
-        expected_answer=expected or None,
-        evidence=boxes,
-        evidence_frames=box_frames,
-    )
-    settings = Settings(Budget(budget, budget_as), seed, repeats, max_new_tokens, stop or threading.Event())
-    return _relay(_Job(vlm, media, request, grid, chosen, settings))
-
-
-def _with_keywords_of(one: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
-    """Decorate a function that hands all its arguments on: the keywords of both are written once."""
-
-    def decorated(other: Callable[..., _R]) -> Callable[_P, _R]:
-        returned = other.__annotations__["return"]
-        other.__signature__ = inspect.signature(one).replace(return_annotation=returned)  # type: ignore[attr-defined]
-        other.__annotations__ = {**one.__annotations__, "return": returned}
-        return knows_its_keywords(other)
-
-    return decorated
-
-
-@_with_keywords_of(compare_events)
-def compare(*args: Any, **kwargs: Any) -> Comparison:
+) -> Comparison:
     """Answer a question about an image or video without pruning, and with each method at the same budget.
 
     Args:
@@ -160,9 +118,66 @@ def compare(*args: Any, **kwargs: Any) -> Comparison:
     Example:
         >>> tokviz.compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=64).answers
     """
-    for event in compare_events(*args, **kwargs):
+    for event in compare_events(**locals()):  # written once: ``compare_events`` takes what this function takes
         last = event.comparison
     return last
+
+
+def _with_keywords_of(one: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+    """Decorate a function that hands all its arguments on: the keywords of both are written once."""
+
+    def decorated(other: Callable[..., _R]) -> Callable[_P, _R]:
+        returned = other.__annotations__["return"]
+        other.__signature__ = inspect.signature(one).replace(return_annotation=returned)  # type: ignore[attr-defined]
+        other.__annotations__ = {**one.__annotations__, "return": returned}
+        return knows_its_keywords(other)
+
+    return decorated
+
+
+@_with_keywords_of(compare)
+def compare_events(*args: Any, **kwargs: Any) -> Iterator[Event]:
+    """Like ``compare``, yielding an Event whenever something is new. Input is checked before the first event.
+
+    When ``stop`` is set the generator ends early after a last ``done`` event with what there is; when it was set before
+    the picture was encoded there is nothing to show, and BadInput says so.
+    """
+    given = inspect.signature(compare).bind(*args, **kwargs)
+    given.apply_defaults()
+    return _relay(_job(SimpleNamespace(**given.arguments)))
+
+
+def _job(asked: SimpleNamespace) -> _Job:
+    """What the arguments of ``compare`` ask for, checked. Raises BadInput."""
+    check_model(asked.vlm)
+    media = open_media(asked.vlm, asked.image, asked.frames)
+    question = check_question(asked.question, asked.vlm)
+    check_text("The expected answer", "" if asked.expected is None else asked.expected)
+    chosen = chosen_methods(asked.methods, asked.params)
+    grid = grid_of(asked.vlm, media)
+    at = listed("evidence_frames", asked.evidence_frames)
+    boxes, box_frames = placed_evidence(media, evidence_boxes(asked.evidence), at)
+    check_numbers(asked.budget, asked.budget_as, asked.seed, asked.repeats, asked.max_new_tokens, grid)
+    request = Request(
+        question=question,
+        methods=[method.requested for method in chosen],
+        budget=asked.budget,
+        budget_as=asked.budget_as,
+        seed=asked.seed,
+        max_new_tokens=asked.max_new_tokens,
+        repeats=asked.repeats,
+        expected_answer=asked.expected or None,
+        evidence=boxes,
+        evidence_frames=box_frames,
+    )
+    settings = Settings(
+        budget=Budget(asked.budget, asked.budget_as),
+        seed=asked.seed,
+        repeats=asked.repeats,
+        max_new_tokens=asked.max_new_tokens,
+        stop=asked.stop or threading.Event(),
+    )
+    return _Job(vlm=asked.vlm, media=media, request=request, grid=grid, chosen=chosen, settings=settings)
 
 
 @dataclass
