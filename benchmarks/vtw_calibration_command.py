@@ -54,7 +54,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     quiet_unless(progress.is_terminal)
 
     import tokviz
-    from tokviz.request_checks import check_question
+    from tokviz.runs.requests import check_question
 
     from .vtw_calibration import ETA, calibrate_vtw, case_samples, picture_samples, scene_samples
 

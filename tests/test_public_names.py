@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import tokviz
-from tokviz.comparing import Event
 from tokviz.errors import BadInput
-from tokviz.images import read_image
+from tokviz.media.images import read_image
 from tokviz.pruners import PRUNERS
 from tokviz.records import Comparison
+from tokviz.runs.compare import Event
 from tokviz.short import passed
 
 QUESTION = "what color is the star?"
@@ -162,7 +162,7 @@ def test_what_hostile_records_show_is_bounded(comparison):
 def test_a_video_shows_itself_in_a_few_lines():
     from clip_files import coded, grey_frames
 
-    from tokviz.video import read_video
+    from tokviz.media.video import read_video
 
     video = read_video(coded(grey_frames(40)), lambda facts: list(range(30)))
     assert len(repr(video)) < 600 and len(repr([video])) < 600 and len(repr(video.record)) < 600

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 MethodFamily = Literal[
-    "approximation-error", "attention-ranked", "diversity", "merging", "text-guided", "progressive", "control"
+    "approximation-error",
+    "attention-ranked",
+    "diversity",
+    "merging",
+    "text-guided",
+    "progressive",
+    "control",
+    "custom",
 ]
 BudgetMeaning = Literal["published", "final", "average"]
 PositionPolicy = Literal["keep", "reindex"]

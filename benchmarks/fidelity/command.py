@@ -236,7 +236,7 @@ def _about(
     left_out: list[LeftOut],
     finished: Complete,
 ) -> About:
-    from tokviz.lane import planning_info
+    from tokviz.runs.execute import planning_info
 
     from .describing import describe
     from .machine import machine, versions

@@ -13,11 +13,11 @@ from torch import Generator
 
 from scenes import DEFAULT_SIZE
 from tokviz.engine import Prompt, Select, StageEvent, running_on, selector, shorten
-from tokviz.lane import planning_info
-from tokviz.measures import normalised
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.pruners import get
 from tokviz.records import TokenGrid
+from tokviz.runs.execute import planning_info
+from tokviz.runs.metrics import normalised
 from tokviz.types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_block
 
 from .oracle import keep_evidence, oracle_schedule

@@ -28,13 +28,13 @@ import tokviz  # noqa: E402
 import tokviz.pruners as registry  # noqa: E402
 from tokviz.engine import encode, prune, running_on, shorten  # noqa: E402
 from tokviz.errors import BadInput  # noqa: E402
-from tokviz.lane import planning_info  # noqa: E402
-from tokviz.measures import carriers, evidence_recall, evidence_tokens, fates, kept_per_frame, seen_by_llm  # noqa: E402
-from tokviz.media import grid_of  # noqa: E402
+from tokviz.media.video import read_video  # noqa: E402
 from tokviz.models.loading import VisionLanguageModel, loaded_record  # noqa: E402
 from tokviz.names import VisionBlock  # noqa: E402
+from tokviz.runs.execute import planning_info  # noqa: E402
+from tokviz.runs.inputs import grid_of  # noqa: E402
+from tokviz.runs.metrics import carriers, evidence_recall, evidence_tokens, fates, kept_per_frame, seen_by_llm  # noqa: E402
 from tokviz.types import Budget  # noqa: E402
-from tokviz.video import read_video  # noqa: E402
 
 from .store import tensor_digest  # noqa: E402
 

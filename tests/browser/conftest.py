@@ -47,7 +47,7 @@ def example_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def examples(example_folder):
-    from tokviz.examples import load_examples
+    from tokviz.runs.examples import load_examples
 
     return load_examples(example_folder)
 
@@ -101,7 +101,7 @@ def shipped_site(site, paced, loads):
 @pytest.fixture(scope="session")
 def rich_site(site, paced, tmp_path_factory):
     """The page open on a comparison with everything that a stage can leave; its hostile twin is the second example."""
-    from tokviz.examples import load_examples
+    from tokviz.runs.examples import load_examples
     from tokviz.ui.build import build_page
 
     folder = tmp_path_factory.mktemp("rich")

@@ -137,7 +137,7 @@ def test_an_agent_compares(tools_site, picture):
     assert not failed, text
     comparison = json.loads(text)
     assert [run["method"] for run in comparison["runs"]] == ["full", "apet"]
-    assert comparison["request"]["params"]["apet"]["basis_tokens"] == 5
+    assert comparison["request"]["methods"][1]["params"]["basis_tokens"] == 5
     assert "base64" not in text
 
 

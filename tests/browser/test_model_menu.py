@@ -5,8 +5,8 @@ from unittest import mock
 import pytest
 from playwright.sync_api import expect
 
-from tokviz.examples import load_examples
 from tokviz.models import devices
+from tokviz.runs.examples import load_examples
 from tokviz.serving import model_cache
 
 pytestmark = pytest.mark.browser

@@ -3,7 +3,7 @@
 import pytest
 from watching import watched_page
 
-from tokviz.examples import load_examples
+from tokviz.runs.examples import load_examples
 
 pytestmark = pytest.mark.browser
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -15,12 +15,12 @@ from tiny_case import N_FRAMES, noise
 from tiny_families import CASES
 
 import tokviz
-from tokviz.comparing import geometry_of
 from tokviz.engine import encode, prune, shorten
-from tokviz.lane import planning_info
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
+from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import Budget
 
 ALL = [pruner.id for pruner in PRUNERS]
@@ -103,7 +103,7 @@ def thing_of(case, vlm):
     """What ``asked`` is about, as the model looks at it."""
     if case.media == "picture":
         return noise(*SIZE, seed=7)
-    return tokviz.video.read_video(video_file(), lambda facts: case.here.sampled(vlm.processor, facts, N_FRAMES))
+    return tokviz.media.video.read_video(video_file(), lambda facts: case.here.sampled(vlm.processor, facts, N_FRAMES))
 
 
 def test_the_unpruned_run_is_the_stock_model(asked):

@@ -13,13 +13,13 @@ from transformers import InternVLModel, InternVLProcessor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
 import tokviz
-from tokviz.comparing import geometry_of
 from tokviz.engine import encode
 from tokviz.errors import Unsupported
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.internvl import InternVL, crops
 from tokviz.names import VideoFacts
 from tokviz.pruners import get
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import CLS_FEATURE, Budget, PlanningInfo
 
 CASE = TinyInternVL()

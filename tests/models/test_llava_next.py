@@ -13,10 +13,8 @@ from tiny_families import CASES
 from tiny_llava_next import PINPOINTS, SIDE, llava_next_layout, llava_next_processor
 
 import tokviz
-from tokviz.comparing import geometry_of
 from tokviz.engine import encode, prune, shorten
 from tokviz.errors import Unsupported
-from tokviz.lane import planning_info
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
 from tokviz.models.llava import Llava
@@ -24,6 +22,8 @@ from tokviz.models.llava_next import LlavaNext, tile_grid
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
+from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import Budget, PlanningInfo
 
 BIG_SIDE, PATCH = 96, 8

@@ -15,11 +15,11 @@ from transformers.video_utils import VideoMetadata
 
 import tokviz
 from tokviz.errors import Unsupported
-from tokviz.lane import planning_info
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.llava_next_video import LlavaNextVideo
 from tokviz.models.video_llava import VideoLlava
 from tokviz.names import VideoFacts
+from tokviz.runs.execute import planning_info
 
 BIG = 96
 SIZES = [(300, 200), (200, 300), (640, 180), (101, 333), (500, 500), (97, 96)]

@@ -19,13 +19,13 @@ from tiny_onevision import (
 )
 from transformers import LlavaOnevisionModel
 
-from tokviz.comparing import geometry_of
 from tokviz.engine import encode
 from tokviz.errors import Unsupported
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.llava_onevision import LlavaOnevision
 from tokviz.models.tiles import tile_grid
 from tokviz.names import VideoFacts
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import RECEIVED_ATTENTION
 
 CASE = TinyOnevision()

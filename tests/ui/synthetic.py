@@ -19,6 +19,7 @@ from tokviz.records import (
     ModelRecord,
     PictureRecord,
     Request,
+    RequestedMethod,
     Run,
     StageRecord,
     Timing,
@@ -150,8 +151,8 @@ def comparison(
     s, cx, cy = min(width, height) / 100, width / 2, height / 2
     return Comparison(
         request=Request(
-            question=question, methods=[r.method for r in runs], budget=budget, budget_as="published",
-            params={}, seed=0, max_new_tokens=32, repeats=5, expected_answer=expected,
+            question=question, methods=[RequestedMethod(method=r.method) for r in runs], budget=budget,
+            budget_as="published", seed=0, max_new_tokens=32, repeats=5, expected_answer=expected,
             evidence=[(cx + 9 * s, cy - 7 * s, cx + 19 * s, cy + 3 * s)],
         ),
         model=ModelRecord(
@@ -163,7 +164,7 @@ def comparison(
 
 
 def write_examples(folder: Any) -> None:
-    """A folder of example cases as ``tokviz.examples`` reads it."""
+    """A folder of example cases as ``tokviz.runs.examples`` reads it."""
     import json
 
     cases = {

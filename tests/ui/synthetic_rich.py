@@ -20,6 +20,7 @@ from tokviz.records import (
     ModelRecord,
     Reading,
     Request,
+    RequestedMethod,
     Run,
     StageRecord,
     TextScores,
@@ -123,8 +124,9 @@ def rich_comparison(*, hostile: bool = False) -> Comparison:
     ]  # fmt: skip
     return Comparison(
         request=Request(
-            question="what color is the small triangle ?", methods=[r.method for r in runs[1:]], budget=29,
-            budget_as="published", params={}, seed=0, max_new_tokens=32, repeats=5, expected_answer="cyan",
+            question="what color is the small triangle ?",
+            methods=[RequestedMethod(method=r.method) for r in runs[1:]], budget=29,
+            budget_as="published", seed=0, max_new_tokens=32, repeats=5, expected_answer="cyan",
             evidence=[(283, 206, 331, 254)],
         ),
         model=ModelRecord(

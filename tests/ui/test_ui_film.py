@@ -13,8 +13,8 @@ from synthetic import comparison
 from synthetic_film import LAMP, film_comparison, film_frames
 
 from tokviz.errors import BadInput
-from tokviz.examples import Example, load_examples
 from tokviz.models.llava_next import tile_grid
+from tokviz.runs.examples import Example, load_examples
 from tokviz.serving import running
 from tokviz.ui import files
 from tokviz.ui.files import shown_files
@@ -159,7 +159,7 @@ def test_a_request_about_a_video_reaches_the_comparison_with_its_frames(monkeypa
 
     monkeypatch.setattr(running, "model", lambda *name: "model")
     monkeypatch.setattr("tokviz.compare_events", compare_events)  # first: it imports what uses the other
-    monkeypatch.setattr("tokviz.media.open_media", open_media)
+    monkeypatch.setattr("tokviz.runs.inputs.open_media", open_media)
     asked = request(
         model="m",
         picture=str(clip),

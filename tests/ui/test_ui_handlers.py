@@ -16,8 +16,8 @@ from synthetic import comparison, picture, write_examples
 
 import tokviz
 from tokviz.errors import BadInput
-from tokviz.examples import load_examples
 from tokviz.records import Comparison
+from tokviz.runs.examples import load_examples
 from tokviz.serving import model_cache, running
 from tokviz.serving.model_menu import model_options
 from tokviz.serving.queue import StopFlags

@@ -94,7 +94,7 @@ def test_the_embedded_model_is_known_before_it_is_loaded(monkeypatch):
     monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny")
     assert model_cache.planning("tokviz-tiny") == EMBEDDED
     assert model_cache.planning("another/one") is None
-    from tokviz.lane import planning_info
+    from tokviz.runs.execute import planning_info
 
     vlm = tokviz.load("tokviz-tiny")
     grid = vlm.family.grid(vlm.model, vlm.processor, model_cache.SQUARE, {})

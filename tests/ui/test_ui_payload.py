@@ -7,9 +7,9 @@ import pytest
 from synthetic import HOSTILE, comparison
 from synthetic_rich import rich_comparison
 
-from tokviz import measures
 from tokviz.errors import BadInput
 from tokviz.records import Chart, Comparison, TextScores, Timing
+from tokviz.runs import metrics as measures
 from tokviz.ui import numbers
 from tokviz.ui.payload import Live, to_payload
 from tokviz.viz import format

@@ -16,6 +16,7 @@ from tokviz.records import (
     ModelRecord,
     PictureRecord,
     Request,
+    RequestedMethod,
     Run,
     StageRecord,
     TokenGrid,
@@ -86,9 +87,9 @@ def comparison(image, grid, runs, *, question="what color is the star?", expecte
                video=None, evidence_frames=()):  # fmt: skip
     return Comparison(
         request=Request(
-            question=question, methods=[r.method for r in runs], budget=2, budget_as="published", params={}, seed=7,
-            max_new_tokens=8, repeats=1, expected_answer=expected, evidence=list(evidence),
-            evidence_frames=list(evidence_frames),
+            question=question, methods=[RequestedMethod(method=r.method) for r in runs],
+            budget=2, budget_as="published", seed=7, max_new_tokens=8, repeats=1, expected_answer=expected,
+            evidence=list(evidence), evidence_frames=list(evidence_frames),
         ),
         model=ModelRecord(
             name="tokviz-tiny", family="llava", n_blocks=2, hidden_size=8, dtype="float32", device="cpu",

@@ -6,7 +6,7 @@ from drawn_sessions import COLOR, FRAME_COLORS, film, score_map, tiled, tiny
 from matplotlib.text import Text
 
 from tokviz.errors import BadInput
-from tokviz.measures import FrameCount, kept_per_frame
+from tokviz.runs.metrics import FrameCount, kept_per_frame
 from tokviz.viz import comparison_figure, figure_bytes, kept_overlay, open_canvas, palette, score_overlay
 from tokviz.viz.film import chosen_frames
 from tokviz.viz.tables import frame_table

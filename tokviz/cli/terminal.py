@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import BadInput
-from ..whole_files import write_whole
+from ..files import write_or_refuse
 
 _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""
@@ -72,8 +72,7 @@ def check_writable(path: Path, image: str | None = None) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all. Raises BadInput when that fails; an earlier file stays as it was."""
-    with told_in_a_sentence(path):
-        write_whole(path, text.encode())
+    write_or_refuse(path, text.encode())
 
 
 @contextmanager

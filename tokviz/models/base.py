@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Unsupported
-from ..measures import prefill_flops
 from ..names import Media, VideoFacts
 from ..records import TokenGrid
 from ..types import PlanningInfo, PublishedModel
 from .catalog import PUBLISHED, CatalogEntry
+from .flops import prefill_flops
 from .geometry import stock_frames
 
 BOTH: tuple[Media, ...] = ("picture", "video")

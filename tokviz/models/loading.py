@@ -19,8 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
-from ..errors import BadInput
-from ..keywords import knows_its_keywords
+from ..errors import BadInput, knows_its_keywords
 from ..records import ModelRecord
 from ..short import kind_of, passed
 from . import hub

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..video import Video
+from ..media.video import Video
 from .loading import VisionLanguageModel
 
 # A private-use character: no template and no tokenizer knows it.

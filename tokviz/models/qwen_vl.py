@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput, Unsupported
-from ..measures import prefill_flops
 from ..names import Box, Media, VideoFacts
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
 from .base import BOTH, ModelFamily, PatchMerging, PictureTokens, Unplanned, stated
+from .flops import prefill_flops
 from .geometry import token_grid
 
 FRAMES_PER_SECOND = 2.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal, get_args
 
-from ..errors import BadInput, Unsupported
+from ..errors import BadInput, Unsupported, nearest
 from ..names import BudgetMeaning, MethodFamily
 from ..short import passed
 from ..types import Budget, Need, Params, PlanningInfo, Schedule
@@ -158,8 +158,10 @@ class Pruner:
         known = {param.name: param for param in self.params}
         unknown = sorted(set(given or {}) - set(known), key=str)
         if unknown:
+            near = nearest(unknown[0], known)
             has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
-            raise BadInput(f"{self.label} has no parameter {passed(unknown[0])}; {has}.")
+            advice = f"did you mean {near!r}?" if near else f"{has}."
+            raise BadInput(f"{self.label} has no parameter {passed(unknown[0])}; {advice}")
         values = {param.name: param.default for param in self.params}
         values.update({name: known[name].check(value) for name, value in (given or {}).items()})
         return values

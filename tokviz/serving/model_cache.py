@@ -187,6 +187,6 @@ def planning(name: str) -> PlanningInfo | None:
         from ..models.checkpoint import planning_before_loading
 
         return planning_before_loading(id_of(name))
-    from ..lane import planning_info
+    from ..runs.execute import planning_info
 
     return planning_info(vlm, vlm.family.grid(vlm.model, vlm.processor, SQUARE, {}))

@@ -20,9 +20,9 @@ from .model_cache import ModelSpec, model
 from .model_menu import id_of, model_option
 
 if TYPE_CHECKING:
-    from ..comparing import Event
-    from ..images import Picture
-    from ..video import Video
+    from ..media.images import Picture
+    from ..media.video import Video
+    from ..runs.compare import Event
 
 
 LEAST_S, MOST_S = 10, 120
@@ -150,8 +150,8 @@ def opened(request: RunRequest, stop: threading.Event) -> RunRequest:
     """
     if request.picture is None:
         raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file, or a video.")
-    from ..media import open_media
-    from ..video import is_video
+    from ..media.video import is_video
+    from ..runs.inputs import open_media
 
     vlm = model(request.spec)
     # The field for frames keeps its number while pictures are asked about.

@@ -11,10 +11,10 @@ import gradio as gr
 from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
-from ..examples import Example, load_examples
 from ..names import DEFAULT_METHODS
 from ..pruners.base import Pruner
 from ..records import Comparison
+from ..runs.examples import Example, load_examples
 from ..serving.callers import distrust_forwarded
 from ..serving.doors import Doors
 from ..serving.model_cache import load_steps
@@ -234,8 +234,8 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     start = {
         "picture": request_file(comparison, act.examples[0].clip),
         "question": request.question,
-        "methods": request.methods,
-        "params": request.params,
+        "methods": [method.method for method in request.methods],
+        "params": {method.method: method.params for method in request.methods},
         "budget": request.budget,
         "budget_as": request.budget_as,
         "seed": request.seed,

@@ -20,7 +20,7 @@ from .files import PICTURES, VIDEOS, shown_file, uploaded_path
 
 ASSETS = resource("assets")
 MAX_UPLOAD_MB = 100
-"""The larger of the limits of ``tokviz.images`` and ``tokviz.video``, which check the rest."""
+"""The larger of the limits of ``tokviz.media.images`` and ``tokviz.media.video``, which check the rest."""
 _VIEW_SCRIPTS = (
     "patch_geometry.js",
     "patch_sheet.js",
@@ -135,8 +135,7 @@ class ChosenFile(GradioRootModel):
 class MediaField(Widget):
     """A picture or a video: one place to drop either. The value in Python is the path of the file, unopened, or None.
 
-    ``tokviz.images`` and ``tokviz.video`` alone decide what is decoded: the browser's word on the type of a file only
-    chooses the preview.
+    ``tokviz.media`` alone decides what is decoded: the browser's word on the type of a file only chooses the preview.
     """
 
     data_model = ChosenFile
@@ -162,7 +161,7 @@ class MediaField(Widget):
 
 
 class PictureField(gr.Image):
-    """An image field that hands the uploaded file on unopened: ``tokviz.images`` alone decides what is decoded.
+    """An image field that hands the uploaded file on unopened: ``tokviz.media.images`` alone decides what is decoded.
 
     ``gr.Image`` opens every file first, so that a damaged one would reach the visitor as the bare word "Error".
     """

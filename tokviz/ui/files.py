@@ -23,7 +23,7 @@ from ..session_limits import MAX_BYTES
 from .failures import refusal
 
 if TYPE_CHECKING:
-    from ..images import Picture
+    from ..media.images import Picture
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
@@ -104,18 +104,18 @@ def shown_files(comparison: Comparison, from_stranger: bool = False) -> dict[str
 
 
 def _read(data: bytes) -> Picture:
-    from ..images import read_image
+    from ..media.images import read_image
 
     return read_image(data)
 
 
 def _read_carefully(deadline: float) -> Callable[[bytes], Picture]:
     def read(data: bytes) -> Picture:
-        from ..checked import checked_image_bytes
+        from ..media.images import checked_image
 
         if time.monotonic() > deadline:
             raise BadInput("Decoding the pictures of this session takes too long; it is not opened.")
-        return checked_image_bytes(data)
+        return checked_image(data)
 
     return read
 

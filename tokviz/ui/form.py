@@ -28,7 +28,7 @@ PUBLISHED_SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
 """The budgets of the papers' tables, 192, 128, 64 and 32 of 576 visual tokens, for any number of them."""
 LLAVA_TOKENS = 576
 MAX_SAMPLED = 64
-"""Frames that a model may look at, ``tokviz.video.MAX_SAMPLED`` without its imports."""
+"""Frames that a model may look at, ``tokviz.media.video.MAX_SAMPLED`` without its imports."""
 UNKNOWN_TOTAL = 1024
 """Upper end of the budget slider until a model or an example says how many visual tokens there are."""
 _WHOLE = {"budget": "The budget", "seed": "The seed", "max_new_tokens": "New tokens", "repeats": "Repeats"}
@@ -121,7 +121,10 @@ class RequestForm(_Fields):
             "budget_as": request.budget_as,
             "seed": request.seed,
             "frames": None if comparison.video is None else len(comparison.video.frames),
-            "menu": {"chosen": list(request.methods), "params": dict(request.params)},
+            "menu": {
+                "chosen": [asked.method for asked in request.methods],
+                "params": {asked.method: asked.params for asked in reversed(request.methods)},
+            },
         }
         return [*(updates.get(name, gr.skip()) for name in INPUTS), n_tokens]
 

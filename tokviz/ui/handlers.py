@@ -17,10 +17,10 @@ from typing import Any
 import gradio as gr
 
 from ..errors import BadInput
-from ..examples import Example
 from ..names import Box
 from ..pruners.base import Pruner
 from ..records import Comparison
+from ..runs.examples import Example
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded, loading_notices, model_facts, planning
 from ..serving.model_menu import check_may_load, model_option
@@ -246,7 +246,7 @@ class Handlers:
             scale = video.width / known.grid.picture_size[0]
             truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
             truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
-        stored = tuple(method for method in known.request.methods if method in asked.methods)
+        stored = tuple(one.method for one in known.request.methods if one.method in asked.methods)
         if len(stored) == len(asked.methods):  # the lanes stay where they are when an example is run again
             truth["methods"] = stored
         return replace(asked, **truth)
@@ -285,8 +285,8 @@ class Handlers:
 
     @staticmethod
     def _checked(path: str | None) -> list[Any]:
-        from ..checked import checked_image, checked_probe
-        from ..video import is_video
+        from ..media.images import checked_image
+        from ..media.video import checked_probe, is_video
 
         if path is None:
             return [gr.skip(), None]

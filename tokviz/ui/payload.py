@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
-from .. import measures
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
 from ..records import Chart, Comparison, Reading, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
+from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
 from ..viz.overlays import basis_tokens
@@ -111,9 +111,9 @@ def comparison_id(comparison: Comparison) -> str:
 
 
 def lane_ids(comparison: Comparison) -> list[str]:
-    """Method ids in the order of the lanes: no pruning first, then as requested."""
-    done = [run.method for run in comparison.runs]
-    return list(dict.fromkeys([*done, UNPRUNED, *comparison.request.methods]))
+    """Keys of the runs in the order of the lanes: no pruning first, then as requested."""
+    done = [run.key for run in comparison.runs]
+    return list(dict.fromkeys([*done, UNPRUNED, *(method.key for method in comparison.request.methods)]))
 
 
 def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, An
 def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str, Any]:
     judged = judge(comparison, run)
     return {
-        **_head(run.method, run.label, run.family),
+        **_head(run.key, run.label, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
         "verdict": None if judged is None else vars(judged),

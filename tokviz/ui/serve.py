@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from threading import Event as Flag
 from typing import Any, NoReturn
 
-from ..decoding_worker import warm_up
 from ..errors import BadInput
+from ..media.worker import warm_up
 from ..serving.model_cache import ModelSpec, model
 from ..serving.model_menu import model_options
 from ..serving.queue import all_over, stop_all

@@ -14,6 +14,7 @@ FAMILY_LABELS: dict[MethodFamily, str] = {
     "text-guided": "text-guided",
     "progressive": "progressive",
     "control": "control",
+    "custom": "other packages",
 }
 
 FAMILY_EXPLAINED: dict[MethodFamily, str] = {
@@ -24,6 +25,7 @@ FAMILY_EXPLAINED: dict[MethodFamily, str] = {
     "text-guided": "Let the question decide what is kept.",
     "progressive": "Drop in steps, deeper and deeper inside the LLM.",
     "control": "What every method must beat.",
+    "custom": "What you or another package added.",
 }
 """One line per family, for people who meet these methods for the first time."""
 

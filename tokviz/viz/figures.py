@@ -16,8 +16,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ..errors import BadInput
+from ..files import write_or_refuse
 from ..records import Comparison
-from ..whole_files import write_whole
 from .film import film_figure
 from .format import plain_text
 from .palette import THEMES, Theme, ThemeName
@@ -137,11 +137,7 @@ def figure_format(path: str | Path) -> str:
 
 def save_figure(comparison: Comparison, path: str | Path, **options: Any) -> Path:
     """Write the figure to a file, its format by suffix, and return the path. Raises BadInput when that cannot be."""
-    data = figure_bytes(comparison, figure_format(path), **options)
-    try:
-        write_whole(Path(path), data)
-    except OSError as error:
-        raise BadInput(f"The figure cannot be written to {Path(path).name!r}: {error.strerror}.") from error
+    write_or_refuse(path, figure_bytes(comparison, figure_format(path), **options))
     return Path(path)
 
 

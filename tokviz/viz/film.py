@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..errors import BadInput
-from ..measures import FrameCount, kept_per_frame
 from ..records import Comparison, Run, VideoRecord
+from ..runs.metrics import FrameCount, kept_per_frame
 from .format import BAR_TOPS
 from .palette import Theme
 from .panels import Panel, View, footer, legend_items, make_panel, verdict_color

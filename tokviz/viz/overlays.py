@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from ..measures import carriers
 from ..records import Comparison, Run, StageRecord, TokenMap
+from ..runs.metrics import carriers
 from . import palette
 from .raster import (
     Canvas,

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import BadInput
-from ..measures import fates, withdrawal
 from ..records import Comparison, Run, TokenMap
+from ..runs.metrics import fates, withdrawal
 from . import palette
 from .overlays import (
     cluster_overlay,
@@ -226,13 +226,17 @@ def footer(comparison: Comparison) -> list[str]:
     return lines
 
 
-def chosen_runs(comparison: Comparison, methods: list[str] | tuple[str, ...] | None) -> list[Run]:
-    """The unpruned run, then the runs of ``methods`` in that order (None: all). Raises BadInput for unknown ids."""
-    if methods is None:
+def chosen_runs(comparison: Comparison, names: Sequence[str] | None) -> list[Run]:
+    """The unpruned run, then those of these keys or method ids, in that order (None: all). Raises BadInput."""
+    if names is None:
         return list(comparison.runs)
-    there = {run.method: run for run in comparison.runs}
-    unknown = [method for method in methods if method not in there]
-    if unknown:
-        raise BadInput(f"This comparison has no run of {unknown[0]!r}; it has {', '.join(there)}.")
-    unpruned = comparison.runs[0]
-    return [unpruned, *(there[method] for method in dict.fromkeys(methods) if method != unpruned.method)]
+    chosen = [comparison.runs[0]]
+    for name in names:
+        try:
+            run = comparison[name]
+        except KeyError as error:
+            there = ", ".join(run.key for run in comparison)
+            raise BadInput(f"This comparison has no run of {name!r}; it has {there}.") from error
+        if not any(run is other for other in chosen):
+            chosen.append(run)
+    return chosen

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BadInput
-from ..images import stored_image
-from ..measures import evidence_tokens
+from ..media.images import stored_image
 from ..names import Box
 from ..records import Comparison, PictureRecord, TokenGrid
+from ..runs.metrics import evidence_tokens
 from . import palette
 
 Pixels = NDArray[np.uint8]

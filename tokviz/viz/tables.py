@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..measures import kept_per_frame
+from ..extras import need
 from ..records import Comparison, Run
+from ..runs.metrics import kept_per_frame, verdict
 from .format import flops, milliseconds, plain_text, size
 from .overlays import kept_stage
 from .verdict import Tone, judge
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _STYLES: dict[Tone, str] = {"good": "green", "bad": "red", "different": "yellow", "same": ""}
 _ANSWER_CHARACTERS = 400
@@ -65,6 +71,42 @@ def cost_table(comparison: Comparison) -> Table:
         cells = ["–" if clock is None else milliseconds(clock.median_ms) for clock in clocks]
         table.add_row(cell(run.label), *map(cell, [*cells, kv, compute]))
     return table
+
+
+def data_frame(comparison: Comparison) -> DataFrame:
+    """One row per run, indexed by its key: what ``answer_table`` and ``cost_table`` show, as numbers.
+
+    Times in ms, sizes in bytes; ``kept`` are original indices. Raises BadInput where pandas is missing.
+    """
+    need("pandas", "ui", "A table")
+    import pandas
+
+    return pandas.DataFrame([_row(comparison, run) for run in comparison]).set_index("run")
+
+
+def _row(comparison: Comparison, run: Run) -> dict[str, Any]:
+    baseline, expected, cost = comparison.runs[0], comparison.request.expected_answer, run.cost
+    judged = None
+    if run.error is None and baseline.error is None and (run is not baseline or expected is not None):
+        judged = verdict(run.answer, baseline.answer, expected).kind
+    times = {**comparison.timings, **run.timings}
+    return {
+        "run": run.key,
+        "method": run.method,
+        "params": run.params,
+        "answer": None if run.error else run.answer,
+        "verdict": judged,
+        "tokens_left": None if run.actual is None else run.actual.final,
+        "tokens_per_layer": None if run.actual is None else run.actual.average_in,
+        **{
+            f"{name}_ms": times[name].median_ms if name in times and run.error is None else None
+            for name in ("vision", "selection", "prefill", "decode_per_token")
+        },
+        "kv_cache_bytes": None if cost is None else cost.kv_cache_bytes,
+        "flops": None if cost is None else cost.prefill_flops + cost.decode_flops,
+        "kept": run.kept,
+        "error": run.error,
+    }
 
 
 def frame_table(comparison: Comparison) -> Table | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..measures import VerdictKind, verdict
 from ..records import Comparison, Run
+from ..runs.metrics import VerdictKind, verdict
 
 Tone = Literal["good", "bad", "same", "different"]
 _LOOKS: dict[VerdictKind, tuple[Tone, str]] = {
