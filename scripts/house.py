@@ -58,7 +58,9 @@ def modules() -> dict[str, Path]:
 def room_of(module: str) -> str:
     """The room of a module: its folder; top-level files are ``base``, but for the public ``api`` on top."""
     parts = module.split(".")
-    if len(parts) == 1 or parts[1] in ("api", "__main__"):
+    if parts[-1] == "__main__":
+        return "cli"
+    if len(parts) == 1 or parts[1] == "api":
         return "api"
     return parts[1] if (ROOT / PACKAGE / parts[1]).is_dir() else "base"
 
