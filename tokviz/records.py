@@ -481,7 +481,7 @@ class Comparison(Record):
         self,
         path: str | Path | None = None,
         *,
-        view: Literal["kept", "score", "clusters", "died"] = "kept",
+        view: Literal["kept", "score", "clusters", "dropped"] = "kept",
         methods: Sequence[str] | None = None,
         theme: Literal["light", "dark"] = "light",
         layer: int | Literal["both"] | None = None,
