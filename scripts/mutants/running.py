@@ -1,0 +1,111 @@
+"""Run the tests on one mutant at a time, in a scratch copy of the checkout."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .catalog import ROOT, Mutant, mutated
+
+TIMEOUT_S = 900
+"""Of one run of pytest: longer than any file of tests takes, short enough for a mutant that never ends."""
+FIRST_FAILURE = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``caught_by``: the first failing test, None for a survivor."""
+
+    mutant: Mutant
+    caught_by: str | None
+    seconds: float
+
+
+class NoProof(RuntimeError):
+    """What failed fails without the mutant, too, or pytest did not get as far as a test."""
+
+
+def scratch_copy(folder: Path, root: Path = ROOT) -> Path:
+    """Copy what git tracks or would track (as it is now, uncommitted changes included) to ``folder``; returns it."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=root, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name)
+    return folder
+
+
+def try_mutant(mutant: Mutant, copy: Path, tests: Sequence[str]) -> Outcome:
+    """Run ``tests``, file after file, on the mutant until one fails.
+
+    Raises Stale for one that does not apply, NoProof when what failed fails on the unchanged code, too.
+    """
+    began, caught = time.monotonic(), None
+    with applied(mutant, copy):
+        for path in tests:
+            caught = first_failure(copy, [path])
+            if caught is not None:
+                break
+    if caught is not None and (also := first_failure(copy, [caught.partition(" (")[0]])) is not None:
+        raise NoProof(f"{mutant.id}: {also} fails without the mutant, too")
+    return Outcome(mutant, caught, time.monotonic() - began)
+
+
+@contextmanager
+def applied(mutant: Mutant, copy: Path) -> Iterator[None]:
+    """The defect is in the copy while the block runs."""
+    path, text = copy / mutant.file, mutated(mutant, copy)
+    before = path.read_bytes()
+    path.write_text(text, encoding="utf-8")
+    _forget_bytecode(path)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+        _forget_bytecode(path)
+
+
+def _forget_bytecode(path: Path) -> None:
+    """Python trusts bytecode of the same second and size, which a mutant and the original may share."""
+    if path.suffix == ".py":
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+
+
+def first_failure(copy: Path, tests: Sequence[str]) -> str | None:
+    """The first failing test, None when all pass. One that never ends counts, marked ``(no end)``.
+
+    Raises NoProof when pytest ended otherwise.
+    """
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["COLUMNS"] = "400"  # pytest shortens names to the width
+    process = subprocess.Popen(
+        command, cwd=copy, env=environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return f"{tests[0]} (no end)"
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    if process.returncode == 0:
+        return None
+    failed = FIRST_FAILURE.search(output)
+    if failed is None:
+        raise NoProof(f"pytest on {' '.join(tests)} ended with {process.returncode} and named no test:\n{output[-2000:]}")
+    return failed[1]
