@@ -13,6 +13,7 @@ from transformers import DynamicCache, TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from tokviz.engine import encode, kv_cache_bytes, pruning, shorten
+from tokviz.engine.cache import Segment
 from tokviz.types import LAST_ROW, TEXT_ROWS, Selection
 
 STAGES = {
@@ -74,6 +75,20 @@ def test_differently_pruned_beams_stay_with_their_cache(sdpa64):
         assert cache._tokviz_state.segments[1].real.shape[0] == 3
         cache.batch_select_indices(torch.tensor([1]))
         assert cache._tokviz_state.segments[1].real.shape[0] == 1 == cache.layers[0].keys.shape[0]
+        generated(sdpa64, prompt(sdpa64, [[3, "picture", 6], [3, "picture", 6]]), steps=1)
+        before = trace.cache._tokviz_state.segments[1].real
+        trace.cache.reorder_cache(torch.tensor([1, 0]))
+        after = trace.cache._tokviz_state.segments[1].real
+        assert torch.equal(after, before.flip(0)) and not torch.equal(after, before)
+
+
+def test_a_cache_that_was_cropped_into_its_prompt_is_masked_as_far_as_it_goes():
+    """Assisted decoding takes back what it guessed wrongly in the first forward, and then may guess less."""
+    real = torch.tensor([[False, True, True, True, True]])
+    segment = Segment(0, real, padded=True, shift=None)
+    assert segment.mask(2, None, 1).tolist() == [[False, True, True]]
+    assert segment.mask(2, torch.tensor([[0, 1, 0]]), 1).tolist() == [[False, True, False]]
+    assert segment.mask(5, None, 1).tolist() == [[False, True, True, True, True, True]]
 
 
 @POSITIONS
