@@ -6,7 +6,7 @@ import pytest
 
 from scripts.mutants.__main__ import caught, main, note
 from scripts.mutants.catalog import Mutant, Stale, complaints, load, mutated
-from scripts.mutants.running import FIRST_FAILURE, NoProof, Outcome, applied, try_mutant
+from scripts.mutants.running import FIRST_FAILURE, NoProof, Outcome, applied, fail_anyway, try_mutant
 
 RECORDED = 81
 """Mutants that the suite caught when this was written: the list grows, or somebody says why not."""
@@ -59,9 +59,15 @@ def test_a_mutant_is_caught_by_a_test_that_passes_without_it(small, tmp_path):
     assert (tmp_path / "halves.py").read_text() == "def half(n):\n    return n // 2\n"
     survivor = replace(small, find="n // 2", replace="n - 1")
     assert try_mutant(survivor, tmp_path, small.tests).caught_by is None
-    (tmp_path / "test_halves.py").write_text("def test_nothing():\n    assert False\n")
-    with pytest.raises(NoProof, match="fails without the mutant, too"):
-        try_mutant(small, tmp_path, small.tests)
+
+
+def test_a_test_that_fails_anyway_is_no_proof(tmp_path):
+    (tmp_path / "test_it.py").write_text("def test_good():\n    pass\n\n\ndef test_bad():\n    assert False\n")
+    assert fail_anyway({"test_it.py::test_bad", "test_it.py::test_good"}, tmp_path) == {"test_it.py::test_bad"}
+    assert fail_anyway({"test_it.py::test_good"}, tmp_path) == fail_anyway(set(), tmp_path) == set()
+    (tmp_path / "test_it.py").write_text("import nothing_of_that_name\n")
+    with pytest.raises(NoProof):
+        fail_anyway({"test_it.py::test_good"}, tmp_path)
 
 
 def test_the_code_is_as_before_whatever_happens(small, tmp_path):

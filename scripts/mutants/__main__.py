@@ -3,10 +3,11 @@
     python -m scripts.mutants check                       # do all still apply? (a second; tests/test_mutants.py asks too)
     python -m scripts.mutants list
     python -m scripts.mutants run [--room R] [--only ID]  # into a scratch copy, one at a time; writes caught.json
+    python -m scripts.mutants run --survivors             # only those that are not recorded as caught
     python -m scripts.mutants run --suite full            # with all tests instead of those that each mutant names
 
 Every mutant names the files of tests that are to catch it; a rename of code or tests renames them here, too. ``run``
-stops at the first failing test, makes sure that it passes without the mutant, and notes it. A cut in the tests is good
+stops at the first failing test, notes it, and at the end makes sure that these tests pass without any mutant. A cut in the tests is good
 when ``run`` still finds every mutant. Exits with 1 when a mutant survives or does not apply. Tests in a browser need
 TOKVIZ_CHROMIUM, as everywhere.
 """
@@ -19,11 +20,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
 from .catalog import FOLDER, Mutant, complaints, load
-from .running import NoProof, Outcome, scratch_copy, try_mutant
+from .running import Outcome, fail_anyway, scratch_copy, try_mutant
 
 CAUGHT = FOLDER / "caught.json"
 
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; 1 when a mutant survives or does not apply."""
     asked = _parser().parse_args(arguments)
     mutants = [m for m in load() if asked.room in (None, m.room) and (not asked.only or m.id in asked.only)]
+    if asked.survivors:
+        mutants = [mutant for mutant in mutants if not caught().get(mutant.id)]
     if not mutants:
         print("No mutant of that name.")
         return 1
@@ -53,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", nargs="?", choices=("run", "list", "check"), default="check")
     parser.add_argument("--room", help="only those of one file")
     parser.add_argument("--only", action="append", help="only this one (may be given several times)")
+    parser.add_argument("--survivors", action="store_true", help="only those that are not recorded as caught")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time, each in a copy of its own")
     parser.add_argument("--suite", choices=("named", "full"), default="named", help="which tests (default: %(default)s)")
     return parser
@@ -64,25 +69,26 @@ def _run(mutants: list[Mutant], jobs: int, full: bool) -> int:
         for number in range(jobs):
             copies.put(scratch_copy(Path(folder) / str(number)))
 
-        def one(mutant: Mutant) -> Outcome | NoProof:
+        def one(mutant: Mutant) -> Outcome:
             copy = copies.get()
             try:
                 return try_mutant(mutant, copy, ["tests"] if full else mutant.tests)
-            except NoProof as error:
-                return error
             finally:
                 copies.put(copy)
 
-        bad = 0
+        outcomes = []
         for outcome in pool.map(one, mutants):
-            if isinstance(outcome, NoProof):
-                print(f"no proof  {outcome}", flush=True)
-            else:
-                print(f"{outcome.seconds:6.0f} s  {outcome.mutant.id:32} {outcome.caught_by or 'SURVIVED'}", flush=True)
-                note(outcome)
-            bad += isinstance(outcome, NoProof) or outcome.caught_by is None
-    print(f"{len(mutants) - bad} of {len(mutants)} caught.")
-    return int(bad > 0)
+            print(f"{outcome.seconds:6.0f} s  {outcome.mutant.id:32} {outcome.caught_by or 'SURVIVED'}", flush=True)
+            note(outcome)
+            outcomes.append(outcome)
+        proofs = fail_anyway({outcome.caught_by for outcome in outcomes if outcome.caught_by}, copies.get())
+    for outcome in outcomes:
+        if outcome.caught_by in proofs:
+            print(f"{outcome.mutant.id}: {outcome.caught_by} fails without it, too: no proof")
+            note(replace(outcome, caught_by=None))
+    n_caught = sum(outcome.caught_by not in (None, *proofs) for outcome in outcomes)
+    print(f"{n_caught} of {len(mutants)} caught.")
+    return int(n_caught < len(mutants))
 
 
 def caught(path: Path = CAUGHT) -> dict[str, str | None]:

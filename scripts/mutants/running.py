@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from .catalog import ROOT, Mutant, mutated
 
 TIMEOUT_S = 900
 """Of one run of pytest: longer than any file of tests takes, short enough for a mutant that never ends."""
+NO_END = " (no end)"
 FIRST_FAILURE = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
@@ -32,7 +33,7 @@ class Outcome:
 
 
 class NoProof(RuntimeError):
-    """What failed fails without the mutant, too, or pytest did not get as far as a test."""
+    """Tests fail whatever the mutant does, or pytest did not get as far as a test."""
 
 
 def scratch_copy(folder: Path, root: Path = ROOT) -> Path:
@@ -47,19 +48,27 @@ def scratch_copy(folder: Path, root: Path = ROOT) -> Path:
 
 
 def try_mutant(mutant: Mutant, copy: Path, tests: Sequence[str]) -> Outcome:
-    """Run ``tests``, file after file, on the mutant until one fails.
-
-    Raises Stale for one that does not apply, NoProof when what failed fails on the unchanged code, too.
-    """
+    """Run ``tests``, file after file, on the mutant until one fails. Raises Stale for one that does not apply."""
     began, caught = time.monotonic(), None
     with applied(mutant, copy):
         for path in tests:
             caught = first_failure(copy, [path])
             if caught is not None:
                 break
-    if caught is not None and (also := first_failure(copy, [caught.partition(" (")[0]])) is not None:
-        raise NoProof(f"{mutant.id}: {also} fails without the mutant, too")
     return Outcome(mutant, caught, time.monotonic() - began)
+
+
+def fail_anyway(tests: Iterable[str], copy: Path) -> set[str]:
+    """Which of ``tests`` fail on the unchanged code, too, so that they are no proof of anything."""
+    asked = {test.removesuffix(NO_END): test for test in tests}
+    found: set[str] = set()
+    while (left := [test for test in sorted(asked) if asked[test] not in found]) and (
+        failed := first_failure(copy, left)
+    ) is not None:
+        if failed not in asked:
+            raise NoProof(f"{failed} fails on the unchanged code")
+        found.add(asked[failed])
+    return found
 
 
 @contextmanager
@@ -83,7 +92,7 @@ def _forget_bytecode(path: Path) -> None:
 
 
 def first_failure(copy: Path, tests: Sequence[str]) -> str | None:
-    """The first failing test, None when all pass. One that never ends counts, marked ``(no end)``.
+    """The first failing test, None when all pass. A file that never ends counts, marked ``NO_END``.
 
     Raises NoProof when pytest ended otherwise.
     """
@@ -99,7 +108,7 @@ def first_failure(copy: Path, tests: Sequence[str]) -> str | None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return f"{tests[0]} (no end)"
+        return tests[0] + NO_END
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
