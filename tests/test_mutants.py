@@ -8,7 +8,7 @@ from scripts.mutants.__main__ import caught, main, note
 from scripts.mutants.catalog import Mutant, Stale, complaints, load, mutated
 from scripts.mutants.running import FIRST_FAILURE, NoProof, Outcome, applied, fail_anyway, try_mutant
 
-RECORDED = 81
+RECORDED = 80
 """Mutants that the suite caught when this was written: the list grows, or somebody says why not."""
 
 
