@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 import tokviz
 from tokviz.comparing import compare_events
 from tokviz.errors import BadInput, Unsupported
-from tokviz.lane import planning_info
+from tokviz.lane import Shot, planning_info, shot_timings
 from tokviz.models.catalog import embedded_folder
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
@@ -161,6 +162,8 @@ def test_medians_are_marked_as_such(vlm, scene_image, comparison, budget):
     assert comparison.runs[1].timings["prefill"].single_shot
     timing = tokviz.compare(vlm, scene_image, QUESTION, ["divprune"], budget=budget, repeats=3).run("divprune").timings
     assert timing["prefill"].samples == 3 and not timing["prefill"].single_shot
+    again = tokviz.compare(vlm, scene_image, QUESTION, ["random"], budget=budget, repeats=2, seed=3).run("random")
+    assert again.kept == comparison.run("random").kept, "every shot begins with the same seed"
 
 
 def test_pruned_prefill_is_cheaper_by_the_formula(comparison):
@@ -342,6 +345,16 @@ def test_prefill_and_selection_add_up(vlm, scene_image, monkeypatch, budget):
     )
     timings = tokviz.compare(vlm, scene_image, QUESTION, ["fastv"], budget=budget).run("fastv").timings
     assert timings["selection"].median_ms >= 2000 > timings["prefill"].median_ms > 0
+
+
+def test_only_selection_that_ran_inside_prefill_is_taken_out_of_it():
+    def shot(*stages):
+        events = [SimpleNamespace(stage=SimpleNamespace(site=site), milliseconds=ms) for site, ms in stages]
+        return Shot(events, SimpleNamespace(prefill_ms=50.0, decode_ms=[]), None)
+
+    assert shot_timings([shot(("encoder", 20.0), (2, 3.0))])["prefill"].median_ms == 47.0
+    assert shot_timings([shot(("projector", 20.0))])["prefill"].median_ms == 50.0
+    assert shot_timings([shot(("encoder", 20.0), (2, 3.0))])["selection"].median_ms == 23.0
 
 
 def test_a_package_that_is_missing_is_not_blamed_on_the_hub(monkeypatch):

@@ -77,7 +77,8 @@ def _run(mutants: list[Mutant], jobs: int, full: bool) -> int:
                 copies.put(copy)
 
         outcomes = []
-        for outcome in pool.map(one, mutants):
+        # One at a time in this thread, where an interrupt ends the tests, too.
+        for outcome in pool.map(one, mutants) if jobs > 1 else map(one, mutants):
             print(f"{outcome.seconds:6.0f} s  {outcome.mutant.id:32} {outcome.caught_by or 'SURVIVED'}", flush=True)
             note(outcome)
             outcomes.append(outcome)
