@@ -196,6 +196,17 @@ def test_refusals_from_anywhere_end_with_2(error, picture, monkeypatch, capsys):
     assert refusal(capsys) == f"tokviz: {error}"
 
 
+def test_no_sentence_steers_the_terminal(picture, monkeypatch, capsys):
+    import tokviz
+
+    def load(name, **loading):
+        raise BadInput("The tokenizer's word \x1b]0;owned\x07 \u202e is unknown.")
+
+    monkeypatch.setattr(tokviz, "load", load, raising=False)
+    assert compare(picture) == 2
+    assert refusal(capsys) == "tokviz: The tokenizer's word ]0;owned is unknown."
+
+
 def test_a_defect_is_not_hidden(picture, monkeypatch):
     import tokviz
 
