@@ -80,6 +80,13 @@ def test_published_counts():
     assert tile_grid((500, 500), REAL, 336, 14).n_tokens == 2928
 
 
+def test_a_product_just_below_a_whole_number_is_that_number():
+    """110 * (48 / 352) rows are 15, and 14.999999999999998 in floating point; the processor rounds to 7 digits."""
+    processor = llava_next_processor(336, 14, [list(pair) for pair in REAL])
+    counted = processor._get_num_multimodal_tokens(image_sizes=[(110, 352)])["num_image_tokens"]
+    assert [tile_grid((352, 110), REAL, 336, 14).n_tokens] == counted == [1360]
+
+
 def test_tokens_are_as_many_as_the_processor_says_and_as_the_model_packs():
     processor, model = llava_next_processor(), CASE.model()
     for width, height in some_sizes(80):
