@@ -1,15 +1,15 @@
 """Defects that a change of the code could bring in, and which test notices each.
 
-    python -m scripts.mutants check                       # do all still apply? (a second; tests/test_mutants.py asks too)
+    python -m scripts.mutants check                       # do all still apply? (a second; a test asks, too)
     python -m scripts.mutants list
-    python -m scripts.mutants run [--room R] [--only ID]  # into a scratch copy, one at a time; writes caught.json
+    python -m scripts.mutants run [--room R] [--only ID]  # in a scratch copy, one at a time; writes caught.json
     python -m scripts.mutants run --survivors             # only those that are not recorded as caught
     python -m scripts.mutants run --suite full            # with all tests instead of those that each mutant names
 
 Every mutant names the files of tests that are to catch it; a rename of code or tests renames them here, too. ``run``
-stops at the first failing test, notes it, and at the end makes sure that these tests pass without any mutant. A cut in the tests is good
-when ``run`` still finds every mutant. Exits with 1 when a mutant survives or does not apply. Tests in a browser need
-TOKVIZ_CHROMIUM, as everywhere.
+stops at the first failing test, notes it, and at the end makes sure that these tests pass without any mutant. A cut in
+the tests is good when ``run`` still finds every mutant. Exits with 1 when a mutant survives or does not apply. Tests in
+a browser need TOKVIZ_CHROMIUM, as everywhere.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", help="only this one (may be given several times)")
     parser.add_argument("--survivors", action="store_true", help="only those that are not recorded as caught")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time, each in a copy of its own")
-    parser.add_argument("--suite", choices=("named", "full"), default="named", help="which tests (default: %(default)s)")
+    parser.add_argument("--suite", choices=("named", "full"), default="named", help="of tests (default: %(default)s)")
     return parser
 
 

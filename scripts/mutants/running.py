@@ -20,6 +20,7 @@ from .catalog import ROOT, Mutant, mutated
 TIMEOUT_S = 900
 """Of one run of pytest: longer than any file of tests takes, short enough for a mutant that never ends."""
 NO_END = " (no end)"
+SUMMARY = "short test summary info"
 FIRST_FAILURE = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
@@ -114,7 +115,8 @@ def first_failure(copy: Path, tests: Sequence[str]) -> str | None:
         raise
     if process.returncode == 0:
         return None
-    failed = FIRST_FAILURE.search(output)
+    failed = FIRST_FAILURE.search(output.rpartition(SUMMARY)[2])  # logs above it have lines of that kind, too
     if failed is None:
-        raise NoProof(f"pytest on {' '.join(tests)} ended with {process.returncode} and named no test:\n{output[-2000:]}")
+        asked, tail = " ".join(tests), output[-2000:]
+        raise NoProof(f"pytest on {asked} ended with {process.returncode} and named no test:\n{tail}")
     return failed[1]
