@@ -256,6 +256,7 @@ def test_answers_can_neither_mark_up_nor_steer_the_terminal(changed, capsys):
     out = capsys.readouterr().out
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", out)
     assert "[red]markup[/red]" in out and ":smile:" in out
+    assert "Note: [red]markup[/red] [link=http://x]y[/link] [2J]0;owned :smile: exe row" in out
 
 
 def test_a_lane_that_could_not_run_is_said_and_ends_with_2_when_nothing_else_ran(changed, capsys):
