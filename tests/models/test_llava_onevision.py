@@ -155,7 +155,7 @@ def test_tokens_are_mixed_as_the_model_interpolates_them():
 
 
 def test_a_token_made_half_of_each_of_two_patches_is_the_first_ones():
-    """Halving a grid mixes all its rows so; which patch (and crop) a token belongs to must not depend on rounding up."""
+    """Halving a grid mixes all its rows so; which patch (and crop) a token belongs to is the first."""
     lines = interpolated(range(8), 4)
     assert [line.share for line in lines] == [0.5] * 4 and [line.strongest for line in lines] == [0, 2, 4, 6]
     assert [line.strongest for line in interpolated(range(6), 4)] == [0, 2, 3, 5]
