@@ -14,7 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from tokviz.engine import encode, kv_cache_bytes, pruning, shorten
 from tokviz.engine.cache import Segment
-from tokviz.types import LAST_ROW, TEXT_ROWS, Selection
+from tokviz.types import CLS_ATTENTION, LAST_ROW, TEXT_ROWS, Selection
 
 STAGES = {
     positions: [stage("projector", 9, positions), stage(2, 5, positions), stage(4, 2, positions)]
@@ -114,6 +114,21 @@ def test_several_returned_sequences_equal_one(sdpa64, positions):
     new = output.sequences[:, inputs["input_ids"].shape[1] :]
     expected, _ = oracle(sdpa64, doubled, stages, choose, new)
     assert (torch.stack(output.logits) - expected).abs().max() <= 1e-6
+
+
+def test_copies_of_a_prompt_look_at_their_own_picture(sdpa64):
+    encoded = encode(sdpa64, FAMILY, prompt(sdpa64, [[3, "picture", 6], [2, "picture", 4]]), (CLS_ATTENTION,))
+    seen = {}
+
+    def choose(stage, signals, row):
+        seen[row] = signals.cls_attention
+        return spread(stage, signals, row // 2)
+
+    with pruning(sdpa64, FAMILY, [stage(2, 5, "keep", (CLS_ATTENTION,))], choose, prompt=encoded):
+        sdpa64.generate(**encoded.generate_inputs(), do_sample=True, num_return_sequences=2, max_new_tokens=1)
+    first, second = (vision.seen["cls_attention"]["feature"] for vision in encoded.vision)
+    assert not torch.equal(first, second)
+    assert all(torch.equal(seen[row], values) for row, values in enumerate((first, first, second, second)))
 
 
 class _Tokenizer:
