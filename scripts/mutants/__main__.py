@@ -8,8 +8,8 @@
 
 Every mutant names the files of tests that are to catch it; a rename of code or tests renames them here, too. ``run``
 stops at the first failing test, notes it, and at the end makes sure that these tests pass without any mutant. A cut in
-the tests is good when ``run`` still finds every mutant. Exits with 1 when a mutant survives or does not apply. Tests in
-a browser need TOKVIZ_CHROMIUM, as everywhere.
+the tests is good when ``run`` still finds every mutant. ``before.json`` says which of them the suite caught when they
+were written. Exits with 1 when a mutant survives or does not apply. Tests in a browser need TOKVIZ_CHROMIUM.
 """
 
 from __future__ import annotations
