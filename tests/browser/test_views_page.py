@@ -5,6 +5,8 @@ from synthetic import HOSTILE
 from synthetic_rich import WORDS, rich_comparison
 from watching import watched_page
 
+from tokviz.ui.components import asset
+
 pytestmark = pytest.mark.browser
 
 PIXELS = """i => { const c = document.querySelectorAll('.tv-canvas')[i];
@@ -46,6 +48,32 @@ def hover_patch(page, lane, token):
     page.locator(".tv-picture").nth(lane).hover(
         position={"x": (column + 0.5) / 12 * box["width"], "y": (row + 0.5) / 12 * box["height"]}
     )
+
+
+def geometry(browser, expression):
+    """The value of an expression over the functions of the view that know no document."""
+    page = browser.new_page()
+    try:
+        return page.evaluate(f"() => {{ {asset('patch_geometry.js')}\nreturn {expression}; }}")
+    finally:
+        page.close()
+
+
+def test_equal_scores_are_ranked_as_in_the_pruners(browser):
+    ranks = geometry(browser, "ranksOf([0.5, 0.7, null, 0.5, 0.7])")
+    assert ranks == {"ranks": [3, 1, None, 4, 2], "of": 4}
+
+
+def test_groups_hold_what_was_merged_in_earlier_stages(browser):
+    """Token 0 goes into 1, and 1 into 2; 3 is dropped, and 4 goes into it too late to be carried anywhere."""
+    stages = (
+        "[{gone: [0, 4], absorbed: [0, 1, 4, 3], order: null, maps: []},"
+        " {gone: [1, 3], absorbed: [1, 2], order: null, maps: []}]"
+    )
+    assert geometry(browser, f"unpackStages({stages}, 5).map((stage) => stage.carriers)") == [
+        [1, 1, 2, 3, 3],
+        [2, 2, 2, -1, -1],
+    ]
 
 
 def test_order_shows_picks_and_the_sequence_of_the_llm(rich):

@@ -196,6 +196,17 @@ def test_refusals_from_anywhere_end_with_2(error, picture, monkeypatch, capsys):
     assert refusal(capsys) == f"tokviz: {error}"
 
 
+def test_no_sentence_steers_the_terminal(picture, monkeypatch, capsys):
+    import tokviz
+
+    def load(name, **loading):
+        raise BadInput("The tokenizer's word \x1b]0;owned\x07 \u202e is unknown.")
+
+    monkeypatch.setattr(tokviz, "load", load, raising=False)
+    assert compare(picture) == 2
+    assert refusal(capsys) == "tokviz: The tokenizer's word ]0;owned is unknown."
+
+
 def test_a_defect_is_not_hidden(picture, monkeypatch):
     import tokviz
 
@@ -245,6 +256,7 @@ def test_answers_can_neither_mark_up_nor_steer_the_terminal(changed, capsys):
     out = capsys.readouterr().out
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", out)
     assert "[red]markup[/red]" in out and ":smile:" in out
+    assert "Note: [red]markup[/red] [link=http://x]y[/link] [2J]0;owned :smile: exe row" in out
 
 
 def test_a_lane_that_could_not_run_is_said_and_ends_with_2_when_nothing_else_ran(changed, capsys):

@@ -13,8 +13,8 @@ from transformers import DynamicCache, TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from tokviz.engine import encode, kv_cache_bytes, prune, shorten
-from tokviz.engine.cache import PrunedCache
-from tokviz.types import LAST_ROW, TEXT_ROWS, Selection
+from tokviz.engine.cache import PrunedCache, Segment
+from tokviz.types import CLS_ATTENTION, LAST_ROW, TEXT_ROWS, Selection
 
 STAGES = {
     positions: [stage("projector", 9, positions), stage(2, 5, positions), stage(4, 2, positions)]
@@ -75,6 +75,20 @@ def test_differently_pruned_beams_stay_with_their_cache(sdpa64):
         assert cache._tokviz_state.segments[1].real.shape[0] == 3
         cache.batch_select_indices(torch.tensor([1]))
         assert cache._tokviz_state.segments[1].real.shape[0] == 1 == cache.layers[0].keys.shape[0]
+        generated(sdpa64, prompt(sdpa64, [[3, "picture", 6], [3, "picture", 6]]), steps=1)
+        before = trace.cache._tokviz_state.segments[1].real
+        trace.cache.reorder_cache(torch.tensor([1, 0]))
+        after = trace.cache._tokviz_state.segments[1].real
+        assert torch.equal(after, before.flip(0)) and not torch.equal(after, before)
+
+
+def test_a_cache_that_was_cropped_into_its_prompt_is_masked_as_far_as_it_goes():
+    """Assisted decoding takes back what it guessed wrongly in the first forward, and then may guess less."""
+    real = torch.tensor([[False, True, True, True, True]])
+    segment = Segment(0, real, padded=True, shift=None)
+    assert segment.mask(2, None, 1).tolist() == [[False, True, True]]
+    assert segment.mask(2, torch.tensor([[0, 1, 0]]), 1).tolist() == [[False, True, False]]
+    assert segment.mask(5, None, 1).tolist() == [[False, True, True, True, True, True]]
 
 
 @POSITIONS
@@ -100,6 +114,22 @@ def test_several_returned_sequences_equal_one(sdpa64, positions):
     new = output.sequences[:, inputs["input_ids"].shape[1] :]
     expected, _ = oracle(sdpa64, doubled, stages, choose, new)
     assert (torch.stack(output.logits) - expected).abs().max() <= 1e-6
+
+
+def test_copies_of_a_prompt_look_at_their_own_picture(sdpa64):
+    inputs = prompt(sdpa64, [[3, "picture", 6], [2, "picture", 4]])
+    encoded = encode(sdpa64, FAMILY, inputs, (CLS_ATTENTION,))
+    seen = {}
+
+    def select(stage, signals, row):
+        seen[row] = signals.cls_attention
+        return spread(stage, signals, row // 2)
+
+    with prune(sdpa64, FAMILY, None, [stage(2, 5, "keep", (CLS_ATTENTION,))], select):
+        sdpa64.generate(**inputs, do_sample=True, num_return_sequences=2, max_new_tokens=1)
+    first, second = (vision.seen["cls_attention"]["feature"] for vision in encoded.vision)
+    assert not torch.equal(first, second)
+    assert all(torch.equal(seen[row], values) for row, values in enumerate((first, first, second, second)))
 
 
 class _Tokenizer:

@@ -6,7 +6,7 @@ from engine_models import FAMILY, build, everything, generated, prompt, stage
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokviz.engine import encode, prune
-from tokviz.engine.capture import tapped
+from tokviz.engine.capture import attention_rows, tapped
 from tokviz.errors import Unsupported
 from tokviz.types import (
     CLS_ATTENTION,
@@ -253,3 +253,13 @@ def test_half_precision_attention_is_looked_at_in_single_precision():
     for signals in seen.values():
         assert signals.attention_rows.dtype == torch.float32
         assert len(signals.attention_rows.unique()) > 12, "bfloat16 would have made ties"
+
+
+def test_attention_rows_of_half_precision_are_those_of_float32():
+    """Computed in bfloat16 most of a row would be ties."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(4, n, 16, generator=generator).bfloat16() for n in (2, 50))
+    mask = torch.ones(2, 50, dtype=torch.bool)
+    rows = attention_rows(query, key[:2], 0.25, mask)
+    assert rows.dtype == torch.float32
+    assert torch.equal(rows, attention_rows(query.float(), key[:2].float(), 0.25, mask))

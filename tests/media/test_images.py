@@ -40,12 +40,21 @@ def test_exif_rotation_is_applied():
     picture = read_image(encoded(image, "JPEG", exif=exif))
     assert picture.image.size == (20, 60) == (picture.record.width, picture.record.height)
     assert not picture.image.getexif()
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 60, 3), np.uint8)
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        assert np.array_equal(np.asarray(read_image(data).image), np.asarray(expected)), orientation
 
 
 def test_transparency_is_laid_on_white_and_said():
     picture = read_image(encoded(Image.new("RGBA", (10, 10), (255, 0, 0, 0)), "PNG"))
     assert picture.image.getpixel((5, 5)) == (255, 255, 255)
     assert "white" in picture.notices[0]
+    tall = Image.new("RGBA", (10, 200), (255, 0, 0, 255))
+    tall.putpixel((5, 0), (255, 0, 0, 0))  # pictures are worked on in strips: one transparent pixel anywhere counts
+    assert "white" in read_image(encoded(tall, "PNG")).notices[0]
 
 
 def test_an_opaque_alpha_channel_is_no_news():
@@ -137,6 +146,19 @@ def test_a_forged_stored_picture_is_not_decoded():
     record = read_image(Image.new("RGB", (600, 600))).record
     with pytest.raises(BadInput, match="larger"):
         stored_image(record.model_copy(update={"width": 20, "height": 20}))
+    for side in ("width", "height"):
+        with pytest.raises(BadInput, match="larger"):
+            stored_image(record.model_copy(update={side: 599}))
+
+
+def test_a_file_above_the_limit_is_called_too_large(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.new("RGB", (64, 64), "red"), "PNG"))
+    monkeypatch.setattr("tokviz.images.MAX_FILE_BYTES", path.stat().st_size)
+    assert read_image(path).image.size == (64, 64)
+    monkeypatch.setattr("tokviz.images.MAX_FILE_BYTES", path.stat().st_size - 1)
+    with pytest.raises(BadInput, match="is larger than"):
+        read_image(path)
 
 
 def as_before(data):

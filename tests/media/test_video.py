@@ -89,6 +89,8 @@ def test_frames_of_any_rate_have_their_own_times(kind, codec):
     assert numbers(video) == [0, 3, 4, 8, 9]
     assert [frame.time_s for frame in video.record.frames] == pytest.approx([0, 0.5, 0.51, 2.08, 5.0], abs=2e-3)
     assert video.facts.n_frames == 10 and video.facts.fps == pytest.approx(10 / video.facts.duration_s)
+    late = read_video(coded(grey_frames(10), kind, codec, times=[time + 700 for time in times]), lambda facts: [0, 9])
+    assert [frame.time_s for frame in late.record.frames] == pytest.approx([0, 5.0], abs=2e-3)
 
 
 @pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (0, -1)), (180, (-1, -1)), (-90, (-1, 0))])
@@ -252,6 +254,16 @@ def test_frames_that_the_decoder_filled_in_are_told():
 def test_uncompressed_sound_is_not_taken_for_frames(monkeypatch):
     monkeypatch.setattr(video_boxes, "MAX_SAMPLES", 60)
     assert probe(with_plain_sound(grey_frames(30))).n_frames == 30
+
+
+@pytest.mark.parametrize(("handlers", "counted"), [(b"soun", False), (b"vide", True), (b"sounvide", True)])
+def test_only_a_track_without_moving_pictures_is_plain_sound(handlers, counted):
+    """A million samples of one tick each are sound by the chunk, and far too many frames."""
+    one, million = (1).to_bytes(4, "big"), (1_000_000).to_bytes(4, "big")
+    track = handlers + b"stts" + bytes(4) + one + million + one + b"stsz" + bytes(8) + million
+    content = (8 + len(track)).to_bytes(4, "big") + b"trak" + track
+    file = (8 + len(content)).to_bytes(4, "big") + b"moov" + content
+    assert video_boxes.claims_too_much(io.BytesIO(file)) is counted
 
 
 def test_an_animation_stays_a_picture():

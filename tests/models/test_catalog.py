@@ -31,6 +31,13 @@ def test_ids_are_unique_and_each_family_lists_its_own():
             assert entry.takes and set(entry.takes) <= set(family.takes)
 
 
+@pytest.mark.parametrize(("layer", "blocks"), [(-2, 23), (-1, 24), (5, 5)])
+def test_planning_counts_the_vision_blocks_that_features_pass_through(layer, blocks):
+    """23 of CLIP's 24 in LLaVA-1.5; stages inside the tower are planned by it, as ``VisionTower`` is cut by it."""
+    config = {**find("llava-hf/llava-1.5-7b-hf").config, "vision_feature_layer": layer}
+    assert FAMILIES["llava"].planned(config).vision_blocks == blocks
+
+
 @pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.id)
 def test_an_entry_counts_every_parameter(entry):
     model = built(entry)

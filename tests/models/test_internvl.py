@@ -142,6 +142,18 @@ def vlm(tmp_path_factory):
     return tokviz.load(folder)
 
 
+def test_layers_are_counted_from_either_end():
+    """Hidden state 0 are the embeddings, so state h (or h - 5, of four blocks) leaves block h - 1."""
+    blocks = ["first", "second", "third", "fourth"]
+    for h, expected in enumerate(blocks, 1):
+        for layer in (h, h - 5):
+            tower = SimpleNamespace(encoder=SimpleNamespace(layer=blocks))
+            config = SimpleNamespace(vision_feature_layer=layer)
+            model = SimpleNamespace(base_model=SimpleNamespace(vision_tower=tower), config=config)
+            assert InternVL().vision_block(model, "feature") == expected
+            assert InternVL().vision_block(model, "last") == "fourth"
+
+
 def test_tokens_are_as_many_as_the_prompt_holds(vlm):
     for size in [(60, 40), (31, 90), (48, 48), (100, 20), (200, 190)]:
         text = "user : <IMG_CONTEXT>\n what ? assistant :"

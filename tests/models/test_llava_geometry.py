@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from tokviz.models.geometry import frame_by_frame
 from tokviz.models.llava import centre_crop_grid, padded_square_grid, squeezed_grid
 
 SIDE, PATCH = 96, 8
@@ -51,3 +52,9 @@ def test_padding_shows_the_whole_picture_and_empty_cells_outside():
     grid = padded_square_grid((300, 200), SIDE, PATCH)
     assert grid.views[0].seen == (0, 0, 300, 200)
     assert grid.box[0][1] == grid.box[0][3] == 0  # the first row of patches shows padding only
+
+
+def test_the_cls_token_of_a_frame_stands_before_its_patches():
+    video = frame_by_frame(centre_crop_grid((40, 40), 40, 40, 20), 2, with_cls=True)
+    assert video.row == [-1, 0, 0, 1, 1] * 2 and video.col == [-1, 0, 1, 0, 1] * 2
+    assert video.view == [0] * 5 + [1] * 5 and [box is None for box in video.box] == [True, *[False] * 4] * 2

@@ -11,6 +11,7 @@ import torch
 from tiny_case import noise
 from tiny_families import CASES
 from tiny_llava_next import PINPOINTS, SIDE, llava_next_layout, llava_next_processor
+from transformers.image_processing_utils import select_best_resolution
 
 import tokviz
 from tokviz.engine import encode, prune, shorten
@@ -20,6 +21,7 @@ from tokviz.models.families import FAMILIES
 from tokviz.models.llava import Llava
 from tokviz.models.llava_next import LlavaNext, tile_grid
 from tokviz.models.prompts import model_inputs
+from tokviz.models.tiles import best_resolution
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
 from tokviz.runs.execute import planning_info
@@ -78,6 +80,22 @@ def test_each_token_sees_the_middle_of_its_box(size):
 def test_published_counts():
     assert tile_grid((640, 480), REAL, 336, 14).n_tokens == 2340
     assert tile_grid((500, 500), REAL, 336, 14).n_tokens == 2928
+
+
+def test_a_product_just_below_a_whole_number_is_that_number():
+    """110 * (48 / 352) rows are 15, and 14.999999999999998 in floating point; the processor rounds to 7 digits."""
+    processor = llava_next_processor(336, 14, [list(pair) for pair in REAL])
+    counted = processor._get_num_multimodal_tokens(image_sizes=[(110, 352)])["num_image_tokens"]
+    assert [tile_grid((352, 110), REAL, 336, 14).n_tokens] == counted == [1360]
+
+
+def test_the_resolution_is_the_processors_whatever_the_order_of_the_list():
+    """A small picture fits into many: the one with the least padding is meant, not the first."""
+    assert best_resolution((100, 100), [(672, 672), (336, 672)]) == (336, 672)
+    for pinpoints in (REAL, REAL[::-1], sorted(REAL, key=lambda pair: -pair[0])):
+        for width, height in some_sizes(100):
+            chosen = select_best_resolution((height, width), [list(pair) for pair in pinpoints])
+            assert best_resolution((width, height), pinpoints) == tuple(chosen), (width, height)
 
 
 def test_tokens_are_as_many_as_the_processor_says_and_as_the_model_packs():

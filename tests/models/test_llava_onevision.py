@@ -23,7 +23,7 @@ from tokviz.engine import encode
 from tokviz.errors import Unsupported
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.llava_onevision import LlavaOnevision
-from tokviz.models.tiles import tile_grid
+from tokviz.models.tiles import interpolated, tile_grid
 from tokviz.names import VideoFacts
 from tokviz.runs.inputs import geometry_of
 from tokviz.types import RECEIVED_ATTENTION
@@ -152,6 +152,13 @@ def test_tokens_are_mixed_as_the_model_interpolates_them():
         assert (mixture[~newline].gather(1, strongest[:, None])[:, 0] - top).abs().max() < 1e-12
         shrunk += int((mixture[~newline].max(dim=1).values < 0.9).any())
     assert shrunk > 20
+
+
+def test_a_token_made_half_of_each_of_two_patches_is_the_first_ones():
+    """Halving a grid mixes all its rows so; which patch (and crop) a token belongs to is the first."""
+    lines = interpolated(range(8), 4)
+    assert [line.share for line in lines] == [0.5] * 4 and [line.strongest for line in lines] == [0, 2, 4, 6]
+    assert [line.strongest for line in interpolated(range(6), 4)] == [0, 2, 3, 5]
 
 
 def test_several_pictures_of_a_prompt_are_not_cut():

@@ -13,6 +13,7 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
+from transformers.vision_utils import get_vision_window_index
 
 import tokviz
 from tokviz.errors import BadInput, Unsupported
@@ -100,6 +101,15 @@ def test_what_cannot_be_cut_is_refused(kind):
     with pytest.raises(Unsupported, match="otherwise than its model"):
         family.check(model, described(patch=12)[1], "it")
     family.check(*described(), "it")
+
+
+def test_windows_are_undone_by_the_inverse_of_their_order():
+    """A grid whose window order is not its own inverse: 6 x 10 tokens in windows of 4 x 4."""
+    vision = SimpleNamespace(spatial_merge_size=2, window_size=112, patch_size=14)
+    grid = torch.tensor([[1, 12, 20]])
+    order, _ = get_vision_window_index(grid, spatial_merge_size=2, window_size=112, patch_size=14)
+    places = FAMILIES["qwen2_5_vl"].places(vision, grid)
+    assert order[places].tolist() == list(range(60)) and not torch.equal(order, places)
 
 
 def test_a_tower_that_looks_at_windows_only_is_refused():

@@ -47,6 +47,13 @@ def test_equally_dense_points_on_paper():
     assert found.sizes.tolist() == [3, 2]
 
 
+def test_a_row_between_two_centres_joins_the_one_with_the_lower_index():
+    points = torch.tensor([[-1.0], [-1.2], [0.0], [0.95], [1.0], [1.05]])
+    peaks = sampling.density_peaks(points, 2, 2)
+    assert peaks.centres.tolist() == [4, 0]  # the more prominent one first
+    assert peaks.owner.tolist() == [0, 0, 0, 4, 4, 4]
+
+
 def test_own_distance_counts_only_as_in_the_official_code():
     x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
     others = cluster_means(x, torch.arange(4), count=2, neighbours=2)

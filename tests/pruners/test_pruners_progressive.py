@@ -126,6 +126,11 @@ def test_pdrop_ratios_of_the_paper_and_ones_own():
     assert stages(plan("pdrop", 64, layers="4-8-16", **own)) == [(4, 172), (8, 172), (16, 0)]
 
 
+def test_a_whole_product_of_n_and_a_ratio_loses_no_token():
+    """200 * 0.145 is 29, and 28.999999999999996 in floating point."""
+    assert pdrop.counts_of(200, (0.29, 0.145)) == [58, 29]
+
+
 def test_pdrop_keeps_the_highest_attention_of_the_last_row():
     rows = torch.tensor([[0.9, 0.0, 0.0, 0.0, 0.0], [0.1, 0.3, 0.05, 0.3, 0.2]])
     found = pdrop.select(Signals(torch.zeros(5, 2), attention_rows=rows), 2, {}, torch.Generator())
@@ -191,6 +196,14 @@ def test_v2drop_keeps_what_changed_most():
 
 
 # ------------------------------------------------------------------------------------------------- VTW
+
+
+def test_v2drop_subtracts_in_float32():
+    """In bfloat16 both changes would be 258, and the lower index would stay."""
+    before = torch.tensor([[-256.0], [-256.0], [0.0]], dtype=torch.bfloat16)
+    after = torch.tensor([[1.0078125], [1.8984375], [0.0]], dtype=torch.bfloat16)
+    signals = Signals(features=after, previous_features=before)
+    assert v2drop.select(signals, 1, {}, torch.Generator()).kept.tolist() == [1]
 
 
 def test_vtw_block():

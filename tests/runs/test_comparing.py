@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tokviz.models.catalog import embedded_folder
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
 from tokviz.runs.compare import compare_events
-from tokviz.runs.execute import planning_info
+from tokviz.runs.execute import Execution, execution_timings, planning_info
 from tokviz.types import Schedule
 
 ALL = [pruner.id for pruner in PRUNERS]
@@ -161,6 +162,8 @@ def test_medians_are_marked_as_such(vlm, scene_image, comparison, budget):
     assert comparison.runs[1].timings["prefill"].single_shot
     timing = tokviz.compare(vlm, scene_image, QUESTION, ["divprune"], budget=budget, repeats=3).run("divprune").timings
     assert timing["prefill"].samples == 3 and not timing["prefill"].single_shot
+    again = tokviz.compare(vlm, scene_image, QUESTION, ["random"], budget=budget, repeats=2, seed=3).run("random")
+    assert again.kept == comparison.run("random").kept, "every shot begins with the same seed"
 
 
 def test_pruned_prefill_is_cheaper_by_the_formula(comparison):
@@ -340,6 +343,19 @@ def test_prefill_and_selection_add_up(vlm, scene_image, budget):
     slow_fastv = replace(fastv.PRUNER, schedule=slowed)
     timings = tokviz.compare(vlm, scene_image, QUESTION, [slow_fastv], budget=budget)["fastv"].timings
     assert timings["selection"].median_ms >= 2000 > timings["prefill"].median_ms > 0
+
+
+def test_only_selection_that_ran_inside_prefill_is_taken_out_of_it():
+    def shot(*stages):
+        events = [
+            SimpleNamespace(stage=SimpleNamespace(site=site), milliseconds=ms, diagnostics_ms=0.0)
+            for site, ms in stages
+        ]
+        return Execution(events, SimpleNamespace(prefill_ms=50.0, decode_ms=[]), None)
+
+    assert execution_timings([shot(("encoder", 20.0), (2, 3.0))])["prefill"].median_ms == 47.0
+    assert execution_timings([shot(("projector", 20.0))])["prefill"].median_ms == 50.0
+    assert execution_timings([shot(("encoder", 20.0), (2, 3.0))])["selection"].median_ms == 23.0
 
 
 def test_a_package_that_is_missing_is_not_blamed_on_the_hub(monkeypatch):

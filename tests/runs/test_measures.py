@@ -68,6 +68,7 @@ def test_evidence_recall_counts_patches_that_show_it():
     assert evidence_tokens(grid, evidence) == [5, 9]
     assert evidence_recall(grid, evidence, [5, 0]) == 0.5
     assert evidence_recall(grid, [(0.0, 0.0, 0.1, 0.1)], [0]) is None
+    assert evidence_tokens(grid, [(0.0, 0.0, 1.0, 10.0)]) == [0]  # a tenth is enough
 
 
 def test_timing_says_whether_it_is_a_median():

@@ -392,7 +392,11 @@ def test_a_reloaded_page_shows_again_what_it_showed(act, form):
     key = Path(files.session_file(session)).parent.name
     shown = act.show_again(form, key, "tokviz-tiny")
     assert shown[0]["question"] == session.request.question and shown[4] == key
-    for unknown in ("", "example-0", "example-99", "0" * 64, "../../etc", "nonsense"):
+    elsewhere = Path(files.session_file(session)).parents[3] / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / files.SESSION_FILE).write_text(session.to_json())
+    outside = f"{key}/../../../elsewhere"  # a real file, and a key that begins as one
+    for unknown in ("", "example-0", "example-99", "0" * 64, "../../etc", "nonsense", outside):
         outputs = act.show_again(form, unknown, "tokviz-tiny")
         assert outputs[0] == gr.skip() and len(outputs) == len(shown)
 
