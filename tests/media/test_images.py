@@ -154,9 +154,9 @@ def test_a_forged_stored_picture_is_not_decoded():
 def test_a_file_above_the_limit_is_called_too_large(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(Image.new("RGB", (64, 64), "red"), "PNG"))
-    monkeypatch.setattr("tokviz.images.MAX_FILE_BYTES", path.stat().st_size)
+    monkeypatch.setattr("tokviz.media.images.MAX_FILE_BYTES", path.stat().st_size)
     assert read_image(path).image.size == (64, 64)
-    monkeypatch.setattr("tokviz.images.MAX_FILE_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr("tokviz.media.images.MAX_FILE_BYTES", path.stat().st_size - 1)
     with pytest.raises(BadInput, match="is larger than"):
         read_image(path)
 

@@ -17,8 +17,7 @@ from PIL import Image
 
 from scripts.hostile_videos import videos
 from tokviz.errors import BadInput
-from tokviz.media import video_decoding
-from tokviz.media import video_structure as video_boxes
+from tokviz.media import video_decoding, video_structure
 from tokviz.media.images import stored_image
 from tokviz.media.video import FRAME_SIDE, MAX_SAMPLED, is_video, probe, read_video
 
@@ -252,7 +251,7 @@ def test_frames_that_the_decoder_filled_in_are_told():
 
 
 def test_uncompressed_sound_is_not_taken_for_frames(monkeypatch):
-    monkeypatch.setattr(video_boxes, "MAX_SAMPLES", 60)
+    monkeypatch.setattr(video_structure, "MAX_SAMPLES", 60)
     assert probe(with_plain_sound(grey_frames(30))).n_frames == 30
 
 
@@ -263,7 +262,7 @@ def test_only_a_track_without_moving_pictures_is_plain_sound(handlers, counted):
     track = handlers + b"stts" + bytes(4) + one + million + one + b"stsz" + bytes(8) + million
     content = (8 + len(track)).to_bytes(4, "big") + b"trak" + track
     file = (8 + len(content)).to_bytes(4, "big") + b"moov" + content
-    assert video_boxes.claims_too_much(io.BytesIO(file)) is counted
+    assert video_structure.claims_too_much(io.BytesIO(file), "mov") is counted
 
 
 def test_an_animation_stays_a_picture():

@@ -108,8 +108,8 @@ def test_windows_are_undone_by_the_inverse_of_their_order():
     vision = SimpleNamespace(spatial_merge_size=2, window_size=112, patch_size=14)
     grid = torch.tensor([[1, 12, 20]])
     order, _ = get_vision_window_index(grid, spatial_merge_size=2, window_size=112, patch_size=14)
-    places = FAMILIES["qwen2_5_vl"].places(vision, grid)
-    assert order[places].tolist() == list(range(60)) and not torch.equal(order, places)
+    positions = FAMILIES["qwen2_5_vl"].tower_positions(vision, grid)
+    assert order[positions].tolist() == list(range(60)) and not torch.equal(order, positions)
 
 
 def test_a_tower_that_looks_at_windows_only_is_refused():
