@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .pruners.planning import equal_shares, rows_by_view
     from .records import Chart, Comparison, Reading, Run, TextScores, TokenMap
     from .runs.compare import Event, compare, compare_events
+    from .runs.examples import Example, load_examples
     from .types import (
         CLIP_RELEVANCE,
         CLS_ATTENTION,
@@ -64,6 +65,7 @@ _NAMES = {
     "pruners.planning": "equal_shares rows_by_view",
     "records": "Chart Comparison Reading Run TextScores TokenMap",
     "runs.compare": "Event compare compare_events",
+    "runs.examples": "Example load_examples",
     "types": "Budget Diagnostics Need PlanningInfo Schedule Selection Signals Stage CLS_ATTENTION CLS_FEATURE "
     "CLIP_RELEVANCE HEAD_ROWS KEY_NORMS LAST_ROW LLM_INPUT NORMED_FEATURES PREVIOUS_FEATURES QUESTION_FEATURES "
     "RECEIVED_ATTENTION TEXT_FEATURES TEXT_ROWS",
@@ -91,6 +93,7 @@ __all__ = [
     "Comparison",
     "Diagnostics",
     "Event",
+    "Example",
     "Inputs",
     "Need",
     "Paper",
@@ -118,6 +121,7 @@ __all__ = [
     "keep_highest",
     "list_models",
     "load",
+    "load_examples",
     "merge_into_nearest",
     "methods",
     "prune",
