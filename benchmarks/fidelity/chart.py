@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from tokviz.errors import BadInput
 from tokviz.render.palette import THEMES
 
-from .conclusions import budgets_of
 from .outcomes import EVIDENCE_ORACLE, FULL
+from .pages import budgets_of
 
 FORMATS = ("png", "svg")
 DPI = 150

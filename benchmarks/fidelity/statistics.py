@@ -10,7 +10,7 @@ scenes. It draws the same scenes for all variants, so that differences between v
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -120,9 +120,9 @@ class YesNo:
     everywhere, as wrong. Undefined ratios are NaN.
     """
 
+    f1: float
     precision: float
     recall: float
-    f1: float
     yes_ratio: float
     neither: int
 
@@ -212,6 +212,12 @@ def spearman(left: Sequence[float], right: Sequence[float]) -> Correlation:
         orders = np.array(list(permutations(range(n))), dtype=np.int8)
         p = float((np.abs(y[orders] @ x) >= abs(observed) - 1e-9).mean())
     return Correlation(observed / scale, n, p)
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean, NaN of nothing."""
+    every = list(values)
+    return sum(every) / len(every) if every else math.nan
 
 
 def _divide(top: Floats, bottom: Floats) -> Floats:
