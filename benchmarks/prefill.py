@@ -38,10 +38,10 @@ from tokviz.pruners import get, methods
 from tokviz.pruners.base import Pruner
 from tokviz.types import Budget, Params, Schedule, Selection, Signals, Stage
 
+from .machine import cpu_name
 from .prefill_eager import Maps, eager, eager_prompt, llm_maps, maps_kept, read_off_maps, vision_maps
 from .prefill_models import KINDS, SHAPES, Bench, Kind, bench
 from .prefill_tables import OF_EACH_SITTING, Key, Line, Store
-from .selection import cpu_name
 
 REPEATS = 5
 NEW_TOKENS = 16

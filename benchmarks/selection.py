@@ -22,6 +22,7 @@ from tokviz.pruners import methods
 
 from .cases import CASES, Case, Size
 from .inputs import features, make_signals
+from .machine import cpu_name
 from .measuring import REPEATS, SLOW_SECONDS, Machine, Measured, measure, measure_until, peak_scratch
 
 SIZES = [(n, width) for n in (576, 2880, 8192) for width in (1024, 4096)]
@@ -163,13 +164,6 @@ def environment(command: str) -> dict[str, str | int]:
     if torch.cuda.is_available():
         found |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
     return found
-
-
-def cpu_name() -> str:
-    """The processor as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
 
 
 def _summary(rows: Sequence[Row]) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 from ..wording import MISSING, cell, number, render, with_span
 from .outcomes import FAMILIES, MIRRORS
 from .pages import TEMPLATES
-from .placement import largest_correlation
 from .position_bias import BUDGET
+from .questions import largest_correlation
 
 Found = Mapping[str, Any]
 CONTROLS = ("control", "truth")

@@ -238,9 +238,9 @@ def _about(
 ) -> About:
     from tokviz.lane import planning_info
 
-    from .describing import describe
-    from .machine import machine, versions
+    from ..machine import machine, versions
     from .outcomes import About
+    from .plan import describe
     from .questions import first_seed
     from .running import benchmark_grid
 

@@ -19,8 +19,7 @@ from tokviz.records import GridView, TokenGrid
 
 from .outcomes import Outcome, Variant
 from .papers import variant
-from .placement import largest_correlation, position_correlation, thirds
-from .questions import scene_picture
+from .questions import largest_correlation, position_correlation, scene_picture, thirds
 from .retained import estimate
 from .statistics import RESAMPLES, Floats
 

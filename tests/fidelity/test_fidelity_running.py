@@ -14,7 +14,6 @@ import torch
 import tokviz
 from benchmarks.fidelity import plan as planning
 from benchmarks.fidelity.cache import OutcomeCache, fingerprint
-from benchmarks.fidelity.oracle import keep_evidence
 from benchmarks.fidelity.outcomes import (
     EVIDENCE_ORACLE,
     FULL,
@@ -25,19 +24,26 @@ from benchmarks.fidelity.outcomes import (
     shared_questions,
     to_lines,
 )
-from benchmarks.fidelity.placement import position_correlation, thirds
-from benchmarks.fidelity.prompts import encode_picture, joined, with_text
-from benchmarks.fidelity.questions import CHUNK, chunks, covered_pixels, first_seed, scene_picture
+from benchmarks.fidelity.prompts import encode_picture, joined, shared_prefix, with_text
+from benchmarks.fidelity.questions import (
+    CHUNK,
+    chunks,
+    covered_pixels,
+    first_seed,
+    position_correlation,
+    scene_picture,
+    thirds,
+)
 from benchmarks.fidelity.running import (
     MAX_NEW_TOKENS,
     answer_variant,
     benchmark_grid,
     encode_scenes,
+    keep_evidence,
     outcome,
     recipe,
     run_variant,
 )
-from benchmarks.fidelity.shared_prefix import shared_prefix
 from benchmarks.fidelity.workers import run_chunk
 from tokviz.engine.prompt import counted_positions
 from tokviz.errors import BadInput, Unsupported
