@@ -28,7 +28,11 @@ KEEP_NEWLINES = ("apet", "globalcom2")
 """Methods that keep every newline of LLaVA-NeXT and do not count it (``methods.md`` 0.3)."""
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.id)
+@pytest.fixture(
+    scope="module",
+    params=[KINDS[0], *(pytest.param(kind, marks=pytest.mark.generator) for kind in KINDS[1:])],
+    ids=lambda kind: kind.id,
+)
 def made(request):
     """A tiny model whose attention is far from even, so that methods have something to choose by."""
     found = bench(request.param, "tiny", CPU, torch.float32, "sdpa")

@@ -186,6 +186,7 @@ def test_text_from_outside_cannot_build_columns_or_html(files):
     assert r"Sparse\|VLM &lt;b&gt; at 32: cannot reach 32" in page and "<b>" not in page
 
 
+@pytest.mark.generator
 def test_pages_can_be_rebuilt_from_the_json_file_alone(files, tmp_path):
     folder, paths = files
     copy = tmp_path / "benchmarks" / "fidelity.json"
