@@ -319,8 +319,9 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
 
 def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     """The options, completed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prefill", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.prefill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float16", "float32"), help="default: bfloat16; on a CPU float32"
@@ -343,10 +344,16 @@ def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     if args.tokens < 2 or args.repeats < 1:
         parser.error("an answer has at least 2 tokens, and something must be repeated at least once")
     args.dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
-    words = [f"--{name} {value}" for name, value in vars(args).items()
-             if name in ("device", "dtype", "shape", "attention", "repeats", "tokens")]  # fmt: skip
-    words += [f"--{name} {','.join(map(str, getattr(args, name)))}" for name in ("models", "methods", "budgets")
-              if getattr(args, name)]  # fmt: skip
+    words = [
+        f"--{name} {value}"
+        for name, value in vars(args).items()
+        if name in ("device", "dtype", "shape", "attention", "repeats", "tokens")
+    ]
+    words += [
+        f"--{name} {','.join(map(str, getattr(args, name)))}"
+        for name in ("models", "methods", "budgets")
+        if getattr(args, name)
+    ]
     args.command = " ".join(["python -m benchmarks.prefill", *words])
     return args
 

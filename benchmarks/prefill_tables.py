@@ -177,10 +177,24 @@ Random weights attend nearly evenly, so methods that decide by what they see how
 decide otherwise than on a trained model; the tokens column says what they did.
 """
 COLUMNS = (
-    "budget", "how", "method", "tokens", "vision ms", "selection ms", "prefill ms", "first token ms", "decode ms",
-    "KV MiB", "peak GiB", "maps MiB", "faster: first token", "prefill", "decode", "prefill, times the floor",
+    "budget",
+    "how",
+    "method",
+    "tokens",
+    "vision ms",
+    "selection ms",
+    "prefill ms",
+    "first token ms",
+    "decode ms",
+    "KV MiB",
+    "peak GiB",
+    "maps MiB",
+    "faster: first token",
+    "prefill",
+    "decode",
+    "prefill, times the floor",
     "eager / kernel",
-)  # fmt: skip
+)
 
 
 def as_markdown(runs: Sequence[dict[str, Any]]) -> str:
@@ -238,15 +252,17 @@ def _cells(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
         row["how"],
         row["method"],
         f"{fmean(per_block):.0f}; {per_block[0]} -> {per_block[-1]}",
-        *(f"{row[name]:.3g}" if row[name] < 100 else f"{row[name]:.0f}"
-          for name in ("vision_ms", "selection_ms", "prefill_ms", "first_token_ms", "decode_ms")),
+        *(
+            f"{row[name]:.3g}" if row[name] < 100 else f"{row[name]:.0f}"
+            for name in ("vision_ms", "selection_ms", "prefill_ms", "first_token_ms", "decode_ms")
+        ),
         f"{row['kv_bytes'] / 2**20:.1f}",
         f"{row['peak_bytes'] / 2**30:.2f}" if row["peak_bytes"] else "—",
         f"{row['map_bytes'] / 2**20:.1f}" if row["map_bytes"] else "—",
         *(f"{faster[name]:.2f}" for name in ("first_token", "prefill", "decode")),
         f"{row['prefill_ms'] / floor['prefill_ms']:.2f}" if floor else "",
         f"{row['first_token_ms'] / kernel['first_token_ms']:.2f}" if kernel else "",
-    ]  # fmt: skip
+    ]
 
 
 def _other(row: dict[str, Any], rows: Sequence[dict[str, Any]], how: str, method: str) -> dict[str, Any] | None:

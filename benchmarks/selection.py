@@ -128,9 +128,16 @@ def _cells(row: Row) -> list[str]:
 
 
 COLUMNS = (
-    "method", "K", "median ms (runs)", "as published ms (runs)", "times faster", "floor ms", "times the floor",
-    "scratch MiB", "what the floor is",
-)  # fmt: skip
+    "method",
+    "K",
+    "median ms (runs)",
+    "as published ms (runs)",
+    "times faster",
+    "floor ms",
+    "times the floor",
+    "scratch MiB",
+    "what the floor is",
+)
 
 EXPLANATION = f"""\
 N visual tokens of width D; K = {SHARE:.0%} are kept. Only selection is measured, through the function that the method's

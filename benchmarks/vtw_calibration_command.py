@@ -71,9 +71,12 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     with Progress(*columns, console=progress, transient=True, disable=not progress.is_terminal) as bar:
         task = bar.add_task("Calibrating", total=len(samples))
         found = calibrate_vtw(
-            vlm, samples, eta=ETA if arguments.eta is None else arguments.eta, first=arguments.first,
+            vlm,
+            samples,
+            eta=ETA if arguments.eta is None else arguments.eta,
+            first=arguments.first,
             on_sample=lambda done: bar.update(task, description=f"Sample {done} of {len(samples)}"),
-        )  # fmt: skip
+        )
     console = out()
     console.print(_curve_table(found))
     if arguments.json:
@@ -92,9 +95,11 @@ def _curve_table(found: Calibration) -> Table:
     """Divergence per block, with what the blocks in front of it make of the picture's cost."""
     table = new_table(
         f"VTW on {plain_text(found.model)}, mean of {found.n_samples} samples",
-        ("block K", "right"), ("divergence, nats", "right"), (f"at most {found.eta:g}", "left"),
+        ("block K", "right"),
+        ("divergence, nats", "right"),
+        (f"at most {found.eta:g}", "left"),
         ("blocks that see the picture", "right"),
-    )  # fmt: skip
+    )
     for block, divergence in zip(found.blocks, found.divergence, strict=True):
         enough = "yes" if divergence <= found.eta else ""
         seen = f"{block} of {found.n_blocks} ({block / found.n_blocks:.0%})"

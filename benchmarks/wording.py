@@ -73,9 +73,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) ->
 def filled(template: Path, **values: Any) -> str:
     """A template with its values, as it is laid out. A value that it names and does not get is an error."""
     environment = Environment(
-        loader=FileSystemLoader(template.parent), undefined=StrictUndefined, autoescape=False,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(template.parent),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     words = (number, percent, span, with_span, points, p_value, names, verdict, cell)
     environment.filters |= {function.__name__: function for function in words}
     environment.globals |= {"table": table, "MISSING": MISSING}

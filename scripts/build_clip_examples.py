@@ -129,9 +129,17 @@ def refresh(vlm: VisionLanguageModel) -> None:
     for folder in sorted(EXAMPLES.glob("clip-*")):
         request = Comparison.from_json((folder / "session.json").read_text()).request
         again = tokviz.compare(
-            vlm, folder / "clip.mp4", request.question, request.methods, request.budget, repeats=5, max_new_tokens=8,
-            expected=request.expected_answer, evidence=request.evidence, evidence_frames=request.evidence_frames,
-        )  # fmt: skip
+            vlm,
+            folder / "clip.mp4",
+            request.question,
+            request.methods,
+            request.budget,
+            repeats=5,
+            max_new_tokens=8,
+            expected=request.expected_answer,
+            evidence=request.evidence,
+            evidence_frames=request.evidence_frames,
+        )
         (folder / "session.json").write_text(again.to_json() + "\n")
 
 
@@ -161,9 +169,17 @@ def session(vlm: VisionLanguageModel, one: Shown, budget: int) -> tuple[bytes, C
     assert isinstance(video, Video)
     boxes, places = looked_at(question, video)
     comparison = tokviz.compare(
-        vlm, video, case.question, one.methods, budget, repeats=5, max_new_tokens=8, expected=case.expected,
-        evidence=boxes, evidence_frames=places,
-    )  # fmt: skip
+        vlm,
+        video,
+        case.question,
+        one.methods,
+        budget,
+        repeats=5,
+        max_new_tokens=8,
+        expected=case.expected,
+        evidence=boxes,
+        evidence_frames=places,
+    )
     if separate(comparison) != tuple(
         tuple(method for method in one.methods if case.outcomes[method].right is right) for right in (False, True)
     ):

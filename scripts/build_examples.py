@@ -157,16 +157,26 @@ def refresh(vlm: VisionLanguageModel) -> None:
         stored = Comparison.from_json(path.read_text())
         request = stored.request
         again = run(
-            vlm, read_image(stored_image(stored.picture)), request.question, request.methods, request.budget,
-            str(request.expected_answer), request.evidence,
-        )  # fmt: skip
+            vlm,
+            read_image(stored_image(stored.picture)),
+            request.question,
+            request.methods,
+            request.budget,
+            str(request.expected_answer),
+            request.evidence,
+        )
         path.write_text(again.to_json() + "\n")
 
 
 def run(
-    vlm: VisionLanguageModel, picture: Picture, question: str, methods: Sequence[str], budget: int, expected: str,
+    vlm: VisionLanguageModel,
+    picture: Picture,
+    question: str,
+    methods: Sequence[str],
+    budget: int,
+    expected: str,
     evidence: Sequence[Box],
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """A comparison as it is stored: timed as medians of 5."""
     return tokviz.compare(
         vlm, picture, question, methods, budget, repeats=5, max_new_tokens=8, expected=expected, evidence=evidence

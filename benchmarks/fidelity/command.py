@@ -42,10 +42,17 @@ def add_to(commands: Any) -> None:
         "fidelity", allow_abbrev=False, help="all methods at the papers' budgets, in the shape of their tables"
     )
     fidelity.set_defaults(run=run_fidelity)
-    fidelity.add_argument("--methods", default="all", metavar="ID,ID", help="method ids, or all (default); no "
-        "pruning, random, uniform and the evidence oracle always run")  # fmt: skip
-    fidelity.add_argument("--budgets", metavar="N,N", help="visual tokens to keep, or percentages of them (default: "
-        "192,128,64,32 of 576, in proportion elsewhere)")  # fmt: skip
+    fidelity.add_argument(
+        "--methods",
+        default="all",
+        metavar="ID,ID",
+        help="method ids, or all (default); no pruning, random, uniform and the evidence oracle always run",
+    )
+    fidelity.add_argument(
+        "--budgets",
+        metavar="N,N",
+        help="visual tokens to keep, or percentages of them (default: 192,128,64,32 of 576, in proportion elsewhere)",
+    )
     ablations = kinds.add_parser(
         "ablations", allow_abbrev=False, help="settings that the papers vary, with the papers' own results beside"
     )
@@ -55,12 +62,25 @@ def add_to(commands: Any) -> None:
         add("--model", default=EMBEDDED_MODEL, metavar="FOLDER", help="model folder (default: %(default)s)")
         add("--scenes", type=int, metavar="N", help=f"held-out scenes, ten questions each (default: {SCENES})")
         add("--workers", type=int, default=2, metavar="N", help="processes of one thread (default: %(default)s)")
-        add("--minutes", type=float, metavar="M", help="begin no more scenes after this time, and make the table of "
-            "those that are finished")  # fmt: skip
-        add("--cache", default="out/fidelity-cache", metavar="DIR", help="where outcomes are stored and found again "
-            "(default: %(default)s); take another folder after changing a method's code")  # fmt: skip
-        add("--out", default=f"out/{'fidelity' if kind is fidelity else 'ablations'}", metavar="DIR",
-            help="where the table is written (default: %(default)s)")  # fmt: skip
+        add(
+            "--minutes",
+            type=float,
+            metavar="M",
+            help="begin no more scenes after this time, and make the table of those that are finished",
+        )
+        add(
+            "--cache",
+            default="out/fidelity-cache",
+            metavar="DIR",
+            help="where outcomes are stored and found again "
+            "(default: %(default)s); take another folder after changing a method's code",
+        )
+        add(
+            "--out",
+            default=f"out/{'fidelity' if kind is fidelity else 'ablations'}",
+            metavar="DIR",
+            help="where the table is written (default: %(default)s)",
+        )
         add("--docs", metavar="DIR", help="write the short page there too")
         add("--quick", action="store_true", help=f"{QUICK_SCENES} scenes: a look at the command, no result")
 
@@ -187,9 +207,12 @@ def _answer(
         return limit is not None and time.monotonic() > limit
 
     columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
-    )  # fmt: skip
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("Answering", total=total)
         lines = _Lines(console, total)

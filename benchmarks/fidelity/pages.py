@@ -266,9 +266,13 @@ def _flip_rows(document: Document) -> Rows:
 def _ranking_row(row: Row, labels: Mapping[str, str]) -> list[str]:
     ours, theirs = row["our_rank"], row["published_rank"]
     return [
-        cell(labels[row["method"]]), number(row["published"]), f"{theirs:g}", number(row["ours"]), f"{ours:g}",
+        cell(labels[row["method"]]),
+        number(row["published"]),
+        f"{theirs:g}",
+        number(row["ours"]),
+        f"{ours:g}",
         f"{ours - theirs:+g}",
-    ]  # fmt: skip
+    ]
 
 
 def _mirrored_row(each: Row) -> list[str]:

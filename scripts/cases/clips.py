@@ -81,9 +81,17 @@ def examine_clip(
     """The case that one question makes, or None."""
     boxes, places = looked_at(question, video)
     comparison = compare_while_open(
-        vlm, video, question.text, methods, first=first, budget=budget, expected=question.answer, evidence=boxes,
-        evidence_frames=places, max_new_tokens=8,
-    )  # fmt: skip
+        vlm,
+        video,
+        question.text,
+        methods,
+        first=first,
+        budget=budget,
+        expected=question.answer,
+        evidence=boxes,
+        evidence_frames=places,
+        max_new_tokens=8,
+    )
     if comparison is None:
         return None
     case = _case_of(comparison, clip, question)
@@ -95,11 +103,18 @@ def _case_of(comparison: Comparison, clip: Clip, question: ClipQuestion) -> Foun
     evidence = evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     height, width = clip.frames.shape[1:3]
     return FoundCase(
-        seed=clip.seed, size=(width, height), question=question.text, expected=question.answer,
-        question_family=question.family, n_tokens=comparison.grid.n_tokens, n_evidence=len(evidence), kinds=(),
-        hard=moment_in_words(comparison, len(evidence)), sure=sure_of(comparison.runs[0]),
+        seed=clip.seed,
+        size=(width, height),
+        question=question.text,
+        expected=question.answer,
+        question_family=question.family,
+        n_tokens=comparison.grid.n_tokens,
+        n_evidence=len(evidence),
+        kinds=(),
+        hard=moment_in_words(comparison, len(evidence)),
+        sure=sure_of(comparison.runs[0]),
         outcomes=outcomes_of(comparison, evidence),
-    )  # fmt: skip
+    )
 
 
 def moment_in_words(comparison: Comparison, n_evidence: int) -> str:
