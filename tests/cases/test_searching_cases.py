@@ -5,8 +5,8 @@ from PIL import Image
 
 import tokviz
 from scenes import EXAMPLE_SEEDS, generate_scene
-from scripts.build_examples import Cache
 from scripts.cases import search
+from scripts.cases.building import Cache
 from scripts.cases.search import FoundCase, Outcome, examine, find_flips, left, separate, verdicts_of
 from tokviz.comparing import Event
 from tokviz.measures import evidence_tokens, normalised
