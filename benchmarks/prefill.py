@@ -63,6 +63,10 @@ class Plan:
         """What tells lines of one run apart."""
         return self.how, self.method, self.budget
 
+    def entering(self, n_visual: int) -> int:
+        """How many of a picture's ``n_visual`` tokens the prompt has before anything is pruned."""
+        return n_visual if self.how != "floor" or self.budget is None else self.budget
+
 
 @dataclass(frozen=True)
 class Fired:
@@ -71,7 +75,7 @@ class Fired:
     shot: Shot
     vision_ms: float
     peak_bytes: int | None
-    map_bytes: int
+    map_bytes: int = 0
 
 
 # -- one execution -----------------------------------------------------------------------------------------------------
@@ -104,9 +108,8 @@ def fire(bench: Bench, plan: Plan, settings: LaneSettings) -> Fired:
     prompt = bench.encoded(needs)
     encoding_peak = vision_peak()
     if plan.how == "floor":
-        assert plan.budget is not None
-        prompt = floor_prompt(prompt, plan.budget)
-    return _answered(bench, prompt, plan.schedule, plan, settings, encoding_peak, 0)
+        prompt = floor_prompt(prompt, plan.entering(bench.grid.n_tokens))
+    return _answered(bench, prompt, plan, settings, encoding_peak)
 
 
 def _fire_eager(bench: Bench, plan: Plan, settings: LaneSettings, peak: Callable[[], int | None]) -> Fired:
@@ -121,19 +124,18 @@ def _fire_eager(bench: Bench, plan: Plan, settings: LaneSettings, peak: Callable
     maps = Maps()
     modules: list[Any] = [bench.family.blocks(bench.model)[block] for block in sorted(blocks)]
     with eager(bench, vision=False, llm=bool(blocks)), maps_kept([block.self_attn for block in modules], maps):
-        fired = _answered(bench, prompt, read_off_maps(bench, schedule, maps), plan, settings, encoding_peak, 0)
+        reading = replace(plan, schedule=read_off_maps(bench, schedule, maps))
+        fired = _answered(bench, prompt, reading, settings, encoding_peak)
         return replace(fired, map_bytes=max(in_vision, maps.peak_bytes))
 
 
-def _answered(
-    bench: Bench, prompt: Prompt, schedule: Schedule, plan: Plan, settings: LaneSettings, peak: int | None, maps: int
-) -> Fired:
+def _answered(bench: Bench, prompt: Prompt, plan: Plan, settings: LaneSettings, peak: int | None) -> Fired:
     selecting: list[int] = []
-    noted = _noting(schedule, _peak_from_here(bench.device), selecting)
+    noted = _noting(plan.schedule, _peak_from_here(bench.device), selecting)
     shot = shoot(bench.model, bench.family, prompt, noted, plan.params, settings)
     peaks = [p for p in (peak, *selecting, shot.answer.peak_bytes) if p is not None]
     vision_ms = prompt.vision_ms if shot.vision_ms is None else shot.vision_ms
-    return Fired(shot, vision_ms, max(peaks, default=None), maps)
+    return Fired(shot, vision_ms, max(peaks, default=None))
 
 
 def _noting(schedule: Schedule, peak: Callable[[], int | None], peaks: list[int]) -> Schedule:
@@ -170,8 +172,7 @@ def measure(bench: Bench, plan: Plan, settings: LaneSettings) -> Line:
 def line_of(bench: Bench, plan: Plan, fired: Sequence[Fired]) -> Line:
     """What executions of one plan come to."""
     shots, last = [one.shot for one in fired], fired[-1]
-    n_visual = bench.grid.n_tokens if plan.how != "floor" else plan.budget
-    assert n_visual is not None
+    n_visual = plan.entering(bench.grid.n_tokens)
     timings = shot_timings(shots)
     peaks = [one.peak_bytes for one in fired if one.peak_bytes is not None]
     return Line(

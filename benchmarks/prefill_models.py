@@ -97,14 +97,13 @@ _SMALL_IDS = {
 class Kind:
     """One model of the efficiency tables.
 
-    catalogue: its id on tokviz's menu. budgets: visual tokens, as the papers print them; of: how many tokens the papers
+    budgets: visual tokens, as the papers print them; of: how many tokens the papers
     say a picture has (what it really becomes may be more: LLaVA-NeXT's newlines). config, grid: ``shape -> ...``.
     pixels: ``(config, grid) -> (pixel tensor's size, what else decides the layout)``.
     """
 
     id: str
     label: str
-    catalogue: str
     budgets: tuple[int, ...]
     of: int
     config: Callable[[Shape], Any]
@@ -121,7 +120,8 @@ class Kind:
 
 def _published(catalogue: str) -> dict[str, Any]:
     entry = find(catalogue)
-    assert entry is not None and entry.config is not None, catalogue
+    if entry is None or entry.config is None:
+        raise ValueError(f"The menu has no configuration of {catalogue}.")
     # ``visual_tokens`` is the menu's own note, no part of a config.json.
     return {name: value for name, value in entry.config.items() if name != "visual_tokens"}
 
@@ -190,34 +190,31 @@ def _qwen_pixels(config: Any, grid: TokenGrid) -> tuple[tuple[int, ...], dict[st
 
 KINDS: tuple[Kind, ...] = (
     Kind(
-        "llava-1.5-7b",
-        "LLaVA-1.5 7B",
-        "llava-hf/llava-1.5-7b-hf",
-        (192, 128, 64),
-        576,
-        _llava_config("llava-hf/llava-1.5-7b-hf", 48),
-        _llava_grid,
-        _llava_pixels,
+        id="llava-1.5-7b",
+        label="LLaVA-1.5 7B",
+        budgets=(192, 128, 64),
+        of=576,
+        config=_llava_config("llava-hf/llava-1.5-7b-hf", 48),
+        grid=_llava_grid,
+        pixels=_llava_pixels,
     ),
     Kind(
-        "llava-next-7b",
-        "LLaVA-NeXT 7B (Vicuna)",
-        "llava-hf/llava-v1.6-vicuna-7b-hf",
-        (640, 320, 160),
-        2880,
-        _llava_config("llava-hf/llava-v1.6-vicuna-7b-hf", 24),
-        _next_grid,
-        _next_pixels,
+        id="llava-next-7b",
+        label="LLaVA-NeXT 7B (Vicuna)",
+        budgets=(640, 320, 160),
+        of=2880,
+        config=_llava_config("llava-hf/llava-v1.6-vicuna-7b-hf", 24),
+        grid=_next_grid,
+        pixels=_next_pixels,
     ),
-    Kind(  # 20% and 10% of a picture of 1000 x 1000 px
-        "qwen2.5-vl-7b",
-        "Qwen2.5-VL 7B",
-        "Qwen/Qwen2.5-VL-7B-Instruct",
-        (259, 130),
-        1296,
-        _qwen_config,
-        _qwen_grid,
-        _qwen_pixels,
+    Kind(
+        id="qwen2.5-vl-7b",
+        label="Qwen2.5-VL 7B",
+        budgets=(259, 130),  # 20% and 10% of a picture of 1000 x 1000 px
+        of=1296,
+        config=_qwen_config,
+        grid=_qwen_grid,
+        pixels=_qwen_pixels,
     ),
 )
 
@@ -289,7 +286,8 @@ def bench(kind: Kind, shape: Shape, device: torch.device, dtype: torch.dtype, at
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
     model = model.eval().requires_grad_(False)
     strangers = {name for name, p in model.named_parameters() if p.device.type != device.type or p.dtype != dtype}
-    assert not strangers, f"not made on {device} in {dtype}: {sorted(strangers)[:3]}"
+    if strangers:
+        raise RuntimeError(f"not made on {device} in {dtype}: {sorted(strangers)[:3]}")
     model.generation_config.eos_token_id = None  # every answer has the same length
     model.generation_config.pad_token_id = 0
     grid = kind.grid(config, shape)

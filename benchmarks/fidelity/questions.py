@@ -17,6 +17,8 @@ from tokviz.measures import evidence_tokens
 from tokviz.names import Box
 from tokviz.records import TokenGrid
 
+from .outcomes import FAMILIES, Family
+
 OFFSET = 1_000_000
 """How far behind the first held-out seed the benchmark begins: the model card, the examples and the tests use seeds
 before it."""
@@ -26,7 +28,8 @@ QUESTIONS_PER_FAMILY = 2
 CHUNK = 5
 """Scenes that are encoded together and stored together."""
 
-_FAMILY = {"spatial": "relation"}
+_FAMILY: dict[str, Family] = {**{family: family for family in FAMILIES}, "spatial": "relation"}
+"""The scenes' families under the names of the tables."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Case:
 
     seed: int
     number: int
-    family: str
+    family: Family
     question: str
     expected: str
     cover: NDArray[np.float64]
@@ -76,7 +79,7 @@ def scene_picture(seed: int, grid: TokenGrid) -> ScenePicture:
         Case(
             seed=seed,
             number=number,
-            family=_FAMILY.get(asked.family, asked.family),
+            family=_FAMILY[asked.family],
             question=asked.text,
             expected=asked.answer,
             cover=covered_pixels(grid, asked.evidence),
