@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict, get_args
 
-from annotated_types import Len
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from tokviz.errors import BadInput
 
@@ -106,7 +105,7 @@ class Outcome:
     average: float
     evidence_recall: float | None
     position_correlation: float | None
-    kept_thirds: Annotated[list[int], Len(3, 3)] | None = None
+    kept_thirds: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
 
     __pydantic_config__: ClassVar[ConfigDict] = _STORED
 

@@ -169,14 +169,14 @@ def _falling(document: Document) -> dict[str, Any]:
 # -- rows of tables ----------------------------------------------------------------------------------------------------
 
 
-def _marked(rows: Sequence[Row], value: Callable[[Row], float | None], text: Written) -> list[str]:
+def _marked(rows: Sequence[Row], values: Sequence[float | None], text: Written) -> list[str]:
     """A column with its best method bold and the second underlined; ties share the mark, controls have none.
 
     What looks the same is marked the same. With fewer than three methods there are no marks.
     """
-    shown = [text(value(row)) for row in rows]
+    shown = [text(value) for value in values]
     methods = [i for i, row in enumerate(rows) if not row["control"]]
-    known = [(found, shown[i]) for i in methods if (found := value(rows[i])) is not None]
+    known = [(value, shown[i]) for i in methods if (value := values[i]) is not None]
     best = list(dict.fromkeys(text for _, text in sorted(known, reverse=True)))[:2] if len(methods) >= 3 else []
     marks = dict(zip(best, ("**{}**", "<u>{}</u>"), strict=False))
     return [
@@ -186,10 +186,10 @@ def _marked(rows: Sequence[Row], value: Callable[[Row], float | None], text: Wri
 
 
 def _accuracy_rows(rows: Sequence[Row], short: bool) -> Rows:
-    columns = [_marked(rows, lambda row, f=f: row["accuracy"][f]["value"], percent) for f in FAMILIES]
+    columns = [_marked(rows, [row["accuracy"][family]["value"] for row in rows], percent) for family in FAMILIES]
     columns += [
-        _marked(rows, lambda row: row["existence"]["f1"], percent),
-        _marked(rows, lambda row: row["mean_retention"]["value"], number),
+        _marked(rows, [row["existence"]["f1"] for row in rows], percent),
+        _marked(rows, [row["mean_retention"]["value"] for row in rows], number),
     ]
     return [
         [
@@ -232,7 +232,7 @@ def _blind_rows(document: Document, width: int) -> Rows:
 def _retention_rows(rows: Sequence[Row]) -> Rows:
     columns = []
     for family in FAMILIES:
-        values = _marked(rows, lambda row, f=family: row["retention"][f]["value"], number)
+        values = _marked(rows, [row["retention"][family]["value"] for row in rows], number)
         columns.append([f"{value} {span(row['retention'][family])}" for value, row in zip(values, rows, strict=True)])
     return [[cell(row["label"]), *cells] for row, cells in zip(rows, zip(*columns, strict=True), strict=True)]
 

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 
@@ -53,6 +54,11 @@ def kv_bytes_of(made, visual_per_block):
     width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
     tokens = len(visual_per_block) * (BEFORE + AFTER) + sum(visual_per_block)
     return tokens * width * 2 * 4
+
+
+def test_the_committed_page_is_that_of_the_committed_numbers():
+    folder = Path(prefill.__file__).parent
+    assert as_markdown(json.loads((folder / "prefill.json").read_text())["runs"]) == (folder / "prefill.md").read_text()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id)
