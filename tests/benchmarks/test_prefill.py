@@ -129,6 +129,7 @@ def test_lines_hold_what_the_cache_really_holds(made):
         assert (line.map_bytes > 0) == (plan.how == "eager"), plan.key
 
 
+@pytest.mark.generator
 def test_eager_lines_choose_what_kernel_lines_choose(made):
     """The same method from whole maps and from recomputed rows: the same tokens survive every stage."""
     wanted, _ = planned(made)
@@ -176,6 +177,7 @@ def test_eager_lines_materialise_the_maps_they_say(made, monkeypatch):
     assert fired.map_bytes == 4 * text.num_attention_heads * length**2
 
 
+@pytest.mark.generator
 def test_the_model_is_back_on_its_kernel(made):
     wanted, _ = planned(made)
     forwards = {code: vars(code)["eager_attention_forward"] for code in _codes(made)}
@@ -335,6 +337,7 @@ def test_the_command_measures_writes_and_goes_on(tmp_path, capsys):
     assert len(json.loads((tmp_path / "found.json").read_text())["runs"][0]["sittings"]) == 2
 
 
+@pytest.mark.generator
 def test_out_of_time_begins_nothing_more_but_the_last_line(made):
     wanted, _ = planned(made)
     lines = list(prefill.measured(made, wanted, SETTINGS, set(), deadline=0.0))
