@@ -40,7 +40,7 @@ class Example:
         case: Title, question, right answer, and why it is hard.
         comparison: The stored session.
         clip: The video file, where the question is about one.
-        image: The file that the question is about, as ``tokviz.compare`` takes it; None where only the session is there.
+        image: The file that the question is about, as ``compare`` takes it; None where there is only the session.
     """
 
     id: str

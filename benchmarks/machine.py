@@ -1,4 +1,4 @@
-"""What the table says about where and with what it was made. No torch."""
+"""Where and with what a report was made. No torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tokviz import __version__
 def machine() -> str:
     """Processor and number of cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_processor()}, {cores} core{'' if cores == 1 else 's'}"
+    return f"{cpu_name()}, {cores} core{'' if cores == 1 else 's'}"
 
 
-def _processor() -> str:
+def cpu_name() -> str:
+    """The processor as the system calls it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
