@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -38,22 +38,23 @@ TEMPERATURE = 10.0
 class Tiles:
     """Where the tiles of one picture lie.
 
-    thumbnail: ``(n_0,)`` rows of view 0, in raster order of its ``side x side`` cells. crops: per crop that has tokens,
-    its rows; cells: their cells, counted in raster order over the stitched grid. places: the crop's row and column
-    among the ``grid`` of crops, emptied ones counted. size: height and width of the stitched, unpadded grid, in cells.
+    rows: ``(P,)``, the thumbnail's, in raster order of its ``side x side`` cells, then those of every crop that has
+    tokens; sizes: how many each has. cells: of the crops' rows, counted in raster order over the stitched grid.
+    places: each crop's row and column among the ``grid`` of crops, emptied ones counted. size: height and width of the
+    stitched, unpadded grid, in cells.
     """
 
-    thumbnail: Tensor
+    rows: Tensor
+    sizes: list[int]
     side: int
-    crops: Sequence[Tensor]
-    cells: Sequence[Tensor]
+    cells: Tensor
     places: list[tuple[int, int]]
     grid: tuple[int, int]
     size: tuple[int, int]
 
 
 def find_tiles(signals: Signals, pool: Tensor) -> Tiles:
-    """Read the layout off ``Signals.view`` and ``Signals.cell`` of the patches ``pool (P,)``, raster order in each view.
+    """Read the layout off ``Signals.view`` and ``Signals.cell`` of the patches ``pool (P,)``.
 
     Padding is the same on both sides of a picture, so crops that padding has emptied are as many before as behind the
     others. Raises Unsupported when there is no thumbnail with crops, or the thumbnail is no full square.
@@ -70,7 +71,7 @@ def find_tiles(signals: Signals, pool: Tensor) -> Tiles:
         by_view = view.argsort(stable=True)
         pool, cell = pool[by_view], cell[by_view]
     sizes = [counts[number] for number in numbers]
-    thumbnail, in_crops = pool[: counts[0]], cell[counts[0] :]
+    in_crops = cell[counts[0] :]
     corners = in_crops[list(accumulate(sizes[:-1], initial=0))].tolist()
     rows, columns = (sorted({corner[axis] for corner in corners}) for axis in (0, 1))
     high, wide = (most + 1 for most in in_crops.amax(0).tolist())
@@ -78,14 +79,24 @@ def find_tiles(signals: Signals, pool: Tensor) -> Tiles:
     across = high == side * len(rows) and wide < side * len(columns)
     above, left = (0, before) if across else (before // len(columns), 0)
     return Tiles(
-        thumbnail=thumbnail,
+        rows=pool,
+        sizes=[counts[0], *sizes],
         side=side,
-        crops=pool[counts[0] :].split(sizes),
-        cells=(in_crops[:, 0] * wide + in_crops[:, 1]).split(sizes),
+        cells=in_crops[:, 0] * wide + in_crops[:, 1],
         places=[(rows.index(top) + above, columns.index(first) + left) for top, first in corners],
         grid=(len(rows) + 2 * above, len(columns) + 2 * left),
         size=(high, wide),
     )
+
+
+@lru_cache(maxsize=16)
+def _crop_of_cells(side: int, high: int, wide: int) -> Tensor:
+    """Which of ``high x wide`` crops shows each cell of the thumbnail. Shape: ``(crops, side * side)``, 0 or 1."""
+    with torch.inference_mode(mode=False):  # kept for callers in any mode
+        cells, crops = torch.arange(side), torch.arange(high * wide)
+        row = (cells // max(side // high, 1)).clamp_max(high - 1) * wide
+        column = (cells // max(side // wide, 1)).clamp_max(wide - 1)
+        return ((row[:, None] + column).flatten().unsqueeze(1) == crops).double().T
 
 
 def crop_sums(thumbnail: Tensor, grid: tuple[int, int]) -> list[float]:
@@ -93,13 +104,9 @@ def crop_sums(thumbnail: Tensor, grid: tuple[int, int]) -> list[float]:
 
     Shape: thumbnail ``(side, side)`` -> ``grid_h * grid_w`` numbers in raster order.
     """
-    side, (high, wide) = len(thumbnail), grid
-    cells, crops = (torch.arange(n, device=thumbnail.device) for n in (side, high * wide))
-    row = (cells // max(side // high, 1)).clamp_max_(high - 1).mul_(wide)
-    column = (cells // max(side // wide, 1)).clamp_max_(wide - 1)
-    member = (row[:, None] + column).flatten().unsqueeze(1) == crops
     # A matrix product in float64: sums in one fixed order on every device.
-    sums: list[float] = (member.double().T @ thumbnail.flatten().double()).tolist()
+    member = _crop_of_cells(len(thumbnail), *grid).to(thumbnail.device)
+    sums: list[float] = (member @ thumbnail.flatten().double()).tolist()
     return sums
 
 
@@ -165,17 +172,17 @@ def _ranking(tiles: Tiles, scores: Tensor, all_usable: bool) -> tuple[Tensor, li
     Thumbnail: its score. Crops: the crop's scores and its slice of the thumbnail resized (bilinear) to the stitched
     grid, each divided by its length. Shape: scores ``(N,)``, NaN where they are unusable -> ``(side, side)``.
     """
-    own = scores[tiles.thumbnail]
+    own, *of_crops = scores[tiles.rows].split(tiles.sizes)
     thumbnail = (own if all_usable else _clean(own)).view(tiles.side, tiles.side)
     resized = interpolate(thumbnail[None, None], size=tiles.size, mode="bilinear", align_corners=False).flatten()
-    found = [_Tile(tiles.thumbnail, own, own)]
-    for rows, cells in zip(tiles.crops, tiles.cells, strict=True):
-        local, seen = scores[rows], resized[cells]
+    first, *rows = tiles.rows.split(tiles.sizes)
+    found = [_Tile(first, own, own)]
+    for part, local, seen in zip(rows, of_crops, resized[tiles.cells].split(tiles.sizes[1:]), strict=True):
         if all_usable:
             combined = _unit(local) + _unit(seen)
         else:
             combined = (_unit(_clean(local)) + _unit(seen)).masked_fill(local.isnan(), torch.nan)
-        found.append(_Tile(rows, combined, seen))
+        found.append(_Tile(part, combined, seen))
     if all_usable:
         return thumbnail, found
     return thumbnail, [replace(tile, scores=tile.scores.nan_to_num(nan=-torch.inf)) for tile in found]
@@ -217,17 +224,19 @@ def _select(signals: Signals, tokens: int, params: Params) -> Selection:
     ratios = crop_ratios(crop_sums(thumbnail, found.grid), ratio)
     of_tiles = [ratio, *(ratios[row * found.grid[1] + column] for row, column in found.places)]
     counts = _counts(tiles, of_tiles, tokens, params["counts"] == "exact", all_usable)
-    chosen = [tile.rows[ops.top_k(tile.scores, count)] for tile, count in zip(tiles, counts, strict=True)]
-    kept = torch.cat([*chosen, newlines]).sort().values
-    facts = {
-        "ratio": ratio,
-        "tokens_of_thumbnail_and_crops": counts,
-        "crop_grid": f"{found.grid[0]} x {found.grid[1]}",
-        "crop_ratios": [float(f"{share:.6g}") for share in ratios],
-        "newlines_kept": len(newlines),
-    }
+    first = tiles[0].rows[ops.top_k(tiles[0].scores, counts[0])]
+    others = [tile.rows[ops.highest(tile.scores, count)] for tile, count in zip(tiles[1:], counts[1:], strict=True)]
+    order = torch.cat([first, torch.cat([*others, newlines]).sort().values])
+    kept = order.sort().values
 
     def diagnose() -> Diagnostics:
+        facts = {
+            "ratio": ratio,
+            "tokens_of_thumbnail_and_crops": counts,
+            "crop_grid": f"{found.grid[0]} x {found.grid[1]}",
+            "crop_ratios": [float(f"{share:.6g}") for share in ratios],
+            "newlines_kept": len(newlines),
+        }
         place = torch.cat([tile.rows for tile in tiles])
         shares = torch.cat([torch.full((len(t.rows),), k / len(t.rows)) for t, k in zip(tiles, counts, strict=True)])
         ranks = torch.cat([tile.scores for tile in tiles])
@@ -248,10 +257,8 @@ def _select(signals: Signals, tokens: int, params: Params) -> Selection:
             of=len(pool),
         )
 
-    sequence = None
-    if params["order"] == "official":  # the thumbnail's tokens by score, then all others as in the picture
-        order = torch.cat([chosen[0], ops.without(kept, chosen[0], n)])
-        sequence = torch.searchsorted(kept, order)
+    # Officially the thumbnail's tokens come by score, all others as in the picture.
+    sequence = torch.searchsorted(kept, order) if params["order"] == "official" else None
     return Selection(kept=kept, sequence=sequence, diagnose=diagnose)
 
 

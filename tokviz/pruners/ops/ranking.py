@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # Up to this many scores a stable sort is as fast as the steps of a partial one.
-SMALL = 512
+SMALL = 1024
 
 
 def keep_highest(scores: Tensor, keep: int) -> Tensor:
