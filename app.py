@@ -1,81 +1,15 @@
-"""Entry of the page: ``python app.py`` here, and the app file of a Hugging Face Space."""
+"""Entry of the page: ``python app.py`` here, and the app file of a Hugging Face Space. The same as ``tokviz serve``."""
 
 from __future__ import annotations
 
-import os
-
-# Before gradio is imported: it reads these once.
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-import atexit
-import signal
 import sys
-from collections.abc import Iterator
-from threading import Event as Flag
-from typing import Any
 
-from tokviz.decoding_worker import warm_up
-from tokviz.errors import BadInput
-from tokviz.serving.gpu_time import is_zero_gpu
-from tokviz.ui import text
-from tokviz.ui.agents import serve_agents
-from tokviz.ui.build import build_page, launch_settings, stop_runs
-from tokviz.ui.running import RunRequest, allowed_models, declared_seconds, model, opened, run_request
-from tokviz.ui.turns import all_over
-
-
-def zero_gpu_runner() -> Any:
-    """``run_request`` as one decorated generator; the stop flag stays in this process, which can be told to stop."""
-    import gradio as gr
-    import spaces
-
-    @spaces.GPU(duration=declared_seconds)
-    def on_gpu(request: RunRequest) -> Iterator[Any]:
-        yield from run_request(request, Flag())
-
-    def run(request: RunRequest, stop: Flag) -> Iterator[Any]:
-        request = opened(request, stop)  # before GPU time is counted
-        try:
-            for event in on_gpu(request):
-                yield event
-                if stop.is_set():
-                    return
-        except gr.Error as error:  # what ZeroGPU itself says; ours cross as they are
-            if "quota" not in f"{getattr(error, 'title', '')} {error}".lower():
-                raise
-            raise BadInput(text.no_quota(declared_seconds(request))) from error
-
-    # ZeroGPU wants the weights in place before the first request: they are packed at start-up.
-    model(allowed_models()[0][1])
-    return run
-
-
-def _stop(*_: Any) -> None:
-    """End running answers at their next token; what waits for the server then closes it and cleans up."""
-    stop_runs()
-    raise KeyboardInterrupt
+from tokviz import cli
 
 
 def main() -> None:
-    """Build the page and serve it until SIGINT or SIGTERM."""
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
-    try:
-        warm_up()  # pictures and videos are decoded in processes of their own
-    except BadInput as error:
-        print(f"tokviz: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request)
-    port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
-    host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    page.launch(server_name=host, server_port=int(port), mcp_server=serve_agents(), **launch_settings())
-    all_over(10)
-    # What is left cannot be stopped, such as a model that is being loaded: threads would hold the process up, and torch
-    # abort it.
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    os._exit(0)
+    """Serve the page until SIGINT or SIGTERM."""
+    sys.exit(cli.main(["serve"]))
 
 
 if __name__ == "__main__":

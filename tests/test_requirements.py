@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,52 @@ def installed(name, place):
     names = [canonicalize_name(pin.name) for pin in here]
     assert len(set(names)) == len(names)
     return {name: Version(str(pin.specifier).removeprefix("==")) for name, pin in zip(names, here, strict=True)}
+
+
+def of_project(*extras):
+    """The requirements in pyproject.toml of the core, or of some extras of it, with those that an extra takes in."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = [text for extra in extras for text in project["optional-dependencies"][extra]] or project["dependencies"]
+    found = []
+    for requirement in map(Requirement, texts):
+        found += of_project(*requirement.extras) if requirement.name == "tokviz" else [requirement]
+    return found
+
+
+def by_name(requirements):
+    """Canonical name and extras -> specifier; the same one may stand there twice, but must say the same."""
+    found = {}
+    for one in requirements:
+        assert one.marker is None and one.url is None
+        key = canonicalize_name(one.name), frozenset(one.extras)
+        assert found.setdefault(key, one.specifier) == one.specifier
+    return found
+
+
+EXACT_ON_A_SPACE = {"torch", "torchvision"}
+"""ZeroGPU has a newest torch; who installs the package may have another."""
+
+
+@pytest.mark.parametrize(
+    "name, extras",
+    [("requirements", ["ui", "video"]), ("requirements-mcp", ["ui", "video", "mcp"]),
+     ("requirements-dev", ["dev"]), ("requirements-gpu", ["gpu"])],
+)  # fmt: skip
+def test_the_files_repeat_what_the_package_declares(name, extras):
+    core = [] if name == "requirements-gpu" else of_project()
+    declared, repeated = by_name([*core, *of_project(*extras)]), by_name(required(name))
+    assert declared.keys() == repeated.keys()
+    for (package, more), specifier in repeated.items():
+        if package in EXACT_ON_A_SPACE:
+            (pin,) = specifier
+            assert pin.operator == "==" and pin.version in declared[package, more], package
+        else:
+            assert specifier == declared[package, more], package
+
+
+def test_everything_that_builds_the_package_is_there_to_test_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert by_name(map(Requirement, project["build-system"]["requires"])).items() <= by_name(of_project("dev")).items()
 
 
 @pytest.mark.parametrize("name", PAIRS)

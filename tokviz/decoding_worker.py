@@ -27,11 +27,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from .decoding_process import ENDING
 from .errors import BadInput, Stopped
+from .resources import IMPORT_FOLDER
 
 AT_ONCE = 4
 """Files that are decoded at the same time: with the default limit they take at most 1.6 GB."""
@@ -336,7 +336,7 @@ _INTERPRETER = (sys.executable, "-m", "tokviz.decoding_process")
 
 def _environment() -> dict[str, str]:
     """This process's, so that the same packages are found; threads of numpy would be in the way of copying."""
-    paths = [str(Path(__file__).parents[1]), *(path for path in sys.path if path)]
+    paths = [str(IMPORT_FOLDER), *(path for path in sys.path if path)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import BadInput
 from .records import Comparison
+from .resources import resource
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = resource("examples")
 
 _DIGEST = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
 

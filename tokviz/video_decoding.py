@@ -15,15 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import av
-from av.error import FFmpegError
-from av.stream import Disposition
-
 from .errors import BadInput
+from .extras import is_installed, need
 from .files import open_file
 from .images import MAX_ASPECT, MIN_SIDE
 from .video_boxes import claims_too_much
 from .video_elements import avi_claims_too_much, matroska_claims_too_much
+
+_DAMAGE: tuple[type[Exception], ...] = (OSError, ValueError, ArithmeticError, MemoryError)
+if is_installed("av"):  # the extra "video": without it everything else works, and ``opened`` says what to install
+    import av
+    from av.error import FFmpegError
+    from av.stream import Disposition
+
+    _DAMAGE = (FFmpegError, *_DAMAGE)
 
 MAX_FILE_BYTES = 100_000_000
 MAX_DURATION_S = 600.0
@@ -53,7 +58,6 @@ _MAGIC = (
 _TS_PACKET = 188
 _EXACT_SEEKS = ("mov", "matroska")
 """Formats with an index of key frames that is whole; the other one (AVI) is decoded from its start."""
-_DAMAGE = (FFmpegError, OSError, ValueError, ArithmeticError, MemoryError)
 _STREAMS = 64
 
 
@@ -130,6 +134,7 @@ def opened(source: str | Path | bytes, clock: Clock, counted: bool = False) -> I
         raise BadInput(NO_VIDEO.format("sound but no video"))
     if kind is None or kind == "other":
         raise BadInput(f"This file is no video that can be read: use {FORMATS}.")
+    need("av", "video", "Reading a video")
     options = {"max_pixels": str(MAX_FRAME_PIXELS), "max_streams": str(_STREAMS), "protocol_whitelist": ""}
     with io.BytesIO(source) if isinstance(source, bytes) else open_file(source, "video") as file:
         if not counted and _CLAIMS[kind](file):

@@ -1,4 +1,4 @@
-"""``python -m tokviz``: one file per command.
+"""``tokviz`` and ``python -m tokviz``: one file per command.
 
 Exit codes: 0 fine, 2 bad input (one sentence on stderr says what to do), 130 interrupted, 1 a defect (traceback).
 Torch and models are imported by the command that needs them, so that ``--help`` and bad arguments answer at once.
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ..errors import BadInput
 from ..render.plain_text import plain_text
-from . import compare, listing, reports
+from . import compare, listing, reports, serve
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from .. import __version__
 
-    parser = _Parser(prog="python -m tokviz", description="See what visual-token pruners keep.")
+    called = "python -m tokviz" if os.path.basename(sys.argv[0]) == "__main__.py" else "tokviz"
+    parser = _Parser(prog=called, description="See what visual-token pruners keep.")
     parser.add_argument("--version", action="version", version=f"tokviz {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    for command in (compare, reports, listing):
+    for command in (compare, serve, listing, reports):
         command.add_to(commands)
     return parser

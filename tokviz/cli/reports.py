@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from ..resources import IMPORT_FOLDER
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 _COMMANDS = {
     "bench": ("benchmarks.fidelity.command", "right answers of every method on held-out scenes; ablations"),
     "calibrate": ("benchmarks.vtw_calibration_command", "search the block at which VTW may withdraw the image"),
@@ -24,9 +24,9 @@ _COMMANDS = {
 def add_to(commands: Any) -> None:
     """Declare both commands: the real ones in a checkout, elsewhere what to do to have them."""
     for name, (module, help) in _COMMANDS.items():
-        if (CHECKOUT / Path(*module.split("."))).with_suffix(".py").is_file():
-            if str(CHECKOUT) not in sys.path:  # ``tokviz`` as a console script of an editable install
-                sys.path.insert(0, str(CHECKOUT))
+        if (IMPORT_FOLDER / Path(*module.split("."))).with_suffix(".py").is_file():
+            if str(IMPORT_FOLDER) not in sys.path:  # ``tokviz`` as a console script of an editable install
+                sys.path.insert(0, str(IMPORT_FOLDER))
             import_module(module).add_to(commands)
         else:
             parser = commands.add_parser(name, help=f"{help} (in a checkout)", add_help=False)

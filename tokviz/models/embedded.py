@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..resources import resource
+
 EMBEDDED_MODEL = "tokviz-tiny"
 EMBEDDED_VIDEO_MODEL = "tokviz-tiny-video"
 EMBEDDED = (EMBEDDED_MODEL, EMBEDDED_VIDEO_MODEL)
-_ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 def embedded_folder(name: str = EMBEDDED_MODEL) -> Path:
-    """Where an embedded checkpoint lies in the repository."""
-    return _ASSETS / name
+    """Locate an embedded checkpoint."""
+    return resource(f"assets/{name}")

@@ -76,7 +76,7 @@ def why_no_hub_kernel(devices: Sequence[torch.device], dtype: torch.dtype) -> st
 
 def _why_no_hub_package(devices: Sequence[torch.device], dtype: torch.dtype) -> str | None:
     if not is_kernels_available():
-        return "The package kernels is missing or too old (pip install -r requirements-gpu.txt)."
+        return "The package kernels is missing or too old (pip install 'tokviz[gpu]')."
     return _why_not_here(devices, dtype)
 
 

@@ -7,12 +7,13 @@ scripts in ``assets/``.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+from ..resources import resource
+
+ASSETS = resource("assets")
 _VIEW_SCRIPTS = (
     "patch_geometry.js",
     "patch_sheet.js",

@@ -1,0 +1,91 @@
+"""Serve the page: on this machine, on a server, or as a Hugging Face Space."""
+
+from __future__ import annotations
+
+import os
+
+# Before gradio is imported: it reads these once.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import atexit
+import signal
+import sys
+from collections.abc import Iterator
+from threading import Event as Flag
+from typing import Any, NoReturn
+
+from ..decoding_worker import warm_up
+from ..errors import BadInput
+from ..serving.gpu_time import is_zero_gpu
+from . import text
+from .agents import serve_agents
+from .build import build_page, launch_settings, stop_runs
+from .running import RunRequest, allowed_models, declared_seconds, model, opened, run_request
+from .turns import all_over
+
+
+def zero_gpu_runner() -> Any:
+    """``run_request`` as one decorated generator; the stop flag stays in this process, which can be told to stop."""
+    import gradio as gr
+    import spaces
+
+    @spaces.GPU(duration=declared_seconds)
+    def on_gpu(request: RunRequest) -> Iterator[Any]:
+        yield from run_request(request, Flag())
+
+    def run(request: RunRequest, stop: Flag) -> Iterator[Any]:
+        request = opened(request, stop)  # before GPU time is counted
+        try:
+            for event in on_gpu(request):
+                yield event
+                if stop.is_set():
+                    return
+        except gr.Error as error:  # what ZeroGPU itself says; ours cross as they are
+            if "quota" not in f"{getattr(error, 'title', '')} {error}".lower():
+                raise
+            raise BadInput(text.no_quota(declared_seconds(request))) from error
+
+    # ZeroGPU wants the weights in place before the first request: they are packed at start-up.
+    model(allowed_models()[0][1])
+    return run
+
+
+def _stop(*_: Any) -> None:
+    """End running answers at their next token; what waits for the server then closes it and cleans up."""
+    stop_runs()
+    raise KeyboardInterrupt
+
+
+def _address() -> tuple[str, int]:
+    """Host and port that the environment asks for. Raises BadInput."""
+    host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
+    if not (port.strip().isdecimal() and 1 <= int(port) <= 65535):
+        raise BadInput(f"The port must be a whole number between 1 and 65535, not {port!r}.")
+    return host, int(port)
+
+
+def serve() -> NoReturn:
+    """Build the page, serve it where the environment says until SIGINT or SIGTERM, and end the process.
+
+    Raises BadInput when it cannot be served there.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    host, port = _address()
+    warm_up()  # pictures and videos are decoded in processes of their own
+    page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request)
+    try:
+        page.launch(server_name=host, server_port=port, mcp_server=serve_agents(), **launch_settings())
+    except OSError as error:  # of the server's start: once it runs, gradio waits until it is told to end
+        raise BadInput(
+            f"The page cannot be served on port {port} of {host}: the port is taken, or the address is not this "
+            "machine's. Choose another with --port and --host."
+        ) from error
+    all_over(10)
+    # What is left cannot be stopped, such as a model that is being loaded: threads would hold the process up, and torch
+    # abort it.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(0)
