@@ -8,39 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..names import Site
+from ..records import Chart, TokenMap
 from ..types import (
     CLS_ATTENTION,
     CLS_FEATURE,
     ENCODER_KEYS,
     RECEIVED_ATTENTION,
-    Budget,
-    Chart,
     Diagnostics,
     Params,
-    PlanningInfo,
-    Schedule,
-    SelectFunction,
     Selection,
     Signals,
-    Stage,
-    TokenMap,
 )
+from . import ops
 from .diagnostics import explained, group_sizes, lengths
-from .ops import (
-    group_sums,
-    highest,
-    kept_rows,
-    nearest_by_cosine,
-    required,
-    sanitised,
-    spread,
-    ties_at_threshold,
-    usable_rows,
-    without,
-)
 from .per_view import Usable, equal_shares, rows_by_view, tower_attention, usable
-from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, needs_on, whole
+from .pruner import Paper, Pruner, choice, fixed_count, single_stage, whole
 
 DOMINANT_TO_ALL = 6.4
 """54 dominant and 10 contextual tokens were published for 64: every 6.4th token is contextual."""
@@ -81,19 +63,19 @@ def _zip(signals: Signals, rows: Usable, keep: int, n_contextual: int, as_sum: b
     if keep >= len(rows.rows):
         return _View(rows.kept(rows.rows, keep), none, none, none, signals.features[none].float(), lambda: 1)
     count, n = keep - n_contextual, len(signals.features)
-    score, non_finite = sanitised(tower_attention(signals).values[rows.rows])
+    score, non_finite = ops.sanitised(tower_attention(signals).values[rows.rows])
     ranks = non_finite < len(score)
-    dominant = rows.rows[highest(score, count)] if ranks else Usable(rows.rows, none).kept(none, count)
-    ties = (lambda: ties_at_threshold(score, count) if count else 1) if ranks else (lambda: count)
-    remaining = without(rows.rows, dominant, n)
+    dominant = rows.rows[ops.highest(score, count)] if ranks else Usable(rows.rows, none).kept(none, count)
+    ties = (lambda: ops.ties_at_threshold(score, count) if count else 1) if ranks else (lambda: count)
+    remaining = ops.without(rows.rows, dominant, n)
     step = max(1, len(remaining) // max(1, n_contextual))
     targets = remaining[: n_contextual * step : step]
     own = signals.features[targets].float()
     if n_contextual == 0:
         return _View(dominant, targets, none, none, own, ties)
-    merged, keys = without(remaining, targets, n), required(signals.keys, "keys")
-    nearest = nearest_by_cosine(keys[targets], keys, merged)
-    total, received = group_sums(signals.features, merged, nearest, n_contextual)
+    merged, keys = ops.without(remaining, targets, n), ops.required(signals.keys, "keys")
+    nearest = ops.nearest_by_cosine(keys[targets], keys, merged)
+    total, received = ops.group_sums(signals.features, merged, nearest, n_contextual)
     if as_sum:
         held = own + total / received.clamp_min(1).unsqueeze(1)
     else:
@@ -102,7 +84,7 @@ def _zip(signals: Signals, rows: Usable, keep: int, n_contextual: int, as_sum: b
 
 
 def _select(signals: Signals, keep: int, params: Params, tiles: bool) -> Selection:
-    rows, n = usable(signals, required(signals.keys, "keys")), len(signals.features)
+    rows, n = usable(signals, ops.required(signals.keys, "keys")), len(signals.features)
     pools = rows_by_view(signals, rows.pool)
     cls = _cls_features(signals, params)
     views, cls_of = [], []
@@ -118,8 +100,8 @@ def _select(signals: Signals, keep: int, params: Params, tiles: bool) -> Selecti
     )
     kept = torch.cat([*(view.dominant for view in views), targets]).sort().values
     extra = cls[[number for numbers in cls_of for number in numbers]]
-    features = kept_rows(signals.features, kept, targets, held)
-    assignment = spread(kept, kept, n, -1).index_copy_(0, merged, owner)
+    features = ops.kept_rows(signals.features, kept, targets, held)
+    assignment = ops.spread(kept, kept, n, -1).index_copy_(0, merged, owner)
     official = params["order"] == "official"
     selection = Selection(
         kept=kept,
@@ -158,72 +140,45 @@ def _explained(
 ) -> Diagnostics:
     kept, n_cls = selection.kept, 0 if selection.extra is None else len(selection.extra)
     score = tower_attention(signals, "the highest are dominant; contextual tokens are evenly spaced in what remains")
-    role = spread(torch.full((len(kept),), 2.0), kept, len(score.values), torch.nan).index_fill(0, targets, 1.0)
-    role = role.index_fill(0, torch.cat([view.merged for view in views]), 0.0)
-    sizes = group_sizes(selection, len(score.values), "0 is no token of its own")
+    merged, n = torch.cat([view.merged for view in views]), len(score.values)
+    role = ops.spread(score.values.new_full((len(kept),), 2.0), kept, n, torch.nan)
+    role = role.index_fill(0, targets, 1.0).index_fill(0, merged, 0.0)
+    sizes = group_sizes(selection, n, "0 is no token of its own")
     of_features, chart = lengths(signals.features, selection, targets, "contextual tokens")
-    bars = Chart(
-        "group_sizes",
-        "Tokens in each contextual token",
-        "bars",
-        y=sizes.values[targets].tolist(),
-        tokens=targets.tolist(),
-        x_label="contextual token",
-        y_label="tokens",
-    )
+    label, counts, tokens = "Tokens in each contextual token", sizes.values[targets].tolist(), targets.tolist()
+    bars = Chart("group_sizes", label, "bars", counts, tokens=tokens, x_label="contextual token", y_label="tokens")
+    roles = TokenMap("role", "Role", role, direction="2 dominant, 1 contextual, 0 merged into a contextual token")
     facts: dict[str, int | str] = {"dominant": len(kept) - len(targets) + n_cls, "contextual": len(targets)}
-    facts["cls_tokens"] = n_cls
-    facts |= {"added": "[CLS]"} if n_cls else {}
+    facts |= {"cls_tokens": n_cls} | ({"added": "[CLS]"} if n_cls else {})
     return explained(
         score,
-        maps=(
-            TokenMap("role", "Role", role, direction="2 dominant, 1 contextual, 0 merged into a contextual token"),
-            sizes,
-            *of_features,
-        ),
-        charts=(bars, chart) if len(targets) else (),
+        maps=(roles, sizes, *of_features),
+        charts=(bars, chart) if tokens else (),
         facts={**facts, "ties_at_threshold": max(view.ties() for view in views)},
-        non_finite=len(rows.pool) - len(usable_rows(score.values, rows.rows)),
+        non_finite=len(rows.pool) - len(ops.usable_rows(score.values, rows.rows)),
         of=len(rows.pool),
     )
 
 
-def _stage_select(tiles: bool) -> SelectFunction:
-    @fixed_count
-    def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-        """Dominant: highest [CLS] attention. Contextual: evenly spaced in what remains, with the rest merged into them.
+@fixed_count
+def select_pictures(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """Dominant: highest [CLS] attention. Contextual: evenly spaced in what remains, with the rest merged into them.
 
-        Every view keeps the same number (thumbnail and crops, as officially). Of its d dominant tokens [CLS] is the
-        first, added in front (``Selection.extra``) and counted. Targets are every (R // c)-th of the R tokens that
-        remain IN THEIR LIST, not on the grid; every other one joins the target with the most similar key (cosine of
-        keys, mean over heads). Contextual = target + mean of what it received, so about twice as long as a token.
-        Shape: signals.features ``(N, D)``, cls_attention ``(N,)``, keys ``(N, d_k)``, cls_feature ``(D,)`` or one per
-        view ``(V, D)``; with one for several views only the first view has a [CLS] -> kept + extra = ``keep``.
-        Source: VisionZip, official ``visionzip/clip_encoder.py``, ``llava_arch.py``. Differs: float32, ties to the
-        lowest index, a zero key has cosine 0 (officially NaN), and a single token is dominant.
-        """
-        return _select(signals, keep, params, tiles)
-
-    return select
-
-
-select_pictures = _stage_select(tiles=False)
-select_tiles = _stage_select(tiles=True)
-
-
-def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the vision features, before the projector; behind a merger of patches.
-
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. For 64, 128 and
-    192 of 576: 54 + 10, 108 + 20, 162 + 30 dominant (with [CLS]) and contextual tokens. Raises BadInput for a budget
-    below 1 token.
+    Every view keeps the same number (thumbnail and crops, as officially). Of its d dominant tokens [CLS] is the first,
+    added in front (``Selection.extra``) and counted. Targets are every (R // c)-th of the R tokens that remain IN THEIR
+    LIST, not on the grid; every other one joins the target with the most similar key (cosine of keys, mean over heads).
+    Shape: signals.features ``(N, D)``, cls_attention ``(N,)``, keys ``(N, d_k)``, cls_feature ``(D,)`` or one per view
+    ``(V, D)``; with one for several views only the first view has a [CLS] -> kept + extra = ``keep``.
+    Source: VisionZip, official ``visionzip/clip_encoder.py``, ``llava_arch.py``. Differs: float32, ties to the lowest
+    index, a zero key has cosine 0 (officially NaN), and a single token is dominant.
     """
-    keep, needs = budget_tokens(budget), needs_on(info, CLS_ATTENTION, RECEIVED_ATTENTION, ENCODER_KEYS)
-    if info.has_cls and info.projects_cls and params["cls_token"] == "kept":
-        needs += (CLS_FEATURE,)
-    site: Site = "projector" if info.merges_patches else "encoder"
-    select = select_tiles if info.has_tiles else select_pictures
-    return Schedule((Stage(site, keep, select, needs, title="Dominant and contextual tokens"),))
+    return _select(signals, keep, params, tiles=False)
+
+
+@fixed_count
+def select_tiles(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+    """The same on a thumbnail with crops, whose tokens the official order mixes."""
+    return _select(signals, keep, params, tiles=True)
 
 
 PRUNER = Pruner(
@@ -267,6 +222,17 @@ PRUNER = Pruner(
             maximum=256,
         ),
     ),
-    schedule=schedule,
+    schedule=single_stage(
+        select_pictures,
+        "encoder",
+        needs=lambda info, params: (
+            CLS_ATTENTION,
+            RECEIVED_ATTENTION,
+            ENCODER_KEYS,
+            *([CLS_FEATURE] if info.projects_cls and params["cls_token"] == "kept" else []),
+        ),
+        title="Dominant and contextual tokens",
+        tiled=select_tiles,
+    ),
     merges=True,
 )
