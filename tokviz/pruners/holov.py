@@ -41,7 +41,7 @@ def holistic_scores(features: Tensor, attention: Tensor) -> Tensor:
     unit = features / (features.norm(dim=1, keepdim=True) + GUARD)
     similarity = (unit @ unit.T).fill_diagonal_(0.0)
     mean = similarity.sum(1) / (n - 1)
-    variance = (similarity - mean.unsqueeze(1)).square().sum(1) / (n - 1)
+    variance = similarity.sub_(mean.unsqueeze(1)).square_().sum(1) / (n - 1)
     attention = attention * ATTENTION_SCALE
     to_match = attention.abs().mean() / (variance.abs().mean() + GUARD)
     return attention + VARIANCE_WEIGHT * (variance * to_match)
