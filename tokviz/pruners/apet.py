@@ -94,6 +94,7 @@ def _selection(
             score=TokenMap("error", "Approximation error", error, direction=_direction(overwrites), scale="log"),
             maps=_maps(signals, parts, error, other, overwrites),
             charts=_charts(parts),
+            order_is_basis=True,
             facts=_facts(parts, params, picked, non_finite),
             warnings=non_finite_warnings(non_finite, n_all - len(other)),
         ),
@@ -231,15 +232,11 @@ def plan_counts(budget: Budget, info: PlanningInfo) -> tuple[int, int]:
     if budget.counted_as == "final":
         return min(3 * tokens, n), tokens
     first = min(3 * tokens // 2, n)
-    if budget.counted_as == "published" and info.family.startswith("qwen") and 3 * tokens // 2 <= n:
+    if budget.counted_as == "published" and info.published_as == "qwen" and 3 * tokens // 2 <= n:
         return max(1, first), max(1, 333 * first // 1000)
     before, after = blocks // 2, blocks - blocks // 2
     rest = blocks * tokens - before * first
     return first, max(1, (2 * rest + after) // (2 * after))
-
-
-_BEFORE_THE_PROJECTOR = ("llava", "llava_next", "llava_next_video", "video_llava")
-"""Families of LLaVA's kind, whose encoder makes the very tokens that are projected."""
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
@@ -256,14 +253,14 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
             "ApET's official mode reproduces its code for LLaVA's pictures and Video-LLaVA's videos. "
             "Choose mode paper for this model."
         )
-    if info.family == "video_llava" and info.has_frames:
+    if info.published_as == "video_llava" and info.has_frames:
         stage = Stage(
             "projector", budget_tokens(budget), select_each_frame, title="Approximation error, frame by frame"
         )
         return Schedule((stage,))
     first, second = plan_counts(budget, info)
-    llava = info.family in _BEFORE_THE_PROJECTOR
-    per_view = llava or (info.has_frames and not info.family.startswith("qwen"))
+    llava = info.published_as in ("llava", "video_llava")  # whose encoders make the very tokens that are projected
+    per_view = llava or (info.has_frames and info.published_as != "qwen")
     return Schedule(
         (
             Stage(
@@ -278,9 +275,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
 
 
 def _has_official_code(info: PlanningInfo) -> bool:
-    if info.has_frames:
-        return info.family == "video_llava"
-    return info.family in ("llava", "llava_next", "llava_next_video")
+    return info.published_as == ("video_llava" if info.has_frames else "llava")
 
 
 def _param(name: str, label: str, choices: tuple[str, ...], help: str) -> Param:

@@ -237,6 +237,7 @@ def _selection(
             ),
             charts=tuple(_chart(signals, number, view, len(views)) for number, view in enumerate(views)),
             readings=(Reading("outliers", "Share of outliers of attention", outlying / len(rows)),),
+            extra_name="the sum of what was dropped, weighted by attention",
             facts={
                 "outliers": outlying,
                 "by_attention": int((group == 2).sum()),
