@@ -25,7 +25,11 @@ MAY_LOAD = {
 }
 """Which heavy library a room's modules may import when they are imported: so that pages and help appear at once."""
 
-LAZY_UPWARDS: dict[tuple[str, str], str] = {}
+LAZY_UPWARDS = {
+    ("tokviz.records", "tokviz.viz.tables"): "a comparison makes its own table",
+    ("tokviz.records", "tokviz.viz.figures"): "a comparison draws itself",
+    ("tokviz.records", "tokviz.viz.notebook"): "a comparison shows itself in a notebook",
+}
 """Imports inside functions that go up, with the reason."""
 
 

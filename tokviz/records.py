@@ -473,7 +473,7 @@ class Comparison(Record):
 
     def to_pandas(self) -> DataFrame:
         """A table with a row per run: answer, verdict, tokens, times, cost. Raises BadInput where pandas is missing."""
-        from .render.tables import data_frame
+        from .viz.tables import data_frame
 
         return data_frame(self)
 
@@ -481,7 +481,7 @@ class Comparison(Record):
         self,
         path: str | Path | None = None,
         *,
-        view: Literal["kept", "score", "clusters", "died"] = "kept",
+        view: Literal["kept", "score", "clusters", "dropped"] = "kept",
         methods: Sequence[str] | None = None,
         theme: Literal["light", "dark"] = "light",
         layer: int | Literal["both"] | None = None,
@@ -501,7 +501,7 @@ class Comparison(Record):
 
         Raises BadInput for what is unknown or cannot be written.
         """
-        from .render.figure import comparison_figure, save_figure
+        from .viz.figures import comparison_figure, save_figure
 
         options: dict[str, Any] = {
             "view": view, "methods": methods, "theme": theme, "layer": layer, "frames": frames, "dpi": dpi,
@@ -512,7 +512,7 @@ class Comparison(Record):
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the image once per run, with what the run kept and answered."""
-        from .render.notebook import to_html
+        from .viz.notebook import to_html
 
         return to_html(self)
 

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .names import Box
-from .records import Run, StageRecord, Timing, TokenGrid
+from ..names import Box
+from ..records import Run, StageRecord, Timing, TokenGrid
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
 
