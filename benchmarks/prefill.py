@@ -33,7 +33,7 @@ from tokviz.engine import Prompt
 from tokviz.engine.stages import synchronise
 from tokviz.errors import BadInput
 from tokviz.pruners import get, methods
-from tokviz.pruners.base import Pruner
+from tokviz.pruners.pruner import Pruner
 from tokviz.runs.execute import Execution, Settings, execute, execution_timings, processed
 from tokviz.runs.metrics import timing
 from tokviz.types import Budget, Params, Schedule, Selection, Signals, Stage

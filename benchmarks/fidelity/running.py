@@ -15,7 +15,7 @@ from scenes import DEFAULT_SIZE
 from tokviz.engine import Prompt, Select, StageEvent, running_on, selector, shorten
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.pruners import get
-from tokviz.pruners.base import budget_tokens
+from tokviz.pruners.pruner import budget_tokens
 from tokviz.pruners.sampling import random_rows
 from tokviz.records import TokenGrid
 from tokviz.runs.execute import planning_info
