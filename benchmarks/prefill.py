@@ -35,7 +35,7 @@ from tokviz.errors import BadInput
 from tokviz.lane import LaneSettings, Shot, processed, shoot, shot_timings
 from tokviz.measures import timing
 from tokviz.pruners import get, methods
-from tokviz.pruners.base import Pruner
+from tokviz.pruners.pruner import Pruner
 from tokviz.types import Budget, Params, Schedule, Selection, Signals, Stage
 
 from .prefill_eager import Maps, eager, eager_prompt, llm_maps, maps_kept, read_off_maps, vision_maps

@@ -28,7 +28,7 @@ from .models.loading import VisionLanguageModel
 from .models.prompts import model_inputs
 from .names import Box, BudgetMeaning
 from .pruners import get
-from .pruners.base import Pruner
+from .pruners.pruner import Pruner
 from .records import Comparison, Request, Run, Timing, TokenGrid
 from .request_checks import (
     check_context,

@@ -16,7 +16,7 @@ from .measures import decode_flops, merging_flops, prefill_flops, timing
 from .models.base import ModelFamily
 from .models.loading import VisionLanguageModel
 from .names import VisionBlock
-from .pruners.base import Pruner
+from .pruners.pruner import Pruner
 from .records import AnswerToken, Cost, Run, Timing, TokenGrid
 from .traces import stage_records
 from .types import Budget, PlanningInfo, Schedule, Selection, Signals, Stage, budget_meanings, tokens_per_block

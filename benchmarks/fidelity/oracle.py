@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from tokviz.pruners.base import budget_tokens
+from tokviz.pruners.pruner import budget_tokens
 from tokviz.pruners.sampling import random_rows
 from tokviz.types import Budget, Params, Schedule, Selection, Signals, Stage
 

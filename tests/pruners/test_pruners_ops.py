@@ -5,7 +5,7 @@ import pruner_references as slow
 import pytest
 import torch
 
-from tokviz.pruners import ops, pairs, sampling
+from tokviz.pruners import ops, pairs, pruner, sampling
 from tokviz.types import Signals
 
 INF, NAN = math.inf, math.nan
@@ -82,7 +82,7 @@ def test_candidate_rows():
 
 
 def test_fixed_count_needs_a_count_and_required_needs_a_signal():
-    select = ops.fixed_count(lambda signals, keep, params, generator: pytest.fail("no selection work expected"))
+    select = pruner.fixed_count(lambda signals, keep, params, generator: pytest.fail("no selection work expected"))
     signals = Signals(torch.zeros(3, 2))
     with pytest.raises(ValueError, match=r"Stage\.keep is None"):
         select(signals, None, {}, torch.Generator())

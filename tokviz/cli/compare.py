@@ -23,7 +23,7 @@ from .terminal import check_writable, out, quiet_unless, write_text
 if TYPE_CHECKING:
     from ..images import Picture
     from ..models.loading import VisionLanguageModel
-    from ..pruners.base import Param
+    from ..pruners.pruner import Param
     from ..records import Comparison
 
 

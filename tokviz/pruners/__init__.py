@@ -26,8 +26,8 @@ from . import (
     vispruner,
     vtw,
 )
-from .base import Pruner
 from .controls import FULL, RANDOM, UNIFORM
+from .pruner import Pruner
 
 PRUNERS: tuple[Pruner, ...] = (
     FULL,
@@ -57,12 +57,12 @@ PRUNERS: tuple[Pruner, ...] = (
 
 
 def methods() -> tuple[Pruner, ...]:
-    """Every method, in the order in which menus and tables show them."""
+    """Return every method, in the order in which menus and tables show them."""
     return PRUNERS
 
 
 def get(id: str) -> Pruner:
-    """The method with this id. Raises BadInput naming the ids that exist."""
+    """Return the method with this id. Raises BadInput naming the ids that exist."""
     for pruner in PRUNERS:
         if pruner.id == id:
             return pruner

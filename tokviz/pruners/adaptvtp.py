@@ -23,19 +23,11 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    required,
-    spread,
-    top_k,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
+from .diagnostics import non_finite_warnings
+from .ops import fill_up, required, spread, top_k, unit_rows, usable_rows
 from .pairs import cosine_rows, distances_to, whole_groups
+from .per_view import unrankable
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count
 
 
 def alignment(features: Tensor, text: Tensor, normalize: bool) -> Tensor:
@@ -248,15 +240,4 @@ PRUNER = Pruner(
         Param("normalize", "Unit lengths", "bool", False, "Compare directions only, so that long tokens do not lose."),
     ),
     schedule=schedule,
-    notes=(
-        "The paper names two estimators of mutual information, scikit-learn's nearest neighbours and the distance of "
-        "Eq. 3; tokviz uses Eq. 3, on which all of its method rests.",
-        "Which text is meant is not said; the default is what the user wrote, without template and roles.",
-        "The text calls σ an average, Eq. 16 makes it a running sum; the choice is the same, and the N2 tokens include "
-        "the seed.",
-        "If the budget exceeds N1 = floor(0.8 N), N1 is raised to it.",
-        "Max-sum is not max-min: two equal outliers can both be kept, as both are far from everything on average.",
-        "Projected tokens are much longer than word embeddings, so that α may say little but minus the length of the "
-        "token; the correlation is measured on every run and shown.",
-    ),
 )

@@ -23,20 +23,10 @@ from ..types import (
     TokenMap,
 )
 from .apet_reduction import BasisPlaces, Reduction, reduce_tokens
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    complement,
-    fill_up,
-    fixed_count,
-    kept_rows,
-    non_finite_warnings,
-    row_lengths,
-    take_rows,
-    unrankable,
-    usable_rows,
-)
-from .planning import equal_shares, rows_by_view
+from .diagnostics import non_finite_warnings
+from .ops import candidate_rows, complement, fill_up, kept_rows, row_lengths, take_rows, usable_rows
+from .per_view import equal_shares, rows_by_view, unrankable
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count
 
 _Part = tuple[Tensor, Reduction]
 """The usable rows of one view ``(n_v,)``, and what was decided about them."""
@@ -317,9 +307,9 @@ PRUNER = Pruner(
             "paper keeps the basis tokens at their places; official does as the released LLaVA code: it writes their "
             "features over the lowest-ranked kept tokens.",
         ),
-        _param("sampling", "Basis sampling", ("fps", "dpc", "random"), "Farthest points, density peaks, or by lot."),
+        _param("sampling", "Basis sampling", ("fps", "dpc", "random"), "Farthest points, density peaks, or random."),
         _param(
-            "start", "First farthest point", ("farthest", "random"), "Farthest from the mean, or by lot as officially."
+            "start", "First farthest point", ("farthest", "random"), "Farthest from the mean, or random as officially."
         ),
         Param(
             "basis_tokens",
@@ -334,29 +324,4 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     merges=True,
-    notes=(
-        "Paper and released code differ in what becomes of the basis tokens: the paper keeps them (mode paper, the "
-        "default); the code writes their features over the lowest-ranked kept tokens and loses what those held (mode "
-        "official).",
-        "Farthest point sampling starts at the token farthest from the mean, so that a run can be repeated; the code "
-        "starts at an unseeded random token (choose start random for a seeded draw).",
-        "The number of basis tokens is capped at one less than what is kept; the code fails below that.",
-        "Least squares are solved by singular values, which stay exact for a flat picture; official mode adds the "
-        "code's ridge of 1e-5, which cannot be told from no ridge on features of ordinary length.",
-        "Official mode takes the means of the clusters for density peaks and draws random bases with replacement, as "
-        "the code does; paper mode needs tokens that it can keep.",
-        "LLaVA-NeXT: each crop gets its share and its own basis at stage 1; newline tokens stay and are not counted. "
-        "Stage 2 takes all visual tokens to a third; the code's stage 2 sees the thumbnail only, a defect that is not "
-        "reproduced.",
-        "Qwen: stage 1 acts behind the patch merger on all pictures together, and stage 2 is on as the paper says; in "
-        "the released code its call is commented out.",
-        "Videos: every frame gets its share and its own basis; Video-LLaVA's [CLS] of a frame stays in front of it and "
-        "is not counted. On Video-LLaVA the one stage lies behind the projector, as in the released code; official "
-        "mode does what it does there: the T - M tokens of a frame with the largest error, best first, into which all "
-        "others merge (the basis too), then the M basis tokens as they were, 22 + 10 of 256 at 32 per frame. On "
-        "LLaVA-NeXT-Video, for which there is no code, each frame's pooled features are reduced before projection; "
-        "stage 2 takes all frames together.",
-        "The released Video-LLaVA code leaves pictures as they are; here they are treated as LLaVA-1.5's.",
-        "Similarities are ranked in float32; the code merges stage 1 in float16, where some merges change target.",
-    ),
 )

@@ -22,22 +22,11 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    required,
-    spread,
-    take_rows,
-    top_k,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
+from .diagnostics import non_finite_warnings
+from .ops import candidate_rows, fill_up, required, spread, take_rows, top_k, unit_rows, usable_rows
 from .pairs import cosine_rows, whole_groups
-from .planning import equal_shares, rows_by_view
+from .per_view import equal_shares, rows_by_view, unrankable
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count
 
 # The official min-max scaling adds this, so that the least relevant token keeps a little weight.
 RELEVANCE_FLOOR = 1e-6
@@ -260,15 +249,5 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
-    notes=(
-        "Relevance llm is a variant for models without CLIP's text tower: the cosine of each projected token with the "
-        "mean question embedding. It is not negated; the official code negates it because CLIP's patches lean "
-        "away from their text.",
-        "When the budget exceeds the rank of the kernel, the official code takes the root of a rounding error, and NaN "
-        "makes it pick one token again and again; here the most relevant of the other tokens follow.",
-        "When all tokens are equally relevant the official code divides by 0; here they all weigh 1.",
-        "With several views each gets an equal share, as officially each crop gets T; a view with fewer tokens hands "
-        "its surplus on. Officially T is chosen in the padded crop and what falls into the padding is lost.",
-    ),
     does_without=(CLIP_RELEVANCE,),
 )

@@ -10,18 +10,9 @@ import torch
 from torch import Tensor
 
 from ..types import Chart, Diagnostics, Selection, TokenMap
-from .ops import (
-    fill_up,
-    group_sums,
-    kept_rows,
-    non_finite_warnings,
-    sanitised,
-    spread,
-    ties_at_threshold,
-    top_k,
-    unrankable,
-    usable_rows,
-)
+from .diagnostics import non_finite_warnings
+from .ops import fill_up, group_sums, kept_rows, sanitised, spread, ties_at_threshold, top_k, usable_rows
+from .per_view import unrankable
 from .sampling import density_peaks
 
 # What the score of ``keep_and_recycle`` means for a token: a recycled one stays as a centre although its score is low.

@@ -22,23 +22,12 @@ from ..types import (
     TextScores,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .depths import carried_blocks
-from .ops import (
-    complement,
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    required,
-    row_lengths,
-    spread,
-    top_k,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
+from .diagnostics import non_finite_warnings
+from .ops import complement, fill_up, required, row_lengths, spread, top_k, unit_rows, usable_rows
 from .pairs import whole_groups
-from .planning import survivors_for_average
+from .per_view import unrankable
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count
+from .schedules import carried_blocks, survivors_for_average
 
 PUBLISHED_BLOCK = 2
 
@@ -231,14 +220,4 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
-    notes=(
-        "Implemented after llmc's port and a clone of the released code; both round the tokens per pivot down.",
-        "The official code keeps 4 + 8 floor(B / 8) tokens, 132 for a budget of 128 (count official, if the budget is "
-        "counted as published); by default exactly B stay, and a remainder goes to the first pivots.",
-        "Pivots take their tokens in turn, so that their order matters; officially it is that of a Python set. Here "
-        "visual pivots come first and text pivots second, both by descending norm.",
-        "Keys are those of the block before, after rotary embedding, with repeated heads for grouped queries; features "
-        "are hidden states through the LLM's final norm.",
-        "Fewer than four text tokens behind the picture make fewer pivots.",
-    ),
 )

@@ -6,16 +6,11 @@ import torch
 from torch import Generator
 
 from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage
-from .base import Paper, Pruner, budget_tokens
-from .coverage import with_coverage
-from .ops import (
-    fixed_count,
-    take_rows,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
+from .diagnostics import with_coverage
+from .ops import take_rows, unit_rows, usable_rows
 from .pairs import nearest_cosines
+from .per_view import unrankable
+from .pruner import Paper, Pruner, budget_tokens, fixed_count
 from .sampling import diverse_selection
 
 
@@ -63,11 +58,4 @@ PRUNER = Pruner(
     needs=(),
     params=(),
     schedule=schedule,
-    notes=(
-        "Picked tokens are masked and a zero token has cosine 0 with everything; the code relies on a distance of 0 to "
-        "itself, repeats tokens among duplicates, and has no distance (NaN) for zero tokens.",
-        "The budget is a number of tokens; the code rounds a ratio of N (0.098 of 576 is 56).",
-        "LLaVA-NeXT: thumbnail, crops and newline tokens are one pool, as in the code.",
-        "Kept tokens are closed up (positions reindexed), as all methods before the LLM do on LLaVA.",
-    ),
 )

@@ -25,18 +25,10 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    complement,
-    fixed_count,
-    non_finite_warnings,
-    required,
-    sanitised,
-    spread,
-    top_k,
-    unrankable,
-)
+from .diagnostics import non_finite_warnings
+from .ops import candidate_rows, complement, required, sanitised, spread, top_k
+from .per_view import unrankable
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count
 
 TEMPERATURE = 10.0
 
@@ -341,14 +333,4 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     needs_tiles=True,
-    notes=(
-        "The paper speaks of [CLS] attention; the code averages the logits before the softmax over heads, of the last "
-        "block, although the features come from the one before. tokviz follows the code; scores = probs is the paper.",
-        "Sums of more than a hundred logits saturate the softmax over the crops: of 2 x 2 crops at 25 % the best one "
-        "keeps 43.75 % and the others 18.75 % each, nearly always.",
-        "The code takes floors and so keeps a few tokens less than the budget, or more where crops differ in size; "
-        "tokviz hands the difference to the crops in proportion unless counts = official.",
-        "Where padding has cut columns off a crop, the code puts its tokens back by their number among the tokens that "
-        "are left, so that they end up in other rows; in tokviz they stay at their places. The sets are the same.",
-    ),
 )

@@ -21,18 +21,10 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    spread,
-    top_k,
-    unrankable,
-    usable_rows,
-)
-from .tower_attention import attention_map, attention_need
+from .diagnostics import non_finite_warnings
+from .ops import candidate_rows, fill_up, spread, top_k, usable_rows
+from .per_view import tower_attention, unrankable
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count, needs_on
 
 # Constants of the official code: attention is scaled up, variance enters with this weight, and divisions are guarded.
 ATTENTION_SCALE = 1e3
@@ -106,7 +98,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: HoloV, official ``llava/model/utils.py``. Differs: float32 and stable ties; in raster order and with the
     surplus given to other strips, unless asked otherwise; tokens that are not finite are taken out before cutting.
     """
-    score = attention_map(signals, direction="high is kept first in its strip")
+    score = tower_attention(signals, direction="high is kept first in its strip")
     attention = score.values
     pool = candidate_rows(signals)
     rows = usable_rows(signals.features, pool)
@@ -209,7 +201,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 "projector",
                 budget_tokens(budget),
                 select,
-                needs=(attention_need(info),),
+                needs=needs_on(info, CLS_ATTENTION, RECEIVED_ATTENTION),
                 title="Attention within strips",
             ),
         )
@@ -260,17 +252,4 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
-    notes=(
-        "The paper speaks of spatial crops; the code cuts the sequence into one-dimensional strips in raster order.",
-        "When a strip is given more tokens than it has, the official code loses the surplus and appends zero vectors "
-        "(surplus zeros); by default tokviz hands it on, one by one, to the strips with room in order of weight.",
-        "The strip's score mixes attention and variety, but inside a strip attention alone decides, as in the code.",
-        "A strip of one token scores its attention without the factor of 1000, as in the code; its weight is next to "
-        "nothing beside longer strips.",
-        "A vision tower without [CLS] (Qwen): ranked by the attention that tokens receive in the last block that "
-        "attends over whole pictures, mean over heads, queries and a token's patches.",
-        "The official Qwen2.5-VL code cuts into int((1024 / 576) N / T) strips; set strips to that to follow it.",
-        "The official order is by attention within each strip, and raster order within a strip that stays whole; the "
-        "default here is raster order throughout.",
-    ),
 )

@@ -10,8 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .ops import SCRATCH_BYTES, row_blocks, unit_rows
-from .ops import whole_groups as whole_groups  # methods ask for it here, beside the products that need it
+from .ops import SCRATCH_BYTES, row_blocks, unit_rows, whole_groups
 
 # Up to this many rows the matrix of all cosines is stored: 256 MiB, which leaves room for the features' unit rows.
 LARGEST_COSINE_MATRIX = 8192

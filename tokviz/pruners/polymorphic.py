@@ -26,7 +26,6 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
 from .clustering import (
     KEPT_OR_RECYCLED,
     Clusters,
@@ -37,11 +36,11 @@ from .clustering import (
     kept_without_merging,
     rankable_rows,
 )
-from .depths import block_spans, bracket, carried_blocks, weighted_average
-from .ops import candidate_rows, fixed_count, required, ties_at_threshold, top_k
-from .planning import equal_shares, least_budget, rows_by_view
+from .ops import candidate_rows, required, ties_at_threshold, top_k
+from .per_view import equal_shares, rows_by_view
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count, needs_on
 from .raters import alignment_logits, log_odds, rated_attention, text_raters
-from .tower_attention import attention_need
+from .schedules import block_spans, bracket, carried_blocks, least_budget, weighted_average
 
 # Blocks before which tokens go (layers 3, 7, 16 of LLaVA and 3, 7, 13 of Qwen2-VL count from 1 and prune behind it).
 PUBLISHED_BLOCKS = {28: (3, 7, 13), 32: (3, 7, 16), 40: (3, 7, 16)}
@@ -249,7 +248,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 "projector" if info.merges_patches else "encoder",
                 first,
                 select_consolidated,
-                needs=(attention_need(info),),
+                needs=needs_on(info, CLS_ATTENTION, RECEIVED_ATTENTION),
                 positions=positions,
                 title="Stage 1: neglected tokens clustered",
             )
@@ -328,24 +327,4 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     merges=True,
-    notes=(
-        "No code is public; everything is built from the paper's text.",
-        "The paper fixes what stage 1 leaves (K B) and the average over the blocks (B), not the counts between: here "
-        "they fall by one ratio per stage (192 on LLaVA-7B: 384, 272, 192, 136), recycled clusters included.",
-        "Stage 1 keeps clusters and single tokens as 1 to 5.4, which the paper calls about; 64 is 108 and 20.",
-        "The number of neighbours K_nn is not given; 5 by default.",
-        "Eq. 5 prints its condition with i twice; the densest token has no denser one and gets the largest distance.",
-        "Eq. 8 weights by density what Eq. 7 averages plainly; Eq. 7 is followed, and Eq. 4's kernel density ignored.",
-        "The text speaks of attention, Eq. 9-11 compute similarity of embeddings: signal embed or attn.",
-        "Raters are found once, on what enters the LLM, from all tokens behind the picture, template included.",
-        "Eq. 12's threshold keeps all tokens that tie; here exactly the planned number stays.",
-        "At depth the dot products of Eq. 9 grow until most softmaxes are one-hot and α ties to rounding; "
-        "tokens are ranked by the log odds of α, the same order without ties. The reading one_hot shows how many.",
-        "Section 4.5 says that K = 1 relies on text alone, and its table repeats the row without stage 1, although "
-        "K = 1 as defined leaves stage 2 nothing: K = 1 here is stage 1 alone, and stage 1 has a switch.",
-        "What stage 2 recycles is not said: the best 30% of the pruned tokens, as in SparseVLM.",
-        "The [CLS] token itself is not kept.",
-        "On Qwen2-VL, which has no [CLS], the paper ranks by the attention received from all visual tokens; tokviz "
-        "takes it from the last vision block that attends over whole pictures, mean over a token's patches.",
-    ),
 )

@@ -27,26 +27,23 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
+from .diagnostics import non_finite_warnings
 from .ops import (
     candidate_rows,
     complement,
     fill_up,
-    fixed_count,
     kept_rows,
-    non_finite_warnings,
     required,
     row_lengths,
     spread,
     take_rows,
     top_k,
     unit_rows,
-    unrankable,
     usable_rows,
     whole_groups,
 )
-from .planning import equal_shares, rows_by_view
-from .tower_attention import attention_need
+from .per_view import equal_shares, rows_by_view, unrankable
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count, needs_on
 
 
 def outlier_line(attention: Tensor) -> float:
@@ -340,7 +337,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
 def stage_for(info: PlanningInfo, keep: int | None, select: SelectFunction, title: str) -> Stage:
     """The one stage: before the projector, or behind it where several patches become a token there."""
     site: Site = "projector" if info.merges_patches else "encoder"
-    return Stage(site, keep, select, (attention_need(info, CLS_FULL_WIDTH_LAST_BLOCK), KEYS), title=title)
+    return Stage(site, keep, select, needs_on(info, CLS_FULL_WIDTH_LAST_BLOCK, RECEIVED_ATTENTION, KEYS), title=title)
 
 
 KEYS = FULL_KEYS_LAST_BLOCK
@@ -379,21 +376,6 @@ PARAMS = (
         choices=("raster", "attention"),
     ),
 )
-NOTES = (
-    "The [CLS] attention comes from the last vision block, with all heads taken as one of the full width, while the "
-    "features are those of the block before, as in the code.",
-    "Neighbours are chosen among all other tokens, kept ones included, and their weights are not normalised; the paper "
-    "speaks of a weighted average of clusters.",
-    "The summary token, the sum of all dropped tokens times their attention, counts towards the budget; at a budget of "
-    "one token there is none.",
-    "By default the count is the budget, so that methods can be compared; published results count adaptively.",
-    "Where no token is an outlier one is kept; PruMerge officially keeps only the summary, PruMerge+ divides by 0.",
-    "A dropped token is shown with the most similar kept token that it was added to; it can be part of several, and is "
-    "always part of the summary.",
-    "In a tower without [CLS] (Qwen, SigLIP) attention received takes its place, and where patches are merged the "
-    "stage lies behind the merger, on the mean keys of a token's patches; a port for Qwen2-VL (EffiVLM-Bench) does so.",
-    "Several views are reduced one by one, each with a summary of its own; the official code knows one picture.",
-)
 
 PRUNER = Pruner(
     id="prumerge",
@@ -406,5 +388,4 @@ PRUNER = Pruner(
     params=PARAMS,
     schedule=schedule,
     merges=True,
-    notes=NOTES,
 )

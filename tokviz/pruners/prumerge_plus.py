@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..types import Budget, Params, PlanningInfo, Schedule
-from .base import Param, Pruner, budget_tokens
 from .ops import complement, evenly_spaced, top_k
-from .prumerge import NEEDS, NOTES, PAPER, PARAMS, REPLACEABLE, Centres, outliers, stage_for, stage_selects
+from .prumerge import NEEDS, PAPER, PARAMS, REPLACEABLE, Centres, outliers, stage_for, stage_selects
+from .pruner import Param, Pruner, budget_tokens
 
 
 def choose_with_grid(attention: Tensor, count: int | None, params: Params) -> Centres:
@@ -69,11 +69,4 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     merges=True,
-    notes=(
-        *NOTES,
-        "The adaptive grid takes every int(int(1 / outlier share) / 3)-th token, about three per outlier, never the "
-        "last token; a step of 0 is taken as 1.",
-        "With a planned count a quarter of the kept tokens come by attention and the rest evenly spaced over the other "
-        "tokens. The official fixed ratio, meant for training, takes half by attention and repeats tokens of the grid.",
-    ),
 )

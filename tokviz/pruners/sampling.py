@@ -14,14 +14,8 @@ import torch
 from torch import Tensor
 
 from ..types import Diagnostics, Selection, Signals, TokenMap
-from .ops import (
-    fill_up,
-    non_finite_warnings,
-    row_blocks,
-    row_lengths,
-    spread,
-    top_k,
-)
+from .diagnostics import non_finite_warnings
+from .ops import fill_up, row_blocks, row_lengths, spread, top_k
 from .pairs import CosineRows, euclidean_distances, stored_rows
 
 # How many rows a step of farthest point sampling measures exactly.

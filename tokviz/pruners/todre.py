@@ -20,21 +20,12 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .coverage import with_coverage
-from .ops import (
-    candidate_rows,
-    fixed_count,
-    required,
-    sanitised,
-    take_rows,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
+from .diagnostics import with_coverage
+from .ops import candidate_rows, required, sanitised, take_rows, unit_rows, usable_rows
 from .pairs import cosine_rows
+from .per_view import unrankable
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count, needs_on
 from .sampling import diverse_selection, farthest_from_mean
-from .tower_attention import attention_need
 
 
 def _pivot(signals: Signals, rows: Tensor, thumbnail_only: bool) -> tuple[Tensor, str]:
@@ -159,7 +150,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 "projector",
                 tokens,
                 select_diverse_from_thumbnail if info.has_tiles else select_diverse,
-                needs=(attention_need(info, CLS_ATTENTION_LAST_BLOCK),),
+                needs=needs_on(info, CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION),
                 title="Diverse subset (greedy k-center)",
             )
         )
@@ -201,21 +192,4 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     does_without=(CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION),
-    notes=(
-        "No code is public; this follows version 1 of the paper.",
-        "Similarity is the cosine of Eq. 5 and picked tokens are masked; the print of Algorithm 1 does neither.",
-        "The pivot is the highest [CLS] attention of the last vision block, mean over heads (Eq. 3 prints one head); "
-        "of pictures in crops of the thumbnail only. Without [CLS]: highest attention received, else farthest from the "
-        "mean.",
-        "Under a causal mask no visual token attends to text behind it, so one of Eq. 7's two ratios is 0 always and "
-        "the test reduces to the attention that text spends on visual tokens.",
-        "A probe at L/2, 5L/8, 6L/8 and 7L/8 reads the block before it, and that block is the first without visual "
-        "tokens when they go; the paper does not say from where it counts.",
-        "Positions of the text stay after withdrawal, as in VTW; the paper does not say.",
-        "Newline tokens, and [CLS] tokens of Video-LLaVA's frames, are never kept, and the budget counts patches only; "
-        "the paper does not say.",
-        "Videos: one greedy search over the tokens of all frames, from the highest [CLS] attention of all frames on, "
-        "which is what choosing the frame first and the token in it second finds.",
-        "The budget is the k of stage 1; the paper's tables give 720 and 288 of 2880.",
-    ),
 )

@@ -24,10 +24,11 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import fixed_count, non_finite_warnings, required, spread, usable_rows
+from .diagnostics import non_finite_warnings
+from .ops import required, spread, usable_rows
 from .pairs_of_halves import Pairs, bipartite_soft_matching, weighted_means
-from .planning import rows_by_view
+from .per_view import rows_by_view
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count
 from .tome_behind import NEEDS_BEHIND, select_behind
 
 
@@ -266,24 +267,4 @@ PRUNER = Pruner(
     merges=True,
     merges_in_vision=True,
     does_without_tower=True,
-    notes=(
-        "Published for image classification, where every block counts; LLaVA takes its features one block before the "
-        "last, so the merges are spread over the blocks that the features pass through (23 of 24).",
-        "The number of merges per block that a budget stands for is published nowhere: they are spread evenly, larger "
-        "numbers first (192: 16 x 17 + 7 x 16).",
-        "The official code limits a block to merging half of its tokens without a word; here a budget that cannot be "
-        "reached is refused with the smallest one that can.",
-        "Inside the tower the official order stays, as it decides who may be merged with whom; behind it tokens are "
-        "sorted by their smallest patch unless order is official.",
-        "Of a tie the official code (argsort without stable) merges any token; here the first in the sequence.",
-        "A port for CLIP (llmc) forgets the sizes in every block and leaves out proportional attention: merged tokens "
-        "then count as one patch. It is not offered.",
-        "The tower runs once more for this method, over the blocks that the features pass through; the time is the "
-        "lane's own vision time.",
-        "Tokens whose keys or features are not finite are neither merged nor merged into.",
-        "Where the tower cannot run with fewer tokens (crops that are unpadded, frames that are pooled, Qwen's 2 x 2 "
-        "patches) pairs are merged behind it, on the keys of its last block, in rounds of at most half, each picture, "
-        "crop or frame by itself: our extension. The tower runs once then, order is always raster and proportional "
-        "attention has no place.",
-    ),
 )

@@ -9,19 +9,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..types import ENCODER_KEYS, Chart, Diagnostics, Params, Reading, Selection, Signals, TokenMap
-from .ops import (
-    candidate_rows,
-    fill_up,
-    fixed_count,
-    kept_rows,
-    non_finite_warnings,
-    required,
-    spread,
-    unrankable,
-    usable_rows,
-)
+from .diagnostics import non_finite_warnings
+from .ops import candidate_rows, fill_up, kept_rows, required, spread, usable_rows
 from .pairs_of_halves import bipartite_soft_matching, weighted_means
-from .planning import equal_shares, rows_by_view
+from .per_view import equal_shares, rows_by_view, unrankable
+from .pruner import fixed_count
 
 NEEDS_BEHIND = (ENCODER_KEYS,)
 

@@ -25,15 +25,13 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
+from .diagnostics import non_finite_warnings
 from .ops import (
     candidate_rows,
     fill_up,
-    fixed_count,
     group_sums,
     kept_rows,
     nearest_by_cosine,
-    non_finite_warnings,
     required,
     sanitised,
     spread,
@@ -41,8 +39,8 @@ from .ops import (
     top_k,
     usable_rows,
 )
-from .planning import equal_shares, rows_by_view
-from .tower_attention import attention_map, attention_need
+from .per_view import equal_shares, rows_by_view, tower_attention
+from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count, needs_on
 
 DOMINANT_TO_ALL = 6.4
 """54 dominant and 10 contextual tokens were published for 64: every 6.4th token is contextual."""
@@ -110,7 +108,7 @@ def _zip(signals: Signals, rows: Tensor, keep: int, n_contextual: int, as_sum: b
         kept = fill_up(usable, keep, rows).sort().values
         return _Zip(kept, none, none, none, signals.features[none].float(), none)
     n_dominant = keep - n_contextual
-    score, non_finite = sanitised(attention_map(signals).values[usable])
+    score, non_finite = sanitised(tower_attention(signals).values[usable])
     if non_finite == len(usable):
         dominant, ties = fill_up(usable[:0], n_dominant, usable), n_dominant
     else:
@@ -156,7 +154,7 @@ def _selection(
     held = torch.cat([z.features for z in zips])
     features = kept_rows(original, kept, targets, held)
     assignment = spread(kept, kept, n, -1).index_copy(0, merged, owner)
-    score = attention_map(signals, "the highest are dominant; contextual tokens are evenly spaced in what remains")
+    score = tower_attention(signals, "the highest are dominant; contextual tokens are evenly spaced in what remains")
     attention = score.values
     finite = usable_rows(required(signals.keys, "keys"), usable_rows(original, candidate_rows(signals)))
     non_finite = len(candidate_rows(signals)) - int(torch.isfinite(attention[finite]).sum())
@@ -281,7 +279,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """
     keep = budget_tokens(budget)
     with_cls = info.has_cls and info.projects_cls and params["cls_token"] == "kept"
-    needs = (attention_need(info), ENCODER_KEYS, *((CLS_FEATURE,) if with_cls else ()))
+    needs = (*needs_on(info, CLS_ATTENTION, RECEIVED_ATTENTION), ENCODER_KEYS, *((CLS_FEATURE,) if with_cls else ()))
     site: Site = "projector" if info.merges_patches else "encoder"
     select = select_tiles if info.has_tiles else select_pictures
     return Schedule((Stage(site, keep, select, needs, title="Dominant and contextual tokens"),))
@@ -336,20 +334,4 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     merges=True,
-    notes=(
-        "54 + 10 tokens for 64 is published; 108 + 20 for 128 and 162 + 30 for 192 follow the same ratio, which "
-        "tokviz uses for every budget.",
-        "The released code keeps the [CLS] feature, counts it as one of the dominant tokens and puts contextual "
-        "tokens last; tokviz does so unless told otherwise.",
-        "A contextual token is the target plus the mean of its group, not a mean of all: about twice as long as other "
-        "tokens. The rule mean is tokviz's own alternative.",
-        "For pictures with crops every view keeps the same number of its own tokens. The released code chooses before "
-        "padding is cut away and so can lose tokens; tokviz chooses among what is left.",
-        "A vision tower without [CLS] (Qwen): ranked by the attention that tokens receive in the last block that "
-        "attends over whole pictures, mean over heads, queries and a token's patches.",
-        "There, keys are the mean of a token's patches and [CLS] is no token; a port of others (EffiVLM-Bench) does so "
-        "on Qwen2-VL, in the block before the last.",
-        "InternVL, four patches of which lie side by side in a token: attention and keys are their mean; [CLS] is as "
-        "wide as one of the four and cannot be a token.",
-    ),
 )

@@ -7,35 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..names import Site
 from ..types import (
     CLS_ATTENTION,
     RECEIVED_ATTENTION,
-    Budget,
     Chart,
     Diagnostics,
     Params,
-    PlanningInfo,
-    Schedule,
     Selection,
     Signals,
-    Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    spread,
-    top_k,
-    unrankable,
-    usable_rows,
-)
+from .diagnostics import non_finite_warnings
+from .ops import candidate_rows, fill_up, spread, top_k, usable_rows
 from .pairs import cosine_similarity
-from .planning import equal_shares, rows_by_view
-from .tower_attention import attention_map, attention_need
+from .per_view import equal_shares, rows_by_view, tower_attention, unrankable
+from .pruner import Paper, Param, Pruner, fixed_count, single_stage
 
 # The official loop removes this many tokens per round.
 REMOVED_PER_ROUND = 8
@@ -142,7 +128,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: VisPruner, official ``llava_arch.py``. Differs: see ``remove_duplicates``; ranks in float32, ties to the
     lowest index; a zero token has cosine 0 with everything instead of NaN.
     """
-    score = attention_map(signals, "the highest are important; of the others the most distinct stay")
+    score = tower_attention(signals, "the highest are important; of the others the most distinct stay")
     attention = score.values
     pool = candidate_rows(signals)
     rows = usable_rows(signals.features, pool)
@@ -204,18 +190,6 @@ def _chart(thinned: Thinned, number: int, about: int | None) -> list[Chart]:
     ]
 
 
-def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the encoder's output, before the projector, as the official code does; behind a merger of patches.
-
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. Raises BadInput
-    for a budget below 1 token.
-    """
-    site: Site = "projector" if info.merges_patches else "encoder"
-    return Schedule(
-        (Stage(site, budget_tokens(budget), select, needs=(attention_need(info),), title="Important and distinct"),)
-    )
-
-
 PRUNER = Pruner(
     id="vispruner",
     label="VisPruner",
@@ -241,18 +215,5 @@ PRUNER = Pruner(
             step=0.05,
         ),
     ),
-    schedule=schedule,
-    notes=(
-        "A vision tower without [CLS] (Qwen): ranked by the attention that tokens receive in the last block that "
-        "attends over whole pictures, mean over heads, queries and a token's patches.",
-        "The official loop fails when the list of the rest has odd length, and when a round would have to remove more "
-        "than half of it. Here the even half of an odd list has one token more, and a round removes no more than the "
-        "even half; where the official code runs, both agree.",
-        "The result depends on the parity of the ranking by attention: every round looks for duplicates of tokens at "
-        "even places among those at odd places only.",
-        "Cosines that differ by rounding can swap places in the list, and so the parity of all that follow: where that "
-        "happens, the official code itself keeps only about three quarters of the same tokens in float64.",
-        "With several views each gets an equal share, as officially each crop gets T; a view with fewer tokens hands "
-        "its surplus on.",
-    ),
+    schedule=single_stage(select, "encoder", needs=(CLS_ATTENTION, RECEIVED_ATTENTION), title="Important and distinct"),
 )

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ..errors import BadInput
 from ..names import BudgetMeaning
-from ..pruners.base import Pruner
+from ..pruners.pruner import Pruner
 from ..serving.callers import address_of
 from ..serving.listeners import LISTENERS
 from ..serving.run_queue import RunQueue
@@ -30,6 +31,9 @@ from .pictures import PictureField
 from .running import Runner, RunRequest, is_loaded, loaded, planning
 from .sessions import as_plain
 from .turns import Waiting, Working, in_turn
+
+METHOD_PAGES = Path(__file__).parents[2] / "docs" / "methods"
+BY_HAND = "<!-- from here on by hand -->"
 
 _SETTINGS = {
     "type": "object",
@@ -191,6 +195,15 @@ def _whole(name: str, value: Any) -> int:
     return int(value)
 
 
+def method_notes(method: str) -> list[str]:
+    """Where paper and code of a method differ: the list on its page in docs, empty where docs are not at hand."""
+    page = METHOD_PAGES / f"{method}.md"
+    if not page.is_file():
+        return []
+    by_hand = page.read_text(encoding="utf-8").partition(BY_HAND)[2]
+    return [" ".join(note.split()) for note in by_hand.split("\n- ")[1:]]
+
+
 def method_facts(pruner: Pruner) -> dict[str, Any]:
     """A method as plain data for programs."""
     return {
@@ -199,6 +212,6 @@ def method_facts(pruner: Pruner) -> dict[str, Any]:
         "family": pruner.family,
         "claim": pruner.claim,
         "paper": pruner.paper.url if pruner.paper else None,
-        "notes": list(pruner.notes),
+        "notes": method_notes(pruner.id),
         "params": [{**vars(param), "choices": list(param.choices)} for param in pruner.params],
     }

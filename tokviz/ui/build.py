@@ -13,12 +13,12 @@ from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
 from ..examples import Example, load_examples
-from ..pruners.base import Pruner
+from ..pruners.pruner import Pruner
 from ..serving.callers import distrust_forwarded
 from ..serving.doors import Doors
 from ..serving.storage import storage
 from . import numbers, sessions, text
-from .api import add_endpoints
+from .api import add_endpoints, method_notes
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .client_files import FileButton
 from .controls import RequestForm, build_form
@@ -297,10 +297,10 @@ def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
 
 
 def _method_notes(pruners: Sequence[Pruner]) -> str:
-    """The notes of every method that has some, as lists. Markdown of our own constants only."""
-    noted = [pruner for pruner in pruners if pruner.notes]
+    """The notes of every method that has some, as lists. Markdown of our own files only."""
+    noted = [(pruner.label, notes) for pruner in pruners if (notes := method_notes(pruner.id))]
     return "\n\n".join(
-        "\n".join([f"**{pruner.label}**", "", *(f"- {_literal(note)}" for note in pruner.notes)]) for pruner in noted
+        "\n".join([f"**{label}**", "", *(f"- {_literal(note)}" for note in notes)]) for label, notes in noted
     )
 
 

@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.components import Component
 
 from ..errors import BadInput
-from ..pruners.base import Pruner
+from ..pruners.pruner import Pruner
 from ..records import Comparison
 from . import text
 from .media_field import MediaField

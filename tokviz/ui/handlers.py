@@ -18,7 +18,7 @@ import gradio as gr
 from ..errors import BadInput
 from ..examples import Example
 from ..names import Box
-from ..pruners.base import Pruner
+from ..pruners.pruner import Pruner
 from ..records import Comparison
 from ..serving.callers import address_of
 from ..serving.gpu_time import PACE, RunSize, is_zero_gpu

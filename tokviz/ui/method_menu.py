@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ..errors import BadInput
-from ..pruners.base import Pruner
+from ..pruners.pruner import Pruner
 from ..types import PlanningInfo
 from . import text
 from .patch_view import asset

@@ -1,7 +1,7 @@
 """The contract of a method: one object that plans stages and whose stages select tokens.
 
 A method is one file in this package that ends in ``PRUNER = Pruner(...)`` and one line in ``pruners/__init__.py``. The
-page's controls, the API schema, the docs table and the contract tests are generated from that object.
+page's controls, the API schema, the docs and the contract tests are generated from that object.
 """
 
 from __future__ import annotations
@@ -12,12 +12,28 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal, get_args
 
+import torch
+from torch import Generator
+
 from ..errors import BadInput, Unsupported
-from ..names import BudgetMeaning, MethodFamily
+from ..names import BudgetMeaning, MethodFamily, PositionPolicy, Site
 from ..short import passed
-from ..types import Budget, Need, Params, PlanningInfo, Schedule
+from ..types import (
+    RECEIVED_ATTENTION,
+    Budget,
+    Need,
+    Params,
+    PlanningInfo,
+    Schedule,
+    SelectFunction,
+    Selection,
+    Signals,
+    Stage,
+)
+from .schedules import survivors_for_average
 
 ParamValue = bool | int | float | str
+ScheduleFunction = Callable[[Budget, PlanningInfo, Params], Schedule]
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,28 @@ class Param:
         return number
 
 
+def choice(name: str, label: str, choices: tuple[str, ...], help: str) -> Param:
+    """A choice whose default is the first one."""
+    return Param(name, label, "choice", choices[0], help, choices=choices)
+
+
+def whole(name: str, label: str, default: int, help: str, *, minimum: int, maximum: int) -> Param:
+    """A whole number between ``minimum`` and ``maximum``."""
+    return Param(name, label, "int", default, help, minimum=minimum, maximum=maximum, step=1)
+
+
+def number(
+    name: str, label: str, default: float, help: str, *, minimum: float = 0.0, maximum: float = 1.0, step: float = 0.05
+) -> Param:
+    """A number between ``minimum`` and ``maximum``, by default a share."""
+    return Param(name, label, "float", default, help, minimum=minimum, maximum=maximum, step=step)
+
+
+def switch(name: str, label: str, default: bool, help: str) -> Param:
+    """On or off."""
+    return Param(name, label, "bool", default, help)
+
+
 def budget_tokens(budget: Budget) -> int:
     """The budget in tokens; every schedule starts here, so that every method refuses the same budgets.
 
@@ -89,31 +127,102 @@ class Paper:
     url: str
 
 
-@dataclass(frozen=True)
+def fixed_count(select: Callable[[Signals, int, Params, Generator], Selection]) -> SelectFunction:
+    """Decorate the select function of a stage that keeps a planned number of tokens.
+
+    ``keep >= N`` is the identity and ``keep <= 0`` drops everything; neither does any selection work, so ``select``
+    only ever sees ``0 < keep < N``. Raises ValueError for a stage without a count.
+    """
+
+    @wraps(select)
+    def counted(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
+        if keep is None:
+            raise ValueError("This stage keeps a planned number of tokens, but its Stage.keep is None.")
+        n, device = len(signals.features), signals.features.device
+        if keep >= n:
+            return Selection(kept=torch.arange(n, device=device))
+        if keep <= 0:
+            return Selection(kept=torch.empty(0, dtype=torch.int64, device=device))
+        return select(signals, keep, params, generator)
+
+    return counted
+
+
+def needs_on(info: PlanningInfo, *needs: Need) -> tuple[Need, ...]:
+    """Of the needs those that this model can meet: attention received stands in for [CLS] where there is none."""
+    by_cls = {need for need in needs if need.kind.startswith("cls_")}
+    left_out = by_cls if not info.has_cls else {RECEIVED_ATTENTION} if by_cls else set()
+    return tuple(need for need in needs if need not in left_out)
+
+
+def single_stage(
+    select: SelectFunction,
+    site: Site = "projector",
+    *,
+    needs: tuple[Need, ...] = (),
+    title: str | Callable[[PlanningInfo], str] = "",
+    positions: PositionPolicy = "reindex",
+    label: str = "This method",
+) -> ScheduleFunction:
+    """Plan one stage that leaves the budget.
+
+    Before the LLM all meanings of a budget coincide, because every block sees what the stage leaves; a stage inside it
+    leaves what makes its average. Where a model merges patches into tokens, ``"encoder"`` is behind the projector.
+
+    Args:
+        select: what the stage does; decorate it with ``fixed_count``.
+        needs: signals, see ``needs_on``.
+        title: a few words about the stage, or how to find them.
+        label: the method, for the sentences of refusals.
+    """
+
+    def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+        tokens = budget_tokens(budget)
+        if isinstance(site, int):
+            if not 0 <= site < info.n_blocks:
+                raise BadInput(f"{label} prunes before block {site}, and this model has {info.n_blocks} blocks.")
+            if budget.counted_as == "average":
+                tokens = survivors_for_average(label, tokens, info, site)
+        where: Site = "projector" if site == "encoder" and info.merges_patches else site
+        words = title if isinstance(title, str) else title(info)
+        return Schedule((Stage(where, tokens, select, needs_on(info, *needs), positions, words),))
+
+    return schedule
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pruner:
     """One published method (or control).
 
-    claim: one line, what it keeps and at what price. schedule: ``(budget, info, params) -> Schedule``; pure; raises
-    BadInput when the budget cannot be met, saying why, and (for every method alike, see ``missing``) Unsupported for a
-    model that lacks what the method needs; where positions cannot be renumbered, every stage keeps them. needs: every
-    signal that any of its stages may ask for, so that the page can say what a model must provide; ``does_without``:
-    those that it can replace when the model lacks them. needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT).
-    merges_in_vision: has stages inside vision blocks, ``does_without_tower``: but can merge behind them as well.
-    merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
-    notes: for docs/methods.md, one sentence each: where the source is silent or contradicts itself and what was done,
-    where official code and paper differ, what differs here.
+    Args:
+        id: a short name, an identifier in lower case.
+        label: its name in menus and tables.
+        family: the idea it belongs to.
+        claim: one line, what it keeps and at what price.
+        paper: where it was published; None for a control.
+        needs: every signal that any of its stages may ask for, so that the page can say what a model must provide.
+        does_without: those of them that it can replace when the model lacks them.
+        params: its parameters.
+        schedule: ``(budget, info, params) -> Schedule``; pure. Raises BadInput when the budget cannot be met, saying
+            why, and (for every method alike, see ``missing``) Unsupported for a model that lacks what the method needs.
+            Where positions cannot be renumbered, every stage keeps them.
+        needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT).
+        merges_in_vision: has stages inside vision blocks.
+        does_without_tower: but can merge behind them as well.
+        merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
+
+    Where paper and code differ, and what was done where a source is silent, is told in ``docs/methods/<id>.md``.
     """
 
     id: str
     label: str
     family: MethodFamily
     claim: str
-    paper: Paper | None
-    needs: tuple[Need, ...]
-    params: tuple[Param, ...]
-    schedule: Callable[[Budget, PlanningInfo, Params], Schedule]
-    notes: tuple[str, ...] = ()
+    schedule: ScheduleFunction
+    paper: Paper | None = None
+    needs: tuple[Need, ...] = ()
     does_without: tuple[Need, ...] = ()
+    params: tuple[Param, ...] = ()
     needs_tiles: bool = False
     merges_in_vision: bool = False
     does_without_tower: bool = False

@@ -1,8 +1,11 @@
-"""Schedules of several stages: their blocks on models of another depth, and drop ratios that meet an average."""
+"""Schedule arithmetic: blocks on models of another depth, and counts that meet an average."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
+from ..errors import BadInput
+from ..types import PlanningInfo
 
 PUBLISHED_DEPTHS = (28, 32, 40)
 """Depths of the models that methods were published on: Qwen2-VL 7B, LLaVA 7B and 13B."""
@@ -54,3 +57,30 @@ def block_spans(blocks: list[int], n_blocks: int) -> list[int]:
 def weighted_average(counts: Sequence[float], weights: list[int]) -> float:
     """Mean of N and the counts behind each stage, weighted by how many blocks see them."""
     return sum(count * weight for count, weight in zip(counts, weights, strict=True)) / sum(weights)
+
+
+def survivors_for_average(label: str, tokens: int, info: PlanningInfo, block: int) -> int:
+    """How many tokens a single stage before ``block`` must leave for the blocks to process ``tokens`` on average.
+
+    R = (L B - N K) / (L - K), rounded to the nearest integer. Raises BadInput when even one survivor is too many.
+    """
+    n, blocks = info.n_visual, info.n_blocks
+    if tokens >= n:
+        return tokens
+    left = blocks * tokens - n * block
+    survivors = (2 * left + blocks - block) // (2 * (blocks - block))
+    if survivors < 1:
+        least = -(-(2 * n * block + blocks - block) // (2 * blocks))
+        raise BadInput(
+            f"{label} cannot reach an average of {tokens} tokens: its first {block} of {blocks} blocks process "
+            f"all {n}. Ask for at least {least}, or count the budget as final."
+        )
+    return survivors
+
+
+def least_budget(accepted: Callable[[int], bool], tokens: int, n: int) -> int:
+    """The smallest budget above ``tokens`` that is accepted; N, which drops nothing, where there is none below it.
+
+    Refusals name it: tried one by one, because counts are rounded and what is accepted does not always rise.
+    """
+    return next((more for more in range(tokens + 1, n) if accepted(more)), n)
