@@ -18,7 +18,7 @@ LARGEST_COSINE_MATRIX = 8192
 # per row costs less than the matrix product (the prices meet near 1/23 with two threads, near 1/12 with one).
 COMPUTED_SHARE = 1 / 20
 # Up to this share rows are computed ahead on a CPU, where asking which row is next costs nothing.
-AHEAD_SHARE = 1 / 8
+AHEAD_SHARE = 1 / 6
 # Numbers that are held in float64 at once for a product, and bytes of a block (as float32) that is squared there.
 WIDENED_AT_ONCE = 1 << 23
 WIDENED_BYTES = 256 << 10
@@ -160,7 +160,7 @@ class RowsAhead:
             return self.stored(pick, worth)
         number = int(pick)
         if number not in self.found:
-            if len(self.found) > len(self.unit) // 3:
+            if len(self.found) > len(self.unit) // 2:
                 self.stored, self.found = stored_rows(symmetric_product(self.unit), self.finish), {}
                 return self.stored(pick, worth)
             self._compute(pick, self.seen if worth is None else worth)
