@@ -44,7 +44,7 @@ def symmetric_product(
     Shape: ``(n, D)`` -> ``(n, n)``.
     """
     n = len(rows)
-    step = max(128, min(1024, -(-n // 160) * 16))
+    step = max(96, min(1024, -(-n // 160) * 16))
     blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     result = torch.empty(n, n, device=rows.device)
     widened = [rows[part].double() for part in blocks] if widen and rows.numel() <= WIDENED_AT_ONCE else None
