@@ -3,7 +3,7 @@
     python -m scripts.write_methods_doc
 
 That is ``docs/methods.md``, README's list, and the head of every ``docs/methods/<id>.md``; what stands below the head
-is written by hand and stays. Run it after a change to a declaration; a test checks that the committed files are current.
+is written by hand and stays. Run it after a change to a declaration; a test checks that the files are current.
 """
 
 from __future__ import annotations

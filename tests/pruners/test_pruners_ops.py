@@ -42,6 +42,41 @@ def test_top_k_takes_the_lowest_index_of_equals():
     assert ops.top_k(rows(1, 3, 2, 3, 2, 2), 4).tolist() == [1, 3, 2, 4]
 
 
+def ranked_plainly(scores, count):
+    return sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:count]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_partial_sorts_choose_as_a_stable_sort(seed):
+    n = [5, 40, 600, 2500][seed % 4]  # below and above the size from which a partial sort is taken
+    scores = gaussian(seed, n, 1).squeeze(1)
+    if seed % 3:
+        scores = scores.mul(seed % 5).round()  # ties, and all alike
+    if seed % 7 == 0:
+        scores[::3] = -INF
+    for count in {0, 1, 2, n // 9, n // 3, n - 1, n}:
+        expected = ranked_plainly(scores.tolist(), count)
+        assert ops.top_k(scores, count).tolist() == expected
+        assert ops.highest(scores, count).tolist() == sorted(expected)
+
+
+def test_keep_highest_takes_any_scores():
+    assert ops.keep_highest(rows(1, NAN, 3, 3, INF, -INF), 3).tolist() == [2, 3, 4]
+    assert ops.keep_highest(rows(1, NAN, INF, 3, 3), 1).tolist() == [2]  # inf counts as 3, and the lowest index wins
+    assert ops.keep_highest(rows(NAN, 2, NAN), 2).tolist() == [0, 1]
+    assert ops.keep_highest(rows(NAN, NAN, NAN), 2).tolist() == [0, 1]
+    assert ops.keep_highest(rows(1, 2), 9).tolist() == [0, 1]
+    assert ops.keep_highest(rows(1, 2), 0).tolist() == ops.keep_highest(rows(), 3).tolist() == []
+    assert ops.keep_highest(torch.tensor([3, 1, 2]), 2).tolist() == [0, 2]
+    assert ops.keep_highest(torch.tensor([1.0, 2.0, 4.0], dtype=torch.bfloat16), 2).tolist() == [1, 2]
+
+
+def test_sums_that_overflow_are_looked_at_term_by_term():
+    huge = rows(3e38, 3e38, 1)
+    assert ops.sanitised(huge)[1] == 0
+    assert ops.keep_highest(huge, 1).tolist() == [0]
+
+
 @pytest.mark.parametrize(("count", "ties"), [(1, 1), (2, 2), (3, 2), (4, 1)])
 def test_ties_at_threshold_counts_scores_equal_to_the_last_kept_one(count, ties):
     assert ops.ties_at_threshold(rows(3, 5, 1, 3), count) == ties
@@ -73,6 +108,14 @@ def test_usable_rows_leaves_out_nan_inf_and_lengths_beyond_float32():
     features = rows([1, 1], [NAN, 0], [0, INF], [3e19, 0], [0, 0])  # (3e19)^2 > 3.4e38
     assert ops.usable_rows(features, torch.tensor([0, 1, 2, 3, 4])).tolist() == [0, 4]
     assert ops.usable_rows(features, torch.tensor([1, 4])).tolist() == [4]
+
+
+def test_usable_rows_of_numbers_are_the_finite_ones():
+    assert ops.usable_rows(rows(1, NAN, -INF, 2), torch.tensor([1, 2, 3])).tolist() == [3]
+
+
+def test_without_keeps_the_order():
+    assert ops.without(torch.tensor([4, 1, 3, 0]), torch.tensor([3, 4]), 6).tolist() == [1, 0]
 
 
 def test_candidate_rows():

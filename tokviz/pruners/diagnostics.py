@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..types import Chart, Diagnostics, Reading, Selection, TextScores, TokenMap
-from .ops import spread
+from .ops import required, spread
 
 UNRANKABLE = "No token has a finite score or feature: evenly spaced tokens were kept instead of ranked ones."
 
@@ -63,7 +63,7 @@ def lengths(features: Tensor, selection: Selection, marked: Tensor, what: str) -
     what: the marked tokens in a word or two. Shape: features ``(N, D)``, those that the stage was given.
     """
     before = features.float().norm(dim=1)
-    after = before[selection.kept] if selection.features is None else selection.features.float().norm(dim=1)
+    after = required(selection.features, "features").float().norm(dim=1)
     direction = "decides nothing; compare it with the length after merging"
     longer = f"{what} of rule sum are about twice as long as before"
     maps = (

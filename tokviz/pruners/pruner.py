@@ -159,9 +159,10 @@ def single_stage(
     select: SelectFunction,
     site: Site = "projector",
     *,
-    needs: tuple[Need, ...] = (),
+    needs: tuple[Need, ...] | Callable[[PlanningInfo, Params], tuple[Need, ...]] = (),
     title: str | Callable[[PlanningInfo], str] = "",
     positions: PositionPolicy = "reindex",
+    tiled: SelectFunction | None = None,
     label: str = "This method",
 ) -> ScheduleFunction:
     """Plan one stage that leaves the budget.
@@ -171,8 +172,9 @@ def single_stage(
 
     Args:
         select: what the stage does; decorate it with ``fixed_count``.
-        needs: signals, see ``needs_on``.
+        needs: signals, or how to find them; see ``needs_on``.
         title: a few words about the stage, or how to find them.
+        tiled: what it does instead where view 0 is a thumbnail and the others are crops.
         label: the method, for the sentences of refusals.
     """
 
@@ -183,9 +185,15 @@ def single_stage(
                 raise BadInput(f"{label} prunes before block {site}, and this model has {info.n_blocks} blocks.")
             if budget.counted_as == "average":
                 tokens = survivors_for_average(label, tokens, info, site)
-        where: Site = "projector" if site == "encoder" and info.merges_patches else site
-        words = title if isinstance(title, str) else title(info)
-        return Schedule((Stage(where, tokens, select, needs_on(info, *needs), positions, words),))
+        stage = Stage(
+            "projector" if site == "encoder" and info.merges_patches else site,
+            tokens,
+            tiled if tiled and info.has_tiles else select,
+            needs_on(info, *(needs(info, params) if callable(needs) else needs)),
+            positions,
+            title(info) if callable(title) else title,
+        )
+        return Schedule((stage,))
 
     return schedule
 

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..types import (
-    CLS_ATTENTION,
-    RECEIVED_ATTENTION,
-    Chart,
-    Diagnostics,
-    Params,
-    Selection,
-    Signals,
-    TokenMap,
-)
-from .diagnostics import non_finite_warnings
-from .ops import candidate_rows, fill_up, spread, top_k, usable_rows
+from ..records import TokenMap
+from ..types import CLS_ATTENTION, RECEIVED_ATTENTION, Diagnostics, Params, Selection, Signals
+from .diagnostics import explained, over_steps
+from .ops import top_k
 from .pairs import cosine_similarity
-from .per_view import equal_shares, rows_by_view, tower_attention, unrankable
-from .pruner import Paper, Param, Pruner, fixed_count, single_stage
+from .per_view import shared, tower_attention, unrankable, usable
+from .pruner import Paper, Pruner, fixed_count, number, single_stage
 
 # The official loop removes this many tokens per round.
 REMOVED_PER_ROUND = 8
@@ -129,65 +121,47 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     lowest index; a zero token has cosine 0 with everything instead of NaN.
     """
     score = tower_attention(signals, "the highest are important; of the others the most distinct stay")
-    attention = score.values
-    pool = candidate_rows(signals)
-    rows = usable_rows(signals.features, pool)
-    rows = rows[torch.isfinite(attention[rows])]
-    if len(rows) == 0:
-        return unrankable(min(keep, len(pool)), pool, score)
-    n_all = len(signals.features)
-    views = rows_by_view(signals, rows)
-    shares = equal_shares([len(view) for view in views], keep)
-    group = spread(torch.zeros(len(rows), device=rows.device), rows, n_all, torch.nan)
-    removed_in = torch.full((n_all,), torch.nan, device=rows.device)
-    charts = []
-    for number, (view, share) in enumerate(zip(views, shares, strict=True)):
+    found = usable(signals, score.values)
+    if len(found.rows) == 0:
+        return unrankable(min(keep, len(found.pool)), found.pool, score)
+    important, distinct, views = [], [], []
+    for view, share in shared(signals, found.rows, keep):
         n_important = int(share * float(params["important_share"]))
-        by_attention = view[top_k(attention[view], len(view))]
-        important, rest = by_attention[:n_important], by_attention[n_important:]
-        group[important] = 2.0
+        by_attention = view[top_k(score.values[view], len(view))]
+        important.append(by_attention[:n_important])
+        rest, thinned = by_attention[n_important:], None
         if share > n_important:
             thinned = remove_duplicates(signals.features, share - n_important, rest)
-            group[rest[thinned.left]] = 1.0
+            distinct.append(rest[thinned.left])
+        views.append((view, rest, thinned))
+
+    def diagnose() -> Diagnostics:
+        group, removed_in = (torch.full_like(score.values, torch.nan) for _ in range(2))
+        charts, label = [], "Similarity at which tokens were removed"
+        group[found.rows] = 0.0
+        for place, (view, rest, thinned) in enumerate(views):
+            if thinned is None or not thinned.similarity:
+                continue
             removed_in[rest] = torch.where(thinned.removed_in > 0, thinned.removed_in.float(), torch.nan)
-            charts += _chart(thinned, number, int(view[0]) if len(views) > 1 else None)
-    picks = (group > 0).nonzero().squeeze(1)
-    non_finite = len(pool) - len(rows)
-    return Selection(
-        kept=fill_up(picks, keep, pool).sort().values,
-        diagnose=lambda: Diagnostics(
-            score=score,
+            values, about = torch.cat(thinned.similarity), int(view[0]) if len(views) > 1 else None
+            charts.append(
+                over_steps(f"similarity_{place}", label, values, "round", "lowest cosine that was removed", about)
+            )
+        for value, rows in ((2.0, important), (1.0, distinct)):
+            group[torch.cat([found.rows[:0], *rows])] = value
+        return explained(
+            score,
             maps=(
                 TokenMap("group", "Important or distinct", group, direction="2 kept by attention, 1 kept as distinct"),
-                TokenMap("removed_in", "Round of removal", removed_in, unit="round", direction="low went first"),
+                TokenMap("removed_in", "Round of removal", removed_in, "round", "low went first"),
             ),
-            charts=tuple(charts),
-            facts={
-                "important": int((group == 2).sum()),
-                "distinct": int((group == 1).sum()),
-                "non_finite": non_finite,
-            },
-            warnings=non_finite_warnings(non_finite, len(pool)),
-        ),
-    )
-
-
-def _chart(thinned: Thinned, number: int, about: int | None) -> list[Chart]:
-    """The similarity at which each round removed; none when nothing was removed."""
-    if not thinned.similarity:
-        return []
-    return [
-        Chart(
-            f"similarity_{number}",
-            "Similarity at which tokens were removed",
-            "line",
-            y=torch.cat(thinned.similarity).tolist(),
-            x=list(range(1, len(thinned.similarity) + 1)),
-            x_label="round",
-            y_label="lowest cosine that was removed",
-            about=about,
+            charts=charts,
+            facts={"important": sum(map(len, important)), "distinct": sum(map(len, distinct))},
+            non_finite=found.non_finite,
+            of=len(found.pool),
         )
-    ]
+
+    return Selection(found.kept(torch.cat([*important, *distinct]), keep), diagnose=diagnose)
 
 
 PRUNER = Pruner(
@@ -204,15 +178,11 @@ PRUNER = Pruner(
     needs=(CLS_ATTENTION, RECEIVED_ATTENTION),
     does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
     params=(
-        Param(
+        number(
             "important_share",
             "Important share ρ",
-            "float",
             0.5,
             "How much of the budget goes to the highest [CLS] attention; the rest goes to distinct tokens. Paper: 0.5.",
-            minimum=0.0,
-            maximum=1.0,
-            step=0.05,
         ),
     ),
     schedule=single_stage(select, "encoder", needs=(CLS_ATTENTION, RECEIVED_ATTENTION), title="Important and distinct"),

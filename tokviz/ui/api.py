@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -16,6 +15,7 @@ import gradio as gr
 from ..errors import BadInput
 from ..names import BudgetMeaning
 from ..pruners.pruner import Pruner
+from ..resources import resource
 from ..serving.callers import address_of
 from ..serving.listeners import LISTENERS
 from ..serving.run_queue import RunQueue
@@ -32,7 +32,6 @@ from .running import Runner, RunRequest, is_loaded, loaded, planning
 from .sessions import as_plain
 from .turns import Waiting, Working, in_turn
 
-METHOD_PAGES = Path(__file__).parents[2] / "docs" / "methods"
 BY_HAND = "<!-- from here on by hand -->"
 
 _SETTINGS = {
@@ -197,7 +196,7 @@ def _whole(name: str, value: Any) -> int:
 
 def method_notes(method: str) -> list[str]:
     """Where paper and code of a method differ: the list on its page in docs, empty where docs are not at hand."""
-    page = METHOD_PAGES / f"{method}.md"
+    page = resource(f"docs/methods/{method}.md")
     if not page.is_file():
         return []
     by_hand = page.read_text(encoding="utf-8").partition(BY_HAND)[2]

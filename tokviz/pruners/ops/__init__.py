@@ -30,3 +30,4 @@ from .rows import take_rows as take_rows
 from .rows import unit_rows as unit_rows
 from .rows import usable_rows as usable_rows
 from .rows import whole_groups as whole_groups
+from .rows import without as without

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Up to this many scores a stable sort is as fast as the steps of a partial one.
+SMALL = 1024
+
 
 def keep_highest(scores: Tensor, keep: int) -> Tensor:
     """Return the indices of the ``keep`` highest scores, ascending.
@@ -56,7 +59,7 @@ def top_k(scores: Tensor, count: int) -> Tensor:
 
     Scores must not contain NaN (see ``sanitised``).
     """
-    if not 0 <= count < len(scores) // 2:
+    if len(scores) <= SMALL or not 0 <= count < len(scores) // 2:
         return torch.sort(scores, descending=True, stable=True).indices[:count]
     found = highest(scores, count)
     return found[torch.sort(scores[found], descending=True, stable=True).indices]

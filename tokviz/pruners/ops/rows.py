@@ -101,6 +101,13 @@ def complement(rows: Tensor, n: int) -> Tensor:
     return outside.nonzero().squeeze(1)
 
 
+def without(rows: Tensor, others: Tensor, n: int) -> Tensor:
+    """``rows`` but for ``others``, in their order; all are below ``n``. Shape: ``(k,)``, ``(m,)`` -> ``(l,)``."""
+    left = torch.ones(n, dtype=torch.bool, device=rows.device)
+    left[others] = False
+    return rows[left[rows]]
+
+
 def spread(values: Tensor, rows: Tensor, n: int, missing: float) -> Tensor:
     """``values`` at ``rows`` of a vector of ``n``, ``missing`` elsewhere. Shape: ``(k,)``, ``(k,)`` -> ``(n,)``."""
     full = torch.full((n,), missing, dtype=values.dtype, device=values.device)

@@ -1,0 +1,1 @@
+"""What every method does on every model family, as short hashes: see ``scripts.behaviour_digest``."""
