@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tokviz.pruners import get, ops, pairs
+from tokviz.pruners.bipartite_matching import bipartite_soft_matching
 from tokviz.pruners.prumerge import absorb
 from tokviz.pruners.raters import alignment_logits
-from tokviz.pruners.bipartite_matching import bipartite_soft_matching
 from tokviz.types import Budget, PlanningInfo, Signals
 
 

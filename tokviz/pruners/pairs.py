@@ -1,11 +1,12 @@
 """All pairs of rows: products, cosines, distances, stored as a matrix or computed row by row.
 
-Float32 results, exactly symmetric, equal for duplicates; see ``ops.py`` for what holds for all building blocks.
+Float32 results, exactly symmetric, equal for duplicates; see ``ops`` for what holds for all building blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,11 +27,12 @@ WIDENED_BYTES = 256 << 10
 Finish = Callable[[Tensor, Tensor], Tensor]
 """What becomes of rows of cosines ``(r, n)``, whose numbers are ``(r,)``; may overwrite them."""
 
-PairRows = Callable[[Tensor, "Tensor | None"], Tensor]
-"""From a row number ``(1,)``, and what every row is worth to the loop ``(n,)``, to a row of a matrix of pairs ``(n,)``.
 
-The number is that of the row which is worth most; the worth of others says which rows will be asked for next.
-"""
+class PairRows(Protocol):
+    """Rows of a matrix of pairs for a greedy loop."""
+
+    def __call__(self, pick: Tensor, worth: Tensor | None = None) -> Tensor:
+        """Return the row of ``pick (1,)``. ``worth (n,)``: the higher, the sooner a row is likely to be asked for."""
 
 
 def symmetric_product(
@@ -138,7 +140,11 @@ def cosine_rows(unit: Tensor, count: int | None = None, finish: Finish | None = 
 def stored_rows(matrix: Tensor, finish: Finish | None = None) -> PairRows:
     """The rows of a matrix that is there, which ``finish`` may overwrite. Shape: ``(n, n)``."""
     done = matrix if finish is None else finish(matrix, torch.arange(len(matrix), device=matrix.device))
-    return lambda pick, worth=None: done.index_select(0, pick).squeeze(0)
+
+    def stored(pick: Tensor, worth: Tensor | None = None) -> Tensor:
+        return done.index_select(0, pick).squeeze(0)
+
+    return stored
 
 
 class RowsAhead:

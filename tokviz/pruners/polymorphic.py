@@ -133,9 +133,7 @@ def select_rated(signals: Signals, keep: int, params: Params, generator: Generat
             "neighbours": neighbours,
         }
         maps, readings = ((), ()) if logits is None else _alignment(logits, raters)
-        return replace(
-            own, facts={**facts, **own.facts}, text=raters.text, readings=readings, maps=(*maps, *own.maps)
-        )
+        return replace(own, facts={**facts, **own.facts}, text=raters.text, readings=readings, maps=(*maps, *own.maps))
 
     found = keep_and_recycle(signals.features, score, keep, neighbours, params["order"] == "append")
     return found.with_diagnostics(rated)

@@ -225,12 +225,12 @@ def _explained(found: Usable, score: TokenMap, views: list[_View], n_summaries: 
     outlying = sum(int((score.values[view.rows] > line).sum()) for view, line in zip(views, lines, strict=True))
     by_grid = int((group == 1).sum())
     direction = "high is kept first" + ("; others come from the grid" if by_grid else "")
-    group_says, taken_in_says = "2 by attention, 1 by the grid, 0 dropped", "a dropped one with 0 is in the summary at most"
+    kept_by, dropped = "2 by attention, 1 by the grid, 0 dropped", "a dropped one with 0 is in the summary at most"
     return explained(
         replace(score, values=shown(score.values), direction=direction),
         maps=(
-            TokenMap("group", "Kept by", shown(group), direction=group_says),
-            TokenMap("taken_in", "Kept tokens that it was added to", shown(taken_in), "tokens", taken_in_says),
+            TokenMap("group", "Kept by", shown(group), direction=kept_by),
+            TokenMap("taken_in", "Kept tokens that it was added to", shown(taken_in), "tokens", dropped),
         ),
         charts=[
             _chart(score, number, view, line, len(views))

@@ -52,8 +52,7 @@ def greedy_cover(distances_to: PairRows, first: Tensor, count: int) -> GreedyCov
     """
     picks, gaps = [first], [torch.full((1,), torch.inf, device=first.device)]
     # A picked row is worth -inf from then on: min() keeps it there, so it can never be picked again.
-    nearest = distances_to(first, None).float()
-    nearest = nearest.index_fill(0, first, -torch.inf)
+    nearest = distances_to(first).float().index_fill(0, first, -torch.inf)
     for _ in range(count - 1):
         pick = nearest.argmax(0, keepdim=True)
         picks.append(pick)
@@ -145,7 +144,7 @@ def _farthest_points_by_bounds(features: Tensor, squares: Tensor, count: int, fi
 def _farthest_points_by_differences(features: Tensor, squares: Tensor, count: int, first: Tensor) -> Tensor:
     blocks = list(row_blocks(features))
 
-    def distances_to(pick: Tensor, worth: Tensor | None) -> Tensor:
+    def distances_to(pick: Tensor, worth: Tensor | None = None) -> Tensor:
         point = features.index_select(0, pick)
         return torch.cat([(features[rows] - point).square_().sum(1) for rows in blocks])
 
