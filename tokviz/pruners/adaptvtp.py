@@ -68,16 +68,18 @@ def greedy_max_sum(features: Tensor, count: int) -> MaxSum:
     cosines_with = cosine_rows(unit, count, negated)
     to_all = (whole_groups(unit) @ unit.mean(0))[: len(unit)]
     pick = to_all.argmin(0, keepdim=True)
-    picks, when_picked = [pick], [to_all.index_select(0, pick)]
+    picks, when_picked = [pick], []
     # Minus sigma: what a row is worth. A picked one is worth -inf from then on, so it can never be picked again.
     worth = cosines_with(pick, -to_all).index_fill(0, pick, -torch.inf)
-    for step in range(1, count):
+    for _ in range(1, count):
         pick = worth.argmax(0, keepdim=True)
         picks.append(pick)
-        when_picked.append(worth.index_select(0, pick) / -step)
+        when_picked.append(worth.index_select(0, pick))
         worth.add_(cosines_with(pick, worth)).index_fill_(0, pick, -torch.inf)
     chosen = torch.cat(picks)
-    return MaxSum(chosen, (worth / -count).index_copy(0, chosen, torch.cat(when_picked)))
+    sums = torch.cat([to_all[:0], *when_picked]) / -torch.arange(1, count, device=unit.device)
+    means = torch.cat([to_all.index_select(0, chosen[:1]), sums])
+    return MaxSum(chosen, (worth / -count).index_copy(0, chosen, means))
 
 
 def negated(similarity: Tensor, rows: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ def bipartite_soft_matching(keys: Tensor, usable: Tensor | None, rows: Tensor, r
     giving, taking = (rows[1::2], rows[0::2]) if has_cls else (rows[0::2], rows[1::2])
     if usable is not None:
         keys = keys.where(usable.unsqueeze(1), torch.zeros((), dtype=keys.dtype, device=keys.device))
-    unit = whole_groups(unit_rows(keys, giving))  # equal keys tie exactly
-    others = whole_groups(unit_rows(keys, taking)).T
+    lengthless = unit_rows(keys, None if len(rows) == len(keys) else rows)
+    unit, others = whole_groups(lengthless[has_cls::2]), whole_groups(lengthless[not has_cls :: 2]).T  # equal keys tie
 
     def similarity(part: Tensor, numbers: Tensor) -> Tensor:
         products = (whole_groups(part) @ others)[: len(numbers), : len(taking)]

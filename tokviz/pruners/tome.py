@@ -80,10 +80,10 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
     origin = everything if signals.origin is None else signals.origin
     mask = None if found.non_finite == 0 else torch.zeros_like(sizes, dtype=torch.bool).index_fill(0, found.rows, True)
     pairs = _matched(signals, mask, n - keep, has_cls)
-    sources, targets, dropped = pairs.sources, pairs.targets, sources_without_partner(pairs)
-    if len(dropped):
+    sources, targets, dropped = pairs.sources, pairs.targets, everything[:0]
+    if mask is not None:  # what cannot be compared must leave where the count demands it
         merged = pairs.similarity > -torch.inf
-        sources, targets = sources[merged], targets[merged]
+        sources, targets, dropped = sources[merged], targets[merged], sources[~merged]
     place, smallest, kept, assignment = _named(pairs, origin, dropped)
     groups, means, totals = weighted_means(features, sizes, sources, targets)
     values, group_sizes = features[kept], sizes[pairs.order]
@@ -101,11 +101,6 @@ def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -
         sizes=group_sizes[kept_places],
         diagnose=lambda: _explained(pairs, group_sizes, place, dropped, len(sources), found.non_finite),
     )
-
-
-def sources_without_partner(pairs: Pairs) -> Tensor:
-    """The rows that must leave although nothing can take them in, last of all sources. Shape: ``(d,)``."""
-    return pairs.sources[pairs.similarity == -torch.inf]
 
 
 def _named(pairs: Pairs, origin: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
