@@ -33,9 +33,9 @@ def explained(
     """Diagnostics that also say how many of the ``of`` tokens could not be compared, in the facts and as a warning."""
     return Diagnostics(
         score=score,
-        maps=maps,
-        charts=charts,
-        readings=readings,
+        maps=tuple(maps),
+        charts=tuple(charts),
+        readings=tuple(readings),
         text=text,
         facts={**(facts or {}), "non_finite": non_finite},
         warnings=(*non_finite_warnings(non_finite, of), *warnings),
