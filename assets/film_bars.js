@@ -18,7 +18,7 @@ const frameCounts = new WeakMap();
 
 // The counts of a lane as it is drawn: after its stage, or after the last one where the view is about the end.
 function countsOf(lane) {
-  const at = state.view === "died" ? lane.indices.length - 1 : lane.stageAt;
+  const at = state.view === "dropped" ? lane.indices.length - 1 : lane.stageAt;
   const index = lane.indices[at] || null;
   const key = index || state.grid;
   if (!frameCounts.has(key)) frameCounts.set(key, countFrames(state.grid, index ? index.kept : null));
@@ -32,7 +32,7 @@ function isPruned(lane) {
 // How much of a frame the full height stands for: enough for the fullest frame of all lanes, so that they compare.
 function barTop(lanes) {
   const most = Math.max(0, ...lanes.filter(isPruned).flatMap((lane) => countsOf(lane).map(({ kept, all }) => (all ? kept / all : 0))));
-  return [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8].find((top) => most <= top) || 1;
+  return state.payload.video.bar_tops.find((top) => most <= top) || 1;
 }
 
 // What is kept of the tokens that a frame has, alone or together with others.

@@ -43,7 +43,7 @@ function paint(canvas, scene) {
     if (scene.view === "score" && scene.map) paintScore(brush, scene);
     else if (scene.view === "clusters" && scene.stage.carriers) paintClusters(brush, scene);
     else if (scene.view === "order" && scene.ordering) paintOrder(brush, scene);
-    else if (scene.view === "died" && scene.survival.stages > 1) paintSurvival(brush, scene);
+    else if (scene.view === "dropped" && scene.survival.stages > 1) paintSurvival(brush, scene);
     else paintKept(brush, scene);
   }
   if (hasUnseenMargin(scene.payload)) paintUnseen(brush, scene, width, height);

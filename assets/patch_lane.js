@@ -56,8 +56,6 @@ function buildLane(number) {
   };
 }
 
-const VERDICT_SIGNS = { good: "✓", bad: "✗", same: "=", different: "≠" };
-
 function fillLane(lane, data, payload, view) {
   // While an answer streams, most lanes come again as they were: what is open or hovered there stays.
   const told = JSON.stringify(data);
@@ -137,7 +135,7 @@ function fillOutcome(lane, data) {
     lane.verdict.textContent = "could not run";
   } else if (data.verdict) {
     lane.verdict.classList.add(`tv-${data.verdict.kind}`);
-    lane.verdict.append(make("span", "tv-sign", VERDICT_SIGNS[data.verdict.kind]), ` ${data.verdict.text}`);
+    lane.verdict.append(make("span", "tv-sign", data.verdict.sign), ` ${data.verdict.text}`);
   }
 }
 
@@ -145,7 +143,7 @@ function numberNodes(number) {
   const term = make("dt", "", number.label);
   if (number.how) term.append(make("span", "tv-how", number.how));
   const value = make("dd", `tv-value tv-${number.look}`);
-  value.append(make("span", "", number.look === "estimated" ? `≈ ${number.value}` : number.value));
+  value.append(make("span", "", number.value));
   return [term, value, make("dd", "tv-ratio", number.ratio)];
 }
 
@@ -180,7 +178,7 @@ function longestWords(lane, payload) {
   const take = (words) => words.forEach((text, i) => { if (text.length > longest[i].length) longest[i] = text; });
   for (const token of sampled(n, SAMPLED_PATCHES)) {
     if (!stages.length) take(describe({ ...lane, view: "kept" }, payload, token));
-    else take(describe({ ...lane, view: "died" }, payload, token));
+    else take(describe({ ...lane, view: "dropped" }, payload, token));
     for (const stageAt of sampled(stages.length, SAMPLED_STAGES)) {
       for (let mapAt = 0; mapAt < Math.max(stages[stageAt].maps.length, 1); mapAt += 1) take(describe({ ...lane, view: "kept", stageAt, mapAt }, payload, token));
     }
@@ -194,7 +192,7 @@ function describe(lane, payload, token) {
   const where = placeOf(payload, token);
   const stage = lane.data.stages[lane.stageAt];
   if (!stage) return [where, lane.data.status === "done" ? "kept: nothing is pruned" : ""];
-  if (lane.view === "died") return [`${where} · ${death(lane, token)}`, ""];
+  if (lane.view === "dropped") return [`${where} · ${droppedAt(lane, token)}`, ""];
   const index = lane.indices[lane.stageAt];
   const facts = [];
   const map = stage.maps[lane.mapAt];
@@ -206,7 +204,7 @@ function describe(lane, payload, token) {
   return [`${where} · ${fate(lane, payload, token)}`, facts.join(" · ")];
 }
 
-function death(lane, token) {
+function droppedAt(lane, token) {
   const { depth, stages } = lane.survival;
   const left = depth[token];
   if (left === stages) return "kept to the end";

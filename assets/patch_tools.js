@@ -84,7 +84,7 @@ function fillTools(lane, view, redraw) {
     redraw();
   };
   lane.view = view;
-  lane.parts.stage.hidden = view === "died";
+  lane.parts.stage.hidden = view === "dropped";
   fillStageControl(lane.parts.stage, lane, setStage);
   if (view === "score" && stage) fillPick(lane, "map", stage.maps.map((m) => m.label), lane.mapAt, (at) => { lane.mapAt = at; redraw(); });
   else if (view === "order") fillPick(lane, "order", orderings.map((o) => o.label), lane.orderAt, (at) => { lane.orderAt = at; redraw(); });
@@ -118,8 +118,8 @@ function viewRoom(lane, view) {
   const notes = make("div", "tv-tool tv-tool-notes");
   notes.append(...viewNotes({ ...lane, stageAt: at, mapAt: 0, orderAt: 0 }, view, stage, orderings));
   room.append(notes);
-  if (stages.length > MENU_LIMIT && view !== "died") room.append(make("p", "tv-note tv-stage-room", stageText(stage)));
-  for (let controls = controlsOf(view === "died" ? [] : stages, choices); controls > 0; controls -= 1) room.append(make("div", "tv-control-room"));
+  if (stages.length > MENU_LIMIT && view !== "dropped") room.append(make("p", "tv-note tv-stage-room", stageText(stage)));
+  for (let controls = controlsOf(view === "dropped" ? [] : stages, choices); controls > 0; controls -= 1) room.append(make("div", "tv-control-room"));
   return room;
 }
 
@@ -130,7 +130,7 @@ function controlsOf(stages, choices) {
 function viewNotes(lane, view, stage, orderings) {
   if (!stage) {
     const idle = { score: "Nothing is scored without pruning.", order: "Nothing is picked without pruning.",
-      clusters: "Nothing is merged without pruning.", died: "Every token reaches the last block." }[view];
+      clusters: "Nothing is merged without pruning.", dropped: "Every token reaches the last block." }[view];
     return idle ? [make("p", "tv-note", idle)] : [];
   }
   const notes = {
@@ -139,7 +139,7 @@ function viewNotes(lane, view, stage, orderings) {
     order: () => (orderings.length ? orderLegend(orderings[lane.orderAt], orderings.length > 1)
       : [make("p", "tv-note", "All at once: this stage picks in no order.")]),
     clusters: () => [make("p", "tv-note", groupsNote(lane, stage))],
-    died: () => survivalLegend(lane),
+    dropped: () => survivalLegend(lane),
   }[view]();
   return [...notes, ...addedNotes(view, stage)];
 }

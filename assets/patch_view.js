@@ -3,7 +3,7 @@
 
 const part = (name) => element.querySelector(`.tv-${name}`);
 const state = {
-  payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, died: 0.8 },
+  payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, dropped: 0.8 },
   hover: -1, pin: -1, lanes: [], picture: null, pictureUrl: null, spoken: 0, grid: null, layer: null, plain: null,
   sheets: new Map(), pointed: null,
 };
@@ -57,12 +57,12 @@ function summary(lane) {
   const noun = layersOf(state.grid).length > 1 ? "tokens" : "patches"; // of all layers, newlines included
   if (lane.data.status !== "done") return ["", ""];
   if (!stage) return [`all ${total} ${noun}`, ""];
-  const kept = state.view === "died" ? lane.data.stages.at(-1).kept : stage.kept;
+  const kept = state.view === "dropped" ? lane.data.stages.at(-1).kept : stage.kept;
   if (state.payload.video) {
     const count = countsOf(lane).find((one) => one.frames.includes(film.frame));
     return [count ? countWords(count, film.frame, false) : "", allFramesWords(lane, kept.length)];
   }
-  return [`${kept.length} of ${total} ${noun} kept${state.view === "died" ? " to the end" : ""}`, state.view === "died" ? "" : withdrawalWords(lane)];
+  return [`${kept.length} of ${total} ${noun} kept${state.view === "dropped" ? " to the end" : ""}`, state.view === "dropped" ? "" : withdrawalWords(lane)];
 }
 
 function showReadouts() {
@@ -82,18 +82,18 @@ function speak(lane, token) {
   part("live").textContent = `${pinned}${lane.data.label}: ${[where, what].filter(Boolean).join(", ")}`;
 }
 
-const VIEWS = ["kept", "score", "order", "clusters", "died"];
+const VIEWS = ["kept", "score", "order", "clusters", "dropped"];
 
 function legendEntries(view, stages) {
   const entries = [];
   if (view === "kept") entries.push(["kept", "kept"], ["dropped", "dropped"]);
   if (view === "kept" && stages.some((stage) => stage.basis.length)) entries.push(["basis", "basis token"]);
   if (view === "score" || view === "order") entries.push(["outlined", "kept"]);
-  if (view === "died") entries.push(["outlined", "kept to the end"]);
-  if (view === "died" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
+  if (view === "dropped") entries.push(["outlined", "kept to the end"]);
+  if (view === "dropped" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
   if (view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch that carries it"], ["kept", "kept alone"], ["dropped", "dropped"]);
   if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only of the whole picture, coarsely"]);
-  if (state.payload.grid.stacked && (view === "score" || view === "died")) entries.push(["group", "where layers overlap: the higher"]);
+  if (state.payload.grid.stacked && (view === "score" || view === "dropped")) entries.push(["group", "where layers overlap: the higher"]);
   if (state.plain.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
   return entries;

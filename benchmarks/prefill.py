@@ -30,12 +30,12 @@ from typing import Any
 import torch
 
 from tokviz.engine import Prompt
-from tokviz.engine.clock import synchronise
+from tokviz.engine.stages import synchronise
 from tokviz.errors import BadInput
-from tokviz.lane import LaneSettings, Shot, processed, shoot, shot_timings
-from tokviz.measures import timing
 from tokviz.pruners import get, methods
 from tokviz.pruners.pruner import Pruner
+from tokviz.runs.execute import Execution, Settings, execute, execution_timings, processed
+from tokviz.runs.metrics import timing
 from tokviz.types import Budget, Params, Schedule, Selection, Signals, Stage
 
 from .prefill_eager import Maps, eager, eager_prompt, llm_maps, maps_kept, read_off_maps, vision_maps
@@ -68,7 +68,7 @@ class Plan:
 class Fired:
     """One execution. vision_ms: tower and projector. peak_bytes: of everything, None where the device does not say."""
 
-    shot: Shot
+    shot: Execution
     vision_ms: float
     peak_bytes: int | None
     map_bytes: int
@@ -95,7 +95,7 @@ def floor_prompt(prompt: Prompt, tokens: int) -> Prompt:
 
 
 @torch.inference_mode()
-def fire(bench: Bench, plan: Plan, settings: LaneSettings) -> Fired:
+def fire(bench: Bench, plan: Plan, settings: Settings) -> Fired:
     """Encode and answer once, as the page does, or as published."""
     needs = {need for stage in plan.schedule.stages for need in stage.needs}
     vision_peak = _peak_from_here(bench.device)
@@ -109,7 +109,7 @@ def fire(bench: Bench, plan: Plan, settings: LaneSettings) -> Fired:
     return _answered(bench, prompt, plan.schedule, plan, settings, encoding_peak, 0)
 
 
-def _fire_eager(bench: Bench, plan: Plan, settings: LaneSettings, peak: Callable[[], int | None]) -> Fired:
+def _fire_eager(bench: Bench, plan: Plan, settings: Settings, peak: Callable[[], int | None]) -> Fired:
     schedule, blocks = plan.schedule, llm_maps(plan.schedule)
     needs = {need for stage in schedule.stages for need in stage.needs}
     in_vision = 0
@@ -126,11 +126,11 @@ def _fire_eager(bench: Bench, plan: Plan, settings: LaneSettings, peak: Callable
 
 
 def _answered(
-    bench: Bench, prompt: Prompt, schedule: Schedule, plan: Plan, settings: LaneSettings, peak: int | None, maps: int
+    bench: Bench, prompt: Prompt, schedule: Schedule, plan: Plan, settings: Settings, peak: int | None, maps: int
 ) -> Fired:
     selecting: list[int] = []
     noted = _noting(schedule, _peak_from_here(bench.device), selecting)
-    shot = shoot(bench.model, bench.family, prompt, noted, plan.params, settings)
+    shot = execute(bench.model, bench.family, prompt, noted, plan.params, settings)
     peaks = [p for p in (peak, *selecting, shot.answer.peak_bytes) if p is not None]
     vision_ms = prompt.vision_ms if shot.vision_ms is None else shot.vision_ms
     return Fired(shot, vision_ms, max(peaks, default=None), maps)
@@ -160,7 +160,7 @@ def _peak_from_here(device: torch.device) -> Callable[[], int | None]:
     return lambda: torch.cuda.max_memory_allocated(device)
 
 
-def measure(bench: Bench, plan: Plan, settings: LaneSettings) -> Line:
+def measure(bench: Bench, plan: Plan, settings: Settings) -> Line:
     """Medians over ``settings.repeats`` executions after a warm-up."""
     gc.collect()  # what a line before left in cycles would count as memory of this one
     fire(bench, plan, settings)
@@ -172,7 +172,7 @@ def line_of(bench: Bench, plan: Plan, fired: Sequence[Fired]) -> Line:
     shots, last = [one.shot for one in fired], fired[-1]
     n_visual = bench.grid.n_tokens if plan.how != "floor" else plan.budget
     assert n_visual is not None
-    timings = shot_timings(shots)
+    timings = execution_timings(shots)
     peaks = [one.peak_bytes for one in fired if one.peak_bytes is not None]
     return Line(
         how=plan.how,
@@ -212,7 +212,7 @@ def plans(bench: Bench, chosen: Sequence[Pruner], budgets: Sequence[int]) -> tup
 
 
 def measured(
-    bench: Bench, wanted: Sequence[Plan], settings: LaneSettings, skip: Collection[Key], deadline: float
+    bench: Bench, wanted: Sequence[Plan], settings: Settings, skip: Collection[Key], deadline: float
 ) -> Iterator[Line]:
     """Line by line, without those in ``skip``; no pruning first, and once more at the end to show a restless machine.
 
@@ -243,7 +243,7 @@ def run(kind: Kind, args: argparse.Namespace, store: Store, deadline: float) -> 
     chosen = [get(name) for name in args.methods] or [pruner for pruner in methods() if pruner.id != "full"]
     budgets = args.budgets or kind.budgets_of(args.shape)
     wanted, refused = plans(made, chosen, budgets)
-    settings = LaneSettings(Budget(1), seed=0, repeats=args.repeats, max_new_tokens=args.tokens, stop=threading.Event())
+    settings = Settings(Budget(1), seed=0, repeats=args.repeats, max_new_tokens=args.tokens, stop=threading.Event())
     facts = {
         "model": kind.id,
         "label": kind.label,

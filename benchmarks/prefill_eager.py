@@ -163,7 +163,7 @@ def _of_tokens(bench: Bench, need: Need, values: Tensor) -> Tensor:
     merging = family.patch_merging(model)
     if merging is not None:
         groups = values[0].float().unflatten(0, (-1, merging.patches_per_token)).mean(dim=1)
-        return groups[merging.places(bench.inputs["image_grid_thw"]).to(groups.device)]
+        return groups[merging.tower_positions(bench.inputs["image_grid_thw"]).to(groups.device)]
     patches = values[:, int(family.has_cls(model)) :]
     arguments = {name: bench.inputs[name] for name in family.layout_arguments if name in bench.inputs}
     (picture,) = family.pictures(model, arguments, len(patches), patches.shape[1])

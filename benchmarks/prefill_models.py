@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tokviz.comparing import geometry_of
 from tokviz.engine import Prompt, encode
-from tokviz.lane import planning_info
 from tokviz.models.base import ModelFamily
 from tokviz.models.catalog import find
 from tokviz.models.families import FAMILIES
@@ -25,6 +23,8 @@ from tokviz.models.llava_next import tile_grid
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.models.qwen_vl import merged_patch_grid
 from tokviz.records import ModelRecord, TokenGrid
+from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import Need, PlanningInfo
 
 Shape = Literal["tiny", "small", "full"]

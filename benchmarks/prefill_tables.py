@@ -155,7 +155,7 @@ INTRODUCTION = """\
 
 Models in their published shapes with random weights (`prefill_models.py`), one picture of noise and a short question,
 batch 1, every answer equally long (no end of text). Medians after a warm-up; the device is synchronised around every
-part. The way through the code is the page's own (`tokviz/lane.py`).
+part. The way through the code is the page's own (`tokviz/runs/execute.py`).
 
 - **how**: `none`: (a) no pruning on the same kernel; `again` is that once more at the end, to show how steady the
   machine was. `floor`: (c) the same model on a prompt that is short from the start, text and as many visual tokens as

@@ -13,11 +13,11 @@ from torch import Tensor
 from scenes import HELD_OUT_SEEDS, generate_scene
 from tokviz.engine import Prompt, encode, running_on
 from tokviz.errors import BadInput
-from tokviz.examples import load_examples
-from tokviz.images import read_image, stored_image
+from tokviz.media.images import read_image, stored_image
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import get
+from tokviz.runs.examples import load_examples
 from tokviz.types import Budget, PlanningInfo, Selection, Signals, Stage
 
 ETA = 0.003

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from tokviz.cli.terminal import check_writable, out, quiet_unless, write_text
 from tokviz.errors import BadInput
-from tokviz.render.plain_text import plain_text
-from tokviz.render.tables import cell, new_table
+from tokviz.viz.format import plain_text
+from tokviz.viz.tables import cell, new_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +54,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     quiet_unless(progress.is_terminal)
 
     import tokviz
-    from tokviz.request_checks import check_question
+    from tokviz.runs.requests import check_question
 
     from .vtw_calibration import ETA, calibrate_vtw, case_samples, picture_samples, scene_samples
 
@@ -92,8 +92,7 @@ def _curve_table(found: Calibration) -> Table:
     """Divergence per block, with what the blocks in front of it make of the picture's cost."""
     table = new_table(
         f"VTW on {plain_text(found.model)}, mean of {found.n_samples} samples",
-        ("block K", "right"), ("divergence, nats", "right"), (f"at most {found.eta:g}", "left"),
-        ("blocks that see the picture", "right"),
+        ">block K", ">divergence, nats", f"at most {found.eta:g}", ">blocks that see the picture",
     )  # fmt: skip
     for block, divergence in zip(found.blocks, found.divergence, strict=True):
         enough = "yes" if divergence <= found.eta else ""

@@ -24,12 +24,12 @@ from scripts.build_examples import EXAMPLES, ROOT, Cache, case_record, key_of
 from scripts.cases.choosing import Shown, showings
 from scripts.cases.clips import N_FRAMES, clip_of, file_of, find_clip_flips, looked_at
 from scripts.cases.search import FoundCase, separate
-from tokviz.lane import planning_info
-from tokviz.media import grid_of, open_media
-from tokviz.models.embedded import EMBEDDED_VIDEO_MODEL
+from tokviz.media.video import Video
+from tokviz.models.catalog import EMBEDDED_VIDEO_MODEL
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.records import Comparison
-from tokviz.video import Video
+from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import grid_of, open_media
 
 CACHE = ROOT / "runs" / "clip-examples.jsonl"
 SIZE = (480, 480)

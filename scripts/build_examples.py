@@ -26,12 +26,12 @@ import tokviz
 from scenes import EXAMPLE_SEEDS, Box, generate_scene
 from scripts.cases.choosing import Shown, choose, missed_goals
 from scripts.cases.search import FoundCase, Outcome, find_flips, outcomes_of, separate
-from tokviz.images import Picture, read_image, stored_image
-from tokviz.measures import evidence_tokens, normalised
+from tokviz.media.images import Picture, read_image, stored_image
 from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.loading import VisionLanguageModel
-from tokviz.models.planning import planning_before_loading
 from tokviz.records import Comparison
+from tokviz.runs.metrics import evidence_tokens, normalised
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"

@@ -2,7 +2,7 @@
 
     python -m scripts.hostile_corpus FOLDER --minutes 5
 
-Every file must be read or refused with a sentence, within the limits of ``tokviz.decoding_worker``; the exit code is 1
+Every file must be read or refused with a sentence, within the limits of ``tokviz.media.worker``; the exit code is 1
 when one is not. The files stay in FOLDER. Files that were not reached in time are counted at the end.
 """
 
@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokviz.checked import checked_image, checked_video
-from tokviz.decoding_worker import Limits, Usage, warm_up
 from tokviz.errors import BadInput
 from tokviz.files import is_file, shown_name
-from tokviz.video import is_video
+from tokviz.media.images import checked_image
+from tokviz.media.video import checked_video, is_video
+from tokviz.media.worker import Limits, Usage, warm_up
 
 from .hostile_images import Maker, images
 from .hostile_videos import videos

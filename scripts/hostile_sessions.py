@@ -30,8 +30,8 @@ from PIL import Image
 
 from tokviz.errors import BadInput
 from tokviz.records import Comparison
-from tokviz.render import figure_bytes
 from tokviz.ui.payload import to_payload
+from tokviz.viz import figure_bytes
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MOST_CPU_S = 600
@@ -67,7 +67,7 @@ def opened(data: bytes, *, figures: bool = True) -> Outcome:
             raise BadInput("The session holds no runs: there is nothing to show.")
         json.dumps(to_payload(comparison), allow_nan=False)
         clock.append(time.process_time())
-        for view in ("kept", "score", "clusters", "died") if figures else ():
+        for view in ("kept", "score", "clusters", "dropped") if figures else ():
             figure_bytes(comparison, "png", view=view, dpi=60)
     except BadInput as error:
         words = str(error)
@@ -216,7 +216,7 @@ def counts() -> Iterator[Case]:
     yield "900000 words", many("text_tokens", "word", 900_000)
     yield "4096 answer tokens", many("runs.0.answer_tokens", None, 4_096)
     yield "90000 answer tokens", many("runs.0.answer_tokens", None, 90_000)
-    yield "900000 methods", many("request.methods", "apet", 900_000)
+    yield "90000 methods", many("request.methods", {"method": "apet", "params": {}}, 90_000)
     yield "900000 warnings", many("warnings", "Note.", 900_000)
     yield "5900000 numbers of a map", many("runs.1.stages.0.score.values", 0.51234, 5_900_000)
     yield "20000000 numbers of a map", many("runs.1.stages.0.score.values", 0, 20_000_000)
@@ -249,10 +249,10 @@ def structure() -> Iterator[Case]:
     yield "a million objects", lambda: b'{"a":' * 1_000_000
     for depth in (90, 180, 900, 100_000, 1_000_000):
         yield f"{depth} lists in each other", nested(depth)
-    yield "a key twice", lambda: b'{"schema_version":1,' + text[1:]
+    yield "a key twice", lambda: b'{"schema_version":2,' + text[1:]
     yield "a key a thousand times", lambda: b"{" + b'"a":1,' * 900 + text[1:]
     yield "a list", lambda: b"[" + text + b"]"
-    yield "schema 2", changed(lambda d: d.update(schema_version=2))
+    yield "schema 1", changed(lambda d: d.update(schema_version=1))
     yield "no runs", changed(lambda d: d.update(runs=[]))
     yield "a text of 60 MB", changed(lambda d: d["runs"][1].update(answer="a" * 60_000_000))
     yield "a text of 199999 characters", changed(lambda d: d["runs"][1].update(answer="a " * 99_999))

@@ -10,10 +10,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tokviz.models.catalog import CATALOG, EMBEDDED_MODEL
-from tokviz.models.entries import CatalogEntry
+from tokviz.models.catalog import CATALOG, EMBEDDED_MODEL, CatalogEntry
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
-from tokviz.models.planning import planning_before_loading
 from tokviz.pruners import PRUNERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +68,9 @@ def _families() -> str:
 
 
 def _first_paragraph(family: object) -> str:
-    text = sys.modules[type(family).__module__].__doc__ or ""
+    module = type(family).__module__
+    alone = sum(type(other).__module__ == module for other in FAMILIES.values()) == 1
+    text = (sys.modules[module] if alone else type(family)).__doc__ or ""
     return " ".join(text.split("\n\n")[0].split()).replace("``", "`")
 
 

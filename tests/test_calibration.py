@@ -135,7 +135,7 @@ def test_samples_come_from_scenes_folders_and_cases(tmp_path, scene_image):
 
 
 def test_the_shipped_examples_are_cases():
-    from tokviz.examples import EXAMPLES, load_examples
+    from tokviz.runs.examples import EXAMPLES, load_examples
 
     cases = [case for case in load_examples() if case.comparison.video is None]
     samples = case_samples(EXAMPLES)

@@ -24,7 +24,7 @@ import sys
 sys.modules.update(dict.fromkeys({missing!r}))  # neither found nor imported
 import tokviz
 from tokviz.errors import BadInput
-from tokviz.render.figure import save_figure
+from tokviz.viz.figures import save_figure
 
 vlm = tokviz.load()
 result = tokviz.compare(vlm, {image!r}, "what color is the star?", methods=["apet", "fastv"], budget=64)

@@ -1,61 +1,72 @@
-"""Each room imports without what it must not know. Every check runs in a fresh interpreter."""
+"""Rooms import one way, and each without the libraries that it must not need. Read from the source; three interpreters
+prove that the reading is true.
+"""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.house import PACKAGE, libraries_of, loads, modules, room_of, upward
 
-ABSENT = {
-    "tokviz": {"torch", "gradio", "transformers"},
-    "tokviz.types": {"torch", "gradio", "transformers"},
-    "tokviz.records": {"torch", "gradio", "transformers", "tokviz.types"},
-    "tokviz.measures": {"torch", "gradio", "transformers"},
-    "tokviz.images": {"torch", "gradio", "transformers"},
-    "tokviz.video": {"torch", "gradio", "transformers"},
-    "tokviz.media": {"torch", "gradio", "transformers"},
-    "scenes": {"torch", "gradio", "transformers"},
-    "tokviz.render.figure": {"torch", "gradio", "transformers", "matplotlib.pyplot"},
-    "tokviz.examples": {"torch", "gradio", "transformers"},
-    "benchmarks.fidelity.tables": {"torch", "gradio", "transformers", "matplotlib.pyplot"},
-    "tokviz.pruners": {"gradio", "transformers", "tokviz.engine", "tokviz.models"},
-    "tokviz.engine": {"gradio", "tokviz.pruners"},
-    "tokviz.models.loading": {"gradio", "tokviz.pruners", "tokviz.engine"},
-    "tokviz.comparing": {"gradio", "tokviz.ui"},
-    "benchmarks.vtw_calibration": {"gradio", "tokviz.ui", "tokviz.comparing"},
-    "tokviz.serving.doors": {"torch", "gradio", "transformers", "tokviz.ui"},
-    "tokviz.serving.run_queue": {"torch", "gradio", "transformers", "tokviz.ui"},
-    "benchmarks.fidelity.workers": {"gradio", "tokviz.ui", "tokviz.comparing"},
-    "benchmarks.fidelity.cache": {"torch", "gradio", "transformers"},
-    "benchmarks.fidelity.statistics": {"torch", "gradio", "transformers"},
-    "benchmarks.fidelity.separation": {"torch", "gradio", "transformers"},
-    "benchmarks.fidelity.published": {"torch", "gradio", "transformers"},
-    "benchmarks.fidelity.ablations": {"torch", "gradio", "transformers"},
-    "tokviz.cli": {"torch", "gradio", "transformers"},
-    "tokviz.ui.build": {"transformers", "tokviz.engine", "tokviz.models.loading"},
+HEAVY = {"torch", "gradio", "transformers", "matplotlib", "spaces"}
+MAY_LOAD = {
+    "base": set(),
+    "media": set(),
+    "pruners": {"torch"},
+    "models": {"torch", "transformers"},
+    "engine": {"torch", "transformers"},
+    "runs": {"torch", "transformers"},
+    "viz": {"matplotlib"},
+    "serving": set(),
+    "ui": {"gradio"},
+    "api": set(),
+    "cli": set(),
 }
+"""Which heavy library a room's modules may import when they are imported: so that pages and help appear at once."""
+
+LAZY_UPWARDS = {
+    ("tokviz.records", "tokviz.viz.tables"): "a comparison makes its own table",
+    ("tokviz.records", "tokviz.viz.figures"): "a comparison draws itself",
+    ("tokviz.records", "tokviz.viz.notebook"): "a comparison shows itself in a notebook",
+}
+"""Imports inside functions that go up, with the reason."""
 
 
-@pytest.mark.parametrize("module", sorted(ABSENT))
-def test_a_room_does_not_import_what_it_must_not_know(module):
-    program = f"import sys, {module}; print(sorted(set({sorted(ABSENT[module])!r}) & set(sys.modules)))"
+def test_no_room_imports_from_above_or_beside():
+    wrong = [entry for entry in upward() if (entry.source, entry.target) not in LAZY_UPWARDS]
+    assert not wrong, "\n".join(f"{entry.kind}: {entry.source} -> {entry.target}" for entry in wrong)
+
+
+@pytest.mark.parametrize("room", sorted(MAY_LOAD))
+def test_a_room_loads_no_heavy_library_but_its_own(room):
+    for module in modules():
+        if room_of(module) == room:
+            assert not (libraries_of(module) & HEAVY) - MAY_LOAD[room], module
+
+
+def test_only_these_files_say_import_gradio_or_transformers():
+    for module, path in modules().items():
+        for line in path.read_text().splitlines():
+            words = line.split()
+            if len(words) > 1 and words[0] in ("import", "from"):
+                library = words[1].split(".")[0]
+                assert library != "gradio" or room_of(module) == "ui", f"{module}: {line}"
+                assert library != "transformers" or room_of(module) in ("models", "engine"), f"{module}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("tokviz", {"torch", "gradio", "transformers", "matplotlib"}),
+        ("tokviz.cli", {"torch", "gradio", "transformers", "matplotlib"}),
+        ("tokviz.ui.build", {"transformers", "tokviz.engine", "tokviz.models.loading"}),
+    ],
+)
+def test_a_fresh_interpreter_agrees(module, absent):
+    program = f"import sys, {module}; print(sorted(set({sorted(absent)!r}) & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
-
-
-def test_only_the_ui_and_the_entry_import_gradio_and_only_models_and_engine_import_transformers():
-    allowed = {
-        "gradio": {"ui"},
-        "transformers": {"models", "engine"},
-        "spaces": {"ui"},
-        "torch": {"pruners", "engine", "models", "fidelity", "comparing.py", "calibration.py", "lane.py", "types.py"},
-    }
-    for path in (ROOT / "tokviz").rglob("*.py"):
-        room = path.relative_to(ROOT / "tokviz").parts[0]
-        for line in path.read_text().splitlines():
-            for library, rooms in allowed.items():
-                imports = line.lstrip().startswith((f"import {library}", f"from {library}"))
-                assert not imports or room in rooms, f"{path.name} imports {library}: {line}"
+    for name in absent:
+        assert not (loads(module, name) if name.startswith(PACKAGE) else name in libraries_of(module)), name

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import tokviz
-from tokviz.comparing import Event
 from tokviz.errors import BadInput
-from tokviz.images import read_image
+from tokviz.media.images import read_image
 from tokviz.pruners import PRUNERS
 from tokviz.records import Comparison
+from tokviz.runs.compare import Event
 from tokviz.short import passed
 
 QUESTION = "what color is the star?"
@@ -53,7 +53,7 @@ def test_a_misspelt_keyword_is_told_of_in_the_name_of_what_was_called(name, vlm,
 def test_a_model_object_is_not_loaded_or_compared_but_told_what_to_do(vlm, scene_image):
     model = vlm.model
     for given, sentence in (
-        (model, "not a LlavaForConditionalGeneration: .* save_pretrained"),
+        (model, r"not a LlavaForConditionalGeneration: .* tokviz\.wrap"),
         (vlm, "already loaded: pass it to tokviz.compare"),
         (None, "takes a name, not None"),
         (3, "takes a name, not an int"),
@@ -162,7 +162,7 @@ def test_what_hostile_records_show_is_bounded(comparison):
 def test_a_video_shows_itself_in_a_few_lines():
     from clip_files import coded, grey_frames
 
-    from tokviz.video import read_video
+    from tokviz.media.video import read_video
 
     video = read_video(coded(grey_frames(40)), lambda facts: list(range(30)))
     assert len(repr(video)) < 600 and len(repr([video])) < 600 and len(repr(video.record)) < 600

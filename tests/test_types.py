@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tokviz.errors import BadInput
-from tokviz.images import read_image
+from tokviz.media.images import read_image
 from tokviz.models.llava import centre_crop_grid
 from tokviz.records import (
     AnswerToken,
@@ -15,6 +15,7 @@ from tokviz.records import (
     Cost,
     ModelRecord,
     Request,
+    RequestedMethod,
     Run,
     StageRecord,
     Timing,
@@ -47,8 +48,10 @@ def comparison() -> Comparison:
     )  # fmt: skip
     return Comparison(
         request=Request(
-            question="what?", methods=["full", "apet"], budget=2, budget_as="final", params={}, seed=2**53, repeats=1,
-            max_new_tokens=8, expected_answer="red", evidence=[(0.0, 1.0, 2.5, 3.0)],
+            question="what?",
+            methods=[RequestedMethod(method="full"), RequestedMethod(method="apet", params={"m": 3})],
+            budget=2, budget_as="final", seed=2**53, repeats=1, max_new_tokens=8, expected_answer="red",
+            evidence=[(0.0, 1.0, 2.5, 3.0)],
         ),
         model=ModelRecord(
             name="m", family="llava", n_blocks=4, hidden_size=8, dtype="float32", device="cpu", attention="sdpa",

@@ -10,7 +10,7 @@ import pytest
 from tokviz import cli
 from tokviz.cli.terminal import write_text
 from tokviz.errors import BadInput
-from tokviz.whole_files import UNFINISHED, write_whole
+from tokviz.files import UNFINISHED, write_whole
 
 
 def names(folder):

@@ -1,10 +1,10 @@
-"""tokviz: see which visual tokens each pruning method keeps, why, and what that does to the answer.
+"""See which visual tokens each pruning method keeps, why, and what that does to the answer.
 
 Example:
     >>> import tokviz
     >>> vlm = tokviz.load()
-    >>> comparison = tokviz.compare(vlm, "scene.png", "what color is the star?", methods=["apet", "random"], budget=64)
-    >>> print(comparison.run("apet").answer)
+    >>> result = tokviz.compare(vlm, "scene.png", "what color is the star?", methods=["apet", "random"], budget=64)
+    >>> print(result.answers)
 """
 
 from __future__ import annotations
@@ -15,24 +15,127 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .comparing import compare, compare_events
-    from .models.loading import VisionLanguageModel, load
-    from .pruners import methods
-    from .records import Comparison
+    from .api import Inputs, inputs_for, list_models, prune
+    from .errors import BadInput, Unsupported
+    from .models.loading import VisionLanguageModel, load, wrap
+    from .names import VisionBlock
+    from .pruners import Pruner, methods, register
+    from .pruners.define import keep_highest, pruner
+    from .pruners.ops import evenly_spaced, merge_into_nearest
+    from .pruners.planning import equal_shares, rows_by_view
+    from .pruners.pruner import Paper, Param, budget_tokens
+    from .records import Chart, Comparison, Reading, Run, TextScores, TokenMap
+    from .runs.compare import Event, compare, compare_events
+    from .types import (
+        CLIP_RELEVANCE,
+        CLS_ATTENTION,
+        CLS_FEATURE,
+        HEAD_ROWS,
+        KEY_NORMS,
+        LAST_ROW,
+        LLM_INPUT,
+        NORMED_FEATURES,
+        PREVIOUS_FEATURES,
+        QUESTION_FEATURES,
+        RECEIVED_ATTENTION,
+        TEXT_FEATURES,
+        TEXT_ROWS,
+        Budget,
+        Diagnostics,
+        Need,
+        PlanningInfo,
+        Schedule,
+        Selection,
+        Signals,
+        Stage,
+    )
+    from .types import ENCODER_KEYS as KEYS
 
-# Resolved on first use, so that `import tokviz` and the first screen of the page cost no torch.
-_WHERE = {
-    "compare": "comparing",
-    "compare_events": "comparing",
-    "load": "models.loading",
-    "VisionLanguageModel": "models.loading",
-    "methods": "pruners",
-    "Comparison": "records",
+# Resolved at first use, so that `import tokviz` and the first screen of the page cost no torch.
+_NAMES = {
+    "api": "Inputs inputs_for list_models prune",
+    "errors": "BadInput Unsupported",
+    "models.loading": "VisionLanguageModel load wrap",
+    "names": "VisionBlock",
+    "pruners": "Pruner methods register",
+    "pruners.base": "Paper Param budget_tokens",
+    "pruners.define": "keep_highest pruner",
+    "pruners.ops": "evenly_spaced merge_into_nearest",
+    "pruners.planning": "equal_shares rows_by_view",
+    "records": "Chart Comparison Reading Run TextScores TokenMap",
+    "runs.compare": "Event compare compare_events",
+    "types": "Budget Diagnostics Need PlanningInfo Schedule Selection Signals Stage CLS_ATTENTION CLS_FEATURE "
+    "CLIP_RELEVANCE HEAD_ROWS KEY_NORMS LAST_ROW LLM_INPUT NORMED_FEATURES PREVIOUS_FEATURES QUESTION_FEATURES "
+    "RECEIVED_ATTENTION TEXT_FEATURES TEXT_ROWS",
 }
-__all__ = ["Comparison", "VisionLanguageModel", "compare", "compare_events", "load", "methods"]
+_WHERE = {name: (module, name) for module, names in _NAMES.items() for name in names.split()}
+_WHERE["KEYS"] = "types", "ENCODER_KEYS"
+__all__ = [
+    "CLIP_RELEVANCE",
+    "CLS_ATTENTION",
+    "CLS_FEATURE",
+    "HEAD_ROWS",
+    "KEYS",
+    "KEY_NORMS",
+    "LAST_ROW",
+    "LLM_INPUT",
+    "NORMED_FEATURES",
+    "PREVIOUS_FEATURES",
+    "QUESTION_FEATURES",
+    "RECEIVED_ATTENTION",
+    "TEXT_FEATURES",
+    "TEXT_ROWS",
+    "BadInput",
+    "Budget",
+    "Chart",
+    "Comparison",
+    "Diagnostics",
+    "Event",
+    "Inputs",
+    "Need",
+    "Paper",
+    "Param",
+    "PlanningInfo",
+    "Pruner",
+    "Reading",
+    "Run",
+    "Schedule",
+    "Selection",
+    "Signals",
+    "Stage",
+    "TextScores",
+    "TokenMap",
+    "Unsupported",
+    "VisionBlock",
+    "VisionLanguageModel",
+    "__version__",
+    "budget_tokens",
+    "compare",
+    "compare_events",
+    "equal_shares",
+    "evenly_spaced",
+    "inputs_for",
+    "keep_highest",
+    "list_models",
+    "load",
+    "merge_into_nearest",
+    "methods",
+    "prune",
+    "pruner",
+    "register",
+    "rows_by_view",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'tokviz' has no attribute {name!r}")
-    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    module, attribute = _WHERE[name]
+    value = getattr(import_module(f".{module}", __name__), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,15 @@
-"""Errors whose message is a sentence for the user: what is wrong and what to do."""
+"""Errors whose message is a sentence for the user: what is wrong and what to do; and what was probably meant."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class BadInput(ValueError):
@@ -11,3 +22,25 @@ class Unsupported(BadInput):
 
 class Stopped(Exception):
     """The user pressed Stop; what had been produced until then is kept."""
+
+
+def nearest(unknown: object, names: Iterable[str]) -> str | None:
+    """The name that was probably meant by a misspelt one, None when none is near."""
+    near = get_close_matches(unknown, list(names), n=1, cutoff=0.5) if isinstance(unknown, str) else []
+    return near[0] if near else None
+
+
+def knows_its_keywords(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Raise TypeError for a keyword that the function does not take, naming the nearest that it does."""
+    names = list(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        unknown = next((name for name in kwargs if name not in names), None)
+        if unknown is not None:
+            near = nearest(unknown, names)
+            advice = f"did you mean {near!r}?" if near else f"it takes {', '.join(names)}."
+            raise TypeError(f"{function.__name__}() has no argument {unknown!r}; {advice}")
+        return function(*args, **kwargs)
+
+    return called

@@ -1,15 +1,19 @@
-"""Opening a file that somebody named: only plain files, with a sentence for whatever is in the way."""
+"""Files that somebody named: only plain ones are read, and they are written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from .errors import BadInput
 
+UNFINISHED = ".unfinished"
+"""How the names of files end that are being written, or were when their writer was killed."""
 _NAME_LENGTH = 80
 # Windows has none of the first; elsewhere a pipe is opened without waiting for somebody at its other end.
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -51,3 +55,45 @@ def shown_name(path: str | Path) -> str:
     """The name of a file without its folder, short enough for a sentence."""
     name = Path(path).name
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside ``path`` and rename; a link is followed, and what is no plain file (a pipe) is written to directly.
+
+    Raises OSError; then ``path`` is as it was before.
+    """
+    # Pipes and terminals, also where one was redirected to a file that others go on writing to.
+    if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+        return
+    path = path.resolve()
+    # No longer than the name itself, which may be as long as the system allows.
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.{os.getpid()}.", suffix=UNFINISHED, dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def write_or_refuse(path: str | Path, content: bytes) -> None:
+    """``write_whole`` for a file that a user named. Raises BadInput; then ``path`` is as it was before."""
+    try:
+        write_whole(Path(path), content)
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        raise BadInput(f"{str(path)!r} cannot be written: {reason}.") from error
+
+
+def _umask() -> int:
+    """The process's; it can only be read by setting it, so the kernel's word is taken where there is one."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022

@@ -7,13 +7,24 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 MethodFamily = Literal[
-    "approximation-error", "attention-ranked", "diversity", "merging", "text-guided", "progressive", "control"
+    "approximation-error",
+    "attention-ranked",
+    "diversity",
+    "merging",
+    "text-guided",
+    "progressive",
+    "control",
+    "custom",
 ]
 BudgetMeaning = Literal["published", "final", "average"]
 PositionPolicy = Literal["keep", "reindex"]
 Media = Literal["picture", "video"]
 ChartKind = Literal["line", "scatter", "bars"]
 Params = Mapping[str, Any]
+UNPRUNED = "full"
+"""Id of the run without pruning, which the others are compared with."""
+DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
+"""What page and command line compare where nobody chose."""
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of the original picture (after EXIF rotation)."""
 

@@ -6,6 +6,8 @@ tokens. How a run comes about (signals, selections, stages) is in ``types.py``.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -14,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, FailFast, model_validator
 from .names import Box, BudgetMeaning, ChartKind, MethodFamily, PositionPolicy, Site
 from .short import short, short_repr
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_VERSION = re.compile(rb'\s*\{\s*"schema_version"\s*:\s*(\d{1,9})\s*,')
 T = TypeVar("T")
 
 
@@ -28,6 +31,11 @@ Many = Annotated[list[T], _FailFast()]
 """A list that is refused at its first wrong entry: a message for each of millions would take gigabytes."""
 
 if TYPE_CHECKING:  # a method fills these with tensors
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
     Numbers = Any
     Flags = Any
 else:
@@ -194,10 +202,12 @@ class StageRecord(Record):
     """One stage of one run. Every index and list refers to the ORIGINAL N visual tokens, so that views compose nothing.
 
     kept: ascending original indices alive after this stage. order: step at which a token was picked, -1 else.
+    order_is_basis: whether the picked tokens are a basis from which the others are rebuilt.
     assignment: original index of the token that carries it after this stage (itself if kept), -1 if dropped without a
-    merge or dropped earlier; None if the stage does not merge. n_extra: tokens that are no patch and that the stage
-    added ([CLS], a summary). sequence: the order in which the LLM gets the tokens, original indices, -1 for an added
-    token; None when it is ascending with added tokens last.
+    merge or dropped earlier; None if the stage does not merge.
+    n_extra: tokens that are no patch and that the stage added; extra_name: what they are ([CLS], a summary).
+    sequence: the order in which the LLM gets the tokens, original indices, -1 for an added token; None when it is
+    ascending with added tokens last.
     """
 
     title: str
@@ -211,7 +221,9 @@ class StageRecord(Record):
     order: Many[int] | None
     assignment: Many[int] | None
     maps: Many[TokenMap]
+    order_is_basis: bool = False
     n_extra: int = 0
+    extra_name: str = ""
     sequence: Many[int] | None = None
     charts: Many[Chart] = []
     readings: Many[Reading] = []
@@ -251,12 +263,16 @@ class Cost(Record):
 
 
 class Run(Record):
-    """One method on one request. ``error`` is a sentence for the user when the lane could not be run."""
+    """One method on one request. ``error`` is a sentence for the user when the method could not be run.
+
+    variant: what sets the run apart from others of the same method, as text ("mode=official"); empty for one alone.
+    """
 
     method: str
     label: str
     family: MethodFamily
     params: dict[str, Any]
+    variant: str = ""
     planned: BudgetMeanings | None = None
     actual: BudgetMeanings | None = None
     tokens_per_block: Many[int] = []
@@ -272,12 +288,22 @@ class Run(Record):
         """The method, and its answer or why there is none."""
         said = ("answer", short(self.answer)) if self.error is None else ("error", short(self.error))
         left = None if self.actual is None else self.actual.final
-        return [("method", short(self.method)), said, ("tokens_left", left), ("stages", short(self.stages))]
+        return [("method", short(self.key)), said, ("tokens_left", left), ("stages", short(self.stages))]
+
+    @property
+    def key(self) -> str:
+        """The name of this run in its comparison: the method id, with the variant where there is one."""
+        return key_of(self.method, self.variant)
 
     @property
     def kept(self) -> list[int] | None:
         """Original indices of the visual tokens alive after the last stage; None when nothing was pruned."""
         return self.stages[-1].kept if self.stages else None
+
+
+def key_of(method: str, variant: str) -> str:
+    """The name of a run in its comparison, e.g. ``"apet (mode=official)"``."""
+    return f"{method} ({variant})" if variant else method
 
 
 class PictureRecord(Record):
@@ -312,6 +338,19 @@ class VideoRecord(Record):
     frames: Many[FrameRecord]
 
 
+class RequestedMethod(Record):
+    """A method that was asked for, with all its parameters; ``variant`` as in ``Run``."""
+
+    method: str
+    params: dict[str, Any] = {}
+    variant: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of its run in the comparison."""
+        return key_of(self.method, self.variant)
+
+
 class Request(Record):
     """What was asked.
 
@@ -319,10 +358,9 @@ class Request(Record):
     """
 
     question: str
-    methods: Many[str]
+    methods: Many[RequestedMethod]
     budget: int
     budget_as: BudgetMeaning
-    params: dict[str, dict[str, Any]]
     seed: int
     max_new_tokens: int
     repeats: int
@@ -374,8 +412,8 @@ class Comparison(Record):
     warnings: Many[str] = []
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """The question, who was asked, and the first answers; ``run`` and ``to_json`` have the rest."""
-        shown = {short(run.method): short(run.answer if run.error is None else run.error) for run in self.runs[:4]}
+        """The question, who was asked, and the first answers; ``[...]`` and ``to_json`` have the rest."""
+        shown = {short(run.key): short(run.answer if run.error is None else run.error) for run in self.runs[:4]}
         return [
             ("model", short(self.model.name)),
             ("question", short(self.request.question)),
@@ -400,12 +438,98 @@ class Comparison(Record):
                 raise ValueError(f"the file's frames are numbered 0 to {self.video.n_frames - 1}, ascending")
         return self
 
-    def run(self, method: str) -> Run:
-        """The run of a method id. Raises KeyError with the ids that are there."""
-        for run in self.runs:
-            if run.method == method:
-                return run
-        raise KeyError(f"no run of method {method!r}; this comparison has {[r.method for r in self.runs]}")
+    @property
+    def answers(self) -> dict[str, str]:
+        """What each run answered, by its key; without the runs that could not be carried out."""
+        return {run.key: run.answer for run in self.runs if run.error is None}
+
+    def __getitem__(self, name: str | int) -> Run:
+        """The run of this key, of this method id where the method ran once, or at this place.
+
+        Raises KeyError with the keys that are there.
+        """
+        if isinstance(name, int):
+            return self.runs[name]
+        found = [run for run in self.runs if run.key == name] or [run for run in self.runs if run.method == name]
+        if len(found) == 1:
+            return found[0]
+        raise KeyError(f"no run {name!r}; this comparison has {[run.key for run in found or self.runs]}")
+
+    def __iter__(self) -> Iterator[Run]:  # type: ignore[override]
+        """The runs, the unpruned one first."""
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        """How many runs there are, the unpruned one included."""
+        return len(self.runs)
+
+    def __bool__(self) -> bool:
+        """Always, also before the first run is finished."""
+        return True
+
+    def run(self, name: str) -> Run:
+        """The same as ``[name]``."""
+        return self[name]
+
+    def to_pandas(self) -> DataFrame:
+        """A table with a row per run: answer, verdict, tokens, times, cost. Raises BadInput where pandas is missing."""
+        from .viz.tables import data_frame
+
+        return data_frame(self)
+
+    def figure(
+        self,
+        path: str | Path | None = None,
+        *,
+        view: Literal["kept", "score", "clusters", "dropped"] = "kept",
+        methods: Sequence[str] | None = None,
+        theme: Literal["light", "dark"] = "light",
+        layer: int | Literal["both"] | None = None,
+        frames: Sequence[int] | None = None,
+        dpi: int = 300,
+    ) -> Figure:
+        """Draw the image once per run, with what the run kept and answered; written to ``path`` where there is one.
+
+        Args:
+            path: A file that ends in .png, .svg or .pdf.
+            view: What is drawn of a run: kept tokens, scores, merge groups, or how many stages each token survived.
+            methods: Runs beside the unpruned one, by key; None for all.
+            theme: Colours of the page.
+            layer: Of an image that is looked at whole and in crops, which of both.
+            frames: Of a video, which of the sampled frames, from 0.
+            dpi: Pixels per inch.
+
+        Raises BadInput for what is unknown or cannot be written.
+        """
+        from .viz.figures import comparison_figure, save_figure
+
+        options: dict[str, Any] = {
+            "view": view, "methods": methods, "theme": theme, "layer": layer, "frames": frames, "dpi": dpi,
+        }  # fmt: skip
+        if path is not None:
+            save_figure(self, path, **options)
+        return comparison_figure(self, **options)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the image once per run, with what the run kept and answered."""
+        from .viz.notebook import to_html
+
+        return to_html(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole comparison to a file, whole or not at all. Raises BadInput when that fails."""
+        from .files import write_or_refuse
+
+        write_or_refuse(path, self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read a file that ``save`` wrote. Raises BadInput with one sentence."""
+        from .files import open_file
+        from .session_limits import MAX_BYTES
+
+        with open_file(path, "session") as file:
+            return cls.from_json(file.read(MAX_BYTES + 1))
 
     def to_json(self) -> str:
         """The whole comparison as JSON text (schema version included)."""
@@ -421,18 +545,19 @@ class Comparison(Record):
         from .errors import BadInput
         from .session_limits import check_contents, check_text
 
+        other = "This session has schema version {}; this tokviz reads version {}: run the comparison again."
+        data = text.encode() if isinstance(text, str) else text
         try:
-            data = text.encode() if isinstance(text, str) else text
             check_text(data)
+            version = _VERSION.match(data)
+            if version is not None and int(version[1]) != SCHEMA_VERSION:
+                raise BadInput(other.format(int(version[1]), SCHEMA_VERSION))
             comparison = cls.model_validate_json(data)
         except BadInput:
             raise
         except ValueError as error:
             raise BadInput("This file is not a tokviz session, or it was written by another version.") from error
         if comparison.schema_version != SCHEMA_VERSION:
-            raise BadInput(
-                f"This session has schema version {comparison.schema_version}; "
-                f"this tokviz reads version {SCHEMA_VERSION}."
-            )
+            raise BadInput(other.format(comparison.schema_version, SCHEMA_VERSION))
         check_contents(comparison)
         return comparison

@@ -166,8 +166,9 @@ class Signals:
 class Diagnostics:
     """Why a stage decided as it did, for the views. Rows of maps and charts are those that the stage was given.
 
-    score: the map that ranked the tokens, None where nothing did (random, withdrawal). facts: plain numbers and texts
-    worth recording. warnings: sentences for the user.
+    score: the map that ranked the tokens, None where nothing did (random, withdrawal). order_is_basis: whether the
+    tokens that were picked step by step are a basis from which the others are rebuilt. extra_name: what the tokens of
+    ``Selection.extra`` are, in words. facts: plain numbers and texts worth recording. warnings: sentences for the user.
     """
 
     score: TokenMap | None = None
@@ -175,6 +176,8 @@ class Diagnostics:
     charts: Sequence[Chart] = ()
     readings: Sequence[Reading] = ()
     text: TextScores | None = None
+    order_is_basis: bool = False
+    extra_name: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
@@ -314,6 +317,10 @@ class Budget:
     counted_as: BudgetMeaning = "published"
 
 
+PublishedModel = Literal["llava", "video_llava", "qwen"]
+"""The models that papers of this field publish their code and settings for."""
+
+
 @dataclass(frozen=True)
 class PlanningInfo:
     """What a method may know about the model and the prompt when it plans its stages.
@@ -325,7 +332,8 @@ class PlanningInfo:
     features pass through (23 of CLIP's 24 in LLaVA-1.5); None when the family gives no access to them. has_text_tower:
     the CLIP text tower that belongs to the vision tower is at hand. renumbers: positions can be renumbered; never where
     they have several axes (Qwen), where every stage keeps them. projects_cls: the feature of a [CLS] token can become a
-    visual token; not where several patches lie side by side in front of the projector (InternVL).
+    visual token; not where several patches lie side by side in front of the projector (InternVL). published_as: the
+    model whose published settings hold for this one, None where papers say nothing about its kind.
     """
 
     n_visual: int
@@ -340,3 +348,4 @@ class PlanningInfo:
     has_text_tower: bool = False
     renumbers: bool = True
     projects_cls: bool = True
+    published_as: PublishedModel | None = "llava"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tokviz.errors import BadInput
-from tokviz.whole_files import write_whole
+from tokviz.files import write_whole
 
 from .ablation_papers import ABLATIONS
 from .ablation_results import NO_PRUNING, SEED, AblationResult, Paired, Report, Result, ablation_result, measure

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokviz import __version__
 from tokviz.errors import BadInput
-from tokviz.whole_files import UNFINISHED, write_whole
+from tokviz.files import UNFINISHED, write_whole
 
 from .outcomes import EarlierFormat, Header, Outcome, Variant, from_lines, to_lines
 from .questions import scenes_digest

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tokviz.errors import BadInput
-from tokviz.render.palette import THEMES
+from tokviz.viz.palette import THEMES
 
 from .conclusions import budgets_of
 from .outcomes import EVIDENCE_ORACLE, FULL

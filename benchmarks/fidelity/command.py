@@ -17,8 +17,8 @@ from rich.text import Text
 
 from tokviz.cli.terminal import out, quiet_unless, told_in_a_sentence
 from tokviz.errors import BadInput
-from tokviz.models.embedded import EMBEDDED_MODEL, embedded_folder
-from tokviz.render.plain_text import plain_text
+from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
+from tokviz.viz.format import plain_text
 
 if TYPE_CHECKING:
     from tokviz.models.loading import VisionLanguageModel
@@ -236,7 +236,7 @@ def _about(
     left_out: list[LeftOut],
     finished: Complete,
 ) -> About:
-    from tokviz.lane import planning_info
+    from tokviz.runs.execute import planning_info
 
     from .describing import describe
     from .machine import machine, versions

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from tokviz.errors import BadInput
-from tokviz.lane import planning_info
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.pruners import get, methods
 from tokviz.records import TokenGrid
+from tokviz.runs.execute import planning_info
 
 from . import oracle
 from .outcomes import EVIDENCE_ORACLE, FULL, LeftOut, Variant

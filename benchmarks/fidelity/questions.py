@@ -12,9 +12,9 @@ from PIL import Image
 
 from scenes import DEFAULT_SIZE, HELD_OUT_SEEDS, generate_scene
 from tokviz.errors import BadInput
-from tokviz.measures import evidence_tokens
 from tokviz.names import Box
 from tokviz.records import TokenGrid
+from tokviz.runs.metrics import evidence_tokens
 
 OFFSET = 1_000_000
 """How far behind the first held-out seed the benchmark begins: the model card, the examples and the tests use seeds

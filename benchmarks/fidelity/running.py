@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Generator
 
 from scenes import DEFAULT_SIZE
-from tokviz.engine import Choose, Prompt, StageEvent, running_on, shorten
-from tokviz.lane import planning_info
-from tokviz.measures import normalised
+from tokviz.engine import Prompt, Select, StageEvent, running_on, selector, shorten
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.pruners import get
 from tokviz.records import TokenGrid
+from tokviz.runs.execute import planning_info
+from tokviz.runs.metrics import normalised
 from tokviz.types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_block
 
 from .oracle import keep_evidence, oracle_schedule
@@ -147,18 +147,18 @@ def answer_variant(
         return []
     begun = [_begin(vlm, plan, scene) for scene in scenes]
     rows = [row for each in begun for row in each.rows]
-    choose = _choose(plan, rows)
+    select = _select(plan, rows)
     prompt = joined([row.prompt for row in rows])
-    prompt, guided = shorten(vlm.model, vlm.family, prompt, plan.guided, choose)
+    prompt, guided = shorten(vlm.model, vlm.family, prompt, plan.guided, select)
     options: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False, "num_beams": 1}
     if not plan.guided and not plan.inside and prompt.position_ids is None:
         picture_of_row = [number for number, each in enumerate(begun) for _ in each.rows]
         pictures = [each.picture for each in begun]
         options["past_key_values"] = shared_prefix(vlm, pictures, picture_of_row, prompt)
-    with running_on(vlm.model, vlm.family, prompt, plan.inside, choose) as trace:
+    with running_on(vlm.model, vlm.family, prompt, plan.inside, select) as trace:
         made = vlm.model.generate(**prompt.generate_inputs(), **options)
     answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
-    inside: Sequence[list[StageEvent]] = [[] for _ in rows] if trace is None else trace.rows
+    inside: Sequence[list[StageEvent]] = [[] for _ in rows] if trace is None else trace.events
     return [
         _answered(row.case, answer.strip(), [*row.events, *before, *late], grid.n_tokens, vlm.record.n_blocks)
         for row, answer, before, late in zip(rows, answers, guided, inside, strict=True)
@@ -182,11 +182,8 @@ class _Begun:
 
 def _begin(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> _Begun:
     generator = Generator().manual_seed(scene.seed)
-
-    def choose(stage: Stage, signals: Signals, row: int) -> Selection:
-        return stage.select(signals, stage.keep, plan.params, generator)
-
-    short, events = shorten(vlm.model, vlm.family, scene.picture.prompt, plan.once, choose)
+    select = selector(plan.params, [generator])
+    short, events = shorten(vlm.model, vlm.family, scene.picture.prompt, plan.once, select)
     state = generator.get_state()
     rows = []
     for case, text in zip(scene.cases, scene.picture.texts, strict=True):
@@ -196,14 +193,14 @@ def _begin(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> _Begu
     return _Begun(short, rows)
 
 
-def _choose(plan: Recipe, rows: Sequence[_Row]) -> Choose:
-    def choose(stage: Stage, signals: Signals, row: int) -> Selection:
-        if plan.variant.method == EVIDENCE_ORACLE:
-            assert stage.keep is not None
-            return keep_evidence(rows[row].case.cover, stage.keep, rows[row].generator)
-        return stage.select(signals, stage.keep, plan.params, rows[row].generator)
+def _select(plan: Recipe, rows: Sequence[_Row]) -> Select:
+    if plan.variant.method != EVIDENCE_ORACLE:
+        return selector(plan.params, [row.generator for row in rows])
 
-    return choose
+    def keep_what_answers(stage: Stage, signals: Signals, row: int) -> Selection:
+        return keep_evidence(rows[row].case.cover, stage.keep or 0, rows[row].generator)
+
+    return keep_what_answers
 
 
 def _answered(case: Case, answer: str, events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> Answered:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokviz.measures import normalised
+from tokviz.runs.metrics import normalised
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000

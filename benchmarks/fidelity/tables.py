@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokviz.errors import BadInput
-from tokviz.whole_files import write_whole
+from tokviz.files import write_whole
 
 from .chart import chart_bytes
 from .conclusions import conclusions

@@ -26,15 +26,15 @@ from tiny_families import CASES  # noqa: E402
 
 import tokviz  # noqa: E402
 import tokviz.pruners as registry  # noqa: E402
-from tokviz.engine import encode, pruning, running_on, shorten  # noqa: E402
+from tokviz.engine import encode, prune, running_on, shorten  # noqa: E402
 from tokviz.errors import BadInput  # noqa: E402
-from tokviz.lane import planning_info  # noqa: E402
-from tokviz.measures import carriers, evidence_recall, evidence_tokens, fates, kept_per_frame, seen_by_llm  # noqa: E402
-from tokviz.media import grid_of  # noqa: E402
+from tokviz.media.video import read_video  # noqa: E402
 from tokviz.models.loading import VisionLanguageModel, loaded_record  # noqa: E402
 from tokviz.names import VisionBlock  # noqa: E402
+from tokviz.runs.execute import planning_info  # noqa: E402
+from tokviz.runs.inputs import grid_of  # noqa: E402
+from tokviz.runs.metrics import carriers, evidence_recall, evidence_tokens, fates, kept_per_frame, seen_by_llm  # noqa: E402
 from tokviz.types import Budget  # noqa: E402
-from tokviz.video import read_video  # noqa: E402
 
 from .store import tensor_digest  # noqa: E402
 
@@ -137,7 +137,7 @@ def model(name: str) -> Any:
         return tokviz.load(name, device="cpu")
     case = CASES[name.removesuffix(HALF)]
     stock = case.model(torch.bfloat16 if name.endswith(HALF) else torch.float32)
-    return VisionLanguageModel(stock, case.processor(), case.here, loaded_record(stock, case.here, name), warm=True)
+    return VisionLanguageModel(stock, case.processor(), case.here, loaded_record(stock, case.here, name))
 
 
 @cache
@@ -359,9 +359,9 @@ def generate(name: str, method: str, given: Mapping[str, Any], share: float, row
         with running_on(vlm.model, vlm.family, short, stages, choose) as trace:
             output = way(vlm.model, short.generate_inputs())
     else:
-        with pruning(vlm.model, vlm.family, stages, choose, question_mask=question) as trace:
+        with prune(vlm.model, vlm.family, None, stages, choose, question_mask=question) as trace:
             output = way(vlm.model, inputs)
-    inside = trace.rows if trace is not None else [[] for _ in before]
+    inside = trace.events if trace is not None else [[] for _ in before]
     copies = max(1, len(inside) // len(before))
     events = [[*before[row // copies], *mine] for row, mine in enumerate(inside)]
     tokens = output.sequences

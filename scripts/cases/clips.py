@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from scenes import Clip, ClipQuestion, generate_clip
 from scenes.clip_file import clip_bytes
-from tokviz.measures import evidence_tokens
-from tokviz.media import open_media
+from tokviz.media.video import Video
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.names import Box
 from tokviz.records import Comparison
-from tokviz.video import Video
+from tokviz.runs.inputs import open_media
+from tokviz.runs.metrics import evidence_tokens
 
 from .search import FoundCase, compare_while_open, outcomes_of, sure_of
 

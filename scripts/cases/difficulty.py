@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scenes import Scene, SceneObject, SceneQuestion, SceneSign
-from tokviz.measures import evidence_tokens
 from tokviz.records import TokenGrid
+from tokviz.runs.metrics import evidence_tokens
 
 T = TypeVar("T", bound=np.generic)
 Kind = Literal[

@@ -10,13 +10,13 @@ from typing import Any
 from PIL import Image
 
 from scenes import DEFAULT_SIZE, Scene, SceneQuestion, generate_scene
-from tokviz.comparing import compare_events
-from tokviz.images import read_image
-from tokviz.measures import evidence_tokens, fates, verdict
-from tokviz.media import Source
+from tokviz.media.images import read_image
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.names import MethodFamily
 from tokviz.records import Comparison, Record, Run, TokenGrid
+from tokviz.runs.compare import compare_events
+from tokviz.runs.inputs import Source
+from tokviz.runs.metrics import evidence_tokens, fates, verdict
 
 from .difficulty import Kind, difficulty
 

@@ -15,12 +15,12 @@ from benchmarks import prefill
 from benchmarks.prefill_eager import LLM_MAPS, VISION_MAPS, Maps, eager, maps_kept
 from benchmarks.prefill_models import AFTER, BEFORE, KINDS, SHAPES, bench
 from benchmarks.prefill_tables import Line, Store, as_markdown
-from tokviz.lane import LaneSettings
 from tokviz.pruners import get, methods
+from tokviz.runs.execute import Settings
 from tokviz.types import Budget
 
 CPU = torch.device("cpu")
-SETTINGS = LaneSettings(Budget(1), seed=0, repeats=1, max_new_tokens=2, stop=threading.Event())
+SETTINGS = Settings(Budget(1), seed=0, repeats=1, max_new_tokens=2, stop=threading.Event())
 METHODS = [pruner for pruner in methods() if pruner.id != "full"]
 PUBLISHED = {"llava-1.5-7b": (576, 32), "llava-next-7b": (2880 + 48, 32), "qwen2.5-vl-7b": (1296, 28)}
 """Visual tokens (LLaVA-NeXT with a newline behind each of the 48 rows of crops) and LLM blocks."""

@@ -8,11 +8,11 @@ from pretend_device import There, move, pretended_device
 
 from benchmarks import prefill
 from benchmarks.prefill_models import KINDS, bench
-from tokviz.lane import LaneSettings
 from tokviz.pruners import methods
+from tokviz.runs.execute import Settings
 from tokviz.types import Budget
 
-SETTINGS = LaneSettings(Budget(1), seed=0, repeats=1, max_new_tokens=2, stop=threading.Event())
+SETTINGS = Settings(Budget(1), seed=0, repeats=1, max_new_tokens=2, stop=threading.Event())
 
 
 def test_tensors_of_two_devices_do_not_meet():

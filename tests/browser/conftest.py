@@ -47,7 +47,7 @@ def example_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def examples(example_folder):
-    from tokviz.examples import load_examples
+    from tokviz.runs.examples import load_examples
 
     return load_examples(example_folder)
 
@@ -62,10 +62,10 @@ class Loads(list):
 
     refusal = ""
 
-    def __call__(self, asked):
+    def __call__(self, spec):
         from tokviz.errors import BadInput
 
-        self.append(asked.model)
+        self.append(spec.name)
         if self.refusal:
             raise BadInput(self.refusal)
         return ()
@@ -101,12 +101,12 @@ def shipped_site(site, paced, loads):
 @pytest.fixture(scope="session")
 def rich_site(site, paced, tmp_path_factory):
     """The page open on a comparison with everything that a stage can leave; its hostile twin is the second example."""
-    from tokviz.examples import load_examples
+    from tokviz.runs.examples import load_examples
     from tokviz.ui.build import build_page
 
     folder = tmp_path_factory.mktemp("rich")
     write_rich_examples(folder)
-    page = _serve(build_page(paced, load=lambda asked: (), examples=load_examples(folder)))
+    page = _serve(build_page(paced, load=lambda spec: (), examples=load_examples(folder)))
     yield page.local_url
     page.close()
 

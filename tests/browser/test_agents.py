@@ -137,7 +137,7 @@ def test_an_agent_compares(tools_site, picture):
     assert not failed, text
     comparison = json.loads(text)
     assert [run["method"] for run in comparison["runs"]] == ["full", "apet"]
-    assert comparison["request"]["params"]["apet"]["basis_tokens"] == 5
+    assert comparison["request"]["methods"][1]["params"]["basis_tokens"] == 5
     assert "base64" not in text
 
 
@@ -246,7 +246,7 @@ def test_the_server_ends_when_it_is_told(tmp_path, picture, command, agents):
                 assert server.poll() is None and time.monotonic() < deadline, told()
                 await asyncio.sleep(0.2)
         asked = [asyncio.create_task(called(over_http(url), "compare", long)) for _ in range(agents)]
-        await asyncio.sleep(3 if agents else 0)
+        await asyncio.sleep(1.5 if agents else 0)
         assert not any(task.done() for task in asked)
         server.send_signal(signal.SIGTERM)
         code = await asyncio.to_thread(server.wait, 30)

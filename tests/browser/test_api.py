@@ -47,7 +47,7 @@ def test_compare_returns_the_comparison(client, files):
     result = ask(client, files / "plain.png", methods=["apet", "random"], params={"apet": {"basis_tokens": 5}}, seed=3)
     whole = Comparison.model_validate(result)
     assert [run.method for run in whole.runs] == ["full", "apet", "random"]
-    assert whole.request.params["apet"]["basis_tokens"] == 5 and whole.request.seed == 3
+    assert whole["apet"].params["basis_tokens"] == 5 and whole.request.seed == 3
     assert len(whole.run("random").kept) == BUDGET
 
 

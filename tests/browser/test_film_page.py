@@ -246,7 +246,7 @@ def test_play_goes_round_and_a_hand_stops_it(film):
     film.get_by_label(SCRUBBER).focus()
     film.keyboard.press("End")
     assert film.get_by_label("Play the frames").is_visible() and now(film) == 7
-    film.wait_for_timeout(900)
+    film.wait_for_timeout(800)
     assert now(film) == 7
 
 

@@ -8,7 +8,7 @@ import pytest
 from synthetic_film import film_comparison, film_frames
 from test_requests import upload
 
-from tokviz.ui.media_field import MediaField
+from tokviz.ui.components import MediaField
 
 pytestmark = pytest.mark.browser
 
@@ -68,31 +68,31 @@ def test_a_picture_is_dropped_over_a_video(open_page, site, tmp_path):
     page.wait_for_function("document.querySelector('.mf-picture').naturalWidth === 384")
 
 
-def test_an_empty_file_is_not_even_uploaded(open_page, site, tmp_path):
+def sound(path):
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        for packet in [*stream.encode(frame), *stream.encode()]:
+            out.mux(packet)
+
+
+def test_files_that_are_neither_are_refused_with_a_sentence(open_page, site, tmp_path):
     page = open_page(site)
     (tmp_path / "empty.mp4").write_bytes(b"")
-    upload(page, tmp_path / "empty.mp4")
+    upload(page, tmp_path / "empty.mp4")  # not even sent
     page.wait_for_function("document.querySelector('.mf-status').textContent === 'empty.mp4 is empty.'")
-
-
-@pytest.mark.parametrize("name", ["sound.mp4", "cut.mp4", "page.html"])
-def test_files_that_are_neither_are_refused_with_a_sentence(open_page, site, tmp_path, name):
-    page = open_page(site)
-    path = tmp_path / name
-    content = {"cut.mp4": b"\0\0\0\x18ftypmp42", "page.html": b"<script>window.HACKED=1</script>"}.get(name)
-    if content is None:
-        with av.open(str(path), "w") as out:
-            stream = out.add_stream("aac", rate=44100)
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.rate = 44100
-            for packet in [*stream.encode(frame), *stream.encode()]:
-                out.mux(packet)
-    else:
-        path.write_bytes(content)
-    upload(page, path)
-    page.wait_for_function("document.querySelector('.tokviz-notice-error') !== null")
-    assert page.locator(".tokviz-notice").inner_text().endswith(".")
-    field_shows(page, "none")
+    sound(tmp_path / "sound.mp4")
+    (tmp_path / "cut.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    (tmp_path / "page.html").write_bytes(b"<script>window.HACKED=1</script>")
+    for name in ("sound.mp4", "cut.mp4", "page.html"):
+        upload(page, tmp_path / name)
+        page.wait_for_function("document.querySelector('.tokviz-notice-error') !== null")
+        assert page.locator(".tokviz-notice").inner_text().endswith("."), name
+        field_shows(page, "none")
+        page.locator("#tokviz-examples button").first.click()
+        page.wait_for_function("document.querySelector('.tokviz-notice-error') === null")
+        field_shows(page, "picture")
     assert page.evaluate("window.HACKED") is None
 
 

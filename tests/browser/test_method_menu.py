@@ -2,10 +2,11 @@
 
 import pytest
 from synthetic_rich import rich_comparison
+from watching import watched_page
 
 import tokviz
-from tokviz.ui.method_menu import missing_by_method, offered
-from tokviz.ui.running import planning
+from tokviz.serving.model_cache import planning
+from tokviz.ui.form import missing_by_method, offered
 
 pytestmark = pytest.mark.browser
 READY = "document.querySelectorAll('.tm-method').length > 0"
@@ -18,12 +19,21 @@ def menu(site, open_page):
     return page
 
 
+@pytest.fixture(scope="module")
+def read_only(browser, site):
+    """A page for the tests that change nothing but what is folded out."""
+    with watched_page(browser, site) as page:
+        page.wait_for_function(READY)
+        yield page
+
+
 def open_families(page):
     for summary in page.locator(".tm-family:not([open]) > summary").all()[::-1]:
         summary.click()
 
 
-def test_every_method_can_be_reached_and_links_to_its_paper(menu):
+def test_every_method_can_be_reached_and_links_to_its_paper(read_only):
+    menu = read_only
     pruners = offered(tokviz.methods())
     assert menu.locator(".tm-count").inner_text() == f"3 of {len(pruners)} chosen"
     # Families with a chosen method stand open, the others are one line and an explanation.
@@ -39,7 +49,8 @@ def test_every_method_can_be_reached_and_links_to_its_paper(menu):
     assert menu.locator("#tokviz-methods").evaluate("node => node.scrollWidth <= node.clientWidth")
 
 
-def test_what_the_model_cannot_serve_is_greyed_out_with_the_reason_in_sight(menu):
+def test_what_the_model_cannot_serve_is_greyed_out_with_the_reason_in_sight(read_only):
+    menu = read_only
     missing = missing_by_method(tokviz.methods(), planning("tokviz-tiny"))
     open_families(menu)
     greyed = [row.get_attribute("id") for row in menu.locator(".tm-unserved").all()]
@@ -82,12 +93,11 @@ def test_keys_choose_a_method_and_its_settings_reach_the_run(menu, paced):
     menu.wait_for_function("!document.querySelector('#tokviz-method-random input').checked")
 
 
-def test_many_lanes_are_announced(menu):
-    open_families(menu)
-    boxes = menu.locator(".tm-method input[type=checkbox]:enabled:not(:checked)")
-    while boxes.count():
-        boxes.first.check()
-    assert "run one after another" in menu.locator(".tm-many").inner_text()
+def test_many_lanes_are_announced(read_only):
+    open_families(read_only)
+    boxes = ".tm-method input[type=checkbox]:enabled:not(:checked)"
+    read_only.evaluate("boxes => document.querySelectorAll(boxes).forEach((box) => box.click())", boxes)
+    assert "run one after another" in read_only.locator(".tm-many").inner_text()
 
 
 def test_a_lane_of_such_a_method_carries_the_sentence(rich_site, open_page):

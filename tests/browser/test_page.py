@@ -13,6 +13,7 @@ PIXELS = """i => { const c = document.querySelectorAll('.tv-canvas')[i];
 PIXEL_AT = """([i, x, y]) => { const c = document.querySelectorAll('.tv-canvas')[i];
   const [px, py] = [Math.round(x * c.width), Math.round(y * c.height)];
   return [...c.getContext('2d').getImageData(px, py, 1, 1).data]; }"""
+SCHEME = "getComputedStyle(document.documentElement).colorScheme"
 BACKGROUND = "getComputedStyle(document.querySelector('.tv-lane')).backgroundColor.match(/\\d+/g).map(Number)"
 TOPS = "[...document.querySelectorAll('.tv-picture')].map(p => Math.round(p.getBoundingClientRect().top))"
 
@@ -37,7 +38,8 @@ def opened(browser, site):
 
 @pytest.fixture
 def first_screen(opened):
-    """The first screen as it was opened: nothing hovered or pinned, view "Kept"."""
+    """The first screen as it was opened: nothing hovered or pinned, view "Kept", not scrolled."""
+    opened.evaluate("scrollTo(0, 0)")
     opened.mouse.move(5, 5)
     opened.locator(".tv-picture").first.focus()
     opened.keyboard.press("Escape")
@@ -124,7 +126,7 @@ def test_hostile_texts_are_shown_and_nothing_runs(site, open_page):
     assert page.evaluate("window.HACKED") is None
 
 
-def test_what_the_model_did_not_see_is_marked(site, open_page):
+def test_what_the_model_did_not_see_is_marked_and_a_failed_lane_says_why(site, open_page):
     page = open_page(site)
     assert page.locator(".tv-unseen").first.is_visible() is False
     choose_example(page, 1, "panorama")
@@ -138,10 +140,13 @@ def test_what_the_model_did_not_see_is_marked(site, open_page):
     assert page.locator(".tv-where").first.inner_text().startswith("row 0, column 0")
     page.locator(".tv-picture").first.hover(**at(page, 0, 0.05, 0.5))
     assert page.locator(".tv-marks .tv-hover").count() == 0
+    failed = page.locator(".tv-lane").nth(4)
+    assert "beyond this model's 8 blocks" in failed.locator(".tv-answer").inner_text()
+    assert "could not run" in failed.locator(".tv-verdict").inner_text()
 
 
-def test_the_request_stays_in_sight_while_the_lanes_scroll(site, open_page):
-    page = open_page(site)
+def test_the_request_stays_in_sight_while_the_lanes_scroll(first_screen):
+    page = first_screen
     page.mouse.move(900, 500)
     page.mouse.wheel(0, 600)
     page.wait_for_function("scrollY > 100")
@@ -156,30 +161,23 @@ def test_a_narrow_page_opens_on_pictures_and_leads_to_the_form(site, open_page):
     page.wait_for_function("Math.abs(document.querySelector('#tokviz-request').getBoundingClientRect().top) < 40")
 
 
-def test_a_failed_lane_says_why_beside_the_others(site, open_page):
-    page = open_page(site)
-    choose_example(page, 1, "panorama")
-    lane = page.locator(".tv-lane").nth(4)
-    assert "beyond this model's 8 blocks" in lane.locator(".tv-answer").inner_text()
-    assert "could not run" in lane.locator(".tv-verdict").inner_text()
-
-
-@pytest.mark.parametrize("width", [1440, 400])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "theme"), [(1440, "light"), (400, "dark")])
 def test_light_dark_wide_narrow(site, open_page, width, theme):
+    """Each theme is the first once, and each width; the switch and the window bring the other two."""
     page = open_page(site, width, theme)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    shade = page.evaluate(BACKGROUND)
-    assert (max(shade) < 60) == (theme == "dark")
-    tops = page.evaluate(TOPS)
-    assert (len(set(tops)) == 1) == (width == 1440)
-    page.get_by_label("Switch between light and dark").click()
-    shade = page.evaluate(BACKGROUND)
-    assert (max(shade) < 60) == (theme == "light")
+    other = {"light": "dark", "dark": "light"}[theme]
+    for shown in (theme, other):
+        for size in (width, 1840 - width):
+            page.set_viewport_size({"width": size, "height": 900})
+            page.wait_for_function(f"({TOPS}.every((top, i, all) => top === all[0])) === {str(size == 1440).lower()}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= size
+        assert (max(page.evaluate(BACKGROUND)) < 60) == (shown == "dark")
+        assert page.evaluate(SCHEME) == shown  # bars and controls of the browser follow
+        page.get_by_label("Switch between light and dark").click()
 
 
-def test_the_budgets_of_the_papers_are_one_click_away(site, rich_site, open_page):
-    page = open_page(site)
+def test_the_budgets_of_the_papers_are_one_click_away(first_screen, rich_site, open_page):
+    page = first_screen
     buttons = page.locator("#tokviz-budgets button")
     assert buttons.all_inner_texts() == ["192", "128", "64", "32"]
     buttons.nth(1).click()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 from PIL import Image
@@ -40,7 +41,10 @@ def test_an_example_opened_during_a_run_is_what_stays(site, open_page, held):
     page.get_by_role("heading", name="panorama").wait_for()
     expect(page.locator("#tokviz-stop")).to_be_disabled()
     held.release()
-    page.wait_for_timeout(1500)  # the abandoned run would have painted over the example by now
+    deadline = time.monotonic() + 20
+    while held.ended < len(held.requests) and time.monotonic() < deadline:
+        page.wait_for_timeout(20)
+    page.wait_for_timeout(200)  # what the abandoned run still said would have painted over the example by now
     assert "panorama" in page.locator(".tv-title").inner_text()
     assert "stored result" in page.locator(".tv-origin").inner_text()
 

@@ -86,7 +86,7 @@ def test_a_tab_that_goes_away_gives_its_turn_to_the_next(site, browser, open_pag
 
 
 def test_a_run_that_falls_silent_is_not_shown_as_running(site, browser, held, monkeypatch):
-    monkeypatch.setattr("tokviz.ui.turns.BEAT_S", 1000.0)
+    monkeypatch.setattr("tokviz.serving.queue.BEAT_S", 1000.0)
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     page.clock.install()

@@ -188,9 +188,9 @@ def test_cheap_calls_are_served_while_many_runs_wait(examples, client, paced, se
 
 
 def test_a_run_whose_caller_left_is_stopped(client, paced, secret, monkeypatch):
-    from tokviz.serving import listeners
+    from tokviz.serving import callers
 
-    monkeypatch.setattr(listeners, "RETURN_S", 0.5)
+    monkeypatch.setattr(callers, "RETURN_S", 0.5)
     (path,) = upload(client, secret).json()
     paced.hold(0)
     try:
@@ -259,7 +259,7 @@ def test_the_page_costs_little_and_its_config_holds_plain_data(site, examples, p
 
     from tokviz.ui.build import build_page
 
-    page = build_page(paced, load=lambda asked: (), examples=examples)
+    page = build_page(paced, load=lambda spec: (), examples=examples)
     config = page.get_config_file()
     odd = []
 
@@ -289,7 +289,7 @@ def test_opened_sessions_do_not_stay_in_memory(site, examples, tmp_path):
     from tokviz.ui.blocks import SESSIONS
     from tokviz.ui.build import build_page, launch_settings
 
-    page = build_page(PacedRunner(), load=lambda asked: (), examples=examples)
+    page = build_page(PacedRunner(), load=lambda spec: (), examples=examples)
     assert launch_settings()["state_session_capacity"] == SESSIONS <= 1000
     page.state_session_capacity = SESSIONS
     states = StateHolder()
@@ -305,35 +305,35 @@ def test_opened_sessions_do_not_stay_in_memory(site, examples, tmp_path):
 
 def test_a_caller_that_never_listens_does_not_stop_the_others(site, client, monkeypatch, secret):
     """Its box was taken away while its events waited, and gradio's queue ended for everybody with a KeyError."""
-    from tokviz.serving import listeners
+    from tokviz.serving import callers
     from tokviz.ui import blocks
 
     async def slow(*values):
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(0.3)
         raise BadInput("Read in vain.")
 
-    monkeypatch.setattr(listeners, "ARRIVE_S", 1.0)
-    monkeypatch.setattr(blocks, "TIDY_EVERY_S", 0.5)
+    monkeypatch.setattr(callers, "ARRIVE_S", 0.5)
+    monkeypatch.setattr(blocks, "TIDY_EVERY_S", 0.2)
     monkeypatch.setattr("tokviz.ui.handlers.Handlers.open_session", slow)
     (path,) = upload(client, secret).json()
     config = client.get("/config").json()
     index = next(dep["id"] for dep in config["dependencies"] if dep["api_name"] == "open_file")
     session = uuid.uuid4().hex
     body = {"data": [{"path": path, **META}, "tokviz-tiny"], "fn_index": index, "session_hash": session}
-    for _ in range(40):
+    for _ in range(24):  # two at once: the last is answered after 3.6 s, its box is gone after one
         assert client.post("/gradio_api/queue/join", json=body).status_code == 200
-    deadline = time.monotonic() + 12
+    deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         assert call(client, "list_methods", [])[0] == "complete"
         time.sleep(0.5)
 
 
 def test_results_that_nobody_fetches_are_dropped_though_a_connection_is_open(monkeypatch):
-    from tokviz.serving.listeners import LISTENERS
+    from tokviz.serving.callers import LISTENERS
     from tokviz.ui import blocks
     from tokviz.ui.build import build_page
 
-    page = build_page(PacedRunner(), load=lambda asked: (), examples=[])
+    page = build_page(PacedRunner(), load=lambda spec: (), examples=[])
     messages = page._queue.pending_messages_per_session
     LISTENERS.arrived("open but not read")
 
@@ -368,7 +368,7 @@ def test_a_figure_is_that_of_what_is_shown_whoever_else_was_here(site, client, e
 
 
 def test_many_checks_of_one_caller_wait_for_each_other_and_the_rest_is_refused(examples):
-    from tokviz.serving.shares import Shares
+    from tokviz.serving.queue import Shares
 
     shares, working, most = Shares(at_once=2, most=5), [], []
 

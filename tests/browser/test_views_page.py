@@ -57,8 +57,8 @@ def test_order_shows_picks_and_the_sequence_of_the_llm(rich):
     assert "+ 1 token that is no patch: [CLS]" in tools(rich, CLUSTERS).inner_text()
 
 
-def test_died_at_tells_where_each_token_left(rich):
-    view(rich, "Died at")
+def test_dropped_at_tells_where_each_token_left(rich):
+    view(rich, "Dropped at")
     run = rich_comparison().run("steps")
     sizes = [144, *(len(stage.kept) for stage in run.stages)]
     lines = tools(rich, STEPS).locator(".tv-depths li").all_inner_texts()
@@ -162,10 +162,11 @@ def test_hostile_names_of_charts_words_and_facts_stay_text(rich_site, open_page)
     page.locator(".tv-why-panel").get_by_text("attention on the picture over the stages").wait_for()
 
 
-@pytest.mark.parametrize("width", [1440, 400])
-def test_nothing_of_it_needs_sideways_scrolling(rich_site, open_page, width):
-    page = open_page(rich_site, width, "dark")
-    why_of(page, "Density clusters")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    panel = page.locator(".tv-why-panel")
-    assert panel.evaluate("node => node.scrollWidth <= node.clientWidth")
+def test_nothing_of_it_needs_sideways_scrolling(rich_site, open_page):
+    page = open_page(rich_site, 400, "dark")
+    for width in (400, 1440):
+        page.set_viewport_size({"width": width, "height": 900})
+        why_of(page, "Density clusters")
+        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
+        panel = page.locator(".tv-why-panel")
+        assert panel.evaluate("node => node.scrollWidth <= node.clientWidth")

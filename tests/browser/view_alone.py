@@ -3,7 +3,7 @@
 import json
 
 from tokviz.records import PictureRecord
-from tokviz.ui.patch_view import _VIEW_SCRIPTS, asset
+from tokviz.ui.components import _VIEW_SCRIPTS, asset
 from tokviz.ui.payload import to_payload
 
 

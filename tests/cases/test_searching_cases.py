@@ -8,8 +8,8 @@ from scenes import EXAMPLE_SEEDS, generate_scene
 from scripts.build_examples import Cache
 from scripts.cases import search
 from scripts.cases.search import FoundCase, Outcome, examine, find_flips, left, separate, verdicts_of
-from tokviz.comparing import Event
-from tokviz.measures import evidence_tokens, normalised
+from tokviz.runs.compare import Event
+from tokviz.runs.metrics import evidence_tokens, normalised
 
 METHODS = ("random", "fastervlm", "fastv")
 SEEDS = EXAMPLE_SEEDS[:2]

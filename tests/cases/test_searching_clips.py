@@ -10,8 +10,8 @@ import tokviz
 from scenes import EXAMPLE_SEEDS
 from scripts.cases.clips import MOMENT, clip_of, examine_clip, file_of, find_clip_flips, looked_at
 from scripts.cases.search import verdicts_of
-from tokviz.measures import evidence_tokens
-from tokviz.media import open_media
+from tokviz.runs.inputs import open_media
+from tokviz.runs.metrics import evidence_tokens
 
 METHODS = ("random", "divprune", "fastv")
 SIZE = (128, 128)

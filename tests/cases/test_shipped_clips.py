@@ -11,10 +11,10 @@ from scenes import EXAMPLE_SEEDS
 from scripts.cases.choosing import SURE
 from scripts.cases.clips import MOMENT, clip_of, looked_at, moment_in_words
 from scripts.cases.search import left, separate
-from tokviz.examples import load_examples
-from tokviz.measures import evidence_recall, evidence_tokens, normalised, overlap, verdict
-from tokviz.models.embedded import EMBEDDED_VIDEO_MODEL
-from tokviz.video import probe, read_video
+from tokviz.media.video import probe, read_video
+from tokviz.models.catalog import EMBEDDED_VIDEO_MODEL
+from tokviz.runs.examples import load_examples
+from tokviz.runs.metrics import evidence_recall, evidence_tokens, normalised, overlap, verdict
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CLIPS = [example for example in load_examples(EXAMPLES) if example.comparison.video is not None]
@@ -87,7 +87,7 @@ def test_the_model_still_answers_and_keeps_as_stored(example, film):
     assert stored.model.name == EMBEDDED_VIDEO_MODEL and stored.model.embedded
     again = tokviz.compare(
         film, example.clip, request.question, request.methods, request.budget, seed=request.seed,
-        params=request.params, max_new_tokens=request.max_new_tokens,
+        max_new_tokens=request.max_new_tokens,
     )  # fmt: skip
     assert [frame.index for frame in again.video.frames] == [frame.index for frame in stored.video.frames]
     everything = range(stored.grid.n_tokens)

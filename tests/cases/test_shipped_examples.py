@@ -12,9 +12,9 @@ from scripts.build_examples import leaves, stored_why
 from scripts.cases.choosing import METHOD_FAMILIES, WANTED_KINDS
 from scripts.cases.difficulty import difficulty
 from scripts.cases.search import Outcome, left, separate
-from tokviz.images import stored_image
-from tokviz.measures import evidence_recall, evidence_tokens, fates, normalised, overlap, seen_by_llm, verdict
+from tokviz.media.images import stored_image
 from tokviz.records import Comparison
+from tokviz.runs.metrics import evidence_recall, evidence_tokens, fates, normalised, overlap, seen_by_llm, verdict
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("[0-9]*/session.json"))
@@ -129,7 +129,7 @@ def test_the_model_still_answers_and_keeps_as_stored(folder, vlm):
     assert stored.grid.n_tokens == vlm.model.config.image_seq_length
     again = tokviz.compare(
         vlm, stored_image(stored.picture), request.question, request.methods, request.budget, seed=request.seed,
-        budget_as=request.budget_as, params=request.params, max_new_tokens=request.max_new_tokens,
+        budget_as=request.budget_as, max_new_tokens=request.max_new_tokens,
     )  # fmt: skip
     for before, now in zip(stored.runs, again.runs, strict=True):
         assert now.answer == before.answer, before.method

@@ -62,7 +62,7 @@ def test_compare_prints_tables_and_writes_session_and_figure(picture, loaded, ca
     assert [run.method for run in comparison.runs] == ["full", "apet", "random"]
     request = comparison.request
     assert (request.budget, request.budget_as, request.seed, request.max_new_tokens) == (16, "final", 3, 3)
-    assert request.params["apet"]["mode"] == "official" and request.params["apet"]["basis_tokens"] == 4
+    assert comparison["apet"].params["mode"] == "official" and comparison["apet"].params["basis_tokens"] == 4
     assert request.expected_answer == "red" and request.evidence == [(10.0, 10.0, 60.0, 60.0)]
     assert figure.read_bytes().startswith(b"<?xml")
     for run in comparison.runs:
@@ -209,7 +209,7 @@ def test_a_defect_is_not_hidden(picture, monkeypatch):
 
 def hostile_events(session):
     def events(*args, **kwargs):
-        from tokviz.comparing import Event
+        from tokviz.runs.compare import Event
 
         yield Event("done", 1, "", session)
 

@@ -20,7 +20,7 @@ def environment(monkeypatch):
 @pytest.fixture
 def served(monkeypatch):
     """Where and with which models the page would be served."""
-    from tokviz.ui.offers import named_by_operator
+    from tokviz.serving.model_menu import named_by_operator
 
     places = []
 
@@ -52,7 +52,7 @@ def test_options_go_before_the_environment(served, monkeypatch):
 
 
 def test_whoever_serves_strangers_by_an_option_lets_none_of_them_download(served):
-    from tokviz.ui.offers import is_public
+    from tokviz.serving.model_menu import is_public
 
     cli.main(["serve", "--host", "127.0.0.1"])
     assert not is_public()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -105,6 +107,18 @@ def everything(stage: Stage, signals: Signals, row: int) -> Selection:
 def nothing(stage: Stage, signals: Signals, row: int) -> Selection:
     """Drop every visual token."""
     return Selection(kept=torch.arange(0))
+
+
+_unpruned: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def unpruned(model, inputs, steps=6):
+    """Logits without pruning, made once per model and prompt."""
+    made = _unpruned.setdefault(model, {})
+    key = str(inputs["input_ids"].tolist()), steps
+    if key not in made:
+        made[key] = generated(model, inputs, steps)[1]
+    return made[key]
 
 
 def generated(model, inputs, steps=6, **options):

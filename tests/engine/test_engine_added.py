@@ -7,7 +7,7 @@ import torch
 from engine_models import FAMILY, everything, generated, merged, prompt, ragged, stage
 from engine_sequences import adding, exchanging, merging_and_adding, only_shuffling, rebuilt, shuffling
 
-from tokviz.engine import encode, kv_cache_bytes, pruning, shorten
+from tokviz.engine import encode, kv_cache_bytes, prune, shorten
 from tokviz.types import CLS_ATTENTION, LAST_ROW, TEXT_FEATURES, TEXT_ROWS, Need, Selection
 
 POSITIONS = pytest.mark.parametrize("positions", ["keep", "reindex"])
@@ -42,12 +42,12 @@ def schedules(positions):
 
 def against_rebuilt(model, inputs, stages, choose, tolerance):
     plain = generated(model, inputs, steps=4)[1]
-    with pruning(model, FAMILY, stages, choose) as trace:
+    with prune(model, FAMILY, None, stages, choose) as trace:
         sequences, logits = generated(model, inputs, steps=4)
     expected, orders = rebuilt(model, inputs, stages, choose, sequences[:, inputs["input_ids"].shape[1] :])
     assert (logits - expected).abs().max() <= tolerance
-    assert [[event.sequence.tolist() for event in row] for row in trace.rows] == orders
-    for row in trace.rows:
+    assert [[event.sequence.tolist() for event in row] for row in trace.events] == orders
+    for row in trace.events:
         for event in row:
             assert event.kept.tolist() == sorted(event.kept.tolist())
             assert set(event.sequence.tolist()) - {-1} == set(event.kept.tolist())
@@ -84,16 +84,16 @@ def test_the_hook_free_way_is_bit_identical_to_the_hooks(model, batch, positions
     early, late = stages[:2], stages[2:]
     encoded = encode(model, FAMILY, inputs, ())
     short, events = shorten(model, FAMILY, encoded, early, choose)
-    with pruning(model, FAMILY, early, choose):
+    with prune(model, FAMILY, None, early, choose):
         hooked = generated(model, inputs, steps=4)
     new, logits = generated(model, short.generate_inputs(), steps=4)
     assert torch.equal(logits, hooked[1]) and torch.equal(new, hooked[0][:, inputs["input_ids"].shape[1] :])
-    with pruning(model, FAMILY, stages, choose) as trace:
+    with prune(model, FAMILY, None, stages, choose) as trace:
         through = generated(model, inputs, steps=4)[1]
-    with pruning(model, FAMILY, late, choose, prompt=short) as rest:
+    with prune(model, FAMILY, short, late, choose) as rest:
         assert torch.equal(generated(model, short.generate_inputs(), steps=4)[1], through)
-    both = [[*a, *b] for a, b in zip(events, rest.rows, strict=True)]
-    assert _told(both) == _told(trace.rows)
+    both = [[*a, *b] for a, b in zip(events, rest.events, strict=True)]
+    assert _told(both) == _told(trace.events)
     # One stage at a time is the same as both at once.
     first, _ = shorten(model, FAMILY, encoded, early[1:], choose)
     again, _ = shorten(model, FAMILY, first, [replace(early[1], keep=5)], choose)
@@ -112,9 +112,9 @@ def test_a_shortened_prompt_remembers_where_its_positions_began(sdpa64):
 
     short, _ = shorten(sdpa64, FAMILY, encode(sdpa64, FAMILY, inputs, ()), stages[:1], choose)
     assert short.position_ids[:, -8].tolist() == [14, 11]
-    with pruning(sdpa64, FAMILY, stages[1:], choose, prompt=short):
+    with prune(sdpa64, FAMILY, short, stages[1:], choose):
         logits = generated(sdpa64, short.generate_inputs())[1]
-    with pruning(sdpa64, FAMILY, stages, choose):
+    with prune(sdpa64, FAMILY, None, stages, choose):
         assert torch.equal(generated(sdpa64, inputs)[1], logits)
 
 
@@ -142,7 +142,7 @@ def test_embeddings_put_together_by_hand_give_the_same_logits(sdpa64, positions)
     if positions == "keep":  # the added tokens take the places of the last dropped ones, 13 and 14
         by_hand["position_ids"] = torch.tensor([[0, 1, 2, 17, 18, 4, 16, 7, 12, *range(19, 25)]])
     expected = generated(sdpa64, by_hand)[1]
-    with pruning(sdpa64, FAMILY, [stage("encoder", 6, positions)], choose):
+    with prune(sdpa64, FAMILY, None, [stage("encoder", 6, positions)], choose):
         logits = generated(sdpa64, inputs)[1]
     assert (logits - expected).abs().max() <= 1e-6
 
@@ -161,14 +161,14 @@ def test_added_tokens_are_no_visual_columns_and_no_question(sdpa64):
     short, _ = shorten(sdpa64, FAMILY, encoded, stages[:1], choose)
     assert short.n_visual == [6, 4] and short.n_extra == [2, 2]
     assert short.text_mask.sum(1).tolist() == [6, 3]
-    with pruning(sdpa64, FAMILY, stages[1:], choose, prompt=short):
+    with prune(sdpa64, FAMILY, short, stages[1:], choose):
         generated(sdpa64, short.generate_inputs(), steps=1)
     assert seen == [(0, 6, 6, (6, 6)), (1, 4, 3, (3, 4))]
-    with pruning(sdpa64, FAMILY, stages, choose) as trace:
+    with prune(sdpa64, FAMILY, None, stages, choose) as trace:
         generated(sdpa64, inputs, steps=1)
         held = [layer.keys.shape[2] for layer in trace.cache.layers]
     assert seen[2:] == seen[:2]
-    last = [len(row[-1].sequence) for row in trace.rows]
+    last = [len(row[-1].sequence) for row in trace.events]
     assert held[0] == 5 + 8 + 6 and held[2] == max(5 + last[0] + 6, 2 + last[1] + 3)
     assert kv_cache_bytes(trace.cache) == sum(held) * 2 * 2 * 2 * 8 * 8
 
@@ -184,9 +184,9 @@ def test_a_row_whose_pictures_are_gone_keeps_its_question(sdpa64):
     encoded = encode(sdpa64, FAMILY, prompt(sdpa64, BATCHES["one row"]), ())
     short, _ = shorten(sdpa64, FAMILY, encoded, [stage("projector", 1)], summary)
     assert short.text_mask.sum() == 6 and short.n_visual == [0] and short.n_extra == [1]
-    with pruning(sdpa64, FAMILY, [stage(2, 1)], summary, prompt=short) as trace:
+    with prune(sdpa64, FAMILY, short, [stage(2, 1)], summary) as trace:
         generated(sdpa64, short.generate_inputs(), steps=1)
-    assert trace.rows == [[]]
+    assert trace.events == [[]]
     against_rebuilt(sdpa64, prompt(sdpa64, BATCHES["one row"]), [stage("projector", 1), stage(2, 1)], summary, 1e-6)
 
 
@@ -200,7 +200,7 @@ def test_without_a_cache_the_first_decision_stands(model, tolerance, positions):
 
     inputs = prompt(model, BATCHES["left-padded"])
     stages = schedules(positions)["everywhere"]
-    with pruning(model, FAMILY, stages, choose):
+    with prune(model, FAMILY, None, stages, choose):
         cached = generated(model, inputs)
         n = len(calls)
         uncached = generated(model, inputs, use_cache=False)
@@ -226,9 +226,9 @@ def test_later_stages_get_their_rows_in_sequence_order(model, tolerance, need):
 
         # Positions stay with their tokens; before block 5 nothing of the order shows but the order itself.
         stages = [stage(5, 5, "keep"), stage(5, 5, "keep", (need,))]
-        with pruning(model, FAMILY, stages, choose) as trace:
+        with prune(model, FAMILY, None, stages, choose) as trace:
             generated(model, prompt(model, BATCHES["one row"]), steps=1)
-        return trace.rows[0]
+        return trace.events[0]
 
     usual, mine = run(False), run(True)
     assert mine[0].kept.tolist() == usual[0].kept.tolist() == [1, 4, 6, 9, 14]
@@ -281,10 +281,10 @@ def test_how_many_patches_a_token_stands_for_goes_along(sdpa64):
 
     stages = [stage("encoder", 4, title="first"), stage("projector", 3, title="second"), stage(2, 3, title="last")]
     inputs = prompt(sdpa64, BATCHES["one row"])
-    with pruning(sdpa64, FAMILY, stages, choose):
+    with prune(sdpa64, FAMILY, None, stages, choose):
         generated(sdpa64, inputs, steps=1)
     short, _ = shorten(sdpa64, FAMILY, encode(sdpa64, FAMILY, inputs, ()), stages[:2], choose)
-    with pruning(sdpa64, FAMILY, stages[2:], choose, prompt=short):
+    with prune(sdpa64, FAMILY, short, stages[2:], choose):
         generated(sdpa64, short.generate_inputs(), steps=1)
     told = [None if sizes is None else sizes.tolist() for sizes in seen]
     assert told == [None, [7, 2, 3, 4], [7, 3, 4]] * 2
@@ -316,7 +316,7 @@ def test_beams_take_added_tokens_along(sdpa64):
         return shuffling(stage, signals, row // 2)
 
     stages = schedules("reindex")["everywhere"]
-    with pruning(sdpa64, FAMILY, stages, choose):
+    with prune(sdpa64, FAMILY, None, stages, choose):
         beams = sdpa64.generate(
             **inputs, num_beams=2, max_new_tokens=4, length_penalty=0.0, return_dict_in_generate=True,
             output_scores=True,

@@ -11,7 +11,7 @@ from tiny_case import BLOCKS
 from tiny_families import CASES
 from tiny_qwen import PATCH
 
-from tokviz.engine import answer, encode, pruning, running_on, shorten
+from tokviz.engine import answer, encode, prune, running_on, shorten
 from tokviz.errors import Unsupported
 from tokviz.types import Selection
 
@@ -64,7 +64,7 @@ def test_without_stages_the_hooks_add_what_the_stock_model_adds(model, batch, ca
     inputs = inputs_of(model, batch, case)
     with torch.no_grad():
         plain = model(**inputs).logits
-        with pruning(model, FAMILY, (), everything):
+        with prune(model, FAMILY, None, (), everything):
             assert torch.equal(model(**inputs).logits, plain)
         encoded = encode(model, FAMILY, inputs, ())
         with running_on(model, FAMILY, encoded):
@@ -117,7 +117,7 @@ def test_what_is_added_is_what_the_tower_made(model):
 @pytest.mark.parametrize("late", [[], [stage(1, 3, "keep")], [stage(4, 3, "keep")]], ids=["early", "at 1", "at 4"])
 def test_the_way_of_a_lane_equals_the_hooks(model, late):
     inputs, early = inputs_of(model, "one row"), [stage("projector", 6, "keep")]
-    with pruning(model, FAMILY, [*early, *late], spread):
+    with prune(model, FAMILY, None, [*early, *late], spread):
         sequences, logits = generated(model, inputs)
     short, _ = shorten(model, FAMILY, encode(model, FAMILY, inputs, ()), early, spread)
     with running_on(model, FAMILY, short, late, spread) as trace:
@@ -125,7 +125,7 @@ def test_the_way_of_a_lane_equals_the_hooks(model, late):
     assert found.token_ids == sequences[0, inputs["input_ids"].shape[1] :].tolist()
     chosen = logits[:, 0].float().log_softmax(-1)[range(6), found.token_ids]
     assert found.logprobs == pytest.approx(chosen.tolist(), abs=1e-6)
-    assert len(trace.rows[0]) == len(late)
+    assert len(trace.events[0]) == len(late)
 
 
 def test_beams_and_copies_get_what_belongs_to_their_prompt(model):
@@ -135,10 +135,10 @@ def test_beams_and_copies_get_what_belongs_to_their_prompt(model):
         return ragged(stage, signals, row // 2)
 
     options = {"max_new_tokens": 5, "num_beams": 2, "num_return_sequences": 2, "do_sample": False}
-    with pruning(model, FAMILY, stages, same_for_copies):
+    with prune(model, FAMILY, None, stages, same_for_copies):
         hooked = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
     short, _ = shorten(model, FAMILY, encode(model, FAMILY, inputs, ()), stages[:1], ragged)
-    with running_on(model, FAMILY, short, stages[1:], same_for_copies):
+    with running_on(model, FAMILY, short, stages[1:], ragged):  # a prompt that is known decides for its copies
         assert torch.equal(model.generate(**short.generate_inputs(), **options), hooked)
 
 
@@ -146,7 +146,7 @@ def test_without_a_cache_every_step_adds_it_anew(model):
     inputs, stages = inputs_of(model), [stage("projector", 7, "keep"), stage(1, 4, "keep")]
     found = []
     for use_cache in (True, False):
-        with pruning(model, FAMILY, stages, ragged):
+        with prune(model, FAMILY, None, stages, ragged):
             found.append(generated(model, inputs, use_cache=use_cache)[1])
     assert (found[0] - found[1]).abs().max() <= 1e-6
 
@@ -154,7 +154,7 @@ def test_without_a_cache_every_step_adds_it_anew(model):
 def test_other_threads_run_the_stock_model(model):
     inputs, found = inputs_of(model), []
     plain = generated(model, inputs)[1]
-    with pruning(model, FAMILY, [stage(1, 2, "keep")], spread):
+    with prune(model, FAMILY, None, [stage(1, 2, "keep")], spread):
         pruned = generated(model, inputs)[1]
         other = threading.Thread(target=lambda: found.append(generated(model, inputs)[1]))
         other.start()
@@ -188,7 +188,7 @@ def test_embeddings_that_came_without_are_refused(model):
     embeds = {"inputs_embeds": encoded.inputs_embeds, "position_ids": encoded.position_ids}
     with (
         pytest.raises(Unsupported, match="came without"),
-        pruning(model, FAMILY, [stage(2, 4, "keep")], spread, visual_mask=encoded.visual_mask),
+        prune(model, FAMILY, None, [stage(2, 4, "keep")], spread, visual_mask=encoded.visual_mask),
     ):
         model(**embeds)
 

@@ -4,20 +4,10 @@ from dataclasses import fields
 
 import pytest
 import torch
-from engine_models import (
-    FAMILY,
-    everything,
-    generated,
-    merged,
-    nothing,
-    prompt,
-    ragged,
-    spread,
-    stage,
-)  # fmt: skip
+from engine_models import FAMILY, everything, generated, merged, nothing, prompt, ragged, spread, stage, unpruned
 from engine_oracle import oracle
 
-from tokviz.engine import encode, pruning, shorten
+from tokviz.engine import encode, prune, shorten
 from tokviz.types import (
     HEAD_ROWS,
     KEY_NORMS,
@@ -58,25 +48,14 @@ def schedules(positions):
     }  # fmt: skip
 
 
-_unpruned = {}
-
-
-def unpruned(model, inputs):
-    """Logits without pruning, made once per model and prompt."""
-    key = (id(model), str(inputs["input_ids"].tolist()))
-    if key not in _unpruned:
-        _unpruned[key] = generated(model, inputs)[1]
-    return _unpruned[key]
-
-
 def against_oracle(model, inputs, stages, choose, tolerance):
     plain = unpruned(model, inputs)
-    with pruning(model, FAMILY, stages, choose) as trace:
+    with prune(model, FAMILY, None, stages, choose) as trace:
         sequences, logits = generated(model, inputs)
     new = sequences[:, inputs["input_ids"].shape[1] :]
     expected, kept = oracle(model, inputs, stages, choose, new)
     assert (logits - expected).abs().max() <= tolerance
-    assert [[event.kept.tolist() for event in row] for row in trace.rows] == kept
+    assert [[event.kept.tolist() for event in row] for row in trace.events] == kept
     assert (logits - plain).abs().max() > 0.1, "pruning changed nothing: the test has no teeth"
     return logits
 
@@ -107,9 +86,9 @@ def test_all_visual_tokens_may_go_and_later_stages_are_skipped(model, tolerance,
     stages = [stage(site, 0), stage(4, 2)]
     inputs = prompt(model, BATCHES["left-padded"])
     against_oracle(model, inputs, stages, nothing, tolerance)
-    with pruning(model, FAMILY, stages, nothing) as trace:
+    with prune(model, FAMILY, None, stages, nothing) as trace:
         generated(model, inputs, steps=1)
-    assert [[event.stage.site for event in row] for row in trace.rows] == [[site], [site]]
+    assert [[event.stage.site for event in row] for row in trace.events] == [[site], [site]]
 
 
 def test_a_stage_may_decide_its_count_at_run_time(sdpa64):
@@ -129,12 +108,12 @@ def test_keeping_everything_is_bit_identical_to_the_unpatched_model(model, batch
     needs = (LAST_ROW, PREVIOUS_FEATURES, TEXT_FEATURES)
     stages = [stage("encoder", 16, positions), stage("projector", 16, positions), stage(2, 16, positions, needs)]
     plain = generated(model, inputs)
-    with pruning(model, FAMILY, stages, everything) as trace:
+    with prune(model, FAMILY, None, stages, everything) as trace:
         kept = generated(model, inputs)
     assert torch.equal(plain[0], kept[0]) and torch.equal(plain[1], kept[1])
-    assert any(trace.rows)
+    assert any(trace.events)
     plain_forward = model(**inputs).logits
-    with pruning(model, FAMILY, stages, everything):
+    with prune(model, FAMILY, None, stages, everything):
         assert torch.equal(model(**inputs).logits, plain_forward)
 
 
@@ -146,11 +125,13 @@ def test_the_hook_free_way_is_bit_identical_to_the_hooks(model, batch, positions
     early = schedules(positions)["encoder and projector"]
     short, events = shorten(model, FAMILY, encode(model, FAMILY, inputs, ()), early, choose)
     new, logits = generated(model, short.generate_inputs())
-    with pruning(model, FAMILY, early, choose) as trace:
+    with prune(model, FAMILY, None, early, choose) as trace:
         sequences, hooked = generated(model, inputs)
     assert torch.equal(logits, hooked)
     assert torch.equal(new, sequences[:, inputs["input_ids"].shape[1] :])
-    assert [[e.kept.tolist() for e in row] for row in events] == [[e.kept.tolist() for e in row] for row in trace.rows]
+    assert [[e.kept.tolist() for e in row] for row in events] == [
+        [e.kept.tolist() for e in row] for row in trace.events
+    ]
 
 
 @pytest.mark.parametrize("positions", ["keep", "reindex"])
@@ -160,14 +141,14 @@ def test_a_shortened_prompt_goes_on_inside_the_llm_as_if_hooks_had_done_it_all(m
     stages = schedules(positions)["everywhere"]
     early, late = stages[:2], stages[2:]
     short, events = shorten(model, FAMILY, encode(model, FAMILY, inputs, ()), early, merged)
-    with pruning(model, FAMILY, late, merged, prompt=short) as trace:
+    with prune(model, FAMILY, short, late, merged) as trace:
         logits = generated(model, short.generate_inputs())[1]
-    kept = [[e.kept.tolist() for e in [*a, *b]] for a, b in zip(events, trace.rows, strict=True)]
-    with pruning(model, FAMILY, late, merged, visual_mask=short.visual_mask):
+    kept = [[e.kept.tolist() for e in [*a, *b]] for a, b in zip(events, trace.events, strict=True)]
+    with prune(model, FAMILY, None, late, merged, visual_mask=short.visual_mask):
         assert torch.equal(generated(model, short.generate_inputs())[1], logits)
-    with pruning(model, FAMILY, stages, merged) as trace:
+    with prune(model, FAMILY, None, stages, merged) as trace:
         assert torch.equal(generated(model, inputs)[1], logits)
-    assert [[event.kept.tolist() for event in row] for row in trace.rows] == kept
+    assert [[event.kept.tolist() for event in row] for row in trace.events] == kept
 
 
 def test_encoding_without_pruning_is_bit_identical_to_the_stock_model(model):
@@ -291,7 +272,7 @@ def test_hidden_states_that_stages_look_at_are_the_oracles(model, tolerance, cho
 def test_gaps_in_positions_are_not_taken_for_packed_sequences(model, tolerance, batch):
     inputs = prompt(model, BATCHES[batch])
     stages = [stage("projector", 7, "keep"), stage(3, 4, "keep")]
-    with pruning(model, FAMILY, stages, spread):
+    with prune(model, FAMILY, None, stages, spread):
         cached = model(**inputs).logits[:, -1]
         uncached = model(**inputs, use_cache=False).logits[:, -1]
     if batch == "one row":  # a direct forward counts pads as positions, which the oracle does not

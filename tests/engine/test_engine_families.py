@@ -1,6 +1,7 @@
 """The engine on a tiny stock model of every family, with pictures and videos: identity, the oracle, signals, manners.
 
-What does not depend on how pictures become tokens is tested on LLaVA alone, in the files beside this one.
+What does not depend on how pictures become tokens is tested on LLaVA alone, in the files beside this one. Of products
+of three and more parameters, LLaVA runs all and every other family a covering array (``conftest.py``).
 """
 
 from contextlib import ExitStack
@@ -8,13 +9,13 @@ from threading import Barrier, Thread
 
 import pytest
 import torch
-from engine_models import everything, generated, merged, nothing, spread, stage
+from engine_models import everything, generated, merged, nothing, spread, stage, unpruned
 from engine_oracle import oracle
 from tiny_case import BLOCKS
 from tiny_families import CASES
 
-from tokviz.engine import encode, pruning, running_on, shorten
-from tokviz.engine.encoding import watched_encoding
+from tokviz.engine import encode, prune, running_on, shorten
+from tokviz.engine.capture import watched_encoding
 from tokviz.errors import Unsupported
 from tokviz.types import CLS_FEATURE, LAST_ROW, TEXT_ROWS, Need, Selection
 
@@ -85,13 +86,13 @@ def renumbering(case):
 
 
 def against_oracle(case, model, inputs, stages, choose, tolerance):
-    plain = generated(model, inputs, STEPS)[1]
-    with pruning(model, case.here, stages, choose) as trace:
+    plain = unpruned(model, inputs, STEPS)
+    with prune(model, case.here, None, stages, choose) as trace:
         sequences, logits = generated(model, inputs, STEPS)
     new = sequences[:, inputs["input_ids"].shape[1] :]
     expected, kept = oracle(model, inputs, stages, choose, new, case)
     assert (logits - expected).abs().max() <= tolerance
-    assert [[event.kept.tolist() for event in row] for row in trace.rows] == kept
+    assert [[event.kept.tolist() for event in row] for row in trace.events] == kept
     assert (logits - plain).abs().max() > 0.1, "pruning changed nothing: the test has no teeth"
 
 
@@ -101,10 +102,10 @@ def test_keeping_everything_is_bit_identical_to_the_unpatched_model(case, model,
     early = [stage(site, 999, positions) for site in case.early]
     stages = [*early, stage(2, 999, positions, (LAST_ROW, case.vision[0]))]
     plain = generated(model, inputs, STEPS)
-    with pruning(model, case.here, stages, everything) as trace:
+    with prune(model, case.here, None, stages, everything) as trace:
         kept = generated(model, inputs, STEPS)
     assert torch.equal(plain[0], kept[0]) and torch.equal(plain[1], kept[1])
-    assert any(trace.rows)
+    assert any(trace.events)
     encoded = encode(model, case.here, inputs, ())
     with running_on(model, case.here, encoded):
         assert torch.equal(generated(model, encoded.generate_inputs(), STEPS)[1], plain[1])
@@ -138,22 +139,22 @@ def test_the_hook_free_way_is_bit_identical_to_the_hooks(case, model, positions)
     n_early = len(case.early)
     early, late = stages[:n_early], stages[n_early:]
     short, events = shorten(model, case.here, encode(model, case.here, inputs, ()), early, merged)
-    with pruning(model, case.here, late, merged, prompt=short) as trace:
+    with prune(model, case.here, short, late, merged) as trace:
         logits = generated(model, short.generate_inputs(), STEPS)[1]
-    kept = [[e.kept.tolist() for e in [*a, *b]] for a, b in zip(events, trace.rows, strict=True)]
-    with pruning(model, case.here, stages, merged) as trace:
+    kept = [[e.kept.tolist() for e in [*a, *b]] for a, b in zip(events, trace.events, strict=True)]
+    with prune(model, case.here, None, stages, merged) as trace:
         assert torch.equal(generated(model, inputs, STEPS)[1], logits)
-    assert [[event.kept.tolist() for event in row] for row in trace.rows] == kept
+    assert [[event.kept.tolist() for event in row] for row in trace.events] == kept
 
 
 def test_a_text_only_prompt_is_left_alone(case, exact):
     inputs = case.prompt(exact, [[5], [3]])
     plain = generated(exact, inputs, STEPS)[1]
-    with pruning(
-        exact, case.here, [stage(case.early[0], 3), stage(2, 1, renumbering(case), (LAST_ROW,))], nothing
+    with prune(
+        exact, case.here, None, [stage(case.early[0], 3), stage(2, 1, renumbering(case), (LAST_ROW,))], nothing
     ) as trace:
         assert torch.equal(generated(exact, inputs, STEPS)[1], plain)
-    assert trace.rows == [[], []]
+    assert trace.events == [[], []]
 
 
 def captured(case, model, inputs, stages, **options):
@@ -164,7 +165,7 @@ def captured(case, model, inputs, stages, **options):
         seen[stage.site, row] = signals
         return everything(stage, signals, row)
 
-    with torch.no_grad(), pruning(model, case.here, stages, choose):
+    with torch.no_grad(), prune(model, case.here, None, stages, choose):
         model.generate(**inputs, max_new_tokens=1, do_sample=False, **options)
     return seen
 
@@ -252,9 +253,9 @@ def test_the_model_is_as_it_was_in_whatever_order_contexts_are_left(case, exact)
     exact(**inputs)
     second.close()
     exact(**inputs)
-    with pruning(exact, case.here, [stage(case.early[0], 5)], spread):
+    with prune(exact, case.here, None, [stage(case.early[0], 5)], spread):
         generated(exact, inputs, 1)
-    with pytest.raises(KeyboardInterrupt), pruning(exact, case.here, [stage(case.early[0], 5)], spread):
+    with pytest.raises(KeyboardInterrupt), prune(exact, case.here, None, [stage(case.early[0], 5)], spread):
         raise KeyboardInterrupt
     encode(exact, case.here, inputs, case.vision)
     assert [name for name, _ in calls] == ["first", "second", "second"]
@@ -276,7 +277,7 @@ def test_two_threads_prune_different_pictures_on_one_model(case, exact):
         return Selection(kept=kept, features=None if isinstance(stage.site, int) else signals.features[kept] * 2)
 
     def logits(inputs):
-        with pruning(exact, case.here, stages, attended):
+        with prune(exact, case.here, None, stages, attended):
             return generated(exact, inputs, 2)[1]
 
     alone, wrong, barrier = [logits(inputs) for inputs in prompts], [], Barrier(len(prompts))
@@ -325,7 +326,10 @@ def test_pictures_and_videos_in_one_prompt_are_refused_with_a_sentence(name, row
     generated(model, inputs, 1)  # the stock model takes them
     with pytest.raises(Unsupported, match="both pictures and videos"):
         encode(model, case.here, inputs, ())
-    with pytest.raises(Unsupported, match="both pictures and videos"), pruning(model, case.here, [stage(2, 5)], spread):
+    with (
+        pytest.raises(Unsupported, match="both pictures and videos"),
+        prune(model, case.here, None, [stage(2, 5)], spread),
+    ):
         generated(model, inputs, 1)
 
 
@@ -348,7 +352,7 @@ def test_signals_of_a_forward_that_failed_are_nobody_elses(name):
     torn[0, case.is_visual(torn)[0].nonzero()[0]] = 5
     stages = [stage("projector", 5, renumbering(case), case.vision[:1])]
     other = encode(model, case.here, case.prompt(model, [[3, "visual", 4]], seed=9), ())
-    with torch.no_grad(), pruning(model, case.here, stages, spread, visual_mask=other.visual_mask):
+    with torch.no_grad(), prune(model, case.here, None, stages, spread, visual_mask=other.visual_mask):
         with pytest.raises(ValueError, match="do not match"):
             model(**{**inputs, "input_ids": torn})
         with pytest.raises(Unsupported, match="did not run inside"):

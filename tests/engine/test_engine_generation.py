@@ -7,12 +7,13 @@ from threading import Thread
 
 import pytest
 import torch
-from engine_models import FAMILY, IMAGE, generated, merged, nothing, prompt, ragged, spread, stage
+from engine_models import FAMILY, IMAGE, build, generated, merged, nothing, prompt, ragged, spread, stage
 from engine_oracle import oracle
 from transformers import DynamicCache, TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
-from tokviz.engine import encode, kv_cache_bytes, pruning, shorten
+from tokviz.engine import encode, kv_cache_bytes, prune, shorten
+from tokviz.engine.cache import PrunedCache
 from tokviz.types import LAST_ROW, TEXT_ROWS, Selection
 
 STAGES = {
@@ -34,7 +35,7 @@ def same_for_copies(stage, signals, row):
 @ROWS
 def test_sampling_draws_the_same_tokens_as_from_the_oracles_logits(sdpa64, rows, positions):
     inputs = prompt(sdpa64, rows)
-    with pruning(sdpa64, FAMILY, STAGES[positions], ragged):
+    with prune(sdpa64, FAMILY, None, STAGES[positions], ragged):
         torch.manual_seed(5)
         output = sdpa64.generate(
             **inputs, do_sample=True, top_k=20, max_new_tokens=6, return_dict_in_generate=True, output_logits=True
@@ -53,7 +54,7 @@ def test_beam_scores_are_the_oracles_log_probabilities(sdpa64, rows, positions):
     def choose(stage, signals, row):
         return ragged(stage, signals, row // 3)
 
-    with pruning(sdpa64, FAMILY, STAGES[positions], choose):
+    with prune(sdpa64, FAMILY, None, STAGES[positions], choose):
         output = sdpa64.generate(
             **inputs, num_beams=3, max_new_tokens=6, length_penalty=0.0, return_dict_in_generate=True,
             output_scores=True,
@@ -66,7 +67,7 @@ def test_beam_scores_are_the_oracles_log_probabilities(sdpa64, rows, positions):
 
 def test_differently_pruned_beams_stay_with_their_cache(sdpa64):
     inputs = prompt(sdpa64, [[3, "picture", 6]])
-    with pruning(sdpa64, FAMILY, STAGES["reindex"], ragged) as trace:
+    with prune(sdpa64, FAMILY, None, STAGES["reindex"], ragged) as trace:
         generated(sdpa64, inputs, steps=1)
         cache = trace.cache
         cache.batch_repeat_interleave(3)
@@ -84,13 +85,13 @@ def test_several_returned_sequences_equal_one(sdpa64, positions):
     def choose(stage, signals, row):
         return merged(stage, signals, row // 2)
 
-    with pruning(sdpa64, FAMILY, stages, choose) as trace:
+    with prune(sdpa64, FAMILY, None, stages, choose) as trace:
         torch.manual_seed(3)
         output = sdpa64.generate(
             **inputs, do_sample=True, num_return_sequences=2, max_new_tokens=6, return_dict_in_generate=True,
             output_logits=True,
         )  # fmt: skip
-    assert len(trace.rows) == 4
+    assert len(trace.events) == 4
     doubled = {
         "input_ids": inputs["input_ids"].repeat_interleave(2, 0),
         "attention_mask": inputs["attention_mask"].repeat_interleave(2, 0),
@@ -108,17 +109,17 @@ class _Tokenizer:
 
 def test_an_answer_streams_from_a_bound_thread(sdpa64):
     inputs = prompt(sdpa64, [[3, "picture", 6]])
-    with pruning(sdpa64, FAMILY, STAGES["keep"], spread):
+    with prune(sdpa64, FAMILY, None, STAGES["keep"], spread):
         tokens = generated(sdpa64, inputs)[0][0, inputs["input_ids"].shape[1] :].tolist()
     streamer = TextIteratorStreamer(_Tokenizer(), skip_prompt=True, timeout=30)
-    with pruning(sdpa64, FAMILY, STAGES["keep"], spread, this_thread=False) as trace:
+    with prune(sdpa64, FAMILY, None, STAGES["keep"], spread, this_thread=False) as trace:
         options = {**inputs, "max_new_tokens": 6, "do_sample": False, "streamer": streamer}
         worker = Thread(target=trace.bind(sdpa64.generate), kwargs=options)
         worker.start()
         text = "".join(streamer)
     assert [int(token) for token in text.split()] == tokens
     worker.join(5)
-    assert not worker.is_alive() and len(trace.rows[0]) == 3
+    assert not worker.is_alive() and len(trace.events[0]) == 3
 
 
 def test_leaving_by_an_exception_stops_a_bound_thread(sdpa64):
@@ -146,7 +147,7 @@ def test_leaving_by_an_exception_stops_a_bound_thread(sdpa64):
             stopped.append(streamer.count)
 
     worker = Thread(target=work)
-    with pytest.raises(KeyboardInterrupt), pruning(sdpa64, FAMILY, STAGES["keep"], spread) as trace:
+    with pytest.raises(KeyboardInterrupt), prune(sdpa64, FAMILY, None, STAGES["keep"], spread) as trace:
         worker.start()
         while streamer.count < 3:
             pass
@@ -171,7 +172,7 @@ def test_without_a_cache_the_first_decision_stands(model, tolerance, positions, 
 
     inputs = prompt(model, [[5, "picture", 6], [2, "picture", 3]])
     stages = [stage("encoder", 12, positions), stage(2, 8, positions, needs), stage(4, 5, positions, needs)]
-    with pruning(model, FAMILY, stages, choose):
+    with prune(model, FAMILY, None, stages, choose):
         cached = generated(model, inputs)
         assert len(calls) == 6
         uncached = generated(model, inputs, use_cache=False)
@@ -188,7 +189,7 @@ def test_a_second_turn_goes_on_from_the_pruned_cache(sdpa64, rows, positions):
     inputs = prompt(sdpa64, rows)
     batch = len(rows)
     more = torch.randint(2, 89, (batch, 4), generator=torch.Generator().manual_seed(4))
-    with pruning(sdpa64, FAMILY, STAGES[positions], ragged) as trace:
+    with prune(sdpa64, FAMILY, None, STAGES[positions], ragged) as trace:
         first = sdpa64.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
         ids = torch.cat([first.sequences, more], dim=1)
         mask = torch.cat([inputs["attention_mask"], torch.ones(batch, 7, dtype=torch.long)], dim=1)
@@ -209,7 +210,7 @@ def test_a_manual_loop_without_positions_is_right(sdpa64, rows, positions):
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     lengths, tokens, logits = [], [], []
     mask = inputs["attention_mask"]
-    with torch.no_grad(), pruning(sdpa64, FAMILY, STAGES[positions], ragged):
+    with torch.no_grad(), prune(sdpa64, FAMILY, None, STAGES[positions], ragged):
         output = sdpa64(**inputs, use_cache=True)
         for _ in range(6):
             logits.append(output.logits[:, -1])
@@ -231,12 +232,12 @@ def test_prompt_lookup_gives_the_tokens_of_greedy_search(sdpa64, positions):
     inputs = prompt(sdpa64, [[3, "picture", 6]])
     # A repeating question makes lookup guess already in the first forward, and guess wrongly.
     inputs["input_ids"][0, -6:] = torch.tensor([7, 8, 9, 7, 8, 9])
-    with pruning(sdpa64, FAMILY, STAGES[positions], spread):
+    with prune(sdpa64, FAMILY, None, STAGES[positions], spread):
         greedy = generated(sdpa64, inputs, steps=8)[0]
         lookup = sdpa64.generate(**inputs, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3)
     assert torch.equal(greedy, lookup)
     with (
-        pruning(sdpa64, FAMILY, [stage(2, 5, positions, (LAST_ROW,))], spread),
+        prune(sdpa64, FAMILY, None, [stage(2, 5, positions, (LAST_ROW,))], spread),
         pytest.raises(ValueError, match="guess"),
     ):
         sdpa64.generate(**inputs, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3)
@@ -247,26 +248,26 @@ def test_two_generates_in_one_context_and_a_clean_model_afterwards(sdpa64):
     plain = generated(sdpa64, first)
     alone = []
     for inputs in (first, second):
-        with pruning(sdpa64, FAMILY, STAGES["reindex"], ragged):
+        with prune(sdpa64, FAMILY, None, STAGES["reindex"], ragged):
             alone.append(generated(sdpa64, inputs)[1])
-    with pruning(sdpa64, FAMILY, STAGES["reindex"], ragged) as trace:
+    with prune(sdpa64, FAMILY, None, STAGES["reindex"], ragged) as trace:
         assert torch.equal(generated(sdpa64, first)[1], alone[0])
         assert torch.equal(generated(sdpa64, second)[1], alone[1])
-        assert len(trace.rows) == 2
+        assert len(trace.events) == 2
     assert torch.equal(generated(sdpa64, first)[1], plain[1])
 
 
 def test_a_text_only_prompt_is_left_alone(model):
     inputs = prompt(model, [[5], [3]])
     plain = generated(model, inputs)
-    with pruning(model, FAMILY, [stage("encoder", 3), stage(2, 1, "reindex", (LAST_ROW,))], nothing) as trace:
+    with prune(model, FAMILY, None, [stage("encoder", 3), stage(2, 1, "reindex", (LAST_ROW,))], nothing) as trace:
         inside = generated(model, inputs)
-    assert torch.equal(plain[1], inside[1]) and trace.rows == [[], []]
+    assert torch.equal(plain[1], inside[1]) and trace.events == [[], []]
 
 
 def test_the_cache_is_as_small_as_the_stages_make_it(sdpa64):
     inputs = prompt(sdpa64, [[3, "picture", 6]])
-    with pruning(sdpa64, FAMILY, STAGES["keep"], spread) as trace:
+    with prune(sdpa64, FAMILY, None, STAGES["keep"], spread) as trace:
         generated(sdpa64, inputs, steps=1)
     lengths = [layer.keys.shape[-2] for layer in trace.cache.layers]
     assert lengths == [18, 18, 14, 14, 11, 11]
@@ -275,7 +276,7 @@ def test_the_cache_is_as_small_as_the_stages_make_it(sdpa64):
 
 def test_a_copied_cache_is_its_own(sdpa64):
     inputs = prompt(sdpa64, [[3, "picture", 6]])
-    with torch.no_grad(), pruning(sdpa64, FAMILY, STAGES["reindex"], spread):
+    with torch.no_grad(), prune(sdpa64, FAMILY, None, STAGES["reindex"], spread):
         cache = sdpa64(**inputs, use_cache=True).past_key_values
         twin = copy.deepcopy(cache)
         once = sdpa64(torch.tensor([[7]]), past_key_values=cache).logits
@@ -283,9 +284,9 @@ def test_a_copied_cache_is_its_own(sdpa64):
         assert torch.equal(sdpa64(torch.tensor([[7]]), past_key_values=twin).logits, once)
         twin.reset()
         stock = DynamicCache(config=sdpa64.config)
-        assert set(vars(twin)) == set(vars(stock)), "an emptied cache is a stock cache again"
+        assert set(vars(twin)) == set(vars(stock)), "an emptied cache is like any other"
         # transformers 5.17 blanks the 19 tokens that were kept and goes on counting them; nothing counts the dropped.
-        assert type(twin) is DynamicCache and twin.get_seq_length() in (0, 19)
+        assert twin.get_seq_length() in (0, 19)
 
 
 def test_a_pruned_cache_is_gone_with_its_last_user(sdpa64):
@@ -293,7 +294,7 @@ def test_a_pruned_cache_is_gone_with_its_last_user(sdpa64):
     gc.collect()
     gc.disable()
     try:
-        with torch.no_grad(), pruning(sdpa64, FAMILY, STAGES["reindex"], spread) as trace:
+        with torch.no_grad(), prune(sdpa64, FAMILY, None, STAGES["reindex"], spread) as trace:
             sdpa64(**prompt(sdpa64, [[3, "picture", 6]]), use_cache=True)
             cache = weakref.ref(trace.cache)
             assert cache().get_seq_length() == 25
@@ -306,14 +307,47 @@ def test_a_pruned_cache_is_gone_with_its_last_user(sdpa64):
 def test_a_pruned_cache_is_refused_where_it_would_be_misread(sdpa64):
     inputs = prompt(sdpa64, [[3, "picture", 6]])
     with torch.no_grad():
-        with pruning(sdpa64, FAMILY, STAGES["keep"], spread):
+        with prune(sdpa64, FAMILY, None, STAGES["keep"], spread):
             cache = sdpa64(**inputs, use_cache=True).past_key_values
-        with pytest.raises(ValueError, match="use it inside pruning"):
+        with pytest.raises(ValueError, match="use it inside prune"):
             sdpa64(torch.tensor([[7]]), past_key_values=cache)
-        with pruning(sdpa64, FAMILY, [stage(3, 2)], spread), pytest.raises(ValueError, match="other stages"):
+        with prune(sdpa64, FAMILY, None, [stage(3, 2)], spread), pytest.raises(ValueError, match="other stages"):
             sdpa64(torch.tensor([[7]]), past_key_values=cache)
-        with pruning(sdpa64, FAMILY, STAGES["keep"], spread):
+        with prune(sdpa64, FAMILY, None, STAGES["keep"], spread):
             sdpa64(torch.tensor([[7]]), past_key_values=cache)
+
+
+def test_a_pruned_cache_belongs_to_its_model(sdpa64):
+    """Also when that is gone and another one has come, perhaps at the same address."""
+    model = build(torch.float64)
+    with torch.no_grad():
+        with prune(model, FAMILY, None, STAGES["keep"], spread):
+            cache = model(**prompt(model, [[3, "picture", 6]]), use_cache=True).past_key_values
+        alive = weakref.ref(model)
+        for _ in range(2):
+            with prune(sdpa64, FAMILY, None, STAGES["keep"], spread), pytest.raises(ValueError, match="use it inside"):
+                sdpa64(torch.tensor([[7]]), past_key_values=copy.deepcopy(cache))
+            model = None
+            gc.collect()
+        assert alive() is None, "a cache keeps no model in memory"
+
+
+def test_a_cache_of_ours_is_like_any_other_until_something_is_pruned(sdpa64):
+    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    stock, ours = DynamicCache(config=sdpa64.config), PrunedCache(config=sdpa64.config)
+    first, second = (generated(sdpa64, inputs, past_key_values=cache) for cache in (stock, ours))
+    assert torch.equal(first[1], second[1]) and ours.get_seq_length() == stock.get_seq_length() == 30
+    assert [ours.get_seq_length(99), ours.get_mask_sizes(1, 0)] == [
+        stock.get_seq_length(99),
+        stock.get_mask_sizes(1, 0),
+    ]
+    ours.batch_repeat_interleave(2)
+    ours.reset()
+    with prune(sdpa64, FAMILY, None, STAGES["keep"], spread) as trace:
+        pruned = generated(sdpa64, inputs)[1]
+        cache = PrunedCache(config=sdpa64.config)
+        assert torch.equal(generated(sdpa64, inputs, past_key_values=cache)[1], pruned)
+        assert trace.cache is cache and cache.get_seq_length() == 30 and cache.layers[5].get_seq_length() == 16
 
 
 def test_the_hook_free_way_serves_beams_and_a_given_cache(sdpa64):
@@ -326,7 +360,7 @@ def test_the_hook_free_way_serves_beams_and_a_given_cache(sdpa64):
     def choose(stage, signals, row):
         return merged(stage, signals, row // 3)
 
-    with pruning(sdpa64, FAMILY, early, choose):
+    with prune(sdpa64, FAMILY, None, early, choose):
         hooked = sdpa64.generate(**inputs, **options)
     assert torch.equal(free.sequences_scores, hooked.sequences_scores)
     assert torch.equal(free.sequences, hooked.sequences[:, inputs["input_ids"].shape[1] :])
@@ -335,13 +369,13 @@ def test_the_hook_free_way_serves_beams_and_a_given_cache(sdpa64):
     def one_choice(stage, signals, row):
         return spread(stage, signals, 0)
 
-    with pruning(sdpa64, FAMILY, late, one_choice, prompt=short):
+    with prune(sdpa64, FAMILY, short, late, one_choice):
         free = sdpa64.generate(**short.generate_inputs(), **options)
 
     def either(stage, signals, row):
         return merged(stage, signals, row // 3) if stage in early else spread(stage, signals, 0)
 
-    with pruning(sdpa64, FAMILY, [*early, *late], either):
+    with prune(sdpa64, FAMILY, None, [*early, *late], either):
         hooked = sdpa64.generate(**inputs, **options)
     assert torch.equal(free.sequences_scores, hooked.sequences_scores)
 
@@ -358,7 +392,7 @@ def test_the_kernel_gets_no_mask_where_the_stock_model_gives_none(sdpa64, monkey
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     for positions in ("keep", "reindex"):
-        with pruning(sdpa64, FAMILY, [stage("encoder", 12), *STAGES[positions]], spread):
+        with prune(sdpa64, FAMILY, None, [stage("encoder", 12), *STAGES[positions]], spread):
             generated(sdpa64, inputs, steps=3)
     assert {key for _, key, _ in masks} >= {18, 14, 11, 19, 15, 12}
     assert all(mask is None for _, _, mask in masks)
@@ -366,7 +400,7 @@ def test_the_kernel_gets_no_mask_where_the_stock_model_gives_none(sdpa64, monkey
 
 def test_image_ids_among_generated_tokens_do_no_harm(sdpa64):
     inputs = prompt(sdpa64, [[3, "picture", 6]])
-    with torch.no_grad(), pruning(sdpa64, FAMILY, STAGES["keep"], spread) as trace:
+    with torch.no_grad(), prune(sdpa64, FAMILY, None, STAGES["keep"], spread) as trace:
         output = sdpa64(**inputs, use_cache=True)
         sdpa64(torch.tensor([[IMAGE]]), past_key_values=output.past_key_values)
-    assert len(trace.rows[0]) == 3
+    assert len(trace.events[0]) == 3

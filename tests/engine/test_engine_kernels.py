@@ -10,7 +10,7 @@ from tiny_case import noise
 from tiny_families import CASES
 
 import tokviz
-from tokviz.engine import encode, pruning
+from tokviz.engine import encode, prune
 from tokviz.errors import Unsupported
 from tokviz.models.families import FAMILIES
 from tokviz.models.loading import VisionLanguageModel, loaded_record
@@ -74,7 +74,7 @@ def test_a_padded_batch_goes_through_the_glue_of_flash_attention(kernel):
         model = case.model(torch.float32)
         inputs = case.prompt(model, rows)
         use_kernel(model, name)
-        with fake_kernel(kernel) as calls, pruning(model, case.here, [stage("projector", 8), stage(2, 4)], spread):
+        with fake_kernel(kernel) as calls, prune(model, case.here, None, [stage("projector", 8), stage(2, 4)], spread):
             output = model.generate(**inputs, max_new_tokens=4, do_sample=False, output_logits=True,
                                     return_dict_in_generate=True)  # fmt: skip
         answers.append(torch.stack(output.logits))

@@ -8,7 +8,7 @@ import torch
 from engine_models import BLOCKS, FAMILY, IMAGE, PATCHES, everything, generated, prompt
 from engine_sequences import rebuilt
 
-from tokviz.engine import Geometry, encode, pruning, shorten
+from tokviz.engine import Geometry, encode, prune, shorten
 from tokviz.errors import BadInput
 from tokviz.pruners import PRUNERS
 from tokviz.types import Budget, PlanningInfo
@@ -80,9 +80,9 @@ def carried_out(model, inputs, stages, choose):
     early = [stage for stage in stages if not isinstance(stage.site, int)]
     late = [stage for stage in stages if isinstance(stage.site, int)]
     short, events = shorten(model, FAMILY, encoded, early, choose)
-    with pruning(model, FAMILY, late, choose, prompt=short) if late else nullcontext() as trace:
+    with prune(model, FAMILY, short, late, choose) if late else nullcontext() as trace:
         logits = generated(model, short.generate_inputs(), steps=4)[1]
-    rows = events if trace is None else [[*a, *b] for a, b in zip(events, trace.rows, strict=True)]
+    rows = events if trace is None else [[*a, *b] for a, b in zip(events, trace.events, strict=True)]
     return logits, [[event.kept.tolist() for event in row] for row in rows]
 
 
@@ -124,7 +124,7 @@ def test_every_stage_keeps_what_eager_attention_weights_say(request, kernel, pru
             return everything(stage, signals, row)
 
         told = {"question_mask": words(inputs), "geometry": [Geometry(cell=CELLS)] * 2}
-        with torch.no_grad(), pruning(model, FAMILY, [stage], look, **told):
+        with torch.no_grad(), prune(model, FAMILY, None, [stage], look, **told):
             model(**inputs)
         for row, signals in seen.items():
             expected = replace(signals, **from_eager(stage, maps, inputs["input_ids"][row] == IMAGE, row))
@@ -158,8 +158,8 @@ def test_a_whole_schedule_keeps_what_the_oracle_keeps(sdpa64, pruner, given):
     def choose(stage, signals, row):
         return stage.select(signals, stage.keep, params, torch.Generator().manual_seed(row))
 
-    with pruning(sdpa64, FAMILY, inside, choose, question_mask=words(inputs)) as trace:
+    with prune(sdpa64, FAMILY, None, inside, choose, question_mask=words(inputs)) as trace:
         sequences, logits = generated(sdpa64, inputs, steps=3)
     expected, orders = rebuilt(sdpa64, inputs, inside, choose, sequences[:, inputs["input_ids"].shape[1] :])
-    assert [[event.sequence.tolist() for event in row] for row in trace.rows] == orders
+    assert [[event.sequence.tolist() for event in row] for row in trace.events] == orders
     assert (logits - expected).abs().max() <= 1e-5

@@ -13,8 +13,8 @@ from tiny_case import IMAGE
 from tiny_families import CASES
 from tiny_qwen import KINDS, MERGE, TinyQwen
 
-from tokviz.engine import encode, pruning, shorten
-from tokviz.engine.patch_merging import MergedVisionCapture
+from tokviz.engine import encode, prune, shorten
+from tokviz.engine.vision import MergedVisionCapture
 from tokviz.errors import Unsupported
 from tokviz.types import (
     CLS_ATTENTION,
@@ -58,12 +58,12 @@ def test_kept_tokens_keep_their_three_positions_and_decoding_goes_on_as_if_nothi
     try:
         generated(model, inputs, steps=3)
         plain, seen[:] = list(seen), []
-        with pruning(model, case.here, inside, ragged) as trace:
+        with prune(model, case.here, None, inside, ragged) as trace:
             generated(model, inputs, steps=3)
     finally:
         watch.remove()
     assert len(plain) == len(seen) == 3
-    for row, events in enumerate(trace.rows):
+    for row, events in enumerate(trace.events):
         ids, real = inputs["input_ids"][row], inputs["attention_mask"][row].bool()
         stay = real & (ids != IMAGE)
         stay[(ids == IMAGE).nonzero()[:, 0][events[0].kept]] = True
@@ -78,7 +78,7 @@ def test_without_a_cache_it_is_the_same(case, rows):
     model = tiny(case)
     inputs, logits = case.prompt(model, rows), []
     for use_cache in (True, False):
-        with pruning(model, case.here, TWO_BLOCKS, ragged):
+        with prune(model, case.here, None, TWO_BLOCKS, ragged):
             logits.append(generated(model, inputs, steps=4, use_cache=use_cache)[1])
     assert (logits[0] - logits[1]).abs().max() <= 1e-6
 
@@ -87,10 +87,10 @@ def test_a_decoding_loop_by_hand_leaves_positions_to_the_model_and_its_rope_delt
     """One sequence without a mask: with one, the stock model itself fails at the second token."""
     model = tiny(case)
     inputs = case.prompt(model, ONE)
-    with pruning(model, case.here, TWO_BLOCKS, ragged):
+    with prune(model, case.here, None, TWO_BLOCKS, ragged):
         sequences, logits = generated(model, inputs, steps=4)
     n = inputs["input_ids"].shape[1]
-    with torch.no_grad(), pruning(model, case.here, TWO_BLOCKS, ragged):
+    with torch.no_grad(), prune(model, case.here, None, TWO_BLOCKS, ragged):
         output = model(**inputs, use_cache=True)
         for step in range(1, 4):
             token = sequences[:, n + step - 1 : n + step]
@@ -117,7 +117,7 @@ def test_every_signal_inside_the_llm_is_the_oracles(case, kernel, rows):
         stage(5, 4, "keep", (Need("last_row", "this"), Need("key_norms", "this"))),
     ]  # fmt: skip
     inputs = case.prompt(model, rows)
-    with pruning(model, case.here, stages, choose):
+    with prune(model, case.here, None, stages, choose):
         sequences, logits = generated(model, inputs)
     half = len(seen)
     expected, _ = oracle(model, inputs, stages, choose, sequences[:, inputs["input_ids"].shape[1] :], case)
@@ -144,7 +144,7 @@ def test_attention_received_is_looked_at_where_whole_frames_are_attended():
 def test_windows_are_out_of_the_order_of_the_llm(case):
     """Else the tests of vision signals would not notice a tower that is read in the wrong order."""
     model = tiny(case)
-    places = case.here.patch_merging(model).places(case.prompt(model, ONE)["image_grid_thw"])
+    places = case.here.patch_merging(model).tower_positions(case.prompt(model, ONE)["image_grid_thw"])
     assert (places.tolist() != sorted(places.tolist())) == (case.family == "qwen2_5_vl")
 
 
@@ -191,7 +191,7 @@ def test_time_goes_on_as_the_video_says():
 def test_positions_with_axes_are_never_renumbered(case):
     model = tiny(case)
     stages = [stage(2, 4, "reindex")]
-    with pytest.raises(Unsupported, match="several axes"), pruning(model, case.here, stages, spread):
+    with pytest.raises(Unsupported, match="several axes"), prune(model, case.here, None, stages, spread):
         pass
 
 
@@ -213,7 +213,7 @@ def test_pictures_with_positions_of_text_are_refused(case):
     inputs = case.prompt(model, PADDED)
     del inputs["mm_token_type_ids"]
     stages = [stage(2, 4, "keep")]
-    with pytest.raises(Unsupported, match="mm_token_type_ids"), pruning(model, case.here, stages, spread):
+    with pytest.raises(Unsupported, match="mm_token_type_ids"), prune(model, case.here, None, stages, spread):
         generated(model, inputs)
 
 
@@ -234,9 +234,9 @@ def test_what_is_left_of_a_video_may_look_like_text(family):
     short, _ = shorten(model, case.here, encode(model, case.here, inputs, ()), early, choose)
     steps = short.position_ids[:, 0, short.visual_mask[0]].diff(dim=1)[:, 0].tolist()
     assert steps[1:] == [1, 1] and (steps[0] == 1) == (family == "qwen2_vl")
-    with pruning(model, case.here, late, choose, prompt=short):
+    with prune(model, case.here, short, late, choose):
         logits = generated(model, short.generate_inputs())[1]
-    with pruning(model, case.here, [*early, *late], choose):
+    with prune(model, case.here, None, [*early, *late], choose):
         assert torch.equal(generated(model, inputs)[1], logits)
 
 

@@ -9,7 +9,7 @@ from tiny_case import BLOCKS, IMAGE
 from tiny_families import CASES
 from tiny_qwen import KINDS, MERGE
 
-from tokviz.engine import Geometry, encode, pruning, running_on, shorten
+from tokviz.engine import Geometry, encode, prune, running_on, shorten
 from tokviz.errors import BadInput
 from tokviz.pruners import PRUNERS
 from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo
@@ -18,7 +18,7 @@ ROWS = [[5, "visual", 6]]
 GRID = CASES["qwen2_vl"].prompt(torch.zeros(0), ROWS)["image_grid_thw"][0].tolist()
 N, COLUMNS = GRID[1] * GRID[2] // MERGE**2, GRID[2] // MERGE
 CELLS = torch.tensor([[token // COLUMNS, token % COLUMNS] for token in range(N)])
-INFO = PlanningInfo(N, BLOCKS, "qwen2_vl", has_cls=False, merges_patches=True, renumbers=False)
+INFO = PlanningInfo(N, BLOCKS, "qwen2_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen")
 HERE = [pruner for pruner in PRUNERS if pruner.missing(INFO) is None]
 ATTENTION = ("last_row", "text_rows", "head_rows")
 
@@ -69,7 +69,7 @@ def carried_out(model, inputs, stages, params):
     short, events = shorten(model, here(model), encoded, [s for s in stages if s not in late], choose)
     with running_on(model, here(model), short, late, choose) as trace:
         logits = generated(model, short.generate_inputs(), steps=3)[1]
-    return logits, [event.kept.tolist() for event in [*events[0], *(trace.rows[0] if trace else [])]]
+    return logits, [event.kept.tolist() for event in [*events[0], *(trace.events[0] if trace else [])]]
 
 
 def test_the_methods_that_run_here_are_those_of_the_digest():
@@ -115,7 +115,7 @@ def test_every_stage_in_the_llm_keeps_what_eager_attention_weights_say(model, pr
             return everything(stage, signals, row)
 
         told = {"question_mask": words(inputs), "geometry": [Geometry(cell=CELLS)]}
-        with torch.no_grad(), pruning(model, here(model), [stage], look, **told):
+        with torch.no_grad(), prune(model, here(model), None, [stage], look, **told):
             model(**inputs)
         with torch.no_grad():
             maps = eager(**inputs, output_attentions=True).attentions

@@ -5,8 +5,8 @@ import torch
 from engine_models import FAMILY, build, everything, generated, prompt, stage
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tokviz.engine import encode, pruning
-from tokviz.engine.tap import tapped
+from tokviz.engine import encode, prune
+from tokviz.engine.capture import tapped
 from tokviz.errors import Unsupported
 from tokviz.types import (
     CLS_ATTENTION,
@@ -32,7 +32,7 @@ def captured(model, inputs, stages):
         seen[stage.site, row] = signals
         return everything(stage, signals, row)
 
-    with torch.no_grad(), pruning(model, FAMILY, stages, choose):
+    with torch.no_grad(), prune(model, FAMILY, None, stages, choose):
         model(**inputs)
     return seen
 
@@ -175,7 +175,7 @@ def test_a_fastv_like_choice_is_the_one_from_eager_attentions(sdpa64, eager_atte
         kept[row] = signals.attention_rows[-1].argsort(descending=True, stable=True)[:8].sort().values
         return Selection(kept=kept[row])
 
-    with pruning(sdpa64, FAMILY, [stage(2, 8, "keep", (LAST_ROW,))], choose):
+    with prune(sdpa64, FAMILY, None, [stage(2, 8, "keep", (LAST_ROW,))], choose):
         generated(sdpa64, inputs, steps=1)
     visual = inputs["input_ids"] == 90
     for row in (0, 1):
@@ -191,7 +191,7 @@ def test_beams_share_the_vision_signals_of_their_prompt(sdpa32):
         seen[row] = signals.cls_attention
         return everything(stage, signals, row)
 
-    with pruning(sdpa32, FAMILY, [stage("projector", 16, "keep", (CLS_ATTENTION,))], choose):
+    with prune(sdpa32, FAMILY, None, [stage("projector", 16, "keep", (CLS_ATTENTION,))], choose):
         sdpa32.generate(**inputs, num_beams=2, max_new_tokens=1)
     alone = encode(sdpa32, FAMILY, inputs, [CLS_ATTENTION]).vision
     for row in range(4):
@@ -211,9 +211,9 @@ def test_vision_signals_reach_stages_inside_the_llm_of_a_shortened_prompt(sdpa32
         return Selection(kept=torch.tensor([2, 5, 7]))
 
     short, _ = shorten(sdpa32, FAMILY, encoded, [stage("projector", 3)], choose)
-    with pruning(sdpa32, FAMILY, [stage(2, 2, "keep", (CLS_ATTENTION,))], choose, prompt=short) as trace:
+    with prune(sdpa32, FAMILY, short, [stage(2, 2, "keep", (CLS_ATTENTION,))], choose) as trace:
         generated(sdpa32, short.generate_inputs(), steps=1)
-    assert trace.rows[0][0].alive.tolist() == [2, 5, 7] and trace.rows[0][0].kept.tolist() == [2, 7]
+    assert trace.events[0][0].alive.tolist() == [2, 5, 7] and trace.events[0][0].kept.tolist() == [2, 7]
 
 
 def test_one_wrapper_serves_all_taps_in_any_order(sdpa32):
@@ -234,7 +234,15 @@ def test_one_wrapper_serves_all_taps_in_any_order(sdpa32):
     sdpa32(**inputs)
     second.close()
     assert calls == ["first", "second", "second"]
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original and "sdpa" not in ALL_ATTENTION_FUNCTIONS._local_mapping
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = mine = lambda *args, **kwargs: original(*args, **kwargs)
+    try:
+        with tapped(block, "sdpa", lambda *_: calls.append("third")):
+            sdpa32(**inputs)
+        assert calls[3:] == ["third"] and ALL_ATTENTION_FUNCTIONS["sdpa"] is mine, "what others put there stays theirs"
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original, "nothing of ours is left in the table"
 
 
 def test_half_precision_attention_is_looked_at_in_single_precision():

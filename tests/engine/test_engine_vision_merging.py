@@ -9,7 +9,7 @@ from engine_merging_oracle import merged_tower
 from engine_models import FAMILY, IMAGE, PATCHES, everything, generated, prompt, spread, stage
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from tokviz.engine import encode, pruning, shorten
+from tokviz.engine import encode, prune, shorten
 from tokviz.errors import Unsupported
 from tokviz.names import VisionBlock
 from tokviz.pruners.tome import PRUNER, merges_per_block
@@ -139,7 +139,7 @@ def test_an_eager_tower_is_the_same_up_to_rounding(eager32):
 
 @torch.no_grad()
 def test_later_stages_go_on_with_the_merged_tokens(sdpa64):
-    """Encoder stages see merged features and sizes, stages inside the LLM go on behind ``pruning(prompt=short)``."""
+    """Encoder stages see merged features and sizes, those inside the LLM go on with ``prune`` of the short prompt."""
     inputs = prompt(sdpa64, BATCHES["one row"])
     encoded = encode(sdpa64, FAMILY, inputs, ())
     merging, choose = _call(9, order="official")
@@ -158,9 +158,9 @@ def test_later_stages_go_on_with_the_merged_tokens(sdpa64):
     assert seen["encoder"].sizes.tolist() == [len(held) for held in patches]
     assert short.alive[0].tolist() == [min(patches[token]) for token in (0, 2, 3, 7)]
     assert short.sizes[0].tolist() == [len(patches[token]) for token in (0, 2, 3, 7)]
-    with pruning(sdpa64, FAMILY, later[1:], look, prompt=short) as trace:
+    with prune(sdpa64, FAMILY, short, later[1:], look) as trace:
         generated(sdpa64, short.generate_inputs(), 3)
-    assert trace.rows[0][0].kept.tolist() == sorted(short.alive[0][[0, 2]].tolist())
+    assert trace.events[0][0].kept.tolist() == sorted(short.alive[0][[0, 2]].tolist())
 
 
 def test_the_given_prompt_and_the_model_stay_as_they_were(sdpa64):
@@ -225,8 +225,8 @@ def test_what_cannot_be_merged_is_refused(sdpa64, monkeypatch):
         with pytest.raises(Unsupported, match=match):
             shorten(sdpa64, FAMILY, on, given, by)
 
-    by_hooks = pruning(sdpa64, FAMILY, stages, choose)
-    with pytest.raises(Unsupported, match=r"give them to shorten\(\) with a prompt from encode\(\)"), by_hooks:
+    by_hooks = prune(sdpa64, FAMILY, None, stages, choose)
+    with pytest.raises(Unsupported, match=r"give prune\(\) the inputs, or a prompt from encode\(\)"), by_hooks:
         pass
     refuses("nothing to look at but the features and keys", [replace(stages[0], needs=(ENCODER_KEYS,))])
     refuses("as it ran with all tokens", [*stages, stage("encoder", 3, "reindex", needs=(ENCODER_KEYS,))])

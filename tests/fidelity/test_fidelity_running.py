@@ -41,10 +41,10 @@ from benchmarks.fidelity.shared_prefix import shared_prefix
 from benchmarks.fidelity.workers import run_chunk
 from tokviz.engine.prompt import counted_positions
 from tokviz.errors import BadInput, Unsupported
-from tokviz.images import read_image
-from tokviz.measures import evidence_recall, evidence_tokens
+from tokviz.media.images import read_image
 from tokviz.models.catalog import embedded_folder
 from tokviz.pruners import methods
+from tokviz.runs.metrics import evidence_recall, evidence_tokens
 
 SEEDS = (first_seed(), first_seed() + 1)
 

@@ -4,10 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tokviz.models.catalog import CATALOG, EMBEDDED, find
-from tokviz.models.entries import size_words
+from tokviz.models.catalog import CATALOG, EMBEDDED, Parameters, find, memory_gb, size_words, weights_gb
 from tokviz.models.families import FAMILIES
-from tokviz.models.memory import Parameters, memory_gb, weights_gb
 
 PUBLISHED = [entry for entry in CATALOG if entry.id not in EMBEDDED]
 

@@ -15,12 +15,12 @@ from tiny_case import N_FRAMES, noise
 from tiny_families import CASES
 
 import tokviz
-from tokviz.comparing import geometry_of
-from tokviz.engine import encode, pruning, shorten
-from tokviz.lane import planning_info
+from tokviz.engine import encode, prune, shorten
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
+from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import Budget
 
 ALL = [pruner.id for pruner in PRUNERS]
@@ -103,7 +103,7 @@ def thing_of(case, vlm):
     """What ``asked`` is about, as the model looks at it."""
     if case.media == "picture":
         return noise(*SIZE, seed=7)
-    return tokviz.video.read_video(video_file(), lambda facts: case.here.sampled(vlm.processor, facts, N_FRAMES))
+    return tokviz.media.video.read_video(video_file(), lambda facts: case.here.sampled(vlm.processor, facts, N_FRAMES))
 
 
 def test_the_unpruned_run_is_the_stock_model(asked):
@@ -144,7 +144,7 @@ def test_keeping_every_token_is_the_stock_model_whatever_the_method(asked):
         with torch.no_grad():
             encoded = encode(vlm.model, case.here, inputs, needs, question_mask=words, geometry=[geometry_of(grid)])
             short, events = shorten(vlm.model, case.here, encoded, [s for s in stages if s not in late], choose)
-            with pruning(vlm.model, case.here, late, choose, prompt=short) as trace:
+            with prune(vlm.model, case.here, short, late, choose) as trace:
                 assert torch.equal(vlm.model(**short.generate_inputs()).logits, stock), pruner.id
-        for event in [*events[0], *trace.rows[0]]:
+        for event in [*events[0], *trace.events[0]]:
             assert event.kept.tolist() == list(range(n)), pruner.id

@@ -10,7 +10,7 @@ import pytest
 from fake_hub import serving
 
 import tokviz
-from tokviz.models.embedded import embedded_folder
+from tokviz.models.catalog import embedded_folder
 
 SCRIPT = """
 import json, sys, time

@@ -7,7 +7,7 @@ import pytest
 from tiny_families import CASES
 
 from tokviz.errors import BadInput
-from tokviz.models import hub, planning
+from tokviz.models import checkpoint, hub
 from tokviz.models.families import FAMILIES
 
 CLIENT = "huggingface_hub.utils._http"
@@ -54,19 +54,20 @@ def test_a_defect_in_what_hears_of_progress_is_not_blamed_on_the_hub(monkeypatch
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "_bytes_to_download", lambda *_: 5)
-    assert hub.fetch("a/b", None, lambda words, share: None) == tmp_path
+    assert hub.fetch("a/b", None, hub.Report(None)) == tmp_path
     with pytest.raises(KeyError, match="a defect"):
-        hub.fetch("a/b", None, hears)
+        hub.fetch("a/b", None, hub.Report(hears))
     monkeypatch.setattr(hub, "_check_room", lambda *_: {}["another"])
     with pytest.raises(KeyError, match="another"):
-        hub.fetch("a/b", None, hears)
+        hub.fetch("a/b", None, hub.Report(hears))
 
 
-def test_a_defect_while_planning_a_model_of_the_menu_is_no_unknown_model(monkeypatch):
-    assert planning.planning_before_loading("llava-hf/llava-1.5-7b-hf") is not None
+def test_a_defect_while_planning_is_no_unknown_model(monkeypatch):
+    assert checkpoint.planning_before_loading("llava-hf/llava-1.5-7b-hf") is not None
     monkeypatch.setattr(type(FAMILIES["llava"]), "planned", lambda self, config: config["a defect"])
-    with pytest.raises(KeyError, match="a defect"):
-        planning.planning_before_loading("llava-hf/llava-1.5-7b-hf")
+    for name in ("llava-hf/llava-1.5-7b-hf", "tokviz-tiny"):
+        with pytest.raises(KeyError, match="a defect"):
+            checkpoint.planning_before_loading(name)
 
 
 ODD = [None, 0, -1, "x", [], {}, [1], [[1, 2]], 1e308, float("nan"), float("inf"), True, 10**30]
@@ -86,7 +87,7 @@ def test_odd_configurations_of_folders_are_planned_or_not_but_never_crash(name, 
     def plan(config, processor):
         (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "processor_config.json").write_text(json.dumps(processor))
-        return planning.planning_before_loading(str(tmp_path))
+        return checkpoint.planning_before_loading(str(tmp_path))
 
     plan(config, processor)
     parts = [key for key in ("text_config", "vision_config") if isinstance(config.get(key), dict)]

@@ -9,13 +9,12 @@ from PIL import Image
 from tiny_case import IMAGE, noise
 from tiny_idefics3 import N_TOKENS, SCALE, SIDE, TinyIdefics3, TinySmolVLM, idefics3_processor, smolvlm_processor
 
-from tokviz.comparing import geometry_of
 from tokviz.errors import Unsupported
 from tokviz.models.base import VideoFacts
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
-from tokviz.models.idefics3 import Idefics3, crops, shuffled_grid
-from tokviz.models.planning import planning_before_loading
-from tokviz.models.smolvlm import SmolVLM, evenly
+from tokviz.models.idefics3 import Idefics3, SmolVLM, crops, evenly, shuffled_grid
+from tokviz.runs.inputs import geometry_of
 
 HERE = Idefics3()
 BIG_SIDE, CELL, LONGEST = 120, 12, 360

@@ -13,13 +13,13 @@ from transformers import InternVLModel, InternVLProcessor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
 import tokviz
-from tokviz.comparing import geometry_of
 from tokviz.engine import encode
 from tokviz.errors import Unsupported
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.internvl import InternVL, crops
-from tokviz.models.planning import planning_before_loading
 from tokviz.names import VideoFacts
 from tokviz.pruners import get
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import CLS_FEATURE, Budget, PlanningInfo
 
 CASE = TinyInternVL()
@@ -191,7 +191,7 @@ def test_variants_that_would_be_cut_wrongly_are_refused():
             CASE.here.check(odd, internvl_processor(), "it")
 
 
-@pytest.mark.parametrize("entry", InternVL.catalog, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", InternVL().catalog, ids=lambda entry: entry.id)
 def test_the_menu_plans_a_square_picture_as_its_published_processor_cuts_it(entry):
     info = planning_before_loading(entry.id)
     assert crops((1000, 1000), 448, 1, 12) == (3, 3) and info.n_visual == (9 + 1) * 256 and info.n_views == 10

@@ -13,17 +13,17 @@ from tiny_families import CASES
 from tiny_llava_next import PINPOINTS, SIDE, llava_next_layout, llava_next_processor
 
 import tokviz
-from tokviz.comparing import geometry_of
-from tokviz.engine import encode, pruning, shorten
+from tokviz.engine import encode, prune, shorten
 from tokviz.errors import Unsupported
-from tokviz.lane import planning_info
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
 from tokviz.models.llava import Llava
 from tokviz.models.llava_next import LlavaNext, tile_grid
-from tokviz.models.planning import planning_before_loading
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.records import Comparison
+from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import Budget, PlanningInfo
 
 BIG_SIDE, PATCH = 96, 8
@@ -148,7 +148,7 @@ def test_variants_that_would_be_cut_wrongly_are_refused():
         CASE.here.check(odd, llava_next_processor(), "it")
 
 
-@pytest.mark.parametrize("entry", Llava.catalog + LlavaNext.catalog, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", Llava().catalog + LlavaNext().catalog, ids=lambda entry: entry.id)
 def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     assert info.family == entry.family and info.n_visual == entry.visual_tokens and info.has_cls
@@ -228,9 +228,9 @@ def test_keeping_every_token_is_bit_identical_to_the_stock_model(next_vlm, prune
         encoded = encode(vlm.model, vlm.family, inputs, needs, question_mask=words, geometry=[geometry_of(grid)])
         early = [stage for stage in stages if stage not in late]
         short, events = shorten(vlm.model, vlm.family, encoded, early, choose)
-        with pruning(vlm.model, vlm.family, late, choose, prompt=short) as trace:
+        with prune(vlm.model, vlm.family, short, late, choose) as trace:
             assert torch.equal(vlm.model(**short.generate_inputs()).logits, stock)
-    for event in [*events[0], *trace.rows[0]]:
+    for event in [*events[0], *trace.events[0]]:
         assert event.kept.tolist() == list(range(grid.n_tokens))
 
 
@@ -328,7 +328,7 @@ def test_cost_counts_the_tower_once_per_tile(next_vlm, comparison):
 
 
 def test_mistral_with_a_sliding_window_is_refused():
-    from tokviz.engine.refusals import check_model
+    from tokviz.engine.checks import check_model
 
     sliding = CASES["llava_next (mistral)"].model()
     sliding.config.text_config.sliding_window = 512

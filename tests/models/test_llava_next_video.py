@@ -15,11 +15,11 @@ from transformers.video_utils import VideoMetadata
 
 import tokviz
 from tokviz.errors import Unsupported
-from tokviz.lane import planning_info
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.llava_next_video import LlavaNextVideo
-from tokviz.models.planning import planning_before_loading
 from tokviz.models.video_llava import VideoLlava
 from tokviz.names import VideoFacts
+from tokviz.runs.execute import planning_info
 
 BIG = 96
 SIZES = [(300, 200), (200, 300), (640, 180), (101, 333), (500, 500), (97, 96)]
@@ -203,7 +203,7 @@ def test_video_llava_checks_pictures_and_frames():
         case.here.check(odd, video_llava_processor(), "it")
 
 
-@pytest.mark.parametrize("entry", LlavaNextVideo.catalog + VideoLlava.catalog, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", LlavaNextVideo().catalog + VideoLlava().catalog, ids=lambda entry: entry.id)
 def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     assert info.family == entry.family and info.has_cls and entry.takes == ("picture", "video")

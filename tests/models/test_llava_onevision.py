@@ -19,13 +19,13 @@ from tiny_onevision import (
 )
 from transformers import LlavaOnevisionModel
 
-from tokviz.comparing import geometry_of
 from tokviz.engine import encode
 from tokviz.errors import Unsupported
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.llava_onevision import LlavaOnevision
-from tokviz.models.planning import planning_before_loading
 from tokviz.models.tiles import tile_grid
 from tokviz.names import VideoFacts
+from tokviz.runs.inputs import geometry_of
 from tokviz.types import RECEIVED_ATTENTION
 
 CASE = TinyOnevision()
@@ -243,7 +243,7 @@ def test_sizes_that_do_not_fit_the_pixels_are_refused():
         CASE.here.pictures(CASE.model(), {"image_sizes": torch.tensor([[20, 100]])}, 5, 9)
 
 
-@pytest.mark.parametrize("entry", LlavaOnevision.catalog, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", LlavaOnevision().catalog, ids=lambda entry: entry.id)
 def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     # 3 x 3 crops of 27 x 27 patches with a newline per row, and the thumbnail.

@@ -13,9 +13,9 @@ from transformers.utils import logging as transformers_logging
 
 import tokviz
 from tokviz.errors import BadInput, Unsupported
-from tokviz.models import checkpoint, failures, kernels, loading, placing
-from tokviz.models.embedded import embedded_folder
-from tokviz.models.memory import Parameters
+from tokviz.models import checkpoint, devices, kernels, load_errors, loading
+from tokviz.models.catalog import Parameters, embedded_folder
+from tokviz.models.devices import LoadOptions
 from tokviz.records import ModelRecord
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -42,8 +42,8 @@ def packages(monkeypatch):
     """Only these of the optional packages are installed; flash_attn may be one that does not import."""
 
     def installed(*names, flash_imports=True, hub="fetched", probe=None):
-        monkeypatch.setattr(kernels, "_is_installed", lambda name: name in names)
-        monkeypatch.setattr(placing, "has_package", lambda name: name in names)
+        monkeypatch.setattr(kernels, "has_package", lambda name: name in names)
+        monkeypatch.setattr(devices, "has_package", lambda name: name in names)
         monkeypatch.setattr(kernels, "is_kernels_available", lambda: "kernels" in names)
         monkeypatch.setattr(kernels.flash, "is_flash_attn_2_available", lambda: "flash_attn" in names)
         module = ModuleType("flash_attn") if flash_imports else None  # None: importing it raises ImportError
@@ -186,57 +186,57 @@ def test_eager_is_used_when_asked_for_and_recorded(monkeypatch):
 
 def test_number_types_follow_device_and_room(gpus, monkeypatch):
     gpus()
-    monkeypatch.setattr(placing, "_free_host_bytes", lambda: int(40e9))
-    assert placing.place(None, None, None, None, SEVEN).dtype == torch.float32
-    monkeypatch.setattr(placing, "_free_host_bytes", lambda: int(20e9))
-    narrow = placing.place("cpu", None, None, None, SEVEN)
+    monkeypatch.setattr(devices, "_free_host_bytes", lambda: int(40e9))
+    assert devices.choose_device_map(LoadOptions(), SEVEN).dtype == torch.float32
+    monkeypatch.setattr(devices, "_free_host_bytes", lambda: int(20e9))
+    narrow = devices.choose_device_map(LoadOptions(device="cpu"), SEVEN)
     assert narrow.dtype == torch.bfloat16 and "float32 they do not fit" in narrow.notices[0]
-    assert placing.place("cpu", "float16", None, None, SEVEN).dtype == torch.float16
+    assert devices.choose_device_map(LoadOptions(device="cpu", dtype="float16"), SEVEN).dtype == torch.float16
     gpus(24)
-    assert placing.place(None, None, None, None, SEVEN).dtype == torch.bfloat16
+    assert devices.choose_device_map(LoadOptions(), SEVEN).dtype == torch.bfloat16
     gpus(24, capability=(7, 5))
-    assert placing.place(None, None, None, None, SEVEN).dtype == torch.float16
+    assert devices.choose_device_map(LoadOptions(), SEVEN).dtype == torch.float16
 
 
 def test_several_gpus_are_used_when_one_is_too_small_or_when_asked(gpus, packages):
     packages("accelerate")
     gpus(24, 24)
-    assert not placing.place(None, None, None, None, SEVEN).spread
-    assert placing.place(None, None, None, "auto", SEVEN).options() == {"device_map": "auto"}
-    assert placing.place(None, None, None, None, SEVEN).options() == {"device_map": {"": GPU}}
+    assert not devices.choose_device_map(LoadOptions(), SEVEN).spread
+    assert devices.choose_device_map(LoadOptions(device_map="auto"), SEVEN).options() == {"device_map": "auto"}
+    assert devices.choose_device_map(LoadOptions(), SEVEN).options() == {"device_map": {"": GPU}}
     gpus(12, 12)
-    assert placing.place(None, None, None, None, SEVEN).spread
-    assert not placing.place("cuda:1", None, None, None, SEVEN).spread
+    assert devices.choose_device_map(LoadOptions(), SEVEN).spread
+    assert not devices.choose_device_map(LoadOptions(device="cuda:1"), SEVEN).spread
     packages()
-    assert placing.place("cuda:1", None, None, None, SEVEN).options() == {}
+    assert devices.choose_device_map(LoadOptions(device="cuda:1"), SEVEN).options() == {}
     with pytest.raises(BadInput, match="needs the package accelerate"):
-        placing.place(None, None, None, "auto", SEVEN)
+        devices.choose_device_map(LoadOptions(device_map="auto"), SEVEN)
 
 
 def test_bits_need_a_gpu_and_packages(gpus, packages):
     gpus()
     with pytest.raises(BadInput, match="need an NVIDIA GPU"):
-        placing.place(None, None, "4bit", None, SEVEN)
+        devices.choose_device_map(LoadOptions(quantization="4bit"), SEVEN)
     gpus(24)
     for installed, missing in (((), "bitsandbytes"), (("bitsandbytes",), "accelerate")):
         packages(*installed)
         with pytest.raises(BadInput, match=f"need the package {missing}"):
-            placing.place(None, None, "8bit", None, SEVEN)
+            devices.choose_device_map(LoadOptions(quantization="8bit"), SEVEN)
     packages("bitsandbytes", "accelerate")
-    four = placing.place(None, None, "4bit", None, SEVEN)
+    four = devices.choose_device_map(LoadOptions(quantization="4bit"), SEVEN)
     assert four.needed_gb(SEVEN) == pytest.approx(6.8 * 0.5625 + 0.52)
     with pytest.raises(BadInput, match="'8bit', '4bit' or nothing"):
-        placing.place(None, None, "3bit", None, SEVEN)
+        devices.choose_device_map(LoadOptions(quantization="3bit"), SEVEN)
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(gpus, packages):
     packages("accelerate")
     gpus(10)
-    placement = placing.place(None, None, None, None, SEVEN)
+    found = devices.choose_device_map(LoadOptions(), SEVEN)
     with pytest.raises(BadInput, match=r"needs 14.1 GB for its weights and the GPU has 10.0 GB free: choose 8-bit"):
-        placing.check_room("LLaVA", placement, SEVEN)
-    placing.check_room("LLaVA", placement, SEVEN, freed_gb=5)
-    placing.check_room("LLaVA", placement, None)
+        devices.check_room("LLaVA", found, SEVEN)
+    devices.check_room("LLaVA", found, SEVEN, freed_gb=5)
+    devices.check_room("LLaVA", found, None)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +281,15 @@ def test_progress_is_told_and_transformers_hook_is_put_back():
         transformers_logging.set_tqdm_hook(before)
     assert "Loading weights" in other and told[0] == ("Reading the configuration", None)
     assert told[-1] == ("Loading weights", 1.0) and ("Loading the processor", None) in told
+
+
+def test_a_defect_in_what_hears_of_progress_is_not_blamed_on_the_files():
+    def hears(words, share):
+        if words == "Loading weights" and share:
+            raise KeyError("a defect")
+
+    with pytest.raises(KeyError, match="a defect"):
+        tokviz.load(on_progress=hears)
 
 
 def test_a_folders_parameters_are_counted_from_headers(vlm, tmp_path):
@@ -357,7 +366,7 @@ def test_troubles_of_the_hub_that_its_test_server_cannot_make():
     sick = HfHubHTTPError("503 Server Error", response=response)
     wrapped = LocalEntryNotFoundError("not in the cache")
     wrapped.__cause__ = sick
-    said = str(failures.why_not_fetched("a/b", wrapped))
+    said = str(load_errors.why_not_fetched("a/b", wrapped))
     assert "answered with error 503" in said and "try again later" in said
     for error, sentence in (
         (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
@@ -366,14 +375,14 @@ def test_troubles_of_the_hub_that_its_test_server_cannot_make():
         (OSError(errno.EROFS, "Read-only file system", "/data"), "cache folder cannot be written"),
         (TimeoutError("read timed out"), "hub cannot be reached"),
     ):
-        found = str(failures.why_not_fetched("a/b", error))
+        found = str(load_errors.why_not_fetched("a/b", error))
         assert sentence in found and "/srv" not in found and "/data" not in found
 
 
 def test_memory_that_runs_out_while_answering_is_a_sentence_too():
-    assert "while LLaVA answered" in str(failures.out_of_memory("LLaVA", torch.OutOfMemoryError("CUDA")))
-    assert "This machine" in str(failures.out_of_memory("LLaVA", MemoryError()))
-    assert failures.out_of_memory("LLaVA", ValueError("no")) is None
+    assert "while LLaVA answered" in str(load_errors.out_of_memory("LLaVA", torch.OutOfMemoryError("CUDA")))
+    assert "This machine" in str(load_errors.out_of_memory("LLaVA", MemoryError()))
+    assert load_errors.out_of_memory("LLaVA", ValueError("no")) is None
 
 
 def test_files_that_name_different_placeholders_are_refused(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from fake_kernels import HUB_KERNEL, fake_kernel
 from transformers import modeling_flash_attention_utils as flash
 
-from tokviz.models import probing
+from tokviz.models import kernels
 
 CPU = [torch.device("cpu")]
 DTYPES = (torch.bfloat16, torch.float16)
@@ -14,9 +14,9 @@ DTYPES = (torch.bfloat16, torch.float16)
 @pytest.fixture(autouse=True)
 def fresh():
     """Nothing is remembered of another kernel of the same name."""
-    probing._why_not_right.cache_clear()
+    kernels._why_not_right.cache_clear()
     yield
-    probing._why_not_right.cache_clear()
+    kernels._why_not_right.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -24,7 +24,7 @@ def fresh():
 def test_a_right_kernel_passes_and_is_called_once(name, dtype):
     with fake_kernel(name) as calls:
         for _ in range(3):
-            assert probing.why_not_right(name, CPU, dtype) is None
+            assert kernels.why_not_right(name, CPU, dtype) is None
         assert (calls.whole, calls.varlen) == (2, 1)
 
 
@@ -57,10 +57,10 @@ def broken(_):
     ],
 )
 def test_a_kernel_that_is_wrong_or_broken_is_told_of(monkeypatch, part, change, said, dtype):
-    monkeypatch.setattr(probing, "capability_of", lambda device: "12.0")
+    monkeypatch.setattr(kernels, "capability_of", lambda device: "12.0")
     with fake_kernel("flash_attention_2"):
         spoilt(monkeypatch, part, change)
-        found = probing.why_not_right("flash_attention_2", CPU, dtype)
+        found = kernels.why_not_right("flash_attention_2", CPU, dtype)
     if said is None:
         assert found is None
     else:
@@ -70,12 +70,13 @@ def test_a_kernel_that_is_wrong_or_broken_is_told_of(monkeypatch, part, change, 
 
 def test_every_device_is_tried(monkeypatch):
     tried = []
-    monkeypatch.setattr(probing, "_why_not_right", lambda name, device, dtype: tried.append(device) or None)
-    probing.why_not_right("x", [torch.device("cuda", 0), torch.device("cuda", 1)], torch.bfloat16)
+    monkeypatch.setattr(kernels, "_why_not_right", lambda name, device, dtype: tried.append(device) or None)
+    kernels.why_not_right("x", [torch.device("cuda", 0), torch.device("cuda", 1)], torch.bfloat16)
     assert len(tried) == 2
 
 
-def test_defects_of_our_own_are_no_reason(monkeypatch):
-    monkeypatch.setattr(probing, "_by_sdpa", lambda *_: {}["a defect"])
+@pytest.mark.parametrize("ours", ["_by_sdpa", "_calls", "_inputs"])
+def test_defects_of_our_own_are_no_reason(monkeypatch, ours):
+    monkeypatch.setattr(kernels, ours, lambda *_: {}["a defect"])
     with fake_kernel("flash_attention_2"), pytest.raises(KeyError, match="a defect"):
-        probing.why_not_right("flash_attention_2", CPU, torch.bfloat16)
+        kernels.why_not_right("flash_attention_2", CPU, torch.bfloat16)

@@ -15,14 +15,14 @@ from transformers import (
 )
 
 import tokviz
-from tokviz.comparing import geometry_of
 from tokviz.errors import BadInput, Unsupported
-from tokviz.lane import planning_info
 from tokviz.models.catalog import CATALOG, find
+from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
-from tokviz.models.planning import planning_before_loading
 from tokviz.models.prompts import model_inputs
 from tokviz.models.qwen_vl import merged_patch_grid
+from tokviz.runs.execute import planning_info
+from tokviz.runs.inputs import geometry_of
 
 SIZES = [(112, 112), (300, 200), (120, 333), (640, 150), (90, 61)]
 """Width and height at five aspect ratios, shrunk and enlarged by the processor."""

@@ -13,7 +13,7 @@ from transformers.integrations import hub_kernels
 import tokviz
 from tokviz.errors import BadInput
 from tokviz.models import checkpoint
-from tokviz.models.embedded import embedded_folder
+from tokviz.models.catalog import embedded_folder
 
 
 @pytest.fixture

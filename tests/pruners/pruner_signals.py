@@ -26,9 +26,17 @@ TILED = PlanningInfo(
     has_text_tower=True,
 )  # fmt: skip
 MERGED = PlanningInfo(
-    n_visual=150, n_blocks=8, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False
-)  # fmt: skip
-FILMED = PlanningInfo(n_visual=4 * 37, n_blocks=8, family="video_llava", n_views=4, has_frames=True)
+    n_visual=150,
+    n_blocks=8,
+    family="qwen2_vl",
+    has_cls=False,
+    merges_patches=True,
+    renumbers=False,
+    published_as="qwen",
+)
+FILMED = PlanningInfo(
+    n_visual=4 * 37, n_blocks=8, family="video_llava", n_views=4, has_frames=True, published_as="video_llava"
+)
 POOLED = PlanningInfo(n_visual=4 * 36, n_blocks=8, family="llava_next_video", n_views=4, has_frames=True)
 INFOS = (SQUARE, TILED, MERGED, FILMED, POOLED)
 

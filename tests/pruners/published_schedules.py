@@ -14,8 +14,12 @@ LLAVA_7B = PlanningInfo(576, 32, vision_blocks=23)
 LLAVA_13B = PlanningInfo(576, 40, vision_blocks=23)
 NEXT_7B = PlanningInfo(2880, 32, family="llava_next", n_views=5, has_tiles=True, vision_blocks=23)
 NEXT_13B = PlanningInfo(2880, 40, family="llava_next", n_views=5, has_tiles=True, vision_blocks=23)
-QWEN_7B = PlanningInfo(1000, 28, family="qwen2_5_vl", has_cls=False, merges_patches=True, renumbers=False)
-QWEN2_7B = PlanningInfo(576, 28, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False)
+QWEN_7B = PlanningInfo(
+    1000, 28, family="qwen2_5_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen"
+)
+QWEN2_7B = PlanningInfo(
+    576, 28, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen"
+)
 VIDEO = PlanningInfo(2880, 32, family="llava_next_video", n_views=20)
 
 

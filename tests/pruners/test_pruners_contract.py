@@ -213,7 +213,13 @@ LACKING = {
     "vision tower": replace(TILED, vision_blocks=None),
     "vision tower's patches": replace(TILED, merges_patches=True),
     "everything": PlanningInfo(
-        n_visual=144, n_blocks=8, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False
+        n_visual=144,
+        n_blocks=8,
+        family="qwen2_vl",
+        has_cls=False,
+        merges_patches=True,
+        renumbers=False,
+        published_as="qwen",
     ),
 }
 

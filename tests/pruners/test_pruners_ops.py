@@ -5,6 +5,7 @@ import pruner_references as slow
 import pytest
 import torch
 
+import tokviz
 from tokviz.pruners import ops, pairs, pruner, sampling
 from tokviz.types import Signals
 
@@ -60,21 +61,22 @@ def test_partial_sorts_choose_as_a_stable_sort(seed):
         assert ops.highest(scores, count).tolist() == sorted(expected)
 
 
-def test_keep_highest_takes_any_scores():
-    assert ops.keep_highest(rows(1, NAN, 3, 3, INF, -INF), 3).tolist() == [2, 3, 4]
-    assert ops.keep_highest(rows(1, NAN, INF, 3, 3), 1).tolist() == [2]  # inf counts as 3, and the lowest index wins
-    assert ops.keep_highest(rows(NAN, 2, NAN), 2).tolist() == [0, 1]
-    assert ops.keep_highest(rows(NAN, NAN, NAN), 2).tolist() == [0, 1]
-    assert ops.keep_highest(rows(1, 2), 9).tolist() == [0, 1]
-    assert ops.keep_highest(rows(1, 2), 0).tolist() == ops.keep_highest(rows(), 3).tolist() == []
-    assert ops.keep_highest(torch.tensor([3, 1, 2]), 2).tolist() == [0, 2]
-    assert ops.keep_highest(torch.tensor([1.0, 2.0, 4.0], dtype=torch.bfloat16), 2).tolist() == [1, 2]
+def test_the_highest_of_any_scores():
+    def kept(scores, keep):
+        return tokviz.keep_highest(scores, keep).kept.tolist()
+
+    assert kept(rows(1, NAN, 3, 3, INF, -INF), 3) == [2, 3, 4]
+    assert kept(rows(1, NAN, INF, 3, 3), 1) == [2]  # inf counts as 3, and the lowest index wins
+    assert kept(rows(NAN, 2, NAN), 2) == [0, 1]
+    assert kept(rows(1, 2), 9) == [0, 1]
+    assert kept(torch.tensor([3, 1, 2]), 2) == [0, 2]
+    assert kept(torch.tensor([1.0, 2.0, 4.0], dtype=torch.bfloat16), 2) == [1, 2]
 
 
 def test_sums_that_overflow_are_looked_at_term_by_term():
     huge = rows(3e38, 3e38, 1)
     assert ops.sanitised(huge)[1] == 0
-    assert ops.keep_highest(huge, 1).tolist() == [0]
+    assert ops.highest(ops.sanitised(huge)[0], 1).tolist() == [0]
 
 
 @pytest.mark.parametrize(("count", "ties"), [(1, 1), (2, 2), (3, 2), (4, 1)])

@@ -22,7 +22,9 @@ from tokviz.pruners.schedules import block_spans, carried_blocks
 from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo, Signals
 
 LLAVA_7B, LLAVA_13B, TINY = PlanningInfo(576, 32), PlanningInfo(576, 40), PlanningInfo(144, 8)
-QWEN = PlanningInfo(1000, 28, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False)
+QWEN = PlanningInfo(
+    1000, 28, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen"
+)
 
 
 def plan(tokens, counted_as="published", info=LLAVA_7B, **params):

@@ -16,7 +16,7 @@ from tokviz.types import Budget, PlanningInfo, Signals
 
 LLAVA = PlanningInfo(576, 32)
 LLAVA_13B = PlanningInfo(576, 40)
-QWEN = PlanningInfo(1000, 28, family="qwen2_vl", has_cls=False, renumbers=False)
+QWEN = PlanningInfo(1000, 28, family="qwen2_vl", has_cls=False, renumbers=False, published_as="qwen")
 TINY = PlanningInfo(144, 8)
 
 

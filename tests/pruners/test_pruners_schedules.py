@@ -78,7 +78,9 @@ def test_apet_stage_2_stands_at_half_depth():
 
 
 def test_apet_outside_llava():
-    qwen = PlanningInfo(1000, 28, family="qwen2_5_vl", has_cls=False, merges_patches=True, renumbers=False)
+    qwen = PlanningInfo(
+        1000, 28, family="qwen2_5_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen"
+    )
     assert sites(plan("apet", 200, "average", qwen)) == [("projector", 300), (14, 100)]
     with pytest.raises(Unsupported, match="mode paper"):
         plan("apet", 200, info=qwen, mode="official")
@@ -170,7 +172,9 @@ def test_full_prunes_nothing():
     assert plan("full", 64).stages == ()
 
 
-QWEN = PlanningInfo(576, 28, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False)
+QWEN = PlanningInfo(
+    576, 28, family="qwen2_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen"
+)
 
 
 @pytest.mark.parametrize("method", ["fastervlm", "vispruner", "visionzip", "holov", "polymorphic", "todre"])

@@ -6,7 +6,7 @@ from pruner_signals import VARIANTS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokviz.errors import BadInput
-from tokviz.pruners.ops import keep_highest
+from tokviz.pruners.ops import highest
 from tokviz.pruners.pruner import Pruner, fixed_count, needs_on, single_stage
 from tokviz.types import (
     CLS_ATTENTION,
@@ -24,7 +24,7 @@ LLAVA, QWEN = PlanningInfo(576, 32), PlanningInfo(576, 28, has_cls=False, merges
 
 @fixed_count
 def longest(signals, keep, params, generator):
-    return Selection(keep_highest(signals.features.norm(dim=1), keep))
+    return Selection(highest(signals.features.norm(dim=1), keep))
 
 
 def planned(site="projector", info=LLAVA, counted_as="published", tokens=64, **more):
@@ -49,7 +49,7 @@ def test_encoder_is_behind_the_merger_where_patches_are_merged():
 def test_inside_the_llm_an_average_is_met_or_refused_by_the_name_of_the_method():
     assert planned(2).keep == planned(2, counted_as="final").keep == 64
     assert planned(2, counted_as="average").keep == 30  # (32 * 64 - 2 * 576) / 30
-    with pytest.raises(BadInput, match="Longest prunes before block 32, and this model has 32 blocks"):
+    with pytest.raises(BadInput, match="Longest drops tokens before layer 32; this model has 0 to 31"):
         planned(32, label="Longest")
     with pytest.raises(BadInput, match="Longest cannot reach an average of 9 tokens"):
         planned(2, counted_as="average", tokens=9, label="Longest")

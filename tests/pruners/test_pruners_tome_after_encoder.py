@@ -112,9 +112,14 @@ def test_rows_that_are_not_finite_stay_only_to_fill_the_count():
     ("info", "site"),
     [
         (PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True), "encoder"),
-        (PlanningInfo(1296, 28, "qwen2_5_vl", has_cls=False, merges_patches=True, renumbers=False), "projector"),
-        (PlanningInfo(2056, 32, "video_llava", n_views=8, has_frames=True), "encoder"),
-        (PlanningInfo(1088, 30, "idefics3", has_cls=False, n_views=17, has_tiles=True), "encoder"),
+        (
+            PlanningInfo(
+                1296, 28, "qwen2_5_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen"
+            ),
+            "projector",
+        ),
+        (PlanningInfo(2056, 32, "video_llava", n_views=8, has_frames=True, published_as="video_llava"), "encoder"),
+        (PlanningInfo(1088, 30, "idefics3", published_as=None, has_cls=False, n_views=17, has_tiles=True), "encoder"),
     ],
 )
 def test_towers_that_cannot_be_opened_are_merged_behind(info, site):

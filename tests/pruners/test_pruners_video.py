@@ -8,7 +8,7 @@ from tokviz.pruners import PRUNERS, get
 from tokviz.pruners.apet import select_each_frame, select_stage_1
 from tokviz.types import Budget, PlanningInfo, Signals
 
-VIDEO_LLAVA = PlanningInfo(2056, 32, "video_llava", n_views=8, has_frames=True)
+VIDEO_LLAVA = PlanningInfo(2056, 32, "video_llava", n_views=8, has_frames=True, published_as="video_llava")
 NEXT_VIDEO = PlanningInfo(1152, 32, "llava_next_video", n_views=8, has_frames=True)
 
 
@@ -118,13 +118,17 @@ def test_llava_next_video_reduces_pooled_features_frame_by_frame_then_all_togeth
 
 
 def test_official_mode_is_refused_where_there_is_no_official_code():
-    for info in (NEXT_VIDEO, PlanningInfo(256, 32, "video_llava"), PlanningInfo(300, 28, "qwen2_5_vl", has_cls=False)):
+    for info in (
+        NEXT_VIDEO,
+        PlanningInfo(256, 32, "video_llava", published_as="video_llava"),
+        PlanningInfo(300, 28, "qwen2_5_vl", has_cls=False, published_as="qwen"),
+    ):
         with pytest.raises(Unsupported, match="Choose mode paper"):
             stages("apet", info, 64, mode="official")
     crops = PlanningInfo(2928, 32, "llava_next_video", n_views=5, has_tiles=True)
     assert [stage.keep for stage in stages("apet", crops, 640, mode="official")] == [960, 320]
     assert stages("apet", crops, 640)[0].site == "encoder"
-    assert stages("apet", PlanningInfo(256, 32, "video_llava"), 64)[0].site == "encoder"
+    assert stages("apet", PlanningInfo(256, 32, "video_llava", published_as="video_llava"), 64)[0].site == "encoder"
 
 
 # -- ToDRE -------------------------------------------------------------------------------------------------------------
@@ -139,7 +143,7 @@ def test_todres_pivot_is_the_highest_attention_of_all_frames_and_its_search_is_j
         features, cls_attention=attention, view=torch.arange(2).repeat_interleave(5),
         candidates=~attention.isnan(),
     )  # fmt: skip
-    info = PlanningInfo(10, 8, "video_llava", n_views=2, has_frames=True)
+    info = PlanningInfo(10, 8, "video_llava", n_views=2, has_frames=True, published_as="video_llava")
     stage = stages("todre", info, 4)[0]
     found = stage.select(signals, 4, get("todre").complete({}), generator())
     # Pivot: 45 degrees (frame 1). Farthest from it is 180, then 100 (55 away from the pivot), then 0 (45 away from it).
@@ -202,7 +206,7 @@ def test_visionzip_adds_a_cls_of_every_frame_in_front_of_it():
 
 def test_vtw_withdraws_from_video_llava_before_block_16():
     assert [stages("vtw", info)[0].site for info in (VIDEO_LLAVA, NEXT_VIDEO)] == [16, 15]
-    assert stages("vtw", PlanningInfo(256, 32, "video_llava"), 64)[0].site == 16
+    assert stages("vtw", PlanningInfo(256, 32, "video_llava", published_as="video_llava"), 64)[0].site == 16
 
 
 def test_globalcom2_says_that_frames_have_no_crops():

@@ -8,7 +8,7 @@ import pytest
 
 from scenes import EXAMPLE_SEEDS, generate_clip
 from scenes.clip_file import clip_bytes
-from tokviz.video import probe, read_video
+from tokviz.media.video import probe, read_video
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from scenes import (
 )
 from scenes.layout import RADIUS, random_layout
 from scenes.words import is_unseen
-from tokviz.measures import evidence_tokens
+from tokviz.runs.metrics import evidence_tokens
 from training.labels import patch_owners
 
 SEEDS = [*HELD_OUT_SEEDS[1000:1150], *TRAINING_SEEDS[1000:1050]]

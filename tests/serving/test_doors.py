@@ -8,9 +8,8 @@ import uvicorn
 from own_loop import run_async
 
 from tokviz.serving import doors
-from tokviz.serving.callers import address_of, distrust_forwarded
+from tokviz.serving.callers import ARRIVE_S, RETURN_S, Listeners, address_of, distrust_forwarded
 from tokviz.serving.doors import Doors, host_is_ours, origin_is_ours
-from tokviz.serving.listeners import ARRIVE_S, RETURN_S, Listeners
 from tokviz.serving.storage import FILES_OF_REQUEST, Storage
 
 

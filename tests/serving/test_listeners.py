@@ -1,6 +1,6 @@
 """When work is given up because nobody waits for it."""
 
-from tokviz.serving.listeners import ARRIVE_S, RETURN_S, Listeners
+from tokviz.serving.callers import ARRIVE_S, RETURN_S, Listeners
 
 
 def test_work_is_given_up_only_when_its_listener_left_or_never_came():

@@ -13,8 +13,7 @@ from own_loop import run_async
 
 from tokviz.errors import BadInput
 from tokviz.serving import storage as module
-from tokviz.serving.storage import FILES_OF_REQUEST, NOT_OURS, Storage, on_behalf_of
-from tokviz.ui import scratch
+from tokviz.serving.storage import FILES_OF_REQUEST, NOT_OURS, Storage, on_behalf_of, temporary_file
 
 KB = 10_000
 
@@ -90,12 +89,12 @@ def test_room_is_made_of_the_oldest_but_never_of_the_first_screen_or_of_what_is_
 @pytest.fixture
 def served(kept, monkeypatch):
     """``kept`` as the storage that the page writes to."""
-    monkeypatch.setattr(scratch, "storage", lambda: kept)
+    monkeypatch.setattr(module, "storage", lambda: kept)
     return kept
 
 
 def make(name, n_bytes=KB):
-    return scratch.kept_file(name, lambda path: path.write_bytes(b"x" * n_bytes))
+    return temporary_file(name, lambda path: path.write_bytes(b"x" * n_bytes))
 
 
 def files(kept):

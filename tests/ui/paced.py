@@ -11,7 +11,7 @@ from synthetic import comparison
 
 @dataclass(frozen=True)
 class Event:
-    """The same fields as ``tokviz.comparing.Event``, without importing torch."""
+    """The same fields as ``tokviz.runs.compare.Event``, without importing torch."""
 
     kind: str
     lane: int
@@ -20,7 +20,7 @@ class Event:
 
 
 class PacedRunner:
-    """Call it like ``run_request``. ``requests`` keeps what was asked, ``stops`` the flags.
+    """Call it like ``run_request``. ``requests`` keeps what was asked, ``stops`` the flags, ``ended`` counts.
 
     ``hold(lane)`` makes the next runs wait inside that lane, after its first letter, until ``release()`` or Stop: a
     test sees the page in the middle of a run without a race.
@@ -29,6 +29,7 @@ class PacedRunner:
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.stops: list[Any] = []
+        self.ended = 0
         self._held_lane: int | None = None
 
     def hold(self, lane: int) -> None:
@@ -40,6 +41,12 @@ class PacedRunner:
     def __call__(self, request: Any, stop: Any):
         self.requests.append(request)
         self.stops.append(stop)
+        try:
+            yield from self._events(request, stop)
+        finally:
+            self.ended += 1
+
+    def _events(self, request: Any, stop: Any):
         whole = comparison(question=request.question, expected=request.expected)
         partial = whole.model_copy(update={"runs": []})
         yield Event("encoded", -1, "", partial)

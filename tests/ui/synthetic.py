@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 from typing import Any
@@ -18,6 +19,7 @@ from tokviz.records import (
     ModelRecord,
     PictureRecord,
     Request,
+    RequestedMethod,
     Run,
     StageRecord,
     Timing,
@@ -99,6 +101,7 @@ def nearest(grid: TokenGrid, kept: list[int]) -> list[int]:
     return assignment
 
 
+@functools.lru_cache(maxsize=64)
 def comparison(
     width: int = 480, height: int = 480, *, side: int = 336, budget: int = 64, answer: str | None = None,
     expected: str | None = "cyan", question: str = "what color is the triangle ?", failed: bool = False,
@@ -123,7 +126,7 @@ def comparison(
     later = late[::4]
     by_attention = map_record("[CLS] attention", attention / attention.sum(), "share", "log")
     merged = stage(
-        "projector", by_error, n, score=map_record("approximation error", error), order=order,
+        "projector", by_error, n, score=map_record("approximation error", error), order=order, order_is_basis=True,
         assignment=nearest(grid, sorted(by_error)), maps=[map_record("distance to the basis", distance, "px")],
     )  # fmt: skip
     picked = [late.index(t) if t in late else -1 for t in range(n)]
@@ -148,8 +151,8 @@ def comparison(
     s, cx, cy = min(width, height) / 100, width / 2, height / 2
     return Comparison(
         request=Request(
-            question=question, methods=[r.method for r in runs], budget=budget, budget_as="published",
-            params={}, seed=0, max_new_tokens=32, repeats=5, expected_answer=expected,
+            question=question, methods=[RequestedMethod(method=r.method) for r in runs], budget=budget,
+            budget_as="published", seed=0, max_new_tokens=32, repeats=5, expected_answer=expected,
             evidence=[(cx + 9 * s, cy - 7 * s, cx + 19 * s, cy + 3 * s)],
         ),
         model=ModelRecord(
@@ -161,7 +164,7 @@ def comparison(
 
 
 def write_examples(folder: Any) -> None:
-    """A folder of example cases as ``tokviz.examples`` reads it."""
+    """A folder of example cases as ``tokviz.runs.examples`` reads it."""
     import json
 
     cases = {

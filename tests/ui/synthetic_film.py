@@ -21,6 +21,7 @@ from tokviz.records import (
     GridView,
     ModelRecord,
     Request,
+    RequestedMethod,
     Run,
     StageRecord,
     TokenGrid,
@@ -139,8 +140,8 @@ def film_comparison(
         frames=[FrameRecord(index=12 * i, time_s=0.5 * i, picture=record) for i, record in enumerate(records)],
     )  # fmt: skip
     request: dict[str, Any] = {
-        "question": question, "methods": [r.method for r in runs], "budget": budget, "budget_as": "published",
-        "params": {}, "seed": 0, "max_new_tokens": 32, "repeats": 5, "expected_answer": "yellow",
+        "question": question, "methods": [RequestedMethod(method=r.method) for r in runs], "budget": budget,
+        "budget_as": "published", "seed": 0, "max_new_tokens": 32, "repeats": 5, "expected_answer": "yellow",
         "evidence": [LAMP], "evidence_frames": [lit],
     }  # fmt: skip
     return Comparison(

@@ -20,6 +20,7 @@ from tokviz.records import (
     ModelRecord,
     Reading,
     Request,
+    RequestedMethod,
     Run,
     StageRecord,
     TextScores,
@@ -67,7 +68,7 @@ def clustered_stage(grid: TokenGrid) -> StageRecord:
         "projector", kept, n, score=map_record("density times distance", density * distance),
         order=[centres.index(t) if t in centres else -1 for t in range(n)], assignment=assignment,
         maps=[map_record("local density", density), map_record("distance to a denser patch", distance)],
-        n_extra=1, sequence=[-1, *centres], planned_keep=len(kept) + 1,
+        n_extra=1, extra_name="[CLS]", sequence=[-1, *centres], planned_keep=len(kept) + 1,
         charts=[
             Chart(name="decision", label="Decision graph", kind="scatter", x=list(density), y=list(distance),
                         x_label="local density", y_label="distance to a denser patch", tokens=list(range(n)),
@@ -123,8 +124,9 @@ def rich_comparison(*, hostile: bool = False) -> Comparison:
     ]  # fmt: skip
     return Comparison(
         request=Request(
-            question="what color is the small triangle ?", methods=[r.method for r in runs[1:]], budget=29,
-            budget_as="published", params={}, seed=0, max_new_tokens=32, repeats=5, expected_answer="cyan",
+            question="what color is the small triangle ?",
+            methods=[RequestedMethod(method=r.method) for r in runs[1:]], budget=29,
+            budget_as="published", seed=0, max_new_tokens=32, repeats=5, expected_answer="cyan",
             evidence=[(283, 206, 331, 254)],
         ),
         model=ModelRecord(

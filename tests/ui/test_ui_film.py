@@ -13,11 +13,18 @@ from synthetic import comparison
 from synthetic_film import LAMP, film_comparison, film_frames
 
 from tokviz.errors import BadInput
-from tokviz.examples import Example, load_examples
 from tokviz.models.llava_next import tile_grid
-from tokviz.ui import pictures, running, sessions
+from tokviz.runs.examples import Example, load_examples
+from tokviz.serving import running
+from tokviz.ui import files
+from tokviz.ui.files import shown_files
 from tokviz.ui.handlers import Handlers
 from tokviz.ui.payload import to_payload
+
+
+def request(**changed):
+    start = {"model": "m", "picture": None, "question": "?", "methods": ("apet",), "budget": 24}
+    return running.RunRequest(**{**start, **changed})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +69,7 @@ def example_of(session, clip):
 
 
 def test_the_payload_carries_frames_with_times_and_files(session):
-    payload = to_payload(session, **pictures.shown_files(session))
+    payload = to_payload(session, **shown_files(session))
     assert json.loads(json.dumps(payload, allow_nan=False)) == payload
     assert [frame["time"] for frame in payload["video"]["frames"]] == [0, 0.5, 1, 1.5, 2, 2.5]
     assert [frame["index"] for frame in payload["video"]["frames"]] == [0, 12, 24, 36, 48, 60]
@@ -100,12 +107,12 @@ def test_frames_that_cannot_be_drawn_are_refused(session, change):
 
 
 def test_the_field_gets_the_clip_of_an_example_and_nothing_of_an_opened_session(session, clip):
-    assert pictures.request_file(session) is None
-    file = pictures.request_file(session, clip)
+    assert files.request_file(session) is None
+    file = files.request_file(session, clip)
     assert Path(file.path).read_bytes() == clip.read_bytes()
     assert Path(file.path).name == "clip.mp4", "this name is shown when the example is run again"
     assert (file.orig_name, file.mime_type) == ("lamp.mp4", "video/mp4")
-    still = pictures.request_file(comparison())
+    still = files.request_file(comparison())
     assert (still.orig_name, still.mime_type) == ("synthetic.png", "image/png")
 
 
@@ -122,17 +129,19 @@ def test_an_uploaded_video_is_looked_at_at_once(act, clip, tmp_path):
 
 def test_the_truth_of_a_clip_is_told_in_frames_of_the_file(session, clip):
     act = Handlers(None, None, (), [example_of(session, clip)])
-    asked = running.RunRequest("m", str(clip), session.request.question, ("apet",), 24)
+    asked = request(model="m", picture=str(clip), question=session.request.question, methods=("apet",), budget=24)
     known = act._with_truth(asked)
     assert known.expected == "yellow" and known.evidence == (LAMP,) and known.evidence_at == (48,)
-    other = act._with_truth(running.RunRequest("m", str(clip), "what is it ?", ("apet",), 24))
+    other = act._with_truth(request(picture=str(clip), question="what is it ?"))
     assert other.expected is None and other.evidence_at == ()
 
 
 @pytest.mark.parametrize(("indices", "expected"), [((0, 24, 48), {"evidence": [LAMP], "evidence_frames": [2]}),
                                                    ((0, 30, 60), {"evidence": [], "evidence_frames": []})])  # fmt: skip
 def test_evidence_counts_only_in_frames_that_are_looked_at(indices, expected):
-    asked = running.RunRequest("m", "clip.mp4", "?", ("apet",), 24, evidence=(LAMP,), evidence_at=(48,))
+    asked = request(
+        model="m", picture="clip.mp4", question="?", methods=("apet",), budget=24, evidence=(LAMP,), evidence_at=(48,)
+    )
     assert running._evidence(asked, SimpleNamespace(indices=indices)) == expected
 
 
@@ -150,8 +159,17 @@ def test_a_request_about_a_video_reaches_the_comparison_with_its_frames(monkeypa
 
     monkeypatch.setattr(running, "model", lambda *name: "model")
     monkeypatch.setattr("tokviz.compare_events", compare_events)  # first: it imports what uses the other
-    monkeypatch.setattr("tokviz.media.open_media", open_media)
-    asked = running.RunRequest("m", str(clip), "?", ("apet",), 24, evidence=(LAMP,), evidence_at=(5,), frames=2)
+    monkeypatch.setattr("tokviz.runs.inputs.open_media", open_media)
+    asked = request(
+        model="m",
+        picture=str(clip),
+        question="?",
+        methods=("apet",),
+        budget=24,
+        evidence=(LAMP,),
+        evidence_at=(5,),
+        frames=2,
+    )
     list(running.run_request(asked, threading.Event()))
     assert seen["frames"] == 2 and seen["evidence_frames"] == [1] and seen["evidence"] == [LAMP]
 
@@ -168,23 +186,23 @@ def test_examples_find_their_clip(tmp_path, session, clip):
 
 
 def test_the_export_asks_for_layers_of_tiles_and_frames_of_videos(session, tiles):
-    layer, frames = sessions.figure_choices(tiles)
+    layer, frames = files.figure_choices(tiles)
     assert layer["choices"] == [("both, on the picture", "both"), ("whole picture", "0"), ("4 crops", "1")]
     assert layer["visible"] and layer["value"] == "both" and not frames["visible"]
-    layer, frames = sessions.figure_choices(session)
+    layer, frames = files.figure_choices(session)
     assert frames["visible"] and not layer["visible"]
     for nothing in (comparison(), None):
-        assert not any(choice["visible"] for choice in sessions.figure_choices(nothing))
+        assert not any(choice["visible"] for choice in files.figure_choices(nothing))
 
 
 def key_of(comparison):
-    return Path(sessions.session_file(comparison)).parent.name
+    return Path(files.session_file(comparison)).parent.name
 
 
 def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "tokviz.render.figure.save_figure", lambda comparison, path, **options: asked.append(options) or path
+        "tokviz.viz.figures.save_figure", lambda comparison, path, **options: asked.append(options) or path
     )
     tiles = tiles.model_copy(update={"runs": comparison(480, 300).runs})
     for shown, layer, frames in ((tiles, "both", ""), (tiles, "1", "3"), (session, None, "1, 5 2"), (session, "0", "")):
@@ -195,7 +213,7 @@ def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkey
 
 def test_the_same_figure_is_drawn_once(act, session, monkeypatch):
     drawn = []
-    monkeypatch.setattr("tokviz.render.figure.save_figure", lambda comparison, path, **options: drawn.append(path))
+    monkeypatch.setattr("tokviz.viz.figures.save_figure", lambda comparison, path, **options: drawn.append(path))
     first, again, other = (act.figure(key_of(session), "all", None, frames)[0] for frames in ("2, 3", "2 3", "2"))
     assert first["value"] == again["value"] and len(drawn) == 2 * 3
     assert [Path(path).name for path in first["value"]] == ["tokviz.png", "tokviz.svg", "tokviz.pdf"]

@@ -16,11 +16,16 @@ from synthetic import comparison, picture, write_examples
 
 import tokviz
 from tokviz.errors import BadInput
-from tokviz.examples import load_examples
 from tokviz.records import Comparison
-from tokviz.serving.gpu_time import Pace
-from tokviz.ui import controls, pictures, running, scratch, sessions
+from tokviz.runs.examples import load_examples
+from tokviz.serving import model_cache, running
+from tokviz.serving.model_menu import model_options
+from tokviz.serving.queue import StopFlags
+from tokviz.serving.running import Pace
+from tokviz.serving.storage import temporary_file
+from tokviz.ui import files
 from tokviz.ui.failures import UNEXPECTED
+from tokviz.ui.form import build_form
 from tokviz.ui.handlers import Handlers
 
 TAB = SimpleNamespace(session_hash="tab", client=("127.0.0.1", 1), headers={})
@@ -44,7 +49,7 @@ def examples(tmp_path_factory):
 @pytest.fixture(scope="module")
 def form():
     with gr.Blocks():
-        return controls.build_form(PRUNERS, [("model", "model")], {"methods": ("apet",)}, 576, {})
+        return build_form(PRUNERS, [("model", "model")], {"methods": ("apet",)}, 576, {})
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def runner():
 
 @pytest.fixture
 def act(runner, examples):
-    return Handlers(runner, lambda asked: (), PRUNERS, examples)
+    return Handlers(runner, lambda spec: (), PRUNERS, examples)
 
 
 @pytest.fixture
@@ -62,6 +67,11 @@ def file(tmp_path):
     path = tmp_path / "picture.png"
     picture(200, 160).save(path)
     return str(path)
+
+
+def request(**changed):
+    start = {"model": "m", "picture": None, "question": "?", "methods": ("apet",), "budget": 24}
+    return running.RunRequest(**{**start, **changed})
 
 
 def values(form, **changed):
@@ -124,7 +134,7 @@ def test_an_unexpected_error_is_a_plain_sentence_without_details(examples, form,
         raise RuntimeError("/secret/path")
         yield
 
-    outputs = run(Handlers(broken, lambda asked: (), PRUNERS, examples), form, values(form, picture=file))
+    outputs = run(Handlers(broken, lambda spec: (), PRUNERS, examples), form, values(form, picture=file))
     assert (outputs[-1][1]["kind"], outputs[-1][1]["text"]) == ("error", UNEXPECTED)
     assert "/secret" not in str(outputs)
 
@@ -148,7 +158,7 @@ def test_a_run_that_breaks_off_leaves_no_lane_waiting(examples, runner, form, fi
             if event.kind == "run" and event.lane == 1:
                 raise error
 
-    outputs = run(Handlers(breaking, lambda asked: (), PRUNERS, examples), form, values(form, picture=file))
+    outputs = run(Handlers(breaking, lambda spec: (), PRUNERS, examples), form, values(form, picture=file))
     assert [lane["status"] for lane in outputs[-1][0]["lanes"]] == ["done", "done"]
     assert outputs[-1][1]["kind"] == "error"
 
@@ -158,12 +168,12 @@ def test_what_a_run_will_cost_is_said_before_it_starts(act, form, file, monkeypa
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     pace = Pace()
     monkeypatch.setattr("tokviz.ui.handlers.PACE", pace)
-    monkeypatch.setattr("tokviz.ui.running.PACE", pace)
+    monkeypatch.setattr("tokviz.serving.running.PACE", pace)
     menu = {"chosen": ["apet", "divprune", "fastervlm"], "params": {}}
     seven = "llava-hf/llava-1.5-7b-hf"
     assert act.cost(seven, menu, 32, 1) == ""  # nothing is measured yet
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    declared = running.declared_seconds(running.RunRequest(seven, None, "?", tuple(menu["chosen"]), 64))
+    declared = running.declared_seconds(request(model=seven, methods=tuple(menu["chosen"]), budget=64))
     assert act.cost(seven, menu, 32, 1) == f"This run asks for {declared} s of your GPU time." and 10 <= declared <= 20
     assert act.cost(seven, {**menu, "chosen": ["apet"]}, 8, 1) < act.cost(seven, menu, 32, 1)
     for odd in (None, 2.5, 0, "many"):
@@ -186,26 +196,27 @@ def test_stop_ends_the_run_after_what_is_finished(act, form, file):
 
 
 def test_a_model_tells_the_menu_what_it_cannot_serve_when_it_is_chosen_and_when_it_runs(act, form, file, monkeypatch):
+    monkeypatch.setattr(model_cache, "CACHE", model_cache.ModelCache())  # nothing is loaded yet
     monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny,owner/unknown")
-    expected = {p.id: p.missing(running.planning("tokviz-tiny")) for p in PRUNERS}
+    expected = {p.id: p.missing(model_cache.planning("tokviz-tiny")) for p in PRUNERS}
     told = {"missing": {method: sentence for method, sentence in expected.items() if sentence}}
     menu, facts = act.model_chosen("tokviz-tiny")
     assert told["missing"] and menu == told
-    assert facts == running.model_facts("tokviz-tiny") and "pictures" in facts
+    assert facts == model_cache.model_facts("tokviz-tiny") and "pictures" in facts
     assert act.model_chosen("owner/unknown")[0] == {"missing": {}}  # known only once it is loaded
     menus = [out[-2] for out in run(act, form, values(form, picture=file, model="tokviz-tiny"))]
     assert told in menus and all("chosen" not in menu for menu in menus if menu)  # never overwrites what is ticked
 
 
 def test_the_page_offers_every_view_of_the_figure():
-    from tokviz.render.panels import VIEWS
     from tokviz.ui.text import FIGURE_VIEWS
+    from tokviz.viz.panels import VIEWS
 
     assert tuple(view for _, view in FIGURE_VIEWS) == VIEWS
 
 
 def test_tabs_are_stopped_apart_and_a_closed_tab_stops_its_run():
-    flags = running.StopFlags()
+    flags = StopFlags()
     one, other = flags.renew("one"), flags.renew("other")
     flags.stop("one")
     assert one.is_set() and not other.is_set() and not flags.renew("one").is_set()
@@ -215,7 +226,7 @@ def test_tabs_are_stopped_apart_and_a_closed_tab_stops_its_run():
 
 def test_truth_of_an_example_is_used_only_for_its_own_picture_and_question(act, runner, form, examples, file):
     known = examples[0].comparison
-    own = pictures.request_file(known).path
+    own = files.request_file(known).path
     asked = {"picture": own, "question": known.request.question}
     run(act, form, values(form, **asked))
     run(act, form, values(form, **{**asked, "question": "another ?"}))
@@ -250,10 +261,10 @@ def test_a_stored_request_brings_its_model_where_the_chosen_one_cannot_answer(
 ):
     takes = {"pictures": ("picture",), "both": ("picture", "video"), "tiny-video": ("video",)}
     monkeypatch.setattr(
-        sessions, "offers", lambda: [SimpleNamespace(shown=name, takes=takes[name]) for name in offered]
+        files, "model_options", lambda: [SimpleNamespace(shown=name, takes=takes[name]) for name in offered]
     )
     stored = SimpleNamespace(video=None if media == "picture" else 1, model=SimpleNamespace(name="tiny-video"))
-    assert sessions.fitting_model(chosen, stored) == wanted
+    assert files.fitting_model(chosen, stored) == wanted
 
 
 def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
@@ -261,7 +272,7 @@ def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
     path.write_text(comparison(300, 200).to_json())
     outputs = run_async(act.open_session(form, str(path), "tokviz-tiny", TAB))
     assert outputs[0]["origin"].startswith("Opened file")
-    assert sessions.read_session(outputs[3]) == comparison(300, 200)
+    assert files.read_session(outputs[3]) == comparison(300, 200)
     path.write_text("{}")
     refused = run_async(act.open_session(form, str(path), "tokviz-tiny", TAB))
     assert refused[1]["kind"] == "error" and len(refused) == len(outputs)
@@ -271,18 +282,18 @@ def test_the_picture_inside_a_session_is_decoded_and_written_anew(tmp_path):
     whole = comparison(300, 200)
     page = base64.b64encode(b"<html><script>alert(1)</script></html>").decode()
     with pytest.raises(BadInput):
-        pictures.display_file(whole.picture.model_copy(update={"base64": page}))
+        files.display_file(whole.picture.model_copy(update={"base64": page}))
     with pytest.raises(BadInput):
-        pictures.display_file(whole.picture.model_copy(update={"base64": "not base64 !"}))
-    escaping = pictures.display_file(whole.picture.model_copy(update={"sha256": "../../outside"}))
+        files.display_file(whole.picture.model_copy(update={"base64": "not base64 !"}))
+    escaping = files.display_file(whole.picture.model_copy(update={"sha256": "../../outside"}))
     assert "outside" not in escaping["path"] and Image.open(escaping["path"]).format == "PNG"
 
 
 def test_what_follows_from_its_content_is_written_once():
-    kept = scratch.kept_file("kept.txt", lambda path: path.write_text("first"))
-    assert scratch.kept_file("kept.txt", lambda path: path.write_text("second")).read_text() == "first"
-    assert sessions.session_file(comparison(300, 200)) == sessions.session_file(comparison(300, 200))
-    assert kept.parent == Path(sessions.session_file(comparison(300, 200))).parents[1]
+    kept = temporary_file("kept.txt", lambda path: path.write_text("first"))
+    assert temporary_file("kept.txt", lambda path: path.write_text("second")).read_text() == "first"
+    assert files.session_file(comparison(300, 200)) == files.session_file(comparison(300, 200))
+    assert kept.parent == Path(files.session_file(comparison(300, 200))).parents[1]
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch):
@@ -290,9 +301,9 @@ def test_a_full_disk_is_a_sentence(monkeypatch):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(BadInput, match="disk is full"):
-        scratch.kept_file("new.txt", full)
+        temporary_file("new.txt", full)
     with pytest.raises(IsADirectoryError):  # another fault is not called a full disk
-        scratch.kept_file("other.txt", lambda path: (path.unlink(), path.mkdir(), path.read_bytes()))
+        temporary_file("other.txt", lambda path: (path.unlink(), path.mkdir(), path.read_bytes()))
 
 
 def test_settings_of_an_example_are_not_the_visitors(act, form):
@@ -378,7 +389,7 @@ def test_the_model_is_free_only_when_the_work_is_over(act, runner, form, file):
 def test_a_reloaded_page_shows_again_what_it_showed(act, form):
     assert act.show_again(form, "example-2", "tokviz-tiny")[0] == act.example_payload(2)
     session = comparison(300, 200)
-    key = Path(sessions.session_file(session)).parent.name
+    key = Path(files.session_file(session)).parent.name
     shown = act.show_again(form, key, "tokviz-tiny")
     assert shown[0]["question"] == session.request.question and shown[4] == key
     for unknown in ("", "example-0", "example-99", "0" * 64, "../../etc", "nonsense"):
@@ -401,12 +412,12 @@ def test_uploads_that_are_no_picture_are_refused_at_once(act, tmp_path, kind):
 
 def test_only_the_offered_models_can_be_asked_for(monkeypatch):
     monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny")
-    assert [name for _, name in running.allowed_models()] == ["tokviz-tiny"]
+    assert [option.shown for option in model_options()] == ["tokviz-tiny"]
     with pytest.raises(BadInput, match="does not offer a model named 'someone/else'"):
-        running.model("someone/else")
+        model_cache.ModelSpec("someone/else").checked()
     monkeypatch.delenv("TOKVIZ_MODEL")
     monkeypatch.setenv("SPACE_ID", "someone/tokviz")
-    assert [name for _, name in running.allowed_models()] == ["tokviz-tiny", "tokviz-tiny-video"]
+    assert [option.shown for option in model_options()] == ["tokviz-tiny", "tokviz-tiny-video"]
 
 
 def test_a_damaged_example_is_named(tmp_path):

@@ -8,14 +8,14 @@ import pytest
 
 import tokviz
 from tokviz.errors import BadInput
-from tokviz.models import planning
+from tokviz.models import checkpoint
 from tokviz.models.catalog import embedded_folder
-from tokviz.names import MethodFamily
+from tokviz.names import UNPRUNED, MethodFamily
 from tokviz.pruners.pruner import Paper, Param, Pruner
+from tokviz.serving import model_cache
 from tokviz.types import CLIP_RELEVANCE, CLS_ATTENTION, PlanningInfo, Schedule
-from tokviz.ui import running, text
-from tokviz.ui.method_menu import families, menu_value, missing_by_method, offered, read_menu
-from tokviz.ui.payload import UNPRUNED
+from tokviz.ui import text
+from tokviz.ui.form import families, menu_value, missing_by_method, offered, read_menu
 
 PRUNERS = tokviz.methods()
 N_TOKENS = json.loads((embedded_folder() / "config.json").read_text())["image_seq_length"]
@@ -94,12 +94,12 @@ def test_parameters_reach_the_script_with_their_limits():
 
 def test_the_embedded_model_is_known_before_it_is_loaded(monkeypatch):
     monkeypatch.setenv("TOKVIZ_MODEL", "tokviz-tiny")
-    assert running.planning("tokviz-tiny") == EMBEDDED
-    assert running.planning("another/one") is None
-    from tokviz.lane import planning_info
+    assert model_cache.planning("tokviz-tiny") == EMBEDDED
+    assert model_cache.planning("another/one") is None
+    from tokviz.runs.execute import planning_info
 
     vlm = tokviz.load("tokviz-tiny")
-    grid = vlm.family.grid(vlm.model, vlm.processor, running.SQUARE, {})
+    grid = vlm.family.grid(vlm.model, vlm.processor, model_cache.SQUARE, {})
     assert planning_info(vlm, grid) == EMBEDDED
 
 
@@ -111,9 +111,9 @@ def test_the_embedded_model_is_known_before_it_is_loaded(monkeypatch):
 def test_a_configuration_that_says_too_little_is_not_guessed(tmp_path: Path, change):
     config = json.loads((embedded_folder() / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert planning.planning_before_loading(str(tmp_path)) == EMBEDDED
+    assert checkpoint.planning_before_loading(str(tmp_path)) == EMBEDDED
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-    assert planning.planning_before_loading(str(tmp_path)) is None
+    assert checkpoint.planning_before_loading(str(tmp_path)) is None
     (tmp_path / "config.json").write_text("not json")
-    assert planning.planning_before_loading(str(tmp_path)) is None
-    assert planning.planning_before_loading("owner/name") is None
+    assert checkpoint.planning_before_loading(str(tmp_path)) is None
+    assert checkpoint.planning_before_loading("owner/name") is None

@@ -1,16 +1,18 @@
 """From records to what the page draws: lanes, verdicts, numbers, geometry, damaged sessions."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from synthetic import HOSTILE, comparison
 from synthetic_rich import rich_comparison
 
-from tokviz import measures
 from tokviz.errors import BadInput
 from tokviz.records import Chart, Comparison, TextScores, Timing
-from tokviz.ui import numbers, text
+from tokviz.runs import metrics as measures
+from tokviz.ui import numbers
 from tokviz.ui.payload import Live, to_payload
+from tokviz.viz import format
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,8 @@ def test_every_lane_is_complete_and_plain_json(whole):
 
 def test_verdicts_against_the_expected_answer(whole):
     payload = to_payload(whole)
-    assert lane(payload, "full")["verdict"] == {"kind": "good", "text": "right"}
-    assert lane(payload, "fastervlm")["verdict"] == {"kind": "bad", "text": "flipped by pruning"}
+    assert lane(payload, "full")["verdict"] == {"kind": "good", "sign": "✓", "text": "right"}
+    assert lane(payload, "fastervlm")["verdict"] == {"kind": "bad", "sign": "✗", "text": "flipped by pruning"}
     assert lane(payload, "todre")["verdict"]["text"] == "right"  # "Cyan." is "cyan"
     assert lane(payload, "fastv")["verdict"] is None
 
@@ -51,7 +53,7 @@ def test_verdicts_without_an_expected_answer():
     payload = to_payload(comparison(expected=None))
     assert lane(payload, "full")["verdict"] is None
     assert lane(payload, "fastervlm")["verdict"]["kind"] == "different"
-    assert lane(payload, "apet")["verdict"] == {"kind": "same", "text": "same as no pruning"}
+    assert lane(payload, "apet")["verdict"] == {"kind": "same", "sign": "=", "text": "same as no pruning"}
 
 
 def test_a_lane_beside_a_failed_unpruned_run_is_not_judged(whole):
@@ -136,7 +138,7 @@ def test_what_was_kept_until_all_was_withdrawn_stands_beside_the_zero(whole):
      (0, 5, "0×"), (5, 0, ""), (1e308, 1e-308, "")],
 )  # fmt: skip
 def test_ratios_never_read_as_nothing(reference, value, shown):
-    assert text.ratio(reference, value) == shown
+    assert format.ratio(reference, value) == shown
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_ratios_never_read_as_nothing(reference, value, shown):
     [(0, 5, "0%"), (5, 5, "100%"), (1, 576, "0.2%"), (1, 25_000, "< 0.1%"), (24_999, 25_000, "> 99.9%"), (1, 0, "0%")],
 )
 def test_shares_that_are_not_nothing_nor_all_do_not_read_so(part, whole_, shown):
-    assert text.share(part, whole_) == shown
+    assert format.share(part, whole_) == shown
 
 
 def test_the_page_looks_for_the_evidence_once_for_all_lanes(whole, monkeypatch):
@@ -154,7 +156,7 @@ def test_the_page_looks_for_the_evidence_once_for_all_lanes(whole, monkeypatch):
     assert len(found) == 1
 
 
-def test_basis_tokens_are_marked_for_approximation_error_only(whole):
+def test_basis_tokens_are_marked_where_the_order_is_a_basis(whole):
     payload = to_payload(whole)
     assert len(lane(payload, "apet")["stages"][0]["basis"]) == 10
     assert lane(payload, "todre")["stages"][0]["basis"] == []
@@ -197,7 +199,7 @@ def test_sessions_of_earlier_versions_have_none_of_it(whole):
     del old["text_tokens"]
     for run in old["runs"]:
         for stage in run["stages"]:
-            for name in ("n_extra", "sequence", "charts", "readings", "text"):
+            for name in ("n_extra", "extra_name", "sequence", "charts", "readings", "text"):
                 del stage[name]
     assert to_payload(Comparison.from_json(json.dumps(old))) == to_payload(whole)
 
@@ -245,7 +247,7 @@ def test_a_session_that_does_not_fit_its_grid_is_refused(whole, change):
 )  # fmt: skip
 def test_a_chart_that_does_not_fit_is_refused(whole, change):
     chart = Chart(name="c", label="c", kind="scatter", x=[1.0, 2.0], y=[3.0, 4.0], tokens=[0, 575], marked=[1])
-    for refused, record in ((False, chart), (True, chart.model_copy(update=change))):
+    for refused, record in ((False, chart), (True, replace(chart, **change))):
         run = whole.run("apet")
         forged = run.model_copy(update={"stages": [run.stages[0].model_copy(update={"charts": [record]})]})
         session = whole.model_copy(update={"runs": [whole.runs[0], forged]})
@@ -259,7 +261,7 @@ def test_a_chart_that_does_not_fit_is_refused(whole, change):
 def test_a_chart_about_one_view_says_which(whole):
     run = whole.run("apet")
     chart = Chart(name="c", label="Gain", kind="bars", y=[1.0], about=3)
-    stage = run.stages[0].model_copy(update={"charts": [chart, chart.model_copy(update={"about": None})]})
+    stage = run.stages[0].model_copy(update={"charts": [chart, replace(chart, about=None)]})
     session = whole.model_copy(update={"runs": [whole.runs[0], run.model_copy(update={"stages": [stage]})]})
     shown = to_payload(session)["lanes"][1]["stages"][0]["charts"]
     assert [chart["label"] for chart in shown] == [f"Gain, {whole.grid.views[0].name}", "Gain"]
@@ -278,11 +280,11 @@ def test_a_later_stage_cannot_bring_tokens_back(rich):
      (list(range(40)), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (40 entries)"), ("x" * 999, "x" * 239 + "…")],
 )  # fmt: skip
 def test_facts_are_said_in_words(value, words):
-    assert text.fact_value(value) == words
+    assert format.fact_value(value) == words
 
 
 def test_the_table_has_one_row_per_lane_with_plain_numbers(whole):
-    rows = numbers.table(whole)
+    rows = numbers.table(whole)["data"]
     assert all(len(row) == len(numbers.TABLE_HEADERS) == len(numbers.TABLE_WIDTHS) for row in rows)
     assert rows[1][4:7] == [64, 64.0, 29.2]
     assert "beyond this model's 8 blocks" in rows[4][-1]
@@ -295,7 +297,7 @@ def test_hostile_texts_stay_texts(whole):
 
 
 def test_templates_interpolate_nothing():
-    from tokviz.ui.patch_view import _VIEW_SCRIPTS, ASSETS, asset
+    from tokviz.ui.components import _VIEW_SCRIPTS, ASSETS, asset
 
     for name in ("patch_view.html", "page_head.html", "patch_view.css", "method_menu.html", "method_menu.css"):
         source = asset(name)
@@ -312,7 +314,7 @@ def test_templates_interpolate_nothing():
     ("ms", "shown"), [(0.4123, "0.41 ms"), (9.999, "10.00 ms"), (52.34, "52.3 ms"), (123.4, "123 ms"), (1420, "1.42 s")]
 )
 def test_milliseconds(ms, shown):
-    assert text.milliseconds(ms) == shown
+    assert format.milliseconds(ms) == shown
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ def test_milliseconds(ms, shown):
     [(7, "7 B"), (33_000, "33 KB"), (295_400, "295 KB"), (1_240_000, "1.24 MB"), (2.5e9, "2.50 GB")],
 )
 def test_sizes(n_bytes, shown):
-    assert text.size(n_bytes) == shown
+    assert format.size(n_bytes) == shown
 
 
 @pytest.mark.parametrize(
@@ -328,12 +330,12 @@ def test_sizes(n_bytes, shown):
     [(0, "0 FLOP"), (950, "950 FLOP"), (3.1e8, "310 MFLOP"), (1.97e9, "2 GFLOP"), (3.58e12, "3.6 TFLOP")],
 )
 def test_flops(count, shown):
-    assert text.flops(count) == shown
+    assert format.flops(count) == shown
 
 
 def test_how_a_time_was_measured():
-    assert text.how_measured(Timing(median_ms=1, samples=1, single_shot=True)) == "single shot"
-    assert text.how_measured(Timing(median_ms=1, samples=7, single_shot=False)) == "median of 7"
+    assert format.how_measured(Timing(median_ms=1, samples=1, single_shot=True)) == "single shot"
+    assert format.how_measured(Timing(median_ms=1, samples=7, single_shot=False)) == "median of 7"
 
 
 @pytest.mark.parametrize("size", [2**63, -(2**63) - 1, 10**400])
@@ -347,7 +349,7 @@ def test_whole_numbers_beyond_64_bits_are_refused(rich, size):
 
 def test_what_cannot_be_drawn_is_left_out_and_endless_words_are_cut(rich):
     stage = rich.run("clusters").stages[0]
-    chart = stage.charts[0].model_copy(update={"y": [1.7e308, -1.7e308, *stage.charts[0].y[2:]], "label": "c" * 20_000})
+    chart = replace(stage.charts[0], y=[1.7e308, -1.7e308, *stage.charts[0].y[2:]], label="c" * 20_000)
     forged = stage.model_copy(update={"charts": [chart], "site_label": "s" * 20_000, "title": "t" * 20_000})
     run = rich.run("clusters").model_copy(update={"stages": [forged]})
     shown = to_payload(rich.model_copy(update={"runs": [rich.runs[0], run]}))["lanes"][1]["stages"][0]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..errors import BadInput
-from ..render.plain_text import plain_text
+from ..viz.format import plain_text
 from . import compare, listing, reports, serve
 
 

@@ -13,17 +13,17 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ..errors import BadInput
-from ..render.figure import figure_format, save_figure
-from ..render.panels import VIEWS
-from ..render.plain_text import plain_text
-from ..render.tables import answer_table, cost_table, frame_table, notes
-from .loading import add_loading_options, loading_options
-from .terminal import check_writable, out, quiet_unless, write_text
+from ..names import DEFAULT_METHODS
+from ..viz.figures import figure_format, save_figure
+from ..viz.format import plain_text
+from ..viz.panels import VIEWS
+from ..viz.tables import answer_table, cost_table, frame_table, notes
+from .terminal import add_loading_options, check_writable, loading_options, out, quiet_unless
 
 if TYPE_CHECKING:
-    from ..images import Picture
+    from ..media.images import Picture
     from ..models.loading import VisionLanguageModel
-    from ..pruners.pruner import Param
+    from ..pruners.pruner import Param, Pruner
     from ..records import Comparison
 
 
@@ -34,17 +34,18 @@ def add_to(commands: Any) -> None:
     )
     parser.set_defaults(run=run_compare)
     add = parser.add_argument
-    add("file", nargs="?", metavar="FILE", help="picture (PNG, JPEG, WebP, GIF, BMP, TIFF) or video (MP4, MOV, WebM, "
-        "MKV, AVI), told apart by what is in it")  # fmt: skip
+    kinds = "PNG, JPEG, WebP, GIF, BMP, TIFF, or a video: MP4, MOV, WebM, MKV, AVI; told apart by what is in it"
+    add("file", nargs="?", metavar="FILE", help=f"picture ({kinds})")
     add("--image", "--video", dest="image", metavar="FILE", help="the same, as an option")
     add("--question", required=True, metavar="TEXT", help="one question about the picture or video")
-    add("--frames", type=int, metavar="N", help="of a video, how many frames the model looks at, 1 to 64 (default: as "
-        "many as the model's family takes)")  # fmt: skip
-    add("--methods", default="apet,fastervlm,divprune", metavar="ID,ID", help="method ids (default: %(default)s)")
+    frames = "frames of a video that the model looks at, 1 to 64 (default: as many as the model's family takes)"
+    add("--frames", type=int, metavar="N", help=frames)
+    own = "method ids, each with parameters of its own where it has a colon: apet,apet:mode=official"
+    add("--methods", default=",".join(DEFAULT_METHODS), metavar="ID,ID", help=f"{own} (default: %(default)s)")
     add("--budget", type=int, default=64, metavar="N", help="visual tokens to keep (default: %(default)s)")
-    add("--budget-as", default="published", choices=("published", "final", "average"),
-        help="what the budget counts: as the method's paper does, after the last stage, or on average over the "
-        "model's blocks (default: %(default)s)")  # fmt: skip
+    counted = "what the budget counts: as the method's paper does, after the last stage, or on average over the model's"
+    meanings = ("published", "final", "average")
+    add("--budget-as", default="published", choices=meanings, help=f"{counted} blocks (default: %(default)s)")
     add("--model", default="tokviz-tiny", metavar="NAME", help="model of the menu, folder, or hub id")
     add_loading_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: %(default)s)")
@@ -52,9 +53,10 @@ def add_to(commands: Any) -> None:
     add("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer (default: %(default)s)")
     add("--param", action="append", default=[], metavar="ID.NAME=VALUE", help="a method's parameter; repeatable")
     add("--answer", metavar="TEXT", help="the right answer, to mark answers right or wrong")
-    add("--evidence", action="append", default=[], metavar="[FRAME:]X0,Y0,X1,Y1",
-        help="box around what shows the answer, in pixels; of a video, in that of the frames that the model looks at "
-        "(from 0); repeatable")  # fmt: skip
+    boxes = (
+        "box around what shows the answer, in pixels, of a video in those of the frames looked at (from 0); repeatable"
+    )
+    add("--evidence", action="append", default=[], metavar="[FRAME:]X0,Y0,X1,Y1", help=boxes)
     add("--json", metavar="FILE", help="write the session")
     add("--figure", metavar="FILE", help="write a figure (.png, .svg or .pdf)")
     add("--view", default="kept", choices=VIEWS, help="what the figure shows (default: %(default)s)")
@@ -75,12 +77,12 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
     shown = _checked(source, arguments.frames)
     evidence = [parse_evidence(text) for text in arguments.evidence]
-    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    methods = parse_methods(arguments.methods)
     options = {
         "methods": methods,
         "budget": arguments.budget,
         "budget_as": arguments.budget_as,
-        "params": parse_params(arguments.param, methods),
+        "params": parse_params(arguments.param, [method for method, _ in methods]),
         "seed": arguments.seed,
         "repeats": arguments.repeats,
         "max_new_tokens": arguments.max_new_tokens,
@@ -93,7 +95,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     comparison = _compare_with_progress(arguments.model, loading, shown, arguments.question, options, progress)
     _print_comparison(comparison)
     if arguments.json:
-        write_text(Path(arguments.json), comparison.to_json())
+        comparison.save(arguments.json)
     if arguments.figure:
         save_figure(comparison, arguments.figure, view=arguments.view)
     errors = [run.error for run in comparison.runs if run.error]
@@ -112,9 +114,8 @@ def _one_file(arguments: argparse.Namespace) -> str:
 
 def _checked(source: str, frames: int | None) -> Picture | str:
     """The picture, or the name of the video that the model will choose frames of. Raises BadInput."""
-    from ..images import read_image
-    from ..media import named_as_video
-    from ..video import is_video, probe
+    from ..media.images import read_image
+    from ..media.video import is_video, named_as_video, probe
 
     if is_video(source) or named_as_video(source):
         probe(source)
@@ -145,7 +146,7 @@ def _compare_with_progress(
         for event in events:
             planned = event.comparison.request.methods
             if event.kind in ("lane", "text"):
-                where = f"{planned[event.lane]} ({event.lane + 1} of {len(planned)})"
+                where = f"{planned[event.lane].key} ({event.lane + 1} of {len(planned)})"
                 progress.update(task, description=f"{where}  {plain_text(event.text)[-60:]}")
     return event.comparison
 
@@ -159,6 +160,24 @@ def _print_comparison(comparison: Comparison) -> None:
         console.print(frames)
     for line in notes(comparison):
         console.print(Text(line))
+
+
+def parse_methods(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """``"apet,apet:mode=official"`` as ids with parameters of their own, checked. Raises BadInput."""
+    from ..pruners import get
+
+    methods = []
+    for entry in filter(None, map(str.strip, text.split(","))):
+        id, *settings = map(str.strip, entry.split(":"))
+        pruner, values = get(id), dict[str, Any]()
+        for setting in settings:
+            name, equals, value = map(str.strip, setting.partition("="))
+            if not equals:
+                raise BadInput(f"--methods takes id:name=value, e.g. apet:mode=official, not {entry!r}.")
+            values[name] = _value(pruner, name, value)
+        pruner.complete(values)
+        methods.append((id, values))
+    return methods
 
 
 def parse_params(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -177,11 +196,16 @@ def parse_params(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict
             raise BadInput(f"--param takes method.name=value, e.g. apet.mode=official, not {text!r}.")
         if method not in pruners:
             raise BadInput(f"--param {text!r} is about {method!r}, which is not among --methods.")
-        spec = {param.name: param for param in pruners[method].params}.get(parameter)
-        given.setdefault(method, {})[parameter] = value if spec is None else parse_value(spec, value.strip())
+        given.setdefault(method, {})[parameter] = _value(pruners[method], parameter, value.strip())
     for method, values in given.items():
         pruners[method].complete(values)
     return given
+
+
+def _value(pruner: Pruner, name: str, text: str) -> bool | int | float | str:
+    """A parameter's text in its type; as it is where the method has no such parameter, which the method says itself."""
+    spec = next((param for param in pruner.params if param.name == name), None)
+    return text if spec is None else parse_value(spec, text)
 
 
 def parse_value(param: Param, text: str) -> bool | int | float | str:

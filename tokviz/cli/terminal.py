@@ -1,20 +1,46 @@
-"""What the commands share: the console, quiet loading, and files that are checked before the work."""
+"""What the commands share: options that load a model, the console, files that are checked before the work."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from ..errors import BadInput
-from ..whole_files import write_whole
+from ..files import write_or_refuse
 
 _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""
+
+
+_LOADING = ("device", "device_map", "dtype", "attention", "quantization")
+
+
+def add_loading_options(parser: argparse.ArgumentParser) -> None:
+    """Declare where a model goes, how precise it is, which kernel it runs; without them ``tokviz.load`` chooses."""
+    add = parser.add_argument
+    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    spread = "auto: spread the weights over all GPUs (default: when one cannot hold them)"
+    add("--device-map", choices=("auto",), help=spread)
+    kinds = ("auto", "float32", "bfloat16", "float16")
+    numbers = "number type of the weights (default: float32 on a CPU, 16 bits on a GPU)"
+    add("--dtype", default="auto", choices=kinds, help=numbers)
+    kernels = (
+        "auto, sdpa, flash, kernels (the hub's flash attention) or eager (default: flash where installed, else sdpa)"
+    )
+    add("--attention", default="auto", metavar="KERNEL", help=kernels)
+    add("--quantization", choices=("8bit", "4bit"), help="weights of fewer bits, by bitsandbytes on an NVIDIA GPU")
+
+
+def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options as arguments of ``tokviz.load``."""
+    return {name: getattr(arguments, name) for name in _LOADING}
 
 
 def out() -> Console:
@@ -41,13 +67,12 @@ def check_writable(path: Path, image: str | None = None) -> None:
         else:
             tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise BadInput(f"{str(path)!r} cannot be written: {(error.strerror or 'unknown reason').lower()}.") from error
+        raise _cannot_write(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all. Raises BadInput when that fails; an earlier file stays as it was."""
-    with told_in_a_sentence(path):
-        write_whole(path, text.encode())
+    write_or_refuse(path, text.encode())
 
 
 @contextmanager
@@ -56,4 +81,8 @@ def told_in_a_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadInput(f"{str(path)!r} cannot be written: {(error.strerror or 'unknown reason').lower()}.") from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> BadInput:
+    return BadInput(f"{str(path)!r} cannot be written: {(error.strerror or 'unknown reason').lower()}.")

@@ -1,31 +1,31 @@
 """HOW a schedule of stages is carried out on a stock model. Knows no method by name.
 
-Two ways, the same bits: ``encode`` once and ``shorten`` per lane (no hooks; stages before the LLM), or ``pruning``
+Two ways, the same bits: ``encode`` once and ``shorten`` per method (no hooks; stages before the LLM), or ``prune``
 around an unchanged ``model.generate`` (every stage). They combine: ``running_on(model, family, short, stages, ...)``.
 """
 
-from .answering import Answer, answer
 from .cache import kv_cache_bytes
-from .clock import Stopwatch
-from .context import Trace, pruning, running_on
-from .geometry import Geometry
+from .context import Pruned, prune, running_on
+from .generate import Answer, answer
 from .prompt import Prompt, encode, shorten
-from .stages import Choose, StageEvent
+from .signals import Geometry
+from .stages import Select, StageEvent, Stopwatch, selector
 from .vision import VisionSignals
 
 __all__ = [
     "Answer",
-    "Choose",
     "Geometry",
     "Prompt",
+    "Pruned",
+    "Select",
     "StageEvent",
     "Stopwatch",
-    "Trace",
     "VisionSignals",
     "answer",
     "encode",
     "kv_cache_bytes",
-    "pruning",
+    "prune",
     "running_on",
+    "selector",
     "shorten",
 ]

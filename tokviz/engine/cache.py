@@ -7,6 +7,7 @@ cache object, so reusing, copying or reordering the cache carries it along.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import LongTensor, Tensor
 from transformers import DynamicCache
 
 from ..errors import Unsupported
-from .registry import here_by_id
+from .capture import here
 
 _STATE = "_tokviz_state"
 
@@ -56,10 +57,10 @@ class CacheState:
     """What was pruned from the sequence in this cache.
 
     ``full_length`` is the unpruned length of the prompt in columns; ``segments`` come in block order, the first begins
-    at block 0; ``sites`` are the in-LLM sites of the context that pruned it.
+    at block 0; ``sites`` are the in-LLM sites of the context that pruned it. ``model``: a cache must not keep it alive.
     """
 
-    model_id: int
+    model: weakref.ref[Any]
     sites: tuple[int, ...]
     full_length: int
     segments: list[Segment]
@@ -81,33 +82,37 @@ def cached_tokens(cache: Any, block: int = 0) -> int:
 
 
 def attach(cache: Any, state: CacheState) -> None:
-    """Make ``cache`` remember ``state`` and answer with virtual lengths."""
-    # A class, not methods bound to the instance: those would be a cycle that keeps the keys in memory until the garbage
-    # collector comes by, and the next lane's peak memory would count them.
-    cache.__class__ = PrunedCache
+    """Make ``cache`` remember ``state`` and answer with virtual lengths.
+
+    A stock cache, which ``generate`` made, changes its class for that: methods bound to the instance would be a cycle
+    that keeps the keys in memory until the garbage collector comes by, and the peak memory of the next run would count
+    them.
+    """
+    if not isinstance(cache, PrunedCache):
+        cache.__class__ = PrunedCache
     setattr(cache, _STATE, state)
 
 
 class PrunedCache(DynamicCache):
-    """What a DynamicCache becomes once a pruned prompt is in it; ``reset`` makes it a stock cache again."""
-
-    _tokviz_state: CacheState
+    """A DynamicCache that can hold a pruned prompt; until it does, and again after ``reset``, it is like any other."""
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """The length the sequence would have without pruning, the same for every block."""
-        real = cached_tokens(self, 0)
-        return real + self._tokviz_state.removed if real else 0
+        state = state_of(self)
+        real = cached_tokens(self, layer_idx if state is None else 0)
+        return real if state is None or not real else real + state.removed
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Masks are made of what the block really holds."""
         return cached_tokens(self, layer_idx)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """As stock; refused outside ``pruning``, where the model would silently use wrong masks and positions."""
-        state = self._tokviz_state
-        context = here_by_id(state.model_id)
-        if context is None or context.sites != state.sites:
-            raise Unsupported("This cache was pruned; use it inside pruning() with the same stages.")
+        """As stock; refused outside ``prune``, where the model would silently use wrong masks and positions."""
+        state = state_of(self)
+        model = None if state is None else state.model()
+        context = None if model is None else here(model)
+        if state is not None and (context is None or context.sites != state.sites):
+            raise Unsupported("This cache was pruned; use it inside prune() with the same stages.")
         return super().get_mask_sizes(query_length, layer_idx)
 
     def reorder_cache(self, beam_idx: LongTensor) -> None:
@@ -123,17 +128,19 @@ class PrunedCache(DynamicCache):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row of the batch, state included."""
         super().batch_repeat_interleave(repeats)
-        batch = self._tokviz_state.segments[0].real.shape[0]
-        self._select_rows(torch.arange(batch).repeat_interleave(repeats))
+        state = state_of(self)
+        if state is not None:
+            self._select_rows(torch.arange(state.segments[0].real.shape[0]).repeat_interleave(repeats))
 
     def reset(self) -> None:
-        """An emptied cache is a stock cache again."""
+        """Empty the cache; nothing is pruned in it any more."""
         super().reset()
-        delattr(self, _STATE)
-        self.__class__ = DynamicCache  # type: ignore[assignment]  # the checker only allows subclasses here
+        self.__dict__.pop(_STATE, None)
 
     def _select_rows(self, index: Tensor) -> None:
-        state = self._tokviz_state
+        state = state_of(self)
+        if state is None:
+            return
         # New segments, never changed ones: a copy of the cache may share them.
         state.segments = [
             replace(

@@ -1,10 +1,10 @@
-"""``pruning``: the context in which a stock model runs on fewer visual tokens."""
+"""``prune``: the context in which a stock model runs on fewer visual tokens."""
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -14,20 +14,20 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..types import Selection, Signals, Stage
-from .geometry import Geometry
+from .capture import claim, here
+from .checks import check_hooks, check_model, check_stages
 from .hooks import HookPruner
-from .intake import Told
-from .prompt import Prompt
-from .refusals import check_hooks, check_model, check_stages
-from .registry import claim, here, release
-from .stages import Choose, StageEvent
+from .prefill import PromptHints
+from .prompt import Prompt, encode, merged_prompt
+from .signals import Geometry
+from .stages import Chooser, Select, StageEvent
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Trace:
-    """What happened inside a ``pruning`` context, and the way to let other threads into it."""
+class Pruned:
+    """What happened inside a ``prune`` context, and the way to let other threads into it."""
 
     def __init__(self, pruner: HookPruner) -> None:
         self._pruner = pruner
@@ -36,19 +36,32 @@ class Trace:
         self._closed = False
 
     @property
-    def rows(self) -> list[list[StageEvent]]:
+    def inputs(self) -> dict[str, Tensor]:
+        """What ``model.generate`` takes; it returns the new tokens only."""
+        prompt = self._pruner.reader.hints.prompt
+        if prompt is None:
+            raise Unsupported("This context was given no inputs; call generate with your own.")
+        return prompt.generate_inputs()
+
+    @property
+    def events(self) -> list[list[StageEvent]]:
         """Per row of the last prefill, the events of its stages in order."""
-        return self._pruner.intake.events
+        return self._pruner.reader.events
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """Per row of the last prefill, the original indices of the visual tokens that are left. Shape: ``(K,)``."""
+        return [alive.sort().values.cpu() for alive in self._pruner.reader.alive]
 
     @property
     def cache(self) -> Any:
         """The cache of the last forward, None without one."""
-        return self._pruner.intake.cache
+        return self._pruner.reader.cache
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
         """``function``, running inside this context in whatever thread calls it.
 
-        For streaming: ``Thread(target=trace.bind(model.generate), kwargs=...)``. A thread that is not bound runs the
+        For streaming: ``Thread(target=pruned.bind(model.generate), kwargs=...)``. A thread that is not bound runs the
         model unpruned, as other users' threads must. Leaving the context waits for bound calls to end; when it is left
         by an exception they are stopped (``Stopped``) at their next token.
         """
@@ -60,12 +73,12 @@ class Trace:
             with self._quiet:
                 if self._closed:
                     raise Unsupported("The pruning context of this call has been left.")
-                key = claim(self._pruner.model, self._pruner)
+                release = claim(self._pruner.model, self._pruner)
                 self._running += 1
             try:
                 return function(*args, **kwargs)
             finally:
-                release(key)
+                release()
                 with self._quiet:
                     self._running -= 1
                     self._quiet.notify_all()
@@ -80,72 +93,102 @@ class Trace:
 
 
 @contextmanager
-def pruning(
+def prune(
     model: Any,
     family: ModelFamily,
+    inputs: Mapping[str, Any] | Prompt | None,
     stages: Sequence[Stage],
-    choose: Choose,
+    select: Select,
     *,
     visual_mask: Tensor | None = None,
     question_mask: Tensor | None = None,
     geometry: Sequence[Geometry | None] | None = None,
-    prompt: Prompt | None = None,
     this_thread: bool = True,
-) -> Iterator[Trace]:
-    """Inside, ``model.generate(**inputs)`` (or ``model(**inputs)``) drops visual tokens as ``stages`` say.
+    diagnose: bool = False,
+) -> Iterator[Pruned]:
+    """Run the model's own ``generate`` inside the block on fewer visual tokens, as ``stages`` say.
 
-    The decision is made once, while the prompt is prefilled. Acts in the thread that enters and in calls bound with
-    ``Trace.bind``, in no other; several threads may hold contexts on one model at the same time. With
-    ``this_thread=False`` only bound calls are pruned: use that in a generator that yields inside the block, since its
-    steps may run in different threads.
+    Serves every stage: those inside the vision tower, before the LLM and inside it::
+
+        with prune(model, family, inputs, stages, select) as pruned:
+            output = model.generate(**pruned.inputs, max_new_tokens=32)  # the new tokens only
+        pruned.kept
+
+    Sampling, beams, returned sequences, left-padded batches, streaming and a second turn on ``pruned.cache`` work as
+    without pruning: to ``generate`` the sequence keeps its full length. Acts in the thread that enters and in calls
+    bound with ``Pruned.bind``, in no other; several threads may hold contexts on one model at the same time.
 
     Args:
-        choose: ``(stage, signals, row) -> Selection``. Copies of a prompt (beams, returned sequences) are rows too;
-            give them the same selection.
-        visual_mask: ``(B, L)`` bool, needed when the prompt arrives as ``inputs_embeds``.
+        inputs: What the processor made (encoded at once, before the block is entered), a prompt from ``encode``
+            (shortened or not), or None to call ``generate`` with inputs of one's own. The latter cannot serve stages
+            inside the vision tower.
+        stages: In the order in which a prompt passes them.
+        select: ``(stage, signals, row) -> Selection``, called while a prompt is prefilled; see ``selector``. Without
+            ``inputs``, copies of a prompt (beams, returned sequences) are rows of their own: give them the same
+            selection.
+        visual_mask: ``(B, L)`` bool, needed when inputs of one's own are ``inputs_embeds``.
         question_mask: ``(B, L)`` bool, the tokens that the user wrote; needed by methods that listen to nothing else.
-        geometry: per row, where its visual tokens lie; None where that is not known.
-        prompt: instead of masks and geometry, the prompt whose ``inputs_embeds`` arrive: original indices and vision
-            signals of an already shortened prompt carry on.
+        geometry: Per row, where its visual tokens lie; None where that is not known.
+        this_thread: False to prune bound calls only. Use it in a generator that yields inside the block, since its
+            steps may run in different threads.
+        diagnose: True to fill ``StageEvent.diagnostics``.
 
-    Raises Unsupported before any work when something cannot be pruned.
+    Raises:
+        Unsupported: Before any work, when something cannot be pruned.
     """
     stages = tuple(stages)
     check_model(model, family)
     check_stages(model, family, stages, ())
-    check_hooks(stages)
-    pruner = HookPruner(model, family, stages, choose, Told(visual_mask, question_mask, geometry, prompt))
-    trace = Trace(pruner)
-    key = claim(model, pruner) if this_thread else None
+    chooser = Chooser(select, diagnose)
+    if inputs is None:
+        check_hooks(stages)
+        prompt = None
+    elif isinstance(inputs, Prompt):
+        prompt = inputs
+    else:
+        needs = {need for stage in stages for need in stage.needs}
+        prompt = encode(model, family, inputs, needs, question_mask=question_mask, geometry=geometry)
+    merging = None if prompt is None else merged_prompt(model, family, prompt, stages, chooser)
+    pruner = HookPruner(
+        model, family, stages, chooser, PromptHints(visual_mask, question_mask, geometry, prompt, merging)
+    )
+    pruned = Pruned(pruner)
+    release = claim(model, pruner) if this_thread else None
     with ExitStack() as stack:
-        if key is not None:
-            stack.callback(release, key)
+        if release is not None:
+            stack.callback(release)
         pruner.install(stack)
         try:
-            yield trace
+            yield pruned
         except BaseException:
-            trace._close(abort=True)
+            pruned._close(abort=True)
             raise
-        trace._close(abort=False)
+        pruned._close(abort=False)
     if not pruner.used:
         warnings.warn(
-            "Nothing ran inside pruning(). If generate runs in another thread, start trace.bind(model.generate) there.",
+            "Nothing ran inside prune(). If generate runs in another thread, start pruned.bind(model.generate) there.",
             stacklevel=3,
         )
 
 
 def running_on(
-    model: Any, family: ModelFamily, prompt: Prompt, stages: Sequence[Stage] = (), choose: Choose | None = None
-) -> AbstractContextManager[Trace | None]:
+    model: Any,
+    family: ModelFamily,
+    prompt: Prompt,
+    stages: Sequence[Stage] = (),
+    select: Select | None = None,
+    *,
+    diagnose: bool = False,
+) -> AbstractContextManager[Pruned | None]:
     """Inside, ``model.generate(**prompt.generate_inputs())`` runs as the whole model would, pruned by ``stages``.
 
-    ``stages`` are those inside the LLM, ``choose`` as for ``pruning``. Without any, models whose embeddings say
-    everything run without a hook, and there is no trace.
+    ``stages`` are those inside the LLM, ``select`` as for ``prune``. Without any, models whose embeddings say
+    everything run without a hook, and ``None`` is returned.
     """
     if not stages and prompt.deepstack is None:
         return nullcontext()
-    return pruning(model, family, stages, choose or _nobody, prompt=prompt)
+    return prune(model, family, prompt, stages, select or _nobody, diagnose=diagnose)
 
 
 def _nobody(stage: Stage, signals: Signals, row: int) -> Selection:
-    raise ValueError(f"running_on has stage {stage.title!r} and no choose callback")
+    raise ValueError(f"running_on has stage {stage.title!r} and no select callback")

@@ -3,13 +3,15 @@
 Pre-hooks, each acting only in threads that own the context: on the model and its base (read the arguments), on the
 language model (stages before the LLM; masks and positions of every later step), and on the blocks from the first
 in-LLM stage on (in-LLM stages; every later block gets the mask and rotary tables of its own, shorter sequence). Where
-the tower's features are added inside the LLM, too (``deepstack.py``), the blocks' hooks do it in the model's place.
-Per-sequence state lives on the cache, per-forward state in ``threading.local``: nothing is stored on the model.
+the tower's features are added inside the LLM, too (``Deepstack``), the blocks' hooks do it in the model's place.
+Per-sequence state lives on the cache, per-forward state in ``threading.local``. The model holds the hooks and, where it
+encodes pictures itself, what ``watched_encoding`` says.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -19,37 +21,31 @@ from torch import Tensor
 
 from ..errors import Stopped, Unsupported
 from ..models.base import ModelFamily
+from ..names import VisionBlock
 from ..types import Stage
-from .block_signals import BlockSignals, Moment
 from .cache import CacheState, attach, cached_tokens, state_of
-from .capturing import captured
-from .forward import Decode, Entered, Prefill, View, causal_mask
-from .intake import Intake, Told
-from .needs import VISION_KINDS
-from .refusals import check_cache, check_call
-from .registry import here
-from .rows import gather, rotary_axes
-from .stages import Choose, run_stage
-from .tap import can_tap, tapped
-from .watching import after_forward, before_forward
+from .capture import after_forward, before_forward, can_tap, here, tapped
+from .checks import check_cache, check_call
+from .prefill import Decode, Prefill, PromptHints, PromptReader, View, causal_mask
+from .sequence import State, gather, rotary_axes
+from .signals import BlockSignals, Entered, Moment, Rotary
+from .stages import Chooser
+from .vision import VISION_KINDS, captured
 
 
 class HookPruner:
     """Carries out ``stages`` on every prompt that runs in the threads of its context."""
 
     def __init__(
-        self,
-        model: Any,
-        family: ModelFamily,
-        stages: Sequence[Stage],
-        choose: Choose,
-        told: Told,
+        self, model: Any, family: ModelFamily, stages: Sequence[Stage], chooser: Chooser, hints: PromptHints
     ) -> None:
-        self.model, self.family, self.stages, self.choose = model, family, tuple(stages), choose
+        self.model, self.family, self.stages = model, family, tuple(stages)
         self.language_model = family.language_model(model)
         self.blocks: Sequence[Any] = family.blocks(model)
-        self.intake = Intake(model, family, told)
-        self.early = [(n, stage) for n, stage in enumerate(self.stages) if not isinstance(stage.site, int)]
+        self.reader = PromptReader(model, family, hints, chooser)
+        self.early = [
+            (n, stage) for n, stage in enumerate(self.stages) if not isinstance(stage.site, int | VisionBlock)
+        ]
         self.late: dict[int, list[tuple[int, Stage]]] = {}
         for number, stage in enumerate(self.stages):
             if isinstance(stage.site, int):
@@ -79,12 +75,13 @@ class HookPruner:
         stack.callback(after_forward(self.language_model, self._after_lm, self._is_here))
         for number in self._hooked_blocks():
             self._hook(stack, self.blocks[number], self._block_hook(number))
-        told = self.intake.told.prompt
-        if told is not None and told.deepstack is not None:
-            stack.enter_context(told.deepstack.fed())
+        prompt = self.reader.hints.prompt
+        if prompt is not None and prompt.deepstack is not None:
+            stack.enter_context(prompt.deepstack.fed())
         needs = [need for stage in self.stages for need in stage.needs]
-        if any(stage.site == "encoder" for stage in self.stages) or any(need.kind in VISION_KINDS for need in needs):
-            self.intake.capture = stack.enter_context(captured(self.model, self.family, needs, self._is_here))
+        looks = any(need.kind in VISION_KINDS for need in needs)
+        if prompt is None and (looks or any(stage.site == "encoder" for stage in self.stages)):
+            self.reader.capture = stack.enter_context(captured(self.model, self.family, needs, self._is_here))
         for site, signals in self.signals.items():
             if signals.can_tap and signals.of_previous:
                 kernel = self.language_model.config._attn_implementation
@@ -99,8 +96,8 @@ class HookPruner:
     def _tap(self, signals: BlockSignals) -> Any:
         def tap(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
             forward = self._forward
-            if self._is_here() and isinstance(forward, Prefill) and not forward.decisions.frozen:
-                signals.tap(forward, query, key, mask, scaling)
+            if self._is_here() and isinstance(forward, Prefill) and not forward.runner.frozen:
+                forward.history.tapped[signals.site] = signals.tap(forward.rows, query, key, mask, scaling)
 
         return tap
 
@@ -127,7 +124,7 @@ class HookPruner:
     def _before_base(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.used = True
         check_cache(kwargs.get("past_key_values"))
-        self.intake.see(args[0] if args else kwargs.get("input_ids"), kwargs)
+        self.reader.see(args[0] if args else kwargs.get("input_ids"), kwargs)
 
     def _before_lm(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._local.forward = None
@@ -142,15 +139,18 @@ class HookPruner:
         return args, kwargs
 
     def _prefill(self, kwargs: dict[str, Any]) -> Prefill | None:
-        forward = self.intake.receive(kwargs)
+        forward = self.reader.receive(kwargs)
         if forward is None:
             return None
         before, embeds = forward.rows, kwargs["inputs_embeds"]
+        merging = self.reader.hints.merging
+        if merging is not None:
+            state = State(forward.rows, embeds, forward.encoder)
+            embeds, _ = forward.take(merging.apply(forward.runner, state))
         for number, stage in self.early:
-            embeds, _ = self._run(forward, number, stage, embeds)
+            embeds, _ = forward.run(number, stage, embeds)
         kwargs["inputs_embeds"] = embeds
-        forward.looker.entered_llm = (embeds, forward.rows) if self._wants_llm_input else None
-        forward.looker.norm = self.language_model.norm
+        forward.llm_input = (embeds, forward.rows) if self._wants_llm_input else None
         forward.open_segment(0)
         if forward.rows is not before:
             kwargs["position_ids"] = rotary_axes(forward.rows.positions)
@@ -159,17 +159,10 @@ class HookPruner:
             kwargs["attention_mask"] = forward.rows.real.long() if explicit else None
         return forward
 
-    def _run(self, forward: Prefill, number: int, stage: Stage, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        forward.rows, hidden, index = run_stage(
-            number, stage, forward.rows, hidden, forward.decisions, self.choose, forward.looker,
-            self.intake.project,
-        )  # fmt: skip
-        return hidden, index
-
     def _decode(self, kwargs: dict[str, Any]) -> Decode | None:
         cache, embeds, mask = kwargs["past_key_values"], kwargs["inputs_embeds"], kwargs.get("attention_mask")
         n_new = embeds.shape[1]
-        if self.intake.holds_pictures():
+        if self.reader.holds_pictures():
             raise Unsupported(
                 "Pictures must come with the first tokens of a sequence (chunked prefill is not supported)."
             )
@@ -194,12 +187,15 @@ class HookPruner:
         forward, self._local.forward = self._forward, None
         cache = kwargs.get("past_key_values")
         cache = cache if cache is not None else getattr(output, "past_key_values", None)
-        self.intake.cache = cache
-        if not isinstance(forward, Prefill) or cache is None:
+        self.reader.cache = cache
+        if not isinstance(forward, Prefill):
+            return
+        self.reader.alive = forward.rows.alive
+        if cache is None:
             return
         first = forward.segments[0]
         if len(forward.segments) > 1 or first.real.shape[1] != forward.full_length or first.shift is not None:
-            attach(cache, CacheState(id(self.model), self.sites, forward.full_length, forward.segments))
+            attach(cache, CacheState(weakref.ref(self.model), self.sites, forward.full_length, forward.segments))
 
     # -- a block's door ------------------------------------------------------------------------------------------------
 
@@ -212,27 +208,29 @@ class HookPruner:
         hidden = args[0]
         if forward.deepstack is not None and number > 0:
             hidden = forward.deepstack.added(number - 1, hidden, forward.rows)
-        forward.origin = None
+        forward.history.origin = None
         for stage_number, stage in self.late.get(number, ()):
             hidden = self._prune_block(forward, number, stage_number, stage, hidden, kwargs)
         following = self.signals.get(number + 1)
-        if following is not None and following.wants_previous_input and not forward.decisions.frozen:
-            forward.entered[number] = Entered(hidden, forward.rotary(kwargs), forward.rows)
+        if following is not None and following.wants_previous_input and not forward.runner.frozen:
+            forward.history.entered[number] = Entered(hidden, forward.rotary(kwargs), forward.rows)
         return (hidden, *args[1:]), kwargs if forward.view is None else forward.view.given_to(kwargs)
 
     def _prune_block(
         self, forward: Prefill, block: int, number: int, stage: Stage, hidden: Tensor, kwargs: dict[str, Any]
     ) -> Tensor:
-        before, rotary, signals = forward.rows, forward.rotary(kwargs), self.signals[block]
+        before, rotary, history = forward.rows, forward.rotary(kwargs), forward.history
         now = Entered(hidden, rotary, before)
-        moment = Moment(forward, now, lambda row: self._rotary_tables(hidden.device, before.positions, row))
-        forward.looker.block = lambda stage, row, columns: signals.find(moment, stage, row, columns)
-        hidden, index = self._run(forward, number, stage, hidden)
-        forward.looker.block = None  # it holds ``forward``: a cycle would keep hidden states and cache in memory
+
+        def tables(row: int) -> Rotary:
+            return self._rotary_tables(hidden.device, before.positions, row)
+
+        moment = Moment(self.signals[block], history, now, forward.llm_input, self.language_model.norm, tables)
+        hidden, index = forward.run(number, stage, hidden, moment)
         if forward.rows is before:
             return hidden
         if index is not None:
-            forward.origin = index if forward.origin is None else gather(forward.origin, index)
+            history.origin = index if history.origin is None else gather(history.origin, index)
         if forward.rows.shift is not before.shift:
             rotary = self.language_model.rotary_emb(hidden, forward.rows.positions.to(hidden.device))
         elif index is not None:

@@ -1,4 +1,4 @@
-"""The hook-free way for stages before the LLM: encode a prompt once, then cut it short as often as there are lanes."""
+"""The way without hooks for stages before the LLM: encode a prompt once, then shorten it as often as wanted."""
 
 from __future__ import annotations
 
@@ -14,19 +14,14 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..names import VisionBlock
-from ..types import Need, Selection, Stage
-from .capturing import captured
-from .clock import Stopwatch
-from .deepstack import Deepstack
-from .geometry import Geometry
-from .looker import Looker
-from .refusals import check_axes, check_modalities, check_model, check_prompt, check_stages
-from .registry import here
-from .rows import Rows, gather, rotary_axes
-from .stages import Choose, Decisions, StageEvent, carry_out, run_stage
-from .vision import VisionSignals
-from .vision_merging import merge_in_vision
-from .watching import Active, before_forward
+from ..types import Need, Stage
+from .capture import Active, before_forward, here
+from .checks import check_axes, check_modalities, check_model, check_prompt, check_stages
+from .sequence import Deepstack, Rows, State, gather, rotary_axes
+from .signals import Geometry, SignalReader
+from .stages import Chooser, Decisions, Select, StageEvent, StageRunner, Stopwatch
+from .tower_merging import VisionMerging, merge_in_vision
+from .vision import VisionSignals, captured
 
 
 class StopForward(Exception):
@@ -104,6 +99,10 @@ class Prompt:
             first_position=copied(self.first_position),
         )
 
+    def positions(self) -> Tensor:
+        """Its position ids, or those that ``generate`` counts off the mask."""
+        return counted_positions(self.attention_mask) if self.position_ids is None else self.position_ids
+
     def generate_inputs(self) -> dict[str, Tensor]:
         """Keyword arguments for ``model.generate`` or ``model.forward``.
 
@@ -137,15 +136,15 @@ def encode(
 ) -> Prompt:
     """Run the stock model up to its language model and keep what arrives there, with the vision signals asked for.
 
-    One encode serves all lanes of a request. ``question_mask`` and ``geometry``: see ``Prompt``; without them, methods
-    that listen to the user's words refuse, and signals have no ``cell``. Raises Unsupported for models and inputs that
-    cannot be pruned.
+    One encode serves all methods of a request. ``question_mask`` and ``geometry``: see ``Prompt``; without them,
+    methods that listen to the user's words refuse, and signals have no ``cell``. Raises Unsupported for models and
+    inputs that cannot be pruned.
     """
     needs = tuple(needs)
     check_model(model, family)
     check_stages(model, family, (), needs)
     if here(model) is not None:
-        raise Unsupported("encode() must not run inside pruning(); encode first, then enter the context.")
+        raise Unsupported("encode() must not run inside prune(); encode first, then enter the context.")
     thread_is_ours = _only_this_thread()
     if question_mask is not None and question_mask.shape != inputs["input_ids"].shape:
         shapes = f"{tuple(question_mask.shape)} but the prompt is {tuple(inputs['input_ids'].shape)}"
@@ -159,7 +158,7 @@ def encode(
     remove = before_forward(family.language_model(model), catch, thread_is_ours)
     try:
         with (
-            captured(model, family, needs, thread_is_ours) as vision,
+            captured(model, family, needs, thread_is_ours, inputs) as vision,
             Stopwatch(model.device) as watch,
             suppress(StopForward),
         ):
@@ -207,52 +206,50 @@ def _prompt(
 
 @torch.no_grad()
 def shorten(
-    model: Any, family: ModelFamily, prompt: Prompt, stages: Sequence[Stage], choose: Choose
+    model: Any,
+    family: ModelFamily,
+    prompt: Prompt,
+    stages: Sequence[Stage],
+    select: Select,
+    *,
+    diagnose: bool = False,
 ) -> tuple[Prompt, list[list[StageEvent]]]:
     """Run the stages before the LLM and return the physically shorter prompt with its events.
 
     Stages inside vision blocks run the vision tower once more, from the pixels. Rows that keep different counts are
     padded on the left. Position policy ``reindex`` leaves positions to be counted anew, ``keep`` sets the original
-    ones. In-LLM stages are ignored here: give them to ``pruning``. The given prompt is not changed. Raises Unsupported
-    when a stage cannot run on this model.
+    ones. In-LLM stages are ignored here: give them to ``prune``. The given prompt is not changed. ``diagnose`` fills
+    ``StageEvent.diagnostics``. Raises Unsupported when a stage cannot run on this model.
     """
     check_stages(model, family, stages, ())
-    early = [(number, stage) for number, stage in enumerate(stages) if not isinstance(stage.site, int)]
-    positions = prompt.position_ids
-    if positions is None:
-        positions = counted_positions(prompt.attention_mask)
-    rows = before = prompt.rows(prompt.attention_mask.bool(), prompt.visual_mask, positions)
-    decisions = Decisions(events=[[] for _ in prompt.alive])
-    encoder = [alive_features(v, a) for v, a in zip(prompt.vision, prompt.alive, strict=True)]
-    looker = Looker(prompt.vision, encoder, prompt.geometry)
-    embeds, input_ids, vision_ms = prompt.inputs_embeds, prompt.input_ids, prompt.vision_ms
-
-    def project(features: Tensor) -> Tensor:
-        return family.project(model, features)
-
-    inside = [pair for pair in early if isinstance(pair[1].site, VisionBlock)]
-    if inside:
-        views = [vision.view for vision in prompt.vision]
-        merged = merge_in_vision(model, family, prompt.pixel_values, rows, views, inside, decisions, choose)
-        vision_ms = merged.milliseconds
-        # Another kernel rounds differently: where nothing was merged, what the model itself encoded is the answer.
-        if not all(_keeps_everything(made, alive) for made, alive in zip(merged.selections, rows.alive, strict=True)):
-            looker.encoder = merged.features
-            rows, embeds, index = carry_out(inside[-1][1], rows, embeds, merged.selections, looker, project)
-            rows = rows.reindexed() or rows
-            if index is not None:
-                input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
-    for number, stage in early[len(inside) :]:
-        rows, embeds, index = run_stage(number, stage, rows, embeds, decisions, choose, looker, project)
+    chooser = Chooser(select, diagnose)
+    merging = merged_prompt(model, family, prompt, stages, chooser)
+    rows = before = prompt.rows(prompt.attention_mask.bool(), prompt.visual_mask, prompt.positions())
+    events = [[] for _ in prompt.alive] if merging is None else merging.events
+    reader = SignalReader(prompt.vision, prompt.geometry)
+    runner = StageRunner(chooser, Decisions(events), reader, lambda features: family.project(model, features))
+    encoder = tuple(vision.of(alive) for vision, alive in zip(prompt.vision, prompt.alive, strict=True))
+    state, input_ids, vision_ms = State(rows, prompt.inputs_embeds, encoder), prompt.input_ids, prompt.vision_ms
+    steps: list[Tensor | None] = []
+    if merging is not None:
+        vision_ms = merging.milliseconds
+        state, index = merging.apply(runner, state)
+        steps.append(index)
+    for number, stage in enumerate(stages):
+        if not isinstance(stage.site, int | VisionBlock):
+            state, index = runner.run(number, stage, state)
+            steps.append(index)
+    for index in steps:
         if index is not None:
             input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
-    if rows is before and embeds is prompt.inputs_embeds:
-        return prompt, decisions.events
+    rows = state.rows
+    if rows is before and state.hidden is prompt.inputs_embeds:
+        return prompt, events
     counted = torch.equal(rows.positions, counted_positions(rows.real))
     short = replace(
         prompt,
         input_ids=input_ids,
-        inputs_embeds=embeds,
+        inputs_embeds=state.hidden,
         attention_mask=rows.real.long(),
         position_ids=None if counted else rotary_axes(rows.positions),
         visual_mask=rows.visual,
@@ -264,16 +261,19 @@ def shorten(
         first_position=rows.first_position,
         vision_ms=vision_ms,
     )
-    return short, decisions.events
+    return short, events
 
 
-def _keeps_everything(selection: Selection | None, alive: Tensor) -> bool:
-    return selection is None or (len(selection.kept) == len(alive) and selection.sequence is None)
-
-
-def alive_features(vision: VisionSignals, alive: Tensor) -> Tensor:
-    """Encoder features of the tokens still alive. Shape: ``(n, D_v)``."""
-    return vision.features[alive.to(vision.features.device)]
+def merged_prompt(
+    model: Any, family: ModelFamily, prompt: Prompt, stages: Sequence[Stage], chooser: Chooser
+) -> VisionMerging | None:
+    """What those of ``stages`` do that lie inside the vision tower; None without any."""
+    inside = [stage for stage in stages if isinstance(stage.site, VisionBlock)]
+    if not inside:
+        return None
+    rows = prompt.rows(prompt.attention_mask.bool(), prompt.visual_mask, prompt.positions())
+    views = [vision.view for vision in prompt.vision]
+    return merge_in_vision(model, family, prompt.pixel_values, rows, views, inside, chooser)
 
 
 def pad_id(model: Any) -> int:

@@ -1,24 +1,77 @@
-"""One stage on every row of a batch: show the signals, ask ``choose``, carry the answer out, note what happened."""
+"""One stage on every row of a batch: show the signals, ask ``select``, apply the answer, note what happened."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ..types import Diagnostics, Selection, Signals, Stage
-from .clock import Stopwatch
-from .looker import Looker
-from .rows import Rows, gather, left_packed
-from .selections import at_rest, carried_out, check_selection
+from ..types import Diagnostics, Params, Selection, Signals, Stage
+from .sequence import Placement, State, gather, left_packed
+from .signals import Moment, SignalReader
 
-Choose = Callable[[Stage, Signals, int], Selection]
+Select = Callable[[Stage, Signals, int], Selection]
 """``(stage, signals, row) -> Selection``; called once per stage and row while the prompt is prefilled."""
 
 
-@dataclass
+def selector(params: Params, seed: int | Sequence[Generator]) -> Select:
+    """Let each stage select for itself, with a method's ``params``.
+
+    seed: Of everything random, the same for every row and every time that a prompt is prefilled: a row of a batch gets
+    what it would get alone. Or a generator for each row.
+    """
+    if not isinstance(seed, int):
+        return lambda stage, signals, row: stage.select(signals, stage.keep, params, seed[row])
+    begun: dict[int, tuple[Generator, list[Stage]]] = {}
+
+    def select(stage: Stage, signals: Signals, row: int) -> Selection:
+        if row not in begun or any(stage is done for done in begun[row][1]):  # a prompt is prefilled anew
+            begun[row] = Generator().manual_seed(seed), []
+        generator, done = begun[row]
+        done.append(stage)
+        return stage.select(signals, stage.keep, params, generator)
+
+    return select
+
+
+def synchronise(device: torch.device | str) -> None:
+    """Wait until ``device`` has finished its queue; nothing to wait for on the CPU."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()
+
+
+class Stopwatch:
+    """Milliseconds between entering and leaving a block; the device is made to finish before the clock is read.
+
+    Example: ``with Stopwatch(model.device) as watch: ...`` and then ``watch.milliseconds``.
+    """
+
+    milliseconds = 0.0
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = device
+
+    def __enter__(self) -> Stopwatch:
+        synchronise(self.device)
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.milliseconds = self.elapsed()
+
+    def elapsed(self) -> float:
+        """Milliseconds since the block was entered."""
+        synchronise(self.device)
+        return (time.perf_counter() - self._start) * 1000
+
+
+@dataclass(frozen=True)
 class StageEvent:
     """One stage on one row (sequence of the batch).
 
@@ -27,7 +80,8 @@ class StageEvent:
         stage. selection: its indices point into ``alive``; merged and added features are not retained. kept: ``(K,)``
         original indices, ascending. sequence: ``(n_out,)`` original indices in the order in which the LLM gets the
         tokens after the stage, -1 for added ones, those of earlier stages included. All on the CPU. n_extra: tokens
-        that this stage added. milliseconds: duration of ``choose``, device-synchronised.
+        that this stage added. milliseconds: duration of ``select``, device-synchronised. diagnostics: None unless asked
+        for; computing them took ``diagnostics_ms``.
     """
 
     stage: Stage
@@ -38,168 +92,172 @@ class StageEvent:
     sequence: Tensor
     n_extra: int = 0
     diagnostics: Diagnostics | None = None
-
-
-@dataclass
-class Decisions:
-    """Every selection of one prompt, so that a forward pass without a cache repeats it instead of deciding anew."""
-
-    made: dict[tuple[int, int], Selection] = field(default_factory=dict)
-    events: list[list[StageEvent]] = field(default_factory=list)
-    frozen: bool = False
-
-    def decide(
-        self, number: int, stage: Stage, row: int, rows: Rows, choose: Choose, look: Callable[[int], Signals]
-    ) -> Selection:
-        """The selection of stage ``number`` for ``row``: as before when frozen, else chosen now and noted."""
-        if self.frozen:
-            return self.made[number, row]
-        signals = look(row)
-        with Stopwatch(signals.features.device) as watch:
-            selection = choose(stage, signals, row)
-        check_selection(selection, signals.features, stage)
-        self.made[number, row] = carried_out(selection)
-        alive = rows.alive[row]
-        kept = alive[selection.kept.to(alive.device)].sort().values.cpu()
-        n_extra = 0 if selection.extra is None else selection.extra.shape[0]
-        event = StageEvent(
-            stage, alive.cpu(), at_rest(selection), kept, watch.milliseconds, kept, n_extra, selection.diagnostics
-        )
-        self.events[row].append(event)
-        return selection
-
-    def note_sequence(self, row: int, rows: Rows) -> None:
-        """Complete the row's last event with the order of its tokens, once the stage is carried out."""
-        if not self.frozen:
-            self.events[row][-1].sequence = rows.sequence(row).cpu()
+    diagnostics_ms: float = 0.0
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Where the tokens of one row stand after a stage.
+class Decided:
+    """A selection just made, and what it took; see ``StageEvent``."""
 
-    Shape: tokens ``(K + E,)`` columns of the sequence before, in the new order; places ``(K + E,)`` the same columns,
-    ascending; taken ``(E,)`` the dropped tokens' columns that added tokens take; order ``(K,)`` positions in ``kept``
-    in the new order. moved: whether any token changes its column.
+    selection: Selection
+    milliseconds: float
+    diagnostics: Diagnostics | None = None
+    diagnostics_ms: float = 0.0
+
+    def event(self, stage: Stage, alive: Tensor, sequence: Tensor) -> StageEvent:
+        """What is recorded of it."""
+        selection = self.selection
+        return StageEvent(
+            stage,
+            alive.cpu(),
+            to_record(selection),
+            kept=alive[selection.kept.to(alive.device)].sort().values.cpu(),
+            milliseconds=self.milliseconds,
+            sequence=sequence.cpu(),
+            n_extra=0 if selection.extra is None else selection.extra.shape[0],
+            diagnostics=self.diagnostics,
+            diagnostics_ms=self.diagnostics_ms,
+        )
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Asks ``select`` and holds it to the contract of ``Selection``. diagnose: whether anybody wants to know why."""
+
+    select: Select
+    diagnose: bool = False
+
+    def decide(self, stage: Stage, signals: Signals, row: int) -> Decided:
+        """Raises ValueError when a method broke its contract."""
+        device = signals.features.device
+        with Stopwatch(device) as watch:
+            selection = self.select(stage, signals, row)
+        check_selection(selection, signals.features, stage)
+        if not self.diagnose:
+            return Decided(selection, watch.milliseconds)
+        with Stopwatch(device) as looking:
+            diagnostics = selection.diagnostics
+        return Decided(selection, watch.milliseconds, diagnostics, looking.milliseconds)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Every selection of one prompt, so that a forward pass without a cache repeats it instead of deciding anew."""
+
+    events: list[list[StageEvent]]
+    made: dict[tuple[int, int], Selection] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageRunner:
+    """Carries stages out on a batch.
+
+    project: encoder features as embeddings, ``(K, D_v) -> (K, D)``. copies: how many neighbouring rows are copies of
+    one prompt (beams); the first of them decides for all. frozen: whether everything was decided before.
     """
 
-    tokens: Tensor
-    places: Tensor
-    taken: Tensor
-    order: Tensor
-    moved: bool
+    chooser: Chooser
+    decisions: Decisions
+    reader: SignalReader
+    project: Callable[[Tensor], Tensor]
+    copies: int = 1
+    frozen: bool = False
+
+    def run(self, number: int, stage: Stage, state: State, moment: Moment | None = None) -> tuple[State, Tensor | None]:
+        """Run stage ``number`` on all rows that still have visual tokens; see ``apply`` for what comes back."""
+        alive, made = state.rows.alive, self.decisions.made
+        decided: dict[int, Decided] = {}
+        selections: list[Selection | None] = [None] * len(alive)
+        for row in range(len(alive)):
+            first, copy = row - row % self.copies, row % self.copies
+            if not alive[row].numel():
+                continue
+            if not self.frozen:
+                signals = None if copy else self.reader.signals(stage, state, row, moment)
+                decided[row] = (
+                    decided[first] if signals is None else self.chooser.decide(stage, signals, row // self.copies)
+                )
+                made[number, row] = _effective(decided[row].selection)
+            selections[row] = made[number, row] if self.frozen else decided[row].selection
+        after, index = self.apply(stage, state, selections)
+        for row, choice in decided.items():
+            self.decisions.events[row].append(choice.event(stage, alive[row], after.rows.sequence(row)))
+        if stage.positions == "reindex":
+            after = replace(after, rows=after.rows.reindexed() or after.rows)
+        return after, index
+
+    def apply(self, stage: Stage, state: State, selections: Sequence[Selection | None]) -> tuple[State, Tensor | None]:
+        """Drop, merge, add and reorder visual tokens as the selections (per row, None for rows without any) say.
+
+        Merged and added features are written into a copy of ``hidden`` before the gather. Positions keep their gaps.
+
+        Shape: -> the state afterwards, hidden ``(B, K, D)``, and the gathered columns ``(B, K)``, None when every token
+        stayed where it was. Without any change the rows come back as they were.
+        """
+        rows, hidden = state.rows, state.hidden
+        stay, added, written = rows.real.clone(), rows.added.clone(), hidden
+        alive, sizes, encoder = list(rows.alive), list(rows.sizes), list(state.encoder)
+        source = torch.arange(rows.real.shape[1], device=rows.real.device).expand_as(rows.real).clone()
+        moved = renewed = False
+        for row, selection in enumerate(selections):
+            if selection is None:
+                continue
+            placed, columns = Placement.of(selection, rows, row), rows.columns(row)
+            stay[row, columns] = False
+            stay[row, placed.slots] = True
+            added[row, placed.taken] = True
+            source[row, placed.slots] = placed.tokens
+            moved |= placed.moved
+            kept = selection.kept.to(columns.device)
+            alive[row] = alive[row][kept.to(alive[row].device)][placed.order.to(alive[row].device)]
+            sizes[row] = _sizes(selection, rows.sizes[row], placed)
+            renewed |= len(placed.taken) > 0 or sizes[row] is not rows.sizes[row]
+            merged, extra, at_kept = selection.features, selection.extra, columns[kept]
+            if stage.site == "encoder":
+                encoder[row], merged, extra, seen = self._projected(row, state, selection, placed)
+                at_kept = at_kept if seen is None else at_kept[seen.to(at_kept.device)]
+            for at, made in ((at_kept, merged), (placed.taken, extra)):
+                if made is not None:
+                    written = hidden.clone() if written is hidden else written
+                    written[row, at.to(hidden.device)] = made.to(hidden.device, hidden.dtype)
+        index = None
+        if moved or not torch.equal(stay, rows.real):
+            packed = left_packed(stay)
+            index = source.gather(1, packed.clamp(min=0)).masked_fill(packed < 0, -1) if moved else packed
+        if index is None and not renewed:
+            return State(rows, written, tuple(encoder)), None
+        rows = replace(rows, visual=rows.visual & ~added, added=added, alive=tuple(alive), sizes=tuple(sizes))
+        if index is not None:
+            rows, written = rows.take(index), gather(written, index)
+        return State(rows, written, tuple(encoder)), index
+
+    def _projected(
+        self, row: int, state: State, selection: Selection, placed: Placement
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """What a stage before the projector made: features that are left, merged and added embeddings or None.
+
+        What the tower never saw (a newline) keeps its embedding, whatever a method made of its features.
+        Shape: -> ``(K, D_v)`` in the new order, ``(P, D)``, ``(E, D)``, and which of the kept tokens the merged ones
+        are, ``(K,)`` bool, None for all.
+        """
+        before, alive = state.encoder[row], state.rows.alive[row]
+        left = before[selection.kept.to(before.device)]
+        merged, extra = (
+            None if made is None or not made.shape[0] else made.to(before.device, before.dtype)
+            for made in (selection.features, selection.extra)
+        )
+        left = (left if merged is None else merged)[placed.order.to(before.device)]
+        patches = self.reader.patches(row, alive[selection.kept.to(alive.device)])
+        seen = merged if merged is None or patches is None else merged[patches.to(merged.device)]
+        return (
+            left,
+            None if seen is None or not seen.shape[0] else self.project(seen),
+            None if extra is None else self.project(extra),
+            patches,
+        )
 
 
-def place(selection: Selection, rows: Rows, row: int, stage: Stage) -> Placed:
-    """Give every kept and added token of a row its column.
-
-    Added tokens take the columns (and with policy ``keep`` the positions) of the last dropped tokens. Without a
-    sequence they stand behind the kept tokens of the picture whose columns they take. Where text separates pictures
-    (tiles, frames), a sequence holds within each stretch of visual tokens: none of them jumps over the text.
-    """
-    columns = rows.columns(row)
-    kept = selection.kept.to(columns.device)
-    n_kept, n_extra = len(kept), 0 if selection.extra is None else len(selection.extra)
-    order = torch.arange(n_kept, device=columns.device)
-    if n_extra == 0 and selection.sequence is None:
-        return Placed(columns[kept], columns[kept], columns[:0], order, moved=False)
-    dropped = torch.ones(len(columns), dtype=torch.bool, device=columns.device)
-    dropped[kept] = False
-    free = columns[dropped]
-    taken = free[len(free) - n_extra :]
-    tokens = torch.cat([columns[kept], taken])
-    picture = rows.pictures(row)
-    if selection.sequence is not None:
-        sequence = selection.sequence.to(columns.device)
-        sequence = sequence[picture[tokens[sequence]].argsort(stable=True)]
-        tokens, order = tokens[sequence], sequence[sequence < n_kept]
-    else:
-        tokens = tokens[picture[tokens].argsort(stable=True)]
-    places = tokens.sort().values
-    return Placed(tokens, places, taken, order, moved=not torch.equal(tokens, places))
-
-
-def run_stage(
-    number: int,
-    stage: Stage,
-    rows: Rows,
-    hidden: Tensor,
-    decisions: Decisions,
-    choose: Choose,
-    looker: Looker,
-    project: Callable[[Tensor], Tensor],
-) -> tuple[Rows, Tensor, Tensor | None]:
-    """Run one stage on all rows that still have visual tokens; see ``carry_out`` for what comes back."""
-
-    def look(row: int) -> Signals:
-        return looker.signals(stage, rows, hidden, row)
-
-    selections: list[Selection | None] = [
-        decisions.decide(number, stage, row, rows, choose, look) if alive.numel() else None
-        for row, alive in enumerate(rows.alive)
-    ]
-    after, hidden, index = carry_out(stage, rows, hidden, selections, looker, project)
-    for row, selection in enumerate(selections):
-        if selection is not None:
-            decisions.note_sequence(row, after)
-    if stage.positions == "reindex":
-        after = after.reindexed() or after
-    return after, hidden, index
-
-
-def carry_out(
-    stage: Stage,
-    rows: Rows,
-    hidden: Tensor,
-    selections: list[Selection | None],
-    looker: Looker,
-    project: Callable[[Tensor], Tensor],
-) -> tuple[Rows, Tensor, Tensor | None]:
-    """Drop, merge, add and reorder visual tokens as the selections (per row, None for rows without any) say.
-
-    Merged and added features are written into ``hidden`` (a copy) before the gather. Positions keep their gaps.
-
-    Shape: hidden ``(B, L, D)`` -> the rows afterwards, hidden ``(B, K, D)`` and the gathered columns ``(B, K)``, None
-    when every token stayed where it was. Without any change the rows come back as they were.
-    """
-    stay, added, merged_into = rows.real.clone(), rows.added.clone(), hidden
-    alive, sizes = list(rows.alive), list(rows.sizes)
-    source = torch.arange(rows.real.shape[1], device=rows.real.device).expand_as(rows.real).clone()
-    moved = renewed = False
-    for row, selection in enumerate(selections):
-        if selection is None:
-            continue
-        placed, columns = place(selection, rows, row, stage), rows.columns(row)
-        stay[row, columns] = False
-        stay[row, placed.places] = True
-        added[row, placed.taken] = True
-        source[row, placed.places] = placed.tokens
-        moved |= placed.moved
-        kept = selection.kept.to(columns.device)
-        alive[row] = alive[row][kept.to(alive[row].device)][placed.order.to(alive[row].device)]
-        sizes[row] = _sizes(selection, rows.sizes[row], placed)
-        renewed |= len(placed.taken) > 0 or sizes[row] is not rows.sizes[row]
-        merged, extra, at_kept = selection.features, selection.extra, columns[kept]
-        if stage.site == "encoder":
-            merged, extra, changed = looker.merge_encoder(row, selection, placed.order, rows.alive[row], project)
-            at_kept = at_kept if changed is None else at_kept[changed.to(at_kept.device)]
-        for at, made in ((at_kept, merged), (placed.taken, extra)):
-            if made is not None:
-                merged_into = hidden.clone() if merged_into is hidden else merged_into
-                merged_into[row, at.to(hidden.device)] = made.to(hidden.device, hidden.dtype)
-    index = None
-    if moved or not torch.equal(stay, rows.real):
-        packed = left_packed(stay)
-        index = source.gather(1, packed.clamp(min=0)).masked_fill(packed < 0, -1) if moved else packed
-    if index is None and not renewed:
-        return rows, merged_into, None
-    rows = replace(rows, visual=rows.visual & ~added, added=added, alive=tuple(alive), sizes=tuple(sizes))
-    if index is not None:
-        rows, merged_into = rows.take(index), gather(merged_into, index)
-    return rows, merged_into, index
-
-
-def _sizes(selection: Selection, before: Tensor | None, placed: Placed) -> Tensor | None:
+def _sizes(selection: Selection, before: Tensor | None, placed: Placement) -> Tensor | None:
     """How many patches each kept token stands for afterwards, in the new order. Shape: ``(K,)`` or None."""
     sizes = selection.sizes
     if sizes is None:
@@ -207,3 +265,48 @@ def _sizes(selection: Selection, before: Tensor | None, placed: Placed) -> Tenso
             return before
         sizes = before[selection.kept.to(before.device)]
     return sizes[placed.order.to(sizes.device)]
+
+
+def check_selection(selection: Selection, features: Tensor, stage: Stage) -> None:
+    """Raises ValueError when a method broke the contract of ``Selection``."""
+    kept, n = selection.kept, features.shape[0]
+    where = f"stage {stage.title!r} ({stage.site_label})"
+    if kept.dtype != torch.int64 or kept.dim() != 1:
+        raise ValueError(f"{where}: kept must be (K,) int64, got {tuple(kept.shape)} {kept.dtype}")
+    if kept.numel() and (int(kept[0]) < 0 or int(kept[-1]) >= n or not bool((kept[1:] > kept[:-1]).all())):
+        raise ValueError(f"{where}: kept must be ascending, unique and within 0..{n - 1}")
+    n_extra = 0 if selection.extra is None else selection.extra.shape[0]
+    width, n_out = features.shape[1:], kept.numel() + n_extra
+    shapes = {"features": (kept.numel(), *width), "sizes": (kept.numel(),), "extra": (n_extra, *width)}
+    for name, expected in shapes.items():
+        tensor = getattr(selection, name)
+        if tensor is not None and tuple(tensor.shape) != expected:
+            raise ValueError(f"{where}: {name} must be {expected}, got {tuple(tensor.shape)}")
+    if n_out > n:
+        raise ValueError(f"{where}: {kept.numel()} kept and {n_extra} extra tokens do not fit in the places of {n}")
+    sequence = selection.sequence
+    if sequence is None:
+        return
+    expected_order = torch.arange(n_out, device=sequence.device)
+    if sequence.dtype != torch.int64 or not torch.equal(sequence.sort().values, expected_order):
+        raise ValueError(f"{where}: sequence must hold every position 0..{n_out - 1} of [*kept, *extra] once (int64)")
+
+
+def _effective(selection: Selection) -> Selection:
+    """The part of a selection that changes the sequence, to be repeated in a forward pass without a cache."""
+    return replace(selection, order=None, assignment=None, diagnose=None)
+
+
+def to_record(selection: Selection) -> Selection:
+    """What a selection decided about tokens, on the CPU: to be kept while further stages run."""
+
+    def rest(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.detach().cpu()
+
+    return Selection(
+        kept=selection.kept.detach().cpu(),
+        order=rest(selection.order),
+        assignment=rest(selection.assignment),
+        sequence=rest(selection.sequence),
+        sizes=rest(selection.sizes),
+    )

@@ -1,9 +1,13 @@
-"""Vision signals: what one run of the vision tower leaves behind for the stages, in any thread without mixing."""
+"""Vision signals: what one run of the vision tower leaves behind for the stages, in any thread without mixing.
+
+Two kinds of tower: one that keeps a token per patch up to the projector, and one (Qwen) that takes the patches of all
+pictures of a prompt as one sequence, attends within frames and merges several patches into one token.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,13 +16,30 @@ import torch
 from torch import Tensor
 
 from ..errors import Unsupported
-from ..models.base import ModelFamily, PictureTokens
+from ..models.base import ModelFamily, PatchMerging, PictureTokens
 from ..types import Need
-from .attention import attention_logits, attention_rows, lifted, received_attention
-from .encoding import watched_encoding
-from .needs import VISION_KINDS
-from .tap import can_tap, tapped
-from .watching import Active, after_forward, before_forward
+from .capture import (
+    Active,
+    after_forward,
+    attention_logits,
+    attention_rows,
+    before_forward,
+    lifted,
+    received_attention,
+    watch_attention,
+    watched_encoding,
+)
+
+VISION_KINDS = (
+    "cls_attention",
+    "cls_logits",
+    "cls_full_width",
+    "cls_feature",
+    "encoder_keys",
+    "full_keys",
+    "received_attention",
+)
+"""Needs that are read off the vision tower, in the block that ``Need.block`` names."""
 
 TowerBlock = Literal["feature", "last"]
 PerBlock = Mapping[str, Mapping[str, Tensor]]
@@ -45,6 +66,51 @@ class VisionSignals:
     patch: Tensor | None = None
     n_pictures: int = 1
 
+    def of(self, alive: Tensor) -> Tensor:
+        """Features of the tokens ``alive (n,)``. Shape: ``(n, D_v)``."""
+        return self.features[alive.to(self.features.device)]
+
+
+@contextmanager
+def captured(
+    model: Any,
+    family: ModelFamily,
+    needs: Iterable[Need],
+    active: Active,
+    arguments: Mapping[str, Any] | None = None,
+) -> Iterator[VisionCapture | MergedVisionCapture]:
+    """Watch the vision tower while the block runs; ``active`` says whether the current thread's run is ours.
+
+    arguments: Those of the model's own encoder that decide the layout, where the caller knows them.
+    """
+    wanted: dict[TowerBlock, set[str]] = {}
+    for need in needs:
+        if need.kind in VISION_KINDS:
+            wanted.setdefault("last" if need.block == "last" else "feature", set()).add(need.kind)
+    merging = family.patch_merging(model)
+    with ExitStack() as stack:
+        if merging is None:
+            yield _watched(stack, model, family, wanted, active, arguments)
+        else:
+            yield _watched_merging(stack, merging, family.vision_attention(model, "last"), wanted, active)
+
+
+def _copies_of(counts: Sequence[int], made: int) -> int:
+    """How many rows are copies of each prompt, from the visual tokens that rows hold and that the tower made.
+
+    Raises Unsupported when they do not belong together.
+    """
+    copies, rest = divmod(sum(counts), max(made, 1))
+    if rest or copies < 1 or len(counts) % copies:
+        raise Unsupported(
+            f"The vision tower made {made} visual tokens and the prompt holds {sum(counts)}; "
+            "pass the pictures and the prompt that belong together."
+        )
+    return copies
+
+
+# -- a token per patch -------------------------------------------------------------------------------------------------
+
 
 @dataclass
 class _Images:
@@ -58,28 +124,23 @@ class _Images:
 class VisionCapture:
     """Holds the vision signals of each thread's last vision run until the prompt arrives at the language model."""
 
-    def __init__(self, model: Any, family: ModelFamily) -> None:
-        self._model, self._family = model, family
+    def __init__(self, model: Any, family: ModelFamily, arguments: Mapping[str, Any] | None = None) -> None:
+        self._model, self._family, self._arguments = model, family, arguments or {}
         self._has_cls = family.has_cls(model)
         self._local = threading.local()
 
-    @property
-    def _pending(self) -> dict[str, dict[str, Tensor]]:
-        pending: dict[str, dict[str, Tensor]] = self._local.__dict__.setdefault("pending", {})
-        return pending
+    def _layout(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: arguments[name] for name in self._family.layout_arguments if arguments.get(name) is not None}
 
     def see_encoding(self, arguments: Mapping[str, Any]) -> None:
         """Before pictures are encoded: remember what decides their layout."""
-        names = self._family.layout_arguments
-        self._local.arguments = {name: arguments[name] for name in names if name in arguments}
+        self._local.arguments = arguments
 
     def see_projector(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the projector: the features of all images of the prompt, in one call."""
-        if not getattr(self._local, "projecting", False):
-            features = args[0] if args else next(iter(kwargs.values()))
-            arguments = self._local.__dict__.pop("arguments", {})
-            self._local.images = _Images(features, dict(self._pending), arguments)
-            self._local.pending = {}
+        features = args[0] if args else next(iter(kwargs.values()))
+        arguments = self._layout(self._local.__dict__.pop("arguments", self._arguments))
+        self._local.images = _Images(features, self._local.__dict__.pop("pending", {}), arguments)
 
     def see_attention(self, block: TowerBlock, kinds: set[str], query: Tensor, key: Tensor, scaling: float) -> None:
         """Keep what is wanted of one vision block's [CLS] query and keys. Shape: ``(P, H, >= 1 or 1 + N, d)``."""
@@ -102,16 +163,7 @@ class VisionCapture:
         self._keep("cls_feature", block, hidden[:, 0])
 
     def _keep(self, kind: str, block: TowerBlock, values: Tensor) -> None:
-        self._pending.setdefault(kind, {})[block] = values
-
-    @contextmanager
-    def projecting(self) -> Iterator[None]:
-        """While a pruner's merged features are projected, the projector's input is not a new picture."""
-        self._local.projecting = True
-        try:
-            yield
-        finally:
-            self._local.projecting = False
+        self._local.__dict__.setdefault("pending", {}).setdefault(kind, {})[block] = values
 
     def forget(self) -> None:
         """Drop what this thread's last vision run left behind."""
@@ -130,13 +182,7 @@ class VisionCapture:
         pictures = list(self._family.pictures(self._model, images.arguments, n_images, per_image))
         if pictures and pictures[0].sources is None:
             _check_sizes(images.seen, per_image)
-        n_tokens = sum(len(picture.patch) for picture in pictures)
-        copies, rest = divmod(sum(counts), max(n_tokens, 1))
-        if rest or copies < 1 or len(counts) % copies:
-            raise Unsupported(
-                f"The vision tower made {n_tokens} visual tokens and the prompt holds {sum(counts)}; "
-                "pass the pictures and the prompt that belong together."
-            )
+        copies = _copies_of(counts, sum(len(picture.patch) for picture in pictures))
         rows, first = [], 0
         for count in counts[::copies]:
             mine = _first_pictures(pictures, count)
@@ -144,6 +190,53 @@ class VisionCapture:
             first += sum(picture.n_tiles for picture in mine)
             pictures = pictures[len(mine) :]
         return [rows[row // copies] for row in range(len(counts))]
+
+
+def _watched(
+    stack: ExitStack,
+    model: Any,
+    family: ModelFamily,
+    wanted: Mapping[TowerBlock, set[str]],
+    active: Active,
+    arguments: Mapping[str, Any] | None,
+) -> VisionCapture:
+    capture = VisionCapture(model, family, arguments)
+    if family.layout_arguments and arguments is None:
+        stack.enter_context(watched_encoding(model.base_model, capture.see_encoding, active))
+    stack.callback(before_forward(family.projector(model), capture.see_projector, active))
+    for block, kinds in wanted.items():
+        # Once each: pictures and videos mostly pass through the same tower.
+        if kinds - {"cls_feature"}:
+            for attention in dict.fromkeys(family.vision_attention(model, block, media) for media in family.takes):
+                _watch(stack, capture, attention, block, kinds, active)
+        if "cls_feature" in kinds:
+            for whole in dict.fromkeys(family.vision_block(model, block, media) for media in family.takes):
+                stack.callback(after_forward(whole, _output_hook(capture, block), active))
+    return capture
+
+
+def _watch(
+    stack: ExitStack, capture: VisionCapture, attention: Any, block: TowerBlock, kinds: set[str], active: Active
+) -> None:
+    def heads(which: Literal["q", "k"], hidden: Tensor) -> Tensor:
+        """Queries or keys as the kernel would get them. Shape: ``(P, n, D_v)`` -> ``(P, H, n, d)``."""
+        made = getattr(attention, f"{which}_proj")(hidden)
+        norm = getattr(attention, f"{which}_norm", None)  # over all heads together, as InternVL has it
+        return (made if norm is None else norm(made)).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+    def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, float]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        asking = hidden if "received_attention" in kinds else hidden[:, :1]
+        return heads("q", asking), heads("k", hidden), attention.scale
+
+    def see(query: Tensor, key: Tensor, scaling: float) -> None:
+        capture.see_attention(block, kinds, query, key, scaling)
+
+    watch_attention(stack, attention, see, recompute, active)
+
+
+def _output_hook(capture: VisionCapture, block: TowerBlock) -> Callable[[Any, Any], None]:
+    return lambda _kwargs, output: capture.see_output(block, output)
 
 
 def _check_sizes(seen: PerBlock, per_image: int) -> None:
@@ -231,7 +324,8 @@ def _mixed(values: Tensor, pictures: Sequence[PictureTokens]) -> Tensor:
     """
     rows, first = [], 0
     for picture in pictures:
-        assert picture.sources is not None
+        if picture.sources is None:
+            raise TypeError("either all pictures of a prompt name the sources of their tokens or none does")
         patches = lifted(values[first : first + picture.n_tiles].flatten(0, 1))
         sources = picture.sources.to(patches.device)
         given = sources >= 0
@@ -254,55 +348,99 @@ def _taken(values: Tensor, source: Tensor, missing: float) -> Tensor:
     return taken.masked_fill(absent.to(values.device).reshape(-1, *[1] * (values.dim() - 1)), missing)
 
 
-@contextmanager
-def captured_vision(model: Any, family: ModelFamily, needs: Iterable[Need], active: Active) -> Iterator[VisionCapture]:
-    """Watch the vision tower while the block runs; ``active`` says whether the current thread's run is ours."""
-    kinds: dict[TowerBlock, set[str]] = {}
-    for need in needs:
-        if need.kind in VISION_KINDS:
-            kinds.setdefault("last" if need.block == "last" else "feature", set()).add(need.kind)
-    capture = VisionCapture(model, family)
-    with ExitStack() as stack:
-        if family.layout_arguments:
-            stack.enter_context(watched_encoding(model.base_model, capture.see_encoding, active))
-        stack.callback(before_forward(family.projector(model), capture.see_projector, active))
-        for block, wanted in kinds.items():
-            # Once each: pictures and videos mostly pass through the same tower.
-            if wanted - {"cls_feature"}:
-                for attention in dict.fromkeys(family.vision_attention(model, block, media) for media in family.takes):
-                    _watch(stack, capture, attention, block, wanted, active)
-            if "cls_feature" in wanted:
-                for whole in dict.fromkeys(family.vision_block(model, block, media) for media in family.takes):
-                    _watch_output(stack, capture, whole, block, active)
-        yield capture
+# -- a token for several patches ---------------------------------------------------------------------------------------
 
 
-def _watch(
-    stack: ExitStack, capture: VisionCapture, attention: Any, block: TowerBlock, kinds: set[str], active: Active
-) -> None:
-    def tap(query: Tensor, key: Tensor, _mask: Tensor | None, scaling: float) -> None:
-        if active():
-            capture.see_attention(block, kinds, query, key, scaling)
+@dataclass
+class _Run:
+    """One finished run of the tower. Shape: features ``(N, D)``, seen[kind] ``(N, ...)``, frame ``(N,)``."""
 
-    def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        asking = hidden if "received_attention" in kinds else hidden[:, :1]
-        query, key = _heads(attention, "q", asking), _heads(attention, "k", hidden)
-        capture.see_attention(block, kinds, query, key, attention.scale)
-
-    implementation = attention.config._attn_implementation
-    if can_tap(implementation):
-        stack.enter_context(tapped(attention, implementation, tap))
-    else:
-        stack.callback(before_forward(attention, recompute, active))
+    features: Tensor
+    seen: Mapping[str, Tensor]
+    frame: Tensor
 
 
-def _heads(attention: Any, which: Literal["q", "k"], hidden: Tensor) -> Tensor:
-    """Queries or keys as the kernel would get them. Shape: ``(P, n, D_v)`` -> ``(P, H, n, d)``."""
-    made = getattr(attention, f"{which}_proj")(hidden)
-    norm = getattr(attention, f"{which}_norm", None)  # over all heads together, as InternVL has it
-    return (made if norm is None else norm(made)).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+class MergedVisionCapture:
+    """Like ``VisionCapture``; what is seen of patches becomes one number (or vector) per token, in the LLM's order.
+
+    ``kinds`` are the kinds of signals wanted; both blocks that a need can name are the same one here.
+    """
+
+    def __init__(self, merging: PatchMerging, kinds: Iterable[str]) -> None:
+        self._merging, self._kinds = merging, frozenset(kinds)
+        self._local = threading.local()
+
+    def see_pictures(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook of the tower: a new run begins."""
+        self._local.grid = kwargs["grid_thw"]
+        self._local.pieces = {kind: [] for kind in self._kinds}
+
+    def see_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Keep what is wanted of one attention call: a frame, or all frames side by side (flash attention).
+
+        Shape: query and key ``(1, H, patches, d)``.
+        """
+        pieces: dict[str, list[Tensor]] = self._local.pieces
+        lengths = _frame_lengths(self._local.grid)
+        one_frame = len(lengths) == 1 or query.shape[2] != sum(lengths)
+        for q, k in [(query, key)] if one_frame else zip(query.split(lengths, 2), key.split(lengths, 2), strict=True):
+            if "received_attention" in pieces:
+                pieces["received_attention"].append(received_attention(q[0], k[0], scaling))
+            if "encoder_keys" in pieces:
+                pieces["encoder_keys"].append(k[0].mean(dim=0))
+            if "full_keys" in pieces:
+                pieces["full_keys"].append(k[0].transpose(0, 1).flatten(1))
+
+    def see_tokens(self, kwargs: dict[str, Any], output: Any) -> None:
+        """Hook behind the tower: from patches in its order to tokens in the LLM's."""
+        grid, size = kwargs["grid_thw"], self._merging.patches_per_token
+        positions = self._merging.tower_positions(grid)
+        seen = {}
+        for kind, pieces in self._local.pieces.items():
+            of_groups = lifted(torch.cat(pieces)).unflatten(0, (-1, size)).mean(dim=1)
+            seen[kind] = of_groups[positions.to(of_groups.device)]
+        lengths = torch.tensor(_frame_lengths(grid)) // size
+        frame = torch.arange(len(lengths)).repeat_interleave(lengths).to(output.pooler_output.device)
+        self._local.run = _Run(output.pooler_output, seen, frame)
+
+    def forget(self) -> None:
+        """Drop what this thread's last run of the tower left behind."""
+        self._local.__dict__.clear()
+
+    def consume(self, counts: list[int]) -> list[VisionSignals] | None:
+        """Split the last run of this thread by rows, and forget it; see ``VisionCapture.consume``."""
+        run: _Run | None = self._local.__dict__.pop("run", None)
+        if run is None:
+            return None
+        copies = _copies_of(counts, len(run.features))
+        rows, start = [], 0
+        for count in counts[::copies]:
+            part = slice(start, start + count)
+            frame = run.frame[part] - run.frame[part][:1]
+            seen = {kind: {"feature": values[part], "last": values[part]} for kind, values in run.seen.items()}
+            rows.append(VisionSignals(run.features[part], seen, frame if bool((frame > 0).any()) else None))
+            start += count
+        return [rows[row // copies] for row in range(len(counts))]
 
 
-def _watch_output(stack: ExitStack, capture: VisionCapture, whole: Any, block: TowerBlock, active: Active) -> None:
-    stack.callback(after_forward(whole, lambda _kwargs, output: capture.see_output(block, output), active))
+def _frame_lengths(grid_thw: Tensor) -> list[int]:
+    """Patches of each frame, one picture or video after the other. Shape: ``(n, 3)`` -> a list per frame."""
+    return [rows * columns for frames, rows, columns in grid_thw.tolist() for _ in range(frames)]
+
+
+def _watched_merging(
+    stack: ExitStack, merging: PatchMerging, attention: Any, wanted: Mapping[TowerBlock, set[str]], active: Active
+) -> MergedVisionCapture:
+    kinds = set().union(*wanted.values())
+    if unknown := sorted(kinds - {"received_attention", "encoder_keys", "full_keys"}):
+        raise Unsupported(f"A vision tower that merges patches has no {unknown[0]}.")
+    capture = MergedVisionCapture(merging, kinds)
+    stack.callback(before_forward(merging.tower, capture.see_pictures, active))
+    stack.callback(after_forward(merging.tower, capture.see_tokens, active))
+
+    def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, float]:
+        return *merging.queries_and_keys(attention, args, kwargs), attention.scaling
+
+    if kinds:
+        watch_attention(stack, attention, capture.see_attention, recompute, active)
+    return capture

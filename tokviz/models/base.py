@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import Unsupported
 from ..names import Media, VideoFacts
 from ..records import TokenGrid
-from ..types import PlanningInfo
-from .entries import CatalogEntry
+from ..types import PlanningInfo, PublishedModel
+from .catalog import PUBLISHED, CatalogEntry
+from .flops import prefill_flops
+from .geometry import stock_frames
+
+BOTH: tuple[Media, ...] = ("picture", "video")
+_LARGEST = 2**40
+"""No number of a configuration that counts something is larger."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class PatchMerging:
     output's ``pooler_output`` are the visual tokens ``(N, D)`` in the LLM's order. Attention stays within a frame in
     the blocks that ``vision_attention`` names.
     patches_per_token: 4 where 2 x 2 patches become one token; they lie next to each other inside the tower.
-    places: ``grid_thw (n, 3) -> (N,)``, for every token in the LLM's order its place in the order of the tower.
+    tower_positions: ``grid_thw (n, 3) -> (N,)``, for every token in the LLM's order its position in the tower's order.
     queries_and_keys: ``(attention, args, kwargs) -> (1, H, patches, d) each``, what the kernel would get, recomputed
     from the arguments of an attention module that cannot be tapped.
     added_in_llm: behind how many of the LLM's first blocks more of the tower's features are added (deepstack).
@@ -58,7 +66,7 @@ class PatchMerging:
 
     tower: nn.Module
     patches_per_token: int
-    places: Callable[[Tensor], Tensor]
+    tower_positions: Callable[[Tensor], Tensor]
     queries_and_keys: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], tuple[Tensor, Tensor]]
     added_in_llm: int = 0
 
@@ -82,110 +90,104 @@ class PictureTokens:
     weights: Tensor | None = None
 
 
-class PicturesOnly:
-    """The part of a family that takes pictures and no video."""
-
-    takes: tuple[Media, ...] = ("picture",)
-
-    def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
-        """Raises Unsupported."""
-        raise Unsupported(_NO_VIDEO)
-
-    def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
-        """Raises Unsupported."""
-        raise Unsupported(_NO_VIDEO)
+class Unplanned(Exception):
+    """A ``config.json`` does not say what planning needs; loading will tell."""
 
 
-_NO_VIDEO = "This model answers questions about pictures, not about videos; choose a model that takes videos."
+def stated(config: Mapping[str, Any], *path: str | int, least: int = 1) -> int:
+    """The whole number that a ``config.json`` holds under this path, from ``least``. Raises Unplanned for none."""
+    value = _stated(config, path)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
+        raise Unplanned(path)
+    return value
 
 
-class ModelFamily(Protocol):
+def stated_text(config: Mapping[str, Any], *path: str | int) -> str:
+    """The text that a ``config.json`` holds under this path. Raises Unplanned for none."""
+    value = _stated(config, path)
+    if not isinstance(value, str):
+        raise Unplanned(path)
+    return value
+
+
+def stated_sides(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Sides in px of a tower's images and of their patches. Raises Unplanned where an image holds no patch."""
+    side, patch = stated(config, "vision_config", "image_size"), stated(config, "vision_config", "patch_size")
+    if patch > side:
+        raise Unplanned("patch_size")
+    return side, patch
+
+
+def _stated(value: Any, path: Sequence[str | int]) -> Any:
+    for name in path:
+        if isinstance(name, str):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        else:
+            value = value[name] if isinstance(value, list) and name < len(value) else None
+    return value
+
+
+class ModelFamily(ABC):
     """WHERE visual tokens live in one family of models. Stateless: every call gets the model.
 
-    ``id`` is the field's name of the family ("llava"), ``takes`` what questions can be about, ``reindexes`` whether
-    pruners may renumber positions (never for multi-dimensional rotary positions, ``methods.md`` 0.4),
-    ``layout_arguments`` which arguments of the model's own ``get_image_features`` and ``get_video_features`` decide how
-    many tokens a picture or video becomes (() where every picture becomes the same number). ``catalog``: the published
-    checkpoints that the menu of models offers. ``projects_cls``: whether the [CLS] token's feature, if any, is as wide
-    as what enters the projector, so that it can become a token.
+    Defaults are those of most families: every patch is a token, one linear or MLP projector, decoder of one axis.
     """
 
-    reindexes: bool
-    projects_cls: bool
-
-    @property
-    def id(self) -> str:
-        """See above."""
+    id: str
+    """The ``model_type`` of its ``config.json``, the field's name of the family."""
+    takes: tuple[Media, ...] = ("picture",)
+    """What questions can be about."""
+    reindexes: bool = True
+    """Whether pruners may renumber positions: never for multi-dimensional rotary positions (``methods.md`` 0.4)."""
+    projects_cls: bool = True
+    """Whether the [CLS] feature, if any, is as wide as what enters the projector, so that it can become a token."""
+    merges_patches: bool = False
+    """Whether patches are merged or mixed into tokens behind the projector's input: no stage can lie before it."""
+    published_as: PublishedModel | None = None
+    """Of the models that papers publish their code for, the one whose settings hold here."""
+    layout_arguments: tuple[str, ...] = ()
+    """Arguments of the model's ``get_image_features`` and ``get_video_features`` that decide how many tokens a picture
+    or video becomes; () where every picture becomes the same number."""
+    placeholders: tuple[str, ...] = ("image_token_id",)
+    """Names in the configuration of the token ids whose positions hold visual tokens."""
+    attention_name = "self_attn"
+    """Of the attention module inside a vision block."""
 
     @property
     def catalog(self) -> tuple[CatalogEntry, ...]:
-        """See above."""
+        """The published checkpoints that the menu of models offers. Families of other packages list their own."""
+        return tuple(entry for entry in PUBLISHED if entry.family == self.id and entry.config is not None)
 
-    @property
-    def takes(self) -> tuple[Media, ...]:
-        """See above."""
+    # -- from a configuration ------------------------------------------------------------------------------------------
 
-    @property
-    def layout_arguments(self) -> tuple[str, ...]:
-        """See above."""
-
-    def check(self, model: Any, processor: Any, name: str) -> None:
-        """Raises Unsupported, with the checkpoint's ``name``, for variants that would be pruned or drawn wrongly."""
-
+    @abstractmethod
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """What a ``config.json`` says about a square picture.
 
-        Raises KeyError, TypeError or ValueError where it leaves something to transformers' defaults, or is damaged.
+        Raises Unplanned or Unsupported where it leaves something to transformers' defaults, or is damaged.
         """
 
-    def language_model(self, model: Any) -> Any:
-        """The decoder that is called with ``inputs_embeds`` (keyword) and owns ``layers`` and ``rotary_emb``."""
+    def planning(self, *, n_visual: int, n_blocks: int, has_cls: bool, **known: Any) -> PlanningInfo:
+        """What methods may know about a model of this family; ``known``: further fields of PlanningInfo."""
+        return PlanningInfo(
+            n_visual=n_visual,
+            n_blocks=n_blocks,
+            has_cls=has_cls,
+            family=self.id,
+            published_as=self.published_as,
+            merges_patches=self.merges_patches,
+            projects_cls=self.projects_cls,
+            renumbers=self.reindexes,
+            **known,
+        )
 
-    def blocks(self, model: Any) -> Sequence[nn.Module]:
-        """The LLM blocks in order; each has ``self_attn`` with ``q_proj``, ``k_proj``, ``scaling``, ``head_dim``."""
+    # -- of a model and its processor ----------------------------------------------------------------------------------
 
-    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
-        """Placeholder token ids (image, video) whose positions hold visual tokens."""
+    @abstractmethod
+    def check(self, model: Any, processor: Any, name: str) -> None:
+        """Raises Unsupported, with the checkpoint's ``name``, for variants that would be pruned or drawn wrongly."""
 
-    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
-        """The attention module of the vision block whose output becomes the features, or of the last block.
-
-        Where pictures and videos have towers of their own, ``media`` says which; else both have the same module.
-        """
-
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
-        """The vision block whose output becomes the features, or the last one; returns ``(P, rows, D_v)``."""
-
-    def vision_tower(self, model: Any) -> VisionTower | None:
-        """The vision tower block by block; None where its tokens cannot become fewer on the way."""
-
-    def patch_merging(self, model: Any) -> PatchMerging | None:
-        """How patches become tokens where several are merged into one; None where every patch is a token."""
-
-    def has_encoder_site(self, model: Any) -> bool:
-        """Whether every visual token is one row of what enters the projector, so that stages can lie before it."""
-
-    def has_cls(self, model: Any) -> bool:
-        """Whether row 0 of the vision sequence is a [CLS] token."""
-
-    def pictures(
-        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
-    ) -> Sequence[PictureTokens]:
-        """How the pictures (or videos) of one call of the model's encoder become visual tokens, in the prompt's order.
-
-        Args: arguments: those named in ``layout_arguments``, as far as the call had them (so they say whether it was
-        about videos); the projector was given ``n_images`` of ``n_patches`` rows.
-        """
-
-    def projector(self, model: Any) -> nn.Module:
-        """The module whose first argument is the encoder's patch features ``(pictures, N, D_v)`` ([CLS] removed)."""
-
-    def project(self, model: Any, features: Tensor) -> Tensor:
-        """Project encoder features that a pruner changed. Shape: ``(K, D_v)`` -> ``(K, D)``."""
-
-    def vision_flops(self, model: Any, grid: TokenGrid) -> float:
-        """Multiply-adds times two of the stock tower for one picture (or video) of this geometry."""
-
+    @abstractmethod
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Geometry of the visual tokens of one picture of ``(width, height)`` pixels, as this processor cuts it."""
 
@@ -194,9 +196,94 @@ class ModelFamily(Protocol):
 
         Raises Unsupported for families that take no video.
         """
+        if "video" not in self.takes:
+            raise Unsupported(_NO_VIDEO)
+        return stock_frames(processor, facts, wanted)
 
     def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
         """Geometry of ``n_frames`` sampled frames of ``(width, height)`` px; see ``GridView.frames``.
 
         Raises Unsupported for families that take no video.
         """
+        raise Unsupported(_NO_VIDEO)
+
+    # -- the LLM -------------------------------------------------------------------------------------------------------
+
+    def language_model(self, model: Any) -> Any:
+        """The decoder that is called with ``inputs_embeds`` (keyword) and owns ``layers`` and ``rotary_emb``."""
+        return model.base_model.language_model
+
+    def blocks(self, model: Any) -> Sequence[nn.Module]:
+        """The LLM blocks in order; each has ``self_attn`` with ``q_proj``, ``k_proj``, ``scaling``, ``head_dim``."""
+        layers: Sequence[nn.Module] = self.language_model(model).layers
+        return layers
+
+    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
+        """Placeholder token ids (image, video) whose positions hold visual tokens."""
+        return tuple(getattr(model.config, name) for name in self.placeholders)
+
+    # -- the vision tower ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+        """The vision block whose output becomes the features, or the last one; returns ``(P, rows, D_v)``.
+
+        Where pictures and videos have towers of their own, ``media`` says which; else both have the same block.
+        """
+
+    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+        """The attention module of ``vision_block``."""
+        attention: nn.Module = getattr(self.vision_block(model, block, media), self.attention_name)
+        return attention
+
+    def vision_tower(self, model: Any) -> VisionTower | None:
+        """The vision tower block by block; None where its tokens cannot become fewer on the way."""
+        return None
+
+    def patch_merging(self, model: Any) -> PatchMerging | None:
+        """How patches become tokens where several are merged behind the tower; None elsewhere."""
+        return None
+
+    def has_encoder_site(self, model: Any) -> bool:
+        """Whether every visual token is one row of what enters the projector, so that stages can lie before it."""
+        return not self.merges_patches
+
+    def has_cls(self, model: Any) -> bool:
+        """Whether row 0 of the vision sequence is a [CLS] token."""
+        return False
+
+    def pictures(
+        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
+    ) -> Sequence[PictureTokens]:
+        """How the pictures (or videos) of one call of the model's encoder become visual tokens, in the prompt's order.
+
+        Args: arguments: those named in ``layout_arguments``, as far as the call had them (so they say whether it was
+        about videos); the projector was given ``n_images`` of ``n_patches`` rows. By default every row is a token.
+        """
+        patch = torch.arange(n_patches)
+        return [PictureTokens(1, torch.zeros_like(patch), patch)] * n_images
+
+    def projector(self, model: Any) -> nn.Module:
+        """The module whose first argument is the encoder's patch features ``(pictures, N, D_v)`` ([CLS] removed)."""
+        projector: nn.Module = model.base_model.multi_modal_projector
+        return projector
+
+    def project(self, model: Any, features: Tensor) -> Tensor:
+        """Project encoder features that a pruner changed. Shape: ``(K, D_v)`` -> ``(K, D)``."""
+        projected: Tensor = self.projector(model)(features)
+        return projected
+
+    def sides(self, model: Any) -> tuple[int, int]:
+        """Sides in px of the square images that the tower sees, and of their patches."""
+        vision = model.config.vision_config
+        return vision.image_size, vision.patch_size
+
+    def vision_flops(self, model: Any, grid: TokenGrid) -> float:
+        """Multiply-adds times two of the stock tower for one picture (or video): all blocks on every view."""
+        vision, (side, patch) = model.config.vision_config, self.sides(model)
+        length = (side // patch) ** 2 + int(self.has_cls(model))
+        lengths = [length] * vision.num_hidden_layers * len(grid.views)
+        return prefill_flops(lengths, vision.hidden_size, vision.intermediate_size)
+
+
+_NO_VIDEO = "This model answers questions about pictures, not about videos; choose a model that takes videos."

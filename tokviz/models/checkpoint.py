@@ -1,4 +1,4 @@
-"""What a folder with a checkpoint holds, told without transformers and without reading a weight."""
+"""What a folder with a checkpoint holds, and what it plans, told without transformers and without reading a weight."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import BadInput
-from .memory import Parameters
+from ..errors import BadInput, Unsupported
+from ..types import PlanningInfo
+from .base import Unplanned
+from .catalog import EMBEDDED, Parameters, embedded_folder, find
+from .families import FAMILIES
 
 
 def architecture(name: str, config_file: Path) -> str:
@@ -19,8 +22,7 @@ def architecture(name: str, config_file: Path) -> str:
 
     transformers is not asked: it would want to run the code of architectures that it does not know.
     """
-    config = _json(config_file)
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    kind = _object(config_file).get("model_type")
     if not isinstance(kind, str):
         raise BadInput(f"{_damaged(name)} its config.json cannot be read.")
     return kind
@@ -56,8 +58,7 @@ def check_files(name: str, folder: Path, allow_pickle: bool = False) -> bool:
 
 
 def _files_of(name: str, index: Path) -> set[str]:
-    content = _json(index)
-    weights = content.get("weight_map") if isinstance(content, dict) else None
+    weights = _object(index).get("weight_map")
     if not isinstance(weights, dict) or not all(
         isinstance(file, str) and "\0" not in file for file in weights.values()
     ):
@@ -90,6 +91,47 @@ def _shapes(name: str, file: Path) -> dict[str, list[int]]:
             return {tensor: tensors.get_slice(tensor).get_shape() for tensor in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{_damaged(name)} its weights cannot be read.") from error
+
+
+def planning_before_loading(name: str) -> PlanningInfo | None:
+    """What is known of a model of the menu or of a checkpoint folder from its configuration, for a square picture.
+
+    None when it can be known only by loading: a hub id that is not on the menu, another architecture, a configuration
+    that leaves the counts to transformers' defaults, a damaged file (loading will say what is wrong with it).
+    """
+    folder = folder_of(embedded_folder(name) if name in EMBEDDED else name)
+    entry = find(name)
+    if folder is None:  # a folder goes before a hub id
+        config = None if entry is None else entry.config
+        return None if config is None else FAMILIES[config["model_type"]].planned(config)
+    written = _object(folder / "config.json")
+    kind = written.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        return None
+    # Ours, beside what the file says: families whose processor decides how many tokens a picture becomes ask for it.
+    pictures = _object(folder / "processor_config.json").get("image_processor")
+    config = {**written, "image_processor": pictures or _object(folder / "preprocessor_config.json")}
+    try:
+        return FAMILIES[kind].planned(config)
+    except (Unplanned, Unsupported):
+        return None
+
+
+def folder_of(name: str | Path) -> Path | None:
+    """The folder of this name; None when there is none, or none that can be looked up."""
+    if not str(name):
+        return None
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, not to be entered, somebody else's home
+        return None
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """What a file says, {} where it says nothing that can be used; a model's own is missed by whoever asks it."""
+    found = _json(file)
+    return found if isinstance(found, dict) else {}
 
 
 def _json(file: Path) -> Any:

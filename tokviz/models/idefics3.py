@@ -1,6 +1,4 @@
-"""Idefics3 and the first SmolVLM: crops of a large copy of the picture and, last, the whole picture; 2x2 or more
-patches become one token. Between the images stands text (``<row_1_col_2>``).
-"""
+"""Idefics3 and SmolVLM: every image is a square whose patches are laid side by side to become tokens."""
 
 from __future__ import annotations
 
@@ -12,70 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Unsupported
-from ..measures import prefill_flops
-from ..names import Box, Media
+from ..names import Box, Media, VideoFacts
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import PatchMerging, PicturesOnly, PictureTokens, VisionTower
-from .entries import CatalogEntry, decoder
-from .memory import Parameters
+from .base import BOTH, ModelFamily, PictureTokens, Unplanned, stated, stated_sides
+from .geometry import frame_by_frame, token_grid
 
 _MAX_SIDE = 4096
 """No copy of a picture is larger, in px (transformers' ``MAX_IMAGE_SIZE``)."""
 
 
-def shuffled_tower(hidden: int, inner: int, blocks: int, heads: int, side: int, patch: int) -> dict[str, Any]:
-    """``vision_config`` of a SigLIP tower. Sizes in px."""
-    return {
-        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": blocks, "num_attention_heads": heads,
-        "image_size": side, "patch_size": patch,
-    }  # fmt: skip
+class Idefics3(ModelFamily):
+    """Idefics3 and the first SmolVLM: crops of a large copy of the picture and, last, the whole picture; 2x2 or more
+    patches become one token. Between the images stands text (``<row_1_col_2>``).
 
-
-SIGLIP_BASE = shuffled_tower(768, 3072, 12, 12, 512, 16)
-SMOLLM_135M = decoder("llama", 576, 1536, 30, 9, 3, 49280)
-SMOLLM_360M = decoder("llama", 960, 2560, 32, 15, 5, 49280)
-
-
-class Idefics3(PicturesOnly):
-    """SigLIP tower without [CLS], ``scale_factor`` squared patches side by side into one linear layer, Llama decoder.
+    SigLIP tower without [CLS], ``scale_factor`` squared patches side by side into one linear layer, Llama decoder.
 
     Every image (crop or whole picture) becomes as many tokens. What enters the projection is one row per token already,
     so features can be pruned and merged before it; attention received and keys of a token are the mean of its patches.
     """
 
     id = "idefics3"
-    catalog: tuple[CatalogEntry, ...] = (
-        CatalogEntry(
-            "HuggingFaceTB/SmolVLM-256M-Instruct", "SmolVLM 256M", "idefics3", "apache-2.0",
-            {
-                "model_type": "idefics3", "scale_factor": 4, "tie_word_embeddings": False, "visual_tokens": 17 * 64,
-                "text_config": SMOLLM_135M, "vision_config": SIGLIP_BASE,
-            },
-            Parameters(198_180_864, 58_304_064), visual_tokens=17 * 64,
-            revision="7e3e67edbbed1bf9888184d9df282b700a323964",
-        ),
-        CatalogEntry(
-            "HuggingFaceTB/SmolVLM-500M-Instruct", "SmolVLM 500M", "idefics3", "apache-2.0",
-            {
-                "model_type": "idefics3", "scale_factor": 4, "tie_word_embeddings": False, "visual_tokens": 17 * 64,
-                "text_config": SMOLLM_360M, "vision_config": SIGLIP_BASE,
-            },
-            Parameters(411_303_936, 96_178_368), visual_tokens=17 * 64,
-        ),
-        CatalogEntry(
-            "HuggingFaceM4/Idefics3-8B-Llama3", "Idefics3 8B", "idefics3", "apache-2.0",
-            {
-                "model_type": "idefics3", "scale_factor": 2, "tie_word_embeddings": False, "visual_tokens": 17 * 169,
-                "text_config": decoder("llama", 4096, 14336, 32, 32, 8, 128259),
-                "vision_config": shuffled_tower(1152, 4304, 27, 16, 364, 14),
-            },
-            Parameters(7_409_266_688, 1_052_819_696), visual_tokens=17 * 169,
-        ),
-    )  # fmt: skip
-    reindexes = True
-    projects_cls = True
-    layout_arguments: tuple[str, ...] = ()
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Model and processor must cut images alike, and the processor must cut squares."""
@@ -91,96 +46,100 @@ class Idefics3(PicturesOnly):
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """How many tokens a picture becomes is in no ``config.json``: known of the menu's models only."""
-        vision = config["vision_config"]
-        side = int(vision["image_size"]) // int(vision["patch_size"]) // int(config["scale_factor"])
-        n_visual = int(config["visual_tokens"])
-        return PlanningInfo(
+        n_visual, (side, patch) = stated(config, "visual_tokens"), stated_sides(config)
+        per_view = (side // patch // stated(config, "scale_factor")) ** 2
+        if not per_view:
+            raise Unplanned("scale_factor")
+        return self.planning(
             n_visual=n_visual,
-            n_blocks=int(config["text_config"]["num_hidden_layers"]),
-            family=self.id,
+            n_blocks=stated(config, "text_config", "num_hidden_layers"),
             has_cls=False,
-            n_views=n_visual // side**2,
-            has_tiles=n_visual > side**2,
+            n_views=n_visual // per_view,
+            has_tiles=n_visual > per_view,
         )
 
     def language_model(self, model: Any) -> Any:
         """``model.model.text_model`` (called with keywords only)."""
         return model.base_model.text_model
 
-    def blocks(self, model: Any) -> Sequence[nn.Module]:
-        """Decoder blocks in order."""
-        layers: Sequence[nn.Module] = self.language_model(model).layers
-        return layers
-
-    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
-        """The id of ``<image>``, of which every visual token is one."""
-        return (model.config.image_token_id,)
-
-    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
-        """Attention of the last block, which makes the features."""
-        whole: Any = self.vision_block(model, block, media)
-        attention: nn.Module = whole.self_attn
-        return attention
-
     def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
         """The last block of the tower: the features leave it (through a norm)."""
         layers: Sequence[nn.Module] = model.base_model.vision_model.encoder.layers
         return layers[-1]
 
-    def vision_tower(self, model: Any) -> VisionTower | None:
-        """None: with fewer patches on the way there would be no squares left to lay side by side."""
-        return None
-
-    def patch_merging(self, model: Any) -> PatchMerging | None:
-        """None: patches are laid side by side before the projection, image by image."""
-        return None
-
-    def has_encoder_site(self, model: Any) -> bool:
-        """Always: patches are laid side by side before the projection."""
-        return True
-
-    def has_cls(self, model: Any) -> bool:
-        """Never."""
-        return False
-
     def pictures(
         self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
     ) -> Sequence[PictureTokens]:
         """Every image is a picture of its own to the engine; ``n_patches`` are rows of the projection, its tokens."""
-        vision, scale = model.config.vision_config, model.config.scale_factor
-        side = vision.image_size // vision.patch_size // scale
-        if n_patches != side * side:
-            raise Unsupported(
-                f"The projection got {n_patches} rows per image instead of {side * side}; pictures must be cut into "
-                f"squares of {vision.image_size} px."
-            )
-        token = torch.arange(n_patches)
-        return [PictureTokens(1, torch.zeros_like(token), token, side_by_side(side, scale))] * n_images
+        return groups_of_patches(n_images, n_patches, *self.sides(model), model.config.scale_factor)
 
     def projector(self, model: Any) -> nn.Module:
         """``connector.modality_projection``, behind the laying side by side."""
         projection: nn.Module = model.base_model.connector.modality_projection
         return projection
 
-    def project(self, model: Any, features: Tensor) -> Tensor:
-        """Per-token projection. Shape: ``(K, scale_factor^2 D_v)`` -> ``(K, D)``."""
-        projected: Tensor = self.projector(model)(features)
-        return projected
-
-    def vision_flops(self, model: Any, grid: TokenGrid) -> float:
-        """All blocks of the tower, on every image."""
-        vision = model.config.vision_config
-        lengths = [(vision.image_size // vision.patch_size) ** 2] * vision.num_hidden_layers * len(grid.views)
-        return prefill_flops(lengths, vision.hidden_size, vision.intermediate_size)
-
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
         """Crops as the processor cuts them, then the whole picture; only this where there is nothing to cut."""
-        image_processor, vision = processor.image_processor, model.config.vision_config
+        image_processor, (side, patch) = processor.image_processor, self.sides(model)
         high, wide = 0, 0
         if image_processor.do_image_splitting:
-            high, wide = crops(picture_size, image_processor.size["longest_edge"], vision.image_size)
-        cell = vision.patch_size * model.config.scale_factor
-        return shuffled_grid(picture_size, high, wide, vision.image_size, cell)
+            high, wide = crops(picture_size, image_processor.size["longest_edge"], side)
+        return shuffled_grid(picture_size, high, wide, side, patch * model.config.scale_factor)
+
+
+class SmolVLM(Idefics3):
+    """SmolVLM2: as Idefics3, and videos: each frame is one image, named by its time in the text.
+
+    The tokens of frames are ``<image>`` tokens too.
+    """
+
+    id = "smolvlm"
+    takes = BOTH
+
+    def check(self, model: Any, processor: Any, name: str) -> None:
+        """As Idefics3, and frames must be squeezed into the same squares."""
+        super().check(model, processor, name)
+        video_processor, side = processor.video_processor, model.config.vision_config.image_size
+        if not video_processor.do_resize or video_processor.max_image_size["longest_edge"] != side:
+            raise Unsupported(f"{name} has a processor that does not squeeze frames into squares of {side} px.")
+
+    def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
+        """The processor's own rule: so many per second, up to a limit, of long videos without the first and last."""
+        if wanted is not None:
+            return evenly(facts.n_frames, wanted)
+        # Not at the top: families are asked about configurations before transformers is loaded.
+        from transformers.video_utils import VideoMetadata
+
+        width, height = facts.size
+        metadata = VideoMetadata(facts.n_frames, facts.fps, width, height, facts.duration_s)
+        numbers: list[int] = processor.video_processor.sample_frames(metadata).tolist()
+        return numbers
+
+    def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
+        """Every frame is squeezed into one square image."""
+        side, patch = self.sides(model)
+        return frame_by_frame(shuffled_grid(frame_size, 0, 0, side, patch * model.config.scale_factor), n_frames)
+
+
+def evenly(n_frames: int, wanted: int) -> list[int]:
+    """``wanted`` frames from the first to the last, all of them when there are no more."""
+    last, steps = n_frames - 1, min(wanted, n_frames) - 1
+    return [round(last * step / steps) for step in range(steps + 1)] if steps else [last // 2]
+
+
+def groups_of_patches(n_images: int, n_patches: int, side: int, patch: int, scale: int) -> list[PictureTokens]:
+    """Images of ``side`` px whose patches are laid side by side, ``scale x scale`` of them, in front of the projector.
+
+    Raises Unsupported where the projector got other rows than these squares make.
+    """
+    n = side // patch // scale
+    if n_patches != n * n:
+        raise Unsupported(
+            f"The projector got {n_patches} rows per image instead of {n * n}; pictures must be cut into squares of "
+            f"{side} px."
+        )
+    token = torch.arange(n_patches)
+    return [PictureTokens(1, torch.zeros_like(token), token, side_by_side(n, scale))] * n_images
 
 
 def side_by_side(n: int, scale: int) -> Tensor:
@@ -246,25 +205,16 @@ def shuffled_grid(picture_size: tuple[int, int], high: int, wide: int, side: int
         return (x * across, y * down, (x + n * cell) * across, (y + n * cell) * down)
 
     def box(image: Box, row: int, col: int) -> Box:
-        across, down = (image[2] - image[0]) / n, (image[3] - image[1]) / n
-        return (
-            image[0] + col * across, image[1] + row * down, image[0] + (col + 1) * across, image[1] + (row + 1) * down,
-        )  # fmt: skip
+        x, y, across, down = image[0], image[1], (image[2] - image[0]) / n, (image[3] - image[1]) / n
+        return (x + col * across, y + row * down, x + (col + 1) * across, y + (row + 1) * down)
 
     views = [GridView(name="whole picture" if high else "picture", rows=n, cols=n, seen=seen(0, 0, 1, 1))]
     for row in range(high):
         for col in range(wide):
-            name = f"crop in row {row + 1}, column {col + 1}"
-            views.append(GridView(
-                name=name, rows=n, cols=n, seen=seen(row, col, high, wide), layer=1, top=row * n, left=col * n
-            ))  # fmt: skip
+            name, image = f"crop in row {row + 1}, column {col + 1}", seen(row, col, high, wide)
+            views.append(GridView(name=name, rows=n, cols=n, seen=image, layer=1, top=row * n, left=col * n))
     order = [*range(1, len(views)), 0]
     cells = [(view, row, col) for view in order for row in range(n) for col in range(n)]
-    return TokenGrid(
-        picture_size=picture_size,
-        views=views,
-        view=[view for view, _, _ in cells],
-        row=[row for _, row, _ in cells],
-        col=[col for _, _, col in cells],
-        box=[box(views[view].seen, row, col) for view, row, col in cells],
+    return token_grid(
+        picture_size, views, ((view, row, col, box(views[view].seen, row, col)) for view, row, col in cells)
     )

@@ -17,54 +17,24 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import Unsupported
-from ..names import Media, VideoFacts
 from ..records import TokenGrid
 from ..types import PlanningInfo
-from .base import PictureTokens
-from .entries import CatalogEntry, decoder
-from .frames import frame_by_frame, stock_frames
-from .llava import is_behind_a_block, side_of
-from .llava_next import SQUARE, LlavaNext, check_pinpoints, pinpoints_of
-from .memory import Parameters
+from .base import BOTH, PictureTokens, stated_text
+from .geometry import frame_by_frame, side_of
+from .llava import check_feature_layer
+from .llava_next import LlavaNext, check_same_pinpoints, check_tiles, pinpoints_of
 from .tiles import Canvas, Line, canvas_of, square_canvas, square_grid, tile_grid
-
-_SIZES = {
-    "model_type": "llava_onevision", "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
-    "vision_aspect_ratio": "anyres_max_9",
-    "image_grid_pinpoints": [[384 * high, 384 * wide] for high in range(1, 7) for wide in range(1, 7)],
-    "vision_config": {
-        "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26,
-        "num_attention_heads": 16, "image_size": 384, "patch_size": 14, "vision_use_head": False,
-    },
-}  # fmt: skip
-_BOTH: tuple[Media, ...] = ("picture", "video")
 
 
 class LlavaOnevision(LlavaNext):
     """As LLaVA-NeXT, with SigLIP, a Qwen2 decoder, and tokens that are mixtures of projected patches."""
 
     id = "llava_onevision"
-    takes = _BOTH
-    catalog = (
-        CatalogEntry(
-            "llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "LLaVA-OneVision 0.5B", "llava_onevision", "apache-2.0",
-            {
-                **_SIZES, "tie_word_embeddings": True,
-                "text_config": {**decoder("qwen2", 896, 4864, 24, 14, 2, 152000), "tie_word_embeddings": True},
-            },
-            Parameters(755_507_200, 138_168_352), 8667, takes=_BOTH,
-        ),
-        CatalogEntry(
-            "llava-hf/llava-onevision-qwen2-7b-ov-hf", "LLaVA-OneVision 7B", "llava_onevision", "apache-2.0",
-            {
-                **_SIZES, "tie_word_embeddings": False,
-                "text_config": {**decoder("qwen2", 3584, 18944, 28, 28, 4, 152128), "tie_word_embeddings": False},
-            },
-            Parameters(6_938_107_904, 1_092_699_680), 8667, takes=_BOTH,
-            revision="0d50680527681998e456c7b78950205bedd8a068",
-        ),
-    )  # fmt: skip
+    takes = BOTH
+    published_as = None
+    merges_patches = True  # they are mixed behind the projector
     layout_arguments = ("image_sizes", "batch_num_images", "pixel_values_videos")
+    placeholders = ("image_token_id", "video_token_id")
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Patches only, of one vision layer, and model and processor must cut pictures and frames alike."""
@@ -76,11 +46,7 @@ class LlavaOnevision(LlavaNext):
                 f"{name} selects vision features by {sorted(map(str, strategies))} from {vision.model_type}; tokviz "
                 "supports 'full' from a tower without [CLS] only."
             )
-        if not is_behind_a_block(config.vision_feature_layer, vision.num_hidden_layers):
-            raise Unsupported(
-                f"{name} takes its features from vision layers {config.vision_feature_layer}; tokviz needs one layer "
-                "behind a block."
-            )
+        check_feature_layer(model, name)
         n = vision.image_size // vision.patch_size
         sizes = [processor.image_processor.size, processor.video_processor.size]
         cuts = [p.crop_size for p in (processor.image_processor, processor.video_processor) if p.crop_size]
@@ -95,35 +61,13 @@ class LlavaOnevision(LlavaNext):
         if {config.vision_aspect_ratio} != {processor.vision_aspect_ratio}:
             raise Unsupported(f"{name} has a processor whose vision_aspect_ratio is not that of its model.")
         _most_crops(config.vision_aspect_ratio)
-        pinpoints = pinpoints_of(config.image_grid_pinpoints)
-        if pinpoints != pinpoints_of(processor.image_processor.image_grid_pinpoints):
-            raise Unsupported(f"{name} has a processor whose image_grid_pinpoints are not those of its model.")
-        check_pinpoints(pinpoints, vision.image_size)
+        check_same_pinpoints(model, processor, name)
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """Thumbnail, crops and newlines of a square picture."""
-        vision = config["vision_config"]
-        pinpoints, side = pinpoints_of(config["image_grid_pinpoints"]), int(vision["image_size"])
-        check_pinpoints(pinpoints, side)
-        most = _most_crops(config["vision_aspect_ratio"])
-        grid = tile_grid(SQUARE, pinpoints, side, int(vision["patch_size"]), most)
-        return PlanningInfo(
-            n_visual=grid.n_tokens,
-            n_blocks=int(config["text_config"]["num_hidden_layers"]),
-            family=self.id,
-            has_cls=False,
-            n_views=len(grid.views),
-            has_tiles=True,
-            merges_patches=True,
+        return self.planned_tiles(
+            config, has_cls=False, most_crops=_most_crops(stated_text(config, "vision_aspect_ratio"))
         )
-
-    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
-        """The ids of ``<image>`` and ``<video>``."""
-        return (model.config.image_token_id, model.config.video_token_id)
-
-    def has_encoder_site(self, model: Any) -> bool:
-        """Never: patches are mixed behind the projector."""
-        return False
 
     def pictures(
         self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
@@ -139,9 +83,7 @@ class LlavaOnevision(LlavaNext):
         sizes = torch.as_tensor(arguments["image_sizes"]).tolist()
         cut = _are_cut(arguments.get("batch_num_images"), len(sizes))
         made = [_of_picture(model.config, (width, height), c) for (height, width), c in zip(sizes, cut, strict=True)]
-        n_tiles = sum(picture.n_tiles for picture in made)
-        if n_tiles != n_images:
-            raise Unsupported(f"The sizes of the pictures say {n_tiles} tiles, but the vision tower saw {n_images}.")
+        check_tiles(sum(picture.n_tiles for picture in made), n_images)
         return made
 
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
@@ -149,10 +91,6 @@ class LlavaOnevision(LlavaNext):
         vision, pinpoints = model.config.vision_config, pinpoints_of(processor.image_processor.image_grid_pinpoints)
         most = _most_crops(model.config.vision_aspect_ratio)
         return tile_grid(picture_size, pinpoints, vision.image_size, vision.patch_size, most)
-
-    def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
-        """The stock processor's."""
-        return stock_frames(processor, facts, wanted)
 
     def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
         """Every frame is squeezed into a square; a token of it shows about 2 x 2 patches. The last is a newline."""
@@ -171,7 +109,7 @@ class LlavaOnevision(LlavaNext):
 
 def _most_crops(aspect_ratio: str) -> int:
     """``anyres_max_9`` -> 9. Raises Unsupported for anything else."""
-    found = re.fullmatch(r"anyres_max_(\d+)", aspect_ratio)
+    found = re.fullmatch(r"anyres_max_([1-9]\d*)", aspect_ratio)
     if found is None:
         raise Unsupported(f"The vision_aspect_ratio {aspect_ratio!r} is not supported, only anyres_max_<crops> is.")
     return int(found[1])
@@ -241,10 +179,8 @@ def _with_newlines(tokens: _Tokens) -> _Tokens:
     """One more token behind each row, which belongs to the tile of the one before it."""
     tile, patch, sources, weights = tokens
     last = tile[:, -1:] if tile.shape[1] else tile.new_zeros(len(tile), 1)
-    return (
-        torch.cat([tile, last], dim=1), pad(patch, (0, 1), value=-1), pad(sources, (0, 0, 0, 1), value=-1),
-        pad(weights, (0, 0, 0, 1)),
-    )  # fmt: skip
+    nowhere = pad(sources, (0, 0, 0, 1), value=-1)
+    return torch.cat([tile, last], dim=1), pad(patch, (0, 1), value=-1), nowhere, pad(weights, (0, 0, 0, 1))
 
 
 def _joined(n_tiles: int, parts: Sequence[_Tokens]) -> PictureTokens:

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..video import Video
+from ..media.video import Video
 from .loading import VisionLanguageModel
 
 # A private-use character: no template and no tokenizer knows it.
-_PLACE = "\ue000"
+_SLOT = "\ue000"
 
 
 def model_inputs(
@@ -31,7 +31,7 @@ def model_inputs(
     encoded = vlm.processor(**_seen(media), text=[text], return_tensors="pt", **options)
     inputs = {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
     offsets = inputs.pop("offset_mapping", None)
-    span, mask = question_span(text, _rendered(vlm, media, _PLACE), question), None
+    span, mask = question_span(text, _rendered(vlm, media, _SLOT), question), None
     if offsets is not None and span is not None:
         plain = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
         mask = question_tokens(text, span, placeholders(vlm), offsets[0], max(end for _, end in plain))
@@ -77,13 +77,13 @@ def _rendered(vlm: VisionLanguageModel, media: Image.Image | Video, question: st
     return text
 
 
-def question_span(text: str, with_place: str, question: str) -> tuple[int, int] | None:
+def question_span(text: str, with_slot: str, question: str) -> tuple[int, int] | None:
     """Where the question stands in the rendered prompt: what it is around does not matter, even if it says the same.
 
-    ``with_place`` is the prompt rendered with a character in the question's place that occurs nowhere else. None when
+    ``with_slot`` is the prompt rendered with a character instead of the question that occurs nowhere else. None when
     the template writes the question several times, not at all or in other words.
     """
-    before, *rest = with_place.split(_PLACE)
+    before, *rest = with_slot.split(_SLOT)
     if len(rest) != 1 or text != before + question + rest[0]:
         return None
     return len(before), len(before) + len(question)
@@ -100,15 +100,15 @@ def question_tokens(
     None for a question between two placeholders.
     """
     start, end = span
-    places = [(text.find(word), text.rfind(word) + len(word)) for word in placeholders if word in text]
-    if not places or end <= min(first for first, _ in places):
+    spans = [(text.find(word), text.rfind(word) + len(word)) for word in placeholders if word in text]
+    if not spans or end <= min(first for first, _ in spans):
         shift = 0
-    elif start >= max(last for _, last in places):
+    elif start >= max(last for _, last in spans):
         shift = int(offsets[:, 1].max()) - plain_end
     else:
         return None
     tokens = [
-        any(start <= place < end and not text[place].isspace() for place in range(low - shift, high - shift))
+        any(start <= at < end and not text[at].isspace() for at in range(low - shift, high - shift))
         if high - shift > start and low - shift < end
         else False
         for low, high in offsets.tolist()

@@ -1,10 +1,10 @@
-"""What Qwen's models share: a tower that merges 2 x 2 patches into one token, positions with three axes."""
+"""Qwen2-VL, Qwen2.5-VL and what Qwen3-VL shares: 2 x 2 patches become one token, positions have three axes."""
 
 from __future__ import annotations
 
 import math
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -13,114 +13,62 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput, Unsupported
-from ..measures import prefill_flops
-from ..names import Media
+from ..names import Box, Media, VideoFacts
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import PatchMerging, PictureTokens, VideoFacts, VisionTower
-from .entries import decoder
-
-BOTH: tuple[Media, ...] = ("picture", "video")
+from .base import BOTH, ModelFamily, PatchMerging, PictureTokens, Unplanned, stated
+from .flops import prefill_flops
+from .geometry import token_grid
 
 FRAMES_PER_SECOND = 2.0
 """At which the published models look at videos, where their processors do not say."""
 
 _PLANNED_SIDE = 1000
 
-MOST_TOKENS = 12845056 // 28**2
-"""``longest_edge`` of the published processors of Qwen2-VL and Qwen2.5-VL, in pixels, over the pixels of a cell."""
 
-
-def published(kind: str, text: tuple[int, int, int, int, int], tied: bool, vision: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of a published checkpoint, for its entry in the menu.
-
-    Args: kind: ``model_type``. text: hidden size, MLP width, blocks, heads, key and value heads. tied: the output
-    matrix is that of the embeddings. vision: the sizes of the tower in which Qwen2-VL and Qwen2.5-VL differ.
-    """
-    tower = {
-        "depth": 32, "num_heads": 16, "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-    }  # fmt: skip
-    return {
-        "model_type": kind,
-        "tie_word_embeddings": tied,
-        "vision_config": {**tower, **vision},
-        "text_config": decoder(f"{kind}_text", *text, vocabulary=151936 if tied else 152064),
-        # Not of config.json: a picture of 1000 x 1000 px becomes 36 x 36 cells of 28 px.
-        "visual_tokens": 36 * 36,
-    }
-
-
-class QwenVL(ABC):
+class QwenVL(ModelFamily):
     """Vision tower without [CLS] whose patches of all pictures form one sequence; decoder with mRoPE.
 
     Kept tokens keep their three position ids (``methods.md`` 0.4). All published families merge ``m x m`` patches
     (``spatial_merge_size``) into one token, and of a video those of two frames that follow each other. A subclass says
     which blocks attend over whole frames, and in which order the tower sees the tokens, where that is not all of them
-    in the order of the LLM.
+    in the order of the LLM. The tower cannot drop tokens on the way: there would be no 2 x 2 groups left to merge
+    (``methods.md`` 9).
     """
 
-    id: str
     takes = BOTH
+    published_as = "qwen"
     reindexes = False
-    projects_cls = True
-    layout_arguments: tuple[str, ...] = ()
+    merges_patches = True
+    placeholders = ("image_token_id", "video_token_id")
+    attention_name = "attn"
 
-    def language_model(self, model: Any) -> Any:
-        """``model.model.language_model`` (called with keywords only)."""
-        return model.base_model.language_model
-
-    def blocks(self, model: Any) -> Sequence[nn.Module]:
-        """Decoder blocks in order."""
-        layers: Sequence[nn.Module] = self.language_model(model).layers
-        return layers
-
-    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
-        """The ids of ``<|image_pad|>`` and ``<|video_pad|>``."""
-        return (model.config.image_token_id, model.config.video_token_id)
-
-    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
-        """Attention of the last block that looks at whole frames, for both: the features leave the last block."""
-        attention: nn.Module = self.vision_block(model, block).attn
-        return attention
-
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> Any:
-        """The last block that attends over whole frames."""
-        return model.base_model.visual.blocks[self.last_whole_frame_block(model.config.vision_config)]
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+        """The last block that attends over whole frames, for both: the features leave the last block."""
+        found: nn.Module = model.base_model.visual.blocks[self.last_whole_frame_block(model.config.vision_config)]
+        return found
 
     def last_whole_frame_block(self, vision: Any) -> int:
         """Number of the last block whose attention is not cut into windows: by default the very last."""
         return int(vision.depth) - 1
 
-    def places(self, vision: Any, grid_thw: Tensor) -> Tensor:
-        """For every token in the LLM's order its place in the order of the tower: by default the same.
+    def tower_positions(self, vision: Any, grid_thw: Tensor) -> Tensor:
+        """For every token in the LLM's order its position in the order of the tower: by default the same.
 
         Shape: ``(n, 3)`` -> ``(N,)``.
         """
         n_tokens = int(grid_thw.prod(dim=-1).sum()) // vision.spatial_merge_size**2
         return torch.arange(n_tokens, device=grid_thw.device)
 
-    def vision_tower(self, model: Any) -> VisionTower | None:
-        """None: with fewer patches on the way there would be no 2 x 2 groups left to merge (``methods.md`` 9)."""
-        return None
-
-    def patch_merging(self, model: Any) -> PatchMerging | None:
+    def patch_merging(self, model: Any) -> PatchMerging:
         """``visual`` with its merger."""
         vision = model.config.vision_config
         return PatchMerging(
             tower=model.base_model.visual,
             patches_per_token=vision.spatial_merge_size**2,
-            places=lambda grid_thw: self.places(vision, grid_thw),
+            tower_positions=lambda grid_thw: self.tower_positions(vision, grid_thw),
             queries_and_keys=_queries_and_keys,
         )
-
-    def has_encoder_site(self, model: Any) -> bool:
-        """Never: what enters the merger are patches."""
-        return False
-
-    def has_cls(self, model: Any) -> bool:
-        """Never."""
-        return False
 
     def pictures(
         self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
@@ -167,16 +115,13 @@ class QwenVL(ABC):
         """How many tokens a picture becomes is in no ``config.json``: the processor decides, by the picture's size.
 
         Of the menu's models it stands beside the sizes (``visual_tokens``), of a folder it follows from the limits of
-        its ``image_processor`` (``planning.py``), for a picture of 1000 x 1000 px.
+        its ``image_processor`` (see ``checkpoint.py``), for a picture of 1000 x 1000 px.
         """
         text = config.get("text_config", config)  # hub files have the decoder's sizes at the top
-        return PlanningInfo(
-            n_visual=int(config["visual_tokens"] if "visual_tokens" in config else _planned_tokens(config)),
-            n_blocks=int(text["num_hidden_layers"]),
-            family=self.id,
+        return self.planning(
+            n_visual=stated(config, "visual_tokens") if "visual_tokens" in config else _planned_tokens(config),
+            n_blocks=stated({"text_config": text}, "text_config", "num_hidden_layers"),
             has_cls=False,
-            merges_patches=True,
-            renumbers=False,
         )
 
     def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
@@ -273,13 +218,12 @@ def _planned_tokens(config: Mapping[str, Any]) -> int:
 
     transformers' own rule is not asked: planning must not wait for it to be imported.
     """
-    processor = config["image_processor"]
-    limits = processor.get("size") or {}
-    if not isinstance(limits, dict):
-        raise TypeError("the limits of the image processor are no sizes")
-    least = limits.get("shortest_edge") or processor["min_pixels"]
-    most = limits.get("longest_edge") or processor["max_pixels"]
-    cell = processor["patch_size"] * processor["merge_size"]
+    processor = config.get("image_processor")
+    if not isinstance(processor, Mapping) or not isinstance(size := processor.get("size") or {}, Mapping):
+        raise Unplanned("image_processor")
+    least = stated(size, "shortest_edge") if size.get("shortest_edge") else stated(processor, "min_pixels")
+    most = stated(size, "longest_edge") if size.get("longest_edge") else stated(processor, "max_pixels")
+    cell = stated(processor, "patch_size") * stated(processor, "merge_size")
     side = round(_PLANNED_SIDE / cell)
     if (side * cell) ** 2 > most:
         side = max(1, int(most**0.5 // cell))
@@ -315,27 +259,87 @@ def merged_patch_grid(
     (counted from 0) each grid is made of.
     """
     width, height = picture_size
-    cells = [(grid, row, column) for grid in range(len(frames)) for row in range(rows) for column in range(columns)]
-    whole = (0.0, 0.0, float(width), float(height))
-    return TokenGrid(
-        picture_size=picture_size,
-        views=[
-            GridView(name=_name(shown), rows=rows, cols=columns, seen=whole, layer=number, frames=shown)
-            for number, shown in enumerate(frames)
-        ],
-        view=[grid for grid, _, _ in cells],
-        row=[row for _, row, _ in cells],
-        col=[column for _, _, column in cells],
-        box=[
-            (
-                column * width / columns, row * height / rows,
-                (column + 1) * width / columns, (row + 1) * height / rows,
-            )
-            for _, row, column in cells
-        ],
-    )  # fmt: skip
+    views = [
+        GridView(name=_name(shown), rows=rows, cols=columns, seen=(0.0, 0.0, width, height), layer=i, frames=shown)
+        for i, shown in enumerate(frames)
+    ]
+
+    def box(row: int, column: int) -> Box:
+        return (
+            column * width / columns,
+            row * height / rows,
+            (column + 1) * width / columns,
+            (row + 1) * height / rows,
+        )
+
+    return token_grid(
+        picture_size,
+        views,
+        (
+            (grid, row, column, box(row, column))
+            for grid in range(len(frames))
+            for row in range(rows)
+            for column in range(columns)
+        ),
+    )
 
 
 def _name(frames: tuple[int, ...]) -> str:
     numbers = " and ".join(str(frame + 1) for frame in frames)
     return "picture" if not frames else f"frame {numbers}" if len(frames) == 1 else f"frames {numbers}"
+
+
+class Qwen2VL(QwenVL):
+    """Qwen2-VL: every vision block attends over whole pictures and frames, in the LLM's order."""
+
+    id = "qwen2_vl"
+
+    def widths(self, vision: Any) -> tuple[int, int]:
+        """``embed_dim``, and ``mlp_ratio`` times as much."""
+        return vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
+
+
+class Qwen25VL(QwenVL):
+    """Qwen2.5-VL: most vision blocks attend within windows, and the tower runs in the order of the windows."""
+
+    id = "qwen2_5_vl"
+
+    def last_whole_frame_block(self, vision: Any) -> int:
+        """The last of ``fullatt_block_indexes`` (31 of 7, 15, 23, 31): in all others attention stays in a window."""
+        whole = [block for block in vision.fullatt_block_indexes if 0 <= block < vision.depth]
+        if not whole:
+            raise Unsupported("No vision block of this model attends over whole pictures (fullatt_block_indexes).")
+        return max(whole)
+
+    def tower_positions(self, vision: Any, grid_thw: Tensor) -> Tensor:
+        """Where the window order has put each token. Shape: ``(n, 3)`` -> ``(N,)``."""
+        window_index, _ = _windows(vision, grid_thw)
+        return window_index.argsort()
+
+    def widths(self, vision: Any) -> tuple[int, int]:
+        """``hidden_size`` and ``intermediate_size``."""
+        return vision.hidden_size, vision.intermediate_size
+
+    def attended(self, vision: Any, block: int, grid: TokenGrid) -> list[int]:
+        """Windows, except in ``fullatt_block_indexes``."""
+        if block in vision.fullatt_block_indexes:
+            return super().attended(vision, block, grid)
+        merge = vision.spatial_merge_size
+        frames = [[1, view.rows * merge, view.cols * merge] for view in grid.views]
+        _, ends = _windows(vision, torch.tensor(frames))
+        lengths: list[int] = ends.diff().tolist()
+        return lengths
+
+
+def _windows(vision: Any, grid_thw: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of the tokens in the tower ``(N,)`` and where each window ends, in patches ``(windows + 1,)``."""
+    # Not at the top: families are asked about configurations before transformers is loaded.
+    from transformers.vision_utils import get_vision_window_index
+
+    index, ends = get_vision_window_index(
+        grid_thw,
+        spatial_merge_size=vision.spatial_merge_size,
+        window_size=vision.window_size,
+        patch_size=vision.patch_size,
+    )
+    return index, ends

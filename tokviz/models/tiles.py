@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..names import Box
 from ..records import GridView, TokenGrid
+from .geometry import clipped, token_grid
 
 _TOLERATED = 1.1
 """A stitched grid may have the area of so many squared times its most crops before it is shrunk."""
@@ -120,14 +121,6 @@ class Canvas:
         return range(before, before + sum(line.strongest // self.n == crop for line in lines))
 
 
-def clipped(size: tuple[int, int], first: tuple[float, float], last: tuple[float, float]) -> Box:
-    """The part of a box that lies in the picture of ``(width, height)``."""
-    (x0, y0), (x1, y1), (width, height) = first, last, size
-    return (
-        min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height),
-    )  # fmt: skip
-
-
 def canvas_of(
     picture_size: tuple[int, int],
     pinpoints: Sequence[tuple[int, int]],
@@ -152,10 +145,21 @@ def canvas_of(
         cols = _unpadded(len(cols), int(round(width * (len(rows) / height), 7)))
     n_rows, n_cols = _shrunk(len(rows), len(cols), n, most_crops)
     return Canvas(
-        picture_size, width / new_width, height / new_height, (target_width - new_width) // 2,
-        (target_height - new_height) // 2, high, wide, n, side, patch, interpolated(rows, n_rows),
-        interpolated(cols, n_cols), len(rows) / max(n_rows, 1), len(cols) / max(n_cols, 1),
-    )  # fmt: skip
+        size=picture_size,
+        scale_x=width / new_width,
+        scale_y=height / new_height,
+        left=(target_width - new_width) // 2,
+        top=(target_height - new_height) // 2,
+        high=high,
+        wide=wide,
+        n=n,
+        side=side,
+        patch=patch,
+        rows=interpolated(rows, n_rows),
+        cols=interpolated(cols, n_cols),
+        tall=len(rows) / max(n_rows, 1),
+        broad=len(cols) / max(n_cols, 1),
+    )
 
 
 def square_canvas(picture_size: tuple[int, int], side: int, patch: int, n_lines: int | None = None) -> Canvas:
@@ -165,9 +169,23 @@ def square_canvas(picture_size: tuple[int, int], side: int, patch: int, n_lines:
     """
     n = side // patch
     lines = interpolated(range(n), n_lines or n)
-    scale_x, scale_y = picture_size[0] / side, picture_size[1] / side
     step = n / len(lines)
-    return Canvas(picture_size, scale_x, scale_y, 0, 0, 1, 1, n, side, patch, lines, lines, step, step)
+    return Canvas(
+        size=picture_size,
+        scale_x=picture_size[0] / side,
+        scale_y=picture_size[1] / side,
+        left=0,
+        top=0,
+        high=1,
+        wide=1,
+        n=n,
+        side=side,
+        patch=patch,
+        rows=lines,
+        cols=lines,
+        tall=step,
+        broad=step,
+    )
 
 
 def _unpadded(cells: int, wanted: int) -> range:
@@ -207,22 +225,14 @@ def tile_grid(
             crop = 1 + canvas.crop(row, col)
             tokens.append((crop, row - views[crop].top, col - views[crop].left, canvas.box(row, col)))
         tokens.append((crop, -1, -1, None))
-    view, rows, cols, boxes = (list(column) for column in zip(*tokens, strict=True))
-    return TokenGrid(picture_size=picture_size, views=views, view=view, row=rows, col=cols, box=boxes)
+    return token_grid(picture_size, views, tokens)
 
 
-def square_grid(canvas: Canvas, name: str = "picture") -> TokenGrid:
+def square_grid(canvas: Canvas) -> TokenGrid:
     """Geometry of a canvas without crops: one view that all its tokens lie in."""
     rows, cols = range(len(canvas.rows)), range(len(canvas.cols))
-    cells = [(row, col) for row in rows for col in cols]
-    return TokenGrid(
-        picture_size=canvas.size,
-        views=[GridView(name=name, rows=len(rows), cols=len(cols), seen=canvas.seen(rows, cols))],
-        view=[0] * len(cells),
-        row=[row for row, _ in cells],
-        col=[col for _, col in cells],
-        box=[canvas.box(row, col) for row, col in cells],
-    )
+    views = [GridView(name="picture", rows=len(rows), cols=len(cols), seen=canvas.seen(rows, cols))]
+    return token_grid(canvas.size, views, ((0, row, col, canvas.box(row, col)) for row in rows for col in cols))
 
 
 def _crop_view(canvas: Canvas, crop: int) -> GridView:

@@ -9,41 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import Unsupported
-from ..names import Media, VideoFacts
+from ..names import Media
 from ..records import TokenGrid
 from ..types import PlanningInfo
-from .base import PictureTokens, VisionTower
-from .entries import CLIP_L_336, VICUNA_7B, CatalogEntry
-from .frames import check_frames, frame_by_frame, middle_of_frame, stock_frames
+from .base import BOTH, PictureTokens, VisionTower
+from .geometry import check_frames, frame_by_frame, middle_of_frame
 from .llava import Llava
-from .memory import Parameters
-
-_BOTH: tuple[Media, ...] = ("picture", "video")
 
 
 class VideoLlava(Llava):
     """Two CLIP-like towers of one shape (LanguageBind's), ``image_tower`` and ``video_tower``."""
 
     id = "video_llava"
-    takes = _BOTH
+    takes = BOTH
+    published_as = "video_llava"
     layout_arguments = ("pixel_values_videos",)
-    catalog = (
-        CatalogEntry(
-            "LanguageBind/Video-LLaVA-7B-hf", "Video-LLaVA 7B", "video_llava", "apache-2.0",
-            {
-                "model_type": "video_llava", "vision_feature_layer": -2, "text_config": VICUNA_7B,
-                "vision_config": {**CLIP_L_336, "image_size": 224},
-            },
-            Parameters(7_100_956_672, 265_322_496), 8 * 257, takes=_BOTH,
-            revision="4cf9d8cfc76a54f46a4cb43be5368b46b7f0d736",
-        ),
-    )  # fmt: skip
+    placeholders = ("image_token_id", "video_token_id")
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """As LLaVA, and the processor must cut frames to the model's size and count their [CLS]."""
@@ -56,16 +43,11 @@ class VideoLlava(Llava):
         """As LLaVA, but for the tower, see ``vision_tower``."""
         return replace(super().planned(config), vision_blocks=None)
 
-    def visual_token_ids(self, model: Any) -> tuple[int, ...]:
-        """The ids of ``<image>`` and ``<video>``."""
-        return (model.config.image_token_id, model.config.video_token_id)
-
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
-        """The block of the medium's own tower that makes the features, or the last one."""
-        base, layer = model.base_model, model.config.vision_feature_layer
-        layers: Sequence[nn.Module] = (base.video_tower if media == "video" else base.image_tower).encoder.layers
-        # hidden_states entry h leaves block h - 1 (entry 0 are the embeddings).
-        return layers[-1] if block == "last" else layers[(layer if layer >= 0 else len(layers) + 1 + layer) - 1]
+    def vision_layers(self, model: Any, media: Media) -> Sequence[nn.Module]:
+        """Of the medium's own tower."""
+        tower = model.base_model.video_tower if media == "video" else model.base_model.image_tower
+        layers: Sequence[nn.Module] = tower.encoder.layers
+        return layers
 
     def vision_tower(self, model: Any) -> VisionTower | None:
         """None: a video's frames carry a [CLS] token to the LLM, which merging inside the tower knows nothing of."""
@@ -89,10 +71,6 @@ class VideoLlava(Llava):
             sources=source.masked_fill(is_cls, -1)[:, None],
         )
         return [tokens] * n_videos
-
-    def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
-        """Evenly: 8 where nobody says more, as the model was trained."""
-        return stock_frames(processor, facts, wanted)
 
     def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
         """[CLS] and the patches of the middle square of every frame."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import BadInput
+from ..errors import BadInput, nearest
 from ..short import passed
 from . import (
     adaptvtp,
@@ -27,6 +27,7 @@ from . import (
     vtw,
 )
 from .controls import FULL, RANDOM, UNIFORM
+from .plugins import add, packaged, registered
 from .pruner import Pruner
 
 PRUNERS: tuple[Pruner, ...] = (
@@ -57,13 +58,24 @@ PRUNERS: tuple[Pruner, ...] = (
 
 
 def methods() -> tuple[Pruner, ...]:
-    """Return every method, in the order in which menus and tables show them."""
-    return PRUNERS
+    """Return every method, in the order in which menus and tables show them: built in, of packages, registered."""
+    return (*PRUNERS, *packaged(PRUNERS), *registered())
 
 
 def get(id: str) -> Pruner:
-    """Return the method with this id. Raises BadInput naming the ids that exist."""
-    for pruner in PRUNERS:
-        if pruner.id == id:
-            return pruner
-    raise BadInput(f"There is no method {passed(id)}. Known methods: {', '.join(pruner.id for pruner in PRUNERS)}.")
+    """Return the method with this id. Raises BadInput naming the nearest one and those that exist."""
+    known = {pruner.id: pruner for pruner in methods()}
+    if id in known:
+        return known[id]
+    near = nearest(id, known)
+    advice = f"; did you mean {near!r}?" if near else "."
+    raise BadInput(f"There is no method {passed(id)}{advice} Known methods: {', '.join(known)}.")
+
+
+def register(pruner: Pruner) -> Pruner:
+    """Make a method of one's own known by its id: to ``methods()``, the page and the command line of this process.
+
+    Returns the pruner. Registering another one under the same id replaces it. Raises BadInput for the id of a method
+    that is built in or comes from a package.
+    """
+    return add(pruner, (*PRUNERS, *packaged(PRUNERS)))

@@ -164,6 +164,7 @@ def _explained(
         TokenMap("error", "Approximation error", error, direction=f"high is kept first{beside}", scale="log"),
         maps=maps if overwrites else maps[:2],
         charts=[*charts, *_group_chart(parts)],
+        order_is_basis=True,
         facts={**facts, "kept_per_view": [len(part.rows) for _, part in parts]} if several else facts,
         non_finite=found.non_finite,
         of=len(found.pool),
@@ -199,15 +200,11 @@ def plan_counts(budget: Budget, info: PlanningInfo) -> tuple[int, int]:
     if budget.counted_as == "final":
         return min(3 * tokens, n), tokens
     first = min(3 * tokens // 2, n)
-    if budget.counted_as == "published" and info.family.startswith("qwen") and 3 * tokens // 2 <= n:
+    if budget.counted_as == "published" and info.published_as == "qwen" and 3 * tokens // 2 <= n:
         return max(1, first), max(1, 333 * first // 1000)
     before, after = blocks // 2, blocks - blocks // 2
     rest = blocks * tokens - before * first
     return first, max(1, (2 * rest + after) // (2 * after))
-
-
-_BEFORE_THE_PROJECTOR = ("llava", "llava_next", "llava_next_video", "video_llava")
-"""Families of LLaVA's kind, whose encoder makes the very tokens that are projected."""
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
@@ -224,14 +221,14 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
             "ApET's official mode reproduces its code for LLaVA's pictures and Video-LLaVA's videos. "
             "Choose mode paper for this model."
         )
-    if info.family == "video_llava" and info.has_frames:
+    if info.published_as == "video_llava" and info.has_frames:
         stage = Stage(
             "projector", budget_tokens(budget), select_each_frame, title="Approximation error, frame by frame"
         )
         return Schedule((stage,))
     first, second = plan_counts(budget, info)
-    llava = info.family in _BEFORE_THE_PROJECTOR
-    per_view = llava or (info.has_frames and not info.family.startswith("qwen"))
+    llava = info.published_as in ("llava", "video_llava")  # whose encoders make the very tokens that are projected
+    per_view = llava or (info.has_frames and info.published_as != "qwen")
     return Schedule(
         (
             Stage(
@@ -246,9 +243,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
 
 
 def _has_official_code(info: PlanningInfo) -> bool:
-    if info.has_frames:
-        return info.family == "video_llava"
-    return info.family in ("llava", "llava_next", "llava_next_video")
+    return info.published_as == ("video_llava" if info.has_frames else "llava")
 
 
 PRUNER = Pruner(

@@ -28,6 +28,8 @@ def explained(
     charts: Sequence[Chart] = (),
     readings: Sequence[Reading] = (),
     text: TextScores | None = None,
+    order_is_basis: bool = False,
+    extra_name: str = "",
     warnings: Sequence[str] = (),
 ) -> Diagnostics:
     """Diagnostics that also say how many of the ``of`` tokens could not be compared, in the facts and as a warning."""
@@ -37,6 +39,8 @@ def explained(
         charts=tuple(charts),
         readings=tuple(readings),
         text=text,
+        order_is_basis=order_is_basis,
+        extra_name=extra_name,
         facts={**(facts or {}), "non_finite": non_finite},
         warnings=(*non_finite_warnings(non_finite, of), *warnings),
     )

@@ -117,6 +117,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
             score,
             maps=_maps(torch.cat(scores), weights, sizes, rows, len(attention)),
             charts=(_chart(shares, sizes),),
+            extra_name="zero tokens",
             facts={"strips": len(sizes), "given": shares.given, "taken": shares.taken, "zero_tokens": zeros},
             non_finite=found.non_finite,
             of=len(found.pool),

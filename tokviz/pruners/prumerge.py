@@ -225,6 +225,7 @@ def _explained(found: Usable, score: TokenMap, views: list[_View], n_summaries: 
     outlying = sum(int((score.values[view.rows] > line).sum()) for view, line in zip(views, lines, strict=True))
     by_grid = int((group == 1).sum())
     direction = "high is kept first" + ("; others come from the grid" if by_grid else "")
+    summed_up = "the sum of what was dropped, weighted by attention"
     kept_by, dropped = "2 by attention, 1 by the grid, 0 dropped", "a dropped one with 0 is in the summary at most"
     return explained(
         replace(score, values=shown(score.values), direction=direction),
@@ -237,12 +238,13 @@ def _explained(found: Usable, score: TokenMap, views: list[_View], n_summaries: 
             for number, (view, line) in enumerate(zip(views, lines, strict=True))
         ],
         readings=(Reading("outliers", "Share of outliers of attention", outlying / len(found.rows)),),
+        extra_name=summed_up,
         facts={
             "outliers": outlying,
             "by_attention": int((group == 2).sum()),
             "by_grid": by_grid,
             "summary_tokens": n_summaries,
-            **({"added": "the sum of what was dropped, weighted by attention"} if n_summaries else {}),
+            **({"added": summed_up} if n_summaries else {}),
         },
         non_finite=found.non_finite,
         of=len(found.pool),

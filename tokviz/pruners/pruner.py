@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Generator
 
-from ..errors import BadInput, Unsupported
+from ..errors import BadInput, Unsupported, nearest
 from ..names import BudgetMeaning, MethodFamily, PositionPolicy, Site
 from ..short import passed
 from ..types import (
@@ -161,7 +161,7 @@ def single_stage(
     *,
     needs: tuple[Need, ...] | Callable[[PlanningInfo, Params], tuple[Need, ...]] = (),
     title: str | Callable[[PlanningInfo], str] = "",
-    positions: PositionPolicy = "reindex",
+    positions: PositionPolicy | None = None,
     tiled: SelectFunction | None = None,
     label: str = "This method",
 ) -> ScheduleFunction:
@@ -174,6 +174,7 @@ def single_stage(
         select: what the stage does; decorate it with ``fixed_count``.
         needs: signals, or how to find them; see ``needs_on``.
         title: a few words about the stage, or how to find them.
+        positions: None keeps those of the tokens behind a stage inside the LLM and closes the gap before it.
         tiled: what it does instead where view 0 is a thumbnail and the others are crops.
         label: the method, for the sentences of refusals.
     """
@@ -182,7 +183,7 @@ def single_stage(
         tokens = budget_tokens(budget)
         if isinstance(site, int):
             if not 0 <= site < info.n_blocks:
-                raise BadInput(f"{label} prunes before block {site}, and this model has {info.n_blocks} blocks.")
+                raise BadInput(f"{label} drops tokens before layer {site}; this model has 0 to {info.n_blocks - 1}.")
             if budget.counted_as == "average":
                 tokens = survivors_for_average(label, tokens, info, site)
         stage = Stage(
@@ -190,7 +191,7 @@ def single_stage(
             tokens,
             tiled if tiled and info.has_tiles else select,
             needs_on(info, *(needs(info, params) if callable(needs) else needs)),
-            positions,
+            positions or ("keep" if isinstance(site, int) else "reindex"),
             title(info) if callable(title) else title,
         )
         return Schedule((stage,))
@@ -275,8 +276,10 @@ class Pruner:
         known = {param.name: param for param in self.params}
         unknown = sorted(set(given or {}) - set(known), key=str)
         if unknown:
+            near = nearest(unknown[0], known)
             has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
-            raise BadInput(f"{self.label} has no parameter {passed(unknown[0])}; {has}.")
+            advice = f"did you mean {near!r}?" if near else f"{has}."
+            raise BadInput(f"{self.label} has no parameter {passed(unknown[0])}; {advice}")
         values = {param.name: param.default for param in self.params}
         values.update({name: known[name].check(value) for name, value in (given or {}).items()})
         return values

@@ -154,6 +154,7 @@ def _explained(
         score,
         maps=(roles, sizes, *of_features),
         charts=(bars, chart) if tokens else (),
+        extra_name="[CLS]",
         facts={**facts, "ties_at_threshold": max(view.ties() for view in views)},
         non_finite=len(rows.pool) - len(ops.usable_rows(score.values, rows.rows)),
         of=len(rows.pool),

@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from ..errors import BadInput, Unsupported
-from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage
+from ..types import Budget, Params, PlanningInfo, PublishedModel, Schedule, Selection, Signals, Stage
 from .pruner import Paper, Pruner, budget_tokens, choice, whole
 
 PUBLISHED_BLOCKS = {32: 15, 40: 20}
@@ -21,12 +21,12 @@ def select_nothing(signals: Signals, keep: int | None, params: Params, generator
     return Selection(kept=torch.empty(0, dtype=torch.int64, device=signals.features.device))
 
 
-def published_block(n_blocks: int, family: str = "llava") -> int | None:
+def published_block(n_blocks: int, published_as: PublishedModel | None = "llava") -> int | None:
     """K of the released code: 15 of 32 blocks (its default and README), 20 of 40 (its chat), else in proportion to 32.
 
     Its code for Video-LLaVA has 16 of 32. None for a model of one block, which has no block that could do without.
     """
-    if family == "video_llava" and n_blocks > 1:
+    if published_as == "video_llava" and n_blocks > 1:
         return max(1, VIDEO_LLAVA_BLOCK * n_blocks // 32)
     return PUBLISHED_BLOCKS.get(n_blocks, max(1, 15 * n_blocks // 32)) if n_blocks > 1 else None
 
@@ -44,7 +44,7 @@ def withdrawal_block(budget: Budget, info: PlanningInfo, params: Params) -> int 
             "Count the budget as published or average, or give VTW a block."
         )
     if budget.counted_as == "published":
-        return published_block(info.n_blocks, info.family)
+        return published_block(info.n_blocks, info.published_as)
     nearest = (2 * info.n_blocks * tokens + info.n_visual) // (2 * info.n_visual)
     return max(1, nearest) if nearest < info.n_blocks else None
 

@@ -12,8 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import BadInput
-from .callers import address_of, is_loopback
-from .listeners import LISTENERS, Listeners
+from .callers import LISTENERS, Listeners, address_of, is_loopback
 from .storage import FILES_OF_REQUEST, TOO_MANY_FILES, storage
 
 Scope = MutableMapping[str, Any]

@@ -25,9 +25,9 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import BadInput
 from ..serving.callers import address_of
+from ..serving.queue import BEAT_S
 from ..serving.storage import storage
 from .failures import UNEXPECTED, log_failure
-from .turns import BEAT_S
 
 _OWN_ADDRESS = re.compile(r"https?://[^/]+/(?:[^?#]*/)?gradio_api/file=([^?#]+)")
 _NO_FILE = (

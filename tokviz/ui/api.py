@@ -6,34 +6,35 @@ Errors are gr.Error with the same sentences as on the page.
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
 
 from ..errors import BadInput
-from ..names import BudgetMeaning
+from ..names import UNPRUNED, BudgetMeaning
 from ..pruners.pruner import Pruner
 from ..resources import resource
-from ..serving.callers import address_of
-from ..serving.listeners import LISTENERS
-from ..serving.run_queue import RunQueue
+from ..serving.callers import LISTENERS, address_of
+from ..serving.model_cache import is_loaded, loaded, planning
+from ..serving.model_menu import check_may_load, model_option, model_options
+from ..serving.queue import RunQueue, Waiting, Working, in_turn
+from ..serving.running import Runner, RunRequest
 from . import text
-from .client_files import refusal
-from .controls import is_whole
-from .endpoint_docs import documented
-from .failures import UNEXPECTED, log_failure
-from .method_menu import missing_by_method
-from .offers import check_may_load, offer, offers
-from .payload import UNPRUNED
-from .pictures import PictureField
-from .running import Runner, RunRequest, is_loaded, loaded, planning
-from .sessions import as_plain
-from .turns import Waiting, Working, in_turn
+from .components import PictureField
+from .failures import UNEXPECTED, log_failure, refusal
+from .files import as_plain
+from .form import is_whole, missing_by_method, param_facts
 
 BY_HAND = "<!-- from here on by hand -->"
 
+_SECTION = re.compile(r"^(Args|Returns):\s*$")
+_ARGUMENT = re.compile(r"^ {4}(\w+): (.*)$")
 _SETTINGS = {
     "type": "object",
     "additionalProperties": {
@@ -88,12 +89,23 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         """
         try:
             asked = _asked(
-                default_model, picture, question, methods, budget, budget_as, params, seed, max_new_tokens, repeats,
-                expected_answer, model, frames,
-            )  # fmt: skip
+                default_model,
+                picture=picture,
+                question=question,
+                methods=methods,
+                budget=budget,
+                budget_as=budget_as,
+                params=params,
+                seed=seed,
+                max_new_tokens=max_new_tokens,
+                repeats=repeats,
+                expected=expected_answer,
+                model=model,
+                frames=frames,
+            )
             stop, session = threading.Event(), caller.session_hash or ""
             address = address_of(caller.client, caller.headers)
-            if not is_loaded(asked):
+            if not is_loaded(asked.spec):
                 check_may_load(asked.model, address)
             comparison = None
             async for event in in_turn(
@@ -128,28 +140,24 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             and with 4-bit weights), licence, takes ("picture", "video"), revision, note (null or empty where unknown),
             and loaded: how it is loaded now (device, dtype, attention kernel, ...), null when it is not.
         """
-        return [{**one.as_data(), "loaded": _loaded(one.id)} for one in offers()]
+        return [{**option.as_data(), "loaded": _loaded(option.id)} for option in model_options()]
 
+    own: dict[str, Any] = {"allow_custom_value": True}  # what is wrong is said in our own words
+    ids = [pruner.id for pruner in pruners if pruner.id != UNPRUNED]
+    meanings = [value for _, value in text.BUDGET_MEANINGS]
     with gr.Row(visible=False):
         inputs = [
             PictureField(type="filepath", image_mode=None, label="picture"),
             gr.Textbox(label="question"),
-            gr.Dropdown(
-                [p.id for p in pruners if p.id != UNPRUNED], multiselect=True, allow_custom_value=True, label="methods"
-            ),
+            gr.Dropdown(ids, multiselect=True, label="methods", **own),
             gr.Number(64, label="budget"),
-            gr.Dropdown(
-                [value for _, value in text.BUDGET_MEANINGS],
-                value="published",
-                allow_custom_value=True,
-                label="budget_as",
-            ),
+            gr.Dropdown(meanings, value="published", label="budget_as", **own),
             gr.JSON({}, label="params"),
             gr.Number(0, label="seed"),
             gr.Number(32, label="max_new_tokens"),
             gr.Number(1, label="repeats"),
             gr.Textbox("", label="expected_answer"),
-            gr.Dropdown([name for _, name in models], value=default_model, allow_custom_value=True, label="model"),
+            gr.Dropdown([name for _, name in models], value=default_model, label="model", **own),
             gr.Number(None, label="frames"),
         ]
         output = gr.JSON(label="comparison")
@@ -165,27 +173,33 @@ def _loaded(name: str) -> dict[str, Any] | None:
     return None if vlm is None else vlm.record.model_dump()
 
 
-def _asked(
-    default_model: str, picture: str | None, question: Any, methods: Any, budget: Any, budget_as: Any, params: Any,
-    seed: Any, max_new_tokens: Any, repeats: Any, expected_answer: Any, model: Any, frames: Any,
-) -> RunRequest:  # fmt: skip
+def _asked(default_model: str, **given: Any) -> RunRequest:
     """The request of a program. Raises BadInput for values of the wrong kind; what they may be, the run checks."""
+    methods, params, model = given["methods"], given["params"], given["model"]
     if not (isinstance(methods, list) and all(isinstance(method, str) for method in methods)):
         raise BadInput('methods must be a list of method ids such as ["apet", "divprune"].')
     if params is not None and not (
         isinstance(params, dict) and all(isinstance(values, dict) for values in params.values())
     ):
         raise BadInput('params must be an object such as {"apet": {"basis_tokens": 10}}.')
-    texts = {"question": question, "budget_as": budget_as, "expected_answer": expected_answer, "model": model}
-    for name, value in texts.items():
-        if value is not None and not isinstance(value, str):
-            raise BadInput(f"{name} must be text.")
-    chosen = offer(model).shown if model else default_model
+    for name in ("question", "budget_as", "expected", "model"):
+        if given[name] is not None and not isinstance(given[name], str):
+            raise BadInput(f"{'expected_answer' if name == 'expected' else name} must be text.")
+    whole: dict[str, Any] = {
+        name: _whole(name, given[name]) for name in ("budget", "seed", "repeats", "max_new_tokens")
+    }
+    frames = None if given["frames"] is None else _whole("frames", given["frames"])
     return RunRequest(
-        chosen, picture, question or "", tuple(methods), _whole("budget", budget), budget_as, params or {},
-        _whole("seed", seed), _whole("repeats", repeats), _whole("max_new_tokens", max_new_tokens),
-        expected_answer or None, frames=None if frames is None else _whole("frames", frames),
-    )  # fmt: skip
+        model=model_option(model).shown if model else default_model,
+        picture=given["picture"],
+        question=given["question"] or "",
+        methods=tuple(methods),
+        budget_as=given["budget_as"],
+        params=params or {},
+        expected=given["expected"] or None,
+        frames=frames,
+        **whole,
+    )
 
 
 def _whole(name: str, value: Any) -> int:
@@ -212,5 +226,85 @@ def method_facts(pruner: Pruner) -> dict[str, Any]:
         "claim": pruner.claim,
         "paper": pruner.paper.url if pruner.paper else None,
         "notes": method_notes(pruner.id),
-        "params": [{**vars(param), "choices": list(param.choices)} for param in pruner.params],
+        "params": param_facts(pruner),
     }
+
+
+@dataclass(frozen=True)
+class EndpointDocs:
+    """A docstring in parts, each one line. ``arguments``: per parameter, in the order of the docstring."""
+
+    description: str
+    arguments: Mapping[str, str]
+    returns: str
+
+    @property
+    def whole(self) -> str:
+        """What the endpoint does and what it answers, for a list of tools."""
+        return f"{self.description} Returns: {self.returns}"
+
+    def docstring(self) -> str:
+        """The docstring as gradio can read it: nothing of a part on a second line."""
+        lines = [self.description, "", "Args:", *(f"    {name}: {told}" for name, told in self.arguments.items())]
+        return "\n".join([*lines, "", "Returns:", f"    {self.returns}"])
+
+
+def read_docs(function: Callable[..., Any]) -> EndpointDocs:
+    """The parts of a docstring in Google's style. Raises ValueError when what it returns is not said."""
+    parts: dict[str, list[str]] = {"": []}
+    arguments: dict[str, list[str]] = {}
+    section = ""
+    for line in (inspect.getdoc(function) or "").splitlines():
+        head = _SECTION.match(line)
+        argument = _ARGUMENT.match(line) if section == "Args" else None
+        if head:
+            section = head[1]
+            parts[section] = []
+        elif argument:
+            parts["Args"] = arguments[argument[1]] = [argument[2]]
+        else:
+            parts[section].append(line)
+    if not _joined(parts.get("Returns", [])):
+        raise ValueError(f"{function.__name__} does not say what it returns.")
+    told = {name: _joined(lines) for name, lines in arguments.items()}
+    return EndpointDocs(_joined(parts[""]), told, _joined(parts["Returns"]))
+
+
+def documented(
+    function: Callable[..., Any],
+    inputs: Sequence[gr.components.Component] = (),
+    output: Any = None,
+    schemas: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Bring a docstring to where programs and agents read it; gives the arguments of the event that serves it.
+
+    gradio takes of it only the first line of each parameter, and hands even that to MCP alone: the API page and
+    ``/gradio_api/info`` know no more than the kind of component.
+
+    Args:
+        inputs: the components of the parameters, labelled with their names.
+        output: the component of the answer.
+        schemas: JSON schemas of parameters whose component does not know its own.
+
+    Raises ValueError when a component's parameter is not described.
+    """
+    docs = read_docs(function)
+    for component in inputs:
+        name = str(component.label)
+        if not docs.arguments.get(name):
+            raise ValueError(f"{function.__name__} does not describe its parameter {name}.")
+        _describe(component, docs.arguments[name], schemas.get(name))
+    if output is not None:
+        _describe(output, docs.returns)
+    function.__doc__ = docs.docstring()
+    return {"api_description": docs.whole}
+
+
+def _describe(component: gr.components.Component, told: str, schema: Mapping[str, Any] | None = None) -> None:
+    kind = component.api_info if schema is None else lambda: schema
+    # The second is what the API page and gradio_client show of a parameter.
+    component.api_info = lambda: {**kind(), "description": told, "additional_description": told}  # type: ignore
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return " ".join(line.strip() for line in lines if line.strip())

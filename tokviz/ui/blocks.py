@@ -12,11 +12,10 @@ import gradio as gr
 from gradio.utils import LRUCache
 
 from ..errors import BadInput
-from ..serving.callers import address_of
-from ..serving.listeners import LISTENERS
+from ..serving.callers import LISTENERS, address_of
 from ..serving.storage import on_behalf_of
-from .client_files import check_client_value, refusal
-from .failures import log_failure
+from .failures import log_failure, refusal
+from .files import check_client_value
 
 TIDY_EVERY_S = 5.0
 FETCH_S = 60.0
@@ -26,9 +25,7 @@ SESSIONS = 500
 
 
 class PageBlocks(gr.Blocks):
-    """``heavy`` are components whose values this server forgets once they are sent: browsers hold them. ``act``: the
-    handlers.
-    """
+    """``heavy`` are components whose values this server forgets once they are sent; ``act``: the page's handlers."""
 
     heavy: Sequence[gr.components.Component] = ()
     act: Any = None

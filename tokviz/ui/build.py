@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,27 +11,27 @@ import gradio as gr
 from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
-from ..examples import Example, load_examples
+from ..names import DEFAULT_METHODS
 from ..pruners.pruner import Pruner
+from ..records import Comparison
+from ..runs.examples import Example, load_examples
 from ..serving.callers import distrust_forwarded
 from ..serving.doors import Doors
+from ..serving.model_cache import load_steps
+from ..serving.model_menu import model_options
+from ..serving.queue import stop_all
+from ..serving.running import Loader, Runner, run_request
 from ..serving.storage import storage
-from . import numbers, sessions, text
+from . import numbers, text
 from .api import add_endpoints, method_notes
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
-from .client_files import FileButton
-from .controls import RequestForm, build_form
-from .example_pills import ExamplePills
+from .components import ASSETS, MAX_UPLOAD_MB, ExamplePills, FileButton, Notice, PageHead, PatchView
 from .failures import with_sentences
+from .files import figure_choices, request_file, session_file
+from .form import RequestForm, build_form, read_only
 from .handlers import Handlers
 from .link_preview import LinkPreview
-from .media_field import MAX_UPLOAD_MB
-from .patch_view import ASSETS, Notice, PageHead, PatchView
-from .pictures import request_file
-from .running import Loader, Runner, allowed_models, load_steps, run_request
-from .turns import stop_all
 
-DEFAULT_METHODS = ("fastervlm", "apet", "divprune")
 _TO_ANSWERS = """(...values) => {
   document.dispatchEvent(new CustomEvent('tokviz:asked'));
   if (innerWidth <= 900) document.querySelector('#tokviz-view').scrollIntoView();
@@ -49,8 +48,7 @@ _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 _CHEAP: dict[str, Any] = {**_QUIET, "concurrency_limit": 8}
 """Events without a model have places of their own, whoever waits for one."""
 _EVENTS = 400
-"""Most events that wait at all; runs have a line of their own, see ``serving.run_queue``."""
-_open_pages: weakref.WeakSet[PageBlocks] = weakref.WeakSet()
+"""Most events that wait at all; runs have a line of their own, see ``serving.queue``."""
 
 
 def build_page(
@@ -72,7 +70,7 @@ def build_page(
     storage()  # before gradio asks where its files belong
     examples = load_examples() if examples is None else examples
     act = Handlers(run, load, pruners, examples)
-    models = allowed_models()
+    models = [(option.label, option.shown) for option in model_options()]
     with PageBlocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
         PageHead(elem_id="tokviz-head")
         with gr.Row(elem_id="tokviz-page"):
@@ -84,10 +82,13 @@ def build_page(
                         stop = gr.Button("Stop", variant="secondary", interactive=False, elem_id="tokviz-stop")
                     notice = Notice(elem_id="tokviz-notice")
                     start = [form.menu.value, form.max_new_tokens.value, form.repeats.value]
-                    cost = gr.Textbox(
-                        act.cost(models[0][1], *start), show_label=False, label="What a run will cost",
-                        interactive=False, container=False, lines=1, max_lines=2, elem_id="tokviz-cost",
-                    )  # fmt: skip
+                    cost = read_only(
+                        act.cost(models[0][1], *start),
+                        label="What a run will cost",
+                        lines=1,
+                        max_lines=2,
+                        elem_id="tokviz-cost",
+                    )
             with gr.Column(elem_id="tokviz-main", min_width=280):
                 chooser = _example_chooser(examples)
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
@@ -137,7 +138,6 @@ def build_page(
     page.act = act
     page.queue(max_size=_EVENTS, default_concurrency_limit=4, api_open=False)
     storage().keep_all()
-    _open_pages.add(page)
     return page
 
 
@@ -160,24 +160,49 @@ def launch_settings() -> dict[str, Any]:
         "state_session_capacity": SESSIONS,
         "app_kwargs": {
             "middleware": [Middleware(Doors, queue_of=EventQueue), Middleware(LinkPreview)],
-            "lifespan": tidied(stop_runs),
+            "lifespan": tidied(stop_all),
         },
     }
 
 
-def stop_runs() -> None:
-    """End every run of this process at its next token: the server is going."""
-    for page in _open_pages:
-        page.act.flags.stop_all()
-    stop_all()
+_COLOURS = {
+    "body_background_fill": ("#f6f6f4", "#121316"),
+    "block_background_fill": ("#ffffff", "#1c1e22"),
+    "block_label_background_fill": ("transparent", "transparent"),
+    "block_label_text_color": ("#62676e", "#a0a6ad"),
+    "block_title_text_color": ("#62676e", "#a0a6ad"),
+    "block_title_background_fill": ("transparent", "transparent"),
+    "block_info_text_color": ("#62676e", "#a0a6ad"),
+    "input_background_fill": ("#f3f4f2", "#141519"),
+    "input_border_color": ("#e2e3e1", "#2e3137"),
+    "border_color_primary": ("#e2e3e1", "#2e3137"),
+    "button_primary_background_fill": ("#0072b2", "#56b4e9"),
+    "button_primary_background_fill_hover": ("#00649c", "#84c1e4"),
+    "button_primary_text_color": ("#ffffff", "#101216"),
+    "slider_color": ("#0072b2", "#56b4e9"),
+    "block_shadow": ("none", "none"),
+}
+"""Of the theme, light and dark."""
+_BLUES = [
+    "#eef6fb",
+    "#d7eaf5",
+    "#b0d6ec",
+    "#84c1e4",
+    "#56b4e9",
+    "#0072b2",
+    "#00649c",
+    "#005686",
+    "#004870",
+    "#003a5a",
+    "#002c44",
+]
+"""Okabe and Ito's blue, from light to dark."""
 
 
 def theme() -> gr.themes.Base:
     """Quiet frames, one accent; only fonts that come with gradio, in the weights that it ships whole."""
-    blue = gr.themes.Color(
-        "#eef6fb", "#d7eaf5", "#b0d6ec", "#84c1e4", "#56b4e9", "#0072b2", "#00649c", "#005686", "#004870", "#003a5a",
-        "#002c44", name="okabe-ito-blue",
-    )  # fmt: skip
+    blue = gr.themes.Color(*_BLUES, name="okabe-ito-blue")  # type: ignore[misc]  # eleven, and the name
+    dark = {f"{name}_dark": colour for name, (_, colour) in _COLOURS.items()}
     return gr.themes.Base(
         primary_hue=blue,
         secondary_hue=blue,
@@ -188,43 +213,15 @@ def theme() -> gr.themes.Base:
         font=[LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
         font_mono=[LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
     ).set(
-        body_background_fill="#f6f6f4",
-        body_background_fill_dark="#121316",
-        block_background_fill="#ffffff",
-        block_background_fill_dark="#1c1e22",
         block_border_width="0px",
-        block_shadow="none",
-        block_shadow_dark="none",
-        block_label_background_fill="transparent",
-        block_label_background_fill_dark="transparent",
         block_label_border_width="0px",
-        block_label_text_color="#62676e",
-        block_label_text_color_dark="#a0a6ad",
-        block_title_text_color="#62676e",
-        block_title_text_color_dark="#a0a6ad",
         block_title_text_weight="700",
-        block_title_background_fill="transparent",
-        block_title_background_fill_dark="transparent",
         block_title_text_size="13px",
         block_info_text_size="12px",
-        block_info_text_color="#62676e",
-        block_info_text_color_dark="#a0a6ad",
-        input_background_fill="#f3f4f2",
-        input_background_fill_dark="#141519",
-        input_border_color="#e2e3e1",
-        input_border_color_dark="#2e3137",
-        border_color_primary="#e2e3e1",
-        border_color_primary_dark="#2e3137",
-        button_primary_background_fill="#0072b2",
-        button_primary_background_fill_hover="#00649c",
-        button_primary_background_fill_dark="#56b4e9",
-        button_primary_background_fill_hover_dark="#84c1e4",
-        button_primary_text_color="#ffffff",
-        button_primary_text_color_dark="#101216",
         checkbox_background_color_selected="#0072b2",
         checkbox_border_color_selected="#0072b2",
-        slider_color="#0072b2",
-        slider_color_dark="#56b4e9",
+        **{name: colour for name, (colour, _) in _COLOURS.items()},
+        **dark,
     )
 
 
@@ -237,8 +234,8 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     start = {
         "picture": request_file(comparison, act.examples[0].clip),
         "question": request.question,
-        "methods": request.methods,
-        "params": request.params,
+        "methods": [method.method for method in request.methods],
+        "params": {method.method: method.params for method in request.methods},
         "budget": request.budget,
         "budget_as": request.budget_as,
         "seed": request.seed,
@@ -268,25 +265,29 @@ class _Tabs:
     figure_files: gr.File
 
 
-def _tabs(pruners: Sequence[Pruner], first: Any) -> _Tabs:
+def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
     with gr.Tabs(elem_id="tokviz-tabs"):
         with gr.Tab("Numbers"):
             table = gr.Dataframe(
-                sessions.table_value(first) if first else None, headers=numbers.TABLE_HEADERS, interactive=False,
-                label="The numbers of every lane", column_widths=[*numbers.TABLE_WIDTHS], elem_id="tokviz-table",
-            )  # fmt: skip
+                numbers.table(first) if first else None,
+                headers=numbers.TABLE_HEADERS,
+                interactive=False,
+                label="The numbers of every lane",
+                column_widths=[*numbers.TABLE_WIDTHS],
+                elem_id="tokviz-table",
+            )
         with gr.Tab("Methods"):
             gr.Markdown(_method_table(pruners), elem_id="tokviz-method-notes")
             with gr.Accordion("Where sources differ or are silent, and what was done", open=False):
                 gr.Markdown(_method_notes(pruners))
         with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
             with gr.Column(min_width=200):
-                value = sessions.session_file(first) if first else None
+                value = session_file(first) if first else None
                 session = gr.DownloadButton("Download session.json", value, elem_id="tokviz-session")
                 opener = FileButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
             with gr.Column(min_width=200):
                 view = gr.Dropdown(text.FIGURE_VIEWS, value="kept", label="View", filterable=False)
-                layer_choices, frames_choice = sessions.figure_choices(first)
+                layer_choices, frames_choice = figure_choices(first)
                 layer = gr.Dropdown(label="Tokens of", filterable=False, **layer_choices)
                 frames = gr.Textbox(
                     label="Frames", placeholder="at most 8, evenly", info="Numbers such as 1, 4, 9", **frames_choice

@@ -15,10 +15,14 @@ from typing import Any
 import gradio as gr
 
 from ..errors import BadInput
-from .client_files import refusal
 
 log = logging.getLogger("tokviz")
 UNEXPECTED = "Something went wrong inside tokviz; the server's log has the details. The page goes on working."
+
+
+def refusal(error: BadInput) -> gr.Error:
+    """The sentence as an error that every client is shown."""
+    return gr.Error(str(error), print_exception=False, title="Bad request")
 
 
 def log_failure(what: str) -> None:

@@ -10,59 +10,51 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ..errors import BadInput
-from ..examples import Example
 from ..names import Box
 from ..pruners.pruner import Pruner
 from ..records import Comparison
-from ..serving.callers import address_of
-from ..serving.gpu_time import PACE, RunSize, is_zero_gpu
-from ..serving.listeners import LISTENERS
-from ..serving.run_queue import RunQueue
-from ..serving.shares import Shares
-from ..serving.storage import storage
-from . import text
-from .controls import RequestForm, is_whole
+from ..runs.examples import Example
+from ..serving.callers import LISTENERS, address_of
+from ..serving.model_cache import is_loaded, loading_notices, model_facts, planning
+from ..serving.model_menu import check_may_load, model_option
+from ..serving.queue import RunQueue, Shares, StopFlags, Waiting, Working, in_turn
+from ..serving.running import PACE, Loader, Runner, RunRequest, RunSize, is_zero_gpu
+from ..serving.storage import storage, temporary_file
+from . import numbers, text
+from .components import notice
 from .failures import UNEXPECTED, log_failure
-from .media_field import VIDEOS
-from .method_menu import missing_by_method, read_menu
-from .offers import check_may_load, offer
-from .patch_view import notice
-from .payload import Live, to_payload
-from .pictures import picture_bytes, shown_files
-from .running import (
-    Loader,
-    Runner,
-    RunRequest,
-    StopFlags,
-    is_loaded,
-    loading_notices,
-    model_facts,
-    planning,
-    size_of,
-)
-from .scratch import kept_file
-from .sessions import (
+from .files import (
     SESSION_FILE,
+    VIDEOS,
     choices_of,
     figure_options,
     fitting_model,
+    picture_bytes,
     read_session,
     session_file,
-    table_value,
+    shown_files,
 )
-from .turns import Waiting, Working, in_turn
+from .form import RequestForm, is_whole, missing_by_method, read_menu
+from .payload import Live, to_payload
 
 _TEXT_EVERY_S = 0.12
 """Streamed text is sent on at most this often, in seconds: the eye needs no more."""
 FIGURE_FORMATS = ("png", "svg", "pdf")
-COMPARE_OUTPUTS = 9
-"""Of ``Handlers.compare``."""
+_SKIP = gr.skip()
+
+
+def _outputs(
+    view: Any = _SKIP, told: Any = _SKIP, *, results: Sequence[Any] = (_SKIP,) * 3, totals: Sequence[Any] = (_SKIP,) * 4
+) -> list[Any]:
+    """What a run sends: view, notice, table, session button, key of what is shown, ``form.totals``."""
+    return [view, told, *results, *totals]
 
 
 class Handlers:
@@ -111,7 +103,7 @@ class Handlers:
     def results(comparison: Comparison, key: str = "") -> list[Any]:
         """Outputs that belong to a finished comparison: table, session button, key by which the browser names it."""
         path = session_file(comparison)
-        return [table_value(comparison), path, key or Path(path).parent.name]
+        return [numbers.table(comparison), path, key or Path(path).parent.name]
 
     def missing(self, model: str) -> dict[str, str]:
         """What each method lacks on a model, as sentences; empty while nothing is known of the model."""
@@ -126,79 +118,66 @@ class Handlers:
     async def compare_in_turn(
         self, form: RequestForm, values: Sequence[Any], request: gr.Request
     ) -> AsyncIterator[list[Any]]:
-        """Run a request when it is its turn; a run of the same tab that is under way is stopped. Outputs: those of
-        ``compare``, then the Stop button.
+        """Run a request when it is its turn; a run of the same tab that is under way is stopped.
+
+        Outputs: those of ``compare``, then the Stop button.
         """
-        session = request.session_hash or ""
+        session, address = request.session_hash or "", address_of(request.client, request.headers)
         stop = self.flags.renew(session)
-        on, off, skip = gr.update(interactive=True), gr.update(interactive=False), gr.skip()
-        rest = [skip] * (COMPARE_OUTPUTS - 2)
+        on, off = gr.update(interactive=True), gr.update(interactive=False)
         beat, said = 0, text.QUEUED
-        yield [skip, notice("busy", said), *rest, on]
+        yield [*_outputs(told=notice("busy", said)), on]
         try:
             form.request(values)  # what cannot be asked need not wait
-            address = address_of(request.client, request.headers)
             work = functools.partial(self.compare, form, values, request, stop)
             is_gone = functools.partial(LISTENERS.is_gone, session)
-            async with contextlib.aclosing(
-                in_turn(self.line, f"page {address}", work, stop, is_gone, address)
-            ) as outputs:
+            turn = in_turn(self.line, f"page {address}", work, stop, is_gone, address)
+            async with contextlib.aclosing(turn) as outputs:
                 async for output in outputs:
                     if self.flags.of(session) is not stop:
                         break
                     if isinstance(output, Waiting | Working):
                         beat += 1
                         said = text.queued(output.before) if isinstance(output, Waiting) else said
-                        yield [skip, {**notice("busy", said), "beat": beat}, *rest, on]
+                        yield [*_outputs(told={**notice("busy", said), "beat": beat}), on]
                         continue
                     if isinstance(output[1], dict):
                         said = output[1]["text"]
                     yield [*output, on]
             if self.flags.of(session) is None:  # something stored was opened: nothing runs in this tab
-                yield [skip, skip, *rest, off]
-            if self.flags.of(session) is not stop:
-                return
-            stopped = notice("info", text.STOPPED_WAITING) if stop.is_set() and said.startswith(text.QUEUED) else skip
-            yield [skip, stopped, *rest, off]
+                yield [*_outputs(), off]
+            if self.flags.of(session) is stop:
+                waited = stop.is_set() and said.startswith(text.QUEUED)
+                yield [*_outputs(told=notice("info", text.STOPPED_WAITING) if waited else _SKIP), off]
         except BadInput as error:
             if self.flags.of(session) is stop:
-                yield [skip, notice("error", str(error)), *rest, off]
+                yield [*_outputs(told=notice("error", str(error))), off]
 
     def compare(
-        self,
-        form: RequestForm,
-        values: Sequence[Any],
-        request: gr.Request,
-        stop: threading.Event,
+        self, form: RequestForm, values: Sequence[Any], request: gr.Request, stop: threading.Event
     ) -> Iterator[list[Any]]:
-        """Run a request and stream it. Outputs: view, notice, table, session button, key of what is shown,
-        ``form.totals``.
-        """
+        """Run a request and stream what ``_outputs`` says."""
         session = request.session_hash or ""
-        skip = gr.skip()
-        nothing = [skip] * (COMPARE_OUTPUTS - 2)
         last: Comparison | None = None
         try:
             asked = self._with_truth(form.request(values))
-            if not is_loaded(asked):
+            if not is_loaded(asked.spec):
                 check_may_load(asked.model, address_of(request.client, request.headers))
-                for words in self.load(asked):
-                    yield [skip, notice("busy", f"{asked.model}: {words}"), *nothing]
+                for words in self.load(asked.spec):
+                    yield _outputs(told=notice("busy", f"{asked.model}: {words}"))
                     if stop.is_set():  # what has begun to load is loaded, for the next question
                         raise BadInput(text.STOPPED_LOADING)
-            told = loading_notices(asked.model)
+            notices = loading_notices(asked.model)
             served = form.serves(self.missing(asked.model), model_facts(asked.model))
-            yield [skip, notice("busy", "Encoding …"), *[skip] * 3, *served]
+            yield _outputs(told=notice("busy", "Encoding …"), totals=served)
             for view, words, comparison in self._stream(asked, stop):
                 if self.flags.of(session) is not stop:  # an example or a session was opened meanwhile: it is shown now
                     return
                 last = comparison
-                totals = form.total_is(comparison.grid.n_tokens)
-                yield [view, notice("busy", words), *[skip] * 3, *totals]
+                yield _outputs(view, notice("busy", words), totals=form.total_is(comparison.grid.n_tokens))
             if last is not None and self.flags.of(session) is stop:
-                words = text.STOPPED if stop.is_set() else told
-                ending = notice("info", words) if words else None
-                yield [self._final(last), ending, *self.results(last), *[skip] * 4]
+                words = text.STOPPED if stop.is_set() else notices
+                yield _outputs(self._final(last), notice("info", words) if words else None, results=self.results(last))
         except BadInput as error:
             if self.flags.of(session) is stop:
                 yield self._broken_off(last, notice("info" if stop.is_set() else "error", str(error)))
@@ -209,11 +188,9 @@ class Handlers:
 
     def _broken_off(self, last: Comparison | None, told: dict[str, str]) -> list[Any]:
         """Outputs of a run that ends early: no lane waits any more, and older lanes are not taken for its answer."""
-        skip = gr.skip()
         if last is not None:
-            return [self._final(last), told, *[skip] * (COMPARE_OUTPUTS - 2)]
-        stale = {} if told["kind"] == "info" else {"stale": text.STALE}
-        return [skip, {**told, **stale}, *[skip] * (COMPARE_OUTPUTS - 2)]
+            return _outputs(self._final(last), told)
+        return _outputs(told=told if told["kind"] == "info" else {**told, "stale": text.STALE})
 
     def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
         answers: dict[int, str] = {}
@@ -238,7 +215,7 @@ class Handlers:
                 yield view, self._progress(event.comparison, running), event.comparison
             else:
                 if not stop.is_set():
-                    PACE.record(asked.model, size_of(asked), time.monotonic() - began)
+                    PACE.record(asked.model, asked.size, time.monotonic() - began)
                 yield to_payload(event.comparison, **files), "Finished.", event.comparison
             if stop.is_set() and event.kind == "run":
                 break
@@ -269,10 +246,10 @@ class Handlers:
             scale = video.width / known.grid.picture_size[0]
             truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
             truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
-        stored = tuple(method for method in known.request.methods if method in asked.methods)
+        stored = tuple(one.method for one in known.request.methods if one.method in asked.methods)
         if len(stored) == len(asked.methods):  # the lanes stay where they are when an example is run again
             truth["methods"] = stored
-        return RunRequest(**{**vars(asked), **truth})
+        return replace(asked, **truth)
 
     def stop(self, request: gr.Request) -> Any:
         """Ask the tab's run to stop; the run itself says when it has. Output: Stop button."""
@@ -289,7 +266,7 @@ class Handlers:
             return ""
         try:
             chosen, _ = read_menu(self.pruners, menu)
-            parameters = offer(model).parameters
+            parameters = model_option(model).parameters
         except BadInput:  # said when it is asked
             return ""
         size = RunSize.of(len(chosen), int(repeats), int(max_new_tokens))
@@ -308,8 +285,8 @@ class Handlers:
 
     @staticmethod
     def _checked(path: str | None) -> list[Any]:
-        from ..checked import checked_image, checked_probe
-        from ..video import is_video
+        from ..media.images import checked_image
+        from ..media.video import checked_probe, is_video
 
         if path is None:
             return [gr.skip(), None]
@@ -333,7 +310,8 @@ class Handlers:
         try:
             comparison = read_session(path)
             origin = "Opened file · its numbers are shown as they were stored"
-            return self._reopened(form, comparison, origin, self._opened_words(comparison), model)
+            words = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
+            return self._reopened(form, comparison, origin, words, model)
         except BadInput as error:
             return [gr.skip(), notice("error", str(error)), *self._kept(form)]
 
@@ -377,10 +355,6 @@ class Handlers:
         """Everything behind view and notice stays as it is."""
         return [gr.skip()] * (4 + len(form.inputs))
 
-    @staticmethod
-    def _opened_words(comparison: Comparison) -> str:
-        return text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
-
     def figure_controls(self, key: str) -> list[Any]:
         """What there is to choose of what is shown. Outputs: layer, frames."""
         return [gr.update(**choice) for choice in choices_of(self._shown_file(key))]
@@ -390,7 +364,7 @@ class Handlers:
         session = self._shown_file(key)
         if session is None:
             return [gr.skip(), notice("error", text.NOTHING_TO_DRAW)]
-        from ..render.figure import save_figure
+        from ..viz.figures import save_figure
 
         try:
             comparison = read_session(session)
@@ -398,7 +372,7 @@ class Handlers:
             draw = functools.partial(save_figure, comparison, **options)
             # Asked for again it is the same file: the session's name, too, follows from its content.
             name = hashlib.sha256(repr((session, sorted(options.items()))).encode()).hexdigest()
-            files = [str(kept_file(f"figure-{name}/tokviz.{kind}", draw)) for kind in FIGURE_FORMATS]
+            files = [str(temporary_file(f"figure-{name}/tokviz.{kind}", draw)) for kind in FIGURE_FORMATS]
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from .. import measures
 from ..records import Comparison, Run, Timing
+from ..runs import metrics as measures
+from ..viz.format import flops, how_measured, milliseconds, ratio, share, size
+from ..viz.verdict import judge
 from . import text
 
 Look = Literal["exact", "measured", "estimated", "published"]
@@ -29,33 +31,33 @@ def of_run(run: Run, comparison: Comparison, evidence: Sequence[int] | None = No
 
     evidence: ``measures.evidence_tokens`` of the comparison, the same for all its lanes (None: found here).
     """
-    reference = comparison.runs[0]
+    unpruned = comparison.runs[0]
     if evidence is None:
         asked = comparison.request
         evidence = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     lines = [*_tokens(run, comparison.grid.n_tokens), *_evidence(run, evidence, comparison.grid.n_tokens)]
-    lines += _duration("prefill", "prefill", run, reference)
-    lines += _duration("decode / token", "decode_per_token", run, reference)
+    lines += _duration("prefill", "prefill", run, unpruned)
+    lines += _duration("decode / token", "decode_per_token", run, unpruned)
     if run.stages:
         lines += _duration("selection", "selection", run, None)
     if run.cost is not None:
         if run.cost.kv_cache_bytes is not None:
-            of_reference = reference.cost.kv_cache_bytes if reference.cost else None
-            smaller = text.ratio(of_reference, run.cost.kv_cache_bytes) if of_reference and run.stages else ""
-            lines.append(Number("KV cache", text.size(run.cost.kv_cache_bytes), smaller, "", "measured"))
-        lines.append(Number("prefill compute", text.flops(run.cost.prefill_flops), "", "", "estimated"))
+            of_reference = unpruned.cost.kv_cache_bytes if unpruned.cost else None
+            smaller = ratio(of_reference, run.cost.kv_cache_bytes) if of_reference and run.stages else ""
+            lines.append(Number("KV cache", size(run.cost.kv_cache_bytes), smaller, look="measured"))
+        lines.append(Number("prefill compute", f"≈ {flops(run.cost.prefill_flops)}", look="estimated"))
     return lines
 
 
 def _tokens(run: Run, n_tokens: int) -> list[Number]:
     final = run.actual.final if run.actual else (len(run.kept) if run.kept is not None else n_tokens)
-    lines = [Number("visual tokens", f"{final:,}", text.share(final, n_tokens) if run.stages else "")]
+    lines = [Number("visual tokens", f"{final:,}", share(final, n_tokens) if run.stages else "")]
     withdrawn = measures.withdrawal(run)
     if withdrawn is not None:  # the picture shows what was left before that
-        lines.append(Number("until withdrawn", f"{withdrawn.n_in:,}", text.share(withdrawn.n_in, n_tokens)))
+        lines.append(Number("until withdrawn", f"{withdrawn.n_in:,}", share(withdrawn.n_in, n_tokens)))
     if run.actual and abs(run.actual.average_in - final) >= 0.05:
         average = f"{run.actual.average_in:,.1f}"
-        lines.append(Number("mean per block", average, text.share(run.actual.average_in, n_tokens)))
+        lines.append(Number("mean per block", average, share(run.actual.average_in, n_tokens)))
     return lines
 
 
@@ -81,64 +83,48 @@ def _fate_lines(labels: tuple[str, str, str], fates: measures.Fates) -> list[Num
     lists = (fates.kept, fates.absorbed, fates.lost)
     total = sum(map(len, lists))
     lines = [
-        Number(label, f"{len(tokens)} of {total}", text.share(len(tokens), total))
+        Number(label, f"{len(tokens)} of {total}", share(len(tokens), total))
         for label, tokens in zip(labels, lists, strict=True)
     ]
     return lines if fates.absorbed else lines[:1]
 
 
-def _duration(label: str, key: str, run: Run, reference: Run | None) -> list[Number]:
+def _duration(label: str, key: str, run: Run, unpruned: Run | None) -> list[Number]:
     timing = run.timings.get(key)
     if timing is None:
         return []
-    base: Timing | None = reference.timings.get(key) if reference is not None and reference is not run else None
-    faster = text.ratio(base.median_ms, timing.median_ms) if base is not None else ""
-    return [Number(label, text.milliseconds(timing.median_ms), faster, text.how_measured(timing), "measured")]
+    base: Timing | None = unpruned.timings.get(key) if unpruned is not None and unpruned is not run else None
+    faster = ratio(base.median_ms, timing.median_ms) if base is not None else ""
+    return [Number(label, milliseconds(timing.median_ms), faster, how_measured(timing), look="measured")]
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """kind: ``good`` and ``bad`` compare with the truth, ``same`` and ``different`` with the unpruned answer."""
-
-    kind: Literal["good", "bad", "same", "different"]
-    text: str
-
-
-_KINDS: dict[measures.VerdictKind, Literal["good", "bad", "same", "different"]] = {
-    "right": "good", "recovered": "good", "wrong": "bad", "flipped": "bad", "same": "same", "changed": "different",
-}  # fmt: skip
-
-
-def judge(run: Run, reference: Run | None, expected: str | None) -> Judgement | None:
-    """What pruning did to the answer, in a few words. None for failed lanes and where there is nothing to compare."""
-    if run.error is not None:
-        return None
-    is_reference = reference is None or run is reference or reference.error is not None
-    if is_reference and expected is None:
-        return None
-    baseline = run.answer if is_reference or reference is None else reference.answer
-    judged = measures.verdict(run.answer, baseline, expected)
-    if judged.kind == "flipped":
-        return Judgement("bad", "flipped by pruning")
-    return Judgement(_KINDS[judged.kind], judged.label)
-
-
-TABLE_HEADERS = [
-    "method", "family", "answer", "verdict", "final tokens", "average per block", "prefill ms", "times are",
-    "decode ms/token", "selection ms", "KV cache bytes", "prefill FLOPs, estimated", "remarks",
-]  # fmt: skip
-TABLE_WIDTHS = [130, 170, 180, 180, 120, 160, 120, 120, 150, 130, 150, 210, 320]
+_COLUMNS = {
+    "method": 130,
+    "family": 170,
+    "answer": 180,
+    "verdict": 180,
+    "final tokens": 120,
+    "average per block": 160,
+    "prefill ms": 120,
+    "times are": 120,
+    "decode ms/token": 150,
+    "selection ms": 130,
+    "KV cache bytes": 150,
+    "prefill FLOPs, estimated": 210,
+    "remarks": 320,
+}
+TABLE_HEADERS = list(_COLUMNS)
+TABLE_WIDTHS = list(_COLUMNS.values())
 """Column widths in px."""
 
 
-def table(comparison: Comparison) -> list[list[str | int | float | None]]:
-    """One row per lane under ``TABLE_HEADERS``; unformatted numbers, None where there is none."""
-    reference = comparison.runs[0] if comparison.runs else None
-    return [_table_row(run, reference, comparison.request.expected_answer) for run in comparison.runs]
+def table(comparison: Comparison) -> dict[str, Any]:
+    """The value of the table behind the pictures: a row per lane, unformatted numbers, None where there is none."""
+    return {"headers": TABLE_HEADERS, "data": [_table_row(comparison, run) for run in comparison.runs]}
 
 
-def _table_row(run: Run, reference: Run | None, expected: str | None) -> list[str | int | float | None]:
-    judged = judge(run, reference, expected)
+def _table_row(comparison: Comparison, run: Run) -> list[str | int | float | None]:
+    judged = judge(comparison, run)
     prefill, decode = run.timings.get("prefill"), run.timings.get("decode_per_token")
     selection = run.timings.get("selection") if run.stages else None
     return [
@@ -149,7 +135,7 @@ def _table_row(run: Run, reference: Run | None, expected: str | None) -> list[st
         run.actual.final if run.actual else None,
         round(run.actual.average_in, 1) if run.actual else None,
         round(prefill.median_ms, 2) if prefill else None,
-        text.how_measured(prefill) if prefill else "",
+        how_measured(prefill) if prefill else "",
         round(decode.median_ms, 2) if decode else None,
         round(selection.median_ms, 3) if selection else None,
         run.cost.kv_cache_bytes if run.cost else None,

@@ -12,24 +12,16 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
-from .. import measures
 from ..errors import BadInput
-from ..names import MethodFamily
-from ..records import (
-    Chart,
-    Comparison,
-    Reading,
-    Run,
-    StageRecord,
-    TextScores,
-    TokenGrid,
-    TokenMap,
-    VideoRecord,
-)
+from ..names import UNPRUNED, MethodFamily
+from ..records import Chart, Comparison, Reading, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
+from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
+from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
+from ..viz.overlays import basis_tokens
+from ..viz.verdict import judge
 from . import numbers, text
 
-UNPRUNED = "full"
 MAX_CHART_POINTS = 20_000
 """More points than any stage has tokens; a page that draws more would freeze."""
 MAX_TOKENS = 100_000
@@ -119,17 +111,16 @@ def comparison_id(comparison: Comparison) -> str:
 
 
 def lane_ids(comparison: Comparison) -> list[str]:
-    """Method ids in the order of the lanes: no pruning first, then as requested."""
-    done = [run.method for run in comparison.runs]
-    return list(dict.fromkeys([*done, UNPRUNED, *comparison.request.methods]))
+    """Keys of the runs in the order of the lanes: no pruning first, then as requested."""
+    done = [run.key for run in comparison.runs]
+    return list(dict.fromkeys([*done, UNPRUNED, *(method.key for method in comparison.request.methods)]))
 
 
 def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, Any]]:
     """One dict per lane: head, status, answer, verdict, numbers, stages."""
-    reference = comparison.runs[0] if comparison.runs else None
     asked = comparison.request
     evidence = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
-    result = [_lane(comparison, run, reference, evidence) for run in comparison.runs]
+    result = [_lane(comparison, run, evidence) for run in comparison.runs]
     if live is not None:
         names = {method.id: method for method in live.methods}
         for index, method in enumerate(lane_ids(comparison)[len(result) :], start=len(result)):
@@ -137,10 +128,10 @@ def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, An
     return result
 
 
-def _lane(comparison: Comparison, run: Run, reference: Run | None, evidence: Sequence[int]) -> dict[str, Any]:
-    judged = numbers.judge(run, reference, comparison.request.expected_answer)
+def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str, Any]:
+    judged = judge(comparison, run)
     return {
-        **_head(run.method, run.label, run.family),
+        **_head(run.key, run.label, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
         "verdict": None if judged is None else vars(judged),
@@ -175,28 +166,28 @@ def _stages(run: Run, grid: TokenGrid) -> list[dict[str, Any]]:
     """Every stage as what it changed: lists run over the tokens that it was given, so that 23 stages stay small."""
     result, alive = [], list(range(grid.n_tokens))
     for stage in run.stages:
-        result.append(_stage(stage, run.family, alive, grid))
+        result.append(_stage(stage, alive, grid))
         alive = stage.kept
     return result
 
 
-def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int], grid: TokenGrid) -> dict[str, Any]:
+def _stage(stage: StageRecord, alive: Sequence[int], grid: TokenGrid) -> dict[str, Any]:
     """``gone``: tokens that leave here. ``absorbed``: pairs of a token that leaves and the one that carries it on."""
     maps = [m for m in (stage.score, *stage.maps) if m is not None]
     kept = set(stage.kept)
     gone = [token for token in alive if token not in kept]
     carriers = stage.assignment
     return {
-        "label": text.cut(stage.site_label),
+        "label": cut(stage.site_label),
         "block": stage.site if isinstance(stage.site, int) else None,
-        "title": text.cut(stage.title),
+        "title": cut(stage.title),
         "n_in": stage.n_in,
         "gone": gone,
         "order": None if stage.order is None else [stage.order[token] for token in alive],
-        "basis": measures.basis_tokens(stage, family),
+        "basis": basis_tokens(stage),
         "absorbed": None if carriers is None else [i for t in gone if carriers[t] >= 0 for i in (t, carriers[t])],
         "extra": stage.n_extra,
-        "extra_name": _added_name(stage),
+        "extra_name": cut(stage.extra_name),
         "sequence": stage.sequence,
         "scored": stage.score is not None,
         "maps": [_map(m, alive) for m in maps],
@@ -207,15 +198,6 @@ def _stage(stage: StageRecord, family: MethodFamily, alive: Sequence[int], grid:
     }
 
 
-def _added_name(stage: StageRecord) -> str:
-    """What the added tokens are, as the stage recorded it: a text "added…", else a count "…_tokens" that is theirs."""
-    for name, value in stage.facts.items() if stage.n_extra else ():
-        if name.startswith("added") and isinstance(value, str):
-            return text.fact_value(value)
-    counts = (name for name, value in stage.facts.items() if name.endswith("_tokens") and value == stage.n_extra)
-    return text.fact_name(next(counts, "")) if stage.n_extra else ""
-
-
 def _short(value: float | None) -> float | None:
     """Four significant digits, which is all that can be seen; None for what is no number, or too large to draw."""
     return float(f"{value:.4g}") if value is not None and abs(value) <= LARGEST else None
@@ -223,9 +205,9 @@ def _short(value: float | None) -> float | None:
 
 def _map(record: TokenMap, alive: Sequence[int]) -> dict[str, Any]:
     return {
-        "label": text.cut(record.label),
-        "unit": text.cut(record.unit),
-        "direction": text.cut(record.direction),
+        "label": cut(record.label),
+        "unit": cut(record.unit),
+        "direction": cut(record.direction),
         "scale": record.scale,
         "values": [_short(record.values[token]) for token in alive],
     }
@@ -234,28 +216,28 @@ def _map(record: TokenMap, alive: Sequence[int]) -> dict[str, Any]:
 def _chart(chart: Chart, grid: TokenGrid) -> dict[str, Any]:
     """``about`` becomes part of the label: "…, frame 3"."""
     of = "" if chart.about is None else f", {grid.views[grid.view[chart.about]].name}"
-    numbers_only = {"x": [_short(v) for v in chart.x], "y": [_short(v) for v in chart.y], "line": _short(chart.line)}
-    words = {
-        "label": text.cut(chart.label + of),
-        "x_label": text.cut(chart.x_label),
-        "y_label": text.cut(chart.y_label),
-    }
+    words = {name: cut(getattr(chart, name)) for name in ("x_label", "y_label")}
     return {
-        **{name: value for name, value in asdict(chart).items() if name not in ("name", "about")},
-        **numbers_only,
+        "kind": chart.kind,
+        "label": cut(chart.label + of),
         **words,
-        "names": [*map(text.cut, chart.names)],
+        "x": [_short(value) for value in chart.x],
+        "y": [_short(value) for value in chart.y],
+        "line": _short(chart.line),
+        "names": [*map(cut, chart.names)],
+        "tokens": chart.tokens,
+        "marked": chart.marked,
     }
 
 
 def _reading(reading: Reading) -> dict[str, Any]:
-    words = {"label": text.cut(reading.label), "unit": text.cut(reading.unit)}
+    words = {"label": cut(reading.label), "unit": cut(reading.unit)}
     return {**asdict(reading), **words, "value": _short(reading.value), "line": _short(reading.line)}
 
 
 def _text_scores(scores: TextScores) -> dict[str, Any]:
     return {
-        "label": text.cut(scores.label),
+        "label": cut(scores.label),
         "values": [_short(value) for value in scores.values],
         "chosen": [i for i, chosen in enumerate(scores.chosen) if chosen],
         "line": _short(scores.line),
@@ -266,28 +248,16 @@ def _facts(stage: StageRecord) -> list[list[str]]:
     """What a stage recorded, as pairs of words."""
     # That no value had to be left out is no news.
     told = {name: value for name, value in stage.facts.items() if (name, value) != ("non_finite", 0)}
-    facts = [[text.fact_name(name), text.fact_value(value)] for name, value in told.items()]
+    facts = [[fact_name(name), fact_value(value)] for name, value in told.items()]
     if stage.planned_keep is not None and stage.planned_keep != len(stage.kept) + stage.n_extra:
-        facts.append(["planned to keep", text.fact_value(stage.planned_keep)])
+        facts.append(["planned to keep", fact_value(stage.planned_keep)])
     return [*facts, ["positions of the tokens behind", text.POSITIONS[stage.positions]]]
 
 
 def _grid(grid: TokenGrid) -> dict[str, Any]:
     """Boxes flat, four numbers per token (zeros for tokens that are no patch), in pixels of the original picture."""
     return {
-        "views": [
-            {
-                "name": v.name,
-                "rows": v.rows,
-                "cols": v.cols,
-                "seen": list(v.seen),
-                "layer": v.layer,
-                "top": v.top,
-                "left": v.left,
-                "frames": list(v.frames),
-            }
-            for v in grid.views
-        ],
+        "views": [view.model_dump(mode="json") for view in grid.views],
         "view": grid.view,
         "row": grid.row,
         "col": grid.col,
@@ -299,8 +269,9 @@ def _video(video: VideoRecord, files: Sequence[Mapping[str, Any]]) -> dict[str, 
     """Facts of the file, and its sampled frames with the time each is shown at in seconds."""
     shown = [*files, *[None] * len(video.frames)]
     return {
-        "name": text.cut(video.name),
+        "name": cut(video.name),
         "duration": round(video.duration_s, 3),
+        "bar_tops": list(BAR_TOPS),
         "frames": [
             {"index": frame.index, "time": round(frame.time_s, 3), "picture": shown[i]}
             for i, frame in enumerate(video.frames)

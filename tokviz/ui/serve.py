@@ -15,14 +15,15 @@ from collections.abc import Iterator
 from threading import Event as Flag
 from typing import Any, NoReturn
 
-from ..decoding_worker import warm_up
 from ..errors import BadInput
-from ..serving.gpu_time import is_zero_gpu
+from ..media.worker import warm_up
+from ..serving.model_cache import ModelSpec, model
+from ..serving.model_menu import model_options
+from ..serving.queue import all_over, stop_all
+from ..serving.running import RunRequest, declared_seconds, is_zero_gpu, opened, run_request
 from . import text
 from .agents import serve_agents
-from .build import build_page, launch_settings, stop_runs
-from .running import RunRequest, allowed_models, declared_seconds, model, opened, run_request
-from .turns import all_over
+from .build import build_page, launch_settings
 
 
 def zero_gpu_runner() -> Any:
@@ -47,13 +48,13 @@ def zero_gpu_runner() -> Any:
             raise BadInput(text.no_quota(declared_seconds(request))) from error
 
     # ZeroGPU wants the weights in place before the first request: they are packed at start-up.
-    model(allowed_models()[0][1])
+    model(ModelSpec(model_options()[0].id))
     return run
 
 
 def _stop(*_: Any) -> None:
     """End running answers at their next token; what waits for the server then closes it and cleans up."""
-    stop_runs()
+    stop_all()
     raise KeyboardInterrupt
 
 

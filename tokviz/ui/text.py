@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 from ..names import MethodFamily, PositionPolicy, VideoFacts
-from ..records import Timing
 
 TITLE = "tokviz"
 
@@ -19,6 +14,7 @@ FAMILY_LABELS: dict[MethodFamily, str] = {
     "text-guided": "text-guided",
     "progressive": "progressive",
     "control": "control",
+    "custom": "other packages",
 }
 
 FAMILY_EXPLAINED: dict[MethodFamily, str] = {
@@ -29,6 +25,7 @@ FAMILY_EXPLAINED: dict[MethodFamily, str] = {
     "text-guided": "Let the question decide what is kept.",
     "progressive": "Drop in steps, deeper and deeper inside the LLM.",
     "control": "What every method must beat.",
+    "custom": "What you or another package added.",
 }
 """One line per family, for people who meet these methods for the first time."""
 
@@ -44,7 +41,7 @@ FIGURE_VIEWS: list[tuple[str, str]] = [
     ("kept patches", "kept"),
     ("scores", "score"),
     ("merge groups", "clusters"),
-    ("where each token left", "died"),
+    ("where each token left", "dropped"),
 ]
 
 NO_PICTURE = "Choose a picture or a video first: drop a file, such as PNG, JPEG or MP4, into the field above."
@@ -101,91 +98,3 @@ def video_facts(facts: VideoFacts) -> str:
     width, height = facts.size
     frames = f"{facts.n_frames:,} frames" if facts.n_frames != 1 else "1 frame"
     return f"A video of {facts.duration_s:.1f} s, {frames} of {width} × {height} pixels."
-
-
-def milliseconds(ms: float) -> str:
-    """A duration with three significant digits, e.g. ``"8.31 ms"``, ``"52 ms"``, ``"1.42 s"``."""
-    if ms >= 1000:
-        return f"{ms / 1000:.2f} s"
-    if ms >= 100:
-        return f"{ms:.0f} ms"
-    return f"{ms:.1f} ms" if ms >= 10 else f"{ms:.2f} ms"
-
-
-def how_measured(timing: Timing) -> str:
-    """How a duration was measured, in words."""
-    return "single shot" if timing.single_shot else f"median of {timing.samples}"
-
-
-def size(n_bytes: float) -> str:
-    """Bytes in decimal units, e.g. ``"295 KB"``."""
-    for unit in ("B", "KB", "MB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if n_bytes >= 100 or unit == "B" else f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.2f} GB"
-
-
-def flops(count: float) -> str:
-    """Floating point operations with a decimal prefix, e.g. ``"1.2 GFLOP"``."""
-    if count <= 0 or not math.isfinite(count):
-        return "0 FLOP"
-    power = min(int(math.log10(count)) // 3, 5)
-    scaled = count / 1000**power
-    digits = f"{scaled:.0f}" if scaled >= 10 else f"{scaled:.2g}"
-    return f"{digits} {' kMGTP'[power].strip()}FLOP"
-
-
-def share(part: float, whole: float) -> str:
-    """``part`` of ``whole`` as a percentage with one decimal; nothing and all of it without, and only they read so."""
-    if not part or not whole:
-        return "0%"
-    percent = f"{100 * part / whole:.1f}%"
-    if part == whole:
-        return "100%"
-    return {"0.0%": "< 0.1%", "100.0%": "> 99.9%"}.get(percent, percent)
-
-
-def ratio(reference: float, value: float) -> str:
-    """How many times smaller ``value`` is than ``reference``, e.g. ``"1.8×"``; empty when it cannot be said.
-
-    Below 0.1 it has two significant digits (``"0.034×"``), so that what is far slower does not read as nothing.
-    """
-    if not value > 0 or not math.isfinite(reference / value):
-        return ""
-    times = reference / value
-    if times >= 0.095:
-        return f"{times:.1f}×"
-    return f"{times:.2g}×" if times >= 1e-4 or times <= 0 else "< 0.0001×"
-
-
-_FACT_CHARACTERS = 240
-_FACT_ENTRIES = 12
-
-
-def fact_name(name: str) -> str:
-    """A recorded fact's name as words, e.g. ``"basis_tokens"`` as ``"basis tokens"``."""
-    return name.replace("_", " ").strip()[:_FACT_CHARACTERS]
-
-
-def fact_value(value: Any) -> str:
-    """A recorded fact (any JSON value) as short words; long lists and texts are cut, and say so."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "none"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        value = [f"{fact_name(str(key))} {fact_value(entry)}" for key, entry in value.items()]
-    if isinstance(value, list | tuple):
-        shown = ", ".join(fact_value(entry) for entry in value[:_FACT_ENTRIES])
-        value = f"{shown}, … ({len(value):,} entries)" if len(value) > _FACT_ENTRIES else shown
-    return cut(str(value))
-
-
-def cut(words: str) -> str:
-    """Words of a label or fact; far more than a method writes is cut: one word of 20,000 letters freezes a browser."""
-    return words if len(words) <= _FACT_CHARACTERS else words[: _FACT_CHARACTERS - 1] + "…"

@@ -12,7 +12,6 @@ from .merging import reconstruction_error as reconstruction_error
 from .ranking import evenly_spaced as evenly_spaced
 from .ranking import fill_up as fill_up
 from .ranking import highest as highest
-from .ranking import keep_highest as keep_highest
 from .ranking import sanitised as sanitised
 from .ranking import ties_at_threshold as ties_at_threshold
 from .ranking import top_k as top_k

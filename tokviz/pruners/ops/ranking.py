@@ -9,15 +9,6 @@ from torch import Tensor
 SMALL = 1024
 
 
-def keep_highest(scores: Tensor, keep: int) -> Tensor:
-    """Return the indices of the ``keep`` highest scores, ascending.
-
-    Ties go to the lowest index. NaN and -inf come last; +inf counts as the highest finite score.
-    Shape: ``(N,)`` of any dtype -> ``(min(keep, N),)`` int64.
-    """
-    return highest(sanitised(scores)[0], max(0, min(keep, len(scores))))
-
-
 def sanitised(scores: Tensor) -> tuple[Tensor, int]:
     """Scores that can be ranked, and how many were not finite.
 

@@ -1,0 +1,31 @@
+"""Which vision block makes the features, wherever a configuration counts layers from; and what planning says of it."""
+
+import pytest
+from tiny_families import CASES
+
+from tokviz.models.llava import Llava
+from tokviz.models.loading import wrap
+
+KINDS = [name for name, case in CASES.items() if isinstance(case.here, Llava) and case.media == "picture"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_block_whose_output_are_the_features(name):
+    """hidden_states has one entry more than there are blocks: entry h leaves block h - 1."""
+    case = CASES[name]
+    vlm = wrap(case.model(), case.processor())
+    blocks = list(vlm.family.vision_layers(vlm.model, "picture"))
+    for layer, expected in ((1, 0), (3, 2), (len(blocks), -1), (-1, -1), (-2, -2)):
+        vlm.model.config.vision_feature_layer = layer
+        assert vlm.family.vision_block(vlm.model, "feature") is blocks[expected], layer
+        assert vlm.family.vision_block(vlm.model, "last") is blocks[-1]
+        tower = vlm.family.vision_tower(vlm.model)
+        assert tower is None or tower.blocks[-1].attention is blocks[expected].self_attn
+
+
+@pytest.mark.parametrize(("layer", "passed"), [(-2, 23), (-1, 24), (24, 24), (22, 22), (1, 1)])
+def test_planning_counts_the_blocks_that_the_features_pass(layer, passed):
+    config = {"vision_feature_layer": layer, "text_config": {"num_hidden_layers": 32},
+              "vision_config": {"model_type": "clip_vision_model", "num_hidden_layers": 24, "image_size": 336,
+                                "patch_size": 14}}  # fmt: skip
+    assert Llava().planned(config).vision_blocks == passed

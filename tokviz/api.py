@@ -1,0 +1,169 @@
+"""Pruning inside one's own ``generate``, and the inputs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .engine import Prompt, Pruned, encode, selector
+from .engine import prune as prune_model
+from .errors import BadInput, knows_its_keywords
+from .media.video import Video
+from .models.loading import VisionLanguageModel
+from .models.prompts import model_inputs
+from .names import BudgetMeaning
+from .pruners import Pruner
+from .records import TokenGrid
+from .runs.execute import needs_of, planning_info, planning_of
+from .runs.inputs import Source, geometry_of, grid_of, open_media
+from .runs.requests import check_model, check_question, method_entry
+from .short import kind_of
+from .types import Budget, PlanningInfo, Schedule, Selection, Signals, Stage
+
+if TYPE_CHECKING:
+    from .models.catalog import CatalogEntry
+
+
+class Inputs(dict[str, Tensor]):
+    """What the processor makes of an image and a question, for ``prune`` or the model's own ``generate(**inputs)``.
+
+    question_mask: ``(1, L)`` bool, the tokens that the user wrote; None where they cannot be told apart. grid: where
+    the visual tokens lie.
+    """
+
+    question_mask: Tensor | None
+    grid: TokenGrid
+
+
+@knows_its_keywords
+def inputs_for(vlm: VisionLanguageModel, image: Source, question: str, *, frames: int | None = None) -> Inputs:
+    """Prepare an image or video and a question as ``compare`` does, with the model's own chat template.
+
+    Inputs of one's own (several turns, several images, batches) serve as well; these know more: which words are the
+    user's, and where each visual token lies, which a few methods must know.
+
+    Args:
+        vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
+        image: As for ``compare``.
+        question: One question.
+        frames: Of a video, how many frames the model looks at.
+
+    Raises BadInput with one sentence.
+    """
+    check_model(vlm)
+    media = open_media(vlm, image, frames)
+    made, mask = model_inputs(vlm, media if isinstance(media, Video) else media.image, check_question(question, vlm))
+    inputs = Inputs(made)
+    inputs.question_mask, inputs.grid = mask, grid_of(vlm, media)
+    return inputs
+
+
+@knows_its_keywords
+@contextmanager
+def prune(
+    vlm: VisionLanguageModel,
+    inputs: Mapping[str, Any],
+    method: str | Pruner | tuple[str | Pruner, Mapping[str, Any]],
+    *,
+    budget: int,
+    budget_as: BudgetMeaning = "published",
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    question_mask: Tensor | None = None,
+    this_thread: bool = True,
+) -> Iterator[Pruned]:
+    """Prune visual tokens inside one's own ``generate``: sampling, beams, batches, streaming, a second turn.
+
+    Serves every method, those inside the vision tower too. ``pruned.inputs`` are what ``generate`` takes in the place
+    of ``inputs``; it returns the new tokens only. ``pruned.kept`` are then, per row, the original indices of the visual
+    tokens that are left, ``pruned.cache`` is the cache for a second turn inside the same block. Only this thread is
+    pruned, and calls that are bound to it: ``Thread(target=pruned.bind(vlm.model.generate), kwargs=...)``.
+
+    Args:
+        vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
+        inputs: What its processor made, or ``tokviz.inputs_for``. Batches are padded on the left.
+        method: An id, a pruner object, or a pair of either with parameters.
+        budget: Visual tokens to keep in each row.
+        budget_as: What the budget counts; see ``compare``.
+        params: Parameters of the method, ``{name: value}``.
+        seed: Of everything random, for each row alike.
+        question_mask: ``(B, L)`` bool, the tokens that the user wrote, for methods that listen to nothing else; known
+            of ``tokviz.inputs_for``.
+        this_thread: False to prune bound calls only.
+
+    Raises:
+        BadInput: With one sentence, before the block is entered, when the method cannot run or meet the budget here.
+
+    Example:
+        >>> inputs = tokviz.inputs_for(vlm, "scene.png", "what color is the star?")
+        >>> with tokviz.prune(vlm, inputs, "fastv", budget=64) as pruned:
+        ...     out = vlm.model.generate(**pruned.inputs, max_new_tokens=32)
+    """
+    check_model(vlm, "prune")
+    pruner, own = method_entry(method)
+    values = pruner.complete({**(params or {}), **own})
+    if not isinstance(inputs, Mapping) or "input_ids" not in inputs:
+        raise BadInput(f"inputs are what the model's processor returned, with input_ids, not {kind_of(inputs)}.")
+    if question_mask is None and isinstance(inputs, Inputs):
+        question_mask = inputs.question_mask
+    on_device = {name: value.to(vlm.device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    grids = _grids(vlm, inputs)
+    geometry = None if grids is None else [geometry_of(grid) for grid in grids]
+    needs = needs_of(pruner, planning_of(vlm, 1, has_tiles=grids is not None and grids[0].is_tiled))
+    prompt = encode(vlm.model, vlm.family, on_device, needs, question_mask=question_mask, geometry=geometry)
+    asked = Budget(budget, budget_as)
+    plans = [pruner.schedule(asked, info, values) for info in _infos(vlm, inputs, prompt, grids)]
+    stages = _common_stages(plans)
+    choose = selector(values, seed)
+
+    def select(stage: Stage, signals: Signals, row: int) -> Selection:
+        number = next(number for number, known in enumerate(stages) if known is stage)
+        return choose(plans[row].stages[number], signals, row)
+
+    with prune_model(vlm.model, vlm.family, prompt, stages, select, this_thread=this_thread) as pruned:
+        yield pruned
+
+
+def _grids(vlm: VisionLanguageModel, inputs: Mapping[str, Any]) -> list[TokenGrid] | None:
+    """Where the visual tokens of each row lie, as far as its inputs tell: of those of ours, and of one sized image."""
+    if isinstance(inputs, Inputs):
+        return [inputs.grid]
+    sizes = inputs.get("image_sizes")
+    if sizes is None or len(sizes) != len(inputs["input_ids"]):
+        return None
+    return [vlm.family.grid(vlm.model, vlm.processor, (int(width), int(height)), {}) for height, width in sizes]
+
+
+def _infos(
+    vlm: VisionLanguageModel, inputs: Mapping[str, Any], prompt: Prompt, grids: Sequence[TokenGrid] | None
+) -> list[PlanningInfo]:
+    if grids is not None and [grid.n_tokens for grid in grids] == prompt.n_visual:
+        return [planning_info(vlm, grid) for grid in grids]
+    has_frames = inputs.get("pixel_values_videos") is not None
+    views = [1 if vision.view is None else len(torch.unique(vision.view)) for vision in prompt.vision]
+    return [
+        planning_of(vlm, n_visual, n_views=n_views, has_frames=has_frames)
+        for n_visual, n_views in zip(prompt.n_visual, views, strict=True)
+    ]
+
+
+def _common_stages(plans: Sequence[Schedule]) -> tuple[Stage, ...]:
+    """The stages of the first row, where those of all rows lie at the same sites; how many tokens stay may differ."""
+
+    def shape(plan: Schedule) -> list[Any]:
+        return [(stage.site, stage.needs, stage.positions, stage.proportional_attention) for stage in plan.stages]
+
+    if any(shape(plan) != shape(plans[0]) for plan in plans):
+        raise BadInput("The prompts of this batch differ too much to be pruned together; run them one by one.")
+    return plans[0].stages
+
+
+def list_models() -> tuple[CatalogEntry, ...]:
+    """The models of the menu: what each takes and needs. ``load`` takes others of the same architectures as well."""
+    from .models.catalog import CATALOG
+
+    return tuple(CATALOG)

@@ -1,0 +1,299 @@
+"""What arrives at the language model: which tokens are visual, what vision said, what was decided before.
+
+And the two kinds of forward pass that follow from it, each from the language model's door to its exit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import create_causal_mask
+
+from ..errors import Unsupported
+from ..models.base import ModelFamily
+from ..types import Stage
+from .cache import PlainLengths, Segment
+from .checks import check_axes, check_modalities, check_prompt
+from .prompt import Prompt
+from .sequence import Deepstack, Rows, State
+from .signals import BlockHistory, Geometry, Moment, Rotary, SignalReader
+from .stages import Chooser, Decisions, StageEvent, StageRunner
+from .tower_merging import VisionMerging
+from .vision import MergedVisionCapture, VisionCapture, VisionSignals
+
+
+@dataclass
+class View:
+    """What the blocks of one segment are given instead of the full-length mask and rotary tables."""
+
+    mask: Tensor | None
+    rotary: Rotary
+
+    def given_to(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A block's keyword arguments with this view's tensors.
+
+        Rotary tables are made already; position ids would only send flash attention looking for packed sequences.
+        """
+        return {**kwargs, "attention_mask": self.mask, "position_embeddings": self.rotary, "position_ids": None}
+
+
+@dataclass
+class Prefill:
+    """The forward that receives the whole prompt: stages decide, the sequence shrinks from block to block.
+
+    rows, encoder: as in ``State``, after the last stage that ran. deepstack: what the tower adds inside the LLM, None
+    for models that add nothing there. llm_input: what entered block 0, None where nobody asks for it.
+    """
+
+    cache: Any
+    full_length: int
+    rows: Rows
+    encoder: tuple[Tensor, ...]
+    runner: StageRunner
+    deepstack: Deepstack | None = None
+    llm_input: tuple[Tensor, Rows] | None = None
+    segments: list[Segment] = field(default_factory=list)
+    view: View | None = None
+    history: BlockHistory = field(default_factory=BlockHistory)
+
+    def take(self, ran: tuple[State, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+        """Go on with what a stage left; returns the hidden states and the gathered columns."""
+        state, index = ran
+        self.rows, self.encoder = state.rows, state.encoder
+        return state.hidden, index
+
+    def run(
+        self, number: int, stage: Stage, hidden: Tensor, moment: Moment | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run a stage; see ``StageRunner.run``."""
+        return self.take(self.runner.run(number, stage, State(self.rows, hidden, self.encoder), moment))
+
+    def rotary(self, kwargs: dict[str, Any]) -> Rotary:
+        """The tables of the current sequence; ``kwargs`` are what the stock model hands to the block."""
+        return kwargs["position_embeddings"] if self.view is None else self.view.rotary
+
+    def open_segment(self, first_block: int) -> None:
+        """From this block on the sequence is ``self.rows``."""
+        # A second stage before the same block replaces the first; one before block 0 replaces the prompt itself.
+        if self.segments and self.segments[-1].first_block == first_block:
+            self.segments.pop()
+        rotates = bool(self.segments) and self.rows.shift is not self.segments[0].shift
+        self.segments.append(Segment(first_block, self.rows.real, self.rows.padded, self.rows.shift, rotates))
+
+
+@dataclass
+class Decode:
+    """A forward of new tokens on a pruned cache.
+
+    Shape: positions ``(B|1, q)``, as they would be without pruning. tail: the caller's 2D mask or None.
+    """
+
+    cache: Any
+    segments: list[Segment]
+    positions: Tensor
+    tail: Tensor | None
+    views: dict[int, View] = field(default_factory=dict)
+
+    def segment(self, block: int) -> Segment:
+        """The segment a block belongs to."""
+        return next(segment for segment in reversed(self.segments) if segment.first_block <= block)
+
+
+def causal_mask(config: Any, hidden: Tensor, mask: Tensor | None, cached: int) -> Tensor | None:
+    """The mask that transformers itself makes for so many cached tokens, in the form this kernel wants.
+
+    Shape: hidden ``(B, q, D)``; mask ``(B, cached + q)`` or None when every column is real.
+    """
+    lengths: Any = PlainLengths(cached)
+    made: Any = create_causal_mask(config=config, inputs_embeds=hidden, attention_mask=mask, past_key_values=lengths)
+    return made
+
+
+@dataclass(frozen=True)
+class _Uncached:
+    """The last prompt that ran without a cache, to recognise its next step.
+
+    Shape: prompt ``(B, L)`` ids, pictures ``(n, D)`` visual embeddings; ``length`` of the last step in tokens.
+    """
+
+    prompt: Tensor
+    pictures: Tensor
+    length: int
+    decisions: Decisions
+    vision: Sequence[VisionSignals] | None
+
+
+@dataclass(frozen=True)
+class PromptHints:
+    """What the caller of ``prune`` says about the prompt because nothing else does; see there.
+
+    merging: what stages inside the vision tower made of ``prompt``, None without any.
+    """
+
+    visual_mask: Tensor | None = None
+    question_mask: Tensor | None = None
+    geometry: Sequence[Geometry | None] | None = None
+    prompt: Prompt | None = None
+    merging: VisionMerging | None = None
+
+
+class PromptReader:
+    """Turns the arguments of the language model into a ``Prefill``, in any thread.
+
+    events, alive, cache: of the last forward of any thread; ``alive`` after the last stage.
+    """
+
+    def __init__(self, model: Any, family: ModelFamily, hints: PromptHints, chooser: Chooser) -> None:
+        self.model, self.family, self.hints, self.chooser = model, family, hints, chooser
+        self.visual_mask = hints.visual_mask if hints.prompt is None else hints.prompt.visual_mask
+        self.capture: VisionCapture | MergedVisionCapture | None = None
+        self.events: list[list[StageEvent]] = []
+        self.alive: Sequence[Tensor] = ()
+        self.cache: Any = None
+        self._local = threading.local()
+
+    def see(self, input_ids: Tensor | None, kwargs: dict[str, Any]) -> None:
+        """Remember this thread's ids (None when embeddings were given) and whether pictures came along."""
+        encoded = kwargs.get("mm_encoder_outputs") or {}
+        pictures = [value for name, value in kwargs.items() if name.startswith("pixel_values")]
+        self._local.ids = input_ids
+        self._local.pictures_came = any(picture is not None for picture in (*pictures, *encoded.values()))
+        if not self._local.pictures_came and self.capture is not None:
+            self.capture.forget()  # of a forward that failed behind the tower: not what these embeddings were made of
+
+    @property
+    def _ids(self) -> Tensor | None:
+        return getattr(self._local, "ids", None)
+
+    def holds_pictures(self) -> bool:
+        """Whether this forward's ids hold visual tokens that are to be filled with pictures.
+
+        Placeholder ids alone say nothing: a model may generate them, and prompt lookup guesses them. They are looked at
+        only when a picture came, so ordinary decoding never waits for the device here.
+        """
+        ids = self._ids
+        return ids is not None and self._local.pictures_came and bool(self._visual_ids(ids).any())
+
+    def _visual_ids(self, ids: Tensor) -> Tensor:
+        return torch.isin(ids, torch.tensor(self.family.visual_token_ids(self.model), device=ids.device))
+
+    def receive(self, kwargs: dict[str, Any]) -> Prefill | None:
+        """The prompt that ``kwargs`` of the language model hold; None when it has no visual token."""
+        embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
+        visual = self._visual_mask(embeds)
+        batch, length = visual.shape
+        if not bool(visual.any()):
+            self.events, self.alive = [[] for _ in range(batch)], [visual.new_empty(0, dtype=torch.int64)] * batch
+            return None
+        real = torch.ones_like(visual) if mask is None else mask.bool()
+        check_prompt(real, visual)
+        if self._ids is not None:
+            check_modalities(self._ids, self.family.visual_token_ids(self.model))
+        if self._given() is None:  # encode() checked it; of what is left of a video, all axes may rise by one
+            check_axes(self.family, kwargs.get("position_ids"), visual)
+        cache = kwargs.get("past_key_values")
+        given, merging = self._given(), self.hints.merging
+        if self.hints.prompt is not None and given is None:
+            raise Unsupported("prune() was given other inputs than these; call generate with its pruned.inputs.")
+        again = self._repeated(cache, visual, embeds)
+        rows = self._rows(real, visual, kwargs.get("position_ids"), again is not None)
+        copies = 1 if given is None else batch // len(given.alive)
+        if again is not None:
+            vision, decisions = self._vision(rows, again), again.decisions
+            self._local.uncached = replace(again, length=length)
+        else:
+            events = [[] if merging is None else list(merging.events[row // copies]) for row in range(batch)]
+            vision, decisions = self._vision(rows, None), Decisions(events)
+            if cache is None and self._ids is not None:
+                self._local.uncached = _Uncached(self._ids, embeds[visual], length, decisions, vision)
+        self.events = decisions.events
+        encoder = () if vision is None else tuple(v.of(alive) for v, alive in zip(vision, rows.alive, strict=True))
+        reader = SignalReader(vision, self._geometry(batch))
+        runner = StageRunner(self.chooser, decisions, reader, self.project, copies, frozen=again is not None)
+        return Prefill(cache, length, rows, encoder, runner, self._deepstack(kwargs, visual))
+
+    def _deepstack(self, kwargs: dict[str, Any], visual: Tensor) -> Deepstack | None:
+        """What is to be added inside the LLM; out of ``kwargs``, or of the prompt whose embeddings these are."""
+        came = Deepstack.taken_from(kwargs, visual)
+        given = self._given()
+        deepstack = given.deepstack if came is None and given is not None else came
+        merging = self.family.patch_merging(self.model)
+        if deepstack is None and merging is not None and merging.added_in_llm:
+            raise Unsupported(
+                "This model adds features of the pictures inside its LLM, and these embeddings came without: give "
+                "prune() the prompt from encode() that they belong to."
+            )
+        return deepstack
+
+    def _rows(self, real: Tensor, visual: Tensor, positions: Tensor | None, decided: bool) -> Rows:
+        """Describe the prompt with what the caller said; what was decided before needs no more than its columns."""
+        batch = real.shape[0]
+        given = self._given()
+        if given is not None:
+            return given.rows(real, visual, positions)
+        asked = None if decided else self.hints.question_mask
+        if asked is not None:
+            copies, rest = divmod(batch, asked.shape[0])
+            if rest or asked.shape[1] != real.shape[1]:
+                shapes = f"{tuple(asked.shape)} but the prompt is {tuple(real.shape)}"
+                raise Unsupported(f"The question mask is {shapes}; give the mask of this very prompt.")
+            asked = asked.to(real.device, torch.bool).repeat_interleave(copies, dim=0)
+        return Rows.of(real, visual, positions, asked=asked)
+
+    def _geometry(self, batch: int) -> Sequence[Geometry | None] | None:
+        given = self._given()
+        geometry = self.hints.geometry if given is None else given.geometry
+        return geometry and [geometry[row * len(geometry) // batch] for row in range(batch)]
+
+    def project(self, features: Tensor) -> Tensor:
+        """Project merged encoder features. Shape: ``(K, D_v)`` -> ``(K, D)``."""
+        embeddings = self.family.project(self.model, features)
+        if self.capture is not None:
+            self.capture.forget()  # the projector ran, but saw no new picture
+        return embeddings
+
+    def _given(self) -> Prompt | None:
+        return self.hints.prompt if self._ids is None else None
+
+    def _visual_mask(self, embeds: Tensor) -> Tensor:
+        if self._ids is not None:
+            return self._visual_ids(self._ids)
+        if self.visual_mask is None:
+            raise Unsupported("Embeddings do not say which tokens are visual; give prune() a visual_mask or a prompt.")
+        copies, rest = divmod(embeds.shape[0], self.visual_mask.shape[0])
+        if rest or self.visual_mask.shape[1] != embeds.shape[1]:
+            shapes = f"{tuple(self.visual_mask.shape)} but the embeddings are {tuple(embeds.shape[:2])}"
+            raise Unsupported(f"The visual mask is {shapes}; give the mask of this very prompt.")
+        return self.visual_mask.to(embeds.device).repeat_interleave(copies, dim=0)
+
+    def _repeated(self, cache: Any, visual: Tensor, embeds: Tensor) -> _Uncached | None:
+        """Without a cache every step is a prefill of one more token; what was decided on the first stays decided."""
+        last: _Uncached | None = getattr(self._local, "uncached", None)
+        ids = self._ids
+        if last is None or cache is not None or ids is None:
+            return None
+        n = last.prompt.shape[1]
+        if ids.shape != (last.prompt.shape[0], last.length + 1) or not torch.equal(ids[:, :n], last.prompt):
+            return None
+        return last if torch.equal(embeds[visual], last.pictures) else None
+
+    def _vision(self, rows: Rows, again: _Uncached | None) -> Sequence[VisionSignals] | None:
+        batch = rows.real.shape[0]
+        given = self._given()
+        if given is not None:
+            return [given.vision[row * len(given.vision) // batch] for row in range(batch)]
+        if self.capture is None:
+            return None
+        seen = self.capture.consume([int(alive.numel()) for alive in rows.alive])
+        vision = again.vision if seen is None and again is not None else seen
+        if vision is None:
+            raise Unsupported(
+                "These stages look at the vision tower, but it did not run inside prune(): pass pixel_values (not "
+                "features encoded before), or pass a prompt from encode() to prune()."
+            )
+        return vision

@@ -1,0 +1,348 @@
+"""The Signals of one stage and row, made of what the engine holds: the vision tower's, embeddings, the LLM's blocks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Unsupported
+from ..types import Need, Signals, Stage
+from .capture import attention_rows, lifted
+from .sequence import Rows, State
+from .vision import VisionSignals
+
+MEAN_ROW_KINDS = ("last_row", "text_rows")
+"""Fill ``Signals.attention_rows``; a stage can have one of them."""
+
+ATTENTION_KINDS = (*MEAN_ROW_KINDS, "head_rows")
+"""Rows of one LLM block's attention."""
+
+LLM_BLOCK_KINDS = (*ATTENTION_KINDS, "key_norms")
+"""Made of the queries and keys of the LLM block that ``Need.block`` names."""
+
+INSIDE_LLM_KINDS = (*LLM_BLOCK_KINDS, "rotary_similarity", "previous_features", "normed_features")
+"""Exist only for stages before an LLM block."""
+
+TEXT_KINDS = (
+    "text_features",
+    "question_features",
+    "llm_input",
+    "normed_features",
+    "rotary_similarity",
+    *LLM_BLOCK_KINDS,
+)
+"""Look at the tokens behind the last visual token, guessed ones included."""
+
+_NO_QUESTION = (
+    "{title!r} listens to the user's own words, and nobody said which tokens those are: pass question_mask (B, L) to "
+    "encode() or prune()."
+)
+_EMPTY_QUESTION = (
+    "{title!r} listens to the user's own words, but no token of them stands behind the last picture; ask there, and in "
+    "words that the model's tokenizer does not leave out."
+)
+
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and sines, each ``(B|1, L, d)``."""
+
+Seen = dict[str, Tensor]
+"""What was looked at in the attention of one block, for one sequence; all float32, absent where nobody asked.
+
+Shape: rows ``(R, L)``, attention of the asked tokens, mean over heads; heads ``(H, R, L)``; key_norms ``(L,)``, L1.
+"""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the N original visual tokens of one row (sequence) lie; None where it is not known.
+
+    Shape: view ``(N,)`` int, the tile or frame of each token, None when there is one. cell ``(N, 2)`` int, row and
+    column as ``Signals.cell`` counts them, -1 for tokens that are no patch.
+    """
+
+    view: Tensor | None = None
+    cell: Tensor | None = None
+
+    def of(self, alive: Tensor) -> dict[str, Tensor]:
+        """``view``, ``cell`` and ``candidates`` of the tokens alive, as far as known. Shape: alive ``(n,)``."""
+        found = {}
+        if self.view is not None:
+            found["view"] = self.view[alive.to(self.view.device)].to(alive.device)
+        if self.cell is not None:
+            found["cell"] = cell = self.cell[alive.to(self.cell.device)].to(alive.device)
+            if bool((self.cell < 0).any()):
+                found["candidates"] = (cell >= 0).all(dim=1)
+        return found
+
+
+@dataclass(frozen=True)
+class Entered:
+    """What entered a block: hidden ``(B, L, D)``, its rotary tables and rows."""
+
+    hidden: Tensor
+    rotary: Rotary
+    rows: Rows
+
+
+@dataclass
+class BlockHistory:
+    """What stages behind may ask of the blocks that ran in this forward, by block or site.
+
+    ``origin (B, L)`` leads from the current columns back to those that the block before had, None while they are the
+    same.
+    """
+
+    entered: dict[int, Entered] = field(default_factory=dict)
+    tapped: dict[int, list[Seen]] = field(default_factory=dict)
+    origin: Tensor | None = None
+
+    def columns_before(self, row: int, columns: Tensor) -> Tensor:
+        """Where tokens of a row stood in the block before."""
+        return columns if self.origin is None else self.origin[row, columns.to(self.origin.device)]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The state in which a stage inside the LLM finds the sequence.
+
+    now: what enters its block. llm_input: hidden and rows that entered block 0, None where nobody asked. norm: the
+    LLM's final norm. tables: ``row -> (cos, sin)`` in float32, each ``(L, d)``.
+    """
+
+    blocks: BlockSignals
+    history: BlockHistory
+    now: Entered
+    llm_input: tuple[Tensor, Rows] | None
+    norm: Any
+    tables: Callable[[int], Rotary]
+
+
+@dataclass(frozen=True)
+class SignalReader:
+    """Builds Signals. vision: per row, None where the tower is not watched; geometry: per row, None where unknown."""
+
+    vision: Sequence[VisionSignals] | None
+    geometry: Sequence[Geometry | None] | None = None
+
+    def signals(self, stage: Stage, state: State, row: int, moment: Moment | None = None) -> Signals:
+        """What the stage asked for, of the tokens alive in ``row``; inside the LLM at this ``moment``."""
+        rows, hidden = state.rows, state.hidden
+        columns, alive = rows.columns(row), rows.alive[row]
+        features = state.encoder[row] if stage.site == "encoder" else hidden[row, columns.to(hidden.device)]
+        found: dict[str, Any] = {"sizes": rows.sizes[row]}
+        if self.vision is not None and (view := self.vision[row].view) is not None:
+            found["view"] = view[alive.to(view.device)]
+        patches = self.patches(row, alive)
+        if patches is not None:
+            found["candidates"] = patches
+        if self.geometry is not None and (geometry := self.geometry[row]) is not None:
+            found.update(geometry.of(alive))
+        for need in stage.needs:
+            found.update(self._find(need, stage, state, row, moment))
+        if moment is not None:
+            found.update(moment.blocks.find(moment, stage, row, columns))
+        return Signals(features=features, **found)
+
+    def patches(self, row: int, alive: Tensor) -> Tensor | None:
+        """Which of the tokens ``alive (n,)`` the vision tower saw, None when all or nobody knows. Shape: ``(n,)``."""
+        patch = None if self.vision is None else self.vision[row].patch
+        return None if patch is None else patch[alive.to(patch.device)]
+
+    def _find(self, need: Need, stage: Stage, state: State, row: int, moment: Moment | None) -> dict[str, Tensor]:
+        rows, hidden = state.rows, state.hidden
+        match need.kind:
+            case "text_features":
+                return {"text_features": hidden[row, rows.question[row].to(hidden.device)]}
+            case "question_features":
+                return {"question_features": hidden[row, _asked(rows, row, stage).to(hidden.device)]}
+            case "llm_input":
+                inside = None if moment is None else moment.llm_input
+                entered, then = (hidden, rows) if inside is None else inside
+                return {
+                    "input_features": entered[row, then.visual[row].to(entered.device)],
+                    "input_text": entered[row, then.question[row].to(entered.device)],
+                }
+            case "normed_features" if moment is not None:
+                return {
+                    "normed_features": moment.norm(hidden[row, rows.columns(row).to(hidden.device)]),
+                    "normed_text": moment.norm(hidden[row, rows.question[row].to(hidden.device)]),
+                }
+            case kind if kind in INSIDE_LLM_KINDS:
+                return {}
+            case kind:
+                name = "keys" if kind == "encoder_keys" else kind
+                return {name: self._seen(need, stage, rows.alive[row], row)}
+
+    def _seen(self, need: Need, stage: Stage, alive: Tensor, row: int) -> Tensor:
+        block = "last" if need.block == "last" else "feature"
+        vision = None if self.vision is None else self.vision[row]
+        values = None if vision is None else vision.seen.get(need.kind, {}).get(block)
+        if vision is None or values is None:
+            raise ValueError(f"{stage.title!r} needs {need.kind} of the {block} vision block; ask encode() for it")
+        if need.kind != "cls_feature":
+            return values[alive.to(values.device)]
+        if vision.n_pictures != 1:
+            raise Unsupported(
+                f"{stage.title!r} reads the [CLS] of one picture, and this prompt has {vision.n_pictures} pictures."
+            )
+        return values[0] if values.shape[0] == 1 else values
+
+
+def _asked(rows: Rows, row: int, stage: Stage) -> Tensor:
+    if rows.asked is None:
+        raise Unsupported(_NO_QUESTION.format(title=stage.title))
+    asked = rows.asked[row] & rows.question[row]
+    if not bool(asked.any()):
+        raise Unsupported(_EMPTY_QUESTION.format(title=stage.title))
+    return asked
+
+
+class BlockSignals:
+    """Answers the needs of the stages before one block that concern the LLM's blocks."""
+
+    def __init__(self, site: int, stages: Sequence[Stage], blocks: Sequence[Any], can_tap: bool) -> None:
+        self.site, self.blocks, self.can_tap = site, blocks, can_tap
+        needs = [need for stage in stages for need in stage.needs]
+        self.of_previous = {n.kind for n in needs if n.kind in LLM_BLOCK_KINDS and n.block != "this"}
+        self.wants_text_rows = any(need.kind in ("text_rows", "head_rows") for need in needs)
+        self.wants_previous_input = any(need.kind == "previous_features" for need in needs) or (
+            bool(self.of_previous) and not can_tap
+        )
+
+    def asked(self, rows: Rows, row: int) -> Tensor:
+        """Columns whose attention rows are wanted; the last prompt token is always the last. Shape: ``(R,)``."""
+        if self.wants_text_rows:
+            return rows.question[row].nonzero()[:, 0]
+        return torch.tensor([rows.real.shape[1] - 1], device=rows.real.device)
+
+    def tap(self, rows: Rows, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> list[Seen]:
+        """What is wanted of the attention of the block before, while it runs; per row."""
+        found = []
+        for row in range(query.shape[0]):
+            at = self.asked(rows, row).to(key.device)
+            if mask is not None and mask.dim() == 4:
+                allowed = mask[row if mask.shape[0] > 1 else 0, 0][at]
+            else:
+                allowed = _causal_rows(rows.real[row].to(key.device), at)
+            found.append(_see(query[row][:, at], key[row], scaling, allowed, self.of_previous))
+        return found
+
+    def find(self, moment: Moment, stage: Stage, row: int, columns: Tensor) -> dict[str, Tensor]:
+        """Every signal of ``stage`` that concerns the LLM's blocks, on the visual columns ``(n,)`` it acts on."""
+        found: dict[str, Tensor] = {}
+        history, text = moment.history, moment.now.rows.question[row].nonzero()[:, 0]
+        for block in ("previous", "this"):
+            needs = [n for n in stage.needs if n.kind in LLM_BLOCK_KINDS and (n.block or "previous") == block]
+            if needs:
+                seen = self._seen(moment, row, block, {need.kind for need in needs})
+                before = block == "previous"
+                at = (history.columns_before(row, c) if before else c for c in (columns, text))
+                found.update(_fields(seen, needs, *at))
+        kinds = {need.kind for need in stage.needs}
+        if "rotary_similarity" in kinds:
+            tables = moment.tables(row)
+            device = tables[0].device
+            found["rotary_similarity"] = _rotary_similarity(
+                self.blocks[self.site].self_attn, tables, text.to(device), columns.to(device)
+            )
+        if "previous_features" in kinds:
+            hidden = history.entered[self.site - 1].hidden
+            found["previous_features"] = hidden[row, history.columns_before(row, columns).to(hidden.device)]
+        return found
+
+    def _seen(self, moment: Moment, row: int, block: str, kinds: Collection[str]) -> Seen:
+        if block == "this":
+            return self._recomputed(self.blocks[self.site], moment.now, row, kinds)
+        if self.can_tap:
+            return moment.history.tapped[self.site][row]
+        return self._recomputed(self.blocks[self.site - 1], moment.history.entered[self.site - 1], row, kinds)
+
+    def _recomputed(self, block: Any, entered: Entered, row: int, kinds: Collection[str]) -> Seen:
+        cos, sin = (half[row if half.shape[0] > 1 else 0] for half in entered.rotary)
+        device = entered.hidden.device
+        at, real = self.asked(entered.rows, row).to(device), entered.rows.real[row].to(device)
+        query, key = _recomputed_heads(block, entered.hidden[row], (cos, sin), at)
+        return _see(query, key, block.self_attn.scaling, _causal_rows(real, at), kinds)
+
+
+def _see(query: Tensor, key: Tensor, scaling: float, allowed: Tensor, kinds: Collection[str]) -> Seen:
+    """Shape: query ``(H, R, d)``, key ``(H_kv, L, d)``, allowed ``(R, L)``."""
+    seen: Seen = {}
+    if any(kind in ATTENTION_KINDS for kind in kinds):
+        accurate = attention_rows(query, key, scaling, allowed)
+        seen["rows"] = accurate.mean(dim=0).float()
+        if "head_rows" in kinds:
+            seen["heads"] = accurate.float()
+    if "key_norms" in kinds:
+        seen["key_norms"] = lifted(key).abs().sum(dim=(0, 2)).float()
+    return seen
+
+
+def _fields(seen: Seen, needs: Sequence[Need], columns: Tensor, text: Tensor) -> dict[str, Tensor]:
+    """What the needs ask for of ``seen``, on visual ``columns (n,)`` and ``text (M,)`` columns of that block."""
+    found: dict[str, Tensor] = {}
+    for need in needs:
+        if need.kind == "key_norms":
+            norms = seen["key_norms"]
+            found["key_norms"] = norms[columns.to(norms.device)]
+            found["text_key_norms"] = norms[text.to(norms.device)]
+        elif need.kind == "head_rows":
+            found["head_rows"] = seen["heads"][:, :, columns.to(seen["heads"].device)]
+        else:
+            rows = seen["rows"][:, columns.to(seen["rows"].device)]
+            found["attention_rows"] = rows[-1:] if need.kind == "last_row" else rows
+    return found
+
+
+def _causal_rows(real: Tensor, at: Tensor) -> Tensor:
+    """Which columns the tokens ``at`` may look at. Shape: real ``(L,)`` bool, at ``(R,)`` -> ``(R, L)`` bool."""
+    columns = torch.arange(real.shape[0], device=real.device)
+    return (columns <= at[:, None]) & real
+
+
+def _recomputed_heads(block: Any, hidden: Tensor, rotary: Rotary, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries of a few tokens and all keys of one LLM block for one sequence, from the states that enter the block.
+
+    For blocks that have not run yet, and for eager models whose attention cannot be tapped. Projections are called as
+    modules, so quantised and offloaded weights work.
+
+    Shape: hidden ``(L, D)``, rotary each ``(L, d)``, at ``(R,)`` -> ``(H, R, d)``, ``(H_kv, L, d)``.
+    """
+    attention = block.self_attn
+    normed = block.input_layernorm(hidden[None])
+    cos, sin = (half[None] for half in rotary)
+    rotate = _rotation_of(attention)
+    query = _heads(attention, "q", normed[:, at])
+    key = _heads(attention, "k", normed)
+    query = rotate(query, query, cos[:, at], sin[:, at])[0]
+    key = rotate(key, key, cos, sin)[1]
+    return query[0], key[0]
+
+
+def _rotary_similarity(attention: Any, rotary: Rotary, text: Tensor, visual: Tensor) -> Tensor:
+    """Dot products of the all-ones vector rotated to text positions with the one rotated to visual positions.
+
+    Scaled by d^-1/2 like attention logits (SparseVLM+ 4.2, official branch main).
+    Shape: rotary each ``(L, d)``; text ``(M,)`` and visual ``(N,)`` columns -> ``(M, N)`` float32.
+    """
+    cos, sin = (half[None].float() for half in rotary)
+    ones = torch.ones_like(cos)[:, None]
+    rotated = _rotation_of(attention)(ones, ones, cos, sin)[0][0, 0]
+    return rotated[text] @ rotated[visual].T * rotated.shape[1] ** -0.5
+
+
+def _rotation_of(attention: Any) -> Any:
+    """The function with which this model's own code rotates queries and keys."""
+    return sys.modules[type(attention).__module__].apply_rotary_pos_emb
+
+
+def _heads(attention: Any, which: str, hidden: Tensor) -> Tensor:
+    """Project and split into heads. Shape: ``(1, L, D)`` -> ``(1, H, L, d)``."""
+    split = getattr(attention, f"{which}_proj")(hidden).unflatten(-1, (-1, attention.head_dim))
+    norm = getattr(attention, f"{which}_norm", None)
+    return (split if norm is None else norm(split)).transpose(1, 2)

@@ -1,0 +1,1 @@
+"""Reading images and videos of strangers: limits first, in a process that can be ended."""

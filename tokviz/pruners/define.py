@@ -1,0 +1,174 @@
+"""``@pruner``: a method out of one function, whose keyword parameters become the parameters of the method."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import BadInput
+from ..names import MethodFamily, PositionPolicy, Site, VisionBlock
+from ..short import passed
+from ..types import Need, Params, Selection, Signals, TokenMap
+from .per_view import ranked
+from .plugins import check_pruner
+from .pruner import Paper, Param, Pruner, fixed_count, single_stage
+
+SelectLike = Callable[..., "Selection | Tensor | Sequence[int]"]
+
+
+def pruner(
+    id: str,
+    *,
+    needs: Iterable[Need] = (),
+    site: Site = "projector",
+    label: str | None = None,
+    claim: str | None = None,
+    family: MethodFamily = "custom",
+    paper: Paper | None = None,
+    positions: PositionPolicy | None = None,
+) -> Callable[[SelectLike], Pruner]:
+    """Make a pruner of ``function(signals, keep, *, ...)``, for everything that takes the id of a method.
+
+    The function gets the ``Signals`` of one image or video and how many tokens to keep, always fewer than there are,
+    and returns a ``Selection`` or the indices of the tokens that stay, in any order. It must be pure. Where it has a
+    parameter ``generator``, it gets the seeded ``torch.Generator`` of the run.
+
+    Its other parameters are keywords with defaults, and become parameters of the method: ``bool``, ``int``, ``float``,
+    or ``Literal`` of several texts. ``Annotated[float, Field(ge=0, le=1, description="...")]`` (pydantic's, or bounds
+    of annotated_types) says what is allowed and what it means.
+
+    Args:
+        id: Its name on the command line and in sessions: letters, digits, hyphens.
+        needs: Signals beside the features, such as ``tokviz.KEYS``.
+        site: Where it drops tokens: ``"projector"`` (what enters the LLM), ``"encoder"``, the number of the layer of
+            the LLM to drop before, or ``VisionBlock(i)``.
+        label: For people; the id by default.
+        claim: One line on what it keeps; the first line of the docstring by default.
+        family: Which group it belongs to.
+        paper: Where it was published.
+        positions: Whether later tokens close up ("reindex") or keep their positions ("keep"); by default they close up
+            before the LLM, and stay inside it.
+
+    Raises:
+        BadInput: For an id that cannot be written on a command line.
+        TypeError: For a function whose parameters cannot be those of a method.
+
+    Example:
+        >>> @tokviz.pruner("my-norm", needs=[tokviz.KEYS])
+        ... def my_norm(signals, keep, *, power: float = 1.0):
+        ...     return tokviz.keep_highest(signals.keys.norm(dim=1) ** power, keep)
+    """
+    needs = tuple(needs)
+    for need in needs:
+        if not isinstance(need, Need):
+            raise TypeError(f"needs are such as tokviz.KEYS or tokviz.LAST_ROW, not {passed(need)}")
+
+    def made(function: SelectLike) -> Pruner:
+        name = label or id
+        select = _select(function)
+        result = Pruner(
+            id=id,
+            label=name,
+            family=family,
+            claim=claim or (inspect.getdoc(function) or "").partition("\n")[0],
+            paper=paper,
+            needs=needs,
+            params=tuple(_params(function)),
+            schedule=single_stage(select, site, needs=needs, title=name, positions=positions, label=name),
+            merges_in_vision=isinstance(site, VisionBlock),
+        )
+        check_pruner(result)
+        return result
+
+    return made
+
+
+def _select(function: SelectLike) -> Any:
+    """The select function of a stage, which checks what came back."""
+    wants_generator = "generator" in inspect.signature(function).parameters
+
+    @fixed_count
+    def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+        random = {"generator": generator} if wants_generator else {}
+        made = function(signals, keep, **params, **random)
+        if not isinstance(made, Selection):
+            kept = torch.as_tensor(made, device=signals.features.device)
+            if kept.is_floating_point() or kept.dtype == torch.bool or kept.dim() != 1:
+                raise TypeError(
+                    f"{_name(function)} must return a Selection or the indices of the tokens to keep, not "
+                    f"{kept.dtype} of shape {tuple(kept.shape)}"
+                )
+            made = Selection(kept=kept.long().sort().values)
+        if len(made.kept) > keep:
+            raise ValueError(f"{_name(function)} was to keep {keep} tokens and kept {len(made.kept)}")
+        return made
+
+    return select
+
+
+def _name(function: SelectLike) -> str:
+    return getattr(function, "__name__", "the function")
+
+
+def _params(function: SelectLike) -> Iterable[Param]:
+    """The parameters of a method from the keywords of its function. Raises TypeError."""
+    hints = get_type_hints(function, include_extras=True)
+    given = [p for p in inspect.signature(function).parameters.values() if p.name != "generator"]
+    if len(given) < 2 or any(p.kind is p.VAR_POSITIONAL for p in given):
+        raise TypeError(f"{_name(function)} must be a function of (signals, keep, *, ...)")
+    for parameter in given[2:]:
+        where = f"the parameter {parameter.name!r} of {_name(function)}"
+        if parameter.kind not in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            raise TypeError(f"{where} cannot be a parameter of a method; write a keyword with a default")
+        if parameter.default is parameter.empty:
+            raise TypeError(f"{where} needs a default")
+        yield _param(where, parameter.name, parameter.default, hints.get(parameter.name, type(parameter.default)))
+
+
+def _param(where: str, name: str, default: Any, hint: Any) -> Param:
+    metadata: tuple[Any, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, *rest = get_args(hint)
+        metadata = tuple(part for entry in rest for part in (entry, *getattr(entry, "metadata", ())))
+    help = next((text for entry in metadata if (text := getattr(entry, "description", None))), "")
+    label = name.replace("_", " ").capitalize()
+    if get_origin(hint) is Literal and all(isinstance(choice, str) for choice in get_args(hint)):
+        made = Param(name, label, "choice", default, help, choices=get_args(hint))
+    elif hint is bool:
+        made = Param(name, label, "bool", default, help)
+    elif hint in (int, float):
+        low, high = (_bound(metadata, names) for names in (("ge", "gt"), ("le", "lt")))
+        step = 1 if hint is int else None
+        made = Param(name, label, "int" if hint is int else "float", default, help, low, high, step)
+    else:
+        raise TypeError(f"{where} must be a bool, int, float or Literal of texts, not {hint!r}")
+    try:
+        made.check(default)
+    except BadInput as error:
+        raise TypeError(f"{where} has a default that it does not allow: {error}") from error
+    return made
+
+
+def _bound(metadata: Iterable[Any], names: tuple[str, ...]) -> float | None:
+    found = (getattr(entry, name, None) for entry in metadata for name in names)
+    return next((bound for bound in found if bound is not None), None)
+
+
+def keep_highest(scores: Tensor, keep: int, *, among: Tensor | None = None, label: str = "Score") -> Selection:
+    """Keep the ``keep`` tokens with the highest score; ties go to the lowest index, what is not finite comes last.
+
+    Args:
+        scores: ``(N,)``.
+        keep: How many.
+        among: ``(N,)`` bool or ``(P,)`` indices, the tokens that take part, such as ``signals.candidates``; None for
+            all.
+        label: What the scores are, for the heat map.
+    """
+    pool = None
+    if among is not None:
+        pool = torch.arange(len(scores), device=scores.device)[among.to(scores.device)].sort().values
+    return ranked(TokenMap("score", label, scores.float()), keep, pool)

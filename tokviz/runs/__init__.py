@@ -1,0 +1,1 @@
+"""One request: what is asked, every method run on it, what is measured."""

@@ -1,0 +1,354 @@
+"""One request: encode the picture or video once, run every lane, yield events. The only body that runs on a GPU.
+
+The package exports its two functions as ``tokviz.compare`` and ``tokviz.compare_events``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any, Literal, ParamSpec, TypeVar
+from weakref import WeakSet
+
+import torch
+from torch import nn
+
+from .. import __version__
+from ..engine import Prompt, answer, encode, running_on
+from ..errors import BadInput, Stopped, knows_its_keywords
+from ..media.images import Picture
+from ..media.video import Video
+from ..models.loading import VisionLanguageModel
+from ..models.prompts import model_inputs
+from ..names import Box, BudgetMeaning
+from ..records import Comparison, Request, Run, Timing, TokenGrid
+from ..short import short_repr
+from ..types import Budget, Need
+from .examples import stored_digests
+from .execute import Settings, needs_of, planning_info, run_method
+from .inputs import Source, geometry_of, grid_of, notices_of, open_media, picture_of, placed_evidence, untrained
+from .metrics import timing
+from .requests import (
+    ChosenMethod,
+    MethodLike,
+    check_context,
+    check_model,
+    check_numbers,
+    check_question,
+    check_text,
+    chosen_methods,
+    evidence_boxes,
+    listed,
+)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
+_WARM: WeakSet[nn.Module] = WeakSet()
+"""Models that have answered before."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress of a comparison. ``comparison`` holds the runs finished so far.
+
+    kind: ``encoded`` (vision done), ``lane`` (lane number ``lane`` starts), ``text`` (its answer so far is ``text``),
+    ``run`` (it is finished), ``done``.
+    """
+
+    kind: Literal["encoded", "lane", "text", "run", "done"]
+    lane: int
+    text: str
+    comparison: Comparison
+
+    def __repr__(self) -> str:
+        return short_repr(self, kind=self.kind, lane=self.lane, text=self.text, comparison=self.comparison)
+
+
+@knows_its_keywords
+def compare(
+    vlm: VisionLanguageModel,
+    image: Source,
+    question: str,
+    methods: Sequence[MethodLike] = DEFAULT_METHODS,
+    budget: int = 64,
+    *,
+    budget_as: BudgetMeaning = "published",
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    repeats: int = 1,
+    max_new_tokens: int = 32,
+    expected: str | None = None,
+    evidence: Sequence[Box] = (),
+    evidence_frames: Sequence[int] = (),
+    frames: int | None = None,
+    stop: threading.Event | None = None,
+) -> Comparison:
+    """Answer a question about an image or video without pruning, and with each method at the same budget.
+
+    Args:
+        vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
+        image: The path or the bytes of an image or video file (told apart by their content), a PIL image, or what
+            was read before, a ``Picture`` or ``Video``.
+        question: One question, up to 2,000 characters.
+        methods: Ids, pruner objects (``tokviz.pruner``), or pairs of either with parameters:
+            ``["apet", ("apet", {"mode": "official"}), my_norm]``. The unpruned run is always the first one.
+        budget: Visual tokens, 1 to N (of all frames of a video together).
+        budget_as: What the budget counts: as the method's paper does ("published"), the tokens after the last
+            stage ("final"), or their average over the layers of the LLM ("average").
+        params: Parameters by method, ``{method: {name: value}}``.
+        seed: Of everything random.
+        repeats: More than 1: median times after a warm-up.
+        max_new_tokens: The longest answer.
+        expected: The right answer.
+        evidence: Boxes in pixels of the image or video.
+        evidence_frames: Of a video, the sampled frame of each box, from 0.
+        frames: Of a video, how many frames the model looks at, 1 to 64; None for the family's own choice.
+        stop: Ends the comparison early when it is set.
+
+    Raises:
+        BadInput: With one sentence. A method that cannot run on this model gives a Run with ``error`` instead.
+
+    Example:
+        >>> tokviz.compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=64).answers
+    """
+    for event in compare_events(**locals()):  # written once: ``compare_events`` takes what this function takes
+        last = event.comparison
+    return last
+
+
+def _with_keywords_of(one: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+    """Decorate a function that hands all its arguments on: the keywords of both are written once."""
+
+    def decorated(other: Callable[..., _R]) -> Callable[_P, _R]:
+        returned = other.__annotations__["return"]
+        other.__signature__ = inspect.signature(one).replace(return_annotation=returned)  # type: ignore[attr-defined]
+        other.__annotations__ = {**one.__annotations__, "return": returned}
+        return knows_its_keywords(other)
+
+    return decorated
+
+
+@_with_keywords_of(compare)
+def compare_events(*args: Any, **kwargs: Any) -> Iterator[Event]:
+    """Like ``compare``, yielding an Event whenever something is new. Input is checked before the first event.
+
+    When ``stop`` is set the generator ends early after a last ``done`` event with what there is; when it was set before
+    the picture was encoded there is nothing to show, and BadInput says so.
+    """
+    given = inspect.signature(compare).bind(*args, **kwargs)
+    given.apply_defaults()
+    return _relay(_job(SimpleNamespace(**given.arguments)))
+
+
+def _job(asked: SimpleNamespace) -> _Job:
+    """What the arguments of ``compare`` ask for, checked. Raises BadInput."""
+    check_model(asked.vlm)
+    media = open_media(asked.vlm, asked.image, asked.frames)
+    question = check_question(asked.question, asked.vlm)
+    check_text("The expected answer", "" if asked.expected is None else asked.expected)
+    chosen = chosen_methods(asked.methods, asked.params)
+    grid = grid_of(asked.vlm, media)
+    at = listed("evidence_frames", asked.evidence_frames)
+    boxes, box_frames = placed_evidence(media, evidence_boxes(asked.evidence), at)
+    check_numbers(asked.budget, asked.budget_as, asked.seed, asked.repeats, asked.max_new_tokens, grid)
+    request = Request(
+        question=question,
+        methods=[method.requested for method in chosen],
+        budget=asked.budget,
+        budget_as=asked.budget_as,
+        seed=asked.seed,
+        max_new_tokens=asked.max_new_tokens,
+        repeats=asked.repeats,
+        expected_answer=asked.expected or None,
+        evidence=boxes,
+        evidence_frames=box_frames,
+    )
+    settings = Settings(
+        budget=Budget(asked.budget, asked.budget_as),
+        seed=asked.seed,
+        repeats=asked.repeats,
+        max_new_tokens=asked.max_new_tokens,
+        stop=asked.stop or threading.Event(),
+    )
+    return _Job(vlm=asked.vlm, media=media, request=request, grid=grid, chosen=chosen, settings=settings)
+
+
+@dataclass
+class _Job:
+    vlm: VisionLanguageModel
+    media: Picture | Video
+    request: Request
+    grid: TokenGrid
+    chosen: list[ChosenMethod]
+    settings: Settings
+    text_tokens: list[str] = field(default_factory=list)
+
+    def comparison(self, runs: list[Run], timings: dict[str, Timing]) -> Comparison:
+        return Comparison(
+            request=self.request,
+            model=self.vlm.record,
+            picture=picture_of(self.media),
+            video=self.media.record if isinstance(self.media, Video) else None,
+            grid=self.grid,
+            text_tokens=self.text_tokens,
+            runs=list(runs),
+            versions=versions(),
+            timings=timings,
+            warnings=[
+                *notices_of(self.media),
+                *untrained(self.vlm, self.media),
+                *drawn_scenes_only(self.vlm, self.media),
+                *unknown_words(self.vlm, self.request.question),
+                *mostly_unseen(self.grid),
+            ],
+        )
+
+    @torch.inference_mode()
+    def run(self, emit: Callable[[Event], None]) -> None:
+        """Run every lane in order. Everything that touches the model happens in the calling thread."""
+        needs = self._needs()
+        repeats = self.settings.repeats
+        if self.vlm.model not in _WARM:  # else the first run, the unpruned one, would look slower than it is
+            warm_up = self._encode(needs)
+            with running_on(self.vlm.model, self.vlm.family, warm_up):
+                answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=_ignore, stop=self.settings.stop)
+            if not self.settings.stop.is_set():
+                _WARM.add(self.vlm.model)
+        prompts = [self._encode(needs) for _ in range(repeats)]
+        prompt = prompts[-1]
+        n_visual = int(prompt.visual_mask.sum())
+        if n_visual != self.grid.n_tokens:
+            raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
+        self.text_tokens = text_behind_the_picture(self.vlm, prompt)
+        timings = {"vision": timing([p.vision_ms for p in prompts])}
+        runs: list[Run] = []
+        partial = self.comparison(runs, timings)
+        emit(Event("encoded", -1, "", partial))
+        try:
+            for lane, chosen in enumerate(self.chosen):
+                emit(Event("lane", lane, "", partial))
+                on_text = _text_events(emit, lane, partial)
+                run = run_method(self.vlm, prompt, self.grid, chosen, self.settings, on_text)
+                runs.append(run)
+                partial = self.comparison(runs, timings)
+                emit(Event("run", lane, run.answer, partial))
+        except Stopped:
+            pass
+        emit(Event("done", len(runs) - 1, "", partial))
+
+    def _needs(self) -> set[Need]:
+        """The signals of every method that can run here; the others refuse in their own lane, not the whole request."""
+        info = planning_info(self.vlm, self.grid)
+        return {need for chosen in self.chosen for need in needs_of(chosen.pruner, info)}
+
+    def _encode(self, needs: set[Need]) -> Prompt:
+        if self.settings.stop.is_set():
+            raise BadInput("Stopped before the picture was encoded.")
+        shown = self.media if isinstance(self.media, Video) else self.media.image
+        inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
+        length = inputs["input_ids"].shape[1]
+        check_context(self.vlm, length, self.settings.max_new_tokens, self.request.question, self.grid)
+        return encode(
+            self.vlm.model,
+            self.vlm.family,
+            inputs,
+            needs,
+            question_mask=question_mask,
+            geometry=[geometry_of(self.grid)],
+        )
+
+
+def _ignore(token_ids: list[int]) -> None:
+    """The warm-up's tokens are nobody's."""
+
+
+def _text_events(emit: Callable[[Event], None], lane: int, comparison: Comparison) -> Callable[[str], None]:
+    return lambda text: emit(Event("text", lane, text, comparison))
+
+
+def _relay(job: _Job) -> Iterator[Event]:
+    """Run the job in a worker thread and hand its events on, so that text streams while ``generate`` is running."""
+    events: queue.Queue[Event | BaseException | None] = queue.Queue()
+
+    def work() -> None:
+        try:
+            job.run(events.put)
+            events.put(None)
+        except BaseException as error:
+            events.put(error)
+
+    worker = threading.Thread(target=work, name="tokviz-compare", daemon=True)
+    worker.start()
+    try:
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    finally:
+        # The consumer may leave early (a closed browser tab): the model must be free when this generator is gone.
+        if worker.is_alive():
+            job.settings.stop.set()
+            worker.join()
+
+
+def text_behind_the_picture(vlm: VisionLanguageModel, prompt: Prompt) -> list[str]:
+    """The prompt's tokens behind the last visual token, one by one as text."""
+    first = int(prompt.visual_mask[0].nonzero().max()) + 1
+    return [vlm.processor.tokenizer.decode([token]) for token in prompt.input_ids[0, first:].tolist()]
+
+
+def versions() -> dict[str, str]:
+    """Versions that a session records."""
+    return {
+        "tokviz": __version__,
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "python": platform.python_version(),
+    }
+
+
+def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
+    """A warning that names the words of the question that the model's vocabulary lacks, or nothing."""
+    tokenizer = vlm.processor.tokenizer
+    if tokenizer.unk_token_id is None:
+        return []
+    encoding = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+    unknown = [
+        question[start:end]
+        for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        if token == tokenizer.unk_token_id
+    ]
+    if not unknown:
+        return []
+    words = ", ".join(dict.fromkeys(unknown))
+    return [f"{vlm.record.name} does not know: {words}. Its vocabulary is small; see the model card."]
+
+
+def drawn_scenes_only(vlm: VisionLanguageModel, media: Picture | Video) -> list[str]:
+    """What an embedded model knows, beside every answer about anything but the examples, which are all drawn scenes.
+
+    Whether another picture is a drawn scene cannot be told from its pixels with certainty, so nothing is said of it.
+    """
+    if not vlm.record.embedded or media.record.sha256 in stored_digests():
+        return []
+    what = "clips" if isinstance(media, Video) else "scenes"
+    return [
+        f"{vlm.record.name} was trained on drawn {what} only, such as those of the examples: about a photograph or "
+        "anything else it answers just as surely, and its answers mean nothing."
+    ]
+
+
+def mostly_unseen(grid: TokenGrid) -> list[str]:
+    """A warning when the model sees less than half of the picture or of each frame, or nothing."""
+    width, height = grid.picture_size
+    x0, y0, x1, y1 = grid.views[0].seen
+    if (x1 - x0) * (y1 - y0) >= 0.5 * width * height:
+        return []
+    return [f"The model sees only the middle {x1 - x0:.0f} × {y1 - y0:.0f} of these {width} × {height} pixels."]

@@ -1,0 +1,81 @@
+"""The examples of the page: stored sessions with a title and the reason why they are hard. No torch, no model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import BadInput
+from ..records import Comparison
+from ..resources import resource
+
+EXAMPLES = resource("examples")
+
+_DIGEST = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
+
+
+class Case(BaseModel):
+    """``case.json``: what a person wrote about a case. Further keys are kept out of the page but allowed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    title: str
+    question: str
+    answer: str
+    why: str
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One stored case. ``id`` is its folder name, ``clip`` the video file where the question is about one."""
+
+    id: str
+    case: Case
+    comparison: Comparison
+    clip: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """The headline."""
+        return self.case.title
+
+    @property
+    def why(self) -> str:
+        """Why the case is hard, in a sentence or two."""
+        return self.case.why
+
+
+@cache
+def stored_digests(folder: Path = EXAMPLES) -> frozenset[str]:
+    """SHA-256 of every picture, frame and clip of the examples; read once, and without understanding the sessions."""
+    sessions = (path.read_bytes() for path in folder.glob("*/session.json")) if folder.is_dir() else ()
+    return frozenset(found.decode() for session in sessions for found in _DIGEST.findall(session))
+
+
+def load_examples(folder: Path = EXAMPLES) -> list[Example]:
+    """Every ``<folder>/<id>/`` with ``case.json`` and ``session.json``, by id; an empty list when there is none.
+
+    ``clip.*`` beside them is the video that the question is about.
+
+    Raises BadInput that names the file when one of them is damaged: a broken example is a bug, not a missing one.
+    """
+    if not folder.is_dir():
+        return []
+    cases = sorted(path.parent for path in folder.glob("*/case.json") if (path.parent / "session.json").is_file())
+    return [_load(case) for case in cases]
+
+
+def _load(folder: Path) -> Example:
+    try:
+        case = Case.model_validate_json((folder / "case.json").read_bytes())
+        comparison = Comparison.from_json((folder / "session.json").read_bytes())
+    except (ValidationError, BadInput) as error:
+        raise BadInput(f"The example {folder.name!r} cannot be read: {error}") from error
+    clips = sorted(folder.glob("clip.*")) if comparison.video is not None else []
+    return Example(folder.name, case, comparison, clips[0] if clips else None)

@@ -1,0 +1,247 @@
+"""One method on one encoded prompt, from its schedule to its Run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from ..engine import Answer, Prompt, StageEvent, answer, running_on, selector, shorten
+from ..errors import BadInput, Stopped
+from ..models.base import ModelFamily
+from ..models.flops import decode_flops, merging_flops, prefill_flops
+from ..models.loading import VisionLanguageModel
+from ..names import VisionBlock
+from ..pruners import Pruner
+from ..records import AnswerToken, Cost, Run, Timing, TokenGrid
+from ..types import Budget, Need, PlanningInfo, Schedule, budget_meanings, tokens_per_block
+from .metrics import timing
+from .requests import ChosenMethod
+from .traces import stage_records
+
+EMPTY_ANSWER = "The model gave an empty answer."
+CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all methods of a request share."""
+
+    budget: Budget
+    seed: int
+    repeats: int
+    max_new_tokens: int
+    stop: threading.Event
+
+
+@dataclass
+class Execution:
+    """A schedule carried out once: its events in original indices, and the answer with its clocks.
+
+    vision_ms: what its own run of the vision tower took, None when it used the one that all methods share.
+    """
+
+    events: list[StageEvent]
+    answer: Answer
+    vision_ms: float | None
+
+
+def run_method(
+    vlm: VisionLanguageModel,
+    prompt: Prompt,
+    grid: TokenGrid,
+    chosen: ChosenMethod,
+    settings: Settings,
+    on_text: Callable[[str], None],
+) -> Run:
+    """Carry out one method and record it. A method that cannot run on this request gives a Run with ``error``.
+
+    Raises Stopped when the user stopped it.
+    """
+    pruner, params = chosen.pruner, chosen.requested.params
+    base: dict[str, Any] = {**chosen.requested.model_dump(), "label": chosen.label, "family": pruner.family}
+    n_blocks = vlm.record.n_blocks
+    info = planning_info(vlm, grid)
+    missing = pruner.missing(info)
+    if missing is not None:
+        return Run(**base, error=missing)
+    try:
+        schedule = pruner.schedule(settings.budget, info, params)
+        work = vlm.model, vlm.family, prompt, schedule, params, settings
+        first = execute(*work, on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)), diagnose=True)
+        executions = [first]
+        if settings.repeats > 1:  # the first one was the warm-up
+            executions = [execute(*work) for _ in range(settings.repeats)]
+    except BadInput as error:
+        return Run(**base, error=str(error))
+    execution = executions[-1]
+    selection_ms = [[s.events[i].milliseconds for s in executions] for i in range(len(execution.events))]
+    records = stage_records(first.events, grid.n_tokens, [median(samples) for samples in selection_ms])
+    per_block = processed(execution.events, grid.n_tokens, n_blocks)
+    said = _decode(vlm, execution.answer.token_ids)
+    final = len(execution.events[-1].sequence) if execution.events else grid.n_tokens
+    return Run(
+        **base,
+        planned=schedule.meanings(grid.n_tokens, n_blocks),
+        actual=budget_meanings(per_block, final),
+        tokens_per_block=per_block,
+        stages=records,
+        answer=said,
+        answer_tokens=[
+            AnswerToken(id=token, text=vlm.processor.tokenizer.decode([token]), logprob=logprob)
+            for token, logprob in zip(execution.answer.token_ids, execution.answer.logprobs, strict=True)
+        ],
+        timings=execution_timings(executions),
+        cost=_cost(vlm, prompt, grid, per_block, execution),
+        warnings=[
+            *(warning for event in first.events if event.diagnostics for warning in event.diagnostics.warnings),
+            *([] if said else [EMPTY_ANSWER]),
+            *_cut(vlm, execution.answer.token_ids, settings),
+        ],
+    )
+
+
+def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
+    """What methods may know about this model and a picture of this geometry before anything runs."""
+    return planning_of(vlm, grid.n_tokens, n_views=len(grid.views), has_tiles=grid.is_tiled, has_frames=grid.is_video)
+
+
+def planning_of(
+    vlm: VisionLanguageModel, n_visual: int, *, n_views: int = 1, has_tiles: bool = False, has_frames: bool = False
+) -> PlanningInfo:
+    """``planning_info`` where only the number of visual tokens, and what they are made of, is known."""
+    tower = vlm.family.vision_tower(vlm.model)
+    return vlm.family.planning(
+        n_visual=n_visual,
+        n_blocks=vlm.record.n_blocks,
+        has_cls=vlm.family.has_cls(vlm.model),
+        n_views=n_views,
+        has_tiles=has_tiles,
+        has_frames=has_frames,
+        vision_blocks=None if tower is None else len(tower.blocks),
+    )
+
+
+def needs_of(pruner: Pruner, info: PlanningInfo) -> set[Need]:
+    """The signals that a method may ask this model for; none of a method that cannot run on it."""
+    return set() if pruner.missing(info) else {need for need in pruner.needs if _given(need, info)}
+
+
+def _given(need: Need, info: PlanningInfo) -> bool:
+    """Whether this model has the signal; attention received stands in for [CLS] where there is none."""
+    if need.kind.startswith("cls_"):
+        return info.has_cls
+    if need.kind == "received_attention":
+        return not info.has_cls
+    return info.has_text_tower or need.kind != "clip_relevance"
+
+
+def processed(events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> list[int]:
+    """Visual tokens that each LLM block really processed, given what happened in the stages. Shape: ``L`` ints.
+
+    With the tokens that stages added: they stay, and every later block computes with them.
+    """
+    return tokens_per_block(n_visual, n_blocks, [(event.stage.site, len(event.sequence)) for event in events])
+
+
+def _unheard(token_ids: list[int]) -> None:
+    """Repetitions for the clock stream to nobody."""
+
+
+def execute(
+    model: Any,
+    family: ModelFamily,
+    prompt: Prompt,
+    schedule: Schedule,
+    params: Mapping[str, Any],
+    settings: Settings,
+    on_tokens: Callable[[list[int]], None] = _unheard,
+    *,
+    diagnose: bool = False,
+) -> Execution:
+    """Carry out a schedule once on an encoded prompt and answer; ``on_tokens`` receives the ids so far.
+
+    ``diagnose`` fills the diagnostics of its events, outside every clock.
+
+    Raises Stopped when the user stopped it, BadInput and Unsupported as the engine does.
+    """
+    select = selector(params, settings.seed)
+    before_llm = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
+    inside_llm = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
+    short, rows = shorten(model, family, prompt, before_llm, select, diagnose=diagnose)
+    with running_on(model, family, short, inside_llm, select, diagnose=diagnose) as trace:
+        generated = answer(
+            model, short, max_new_tokens=settings.max_new_tokens, on_tokens=on_tokens, stop=settings.stop
+        )
+    if generated.stopped:
+        raise Stopped
+    merges_in_vision = any(isinstance(stage.site, VisionBlock) for stage in before_llm)
+    events = [*rows[0], *(trace.events[0] if trace is not None else [])]
+    return Execution(events, generated, short.vision_ms if merges_in_vision else None)
+
+
+def _cut(vlm: VisionLanguageModel, token_ids: list[int], settings: Settings) -> list[str]:
+    """A warning when the model would have gone on, or nothing."""
+    ends = vlm.model.generation_config.eos_token_id
+    if len(token_ids) < settings.max_new_tokens or token_ids[-1] in (ends if isinstance(ends, list) else [ends]):
+        return []
+    return [CUT_ANSWER.format(settings.max_new_tokens)]
+
+
+def _decode(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
+    return vlm.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+
+
+def execution_timings(executions: Sequence[Execution]) -> dict[str, Timing]:
+    """Medians in ms: prefill, decode per token (over tokens and executions), selection, and vision where the method
+    ran the tower itself.
+
+    They add up: selection is the work of all stages, and prefill and vision are without it, wherever a stage ran.
+    """
+    timings = {
+        "prefill": timing([execution.answer.prefill_ms - _inside_ms(execution) for execution in executions]),
+        "selection": timing([sum(event.milliseconds for event in execution.events) for execution in executions]),
+    }
+    vision = [execution.vision_ms for execution in executions if execution.vision_ms is not None]
+    if vision:
+        timings["vision"] = timing(vision)
+    decode = [ms for execution in executions for ms in execution.answer.decode_ms]
+    if decode:
+        timings["decode_per_token"] = timing(decode, len(executions))
+    return timings
+
+
+def _inside_ms(execution: Execution) -> float:
+    """Selection, and what was asked about it, while the LLM was prefilling, in ms."""
+    return sum(e.milliseconds + e.diagnostics_ms for e in execution.events if isinstance(e.stage.site, int))
+
+
+def _cost(
+    vlm: VisionLanguageModel, prompt: Prompt, grid: TokenGrid, per_block: list[int], execution: Execution
+) -> Cost:
+    text = vlm.text_config
+    n_text = prompt.input_ids.shape[1] - int(prompt.visual_mask.sum())
+    lengths = [n_text + n_visual for n_visual in per_block]
+    return Cost(
+        prefill_flops=prefill_flops(lengths, text.hidden_size, text.intermediate_size),
+        decode_flops=decode_flops(lengths, text.hidden_size, text.intermediate_size, len(execution.answer.token_ids)),
+        vision_flops=_vision_flops(vlm, grid, execution.events),
+        kv_cache_bytes=execution.answer.kv_bytes,
+        peak_memory_bytes=execution.answer.peak_bytes,
+    )
+
+
+def _vision_flops(vlm: VisionLanguageModel, grid: TokenGrid, events: list[StageEvent]) -> float:
+    """Of one picture: the whole tower as the stock model runs it, or the blocks that a merging method ran."""
+    tower = vlm.family.vision_tower(vlm.model)
+    left = {e.stage.site: len(e.kept) for e in events if isinstance(e.stage.site, VisionBlock)}
+    if not left or tower is None:
+        return vlm.family.vision_flops(vlm.model, grid)
+    vision, cls = vlm.model.config.vision_config, int(vlm.family.has_cls(vlm.model))
+    counts = [(vision.image_size // vision.patch_size) ** 2]
+    for block in range(len(tower.blocks)):
+        counts.append(left.get(VisionBlock(block), counts[-1]))
+    counts = [count + cls for count in counts]
+    return merging_flops(counts[:-1], counts[1:], vision.hidden_size, vision.intermediate_size)

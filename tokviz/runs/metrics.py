@@ -1,0 +1,198 @@
+"""What is measured on finished runs: agreement of kept sets, evidence recall, verdicts on answers."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..names import Box
+from ..records import Run, StageRecord, Timing, TokenGrid
+
+VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an answer compares; ``label`` is the same in words."""
+
+    kind: VerdictKind
+    label: str
+
+
+def normalised(answer: str) -> str:
+    """An answer without case, outer and repeated spaces, and final punctuation."""
+    return " ".join(answer.casefold().split()).strip(string.punctuation + " ")
+
+
+def verdict(answer: str, baseline_answer: str, expected: str | None) -> Verdict:
+    """Compare an answer with the unpruned model's and, when it is known, with the right one.
+
+    With an expected answer: ``right``; ``flipped`` (unpruned right, this wrong); ``recovered`` (unpruned wrong, this
+    right); ``wrong`` (both wrong). Without: ``same`` or ``changed``.
+    """
+    same = normalised(answer) == normalised(baseline_answer)
+    if expected is None:
+        return Verdict("same", "same as no pruning") if same else Verdict("changed", "changed by pruning")
+    is_right = normalised(answer) == normalised(expected)
+    baseline_right = normalised(baseline_answer) == normalised(expected)
+    if is_right:
+        return Verdict("right", "right") if baseline_right else Verdict("recovered", "right, unlike no pruning")
+    return Verdict("flipped", "flipped by pruning") if baseline_right else Verdict("wrong", "wrong")
+
+
+def timing(samples: Sequence[float], executions: int | None = None) -> Timing:
+    """Median of ``samples`` in ms, of so many executions (default: one each); one is a single shot."""
+    executions = len(samples) if executions is None else executions
+    return Timing(median_ms=median(samples), samples=executions, single_shot=executions == 1)
+
+
+def overlap(kept_a: Sequence[int], kept_b: Sequence[int]) -> float:
+    """Intersection over union of two kept sets; 1.0 when both are empty."""
+    a, b = set(kept_a), set(kept_b)
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def seen_by_llm(run: Run, n_visual: int) -> list[int]:
+    """Visual tokens that entered the LLM, ascending: what the stages before it left of ``n_visual``."""
+    before = [stage for stage in run.stages if not isinstance(stage.site, int)]
+    return before[-1].kept if before else list(range(n_visual))
+
+
+@dataclass(frozen=True)
+class FrameCount:
+    """What of one view of a video was kept: ``frames`` that it shows (from 0), patches, tokens that are no patch."""
+
+    frames: tuple[int, ...]
+    kept: int
+    patches: int
+    others_kept: int
+    others: int
+
+    @property
+    def share(self) -> float:
+        """Kept share of the patches, 0 to 1."""
+        return self.kept / self.patches if self.patches else 0.0
+
+
+def kept_per_frame(grid: TokenGrid, kept: Sequence[int] | None) -> list[FrameCount]:
+    """Tokens kept of every frame of a video (of frames that became one grid together), in the order of the frames.
+
+    kept: original indices; None when nothing was pruned. Empty for a picture.
+    """
+    there = set(range(grid.n_tokens) if kept is None else kept)
+    counts = [[0, 0, 0, 0] for _ in grid.views]
+    for token, (view, row) in enumerate(zip(grid.view, grid.row, strict=True)):
+        if view < 0:
+            continue
+        first = 0 if row >= 0 else 2
+        counts[view][first] += token in there
+        counts[view][first + 1] += 1
+    views = [FrameCount(view.frames, *count) for view, count in zip(grid.views, counts, strict=True) if view.frames]
+    return sorted(views, key=lambda count: min(count.frames))
+
+
+def evidence_tokens(grid: TokenGrid, evidence: Sequence[Box], frames: Sequence[int] = ()) -> list[int]:
+    """Visual tokens whose patch shares at least a tenth of its area with an evidence box, ascending.
+
+    frames: of a video, the sampled frame that each box lies in; a token shows a box only if its view shows that frame.
+    """
+    is_video = grid.is_video
+    if is_video and len(frames) != len(evidence):
+        raise ValueError(f"expected the frame of each of {len(evidence)} boxes, but got {len(frames)} frames")
+    if not evidence:
+        return []
+    tokens = np.array([token for token, box in enumerate(grid.box) if box], dtype=np.int64)
+    patches = np.array([box for box in grid.box if box], dtype=np.float64).reshape(-1, 4)
+    if not is_video:
+        return [int(token) for token in tokens[_shows_any(patches, evidence)]]
+    boxes_of: dict[int, list[Box]] = {}
+    for box, frame in zip(evidence, frames, strict=True):
+        boxes_of.setdefault(frame, []).append(box)
+    views = np.array(grid.view, dtype=np.int64)[tokens]
+    shows = np.zeros(len(tokens), dtype=bool)
+    for number, view in enumerate(grid.views):
+        boxes = [box for frame in view.frames for box in boxes_of.get(frame, ())]
+        if boxes:
+            here = np.flatnonzero(views == number)
+            shows[here] = _shows_any(patches[here], boxes)
+    return [int(token) for token in tokens[shows]]
+
+
+def _shows_any(patches: NDArray[np.float64], boxes: Sequence[Box]) -> NDArray[np.bool_]:
+    """Which patches share at least a tenth of their area with one of the boxes. Shape: ``(n, 4)`` -> ``(n,)``."""
+    shows = np.zeros(len(patches), dtype=bool)
+    x0, y0, x1, y1 = patches.T
+    with np.errstate(all="ignore"):  # boxes as large as floats can be: what overflows is no tenth of anything
+        area = (x1 - x0) * (y1 - y0)
+        for box in dict.fromkeys(map(tuple, boxes)):
+            width = np.maximum(np.minimum(x1, box[2]) - np.maximum(x0, box[0]), 0)
+            height = np.maximum(np.minimum(y1, box[3]) - np.maximum(y0, box[1]), 0)
+            shows |= (area > 0) & (width * height / area >= 0.1)
+    return shows
+
+
+def evidence_recall(
+    grid: TokenGrid, evidence: Sequence[Box], kept: Sequence[int], frames: Sequence[int] = ()
+) -> float | None:
+    """Share of the evidence tokens that were kept; None when no token shows the evidence. Arguments as above."""
+    tokens = evidence_tokens(grid, evidence, frames)
+    return len(set(tokens) & set(kept)) / len(tokens) if tokens else None
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What became of some tokens, each in one list, in the order given: ``kept`` themselves, ``absorbed`` (merged into
+    a token that is alive), or ``lost``."""
+
+    kept: tuple[int, ...]
+    absorbed: tuple[int, ...]
+    lost: tuple[int, ...]
+
+
+def carriers(stages: Sequence[StageRecord], n_visual: int) -> list[int]:
+    """For every visual token the one that carries it after these stages, itself where it is kept; -1 where it is lost.
+
+    Followed through all merges: what was merged into a token that is dropped later is lost with it. That a dropped
+    token has a share in a summary token of everything that was dropped (``StageRecord.n_extra``) carries it nowhere.
+    """
+    carrier = list(range(n_visual))
+    for stage in stages:
+        after = [-1] * n_visual if stage.assignment is None else list(stage.assignment)
+        alive = set(stage.kept)
+        for token in stage.kept:
+            after[token] = token
+        after = [token if token in alive else -1 for token in after]
+        carrier = [-1 if token < 0 else after[token] for token in carrier]
+    return carrier
+
+
+def fates(tokens: Sequence[int], stages: Sequence[StageRecord], n_visual: int) -> Fates:
+    """Which of ``tokens`` these stages of a run kept, merged into kept ones, or lost. See ``carriers``."""
+    carrier = carriers(stages, n_visual)
+    return Fates(
+        kept=tuple(token for token in tokens if carrier[token] == token),
+        absorbed=tuple(token for token in tokens if carrier[token] not in (token, -1)),
+        lost=tuple(token for token in tokens if carrier[token] == -1),
+    )
+
+
+def stages_before_llm(run: Run) -> list[StageRecord]:
+    """The stages whose result enters the LLM."""
+    return [stage for stage in run.stages if not isinstance(stage.site, int)]
+
+
+def stages_that_select(run: Run) -> list[StageRecord]:
+    """All stages up to the last that left tokens: a withdrawal of everything at the end is no selection."""
+    last = max((at for at, stage in enumerate(run.stages) if stage.kept), default=-1)
+    return run.stages[: last + 1]
+
+
+def withdrawal(run: Run) -> StageRecord | None:
+    """The stage behind which no visual token is left, or None."""
+    return next((stage for stage in run.stages if stage.n_in and not stage.kept), None)

@@ -1,0 +1,190 @@
+"""The components of the page that gradio has not. Templates are constants: no value is interpolated into markup.
+
+Gradio runs a template through Handlebars and then evaluates the result as a JavaScript template literal, so a model
+answer placed there could run code. Ours contain no placeholder; every text is written with ``textContent`` by the
+scripts in ``assets/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import gradio as gr
+from gradio.data_classes import FileData, GradioRootModel, ImageData
+from pydantic import model_validator
+
+from ..resources import resource
+from .files import PICTURES, VIDEOS, shown_file, uploaded_path
+
+ASSETS = resource("assets")
+MAX_UPLOAD_MB = 100
+"""The larger of the limits of ``tokviz.media.images`` and ``tokviz.media.video``, which check the rest."""
+_VIEW_SCRIPTS = (
+    "patch_geometry.js",
+    "patch_sheet.js",
+    "patch_draw.js",
+    "patch_lane.js",
+    "patch_tools.js",
+    "chart_draw.js",
+    "why_panel.js",
+    "film_bars.js",
+    "film_strip.js",
+    "staleness.js",
+    "patch_view.js",
+)
+
+
+def asset(name: str) -> str:
+    """The text of a file in ``assets/``."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+class Widget(gr.HTML):
+    """Base: markup, style and scripts are files in ``assets/``, the value is plain data that the scripts draw.
+
+    Gradio makes such an object anew from its arguments on updates, so every argument is plain data with a default.
+    """
+
+    _html: ClassVar[str]
+    _css: ClassVar[str] = ""
+    _scripts: ClassVar[Sequence[str]]
+
+    def __init__(self, value: Any = None, **settings: Any):
+        super().__init__(
+            value=value,
+            html_template=asset(self._html) if self._html.endswith(".html") else self._html,
+            css_template=asset(self._css) if self._css else "",
+            js_on_load="\n".join(map(asset, self._scripts)),
+            apply_default_css=False,
+            **settings,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        """The value is an object, not a string."""
+        return {"type": "object"}
+
+
+class PatchView(Widget):
+    """Lanes side by side: pictures with overlays, answers, numbers. The value is the dict of ``payload.to_payload``."""
+
+    _html, _css, _scripts = "patch_view.html", "patch_view.css", _VIEW_SCRIPTS
+
+
+class PageHead(Widget):
+    """Name of the page, chips about the model that answered, switch between light and dark."""
+
+    _html, _scripts = "page_head.html", ("page_head.js",)
+
+
+class Notice(Widget):
+    """One sentence about what is going on or went wrong. The value is the dict of ``notice`` or None.
+
+    Event ``lost``: the browser has heard nothing of a run for so long that it is taken for given up.
+    """
+
+    _html, _scripts = '<p class="tokviz-notice" role="status" aria-live="polite"></p>', ("notice.js",)
+
+
+def notice(kind: Literal["info", "busy", "error"], text: str) -> dict[str, str]:
+    """A value of ``Notice``."""
+    return {"kind": kind, "text": text}
+
+
+class ExamplePills(Widget):
+    """Buttons with the names of the examples. Raises the event ``select``; the value in Python is the chosen index.
+
+    Not ``gr.Dataset``: its pills come after the lanes and push them down, and the one that was pressed last stays lit
+    whatever is shown since.
+    """
+
+    _html, _css, _scripts = "example_pills.html", "example_pills.css", ("example_pills.js",)
+
+    def __init__(self, value: Sequence[str] | dict[str, Any] = (), **settings: Any):
+        super().__init__(value if isinstance(value, dict) else {"names": list(value), "chosen": None}, **settings)
+
+    def preprocess(self, payload: Any) -> int:  # type: ignore[override]
+        """The index that a browser chose. Raises gr.Error when it is none of ours."""
+        chosen = payload.get("chosen") if isinstance(payload, dict) else None
+        if type(chosen) is not int or not 0 <= chosen < len(self.value["names"]):
+            raise gr.Error("There is no such example.", print_exception=False)
+        return chosen
+
+
+class MethodMenu(Widget):
+    """Checkboxes by family, settings of the chosen methods: ``form.menu_value`` of ``form.families``."""
+
+    _html, _css, _scripts = "method_menu.html", "method_menu.css", ("method_menu.js",)
+
+    def __init__(self, value: dict[str, Any] | None = None, *, families: Sequence[Any] = (), **settings: Any):
+        super().__init__(value, families=list(families), **settings)
+
+
+class ChosenFile(GradioRootModel):
+    """What the browser sends and gets: a file, or nothing, which ``gr.HTML`` in the browser spells as empty text."""
+
+    root: FileData | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+
+class MediaField(Widget):
+    """A picture or a video: one place to drop either. The value in Python is the path of the file, unopened, or None.
+
+    ``tokviz.media`` alone decides what is decoded: the browser's word on the type of a file only chooses the preview.
+    """
+
+    data_model = ChosenFile
+    _html, _css, _scripts = "media_field.html", "media_field.css", ("media_field.js",)
+
+    def __init__(self, value: str | FileData | None = None, **settings: Any):
+        accept = ",".join(("image/*", "video/*", *PICTURES, *VIDEOS))
+        super().__init__(value, **{"max_mb": MAX_UPLOAD_MB, "accept": accept, **settings})
+
+    def preprocess(self, payload: ChosenFile | None) -> str | None:  # type: ignore[override]
+        """Path of the uploaded file. Raises gr.Error for any other path."""
+        return None if payload is None else uploaded_path(payload.root)
+
+    def postprocess(self, value: str | Path | FileData | None) -> ChosenFile | None:  # type: ignore[override]
+        """What is shown: a file by path or, with the name to show, as FileData."""
+        if value is None:
+            return None
+        return ChosenFile(root=value if isinstance(value, FileData) else shown_file(Path(value)))
+
+    def api_info(self) -> dict[str, Any]:
+        """The value is a file."""
+        return FileData.model_json_schema()
+
+
+class PictureField(gr.Image):
+    """An image field that hands the uploaded file on unopened: ``tokviz.media.images`` alone decides what is decoded.
+
+    ``gr.Image`` opens every file first, so that a damaged one would reach the visitor as the bare word "Error".
+    """
+
+    def get_block_name(self) -> str:
+        """The browser draws it as an image field."""
+        return "image"
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        """Path of the uploaded file. Raises gr.Error for any other path."""
+        return uploaded_path(payload)
+
+
+class FileButton(gr.UploadButton):
+    """A button that takes one file; the value in Python is its real path."""
+
+    def get_block_name(self) -> str:
+        """The browser draws it as an upload button."""
+        return "uploadbutton"
+
+    def preprocess(self, payload: Any) -> str | None:  # type: ignore[override]
+        """Path of the uploaded file, unopened."""
+        root = getattr(payload, "root", payload)
+        if isinstance(root, list):
+            root = root[0] if len(root) == 1 else None
+        return uploaded_path(root)

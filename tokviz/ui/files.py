@@ -1,0 +1,229 @@
+"""Files between visitors and the page: what clients name, pictures that are displayed, stored sessions."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradio.data_classes import FileData
+
+from ..errors import BadInput
+from ..records import Comparison, PictureRecord, TokenGrid
+from ..serving.model_menu import model_options
+from ..serving.storage import storage, temporary_file
+from ..session_limits import MAX_BYTES
+from .failures import refusal
+
+if TYPE_CHECKING:
+    from ..media.images import Picture
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+SESSION_FILE = "tokviz-session.json"
+OPENING_S = 15.0
+"""Time on the wall that the pictures of an opened session may take, all together."""
+_MIME_TYPES = {".webm": "video/webm", ".mov": "video/quicktime"}
+_DISPLAY_SIDE = 1200
+_FRAME_SIDE = 720
+"""Of a video many frames are shown at once, none of them alone."""
+_BOTH_LAYERS = "both"
+_MOST_VALUES = 200_000
+
+
+def check_client_value(value: Any) -> None:
+    """Raises BadInput when any object in a client's JSON value names a file that is not this server's upload.
+
+    Whatever the shape: nested, in lists, with or without gradio's ``meta``; addresses of the web are no uploads either.
+    Numbers that are none (NaN, Infinity) are refused as well.
+    """
+    pending, seen = [value], 0
+    while pending:
+        current = pending.pop()
+        seen += 1
+        if seen > _MOST_VALUES:
+            raise BadInput("The request holds too many values.")
+        if isinstance(current, dict):
+            if "path" in current and current["path"] is not None:
+                storage().own_file(current["path"])
+            pending.extend(current.values())
+        elif isinstance(current, list | tuple):
+            pending.extend(current)
+        elif isinstance(current, float) and not math.isfinite(current):
+            raise BadInput(f"The request holds {current} where a number is wanted.")
+
+
+def uploaded_path(payload: Any) -> str | None:
+    """The real path of the file in the value of a file field: an object with ``path``, or nothing.
+
+    Raises gr.Error with a sentence for anything else, such as a path as plain text.
+    """
+    if payload is None or payload == "":
+        return None
+    path = payload.get("path") if isinstance(payload, dict) else getattr(payload, "path", "")
+    if path is None:
+        return None
+    try:
+        return storage().own_file(path)
+    except BadInput as error:
+        raise refusal(error) from error
+
+
+def shown_file(path: Path, name: str = "") -> FileData:
+    """A file of the server as a value of ``MediaField``; the preview follows from its suffix."""
+    suffix = path.suffix.lower()
+    mime = _MIME_TYPES.get(suffix, "video/mp4") if suffix in VIDEOS else "image/png"
+    return FileData(path=str(path), orig_name=name or path.name, mime_type=mime)
+
+
+def picture_bytes(record: PictureRecord) -> bytes:
+    """The file stored in a session. Raises BadInput when it is not base64."""
+    try:
+        return base64.b64decode(record.base64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadInput("The session is damaged: its picture is not readable.") from error
+
+
+def shown_files(comparison: Comparison, from_stranger: bool = False) -> dict[str, Any]:
+    """Arguments ``picture`` and ``frames`` of ``payload.to_payload``: the files that are displayed.
+
+    ``from_stranger``: the session was not made here; its pictures are decoded in a process with limits. Raises BadInput
+    when one is no picture or all of them take too long.
+    """
+    read = _read_carefully(time.monotonic() + OPENING_S) if from_stranger else _read
+    if comparison.video is None:
+        return {"picture": display_file(comparison.picture, read=read)}
+    return {"frames": [display_file(frame.picture, _FRAME_SIDE, read) for frame in comparison.video.frames]}
+
+
+def _read(data: bytes) -> Picture:
+    from ..media.images import read_image
+
+    return read_image(data)
+
+
+def _read_carefully(deadline: float) -> Callable[[bytes], Picture]:
+    def read(data: bytes) -> Picture:
+        from ..media.images import checked_image
+
+        if time.monotonic() > deadline:
+            raise BadInput("Decoding the pictures of this session takes too long; it is not opened.")
+        return checked_image(data)
+
+    return read
+
+
+def display_file(
+    record: PictureRecord, side: int = _DISPLAY_SIDE, read: Callable[[bytes], Picture] = _read
+) -> dict[str, Any]:
+    """A picture of at most ``side`` px per side as gradio FileData: a PNG, but a JPEG of a large frame.
+
+    Always re-encoded: a session file comes from a stranger and may hold anything under the name of a picture. Raises
+    BadInput when it is no picture.
+    """
+    data = picture_bytes(record)
+    kind, suffix = ("JPEG", ".jpg") if side == _FRAME_SIDE and record.mime == "image/jpeg" else ("PNG", ".png")
+
+    def write(path: Path) -> None:
+        shown = read(data).image
+        shown.thumbnail((side, side))
+        shown.save(path, format=kind, **({"quality": 90} if kind == "JPEG" else {}))
+
+    path = temporary_file(f"{hashlib.sha256(data).hexdigest()}-{side}{suffix}", write)
+    return FileData(path=str(path), mime_type=f"image/{kind.lower()}").model_dump()
+
+
+def request_file(comparison: Comparison, clip: Path | None = None) -> FileData | None:
+    """The session's picture as it was given to the model, or the file ``clip`` of its video, for the request form.
+
+    None for a video without its file: a session stores the sampled frames only.
+    """
+    record, video = comparison.picture, comparison.video
+    if video is not None and clip is None:
+        return None
+    data = picture_bytes(record) if clip is None else clip.read_bytes()
+    # The name of a video's file is shown beside its frames.
+    rest = {"image/png": ".png", "image/jpeg": ".jpg"}[record.mime] if clip is None else f"/{clip.name}"
+    path = temporary_file(hashlib.sha256(data).hexdigest() + rest, lambda path: path.write_bytes(data))
+    return shown_file(path, record.name if video is None else video.name)
+
+
+def session_file(comparison: Comparison) -> str:
+    """The session for download, in a folder that is named by its content. Raises BadInput when the disk is full."""
+    data = comparison.to_json().encode()
+    name = f"{hashlib.sha256(data).hexdigest()}/{SESSION_FILE}"
+    return str(temporary_file(name, lambda path: path.write_bytes(data)))
+
+
+def read_session(path: str | Path) -> Comparison:
+    """A stored session that can be shown. Raises BadInput."""
+    try:
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise BadInput(f"A session has at most {MAX_BYTES // 1_000_000} MB; this file is larger.")
+        comparison = Comparison.from_json(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise BadInput("What was shown here is no longer on the server: ask again, or open the file.") from error
+    if not comparison.runs:
+        raise BadInput("The session holds no runs: there is nothing to show.")
+    return comparison
+
+
+def as_plain(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON data (null for what is not finite)."""
+    return json.loads(comparison.to_json())
+
+
+def fitting_model(chosen: str, comparison: Comparison) -> str | None:
+    """The model of a stored comparison where the chosen one takes no such picture or video; None: it may stay."""
+    media = "picture" if comparison.video is None else "video"
+    takes = {option.shown: option.takes for option in model_options()}
+    if media in takes.get(chosen, (media,)):
+        return None
+    return comparison.model.name if media in takes.get(comparison.model.name, ()) else None
+
+
+def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the export's fields for layers (of a tiled picture) and frames (of a video), else hidden."""
+    grid = None if comparison is None else comparison.grid
+    choices = [("both, on the picture", _BOTH_LAYERS), *layer_names(grid)] if grid is not None and grid.is_tiled else []
+    layer = {"choices": choices, "value": choices[0][1] if choices else None, "visible": bool(choices)}
+    return layer, {"value": "", "visible": grid is not None and grid.is_video}
+
+
+@functools.lru_cache(maxsize=256)
+def choices_of(session: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``figure_choices`` of a session file, whose name follows from its content."""
+    return figure_choices(read_session(session) if session else None)
+
+
+def layer_names(grid: TokenGrid) -> list[tuple[str, str]]:
+    """``(name, number)`` of each layer of a tiled picture, as the patch view calls them."""
+    layers = sorted({view.layer for view in grid.views})
+    names = [[view.name for view in grid.views if view.layer == layer] for layer in layers]
+    return [
+        (views[0] if len(views) == 1 else f"{len(views)} crops", str(layer))
+        for layer, views in zip(layers, names, strict=True)
+    ]
+
+
+def figure_options(comparison: Comparison, layer: str | None, frames: str) -> dict[str, Any]:
+    """What the export's fields ask for, as arguments of ``render.figure``. Raises BadInput for what is no number."""
+    if comparison.grid.is_tiled and layer:
+        return {"layer": layer if layer == _BOTH_LAYERS else int(layer)}
+    if not comparison.grid.is_video or not frames.strip():
+        return {}
+    numbers = frames.replace(",", " ").split()
+    if not all(number.isdecimal() and len(number) < 6 for number in numbers):
+        raise BadInput("Write the numbers of the frames with commas between them, such as 1, 4, 9.")
+    n_frames = len(comparison.video.frames) if comparison.video else 0
+    wrong = [number for number in numbers if not 1 <= int(number) <= n_frames]
+    if wrong:
+        raise BadInput(f"This video has frames 1 to {n_frames}; there is no frame {wrong[0]}.")
+    return {"frames": [int(number) - 1 for number in numbers]}

@@ -1,0 +1,313 @@
+"""The request form of the sidebar: picture or video, question, budget, the menu of methods, settings of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from ..errors import BadInput
+from ..names import UNPRUNED
+from ..pruners.pruner import Pruner
+from ..records import Comparison
+from ..serving.model_cache import model_facts
+from ..serving.running import RunRequest
+from ..types import PlanningInfo
+from ..viz.format import share
+from . import text
+from .components import MediaField, MethodMenu
+from .files import request_file
+
+SHOW_SHARE = """(tokens, total) => total
+  ? `${tokens === total ? 100 : (100 * tokens / total).toFixed(1)}% of ${total} visual tokens` : ''"""
+PUBLISHED_SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
+"""The budgets of the papers' tables, 192, 128, 64 and 32 of 576 visual tokens, for any number of them."""
+LLAVA_TOKENS = 576
+MAX_SAMPLED = 64
+"""Frames that a model may look at, ``tokviz.media.video.MAX_SAMPLED`` without its imports."""
+UNKNOWN_TOTAL = 1024
+"""Upper end of the budget slider until a model or an example says how many visual tokens there are."""
+_WHOLE = {"budget": "The budget", "seed": "The seed", "max_new_tokens": "New tokens", "repeats": "Repeats"}
+
+
+@dataclass
+class _Fields:
+    """The fields of the form, in the order of events."""
+
+    picture: MediaField
+    question: gr.Textbox
+    model: gr.Dropdown
+    budget: gr.Slider
+    budget_as: gr.Dropdown
+    seed: gr.Number
+    max_new_tokens: gr.Number
+    repeats: gr.Number
+    frames: gr.Number
+    precision: gr.Dropdown
+    kernel: gr.Dropdown
+    menu: MethodMenu
+
+
+INPUTS = [field.name for field in fields(_Fields)]
+
+
+@dataclass
+class RequestForm(_Fields):
+    """The components of the form. ``inputs`` is their fixed order for events, ``request`` reads the values back.
+
+    ``total`` (not shown) is the number of visual tokens N, once known.
+    """
+
+    total: gr.Number
+    facts: gr.Textbox
+    pruners: Sequence[Pruner]
+
+    @property
+    def inputs(self) -> list[Component]:
+        """Every component in the order that ``request`` expects."""
+        return [getattr(self, name) for name in INPUTS]
+
+    def request(self, values: Sequence[Any]) -> RunRequest:
+        """The values of ``inputs`` as a request. Raises BadInput with one sentence when a field is missing."""
+        given = dict(zip(INPUTS, values, strict=True))
+        methods, params = read_menu(self.pruners, given.pop("menu"))
+        if given["picture"] is None:
+            raise BadInput(text.NO_PICTURE)
+        if not (given["question"] or "").strip():
+            raise BadInput(text.NO_QUESTION)
+        if not methods:
+            raise BadInput(text.NO_METHOD)
+        for name, words in _WHOLE.items():
+            if not is_whole(given[name]):
+                raise BadInput(f"{words} must be a whole number.")
+            given[name] = int(given[name])
+        if given["frames"] is not None and not is_whole(given["frames"]):
+            raise BadInput("Frames must be a whole number, or empty for the model's own choice.")
+        given["frames"] = None if given["frames"] is None else int(given["frames"])
+        return RunRequest(methods=methods, params=params, **given)
+
+    @property
+    def totals(self) -> list[Component]:
+        """The components that ``total_is`` and ``serves`` update."""
+        return [self.budget, self.total, self.menu, self.facts]
+
+    @staticmethod
+    def total_is(n_tokens: int) -> list[Any]:
+        """Updates for ``totals`` when N is known."""
+        return [gr.update(maximum=n_tokens), n_tokens, gr.skip(), gr.skip()]
+
+    @staticmethod
+    def serves(missing: Mapping[str, str], facts: str) -> list[Any]:
+        """Updates for ``totals`` when it is known what the model lacks for which methods, and how it is loaded."""
+        return [gr.skip(), gr.skip(), {"missing": dict(missing)}, facts]
+
+    @staticmethod
+    def filled_from(comparison: Comparison, clip: Path | None = None, model: str | None = None) -> list[Any]:
+        """Updates for ``inputs`` and ``total`` that show a stored request.
+
+        clip: the file of a video, of which a comparison stores only frames. model: to be chosen, None: it stays.
+        Repeats and the length of the answer were the stored run's own: the visitor's stay as they are.
+        """
+        request, n_tokens = comparison.request, comparison.grid.n_tokens
+        updates = {
+            "picture": request_file(comparison, clip),
+            "question": request.question,
+            "model": model or gr.skip(),
+            "budget": gr.update(value=request.budget, maximum=n_tokens),
+            "budget_as": request.budget_as,
+            "seed": request.seed,
+            "frames": None if comparison.video is None else len(comparison.video.frames),
+            "menu": {
+                "chosen": [asked.method for asked in request.methods],
+                "params": {asked.method: asked.params for asked in reversed(request.methods)},
+            },
+        }
+        return [*(updates.get(name, gr.skip()) for name in INPUTS), n_tokens]
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a client's value is a whole number (JSON may spell it 3.0)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+
+
+def build_form(
+    pruners: Sequence[Pruner],
+    models: Sequence[tuple[str, str]],
+    start: Mapping[str, Any],
+    n_tokens: int | None,
+    missing: Mapping[str, str],
+) -> RequestForm:
+    """Create the form inside the current layout.
+
+    Args:
+        start: first values (picture, question, methods, params, budget).
+        n_tokens: N if it is known already.
+        missing: what which method lacks on the first model.
+    """
+    made: dict[str, Any] = {"pruners": pruners}
+    with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-model-card"):
+        made["model"] = gr.Dropdown(
+            list(models), value=models[0][1], label="Model", filterable=False, elem_id="tokviz-model"
+        )
+        made["facts"] = read_only(
+            model_facts(models[0][1]), label="About the model", lines=1, max_lines=4, elem_id="tokviz-facts"
+        )
+    with gr.Column(elem_classes="tokviz-card"):
+        made["picture"] = MediaField(start.get("picture"), label="Picture or video", elem_id="tokviz-picture")
+        look: dict[str, Any] = {"lines": 1, "max_lines": 4, "placeholder": "what color is the star?"}
+        made["question"] = gr.Textbox(start.get("question", ""), label="Question", elem_id="tokviz-question", **look)
+    with gr.Column(elem_classes="tokviz-card"):
+        made |= _budget(start, n_tokens)
+    with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-methods"):
+        value = menu_value(start.get("methods", ()), start.get("params", {}), missing)
+        made["menu"] = MethodMenu(value, families=families(pruners), label="Methods", elem_id="tokviz-method-menu")
+    with gr.Accordion("Advanced", open=False, elem_classes="tokviz-card"):
+        made |= _advanced(start)
+    return RequestForm(**made)
+
+
+def read_only(value: str, **settings: Any) -> gr.Textbox:
+    """A text that is only read."""
+    return gr.Textbox(value, show_label=False, interactive=False, container=False, **settings)
+
+
+def _budget(start: Mapping[str, Any], n_tokens: int | None) -> dict[str, Any]:
+    """The budget, what share of all tokens it is, the papers' budgets as buttons, and how it is counted."""
+    tokens = start.get("budget", 64)
+    budget = gr.Slider(
+        1, n_tokens or UNKNOWN_TOTAL, tokens, step=1, label="Budget, visual tokens", elem_id="tokviz-budget"
+    )
+    total = gr.Number(n_tokens, visible=False, label="visual tokens")
+    words = f"{share(tokens, n_tokens)} of {n_tokens} visual tokens" if n_tokens else ""
+    part = read_only(words, label="Budget as a share", elem_id="tokviz-share")
+    gr.on([budget.change, total.change], None, [budget, total], part, js=SHOW_SHARE, api_visibility="private")
+    _published_budgets(budget, total, n_tokens or LLAVA_TOKENS)
+    budget_as = gr.Dropdown(
+        text.BUDGET_MEANINGS, value=start.get("budget_as", "published"), label="Counted as", filterable=False
+    )
+    return {"budget": budget, "total": total, "budget_as": budget_as}
+
+
+def _published_budgets(budget: gr.Slider, total: gr.Number, n_tokens: int) -> None:
+    """A row of buttons that set the budget; what they say follows the number of visual tokens. All in the browser."""
+    quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+    with gr.Row(elem_id="tokviz-budgets"):
+        buttons = [
+            gr.Button(str(round(n_tokens * part / whole)), size="sm", min_width=0) for part, whole in PUBLISHED_SHARES
+        ]
+    tokens = [f"Math.round((total || {LLAVA_TOKENS}) * {part} / {whole})" for part, whole in PUBLISHED_SHARES]
+    total.change(None, total, buttons, js=f"(total) => [{', '.join(tokens)}].map(String)", **quiet)
+    for button, count in zip(buttons, tokens, strict=True):
+        button.click(None, total, budget, js=f"(total) => {count}", **quiet)
+
+
+def _advanced(start: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the run; those that this machine has no use for are off and say why."""
+    from ..models.devices import why_not_faster
+
+    no_bits, no_kernels = why_not_faster()
+
+    def number(value: int | None, label: str, **settings: Any) -> gr.Number:
+        return gr.Number(value, label=label, precision=0, **{"minimum": 1, **settings})
+
+    def choice(choices: Any, label: str, why_not: str | None, info: str, elem_id: str) -> gr.Dropdown:
+        state: dict[str, Any] = {"interactive": why_not is None, "info": why_not or info}
+        return gr.Dropdown(choices, value="auto", label=label, filterable=False, elem_id=elem_id, **state)
+
+    with gr.Row():
+        seed = number(start.get("seed", 0), "Seed", minimum=0, min_width=80)
+        new_tokens = number(32, "New tokens", min_width=80)
+    return {
+        "seed": seed,
+        "max_new_tokens": new_tokens,
+        "repeats": number(1, "Repeats", info="Above 1, times are medians after a warm-up."),
+        "frames": number(
+            start.get("frames"),
+            "Frames of a video",
+            maximum=MAX_SAMPLED,
+            info="Empty: as many as the model was trained with.",
+        ),
+        "precision": choice(
+            text.PRECISIONS, "Weights", no_bits, "Fewer bits need less memory; answers may change.", "tokviz-precision"
+        ),
+        "kernel": choice(
+            text.KERNELS,
+            "Attention kernel",
+            no_kernels,
+            "Automatic: flash attention where it is installed.",
+            "tokviz-kernel",
+        ),
+    }
+
+
+def offered(pruners: Sequence[Pruner]) -> list[Pruner]:
+    """The methods that can be chosen, in the order of the menu; the unpruned run is always there and has no entry."""
+    order = list(text.FAMILY_LABELS)
+    return sorted((p for p in pruners if p.id != UNPRUNED), key=lambda pruner: order.index(pruner.family))
+
+
+def families(pruners: Sequence[Pruner]) -> list[dict[str, Any]]:
+    """What the menu shows, by family: captions, methods with claim and paper, parameter specs."""
+    groups: dict[str, dict[str, Any]] = {}
+    for pruner in offered(pruners):
+        group = groups.setdefault(
+            pruner.family,
+            {"label": text.FAMILY_LABELS[pruner.family], "why": text.FAMILY_EXPLAINED[pruner.family], "methods": []},
+        )
+        paper = pruner.paper
+        about = paper and {
+            "year": paper.year,
+            "url": paper.url,
+            "about": f"{paper.title} ({paper.authors}, {paper.year})",
+        }
+        group["methods"].append(
+            {
+                "id": pruner.id,
+                "label": pruner.label,
+                "claim": pruner.claim,
+                "paper": about,
+                "params": param_facts(pruner),
+            }
+        )
+    return list(groups.values())
+
+
+def param_facts(pruner: Pruner) -> list[dict[str, Any]]:
+    """The parameters of a method as plain data."""
+    return [{**vars(param), "choices": list(param.choices)} for param in pruner.params]
+
+
+def menu_value(
+    chosen: Sequence[str], params: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]
+) -> dict[str, Any]:
+    """The menu's whole value. An update may leave keys out: the page keeps what it has."""
+    return {"chosen": list(chosen), "params": {k: dict(v) for k, v in params.items()}, "missing": dict(missing)}
+
+
+def missing_by_method(pruners: Sequence[Pruner], info: PlanningInfo | None) -> dict[str, str]:
+    """What each method lacks on a model, as sentences; empty when nothing is known of the model yet."""
+    if info is None:
+        return {}
+    sentences = {pruner.id: pruner.missing(info) for pruner in offered(pruners)}
+    return {method: sentence for method, sentence in sentences.items() if sentence is not None}
+
+
+def read_menu(pruners: Sequence[Pruner], value: Any) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+    """Chosen method ids in the order of the menu, and the parameters of each.
+
+    The value comes from a browser. Raises BadInput when it has not the shape of ``menu_value``; parameter values are
+    checked by the methods themselves.
+    """
+    chosen = value.get("chosen") if isinstance(value, Mapping) else None
+    params = value.get("params", {}) if isinstance(value, Mapping) else None
+    if not isinstance(chosen, list) or not isinstance(params, Mapping):
+        raise BadInput("The page sent no list of methods; please reload it.")
+    picked = tuple(pruner.id for pruner in offered(pruners) if pruner.id in chosen)
+    given = {method: params.get(method, {}) for method in picked}
+    if not all(isinstance(values, Mapping) for values in given.values()):
+        raise BadInput("The page sent settings that cannot be read; please reload it.")
+    return picked, {method: dict(values) for method, values in given.items()}

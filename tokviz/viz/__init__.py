@@ -1,0 +1,20 @@
+"""Comparisons as figures, overlays and tables. Sees sessions only; no torch, no gradio, no pyplot."""
+
+from .figures import comparison_figure, figure_bytes, figure_format, save_figure
+from .format import plain_text
+from .overlays import cluster_overlay, kept_overlay, plain_picture, score_overlay
+from .raster import Canvas, open_canvas
+
+__all__ = [
+    "Canvas",
+    "cluster_overlay",
+    "comparison_figure",
+    "figure_bytes",
+    "figure_format",
+    "kept_overlay",
+    "open_canvas",
+    "plain_picture",
+    "plain_text",
+    "save_figure",
+    "score_overlay",
+]

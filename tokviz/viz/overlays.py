@@ -1,0 +1,302 @@
+"""One run drawn on the picture: what it kept, its scores, its merge groups. Pure: same comparison, same pixels.
+
+All pictures are ``(height, width, 3)`` uint8 RGB at the picture's own resolution; give ``canvas=open_canvas(comparison,
+layer=…, frame=…, long_side=…)`` for another size, another layer of the grid or frame of a video, or to decode the
+picture once for several overlays. ``stage`` counts like a Python index (-1: after the last stage). What the model never
+saw is veiled white and hatched; the evidence is boxed in dashes.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadInput
+from ..records import Comparison, Run, StageRecord, TokenMap
+from ..runs.metrics import carriers
+from . import palette
+from .raster import (
+    Canvas,
+    PatchRaster,
+    Pixels,
+    brightness,
+    cased_outline,
+    dashed_boxes,
+    grey_out,
+    hatch,
+    open_canvas,
+    outline,
+    rings,
+    to_bytes,
+)
+
+LOG_DECADES = 1000
+_GOLDEN_RATIO = 0.6180339887498949
+
+
+def kept_stage(run: Run) -> int | None:
+    """Index of the last stage that dropped tokens and left some; None when nothing was pruned.
+
+    Probes that let everything pass decide nothing, and a withdrawal of all tokens leaves nothing to see. When there
+    are only such stages it is the last one.
+    """
+    telling = [index for index, stage in enumerate(run.stages) if 0 < len(stage.kept) < stage.n_in]
+    return telling[-1] if telling else len(run.stages) - 1 if run.stages else None
+
+
+def basis_tokens(stage: StageRecord) -> list[int]:
+    """The tokens from which a stage rebuilds the others: those that it picked step by step."""
+    return [token for token, step in enumerate(stage.order or ()) if step >= 0] if stage.order_is_basis else []
+
+
+def kept_basis(run: Run, stage: int = -1) -> list[int]:
+    """The basis tokens of a stage that it kept, ascending."""
+    record = stage_record(run, stage)
+    kept = set(record.kept)
+    return [token for token in basis_tokens(record) if token in kept]
+
+
+def score_stage(run: Run) -> int | None:
+    """Index of the first stage with a score (it ranks the most tokens); None when no stage has one."""
+    with_score = (i for i, stage in enumerate(run.stages) if stage.score is not None and map_limits(stage.score))
+    return next(with_score, None)
+
+
+def merge_stage(run: Run) -> int | None:
+    """Index of the last stage that merges, whose groups hold all that was merged before; None when no stage does."""
+    return max((i for i, stage in enumerate(run.stages) if stage.assignment is not None), default=None)
+
+
+def survival_map(run: Run, n_tokens: int) -> TokenMap:
+    """How many stages of a run each token survived; as many as there are for those kept to the end."""
+    depth = [0.0] * n_tokens
+    for stage in run.stages:
+        if not all(0 <= token < n_tokens for token in stage.kept):
+            raise BadInput("The kept tokens of this session do not fit its grid; the file is damaged.")
+        for token in stage.kept:
+            depth[token] += 1
+    label = f"stages survived, of {len(run.stages)}"
+    return TokenMap(
+        name="survival", label=label, unit="", direction="high stayed longest", scale="linear", values=[*depth]
+    )
+
+
+def stage_record(run: Run, stage: int = -1) -> StageRecord:
+    """A stage of a run. Raises BadInput when the run has no such stage."""
+    if not -len(run.stages) <= stage < len(run.stages):
+        raise BadInput(f"{run.label} has {len(run.stages)} pruning stage(s); there is no stage {stage}.")
+    return run.stages[stage]
+
+
+def plain_picture(comparison: Comparison, *, evidence: bool = True, canvas: Canvas | None = None) -> Pixels:
+    """The picture as the unpruned model sees it: all patches, the unseen part veiled."""
+    canvas = canvas or open_canvas(comparison)
+    return _framed(canvas.pixels, canvas, evidence)
+
+
+def kept_overlay(
+    comparison: Comparison, run: Run, *, stage: int = -1, evidence: bool = True, canvas: Canvas | None = None
+) -> Pixels:
+    """Kept patches as they are, outlined as regions; dropped ones grey and darker. A run without stages kept all.
+
+    Kept tokens from which approximation-error methods reconstruct the others (``kept_basis``) are outlined in gold.
+
+    With both layers of a tiled picture, what only a patch of the whole picture shows is veiled by half, and outlined
+    in black and white.
+    """
+    if not run.stages:
+        return plain_picture(comparison, evidence=evidence, canvas=canvas)
+    canvas = canvas or open_canvas(comparison)
+    pixels, raster = canvas.pixels, canvas.raster
+    flags = raster.flags(stage_record(run, stage).kept)
+    kept = raster.spread(flags)
+    coarse = np.zeros_like(kept) if canvas.coarse is None else canvas.coarse.spread(flags)
+    pixels = grey_out(pixels, (raster.owner >= 0) & ~kept & ~coarse, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
+    if canvas.coarse is not None:
+        light = pixels.astype(np.float64)
+        veiled = to_bytes(palette.COARSE_SHOWS * light + (1 - palette.COARSE_SHOWS) * palette.DROPPED_GREY)
+        pixels = np.where((coarse & ~kept)[..., None], veiled, pixels)
+        pixels = cased_outline(pixels, coarse, max(raster.line_width // 2, 1))
+    pixels = outline(pixels, kept, palette.KEPT_OUTLINE, raster.line_width)
+    basis = kept_basis(run, stage)
+    if basis:
+        flags = raster.flags(basis)
+        area = raster.spread(flags) if canvas.coarse is None else raster.spread(flags) | canvas.coarse.spread(flags)
+        pixels = outline(pixels, area, palette.BASIS_OUTLINE, raster.line_width)
+    return _framed(pixels, canvas, evidence)
+
+
+def score_overlay(
+    comparison: Comparison,
+    run: Run,
+    *,
+    stage: int = -1,
+    map_name: str | None = None,
+    evidence: bool = True,
+    canvas: Canvas | None = None,
+) -> Pixels:
+    """Heat map of the score that ranked the tokens, or of the stage's map ``map_name``; kept regions are outlined.
+
+    Colours go over ``map_limits``. Patches without a value are light grey and hatched. Raises BadInput when the stage
+    has no such map.
+    """
+    record = stage_record(run, stage)
+    values = map_record(run, stage, map_name)
+    canvas = canvas or open_canvas(comparison)
+    return _framed(_heat(canvas, values, record.kept), canvas, evidence)
+
+
+def survival_overlay(
+    comparison: Comparison, run: Run, *, evidence: bool = True, canvas: Canvas | None = None
+) -> Pixels:
+    """Heat map of ``survival_map``: the earlier a token left, the darker; those kept to the end are outlined.
+
+    Raises BadInput when the run has no stages.
+    """
+    canvas = canvas or open_canvas(comparison)
+    kept = stage_record(run).kept
+    return _framed(_heat(canvas, survival_map(run, canvas.raster.n_tokens), kept), canvas, evidence)
+
+
+def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int]) -> Pixels:
+    pixels, raster = canvas.pixels, canvas.raster
+    shares = np.append(_map_shares(values, raster.n_tokens), np.nan)
+    here = shares[raster.owner]
+    if canvas.coarse is not None:  # the higher of both layers
+        here = np.fmax(here, shares[canvas.coarse.owner])
+    colors = matplotlib.colormaps[palette.HEAT_MAP](np.nan_to_num(here, nan=0.0))[..., :3] * 255
+    known = ~np.isnan(here)
+    light = palette.HEAT_SHOWS * brightness(pixels)[..., None]
+    heat = to_bytes(light + (1 - palette.HEAT_SHOWS) * colors)
+    without = (raster.owner >= 0) & ~known
+    drawn = grey_out(pixels, without, palette.NEUTRAL, palette.NEUTRAL_SHOWS)
+    drawn = hatch(drawn, without, palette.UNSEEN_HATCH, 4 * raster.line_width + 2, raster.line_width)
+    drawn = np.where(known[..., None], heat, drawn)
+    outlined = raster.spread(raster.flags(kept))
+    if canvas.coarse is not None:
+        outlined |= canvas.coarse.spread(raster.flags(kept))
+    return cased_outline(drawn, outlined, raster.line_width)
+
+
+def cluster_overlay(
+    comparison: Comparison, run: Run, *, stage: int = -1, evidence: bool = True, canvas: Canvas | None = None
+) -> Pixels:
+    """One colour per merge group, lines between groups, a ring on the kept token of each.
+
+    A group holds everything that was merged into its token up to this stage. Kept tokens that absorbed nothing keep
+    the picture's colours; tokens dropped without a merge are greyed. Raises BadInput when the stage does not merge.
+    """
+    record = stage_record(run, stage)
+    if record.assignment is None:
+        raise BadInput(f"{run.label} merges nothing at this stage; look at what it kept instead.")
+    canvas = canvas or open_canvas(comparison)
+    pixels, raster = canvas.pixels, canvas.raster
+    carrier = _carriers(run.stages[: stage + 1 or None], raster)
+    colors = group_colors(carrier)
+    grouped = raster.spread(~np.isnan(colors[:, 0]))
+    dropped = raster.spread(carrier < 0)
+    shades = np.vstack([np.nan_to_num(colors), np.zeros(3)])[raster.owner]
+    tint = to_bytes(palette.CLUSTER_SHOWS * brightness(pixels)[..., None] + (1 - palette.CLUSTER_SHOWS) * shades)
+    drawn = grey_out(pixels, dropped, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
+    drawn = np.where(grouped[..., None], tint, drawn)
+    drawn[_group_borders(carrier, raster)] = palette.CASING[0]
+    drawn = rings(drawn, raster, np.flatnonzero(raster.flags(record.kept)), raster.line_width)
+    return _framed(drawn, canvas, evidence)
+
+
+def map_record(run: Run, stage: int = -1, map_name: str | None = None) -> TokenMap:
+    """The score of a stage (``map_name`` None) or one of its further maps. Raises BadInput when it is not there."""
+    record = stage_record(run, stage)
+    maps = ([record.score] if record.score else []) + list(record.maps)
+    if map_name is None:
+        if record.score is None:
+            raise BadInput(f"{run.label} ranks no tokens at this stage, so it has no score map.")
+        return record.score
+    for candidate in maps:
+        if candidate.name == map_name:
+            return candidate
+    names = ", ".join(candidate.name for candidate in maps) or "none"
+    raise BadInput(f"{run.label} has no map {map_name!r} at this stage; it has: {names}.")
+
+
+def map_limits(values: TokenMap) -> tuple[float, float] | None:
+    """The two ends of the colour bar: lowest and highest value; None when no token has a value.
+
+    On a log scale at most three decades are shown, so that a few values next to nothing do not take all contrast from
+    the others; values below the low end (zero too) share its colour.
+    """
+    known = [value for value in values.values if value is not None]
+    if values.scale == "log":
+        known = [value for value in known if value > 0]
+    if not known:
+        return None
+    low, high = min(known), max(known)
+    return (max(low, high / LOG_DECADES), high) if values.scale == "log" else (low, high)
+
+
+def group_colors(carrier: NDArray[np.int64]) -> NDArray[np.float64]:
+    """One colour per merge group of two or more tokens, NaN for all other tokens; larger groups choose first.
+
+    Shape: carrier ``(N,)`` -> ``(N, 3)``, 0 to 255. Hues follow the golden ratio (any first few are far apart) and
+    lightness takes turns, so that neighbouring groups differ in more than hue.
+    """
+    tokens, counts = np.unique(carrier[carrier >= 0], return_counts=True)
+    colors = np.full((len(carrier), 3), np.nan)
+    groups = [(count, token) for token, count in zip(tokens, counts, strict=True) if count > 1]
+    color_of = np.full((len(carrier), 3), np.nan)
+    for rank, (_, token) in enumerate(sorted(groups, key=lambda group: (-group[0], group[1]))):
+        hue, lightness = (0.56 + rank * _GOLDEN_RATIO) % 1.0, (0.55, 0.36, 0.74)[rank % 3]
+        color_of[token] = np.array(colorsys.hls_to_rgb(hue, lightness, 0.62)) * 255
+    colors[carrier >= 0] = color_of[carrier[carrier >= 0]]
+    return colors
+
+
+def _map_shares(values: TokenMap, n_tokens: int) -> NDArray[np.float64]:
+    """Every value as a share of the colour bar, NaN where there is none. Shape: ``(N,)``, 0 to 1."""
+    if len(values.values) != n_tokens:
+        raise BadInput("A map of this session has another length than its grid; the file is damaged.")
+    limits = map_limits(values)
+    numbers = np.array([np.nan if value is None else value for value in values.values])
+    if limits is None:
+        return np.full(n_tokens, np.nan)
+    low, high = limits
+    if values.scale == "log":
+        numbers, low, high = np.log(np.maximum(numbers, low)), float(np.log(low)), float(np.log(high))
+    if high == low:
+        return np.where(np.isnan(numbers), np.nan, 0.5)
+    return (numbers - low) / (high - low)
+
+
+def _carriers(stages: Sequence[StageRecord], raster: PatchRaster) -> NDArray[np.int64]:
+    """Who carries each token after the last of these stages, through all merges; -1 for what was dropped."""
+    n_tokens = raster.n_tokens
+    for stage in stages:
+        raster.flags(stage.kept)  # refuses what is no token
+        carrier = stage.assignment
+        if carrier is not None and (len(carrier) != n_tokens or not all(-1 <= token < n_tokens for token in carrier)):
+            raise BadInput("The merge groups of this session do not fit its grid; the file is damaged.")
+    return np.array(carriers(stages, n_tokens), dtype=np.int64)
+
+
+def _group_borders(carrier: NDArray[np.int64], raster: PatchRaster) -> NDArray[np.bool_]:
+    """The first pixel right of or below every border between two groups, where at least one side was merged."""
+    group = np.append(carrier, -1)[raster.owner]
+    border = np.zeros(group.shape, dtype=bool)
+    border[:, 1:] |= group[:, 1:] != group[:, :-1]
+    border[1:, :] |= group[1:, :] != group[:-1, :]
+    return border & (raster.owner >= 0)
+
+
+def _framed(pixels: Pixels, canvas: Canvas, evidence: bool) -> Pixels:
+    """Veil what the model did not see, box the evidence."""
+    raster = canvas.raster
+    width = raster.line_width
+    unseen = raster.owner < 0
+    if unseen.any():
+        pixels = grey_out(pixels, unseen, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
+        pixels = hatch(pixels, unseen, palette.UNSEEN_HATCH, 5 * width + 4, width)
+    return dashed_boxes(pixels, map(raster.pixel_box, canvas.evidence), width) if evidence else pixels

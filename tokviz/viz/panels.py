@@ -1,0 +1,242 @@
+"""What one panel of a figure shows: the picture of a run in a view, and the lines below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import BadInput
+from ..records import Comparison, Run, TokenMap
+from ..runs.metrics import fates, withdrawal
+from . import palette
+from .overlays import (
+    cluster_overlay,
+    kept_basis,
+    kept_overlay,
+    kept_stage,
+    merge_stage,
+    plain_picture,
+    score_overlay,
+    score_stage,
+    survival_map,
+    survival_overlay,
+)
+from .palette import Theme
+from .raster import Canvas, Pixels, grey_out
+from .sheet import LegendItem
+from .verdict import Judgement, judge
+
+View = Literal["kept", "score", "clusters", "dropped"]
+VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "dropped")
+_INSTEAD: dict[View, str | None] = {
+    "kept": None,
+    "score": "ranks no tokens: kept ones shown",
+    "clusters": "merges nothing: kept ones shown",
+    "dropped": "drops in one stage: kept ones shown",
+}
+"""Why kept patches are shown where another view was asked for."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Everything about one run that a figure draws; texts are still untrusted here.
+
+    ``drawn`` is the view that the picture shows (None: the plain picture), ``note`` says why not the one asked for.
+    ``stage`` is the stage whose kept tokens are drawn. ``scale`` is the map behind the colours when the picture is a
+    heat map, ``basis`` whether basis tokens are outlined. ``judged`` is None where there is nothing to compare with.
+    """
+
+    title: str
+    subtitle: str
+    pixels: Pixels
+    answer: str
+    judged: Judgement | None
+    facts: list[str]
+    error: str | None
+    drawn: View | None
+    scale: TokenMap | None = None
+    note: str | None = None
+    stage: int | None = None
+    basis: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """The verdict with its sign; empty where there is none."""
+        return f"{self.judged.sign} {self.judged.text}" if self.judged else ""
+
+
+def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
+    """The panel of one run of the canvas's comparison."""
+    comparison = canvas.comparison
+    unpruned = comparison.runs[0]
+    drawn = _drawn(run, view)
+    shown = drawn[0] if drawn else None
+    scale = None
+    if drawn is not None and shown == "score":
+        scale = run.stages[drawn[1]].score
+    elif shown == "dropped":
+        scale = survival_map(run, comparison.grid.n_tokens)
+    return Panel(
+        title=run.label,
+        subtitle="reference" if run is unpruned else run.family.replace("-", " "),
+        pixels=_picture(canvas, run, drawn),
+        answer=run.answer,
+        judged=judge(comparison, run),
+        facts=[] if run.error else facts(comparison, run, drawn, canvas.evidence_tokens),
+        error=run.error,
+        drawn=shown,
+        scale=scale,
+        note=_INSTEAD[view] if shown == "kept" else None,
+        stage=drawn[1] if drawn else None,
+        basis=drawn is not None and shown == "kept" and bool(kept_basis(run, drawn[1])),
+    )
+
+
+def verdict_color(judged: Judgement, theme: Theme) -> str:
+    """Ink of a verdict; its sign says the same without colour."""
+    return {"good": theme.good, "bad": theme.bad, "different": theme.changed, "same": theme.muted}[judged.kind]
+
+
+def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[LegendItem]:
+    """Swatches with their words; only what can be seen in this figure."""
+    drawn = {panel.drawn for panel in panels}
+    dropped = palette.hex_color((palette.DROPPED_GREY + 18,) * 3)
+
+    def framed(face: str, edge: str, **more: Any) -> dict[str, Any]:
+        return {"facecolor": face, "edgecolor": edge, "linewidth": 1.2, **more}
+
+    items: list[tuple[bool, dict[str, Any], str]] = [
+        ("kept" in drawn, framed("#ffffff", palette.hex_color(palette.KEPT_OUTLINE)), "kept (outlined)"),
+        ("kept" in drawn, {"facecolor": dropped, "edgecolor": dropped}, "dropped"),
+        (
+            any(panel.basis for panel in panels),
+            framed("#ffffff", palette.hex_color(palette.BASIS_OUTLINE)),
+            "basis token",
+        ),
+        (
+            canvas.coarse is not None and "kept" in drawn,
+            framed("#a9abae", theme.ink),
+            "kept only of the whole picture, coarsely",
+        ),
+        ("score" in drawn, framed("none", theme.ink), "kept (on heat maps)"),
+        ("dropped" in drawn, framed("none", theme.ink), "kept to the end (on heat maps)"),
+        (
+            "clusters" in drawn,
+            {"facecolor": "#7aa7c4", "edgecolor": palette.hex_color(palette.CASING[0])},
+            "merge group; a ring marks the kept token that carries it",
+        ),
+        (
+            bool(canvas.comparison.request.evidence),
+            framed("none", palette.hex_color(palette.EVIDENCE[0]), dashed=True),
+            "evidence for the answer",
+        ),
+        (
+            bool((canvas.raster.owner < 0).any()),
+            {"facecolor": "#eeeeee", "edgecolor": "#969696", "linewidth": 0.6, "hatch": "//////"},
+            "not seen by the model",
+        ),
+    ]
+    return [(swatch, words) for seen, swatch, words in items if seen]
+
+
+def evidence_words(evidence: Sequence[int], run: Run, stage: int, n_tokens: int) -> str:
+    """What became of the evidence tokens up to a stage, in a line."""
+    became = fates(evidence, run.stages[: stage + 1], n_tokens)
+    words = f"evidence: {len(became.kept)} of {len(evidence)} patches kept"
+    if not became.absorbed:
+        return words
+    return f"{words}, {len(became.absorbed)} merged into kept ones, {len(became.lost)} lost"
+
+
+def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None, evidence: Sequence[int]) -> list[str]:
+    """The small lines: tokens after the last stage, average per block (A_in), evidence, mode, which stage is drawn."""
+    lines = []
+    n_tokens = comparison.grid.n_tokens
+    if run.actual is not None:
+        final, average = run.actual.final, run.actual.average_in
+        if not run.stages:
+            lines.append(f"all {n_tokens} tokens in every block")
+        elif abs(average - final) < 0.05:
+            lines.append(f"{final} of {n_tokens} tokens in every block")
+        else:
+            lines += [f"{final} of {n_tokens} tokens at the end", f"{average:.1f} per block on average"]
+    withdrawn = withdrawal(run)
+    if withdrawn is not None:
+        lines.append(f"{withdrawn.n_in} until all are withdrawn {withdrawn.site_label}")
+    stage = kept_stage(run)
+    if stage is not None and evidence:
+        lines.append(evidence_words(evidence, run, stage, n_tokens))
+    if "mode" in run.params:
+        lines.append(f"mode: {run.params['mode']}")
+    if drawn is not None and len(run.stages) > 1 and drawn[0] != "dropped":
+        lines.append(f"drawn: stage {drawn[1] + 1} of {len(run.stages)}, {run.stages[drawn[1]].site_label}")
+    return lines
+
+
+def _drawn(run: Run, view: View) -> tuple[View, int] | None:
+    """The view and stage that a panel can show: kept patches where there is no score or nothing merges."""
+    candidates: dict[View, int | None] = {
+        "score": score_stage(run),
+        "clusters": merge_stage(run),
+        "dropped": len(run.stages) - 1 if len(run.stages) > 1 else None,
+    }
+    stage = candidates.get(view)
+    if stage is not None:
+        return view, stage
+    stage = kept_stage(run)
+    return None if stage is None else ("kept", stage)
+
+
+def _picture(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels:
+    comparison = canvas.comparison
+    if run.error is not None:
+        everywhere = np.ones(canvas.raster.owner.shape, dtype=bool)
+        return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
+    if drawn is None:
+        return plain_picture(comparison, canvas=canvas)
+    if drawn[0] == "dropped":
+        return survival_overlay(comparison, run, canvas=canvas)
+    draw = {"kept": kept_overlay, "score": score_overlay, "clusters": cluster_overlay}[drawn[0]]
+    return draw(comparison, run, stage=drawn[1], canvas=canvas)
+
+
+BUDGET_WORDS = {
+    "published": "counted as each method's paper counts",
+    "final": "counted after the last stage",
+    "average": "counted as the average over the model's blocks",
+}
+
+
+def footer(comparison: Comparison) -> list[str]:
+    """The small lines below a figure: model, budget, seed, version, and what the embedded model is not."""
+    request, model = comparison.request, comparison.model
+    version = comparison.versions.get("tokviz", "")
+    lines = [
+        f"{model.name} · budget {request.budget} of {comparison.grid.n_tokens} visual tokens, "
+        f"{BUDGET_WORDS[request.budget_as]} · seed {request.seed} · tokviz {version}".rstrip()
+    ]
+    if model.embedded:
+        lines.append(
+            f"{model.name} is the small embedded model, trained on drawn scenes: "
+            "no claim about the published numbers of large models."
+        )
+    return lines
+
+
+def chosen_runs(comparison: Comparison, names: Sequence[str] | None) -> list[Run]:
+    """The unpruned run, then those of these keys or method ids, in that order (None: all). Raises BadInput."""
+    if names is None:
+        return list(comparison.runs)
+    chosen = [comparison.runs[0]]
+    for name in names:
+        try:
+            run = comparison[name]
+        except KeyError as error:
+            there = ", ".join(run.key for run in comparison)
+            raise BadInput(f"This comparison has no run of {name!r}; it has {there}.") from error
+        if not any(run is other for other in chosen):
+            chosen.append(run)
+    return chosen

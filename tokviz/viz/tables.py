@@ -1,0 +1,157 @@
+"""A comparison as tables for the terminal. Cells are plain text: answers cannot mark up or steer a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ..extras import need
+from ..records import Comparison, Run
+from ..runs.metrics import kept_per_frame, verdict
+from .format import flops, milliseconds, plain_text, size
+from .overlays import kept_stage
+from .verdict import Tone, judge
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_STYLES: dict[Tone, str] = {"good": "green", "bad": "red", "different": "yellow", "same": ""}
+_ANSWER_CHARACTERS = 400
+
+
+def cell(text: object, style: str = "") -> Text:
+    """Untrusted text as one line for a table cell; no markup, no control characters."""
+    return Text(plain_text(str(text)), style=style)
+
+
+def new_table(title: str, *headings: str) -> Table:
+    """An empty table; columns whose heading begins with ``>`` are numbers. Text wraps, numbers and methods do not."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        number = heading.startswith(">")
+        whole = number or heading == "method"
+        name = Text(heading.removeprefix(">"))
+        table.add_column(name, justify="right" if number else "left", no_wrap=whole, overflow="fold")
+    return table
+
+
+def answer_table(comparison: Comparison) -> Table:
+    """Method, family, answer, verdict, tokens left after the last stage (F) and seen per block on average (A_in)."""
+    title = f"Answers of {plain_text(comparison.model.name)}"
+    table = new_table(title, "method", "family", "answer", "verdict", ">tokens left", ">per block")
+    for run in comparison.runs:
+        final = average = ""
+        if run.actual is not None:
+            final = f"{run.actual.final} of {comparison.grid.n_tokens}"
+            average = f"{run.actual.average_in:.1f}"
+        answer = "" if run.error else plain_text(run.answer, _ANSWER_CHARACTERS) or "(no answer)"
+        family = run.family.replace("-", " ")
+        judged = _verdict(comparison, run)
+        table.add_row(cell(run.label), cell(family), cell(answer, "bold"), judged, cell(final), cell(average))
+    return table
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Times as measured here, bytes of the real KV cache, FLOPs of the language model by formula."""
+    repeats = comparison.request.repeats
+    title = f"Cost; times measured here ({'single shot' if repeats == 1 else f'median of {repeats}'})"
+    table = new_table(title, "method", ">vision", ">select", ">prefill", ">per token", ">KV cache", ">FLOPs, est.")
+    for run in comparison.runs:
+        if run.error is not None:
+            continue
+        cost = run.cost
+        # Vision runs once for all lanes; a lane could overwrite it only by measuring its own.
+        times = {**comparison.timings, **run.timings}
+        clocks = [times.get(name) for name in ("vision", "selection", "prefill", "decode_per_token")]
+        kv = "–" if cost is None or cost.kv_cache_bytes is None else size(cost.kv_cache_bytes)
+        compute = "–" if cost is None else f"≈ {flops(cost.prefill_flops + cost.decode_flops)}"
+        cells = ["–" if clock is None else milliseconds(clock.median_ms) for clock in clocks]
+        table.add_row(cell(run.label), *map(cell, [*cells, kv, compute]))
+    return table
+
+
+def data_frame(comparison: Comparison) -> DataFrame:
+    """One row per run, indexed by its key: what ``answer_table`` and ``cost_table`` show, as numbers.
+
+    Times in ms, sizes in bytes; ``kept`` are original indices. Raises BadInput where pandas is missing.
+    """
+    need("pandas", "ui", "A table")
+    import pandas
+
+    return pandas.DataFrame([_row(comparison, run) for run in comparison]).set_index("run")
+
+
+def _row(comparison: Comparison, run: Run) -> dict[str, Any]:
+    baseline, expected, cost = comparison.runs[0], comparison.request.expected_answer, run.cost
+    judged = None
+    if run.error is None and baseline.error is None and (run is not baseline or expected is not None):
+        judged = verdict(run.answer, baseline.answer, expected).kind
+    times = {**comparison.timings, **run.timings}
+    return {
+        "run": run.key,
+        "method": run.method,
+        "params": run.params,
+        "answer": None if run.error else run.answer,
+        "verdict": judged,
+        "tokens_left": None if run.actual is None else run.actual.final,
+        "tokens_per_layer": None if run.actual is None else run.actual.average_in,
+        **{
+            f"{name}_ms": times[name].median_ms if name in times and run.error is None else None
+            for name in ("vision", "selection", "prefill", "decode_per_token")
+        },
+        "kv_cache_bytes": None if cost is None else cost.kv_cache_bytes,
+        "flops": None if cost is None else cost.prefill_flops + cost.decode_flops,
+        "kept": run.kept,
+        "error": run.error,
+    }
+
+
+def frame_table(comparison: Comparison) -> Table | None:
+    """Patches kept of every frame of a video, after the stage that a figure draws; None for a picture."""
+    video = comparison.video
+    if video is None:
+        return None
+    pruned = [(run, kept_stage(run)) for run in comparison.runs]
+    shown = [(run.label, run.stages[stage].kept) for run, stage in pruned if stage is not None]
+    columns = (f">{plain_text(label, 40)}" for label, _ in shown)
+    table = new_table("Patches kept per frame", "frame", ">seconds", ">patches", *columns)
+    counts = [kept_per_frame(comparison.grid, kept) for _, kept in shown]
+    for row, count in enumerate(kept_per_frame(comparison.grid, None)):
+        evidence = " *" if set(count.frames) & set(comparison.request.evidence_frames) else ""
+        frames = ", ".join(str(frame + 1) for frame in count.frames) + evidence
+        seconds = ", ".join(f"{video.frames[frame].time_s:.2f}" for frame in count.frames)
+        table.add_row(cell(frames), cell(seconds), cell(count.patches), *(cell(column[row].kept) for column in counts))
+    if comparison.request.evidence_frames:
+        table.caption = Text("* shows the evidence")
+        table.caption_justify = "left"
+    return table
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Sentences below the tables: what vision time means, what could not be run, warnings. Cleaned, one line each."""
+    once_more = " and ".join(run.label for run in comparison.runs if "vision" in run.timings)
+    once_more = (
+        f", and once more for {once_more}, whose tokens become fewer inside the vision tower" if once_more else ""
+    )
+    lines = [
+        f"The picture is encoded once for all methods{once_more}. "
+        "FLOPs are those of the language model, estimated by a formula."
+    ]
+    if comparison.model.embedded:
+        lines.append(
+            f"{comparison.model.name} is a small embedded model: no claim about the published numbers of large models."
+        )
+    lines += [f"{run.label} was not run: {run.error}" for run in comparison.runs if run.error]
+    lines += [f"Note: {warning}" for warning in comparison.warnings]
+    lines += [f"Note on {run.label}: {warning}" for run in comparison.runs for warning in run.warnings]
+    return [plain_text(line) for line in lines]
+
+
+def _verdict(comparison: Comparison, run: Run) -> Text:
+    if run.error is not None:
+        return cell("✗ not run", "red")
+    judged = judge(comparison, run)
+    return cell(f"{judged.sign} {judged.text}", _STYLES[judged.kind]) if judged else cell("")
