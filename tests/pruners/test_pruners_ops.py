@@ -238,14 +238,19 @@ def test_farthest_points_stop_at_duplicates():
     assert sampling.farthest_points(torch.zeros(3, 2), 3, torch.tensor([1])).tolist() == [1]
 
 
+def k_center(similarity, first, count):
+    distances_to = pairs.stored_rows(similarity, sampling.cosine_distances)
+    return sampling.greedy_cover(distances_to, first, count)
+
+
 def test_k_center_masks_picks_and_reports_gaps_and_coverage():
     # Cosines: 0-1 0.9, 0-2 0.1, 1-2 0.2. From 0: row 2 is farthest (0.9), then row 1, 0.1 away from row 0.
     similarity = rows([1, 0.9, 0.1], [0.9, 1, 0.2], [0.1, 0.2, 1])
-    cover = sampling.k_center(similarity, torch.tensor([0]), 2)
+    cover = k_center(similarity, torch.tensor([0]), 2)
     assert cover.picks.tolist() == [0, 2]
     assert cover.gaps.tolist() == pytest.approx([INF, 0.9])
     assert cover.nearest.tolist() == pytest.approx([-INF, 0.1, -INF])
-    duplicates = sampling.k_center(torch.ones(4, 4), torch.tensor([2]), 4)
+    duplicates = k_center(torch.ones(4, 4), torch.tensor([2]), 4)
     assert duplicates.picks.tolist() == [2, 0, 1, 3]
 
 
@@ -257,7 +262,7 @@ def test_greedy_picks_against_brute_force(seed):
     first = sampling.farthest_from_mean(x)
     assert first.item() == slow.farthest_from_mean(exact)
     assert sampling.farthest_points(x, count, first).tolist() == slow.farthest_points(exact, count, first.item())
-    cover = sampling.k_center(pairs.cosine_similarity(x), torch.tensor([seed % n]), count)
+    cover = k_center(pairs.cosine_similarity(x), torch.tensor([seed % n]), count)
     assert cover.picks.tolist() == slow.k_center(exact, count, seed % n)
 
 

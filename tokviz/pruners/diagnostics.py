@@ -7,7 +7,6 @@ anything when nobody looks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,9 +35,9 @@ def explained(
     """Diagnostics that also say how many of the ``of`` tokens could not be compared, in the facts and as a warning."""
     return Diagnostics(
         score=score,
-        maps=maps,
-        charts=charts,
-        readings=readings,
+        maps=tuple(maps),
+        charts=tuple(charts),
+        readings=tuple(readings),
         text=text,
         order_is_basis=order_is_basis,
         extra_name=extra_name,
@@ -100,37 +99,3 @@ def over_steps(
     """A line over the steps 1, 2, ... of a loop. Shape: values ``(steps,)``."""
     steps = list(range(1, len(values) + 1))
     return Chart(name, label, "line", values.tolist(), steps, x_label=x_label, y_label=y_label, about=about, **more)
-
-
-def with_coverage(selection: Selection) -> Selection:
-    """Add the distances at which tokens were picked and the coverage radius to what ``diverse_selection`` returned.
-
-    The radius is the largest distance of any usable token to its nearest kept one (k-center minimises it). The diagram
-    starts at the second pick, because the first has nothing to be far from. Unchanged when nothing was picked.
-    """
-    order = selection.order
-    if order is None:
-        return selection
-
-    def covered(found: Diagnostics) -> Diagnostics:
-        if found.score is None:
-            return found
-        picks = torch.argsort(order)[-int((order >= 0).sum()) :]
-        radius = float(next(m for m in found.maps if m.name == "nearest_kept").values.nan_to_num(0.0).max())
-        facts = {**found.facts, "coverage_radius": float(f"{radius:.6g}")}
-        if len(picks) < 2:
-            return replace(found, facts=facts)
-        chart = Chart(
-            "distance_over_picks",
-            "Distance of each pick to the nearest earlier one",
-            "line",
-            y=found.score.values[picks[1:]].tolist(),
-            x=list(range(2, len(picks) + 1)),
-            x_label="pick",
-            y_label="cosine distance",
-            line=facts["coverage_radius"],
-            tokens=picks[1:].tolist(),
-        )
-        return replace(found, charts=(*found.charts, chart), facts=facts)
-
-    return selection.with_diagnostics(covered)

@@ -28,7 +28,7 @@ from ..types import (
 from .clustering import KEPT_OR_RECYCLED, keep_and_recycle
 from .ops import required
 from .per_view import ranked
-from .pruner import Paper, Param, Pruner, budget_tokens, fixed_count
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count
 from .raters import Raters, rated_attention, text_raters
 from .schedules import block_spans, bracket, carried_blocks, weighted_average
 
@@ -55,12 +55,12 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     nothing (officially at least one token is always recycled).
     """
     raters = text_raters(signals, scaled=False)
-    rows = required(signals.attention_rows, "attention_rows")
-    attention = rated_attention(rows, raters)
+    attention = rated_attention(required(signals.attention_rows, "attention_rows"), raters)
     score = TokenMap("rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED, "log")
-    facts = _facts("v1", raters)
-    found = keep_and_recycle(signals.features, score, keep, neighbours=0, append=True, facts=facts)
-    return found.with_diagnostics(lambda own: replace(own, facts={**facts, **own.facts}, text=raters.text))
+    found = keep_and_recycle(signals.features, score, keep, neighbours=0, append=True)
+    return found.with_diagnostics(
+        lambda own: replace(own, facts={**_facts("v1", raters), **own.facts}, text=raters.text)
+    )
 
 
 @fixed_count
@@ -77,7 +77,9 @@ def select_plus(signals: Signals, keep: int, params: Params, generator: Generato
     raters = text_raters(signals, scaled=False)
     rows = required(signals.head_rows, "head_rows").float()
     similarity = required(signals.rotary_similarity, "rotary_similarity").float()
-    chosen = raters.rows if bool(raters.chosen.any()) else torch.arange(rows.shape[1], device=rows.device)[-1:]
+    chosen = raters.rows
+    if len(chosen) == 0:
+        chosen = torch.arange(rows.shape[1], device=rows.device)[-1:]
     corrected = rows[:, chosen] / similarity[chosen]
     count = priority_heads(len(rows))
     # Tokens without a score count as not looked at, or one of them would make every head's sum NaN.
@@ -234,14 +236,12 @@ PRUNER = Pruner(
     ),
     needs=(LLM_INPUT, TEXT_ROWS, HEAD_ROWS, ROTARY_SIMILARITY),
     params=(
-        Param(
+        choice(
             "version",
             "Version",
-            "choice",
-            "v1",
+            ("v1", "plus"),
             "v1 merges the best pruned tokens and renumbers positions; plus (SparseVLM+) keeps positions, corrects "
             "attention for distance, uses the heads that look most, and merges nothing.",
-            choices=("v1", "plus"),
         ),
     ),
     schedule=schedule,

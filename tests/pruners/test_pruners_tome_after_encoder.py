@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from tokviz.names import VisionBlock
 from tokviz.pruners.tome import PRUNER
-from tokviz.pruners.tome_behind import select_behind
+from tokviz.pruners.tome_after_encoder import select_after_encoder
 from tokviz.types import ENCODER_KEYS, Budget, PlanningInfo, Signals
 
 
 def run(keep, features, keys, **more):
-    return select_behind(Signals(torch.as_tensor(features), keys=torch.as_tensor(keys), **more), keep, {}, None)
+    return select_after_encoder(Signals(torch.as_tensor(features), keys=torch.as_tensor(keys), **more), keep, {}, None)
 
 
 def test_two_rounds_on_paper():
