@@ -7,16 +7,30 @@ BIN := $(VENV)/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test check lock clean
+.PHONY: run test test-all check docs lock clean
 
 run: $(VENV)/.run-ready
 	$(BIN)/python app.py
 
+pytest = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKVIZ_CHROMIUM="$$(cat $(VENV)/chromium-path)" \
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: $(VENV)/.test-ready
 	@sh scripts/find_chromium.sh $(BIN)/python > $(VENV)/chromium-path
-	$(MAKE) --no-print-directory check
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKVIZ_CHROMIUM="$$(cat $(VENV)/chromium-path)" \
-		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(MAKE) --no-print-directory check docs
+	$(pytest) -m "not generator"
+
+# What is too slow for every change as well: training and benchmarks whole, every digest of behaviour, every mutant.
+test-all: $(VENV)/.test-ready
+	@sh scripts/find_chromium.sh $(BIN)/python > $(VENV)/chromium-path
+	$(MAKE) --no-print-directory check docs
+	$(pytest)
+	$(BIN)/python -m scripts.behaviour_digest --check
+	TOKVIZ_CHROMIUM="$$(cat $(VENV)/chromium-path)" $(BIN)/python -m scripts.mutants run
+
+# The documentation as a site, in out/site; a broken link or an unknown name fails.
+docs: $(VENV)/.test-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Gradio writes stubs of our components beside them when it runs; old ones would mislead the type checker.
 check: $(VENV)/.test-ready

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners import get
-from tokviz.pruners.base import Pruner
+from tokviz.pruners.pruner import Pruner
 from tokviz.types import Budget, Signals, Stage
 
 from . import published_merging as merging

@@ -33,15 +33,15 @@ from tokviz.engine import Prompt
 from tokviz.engine.stages import synchronise
 from tokviz.errors import BadInput
 from tokviz.pruners import get, methods
-from tokviz.pruners.base import Pruner
+from tokviz.pruners.pruner import Pruner
 from tokviz.runs.execute import Execution, Settings, execute, execution_timings, processed
 from tokviz.runs.metrics import timing
 from tokviz.types import Budget, Params, Schedule, Selection, Signals, Stage
 
+from .machine import cpu_name
 from .prefill_eager import Maps, eager, eager_prompt, llm_maps, maps_kept, read_off_maps, vision_maps
 from .prefill_models import KINDS, SHAPES, Bench, Kind, bench
 from .prefill_tables import OF_EACH_SITTING, Key, Line, Store
-from .selection import cpu_name
 
 REPEATS = 5
 NEW_TOKENS = 16
@@ -63,6 +63,10 @@ class Plan:
         """What tells lines of one run apart."""
         return self.how, self.method, self.budget
 
+    def entering(self, n_visual: int) -> int:
+        """How many of a picture's ``n_visual`` tokens the prompt has before anything is pruned."""
+        return n_visual if self.how != "floor" or self.budget is None else self.budget
+
 
 @dataclass(frozen=True)
 class Fired:
@@ -71,7 +75,7 @@ class Fired:
     shot: Execution
     vision_ms: float
     peak_bytes: int | None
-    map_bytes: int
+    map_bytes: int = 0
 
 
 # -- one execution -----------------------------------------------------------------------------------------------------
@@ -104,9 +108,8 @@ def fire(bench: Bench, plan: Plan, settings: Settings) -> Fired:
     prompt = bench.encoded(needs)
     encoding_peak = vision_peak()
     if plan.how == "floor":
-        assert plan.budget is not None
-        prompt = floor_prompt(prompt, plan.budget)
-    return _answered(bench, prompt, plan.schedule, plan, settings, encoding_peak, 0)
+        prompt = floor_prompt(prompt, plan.entering(bench.grid.n_tokens))
+    return _answered(bench, prompt, plan, settings, encoding_peak)
 
 
 def _fire_eager(bench: Bench, plan: Plan, settings: Settings, peak: Callable[[], int | None]) -> Fired:
@@ -121,19 +124,18 @@ def _fire_eager(bench: Bench, plan: Plan, settings: Settings, peak: Callable[[],
     maps = Maps()
     modules: list[Any] = [bench.family.blocks(bench.model)[block] for block in sorted(blocks)]
     with eager(bench, vision=False, llm=bool(blocks)), maps_kept([block.self_attn for block in modules], maps):
-        fired = _answered(bench, prompt, read_off_maps(bench, schedule, maps), plan, settings, encoding_peak, 0)
+        reading = replace(plan, schedule=read_off_maps(bench, schedule, maps))
+        fired = _answered(bench, prompt, reading, settings, encoding_peak)
         return replace(fired, map_bytes=max(in_vision, maps.peak_bytes))
 
 
-def _answered(
-    bench: Bench, prompt: Prompt, schedule: Schedule, plan: Plan, settings: Settings, peak: int | None, maps: int
-) -> Fired:
+def _answered(bench: Bench, prompt: Prompt, plan: Plan, settings: Settings, peak: int | None) -> Fired:
     selecting: list[int] = []
-    noted = _noting(schedule, _peak_from_here(bench.device), selecting)
+    noted = _noting(plan.schedule, _peak_from_here(bench.device), selecting)
     shot = execute(bench.model, bench.family, prompt, noted, plan.params, settings)
     peaks = [p for p in (peak, *selecting, shot.answer.peak_bytes) if p is not None]
     vision_ms = prompt.vision_ms if shot.vision_ms is None else shot.vision_ms
-    return Fired(shot, vision_ms, max(peaks, default=None), maps)
+    return Fired(shot, vision_ms, max(peaks, default=None))
 
 
 def _noting(schedule: Schedule, peak: Callable[[], int | None], peaks: list[int]) -> Schedule:
@@ -170,8 +172,7 @@ def measure(bench: Bench, plan: Plan, settings: Settings) -> Line:
 def line_of(bench: Bench, plan: Plan, fired: Sequence[Fired]) -> Line:
     """What executions of one plan come to."""
     shots, last = [one.shot for one in fired], fired[-1]
-    n_visual = bench.grid.n_tokens if plan.how != "floor" else plan.budget
-    assert n_visual is not None
+    n_visual = plan.entering(bench.grid.n_tokens)
     timings = execution_timings(shots)
     peaks = [one.peak_bytes for one in fired if one.peak_bytes is not None]
     return Line(
@@ -319,8 +320,9 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
 
 def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     """The options, completed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prefill", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.prefill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float16", "float32"), help="default: bfloat16; on a CPU float32"
@@ -343,10 +345,16 @@ def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     if args.tokens < 2 or args.repeats < 1:
         parser.error("an answer has at least 2 tokens, and something must be repeated at least once")
     args.dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
-    words = [f"--{name} {value}" for name, value in vars(args).items()
-             if name in ("device", "dtype", "shape", "attention", "repeats", "tokens")]  # fmt: skip
-    words += [f"--{name} {','.join(map(str, getattr(args, name)))}" for name in ("models", "methods", "budgets")
-              if getattr(args, name)]  # fmt: skip
+    words = [
+        f"--{name} {value}"
+        for name, value in vars(args).items()
+        if name in ("device", "dtype", "shape", "attention", "repeats", "tokens")
+    ]
+    words += [
+        f"--{name} {','.join(map(str, getattr(args, name)))}"
+        for name in ("models", "methods", "budgets")
+        if getattr(args, name)
+    ]
     args.command = " ".join(["python -m benchmarks.prefill", *words])
     return args
 

@@ -104,9 +104,15 @@ def maps_kept(modules: Collection[Any], maps: Maps) -> Iterator[None]:
             original: Any = getattr(code, _FORWARD)
 
             def handing_over(
-                module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-                scaling: float, original: Any = original, **kwargs: Any,
-            ) -> Any:  # fmt: skip
+                module: Any,
+                query: Tensor,
+                key: Tensor,
+                value: Tensor,
+                attention_mask: Tensor | None,
+                scaling: float,
+                original: Any = original,
+                **kwargs: Any,
+            ) -> Any:
                 output, weights = original(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
                 if id(module) in watched:
                     maps.keep(module, query, key, scaling, weights)

@@ -38,14 +38,26 @@ QUESTION = slice(5, 25)
 _TEXT: Mapping[str, Mapping[str, Any]] = {
     "full": {},
     "small": {
-        "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8, "num_attention_heads": 4,
-        "num_key_value_heads": 4, "vocab_size": 4096, "bos_token_id": 1, "eos_token_id": None,
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": None,
     },
     "tiny": {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "vocab_size": 4096, "bos_token_id": 1, "eos_token_id": None,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": None,
     },
-}  # fmt: skip
+}
 _CLIP: Mapping[str, Mapping[str, Any]] = {
     "full": {},
     "small": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2},
@@ -54,32 +66,44 @@ _CLIP: Mapping[str, Mapping[str, Any]] = {
 _QWEN_TOWER: Mapping[str, Mapping[str, Any]] = {
     "full": {"fullatt_block_indexes": [7, 15, 23, 31], "window_size": 112},
     "small": {
-        "hidden_size": 128, "intermediate_size": 342, "depth": 4, "num_heads": 2, "out_hidden_size": 256,
-        "fullatt_block_indexes": [1, 3], "window_size": 112,
+        "hidden_size": 128,
+        "intermediate_size": 342,
+        "depth": 4,
+        "num_heads": 2,
+        "out_hidden_size": 256,
+        "fullatt_block_indexes": [1, 3],
+        "window_size": 112,
     },
     "tiny": {
-        "hidden_size": 24, "intermediate_size": 40, "depth": 4, "num_heads": 2, "out_hidden_size": 32,
-        "fullatt_block_indexes": [1, 3], "window_size": 112,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "depth": 4,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "fullatt_block_indexes": [1, 3],
+        "window_size": 112,
     },
-}  # fmt: skip
+}
 _MROPE = {"full": [16, 24, 24], "small": [8, 12, 12], "tiny": [1, 1, 2]}
 _SMALL_IDS = {
-    "image_token_id": 4000, "video_token_id": 4001, "vision_start_token_id": 4002, "vision_end_token_id": 4003,
-}  # fmt: skip
+    "image_token_id": 4000,
+    "video_token_id": 4001,
+    "vision_start_token_id": 4002,
+    "vision_end_token_id": 4003,
+}
 
 
 @dataclass(frozen=True)
 class Kind:
     """One model of the efficiency tables.
 
-    catalogue: its id on tokviz's menu. budgets: visual tokens, as the papers print them; of: how many tokens the papers
+    budgets: visual tokens, as the papers print them; of: how many tokens the papers
     say a picture has (what it really becomes may be more: LLaVA-NeXT's newlines). config, grid: ``shape -> ...``.
     pixels: ``(config, grid) -> (pixel tensor's size, what else decides the layout)``.
     """
 
     id: str
     label: str
-    catalogue: str
     budgets: tuple[int, ...]
     of: int
     config: Callable[[Shape], Any]
@@ -96,7 +120,8 @@ class Kind:
 
 def _published(catalogue: str) -> dict[str, Any]:
     entry = find(catalogue)
-    assert entry is not None and entry.config is not None, catalogue
+    if entry is None or entry.config is None:
+        raise ValueError(f"The menu has no configuration of {catalogue}.")
     # ``visual_tokens`` is the menu's own note, no part of a config.json.
     return {name: value for name, value in entry.config.items() if name != "visual_tokens"}
 
@@ -165,18 +190,33 @@ def _qwen_pixels(config: Any, grid: TokenGrid) -> tuple[tuple[int, ...], dict[st
 
 KINDS: tuple[Kind, ...] = (
     Kind(
-        "llava-1.5-7b", "LLaVA-1.5 7B", "llava-hf/llava-1.5-7b-hf", (192, 128, 64), 576,
-        _llava_config("llava-hf/llava-1.5-7b-hf", 48), _llava_grid, _llava_pixels,
+        id="llava-1.5-7b",
+        label="LLaVA-1.5 7B",
+        budgets=(192, 128, 64),
+        of=576,
+        config=_llava_config("llava-hf/llava-1.5-7b-hf", 48),
+        grid=_llava_grid,
+        pixels=_llava_pixels,
     ),
     Kind(
-        "llava-next-7b", "LLaVA-NeXT 7B (Vicuna)", "llava-hf/llava-v1.6-vicuna-7b-hf", (640, 320, 160), 2880,
-        _llava_config("llava-hf/llava-v1.6-vicuna-7b-hf", 24), _next_grid, _next_pixels,
+        id="llava-next-7b",
+        label="LLaVA-NeXT 7B (Vicuna)",
+        budgets=(640, 320, 160),
+        of=2880,
+        config=_llava_config("llava-hf/llava-v1.6-vicuna-7b-hf", 24),
+        grid=_next_grid,
+        pixels=_next_pixels,
     ),
-    Kind(  # 20% and 10% of a picture of 1000 x 1000 px
-        "qwen2.5-vl-7b", "Qwen2.5-VL 7B", "Qwen/Qwen2.5-VL-7B-Instruct", (259, 130), 1296,
-        _qwen_config, _qwen_grid, _qwen_pixels,
+    Kind(
+        id="qwen2.5-vl-7b",
+        label="Qwen2.5-VL 7B",
+        budgets=(259, 130),  # 20% and 10% of a picture of 1000 x 1000 px
+        of=1296,
+        config=_qwen_config,
+        grid=_qwen_grid,
+        pixels=_qwen_pixels,
     ),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -215,17 +255,27 @@ class Bench:
         """What methods plan with."""
         text = self.model.config.get_text_config()
         record = ModelRecord(
-            name=self.kind.id, family=self.family.id, n_blocks=self.n_blocks, hidden_size=text.hidden_size,
-            dtype=str(self.model.dtype), device=str(self.device), attention=self.kernels[1], embedded=False,
-        )  # fmt: skip
+            name=self.kind.id,
+            family=self.family.id,
+            n_blocks=self.n_blocks,
+            hidden_size=text.hidden_size,
+            dtype=str(self.model.dtype),
+            device=str(self.device),
+            attention=self.kernels[1],
+            embedded=False,
+        )
         return planning_info(VisionLanguageModel(self.model, None, self.family, record), self.grid)
 
     def encoded(self, needs: set[Need]) -> Prompt:
         """The prompt at the LLM's door, with the vision signals asked for."""
         return encode(
-            self.model, self.family, self.inputs, needs, question_mask=self.question_mask,
+            self.model,
+            self.family,
+            self.inputs,
+            needs,
+            question_mask=self.question_mask,
             geometry=[geometry_of(self.grid)],
-        )  # fmt: skip
+        )
 
 
 def bench(kind: Kind, shape: Shape, device: torch.device, dtype: torch.dtype, attention: str) -> Bench:
@@ -236,7 +286,8 @@ def bench(kind: Kind, shape: Shape, device: torch.device, dtype: torch.dtype, at
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
     model = model.eval().requires_grad_(False)
     strangers = {name for name, p in model.named_parameters() if p.device.type != device.type or p.dtype != dtype}
-    assert not strangers, f"not made on {device} in {dtype}: {sorted(strangers)[:3]}"
+    if strangers:
+        raise RuntimeError(f"not made on {device} in {dtype}: {sorted(strangers)[:3]}")
     model.generation_config.eos_token_id = None  # every answer has the same length
     model.generation_config.pad_token_id = 0
     grid = kind.grid(config, shape)

@@ -76,7 +76,8 @@ class Sitting:
         """Write a line; returns it in words."""
         if line.how == "none":
             self._unpruned = line
-        assert self._unpruned is not None, "no pruning comes first"
+        if self._unpruned is None:
+            raise ValueError("The first line of a sitting is the one without pruning.")
         ratios = line.against(self._unpruned)
         lines = [old for old in self._run["lines"] if _line(old).key != line.key or line.how in OF_EACH_SITTING]
         row = {**asdict(line), "sitting": self._number, "first_token_ms": line.first_token_ms, "times_faster": ratios}
@@ -150,42 +151,31 @@ def _line(row: dict[str, Any]) -> Line:
 
 # -- as tables ---------------------------------------------------------------------------------------------------------
 
-INTRODUCTION = """\
-# Prefill: what pruning saves
-
-Models in their published shapes with random weights (`prefill_models.py`), one picture of noise and a short question,
-batch 1, every answer equally long (no end of text). Medians after a warm-up; the device is synchronised around every
-part. The way through the code is the page's own (`tokviz/runs/execute.py`).
-
-- **how**: `none`: (a) no pruning on the same kernel; `again` is that once more at the end, to show how steady the
-  machine was. `floor`: (c) the same model on a prompt that is short from the start, text and as many visual tokens as
-  the budget says. `kernel`: the method in tokviz, on the same kernel as (a). `eager`: (b) the same method with the
-  attention maps that its official code reads: vision tower eager with the maps of all blocks kept (Qwen: of the block
-  in question), or the whole LLM eager, decoding too, with the maps of the blocks that a stage reads kept until it has
-  read them, or both. Selection is tokviz's own on both sides, so the difference is the price of the maps. (Some codes
-  turn only the block in question eager, which costs less.) Methods that read no map, or recompute what they need as
-  PyramidDrop does, have no such line.
-- **tokens**: visual tokens that the LLM's blocks process on average; first -> last block.
-- **vision**: tower and projector, signals included. **selection**: all stages, wherever they run; **prefill** is
-  without it. **first token**: the three together. **decode**: per token.
-- **KV**: keys and values after prefill. **peak**: the most the device held at one time, weights included; a CPU does
-  not say. **maps**: attention maps held at one time.
-- **faster**: no pruning in the same sitting over this line (to the first token; prefill; decode). **times the floor**:
-  this line's prefill over the floor's. **eager / kernel**: to the first token, line `eager` over line `kernel`.
-
-Random weights attend nearly evenly, so methods that decide by what they see how much to drop (ToDRE's withdrawal) may
-decide otherwise than on a trained model; the tokens column says what they did.
-"""
+INTRODUCTION = Path(__file__).with_name("templates") / "prefill.md"
 COLUMNS = (
-    "budget", "how", "method", "tokens", "vision ms", "selection ms", "prefill ms", "first token ms", "decode ms",
-    "KV MiB", "peak GiB", "maps MiB", "faster: first token", "prefill", "decode", "prefill, times the floor",
+    "budget",
+    "how",
+    "method",
+    "tokens",
+    "vision ms",
+    "selection ms",
+    "prefill ms",
+    "first token ms",
+    "decode ms",
+    "KV MiB",
+    "peak GiB",
+    "maps MiB",
+    "faster: first token",
+    "prefill",
+    "decode",
+    "prefill, times the floor",
     "eager / kernel",
-)  # fmt: skip
+)
 
 
 def as_markdown(runs: Sequence[dict[str, Any]]) -> str:
     """The introduction and a section per run."""
-    return "\n".join([INTRODUCTION, *(line for run in runs for line in _section(run))])
+    return "\n".join([INTRODUCTION.read_text(encoding="utf-8"), *(line for run in runs for line in _section(run))])
 
 
 def _section(run: dict[str, Any]) -> list[str]:
@@ -238,15 +228,17 @@ def _cells(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
         row["how"],
         row["method"],
         f"{fmean(per_block):.0f}; {per_block[0]} -> {per_block[-1]}",
-        *(f"{row[name]:.3g}" if row[name] < 100 else f"{row[name]:.0f}"
-          for name in ("vision_ms", "selection_ms", "prefill_ms", "first_token_ms", "decode_ms")),
+        *(
+            f"{row[name]:.3g}" if row[name] < 100 else f"{row[name]:.0f}"
+            for name in ("vision_ms", "selection_ms", "prefill_ms", "first_token_ms", "decode_ms")
+        ),
         f"{row['kv_bytes'] / 2**20:.1f}",
         f"{row['peak_bytes'] / 2**30:.2f}" if row["peak_bytes"] else "—",
         f"{row['map_bytes'] / 2**20:.1f}" if row["map_bytes"] else "—",
         *(f"{faster[name]:.2f}" for name in ("first_token", "prefill", "decode")),
         f"{row['prefill_ms'] / floor['prefill_ms']:.2f}" if floor else "",
         f"{row['first_token_ms'] / kernel['first_token_ms']:.2f}" if kernel else "",
-    ]  # fmt: skip
+    ]
 
 
 def _other(row: dict[str, Any], rows: Sequence[dict[str, Any]], how: str, method: str) -> dict[str, Any] | None:

@@ -22,7 +22,9 @@ from tokviz.pruners import methods
 
 from .cases import CASES, Case, Size
 from .inputs import features, make_signals
+from .machine import cpu_name
 from .measuring import REPEATS, SLOW_SECONDS, Machine, Measured, measure, measure_until, peak_scratch
+from .wording import filled
 
 SIZES = [(n, width) for n in (576, 2880, 8192) for width in (1024, 4096)]
 QUICK_SIZES = [(144, 64)]
@@ -127,27 +129,18 @@ def _cells(row: Row) -> list[str]:
 
 
 COLUMNS = (
-    "method", "K", "median ms (runs)", "as published ms (runs)", "times faster", "floor ms", "times the floor",
-    "scratch MiB", "what the floor is",
-)  # fmt: skip
+    "method",
+    "K",
+    "median ms (runs)",
+    "as published ms (runs)",
+    "times faster",
+    "floor ms",
+    "times the floor",
+    "scratch MiB",
+    "what the floor is",
+)
 
-EXPLANATION = f"""\
-N visual tokens of width D; K = {SHARE:.0%} are kept. Only selection is measured, through the function that the method's
-first stage registers, on made-up signals that are there beforehand; building attention maps counts on neither side.
-
-- **median ms**: of up to {REPEATS} runs within {SLOW_SECONDS} s after a warm-up; what is slower is run once. The device
-  is synchronised around every run.
-- **as published**: the procedure of paper and code, transcribed by us (`published_procedures.py`,
-  `published_merging.py`) and measured in the same run on the same signals; stopped after {PUBLISHED_SECONDS:.0f} s, and
-  then the time is a lower bound (`>`).
-- **floor**: what this machine needs for the least arithmetic the method can do, measured in the same run. A read is one
-  matrix-vector product over the features; for greedy methods the cheaper of one read per step and one N x N x D product
-  with a running minimum per step. A method far below 1 does not look at the features at all.
-- **scratch**: most bytes held at one time beside the inputs, result included. CPU: allocations and releases recorded by
-  torch's profiler (buffers inside BLAS are not seen). GPU: `torch.cuda.max_memory_allocated`.
-  Limit: the larger of 512 MiB and twice the features.
-- ToMe is one block of the vision tower, which merges a 23rd of all that is merged. VTW drops everything unseen.
-"""
+EXPLANATION = Path(__file__).with_name("templates") / "selection.md.j2"
 
 
 def environment(command: str) -> dict[str, str | int]:
@@ -163,13 +156,6 @@ def environment(command: str) -> dict[str, str | int]:
     if torch.cuda.is_available():
         found |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
     return found
-
-
-def cpu_name() -> str:
-    """The processor as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
 
 
 def _summary(rows: Sequence[Row]) -> list[str]:
@@ -192,7 +178,10 @@ def _summary(rows: Sequence[Row]) -> list[str]:
 def as_markdown(rows: Sequence[Row], about: dict[str, str | int]) -> str:
     """A heading, what the columns mean, and one table per device and size."""
     lines = ["# Selection alone: time and memory", "", *(f"- {key}: `{value}`" for key, value in about.items())]
-    lines += ["", EXPLANATION, *_summary(rows)]
+    explanation = filled(
+        EXPLANATION, share=SHARE, repeats=REPEATS, slow_seconds=SLOW_SECONDS, published_seconds=PUBLISHED_SECONDS
+    )
+    lines += ["", explanation, *_summary(rows)]
     for device, n, width in dict.fromkeys((row.device, row.n, row.width) for row in rows):
         here = [row for row in rows if (row.device, row.n, row.width) == (device, n, width)]
         limit = here[0].scratch_limit / 2**20

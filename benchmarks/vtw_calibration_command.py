@@ -71,9 +71,12 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     with Progress(*columns, console=progress, transient=True, disable=not progress.is_terminal) as bar:
         task = bar.add_task("Calibrating", total=len(samples))
         found = calibrate_vtw(
-            vlm, samples, eta=ETA if arguments.eta is None else arguments.eta, first=arguments.first,
+            vlm,
+            samples,
+            eta=ETA if arguments.eta is None else arguments.eta,
+            first=arguments.first,
             on_sample=lambda done: bar.update(task, description=f"Sample {done} of {len(samples)}"),
-        )  # fmt: skip
+        )
     console = out()
     console.print(_curve_table(found))
     if arguments.json:

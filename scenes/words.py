@@ -15,9 +15,23 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 SIZES: tuple[str, ...] = ("small", "large")
 SIGN_WORDS: tuple[str, ...] = (
-    "stop", "open", "exit", "sale", "cafe", "bus", "taxi", "hotel",
-    "bank", "shop", "park", "zoo", "food", "gift", "pay", "menu",
-)  # fmt: skip
+    "stop",
+    "open",
+    "exit",
+    "sale",
+    "cafe",
+    "bus",
+    "taxi",
+    "hotel",
+    "bank",
+    "shop",
+    "park",
+    "zoo",
+    "food",
+    "gift",
+    "pay",
+    "menu",
+)
 SIGN_NUMBERS: tuple[str, ...] = tuple(str(digit) for digit in range(10))
 SIGN_KINDS: tuple[str, ...] = ("word", "number", "digit")
 """Printed words, printed numbers, handwritten digits; a picture shows at most one of each."""

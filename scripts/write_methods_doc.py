@@ -1,8 +1,9 @@
-"""Write ``docs/methods.md`` and README's list of methods from the objects in ``tokviz/pruners``.
+"""Write what docs say about methods, from the objects in ``tokviz/pruners``.
 
     python -m scripts.write_methods_doc
 
-Run it after a change to a method's declaration; a test checks that the committed files are what it writes.
+That is ``docs/methods.md``, README's list, and the head of every ``docs/methods/<id>.md``; what stands below the head
+is written by hand and stays. Run it after a change to a declaration; a test checks that the files are current.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from pathlib import Path
 from tokviz.errors import BadInput
 from tokviz.names import VisionBlock
 from tokviz.pruners import PRUNERS
-from tokviz.pruners.base import Param, Pruner
+from tokviz.pruners.pruner import Param, Pruner
 from tokviz.types import Budget, Need, PlanningInfo, Schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC, README = ROOT / "docs" / "methods.md", ROOT / "README.md"
+PAGES = ROOT / "docs" / "methods"
 LLAVA = PlanningInfo(n_visual=576, n_blocks=32, vision_blocks=23, has_text_tower=True)
 TILES = PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True, vision_blocks=23, has_text_tower=True)
 
@@ -59,6 +61,7 @@ INTRODUCTION = """\
 # Methods
 
 Written by `python -m scripts.write_methods_doc` from the objects in `tokviz/pruners`; change those, not this file.
+Every method has a page: its parameters, what it leaves at published budgets, and where paper and code differ.
 
 A budget has three meanings, and papers mix them. **F** is how many visual tokens are left after the last stage.
 **A_in** is the average that the LLM's blocks really process. **A_log** is the average of the counts *after* each block,
@@ -144,19 +147,9 @@ def must_have(pruner: Pruner) -> str:
     return ", ".join(words) or "–"
 
 
-def anchors() -> dict[str, str]:
-    """Method ids and the anchors that Markdown viewers give the headings; a repeated one gets a number."""
-    found: dict[str, str] = {}
-    for pruner in PRUNERS:
-        anchor = "".join(c for c in pruner.label.lower().replace(" ", "-") if c.isalnum() or c in "-_")
-        earlier = sum(other.rsplit("-", 1)[0] == anchor or other == anchor for other in found.values())
-        found[pruner.id] = f"{anchor}-{earlier}" if earlier else anchor
-    return found
-
-
 def link(pruner: Pruner) -> str:
-    """The label, as a link to the method's section."""
-    return f"[{pruner.label}](#{anchors()[pruner.id]})"
+    """The label, as a link to the method's page."""
+    return f"[{pruner.label}](methods/{pruner.id}.md)"
 
 
 def overview() -> str:
@@ -236,35 +229,39 @@ def parameter(param: Param) -> str:
     return f"- `{param.name}` ({values}): {param.help}"
 
 
-def section(pruner: Pruner) -> str:
-    """Everything about one method."""
-    parts = [f"### {pruner.label}\n\n`{pruner.id}`. {pruner.claim}"]
+HEAD, TAIL = "<!-- written by scripts/write_methods_doc.py -->\n", "<!-- from here on by hand -->\n"
+
+
+def head(pruner: Pruner) -> str:
+    """What a method's page says from its declaration."""
+    parts = [f"# {pruner.label}", f"`{pruner.id}`. {pruner.claim}"]
     if pruner.paper is not None:
         paper = pruner.paper
         parts.append(f"{paper.authors}, [{paper.title}]({paper.url}), {paper.year}.")
-    parts.append(plans(pruner).rstrip())
-    if pruner.params:
-        parts.append("\n".join(parameter(param) for param in pruner.params))
-    if pruner.notes:
-        parts.append("Sources and differences:\n\n" + "\n".join(f"- {note}" for note in pruner.notes))
-    return "\n\n".join(parts) + "\n"
+    stands = [f"- where: {where(pruner)}", f"- positions: {positions(pruner)}"]
+    sources = {"the vision tower": TOWER, "the prompt": PROMPT, "inside the LLM": LLM}
+    stands += [f"- from {name}: {words}" for name, place in sources.items() if (words := needs(pruner, place)) != "–"]
+    if pruner.does_without:
+        stands.append("- \\*: the method can do without")
+    parts += ["\n".join(stands), "## Parameters"]
+    parts.append("\n".join(parameter(param) for param in pruner.params) or "None.")
+    parts += ["## What it leaves", plans(pruner).rstrip()]
+    return "\n\n".join(parts) + "\n\n"
+
+
+def page(pruner: Pruner, old: str) -> str:
+    """The page with its head as it is now, and with what ``old`` says below the head."""
+    return HEAD + head(pruner) + TAIL + old.partition(TAIL)[2]
 
 
 def methods_doc() -> str:
     """The whole of ``docs/methods.md``."""
-    return "\n".join(
-        [
-            INTRODUCTION,
-            "## Families\n",
-            overview(),
-            "## What each method reads\n",
-            "Everything is taken from the stock model while it runs; attention is recomputed for the few rows that a\n"
-            "method reads, so that the model keeps its fast kernel. \\*: the method can do without.\n",
-            requirements(),
-            "## Method by method\n",
-            "\n".join(section(pruner) for pruner in PRUNERS),
-        ]
+    reads = (
+        "Everything is taken from the stock model while it runs; attention is recomputed for the few rows that a\n"
+        "method reads, so that the model keeps its fast kernel. \\*: the method can do without.\n"
     )
+    parts = [INTRODUCTION, "## Families\n", overview(), "## What each method reads\n", reads, requirements()]
+    return "\n".join(parts)
 
 
 START, END = "<!-- methods: written by scripts/write_methods_doc.py -->\n", "<!-- end of methods -->"
@@ -286,9 +283,13 @@ def with_list(readme: str) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write all of them."""
     DOC.write_text(methods_doc(), encoding="utf-8")
     README.write_text(with_list(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGES.mkdir(exist_ok=True)
+    for pruner in PRUNERS:
+        file = PAGES / f"{pruner.id}.md"
+        file.write_text(page(pruner, file.read_text(encoding="utf-8") if file.exists() else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":

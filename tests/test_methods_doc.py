@@ -1,4 +1,4 @@
-"""docs/methods.md and README's list are what the methods declare now."""
+"""What docs say about methods is what the methods declare now."""
 
 import importlib.util
 import re
@@ -15,41 +15,49 @@ spec.loader.exec_module(writer)
 AGAIN = "is out of date: run `python -m scripts.write_methods_doc`"
 
 
+by_id = pytest.mark.parametrize("pruner", PRUNERS, ids=lambda pruner: pruner.id)
+
+
+def written(pruner):
+    return (writer.PAGES / f"{pruner.id}.md").read_text(encoding="utf-8")
+
+
 def test_the_committed_files_are_current():
     assert writer.DOC.read_text(encoding="utf-8") == writer.methods_doc(), f"docs/methods.md {AGAIN}"
     readme = writer.README.read_text(encoding="utf-8")
     assert writer.with_list(readme) == readme, f"README.md {AGAIN}"
+    assert {file.stem for file in writer.PAGES.glob("*.md")} == {pruner.id for pruner in PRUNERS}
 
 
-@pytest.mark.parametrize("pruner", PRUNERS, ids=lambda pruner: pruner.id)
-def test_every_method_has_a_section_that_its_links_find(pruner):
-    text = writer.methods_doc()
-    headings = re.findall(r"^### (.+)$", text, re.MULTILINE)
-    assert headings.count(pruner.label) == 1
-    assert f"[{pruner.label}](#{writer.anchors()[pruner.id]})" in text
+@by_id
+def test_every_method_has_a_page_with_its_declaration(pruner):
+    text = written(pruner)
+    assert text == writer.page(pruner, text), f"docs/methods/{pruner.id}.md {AGAIN}"
+    assert f"[{pruner.label}](methods/{pruner.id}.md)" in writer.methods_doc()
     assert all(param.help in text for param in pruner.params)
-    assert all(note in text for note in pruner.notes)
     assert pruner.paper is None or pruner.paper.url in text
 
 
-def test_anchors_are_those_of_the_headings():
-    assert len(set(writer.anchors().values())) == len(PRUNERS)
-    assert writer.anchors()["full"] == "no-pruning"
-    assert writer.anchors()["cdpruner"] == "cdpruner"
+@by_id
+def test_what_stands_below_the_head_is_kept(pruner):
+    old = writer.page(pruner, writer.HEAD + "out of date" + writer.TAIL + "by hand\n")
+    assert old.endswith(writer.TAIL + "by hand\n")
+    assert "out of date" not in old
 
 
-def test_every_published_method_says_where_it_follows_what():
-    assert [pruner.id for pruner in PRUNERS if pruner.family != "control" and not pruner.notes] == []
+@by_id
+def test_every_published_method_says_where_it_follows_what(pruner):
+    by_hand = written(pruner).partition(writer.TAIL)[2]
+    assert len(by_hand) > 80
+    assert pruner.family == "control" or "## Where paper and code differ\n\n- " in by_hand
 
 
 def test_it_names_no_machine():
-    assert not re.search(r"/(work|root|home|tmp)/", writer.methods_doc())
+    assert not re.search(r"/(work|root|home|tmp)/", writer.methods_doc() + "".join(map(written, PRUNERS)))
 
 
-def test_apet_as_an_example():
-    apet = next(pruner for pruner in PRUNERS if pruner.id == "apet")
-    text = writer.section(apet)
-    assert "| 192 | encoder output, before the projector: 288; before block 16: 96 | 96 | 192.0 | 186.0 |" in text
-    assert "- `mode` (**paper** / official):" in text
-    tome = next(pruner for pruner in PRUNERS if pruner.id == "tome")
-    assert "| 192 | inside vision blocks 0 to 22: 559, 542, … 192 | 192 | 192.0 | 192.0 |" in writer.section(tome)
+def test_apet_and_tome_as_examples():
+    apet, tome = (writer.head(pruner) for pruner in PRUNERS if pruner.id in ("apet", "tome"))
+    assert "| 192 | encoder output, before the projector: 288; before block 16: 96 | 96 | 192.0 | 186.0 |" in apet
+    assert "- `mode` (**paper** / official):" in apet
+    assert "| 192 | inside vision blocks 0 to 22: 559, 542, … 192 | 192 | 192.0 | 192.0 |" in tome

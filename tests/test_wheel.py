@@ -20,6 +20,7 @@ from PIL import Image
 import tokviz
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = ("assets", "examples", "docs/methods")
 MOST_MB = 40
 """The two models and the examples are 33 MB. An index takes 100."""
 
@@ -65,10 +66,10 @@ def check_content(wheel):
     assert told["Version"] == tokviz.__version__ and wheel.name == f"tokviz-{tokviz.__version__}-py3-none-any.whl"
     assert told.get_payload().startswith("# tokviz")
     assert {name.split("/")[0] for name in names} == {"tokviz", metadata.split("/")[0]}
-    tracked = subprocess.run(["git", "ls-files", "tokviz", "assets", "examples"], cwd=ROOT, capture_output=True)
+    tracked = subprocess.run(["git", "ls-files", "tokviz", *DATA], cwd=ROOT, capture_output=True)
     if tracked.returncode == 0:  # from an archive of the sources git cannot tell
         wanted = [name for name in tracked.stdout.decode().splitlines() if (ROOT / name).exists()]
-        packed = {re.sub("^(?=assets|examples)", "tokviz/_data/", name) for name in wanted}
+        packed = {re.sub(f"^(?={'|'.join(DATA)})", "tokviz/_data/", name) for name in wanted}
         assert packed <= set(names), sorted(packed - set(names))
     assert "tokviz/py.typed" in names and not [name for name in names if "__pycache__" in name or name.endswith(".pyi")]
     assert wheel.stat().st_size < MOST_MB * 1e6

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from .models.loading import VisionLanguageModel, load, wrap
     from .names import VisionBlock
     from .pruners import Pruner, methods, register
-    from .pruners.base import Paper, Param, budget_tokens
     from .pruners.define import keep_highest, pruner
     from .pruners.ops import evenly_spaced, merge_into_nearest
-    from .pruners.planning import equal_shares, rows_by_view
+    from .pruners.per_view import equal_shares, rows_by_view
+    from .pruners.pruner import Paper, Param, budget_tokens
     from .records import Chart, Comparison, Reading, Run, TextScores, TokenMap
     from .runs.compare import Event, compare, compare_events
+    from .runs.examples import Example, load_examples
     from .types import (
         CLIP_RELEVANCE,
         CLS_ATTENTION,
@@ -58,12 +59,13 @@ _NAMES = {
     "models.loading": "VisionLanguageModel load wrap",
     "names": "VisionBlock",
     "pruners": "Pruner methods register",
-    "pruners.base": "Paper Param budget_tokens",
+    "pruners.pruner": "Paper Param budget_tokens",
     "pruners.define": "keep_highest pruner",
     "pruners.ops": "evenly_spaced merge_into_nearest",
-    "pruners.planning": "equal_shares rows_by_view",
+    "pruners.per_view": "equal_shares rows_by_view",
     "records": "Chart Comparison Reading Run TextScores TokenMap",
     "runs.compare": "Event compare compare_events",
+    "runs.examples": "Example load_examples",
     "types": "Budget Diagnostics Need PlanningInfo Schedule Selection Signals Stage CLS_ATTENTION CLS_FEATURE "
     "CLIP_RELEVANCE HEAD_ROWS KEY_NORMS LAST_ROW LLM_INPUT NORMED_FEATURES PREVIOUS_FEATURES QUESTION_FEATURES "
     "RECEIVED_ATTENTION TEXT_FEATURES TEXT_ROWS",
@@ -91,6 +93,7 @@ __all__ = [
     "Comparison",
     "Diagnostics",
     "Event",
+    "Example",
     "Inputs",
     "Need",
     "Paper",
@@ -118,6 +121,7 @@ __all__ = [
     "keep_highest",
     "list_models",
     "load",
+    "load_examples",
     "merge_into_nearest",
     "methods",
     "prune",

@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).resolve().parent
 IMPORT_FOLDER = _PACKAGE.parent
 """The folder from which ``import tokviz`` works: a checkout or site-packages."""
 _PACKED = _PACKAGE / "_data"
-"""Where ``pyproject.toml`` puts the top-level folders ``assets`` and ``examples`` in a wheel."""
+"""Where ``pyproject.toml`` puts the top-level folders ``assets``, ``examples`` and ``docs/methods`` in a wheel."""
 
 
 def resource(name: str) -> Path:

@@ -21,9 +21,18 @@ from .outcomes import EarlierFormat, Header, Outcome, Variant, from_lines, to_li
 from .questions import scenes_digest
 
 _MODEL_FILES = (
-    "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "chat_template*",
-    "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.safetensors", "*.bin",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "chat_template*",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "*.safetensors",
+    "*.bin",
+)
 _BEING_WRITTEN_S = 3600.0
 """How old an unfinished file must be to have been left behind, in seconds; writing one takes far less."""
 _MEANING = 1

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from tokviz.errors import BadInput
 from tokviz.viz.palette import THEMES
 
-from .conclusions import budgets_of
 from .outcomes import EVIDENCE_ORACLE, FULL
+from .pages import budgets_of
 
 FORMATS = ("png", "svg")
 DPI = 150
@@ -113,9 +113,17 @@ def _panel(
         y = [each["value"] for each in estimates]
         below, above = zip(*(_errors(each) for each in estimates), strict=True)
         axis.errorbar(
-            x, y, yerr=[below, above], color=COLORS[i], marker=MARKERS[i], markersize=4, linewidth=1.5, elinewidth=0.8,
-            capsize=1.5, zorder=2,
-        )  # fmt: skip
+            x,
+            y,
+            yerr=[below, above],
+            color=COLORS[i],
+            marker=MARKERS[i],
+            markersize=4,
+            linewidth=1.5,
+            elinewidth=0.8,
+            capsize=1.5,
+            zorder=2,
+        )
         ends.append((y[-1], places[own[-1]["budget"]], own[0]["label"], COLORS[i]))
     axis.axhline(100, color=theme.line, linewidth=0.8, zorder=0)
     axis.set_title(name, fontsize=9, color=theme.ink, loc="left")
@@ -151,6 +159,11 @@ def _label_ends(axis: Axes, ends: Sequence[End], last: int) -> None:
         heights[i] = min(heights[i], limit) if shift else heights[i]
     for (value, place, label, color), height in zip(order, heights, strict=True):
         axis.annotate(
-            label, xy=(place + 0.05, value), xytext=(last + 0.18, height), fontsize=7, color=color, va="center",
+            label,
+            xy=(place + 0.05, value),
+            xytext=(last + 0.18, height),
+            fontsize=7,
+            color=color,
+            va="center",
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
+        )

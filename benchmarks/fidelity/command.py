@@ -6,7 +6,7 @@ import argparse
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,9 @@ from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
 from tokviz.viz.format import plain_text
 
 if TYPE_CHECKING:
-    from tokviz.models.loading import VisionLanguageModel
-    from tokviz.records import TokenGrid
-
-    from .cache import Complete, OutcomeCache
+    from .cache import Complete
     from .outcomes import About, LeftOut, Variant
-    from .running import Recipe
-    from .workers import Assignment, Step
+    from .workers import Job, Step
 
 SCENES, QUICK_SCENES = 250, 5
 _LINE_EVERY_S = 20.0
@@ -42,10 +38,17 @@ def add_to(commands: Any) -> None:
         "fidelity", allow_abbrev=False, help="all methods at the papers' budgets, in the shape of their tables"
     )
     fidelity.set_defaults(run=run_fidelity)
-    fidelity.add_argument("--methods", default="all", metavar="ID,ID", help="method ids, or all (default); no "
-        "pruning, random, uniform and the evidence oracle always run")  # fmt: skip
-    fidelity.add_argument("--budgets", metavar="N,N", help="visual tokens to keep, or percentages of them (default: "
-        "192,128,64,32 of 576, in proportion elsewhere)")  # fmt: skip
+    fidelity.add_argument(
+        "--methods",
+        default="all",
+        metavar="ID,ID",
+        help="method ids, or all (default); no pruning, random, uniform and the evidence oracle always run",
+    )
+    fidelity.add_argument(
+        "--budgets",
+        metavar="N,N",
+        help="visual tokens to keep, or percentages of them (default: 192,128,64,32 of 576, in proportion elsewhere)",
+    )
     ablations = kinds.add_parser(
         "ablations", allow_abbrev=False, help="settings that the papers vary, with the papers' own results beside"
     )
@@ -55,12 +58,25 @@ def add_to(commands: Any) -> None:
         add("--model", default=EMBEDDED_MODEL, metavar="FOLDER", help="model folder (default: %(default)s)")
         add("--scenes", type=int, metavar="N", help=f"held-out scenes, ten questions each (default: {SCENES})")
         add("--workers", type=int, default=2, metavar="N", help="processes of one thread (default: %(default)s)")
-        add("--minutes", type=float, metavar="M", help="begin no more scenes after this time, and make the table of "
-            "those that are finished")  # fmt: skip
-        add("--cache", default="out/fidelity-cache", metavar="DIR", help="where outcomes are stored and found again "
-            "(default: %(default)s); take another folder after changing a method's code")  # fmt: skip
-        add("--out", default=f"out/{'fidelity' if kind is fidelity else 'ablations'}", metavar="DIR",
-            help="where the table is written (default: %(default)s)")  # fmt: skip
+        add(
+            "--minutes",
+            type=float,
+            metavar="M",
+            help="begin no more scenes after this time, and make the table of those that are finished",
+        )
+        add(
+            "--cache",
+            default="out/fidelity-cache",
+            metavar="DIR",
+            help="where outcomes are stored and found again "
+            "(default: %(default)s); take another folder after changing a method's code",
+        )
+        add(
+            "--out",
+            default=f"out/{'fidelity' if kind is fidelity else 'ablations'}",
+            metavar="DIR",
+            help="where the table is written (default: %(default)s)",
+        )
         add("--docs", metavar="DIR", help="write the short page there too")
         add("--quick", action="store_true", help=f"{QUICK_SCENES} scenes: a look at the command, no result")
 
@@ -112,17 +128,17 @@ def _run(
     from .plan import plan
     from .questions import chunks
     from .running import benchmark_grid
-    from .workers import Assignment
+    from .workers import Job
 
     parts = chunks(scenes)
     vlm = tokviz.load(arguments.model)
     grid = benchmark_grid(vlm)
     recipes, left_out = plan(vlm, grid, wanted(grid.n_tokens))
     cache = OutcomeCache(cache_folder, fingerprint(model_folder))
-    job = Assignment(arguments.model, cache_folder, cache.model, tuple(recipe.variant for recipe in recipes))
+    job = Job(arguments.model, vlm, grid, recipes, parts, cache)
     cache.sweep()
     try:
-        _answer(vlm, grid, recipes, job, parts, cache, arguments, progress)
+        _answer(job, arguments, progress)
     except KeyboardInterrupt:
         done = cache.complete(parts, job.variants).scenes
         hint = f"; --scenes {done} makes their table" if done else ""
@@ -131,7 +147,7 @@ def _run(
     finished = cache.complete(parts, job.variants)
     if not finished.scenes:
         raise BadInput("No scene was finished in this time; allow more --minutes. What was answered is stored.")
-    about = _about(arguments, vlm, grid.n_tokens, cache, job.variants, left_out, finished)
+    about = _about(arguments, job, left_out, finished)
     console = out()
     with told_in_a_sentence(out_folder):
         written = write(finished.outcomes, about, out_folder, docs_folder)
@@ -163,47 +179,40 @@ def _writable(name: str) -> Path:
     return folder
 
 
-def _answer(
-    vlm: VisionLanguageModel,
-    grid: TokenGrid,
-    recipes: Sequence[Recipe],
-    job: Assignment,
-    parts: Sequence[range],
-    cache: OutcomeCache,
-    arguments: argparse.Namespace,
-    console: Console,
-) -> None:
+def _answer(job: Job, arguments: argparse.Namespace, console: Console) -> None:
     """Run what is missing, with a bar on a terminal and a line now and then elsewhere."""
-    from .workers import run_here, run_in_workers, work_of
+    from .workers import run_here, run_in_workers
 
-    work = {plan.variant: work_of(plan, grid.n_tokens, vlm.record.n_blocks) for plan in recipes}
-    open_parts = [part for part in parts if any(cache.scenes(part, variant) < len(part) for variant in work)]
-    total = sum(work[v] for part in open_parts for v in work if cache.scenes(part, v) < len(part))
-    if not open_parts:
+    missing = job.missing()
+    if not missing:
         return
+    first, total = job.chunks[0].start, sum(missing.values())
     limit = None if arguments.minutes is None else time.monotonic() + arguments.minutes * 60
 
     def enough() -> bool:
         return limit is not None and time.monotonic() > limit
 
     columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
-    )  # fmt: skip
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("Answering", total=total)
         lines = _Lines(console, total)
 
         def on_step(step: Step) -> None:
             budget = "" if step.variant.budget is None else f" {step.variant.budget}"
-            name = f"scene {step.chunk.start - parts[0].start + 1} {plain_text(step.variant.label)}{budget}"
+            name = f"scene {step.chunk.start - first + 1} {plain_text(step.variant.label)}{budget}"
             bar.update(task, advance=step.work, description=name)
             lines.step(step.work, name)
 
         if arguments.workers == 1:
-            run_here(vlm, grid, recipes, open_parts, cache, on_step, enough)
+            run_here(job, missing, on_step, enough)
         else:
-            run_in_workers(job, open_parts, min(arguments.workers, len(open_parts)), on_step, enough)
+            run_in_workers(job, missing, min(arguments.workers, len(missing)), on_step, enough)
 
 
 class _Lines:
@@ -227,39 +236,30 @@ class _Lines:
         self._console.print(Text(f"{share:.0%}, {used / 60:.1f} min, {left / 60:.1f} min left: {name}"), soft_wrap=True)
 
 
-def _about(
-    arguments: argparse.Namespace,
-    vlm: VisionLanguageModel,
-    n_visual: int,
-    cache: OutcomeCache,
-    variants: Sequence[Variant],
-    left_out: list[LeftOut],
-    finished: Complete,
-) -> About:
+def _about(arguments: argparse.Namespace, job: Job, left_out: list[LeftOut], finished: Complete) -> About:
     from tokviz.runs.execute import planning_info
 
-    from .describing import describe
-    from .machine import machine, versions
+    from ..machine import machine, versions
     from .outcomes import About
+    from .plan import describe
     from .questions import first_seed
-    from .running import benchmark_grid
 
     return About(
         command=_command(arguments, finished.scenes),
         machine=machine(),
         date=datetime.now(UTC).date().isoformat(),
         versions=versions(),
-        model=vlm.record.name,
-        fingerprint=cache.model,
-        n_visual=n_visual,
-        n_blocks=vlm.record.n_blocks,
+        model=job.vlm.record.name,
+        fingerprint=job.cache.model,
+        n_visual=job.grid.n_tokens,
+        n_blocks=job.vlm.record.n_blocks,
         first_seed=first_seed(),
         scenes=finished.scenes,
-        budgets=sorted({v.budget for v in variants if v.budget is not None}, reverse=True),
+        budgets=sorted({v.budget for v in job.variants if v.budget is not None}, reverse=True),
         workers=arguments.workers,
         seconds=round(finished.seconds, 1),
         left_out=left_out,
-        methods=describe(variants, planning_info(vlm, benchmark_grid(vlm))),
+        methods=describe(job.variants, planning_info(job.vlm, job.grid)),
     )
 
 

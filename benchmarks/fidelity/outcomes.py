@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NotRequired, TypedDict
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from tokviz.errors import BadInput
 
 FORMAT = 2
 """Version of the stored lines; files of another version are not read. 2: with a last line that seals them."""
 
-FAMILIES = ("existence", "attribute", "relation", "counting", "reading")
+Family = Literal["existence", "attribute", "relation", "counting", "reading"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
 """Families of questions, in the order of the table's columns. "relation" is the scenes' family "spatial"."""
 
 MIRRORS = {
@@ -28,6 +30,9 @@ MIRRORS = {
     "reading": "TextVQA",
 }
 """The published benchmark whose kind of question each family mirrors. Nothing of those benchmarks is in it."""
+
+_STORED = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""Stored lines have exactly these fields with values of exactly these types."""
 
 FULL = "full"
 """Method id of the unpruned model."""
@@ -91,7 +96,7 @@ class Outcome:
 
     seed: int
     number: int
-    family: str
+    family: Family
     question: str
     expected: str
     answer: str
@@ -100,7 +105,9 @@ class Outcome:
     average: float
     evidence_recall: float | None
     position_correlation: float | None
-    kept_thirds: list[int] | None = None
+    kept_thirds: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STORED
 
     @property
     def id(self) -> tuple[int, int]:
@@ -155,6 +162,11 @@ class Header:
     variant: Variant
     seconds: float
 
+    __pydantic_config__: ClassVar[ConfigDict] = _STORED
+
+
+_HEADER, _OUTCOME = TypeAdapter(Header), TypeAdapter(Outcome)
+
 
 class EarlierFormat(BadInput):
     """Outcomes that an earlier version stored, which are made again."""
@@ -186,41 +198,9 @@ def from_lines(text: str) -> tuple[Header, list[Outcome]]:
     if lines[-1] != _seal("".join(lines[:-1])):
         raise BadInput("These benchmark outcomes are cut off or were changed.")
     try:
-        rest = [json.loads(line) for line in lines[1:-1]]
-        variant = Variant(**first.pop("variant"))
-        header = Header(variant=variant, **first)
-        _check_types(first, _HEADER)
-        return header, [_outcome(row) for row in rest]
-    except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
+        return _HEADER.validate_json(json.dumps(first)), [_OUTCOME.validate_json(line) for line in lines[1:-1]]
+    except (TypeError, ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
         raise BadInput("These benchmark outcomes are damaged.") from error
-
-
-def _outcome(row: Mapping[str, Any]) -> Outcome:
-    if set(row) != {entry.name for entry in fields(Outcome)} or row["family"] not in FAMILIES:
-        raise ValueError("not an outcome")
-    _check_types(row, _OUTCOME)
-    thirds = row["kept_thirds"]
-    if thirds is not None and (len(thirds) != 3 or not all(type(count) is int for count in thirds)):
-        raise ValueError("not three counts")
-    return Outcome(**row)
-
-
-_HEADER: Mapping[str, tuple[type, ...]] = {
-    "fingerprint": (str,), "first_seed": (int,), "scenes": (int,), "seconds": (int, float),
-}  # fmt: skip
-_OUTCOME: Mapping[str, tuple[type, ...]] = {
-    "seed": (int,), "number": (int,), "family": (str,), "question": (str,), "expected": (str,), "answer": (str,),
-    "right": (bool,), "kept": (int,), "average": (int, float), "evidence_recall": (int, float, type(None)),
-    "position_correlation": (int, float, type(None)), "kept_thirds": (list, type(None)),
-}  # fmt: skip
-
-
-def _check_types(row: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
-    """Raises ValueError for a value of another type than its field's, and for NaN and Infinity."""
-    for name, allowed in types.items():
-        value = row[name]
-        if type(value) not in allowed or (isinstance(value, float) and not math.isfinite(value)):
-            raise ValueError(f"{name} is not what it should be")
 
 
 def shared_questions(outcomes: Mapping[Variant, Sequence[Outcome]]) -> list[tuple[int, int]]:

@@ -1,19 +1,21 @@
-"""Which variants a benchmark consists of, and which of them a model does not allow."""
+"""Which variants a benchmark consists of, which of them a model does not allow, and what tables say of a method."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tokviz.errors import BadInput
 from tokviz.models.loading import VisionLanguageModel
+from tokviz.names import Site, VisionBlock
 from tokviz.pruners import get, methods
 from tokviz.records import TokenGrid
 from tokviz.runs.execute import planning_info
+from tokviz.types import Budget, PlanningInfo
 
-from . import oracle
 from .outcomes import EVIDENCE_ORACLE, FULL, LeftOut, Variant
-from .running import Recipe, recipe
+from .running import ORACLE_LABEL, Recipe, recipe
 
 SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
 """The papers' budgets, 192, 128, 64 and 32 of 576 visual tokens, as fractions."""
@@ -66,7 +68,7 @@ def variants(ids: Sequence[str], budgets: Sequence[int]) -> list[Variant]:
     """Every method at every budget, method by method; the unpruned model once."""
     made = []
     for id in ids:
-        label = oracle.LABEL if id == EVIDENCE_ORACLE else get(id).label
+        label = ORACLE_LABEL if id == EVIDENCE_ORACLE else get(id).label
         made += [Variant(id, {}, label, budget) for budget in ([None] if id == FULL else budgets)]
     return made
 
@@ -89,3 +91,43 @@ def plan(vlm: VisionLanguageModel, grid: TokenGrid, wanted: Sequence[Variant]) -
         if entry not in left_out:
             left_out.append(entry)
     return recipes, left_out
+
+
+def describe(variants: Iterable[Variant], info: PlanningInfo) -> dict[str, dict[str, Any]]:
+    """Type and sites per method, for ``about["methods"]``: ``{id: {"family": str, "where": {budget: str}}}``.
+
+    A budget that the method refuses is left out.
+    """
+    described: dict[str, dict[str, Any]] = {}
+    for variant in variants:
+        if variant.method == EVIDENCE_ORACLE:
+            described[EVIDENCE_ORACLE] = {"family": "control", "where": {}}
+            continue
+        pruner = get(variant.method)
+        entry = described.setdefault(pruner.id, {"family": pruner.family, "where": {}})
+        if variant.method == FULL or variant.budget is None or variant.params:
+            continue
+        try:
+            schedule = pruner.schedule(Budget(variant.budget, "published"), info, pruner.complete(None))
+        except BadInput:
+            continue
+        entry["where"][str(variant.budget)] = where([stage.site for stage in schedule.stages])
+    return described
+
+
+def where(sites: list[Site]) -> str:
+    """Sites in a few words, "encoder, block 4" or "vision blocks 0-4"."""
+    vision = [site.vision_block for site in sites if isinstance(site, VisionBlock)]
+    blocks = [site for site in sites if isinstance(site, int)]
+    words = [str(site) for site in sites if isinstance(site, str)]
+    words += [_many("vision block", vision)] if vision else []
+    words += [_many("block", blocks)] if blocks else []
+    return ", ".join(words)
+
+
+def _many(noun: str, numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return f"{noun} {numbers[0]}"
+    if len(numbers) > 3 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{noun}s {numbers[0]}-{numbers[-1]}"
+    return f"{noun}s {'/'.join(map(str, numbers))}"

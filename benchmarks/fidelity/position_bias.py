@@ -17,11 +17,10 @@ from scenes import DEFAULT_SIZE
 from tokviz.errors import BadInput
 from tokviz.records import GridView, TokenGrid
 
-from .ablation_papers import variant
 from .outcomes import Outcome, Variant
-from .placement import largest_correlation, position_correlation, thirds
-from .questions import scene_picture
-from .separation import estimate
+from .papers import variant
+from .questions import largest_correlation, position_correlation, scene_picture, thirds
+from .retained import estimate
 from .statistics import RESAMPLES, Floats
 
 BUDGET = 64
@@ -59,14 +58,6 @@ METHODS = (
 """ToDRE without its withdrawal, which would leave nothing to look at."""
 
 TRUTH = Ranked("the evidence itself", None, "truth")
-
-CLAIMS = (
-    "ApET, Figure 2 and section 1: attention in the LLM gives visual tokens later in the sequence disproportionately "
-    "high weight, whatever they show; ApET avoids position bias.",
-    "ToDRE, section 1: attention scores exhibit positional bias; tokens close to the last token get higher weights.",
-    "AdaptVTP, introduction: methods that rank by attention are susceptible to positional bias.",
-)
-"""What the papers say. None of them prints a number for it."""
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,18 @@ from scenes import DEFAULT_SIZE
 from tokviz.engine import Prompt, Select, StageEvent, running_on, selector, shorten
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.pruners import get
+from tokviz.pruners.pruner import budget_tokens
+from tokviz.pruners.sampling import random_rows
 from tokviz.records import TokenGrid
 from tokviz.runs.execute import planning_info
 from tokviz.runs.metrics import normalised
 from tokviz.types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_block
 
-from .oracle import keep_evidence, oracle_schedule
 from .outcomes import EVIDENCE_ORACLE, Outcome, Variant
-from .placement import position_correlation, thirds
-from .prompts import EncodedPicture, encode_picture, joined, with_text
-from .questions import Case, ScenePicture, scene_picture
-from .shared_prefix import shared_prefix
+from .prompts import EncodedPicture, encode_picture, joined, shared_prefix, with_text
+from .questions import Case, ScenePicture, position_correlation, scene_picture, thirds
+
+ORACLE_LABEL = "Evidence oracle"
 
 MAX_NEW_TOKENS = 4
 """Right answers have at most two words and an end; what has not ended by now is wrong."""
@@ -230,3 +231,29 @@ def outcome(answered: Answered, grid: TokenGrid) -> Outcome:
         position_correlation=position_correlation(answered.kept),
         kept_thirds=thirds(answered.kept, grid.row),
     )
+
+
+# -- the control that knows where the answer is: what a selection could at best keep -----------------------------------
+
+
+def oracle_schedule(budget: Budget) -> Schedule:
+    """One stage before the LLM, as the controls have it. Raises BadInput below 1 token."""
+    return Schedule((Stage("projector", budget_tokens(budget), _unasked, title="Evidence first"),))
+
+
+def _unasked(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
+    raise RuntimeError("The oracle selects by evidence, which signals do not hold; call keep_evidence.")
+
+
+def keep_evidence(cover: NDArray[np.float64], keep: int | None, generator: Generator) -> Selection:
+    """The ``keep`` tokens with most evidence pixels, ties to the lowest index; where evidence ends, others by lot.
+
+    Shape: cover ``(N,)``, evidence pixels of each token's patch -> kept ``(min(keep, N),)``.
+    """
+    if keep is None:
+        raise ValueError("The oracle needs a budget.")
+    ranked = np.argsort(-cover, kind="stable")
+    shown, blank = ranked[cover[ranked] > 0], np.sort(ranked[cover[ranked] <= 0])
+    drawn = random_rows(len(blank), max(0, keep - len(shown)), generator, torch.device("cpu"))
+    kept = torch.cat([torch.from_numpy(shown[:keep].copy()), torch.from_numpy(blank)[drawn]])
+    return Selection(kept=kept.sort().values)

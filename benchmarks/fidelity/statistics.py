@@ -10,8 +10,9 @@ scenes. It draws the same scenes for all variants, so that differences between v
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations
 from typing import Any
 
@@ -120,9 +121,9 @@ class YesNo:
     everywhere, as wrong. Undefined ratios are NaN.
     """
 
+    f1: float
     precision: float
     recall: float
-    f1: float
     yes_ratio: float
     neither: int
 
@@ -209,9 +210,20 @@ def spearman(left: Sequence[float], right: Sequence[float]) -> Correlation:
     observed = float(x @ y)
     p = None
     if n <= EXACT_UP_TO:
-        orders = np.array(list(permutations(range(n))), dtype=np.int8)
-        p = float((np.abs(y[orders] @ x) >= abs(observed) - 1e-9).mean())
+        p = float((np.abs(y[_orders(n)] @ x) >= abs(observed) - 1e-9).mean())
     return Correlation(observed / scale, n, p)
+
+
+@lru_cache
+def _orders(n: int) -> NDArray[np.int8]:
+    """All orders of ``n`` things, ``(n!, n)``."""
+    return np.array(list(permutations(range(n))), dtype=np.int8)
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean, NaN of nothing."""
+    every = list(values)
+    return sum(every) / len(every) if every else math.nan
 
 
 def _divide(top: Floats, bottom: Floats) -> Floats:

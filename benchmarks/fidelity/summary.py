@@ -8,40 +8,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokviz.errors import BadInput
 
 from . import statistics as stats
-from .outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Outcome, Variant, shared_questions
+from .outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Outcome, Variant
 from .published import Ours, compare, published_budget
-from .separation import CONTROLS, Measured, difference, estimate, separation
+from .retained import CONTROLS, Measured, Outcomes, estimate, measure
+from .separation import separation
 
 FORMAT = 1
 MOST_FREQUENT = "Most frequent answer"
 JUDGED_AT = 64
 """Of 576 tokens: where the spread between methods is judged."""
-
-Outcomes = Mapping[Variant, Sequence[Outcome]]
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """The shared questions and every variant's outcomes on them, in the same order.
-
-    Shape:
-        right: ``(V, Q)``. scene, family: ``(Q,)``.
-    """
-
-    variants: list[Variant]
-    outcomes: list[list[Outcome]]
-    right: NDArray[np.bool_]
-    scene: NDArray[np.int64]
-    family: NDArray[np.int_]
 
 
 def summarise(
@@ -58,85 +41,30 @@ def summarise(
     Raises BadInput without an unpruned run, without shared questions, when the same question differs between variants,
     and when the unpruned model answers nothing right, so that retention has no meaning.
     """
-    answers = _aligned(outcomes)
-    full = [variant.method for variant in answers.variants].index(FULL)
-    counts = stats.count(answers.right, answers.scene, answers.family, len(FAMILIES))
-    accuracy = stats.accuracies(counts)
-    samples = stats.resampled_accuracies(counts, np.random.default_rng(seed), resamples)
-    answerable = np.nan_to_num(accuracy[full]) > 0
-    if not answerable.any():
-        raise BadInput("The unpruned model answers no question right, so there is nothing that pruning could retain.")
-    measured = _measured(answers, accuracy, samples, full, answerable)
-    rows = [_row(answers, v, accuracy, samples, measured, about) for v in range(len(answers.variants))]
+    measured = measure(outcomes, resamples=resamples, seed=seed)
+    rows = [_row(measured, v, about) for v in range(len(measured.variants))]
     _correct(rows)
     document = {
         "format": FORMAT,
         "about": {**about},
         "families": list(FAMILIES),
-        "questions": _questions(answers, counts, outcomes),
-        "families_left_out": [name for name, good in zip(FAMILIES, answerable, strict=True) if not good],
+        "questions": _questions(measured, outcomes),
+        "families_left_out": [name for name, good in zip(FAMILIES, measured.answerable, strict=True) if not good],
         "bootstrap": {"resamples": resamples, "seed": seed, "level": stats.LEVEL, "cluster": "scene"},
         "rows": rows,
-        "blind": _blind(answers, about, accuracy[full], answerable),
-        "families_at_chance": _at_chance(rows[full], answers),
-        "separation": separation(measured, _judged_at(answers.variants, about)),
+        "blind": _blind(measured, about),
+        "families_at_chance": _at_chance(rows[measured.full], measured),
+        "separation": separation(measured, _judged_at(measured.variants, about)),
         "published": compare(_ours(rows, about)),
     }
     return without_nan(document)
 
 
-def _aligned(outcomes: Outcomes) -> _Answers:
-    variants = sorted(outcomes, key=lambda v: -math.inf if v.budget is None else -v.budget)  # stable: given order
-    if sum(variant.method == FULL for variant in variants) != 1:
-        raise BadInput("Retention needs exactly one run of the unpruned model among the outcomes.")
-    ids = shared_questions(outcomes)
-    if not ids:
-        raise BadInput("The variants have no question in common.")
-    by_id = [{outcome.id: outcome for outcome in outcomes[variant]} for variant in variants]
-    ordered = [[of[key] for key in ids] for of in by_id]
-    for own in ordered:
-        for ours, first in zip(own, ordered[0], strict=True):
-            if (ours.family, ours.question, ours.expected) != (first.family, first.question, first.expected):
-                raise BadInput(f"Question {ours.id} is not the same for all variants; were the scenes generated anew?")
-    return _Answers(
-        variants=variants,
-        outcomes=ordered,
-        right=np.array([[outcome.right for outcome in own] for own in ordered], dtype=bool),
-        scene=np.array([seed for seed, _ in ids], dtype=np.int64),
-        family=np.array([FAMILIES.index(outcome.family) for outcome in ordered[0]]),
-    )
-
-
-def _measured(
-    answers: _Answers, accuracy: stats.Floats, samples: stats.Floats, full: int, answerable: NDArray[np.bool_]
-) -> Measured:
-    retained, drawn = stats.retention(accuracy, full), stats.retention(samples, full)
-    return Measured(
-        rows=[variant.row for variant in answers.variants],
-        labels=[variant.label for variant in answers.variants],
-        methods=[variant.method for variant in answers.variants],
-        budgets=[variant.budget for variant in answers.variants],
-        mean=stats.mean_retention(retained, answerable),
-        families=retained,
-        mean_samples=stats.mean_retention(drawn, answerable),
-        family_samples=drawn,
-    )
-
-
-def _row(
-    answers: _Answers,
-    v: int,
-    accuracy: stats.Floats,
-    samples: stats.Floats,
-    measured: Measured,
-    about: Mapping[str, Any],
-) -> dict[str, Any]:
+def _row(measured: Measured, v: int, about: Mapping[str, Any]) -> dict[str, Any]:
     """One variant: accuracies, retention, F1, evidence, flips, cost in tokens, and how it stands to the controls."""
-    variant, own = answers.variants[v], answers.outcomes[v]
+    variant, own = measured.variants[v], measured.outcomes[v]
     described = about.get("methods", {}).get(variant.method, {})
-    full = measured.find(FULL, None)
-    assert full is not None  # _aligned has checked
-    gained, lost = stats.discordant(answers.right[v], answers.right[full])
+    gained, lost = stats.discordant(measured.right[v], measured.right[measured.full])
     recalls = [outcome.evidence_recall for outcome in own if outcome.evidence_recall is not None]
     positions = [outcome.position_correlation for outcome in own if outcome.position_correlation is not None]
     return {
@@ -148,41 +76,36 @@ def _row(
         "type": described.get("family", ""),
         "where": described.get("where", {}).get(str(variant.budget), ""),
         "control": variant.method in (FULL, EVIDENCE_ORACLE, *CONTROLS),
-        "accuracy": {f: estimate(accuracy[v, i], samples[:, v, i]) for i, f in enumerate(FAMILIES)},
-        "retention": {
-            f: estimate(measured.families[v, i], measured.family_samples[:, v, i]) for i, f in enumerate(FAMILIES)
-        },
-        "mean_retention": estimate(measured.mean[v], measured.mean_samples[:, v]),
+        "accuracy": _per_family(measured.accuracy[v], measured.accuracy_samples[:, v]),
+        "retention": _per_family(measured.families[v], measured.family_samples[:, v]),
+        "mean_retention": measured.of(v),
         "existence": _existence(own),
-        "against": {c: _against(answers, v, c, measured) for c in CONTROLS if variant.budget is not None},
-        "evidence_recall": {"mean": _mean(recalls), "questions": len(recalls)},
+        "against": {c: _against(measured, v, c) for c in CONTROLS if variant.budget is not None},
+        "evidence_recall": {"mean": stats.mean(recalls), "questions": len(recalls)},
         "flips": {"lost": lost, "gained": gained},
-        "kept": _mean([outcome.kept for outcome in own]),
-        "average": _mean([outcome.average for outcome in own]),
-        "position_correlation": {"mean": _mean(positions), "questions": len(positions)},
+        "kept": stats.mean([outcome.kept for outcome in own]),
+        "average": stats.mean([outcome.average for outcome in own]),
+        "position_correlation": {"mean": stats.mean(positions), "questions": len(positions)},
     }
+
+
+def _per_family(values: stats.Floats, samples: stats.Floats) -> dict[str, dict[str, float]]:
+    return {family: estimate(values[f], samples[:, f]) for f, family in enumerate(FAMILIES)}
 
 
 def _existence(own: Sequence[Outcome]) -> dict[str, Any]:
     asked = [outcome for outcome in own if outcome.family == "existence"]
-    figures = stats.yes_no([o.expected for o in asked], [o.answer for o in asked])
-    return {
-        "f1": figures.f1,
-        "precision": figures.precision,
-        "recall": figures.recall,
-        "yes_ratio": figures.yes_ratio,
-        "neither": figures.neither,
-    }
+    return asdict(stats.yes_no([o.expected for o in asked], [o.answer for o in asked]))
 
 
-def _against(answers: _Answers, v: int, control: str, measured: Measured) -> dict[str, Any] | None:
+def _against(measured: Measured, v: int, control: str) -> dict[str, Any] | None:
     """The variant beside a control at the same budget; None for the control itself and where it did not run."""
-    other = measured.find(control, answers.variants[v].budget)
+    other = measured.find(control, measured.variants[v].budget)
     if other is None or other == v:
         return None
-    better, worse = stats.discordant(answers.right[v], answers.right[other])
+    better, worse = stats.discordant(measured.right[v], measured.right[other])
     return {
-        "difference": difference(measured, v, other),
+        "difference": measured.difference(v, other),
         "only_ours": better,
         "only_theirs": worse,
         "p": stats.mcnemar(better, worse),
@@ -200,25 +123,24 @@ def _correct(rows: Sequence[dict[str, Any]]) -> None:
                 test["p_holm"] = p
 
 
-def _blind(
-    answers: _Answers, about: Mapping[str, Any], unpruned: stats.Floats, answerable: NDArray[np.bool_]
-) -> dict[str, Any]:
+def _blind(measured: Measured, about: Mapping[str, Any]) -> dict[str, Any]:
     """Baselines that see no picture: the best constant answer per kind of question, and those that ``about`` brings.
 
     Each with its shares right and what mean retention it would have; a baseline that lacks a family has none.
     """
-    baselines = {MOST_FREQUENT: most_frequent(answers.outcomes[0]), **about.get("blind", {})}
+    baselines = {MOST_FREQUENT: most_frequent(measured.outcomes[0]), **about.get("blind", {})}
     blind = {}
     for name, shares in baselines.items():
         accuracy = np.array([shares.get(family, math.nan) for family in FAMILIES])
-        retained = stats.retention(np.stack([unpruned, accuracy]), 0)
-        blind[name] = {"accuracy": dict(shares), "mean_retention": float(stats.mean_retention(retained, answerable)[1])}
+        retained = stats.retention(np.stack([measured.accuracy[measured.full], accuracy]), 0)
+        mean = float(stats.mean_retention(retained, measured.answerable)[1])
+        blind[name] = {"accuracy": dict(shares), "mean_retention": mean}
     return blind
 
 
-def _at_chance(full: Mapping[str, Any], answers: _Answers) -> list[str]:
+def _at_chance(full: Mapping[str, Any], measured: Measured) -> list[str]:
     """Families where the lower end of the unpruned accuracy's interval is no better than guessing."""
-    guessed = most_frequent(answers.outcomes[0])
+    guessed = most_frequent(measured.outcomes[0])
     return [family for family, share in guessed.items() if full["accuracy"][family]["low"] <= share]
 
 
@@ -238,14 +160,14 @@ def most_frequent(questions: Sequence[Outcome]) -> dict[str, float]:
     return {family: right[family] / asked[family] for family in FAMILIES if asked[family]}
 
 
-def _questions(answers: _Answers, counts: stats.Counts, outcomes: Outcomes) -> dict[str, Any]:
-    with_evidence = sum(outcome.evidence_recall is not None for outcome in answers.outcomes[0])
+def _questions(measured: Measured, outcomes: Outcomes) -> dict[str, Any]:
+    shared = measured.outcomes[0]
     return {
-        "shared": len(answers.scene),
-        "not_shared": len({o.id for own in outcomes.values() for o in own}) - len(answers.scene),
-        "scenes": int(counts.asked.shape[0]),
-        "per_family": dict(zip(FAMILIES, counts.per_family.astype(int).tolist(), strict=True)),
-        "with_evidence": with_evidence,
+        "shared": len(shared),
+        "not_shared": len({outcome.id for own in outcomes.values() for outcome in own}) - len(shared),
+        "scenes": int(measured.counts.asked.shape[0]),
+        "per_family": dict(zip(FAMILIES, measured.counts.per_family.astype(int).tolist(), strict=True)),
+        "with_evidence": sum(outcome.evidence_recall is not None for outcome in shared),
     }
 
 
@@ -267,10 +189,6 @@ def _ours(rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> dict[str,
             families = {name: each["value"] for name, each in row["retention"].items()}
             found.setdefault(row["method"], {})[budget] = Ours(row["mean_retention"]["value"], families)
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
 
 
 def without_nan(value: Any) -> Any:

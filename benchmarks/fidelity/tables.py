@@ -16,13 +16,10 @@ from typing import Any
 from tokviz.errors import BadInput
 from tokviz.files import write_whole
 
-from .chart import chart_bytes
-from .conclusions import conclusions
-from .pages import accuracy_tables, comparison, differences, facts, flips, left_out, reading, reasons, retention_tables
-from .separation import sentences
-from .summary import FORMAT, Outcomes, summarise
-
-CHART_FORMATS = ("png", "svg")
+from .chart import FORMATS, chart_bytes
+from .pages import written
+from .retained import Outcomes
+from .summary import FORMAT, summarise
 
 
 def write(outcomes: Outcomes, about: Mapping[str, Any], folder: Path, docs: Path | None = None) -> list[Path]:
@@ -40,17 +37,15 @@ def write(outcomes: Outcomes, about: Mapping[str, Any], folder: Path, docs: Path
 def write_pages(document: Mapping[str, Any], folder: Path, docs: Path | None = None) -> list[Path]:
     """Write everything but the JSON file from its content."""
     page = folder / "fidelity.md"
-    write_whole(page, full_page(document).encode())
-    charts = [folder / f"fidelity.{file_format}" for file_format in CHART_FORMATS]
-    for path, file_format in zip(charts, CHART_FORMATS, strict=True):
-        write_whole(path, chart_bytes(document, file_format))
-    written = [page, *charts]
+    contents = {page: written("fidelity", document, short=False).encode()}
+    contents |= {folder / f"fidelity.{file_format}": chart_bytes(document, file_format) for file_format in FORMATS}
     if docs is not None:
         docs.mkdir(parents=True, exist_ok=True)
-        short = docs / "fidelity.md"
-        write_whole(short, short_page(document, Path(os.path.relpath(folder, docs)).as_posix()).encode())
-        written.append(short)
-    return written
+        seen_from_docs = Path(os.path.relpath(folder, docs)).as_posix()
+        contents[docs / page.name] = written("fidelity_short", document, short=True, folder=seen_from_docs).encode()
+    for path, content in contents.items():
+        write_whole(path, content)
+    return list(contents)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -65,52 +60,6 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise BadInput(f"{str(path)!r} is no fidelity table of format {FORMAT}.")
     return document
-
-
-def full_page(document: Mapping[str, Any]) -> str:
-    """``fidelity.md``: all tables, the demands on the benchmark, the papers, and how to read it."""
-    n_visual = document["about"]["n_visual"]
-    parts = [
-        "# Fidelity: what pruning costs in right answers",
-        *facts(document),
-        *conclusions(document),
-        f"![Mean retention over the budget]({'fidelity.png'})",
-        "## Accuracy",
-        *accuracy_tables(document),
-        "## Retention by family",
-        *retention_tables(document),
-        "## Against random and uniform tokens",
-        *differences(document),
-        "## Answers that flip",
-        *flips(document),
-        "## Does the benchmark separate?",
-        *sentences(document["separation"], n_visual),
-        "## Beside the papers",
-        *comparison(document),
-        "## Left out",
-        *left_out(document),
-        "## How to read it",
-        *reading(document),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def short_page(document: Mapping[str, Any], folder: str) -> str:
-    """``docs/fidelity.md``: the conclusions and the main tables. folder: where the full page lies, seen from docs."""
-    parts = [
-        "# Fidelity",
-        "What pruning costs in right answers, on drawn scenes that the model has not seen. Every number, interval and "
-        f"test is in [{folder}/fidelity.md]({folder}/fidelity.md).",
-        *facts(document),
-        *conclusions(document),
-        f"![Mean retention over the budget]({folder}/fidelity.png)",
-        *accuracy_tables(document, short=True),
-        "## Why ranks can differ from the papers'",
-        reasons(),
-        "## How to read it",
-        *reading(document),
-    ]
-    return "\n\n".join(parts) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

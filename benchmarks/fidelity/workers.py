@@ -7,10 +7,9 @@ import queue
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,39 +71,44 @@ def _from(scenes: Sequence[EncodedScene], seeds: range) -> list[EncodedScene]:
     return [scene for scene in scenes if scene.seed in seeds]
 
 
-def run_here(
-    vlm: VisionLanguageModel,
-    grid: TokenGrid,
-    recipes: Sequence[Recipe],
-    chunks: Sequence[range],
-    cache: OutcomeCache,
-    on_step: Callable[[Step], None],
-    enough: Callable[[], bool],
-) -> None:
+@dataclass(frozen=True)
+class Job:
+    """What is to be answered. model: the name or folder that ``vlm`` was loaded from."""
+
+    model: str
+    vlm: VisionLanguageModel
+    grid: TokenGrid
+    recipes: Sequence[Recipe]
+    chunks: Sequence[range]
+    cache: OutcomeCache
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Those of the recipes."""
+        return tuple(recipe.variant for recipe in self.recipes)
+
+    def missing(self) -> dict[range, float]:
+        """Chunks of which the cache lacks something, and the work that is left of each."""
+        n_visual, n_blocks = self.grid.n_tokens, self.vlm.record.n_blocks
+        work = {plan.variant: work_of(plan, n_visual, n_blocks) for plan in self.recipes}
+        left = {
+            chunk: sum(work[variant] for variant in work if self.cache.scenes(chunk, variant) < len(chunk))
+            for chunk in self.chunks
+        }
+        return {chunk: amount for chunk, amount in left.items() if amount}
+
+
+def run_here(job: Job, chunks: Iterable[range], on_step: Callable[[Step], None], enough: Callable[[], bool]) -> None:
     """Run in this process. No chunk is begun once ``enough()``."""
     for chunk in chunks:
         if enough():
             return
-        for step in run_chunk(vlm, grid, recipes, chunk, cache):
+        for step in run_chunk(job.vlm, job.grid, job.recipes, chunk, job.cache):
             on_step(step)
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """What a worker process must know to begin."""
-
-    model: str
-    cache: Path
-    fingerprint: str
-    variants: tuple[Variant, ...]
-
-
 def run_in_workers(
-    assignment: Assignment,
-    chunks: Sequence[range],
-    workers: int,
-    on_step: Callable[[Step], None],
-    enough: Callable[[], bool],
+    job: Job, chunks: Iterable[range], workers: int, on_step: Callable[[Step], None], enough: Callable[[], bool]
 ) -> None:
     """Run in ``workers`` processes of one thread each. No chunk is begun once ``enough()``.
 
@@ -117,8 +121,9 @@ def run_in_workers(
     for task in [*chunks, *[None] * workers]:
         tasks.put(task)
     with _interrupts_ignored():  # children inherit that: the parent tells them when to leave
-        given = (assignment, tasks, events, last_call, halt)
-        team = [context.Process(target=_work, args=given, daemon=True) for _ in range(workers)]
+        given = {"model": job.model, "variants": job.variants, "cache": job.cache}
+        given |= {"tasks": tasks, "events": events, "last_call": last_call, "halt": halt}
+        team = [context.Process(target=_work, kwargs=given, daemon=True) for _ in range(workers)]
         for worker in team:
             worker.start()
     try:
@@ -159,17 +164,18 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(assignment: Assignment, tasks: Any, events: Any, last_call: Any, halt: Any) -> None:
+def _work(
+    *, model: str, variants: Sequence[Variant], cache: OutcomeCache, tasks: Any, events: Any, last_call: Any, halt: Any
+) -> None:
     """One worker process: chunks from ``tasks`` until None; steps, errors and a last None to ``events``.
 
     Leaves before the next chunk after ``last_call``, before the next variant after ``halt`` or without a parent.
     """
     try:
         torch.set_num_threads(1)
-        vlm = load(assignment.model)
+        vlm = load(model)
         grid = benchmark_grid(vlm)
-        recipes = [recipe(vlm, grid, variant) for variant in assignment.variants]
-        cache = OutcomeCache(assignment.cache, assignment.fingerprint)
+        recipes = [recipe(vlm, grid, variant) for variant in variants]
         while not last_call.is_set() and (chunk := _next(tasks)) is not None:
             for step in run_chunk(vlm, grid, recipes, chunk, cache):
                 events.put(step)

@@ -61,7 +61,7 @@ def words_of_method(method: str) -> dict[str, Any]:
     """What is written about a method."""
     pruner = registry.get(method)
     return {
-        "words": [pruner.label, pruner.family, pruner.claim, *pruner.notes],
+        "words": [pruner.label, pruner.family, pruner.claim],
         "paper": None if pruner.paper is None else [str(v) for v in dataclasses.astuple(pruner.paper)],
         "params": {p.name: [p.kind, p.label, p.help, p.default, p.minimum, p.maximum, p.step, *p.choices]
                    for p in pruner.params},

@@ -17,13 +17,26 @@ from .search import FoundCase, Outcome
 
 METHOD_FAMILIES: tuple[MethodFamily, ...] = tuple(f for f in get_args(MethodFamily) if f != "control")
 WANTED_KINDS: tuple[Kind, ...] = (
-    "small evidence", "near-duplicates", "busy background", "printed word", "handwritten digit", "crowd to count",
-    "relation", "wide picture",
-)  # fmt: skip
+    "small evidence",
+    "near-duplicates",
+    "busy background",
+    "printed word",
+    "handwritten digit",
+    "crowd to count",
+    "relation",
+    "wide picture",
+)
 TOLD_FIRST: tuple[Kind, ...] = (
-    "handwritten digit", "printed word", "printed number", "crowd to count", "relation", "small evidence",
-    "busy background", "near-duplicates", "wide picture",
-)  # fmt: skip
+    "handwritten digit",
+    "printed word",
+    "printed number",
+    "crowd to count",
+    "relation",
+    "small evidence",
+    "busy background",
+    "near-duplicates",
+    "wide picture",
+)
 """The kind that names a case: the first of these that applies, rare ones before those that most scenes have."""
 N_SHOWN = 3
 """With the unpruned one these lanes fill a row of the page."""

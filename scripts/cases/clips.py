@@ -31,6 +31,14 @@ def file_of(clip: Clip) -> bytes:
     return clip_bytes(clip.frames, FPS)
 
 
+def opened(vlm: VisionLanguageModel, clip: Clip) -> Video:
+    """The file of a clip, read as the model reads it."""
+    video = open_media(vlm, file_of(clip))
+    if not isinstance(video, Video):
+        raise TypeError(f"the file of clip {clip.seed} was not read as a video")
+    return video
+
+
 def looked_at(question: ClipQuestion, video: Video) -> tuple[list[Box], list[int]]:
     """The evidence that is in the sampled frames: boxes, and the sampled frame (from 0) of each."""
     pairs = [(box, place) for place, number in enumerate(video.indices) for box in question.evidence[number]]
@@ -53,8 +61,7 @@ def find_clip_flips(
     """
     for seed in seeds:
         clip = clip_of(seed, size)
-        video = open_media(vlm, file_of(clip))
-        assert isinstance(video, Video)
+        video = opened(vlm, clip)
         shown = [thing.boxes for thing in clip.objects] + [thing.boxes for thing in clip.signs]
         if not all(any(boxes[number] is not None for number in video.indices) for boxes in shown):
             continue
@@ -81,9 +88,17 @@ def examine_clip(
     """The case that one question makes, or None."""
     boxes, places = looked_at(question, video)
     comparison = compare_while_open(
-        vlm, video, question.text, methods, first=first, budget=budget, expected=question.answer, evidence=boxes,
-        evidence_frames=places, max_new_tokens=8,
-    )  # fmt: skip
+        vlm,
+        video,
+        question.text,
+        methods,
+        first=first,
+        budget=budget,
+        expected=question.answer,
+        evidence=boxes,
+        evidence_frames=places,
+        max_new_tokens=8,
+    )
     if comparison is None:
         return None
     case = _case_of(comparison, clip, question)
@@ -95,16 +110,24 @@ def _case_of(comparison: Comparison, clip: Clip, question: ClipQuestion) -> Foun
     evidence = evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     height, width = clip.frames.shape[1:3]
     return FoundCase(
-        seed=clip.seed, size=(width, height), question=question.text, expected=question.answer,
-        question_family=question.family, n_tokens=comparison.grid.n_tokens, n_evidence=len(evidence), kinds=(),
-        hard=moment_in_words(comparison, len(evidence)), sure=sure_of(comparison.runs[0]),
+        seed=clip.seed,
+        size=(width, height),
+        question=question.text,
+        expected=question.answer,
+        question_family=question.family,
+        n_tokens=comparison.grid.n_tokens,
+        n_evidence=len(evidence),
+        kinds=(),
+        hard=moment_in_words(comparison, len(evidence)),
+        sure=sure_of(comparison.runs[0]),
         outcomes=outcomes_of(comparison, evidence),
-    )  # fmt: skip
+    )
 
 
 def moment_in_words(comparison: Comparison, n_evidence: int) -> str:
     """How little of the video shows the answer, as a sentence."""
-    assert comparison.video is not None
+    if comparison.video is None:
+        raise ValueError("expected a comparison about a video")
     n_frames, shown = len(comparison.video.frames), len(set(comparison.request.evidence_frames))
     frames = f"one of the {n_frames} frames" if shown == 1 else f"{shown} of the {n_frames} frames"
     return (

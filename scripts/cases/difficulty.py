@@ -16,9 +16,16 @@ from tokviz.runs.metrics import evidence_tokens
 
 T = TypeVar("T", bound=np.generic)
 Kind = Literal[
-    "small evidence", "near-duplicates", "busy background", "printed word", "printed number", "handwritten digit",
-    "crowd to count", "relation", "wide picture",
-]  # fmt: skip
+    "small evidence",
+    "near-duplicates",
+    "busy background",
+    "printed word",
+    "printed number",
+    "handwritten digit",
+    "crowd to count",
+    "relation",
+    "wide picture",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SMALL = 4

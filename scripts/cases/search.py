@@ -111,9 +111,17 @@ def examine(
 ) -> FoundCase | None:
     """The case that one question makes, or None; stops at the first lane that shows that it makes none."""
     comparison = compare_while_open(
-        vlm, read_image(Image.fromarray(scene.image)), question.text, methods, first=first, budget=budget, seed=seed,
-        expected=question.answer, evidence=question.evidence, max_new_tokens=8,
-    )  # fmt: skip
+        vlm,
+        read_image(Image.fromarray(scene.image)),
+        question.text,
+        methods,
+        first=first,
+        budget=budget,
+        seed=seed,
+        expected=question.answer,
+        evidence=question.evidence,
+        max_new_tokens=8,
+    )
     if comparison is None:
         return None
     case = case_of(comparison, scene, question)
@@ -164,11 +172,18 @@ def case_of(comparison: Comparison, scene: Scene, question: SceneQuestion) -> Fo
     evidence = evidence_tokens(comparison.grid, question.evidence)
     height, width = scene.image.shape[:2]
     return FoundCase(
-        seed=scene.seed, size=(width, height), question=question.text, expected=question.answer,
-        question_family=question.family, n_tokens=comparison.grid.n_tokens, n_evidence=facts.n_evidence,
-        kinds=facts.kinds, hard=facts.sentence, sure=sure_of(comparison.runs[0]),
+        seed=scene.seed,
+        size=(width, height),
+        question=question.text,
+        expected=question.answer,
+        question_family=question.family,
+        n_tokens=comparison.grid.n_tokens,
+        n_evidence=facts.n_evidence,
+        kinds=facts.kinds,
+        hard=facts.sentence,
+        sure=sure_of(comparison.runs[0]),
         outcomes=outcomes_of(comparison, evidence),
-    )  # fmt: skip
+    )
 
 
 def outcomes_of(comparison: Comparison, evidence: Sequence[int]) -> dict[str, Outcome]:
@@ -177,13 +192,18 @@ def outcomes_of(comparison: Comparison, evidence: Sequence[int]) -> dict[str, Ou
     became = {run.method: fates(evidence, run.stages, n_tokens) for run in comparison.runs}
     return {
         run.method: Outcome(
-            label=run.label, family=run.family, answer=run.answer, right=verdicts[run.method] == "right",
-            sure=sure_of(run), evidence=len(became[run.method].kept), absorbed=len(became[run.method].absorbed),
+            label=run.label,
+            family=run.family,
+            answer=run.answer,
+            right=verdicts[run.method] == "right",
+            sure=sure_of(run),
+            evidence=len(became[run.method].kept),
+            absorbed=len(became[run.method].absorbed),
             inside=_drops_inside(run),
         )
         for run in comparison.runs[1:]
         if run.error is None
-    }  # fmt: skip
+    }
 
 
 def left(run: Run, grid: TokenGrid) -> list[int]:

@@ -1,6 +1,8 @@
 """The benchmark runs, knows every method, and says what it measured. Nothing here looks at how long anything took."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from benchmarks.cases import CASES, Case, Size
 from benchmarks.inputs import make_signals, n_views, tiles
 from tokviz.pruners import methods
 
+ROOT = Path(selection.__file__).parent
 CPU = torch.device("cpu")
 METHODS = [pruner.id for pruner in methods() if pruner.family != "control"]
 
@@ -37,6 +40,13 @@ def test_quick_run_measures_every_method_and_writes_table_and_numbers(tmp_path):
     for row in rows:
         assert row.ms > 0 and row.published_ms > 0 and row.samples > 0
         assert 0 <= row.scratch_bytes <= row.scratch_limit
+
+
+def test_the_committed_page_is_that_of_the_committed_numbers():
+    stored = json.loads((ROOT / "selection.json").read_text())
+    names = {field.name for field in fields(selection.Row)}
+    rows = [selection.Row(**{name: row[name] for name in names}) for row in stored["rows"]]
+    assert selection.as_markdown(rows, stored["environment"]) == (ROOT / "selection.md").read_text()
 
 
 def test_a_partial_run_writes_nothing_by_itself(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 
@@ -28,7 +29,11 @@ KEEP_NEWLINES = ("apet", "globalcom2")
 """Methods that keep every newline of LLaVA-NeXT and do not count it (``methods.md`` 0.3)."""
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.id)
+@pytest.fixture(
+    scope="module",
+    params=[KINDS[0], *(pytest.param(kind, marks=pytest.mark.generator) for kind in KINDS[1:])],
+    ids=lambda kind: kind.id,
+)
 def made(request):
     """A tiny model whose attention is far from even, so that methods have something to choose by."""
     found = bench(request.param, "tiny", CPU, torch.float32, "sdpa")
@@ -49,6 +54,11 @@ def kv_bytes_of(made, visual_per_block):
     width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
     tokens = len(visual_per_block) * (BEFORE + AFTER) + sum(visual_per_block)
     return tokens * width * 2 * 4
+
+
+def test_the_committed_page_is_that_of_the_committed_numbers():
+    folder = Path(prefill.__file__).parent
+    assert as_markdown(json.loads((folder / "prefill.json").read_text())["runs"]) == (folder / "prefill.md").read_text()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id)
@@ -119,6 +129,7 @@ def test_lines_hold_what_the_cache_really_holds(made):
         assert (line.map_bytes > 0) == (plan.how == "eager"), plan.key
 
 
+@pytest.mark.generator
 def test_eager_lines_choose_what_kernel_lines_choose(made):
     """The same method from whole maps and from recomputed rows: the same tokens survive every stage."""
     wanted, _ = planned(made)
@@ -166,6 +177,7 @@ def test_eager_lines_materialise_the_maps_they_say(made, monkeypatch):
     assert fired.map_bytes == 4 * text.num_attention_heads * length**2
 
 
+@pytest.mark.generator
 def test_the_model_is_back_on_its_kernel(made):
     wanted, _ = planned(made)
     forwards = {code: vars(code)["eager_attention_forward"] for code in _codes(made)}
@@ -325,6 +337,7 @@ def test_the_command_measures_writes_and_goes_on(tmp_path, capsys):
     assert len(json.loads((tmp_path / "found.json").read_text())["runs"][0]["sittings"]) == 2
 
 
+@pytest.mark.generator
 def test_out_of_time_begins_nothing_more_but_the_last_line(made):
     wanted, _ = planned(made)
     lines = list(prefill.measured(made, wanted, SETTINGS, set(), deadline=0.0))

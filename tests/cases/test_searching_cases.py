@@ -5,14 +5,13 @@ from PIL import Image
 
 import tokviz
 from scenes import EXAMPLE_SEEDS, generate_scene
-from scripts.build_examples import Cache
 from scripts.cases import search
+from scripts.cases.building import Cache
 from scripts.cases.search import FoundCase, Outcome, examine, find_flips, left, separate, verdicts_of
 from tokviz.runs.compare import Event
 from tokviz.runs.metrics import evidence_tokens, normalised
 
 METHODS = ("random", "fastervlm", "fastv")
-SEEDS = EXAMPLE_SEEDS[:2]
 
 
 def plain(vlm, scene, question, budget):
@@ -27,10 +26,15 @@ def plain(vlm, scene, question, budget):
     return comparison, ((lost, kept) if rights["full"] and lost and kept else None)
 
 
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.generator)], ids=lambda n: f"{n} scenes")
+def seeds(request):
+    return EXAMPLE_SEEDS[: request.param]
+
+
 @pytest.fixture(scope="module")
-def asked(vlm, budget):
-    """(scene, question, comparison, plain result) of every question with evidence in two scenes."""
-    scenes = [generate_scene(seed) for seed in SEEDS]
+def asked(vlm, budget, seeds):
+    """(scene, question, comparison, plain result) of every question with evidence in the scenes."""
+    scenes = [generate_scene(seed) for seed in seeds]
     return [
         (scene, question, *plain(vlm, scene, question, budget))
         for scene in scenes
@@ -39,14 +43,15 @@ def asked(vlm, budget):
     ]
 
 
-def test_it_finds_what_plain_comparisons_find(vlm, budget, asked):
-    found = {(case.seed, case.question): case for case in find_flips(vlm, SEEDS, METHODS, budget)}
+def test_it_finds_what_plain_comparisons_find(vlm, budget, seeds, asked):
+    found = {(case.seed, case.question): case for case in find_flips(vlm, seeds, METHODS, budget)}
     expected, told = {}, set()
     for scene, question, _, result in asked:
         if result is not None and (scene.seed, question.family) not in told:  # the first of each family
             told.add((scene.seed, question.family))
             expected[scene.seed, question.text] = result
     assert {key: (case.lost, case.kept) for key, case in found.items()} == expected
+    assert expected, "no question separates the methods"
     for scene, question, comparison, result in asked:
         assert separate(comparison) == result
         case = found.get((scene.seed, question.text))

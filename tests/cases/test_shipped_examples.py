@@ -8,7 +8,7 @@ import pytest
 
 import tokviz
 from scenes import EXAMPLE_SEEDS, FAMILIES, generate_scene
-from scripts.build_examples import leaves, stored_why
+from scripts.cases.building import leaves, stored_why
 from scripts.cases.choosing import METHOD_FAMILIES, WANTED_KINDS
 from scripts.cases.difficulty import difficulty
 from scripts.cases.search import Outcome, left, separate

@@ -10,7 +10,7 @@ from PIL import Image
 from tokviz import cli
 from tokviz.cli.compare import parse_value
 from tokviz.errors import BadInput, Unsupported
-from tokviz.pruners.base import Param
+from tokviz.pruners.pruner import Param
 from tokviz.records import Comparison
 
 MODEL = "tokviz-tiny"

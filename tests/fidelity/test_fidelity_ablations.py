@@ -3,22 +3,13 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.fidelity.ablation_papers import (
-    ABLATIONS,
-    ADAPTVTP_FILTER,
-    APET_SAMPLING,
-    POLYMORPHIC_K_64,
-    TODRE_STAGES,
-    TODRE_TAU,
-    Ablation,
-    Setting,
-    variant,
-)
-from benchmarks.fidelity.ablation_results import (
+from benchmarks.fidelity.ablation_pages import page
+from benchmarks.fidelity.ablations import (
     AGREES,
     DISAGREES,
     NO_PRUNING,
@@ -29,16 +20,25 @@ from benchmarks.fidelity.ablation_results import (
     UNDECIDED,
     UNDEFINED,
     ablation_result,
+    document,
     judged,
-    measure,
+    read,
+    variants,
+    write,
 )
-from benchmarks.fidelity.ablations import make_report, variants, write
 from benchmarks.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Outcome
+from benchmarks.fidelity.papers import ABLATIONS, Ablation, PrintedRow, PrintedTable, Setting, variant
+from benchmarks.fidelity.retained import measure
 from tokviz.errors import BadInput
 from tokviz.pruners import get
 from tokviz.types import Budget, PlanningInfo
 
+APET_SAMPLING, POLYMORPHIC_K_64, TODRE_STAGES, TODRE_TAU, ADAPTVTP_FILTER = (
+    next(ablation for ablation in ABLATIONS if ablation.id == name)
+    for name in ("apet_sampling", "polymorphic_k_64", "todre_stages", "todre_tau", "adaptvtp_filter")
+)
 TINY = PlanningInfo(n_visual=576, n_blocks=8, vision_blocks=5)
+ROOT = Path(__file__).resolve().parents[2]
 SCENES = range(201_000_000, 201_000_004)
 ABOUT = {
     "command": "python -m tokviz bench ablations",
@@ -132,14 +132,14 @@ def test_polymorphic_without_stage_1_cannot_do_64_as_the_note_says():
         pruner.schedule(Budget(64), TINY, pruner.complete({"stage_1": False}))
 
 
-@pytest.mark.parametrize("ablation", [a for a in ABLATIONS if a.mean_printed], ids=lambda a: a.id)
+@pytest.mark.parametrize("ablation", [a for a in ABLATIONS if a.table.column], ids=lambda a: a.id)
 def test_printed_means_are_those_of_the_printed_columns(ablation):
     # A slip in copying a number would break this: the papers' means are of the columns beside them.
     for setting in ablation.settings:
         if setting.printed:
-            columns = zip(setting.printed[:-1], ablation.unpruned[:-1], strict=True)
-            mean = 100 * sum(value / whole for value, whole in columns) / (len(ablation.columns) - 1)
-            assert mean == pytest.approx(setting.printed[-1], abs=0.051 if "ToDRE" in ablation.source else 0.011)
+            ratios = list(ablation.table.ratios(setting.printed).values())
+            within = 0.051 if ablation.table.paper == "ToDRE" else 0.011
+            assert sum(ratios) / len(ratios) == pytest.approx(setting.printed.mean, abs=within)
 
 
 def test_means_that_no_paper_prints_are_computed():
@@ -160,11 +160,14 @@ def test_directions_of_the_papers():
 
 
 def test_a_declaration_that_contradicts_itself_is_refused():
-    settings = (Setting("a", variant("apet", 64), (1.0,)), Setting("b", variant("random", 64)))
-    given = {"id": "x", "title": "", "varies": "", "source": "", "on": "", "columns": ("c",), "unpruned": (2.0,),
-             "mean_printed": False, "reference": "a", "settings": settings, "claim": ""}  # fmt: skip
+    full, printed = PrintedRow("full", "576", {"c": 2.0}, None), PrintedRow("a", "64", {"c": 1.0}, None)
+    table = PrintedTable("Paper", "", "Table 1", None, "", full, (printed,))
+    settings = (Setting("a", variant("apet", 64), printed), Setting("b", variant("random", 64)))
+    given = {"id": "x", "title": "", "varies": "", "table": table, "on": "", "reference": "a", "settings": settings}
+    given["claim"] = ""
     assert Ablation(**given).paper_mean(settings[0]) == 50
-    for wrong in ({"reference": "c"}, {"columns": ("c", "d")}, {"settings": (*settings, settings[0])}):
+    short = replace(settings[0], printed=replace(printed, scores={}))
+    for wrong in ({"reference": "c"}, {"settings": (short, settings[1])}, {"settings": (*settings, settings[0])}):
         with pytest.raises(ValueError, match="x: "):
             Ablation(**(given | wrong))
 
@@ -197,19 +200,24 @@ def test_verdicts(direction, difference, unchanged, verdict):
     assert judged(direction, difference, unchanged) == verdict
 
 
+def of_name(found):
+    return {setting["name"]: setting for setting in found["settings"]}
+
+
 def test_a_setting_beside_its_reference_in_exact_numbers():
     # The unpruned model and the reference answer all; DPC answers half of every family: retention 50, in every scene.
     fps, dpc, random = (setting.variant for setting in APET_SAMPLING.settings)
     paired = {NO_PRUNING: answers(everything), fps: answers(everything), dpc: answers(first_half)}
-    found = ablation_result(APET_SAMPLING, paired, measure(paired), {(random.label, None): "cannot run"})
-    assert found.results["FPS"].verdict == REFERENCE
-    assert found.results["FPS"].difference is None
-    assert found.results["DPC"].accuracy == [50.0] * 5
-    assert found.results["DPC"].retained == {"value": 50.0, "low": 50.0, "high": 50.0}
-    assert found.results["DPC"].difference == {"value": -50.0, "low": -50.0, "high": -50.0}
-    assert found.results["DPC"].verdict == AGREES
-    assert found.results["random"] == "cannot run"
-    assert found.sentence == (
+    found = ablation_result(APET_SAMPLING, measure(paired), {(random.label, None): "cannot run"})
+    results = of_name(found)
+    assert results["FPS"]["verdict"] == REFERENCE
+    assert results["FPS"]["difference"] is None
+    assert list(results["DPC"]["accuracy"].values()) == [50.0] * 5
+    assert results["DPC"]["retained"] == {"value": 50.0, "low": 50.0, "high": 50.0}
+    assert results["DPC"]["difference"] == {"value": -50.0, "low": -50.0, "high": -50.0}
+    assert results["DPC"]["verdict"] == AGREES
+    assert results["random"]["left_out"] == "cannot run"
+    assert found["sentence"] == (
         "Beside FPS: DPC points the way of the paper. Highest here: FPS (100.0%); highest in the paper: FPS (94.1%)."
     )
 
@@ -221,9 +229,9 @@ def test_differences_are_paired_by_scene():
     some = answers(lambda n: n < 5, hard) + answers(everything, easy)
     fewer = answers(lambda n: 0 < n < 5, hard) + answers(lambda n: n > 0, easy)
     paired = {NO_PRUNING: answers(everything), fps: some, dpc: fewer}
-    result = ablation_result(APET_SAMPLING, paired, measure(paired), {}).results["DPC"]
-    assert result.retained["high"] - result.retained["low"] > 10
-    assert result.difference == pytest.approx({"value": -10.0, "low": -10.0, "high": -10.0})
+    result = of_name(ablation_result(APET_SAMPLING, measure(paired), {}))["DPC"]
+    assert result["retained"]["high"] - result["retained"]["low"] > 10
+    assert result["difference"] == pytest.approx({"value": -10.0, "low": -10.0, "high": -10.0})
 
 
 def test_a_setting_without_effect_is_called_so_even_where_the_paper_has_one():
@@ -231,11 +239,12 @@ def test_a_setting_without_effect_is_called_so_even_where_the_paper_has_one():
     paired = {NO_PRUNING: answers(everything), reference.variant: answers(first_half)}
     paired |= {setting.variant: answers(first_half) for setting in others[:2]}
     paired[others[2].variant] = answers(lambda n: n < 3, kept=0, correlation=None, thirds=[0, 0, 0])
-    found = ablation_result(TODRE_TAU, paired, measure(paired), {})
-    assert [found.results[setting.name].verdict for setting in others] == [UNCHANGED, UNCHANGED, NOT_IN_PAPER]
-    assert found.results["τ = 1 (not in the paper)"].none_kept == 1.0
-    assert found.results["τ = 0.05"] == "There are no outcomes of it."
-    assert found.sentence == (
+    found = ablation_result(TODRE_TAU, measure(paired), {})
+    results = of_name(found)
+    assert [results[setting.name]["verdict"] for setting in others] == [UNCHANGED, UNCHANGED, NOT_IN_PAPER]
+    assert results["τ = 1 (not in the paper)"]["none_kept"] == 1.0
+    assert results["τ = 0.05"]["left_out"] == "There are no outcomes of it."
+    assert found["sentence"] == (
         "Beside τ = 0.03: τ = 0.01, τ = 0.10 have no effect at all, the same outcome in every question. "
         "Highest here: τ = 0.01, τ = 0.03, τ = 0.10 (50.0%); highest in the paper: τ = 0.01, τ = 0.03 (98.9%)."
     )
@@ -244,13 +253,11 @@ def test_a_setting_without_effect_is_called_so_even_where_the_paper_has_one():
 def test_without_its_reference_nothing_is_compared():
     only = TODRE_STAGES.settings[0]
     paired = {NO_PRUNING: answers(everything), only.variant: answers(first_half)}
-    found = ablation_result(TODRE_STAGES, paired, measure(paired), {})
-    assert found.results["stage 1 only"].verdict == UNDEFINED
-    assert found.sentence == "Beside both: stage 1 only is undefined."
-    nothing = ablation_result(
-        TODRE_STAGES, {NO_PRUNING: answers(everything)}, measure({NO_PRUNING: paired[NO_PRUNING]}), {}
-    )
-    assert nothing.sentence == "Nothing of the paper's ablation could be compared here."
+    found = ablation_result(TODRE_STAGES, measure(paired), {})
+    assert of_name(found)["stage 1 only"]["verdict"] == UNDEFINED
+    assert found["sentence"] == "Beside both: stage 1 only is undefined."
+    nothing = ablation_result(TODRE_STAGES, measure({NO_PRUNING: paired[NO_PRUNING]}), {})
+    assert nothing["sentence"] == "Nothing of the paper's ablation could be compared here."
 
 
 def test_families_that_the_unpruned_model_cannot_answer_are_left_out_of_the_mean():
@@ -305,6 +312,21 @@ def test_the_documents_are_written_and_agree(tmp_path):
     assert "no difference that these scenes could show: fastv, sparsevlm, pdrop" in text
 
 
+def test_the_committed_pages_are_those_of_the_committed_numbers():
+    found = read(ROOT / "benchmarks" / "ablations.json")
+    for folder in ("benchmarks", "docs"):
+        assert (ROOT / folder / "ablations.md").read_text(encoding="utf-8") == page(found)
+
+
+def test_the_committed_numbers_stand_beside_what_the_papers_print():
+    stored = read(ROOT / "benchmarks" / "ablations.json")["ablations"]
+    for found, ablation in zip(stored, ABLATIONS, strict=True):
+        assert (found["notes"], found["may_withdraw"]) == (list(ablation.notes), ablation.may_withdraw)
+        for entry, setting in zip(found["settings"], ablation.settings, strict=True):
+            assert entry["name"] == setting.name and entry["params"] == dict(setting.variant.params)
+            assert entry["paper"] == (setting.printed and ablation.table.columns(setting.printed))
+
+
 def test_tables_have_as_many_cells_in_every_row(tmp_path):
     write(all_outcomes(), ABOUT, tmp_path)
     lines = (tmp_path / "ablations.md").read_text(encoding="utf-8").splitlines()
@@ -316,24 +338,22 @@ def test_only_shared_questions_count(tmp_path):
     outcomes = all_outcomes()
     short = APET_SAMPLING.settings[0].variant
     outcomes[short] = outcomes[short][:7]
-    report = make_report(outcomes, ABOUT)
-    assert (report.questions, report.scenes) == (7, 1)
+    found = document(outcomes, ABOUT)
+    assert (found["questions"], found["scenes"]) == (7, 1)
 
 
 def test_what_cannot_be_compared_is_refused():
     outcomes = all_outcomes()
     with pytest.raises(BadInput, match="unpruned model"):
-        make_report({v: each for v, each in outcomes.items() if v != NO_PRUNING}, ABOUT)
+        document({v: each for v, each in outcomes.items() if v != NO_PRUNING}, ABOUT)
     with pytest.raises(BadInput, match="no question in common"):
-        make_report(outcomes | {NO_PRUNING: answers(everything, range(5, 9))}, ABOUT)
+        document(outcomes | {NO_PRUNING: answers(everything, range(5, 9))}, ABOUT)
     uncounted = [replace(each, kept_thirds=None) for each in outcomes[variant("fastv", 64)]]
     with pytest.raises(BadInput, match="in which part of the picture"):
-        make_report(outcomes | {variant("fastv", 64): uncounted}, ABOUT)
+        document(outcomes | {variant("fastv", 64): uncounted}, ABOUT)
 
 
 def test_a_report_is_the_same_twice():
     rng = np.random.default_rng(3)
     outcomes = {v: answers(lambda n: bool(rng.random() < 0.6)) for v in variants()}
-    one, other = make_report(outcomes, ABOUT), make_report(outcomes, ABOUT)
-    assert [found.results for found in one.ablations] == [found.results for found in other.ablations]
-    assert one.positions == other.positions
+    assert json.dumps(document(outcomes, ABOUT)) == json.dumps(document(outcomes, ABOUT))

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.fidelity.ablation_papers import variant
-from benchmarks.fidelity.placement import largest_correlation, position_correlation, thirds
+from benchmarks.fidelity.papers import variant
 from benchmarks.fidelity.position_bias import METHODS, Place, Ranked, agreement, evidence_places, leanings
+from benchmarks.fidelity.questions import largest_correlation, position_correlation, thirds
 from scenes import generate_scene
 
 APET, FASTV, CLS = (next(m for m in METHODS if m.name == name) for name in ("apet", "fastv", "fastervlm"))

@@ -14,7 +14,6 @@ import torch
 import tokviz
 from benchmarks.fidelity import plan as planning
 from benchmarks.fidelity.cache import OutcomeCache, fingerprint
-from benchmarks.fidelity.oracle import keep_evidence
 from benchmarks.fidelity.outcomes import (
     EVIDENCE_ORACLE,
     FULL,
@@ -25,19 +24,26 @@ from benchmarks.fidelity.outcomes import (
     shared_questions,
     to_lines,
 )
-from benchmarks.fidelity.placement import position_correlation, thirds
-from benchmarks.fidelity.prompts import encode_picture, joined, with_text
-from benchmarks.fidelity.questions import CHUNK, chunks, covered_pixels, first_seed, scene_picture
+from benchmarks.fidelity.prompts import encode_picture, joined, shared_prefix, with_text
+from benchmarks.fidelity.questions import (
+    CHUNK,
+    chunks,
+    covered_pixels,
+    first_seed,
+    position_correlation,
+    scene_picture,
+    thirds,
+)
 from benchmarks.fidelity.running import (
     MAX_NEW_TOKENS,
     answer_variant,
     benchmark_grid,
     encode_scenes,
+    keep_evidence,
     outcome,
     recipe,
     run_variant,
 )
-from benchmarks.fidelity.shared_prefix import shared_prefix
 from benchmarks.fidelity.workers import run_chunk
 from tokviz.engine.prompt import counted_positions
 from tokviz.errors import BadInput, Unsupported
@@ -70,28 +76,37 @@ def scenes(vlm, grid, recipes):
     return encode_scenes(vlm, grid, SEEDS, {need for made in recipes.values() for need in made.needs})
 
 
-@pytest.fixture(scope="module")
-def singly(vlm, grid, budget):
+def singly(vlm, grid, budget, method):
     """``(seed, number) -> Comparison`` of a few questions of both scenes, by the product's own path."""
     found = {}
     for seed, numbers in zip(SEEDS, ((0, 5), (2, 8)), strict=True):
         scene = scene_picture(seed, grid)
         for case in (scene.cases[number] for number in numbers):
+            image, length = read_image(scene.image), MAX_NEW_TOKENS
             found[seed, case.number] = tokviz.compare(
-                vlm, read_image(scene.image), case.question, [pruner.id for pruner in methods()], budget,
-                seed=seed, max_new_tokens=MAX_NEW_TOKENS,
-            )  # fmt: skip
+                vlm, image, case.question, [method], budget, seed=seed, max_new_tokens=length
+            )
     return found
 
 
-@pytest.mark.parametrize("method", [pruner.id for pruner in methods()])
-def test_a_batch_of_questions_is_answered_as_each_of_them_alone(vlm, grid, scenes, recipes, singly, method):
+@pytest.mark.parametrize(
+    "method",
+    # One that merges around the projector and drops inside the LLM, and one that reads the question there.
+    ["apet", "sparsevlm"]
+    + [
+        pytest.param(pruner.id, marks=pytest.mark.generator)
+        for pruner in methods()
+        if pruner.id not in ("apet", "sparsevlm")
+    ],
+)
+def test_a_batch_of_questions_is_answered_as_each_of_them_alone(vlm, grid, budget, scenes, recipes, method):
+    alone = singly(vlm, grid, budget, method)
     if method not in recipes:
-        assert all(comparison.run(method).error for comparison in singly.values()), "left out although it can run"
+        assert all(comparison.run(method).error for comparison in alone.values()), "left out although it can run"
         return
     answered = {(a.case.seed, a.case.number): a for a in answer_variant(vlm, grid, recipes[method], scenes)}
     assert len(answered) == sum(len(scene.cases) for scene in scenes)
-    for id, comparison in singly.items():
+    for id, comparison in alone.items():
         run, mine = comparison.run(method), answered[id]
         kept = list(range(grid.n_tokens)) if run.kept is None else run.kept
         assert np.flatnonzero(mine.kept).tolist() == kept, mine.case.question
@@ -124,6 +139,7 @@ def test_joined_prompts_are_padded_on_the_left(scenes):
         assert not batch.attention_mask[row, :start].any() and not batch.visual_mask[row, :start].any()
 
 
+@pytest.mark.generator
 def test_a_shared_prefix_holds_the_keys_and_values_of_the_whole_prompt(vlm, scenes):
     pictures = [scene.picture.prompt for scene in scenes]
     rows = [(number, text) for number, scene in enumerate(scenes) for text in scene.picture.texts]
@@ -378,6 +394,7 @@ def test_a_chunk_grows_and_is_never_recomputed(vlm, grid, recipes, tmp_path, mon
         assert header.scenes == 2 and outcomes == at_once.read(two.start, made.variant)[1]
 
 
+@pytest.mark.generator
 def test_budgets_with_the_same_schedule_are_run_once(vlm, grid, tmp_path, monkeypatch):
     from benchmarks.fidelity import workers
 

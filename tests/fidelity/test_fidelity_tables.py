@@ -12,10 +12,9 @@ from made_up_outcomes import BUDGETS, SKILLS, about, outcomes, variants
 
 from benchmarks.fidelity import tables
 from benchmarks.fidelity.chart import chart_bytes
-from benchmarks.fidelity.conclusions import conclusions, rows_at
-from benchmarks.fidelity.describing import describe, where
 from benchmarks.fidelity.outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Variant
-from benchmarks.fidelity.pages import accuracy_tables, reasons
+from benchmarks.fidelity.pages import TEMPLATES, rows_at, written
+from benchmarks.fidelity.plan import describe, where
 from benchmarks.fidelity.statistics import mcnemar
 from benchmarks.fidelity.summary import most_frequent, summarise
 from tokviz.errors import BadInput
@@ -24,6 +23,18 @@ from tokviz.types import PlanningInfo
 from training.language import COUNTS
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def conclusions(document):
+    return written("conclusions", document).strip().split("\n\n")
+
+
+def accuracy_tables(document):
+    return written("accuracy", document, short=False).strip().split("\n\n")
+
+
+def full_page(document):
+    return written("fidelity", document, short=False)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,7 @@ def document(made):
 
 
 @pytest.fixture(scope="module")
-def written(made, tmp_path_factory):
+def files(made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fidelity")
     return folder, tables.write(made, about(), folder / "benchmarks", folder / "docs")
 
@@ -141,11 +152,11 @@ def test_what_does_not_keep_to_the_budget_is_set_apart(made):
 
 
 def test_what_is_said_of_the_training_is_what_it_does():
-    assert f"down to {min(COUNTS)} of {max(COUNTS)} and by lot" in reasons()
+    assert f"down to {min(COUNTS)} of {max(COUNTS)} and by lot" in (TEMPLATES / "reasons.md.j2").read_text()
 
 
-def test_the_pages_hold_every_method_and_the_demands(written):
-    folder, paths = written
+def test_the_pages_hold_every_method_and_the_demands(files):
+    folder, paths = files
     assert [path.relative_to(folder).as_posix() for path in paths] == [
         "benchmarks/fidelity.json", "benchmarks/fidelity.md", "benchmarks/fidelity.png", "benchmarks/fidelity.svg",
         "docs/fidelity.md",
@@ -162,21 +173,22 @@ def test_the_pages_hold_every_method_and_the_demands(written):
     assert len(short) < len(page) / 2
 
 
-def test_tables_are_rectangular(written):
-    for path in written[1]:
+def test_tables_are_rectangular(files):
+    for path in files[1]:
         if path.suffix == ".md":
             for block in path.read_text().split("\n\n"):
                 if block.startswith("|"):
                     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
 
 
-def test_text_from_outside_cannot_build_columns_or_html(written):
-    page = written[1][1].read_text()
+def test_text_from_outside_cannot_build_columns_or_html(files):
+    page = files[1][1].read_text()
     assert r"Sparse\|VLM &lt;b&gt; at 32: cannot reach 32" in page and "<b>" not in page
 
 
-def test_pages_can_be_rebuilt_from_the_json_file_alone(written, tmp_path):
-    folder, paths = written
+@pytest.mark.generator
+def test_pages_can_be_rebuilt_from_the_json_file_alone(files, tmp_path):
+    folder, paths = files
     copy = tmp_path / "benchmarks" / "fidelity.json"
     copy.parent.mkdir()
     copy.write_bytes(paths[0].read_bytes())
@@ -185,6 +197,13 @@ def test_pages_can_be_rebuilt_from_the_json_file_alone(written, tmp_path):
     assert result.returncode == 0, result.stderr
     for path in paths:
         assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_committed_pages_are_those_of_the_committed_numbers():
+    document = tables.read(ROOT / "benchmarks" / "fidelity.json")
+    assert (ROOT / "benchmarks" / "fidelity.md").read_text() == full_page(document)
+    short = written("fidelity_short", document, short=True, folder="../benchmarks")
+    assert (ROOT / "docs" / "fidelity.md").read_text() == short
 
 
 def test_the_same_outcomes_give_the_same_document(document, made):
@@ -234,7 +253,7 @@ def test_only_shared_questions_count(made):
     shorter = {variant: own[:-7] if variant.method == "tome" else own for variant, own in made.items()}
     document = summarise(shorter, about(), resamples=50)
     assert (document["questions"]["shared"], document["questions"]["not_shared"]) == (593, 7)
-    assert "7 questions that not every variant has" in tables.full_page(document)
+    assert "7 questions that not every variant has" in full_page(document)
 
 
 def test_a_family_that_the_unpruned_model_cannot_answer_is_left_out_and_named(made):
@@ -247,7 +266,7 @@ def test_a_family_that_the_unpruned_model_cannot_answer_is_left_out_and_named(ma
     assert document["families_left_out"] == ["reading"] and apet["retention"]["reading"]["value"] is None
     others = [apet["retention"][family]["value"] for family in FAMILIES[:4]]
     assert apet["mean_retention"]["value"] == pytest.approx(sum(others) / 4)
-    page = tables.full_page(document)
+    page = full_page(document)
     assert "answers no question right of: reading" in page and not re.search(r"\bnan\b|None", page)
 
 
@@ -259,7 +278,7 @@ def test_a_family_in_which_the_unpruned_model_only_guesses_is_named(made):
         {v: guessing(own) if v.method == FULL else own for v, own in made.items()}, about(), resamples=50
     )
     assert document["families_at_chance"] == ["counting"]
-    assert "most frequent answer beyond error in: counting" in tables.full_page(document)
+    assert "most frequent answer beyond error in: counting" in full_page(document)
 
 
 def test_what_cannot_be_compared_is_refused(made):

@@ -10,6 +10,7 @@ import torch
 from tokviz.errors import Unsupported
 from tokviz.pruners import get
 from tokviz.pruners.cdpruner import largest_volume, scaled, select
+from tokviz.pruners.ops import unit_rows
 from tokviz.types import CLIP_RELEVANCE, QUESTION_FEATURES, Budget, PlanningInfo, Signals
 
 NAN = math.nan
@@ -181,7 +182,7 @@ def test_against_determinants(kind):
 
 def test_the_greedy_volume_is_that_of_the_best_pair_here():
     x = torch.randn(9, 5, generator=generator(11))
-    found = largest_volume(x, torch.ones(9), 2)
+    found = largest_volume(unit_rows(x), torch.ones(9), 2)
     L = kernel(x.double().numpy(), np.ones(9))
     best = max(np.linalg.det(L[np.ix_(pair, pair)]) for pair in itertools.combinations(range(9), 2) if 0 in pair)
     assert found.picks[0] == 0  # all alike: the lowest index
@@ -191,7 +192,7 @@ def test_the_greedy_volume_is_that_of_the_best_pair_here():
 def test_more_tokens_than_the_rank_never_repeat():
     x = torch.randn(80, 32, generator=generator(1))
     for count in (31, 32, 33, 36, 79):
-        found = largest_volume(x, torch.rand(80, generator=generator(2)) + 0.1, count)
+        found = largest_volume(unit_rows(x), torch.rand(80, generator=generator(2)) + 0.1, count)
         assert len(set(found.picks.tolist())) == count
         assert len(found.gains) == min(count, 32)
         assert found.variance.isfinite().all()
@@ -200,6 +201,6 @@ def test_more_tokens_than_the_rank_never_repeat():
 
 def test_zero_tokens_come_last():
     x = torch.cat([torch.zeros(3, 2), FOUR])
-    found = largest_volume(x, torch.ones(7), 5)
+    found = largest_volume(unit_rows(x), torch.ones(7), 5)
     assert set(found.picks.tolist()[:2]) == {3, 5}
     assert found.picks.tolist()[2:] == [0, 1, 2]  # nothing adds volume any more: by weight, then by index

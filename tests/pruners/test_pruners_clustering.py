@@ -151,7 +151,7 @@ def test_keep_and_recycle_as_the_reference():
         keep = int(torch.randint(1, n, (1,), generator=g))
         knn, append = (0, 1, 5)[seed % 3], seed % 2 == 0
         score = TokenMap("s", "S", scores)
-        found = keep_and_recycle(x, score, keep, knn, append, {})
+        found = keep_and_recycle(x, score, keep, knn, append)
         usable = [i for i in range(n) if x[i].isfinite().all() and scores[i].isfinite()]
         assert found.diagnostics.facts["non_finite"] == n - len(usable)
         if not usable:
@@ -179,7 +179,7 @@ def test_keep_and_recycle_as_the_reference():
 
 def test_the_decision_graph_links_points_and_tokens():
     x, g = random_features(5, 60, 3, "gaussian")
-    found = keep_and_recycle(x, TokenMap("s", "S", torch.rand(60, generator=g)), 12, 5, False, {})
+    found = keep_and_recycle(x, TokenMap("s", "S", torch.rand(60, generator=g)), 12, 5, False)
     (chart,) = found.diagnostics.charts
     maps = {m.name: m.values for m in found.diagnostics.maps}
     assert chart.kind == "scatter"

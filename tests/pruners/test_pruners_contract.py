@@ -11,7 +11,7 @@ import tokviz.pruners as pruners
 from tokviz.errors import BadInput, Unsupported
 from tokviz.names import VisionBlock
 from tokviz.pruners import PRUNERS
-from tokviz.pruners.base import Param
+from tokviz.pruners.pruner import Param
 from tokviz.types import Budget, Need, PlanningInfo, Schedule
 
 by_id = pytest.mark.parametrize("pruner", PRUNERS, ids=lambda pruner: pruner.id)

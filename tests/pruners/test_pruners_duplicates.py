@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tokviz.pruners import get, ops, pairs
+from tokviz.pruners.bipartite_matching import bipartite_soft_matching
 from tokviz.pruners.prumerge import absorb
 from tokviz.pruners.raters import alignment_logits
-from tokviz.pruners.tome import bipartite_soft_matching
 from tokviz.types import Budget, PlanningInfo, Signals
 
 
@@ -72,8 +72,9 @@ def test_tome_pairs_equal_keys_with_the_first_taker_and_ranks_equal_givers_alike
         taking = torch.arange(0, n, 2)
         lowest = [int(taking[first[taking] == first[row]][0]) for row in pairs_found.targets]
         assert pairs_found.targets.tolist() == lowest
-        distance_of = dict(zip(first[pairs_found.ranked].tolist(), pairs_found.distance.tolist(), strict=True))
-        assert pairs_found.distance.tolist() == [distance_of[group] for group in first[pairs_found.ranked].tolist()]
+        groups = first[pairs_found.giving].tolist()
+        best_of = dict(zip(groups, pairs_found.best.tolist(), strict=True))
+        assert pairs_found.best.tolist() == [best_of[group] for group in groups]
 
 
 @pytest.mark.parametrize(("n", "width"), SIZES)

@@ -129,3 +129,31 @@ def test_thinning_by_lists_is_thinning_by_search(listed, seed):
     assert torch.equal(listing.left, search.left)
     assert torch.equal(listing.removed_in, search.removed_in)
     assert torch.equal(torch.cat(listing.similarity), torch.cat(search.similarity))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 9, 17])
+def test_rows_computed_ahead_give_the_cover_of_the_stored_matrix(kind, count):
+    unit = ops.unit_rows(hard_features(kind, 7))
+    first = torch.tensor([count])
+    ahead = sampling.greedy_cover(pairs.RowsAhead(unit, sampling.cosine_distances), first, count)
+    stored = pairs.stored_rows(pairs.symmetric_product(unit), sampling.cosine_distances)
+    assert torch.equal(ahead.picks, sampling.greedy_cover(stored, first, count).picks)
+
+
+def test_rows_are_computed_ahead_until_half_of_them_are_there():
+    unit = ops.unit_rows(gaussian(3, 100, 20))
+    rows, matrix = pairs.RowsAhead(unit, None), pairs.symmetric_product(unit)
+    for row in (0, 50, 99, 7, 3):
+        assert torch.allclose(rows(torch.tensor([row])), matrix[row], atol=1e-6)
+    for row in range(100):
+        assert torch.allclose(rows(torch.tensor([row]), torch.arange(100.0)), matrix[row], atol=1e-6)
+    assert rows.stored is not None
+    assert not rows.found
+
+
+@pytest.mark.parametrize("columns", [40, 160, 161, 175])
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_smallest_of_grouped_columns_are_the_smallest(columns, count):
+    x = gaussian(columns, 30, columns).mul(3).round()  # many are equal
+    assert torch.equal(sampling._smallest(x, count), x.sort(1).values[:, :count])

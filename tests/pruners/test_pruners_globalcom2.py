@@ -137,7 +137,7 @@ def test_the_layout_is_read_off_the_cells(layout, grid, size, crops):
     signals = signals_of(layout, torch.zeros(layout.n))
     pool = torch.arange(layout.n) if layout.candidates is None else layout.candidates.nonzero().flatten()
     found = find_tiles(signals, pool)
-    assert (found.grid, found.size, [len(rows) for rows in found.crops]) == (grid, size, crops)
+    assert (found.grid, found.size, found.sizes[1:]) == (grid, size, crops)
     numbers = sorted(set(layout.view[pool].tolist()) - {0})
     assert found.places == [divmod(number - 1, grid[1]) for number in numbers]
 

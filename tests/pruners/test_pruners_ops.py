@@ -5,7 +5,8 @@ import pruner_references as slow
 import pytest
 import torch
 
-from tokviz.pruners import ops, pairs, sampling
+import tokviz
+from tokviz.pruners import ops, pairs, pruner, sampling
 from tokviz.types import Signals
 
 INF, NAN = math.inf, math.nan
@@ -42,6 +43,42 @@ def test_top_k_takes_the_lowest_index_of_equals():
     assert ops.top_k(rows(1, 3, 2, 3, 2, 2), 4).tolist() == [1, 3, 2, 4]
 
 
+def ranked_plainly(scores, count):
+    return sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:count]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_partial_sorts_choose_as_a_stable_sort(seed):
+    n = [5, 40, 600, 2500][seed % 4]  # below and above the size from which a partial sort is taken
+    scores = gaussian(seed, n, 1).squeeze(1)
+    if seed % 3:
+        scores = scores.mul(seed % 5).round()  # ties, and all alike
+    if seed % 7 == 0:
+        scores[::3] = -INF
+    for count in {0, 1, 2, n // 9, n // 3, n - 1, n}:
+        expected = ranked_plainly(scores.tolist(), count)
+        assert ops.top_k(scores, count).tolist() == expected
+        assert ops.highest(scores, count).tolist() == sorted(expected)
+
+
+def test_the_highest_of_any_scores():
+    def kept(scores, keep):
+        return tokviz.keep_highest(scores, keep).kept.tolist()
+
+    assert kept(rows(1, NAN, 3, 3, INF, -INF), 3) == [2, 3, 4]
+    assert kept(rows(1, NAN, INF, 3, 3), 1) == [2]  # inf counts as 3, and the lowest index wins
+    assert kept(rows(NAN, 2, NAN), 2) == [0, 1]
+    assert kept(rows(1, 2), 9) == [0, 1]
+    assert kept(torch.tensor([3, 1, 2]), 2) == [0, 2]
+    assert kept(torch.tensor([1.0, 2.0, 4.0], dtype=torch.bfloat16), 2) == [1, 2]
+
+
+def test_sums_that_overflow_are_looked_at_term_by_term():
+    huge = rows(3e38, 3e38, 1)
+    assert ops.sanitised(huge)[1] == 0
+    assert ops.highest(ops.sanitised(huge)[0], 1).tolist() == [0]
+
+
 @pytest.mark.parametrize(("count", "ties"), [(1, 1), (2, 2), (3, 2), (4, 1)])
 def test_ties_at_threshold_counts_scores_equal_to_the_last_kept_one(count, ties):
     assert ops.ties_at_threshold(rows(3, 5, 1, 3), count) == ties
@@ -75,6 +112,14 @@ def test_usable_rows_leaves_out_nan_inf_and_lengths_beyond_float32():
     assert ops.usable_rows(features, torch.tensor([1, 4])).tolist() == [4]
 
 
+def test_usable_rows_of_numbers_are_the_finite_ones():
+    assert ops.usable_rows(rows(1, NAN, -INF, 2), torch.tensor([1, 2, 3])).tolist() == [3]
+
+
+def test_without_keeps_the_order():
+    assert ops.without(torch.tensor([4, 1, 3, 0]), torch.tensor([3, 4]), 6).tolist() == [1, 0]
+
+
 def test_candidate_rows():
     assert ops.candidate_rows(Signals(torch.zeros(3, 1))).tolist() == [0, 1, 2]
     candidates = torch.tensor([True, False, True])
@@ -82,7 +127,7 @@ def test_candidate_rows():
 
 
 def test_fixed_count_needs_a_count_and_required_needs_a_signal():
-    select = ops.fixed_count(lambda signals, keep, params, generator: pytest.fail("no selection work expected"))
+    select = pruner.fixed_count(lambda signals, keep, params, generator: pytest.fail("no selection work expected"))
     signals = Signals(torch.zeros(3, 2))
     with pytest.raises(ValueError, match=r"Stage\.keep is None"):
         select(signals, None, {}, torch.Generator())
@@ -193,14 +238,19 @@ def test_farthest_points_stop_at_duplicates():
     assert sampling.farthest_points(torch.zeros(3, 2), 3, torch.tensor([1])).tolist() == [1]
 
 
+def k_center(similarity, first, count):
+    distances_to = pairs.stored_rows(similarity, sampling.cosine_distances)
+    return sampling.greedy_cover(distances_to, first, count)
+
+
 def test_k_center_masks_picks_and_reports_gaps_and_coverage():
     # Cosines: 0-1 0.9, 0-2 0.1, 1-2 0.2. From 0: row 2 is farthest (0.9), then row 1, 0.1 away from row 0.
     similarity = rows([1, 0.9, 0.1], [0.9, 1, 0.2], [0.1, 0.2, 1])
-    cover = sampling.k_center(similarity, torch.tensor([0]), 2)
+    cover = k_center(similarity, torch.tensor([0]), 2)
     assert cover.picks.tolist() == [0, 2]
     assert cover.gaps.tolist() == pytest.approx([INF, 0.9])
     assert cover.nearest.tolist() == pytest.approx([-INF, 0.1, -INF])
-    duplicates = sampling.k_center(torch.ones(4, 4), torch.tensor([2]), 4)
+    duplicates = k_center(torch.ones(4, 4), torch.tensor([2]), 4)
     assert duplicates.picks.tolist() == [2, 0, 1, 3]
 
 
@@ -212,7 +262,7 @@ def test_greedy_picks_against_brute_force(seed):
     first = sampling.farthest_from_mean(x)
     assert first.item() == slow.farthest_from_mean(exact)
     assert sampling.farthest_points(x, count, first).tolist() == slow.farthest_points(exact, count, first.item())
-    cover = sampling.k_center(pairs.cosine_similarity(x), torch.tensor([seed % n]), count)
+    cover = k_center(pairs.cosine_similarity(x), torch.tensor([seed % n]), count)
     assert cover.picks.tolist() == slow.k_center(exact, count, seed % n)
 
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokviz.errors import BadInput
-from tokviz.pruners.planning import equal_shares, rows_by_view, survivors_for_average
+from tokviz.pruners.per_view import equal_shares, rows_by_view
+from tokviz.pruners.schedules import survivors_for_average
 from tokviz.types import PlanningInfo, Signals
 
 

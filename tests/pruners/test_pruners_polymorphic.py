@@ -9,7 +9,6 @@ from text_guided_references import alignment, consolidate, keep_and_recycle, rat
 
 from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners.clustering import split_keep
-from tokviz.pruners.depths import block_spans, carried_blocks
 from tokviz.pruners.polymorphic import (
     PRUNER,
     geometric_ratio,
@@ -19,6 +18,7 @@ from tokviz.pruners.polymorphic import (
     select_consolidated,
     select_rated,
 )
+from tokviz.pruners.schedules import block_spans, carried_blocks
 from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo, Signals
 
 LLAVA_7B, LLAVA_13B, TINY = PlanningInfo(576, 32), PlanningInfo(576, 40), PlanningInfo(144, 8)

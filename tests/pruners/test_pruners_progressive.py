@@ -11,7 +11,7 @@ from tokviz.engine import encode
 from tokviz.errors import BadInput
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import get, pdrop, v2drop
-from tokviz.pruners.depths import bracket, carried_blocks
+from tokviz.pruners.schedules import bracket, carried_blocks
 from tokviz.types import Budget, PlanningInfo, Signals
 
 LLAVA = PlanningInfo(576, 32)

@@ -40,7 +40,10 @@ def share(group: list[SceneQuestion], answer: str) -> float:
     return sum(question.answer == answer for question in group) / len(group)
 
 
-@pytest.mark.parametrize("seeds", [TRAINING_SEEDS, HELD_OUT_SEEDS, EXAMPLE_SEEDS])
+@pytest.mark.parametrize(
+    "seeds",
+    [HELD_OUT_SEEDS, *(pytest.param(seeds, marks=pytest.mark.generator) for seeds in (TRAINING_SEEDS, EXAMPLE_SEEDS))],
+)
 def test_answers_and_evidence_agree_with_a_recount(seeds: range) -> None:
     for seed in seeds[7000:7150]:
         scene = generate_scene(seed, questions_per_family=4)
@@ -50,12 +53,14 @@ def test_answers_and_evidence_agree_with_a_recount(seeds: range) -> None:
             assert sorted(question.evidence) == sorted(boxes), (seed, question)
 
 
+@pytest.mark.generator
 def test_no_question_comes_twice(scenes: list[Scene]) -> None:
     for scene in scenes:
         texts = [question.text for question in scene.questions]
         assert len(texts) == len(set(texts))
 
 
+@pytest.mark.generator
 def test_every_family_is_asked_and_answers_come_from_the_closed_vocabulary(questions: list[SceneQuestion]) -> None:
     by_family = {family: [q for q in questions if q.family == family] for family in FAMILIES}
     assert all(len(group) >= 1000 for group in by_family.values())
@@ -64,6 +69,7 @@ def test_every_family_is_asked_and_answers_come_from_the_closed_vocabulary(quest
     assert 0.05 < share(by_family["attribute"], "none") < 0.25
 
 
+@pytest.mark.generator
 def test_yes_and_no_are_balanced(questions: list[SceneQuestion]) -> None:
     kinds = {
         "any": [q for q in questions if q.family == "existence"],
@@ -98,6 +104,7 @@ BLIND_BOUNDS = {
 }  # fmt: skip
 
 
+@pytest.mark.generator
 def test_the_best_blind_guess_stays_low_for_every_kind_of_question(questions: list[SceneQuestion]) -> None:
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for question in questions:
@@ -108,6 +115,7 @@ def test_the_best_blind_guess_stays_low_for_every_kind_of_question(questions: li
         assert counted.most_common(1)[0][1] / counted.total() < BLIND_BOUNDS[kind], (kind, counted)
 
 
+@pytest.mark.generator
 def test_no_is_mostly_a_near_miss(scenes: list[Scene]) -> None:
     near, asked = 0, 0
     for scene in scenes:
@@ -119,6 +127,7 @@ def test_no_is_mostly_a_near_miss(scenes: list[Scene]) -> None:
     assert asked > 50 and near / asked > 0.8
 
 
+@pytest.mark.generator
 def test_near_duplicates_abound(scenes: list[Scene]) -> None:
     """Measured: 97 % of the objects share colour or shape with another, 57 % share both."""
     one, both = [], []
@@ -131,6 +140,7 @@ def test_near_duplicates_abound(scenes: list[Scene]) -> None:
     assert 0.5 < sum(both) / len(both) < 0.7
 
 
+@pytest.mark.generator
 def test_counting_goes_up_to_nine_in_crowds(scenes: list[Scene]) -> None:
     asked = [(len(scene.objects), q) for scene in scenes for q in scene.questions if q.family == "counting"]
     assert {q.answer for _, q in asked} == {str(n) for n in range(10)}
@@ -142,6 +152,7 @@ def test_counting_goes_up_to_nine_in_crowds(scenes: list[Scene]) -> None:
     assert sum(count >= 6 for count in crowded) / len(crowded) > 0.08
 
 
+@pytest.mark.generator
 def test_absence_has_no_evidence_and_presence_has_some(questions: list[SceneQuestion]) -> None:
     for question in questions:
         nothing = {"existence": "no", "attribute": "none", "counting": "0", "reading": "none"}

@@ -68,8 +68,15 @@ def test_every_shape_and_colour_is_trained_although_a_pair_is_not() -> None:
     assert len({color for color, _ in UNSEEN_PAIRS}) == len({shape for _, shape in UNSEEN_PAIRS}) == len(UNSEEN_PAIRS)
 
 
-@pytest.mark.parametrize("seeds", [TRAINING_SEEDS, VALIDATION_SEEDS], ids=["training", "validation"])
-@pytest.mark.parametrize("dense", [False, True], ids=["asked", "dense"])
+@pytest.mark.parametrize(
+    ("seeds", "dense"),
+    [
+        pytest.param(TRAINING_SEEDS, False, id="training"),
+        pytest.param(TRAINING_SEEDS, True, id="training-dense", marks=pytest.mark.generator),
+        pytest.param(VALIDATION_SEEDS, False, id="validation", marks=pytest.mark.generator),
+        pytest.param(VALIDATION_SEEDS, True, id="validation-dense", marks=pytest.mark.generator),
+    ],
+)
 def test_training_and_validation_never_show_or_name_what_is_held_out(seeds: range, dense: bool) -> None:
     pairs, signs = 0, 0
     for seed in some_seeds(seeds, 150):
@@ -93,7 +100,13 @@ def test_training_with_its_own_question_maker_never_names_an_unseen_pair() -> No
             assert question is None or not named_pairs(question.text) & UNSEEN_PAIRS, (seed, question)
 
 
-@pytest.mark.parametrize("seeds", [HELD_OUT_SEEDS, EXAMPLE_SEEDS], ids=["held out", "examples"])
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param(HELD_OUT_SEEDS, id="held out"),
+        pytest.param(EXAMPLE_SEEDS, id="examples", marks=pytest.mark.generator),
+    ],
+)
 def test_held_out_scenes_show_and_name_in_part_what_training_never_saw(seeds: range) -> None:
     scenes = [generate_scene(seed, FAST) for seed in some_seeds(seeds, 250)]
     fresh = [flag for scene in scenes for flag in unseen_signs(scene)]

@@ -80,6 +80,7 @@ def test_things_do_not_overlap(scenes: list[Scene]) -> None:
             assert apart.all(), scene.seed
 
 
+@pytest.mark.generator
 def test_splashes_lines_and_dots_own_nothing_and_cover_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     loud: list[np.ndarray] = []
     original = drawing.draw_distractors
@@ -126,6 +127,7 @@ def test_letters_come_in_many_sizes() -> None:
     assert heights["digit"] == set(range(13, 24))
 
 
+@pytest.mark.generator
 def test_small_things_are_shown_by_few_patches(scenes: list[Scene]) -> None:
     """Measured on 19,500 small objects of 3,000 scenes.
 

@@ -55,6 +55,7 @@ def test_one_question_by_the_chat_template(loaded: tuple[LlavaForConditionalGene
     assert answer == "yes"
 
 
+@pytest.mark.generator
 @torch.no_grad()
 def test_answers_held_out_scenes(
     loaded: tuple[LlavaForConditionalGeneration, LlavaProcessor], numbers: dict[str, Any]

@@ -81,6 +81,7 @@ def test_orthogonalized_matrices_have_even_singular_values() -> None:
     assert torch.allclose(orthogonalize(stack.mT), orthogonalize(stack).mT, atol=1e-5)
 
 
+@pytest.mark.generator
 def test_vision_loss_falls(vision: VisionTask) -> None:
     torch.manual_seed(1)
     task = VisionTask()
@@ -96,6 +97,7 @@ def test_vision_loss_falls(vision: VisionTask) -> None:
     assert seen[-1] < 0.7 * seen[0]
 
 
+@pytest.mark.generator
 def test_language_loss_falls(eyes: Eyes, known: tuple[torch.Tensor, torch.Tensor]) -> None:
     task, rng = LanguageTask(*known), np.random.default_rng(0)
     examples = look(eyes, [TRAINING_SEEDS[i] for i in range(4)])
@@ -116,6 +118,7 @@ def test_language_loss_falls(eyes: Eyes, known: tuple[torch.Tensor, torch.Tensor
     assert seen[-1] < 0.6 * seen[0]
 
 
+@pytest.mark.generator
 @torch.no_grad()
 def test_many_questions_in_one_sequence_equal_single_prompts(eyes: Eyes, language: LanguageTask, folder: Path) -> None:
     model = LlavaForConditionalGeneration.from_pretrained(folder, local_files_only=True)
@@ -134,6 +137,7 @@ def test_many_questions_in_one_sequence_equal_single_prompts(eyes: Eyes, languag
         assert torch.allclose(single, logits[at], atol=2e-3), question  # features were rounded to float16
 
 
+@pytest.mark.generator
 def test_a_fresh_folder_loads_and_answers(folder: Path) -> None:
     model = LlavaForConditionalGeneration.from_pretrained(folder, local_files_only=True)
     processor = LlavaProcessor.from_pretrained(folder, local_files_only=True)

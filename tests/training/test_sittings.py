@@ -97,6 +97,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.generator
 @pytest.mark.usefixtures("small")
 def test_a_stopped_vision_training_goes_on_bit_for_bit(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two whole runs would show that seeds decide everything; one whole and one in two sittings show that and more."""
@@ -116,6 +117,7 @@ def test_a_stopped_vision_training_goes_on_bit_for_bit(runs: Path, monkeypatch: 
     assert lines[-1]["final"] and {"val_shape", "val_text", "val_presence"} <= lines[-1].keys()
 
 
+@pytest.mark.generator
 @pytest.mark.usefixtures("small")
 def test_the_recipe_from_the_grown_start_to_a_folder_that_answers(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -67,6 +67,7 @@ def test_a_prompt_has_144_tokens_per_frame(loaded: Loaded) -> None:
     assert torch.allclose(inputs["pixel_values_videos"][0], pixel_values(clip.frames), atol=1e-5)
 
 
+@pytest.mark.generator
 def test_one_question_gets_the_answer_of_the_clip_it_stands_behind(loaded: Loaded) -> None:
     """By the chat template and `generate`: what is there in one clip, is not in another."""
     model, processor = loaded
@@ -78,6 +79,7 @@ def test_one_question_gets_the_answer_of_the_clip_it_stands_behind(loaded: Loade
     assert answers == ["yes", "no"]
 
 
+@pytest.mark.generator
 @pytest.mark.slow
 def test_answers_held_out_clips_and_needs_them(loaded: Loaded, numbers: dict[str, Any]) -> None:
     """As often as evaluation.json says, within four standard errors, on clips it did not measure; not behind others."""

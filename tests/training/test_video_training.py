@@ -277,6 +277,7 @@ def test_loss_falls(picture: LlavaForConditionalGeneration, example: ClipExample
     assert np.mean(seen[-2:]) < 0.6 * seen[0]
 
 
+@pytest.mark.generator
 @torch.no_grad()
 def test_many_questions_in_one_sequence_equal_single_prompts(
     task: VideoTask, example: ClipExample, assembled: LlavaNextVideoForConditionalGeneration
@@ -298,6 +299,7 @@ def test_many_questions_in_one_sequence_equal_single_prompts(
         assert (single - logits[at]).abs().max() < 0.05 * single.std(), number
 
 
+@pytest.mark.generator
 @torch.no_grad()
 def test_an_exported_folder_reloads_equal_and_answers(
     assembled: LlavaNextVideoForConditionalGeneration, folder: Path

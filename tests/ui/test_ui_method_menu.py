@@ -11,7 +11,7 @@ from tokviz.errors import BadInput
 from tokviz.models import checkpoint
 from tokviz.models.catalog import embedded_folder
 from tokviz.names import UNPRUNED, MethodFamily
-from tokviz.pruners.base import Paper, Param, Pruner
+from tokviz.pruners.pruner import Paper, Param, Pruner
 from tokviz.serving import model_cache
 from tokviz.types import CLIP_RELEVANCE, CLS_ATTENTION, PlanningInfo, Schedule
 from tokviz.ui import text
@@ -28,7 +28,9 @@ def no_stages(budget, info, params) -> Schedule:
 
 def pruner(id: str, family: MethodFamily = "diversity", **more) -> Pruner:
     paper = Paper("A title", "Someone et al.", 2025, "https://example.org/paper")
-    return replace(Pruner(id, id.title(), family, "Keeps things.", paper, (), (), no_stages), **more)
+    return replace(
+        Pruner(id=id, label=id.title(), family=family, claim="Keeps things.", paper=paper, schedule=no_stages), **more
+    )
 
 
 def test_every_method_is_shown_once_with_its_claim_paper_and_parameters():

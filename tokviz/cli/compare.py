@@ -23,7 +23,7 @@ from .terminal import add_loading_options, check_writable, loading_options, out,
 if TYPE_CHECKING:
     from ..media.images import Picture
     from ..models.loading import VisionLanguageModel
-    from ..pruners.base import Param, Pruner
+    from ..pruners.pruner import Param, Pruner
     from ..records import Comparison
 
 

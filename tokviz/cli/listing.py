@@ -9,7 +9,7 @@ from ..viz.tables import cell, new_table
 from .terminal import out
 
 if TYPE_CHECKING:
-    from ..pruners.base import Param
+    from ..pruners.pruner import Param
 
 
 def add_to(commands: Any) -> None:

@@ -26,9 +26,9 @@ from . import (
     vispruner,
     vtw,
 )
-from .base import Pruner
 from .controls import FULL, RANDOM, UNIFORM
 from .plugins import add, packaged, registered
+from .pruner import Pruner
 
 PRUNERS: tuple[Pruner, ...] = (
     FULL,
@@ -58,12 +58,12 @@ PRUNERS: tuple[Pruner, ...] = (
 
 
 def methods() -> tuple[Pruner, ...]:
-    """Every method, in the order in which menus and tables show them: built in, of packages, registered."""
+    """Return every method, in the order in which menus and tables show them: built in, of packages, registered."""
     return (*PRUNERS, *packaged(PRUNERS), *registered())
 
 
 def get(id: str) -> Pruner:
-    """The method with this id. Raises BadInput naming the nearest one and those that exist."""
+    """Return the method with this id. Raises BadInput naming the nearest one and those that exist."""
     known = {pruner.id: pruner for pruner in methods()}
     if id in known:
         return known[id]

@@ -20,22 +20,13 @@ from ..types import (
     Schedule,
     Selection,
     Signals,
-    Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    required,
-    spread,
-    top_k,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
-from .pairs import cosine_rows, distances_to, whole_groups
+from .diagnostics import explained
+from .ops import highest, required, spread, take_rows, unit_rows, usable_rows, whole_groups
+from .pairs import cosine_rows, distances_to
+from .per_view import Usable, unrankable, usable
+from .pruner import Paper, Pruner, choice, fixed_count, number, single_stage, switch
 
 
 def alignment(features: Tensor, text: Tensor, normalize: bool) -> Tensor:
@@ -70,26 +61,30 @@ class MaxSum:
 def greedy_max_sum(features: Tensor, count: int) -> MaxSum:
     """Pick the row that is least similar to all rows, then always the one least similar, on average, to the picks.
 
-    Ties go to the lowest index; no row comes twice. No host synchronisation in the loop.
+    Ties go to the lowest index; no row comes twice. No waiting on a GPU in the loop.
     Shape: features ``(n, D)`` finite, ``1 <= count <= n``. Source: Eq. 8-16, where sigma is a running sum.
     """
     unit = unit_rows(features)
-    cosines_with = cosine_rows(unit, count)
+    cosines_with = cosine_rows(unit, count, negated)
     to_all = (whole_groups(unit) @ unit.mean(0))[: len(unit)]
-    pick = to_all.argmin().unsqueeze(0)
-    picks, when_picked = [pick], [to_all.index_select(0, pick)]
-    sigma = cosines_with(pick).clone()
-    # A picked row is infinitely similar from then on, so it can never be picked again.
-    masked = sigma.index_fill(0, pick, torch.inf)
-    for step in range(1, count):
-        pick = masked.argmin().unsqueeze(0)
+    pick = to_all.argmin(0, keepdim=True)
+    picks, when_picked = [pick], []
+    # Minus sigma: what a row is worth. A picked one is worth -inf from then on, so it can never be picked again.
+    worth = cosines_with(pick, -to_all).index_fill(0, pick, -torch.inf)
+    for _ in range(1, count):
+        pick = worth.argmax(0, keepdim=True)
         picks.append(pick)
-        when_picked.append(sigma.index_select(0, pick) / step)
-        row = cosines_with(pick)
-        sigma += row
-        masked = (masked + row).index_fill_(0, pick, torch.inf)
+        when_picked.append(worth.index_select(0, pick))
+        worth.add_(cosines_with(pick, worth)).index_fill_(0, pick, -torch.inf)
     chosen = torch.cat(picks)
-    return MaxSum(chosen, (sigma / count).index_copy(0, chosen, torch.cat(when_picked)))
+    sums = torch.cat([to_all[:0], *when_picked]) / -torch.arange(1, count, device=unit.device)
+    means = torch.cat([to_all.index_select(0, chosen[:1]), sums])
+    return MaxSum(chosen, (worth / -count).index_copy(0, chosen, means))
+
+
+def negated(similarity: Tensor, rows: Tensor) -> Tensor:
+    """Minus the similarity, in its place: the ``finish`` of rows of cosines."""
+    return similarity.neg_()
 
 
 @fixed_count
@@ -101,77 +96,71 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Shape: signals.features ``(N, D)``, question_features ``(Q, D)`` or text_features ``(M, D)`` -> kept ``(keep,)``.
     Source: AdaptVTP Eq. 3-4 and 8-16; no code is public.
     """
-    pool = torch.arange(len(signals.features), device=signals.features.device)
-    rows = usable_rows(signals.features, pool)
+    features = signals.features
+    found = usable(signals, pool=torch.arange(len(features), device=features.device))
+    rows = found.rows
     if len(rows) == 0:
-        return unrankable(keep, pool)
+        return unrankable(keep, found.pool)
     if params["text"] == "question":
         text = required(signals.question_features, "question_features")
     else:
         text = required(signals.text_features, "text_features")
     text = text[usable_rows(text, torch.arange(len(text), device=text.device))]
-    alpha = alignment(signals.features[rows], text, bool(params["normalize"])) if len(text) else None
+    alpha = alignment(take_rows(features, rows), text, bool(params["normalize"])) if len(text) else None
     survivors = torch.arange(len(rows), device=rows.device)
     if params["filter"] and alpha is not None:
         # 1e-9: a share such as 0.29 of 100 must not lose a token to its binary representation.
-        wanted = max(math.floor(float(params["survivors"]) * len(pool) + 1e-9), keep)
-        survivors = top_k(alpha, wanted).sort().values
-    cover = greedy_max_sum(signals.features[rows[survivors]], min(keep, len(survivors)))
-    return _selection(signals, keep, rows, survivors, cover, alpha, len(text))
+        wanted = max(math.floor(float(params["survivors"]) * len(found.pool) + 1e-9), keep)
+        survivors = highest(alpha, min(wanted, len(alpha)))
+    cover = greedy_max_sum(take_rows(features, rows[survivors]), min(keep, len(survivors)))
+    picks = rows[survivors[cover.picks]]
+    return Selection(
+        kept=found.kept(picks, keep),
+        order=spread(torch.arange(len(picks), device=rows.device), picks, len(features), -1),
+        diagnose=lambda: _explained(features, found, survivors, cover, alpha, len(text)),
+    )
 
 
-def _selection(
-    signals: Signals, keep: int, rows: Tensor, survivors: Tensor, cover: MaxSum, alpha: Tensor | None, n_text: int
-) -> Selection:
-    """Back to the numbering of the stage: ``survivors`` counts within ``rows``, ``cover`` within ``survivors``."""
-    n_all = len(signals.features)
-    alive = rows[survivors]
-    picks = alive[cover.picks]
-    filtered = torch.zeros(n_all, device=rows.device).index_fill(0, rows, 1.0).index_fill(0, alive, 0.0)
+def _explained(
+    features: Tensor, found: Usable, survivors: Tensor, cover: MaxSum, alpha: Tensor | None, n_text: int
+) -> Diagnostics:
+    """``survivors`` counts within the usable rows, ``cover`` within ``survivors``."""
+    n, rows, alive = len(features), found.rows, found.rows[survivors]
+    filtered = torch.zeros(n, device=rows.device).index_fill(0, rows, 1.0).index_fill(0, alive, 0.0)
     maps = [
         TokenMap("filtered", "Dropped by the text filter", filtered, direction="1 was dropped before any was compared")
     ]
-    charts = [_sigma_chart(cover)] if len(picks) > 1 else []
-    readings = []
+    charts = [_sigma_chart(cover)] if len(cover.picks) > 1 else []
+    readings, warnings = [], []
     facts: dict[str, int | float] = {
         "survivors": len(survivors),
         "text_tokens": n_text,
-        "first_pick": int(picks[0]),
-        "non_finite": n_all - len(rows),
+        "first_pick": int(alive[cover.picks[0]]),
     }
-    warnings = non_finite_warnings(n_all - len(rows), n_all)
     if alpha is None:
-        warnings += ("There is no text token to compare with, so that no token was filtered out.",)
+        warnings.append("There is no text token to compare with, so that no token was filtered out.")
     else:
-        length = signals.features[rows].float().norm(dim=1)
-        everywhere = spread(alpha, rows, n_all, torch.nan)
+        length = features[rows].float().norm(dim=1)
+        everywhere = spread(alpha, rows, n, torch.nan)
         direction = "high passes the filter by the text, where that is on"
         maps.insert(0, TokenMap("alignment", "Alignment α with the text", everywhere, "negative distance", direction))
         charts.append(_alignment_chart(alpha, length, rows, survivors))
-        found = correlation(alpha, -length)
-        if found is not None:
-            facts["correlation_with_length"] = found
-            readings.append(
-                Reading("correlation_with_length", "Correlation of α with minus the length of the token", found)
-            )
-    return Selection(
-        kept=fill_up(picks, keep, torch.arange(n_all, device=rows.device)).sort().values,
-        order=spread(torch.arange(len(picks), device=rows.device), picks, n_all, -1),
-        diagnose=lambda: Diagnostics(
-            score=TokenMap(
-                "mean_distance",
-                "Mean distance to the kept tokens",
-                spread(1.0 - cover.similarity, alive, n_all, torch.nan),
-                unit="cosine distance",
-                direction="high is kept first; of a kept token, to those kept before it",
-            ),
-            maps=tuple(maps),
-            charts=tuple(charts),
-            readings=tuple(readings),
-            facts=facts,
-            warnings=warnings,
-        ),
+        measured = correlation(alpha, -length)
+        if measured is not None:
+            facts["correlation_with_length"] = measured
+            label = "Correlation of α with minus the length of the token"
+            readings.append(Reading("correlation_with_length", label, measured))
+    score = TokenMap(
+        "mean_distance",
+        "Mean distance to the kept tokens",
+        spread(1.0 - cover.similarity, alive, n, torch.nan),
+        unit="cosine distance",
+        direction="high is kept first; of a kept token, to those kept before it",
     )
+    return explained(
+        score, non_finite=found.non_finite, of=n, facts=facts, maps=maps, charts=charts, readings=readings,
+        warnings=warnings,
+    )  # fmt: skip
 
 
 def _sigma_chart(cover: MaxSum) -> Chart:
@@ -204,13 +193,9 @@ def _alignment_chart(alpha: Tensor, length: Tensor, rows: Tensor, survivors: Ten
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the embeddings that enter the LLM.
-
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. Raises BadInput
-    for a budget below 1 token.
-    """
+    """Plan one stage on the embeddings that enter the LLM: all meanings of the budget coincide."""
     need = QUESTION_FEATURES if params["text"] == "question" else TEXT_FEATURES
-    return Schedule((Stage("projector", budget_tokens(budget), select, (need,), title="Text filter, then spread out"),))
+    return single_stage(select, needs=(need,), title="Text filter, then spread out")(budget, info, params)
 
 
 PRUNER = Pruner(
@@ -226,37 +211,21 @@ PRUNER = Pruner(
     ),
     needs=(QUESTION_FEATURES, TEXT_FEATURES),
     params=(
-        Param(
+        choice(
             "text",
             "Text",
-            "choice",
-            "question",
+            ("question", "all_text"),
             "Which tokens α compares with: what the user wrote, or all text behind the picture (template, roles).",
-            choices=("question", "all_text"),
         ),
-        Param("filter", "Text filter", "bool", True, "Off keeps the spread-out tokens of all (the paper's ablation)."),
-        Param(
+        switch("filter", "Text filter", True, "Off keeps the spread-out tokens of all (the paper's ablation)."),
+        number(
             "survivors",
             "Share that passes the filter",
-            "float",
             0.8,
             "N1 / N. Paper: 0.8. Never fewer than the budget.",
             minimum=0.05,
-            maximum=1.0,
-            step=0.05,
         ),
-        Param("normalize", "Unit lengths", "bool", False, "Compare directions only, so that long tokens do not lose."),
+        switch("normalize", "Unit lengths", False, "Compare directions only, so that long tokens do not lose."),
     ),
     schedule=schedule,
-    notes=(
-        "The paper names two estimators of mutual information, scikit-learn's nearest neighbours and the distance of "
-        "Eq. 3; tokviz uses Eq. 3, on which all of its method rests.",
-        "Which text is meant is not said; the default is what the user wrote, without template and roles.",
-        "The text calls σ an average, Eq. 16 makes it a running sum; the choice is the same, and the N2 tokens include "
-        "the seed.",
-        "If the budget exceeds N1 = floor(0.8 N), N1 is raised to it.",
-        "Max-sum is not max-min: two equal outliers can both be kept, as both are far from everything on average.",
-        "Projected tokens are much longer than word embeddings, so that α may say little but minus the length of the "
-        "token; the correlation is measured on every run and shown.",
-    ),
 )

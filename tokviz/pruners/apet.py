@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -23,186 +22,13 @@ from ..types import (
     TokenMap,
 )
 from .apet_reduction import BasisPlaces, Reduction, reduce_tokens
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    complement,
-    fill_up,
-    fixed_count,
-    kept_rows,
-    non_finite_warnings,
-    row_lengths,
-    take_rows,
-    unrankable,
-    usable_rows,
-)
-from .planning import equal_shares, rows_by_view
+from .diagnostics import explained, over_steps
+from .ops import complement, kept_rows, row_lengths, spread, take_rows, ties_at_threshold
+from .per_view import Usable, shared, unrankable, usable
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, whole
 
 _Part = tuple[Tensor, Reduction]
 """The usable rows of one view ``(n_v,)``, and what was decided about them."""
-
-
-def _select(
-    signals: Signals, keep: int, params: Params, generator: Generator, places: BasisPlaces, per_view: bool
-) -> Selection:
-    n_all = len(signals.features)
-    pool = candidate_rows(signals)
-    other = complement(pool, n_all)
-    if keep >= len(pool):
-        return Selection(kept=torch.arange(n_all, device=signals.features.device))
-    rows = usable_rows(signals.features, pool)
-    if len(rows) <= keep:
-        return _without_ranking(rows, keep, pool, other)
-    views = rows_by_view(signals, rows) if per_view else [rows]
-    shares = equal_shares([len(view) for view in views], keep)
-    parts = [
-        (view, reduce_tokens(take_rows(signals.features, view), share, params, generator, places))
-        for view, share in zip(views, shares, strict=True)
-    ]
-    overwrites = params["mode"] == "official" and places != "behind"
-    return _selection(signals, parts, other, params, overwrites, non_finite=len(pool) - len(rows))
-
-
-def _without_ranking(rows: Tensor, keep: int, pool: Tensor, other: Tensor) -> Selection:
-    """All usable tokens, and unusable ones to make up the number; nothing is merged, as no usable token is dropped."""
-    if len(rows) == 0:
-        fallback = unrankable(keep, pool)
-        return replace(fallback, kept=torch.cat([fallback.kept, other]).sort().values)
-    non_finite = len(pool) - len(rows)
-    kept = torch.cat([fill_up(rows, keep, pool), other]).sort().values
-    return Selection(
-        kept=kept,
-        diagnose=lambda: Diagnostics(
-            facts={"non_finite": non_finite},
-            warnings=non_finite_warnings(non_finite, len(pool)),
-        ),
-    )
-
-
-def _selection(
-    signals: Signals, parts: Sequence[_Part], other: Tensor, params: Params, overwrites: bool, non_finite: int
-) -> Selection:
-    """Back to the numbering of the stage, with rows that are no patch (``other``) kept as they are."""
-    n_all, device = len(signals.features), signals.features.device
-    assignment = torch.full((n_all,), -1, device=device).index_copy(0, other, other)
-    order = torch.full((n_all,), -1, device=device)
-    picked = 0
-    for rows, part in parts:
-        assignment[rows] = torch.where(part.kept.owner < 0, -1, rows[part.kept.owner])
-        order[rows] = torch.where(part.order < 0, -1, part.order + picked)
-        picked += int((part.order >= 0).sum())
-    reduced = torch.cat([rows[part.kept.rows] for rows, part in parts])
-    kept = torch.cat([reduced, other]).sort().values
-    error = _on_all(parts, n_all, lambda part: part.error)
-    return Selection(
-        kept=kept,
-        order=order,
-        assignment=assignment,
-        features=kept_rows(signals.features, kept, reduced, torch.cat([part.kept.features for _, part in parts])),
-        sequence=_sequence(signals, parts, kept),
-        diagnose=lambda: Diagnostics(
-            score=TokenMap("error", "Approximation error", error, direction=_direction(overwrites), scale="log"),
-            maps=_maps(signals, parts, error, other, overwrites),
-            charts=_charts(parts),
-            order_is_basis=True,
-            facts=_facts(parts, params, picked, non_finite),
-            warnings=non_finite_warnings(non_finite, n_all - len(other)),
-        ),
-    )
-
-
-def _sequence(signals: Signals, parts: Sequence[_Part], kept: Tensor) -> Tensor | None:
-    """View after view in the order that the parts ask for, rows that are no patch in front; None where none asks.
-
-    Shape: kept ``(K,)`` -> ``(K,)`` positions in it.
-    """
-    if all(part.kept.sequence is None for _, part in parts):
-        return None
-    n_all = len(signals.features)
-    place = torch.zeros(n_all, dtype=torch.int64, device=kept.device)
-    for rows, part in parts:
-        inner = part.kept.rows if part.kept.sequence is None else part.kept.sequence
-        place[rows[inner]] = 1 + torch.arange(len(inner), device=kept.device)
-    view = torch.zeros_like(place) if signals.view is None else signals.view
-    return (view[kept] * (n_all + 1) + place[kept]).argsort(stable=True)
-
-
-def _on_all(parts: Sequence[_Part], n_all: int, values: Callable[[Reduction], Tensor]) -> Tensor:
-    """``values`` of every view on all rows of the stage, NaN elsewhere. Shape: -> ``(n_all,)`` float32."""
-    full = torch.full((n_all,), torch.nan, device=parts[0][0].device)
-    for rows, part in parts:
-        full[rows] = values(part).float()
-    return full
-
-
-def _direction(overwrites: bool) -> str:
-    if overwrites:
-        return "high is kept first"
-    return "high is kept first, beside the basis tokens, which always stay"
-
-
-def _maps(
-    signals: Signals, parts: Sequence[_Part], error: Tensor, other: Tensor, overwrites: bool
-) -> tuple[TokenMap, ...]:
-    n_all = len(error)
-    relative = error / row_lengths(signals.features).clamp_min(1e-12)
-    sizes = _on_all(parts, n_all, lambda part: part.kept.sizes).nan_to_num(0.0).index_fill(0, other, 1.0)
-    maps = (
-        TokenMap(
-            "relative_error", "Error / length of the feature", relative, direction="to compare; the error itself ranks"
-        ),
-        TokenMap("group_size", "Tokens merged into one", sizes, unit="tokens", direction="0 is dropped"),
-    )
-    if not overwrites:
-        return maps
-    step = _on_all(parts, n_all, lambda part: torch.where(part.replaced_by < 0, torch.nan, part.replaced_by))
-    direction = "step of the basis token whose feature replaced this one"
-    return (*maps, TokenMap("basis_in", "Overwritten by basis token", step, direction=direction))
-
-
-def _charts(parts: Sequence[_Part]) -> tuple[Chart, ...]:
-    """Singular values of every view's basis, and the sizes of the groups that several tokens were merged into."""
-    charts = []
-    for number, (rows, part) in enumerate(parts):
-        if len(part.singular) == 0:
-            continue
-        values = part.singular.tolist()
-        charts.append(
-            Chart(
-                "singular_values" + (f"_{number}" if len(parts) > 1 else ""),
-                "Singular values of the basis",
-                "line",
-                y=values,
-                x=list(range(1, len(values) + 1)),
-                x_label="direction",
-                y_label="singular value",
-                about=int(rows[0]) if len(parts) > 1 else None,
-            )
-        )
-    sizes: dict[int, int] = {}
-    for rows, part in parts:
-        sizes.update(zip(rows[part.kept.rows].tolist(), part.kept.sizes[part.kept.rows].tolist(), strict=True))
-    groups = sorted((token for token, size in sizes.items() if size > 1), key=lambda token: (-sizes[token], token))
-    if groups:
-        counts = [float(sizes[token]) for token in groups]
-        label = "Tokens merged into one, largest group first"
-        charts.append(Chart("group_sizes", label, "bars", y=counts, tokens=groups, y_label="tokens"))
-    return tuple(charts)
-
-
-def _facts(parts: Sequence[_Part], params: Params, picked: int, non_finite: int) -> dict[str, object]:
-    singular = torch.cat([part.singular for _, part in parts]).tolist()
-    facts: dict[str, object] = {
-        "mode": params["mode"],
-        "sampling": params["sampling"],
-        "basis_used": picked,
-        "singular_values": [float(f"{value:.6g}") for value in singular],
-        "ties_at_threshold": max(part.kept.ties for _, part in parts),
-        "non_finite": non_finite,
-    }
-    if len(parts) > 1:
-        facts["kept_per_view"] = [len(part.kept.rows) for _, part in parts]
-    return facts
 
 
 def _stage_select(places: BasisPlaces, per_view: bool) -> SelectFunction:
@@ -218,7 +44,17 @@ def _stage_select(places: BasisPlaces, per_view: bool) -> SelectFunction:
         Source: ApET section 3.3, Eq. 4-5. Differs in both modes: float32 throughout, and farthest point sampling starts
         at the token farthest from the mean unless ``start`` is random (official: unseeded random).
         """
-        return _select(signals, keep, params, generator, places, per_view)
+        found, n = usable(signals), len(signals.features)
+        other = complement(found.pool, n)
+        if keep >= len(found.pool):
+            return Selection(kept=torch.arange(n, device=signals.features.device))
+        if len(found.rows) <= keep:
+            return _without_ranking(found, keep, other)
+        parts = [
+            (view, reduce_tokens(take_rows(signals.features, view), share, params, generator, places))
+            for view, share in (shared(signals, found.rows, keep) if per_view else [(found.rows, keep)])
+        ]
+        return _selection(signals, parts, found, other, params, params["mode"] == "official" and places != "behind")
 
     return select
 
@@ -227,6 +63,128 @@ select_stage_1 = _stage_select("by_position", per_view=True)
 select_stage_1_jointly = _stage_select("by_position", per_view=False)
 select_each_frame = _stage_select("behind", per_view=True)
 select_stage_2 = _stage_select("by_rank", per_view=False)
+
+
+def _without_ranking(found: Usable, keep: int, other: Tensor) -> Selection:
+    """All usable tokens, and unusable ones to make up the number; nothing is merged, as no usable token is dropped."""
+    kept = torch.cat([found.kept(found.rows, keep), other]).sort().values
+    if len(found.rows) == 0:
+        return Selection(kept, diagnose=unrankable(keep, found.pool).diagnose)
+    return Selection(kept, diagnose=lambda: explained(non_finite=found.non_finite, of=len(found.pool)))
+
+
+def _selection(
+    signals: Signals, parts: Sequence[_Part], found: Usable, other: Tensor, params: Params, overwrites: bool
+) -> Selection:
+    """Back to the numbering of the stage, with rows that are no patch (``other``) kept as they are."""
+    n = len(signals.features)
+    assignment = torch.full((n,), -1, device=other.device).index_copy(0, other, other)
+    for rows, part in parts:
+        assignment[rows] = torch.where(part.owner < 0, -1, rows[part.owner])
+    picks = torch.cat([rows[_first_draws(part.basis, params)] for rows, part in parts])
+    reduced = torch.cat([rows[part.rows] for rows, part in parts])
+    kept = torch.cat([reduced, other]).sort().values
+    return Selection(
+        kept=kept,
+        order=spread(torch.arange(len(picks), device=other.device), picks, n, -1),
+        assignment=assignment,
+        features=kept_rows(signals.features, kept, reduced, torch.cat([part.features for _, part in parts])),
+        sequence=_sequence(signals, parts, kept),
+        diagnose=lambda: _explained(signals, parts, found, other, params, overwrites),
+    )
+
+
+def _first_draws(basis: Tensor, params: Params) -> Tensor:
+    """Every token of the basis once; only the official random draw takes one twice. Shape: ``(M,)`` -> ``(<= M,)``."""
+    if params["mode"] != "official" or params["sampling"] != "random":
+        return basis
+    return torch.tensor(list(dict.fromkeys(basis.tolist())), dtype=torch.int64, device=basis.device)
+
+
+def _sequence(signals: Signals, parts: Sequence[_Part], kept: Tensor) -> Tensor | None:
+    """View after view in the order that the parts ask for, rows that are no patch in front; None where none asks.
+
+    Shape: kept ``(K,)`` -> ``(K,)`` positions in it.
+    """
+    if all(part.sequence is None for _, part in parts):
+        return None
+    n = len(signals.features)
+    place = torch.zeros(n, dtype=torch.int64, device=kept.device)
+    for rows, part in parts:
+        inner = part.rows if part.sequence is None else part.sequence
+        place[rows[inner]] = 1 + torch.arange(len(inner), device=kept.device)
+    view = torch.zeros_like(place) if signals.view is None else signals.view
+    return (view[kept] * (n + 1) + place[kept]).argsort(stable=True)
+
+
+def _explained(
+    signals: Signals, parts: Sequence[_Part], found: Usable, other: Tensor, params: Params, overwrites: bool
+) -> Diagnostics:
+    n, device, several = len(signals.features), other.device, len(parts) > 1
+    error, step = (torch.full((n,), torch.nan, device=device) for _ in range(2))
+    sizes = torch.zeros(n, device=device).index_fill(0, other, 1.0)
+    for rows, part in parts:
+        draws = _first_draws(part.basis, params)
+        order = spread(torch.arange(len(draws), device=device), draws, len(rows), -1)
+        error[rows] = part.error
+        sizes[rows[part.rows]] = 1.0
+        sizes[rows[part.targets]] = part.sizes.float()
+        step[rows[part.overwritten]] = order[part.basis][: len(part.overwritten)].float()
+    beside = "" if overwrites else ", beside the basis tokens, which always stay"
+    relative = error / row_lengths(signals.features).clamp_min(1e-12)
+    compared = "to compare; the error itself ranks"
+    replaced = "step of the basis token whose feature replaced this one"
+    maps = [
+        TokenMap("relative_error", "Error / length of the feature", relative, direction=compared),
+        TokenMap("group_size", "Tokens merged into one", sizes, unit="tokens", direction="0 is dropped"),
+        TokenMap("basis_in", "Overwritten by basis token", step, direction=replaced),
+    ]
+    charts = [
+        over_steps(
+            "singular_values" + (f"_{number}" if several else ""),
+            "Singular values of the basis",
+            part.singular,
+            x_label="direction",
+            y_label="singular value",
+            about=int(rows[0]) if several else None,
+        )
+        for number, (rows, part) in enumerate(parts)
+        if len(part.singular)
+    ]
+    facts: dict[str, object] = {
+        "mode": params["mode"],
+        "sampling": params["sampling"],
+        "basis_used": sum(len(_first_draws(part.basis, params)) for _, part in parts),
+        "singular_values": [float(f"{value:.6g}") for _, part in parts for value in part.singular.tolist()],
+        "ties_at_threshold": max(
+            ties_at_threshold(part.ranked, part.wanted) if part.wanted else 0 for _, part in parts
+        ),
+    }
+    return explained(
+        TokenMap("error", "Approximation error", error, direction=f"high is kept first{beside}", scale="log"),
+        maps=maps if overwrites else maps[:2],
+        charts=[*charts, *_group_chart(parts)],
+        order_is_basis=True,
+        facts={**facts, "kept_per_view": [len(part.rows) for _, part in parts]} if several else facts,
+        non_finite=found.non_finite,
+        of=len(found.pool),
+    )
+
+
+def _group_chart(parts: Sequence[_Part]) -> tuple[Chart, ...]:
+    """The sizes of the groups that several tokens were merged into, largest first."""
+    sizes = {
+        token: size
+        for rows, part in parts
+        for token, size in zip(rows[part.targets].tolist(), part.sizes.tolist(), strict=True)
+        if size > 1
+    }
+    if not sizes:
+        return ()
+    groups = sorted(sizes, key=lambda token: (-sizes[token], token))
+    counts = [float(sizes[token]) for token in groups]
+    label = "Tokens merged into one, largest group first"
+    return (Chart("group_sizes", label, "bars", y=counts, tokens=groups, y_label="tokens"),)
 
 
 def plan_counts(budget: Budget, info: PlanningInfo) -> tuple[int, int]:
@@ -288,10 +246,6 @@ def _has_official_code(info: PlanningInfo) -> bool:
     return info.published_as == ("video_llava" if info.has_frames else "llava")
 
 
-def _param(name: str, label: str, choices: tuple[str, ...], help: str) -> Param:
-    return Param(name, label, "choice", choices[0], help, choices=choices)
-
-
 PRUNER = Pruner(
     id="apet",
     label="ApET",
@@ -305,53 +259,26 @@ PRUNER = Pruner(
     ),
     needs=(),
     params=(
-        _param(
+        choice(
             "mode",
             "Mode",
             ("paper", "official"),
             "paper keeps the basis tokens at their places; official does as the released LLaVA code: it writes their "
             "features over the lowest-ranked kept tokens.",
         ),
-        _param("sampling", "Basis sampling", ("fps", "dpc", "random"), "Farthest points, density peaks, or by lot."),
-        _param(
-            "start", "First farthest point", ("farthest", "random"), "Farthest from the mean, or by lot as officially."
+        choice("sampling", "Basis sampling", ("fps", "dpc", "random"), "Farthest points, density peaks, or random."),
+        choice(
+            "start", "First farthest point", ("farthest", "random"), "Farthest from the mean, or random as officially."
         ),
-        Param(
+        whole(
             "basis_tokens",
             "Basis tokens M",
-            "int",
             10,
             "How many tokens the others are reconstructed from. Paper: 10.",
             minimum=1,
             maximum=64,
-            step=1,
         ),
     ),
     schedule=schedule,
     merges=True,
-    notes=(
-        "Paper and released code differ in what becomes of the basis tokens: the paper keeps them (mode paper, the "
-        "default); the code writes their features over the lowest-ranked kept tokens and loses what those held (mode "
-        "official).",
-        "Farthest point sampling starts at the token farthest from the mean, so that a run can be repeated; the code "
-        "starts at an unseeded random token (choose start random for a seeded draw).",
-        "The number of basis tokens is capped at one less than what is kept; the code fails below that.",
-        "Least squares are solved by singular values, which stay exact for a flat picture; official mode adds the "
-        "code's ridge of 1e-5, which cannot be told from no ridge on features of ordinary length.",
-        "Official mode takes the means of the clusters for density peaks and draws random bases with replacement, as "
-        "the code does; paper mode needs tokens that it can keep.",
-        "LLaVA-NeXT: each crop gets its share and its own basis at stage 1; newline tokens stay and are not counted. "
-        "Stage 2 takes all visual tokens to a third; the code's stage 2 sees the thumbnail only, a defect that is not "
-        "reproduced.",
-        "Qwen: stage 1 acts behind the patch merger on all pictures together, and stage 2 is on as the paper says; in "
-        "the released code its call is commented out.",
-        "Videos: every frame gets its share and its own basis; Video-LLaVA's [CLS] of a frame stays in front of it and "
-        "is not counted. On Video-LLaVA the one stage lies behind the projector, as in the released code; official "
-        "mode does what it does there: the T - M tokens of a frame with the largest error, best first, into which all "
-        "others merge (the basis too), then the M basis tokens as they were, 22 + 10 of 256 at 32 per frame. On "
-        "LLaVA-NeXT-Video, for which there is no code, each frame's pooled features are reduced before projection; "
-        "stage 2 takes all frames together.",
-        "The released Video-LLaVA code leaves pictures as they are; here they are treated as LLaVA-1.5's.",
-        "Similarities are ranked in float32; the code merges stage 1 in float16, where some merges change target.",
-    ),
 )

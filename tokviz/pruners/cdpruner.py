@@ -12,32 +12,19 @@ from ..types import (
     CLIP_RELEVANCE,
     QUESTION_FEATURES,
     Budget,
-    Chart,
     Diagnostics,
     Params,
     PlanningInfo,
     Schedule,
     Selection,
     Signals,
-    Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    required,
-    spread,
-    take_rows,
-    top_k,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
-from .pairs import cosine_rows, whole_groups
-from .planning import equal_shares, rows_by_view
+from .diagnostics import explained, over_steps
+from .ops import required, spread, take_rows, top_k, unit_rows, usable_rows, whole_groups
+from .pairs import cosine_rows
+from .per_view import Usable, in_each_view, unrankable, usable
+from .pruner import Paper, Pruner, choice, fixed_count, single_stage
 
 # The official min-max scaling adds this, so that the least relevant token keeps a little weight.
 RELEVANCE_FLOOR = 1e-6
@@ -59,40 +46,42 @@ class Volume:
     variance: Tensor
 
 
-def largest_volume(features: Tensor, weights: Tensor, count: int) -> Volume:
+def largest_volume(unit: Tensor, weights: Tensor, count: int) -> Volume:
     """Fast greedy MAP of the DPP with kernel ``w_i cos(i, j) w_j``: always the row that adds most to its determinant.
 
     One Cholesky row per pick, ``count * n`` numbers in all. Once no row adds anything (the rank is exhausted, or only
     zero rows are left), the rows with the largest weights follow. Ties go to the lowest index; no row comes twice; no
-    host synchronisation in the loop.
-    Shape: features ``(n, D)`` finite, weights ``(n,)`` positive, ``1 <= count <= n``.
+    waiting on a GPU in the loop.
+    Shape: unit ``(n, D)``, rows of length 1 or 0, weights ``(n,)`` positive, ``1 <= count <= n``.
     Source: CDPruner, official ``llava_arch.py`` ``encode_images`` (Chen et al. 2018). Differs: rows that the picks span
     are worth 0 instead of the square root of a rounding error, which officially turns into NaN and repeats a token.
     """
-    unit, weights = unit_rows(features), weights.float()
-    cosines_with = cosine_rows(unit, count)
+    weights, n = weights.float(), len(unit)
+    kernel_row = cosine_rows(unit, count, lambda cosines, rows: cosines.mul_(weights).mul_(weights[rows].unsqueeze(1)))
     # A token's cosine with itself is 1 and not 1 plus a rounding error, by which equals would be ranked.
-    own = torch.where(unit.any(dim=1), weights.square(), 0.0)
-    variance, picked = own.clone(), torch.zeros(len(unit), dtype=torch.bool, device=unit.device)
-    n = len(unit)
+    own = weights.square() if bool(unit[:, 0].all()) else torch.where(unit.any(dim=1), weights.square(), 0.0)
+    variance, spanned_below = own.clone(), SPANNED * own
+    floor = torch.zeros_like(own)  # what a spanned row is worth, and -1 for one that was picked
     factors = torch.zeros(count, n + -n % 16, device=unit.device)  # as in ``whole_groups``: equal tokens stay equal
+    never = torch.full((1,), torch.inf, device=unit.device)
     picks, gains = [], []
     for step in range(count):
-        pick = variance.masked_fill(picked, -1.0).argmax().unsqueeze(0)
+        pick = variance.argmax(0, keepdim=True)
         gain = variance.index_select(0, pick)
-        row = cosines_with(pick) * weights * weights.index_select(0, pick)
-        row = row - (factors[:step].index_select(1, pick).squeeze(1) @ factors[:step])[:n]
-        factors[step, :n] = torch.where(gain > 0, row / gain.sqrt(), 0.0)
-        variance = variance - factors[step, :n].square()
-        variance = torch.where(variance > SPANNED * own, variance, 0.0)
-        picked.index_fill_(0, pick, True)
+        row = kernel_row(pick, variance)
+        if step:
+            row = row - (factors[:step].index_select(1, pick).squeeze(1) @ factors[:step])[:n]
+        factor = torch.div(row, torch.where(gain > 0, gain.sqrt(), never), out=factors[step, :n])
+        floor.index_fill_(0, pick, -1.0)
+        variance = variance - factor.square()
+        variance = torch.where(variance > spanned_below, variance, floor).index_fill_(0, pick, -1.0)
         picks.append(pick)
         gains.append(gain)
     found, grew = torch.cat(picks), torch.cat(gains)
     rank = int((grew > 0).sum())
     spanned = weights.index_fill(0, found[:rank], -1.0)
     chosen = torch.cat([found[:rank], top_k(spanned, count - rank)])
-    return Volume(chosen, grew[:rank], variance.index_copy(0, chosen[:rank], grew[:rank]))
+    return Volume(chosen, grew[:rank], variance.clamp_min_(0.0).index_copy_(0, chosen[:rank], grew[:rank]))
 
 
 def scaled(relevance: Tensor) -> Tensor:
@@ -102,21 +91,19 @@ def scaled(relevance: Tensor) -> Tensor:
     that the bound changes nothing but the division by 0 of the official code.
     """
     relevance = relevance.float()
-    low, high = relevance.min(), relevance.max()
+    low, high = relevance.aminmax()
     return (relevance - low + RELEVANCE_FLOOR) / (high - low).clamp_min(RELEVANCE_FLOOR)
 
 
-def question_relevance(signals: Signals, rows: Tensor) -> Tensor | None:
+def question_relevance(question: Tensor, unit: Tensor) -> Tensor | None:
     """Cosine of each token to the mean embedding of the question; None without a finite question token.
 
-    Shape: rows ``(n,)`` -> ``(n,)``.
+    Shape: question ``(Q, D)``, unit ``(n, D)`` -> ``(n,)``.
     """
-    question = required(signals.question_features, "question_features")
     question = question[usable_rows(question, torch.arange(len(question), device=question.device))].float()
     if len(question) == 0:
         return None
-    unit = whole_groups(unit_rows(signals.features, rows))
-    return (unit @ unit_rows(question.mean(0, keepdim=True)).squeeze(0))[: len(rows)]
+    return (whole_groups(unit) @ unit_rows(question.mean(0, keepdim=True)).squeeze(0))[: len(unit)]
 
 
 @fixed_count
@@ -131,71 +118,85 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: CDPruner Eq. 3-9, official ``llava_arch.py``. Differs: see ``largest_volume`` and ``scaled``; zero tokens
     have cosine 0 with everything instead of NaN; cosines are taken in float32 throughout.
     """
-    pool = candidate_rows(signals)
-    rows = usable_rows(signals.features, pool)
-    source = str(params["relevance"])
-    relevance: Tensor | None
+    source, relevance = str(params["relevance"]), None
     if source == "clip":
         in_clip = -required(signals.clip_relevance, "clip_relevance").float()
-        rows = rows[torch.isfinite(in_clip[rows])]
+        found = usable(signals, in_clip)
+    else:
+        found = usable(signals)
+    rows, n = found.rows, len(signals.features)
+    if len(rows) == 0:
+        return unrankable(min(keep, len(found.pool)), found.pool)
+    unit = unit_rows(take_rows(signals.features, rows))
+    if source == "clip":
         relevance = in_clip[rows]
     else:
-        relevance = question_relevance(signals, rows)
-    if len(rows) == 0:
-        return unrankable(min(keep, len(pool)), pool)
+        relevance = question_relevance(required(signals.question_features, "question_features"), unit)
     if relevance is None:
         relevance, source = torch.ones(len(rows), device=rows.device), "constant"
-    weights = spread(scaled(relevance), rows, len(signals.features), torch.nan)
-    views = rows_by_view(signals, rows)
-    shares = equal_shares([len(view) for view in views], keep)
-    volumes = [
-        (view, largest_volume(take_rows(signals.features, view), weights[view], share))
-        for view, share in zip(views, shares, strict=True)
-        if share
-    ]
-    return _selection(signals, keep, pool, weights, volumes, source)
+    weights = scaled(relevance)
 
+    def reduce(view: Tensor, share: int) -> Volume:
+        if len(view) == len(rows):
+            return largest_volume(unit, weights, share)
+        part = torch.searchsorted(rows, view)
+        return largest_volume(unit[part], weights[part], share)
 
-def _selection(
-    signals: Signals, keep: int, pool: Tensor, weights: Tensor, volumes: list[tuple[Tensor, Volume]], source: str
-) -> Selection:
-    """Back to the numbering of the stage. ``volumes``: for each view its rows ``(n_v,)`` and what was picked."""
-    n_all = len(signals.features)
+    volumes = in_each_view(signals, rows, keep, reduce)
     picks = torch.cat([view[volume.picks] for view, volume in volumes])
-    variance = torch.full((n_all,), torch.nan, device=picks.device)
+    return Selection(
+        kept=found.kept(picks, keep),
+        order=spread(torch.arange(len(picks), device=picks.device), picks, n, -1),
+        diagnose=lambda: _explained(n, found, weights, volumes, source),
+    )
+
+
+def _explained(
+    n: int, found: Usable, weights: Tensor, volumes: list[tuple[Tensor, Volume]], source: str
+) -> Diagnostics:
+    """``volumes``: for each view its rows ``(n_v,)`` and what was picked; weights ``(n,)`` of the usable rows."""
+    variance = torch.full((n,), torch.nan, device=weights.device)
     for view, volume in volumes:
         variance[view] = volume.variance
-    non_finite = len(pool) - int(torch.isfinite(weights).sum())
-    warnings = non_finite_warnings(non_finite, len(pool))
-    if source == "constant":
-        warnings += ("There is no question token to compare with, so that all tokens count as equally relevant.",)
-    return Selection(
-        kept=fill_up(picks, keep, pool).sort().values,
-        order=spread(torch.arange(len(picks), device=picks.device), picks, n_all, -1),
-        diagnose=lambda: Diagnostics(
-            score=TokenMap(
-                "conditional_variance",
-                "Volume added when picked",
-                variance,
-                unit="factor of the determinant",
-                direction="high is kept first; dropped tokens show what they would still add",
-                scale="log",
-            ),
-            maps=(TokenMap("relevance", _RELEVANCE_LABELS[source], weights, direction="high weighs more"),),
-            charts=tuple(
-                _gain_chart(number, volume, int(view[0]) if len(volumes) > 1 else None)
-                for number, (view, volume) in enumerate(volumes)
-                if len(volume.gains)
-            ),
-            facts={
-                "relevance": source,
-                "independent_picks": sum(len(volume.gains) for _, volume in volumes),
-                "filled_by_relevance": sum(len(volume.picks) - len(volume.gains) for _, volume in volumes),
-                "log_determinant": sum(float(volume.gains.log().sum()) for _, volume in volumes),
-                "non_finite": non_finite,
-            },
-            warnings=warnings,
-        ),
+    score = TokenMap(
+        "conditional_variance",
+        "Volume added when picked",
+        variance,
+        unit="factor of the determinant",
+        direction="high is kept first; dropped tokens show what they would still add",
+        scale="log",
+    )
+    relevance = TokenMap(
+        "relevance",
+        _RELEVANCE_LABELS[source],
+        spread(weights, found.rows, n, torch.nan),
+        direction="high weighs more",
+    )
+    no_question = "There is no question token to compare with, so that all tokens count as equally relevant."
+    return explained(
+        score,
+        maps=(relevance,),
+        charts=[
+            over_steps(
+                f"gain_{number}",
+                "Log-determinant gained by each pick",
+                volume.gains.log(),
+                x_label="pick",
+                y_label="ln of the gain",
+                about=int(view[0]) if len(volumes) > 1 else None,
+            )
+            for number, (view, volume) in enumerate(volumes)
+            if len(volume.gains)
+        ],
+        facts={
+            "relevance": source,
+            "independent_picks": sum(len(volume.gains) for _, volume in volumes),
+            "filled_by_relevance": sum(len(volume.picks) - len(volume.gains) for _, volume in volumes),
+            "log_determinant": sum(float(volume.gains.log().sum()) for _, volume in volumes),
+        },
+        non_finite=found.non_finite,
+        of=len(found.pool),
+        warnings=(no_question,) if source == "constant" else (),
     )
 
 
@@ -206,34 +207,19 @@ _RELEVANCE_LABELS = {
 }
 
 
-def _gain_chart(number: int, volume: Volume, about: int | None) -> Chart:
-    """ln of the factor by which each pick enlarged the determinant; it ends where the picks span all tokens."""
-    return Chart(
-        f"gain_{number}",
-        "Log-determinant gained by each pick",
-        "line",
-        y=volume.gains.log().tolist(),
-        x=list(range(1, len(volume.gains) + 1)),
-        x_label="pick",
-        y_label="ln of the gain",
-        about=about,
-    )
-
-
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the embeddings that enter the LLM.
+    """Plan one stage on the embeddings that enter the LLM: all meanings of the budget coincide.
 
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. Raises BadInput
-    for a budget below 1 token, Unsupported for ``clip`` relevance without CLIP's text tower.
+    Raises Unsupported for ``clip`` relevance without CLIP's text tower.
     """
-    tokens = budget_tokens(budget)
+    need = CLIP_RELEVANCE if params["relevance"] == "clip" else QUESTION_FEATURES
+    planned = single_stage(select, needs=(need,), title="Largest volume (conditional DPP)")(budget, info, params)
     if params["relevance"] == "clip" and not info.has_text_tower:
         raise Unsupported(
             "CDPruner's relevance by CLIP needs the text tower of the CLIP model that the vision tower was taken from, "
             "and this model comes without it. Choose relevance llm."
         )
-    need = CLIP_RELEVANCE if params["relevance"] == "clip" else QUESTION_FEATURES
-    return Schedule((Stage("projector", tokens, select, (need,), title="Largest volume (conditional DPP)"),))
+    return planned
 
 
 PRUNER = Pruner(
@@ -249,26 +235,14 @@ PRUNER = Pruner(
     ),
     needs=(QUESTION_FEATURES, CLIP_RELEVANCE),
     params=(
-        Param(
+        choice(
             "relevance",
             "Relevance",
-            "choice",
-            "llm",
+            ("llm", "clip"),
             "llm: cosine of token and mean question embedding in the LLM's space (a variant that every model can "
             "give). clip: as published, in the space of CLIP, with its text tower.",
-            choices=("llm", "clip"),
         ),
     ),
     schedule=schedule,
-    notes=(
-        "Relevance llm is a variant for models without CLIP's text tower: the cosine of each projected token with the "
-        "mean question embedding. It is not negated; the official code negates it because CLIP's patches lean "
-        "away from their text.",
-        "When the budget exceeds the rank of the kernel, the official code takes the root of a rounding error, and NaN "
-        "makes it pick one token again and again; here the most relevant of the other tokens follow.",
-        "When all tokens are equally relevant the official code divides by 0; here they all weigh 1.",
-        "With several views each gets an equal share, as officially each crop gets T; a view with fewer tokens hands "
-        "its surplus on. Officially T is chosen in the padded crop and what falls into the padding is lost.",
-    ),
     does_without=(CLIP_RELEVANCE,),
 )

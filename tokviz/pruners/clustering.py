@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,9 @@ import torch
 from torch import Tensor
 
 from ..types import Chart, Diagnostics, Selection, TokenMap
-from .ops import (
-    fill_up,
-    group_sums,
-    kept_rows,
-    non_finite_warnings,
-    sanitised,
-    spread,
-    ties_at_threshold,
-    top_k,
-    unrankable,
-    usable_rows,
-)
+from .diagnostics import explained
+from .ops import fill_up, group_sums, kept_rows, sanitised, spread, ties_at_threshold, top_k, usable_rows
+from .per_view import unrankable
 from .sampling import density_peaks
 
 # What the score of ``keep_and_recycle`` means for a token: a recycled one stays as a centre although its score is low.
@@ -72,8 +63,10 @@ def cluster_means(features: Tensor, rows: Tensor, count: int, neighbours: int) -
 
 def joined(parts: list[Clusters], features: Tensor) -> Clusters:
     """Clusters of several views as one, view after view. Shape: features ``(N, D)``, for the width when none is."""
-    rows = torch.empty(0, dtype=torch.int64, device=features.device)
+    if len(parts) == 1:
+        return parts[0]
     if not parts:
+        rows = torch.empty(0, dtype=torch.int64, device=features.device)
         return Clusters(rows, rows, rows, features[:0].float(), *(features.new_empty(0).float() for _ in range(3)))
     return Clusters(*(torch.cat([getattr(part, name) for part in parts]) for name in Clusters.__dataclass_fields__))
 
@@ -100,96 +93,105 @@ def split_keep(n: int, keep: int) -> tuple[int, int]:
     return 1, keep - 1
 
 
-def rankable_rows(features: Tensor, scores: Tensor, pool: Tensor) -> tuple[Tensor, Tensor, int]:
-    """The rows of ``pool`` that have a feature and a score, all scores ready to be ranked, and how many lack either.
+@dataclass(frozen=True)
+class Rankable:
+    """The rows that a stage may keep, and those of them that have a feature and a score.
 
-    Shape: features ``(N, D)``, scores ``(N,)``, pool ``(P,)`` -> ``(n,)`` ascending, ``(N,)`` float32, int.
+    Shape: pool ``(P,)``, rows ``(n,)``, both ascending; scores and ranked ``(N,)``, as given and ready to be ranked.
     """
-    ranked, _ = sanitised(scores)
+
+    pool: Tensor
+    rows: Tensor
+    scores: Tensor
+    ranked: Tensor
+
+    @property
+    def non_finite(self) -> int:
+        """How many rows of the pool lack a feature or a score."""
+        return len(self.pool) - int(torch.isfinite(self.scores[self.rows].float()).sum())
+
+
+def rankable(features: Tensor, scores: Tensor, pool: Tensor) -> Rankable:
+    """Find the rows of ``pool (P,)`` that can be ranked. Shape: features ``(N, D)``, scores ``(N,)``."""
+    ranked, broken = sanitised(scores)
     rows = usable_rows(features, pool)
-    rows = rows[ranked[rows] > -torch.inf]
-    whole = torch.isfinite(scores[rows].float()).sum()
-    return rows, ranked, len(pool) - int(whole)
+    return Rankable(pool, rows[ranked[rows] > -torch.inf] if broken else rows, scores, ranked)
 
 
-def keep_and_recycle(
-    features: Tensor, score: TokenMap, keep: int, neighbours: int, append: bool, facts: Mapping[str, Any]
-) -> Selection:
+def keep_and_recycle(features: Tensor, score: TokenMap, keep: int, neighbours: int, append: bool) -> Selection:
     """Keep the highest scores, cluster the best 30% of the others, let the rest go; kept and clusters are ``keep``.
 
     Rows without a finite feature or score are kept only where ``keep`` cannot be met without them.
     Shape: features ``(N, D)``, score.values ``(N,)``, ``0 < keep < N`` -> kept ``(keep,)``, features ``(keep, D)``.
-    Source: SparseVLM ``attn_postprocess_topk`` and recycling (``methods.md`` 6.4b-d); Polymorphic section 3.3.
+    Source: SparseVLM ``attn_postprocess_topk`` and recycling; Polymorphic section 3.3.
     """
-    pool = torch.arange(len(features), device=features.device)
-    rows, ranked, non_finite = rankable_rows(features, score.values, pool)
+    found = rankable(features, score.values, torch.arange(len(features), device=features.device))
+    rows = found.rows
     if len(rows) <= keep:
-        return kept_without_merging(rows, keep, pool, score, non_finite)
+        return kept_without_merging(found, keep, found.pool, score)
     selected, n_clusters = split_keep(len(rows), keep)
-    by_score = rows[top_k(ranked[rows], len(rows))]
-    recycled = recycled_clusters(len(rows) - selected)[0]
-    parts = []
-    if n_clusters:
-        again = by_score[selected : selected + recycled].sort().values
-        parts.append(cluster_means(features, again, n_clusters, neighbours))
-    facts = {
-        **facts,
-        "selected": selected,
-        "recycled": recycled if n_clusters else 0,
-        "clusters": n_clusters,
-        "ties_at_threshold": ties_at_threshold(ranked[rows], selected),
-        "non_finite": non_finite,
-    }
-    return clustered_selection(
-        features, by_score[:selected], joined(parts, features), score, append, facts, len(features)
-    )
+    recycled = recycled_clusters(len(rows) - selected)[0] if n_clusters else 0
+    by_score = rows[top_k(found.ranked[rows], len(rows))]
+    again = by_score[selected : selected + recycled].sort().values
+    parts = [cluster_means(features, again, n_clusters, neighbours)] if n_clusters else []
+
+    def facts() -> dict[str, int]:
+        return {
+            "selected": selected,
+            "recycled": recycled,
+            "clusters": n_clusters,
+            "ties_at_threshold": ties_at_threshold(found.ranked[rows], selected),
+        }
+
+    return clustered_selection(features, by_score[:selected], parts, score, append, found, facts)
 
 
-def kept_without_merging(rows: Tensor, keep: int, pool: Tensor, score: TokenMap | None, non_finite: int) -> Selection:
-    """All usable ``rows`` and unusable ones of ``pool`` to make up the number: nothing usable is left to merge."""
-    if len(rows) == 0:
+def kept_without_merging(found: Rankable, keep: int, pool: Tensor, score: TokenMap) -> Selection:
+    """All rows that can be ranked, and others of ``pool`` to make up the number: nothing usable is left to merge."""
+    if len(found.rows) == 0:
         return unrankable(keep, pool, score)
-    return Selection(
-        kept=fill_up(rows, keep, pool).sort().values,
-        diagnose=lambda: Diagnostics(
-            score=score,
-            facts={"non_finite": non_finite},
-            warnings=non_finite_warnings(non_finite, len(pool)),
-        ),
-    )
+    kept = fill_up(found.rows, keep, pool).sort().values
+    return Selection(kept, diagnose=lambda: explained(score, non_finite=found.non_finite, of=len(pool)))
 
 
 def clustered_selection(
     features: Tensor,
     alone: Tensor,
-    clusters: Clusters,
+    parts: list[Clusters],
     score: TokenMap,
     append: bool,
-    facts: Mapping[str, Any],
-    n_ranked: int,
+    found: Rankable,
+    facts: Callable[[], Mapping[str, Any]],
 ) -> Selection:
-    """The Selection of tokens kept ``alone (k,)`` and of ``clusters``, each at its centre's place.
+    """The Selection of tokens kept ``alone (k,)`` and of the clusters of every view, each at its centre's place.
 
     append: the LLM gets the clusters behind the tokens kept alone, most prominent first, as in SparseVLM's code;
-    otherwise every cluster stands where its centre stood. n_ranked: how many rows took part, for the warning.
+    otherwise every cluster stands where its centre stood.
     """
-    n, device = len(features), features.device
+    n, device, merges = len(features), features.device, bool(parts)
+    clusters = joined(parts, features)
     kept = torch.cat([alone, clusters.centres]).sort().values
-    owner = torch.full((n,), -1, device=device).index_copy(0, clusters.rows, clusters.owner)
-    sizes = torch.zeros(n, device=device).index_fill(0, alone, 1.0).index_copy(0, clusters.centres, clusters.sizes)
-    sequence = torch.cat([alone.sort().values, clusters.centres])
-    return Selection(
-        kept=kept,
-        assignment=owner.index_copy(0, alone, alone),
-        features=kept_rows(features, kept, clusters.centres, clusters.means) if len(clusters.centres) else None,
-        sequence=torch.searchsorted(kept, sequence) if append and len(clusters.centres) else None,
-        diagnose=lambda: Diagnostics(
-            score=score,
+    owner = torch.full((n,), -1, device=device).index_copy_(0, clusters.rows, clusters.owner)
+
+    def diagnose() -> Diagnostics:
+        sizes = torch.zeros(n, device=device).index_fill(0, alone, 1.0).index_copy(0, clusters.centres, clusters.sizes)
+        return explained(
+            score,
             maps=(*_graph_maps(clusters, n), group_sizes(sizes)),
             charts=decision_graph(clusters),
-            facts=dict(facts),
-            warnings=non_finite_warnings(int(facts["non_finite"]), n_ranked),
-        ),
+            facts=facts(),
+            non_finite=found.non_finite,
+            of=len(found.pool),
+        )
+
+    return Selection(
+        kept=kept,
+        assignment=owner.index_copy_(0, alone, alone),
+        features=kept_rows(features, kept, clusters.centres, clusters.means) if merges else None,
+        sequence=torch.searchsorted(kept, torch.cat([alone.sort().values, clusters.centres]))
+        if append and merges
+        else None,
+        diagnose=diagnose,
     )
 
 

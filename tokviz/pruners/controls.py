@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Generator
 
-from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage
-from .base import Pruner, budget_tokens
-from .ops import evenly_spaced, fixed_count
+from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals
+from .ops import evenly_spaced
+from .pruner import Pruner, budget_tokens, fixed_count, single_stage
 from .sampling import random_rows
 
 
@@ -18,7 +18,7 @@ def _no_stages(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
 
 @fixed_count
 def select_random(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """``keep`` different rows with equal chance, drawn from ``generator``; rows that are no patch count like any other.
+    """Draw ``keep`` different rows with equal chance; rows that are no patch count like any other.
 
     Shape: kept ``(keep,)``.
     """
@@ -28,7 +28,7 @@ def select_random(signals: Signals, keep: int, params: Params, generator: Genera
 
 @fixed_count
 def select_uniform(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """The middle of each of ``keep`` equal slices of the raster sequence.
+    """Keep the middle of each of ``keep`` equal slices of the raster sequence.
 
     Even along the sequence, not over the plane: a budget that divides the number of rows well gives a lattice, others
     give points that drift from row to row (slanted lines), and few points can share a column. Every count is met
@@ -37,24 +37,11 @@ def select_uniform(signals: Signals, keep: int, params: Params, generator: Gener
     return Selection(kept=evenly_spaced(len(signals.features), keep, signals.features.device))
 
 
-def _random_schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage before the LLM, so that the three meanings of the budget coincide. Raises BadInput below 1 token."""
-    return Schedule((Stage("projector", budget_tokens(budget), select_random, title="Random tokens"),))
-
-
-def _uniform_schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage before the LLM, so that the three meanings of the budget coincide. Raises BadInput below 1 token."""
-    return Schedule((Stage("projector", budget_tokens(budget), select_uniform, title="Evenly spaced tokens"),))
-
-
 FULL = Pruner(
     id="full",
     label="No pruning",
     family="control",
     claim="Every visual token reaches every block: the answer that pruning is measured against.",
-    paper=None,
-    needs=(),
-    params=(),
     schedule=_no_stages,
 )
 
@@ -62,11 +49,8 @@ RANDOM = Pruner(
     id="random",
     label="Random",
     family="control",
-    claim="Keeps tokens by lot (seeded): a method that does not beat this selects nothing.",
-    paper=None,
-    needs=(),
-    params=(),
-    schedule=_random_schedule,
+    claim="Keeps random tokens (seeded): a method that does not beat this selects nothing.",
+    schedule=single_stage(select_random, title="Random tokens"),
 )
 
 UNIFORM = Pruner(
@@ -74,8 +58,5 @@ UNIFORM = Pruner(
     label="Uniform",
     family="control",
     claim="Keeps evenly spaced tokens: what a coarser picture would give.",
-    paper=None,
-    needs=(),
-    params=(),
-    schedule=_uniform_schedule,
+    schedule=single_stage(select_uniform, title="Evenly spaced tokens"),
 )

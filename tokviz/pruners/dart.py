@@ -22,23 +22,11 @@ from ..types import (
     TextScores,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .depths import carried_blocks
-from .ops import (
-    complement,
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    required,
-    row_lengths,
-    spread,
-    top_k,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
-from .pairs import whole_groups
-from .planning import survivors_for_average
+from .diagnostics import explained
+from .ops import complement, required, row_lengths, spread, top_k, unit_rows, usable_rows, whole_groups
+from .per_view import Usable, unrankable
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, whole
+from .schedules import carried_blocks, survivors_for_average
 
 PUBLISHED_BLOCK = 2
 
@@ -94,68 +82,55 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     text_norms = required(signals.text_key_norms, "text_key_norms").float()
     features = required(signals.normed_features, "normed_features")
     text = required(signals.normed_text, "normed_text")
-    pool = torch.arange(len(features), device=features.device)
-    rows = usable_rows(features, pool)
-    rows = rows[torch.isfinite(norms[rows])]
+    everything = torch.arange(len(features), device=features.device)
+    rows = usable_rows(norms, usable_rows(features, everything))
     if len(rows) == 0:
-        return unrankable(keep, pool)
-    text_rows = usable_rows(text, torch.arange(len(text), device=text.device))
-    text_rows = text_rows[torch.isfinite(text_norms[text_rows])]
+        return unrankable(keep, everything)
+    text_rows = usable_rows(text_norms, usable_rows(text, torch.arange(len(text), device=text.device)))
     text_pivots = text_rows[top_k(text_norms[text_rows], int(params["text_pivots"]))]
     visual_pivots = rows[top_k(norms[rows], min(int(params["visual_pivots"]), keep))]
     candidates = rows[~torch.isin(rows, visual_pivots)]
     pivots = torch.cat([features[visual_pivots], text[text_pivots]])
     found = least_duplicated(features, pivots, candidates, min(keep - len(visual_pivots), len(candidates)))
-    return _selection(signals, keep, rows, visual_pivots, text_pivots, found)
+    picked, of = torch.cat([visual_pivots, found.picks]), Usable(everything, rows)
+    return Selection(
+        kept=of.kept(picked, keep),
+        order=spread(everything[: len(picked)], picked, len(features), -1),
+        diagnose=lambda: _explained(norms, text_norms, of, visual_pivots, text_pivots, found),
+    )
 
 
-def _selection(
-    signals: Signals, keep: int, rows: Tensor, visual_pivots: Tensor, text_pivots: Tensor, found: LeastDuplicated
-) -> Selection:
-    norms = required(signals.key_norms, "key_norms").float()
-    text_norms = required(signals.text_key_norms, "text_key_norms").float()
-    n_all = len(norms)
-    picked = torch.cat([visual_pivots, found.picks])
+def _explained(
+    norms: Tensor, text_norms: Tensor, of: Usable, visual_pivots: Tensor, text_pivots: Tensor, found: LeastDuplicated
+) -> Diagnostics:
+    n = len(norms)
     distance = 1.0 - found.cosine
     # A kept token shows its distance to the pivot that took it, a dropped one how far it is from the farthest pivot.
-    score = distance.max(0).values.index_copy(0, found.picks, distance[found.pivot, found.picks])
-    score = score.index_fill(0, complement(rows, n_all), torch.nan).index_fill(0, visual_pivots, torch.nan)
-    numbers = torch.arange(len(visual_pivots), device=rows.device)
+    shown = distance.max(0).values.index_copy(0, found.picks, distance[found.pivot, found.picks])
+    shown = shown.index_fill(0, complement(of.rows, n), torch.nan).index_fill(0, visual_pivots, torch.nan)
+    numbers = torch.arange(len(visual_pivots), device=norms.device)
     pivot = torch.cat([numbers, found.pivot]).float() + 1.0
-    non_finite = n_all - len(rows)
-    return Selection(
-        kept=fill_up(picked, keep, torch.arange(n_all, device=rows.device)).sort().values,
-        order=spread(torch.arange(len(picked), device=rows.device), picked, n_all, -1),
-        diagnose=lambda: Diagnostics(
-            score=TokenMap(
-                "distance_to_pivot",
-                "Distance to the pivot that took it",
-                score,
-                unit="cosine distance",
-                direction="high is kept first; dropped tokens show the largest distance to any pivot",
-            ),
-            maps=(
-                TokenMap("key_norm", "Length of the key (L1)", norms, direction="the highest become pivots"),
-                TokenMap(
-                    "pivot",
-                    "Pivot that took it",
-                    spread(pivot, picked, n_all, torch.nan),
-                    direction=f"visual pivots are 1 to {len(visual_pivots)}, text pivots follow",
-                ),
-            ),
-            text=TextScores(
-                "text_key_norm",
-                "Length of the key (L1); the highest become pivots",
-                text_norms,
-                torch.zeros(len(text_norms), dtype=torch.bool, device=rows.device).index_fill(0, text_pivots, True),
-            ),
-            facts={
-                "visual_pivots": visual_pivots.tolist(),
-                "text_pivots": text_pivots.tolist(),
-                "non_finite": non_finite,
-            },
-            warnings=non_finite_warnings(non_finite, n_all),
-        ),
+    score = TokenMap(
+        "distance_to_pivot",
+        "Distance to the pivot that took it",
+        shown,
+        unit="cosine distance",
+        direction="high is kept first; dropped tokens show the largest distance to any pivot",
+    )
+    taken = TokenMap(
+        "pivot",
+        "Pivot that took it",
+        spread(pivot, torch.cat([visual_pivots, found.picks]), n, torch.nan),
+        direction=f"visual pivots are 1 to {len(visual_pivots)}, text pivots follow",
+    )
+    chosen = torch.zeros(len(text_norms), dtype=torch.bool, device=norms.device).index_fill(0, text_pivots, True)
+    return explained(
+        score,
+        maps=(TokenMap("key_norm", "Length of the key (L1)", norms, direction="the highest become pivots"), taken),
+        text=TextScores("text_key_norm", "Length of the key (L1); the highest become pivots", text_norms, chosen),
+        facts={"visual_pivots": visual_pivots.tolist(), "text_pivots": text_pivots.tolist()},
+        non_finite=of.non_finite,
+        of=n,
     )
 
 
@@ -200,45 +175,29 @@ PRUNER = Pruner(
     ),
     needs=(KEY_NORMS, NORMED_FEATURES),
     params=(
-        Param(
+        choice(
             "count",
             "Count",
-            "choice",
-            "exact",
+            ("exact", "official"),
             "exact keeps the budget, pivots included. official keeps the pivots and floor(budget / pivots) tokens for "
             "each of them: 132 for a budget of 128.",
-            choices=("exact", "official"),
         ),
-        Param(
+        whole(
             "visual_pivots",
             "Visual pivots",
-            "int",
             4,
             "How many visual tokens with the longest keys become pivots. Official: 4.",
             minimum=1,
             maximum=32,
-            step=1,
         ),
-        Param(
+        whole(
             "text_pivots",
             "Text pivots",
-            "int",
             4,
             "How many text tokens behind the picture become pivots. Official: 4.",
             minimum=0,
             maximum=32,
-            step=1,
         ),
     ),
     schedule=schedule,
-    notes=(
-        "Implemented after llmc's port and a clone of the released code; both round the tokens per pivot down.",
-        "The official code keeps 4 + 8 floor(B / 8) tokens, 132 for a budget of 128 (count official, if the budget is "
-        "counted as published); by default exactly B stay, and a remainder goes to the first pivots.",
-        "Pivots take their tokens in turn, so that their order matters; officially it is that of a Python set. Here "
-        "visual pivots come first and text pivots second, both by descending norm.",
-        "Keys are those of the block before, after rotary embedding, with repeated heads for grouped queries; features "
-        "are hidden states through the LLM's final norm.",
-        "Fewer than four text tokens behind the picture make fewer pivots.",
-    ),
 )

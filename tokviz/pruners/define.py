@@ -12,11 +12,10 @@ from torch import Generator, Tensor
 from ..errors import BadInput
 from ..names import MethodFamily, PositionPolicy, Site, VisionBlock
 from ..short import passed
-from ..types import Budget, Need, Params, PlanningInfo, Schedule, Selection, Signals, Stage, TokenMap
-from . import ops
-from .base import Paper, Param, Pruner, budget_tokens
-from .planning import survivors_for_average
+from ..types import Need, Params, Selection, Signals, TokenMap
+from .per_view import ranked
 from .plugins import check_pruner
+from .pruner import Paper, Param, Pruner, fixed_count, single_stage
 
 SelectLike = Callable[..., "Selection | Tensor | Sequence[int]"]
 
@@ -71,17 +70,6 @@ def pruner(
     def made(function: SelectLike) -> Pruner:
         name = label or id
         select = _select(function)
-
-        def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-            tokens = budget_tokens(budget)
-            if isinstance(site, int):
-                if not 0 <= site < info.n_blocks:
-                    raise BadInput(f"{name} drops tokens before layer {site}; this model has 0 to {info.n_blocks - 1}.")
-                if budget.counted_as == "average":
-                    tokens = survivors_for_average(name, tokens, info, site)
-            policy = positions or ("keep" if isinstance(site, int) else "reindex")
-            return Schedule((Stage(site, tokens, select, needs, policy, title=name),))
-
         result = Pruner(
             id=id,
             label=name,
@@ -90,7 +78,7 @@ def pruner(
             paper=paper,
             needs=needs,
             params=tuple(_params(function)),
-            schedule=schedule,
+            schedule=single_stage(select, site, needs=needs, title=name, positions=positions, label=name),
             merges_in_vision=isinstance(site, VisionBlock),
         )
         check_pruner(result)
@@ -103,7 +91,7 @@ def _select(function: SelectLike) -> Any:
     """The select function of a stage, which checks what came back."""
     wants_generator = "generator" in inspect.signature(function).parameters
 
-    @ops.fixed_count
+    @fixed_count
     def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
         random = {"generator": generator} if wants_generator else {}
         made = function(signals, keep, **params, **random)
@@ -180,7 +168,7 @@ def keep_highest(scores: Tensor, keep: int, *, among: Tensor | None = None, labe
             all.
         label: What the scores are, for the heat map.
     """
-    pool = torch.arange(len(scores), device=scores.device)
+    pool = None
     if among is not None:
-        pool = pool[among.to(scores.device)].sort().values
-    return ops.keep_highest(Signals(features=scores[:, None]), TokenMap("score", label, scores.float()), keep, pool)
+        pool = torch.arange(len(scores), device=scores.device)[among.to(scores.device)].sort().values
+    return ranked(TokenMap("score", label, scores.float()), keep, pool)

@@ -1,22 +1,16 @@
-"""DivPrune: greedily keep the tokens that are farthest apart. Needs no attention; the file to copy for a new method."""
+"""DivPrune: greedily keep the tokens that are farthest apart. Needs no attention."""
 
 from __future__ import annotations
 
 import torch
 from torch import Generator
 
-from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals, Stage
-from .base import Paper, Pruner, budget_tokens
-from .coverage import with_coverage
-from .ops import (
-    fixed_count,
-    take_rows,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
+from ..types import Params, Selection, Signals
+from .ops import take_rows, unit_rows
 from .pairs import nearest_cosines
-from .sampling import diverse_selection
+from .per_view import unrankable, usable
+from .pruner import Paper, Pruner, fixed_count, single_stage
+from .sampling import cosine_distances, diverse_selection, greedy_cover
 
 
 @fixed_count
@@ -30,23 +24,13 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     mask picked tokens and so repeats them among duplicates, has NaN distances for zero tokens, and ranks in the model's
     dtype; here picked tokens are masked, a zero token has cosine 0 with everything, and ranking is float32.
     """
-    pool = torch.arange(len(signals.features), device=signals.features.device)
-    rows = usable_rows(signals.features, pool)
-    if len(rows) == 0:
-        return unrankable(keep, pool)
-    to_neighbour, similarity = nearest_cosines(unit_rows(take_rows(signals.features, rows)))
-    first = to_neighbour.argmin(0, keepdim=True)
-    facts = {"first_pick": int(rows[first])}
-    return with_coverage(diverse_selection(signals, rows, similarity, first, keep, pool, facts))
-
-
-def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the embeddings that enter the LLM.
-
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. Raises BadInput
-    for a budget below 1 token.
-    """
-    return Schedule((Stage("projector", budget_tokens(budget), select, title="Farthest apart"),))
+    features = signals.features
+    found = usable(signals, pool=torch.arange(len(features), device=features.device))
+    if len(found.rows) == 0:
+        return unrankable(keep, found.pool)
+    to_neighbour, distances_to = nearest_cosines(unit_rows(take_rows(features, found.rows)), cosine_distances)
+    cover = greedy_cover(distances_to, to_neighbour.argmin(0, keepdim=True), min(keep, len(found.rows)))
+    return diverse_selection(len(features), found, cover, keep, "first_pick")
 
 
 PRUNER = Pruner(
@@ -60,14 +44,5 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2503.02175",
     ),
-    needs=(),
-    params=(),
-    schedule=schedule,
-    notes=(
-        "Picked tokens are masked and a zero token has cosine 0 with everything; the code relies on a distance of 0 to "
-        "itself, repeats tokens among duplicates, and has no distance (NaN) for zero tokens.",
-        "The budget is a number of tokens; the code rounds a ratio of N (0.098 of 576 is 56).",
-        "LLaVA-NeXT: thumbnail, crops and newline tokens are one pool, as in the code.",
-        "Kept tokens are closed up (positions reindexed), as all methods before the LLM do on LLaVA.",
-    ),
+    schedule=single_stage(select, "projector", title="Farthest apart"),
 )

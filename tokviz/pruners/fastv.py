@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Generator
 
 from ..errors import BadInput
-from ..types import (
-    LAST_ROW,
-    Budget,
-    Chart,
-    Diagnostics,
-    Params,
-    PlanningInfo,
-    Schedule,
-    Selection,
-    Signals,
-    Stage,
-    TokenMap,
-)
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import fixed_count, keep_highest, required
-from .planning import survivors_for_average
+from ..types import LAST_ROW, Budget, Chart, Diagnostics, Params, PlanningInfo, Schedule, Selection, Signals, Stage
+from .per_view import last_row, ranked
+from .pruner import Paper, Pruner, budget_tokens, fixed_count, whole
+from .schedules import survivors_for_average
 
 
 @fixed_count
@@ -35,20 +22,20 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: FastV; official variant that drops once and keeps a KV cache (``methods.md`` 5, variant c). Differs: the
     visual span is exact (official scripts are one token off), ranks in float32, ties to the lowest index.
     """
-    row = required(signals.attention_rows, "attention_rows")[-1].float()
-    score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability", scale="log")
-    selection = keep_highest(signals, score, keep, torch.arange(len(row), device=row.device))
+    score = last_row(signals)
+    selection = ranked(score, keep)
 
     def with_chart(found: Diagnostics) -> Diagnostics:
+        places = list(range(len(score.values)))
         chart = Chart(
             "attention_over_position",
             "Attention over the place in the sequence; marked tokens stay",
             "scatter",
-            x=list(range(len(row))),
-            y=row.tolist(),
+            x=places,
+            y=score.values.tolist(),
             x_label="place in the sequence of visual tokens",
             y_label="attention",
-            tokens=list(range(len(row))),
+            tokens=places,
             marked=selection.kept.tolist(),
         )
         return replace(found, charts=(chart,))
@@ -95,26 +82,14 @@ PRUNER = Pruner(
     ),
     needs=(LAST_ROW,),
     params=(
-        Param(
+        whole(
             "block",
             "Block K",
-            "int",
             2,
             "The first K blocks see every token; the attention of block K-1 decides. Paper: 2.",
             minimum=1,
             maximum=63,
-            step=1,
         ),
     ),
     schedule=schedule,
-    notes=(
-        "Of the three official variants, the one that drops tokens once at prefill and keeps a KV cache; the masking "
-        "variant selects anew at every decoded token.",
-        "The visual span is exact; official scripts start it one token late, so that the first visual token always "
-        "stays and the first text token can be dropped.",
-        "Published tables give 192/128/64 without saying what they count: here the tokens that survive; counted as an "
-        "average, R = (L B - N K) / (L - K), which for K = 2 gives 166/98/30 and fits the collapse at 64.",
-        "Attention is ranked in float32; the code ranks probabilities in half precision, with many ties near 0.",
-        "K is the block number itself on every model, as in the code; it is not scaled with depth.",
-    ),
 )

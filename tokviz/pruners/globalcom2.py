@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
 from ..errors import Unsupported
+from ..records import Chart, TokenMap
 from ..types import (
     CLS_ATTENTION_LAST_BLOCK,
     CLS_LOGITS_LAST_BLOCK,
     Budget,
-    Chart,
     Diagnostics,
     Params,
     PlanningInfo,
@@ -23,20 +25,11 @@ from ..types import (
     Selection,
     Signals,
     Stage,
-    TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    complement,
-    fixed_count,
-    non_finite_warnings,
-    required,
-    sanitised,
-    spread,
-    top_k,
-    unrankable,
-)
+from . import ops
+from .diagnostics import explained
+from .per_view import unrankable
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count
 
 TEMPERATURE = 10.0
 
@@ -45,14 +38,16 @@ TEMPERATURE = 10.0
 class Tiles:
     """Where the tiles of one picture lie.
 
-    thumbnail: ``(n_0,)`` rows of view 0, in raster order of its ``side x side`` cells. crops: per crop that has tokens,
-    its rows. places: its row and column among the ``grid`` of crops, emptied ones counted. size: height and width of
-    the stitched, unpadded grid, in cells.
+    rows: ``(P,)``, the thumbnail's, in raster order of its ``side x side`` cells, then those of every crop that has
+    tokens; sizes: how many each has. cells: of the crops' rows, counted in raster order over the stitched grid.
+    places: each crop's row and column among the ``grid`` of crops, emptied ones counted. size: height and width of the
+    stitched, unpadded grid, in cells.
     """
 
-    thumbnail: Tensor
+    rows: Tensor
+    sizes: list[int]
     side: int
-    crops: list[Tensor]
+    cells: Tensor
     places: list[tuple[int, int]]
     grid: tuple[int, int]
     size: tuple[int, int]
@@ -64,31 +59,44 @@ def find_tiles(signals: Signals, pool: Tensor) -> Tiles:
     Padding is the same on both sides of a picture, so crops that padding has emptied are as many before as behind the
     others. Raises Unsupported when there is no thumbnail with crops, or the thumbnail is no full square.
     """
-    view, cell = required(signals.view, "view")[pool], required(signals.cell, "cell")[pool]
-    thumbnail, numbers = pool[view == 0], [number for number in torch.unique(view).tolist() if number > 0]
-    side = math.isqrt(len(thumbnail))
-    if side == 0 or side * side != len(thumbnail) or not numbers:
+    view, cell = ops.required(signals.view, "view"), ops.required(signals.cell, "cell")
+    if len(pool) < len(view):
+        view, cell = view[pool], cell[pool]
+    counts = torch.bincount(view).tolist()
+    numbers = [number for number, count in enumerate(counts) if count and number]
+    side = math.isqrt(counts[0])
+    if side == 0 or side * side != counts[0] or not numbers:
         raise Unsupported("GlobalCom2 needs a square thumbnail and at least one crop of the same picture.")
-    crops = [pool[view == number] for number in numbers]
-    tops = [int(cell[view == number, 0].min()) for number in numbers]
-    lefts = [int(cell[view == number, 1].min()) for number in numbers]
-    rows, columns = sorted(set(tops)), sorted(set(lefts))
-    patches = cell[view > 0]
-    size = (int(patches[:, 0].max()) + 1, int(patches[:, 1].max()) + 1)
+    if not bool((view[1:] >= view[:-1]).all()):  # crops are stitched row by row
+        by_view = view.argsort(stable=True)
+        pool, cell = pool[by_view], cell[by_view]
+    sizes = [counts[number] for number in numbers]
+    in_crops = cell[counts[0] :]
+    corners = in_crops[list(accumulate(sizes[:-1], initial=0))].tolist()
+    rows, columns = (sorted({corner[axis] for corner in corners}) for axis in (0, 1))
+    high, wide = (most + 1 for most in in_crops.amax(0).tolist())
     before = numbers[0] - 1  # crops in front of the first one that has tokens
-    across = size[0] == side * len(rows) and size[1] < side * len(columns)
-    emptied = (0, before) if across else (before // len(columns), 0)
+    across = high == side * len(rows) and wide < side * len(columns)
+    above, left = (0, before) if across else (before // len(columns), 0)
     return Tiles(
-        thumbnail=thumbnail,
+        rows=pool,
+        sizes=[counts[0], *sizes],
         side=side,
-        crops=crops,
-        places=[
-            (rows.index(top) + emptied[0], columns.index(left) + emptied[1])
-            for top, left in zip(tops, lefts, strict=True)
-        ],
-        grid=(len(rows) + 2 * emptied[0], len(columns) + 2 * emptied[1]),
-        size=size,
+        cells=in_crops[:, 0] * wide + in_crops[:, 1],
+        places=[(rows.index(top) + above, columns.index(first) + left) for top, first in corners],
+        grid=(len(rows) + 2 * above, len(columns) + 2 * left),
+        size=(high, wide),
     )
+
+
+@lru_cache(maxsize=16)
+def _crop_of_cells(side: int, high: int, wide: int) -> Tensor:
+    """Which of ``high x wide`` crops shows each cell of the thumbnail. Shape: ``(crops, side * side)``, 0 or 1."""
+    with torch.inference_mode(mode=False):  # kept for callers in any mode
+        cells, crops = torch.arange(side), torch.arange(high * wide)
+        row = (cells // max(side // high, 1)).clamp_max(high - 1) * wide
+        column = (cells // max(side // wide, 1)).clamp_max(wide - 1)
+        return ((row[:, None] + column).flatten().unsqueeze(1) == crops).double().T
 
 
 def crop_sums(thumbnail: Tensor, grid: tuple[int, int]) -> list[float]:
@@ -96,13 +104,9 @@ def crop_sums(thumbnail: Tensor, grid: tuple[int, int]) -> list[float]:
 
     Shape: thumbnail ``(side, side)`` -> ``grid_h * grid_w`` numbers in raster order.
     """
-    side, (high, wide) = len(thumbnail), grid
-    row = (torch.arange(side, device=thumbnail.device) // max(side // high, 1)).clamp_max(high - 1)
-    column = (torch.arange(side, device=thumbnail.device) // max(side // wide, 1)).clamp_max(wide - 1)
-    crop = (row[:, None] * wide + column[None, :]).flatten()
     # A matrix product in float64: sums in one fixed order on every device.
-    member = torch.nn.functional.one_hot(crop, high * wide).double()
-    sums: list[float] = (member.T @ thumbnail.flatten().double()).tolist()
+    member = _crop_of_cells(len(thumbnail), *grid).to(thumbnail.device)
+    sums: list[float] = (member @ thumbnail.flatten().double()).tolist()
     return sums
 
 
@@ -148,22 +152,52 @@ def _unit(values: Tensor) -> Tensor:
 
 
 def _clean(values: Tensor) -> Tensor:
-    """Scores with what is not finite replaced by the smallest finite one, so that sums and interpolation survive."""
-    finite = torch.isfinite(values)
-    return torch.where(finite, values, values[finite].min() if bool(finite.any()) else torch.zeros_like(values))
+    """Scores with NaN replaced by the smallest other one, so that sums and interpolation survive."""
+    missing = values.isnan()
+    return values.masked_fill(missing, 0.0 if bool(missing.all()) else values[~missing].min())
 
 
-def _counts(tiles: Tiles, rankable: Tensor, ratio: float, of_crops: list[float], tokens: int, exact: bool) -> list[int]:
+@dataclass(frozen=True)
+class _Tile:
+    """One tile. Shape: rows, scores (what ranks its patches, -inf last), seen (the thumbnail's part), each ``(n,)``."""
+
+    rows: Tensor
+    scores: Tensor
+    seen: Tensor
+
+
+def _ranking(tiles: Tiles, scores: Tensor, all_usable: bool) -> tuple[Tensor, list[_Tile]]:
+    """The thumbnail's scores, and thumbnail and crops with what their patches are ranked by.
+
+    Thumbnail: its score. Crops: the crop's scores and its slice of the thumbnail resized (bilinear) to the stitched
+    grid, each divided by its length. Shape: scores ``(N,)``, NaN where they are unusable -> ``(side, side)``.
+    """
+    own, *of_crops = scores[tiles.rows].split(tiles.sizes)
+    thumbnail = (own if all_usable else _clean(own)).view(tiles.side, tiles.side)
+    resized = interpolate(thumbnail[None, None], size=tiles.size, mode="bilinear", align_corners=False).flatten()
+    first, *rows = tiles.rows.split(tiles.sizes)
+    found = [_Tile(first, own, own)]
+    for part, local, seen in zip(rows, of_crops, resized[tiles.cells].split(tiles.sizes[1:]), strict=True):
+        if all_usable:
+            combined = _unit(local) + _unit(seen)
+        else:
+            combined = (_unit(_clean(local)) + _unit(seen)).masked_fill(local.isnan(), torch.nan)
+        found.append(_Tile(part, combined, seen))
+    if all_usable:
+        return thumbnail, found
+    return thumbnail, [replace(tile, scores=tile.scores.nan_to_num(nan=-torch.inf)) for tile in found]
+
+
+def _counts(tiles: list[_Tile], ratios: list[float], tokens: int, exact: bool, all_usable: bool) -> list[int]:
     """Tokens of the thumbnail and of each crop: floors as officially, or together exactly ``tokens``.
 
     When exact, unusable tokens count only where the others do not suffice.
     """
-    parts = [tiles.thumbnail, *tiles.crops]
-    sizes = [len(rows) for rows in parts]
-    targets = [share * size for share, size in zip([ratio, *of_crops], sizes, strict=True)]
+    sizes = [len(tile.rows) for tile in tiles]
+    targets = [share * size for share, size in zip(ratios, sizes, strict=True)]
     if not exact:
         return [int(target + 1e-9) for target in targets]
-    usable = [int((rankable[rows] > -torch.inf).sum()) for rows in parts]
+    usable = sizes if all_usable else [int((tile.scores > -torch.inf).sum()) for tile in tiles]
     if tokens > sum(usable):
         spare = [size - good for size, good in zip(sizes, usable, strict=True)]
         more = exact_counts([float(count) for count in spare], spare, tokens - sum(usable))
@@ -172,101 +206,76 @@ def _counts(tiles: Tiles, rankable: Tensor, ratio: float, of_crops: list[float],
     return [first, *exact_counts(targets[1:], usable[1:], tokens - first)]
 
 
-def _ranking(signals: Signals, scores: Tensor, thumbnail: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
-    """What each patch is ranked by within its tile, and the thumbnail's part of it. Shape: twice ``(N,)``.
-
-    Thumbnail: its score. Crops: the crop's scores and its slice of the thumbnail resized (bilinear) to the stitched
-    grid, each divided by its length. NaN for rows that are no patch or not finite.
-    """
-    ranked = spread(scores[tiles.thumbnail], tiles.thumbnail, len(scores), torch.nan)
-    from_thumbnail = ranked.clone()
-    resized = interpolate(thumbnail[None, None], size=tiles.size, mode="bilinear", align_corners=False)[0, 0]
-    cell = required(signals.cell, "cell")
-    for rows in tiles.crops:
-        local, seen = scores[rows], resized[cell[rows, 0], cell[rows, 1]]
-        combined = _unit(_clean(local)) + _unit(seen)
-        ranked[rows] = combined.masked_fill(torch.isnan(local), torch.nan)
-        from_thumbnail[rows] = seen
-    return ranked, from_thumbnail
-
-
 def _select(signals: Signals, tokens: int, params: Params) -> Selection:
-    pool, n = candidate_rows(signals), len(signals.features)
-    newlines = complement(pool, n)
+    pool, n = ops.candidate_rows(signals), len(signals.features)
     if tokens >= len(pool):
         return Selection(kept=torch.arange(n, device=pool.device))
+    newlines = pool[:0] if signals.candidates is None else ops.complement(pool, n)
     name = "cls_logits" if params["scores"] == "logits" else "cls_attention"
-    given = required(getattr(signals, name), name).float()
-    unusable = ~torch.isfinite(given) | ~torch.isfinite(signals.features.float().norm(dim=1).square())
-    non_finite = int(unusable[pool].sum())
-    if non_finite == len(pool):
+    given = ops.required(getattr(signals, name), name).float()
+    rows = ops.usable_rows(given, pool)
+    if len(rows) == 0:
         fallback = unrankable(tokens, pool)
         return replace(fallback, kept=torch.cat([fallback.kept, newlines]).sort().values)
-    tiles, ratio = find_tiles(signals, pool), tokens / len(pool)
-    scores = given.masked_fill(unusable, torch.nan)
-    thumbnail = _clean(scores[tiles.thumbnail]).reshape(tiles.side, tiles.side)
-    ratios = crop_ratios(crop_sums(thumbnail, tiles.grid), ratio)
-    of_crops = [ratios[row * tiles.grid[1] + column] for row, column in tiles.places]
-    ranked, from_thumbnail = _ranking(signals, scores, thumbnail, tiles)
-    rankable, _ = sanitised(ranked)
-    counts = _counts(tiles, rankable, ratio, of_crops, tokens, params["counts"] == "exact")
-    parts = [tiles.thumbnail, *tiles.crops]
-    chosen = [rows[top_k(rankable[rows], count)] for rows, count in zip(parts, counts, strict=True)]
-    kept = torch.cat([*chosen, newlines]).sort().values
-    shares = torch.full_like(given, torch.nan)
-    for rows, count in zip(parts, counts, strict=True):
-        shares[rows] = count / len(rows)
-    return Selection(
-        kept=kept,
-        sequence=_thumbnail_first(kept, chosen[0]) if params["order"] == "official" else None,
-        diagnose=lambda: Diagnostics(
-            score=TokenMap("rank_score", "Score within its tile", ranked),
-            maps=_maps(given, from_thumbnail, shares, name, str(params["scores"])),
-            charts=(_ratio_chart(tiles.grid, ratios, ratio),),
-            facts={
-                "ratio": ratio,
-                "tokens_of_thumbnail_and_crops": counts,
-                "crop_grid": f"{tiles.grid[0]} x {tiles.grid[1]}",
-                "crop_ratios": [float(f"{share:.6g}") for share in ratios],
-                "newlines_kept": len(newlines),
-                "non_finite": non_finite,
-            },
-            warnings=non_finite_warnings(non_finite, len(pool)),
-        ),
-    )
+    all_usable = len(rows) == len(pool)
+    scores = given if all_usable else ops.spread(given[rows], rows, n, torch.nan)
+    found, ratio = find_tiles(signals, pool), tokens / len(pool)
+    thumbnail, tiles = _ranking(found, scores, all_usable)
+    ratios = crop_ratios(crop_sums(thumbnail, found.grid), ratio)
+    of_tiles = [ratio, *(ratios[row * found.grid[1] + column] for row, column in found.places)]
+    counts = _counts(tiles, of_tiles, tokens, params["counts"] == "exact", all_usable)
+    first = tiles[0].rows[ops.top_k(tiles[0].scores, counts[0])]
+    others = [tile.rows[ops.highest(tile.scores, count)] for tile, count in zip(tiles[1:], counts[1:], strict=True)]
+    order = torch.cat([first, torch.cat([*others, newlines]).sort().values])
+    kept = order.sort().values
+
+    def diagnose() -> Diagnostics:
+        facts = {
+            "ratio": ratio,
+            "tokens_of_thumbnail_and_crops": counts,
+            "crop_grid": f"{found.grid[0]} x {found.grid[1]}",
+            "crop_ratios": [float(f"{share:.6g}") for share in ratios],
+            "newlines_kept": len(newlines),
+        }
+        place = torch.cat([tile.rows for tile in tiles])
+        shares = torch.cat([torch.full((len(t.rows),), k / len(t.rows)) for t, k in zip(tiles, counts, strict=True)])
+        ranks = torch.cat([tile.scores for tile in tiles])
+        ranked, seen, share = (
+            ops.spread(values.to(place.device), place, n, torch.nan)
+            for values in (
+                ranks.masked_fill(ranks == -torch.inf, torch.nan),
+                torch.cat([t.seen for t in tiles]),
+                shares,
+            )
+        )
+        return explained(
+            TokenMap("rank_score", "Score within its tile", ranked),
+            maps=_maps(given, seen, share, name, str(params["scores"])),
+            charts=(_ratio_chart(found.grid, ratios, ratio),),
+            facts=facts,
+            non_finite=len(pool) - len(rows),
+            of=len(pool),
+        )
+
+    # Officially the thumbnail's tokens come by score, all others as in the picture.
+    sequence = torch.searchsorted(kept, order) if params["order"] == "official" else None
+    return Selection(kept=kept, sequence=sequence, diagnose=diagnose)
 
 
 def _maps(given: Tensor, from_thumbnail: Tensor, shares: Tensor, name: str, unit: str) -> tuple[TokenMap, ...]:
+    ranks = "ranks the thumbnail; one half of the score of a crop's token"
+    half = "the other half of the score of a crop's token"
     return (
-        TokenMap(
-            name,
-            "[CLS] scores of the tile itself",
-            given,
-            unit=unit,
-            direction="ranks the thumbnail; one half of the score of a crop's token",
-        ),
-        TokenMap(
-            "from_thumbnail",
-            "Thumbnail's scores, resized to the crops",
-            from_thumbnail,
-            unit=unit,
-            direction="the other half of the score of a crop's token",
-        ),
+        TokenMap(name, "[CLS] scores of the tile itself", given, unit, ranks),
+        TokenMap("from_thumbnail", "Thumbnail's scores, resized to the crops", from_thumbnail, unit, half),
         TokenMap("tile_share", "Share of its tile that stays", shares, direction="high keeps more tokens"),
     )
 
 
-def _thumbnail_first(kept: Tensor, thumbnail: Tensor) -> Tensor:
-    """The thumbnail's tokens as they are given (by score), then all others in raster order, as places in ``kept``."""
-    return torch.searchsorted(kept, torch.cat([thumbnail, kept[~torch.isin(kept, thumbnail)]]))
-
-
 def _ratio_chart(grid: tuple[int, int], ratios: list[float], ratio: float) -> Chart:
     names = [f"row {row + 1}, column {column + 1}" for row in range(grid[0]) for column in range(grid[1])]
-    return Chart(
-        "crop_ratios", "Share of its tokens that the rule gives each crop", "bars", y=ratios, names=names,
-        x_label="crop", y_label="share", line=ratio,
-    )  # fmt: skip
+    label = "Share of its tokens that the rule gives each crop"
+    return Chart("crop_ratios", label, "bars", ratios, names=names, x_label="crop", y_label="share", line=ratio)
 
 
 def _stage_select(tokens: int) -> SelectFunction:
@@ -302,10 +311,6 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     return Schedule((Stage("projector", keep, select, (need,), title="Thumbnail guides the crops"),))
 
 
-def _choice(name: str, label: str, choices: tuple[str, ...], help: str) -> Param:
-    return Param(name, label, "choice", choices[0], help, choices=choices)
-
-
 PRUNER = Pruner(
     id="globalcom2",
     label="GlobalCom2",
@@ -320,19 +325,19 @@ PRUNER = Pruner(
     ),
     needs=(CLS_LOGITS_LAST_BLOCK, CLS_ATTENTION_LAST_BLOCK),
     params=(
-        _choice(
+        choice(
             "scores",
             "[CLS] scores",
             ("logits", "probs"),
             "logits: before the softmax, as the code does. probs: attention, as the paper says.",
         ),
-        _choice(
+        choice(
             "order",
             "Order",
             ("official", "raster"),
             "official: the thumbnail's tokens by score, the crops' as in the picture. raster: all as in the picture.",
         ),
-        _choice(
+        choice(
             "counts",
             "Token counts",
             ("exact", "official"),
@@ -341,14 +346,4 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     needs_tiles=True,
-    notes=(
-        "The paper speaks of [CLS] attention; the code averages the logits before the softmax over heads, of the last "
-        "block, although the features come from the one before. tokviz follows the code; scores = probs is the paper.",
-        "Sums of more than a hundred logits saturate the softmax over the crops: of 2 x 2 crops at 25 % the best one "
-        "keeps 43.75 % and the others 18.75 % each, nearly always.",
-        "The code takes floors and so keeps a few tokens less than the budget, or more where crops differ in size; "
-        "tokviz hands the difference to the crops in proportion unless counts = official.",
-        "Where padding has cut columns off a crop, the code puts its tokens back by their number among the tokens that "
-        "are left, so that they end up in other rows; in tokviz they stay at their places. The sets are the same.",
-    ),
 )

@@ -7,32 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..types import (
-    CLS_ATTENTION,
-    RECEIVED_ATTENTION,
-    Budget,
-    Chart,
-    Diagnostics,
-    Params,
-    PlanningInfo,
-    Schedule,
-    Selection,
-    Signals,
-    Stage,
-    TokenMap,
-)
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    spread,
-    top_k,
-    unrankable,
-    usable_rows,
-)
-from .tower_attention import attention_map, attention_need
+from ..records import Chart, TokenMap
+from ..types import CLS_ATTENTION, RECEIVED_ATTENTION, Diagnostics, Params, Selection, Signals
+from .diagnostics import explained
+from .ops import fill_up, spread, top_k
+from .per_view import tower_attention, unrankable, usable
+from .pruner import Paper, Pruner, choice, fixed_count, single_stage, whole
 
 # Constants of the official code: attention is scaled up, variance enters with this weight, and divisions are guarded.
 ATTENTION_SCALE = 1e3
@@ -61,7 +41,7 @@ def holistic_scores(features: Tensor, attention: Tensor) -> Tensor:
     unit = features / (features.norm(dim=1, keepdim=True) + GUARD)
     similarity = (unit @ unit.T).fill_diagonal_(0.0)
     mean = similarity.sum(1) / (n - 1)
-    variance = (similarity - mean.unsqueeze(1)).square().sum(1) / (n - 1)
+    variance = similarity.sub_(mean.unsqueeze(1)).square_().sum(1) / (n - 1)
     attention = attention * ATTENTION_SCALE
     to_match = attention.abs().mean() / (variance.abs().mean() + GUARD)
     return attention + VARIANCE_WEIGHT * (variance * to_match)
@@ -106,114 +86,73 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: HoloV, official ``llava/model/utils.py``. Differs: float32 and stable ties; in raster order and with the
     surplus given to other strips, unless asked otherwise; tokens that are not finite are taken out before cutting.
     """
-    score = attention_map(signals, direction="high is kept first in its strip")
-    attention = score.values
-    pool = candidate_rows(signals)
-    rows = usable_rows(signals.features, pool)
-    rows = rows[torch.isfinite(attention[rows])]
-    keep = min(keep, len(pool))
+    score = tower_attention(signals, "high is kept first in its strip")
+    attention, found = score.values, usable(signals, score.values)
+    rows, keep = found.rows, min(keep, len(found.pool))
     if len(rows) == 0:
-        return unrankable(keep, pool, score)
+        return unrankable(keep, found.pool, score)
     sizes = strip_sizes(len(rows), int(params["strips"]))
     strips = rows.split(sizes)
     scores = [holistic_scores(signals.features[strip], attention[strip]) for strip in strips]
-    means = torch.stack([part.mean() for part in scores])
     redistribute = params["surplus"] == "redistribute" or len(rows) < keep  # then every usable token stays
-    weights, allocation = allocate(means, sizes, min(keep, len(rows)), redistribute)
+    means = torch.stack([part.mean() for part in scores])
+    weights, shares = allocate(means, sizes, min(keep, len(rows)), redistribute)
     # A strip that stays whole stays in raster order, also where the others are in order of attention (as officially).
     picks = torch.cat(
         [
             strip if count == len(strip) else strip[top_k(attention[strip], count)]
-            for strip, count in zip(strips, allocation.taken, strict=True)
+            for strip, count in zip(strips, shares.taken, strict=True)
         ]
     )
-    extra = None
-    if not redistribute and len(picks) < keep:
-        extra = signals.features.new_zeros(keep - len(picks), signals.features.shape[1])
-    ordered = picks if extra is not None else fill_up(picks, keep, pool)
+    zeros = 0 if redistribute else keep - len(picks)
+    ordered = picks if zeros else fill_up(picks, keep, found.pool)
     kept = ordered.sort().values
     sequence = None
     if params["order"] == "attention":
-        added = torch.arange(0 if extra is None else len(extra), device=kept.device) + len(kept)
+        added = torch.arange(zeros, device=kept.device) + len(kept)
         sequence = torch.cat([torch.searchsorted(kept, ordered), added])
-    non_finite = len(pool) - len(rows)
-    return Selection(
-        kept=kept,
-        extra=extra,
-        sequence=sequence,
-        diagnose=lambda: Diagnostics(
-            score=score,
+
+    def diagnose() -> Diagnostics:
+        return explained(
+            score,
             maps=_maps(torch.cat(scores), weights, sizes, rows, len(attention)),
-            charts=(_chart(allocation, sizes),),
+            charts=(_chart(shares, sizes),),
             extra_name="zero tokens",
-            facts={
-                "strips": len(sizes),
-                "given": allocation.given,
-                "taken": allocation.taken,
-                "zero_tokens": 0 if extra is None else len(extra),
-                "non_finite": non_finite,
-            },
-            warnings=non_finite_warnings(non_finite, len(pool)),
-        ),
-    )
+            facts={"strips": len(sizes), "given": shares.given, "taken": shares.taken, "zero_tokens": zeros},
+            non_finite=found.non_finite,
+            of=len(found.pool),
+        )
+
+    extra = signals.features.new_zeros(zeros, signals.features.shape[1]) if zeros else None
+    return Selection(kept=kept, extra=extra, sequence=sequence, diagnose=diagnose)
 
 
 def _maps(scores: Tensor, weights: Tensor, sizes: list[int], rows: Tensor, n_all: int) -> tuple[TokenMap, ...]:
     lengths = torch.tensor(sizes, device=rows.device)
     numbers = torch.arange(len(sizes), device=rows.device).float()
+    holistic, weight, number = (
+        spread(values, rows, n_all, torch.nan)
+        for values in (scores, weights.repeat_interleave(lengths), numbers.repeat_interleave(lengths))
+    )
+    mean, more = "its mean over a strip is the strip's weight", "high gives more tokens"
     return (
-        TokenMap(
-            "holistic",
-            "Holistic score: attention and variety",
-            spread(scores, rows, n_all, torch.nan),
-            direction="its mean over a strip is the strip's weight",
-        ),
-        TokenMap(
-            "strip_weight",
-            "Weight of the strip",
-            spread(weights.repeat_interleave(lengths), rows, n_all, torch.nan),
-            unit="share of the budget",
-            direction="high gives more tokens",
-        ),
-        TokenMap(
-            "strip",
-            "Strip",
-            spread(numbers.repeat_interleave(lengths), rows, n_all, torch.nan),
-            direction="number in the order of the sequence",
-        ),
+        TokenMap("holistic", "Holistic score: attention and variety", holistic, direction=mean),
+        TokenMap("strip_weight", "Weight of the strip", weight, "share of the budget", more),
+        TokenMap("strip", "Strip", number, direction="number in the order of the sequence"),
     )
 
 
-def _chart(allocation: Allocation, sizes: list[int]) -> Chart:
+def _chart(shares: Allocation, sizes: list[int]) -> Chart:
     """Tokens kept in each strip; marked are the strips that were given more than they have."""
     return Chart(
         "tokens_per_strip",
         "Tokens kept per strip; marked strips were given more than they have",
         "bars",
-        y=allocation.taken,
+        y=shares.taken,
         names=[str(strip + 1) for strip in range(len(sizes))],
         x_label="strip",
         y_label="tokens",
-        marked=[strip for strip, size in enumerate(sizes) if allocation.given[strip] > size],
-    )
-
-
-def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the embeddings that enter the LLM.
-
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves, zero vectors
-    included. Raises BadInput for a budget below 1 token.
-    """
-    return Schedule(
-        (
-            Stage(
-                "projector",
-                budget_tokens(budget),
-                select,
-                needs=(attention_need(info),),
-                title="Attention within strips",
-            ),
-        )
+        marked=[strip for strip, size in enumerate(sizes) if shares.given[strip] > size],
     )
 
 
@@ -231,47 +170,30 @@ PRUNER = Pruner(
     needs=(CLS_ATTENTION, RECEIVED_ATTENTION),
     does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
     params=(
-        Param(
+        choice(
             "surplus",
             "Surplus of a full strip",
-            "choice",
-            "redistribute",
+            ("redistribute", "zeros"),
             "What a strip was given beyond its size: redistribute gives it to the next strips by weight; zeros appends "
             "zero vectors instead, as the official code does.",
-            choices=("redistribute", "zeros"),
         ),
-        Param(
+        choice(
             "order",
             "Order",
-            "choice",
-            "raster",
+            ("raster", "attention"),
             "raster: as in the picture. attention: strip by strip, highest attention first (whole strips in raster), "
             "as in the official code.",
-            choices=("raster", "attention"),
         ),
-        Param(
+        whole(
             "strips",
             "Strips",
-            "int",
             16,
             "How many contiguous strips of the raster sequence share the budget. Official: 16.",
             minimum=1,
             maximum=64,
-            step=1,
         ),
     ),
-    schedule=schedule,
-    notes=(
-        "The paper speaks of spatial crops; the code cuts the sequence into one-dimensional strips in raster order.",
-        "When a strip is given more tokens than it has, the official code loses the surplus and appends zero vectors "
-        "(surplus zeros); by default tokviz hands it on, one by one, to the strips with room in order of weight.",
-        "The strip's score mixes attention and variety, but inside a strip attention alone decides, as in the code.",
-        "A strip of one token scores its attention without the factor of 1000, as in the code; its weight is next to "
-        "nothing beside longer strips.",
-        "A vision tower without [CLS] (Qwen): ranked by the attention that tokens receive in the last block that "
-        "attends over whole pictures, mean over heads, queries and a token's patches.",
-        "The official Qwen2.5-VL code cuts into int((1024 / 576) N / T) strips; set strips to that to follow it.",
-        "The official order is by attention within each strip, and raster order within a strip that stays whole; the "
-        "default here is raster order throughout.",
+    schedule=single_stage(
+        select, "projector", needs=(CLS_ATTENTION, RECEIVED_ATTENTION), title="Attention within strips"
     ),
 )

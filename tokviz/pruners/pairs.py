@@ -1,26 +1,38 @@
 """All pairs of rows: products, cosines, distances, stored as a matrix or computed row by row.
 
-Float32 results, exactly symmetric, equal for duplicates; see ``ops.py`` for what holds for all building blocks.
+Float32 results, exactly symmetric, equal for duplicates; see ``ops`` for what holds for all building blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .ops import SCRATCH_BYTES, row_blocks, unit_rows
-from .ops import whole_groups as whole_groups  # methods ask for it here, beside the products that need it
+from .ops import SCRATCH_BYTES, row_blocks, unit_rows, whole_groups
 
 # Up to this many rows the matrix of all cosines is stored: 256 MiB, which leaves room for the features' unit rows.
 LARGEST_COSINE_MATRIX = 8192
 # A greedy loop that looks at fewer rows than this share of the matrix is faster without it: reading all features once
 # per row costs less than the matrix product (the prices meet near 1/23 with two threads, near 1/12 with one).
 COMPUTED_SHARE = 1 / 20
+# Up to this share rows are computed ahead on a CPU, where asking which row is next costs nothing.
+AHEAD_SHARE = 1 / 6
+# Numbers that are held in float64 at once for a product, and bytes of a block (as float32) that is squared there.
+WIDENED_AT_ONCE = 1 << 23
+WIDENED_BYTES = 256 << 10
 
-CosineRows = Callable[[Tensor], Tensor]
-"""From a row number ``(1,)`` to that row of a cosine matrix ``(n,)``."""
+Finish = Callable[[Tensor, Tensor], Tensor]
+"""What becomes of rows of cosines ``(r, n)``, whose numbers are ``(r,)``; may overwrite them."""
+
+
+class PairRows(Protocol):
+    """Rows of a matrix of pairs for a greedy loop."""
+
+    def __call__(self, pick: Tensor, worth: Tensor | None = None) -> Tensor:
+        """Return the row of ``pick (1,)``. ``worth (n,)``: the higher, the sooner a row is likely to be asked for."""
 
 
 def symmetric_product(
@@ -30,21 +42,26 @@ def symmetric_product(
 
     Equal rows get the very same products (see ``whole_groups``), so that ties between them are ties.
     finish: ``(products, slice of rows, slice of columns) -> block of the result``, what is to be made of a block of
-    products. widen: the products are computed in float64.
+    products, which it may overwrite. widen: the products are computed in float64.
     Shape: ``(n, D)`` -> ``(n, n)``.
     """
     n = len(rows)
-    step = min(1024, max(256, -(-n // 64) * 16))
+    step = max(96, min(1024, -(-n // 160) * 16))
     blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     result = torch.empty(n, n, device=rows.device)
+    widened = [rows[part].double() for part in blocks] if widen and rows.numel() <= WIDENED_AT_ONCE else None
 
-    def block(part: slice) -> Tensor:
-        return whole_groups(rows[part].double() if widen else rows[part])
+    def block(number: int) -> Tensor:
+        if widened is not None:
+            return whole_groups(widened[number])
+        part = rows[blocks[number]]
+        return whole_groups(part.double() if widen else part)
 
     for number, own in enumerate(blocks):
-        left = block(own)
-        for other in blocks[number:]:
-            products = (left @ block(other).T)[: own.stop - own.start, : other.stop - other.start]
+        left = block(number)
+        for further, other in enumerate(blocks[number:], number):
+            right = left if further == number else block(further)
+            products = (left @ right.T)[: own.stop - own.start, : other.stop - other.start]
             result[own, other] = products if finish is None else finish(products, own, other)
             if other is not own:
                 result[other, own] = result[own, other].T
@@ -61,14 +78,23 @@ def euclidean_distances(features: Tensor) -> Tensor:
     over thousands of columns, closer to the exact value. Distances below 1e-7 of the two rows' lengths are rounding
     and count as 0. Shape: ``(n, D)`` finite -> ``(n, n)`` float32.
     """
-    squares = torch.cat([features[rows].double().square().sum(1) for rows in row_blocks(features)] or [features[:, 0]])
+    squares = torch.cat([_squared_lengths(features[rows].double()) for rows in row_blocks(features, WIDENED_BYTES)])
 
     def distances(products: Tensor, own: slice, other: slice) -> Tensor:
-        both = squares[own].unsqueeze(1) + squares[other]
-        apart = both - 2.0 * products
-        return apart.masked_fill_(apart <= 1e-14 * both, 0.0).sqrt_()
+        return _apart(squares[own].unsqueeze(1) + squares[other], products)
 
     return symmetric_product(features, distances, widen=True)
+
+
+def _apart(squares: Tensor, products: Tensor) -> Tensor:
+    """Distances from the sums of two squared lengths and from products, both of which are overwritten."""
+    torch.sub(squares, products, alpha=2.0, out=products)
+    return products.masked_fill_(products <= squares.mul_(1e-14), 0.0).sqrt_()
+
+
+def _squared_lengths(rows: Tensor) -> Tensor:
+    """Squared lengths of rows that are overwritten. Shape: ``(n, D)`` -> ``(n,)``."""
+    return rows.square_().sum(1)
 
 
 def distances_to(features: Tensor, points: Tensor) -> Tensor:
@@ -80,9 +106,8 @@ def distances_to(features: Tensor, points: Tensor) -> Tensor:
     found, squares = torch.empty(len(features), len(points), device=features.device), points.square().sum(1)
     for rows in row_blocks(features):
         part = features[rows].double()
-        both = part.square().sum(1, keepdim=True) + squares
-        apart = both - 2.0 * (part @ points.T)
-        found[rows] = apart.masked_fill_(apart <= 1e-14 * both, 0.0).sqrt_()
+        products = part @ points.T
+        found[rows] = _apart(_squared_lengths(part).unsqueeze(1) + squares, products)
     return found
 
 
@@ -91,25 +116,73 @@ def cosine_similarity(features: Tensor, rows: Tensor | None = None) -> Tensor:
     return symmetric_product(unit_rows(features, rows))
 
 
-def cosine_rows(unit: Tensor, count: int | None = None) -> CosineRows:
+def cosine_rows(unit: Tensor, count: int | None = None, finish: Finish | None = None) -> PairRows:
     """The rows of the cosine matrix for a greedy loop that asks for ``count`` of them (None: for many).
 
-    Stored or computed when asked for, whichever is cheaper and fits in memory; the two differ by rounding.
+    Stored, computed ahead or computed one by one, whichever is cheapest and fits in memory; the last differs from the
+    others by rounding.
     Shape: unit ``(n, D)``, rows of length 1 or 0 (see ``unit_rows``).
     """
     n = len(unit)
     if n <= LARGEST_COSINE_MATRIX and (count is None or count >= COMPUTED_SHARE * n):
-        return stored_rows(symmetric_product(unit))
+        if count is not None and count <= AHEAD_SHARE * n and unit.device.type == "cpu":
+            return RowsAhead(unit, finish)
+        return stored_rows(symmetric_product(unit), finish)
     padded = whole_groups(unit)
-    return lambda row: (padded @ padded.index_select(0, row).squeeze(0))[:n]
+
+    def computed(pick: Tensor, worth: Tensor | None = None) -> Tensor:
+        row = (padded @ padded.index_select(0, pick).squeeze(0))[:n]
+        return row if finish is None else finish(row.unsqueeze(0), pick).squeeze(0)
+
+    return computed
 
 
-def stored_rows(matrix: Tensor) -> CosineRows:
-    """The rows of a matrix that is there. Shape: ``(n, n)``."""
-    return lambda row: matrix.index_select(0, row).squeeze(0)
+def stored_rows(matrix: Tensor, finish: Finish | None = None) -> PairRows:
+    """The rows of a matrix that is there, which ``finish`` may overwrite. Shape: ``(n, n)``."""
+    done = matrix if finish is None else finish(matrix, torch.arange(len(matrix), device=matrix.device))
+
+    def stored(pick: Tensor, worth: Tensor | None = None) -> Tensor:
+        return done.index_select(0, pick).squeeze(0)
+
+    return stored
 
 
-def nearest_cosines(unit: Tensor) -> tuple[Tensor, CosineRows]:
+class RowsAhead:
+    """Rows of a cosine matrix, computed in one product for the one that is asked for and those likely to be next.
+
+    What greedy loops look at is a fraction of the matrix. Where most of the guesses are wrong, the matrix is cheaper.
+    """
+
+    def __init__(self, unit: Tensor, finish: Finish | None) -> None:
+        self.unit, self.padded, self.finish = unit, whole_groups(unit), finish
+        self.at_once = 16 if len(unit) < 2048 else 32
+        self.found: dict[int, Tensor] = {}
+        self.seen = torch.zeros(len(unit), device=unit.device)
+        self.stored: PairRows | None = None
+
+    def __call__(self, pick: Tensor, worth: Tensor | None = None) -> Tensor:
+        """Return the row of ``pick (1,)``. Shape: worth ``(n,)``, the pick's own is ignored -> ``(n,)``."""
+        if self.stored is not None:
+            return self.stored(pick, worth)
+        number = int(pick)
+        if number not in self.found:
+            if len(self.found) > len(self.unit) // 2:
+                self.stored, self.found = stored_rows(symmetric_product(self.unit), self.finish), {}
+                return self.stored(pick, worth)
+            self._compute(pick, self.seen if worth is None else worth)
+        return self.found[number]
+
+    def _compute(self, pick: Tensor, worth: Tensor) -> None:
+        self.seen.index_fill_(0, pick, -torch.inf)
+        others = (worth + self.seen).topk(min(self.at_once, len(worth)) - 1).indices
+        self.seen.index_fill_(0, others, -torch.inf)
+        rows = torch.cat([pick, others])
+        products = (whole_groups(self.unit[rows]) @ self.padded.T)[: len(rows), : len(self.unit)]
+        done = products if self.finish is None else self.finish(products, rows)
+        self.found.update(zip(rows.tolist(), done, strict=True))
+
+
+def nearest_cosines(unit: Tensor, finish: Finish | None = None) -> tuple[Tensor, PairRows]:
     """The largest cosine of every row to another one, and the rows of the cosine matrix for a loop over them.
 
     The matrix is stored up to ``LARGEST_COSINE_MATRIX`` rows, with -inf on its diagonal, which a loop that masks what
@@ -119,10 +192,10 @@ def nearest_cosines(unit: Tensor) -> tuple[Tensor, CosineRows]:
     n = len(unit)
     if n <= LARGEST_COSINE_MATRIX:
         matrix = symmetric_product(unit).fill_diagonal_(-torch.inf)
-        return matrix.max(1).values, stored_rows(matrix)
+        return matrix.amax(1), stored_rows(matrix, finish)
     largest = torch.empty(n, device=unit.device)
     for rows in row_blocks(unit, SCRATCH_BYTES // 8 * unit.shape[1] // n):
         part = unit[rows] @ unit.T
         part[:, rows].fill_diagonal_(-torch.inf)
-        largest[rows] = part.max(1).values
-    return largest, cosine_rows(unit, 0)
+        largest[rows] = part.amax(1)
+    return largest, cosine_rows(unit, 0, finish)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Generator
 
 from ..errors import BadInput
@@ -19,11 +19,10 @@ from ..types import (
     Selection,
     Signals,
     Stage,
-    TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .depths import bracket, carried_blocks, reference_depth
-from .ops import fixed_count, keep_highest, required
+from .per_view import last_row, ranked
+from .pruner import Paper, Param, Pruner, budget_tokens, choice, fixed_count, number
+from .schedules import block_spans, bracket, carried_blocks, reference_depth, weighted_average
 
 PUBLISHED_RATIOS = (0.5, 0.25, 0.125)
 BLOCK_LISTS = {"8-16-24": (8, 16, 24), "4-8-16": (4, 8, 16), "2-6-15": (2, 6, 15)}
@@ -40,13 +39,14 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: PyramidDrop, official ``llava/model/modeling_llama_pdrop.py``. Differs: ranks in float32 (the code casts
     back to the model's dtype first), ties to the lowest index.
     """
-    row = required(signals.attention_rows, "attention_rows")[-1].float()
-    score = TokenMap("last_row_attention", "Attention of the last prompt token", row, unit="probability", scale="log")
-    selection = keep_highest(signals, score, keep, torch.arange(len(row), device=row.device))
+    score = last_row(signals)
+    selection = ranked(score, keep)
 
     def with_reading(found: Diagnostics) -> Diagnostics:
         label = "Attention of the last prompt token on all visual tokens"
-        return replace(found, readings=(Reading("visual_attention", label, float(row.sum()), unit="probability"),))
+        return replace(
+            found, readings=(Reading("visual_attention", label, float(score.values.sum()), unit="probability"),)
+        )
 
     return selection.with_diagnostics(with_reading)
 
@@ -63,11 +63,9 @@ def _powers(ratio: float) -> tuple[float, ...]:
     return tuple(ratio**stage for stage in (1, 2, 3))
 
 
-def _average(n: float, counts: list[int] | tuple[float, ...], blocks: list[int], n_blocks: int) -> float:
+def _average(n: float, counts: Sequence[float], blocks: list[int], n_blocks: int) -> float:
     """A_in of counts, which may be fractions. Shape: as many counts as blocks."""
-    ends = [*blocks[1:], n_blocks]
-    spans = [end - start for start, end in zip(blocks, ends, strict=True)]
-    return (n * blocks[0] + sum(span * count for span, count in zip(spans, counts, strict=True))) / n_blocks
+    return weighted_average([n, *counts], block_spans(blocks, n_blocks))
 
 
 def solve_ratio(n: int, tokens: int, published: tuple[int, ...], n_blocks: int) -> float | None:
@@ -150,16 +148,8 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
 
 
 def _own_ratio(stage: int, default: float) -> Param:
-    return Param(
-        f"ratio_{stage}",
-        f"Own ratio {stage}",
-        "float",
-        default,
-        f"Share of all N tokens after stage {stage}; used when the ratios are your own.",
-        minimum=0.0,
-        maximum=1.0,
-        step=0.005,
-    )
+    help = f"Share of all N tokens after stage {stage}; used when the ratios are your own."
+    return number(f"ratio_{stage}", f"Own ratio {stage}", default, help, step=0.005)
 
 
 PRUNER = Pruner(
@@ -175,33 +165,22 @@ PRUNER = Pruner(
     ),
     needs=(LAST_ROW_OF_NEXT_BLOCK,),
     params=(
-        Param(
+        choice(
             "ratios",
             "Ratios",
-            "choice",
-            "solved",
+            ("solved", "published", "own"),
             "solved: one ratio that meets the budget. published: 1/2, 1/4, 1/8 of all tokens, whatever the budget. "
             "own: the three below.",
-            choices=("solved", "published", "own"),
         ),
-        Param(
+        choice(
             "layers",
             "Blocks",
-            "choice",
-            "auto",
+            ("auto", *BLOCK_LISTS),
             "Before which blocks (of 32) tokens go. auto: 8-16-24 as published, earlier ones for small budgets.",
-            choices=("auto", *BLOCK_LISTS),
         ),
         _own_ratio(1, 0.5),
         _own_ratio(2, 0.25),
         _own_ratio(3, 0.125),
     ),
     schedule=schedule,
-    notes=(
-        "Published are only the ratios 1/2, 1/4, 1/8; what the columns 192, 128 and 64 of later tables used was asked "
-        "in the repository and never answered. tokviz solves one ratio so that the blocks process the budget on "
-        "average, on earlier blocks where 8, 16 and 24 cannot reach it.",
-        "The attention row belongs to the block that is about to run and is computed from its input, as officially; "
-        "the official code ranks it in the model's dtype, tokviz in float32.",
-    ),
 )

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from ..errors import BadInput
 from ..short import kind_of, passed
-from .base import Pruner
+from .pruner import Pruner
 
 GROUP = "tokviz.pruners"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")

@@ -17,6 +17,7 @@ from ..types import (
     TEXT_FEATURES,
     TEXT_ROWS,
     Budget,
+    Diagnostics,
     Params,
     PlanningInfo,
     Reading,
@@ -26,22 +27,20 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
 from .clustering import (
     KEPT_OR_RECYCLED,
     Clusters,
     cluster_means,
     clustered_selection,
-    joined,
     keep_and_recycle,
     kept_without_merging,
-    rankable_rows,
+    rankable,
 )
-from .depths import block_spans, bracket, carried_blocks, weighted_average
-from .ops import candidate_rows, fixed_count, required, ties_at_threshold, top_k
-from .planning import equal_shares, least_budget, rows_by_view
-from .raters import alignment_logits, log_odds, rated_attention, text_raters
-from .tower_attention import attention_need
+from .ops import candidate_rows, complement, required, ties_at_threshold, top_k
+from .per_view import shared
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, needs_on, number, switch, whole
+from .raters import Raters, alignment_logits, log_odds, rated_attention, text_raters
+from .schedules import block_spans, bracket, carried_blocks, least_budget, weighted_average
 
 # Blocks before which tokens go (layers 3, 7, 16 of LLaVA and 3, 7, 13 of Qwen2-VL count from 1 and prune behind it).
 PUBLISHED_BLOCKS = {28: (3, 7, 13), 32: (3, 7, 16), 40: (3, 7, 16)}
@@ -61,11 +60,9 @@ def select_consolidated(signals: Signals, keep: int, params: Params, generator: 
     Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` (or received_attention) -> kept ``(keep,)``.
     Raises Unsupported when there is neither. Source: Polymorphic section 3.2, Eq. 1-7; no code is public.
     """
-    features, n = signals.features, len(signals.features)
     label, attention = "[CLS] attention", signals.cls_attention
     if attention is None:
-        label = "Attention received from all visual tokens"
-        attention = signals.received_attention
+        label, attention = "Attention received from all visual tokens", signals.received_attention
     if attention is None:
         raise Unsupported(
             "Polymorphic keeps the tokens that [CLS], or without one all visual tokens, attend to, and this model's "
@@ -73,38 +70,35 @@ def select_consolidated(signals: Signals, keep: int, params: Params, generator: 
         )
     direction = "high stays for itself; of the others the centres of clusters stay"
     score = TokenMap("attention", label, attention.float(), "probability", direction, "log")
-    pool = candidate_rows(signals)
-    rows, ranked, non_finite = rankable_rows(features, score.values, pool)
-    if len(rows) <= keep:
-        return kept_without_merging(rows, keep, _patches_first(pool, n), score, non_finite)
+    features, neighbours = signals.features, int(params["neighbours"])
+    found = rankable(features, score.values, candidate_rows(signals))
+    if len(found.rows) <= keep:
+        patches_first = torch.cat([found.pool, complement(found.pool, len(features))])
+        return kept_without_merging(found, keep, patches_first, score)
     alone: list[Tensor] = []
     parts: list[Clusters] = []
-    ties = 1
-    views = rows_by_view(signals, rows)
-    for view, share in zip(views, equal_shares([len(view) for view in views], keep), strict=True):
+    ranked_to: list[tuple[Tensor, int]] = []
+    for view, share in shared(signals, found.rows, keep):
         count = merged_count(share) if share < len(view) else 0
-        by_score = view[top_k(ranked[view], len(view))]
+        by_score = view[top_k(found.ranked[view], len(view))]
         alone.append(by_score[: share - count])
         if count:
             rest = by_score[share - count :].sort().values
-            parts.append(cluster_means(features, rest, count, int(params["neighbours"])))
-            ties = max(ties, ties_at_threshold(ranked[view], share - count))
-    dominant, clusters = torch.cat(alone), joined(parts, features)
-    facts = {
-        "dominant": len(dominant),
-        "clusters": len(clusters.centres),
-        "neighbours": int(params["neighbours"]),
-        "ties_at_threshold": ties,
-        "non_finite": non_finite,
-    }
-    append = params["order"] == "append"
-    return clustered_selection(features, dominant, clusters, score, append, facts, len(pool))
+            parts.append(cluster_means(features, rest, count, neighbours))
+            ranked_to.append((view, share - count))
+    dominant = torch.cat(alone)
 
+    def facts() -> dict[str, int]:
+        ties = [ties_at_threshold(found.ranked[view], single) for view, single in ranked_to]
+        clusters = sum(len(part.centres) for part in parts)
+        return {
+            "dominant": len(dominant),
+            "clusters": clusters,
+            "neighbours": neighbours,
+            "ties_at_threshold": max([1, *ties]),
+        }
 
-def _patches_first(pool: Tensor, n: int) -> Tensor:
-    """All rows, those of ``pool`` first. Shape: ``(P,)`` -> ``(n,)``."""
-    rest = torch.ones(n, dtype=torch.bool, device=pool.device).index_fill(0, pool, False)
-    return torch.cat([pool, rest.nonzero().squeeze(1)])
+    return clustered_selection(features, dominant, parts, score, params["order"] == "append", found, facts)
 
 
 @fixed_count
@@ -114,59 +108,51 @@ def select_rated(signals: Signals, keep: int, params: Params, generator: Generat
     Raters are found once, on what entered the LLM. ``embed`` scores by Eq. 9 and 11 on the hidden states before this
     block: the mean share that a visual token gives the raters of its softmax over all text. It ranks by the log odds of
     that share, which order the tokens alike and do not saturate. ``attn`` scores by the raters' attention, as SparseVLM
-    does. Exactly ``keep`` tokens and clusters stay, where Eq. 12's threshold would keep
-    more on ties.
+    does. Exactly ``keep`` tokens and clusters stay, where Eq. 12's threshold would keep more on ties.
     Shape: signals.features ``(N, D)``, text_features ``(M, D)`` or attention_rows ``(M, N)``, input_features,
     input_text -> kept ``(keep,)``.
-    Source: Polymorphic section 3.3, Eq. 9-12; recycling by SparseVLM's rule (``methods.md`` 2.5); no code is public.
+    Source: Polymorphic section 3.3, Eq. 9-12; recycling by SparseVLM's rule; no code is public.
     """
-    raters = text_raters(signals, scaled=True)
-    maps: tuple[TokenMap, ...] = ()
-    readings: tuple[Reading, ...] = ()
+    raters, logits = text_raters(signals, scaled=True), None
     if params["signal"] == "attn":
-        rows = required(signals.attention_rows, "attention_rows")
-        attention = rated_attention(rows, raters)
-        score = TokenMap(
-            "rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED, "log"
-        )
+        values = rated_attention(required(signals.attention_rows, "attention_rows"), raters)
+        score = TokenMap("rater_attention", "Attention of the raters", values, "probability", KEPT_OR_RECYCLED, "log")
     else:
         text = required(signals.text_features, "text_features")
         logits = alignment_logits(signals.features, text, signals.features.shape[1] ** -0.5)
-        odds, shares = log_odds(logits, raters.chosen), logits.softmax(1)
+        odds = log_odds(logits, raters.chosen)
         label = "Alignment with the raters, as log odds"
         score = TokenMap("alignment_log_odds", label, odds, "ln odds", KEPT_OR_RECYCLED)
-        alpha = shares[:, raters.chosen].sum(1) / max(1, len(raters.rows))
-        maps = (
-            TokenMap(
-                "alignment",
-                "Alignment α with the raters",
-                alpha,
-                unit="share of the softmax",
-                direction="high leans on the raters; its log odds rank",
-            ),
-        )
-        readings = (Reading("one_hot", "Visual tokens whose softmax is one-hot", _one_hot(shares), unit="share"),)
-    facts = {
-        "signal": str(params["signal"]),
-        "raters": int(raters.chosen.sum()),
-        "rater_rule": raters.rule,
-        "neighbours": int(params["neighbours"]),
-    }
-    found = keep_and_recycle(
-        signals.features, score, keep, int(params["neighbours"]), params["order"] == "append", facts
-    )
-    return found.with_diagnostics(
-        lambda own: replace(
-            own, facts={**facts, **own.facts}, text=raters.text, readings=readings, maps=(*maps, *own.maps)
-        )
-    )
+    neighbours = int(params["neighbours"])
+
+    def rated(own: Diagnostics) -> Diagnostics:
+        facts = {
+            "signal": str(params["signal"]),
+            "raters": len(raters.rows),
+            "rater_rule": raters.rule,
+            "neighbours": neighbours,
+        }
+        maps, readings = ((), ()) if logits is None else _alignment(logits, raters)
+        return replace(own, facts={**facts, **own.facts}, text=raters.text, readings=readings, maps=(*maps, *own.maps))
+
+    found = keep_and_recycle(signals.features, score, keep, neighbours, params["order"] == "append")
+    return found.with_diagnostics(rated)
 
 
-def _one_hot(shares: Tensor) -> float:
-    """Share of the visual tokens that give more than 99% to one text token; 0 with a single text token."""
-    if shares.shape[1] < 2 or len(shares) == 0:
-        return 0.0
-    return float((shares.max(1).values > 0.99).float().mean())
+def _alignment(logits: Tensor, raters: Raters) -> tuple[tuple[TokenMap, ...], tuple[Reading, ...]]:
+    """Eq. 9's shares of the raters, and the share of visual tokens that give more than 99% to one text token.
+
+    Shape: logits ``(N, M)``.
+    """
+    shares = logits.softmax(1)
+    alpha = shares[:, raters.chosen].sum(1) / max(1, len(raters.rows))
+    direction = "high leans on the raters; its log odds rank"
+    several = shares.shape[1] > 1 and len(shares) > 0
+    one_hot = float((shares.max(1).values > 0.99).float().mean()) if several else 0.0
+    return (
+        (TokenMap("alignment", "Alignment α with the raters", alpha, "share of the softmax", direction),),
+        (Reading("one_hot", "Visual tokens whose softmax is one-hot", one_hot, unit="share"),),
+    )
 
 
 def _whole(counts: list[float]) -> list[int]:
@@ -249,7 +235,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 "projector" if info.merges_patches else "encoder",
                 first,
                 select_consolidated,
-                needs=(attention_need(info),),
+                needs=needs_on(info, CLS_ATTENTION, RECEIVED_ATTENTION),
                 positions=positions,
                 title="Stage 1: neglected tokens clustered",
             )
@@ -280,72 +266,44 @@ PRUNER = Pruner(
     needs=(CLS_ATTENTION, RECEIVED_ATTENTION, LLM_INPUT, TEXT_FEATURES, TEXT_ROWS),
     does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
     params=(
-        Param(
+        number(
             "factor",
             "Budget factor K",
-            "float",
             2.0,
             "Stage 1 keeps K times the budget, stage 2 brings the average down to it; 1 leaves stage 2 nothing to do.",
             minimum=1.0,
             maximum=4.0,
             step=0.5,
         ),
-        Param(
+        switch(
             "stage_1",
             "Stage 1",
-            "bool",
             True,
             "Off: all tokens enter the LLM and text alone decides, as in the paper's ablation without stage 1.",
         ),
-        Param(
+        choice(
             "signal",
             "Stage 2 scores by",
-            "choice",
-            "embed",
+            ("embed", "attn"),
             "embed: similarity of the hidden states of picture and text, the paper's formula; attn: attention of the "
             "raters, as in SparseVLM.",
-            choices=("embed", "attn"),
         ),
-        Param(
+        whole(
             "neighbours",
             "Neighbours K_nn",
-            "int",
             5,
             "Nearest other tokens that make the density of one; 0 takes as many as clusters, itself included, as "
             "SparseVLM's code does.",
             minimum=0,
             maximum=64,
-            step=1,
         ),
-        Param(
+        choice(
             "order",
             "Place of clusters",
-            "choice",
-            "raster",
+            ("raster", "append"),
             "raster: where their centre stood; append: behind all other visual tokens, as in SparseVLM's code.",
-            choices=("raster", "append"),
         ),
     ),
     schedule=schedule,
     merges=True,
-    notes=(
-        "No code is public; everything is built from the paper's text.",
-        "The paper fixes what stage 1 leaves (K B) and the average over the blocks (B), not the counts between: here "
-        "they fall by one ratio per stage (192 on LLaVA-7B: 384, 272, 192, 136), recycled clusters included.",
-        "Stage 1 keeps clusters and single tokens as 1 to 5.4, which the paper calls about; 64 is 108 and 20.",
-        "The number of neighbours K_nn is not given; 5 by default.",
-        "Eq. 5 prints its condition with i twice; the densest token has no denser one and gets the largest distance.",
-        "Eq. 8 weights by density what Eq. 7 averages plainly; Eq. 7 is followed, and Eq. 4's kernel density ignored.",
-        "The text speaks of attention, Eq. 9-11 compute similarity of embeddings: signal embed or attn.",
-        "Raters are found once, on what enters the LLM, from all tokens behind the picture, template included.",
-        "Eq. 12's threshold keeps all tokens that tie; here exactly the planned number stays.",
-        "At depth the dot products of Eq. 9 grow until most softmaxes are one-hot and α ties to rounding; "
-        "tokens are ranked by the log odds of α, the same order without ties. The reading one_hot shows how many.",
-        "Section 4.5 says that K = 1 relies on text alone, and its table repeats the row without stage 1, although "
-        "K = 1 as defined leaves stage 2 nothing: K = 1 here is stage 1 alone, and stage 1 has a switch.",
-        "What stage 2 recycles is not said: the best 30% of the pruned tokens, as in SparseVLM.",
-        "The [CLS] token itself is not kept.",
-        "On Qwen2-VL, which has no [CLS], the paper ranks by the attention received from all visual tokens; tokviz "
-        "takes it from the last vision block that attends over whole pictures, mean over a token's patches.",
-    ),
 )

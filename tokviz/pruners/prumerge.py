@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -27,26 +27,10 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    complement,
-    fill_up,
-    fixed_count,
-    kept_rows,
-    non_finite_warnings,
-    required,
-    row_lengths,
-    spread,
-    take_rows,
-    top_k,
-    unit_rows,
-    unrankable,
-    usable_rows,
-    whole_groups,
-)
-from .planning import equal_shares, rows_by_view
-from .tower_attention import attention_need
+from .diagnostics import explained
+from .ops import complement, fill_up, kept_rows, required, spread, take_rows, top_k, unit_rows, whole_groups
+from .per_view import Usable, in_each_view, rows_by_view, unrankable, usable
+from .pruner import Paper, Pruner, ScheduleFunction, budget_tokens, choice, fixed_count, needs_on, switch, whole
 
 
 def outlier_line(attention: Tensor) -> float:
@@ -88,14 +72,19 @@ class Absorbed:
     """What ``absorb`` made of the ``n`` tokens of a view.
 
     Shape: features ``(K, D)`` float32 of the centres; summary ``(D,)``, None when nothing was dropped; owner ``(n,)``,
-    the centre that carries each token (the most similar one that took it in, itself for a centre, -1 if none); taken_in
-    ``(n,)``, how many centres took it in.
+    the centre that carries each token (the most similar one that took it in, itself for a centre, -1 if none); chosen
+    ``(K, n)`` bool, which tokens each centre took in.
     """
 
     features: Tensor
     summary: Tensor | None
     owner: Tensor
-    taken_in: Tensor
+    chosen: Tensor
+
+    @property
+    def taken_in(self) -> Tensor:
+        """How many centres took each token in. Shape: ``(n,)``."""
+        return self.chosen.sum(0)
 
 
 def highest_per_row(scores: Tensor, count: int) -> Tensor:
@@ -135,7 +124,7 @@ def absorb(features: Tensor, keys: Tensor, attention: Tensor, centres: Tensor, n
         features=merged,
         summary=attention.index_fill(0, centres, 0.0) @ features if len(dropped) else None,
         owner=owner,
-        taken_in=chosen.sum(0),
+        chosen=chosen,
     )
 
 
@@ -145,141 +134,126 @@ class _View:
 
     rows: Tensor
     centres: Centres
-    absorbed: Absorbed | None
-    line: float
+    absorbed: Absorbed | None = None
 
 
-def _reduce(signals: Signals, rows: Tensor, share: int | None, params: Params, choose: ChooseCentres) -> _View:
-    """``share``: tokens that the view may leave, its summary included; None counts adaptively."""
-    attention = _attention(signals)[rows]
-    keys = take_rows(required(signals.full_keys, "full_keys"), rows)
-    line = outlier_line(attention)
-    if share is not None and share >= len(rows):
-        everything = torch.arange(len(rows), device=rows.device)
-        return _View(rows, Centres(everything, everything[:0]), None, line)
-    centres = choose(attention, None if share is None else max(share - 1, 1), params)
-    absorbed = absorb(
-        take_rows(signals.features, rows), keys, attention, centres.all.sort().values, int(params["neighbours"])
-    )
-    if share == 1:  # no room for the summary
-        absorbed = Absorbed(absorbed.features, None, absorbed.owner, absorbed.taken_in)
-    return _View(rows, centres, absorbed, line)
+def _attention(signals: Signals) -> TokenMap:
+    """[CLS]'s, or, in a tower without one, what tokens receive. Shape: values ``(N,)`` float32."""
+    name, label, values = "cls_full_width", "[CLS] attention over the full width", signals.cls_full_width
+    if values is None and signals.received_attention is not None:
+        name, label, values = "received_attention", "Attention received", signals.received_attention
+    return TokenMap(name, label, required(values, name).float(), "probability", scale="log")
 
 
 def _select(signals: Signals, keep: int | None, params: Params, choose: ChooseCentres) -> Selection:
-    attention = _attention(signals)
-    keys = required(signals.full_keys, "full_keys")
-    pool = candidate_rows(signals)
-    rows = usable_rows(signals.features, pool)
-    rows = rows[torch.isfinite(attention[rows]) & torch.isfinite(row_lengths(keys).square()[rows])]
+    features, keys, score = signals.features, required(signals.full_keys, "full_keys"), _attention(signals)
+    found = usable(signals, score.values, keys)
+    rows, pool = found.rows, found.pool
     if len(rows) == 0:
         return unrankable(len(pool) if keep is None else min(keep, len(pool)), pool)
-    parts = rows_by_view(signals, rows)
-    shares = [None] * len(parts) if keep is None else equal_shares([len(part) for part in parts], keep)
-    views = [
-        _reduce(signals, part, share, params, choose) for part, share in zip(parts, shares, strict=True) if share != 0
-    ]
+
+    def reduce(view: Tensor, share: int | None) -> _View:
+        """``share``: tokens that the view may leave, its summary included; None counts adaptively."""
+        attention = score.values[view]
+        if share is not None and share >= len(view):
+            everything = torch.arange(len(view), device=view.device)
+            return _View(view, Centres(everything, everything[:0]))
+        centres = choose(attention, None if share is None else max(share - 1, 1), params)
+        absorbed = absorb(
+            take_rows(features, view),
+            take_rows(keys, view),
+            attention,
+            centres.all.sort().values,
+            int(params["neighbours"]),
+        )
+        # A share of one has no room for the summary.
+        return _View(view, centres, replace(absorbed, summary=None) if share == 1 else absorbed)
+
+    if keep is None:
+        views = [reduce(view, None) for view in rows_by_view(signals, rows)]
+    else:
+        views = [view for _, view in in_each_view(signals, rows, keep, reduce)]
     ordered = torch.cat([view.rows[view.centres.all] for view in views])
     wanted = len(ordered) if keep is None or keep <= len(rows) else keep
-    return _selection(signals, pool, rows, views, fill_up(ordered, wanted, pool), params)
+    return _selection(features, found, score, views, fill_up(ordered, wanted, pool), params["order"] == "attention")
 
 
 def _selection(
-    signals: Signals, pool: Tensor, rows: Tensor, views: list[_View], ordered: Tensor, params: Params
+    features: Tensor, found: Usable, score: TokenMap, views: list[_View], ordered: Tensor, by_attention: bool
 ) -> Selection:
     """Back to the numbering of the stage. Shape: ordered ``(K,)``, the kept rows in the official order."""
-    n_all, original, device = len(signals.features), signals.features, rows.device
-    changed, values = [ordered[:0]], [original[:0].float()]
-    assignment = torch.full((n_all,), -1, device=device)
-    taken_in, group = torch.zeros(n_all, device=device), torch.zeros(n_all, device=device)
-    summaries = []
+    changed, values, summaries = [ordered[:0]], [features[:0].float()], []
+    assignment = torch.full((len(features),), -1, device=ordered.device)
     for view in views:
-        group[view.rows[view.centres.by_attention]] = 2.0
-        group[view.rows[view.centres.by_grid]] = 1.0
         if view.absorbed is not None:
             changed.append(view.rows[view.centres.all.sort().values])
             values.append(view.absorbed.features)
             owner = view.absorbed.owner
             assignment[view.rows] = torch.where(owner < 0, -1, view.rows[owner.clamp_min(0)])
-            taken_in[view.rows] = view.absorbed.taken_in.float()
             if view.absorbed.summary is not None:
                 summaries.append(view.absorbed.summary)
     kept = ordered.sort().values
     assignment[kept] = kept
     sequence = None
-    if params["order"] == "attention":
-        added = torch.arange(len(summaries), device=device) + len(kept)
+    if by_attention:
+        added = torch.arange(len(summaries), device=kept.device) + len(kept)
         sequence = torch.cat([torch.searchsorted(kept, ordered), added])
-    outlying = sum(int((_attention_of(signals, view) > view.line).sum()) for view in views)
-    non_finite = len(pool) - len(rows)
     return Selection(
         kept=kept,
         assignment=assignment,
-        features=kept_rows(original, kept, torch.cat(changed), torch.cat(values)),
-        extra=torch.stack(summaries).to(original.dtype) if summaries else None,
+        features=kept_rows(features, kept, torch.cat(changed), torch.cat(values)),
+        extra=torch.stack(summaries).to(features.dtype) if summaries else None,
         sequence=sequence,
-        diagnose=lambda: Diagnostics(
-            score=TokenMap(
-                *_ATTENTION_NAMES[signals.cls_full_width is None],
-                _of_usable(_attention(signals), rows),
-                unit="probability",
-                direction="high is kept first" + ("; others come from the grid" if bool((group == 1).any()) else ""),
-                scale="log",
-            ),
-            maps=(
-                TokenMap(
-                    "group", "Kept by", _of_usable(group, rows), direction="2 by attention, 1 by the grid, 0 dropped"
-                ),
-                TokenMap(
-                    "taken_in",
-                    "Kept tokens that it was added to",
-                    _of_usable(taken_in, rows),
-                    unit="tokens",
-                    direction="a dropped one with 0 is in the summary at most",
-                ),
-            ),
-            charts=tuple(_chart(signals, number, view, len(views)) for number, view in enumerate(views)),
-            readings=(Reading("outliers", "Share of outliers of attention", outlying / len(rows)),),
-            extra_name="the sum of what was dropped, weighted by attention",
-            facts={
-                "outliers": outlying,
-                "by_attention": int((group == 2).sum()),
-                "by_grid": int((group == 1).sum()),
-                "summary_tokens": len(summaries),
-                **({"added": "the sum of what was dropped, weighted by attention"} if summaries else {}),
-                "non_finite": non_finite,
-            },
-            warnings=non_finite_warnings(non_finite, len(pool)),
-        ),
+        diagnose=lambda: _explained(found, score, views, len(summaries)),
     )
 
 
-_ATTENTION_NAMES = {
-    False: ("cls_full_width", "[CLS] attention over the full width"),
-    True: ("received_attention", "Attention received"),
-}  # fmt: skip
-"""Name and label of the score, by whether the tower lacks a [CLS] token."""
+def _explained(found: Usable, score: TokenMap, views: list[_View], n_summaries: int) -> Diagnostics:
+    n, nan = len(score.values), torch.nan
+    taken_in, group = (torch.zeros(n, device=found.rows.device) for _ in range(2))
+    lines = [outlier_line(score.values[view.rows]) for view in views]
+    for view in views:
+        group[view.rows[view.centres.by_attention]] = 2.0
+        group[view.rows[view.centres.by_grid]] = 1.0
+        if view.absorbed is not None:
+            taken_in[view.rows] = view.absorbed.taken_in.float()
+
+    def shown(values: Tensor) -> Tensor:
+        """NaN where a row is no patch or not finite."""
+        return spread(values[found.rows], found.rows, n, nan)
+
+    outlying = sum(int((score.values[view.rows] > line).sum()) for view, line in zip(views, lines, strict=True))
+    by_grid = int((group == 1).sum())
+    direction = "high is kept first" + ("; others come from the grid" if by_grid else "")
+    summed_up = "the sum of what was dropped, weighted by attention"
+    kept_by, dropped = "2 by attention, 1 by the grid, 0 dropped", "a dropped one with 0 is in the summary at most"
+    return explained(
+        replace(score, values=shown(score.values), direction=direction),
+        maps=(
+            TokenMap("group", "Kept by", shown(group), direction=kept_by),
+            TokenMap("taken_in", "Kept tokens that it was added to", shown(taken_in), "tokens", dropped),
+        ),
+        charts=[
+            _chart(score, number, view, line, len(views))
+            for number, (view, line) in enumerate(zip(views, lines, strict=True))
+        ],
+        readings=(Reading("outliers", "Share of outliers of attention", outlying / len(found.rows)),),
+        extra_name=summed_up,
+        facts={
+            "outliers": outlying,
+            "by_attention": int((group == 2).sum()),
+            "by_grid": by_grid,
+            "summary_tokens": n_summaries,
+            **({"added": summed_up} if n_summaries else {}),
+        },
+        non_finite=found.non_finite,
+        of=len(found.pool),
+    )
 
 
-def _of_usable(values: Tensor, rows: Tensor) -> Tensor:
-    """``values`` at the usable rows, NaN elsewhere: no patch or not finite. Shape: ``(N,)``, ``(n,)`` -> ``(N,)``."""
-    return spread(values[rows], rows, len(values), torch.nan)
-
-
-def _attention(signals: Signals) -> Tensor:
-    """[CLS]'s, or, in a tower without one, what tokens receive. Shape: ``(N,)`` float32."""
-    if signals.cls_full_width is None and signals.received_attention is not None:
-        return signals.received_attention.float()
-    return required(signals.cls_full_width, "cls_full_width").float()
-
-
-def _attention_of(signals: Signals, view: _View) -> Tensor:
-    return _attention(signals)[view.rows]
-
-
-def _chart(signals: Signals, number: int, view: _View, n_views: int) -> Chart:
+def _chart(score: TokenMap, number: int, view: _View, line: float, n_views: int) -> Chart:
     """Attention of every token, highest first, and the line above which it is an outlier."""
-    attention = _attention_of(signals, view)
+    attention = score.values[view.rows]
     ranked = top_k(attention, len(attention))
     return Chart(
         f"attention_{number}",
@@ -288,8 +262,8 @@ def _chart(signals: Signals, number: int, view: _View, n_views: int) -> Chart:
         x=list(range(1, len(ranked) + 1)),
         y=attention[ranked].tolist(),
         x_label="rank",
-        y_label=_ATTENTION_NAMES[signals.cls_full_width is None][1],
-        line=view.line,
+        y_label=score.label,
+        line=line,
         tokens=view.rows[ranked].tolist(),
         marked=torch.isin(ranked, view.centres.all).nonzero().squeeze(1).tolist(),
         about=int(view.rows[0]) if n_views > 1 else None,
@@ -324,88 +298,61 @@ def stage_selects(choose: ChooseCentres) -> tuple[SelectFunction, SelectFunction
     return select, select_adaptive
 
 
-select, select_adaptive = stage_selects(choose_by_attention)
+def planned(selects: tuple[SelectFunction, SelectFunction], title: str) -> ScheduleFunction:
+    """Plan one stage on the encoder's output, before the projector (behind it where patches are merged there).
 
-
-def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the encoder's output, before the projector; the summary token is part of the budget.
-
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. With ``adaptive``
-    the picture decides how many tokens stay, and the budget plays no part. Raises BadInput for a budget below 1 token.
+    The summary token is part of the budget, and all its meanings coincide, because every block sees what the stage
+    leaves. With ``adaptive`` the picture decides how many tokens stay, and the budget plays no part.
     """
-    tokens = budget_tokens(budget)
-    keep, chosen = (None, select_adaptive) if params["adaptive"] else (tokens, select)
-    return Schedule((stage_for(info, keep, chosen, "Outliers of attention, and a summary"),))
+
+    def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+        tokens = budget_tokens(budget)
+        keep, select = (None, selects[1]) if params["adaptive"] else (tokens, selects[0])
+        site: Site = "projector" if info.merges_patches else "encoder"
+        return Schedule((Stage(site, keep, select, needs_on(info, *NEEDS), title=title),))
+
+    return schedule
 
 
-def stage_for(info: PlanningInfo, keep: int | None, select: SelectFunction, title: str) -> Stage:
-    """The one stage: before the projector, or behind it where several patches become a token there."""
-    site: Site = "projector" if info.merges_patches else "encoder"
-    return Stage(site, keep, select, (attention_need(info, CLS_FULL_WIDTH_LAST_BLOCK), KEYS), title=title)
+select, select_adaptive = selects = stage_selects(choose_by_attention)
 
-
-KEYS = FULL_KEYS_LAST_BLOCK
-NEEDS = (CLS_FULL_WIDTH_LAST_BLOCK, RECEIVED_ATTENTION, KEYS)
-REPLACEABLE = (CLS_FULL_WIDTH_LAST_BLOCK, RECEIVED_ATTENTION)
-PAPER = Paper(
-    "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models",
-    "Shang et al.",
-    2024,
-    "https://arxiv.org/abs/2403.15388",
-)
-PARAMS = (
-    Param(
-        "adaptive",
-        "Adaptive count",
-        "bool",
-        False,
-        "On lets the number of attention outliers decide how many tokens stay, as published; off keeps the budget.",
-    ),
-    Param(
-        "neighbours",
-        "Neighbours",
-        "int",
-        32,
-        "How many of the nearest tokens, by key, are added to each kept one. Official: 32.",
-        minimum=0,
-        maximum=256,
-        step=1,
-    ),
-    Param(
-        "order",
-        "Order",
-        "choice",
-        "raster",
-        "raster: as in the picture. attention: highest attention first, then the grid, as in the official code.",
-        choices=("raster", "attention"),
-    ),
-)
-NOTES = (
-    "The [CLS] attention comes from the last vision block, with all heads taken as one of the full width, while the "
-    "features are those of the block before, as in the code.",
-    "Neighbours are chosen among all other tokens, kept ones included, and their weights are not normalised; the paper "
-    "speaks of a weighted average of clusters.",
-    "The summary token, the sum of all dropped tokens times their attention, counts towards the budget; at a budget of "
-    "one token there is none.",
-    "By default the count is the budget, so that methods can be compared; published results count adaptively.",
-    "Where no token is an outlier one is kept; PruMerge officially keeps only the summary, PruMerge+ divides by 0.",
-    "A dropped token is shown with the most similar kept token that it was added to; it can be part of several, and is "
-    "always part of the summary.",
-    "In a tower without [CLS] (Qwen, SigLIP) attention received takes its place, and where patches are merged the "
-    "stage lies behind the merger, on the mean keys of a token's patches; a port for Qwen2-VL (EffiVLM-Bench) does so.",
-    "Several views are reduced one by one, each with a summary of its own; the official code knows one picture.",
-)
+NEEDS = (CLS_FULL_WIDTH_LAST_BLOCK, RECEIVED_ATTENTION, FULL_KEYS_LAST_BLOCK)
 
 PRUNER = Pruner(
     id="prumerge",
     label="PruMerge",
     family="merging",
     claim="Keeps what [CLS] attends to, adds the nearest tokens to it, and sums up the rest in one extra token.",
-    paper=PAPER,
+    paper=Paper(
+        "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models",
+        "Shang et al.",
+        2024,
+        "https://arxiv.org/abs/2403.15388",
+    ),
     needs=NEEDS,
-    does_without=REPLACEABLE,
-    params=PARAMS,
-    schedule=schedule,
+    does_without=(CLS_FULL_WIDTH_LAST_BLOCK, RECEIVED_ATTENTION),
+    params=(
+        switch(
+            "adaptive",
+            "Adaptive count",
+            False,
+            "On lets the number of attention outliers decide how many tokens stay, as published; off keeps the budget.",
+        ),
+        whole(
+            "neighbours",
+            "Neighbours",
+            32,
+            "How many of the nearest tokens, by key, are added to each kept one. Official: 32.",
+            minimum=0,
+            maximum=256,
+        ),
+        choice(
+            "order",
+            "Order",
+            ("raster", "attention"),
+            "raster: as in the picture. attention: highest attention first, then the grid, as in the official code.",
+        ),
+    ),
+    schedule=planned(selects, "Outliers of attention, and a summary"),
     merges=True,
-    notes=NOTES,
 )

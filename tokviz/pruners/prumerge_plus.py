@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from ..types import Budget, Params, PlanningInfo, Schedule
-from .base import Param, Pruner, budget_tokens
+from ..types import Params
 from .ops import complement, evenly_spaced, top_k
-from .prumerge import NEEDS, NOTES, PAPER, PARAMS, REPLACEABLE, Centres, outliers, stage_for, stage_selects
+from .prumerge import PRUNER as PRUMERGE
+from .prumerge import Centres, outliers, planned, stage_selects
+from .pruner import number
 
 
 def choose_with_grid(attention: Tensor, count: int | None, params: Params) -> Centres:
@@ -31,49 +34,22 @@ def choose_with_grid(attention: Tensor, count: int | None, params: Params) -> Ce
     return Centres(by_attention, rest[evenly_spaced(len(rest), count - len(by_attention), rest.device)])
 
 
-select, select_adaptive = stage_selects(choose_with_grid)
+select, select_adaptive = selects = stage_selects(choose_with_grid)
 
-
-def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the encoder's output, before the projector; the summary token is part of the budget.
-
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. With ``adaptive``
-    the picture decides how many tokens stay, and the budget plays no part. Raises BadInput for a budget below 1 token.
-    """
-    tokens = budget_tokens(budget)
-    keep, chosen = (None, select_adaptive) if params["adaptive"] else (tokens, select)
-    return Schedule((stage_for(info, keep, chosen, "Outliers of attention, a grid and a summary"),))
-
-
-PRUNER = Pruner(
+PRUNER = replace(
+    PRUMERGE,
     id="prumerge_plus",
     label="PruMerge+",
-    family="merging",
     claim="PruMerge with an even grid of further tokens, so that no part of the picture goes unseen.",
-    paper=PAPER,
-    needs=NEEDS,
-    does_without=REPLACEABLE,
     params=(
-        *PARAMS,
-        Param(
+        *PRUMERGE.params,
+        number(
             "attention_share",
             "Share by attention",
-            "float",
             0.25,
             "With a planned count: how many of the kept tokens come by attention, the others by the grid. 0.25 is what "
             "the adaptive rule gives; the fixed-ratio branch of the official code takes 0.5.",
-            minimum=0.0,
-            maximum=1.0,
-            step=0.05,
         ),
     ),
-    schedule=schedule,
-    merges=True,
-    notes=(
-        *NOTES,
-        "The adaptive grid takes every int(int(1 / outlier share) / 3)-th token, about three per outlier, never the "
-        "last token; a step of 0 is taken as 1.",
-        "With a planned count a quarter of the kept tokens come by attention and the rest evenly spaced over the other "
-        "tokens. The official fixed ratio, meant for training, takes half by attention and repeats tokens of the grid.",
-    ),
+    schedule=planned(selects, "Outliers of attention, a grid and a summary"),
 )

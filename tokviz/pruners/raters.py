@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..types import Signals, TextScores
-from .ops import required, usable_rows, whole_groups
+from .ops import complement, required, take_rows, usable_rows, whole_groups
 
 # A share counts as above the average 1/N_t when it is so by more than float32 rounding.
 ROUNDING = 1e-6
@@ -26,10 +26,14 @@ def alignment(visual: Tensor, text: Tensor, scale: float) -> Tensor:
 def alignment_logits(visual: Tensor, text: Tensor, scale: float) -> Tensor:
     """``scale * V T^T``, -inf for text tokens that are not finite. Shape: ``(N, D)``, ``(M, D)`` -> ``(N, M)``."""
     visual, text = visual.float(), text.float()
-    finite = torch.zeros(len(text), dtype=torch.bool, device=text.device)
-    finite[usable_rows(text, torch.arange(len(text), device=text.device))] = True
-    logits = scale * (whole_groups(visual) @ torch.where(finite.unsqueeze(1), text, 0.0).T)[: len(visual)]
-    return logits.masked_fill(~finite, -torch.inf)
+    everything = torch.arange(len(text), device=text.device)
+    broken = complement(usable_rows(text, everything), len(text))
+    if len(broken):
+        text = text.index_fill(0, broken, 0.0)
+    logits = (whole_groups(visual) @ text.T)[: len(visual)]
+    if scale != 1.0:
+        logits.mul_(scale)
+    return logits.index_fill_(1, broken, -torch.inf) if len(broken) else logits
 
 
 def log_odds(logits: Tensor, chosen: Tensor) -> Tensor:
@@ -74,7 +78,7 @@ def text_raters(signals: Signals, scaled: bool) -> Raters:
     """Text tokens whose mean share of the visual tokens exceeds the average, from what entered the LLM.
 
     The shares of one visual token sum to 1, so that their average is 1/N_t whatever the tokens are. With a single text
-    token, or with all alike, none exceeds it: then all of them are raters (``methods.md`` 16).
+    token, or with all alike, none exceeds it: then all of them are raters.
     scaled: divide the dot products by sqrt(D) before the softmax (Polymorphic Eq. 9); SparseVLM does not.
     Shape: signals.input_features ``(N_0, D)``, input_text ``(M, D)``.
     Source: SparseVLM section 3.2 and official ``modelling_sparse_llama.py``; Polymorphic Eq. 9-10.
@@ -92,7 +96,7 @@ def text_raters(signals: Signals, scaled: bool) -> Raters:
     line = 1.0 / len(usable)
     if len(seen) == 0:
         return Raters(shares, everybody, line, "all text tokens, as no visual token is finite")
-    shares = alignment(visual[seen], text, visual.shape[1] ** -0.5 if scaled else 1.0).mean(0)
+    shares = alignment(take_rows(visual, seen), text, visual.shape[1] ** -0.5 if scaled else 1.0).mean(0)
     chosen = (shares > line * (1 + ROUNDING)) & everybody
     if bool(chosen.any()):
         return Raters(shares, chosen, line, "text tokens above the average share")
@@ -108,4 +112,5 @@ def rated_attention(rows: Tensor, raters: Raters) -> Tensor:
     rows = rows.float()
     if len(rows) == 0:
         return torch.full((rows.shape[1],), torch.nan, device=rows.device)
-    return rows[raters.rows].mean(0) if bool(raters.chosen.any()) else rows[-1]
+    chosen = raters.rows
+    return rows[chosen].mean(0) if len(chosen) else rows[-1]

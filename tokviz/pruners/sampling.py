@@ -6,30 +6,27 @@ to its nearest pick is largest. ``greedy_cover`` is that loop; the methods diffe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..types import Diagnostics, Selection, Signals, TokenMap
-from .ops import (
-    fill_up,
-    non_finite_warnings,
-    row_blocks,
-    row_lengths,
-    spread,
-    top_k,
-)
-from .pairs import CosineRows, euclidean_distances, stored_rows
+from ..types import Chart, Diagnostics, Selection, TokenMap
+from .diagnostics import explained
+from .ops import row_blocks, row_lengths, spread, top_k
+from .pairs import PairRows, euclidean_distances
+from .per_view import Usable
 
 # How many rows a step of farthest point sampling measures exactly.
 CANDIDATES = 8
 # Rows whose squared distance is below this share of the largest squared length are duplicates (methods.md 16).
 DUPLICATE_SHARE = 1e-12
 # Rows of a distance matrix that density peaks look at at once.
-ROW_TILE = 1024
+ROW_TILE = 128
+# Columns of a group of which only the smallest number is looked at first.
+GROUPED_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,12 @@ class GreedyCover:
     nearest: Tensor
 
 
-def greedy_cover(distances_to: Callable[[Tensor], Tensor], first: Tensor, count: int) -> GreedyCover:
+def greedy_cover(distances_to: PairRows, first: Tensor, count: int) -> GreedyCover:
     """Repeat: pick the row farthest from everything picked so far. Ties go to the lowest index; no row comes twice.
 
-    Shape: ``distances_to`` maps an index ``(1,)`` to the distances of all rows ``(n,)``; first ``(1,)``;
-    ``1 <= count <= n``. One running minimum, so ``count`` distance rows in all, and no host synchronisation.
+    With cosine distances (``cosine_distances``) this is greedy k-center: ToDRE Eq. 4 and, for another first pick,
+    DivPrune's max-min. One running minimum, so ``count`` distance rows in all, and no waiting on a GPU.
+    Shape: ``distances_to`` gives the distances of all rows to one ``(n,)``; first ``(1,)``; ``1 <= count <= n``.
     """
     picks, gaps = [first], [torch.full((1,), torch.inf, device=first.device)]
     # A picked row is worth -inf from then on: min() keeps it there, so it can never be picked again.
@@ -59,7 +57,7 @@ def greedy_cover(distances_to: Callable[[Tensor], Tensor], first: Tensor, count:
         pick = nearest.argmax(0, keepdim=True)
         picks.append(pick)
         gaps.append(nearest.index_select(0, pick))
-        torch.minimum(nearest, distances_to(pick), out=nearest).index_fill_(0, pick, -torch.inf)
+        torch.minimum(nearest, distances_to(pick, nearest), out=nearest).index_fill_(0, pick, -torch.inf)
     return GreedyCover(torch.cat(picks), torch.cat(gaps), nearest)
 
 
@@ -146,7 +144,7 @@ def _farthest_points_by_bounds(features: Tensor, squares: Tensor, count: int, fi
 def _farthest_points_by_differences(features: Tensor, squares: Tensor, count: int, first: Tensor) -> Tensor:
     blocks = list(row_blocks(features))
 
-    def distances_to(pick: Tensor) -> Tensor:
+    def distances_to(pick: Tensor, worth: Tensor | None = None) -> Tensor:
         point = features.index_select(0, pick)
         return torch.cat([(features[rows] - point).square_().sum(1) for rows in blocks])
 
@@ -155,67 +153,70 @@ def _farthest_points_by_differences(features: Tensor, squares: Tensor, count: in
     return cover.picks[: int(distinct.sum())]
 
 
-def k_center(similarity: Tensor | CosineRows, first: Tensor, count: int) -> GreedyCover:
-    """Greedy k-center on a similarity: pick the row whose largest similarity to the picks is smallest.
-
-    Distances are ``1 - similarity``, at least 0. With cosine this is ToDRE Eq. 4 and, for another first pick,
-    DivPrune's max-min.
-    Shape: similarity ``(n, n)`` symmetric, or its rows as ``pairs.cosine_rows`` gives them; first ``(1,)``,
-    ``1 <= count <= n``.
-    """
-    row_of = stored_rows(similarity) if isinstance(similarity, Tensor) else similarity
-
-    def distances_to(pick: Tensor) -> Tensor:
-        return (1.0 - row_of(pick)).clamp_min_(0.0)
-
-    return greedy_cover(distances_to, first, count)
+def cosine_distances(similarity: Tensor, rows: Tensor) -> Tensor:
+    """``1 - similarity``, at least 0, in place of the similarity: the ``finish`` of rows of cosines."""
+    return similarity.neg_().add_(1.0).clamp_min_(0.0)
 
 
 def diverse_selection(
-    signals: Signals,
-    rows: Tensor,
-    similarity: Tensor | CosineRows,
-    first: Tensor,
-    keep: int,
-    pool: Tensor,
-    facts: Mapping[str, Any],
+    n: int, usable: Usable, cover: GreedyCover, keep: int, first: str, facts: Mapping[str, Any] | None = None
 ) -> Selection:
-    """The Selection of a method that picks by ``k_center`` on the usable ``rows`` of ``pool``.
+    """Return the Selection of a method that picks by ``greedy_cover`` on the usable rows of ``n``.
+
+    first: what its facts call the first pick.
 
     ``score`` ranks tokens as they were picked: a kept token has its distance to the nearest earlier pick, a dropped one
     its distance to the nearest kept token. The first pick has no earlier one: it gets the distance of the next in line.
-    Shape: rows ``(n,)`` with n >= 1, similarity (see ``k_center``) and first ``(1,)`` in the numbering of ``rows``.
     """
-    n_all = signals.features.shape[0]
-    cover = k_center(similarity, first, min(keep, len(rows)))
-    second = cover.gaps[1] if len(cover.gaps) > 1 else cover.nearest.max().clamp_min(0.0)
-    gaps = torch.cat([second.unsqueeze(0), cover.gaps[1:]])
-    picked_at = cover.nearest.index_copy(0, cover.picks, gaps)
-    to_kept = cover.nearest.index_fill(0, cover.picks, 0.0)
-    steps = torch.arange(len(cover.picks), device=rows.device)
-    unusable = len(pool) - len(rows)
-    return Selection(
-        kept=fill_up(rows[cover.picks], keep, pool).sort().values,
-        order=spread(steps, rows[cover.picks], n_all, -1),
-        diagnose=lambda: Diagnostics(
-            score=TokenMap(
-                "distance_when_picked",
-                "Distance when picked",
-                spread(picked_at, rows, n_all, torch.nan),
-                unit="cosine distance",
-                direction="high is kept first; dropped tokens show their distance to the nearest kept one",
-            ),
-            maps=(
-                TokenMap(
-                    "nearest_kept",
-                    "Distance to the nearest kept token",
-                    spread(to_kept, rows, n_all, torch.nan),
-                    unit="cosine distance",
-                    direction="0 is kept; high is badly covered",
-                ),
-            ),
-            facts={**facts, "non_finite": unusable},
-            warnings=non_finite_warnings(unusable, len(pool)),
+    picks = usable.rows[cover.picks]
+
+    def diagnose() -> Diagnostics:
+        second = cover.gaps[1] if len(cover.gaps) > 1 else cover.nearest.max().clamp_min(0.0)
+        gaps = torch.cat([second.unsqueeze(0), cover.gaps[1:]])
+        to_kept = cover.nearest.index_fill(0, cover.picks, 0.0)
+        radius = float(f"{float(to_kept.max()):.6g}")
+        score = TokenMap(
+            "distance_when_picked",
+            "Distance when picked",
+            spread(cover.nearest.index_copy(0, cover.picks, gaps), usable.rows, n, torch.nan),
+            unit="cosine distance",
+            direction="high is kept first; dropped tokens show their distance to the nearest kept one",
+        )
+        nearest_kept = TokenMap(
+            "nearest_kept",
+            "Distance to the nearest kept token",
+            spread(to_kept, usable.rows, n, torch.nan),
+            unit="cosine distance",
+            direction="0 is kept; high is badly covered",
+        )
+        return explained(
+            score,
+            maps=(nearest_kept,),
+            charts=_distance_chart(cover, picks, radius),
+            facts={first: int(picks[0]), **(facts or {}), "coverage_radius": radius},
+            non_finite=usable.non_finite,
+            of=len(usable.pool),
+        )
+
+    order = spread(torch.arange(len(picks), device=picks.device), picks, n, -1)
+    return Selection(usable.kept(picks, keep), order=order, diagnose=diagnose)
+
+
+def _distance_chart(cover: GreedyCover, picks: Tensor, radius: float) -> tuple[Chart, ...]:
+    """Distance at every pick from the second on, as the first has nothing to be far from."""
+    if len(picks) < 2:
+        return ()
+    return (
+        Chart(
+            "distance_over_picks",
+            "Distance of each pick to the nearest earlier one",
+            "line",
+            y=cover.gaps[1:].tolist(),
+            x=list(range(2, len(picks) + 1)),
+            x_label="pick",
+            y_label="cosine distance",
+            line=radius,
+            tokens=picks[1:].tolist(),
         ),
     )
 
@@ -249,11 +250,11 @@ def density_peaks(features: Tensor, count: int, neighbours: int, include_self: b
     distance = euclidean_distances(features).div_(features.shape[1] ** 0.5)
     crowding = _mean_square_of_nearest(distance, min(neighbours, n if include_self else n - 1), include_self)
     by_density = torch.sort(crowding, stable=True).indices
-    place = torch.empty_like(by_density)
-    place[by_density] = torch.arange(n, device=device)
+    place = torch.empty(n, dtype=torch.int32, device=device)
+    place[by_density] = torch.arange(n, dtype=torch.int32, device=device)
     separation = torch.cat(
         [
-            tile.masked_fill(place.unsqueeze(0) >= places.unsqueeze(1), torch.inf).min(1).values
+            tile.masked_fill(place.unsqueeze(0) >= places.unsqueeze(1), torch.inf).amin(1)
             for tile, places in zip(distance.split(ROW_TILE), place.split(ROW_TILE), strict=True)
         ]
     )
@@ -261,22 +262,35 @@ def density_peaks(features: Tensor, count: int, neighbours: int, include_self: b
     # Distances that overflow make inf - inf: such rows are the last choice.
     centres = top_k((separation.log() - crowding).nan_to_num(nan=-torch.inf), count)
     ascending = centres.sort().values
-    owner = ascending[distance[:, ascending].argmin(1)]
+    owner = ascending[distance[ascending].argmin(0)]
     owner[centres] = centres
     return DensityPeaks(centres, -crowding, separation, owner)
 
 
 def _mean_square_of_nearest(distance: Tensor, neighbours: int, include_self: bool) -> Tensor:
-    """Mean of the ``neighbours`` smallest squared distances of every row. Shape: ``(n, n)`` -> ``(n,)``."""
+    """Mean of the ``neighbours`` smallest squared distances of every row. Shape: ``(n, n)``, diagonal 0 -> ``(n,)``."""
     if neighbours < 1:
         return torch.zeros(len(distance), device=distance.device)
-    found = []
-    for start, tile in enumerate(distance.split(ROW_TILE)):
-        if not include_self:
-            diagonal = torch.arange(len(tile), device=tile.device)
-            tile = tile.index_put((diagonal, diagonal + start * ROW_TILE), tile.new_tensor(torch.inf))
-        found.append(tile.topk(neighbours, largest=False).values.square().mean(1))
-    return torch.cat(found)
+    if not include_self:
+        distance.fill_diagonal_(torch.inf)
+    nearest = [_smallest(tile, neighbours).square().mean(1) for tile in distance.split(ROW_TILE)]
+    distance.fill_diagonal_(0.0)
+    return torch.cat(nearest)
+
+
+def _smallest(rows: Tensor, count: int) -> Tensor:
+    """The ``count`` smallest numbers of every row, ascending. Shape: ``(r, n)`` -> ``(r, count)``.
+
+    In a long row they lie in the ``count`` groups of columns whose own smallest are smallest, or equal what does.
+    """
+    size = rows.shape[1] // GROUPED_COLUMNS
+    if size < 2 * count:
+        return rows.topk(count, largest=False).values
+    groups = rows[:, : size * GROUPED_COLUMNS].unflatten(1, (GROUPED_COLUMNS, size))
+    best = groups.amin(1).topk(count, largest=False, sorted=False).indices
+    candidates = groups.gather(2, best.unsqueeze(1).expand(-1, GROUPED_COLUMNS, -1)).flatten(1)
+    rest = rows[:, size * GROUPED_COLUMNS :]
+    return torch.cat([candidates, rest], 1).topk(count, largest=False).values
 
 
 def random_rows(n: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -25,11 +25,12 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
 from .clustering import KEPT_OR_RECYCLED, keep_and_recycle
-from .depths import block_spans, bracket, carried_blocks, weighted_average
-from .ops import fixed_count, keep_highest, required
+from .ops import required
+from .per_view import ranked
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count
 from .raters import Raters, rated_attention, text_raters
+from .schedules import block_spans, bracket, carried_blocks, weighted_average
 
 # Blocks of a 32-block LLM before which tokens go: behind blocks 2, 6, 15 (official ``pruning_loc``).
 PUBLISHED_BLOCKS = (3, 7, 16)
@@ -54,12 +55,12 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     nothing (officially at least one token is always recycled).
     """
     raters = text_raters(signals, scaled=False)
-    rows = required(signals.attention_rows, "attention_rows")
-    attention = rated_attention(rows, raters)
+    attention = rated_attention(required(signals.attention_rows, "attention_rows"), raters)
     score = TokenMap("rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED, "log")
-    facts = _facts("v1", raters)
-    found = keep_and_recycle(signals.features, score, keep, neighbours=0, append=True, facts=facts)
-    return found.with_diagnostics(lambda own: replace(own, facts={**facts, **own.facts}, text=raters.text))
+    found = keep_and_recycle(signals.features, score, keep, neighbours=0, append=True)
+    return found.with_diagnostics(
+        lambda own: replace(own, facts={**_facts("v1", raters), **own.facts}, text=raters.text)
+    )
 
 
 @fixed_count
@@ -76,7 +77,9 @@ def select_plus(signals: Signals, keep: int, params: Params, generator: Generato
     raters = text_raters(signals, scaled=False)
     rows = required(signals.head_rows, "head_rows").float()
     similarity = required(signals.rotary_similarity, "rotary_similarity").float()
-    chosen = raters.rows if bool(raters.chosen.any()) else torch.arange(rows.shape[1], device=rows.device)[-1:]
+    chosen = raters.rows
+    if len(chosen) == 0:
+        chosen = torch.arange(rows.shape[1], device=rows.device)[-1:]
     corrected = rows[:, chosen] / similarity[chosen]
     count = priority_heads(len(rows))
     # Tokens without a score count as not looked at, or one of them would make every head's sum NaN.
@@ -88,7 +91,7 @@ def select_plus(signals: Signals, keep: int, params: Params, generator: Generato
         corrected[heads].mean((0, 1)),
         unit="probability / rotary similarity",
     )
-    found = keep_highest(signals, score, keep, torch.arange(len(signals.features), device=rows.device))
+    found = ranked(score, keep)
 
     def with_heads(own: Diagnostics) -> Diagnostics:
         correction = TokenMap(
@@ -233,33 +236,14 @@ PRUNER = Pruner(
     ),
     needs=(LLM_INPUT, TEXT_ROWS, HEAD_ROWS, ROTARY_SIMILARITY),
     params=(
-        Param(
+        choice(
             "version",
             "Version",
-            "choice",
-            "v1",
+            ("v1", "plus"),
             "v1 merges the best pruned tokens and renumbers positions; plus (SparseVLM+) keeps positions, corrects "
             "attention for distance, uses the heads that look most, and merges nothing.",
-            choices=("v1", "plus"),
         ),
     ),
     schedule=schedule,
     merges=True,
-    notes=(
-        "The budget that the paper prints is the average after each block (A_log); the blocks really process more: "
-        "206.5 tokens on average where the table says 192.",
-        "The keep lists exist for 192, 128, 96 and 64 of 576 tokens only; between them the counts are interpolated, "
-        "and other token counts get the same shares, at every depth of the model.",
-        "The paper's adaptive number of kept tokens (rank of the attention matrix) is not in the released code of "
-        "either version, whose fixed lists are used.",
-        "The official density has random noise against ties; here the lower index counts as denser.",
-        "Without a text token above the average (a single one, or all alike) all text tokens are raters; the official "
-        "code would average over none.",
-        "SparseVLM+ divides by rotary similarity, which passes through 0 at a distance (1707 positions in LLaVA); "
-        "as in the code nothing is done about it, and a warning counts the tokens that lie beyond.",
-        "SparseVLM+ takes 14 heads, as officially, of models with 28 or more, and 14 of every 32 below.",
-        "Videos are pruned as pictures, all frames together. The official branch for Video-LLaVA prunes once, after "
-        "block 1, to the rank of the attention matrix, but as published its call lacks an argument and fails.",
-        "Released code always removes at least one token; here a stage that keeps all tokens changes nothing.",
-    ),
 )

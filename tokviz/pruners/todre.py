@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -20,21 +22,11 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .coverage import with_coverage
-from .ops import (
-    candidate_rows,
-    fixed_count,
-    required,
-    sanitised,
-    take_rows,
-    unit_rows,
-    unrankable,
-    usable_rows,
-)
+from .ops import required, sanitised, take_rows, unit_rows
 from .pairs import cosine_rows
-from .sampling import diverse_selection, farthest_from_mean
-from .tower_attention import attention_need
+from .per_view import unrankable, usable
+from .pruner import Paper, Pruner, budget_tokens, fixed_count, needs_on, number, switch
+from .sampling import cosine_distances, diverse_selection, farthest_from_mean, greedy_cover
 
 
 def _pivot(signals: Signals, rows: Tensor, thumbnail_only: bool) -> tuple[Tensor, str]:
@@ -48,19 +40,18 @@ def _pivot(signals: Signals, rows: Tensor, thumbnail_only: bool) -> tuple[Tensor
             scores = scores.masked_fill(signals.view[rows] != 0, torch.nan)
         scores, non_finite = sanitised(scores)
         if non_finite < len(rows):
-            return scores.argmax().unsqueeze(0), rule
+            return scores.argmax(0, keepdim=True), rule
     return farthest_from_mean(take_rows(signals.features, rows)), "farthest from the mean"
 
 
 def _select_diverse(signals: Signals, keep: int, thumbnail_only: bool) -> Selection:
-    pool = candidate_rows(signals)
-    rows = usable_rows(signals.features, pool)
-    if len(rows) == 0:
-        return unrankable(keep, pool)
-    pivot, rule = _pivot(signals, rows, thumbnail_only)
-    similarity = cosine_rows(unit_rows(take_rows(signals.features, rows)), keep)
-    facts = {"pivot": int(rows[pivot]), "pivot_rule": rule}
-    return with_coverage(diverse_selection(signals, rows, similarity, pivot, keep, pool, facts))
+    found = usable(signals)
+    if len(found.rows) == 0:
+        return unrankable(keep, found.pool)
+    pivot, rule = _pivot(signals, found.rows, thumbnail_only)
+    distances_to = cosine_rows(unit_rows(take_rows(signals.features, found.rows)), keep, cosine_distances)
+    cover = greedy_cover(distances_to, pivot, min(keep, len(found.rows)))
+    return diverse_selection(len(signals.features), found, cover, keep, "pivot", {"pivot_rule": rule})
 
 
 @fixed_count
@@ -69,7 +60,7 @@ def select_diverse(signals: Signals, keep: int, params: Params, generator: Gener
 
     Pivot: highest [CLS] attention of the last vision block; without a [CLS] token the highest attention received, and
     without that the token farthest from the mean. Rows that are no patch are never kept, not even when ``keep`` exceeds
-    the number of patches (``methods.md`` 3.9).
+    the number of patches.
     Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` or None -> kept ``(min(keep, patches),)``.
     Source: ToDRE (arXiv v1) Eq. 3-6, Algorithm 1; no code is public. Differs from the print of Algorithm 1, which
     neither normalises (Eq. 5 does) nor masks picked tokens.
@@ -88,51 +79,41 @@ def select_withdrawal(signals: Signals, keep: int | None, params: Params, genera
 
     alpha_t->v is the share of attention that the text after the picture spends on visual tokens in the block before the
     stage. alpha_v->t is 0 by construction: under a causal mask no visual token sees later text, so Eq. 7's pair of
-    conditions reduces to ``alpha_t->v < tau``. (Counting the system prompt as text, which a parameter ``count_system``
-    could do, would need attention rows of all visual tokens; the paper does not say that it does, so there is no such
-    parameter.)
+    conditions reduces to ``alpha_t->v < tau``. The paper does not say that it counts the system prompt as text, and
+    that would need attention rows of all visual tokens.
     Shape: signals.attention_rows ``(text rows, N)`` -> kept ``(N,)`` or ``(0,)``.
     Source: ToDRE Eq. 7.
     """
-    features = signals.features
-    n, tau = len(features), float(params["tau"])
-    everything = torch.arange(n, device=features.device)
+    n, tau = len(signals.features), float(params["tau"])
+    everything = torch.arange(n, device=signals.features.device)
     if n == 0:
-        return Selection(
-            kept=everything,
-            diagnose=lambda: Diagnostics(
-                facts={"tau": tau, "withdrawn": False},
-            ),
-        )
+        return Selection(everything, diagnose=lambda: Diagnostics(facts={"tau": tau, "withdrawn": False}))
     rows = required(signals.attention_rows, "attention_rows").float()
-    alpha = float(rows.sum(1).mean()) if len(rows) else float("nan")
+    alpha = float(rows.sum(1).mean()) if len(rows) else math.nan
     withdrawn = alpha < tau
-    warnings = () if alpha == alpha else ("The attention on visual tokens is not a number here; all of them stay.",)
-    return Selection(
-        kept=everything[:0] if withdrawn else everything,
-        diagnose=lambda: Diagnostics(
-            maps=(
-                TokenMap(
-                    "text_attention",
-                    "Attention of the text behind the picture",
-                    rows.mean(0),
-                    unit="probability",
-                    direction="high is looked at by the text; the sum over all tokens decides",
-                    scale="log",
-                ),
-            ),
+
+    def diagnose() -> Diagnostics:
+        attention = TokenMap(
+            "text_attention",
+            "Attention of the text behind the picture",
+            rows.mean(0),
+            unit="probability",
+            direction="high is looked at by the text; the sum over all tokens decides",
+            scale="log",
+        )
+        to_visual, to_text = "Share of attention that text spends on visual tokens", "Share that visual tokens spend"
+        silent = "The attention on visual tokens is not a number here; all of them stay."
+        return Diagnostics(
+            maps=(attention,),
             readings=(
-                Reading(
-                    "alpha_text_to_visual", "Share of attention that text spends on visual tokens", alpha, line=tau
-                ),
-                Reading(
-                    "alpha_visual_to_text", "Share that visual tokens spend on the text behind them", 0.0, line=tau
-                ),
+                Reading("alpha_text_to_visual", to_visual, alpha, line=tau),
+                Reading("alpha_visual_to_text", f"{to_text} on the text behind them", 0.0, line=tau),
             ),
             facts={"alpha_text_to_visual": alpha, "alpha_visual_to_text": 0.0, "tau": tau, "withdrawn": withdrawn},
-            warnings=warnings,
-        ),
-    )
+            warnings=(silent,) if math.isnan(alpha) else (),
+        )
+
+    return Selection(everything[:0] if withdrawn else everything, diagnose=diagnose)
 
 
 def probe_blocks(n_blocks: int) -> list[int]:
@@ -159,7 +140,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 "projector",
                 tokens,
                 select_diverse_from_thumbnail if info.has_tiles else select_diverse,
-                needs=(attention_need(info, CLS_ATTENTION_LAST_BLOCK),),
+                needs=needs_on(info, CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION),
                 title="Diverse subset (greedy k-center)",
             )
         )
@@ -184,38 +165,16 @@ PRUNER = Pruner(
     ),
     needs=(CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION, TEXT_ROWS),
     params=(
-        Param(
+        number(
             "tau",
             "Withdrawal threshold τ",
-            "float",
             0.03,
             "Visual tokens go once text spends less than this share of its attention on them; 0 never withdraws.",
-            minimum=0.0,
-            maximum=1.0,
             step=0.005,
         ),
-        Param("stage_1", "Stage 1", "bool", True, "Off: all tokens enter the LLM (the paper's ablation stage 2 only)."),
-        Param(
-            "stage_2", "Stage 2", "bool", True, "Off: what stage 1 keeps stays to the end (the paper's stage 1 only)."
-        ),
+        switch("stage_1", "Stage 1", True, "Off: all tokens enter the LLM (the paper's ablation stage 2 only)."),
+        switch("stage_2", "Stage 2", True, "Off: what stage 1 keeps stays to the end (the paper's stage 1 only)."),
     ),
     schedule=schedule,
     does_without=(CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION),
-    notes=(
-        "No code is public; this follows version 1 of the paper.",
-        "Similarity is the cosine of Eq. 5 and picked tokens are masked; the print of Algorithm 1 does neither.",
-        "The pivot is the highest [CLS] attention of the last vision block, mean over heads (Eq. 3 prints one head); "
-        "of pictures in crops of the thumbnail only. Without [CLS]: highest attention received, else farthest from the "
-        "mean.",
-        "Under a causal mask no visual token attends to text behind it, so one of Eq. 7's two ratios is 0 always and "
-        "the test reduces to the attention that text spends on visual tokens.",
-        "A probe at L/2, 5L/8, 6L/8 and 7L/8 reads the block before it, and that block is the first without visual "
-        "tokens when they go; the paper does not say from where it counts.",
-        "Positions of the text stay after withdrawal, as in VTW; the paper does not say.",
-        "Newline tokens, and [CLS] tokens of Video-LLaVA's frames, are never kept, and the budget counts patches only; "
-        "the paper does not say.",
-        "Videos: one greedy search over the tokens of all frames, from the highest [CLS] attention of all frames on, "
-        "which is what choosing the frame first and the token in it second finds.",
-        "The budget is the k of stage 1; the paper's tables give 720 and 288 of 2880.",
-    ),
 )

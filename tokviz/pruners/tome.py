@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -11,12 +10,11 @@ from torch import Generator, Tensor
 from ..errors import BadInput
 from ..names import Site, VisionBlock
 from ..types import (
+    ENCODER_KEYS,
     Budget,
-    Chart,
     Diagnostics,
     Params,
     PlanningInfo,
-    Reading,
     Schedule,
     SelectFunction,
     Selection,
@@ -24,14 +22,15 @@ from ..types import (
     Stage,
     TokenMap,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import fixed_count, non_finite_warnings, required, spread, usable_rows
-from .pairs_of_halves import Pairs, bipartite_soft_matching, weighted_means
-from .planning import rows_by_view
-from .tome_behind import NEEDS_BEHIND, select_behind
+from .bipartite_matching import Pairs, bipartite_soft_matching, least_similar, sizes_chart, weighted_means
+from .diagnostics import non_finite_warnings
+from .ops import required, spread
+from .per_view import rows_by_view, usable
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, switch
+from .tome_after_encoder import select_after_encoder
 
 
-def _matched(signals: Signals, usable: Tensor, r: int, has_cls: bool) -> Pairs:
+def _matched(signals: Signals, usable: Tensor | None, r: int, has_cls: bool) -> Pairs:
     """``bipartite_soft_matching`` for every picture by itself; each gives ``r / pictures`` tokens.
 
     Raises BadInput when ``r`` cannot be shared equally or is more than half of the tokens.
@@ -41,10 +40,11 @@ def _matched(signals: Signals, usable: Tensor, r: int, has_cls: bool) -> Pairs:
     share, rest = divmod(r, len(views))
     if rest:
         raise BadInput(f"{r} tokens cannot be merged away equally in {len(views)} pictures.")
-    if share > min(len(rows) for rows in views) // 2:
+    smallest = min(len(rows) for rows in views)
+    if share > smallest // 2:
         raise BadInput(
-            f"ToMe merges at most half of the tokens of a picture in one block, not {share} of "
-            f"{min(len(rows) for rows in views)}. Ask for more tokens."
+            f"ToMe merges at most half of the tokens of a picture in one block, not {share} of {smallest}. "
+            "Ask for more tokens."
         )
     pairs = [bipartite_soft_matching(keys, usable, rows, share, has_cls) for rows in views]
     if len(pairs) == 1:
@@ -75,98 +75,80 @@ _SELECT = {(cls, last): _merge_select(cls, last) for cls in (True, False) for la
 def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -> Selection:
     features, n = signals.features, len(signals.features)
     everything = torch.arange(n, device=features.device)
-    usable = torch.zeros(n, dtype=torch.bool, device=features.device)
-    usable[usable_rows(required(signals.keys, "keys"), usable_rows(features, everything))] = True
+    found = usable(signals, required(signals.keys, "keys"), pool=everything)
     sizes = torch.ones_like(everything) if signals.sizes is None else signals.sizes
     origin = everything if signals.origin is None else signals.origin
-    pairs = _matched(signals, usable, n - keep, has_cls)
-    averaged = torch.isfinite(pairs.similarity)
-
-    dropped = torch.zeros_like(usable)
-    dropped[pairs.sources] = ~averaged
+    mask = None if found.non_finite == 0 else torch.zeros_like(sizes, dtype=torch.bool).index_fill(0, found.rows, True)
+    pairs = _matched(signals, mask, n - keep, has_cls)
+    sources, targets, dropped = pairs.sources, pairs.targets, everything[:0]
+    if mask is not None:  # what cannot be compared must leave where the count demands it
+        merged = pairs.similarity > -torch.inf
+        sources, targets, dropped = sources[merged], targets[merged], sources[~merged]
     place, smallest, kept, assignment = _named(pairs, origin, dropped)
-    groups, means, totals = weighted_means(features, sizes, pairs.sources[averaged], pairs.targets[averaged])
-    merged, group_sizes = features[kept], sizes[pairs.order]
-    merged[torch.searchsorted(kept, assignment[groups])] = means
+    groups, means, totals = weighted_means(features, sizes, sources, targets)
+    values, group_sizes = features[kept], sizes[pairs.order]
+    values[torch.searchsorted(kept, assignment[groups])] = means
     group_sizes[place[groups]] = totals
     order = smallest.argsort() if in_raster_order else everything[:keep]  # places in the order in which they go on
     position = torch.empty_like(order)
     position[order] = everything[:keep]
+    kept_places = place[kept]
     return Selection(
         kept=kept,
         assignment=assignment,
-        features=merged,
-        sequence=position[place[kept]].argsort(),
-        sizes=group_sizes[place[kept]],
-        diagnose=lambda: Diagnostics(
-            **_shown(pairs, group_sizes, place, dropped),
-            score=_distances(pairs, n),
-            facts={
-                "non_finite": n - int(usable.sum()),
-                "merged": int(averaged.sum()),
-                "largest_group": int(group_sizes.max()),
-            },
-            warnings=non_finite_warnings(n - int(usable.sum()), n),
-        ),
+        features=values,
+        sequence=position[kept_places].argsort(),
+        sizes=group_sizes[kept_places],
+        diagnose=lambda: _explained(pairs, group_sizes, place, dropped, len(sources), found.non_finite),
     )
 
 
 def _named(pairs: Pairs, origin: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Every group by the row with the smallest original index, which is how it finds back into raster order.
 
-    Shape: origin ``(N,)``, dropped ``(N,)`` bool -> place ``(N,)``, of each row's group in the order of ToMe; smallest
+    Shape: origin ``(N,)``, dropped ``(d,)`` rows -> place ``(N,)``, of each row's group in the order of ToMe; smallest
     ``(K,)`` original index of the group at each place; kept ``(K,)`` and assignment ``(N,)`` as in ``Selection``.
     """
     places = torch.arange(len(pairs.order), device=origin.device)
     place = torch.empty_like(origin)
     place[pairs.order] = places
     place[pairs.sources] = place[pairs.targets]
-    beyond = origin.max() + 1
-    smallest = beyond.repeat(len(places)).scatter_reduce(0, place, origin.masked_fill(dropped, beyond), "amin")
-    kept = ((origin == smallest[place]) & ~dropped).nonzero().squeeze(1)
+    nowhere = torch.iinfo(origin.dtype).max
+    living = origin.index_fill(0, dropped, nowhere) if len(dropped) else origin
+    smallest = torch.full_like(places, nowhere).scatter_reduce_(0, place, living, "amin")
+    kept = (living == smallest[place]).nonzero().squeeze(1)
     leader = torch.empty_like(places)
     leader[place[kept]] = kept
-    return place, smallest, kept, leader[place].masked_fill(dropped, -1)
+    assignment = leader[place]
+    return place, smallest, kept, assignment.index_fill_(0, dropped, -1) if len(dropped) else assignment
 
 
-def _distances(pairs: Pairs, n: int) -> TokenMap:
-    distance = pairs.distance.masked_fill(~torch.isfinite(pairs.distance), torch.nan)
-    return TokenMap(
+def _explained(
+    pairs: Pairs, group_sizes: Tensor, place: Tensor, dropped: Tensor, merged: int, non_finite: int
+) -> Diagnostics:
+    """Shape: group_sizes ``(K,)`` in ToMe's order, place ``(N,)``, dropped ``(d,)``."""
+    nan, n = torch.nan, len(place)
+    edges = spread(pairs.similarity.masked_fill(~torch.isfinite(pairs.similarity), nan), pairs.sources, n, nan)
+    sizes = group_sizes.float()[place].index_fill(0, dropped, nan)
+    distance = (1 - pairs.best).masked_fill(~torch.isfinite(pairs.best), nan)
+    score = TokenMap(
         "partner_distance",
         "Distance to the most similar partner (tokens of the giving half)",
-        spread(distance, pairs.ranked, n, torch.nan),
+        spread(distance, pairs.giving, n, nan),
         unit="1 - cosine",
         direction="low is merged first",
     )
-
-
-def _shown(pairs: Pairs, group_sizes: Tensor, place: Tensor, dropped: Tensor) -> dict[str, Any]:
-    """Maps, chart and reading of one stage, as fields of ``Selection``."""
-    nan, n = torch.nan, len(place)
-    sizes = group_sizes.float()[place].masked_fill(dropped, nan)
-    edges = spread(pairs.similarity.masked_fill(~torch.isfinite(pairs.similarity), nan), pairs.sources, n, nan)
-    counts = torch.bincount(group_sizes).tolist()
-    present = [size for size, count in enumerate(counts) if count]
-    finite = [value for value in pairs.similarity.tolist() if value > -torch.inf]
-    label = "Similarity of the least similar merged pair"
-    return {
-        "maps": (
+    return Diagnostics(
+        score=score,
+        maps=(
             TokenMap("group_size", "Patches in its group", sizes, "patches", "high stands for many patches"),
             TokenMap("merged_similarity", "Similarity to the partner", edges, "cosine", "high was merged first"),
         ),
-        "charts": (
-            Chart(
-                "group_sizes",
-                "How many tokens stand for how many patches",
-                "bars",
-                y=[counts[size] for size in present],
-                names=[str(size) for size in present],
-                x_label="patches",
-                y_label="tokens",
-            ),
-        ),
-        "readings": (Reading("least_similar_pair", label, min(finite), unit="cosine"),) if finite else (),
-    }
+        charts=(sizes_chart(group_sizes, "How many tokens stand for how many patches", "patches"),),
+        readings=least_similar(pairs.similarity),
+        facts={"non_finite": non_finite, "merged": merged, "largest_group": int(group_sizes.max())},
+        warnings=non_finite_warnings(non_finite, n),
+    )
 
 
 def merges_per_block(n: int, total: int, blocks: int, pictures: int = 1) -> list[int]:
@@ -201,7 +183,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """One stage in every vision block that merges; all of them lie before the LLM.
 
     Where the tower cannot run with fewer tokens: one stage behind it, on what enters the projector or, where patches
-    are merged or mixed, the LLM; see ``tome_behind``.
+    are merged or mixed, the LLM; see ``tome_after_encoder``.
 
     ``published``, ``final`` and ``average`` coincide, as every LLM block sees what the tower leaves. Several pictures
     each lose the same number, so that a published budget is met or undercut by less than one token per picture, and
@@ -212,7 +194,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     if info.vision_blocks is None or info.merges_patches:
         site: Site = "projector" if info.merges_patches else "encoder"
         tokens = budget_tokens(budget)
-        return Schedule((Stage(site, tokens, select_behind, NEEDS_BEHIND, title="Merge pairs in rounds"),))
+        return Schedule((Stage(site, tokens, select_after_encoder, (ENCODER_KEYS,), title="Merge pairs in rounds"),))
     total = n - min(budget_tokens(budget), n)
     merges = merges_per_block(n // views, -(-total // views), info.vision_blocks or 0, views)
     if total % views and budget.counted_as != "published":
@@ -243,21 +225,18 @@ PRUNER = Pruner(
     family="merging",
     claim="Merges the most similar pairs of tokens in every block of the vision tower; nothing is thrown away.",
     paper=Paper("Token Merging: Your ViT But Faster", "Bolya et al.", 2022, "https://arxiv.org/abs/2210.09461"),
-    needs=NEEDS_BEHIND,
+    needs=(ENCODER_KEYS,),
     params=(
-        Param(
+        choice(
             "order",
             "Order for the LLM",
-            "choice",
-            "raster",
+            ("raster", "official"),
             "raster sorts the merged tokens by their smallest patch; official hands on the order that merging leaves, "
             "which is scrambled.",
-            choices=("raster", "official"),
         ),
-        Param(
+        switch(
             "proportional_attention",
             "Proportional attention",
-            "bool",
             True,
             "A merged token draws as much attention as its patches together (ln size added to the logits of its key).",
         ),
@@ -266,24 +245,4 @@ PRUNER = Pruner(
     merges=True,
     merges_in_vision=True,
     does_without_tower=True,
-    notes=(
-        "Published for image classification, where every block counts; LLaVA takes its features one block before the "
-        "last, so the merges are spread over the blocks that the features pass through (23 of 24).",
-        "The number of merges per block that a budget stands for is published nowhere: they are spread evenly, larger "
-        "numbers first (192: 16 x 17 + 7 x 16).",
-        "The official code limits a block to merging half of its tokens without a word; here a budget that cannot be "
-        "reached is refused with the smallest one that can.",
-        "Inside the tower the official order stays, as it decides who may be merged with whom; behind it tokens are "
-        "sorted by their smallest patch unless order is official.",
-        "Of a tie the official code (argsort without stable) merges any token; here the first in the sequence.",
-        "A port for CLIP (llmc) forgets the sizes in every block and leaves out proportional attention: merged tokens "
-        "then count as one patch. It is not offered.",
-        "The tower runs once more for this method, over the blocks that the features pass through; the time is the "
-        "lane's own vision time.",
-        "Tokens whose keys or features are not finite are neither merged nor merged into.",
-        "Where the tower cannot run with fewer tokens (crops that are unpadded, frames that are pooled, Qwen's 2 x 2 "
-        "patches) pairs are merged behind it, on the keys of its last block, in rounds of at most half, each picture, "
-        "crop or frame by itself: our extension. The tower runs once then, order is always raster and proportional "
-        "attention has no place.",
-    ),
 )

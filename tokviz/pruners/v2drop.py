@@ -21,9 +21,10 @@ from ..types import (
     TokenMap,
     tokens_per_block,
 )
-from .base import Paper, Param, Pruner, budget_tokens
-from .depths import bracket, carried_blocks, reference_depth
-from .ops import fixed_count, keep_highest, required, row_blocks
+from .ops import required, row_blocks
+from .per_view import ranked
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count
+from .schedules import bracket, carried_blocks, reference_depth
 
 PAPER_RATIOS = {192: (0.5, 0.3), 128: (0.28, 0.25), 64: (0.05, 0.05)}
 """What stages 1 and 2 keep of what they are given, by budget of 576 tokens; the third keeps nothing."""
@@ -45,7 +46,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
         change = signals.features[rows].float() - before[rows].float()
         variation[rows] = torch.linalg.vector_norm(change, dim=1)
     score = TokenMap("variation", "Change in the block before", variation, unit="L2 norm")
-    return keep_highest(signals, score, keep, torch.arange(len(variation), device=variation.device))
+    return ranked(score, keep)
 
 
 def published_blocks(n_blocks: int) -> list[int]:
@@ -138,21 +139,13 @@ PRUNER = Pruner(
     ),
     needs=(PREVIOUS_FEATURES,),
     params=(
-        Param(
+        choice(
             "mode",
             "Mode",
-            "choice",
-            "paper",
+            ("paper", "official"),
             "paper: ratios by budget, and no token is left in the end. official: the released ratios 0.5, 0.5, 0 "
             "whatever the budget, and one token is left.",
-            choices=("paper", "official"),
         ),
     ),
     schedule=schedule,
-    notes=(
-        "The paper drops 100 % at the last stage; the released code keeps at least one token at every stage, which "
-        "therefore lives to the end (mode official).",
-        "The paper gives ratios for 192, 128 and 64 of 576 tokens; for other budgets tokviz solves one ratio for "
-        "the first two stages so that the average over the blocks is the budget.",
-    ),
 )

@@ -7,35 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..names import Site
-from ..types import (
-    CLS_ATTENTION,
-    RECEIVED_ATTENTION,
-    Budget,
-    Chart,
-    Diagnostics,
-    Params,
-    PlanningInfo,
-    Schedule,
-    Selection,
-    Signals,
-    Stage,
-    TokenMap,
-)
-from .base import Paper, Param, Pruner, budget_tokens
-from .ops import (
-    candidate_rows,
-    fill_up,
-    fixed_count,
-    non_finite_warnings,
-    spread,
-    top_k,
-    unrankable,
-    usable_rows,
-)
+from ..records import TokenMap
+from ..types import CLS_ATTENTION, RECEIVED_ATTENTION, Diagnostics, Params, Selection, Signals
+from .diagnostics import explained, over_steps
+from .ops import top_k
 from .pairs import cosine_similarity
-from .planning import equal_shares, rows_by_view
-from .tower_attention import attention_map, attention_need
+from .per_view import shared, tower_attention, unrankable, usable
+from .pruner import Paper, Pruner, fixed_count, number, single_stage
 
 # The official loop removes this many tokens per round.
 REMOVED_PER_ROUND = 8
@@ -142,78 +120,48 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: VisPruner, official ``llava_arch.py``. Differs: see ``remove_duplicates``; ranks in float32, ties to the
     lowest index; a zero token has cosine 0 with everything instead of NaN.
     """
-    score = attention_map(signals, "the highest are important; of the others the most distinct stay")
-    attention = score.values
-    pool = candidate_rows(signals)
-    rows = usable_rows(signals.features, pool)
-    rows = rows[torch.isfinite(attention[rows])]
-    if len(rows) == 0:
-        return unrankable(min(keep, len(pool)), pool, score)
-    n_all = len(signals.features)
-    views = rows_by_view(signals, rows)
-    shares = equal_shares([len(view) for view in views], keep)
-    group = spread(torch.zeros(len(rows), device=rows.device), rows, n_all, torch.nan)
-    removed_in = torch.full((n_all,), torch.nan, device=rows.device)
-    charts = []
-    for number, (view, share) in enumerate(zip(views, shares, strict=True)):
+    score = tower_attention(signals, "the highest are important; of the others the most distinct stay")
+    found = usable(signals, score.values)
+    if len(found.rows) == 0:
+        return unrankable(min(keep, len(found.pool)), found.pool, score)
+    important, distinct, views = [], [], []
+    for view, share in shared(signals, found.rows, keep):
         n_important = int(share * float(params["important_share"]))
-        by_attention = view[top_k(attention[view], len(view))]
-        important, rest = by_attention[:n_important], by_attention[n_important:]
-        group[important] = 2.0
+        by_attention = view[top_k(score.values[view], len(view))]
+        important.append(by_attention[:n_important])
+        rest, thinned = by_attention[n_important:], None
         if share > n_important:
             thinned = remove_duplicates(signals.features, share - n_important, rest)
-            group[rest[thinned.left]] = 1.0
+            distinct.append(rest[thinned.left])
+        views.append((view, rest, thinned))
+
+    def diagnose() -> Diagnostics:
+        group, removed_in = (torch.full_like(score.values, torch.nan) for _ in range(2))
+        charts, label = [], "Similarity at which tokens were removed"
+        group[found.rows] = 0.0
+        for place, (view, rest, thinned) in enumerate(views):
+            if thinned is None or not thinned.similarity:
+                continue
             removed_in[rest] = torch.where(thinned.removed_in > 0, thinned.removed_in.float(), torch.nan)
-            charts += _chart(thinned, number, int(view[0]) if len(views) > 1 else None)
-    picks = (group > 0).nonzero().squeeze(1)
-    non_finite = len(pool) - len(rows)
-    return Selection(
-        kept=fill_up(picks, keep, pool).sort().values,
-        diagnose=lambda: Diagnostics(
-            score=score,
+            values, about = torch.cat(thinned.similarity), int(view[0]) if len(views) > 1 else None
+            charts.append(
+                over_steps(f"similarity_{place}", label, values, "round", "lowest cosine that was removed", about)
+            )
+        for value, rows in ((2.0, important), (1.0, distinct)):
+            group[torch.cat([found.rows[:0], *rows])] = value
+        return explained(
+            score,
             maps=(
                 TokenMap("group", "Important or distinct", group, direction="2 kept by attention, 1 kept as distinct"),
-                TokenMap("removed_in", "Round of removal", removed_in, unit="round", direction="low went first"),
+                TokenMap("removed_in", "Round of removal", removed_in, "round", "low went first"),
             ),
-            charts=tuple(charts),
-            facts={
-                "important": int((group == 2).sum()),
-                "distinct": int((group == 1).sum()),
-                "non_finite": non_finite,
-            },
-            warnings=non_finite_warnings(non_finite, len(pool)),
-        ),
-    )
-
-
-def _chart(thinned: Thinned, number: int, about: int | None) -> list[Chart]:
-    """The similarity at which each round removed; none when nothing was removed."""
-    if not thinned.similarity:
-        return []
-    return [
-        Chart(
-            f"similarity_{number}",
-            "Similarity at which tokens were removed",
-            "line",
-            y=torch.cat(thinned.similarity).tolist(),
-            x=list(range(1, len(thinned.similarity) + 1)),
-            x_label="round",
-            y_label="lowest cosine that was removed",
-            about=about,
+            charts=charts,
+            facts={"important": sum(map(len, important)), "distinct": sum(map(len, distinct))},
+            non_finite=found.non_finite,
+            of=len(found.pool),
         )
-    ]
 
-
-def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the encoder's output, before the projector, as the official code does; behind a merger of patches.
-
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves. Raises BadInput
-    for a budget below 1 token.
-    """
-    site: Site = "projector" if info.merges_patches else "encoder"
-    return Schedule(
-        (Stage(site, budget_tokens(budget), select, needs=(attention_need(info),), title="Important and distinct"),)
-    )
+    return Selection(found.kept(torch.cat([*important, *distinct]), keep), diagnose=diagnose)
 
 
 PRUNER = Pruner(
@@ -230,29 +178,12 @@ PRUNER = Pruner(
     needs=(CLS_ATTENTION, RECEIVED_ATTENTION),
     does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
     params=(
-        Param(
+        number(
             "important_share",
             "Important share ρ",
-            "float",
             0.5,
             "How much of the budget goes to the highest [CLS] attention; the rest goes to distinct tokens. Paper: 0.5.",
-            minimum=0.0,
-            maximum=1.0,
-            step=0.05,
         ),
     ),
-    schedule=schedule,
-    notes=(
-        "A vision tower without [CLS] (Qwen): ranked by the attention that tokens receive in the last block that "
-        "attends over whole pictures, mean over heads, queries and a token's patches.",
-        "The official loop fails when the list of the rest has odd length, and when a round would have to remove more "
-        "than half of it. Here the even half of an odd list has one token more, and a round removes no more than the "
-        "even half; where the official code runs, both agree.",
-        "The result depends on the parity of the ranking by attention: every round looks for duplicates of tokens at "
-        "even places among those at odd places only.",
-        "Cosines that differ by rounding can swap places in the list, and so the parity of all that follow: where that "
-        "happens, the official code itself keeps only about three quarters of the same tokens in float64.",
-        "With several views each gets an equal share, as officially each crop gets T; a view with fewer tokens hands "
-        "its surplus on.",
-    ),
+    schedule=single_stage(select, "encoder", needs=(CLS_ATTENTION, RECEIVED_ATTENTION), title="Important and distinct"),
 )

@@ -7,7 +7,7 @@ from torch import Generator
 
 from ..errors import BadInput, Unsupported
 from ..types import Budget, Params, PlanningInfo, PublishedModel, Schedule, Selection, Signals, Stage
-from .base import Paper, Param, Pruner, budget_tokens
+from .pruner import Paper, Pruner, budget_tokens, choice, whole
 
 PUBLISHED_BLOCKS = {32: 15, 40: 20}
 VIDEO_LLAVA_BLOCK = 16  # of 32
@@ -80,36 +80,22 @@ PRUNER = Pruner(
         2024,
         "https://arxiv.org/abs/2405.05803",
     ),
-    needs=(),
     params=(
-        Param(
+        whole(
             "block",
             "Block K",
-            "int",
             0,
             "The first block without visual tokens. 0: as published (15 of 32, 20 of 40, 16 on Video-LLaVA, else in "
-            "proportion). "
-            "`python -m tokviz calibrate` searches it for a model.",
+            "proportion). `python -m tokviz calibrate` searches it for a model.",
             minimum=0,
             maximum=127,
-            step=1,
         ),
-        Param(
+        choice(
             "positions",
             "Positions of the text",
-            "choice",
-            "keep",
+            ("keep", "reindex"),
             "keep leaves the gap of the withdrawn tokens (the released default); reindex closes it.",
-            choices=("keep", "reindex"),
         ),
     ),
     schedule=schedule,
-    notes=(
-        "VTW has no token budget. Counted as published it uses the published block whatever the budget; counted as "
-        "average, the block whose average is nearest to the budget; a final count cannot be met, as no token is left.",
-        "The released code uses block 15 of 32 by default, and 16 of 32 or 20 of 40 in its chat; tokviz takes 15 and "
-        "20, and the same relative depth elsewhere.",
-        "The search for K is `python -m tokviz calibrate vtw`; officially it exists as a switch of the evaluation "
-        "script, with the picture's place in the prompt written into the code.",
-    ),
 )

@@ -33,12 +33,21 @@ class Case(BaseModel):
 
 @dataclass(frozen=True)
 class Example:
-    """One stored case. ``id`` is its folder name, ``clip`` the video file where the question is about one."""
+    """One stored case.
+
+    Args:
+        id: The name of its folder.
+        case: Title, question, right answer, and why it is hard.
+        comparison: The stored session.
+        clip: The video file, where the question is about one.
+        image: The file that the question is about, as ``compare`` takes it; None where there is only the session.
+    """
 
     id: str
     case: Case
     comparison: Comparison
     clip: Path | None = None
+    image: Path | None = None
 
     @property
     def title(self) -> str:
@@ -59,9 +68,10 @@ def stored_digests(folder: Path = EXAMPLES) -> frozenset[str]:
 
 
 def load_examples(folder: Path = EXAMPLES) -> list[Example]:
-    """Every ``<folder>/<id>/`` with ``case.json`` and ``session.json``, by id; an empty list when there is none.
+    """Load the stored cases that come with tokviz, or those of a folder, by id.
 
-    ``clip.*`` beside them is the video that the question is about.
+    A case is a folder with ``case.json`` and ``session.json``, and the image or clip that the question is about. There
+    may be none.
 
     Raises BadInput that names the file when one of them is damaged: a broken example is a bug, not a missing one.
     """
@@ -78,4 +88,5 @@ def _load(folder: Path) -> Example:
     except (ValidationError, BadInput) as error:
         raise BadInput(f"The example {folder.name!r} cannot be read: {error}") from error
     clips = sorted(folder.glob("clip.*")) if comparison.video is not None else []
-    return Example(folder.name, case, comparison, clips[0] if clips else None)
+    files = clips or sorted(folder.glob("picture.*"))
+    return Example(folder.name, case, comparison, clips[0] if clips else None, files[0] if files else None)

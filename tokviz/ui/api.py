@@ -18,7 +18,8 @@ import gradio as gr
 
 from ..errors import BadInput
 from ..names import UNPRUNED, BudgetMeaning
-from ..pruners.base import Pruner
+from ..pruners.pruner import Pruner
+from ..resources import resource
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded, loaded, planning
 from ..serving.model_menu import check_may_load, model_option, model_options
@@ -29,6 +30,8 @@ from .components import PictureField
 from .failures import UNEXPECTED, log_failure, refusal
 from .files import as_plain
 from .form import is_whole, missing_by_method, param_facts
+
+BY_HAND = "<!-- from here on by hand -->"
 
 _SECTION = re.compile(r"^(Args|Returns):\s*$")
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*)$")
@@ -205,6 +208,15 @@ def _whole(name: str, value: Any) -> int:
     return int(value)
 
 
+def method_notes(method: str) -> list[str]:
+    """Where paper and code of a method differ: the list on its page in docs, empty where docs are not at hand."""
+    page = resource(f"docs/methods/{method}.md")
+    if not page.is_file():
+        return []
+    by_hand = page.read_text(encoding="utf-8").partition(BY_HAND)[2]
+    return [" ".join(note.split()) for note in by_hand.split("\n- ")[1:]]
+
+
 def method_facts(pruner: Pruner) -> dict[str, Any]:
     """A method as plain data for programs."""
     return {
@@ -213,7 +225,7 @@ def method_facts(pruner: Pruner) -> dict[str, Any]:
         "family": pruner.family,
         "claim": pruner.claim,
         "paper": pruner.paper.url if pruner.paper else None,
-        "notes": list(pruner.notes),
+        "notes": method_notes(pruner.id),
         "params": param_facts(pruner),
     }
 

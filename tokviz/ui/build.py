@@ -12,7 +12,7 @@ from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
 from ..names import DEFAULT_METHODS
-from ..pruners.base import Pruner
+from ..pruners.pruner import Pruner
 from ..records import Comparison
 from ..runs.examples import Example, load_examples
 from ..serving.callers import distrust_forwarded
@@ -23,7 +23,7 @@ from ..serving.queue import stop_all
 from ..serving.running import Loader, Runner, run_request
 from ..serving.storage import storage
 from . import numbers, text
-from .api import add_endpoints
+from .api import add_endpoints, method_notes
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .components import ASSETS, MAX_UPLOAD_MB, ExamplePills, FileButton, Notice, PageHead, PatchView
 from .failures import with_sentences
@@ -298,10 +298,10 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
 
 
 def _method_notes(pruners: Sequence[Pruner]) -> str:
-    """The notes of every method that has some, as lists. Markdown of our own constants only."""
-    noted = [pruner for pruner in pruners if pruner.notes]
+    """The notes of every method that has some, as lists. Markdown of our own files only."""
+    noted = [(pruner.label, notes) for pruner in pruners if (notes := method_notes(pruner.id))]
     return "\n\n".join(
-        "\n".join([f"**{pruner.label}**", "", *(f"- {_literal(note)}" for note in pruner.notes)]) for pruner in noted
+        "\n".join([f"**{label}**", "", *(f"- {_literal(note)}" for note in notes)]) for label, notes in noted
     )
 
 

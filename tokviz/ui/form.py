@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from ..errors import BadInput
 from ..names import UNPRUNED
-from ..pruners.base import Pruner
+from ..pruners.pruner import Pruner
 from ..records import Comparison
 from ..serving.model_cache import model_facts
 from ..serving.running import RunRequest

@@ -18,7 +18,7 @@ import gradio as gr
 
 from ..errors import BadInput
 from ..names import Box
-from ..pruners.base import Pruner
+from ..pruners.pruner import Pruner
 from ..records import Comparison
 from ..runs.examples import Example
 from ..serving.callers import LISTENERS, address_of

@@ -1,0 +1,285 @@
+"""The contract of a method: one object that plans stages and whose stages select tokens.
+
+A method is one file in this package that ends in ``PRUNER = Pruner(...)`` and one line in ``pruners/__init__.py``. The
+page's controls, the API schema, the docs and the contract tests are generated from that object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Generator
+
+from ..errors import BadInput, Unsupported, nearest
+from ..names import BudgetMeaning, MethodFamily, PositionPolicy, Site
+from ..short import passed
+from ..types import (
+    RECEIVED_ATTENTION,
+    Budget,
+    Need,
+    Params,
+    PlanningInfo,
+    Schedule,
+    SelectFunction,
+    Selection,
+    Signals,
+    Stage,
+)
+from .schedules import survivors_for_average
+
+ParamValue = bool | int | float | str
+ScheduleFunction = Callable[[Budget, PlanningInfo, Params], Schedule]
+
+
+@dataclass(frozen=True)
+class Param:
+    """One knob of a method; the page builds its control from it.
+
+    kind: ``int`` and ``float`` use ``minimum``, ``maximum``, ``step``; ``choice`` uses ``choices``; ``bool`` neither.
+    """
+
+    name: str
+    label: str
+    kind: Literal["int", "float", "choice", "bool"]
+    default: ParamValue
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, value: Any) -> ParamValue:
+        """Return ``value`` as this parameter's type. Raises BadInput with the allowed range."""
+        if self.kind == "bool":
+            if isinstance(value, bool):
+                return value
+            raise BadInput(f"{self.name} must be true or false, not {passed(value)}.")
+        if self.kind == "choice":
+            if isinstance(value, str) and value in self.choices:
+                return value
+            raise BadInput(f"{self.name} must be one of {', '.join(self.choices)}, not {passed(value)}.")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadInput(f"{self.name} must be a number, not {passed(value)}.")
+        number: int | float = value
+        if isinstance(number, float) and not math.isfinite(number):
+            raise BadInput(f"{self.name} must be a finite number, not {passed(value)}.")
+        if self.kind == "int":
+            if number != int(number):
+                raise BadInput(f"{self.name} must be a whole number, not {passed(value)}.")
+            number = int(number)
+        if not (self.minimum is None or number >= self.minimum) or not (self.maximum is None or number <= self.maximum):
+            raise BadInput(f"{self.name} must lie between {self.minimum} and {self.maximum}, not {passed(value)}.")
+        return number
+
+
+def choice(name: str, label: str, choices: tuple[str, ...], help: str) -> Param:
+    """A choice whose default is the first one."""
+    return Param(name, label, "choice", choices[0], help, choices=choices)
+
+
+def whole(name: str, label: str, default: int, help: str, *, minimum: int, maximum: int) -> Param:
+    """A whole number between ``minimum`` and ``maximum``."""
+    return Param(name, label, "int", default, help, minimum=minimum, maximum=maximum, step=1)
+
+
+def number(
+    name: str, label: str, default: float, help: str, *, minimum: float = 0.0, maximum: float = 1.0, step: float = 0.05
+) -> Param:
+    """A number between ``minimum`` and ``maximum``, by default a share."""
+    return Param(name, label, "float", default, help, minimum=minimum, maximum=maximum, step=step)
+
+
+def switch(name: str, label: str, default: bool, help: str) -> Param:
+    """On or off."""
+    return Param(name, label, "bool", default, help)
+
+
+def budget_tokens(budget: Budget) -> int:
+    """The budget in tokens; every schedule starts here, so that every method refuses the same budgets.
+
+    Raises BadInput unless it is a whole number of at least 1, counted in one of the three known ways. Budgets above N
+    are fine: a stage that keeps N or more tokens is the identity.
+    """
+    tokens = budget.tokens
+    is_number = isinstance(tokens, int | float) and not isinstance(tokens, bool)
+    finite = is_number and (isinstance(tokens, int) or math.isfinite(tokens))
+    if not finite or tokens != int(tokens) or tokens < 1:
+        raise BadInput(f"The budget must be a whole number of at least 1 visual token, not {passed(tokens)}.")
+    if budget.counted_as not in get_args(BudgetMeaning):
+        raise BadInput(
+            f"The budget must be counted as {', '.join(get_args(BudgetMeaning))}, not {budget.counted_as!r}."
+        )
+    return int(tokens)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where the method was published."""
+
+    title: str
+    authors: str
+    year: int
+    url: str
+
+
+def fixed_count(select: Callable[[Signals, int, Params, Generator], Selection]) -> SelectFunction:
+    """Decorate the select function of a stage that keeps a planned number of tokens.
+
+    ``keep >= N`` is the identity and ``keep <= 0`` drops everything; neither does any selection work, so ``select``
+    only ever sees ``0 < keep < N``. Raises ValueError for a stage without a count.
+    """
+
+    @wraps(select)
+    def counted(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
+        if keep is None:
+            raise ValueError("This stage keeps a planned number of tokens, but its Stage.keep is None.")
+        n, device = len(signals.features), signals.features.device
+        if keep >= n:
+            return Selection(kept=torch.arange(n, device=device))
+        if keep <= 0:
+            return Selection(kept=torch.empty(0, dtype=torch.int64, device=device))
+        return select(signals, keep, params, generator)
+
+    return counted
+
+
+def needs_on(info: PlanningInfo, *needs: Need) -> tuple[Need, ...]:
+    """Of the needs those that this model can meet: attention received stands in for [CLS] where there is none."""
+    by_cls = {need for need in needs if need.kind.startswith("cls_")}
+    left_out = by_cls if not info.has_cls else {RECEIVED_ATTENTION} if by_cls else set()
+    return tuple(need for need in needs if need not in left_out)
+
+
+def single_stage(
+    select: SelectFunction,
+    site: Site = "projector",
+    *,
+    needs: tuple[Need, ...] | Callable[[PlanningInfo, Params], tuple[Need, ...]] = (),
+    title: str | Callable[[PlanningInfo], str] = "",
+    positions: PositionPolicy | None = None,
+    tiled: SelectFunction | None = None,
+    label: str = "This method",
+) -> ScheduleFunction:
+    """Plan one stage that leaves the budget.
+
+    Before the LLM all meanings of a budget coincide, because every block sees what the stage leaves; a stage inside it
+    leaves what makes its average. Where a model merges patches into tokens, ``"encoder"`` is behind the projector.
+
+    Args:
+        select: what the stage does; decorate it with ``fixed_count``.
+        needs: signals, or how to find them; see ``needs_on``.
+        title: a few words about the stage, or how to find them.
+        positions: None keeps those of the tokens behind a stage inside the LLM and closes the gap before it.
+        tiled: what it does instead where view 0 is a thumbnail and the others are crops.
+        label: the method, for the sentences of refusals.
+    """
+
+    def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+        tokens = budget_tokens(budget)
+        if isinstance(site, int):
+            if not 0 <= site < info.n_blocks:
+                raise BadInput(f"{label} drops tokens before layer {site}; this model has 0 to {info.n_blocks - 1}.")
+            if budget.counted_as == "average":
+                tokens = survivors_for_average(label, tokens, info, site)
+        stage = Stage(
+            "projector" if site == "encoder" and info.merges_patches else site,
+            tokens,
+            tiled if tiled and info.has_tiles else select,
+            needs_on(info, *(needs(info, params) if callable(needs) else needs)),
+            positions or ("keep" if isinstance(site, int) else "reindex"),
+            title(info) if callable(title) else title,
+        )
+        return Schedule((stage,))
+
+    return schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruner:
+    """One published method (or control).
+
+    Args:
+        id: a short name, an identifier in lower case.
+        label: its name in menus and tables.
+        family: the idea it belongs to.
+        claim: one line, what it keeps and at what price.
+        paper: where it was published; None for a control.
+        needs: every signal that any of its stages may ask for, so that the page can say what a model must provide.
+        does_without: those of them that it can replace when the model lacks them.
+        params: its parameters.
+        schedule: ``(budget, info, params) -> Schedule``; pure. Raises BadInput when the budget cannot be met, saying
+            why, and (for every method alike, see ``missing``) Unsupported for a model that lacks what the method needs.
+            Where positions cannot be renumbered, every stage keeps them.
+        needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT).
+        merges_in_vision: has stages inside vision blocks.
+        does_without_tower: but can merge behind them as well.
+        merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
+
+    Where paper and code differ, and what was done where a source is silent, is told in ``docs/methods/<id>.md``.
+    """
+
+    id: str
+    label: str
+    family: MethodFamily
+    claim: str
+    schedule: ScheduleFunction
+    paper: Paper | None = None
+    needs: tuple[Need, ...] = ()
+    does_without: tuple[Need, ...] = ()
+    params: tuple[Param, ...] = ()
+    needs_tiles: bool = False
+    merges_in_vision: bool = False
+    does_without_tower: bool = False
+    merges: bool = False
+
+    def __post_init__(self) -> None:
+        plan = getattr(self.schedule, "__wrapped__", self.schedule)  # dataclasses.replace hands over a wrapped one
+
+        @wraps(plan)
+        def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+            missing = self.missing(info)
+            if missing is not None:
+                raise Unsupported(missing)
+            planned = plan(budget, info, params)
+            if info.renumbers:
+                return planned
+            # Kept tokens of multi-dimensional positions keep them, whatever the method does elsewhere.
+            return Schedule(tuple(replace(stage, positions="keep") for stage in planned.stages))
+
+        object.__setattr__(self, "schedule", schedule)
+
+    def missing(self, info: PlanningInfo) -> str | None:
+        """What this method needs and this model cannot give, as one sentence; None when it can run.
+
+        The page greys the method out with this sentence, and a schedule refuses with it.
+        """
+        needed = {need.kind for need in self.needs if need not in self.does_without}
+        if any(kind.startswith("cls_") for kind in needed) and not info.has_cls:
+            return f"{self.label} reads the [CLS] token, and the vision tower of this model has none."
+        if "clip_relevance" in needed and not info.has_text_tower:
+            return f"{self.label} compares patches with the question by CLIP's text tower, which this model lacks."
+        if self.needs_tiles and not info.has_tiles:
+            looks = "looks at the frames of a video" if info.has_frames else "looks at one picture"
+            return f"{self.label} compares a thumbnail with its crops, and this model {looks} without crops."
+        no_tower = info.vision_blocks is None or info.merges_patches
+        if self.merges_in_vision and no_tower and not self.does_without_tower:
+            return f"{self.label} merges inside the vision tower, and this model's tower does not allow it."
+        return None
+
+    def complete(self, given: Mapping[str, Any] | None) -> dict[str, ParamValue]:
+        """Defaults overlaid with ``given``, every value checked. Raises BadInput for unknown names or bad values."""
+        known = {param.name: param for param in self.params}
+        unknown = sorted(set(given or {}) - set(known), key=str)
+        if unknown:
+            near = nearest(unknown[0], known)
+            has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
+            advice = f"did you mean {near!r}?" if near else f"{has}."
+            raise BadInput(f"{self.label} has no parameter {passed(unknown[0])}; {advice}")
+        values = {param.name: param.default for param in self.params}
+        values.update({name: known[name].check(value) for name, value in (given or {}).items()})
+        return values

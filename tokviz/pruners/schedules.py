@@ -1,0 +1,86 @@
+"""Schedule arithmetic: blocks on models of another depth, and counts that meet an average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..errors import BadInput
+from ..types import PlanningInfo
+
+PUBLISHED_DEPTHS = (28, 32, 40)
+"""Depths of the models that methods were published on: Qwen2-VL 7B, LLaVA 7B and 13B."""
+
+
+def carried_blocks(published: Sequence[int], n_blocks: int) -> list[int]:
+    """The blocks that stand for published ones in a model of ``n_blocks``.
+
+    As printed for 28, 32 and 40 blocks; elsewhere in proportion to 32, ``block * n_blocks // 32``, at least 1. One that
+    would repeat the block before moves to the next, and what falls off the end of a very shallow model is left out.
+    Example: (2, 6, 15) on 8 blocks is [1, 2, 3].
+    """
+    blocks: list[int] = []
+    for block in published:
+        place = block if n_blocks in PUBLISHED_DEPTHS else block * n_blocks // 32
+        blocks.append(max(place, blocks[-1] + 1 if blocks else 1))
+    return [block for block in blocks if block < n_blocks]
+
+
+def reference_depth(n_blocks: int) -> int:
+    """At how many blocks a published budget is solved: the model's own number if it was published on, else 32."""
+    return n_blocks if n_blocks in PUBLISHED_DEPTHS else 32
+
+
+def bracket(increasing: Callable[[float], float], target: float) -> tuple[float, float]:
+    """Neighbouring ratios ``low <= high`` in 0..1 with ``increasing(low) <= target < increasing(high)``.
+
+    Both are 0 when even ratio 0 is above the target, and both are 1 when ratio 1 is not above it.
+    """
+    if increasing(0.0) > target:
+        return 0.0, 0.0
+    if increasing(1.0) <= target:
+        return 1.0, 1.0
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if increasing(middle) <= target:
+            low = middle
+        else:
+            high = middle
+    return low, high
+
+
+def block_spans(blocks: list[int], n_blocks: int) -> list[int]:
+    """How many LLM blocks see the tokens before the first stage, and then behind each stage. Shape: stages + 1."""
+    return [end - start for start, end in zip([0, *blocks], [*blocks, n_blocks], strict=True)]
+
+
+def weighted_average(counts: Sequence[float], weights: list[int]) -> float:
+    """Mean of N and the counts behind each stage, weighted by how many blocks see them."""
+    return sum(count * weight for count, weight in zip(counts, weights, strict=True)) / sum(weights)
+
+
+def survivors_for_average(label: str, tokens: int, info: PlanningInfo, block: int) -> int:
+    """How many tokens a single stage before ``block`` must leave for the blocks to process ``tokens`` on average.
+
+    R = (L B - N K) / (L - K), rounded to the nearest integer. Raises BadInput when even one survivor is too many.
+    """
+    n, blocks = info.n_visual, info.n_blocks
+    if tokens >= n:
+        return tokens
+    left = blocks * tokens - n * block
+    survivors = (2 * left + blocks - block) // (2 * (blocks - block))
+    if survivors < 1:
+        least = -(-(2 * n * block + blocks - block) // (2 * blocks))
+        raise BadInput(
+            f"{label} cannot reach an average of {tokens} tokens: its first {block} of {blocks} blocks process "
+            f"all {n}. Ask for at least {least}, or count the budget as final."
+        )
+    return survivors
+
+
+def least_budget(accepted: Callable[[int], bool], tokens: int, n: int) -> int:
+    """The smallest budget above ``tokens`` that is accepted; N, which drops nothing, where there is none below it.
+
+    Refusals name it: tried one by one, because counts are rounded and what is accepted does not always rise.
+    """
+    return next((more for more in range(tokens + 1, n) if accepted(more)), n)
