@@ -7,9 +7,10 @@
     python -m scripts.mutants run --suite full            # with all tests instead of those that each mutant names
 
 Every mutant names the files of tests that are to catch it; a rename of code or tests renames them here, too. ``run``
-stops at the first failing test, notes it, and at the end makes sure that these tests pass without any mutant. A cut in
-the tests is good when ``run`` still finds every mutant. ``before.json`` says which of them the suite caught when they
-were written. Exits with 1 when a mutant survives or does not apply. Tests in a browser need TOKVIZ_CHROMIUM.
+begins with the test that caught it before, stops at the first failing one, notes it, and at the end makes sure that
+these tests pass without any mutant. A cut in the tests is good when ``run`` still finds every mutant. ``before.json``
+says which of them the suite caught when they were written. Exits with 1 when a mutant survives or does not apply.
+Tests in a browser need TOKVIZ_CHROMIUM.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(mutants: list[Mutant], jobs: int, full: bool) -> int:
     copies: SimpleQueue[Path] = SimpleQueue()
+    record = {} if full else caught()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(jobs) as pool:
         for number in range(jobs):
             copies.put(scratch_copy(Path(folder) / str(number)))
@@ -72,7 +74,7 @@ def _run(mutants: list[Mutant], jobs: int, full: bool) -> int:
         def one(mutant: Mutant) -> Outcome:
             copy = copies.get()
             try:
-                return try_mutant(mutant, copy, ["tests"] if full else mutant.tests)
+                return try_mutant(mutant, copy, ["tests"] if full else mutant.tests, record.get(mutant.id))
             finally:
                 copies.put(copy)
 

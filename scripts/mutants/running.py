@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +48,17 @@ def scratch_copy(folder: Path, root: Path = ROOT) -> Path:
     return folder
 
 
-def try_mutant(mutant: Mutant, copy: Path, tests: Sequence[str]) -> Outcome:
-    """Run ``tests``, file after file, on the mutant until one fails. Raises Stale for one that does not apply."""
+def try_mutant(mutant: Mutant, copy: Path, tests: Sequence[str], recorded: str | None = None) -> Outcome:
+    """Run ``tests``, file after file, on the mutant until one fails. Raises Stale for one that does not apply.
+
+    ``recorded`` caught it before and is tried first: a single test instead of all that come before it in its file.
+    """
     began, caught = time.monotonic(), None
     with applied(mutant, copy):
-        for path in tests:
+        if recorded is not None:
+            with suppress(NoProof):  # that test is gone, or was renamed
+                caught = first_failure(copy, [recorded])
+        for path in tests if caught is None else ():
             caught = first_failure(copy, [path])
             if caught is not None:
                 break
