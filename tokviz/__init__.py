@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .pruners import Pruner, methods, register
     from .pruners.define import keep_highest, pruner
     from .pruners.ops import evenly_spaced, merge_into_nearest
-    from .pruners.planning import equal_shares, rows_by_view
+    from .pruners.per_view import equal_shares, rows_by_view
     from .pruners.pruner import Paper, Param, budget_tokens
     from .records import Chart, Comparison, Reading, Run, TextScores, TokenMap
     from .runs.compare import Event, compare, compare_events
@@ -58,10 +58,10 @@ _NAMES = {
     "models.loading": "VisionLanguageModel load wrap",
     "names": "VisionBlock",
     "pruners": "Pruner methods register",
-    "pruners.base": "Paper Param budget_tokens",
+    "pruners.pruner": "Paper Param budget_tokens",
     "pruners.define": "keep_highest pruner",
     "pruners.ops": "evenly_spaced merge_into_nearest",
-    "pruners.planning": "equal_shares rows_by_view",
+    "pruners.per_view": "equal_shares rows_by_view",
     "records": "Chart Comparison Reading Run TextScores TokenMap",
     "runs.compare": "Event compare compare_events",
     "types": "Budget Diagnostics Need PlanningInfo Schedule Selection Signals Stage CLS_ATTENTION CLS_FEATURE "
