@@ -38,7 +38,7 @@ OUTRO = """\
 
 Every family is tested on tiny stock models with random weights and on the real processors with small settings: pruning
 before and inside the LLM equals masked attention on the full sequence, keeping everything is the stock model bit for
-bit, each token's box is where a gradient picture says (under 0.06 of a cell), and every method runs from a local folder
+bit, each token's box is where a gradient image says (under 0.06 of a cell), and every method runs from a local folder
 to an answer. The published checkpoints themselves were not at hand: memory is an estimate from the sizes, and where no
 revision is given the newest one of the hub is loaded.
 """
@@ -82,7 +82,7 @@ def _menu() -> str:
     lines = [
         "## The menu",
         "",
-        "Memory in GB is estimated: weights, the unpruned KV cache of the largest picture and one block's activations.",
+        "Memory in GB is estimated: weights, the unpruned KV cache of the largest image and one block's activations.",
         "",
         "| id | size | bfloat16 | 4 bits | asks about | revision | licence |",
         "|---|---|---|---|---|---|---|",

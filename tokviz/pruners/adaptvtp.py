@@ -221,7 +221,7 @@ PRUNER = Pruner(
             "text",
             "Text",
             ("question", "all_text"),
-            "Which tokens α compares with: what the user wrote, or all text behind the picture (template, roles).",
+            "Which tokens α compares with: what the user wrote, or all text behind the image (template, roles).",
         ),
         switch("filter", "Text filter", True, "Off keeps the spread-out tokens of all (the paper's ablation)."),
         number(
