@@ -29,7 +29,7 @@ function firstFrame(payload) {
 }
 
 function fillFilm() {
-  const { video, id, pictureSize } = state.payload;
+  const { video, id, imageSize } = state.payload;
   part("film").hidden = part("scrub").hidden = !video;
   if (!video) {
     play(false);
@@ -37,7 +37,7 @@ function fillFilm() {
     film.images = [];
     return;
   }
-  const key = `${id} ${video.frames.map((frame) => (frame.picture ? frame.picture.url : "")).join(" ")}`;
+  const key = `${id} ${video.frames.map((frame) => (frame.image ? frame.image.url : "")).join(" ")}`;
   if (key === film.key) return;
   film.key = key;
   const evidence = evidenceFrames();
@@ -45,7 +45,7 @@ function fillFilm() {
   film.images = film.cells.map((cell) => cell.querySelector("img"));
   film.images.forEach((image) => image.addEventListener("load", () => { if (image === film.images[film.frame]) redraw(); }));
   part("film-frames").replaceChildren(...film.cells);
-  part("film-frames").style.setProperty("--tv-film-aspect", `${pictureSize[0]} / ${pictureSize[1]}`);
+  part("film-frames").style.setProperty("--tv-film-aspect", `${imageSize[0]} / ${imageSize[1]}`);
   const range = part("scrub-range");
   range.max = String(video.frames.length - 1);
   const length = video.duration > 0 ? ` of ${timeWords(video.duration)}` : "";
@@ -58,7 +58,7 @@ function filmCell(frame, at, isEvidence) {
   image.alt = "";
   image.draggable = false;
   image.decoding = "async";
-  if (frame.picture && frame.picture.url) image.src = frame.picture.url;
+  if (frame.image && frame.image.url) image.src = frame.image.url;
   const still = make("span", "tv-film-still");
   still.append(image, make("span", "tv-film-partners"));
   cell.append(still, make("span", "tv-film-time", timeWords(frame.time)));
@@ -70,7 +70,7 @@ function filmCell(frame, at, isEvidence) {
 function arrangeFilm() {
   if (!state.payload || !state.payload.video) return;
   const { length } = state.payload.video.frames;
-  const [width, height] = state.payload.pictureSize;
+  const [width, height] = state.payload.imageSize;
   const widest = Math.max(CELL_TALLEST * (width / height), CELL_LEAST);
   const cell = Math.min(Math.max(part("film-scroll").clientWidth / length, CELL_LEAST), widest);
   part("film-track").style.width = `${Math.floor(cell * length)}px`;

@@ -1,4 +1,4 @@
-// One field for a picture or a video: drop, click or paste; what was chosen is shown, a video can be played. The value
+// One field for an image or a video: drop, click or paste; what was chosen is shown, a video can be played. The value
 // is gradio FileData; the server looks at the file's content and decides what it is.
 
 const node = (name) => element.querySelector(`.mf-${name}`);
@@ -15,10 +15,10 @@ function clip(name, most) {
 }
 
 function show(file) {
-  const [picture, video] = [node("picture"), node("video")];
+  const [image, video] = [node("image"), node("video")];
   const url = file && file.url;
   const isVideo = Boolean(file && (file.mime_type || "").startsWith("video/"));
-  root.dataset.shows = !file ? "none" : isVideo ? "video" : "picture";
+  root.dataset.shows = !file ? "none" : isVideo ? "video" : "image";
   node("name").textContent = file ? clip(file.orig_name || "the chosen file", 90) : "";
   if (!isVideo || !url) {
     video.pause();
@@ -27,8 +27,8 @@ function show(file) {
   } else if (video.getAttribute("src") !== url) {
     video.src = url;
   }
-  if (isVideo || !url) picture.removeAttribute("src");
-  else if (picture.getAttribute("src") !== url) picture.src = url;
+  if (isVideo || !url) image.removeAttribute("src");
+  else if (image.getAttribute("src") !== url) image.src = url;
 }
 
 // The lanes are told at once that another file is in the form, and by whom: what the server puts here comes with lanes.
@@ -77,7 +77,7 @@ node("remove").addEventListener("click", () => {
   node("drop").focus();
 });
 // What this browser cannot show is named; the server may read it all the same.
-node("picture").addEventListener("error", () => { if (props.value && node("picture").getAttribute("src")) root.dataset.shows = "name"; });
+node("image").addEventListener("error", () => { if (props.value && node("image").getAttribute("src")) root.dataset.shows = "name"; });
 node("video").addEventListener("error", () => { if (props.value && node("video").getAttribute("src")) root.dataset.shows = "name"; });
 root.addEventListener("dragover", (event) => {
   event.preventDefault();

@@ -79,7 +79,7 @@ function draw() {
   const n = menu.chosen.size;
   part("count").textContent = `${n} of ${menu.rows.size} chosen`;
   part("many").hidden = n <= MANY_LANES;
-  part("many").textContent = `${n} methods and no pruning run one after another: ${n + 1} answers to wait for, ${n + 1} pictures to compare.`;
+  part("many").textContent = `${n} methods and no pruning run one after another: ${n + 1} answers to wait for, ${n + 1} images to compare.`;
   drawSettings();
 }
 

@@ -1,4 +1,4 @@
-// Painting of one lane: the canvas (picture, cells) and the SVG above it (evidence, hovered and pinned patch, links).
+// Painting of one lane: the canvas (image, cells) and the SVG above it (evidence, hovered and pinned patch, links).
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -24,7 +24,7 @@ function hatchPattern(context, colour, spacing, ratio) {
   return context.createPattern(tile, "repeat");
 }
 
-// scene: {payload, picture (loaded HTMLImageElement or null), stage, index, view, map, ordering, survival, opacity, colours}
+// scene: {payload, image (loaded HTMLImageElement or null), stage, index, view, map, ordering, survival, opacity, colours}
 function paint(canvas, scene) {
   const ratio = window.devicePixelRatio || 1;
   const width = Math.max(Math.round(canvas.clientWidth * ratio), 1);
@@ -34,11 +34,11 @@ function paint(canvas, scene) {
     canvas.height = height;
   }
   const context = canvas.getContext("2d");
-  const [pictureWidth, pictureHeight] = scene.payload.size;
-  const brush = { context, ratio, sx: width / pictureWidth, sy: height / pictureHeight, grid: scene.payload.grid };
+  const [imageWidth, imageHeight] = scene.payload.size;
+  const brush = { context, ratio, sx: width / imageWidth, sy: height / imageHeight, grid: scene.payload.grid };
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, width, height);
-  if (scene.picture) drawPieces(brush, scene);
+  if (scene.image) drawPieces(brush, scene);
   if (scene.stage) {
     if (scene.view === "score" && scene.map) paintScore(brush, scene);
     else if (scene.view === "clusters" && scene.stage.carriers) paintClusters(brush, scene);
@@ -73,12 +73,12 @@ function paintShares(brush, { index, payload }) {
   }
 }
 
-// The parts of the picture where the sheet has them; most often the whole of it in its place.
-function drawPieces(brush, { picture, payload }) {
-  const [fx, fy] = [picture.naturalWidth / payload.pictureSize[0], picture.naturalHeight / payload.pictureSize[1]];
+// The parts of the image where the sheet has them; most often the whole of it in its place.
+function drawPieces(brush, { image, payload }) {
+  const [fx, fy] = [image.naturalWidth / payload.imageSize[0], image.naturalHeight / payload.imageSize[1]];
   for (const { source, target } of payload.pieces) {
     const [x, y, right, bottom] = target.map((edge, k) => Math.round(edge * (k % 2 ? brush.sy : brush.sx)));
-    brush.context.drawImage(picture, source[0] * fx, source[1] * fy, (source[2] - source[0]) * fx, (source[3] - source[1]) * fy,
+    brush.context.drawImage(image, source[0] * fx, source[1] * fy, (source[2] - source[0]) * fx, (source[3] - source[1]) * fy,
       x, y, right - x, bottom - y);
   }
 }
@@ -185,7 +185,7 @@ function veil(brush, tokens, scene, shown) {
   });
 }
 
-// Both layers of a picture at once: dropped is what no token shows any more; what only a token of the whole picture
+// Both layers of an image at once: dropped is what no token shows any more; what only a token of the whole image
 // shows, coarsely, is veiled by half.
 function paintBothKept(brush, scene) {
   const { index, colours } = scene;
@@ -321,7 +321,7 @@ function paintTarget(brush, token, size) {
   if (numbered) label(brush, token, String(size), "#fff", 17);
 }
 
-// Veil the whole picture on a second sheet, cut out what the model saw, lay the sheet on top.
+// Veil the whole image on a second sheet, cut out what the model saw, lay the sheet on top.
 function paintUnseen(brush, scene, width, height) {
   const sheet = document.createElement("canvas");
   sheet.width = width;
@@ -348,7 +348,7 @@ function svgBox(box, className) {
   return svgNode("rect", { x: box[0], y: box[1], width: box[2] - box[0], height: box[3] - box[1] }, className);
 }
 
-// A little outside what is marked (``least`` in pixels of the picture), so that a mark does not cover what it points at.
+// A little outside what is marked (``least`` in pixels of the image), so that a mark does not cover what it points at.
 function around([x0, y0, x1, y1], share, least) {
   const [dx, dy] = [(x1 - x0) * share, (y1 - y0) * share].map((by) => Math.max(by, least));
   return [x0 - dx, y0 - dy, x1 + dx, y1 + dy];

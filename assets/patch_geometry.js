@@ -1,4 +1,4 @@
-// Geometry and numbers of the patch view. No DOM here. Boxes and points are in pixels of the original picture.
+// Geometry and numbers of the patch view. No DOM here. Boxes and points are in pixels of the original image.
 // The files that tokviz/ui/patch_view.py lists are joined in that order into one function body; this is the first.
 
 function boxOf(grid, token) {
@@ -15,7 +15,7 @@ function centreOf(grid, token) {
   return [(x0 + x1) / 2, (y0 + y1) / 2];
 }
 
-// A picture may be looked at twice: whole (layer 0) and in crops of a larger copy (layer 1). The layers in order, each
+// An image may be looked at twice: whole (layer 0) and in crops of a larger copy (layer 1). The layers in order, each
 // with its name.
 function layersOf(grid) {
   const layers = [...new Set(grid.views.map((view) => view.layer || 0))].sort((a, b) => a - b);
@@ -82,7 +82,7 @@ function neighboursOf(grid) {
   return neighbourhoods.get(grid);
 }
 
-// What the views show together: crops of one picture lie side by side. Views that hold padding only show nothing.
+// What the views show together: crops of one image lie side by side. Views that hold padding only show nothing.
 function seenTogether(grid) {
   const seen = grid.views.map((view) => view.seen).filter(hasArea);
   return seen.length ? [0, 1, 2, 3].map((k) => seen.map((box) => box[k]).reduce((a, b) => (k < 2 ? Math.min(a, b) : Math.max(a, b)))) : null;
@@ -201,7 +201,7 @@ function orderShare(place, last) {
   return last > 1 ? 1 - (0.9 * (place - 1)) / (last - 1) : 1;
 }
 
-// The dark end of the map stays readable against black pictures.
+// The dark end of the map stays readable against black images.
 function depthShare(survived, stages) {
   return 0.1 + (0.85 * survived) / stages;
 }

@@ -19,15 +19,15 @@ function buildLane(number) {
   head.append(label, family, why);
   const frame = make("div", "tv-frame");
   const bars = buildBars();
-  const picture = make("div", "tv-picture");
-  picture.tabIndex = 0;
-  picture.setAttribute("role", "application");
+  const image = make("div", "tv-image");
+  image.tabIndex = 0;
+  image.setAttribute("role", "application");
   const canvas = make("canvas", "tv-canvas");
   canvas.setAttribute("aria-hidden", "true");
   const svg = svgNode("svg", { preserveAspectRatio: "none", "aria-hidden": "true" }, "tv-marks");
   const unseen = make("span", "tv-unseen", "not seen by the model");
-  picture.append(canvas, svg, unseen);
-  frame.append(picture, bars);
+  image.append(canvas, svg, unseen);
+  frame.append(image, bars);
   const readout = make("div", "tv-readout");
   const where = make("div", "tv-where");
   const what = make("div", "tv-what");
@@ -51,7 +51,7 @@ function buildLane(number) {
   const remarks = make("div", "tv-remarks");
   root.append(head, frame, below, outcome, numbers, remarks);
   return {
-    root, label, family, why, picture, bars, canvas, svg, unseen, rooms, where, what, parts, answer, verdict, numbers, remarks,
+    root, label, family, why, image, bars, canvas, svg, unseen, rooms, where, what, parts, answer, verdict, numbers, remarks,
     stageAt: -1, stageChosen: false, mapAt: 0, orderAt: 0, data: null, indices: [], survival: null,
   };
 }
@@ -75,8 +75,8 @@ function fillLane(lane, data, payload, view) {
   lane.label.textContent = data.label;
   lane.family.textContent = data.family;
   const keys = payload.video ? " Comma and full stop go a frame back and forth." : "";
-  lane.picture.setAttribute("aria-label",
-    `${data.label}: patches of the picture. Arrow keys move between patches, Enter pins one, Escape releases it.${keys}`);
+  lane.image.setAttribute("aria-label",
+    `${data.label}: patches of the image. Arrow keys move between patches, Enter pins one, Escape releases it.${keys}`);
   fillOutcome(lane, data);
   // How times were measured is said once, where it starts or changes.
   const shown = data.numbers.map((number, i) => {
@@ -148,18 +148,18 @@ function numberNodes(number) {
 }
 
 function placeSheet(lane, { size: [width, height] }) {
-  lane.picture.style.setProperty("--tv-aspect", `${width} / ${height}`);
-  lane.picture.style.setProperty("--tv-ratio", width / height);
+  lane.image.style.setProperty("--tv-aspect", `${width} / ${height}`);
+  lane.image.style.setProperty("--tv-ratio", width / height);
 }
 
 // In the largest margin that can hold it; the legend says the same when no margin can.
-function placeUnseenLabel(node, payload, picture) {
+function placeUnseenLabel(node, payload, image) {
   const [width, height] = payload.size;
   const [x0, y0, x1, y1] = (!payload.grid.apart && seenTogether(payload.grid)) || [0, 0, width, height];
   const shares = { left: x0 / width, right: 1 - x1 / width, top: y0 / height, bottom: 1 - y1 / height };
   const [side, share] = Object.entries(shares).sort((a, b) => b[1] - a[1])[0];
   const sideways = side === "left" || side === "right";
-  const [across, along] = sideways ? [picture.clientWidth, picture.clientHeight] : [picture.clientHeight, picture.clientWidth];
+  const [across, along] = sideways ? [image.clientWidth, image.clientHeight] : [image.clientHeight, image.clientWidth];
   // No room for the words (a panorama is a thin strip): the legend says it.
   node.hidden = share < 0.06 || (along > 0 && (along < 120 || share * across < 14));
   node.dataset.side = side;

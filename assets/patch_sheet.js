@@ -1,5 +1,5 @@
-// What the lanes draw on: a sheet. It says which tokens are drawn and where, and which part of the picture lies where.
-// A picture in one grid is its own sheet. A picture cut into crops is drawn layer by layer, both layers on each other, or
+// What the lanes draw on: a sheet. It says which tokens are drawn and where, and which part of the image lies where.
+// An image in one grid is its own sheet. An image cut into crops is drawn layer by layer, both layers on each other, or
 // spread out as the model gets it; a video one frame at a time. Boxes of a sheet are in its own units.
 
 const BOTH = "both";
@@ -9,17 +9,17 @@ function isVideo(grid) {
   return grid.views.some((view) => (view.frames || []).length);
 }
 
-// What there is to choose of a picture in layers; nothing to choose for others.
+// What there is to choose of an image in layers; nothing to choose for others.
 function sheetChoices(grid) {
   const layers = isVideo(grid) ? [] : layersOf(grid);
   if (layers.length < 2) return [];
-  return [{ value: BOTH, name: "both, on the picture" }, ...layers.map(({ layer, name }) => ({ value: String(layer), name })),
+  return [{ value: BOTH, name: "both, on the image" }, ...layers.map(({ layer, name }) => ({ value: String(layer), name })),
     { value: APART, name: "as the model gets them" }];
 }
 
 // payload: as it came. choice: one of the values of sheetChoices, or the number of a frame of a video.
 // Returns {size, grid, pieces, evidence, named}: grid with its `apart` or `stacked` set where that matters for painting;
-// pieces: which box of the picture (source) lies in which box of the sheet (target); named: a token's place needs the
+// pieces: which box of the image (source) lies in which box of the sheet (target); named: a token's place needs the
 // name of its view.
 function sheetOf(payload, choice) {
   const { grid, size } = payload;
@@ -46,7 +46,7 @@ function colInLayer(grid, token) {
   return grid.row[token] < 0 ? -1 : grid.col[token] + (grid.views[grid.view[token]].left || 0);
 }
 
-// Both layers in their places on the picture: cells of the whole picture lie under the smaller ones of its crops.
+// Both layers in their places on the image: cells of the whole image lie under the smaller ones of its crops.
 function stackedGrid(grid) {
   const layerAt = (token) => grid.views[grid.view[token]].layer || 0;
   const lowest = Math.min(...layersOf(grid).map((one) => one.layer));
@@ -59,7 +59,7 @@ function stackedGrid(grid) {
   };
 }
 
-// Every view by itself, with cells of one size, as the model gets them: the whole picture beside its crops, which stand
+// Every view by itself, with cells of one size, as the model gets them: the whole image beside its crops, which stand
 // apart. Units: one cell is 10 wide.
 function apartSheet(payload) {
   const CELL = 10;
@@ -102,7 +102,7 @@ function overlap(a, b) {
   return [Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])];
 }
 
-// A box of the picture where a piece of the picture lies on the sheet.
+// A box of the image where a piece of the image lies on the sheet.
 function carry(box, { source, target }) {
   return box.map((edge, i) => {
     const k = i % 2;

@@ -1,4 +1,4 @@
-// Under a lane's picture: which stage and which map is drawn, the colour scale, notes. A control stays in place while it
+// Under a lane's image: which stage and which map is drawn, the colour scale, notes. A control stays in place while it
 // is used (a slider that is dragged, a menu with the focus): it is built anew only when its choices change.
 
 const MENU_LIMIT = 8;
@@ -97,7 +97,7 @@ function fillTools(lane, view, redraw) {
   }
 }
 
-// Under a picture lie, unseen, the longest words about a patch and what every view puts there: together they keep the
+// Under an image lie, unseen, the longest words about a patch and what every view puts there: together they keep the
 // room that the largest needs, so that neither pointing nor another view moves the answer below.
 function wordsRoom(lane) {
   const room = make("div");
@@ -152,7 +152,7 @@ function addedNotes(view, stage) {
     const words = stage.extra === 1 ? "+ 1 token that is no patch" : `+ ${stage.extra} tokens that are no patches`;
     notes.push(make("p", "tv-note", words + name));
   }
-  if (stage.sequence && view === "kept") notes.push(make("p", "tv-note", "They go on in another order than the picture's: see Order."));
+  if (stage.sequence && view === "kept") notes.push(make("p", "tv-note", "They go on in another order than the image's: see Order."));
   return notes;
 }
 

@@ -4,7 +4,7 @@
 const part = (name) => element.querySelector(`.tv-${name}`);
 const state = {
   payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, dropped: 0.8 },
-  hover: -1, pin: -1, lanes: [], picture: null, pictureUrl: null, spoken: 0, grid: null, layer: null, plain: null,
+  hover: -1, pin: -1, lanes: [], image: null, imageUrl: null, spoken: 0, grid: null, layer: null, plain: null,
   sheets: new Map(), pointed: null,
 };
 
@@ -12,7 +12,7 @@ function scene(lane) {
   const stage = lane.data.stages[lane.stageAt] || null;
   const index = stage ? lane.indices[lane.stageAt] : null;
   return {
-    payload: state.payload, picture: shownPicture(), view: state.view, opacity: state.opacity[state.view], stage, index,
+    payload: state.payload, image: shownImage(), view: state.view, opacity: state.opacity[state.view], stage, index,
     map: stage ? stage.maps[lane.mapAt] : null, ordering: index ? index.orderings[lane.orderAt] : null,
     survival: lane.survival, colours: palette(part("root")),
   };
@@ -30,8 +30,8 @@ function redraw() {
 }
 
 // Of a video the frame that is chosen; nothing until it has been loaded, so that no overlay lies on another frame.
-function shownPicture() {
-  if (!state.payload.video) return state.picture;
+function shownImage() {
+  if (!state.payload.video) return state.image;
   const image = film.images[film.frame];
   return image && image.complete && image.naturalWidth ? image : null;
 }
@@ -92,7 +92,7 @@ function legendEntries(view, stages) {
   if (view === "dropped") entries.push(["outlined", "kept to the end"]);
   if (view === "dropped" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
   if (view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch that carries it"], ["kept", "kept alone"], ["dropped", "dropped"]);
-  if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only of the whole picture, coarsely"]);
+  if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only of the whole image, coarsely"]);
   if (state.payload.grid.stacked && (view === "score" || view === "dropped")) entries.push(["group", "where layers overlap: the higher"]);
   if (state.plain.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
@@ -122,7 +122,7 @@ function drawLegend() {
 }
 
 function tokenUnder(lane, event) {
-  const frame = lane.picture.getBoundingClientRect();
+  const frame = lane.image.getBoundingClientRect();
   const [width, height] = state.payload.size;
   return tokenAt(state.payload.grid, ((event.clientX - frame.left) / frame.width) * width,
     ((event.clientY - frame.top) / frame.height) * height);
@@ -163,19 +163,19 @@ function onKey(lane, event) {
 }
 
 function wireLane(lane) {
-  lane.picture.addEventListener("pointermove", (event) => { state.pointed = lane; hover(tokenUnder(lane, event)); });
-  lane.picture.addEventListener("pointerleave", () => hover(-1));
+  lane.image.addEventListener("pointermove", (event) => { state.pointed = lane; hover(tokenUnder(lane, event)); });
+  lane.image.addEventListener("pointerleave", () => hover(-1));
   scrubOver(lane.bars, (frame) => {
     const count = frame < 0 ? null : countsOf(lane).find((one) => one.frames.includes(frame));
     if (count) [lane.where.textContent, lane.what.textContent] = [countWords(count, frame), ""];
     else showReadouts();
   });
-  lane.picture.addEventListener("click", (event) => {
+  lane.image.addEventListener("click", (event) => {
     const token = tokenUnder(lane, event);
     if (token >= 0) pin(token);
   });
-  lane.picture.addEventListener("keydown", (event) => onKey(lane, event));
-  lane.picture.addEventListener("blur", () => hover(-1));
+  lane.image.addEventListener("keydown", (event) => onKey(lane, event));
+  lane.image.addEventListener("blur", () => hover(-1));
   lane.why.addEventListener("click", () => openWhy(lane));
 }
 
@@ -185,22 +185,22 @@ function arrange() {
   const most = Math.max(1, Math.floor((part("lanes").clientWidth + gap) / (228 + gap)));
   const rows = Math.ceil(state.lanes.length / most) || 1;
   part("lanes").style.setProperty("--tv-columns", String(Math.ceil(state.lanes.length / rows) || 1));
-  if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.picture));
+  if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.image));
   arrangeFilm();
 }
 
-function loadPicture(file) {
+function loadImage(file) {
   const url = file && file.url;
-  if (!url || url === state.pictureUrl) return;
-  state.pictureUrl = url;
-  const picture = new Image();
-  picture.addEventListener("load", () => {
-    if (state.pictureUrl === url) {
-      state.picture = picture;
+  if (!url || url === state.imageUrl) return;
+  state.imageUrl = url;
+  const image = new Image();
+  image.addEventListener("load", () => {
+    if (state.imageUrl === url) {
+      state.image = image;
       redraw();
     }
   });
-  picture.src = url;
+  image.src = url;
 }
 
 function tellStory(payload) {
@@ -221,7 +221,7 @@ function tellStory(payload) {
 function chooseSheet() {
   const choice = state.plain.video ? film.frame : state.layer;
   if (!state.sheets.has(choice)) state.sheets.set(choice, sheetOf(state.plain, choice));
-  state.payload = { ...state.plain, pictureSize: state.plain.size, whole: state.grid, ...state.sheets.get(choice) };
+  state.payload = { ...state.plain, imageSize: state.plain.size, whole: state.grid, ...state.sheets.get(choice) };
   state.lanes.forEach((lane) => placeSheet(lane, state.payload));
 }
 
@@ -254,9 +254,9 @@ function show(payload) {
     state.pointed = null;
     state.lanes = [];
   }
-  // A film has no picture: the one before it is forgotten, or it would not be loaded when it is shown again.
-  if (!payload.picture || (previous && previous.size.join() !== state.plain.size.join())) state.picture = state.pictureUrl = null;
-  loadPicture(payload.picture);
+  // A film has no image: the one before it is forgotten, or it would not be loaded when it is shown again.
+  if (!payload.image || (previous && previous.size.join() !== state.plain.size.join())) state.image = state.imageUrl = null;
+  loadImage(payload.image);
   fillFilm();
   tellStory(payload);
   showStaleness();

@@ -1,4 +1,4 @@
-// Whether the lanes belong to what is in the form. They cease to when the visitor chooses another picture or video, at
+// Whether the lanes belong to what is in the form. They cease to when the visitor chooses another image or video, at
 // once; a comparison that was asked for after that belongs to it again, and so does a stored one that is opened. The
 // server can say so too, with payload.stale.
 
@@ -21,7 +21,7 @@ function staleWords(payload) {
   if (payload.stale || media.told) return payload.stale || media.told;
   if (media.shown === media.choices) return "";
   const owner = Number.isInteger(payload.example) ? "the example" : isLive(payload) ? "the run that is under way" : "an earlier question";
-  return media.removed ? `These lanes belong to ${owner}, whose picture or video is no longer in the form.`
+  return media.removed ? `These lanes belong to ${owner}, whose image or video is no longer in the form.`
     : `These lanes belong to ${owner}, not to the file you chose: press Compare.`;
 }
 

@@ -172,8 +172,8 @@ def _of_tokens(bench: Bench, need: Need, values: Tensor) -> Tensor:
         return groups[merging.tower_positions(bench.inputs["image_grid_thw"]).to(groups.device)]
     patches = values[:, int(family.has_cls(model)) :]
     arguments = {name: bench.inputs[name] for name in family.layout_arguments if name in bench.inputs}
-    (picture,) = family.pictures(model, arguments, len(patches), patches.shape[1])
-    tile, patch = picture.tile.to(patches.device), picture.patch.to(patches.device)
+    (image,) = family.images(model, arguments, len(patches), patches.shape[1])
+    tile, patch = image.tile.to(patches.device), image.patch.to(patches.device)
     found = patches[tile, patch.clamp(min=0)]
     missing = torch.nan if need.kind.startswith("cls_") else 0.0
     return found.masked_fill((patch < 0).reshape(-1, *[1] * (found.dim() - 1)), missing)

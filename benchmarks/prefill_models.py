@@ -178,7 +178,7 @@ def _llava_pixels(config: Any, grid: TokenGrid) -> tuple[tuple[int, ...], dict[s
 
 def _next_pixels(config: Any, grid: TokenGrid) -> tuple[tuple[int, ...], dict[str, list[list[int]]]]:
     side = config.vision_config.image_size
-    return (1, len(grid.views), 3, side, side), {"image_sizes": [list(reversed(grid.picture_size))]}
+    return (1, len(grid.views), 3, side, side), {"image_sizes": [list(reversed(grid.image_size))]}
 
 
 def _qwen_pixels(config: Any, grid: TokenGrid) -> tuple[tuple[int, ...], dict[str, list[list[int]]]]:
@@ -210,7 +210,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         id="qwen2.5-vl-7b",
         label="Qwen2.5-VL 7B",
-        budgets=(259, 130),  # 20% and 10% of a picture of 1000 x 1000 px
+        budgets=(259, 130),  # 20% and 10% of an image of 1000 x 1000 px
         of=1296,
         config=_qwen_config,
         grid=_qwen_grid,
@@ -302,8 +302,8 @@ def _prompt(
     before, after = (torch.randint(5, 4000, (count,), generator=generator) for count in (BEFORE, AFTER))
     if hasattr(config, "vision_start_token_id"):
         before[-1], after[0] = config.vision_start_token_id, config.vision_end_token_id
-    picture = torch.full((grid.n_tokens,), config.image_token_id)
-    ids = torch.cat([before, picture, after])[None].to(device)
+    image = torch.full((grid.n_tokens,), config.image_token_id)
+    ids = torch.cat([before, image, after])[None].to(device)
     size, layout = kind.pixels(config, grid)
     inputs = {
         "input_ids": ids,
@@ -314,5 +314,5 @@ def _prompt(
     if hasattr(config, "vision_start_token_id"):
         inputs["mm_token_type_ids"] = (ids == config.image_token_id).int()
     asked = torch.zeros_like(ids, dtype=torch.bool)
-    asked[0, len(before) + len(picture) :][QUESTION] = True
+    asked[0, len(before) + len(image) :][QUESTION] = True
     return inputs, asked

@@ -163,8 +163,8 @@ def globalcom2(s: Signals, keep: int, tick: Tick) -> Tensor:
     side = int(thumbnail.sum().item() ** 0.5)
     picks = [local[thumbnail].topk(int(side * side * ratio)).indices]
     high, wide = (int(s.cell[~thumbnail, axis].max()) + 1 for axis in (0, 1))
-    picture = local[thumbnail].view(1, 1, side, side)
-    stitched = torch.nn.functional.interpolate(picture, size=(high, wide), mode="bilinear").view(high, wide)
+    image = local[thumbnail].view(1, 1, side, side)
+    stitched = torch.nn.functional.interpolate(image, size=(high, wide), mode="bilinear").view(high, wide)
     crops = [(s.view == view).nonzero().squeeze(1) for view in range(1, int(s.view.max()) + 1)]
     sums = torch.stack([stitched[s.cell[crop, 0], s.cell[crop, 1]].sum() for crop in crops])
     weights = ((sums - sums.max()) / 10).softmax(0)

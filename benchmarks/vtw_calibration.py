@@ -23,7 +23,7 @@ from tokviz.types import Budget, PlanningInfo, Selection, Signals, Stage
 ETA = 0.003
 """Largest divergence in nats at which the official search stops, for LLaVA-1.5-7B and by default."""
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,13 @@ def scene_samples(count: int) -> list[Sample]:
     return [sample for sample, _ in zip(found, range(count), strict=False)]
 
 
-def picture_samples(folder: Path, question: str) -> list[Sample]:
+def image_samples(folder: Path, question: str) -> list[Sample]:
     """Every picture of a folder, in the order of names, with the same question. Raises BadInput when there is none."""
     if not folder.is_dir():
         raise BadInput(f"There is no folder {str(folder)!r}.")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS and path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
     if not files:
-        raise BadInput(f"The folder {str(folder)!r} holds no picture ({', '.join(PICTURE_ENDINGS)}).")
+        raise BadInput(f"The folder {str(folder)!r} holds no picture ({', '.join(IMAGE_ENDINGS)}).")
     return [Sample(read_image(path).image, question) for path in files]
 
 
@@ -172,4 +172,4 @@ def case_samples(folder: Path) -> list[Sample]:
     cases = [case for case in load_examples(folder) if case.comparison.video is None]
     if not cases:
         raise BadInput(f"The folder {str(folder)!r} holds no cases (folders with case.json and session.json).")
-    return [Sample(stored_image(case.comparison.picture), case.comparison.request.question) for case in cases]
+    return [Sample(stored_image(case.comparison.image), case.comparison.request.question) for case in cases]

@@ -56,12 +56,12 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     import tokviz
     from tokviz.runs.requests import check_question
 
-    from .vtw_calibration import ETA, calibrate_vtw, case_samples, picture_samples, scene_samples
+    from .vtw_calibration import ETA, calibrate_vtw, case_samples, image_samples, scene_samples
 
     if arguments.cases:
         samples = case_samples(Path(arguments.cases))
     elif arguments.images:
-        samples = picture_samples(Path(arguments.images), arguments.question)
+        samples = image_samples(Path(arguments.images), arguments.question)
     else:
         samples = scene_samples(arguments.scenes)
     vlm = tokviz.load(arguments.model)

@@ -7,7 +7,7 @@
     python -m scripts.behaviour_digest --write                    # the behaviour of today is right
     python -m scripts.behaviour_digest --list                     # names
 
-A case is ``family/method/parameters/picture/budget/counting``, ``family/request/picture``, ``family/method/own
+A case is ``family/method/parameters/image/budget/counting``, ``family/request/image``, ``family/method/own
 generate/way``, ``refusals/what`` or ``words/method``. It has four hashes, for decisions, floats, diagnostics and
 sentences (``scripts/behaviour/store.py``), kept in ``scripts/behaviour/digests.json``. To see what differs, run
 ``--show`` on two commits and compare the output. Numbers are computed on torch's oldest code path, so that processors

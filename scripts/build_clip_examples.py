@@ -96,7 +96,7 @@ def _worth(one: Shown, shown_before: set[str]) -> float:
     again = len(shown_before & set(one.methods))
     # A sign shows its word nowhere else and for a quarter of the time; of a shape there may be another one alike.
     reading = one.case.question_family == "reading"
-    # What is kept before the LLM is all that the model got: its pictures explain the answer best.
+    # What is kept before the LLM is all that the model got: its images explain the answer best.
     return one.clarity + 0.5 * one.sure + 0.3 * reading - 0.5 * controls - 0.2 * inside - 0.1 * again
 
 

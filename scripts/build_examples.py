@@ -37,14 +37,14 @@ from scripts.cases.building import (
 )
 from scripts.cases.choosing import Shown, choose, missed_goals
 from scripts.cases.search import find_flips
-from tokviz.media.images import Picture, read_image, stored_image
+from tokviz.media.images import InputImage, read_image, stored_image
 from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.records import Comparison
 
-PICTURES = "[0-9]*"
-"""Folders of examples with pictures; those of clips are made by ``build_clip_examples``."""
+IMAGES = "[0-9]*"
+"""Folders of examples with images; those of clips are made by ``build_clip_examples``."""
 FIRST = ("random", "fastervlm", "apet", "divprune", "prumerge_plus", "cdpruner", "pdrop")
 """One method per family: all others run only where one of these lost the answer."""
 LEAST = 8
@@ -56,7 +56,7 @@ def canvas(seed: int) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Search, choose a varied handful, write each as picture, case and session; 1 when not everything is covered."""
+    """Search, choose a varied handful, write each as image, case and session; 1 when not everything is covered."""
     options = parser(__doc__, "scenes", most=400, count=12)
     options.add_argument("--reword", action="store_true", help="write the stored cases' sentences anew; runs no model")
     arguments = options.parse_args()
@@ -93,13 +93,13 @@ def main() -> int:
 
 
 def refresh(vlm: VisionLanguageModel) -> None:
-    """Write the session of every stored case anew, with the same picture, question and methods."""
-    for path in sorted(EXAMPLES.glob(f"{PICTURES}/session.json")):
+    """Write the session of every stored case anew, with the same image, question and methods."""
+    for path in sorted(EXAMPLES.glob(f"{IMAGES}/session.json")):
         stored = Comparison.from_json(path.read_text())
-        asked, picture = stored.request, read_image(stored_image(stored.picture))
+        asked, image = stored.request, read_image(stored_image(stored.image))
         again = run(
             vlm,
-            picture,
+            image,
             asked.question,
             methods=asked.methods,
             budget=asked.budget,
@@ -111,7 +111,7 @@ def refresh(vlm: VisionLanguageModel) -> None:
 
 def run(
     vlm: VisionLanguageModel,
-    picture: Picture,
+    image: InputImage,
     question: str,
     *,
     methods: Sequence[str],
@@ -121,24 +121,24 @@ def run(
 ) -> Comparison:
     """A comparison as it is stored: timed as medians of 5."""
     return tokviz.compare(
-        vlm, picture, question, methods, budget, repeats=5, max_new_tokens=8, expected=expected, evidence=evidence
+        vlm, image, question, methods, budget, repeats=5, max_new_tokens=8, expected=expected, evidence=evidence
     )
 
 
 def rewrite(vlm: VisionLanguageModel, chosen: Sequence[Shown], budget: int) -> None:
-    """Replace all examples with pictures; everything is computed before anything is removed."""
+    """Replace all examples with images; everything is computed before anything is removed."""
     sessions = [session(vlm, one, budget) for one in chosen]
-    for folder in EXAMPLES.glob(PICTURES):
+    for folder in EXAMPLES.glob(IMAGES):
         shutil.rmtree(folder)
     for number, (one, comparison) in enumerate(zip(chosen, sessions, strict=True), 1):
         case, file = one.case, io.BytesIO()
-        stored_image(comparison.picture).save(file, "PNG", optimize=True)
+        stored_image(comparison.image).save(file, "PNG", optimize=True)
         record = case_record(one, one.kind) | {
             "scene": {"seed": case.seed, "size": list(case.size)},
             "source": f"generate_scene({case.seed}, size={case.size}), found by scripts.build_examples",
         }
         folder = EXAMPLES / f"{number:02d}-{case.question_family}"
-        write(folder, ("picture.png", file.getvalue()), comparison, record)
+        write(folder, ("image.png", file.getvalue()), comparison, record)
 
 
 def session(vlm: VisionLanguageModel, one: Shown, budget: int) -> Comparison:
@@ -146,10 +146,10 @@ def session(vlm: VisionLanguageModel, one: Shown, budget: int) -> Comparison:
     case = one.case
     scene = generate_scene(case.seed, size=case.size)
     question = next(q for q in scene.questions if q.text == case.question)
-    picture = read_image(Image.fromarray(scene.image))
+    image = read_image(Image.fromarray(scene.image))
     comparison = run(
         vlm,
-        picture,
+        image,
         case.question,
         methods=one.methods,
         budget=budget,

@@ -51,7 +51,7 @@ class Outcome:
 
 
 def outcome_of(path: Path) -> Outcome:
-    """Read a file as the page does: a picture, or the first and the last frame of a video."""
+    """Read a file as the page does: an image, or the first and the last frame of a video."""
     used: list[Usage] = []
     held = True
     try:
@@ -59,8 +59,8 @@ def outcome_of(path: Path) -> Outcome:
             video = checked_video(path, lambda facts: [0, facts.n_frames - 1], on_usage=used.append)
             sentence = " ".join((f"read, {video.facts.n_frames} frames.", *video.notices))
         else:
-            picture = checked_image(path, on_usage=used.append)
-            sentence = " ".join((f"read, {picture.image.width} × {picture.image.height}.", *picture.notices))
+            image = checked_image(path, on_usage=used.append)
+            sentence = " ".join((f"read, {image.image.width} × {image.image.height}.", *image.notices))
     except BadInput as error:
         sentence = str(error)
         held = "\n" not in sentence and sentence.endswith(".") and str(path.parent) not in sentence

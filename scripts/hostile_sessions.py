@@ -108,8 +108,8 @@ def stage_of(data: Json) -> Json:
     return stage
 
 
-def picture_of(size: tuple[int, int], shade: int = 0, said: tuple[int, int] | None = None) -> Json:
-    """A plain picture, small as a file however many pixels it has; ``said``: the size that the record claims."""
+def image_of(size: tuple[int, int], shade: int = 0, said: tuple[int, int] | None = None) -> Json:
+    """A plain image, small as a file however many pixels it has; ``said``: the size that the record claims."""
     buffer = io.BytesIO()
     Image.new("L", size, shade).save(buffer, "PNG", compress_level=9)
     width, height = said or size
@@ -118,17 +118,17 @@ def picture_of(size: tuple[int, int], shade: int = 0, said: tuple[int, int] | No
 
 
 def gridded(n_tokens: int, *, whole: bool = False, stages: int = 1, pairs: bool = False) -> Json:
-    """A session with a grid of 1,000 columns; ``whole``: every patch covers the picture; ``pairs``: merged by twos."""
+    """A session with a grid of 1,000 columns; ``whole``: every patch covers the image; ``pairs``: merged by twos."""
     data = base()
     size, cols = (1000, 1000), 1000
     rows = -(-n_tokens // cols)
-    data["picture"] = picture_of(size)
+    data["image"] = image_of(size)
     boxes = [
         [0, 0, *size] if whole else [t % cols, t // cols, t % cols + 1, t // cols + 1] for t in range(n_tokens)
     ]  # fmt: skip
-    view = {"name": "picture", "rows": rows, "cols": cols, "seen": [0, 0, *size], "layer": 0, "top": 0, "left": 0}
+    view = {"name": "image", "rows": rows, "cols": cols, "seen": [0, 0, *size], "layer": 0, "top": 0, "left": 0}
     data["grid"] = {
-        "picture_size": size, "views": [view], "view": [0] * n_tokens, "row": [t // cols for t in range(n_tokens)],
+        "image_size": size, "views": [view], "view": [0] * n_tokens, "row": [t // cols for t in range(n_tokens)],
         "col": [t % cols for t in range(n_tokens)], "box": boxes,
     }  # fmt: skip
     kept = list(range(0, n_tokens, 2)) if pairs else list(range(n_tokens))
@@ -171,24 +171,24 @@ def put(data: Json, **values: Any) -> None:
 
 
 def with_boxes(data: Json, count: int) -> Json:
-    """As many evidence boxes, all different, each as large as the picture."""
+    """As many evidence boxes, all different, each as large as the image."""
     data["request"]["evidence"] = [[i / count, 0, 1000, 1000 - i / count] for i in range(count)]
     return data
 
 
 def film(n_frames: int, size: tuple[int, int], said: tuple[int, int] | None = None) -> bytes:
-    """A session about a video whose frames are plain pictures of any size."""
+    """A session about a video whose frames are plain images of any size."""
     data = base("clip-1-reading")
     width, height = said or size
     frames = [
-        {"index": i, "time_s": float(i), "picture": picture_of(size, i % 256, said)} for i in range(n_frames)
+        {"index": i, "time_s": float(i), "image": image_of(size, i % 256, said)} for i in range(n_frames)
     ]  # fmt: skip
     view = {"rows": 1, "cols": 1, "seen": [0, 0, width, height], "top": 0, "left": 0}
     data["video"] |= {"frames": frames, "n_frames": n_frames, "width": width, "height": height}
-    data["picture"] = frames[0]["picture"]
+    data["image"] = frames[0]["image"]
     data["request"] |= {"evidence": [], "evidence_frames": []}
     data["grid"] = {
-        "picture_size": [width, height], "view": list(range(n_frames)), "row": [0] * n_frames, "col": [0] * n_frames,
+        "image_size": [width, height], "view": list(range(n_frames)), "row": [0] * n_frames, "col": [0] * n_frames,
         "views": [{**view, "name": f"frame {i}", "layer": i, "frames": [i]} for i in range(n_frames)],
         "box": [[0, 0, width, height]] * n_frames,
     }  # fmt: skip
@@ -260,7 +260,7 @@ def structure() -> Iterator[Case]:
 
 
 def values() -> Iterator[Case]:
-    """Numbers and pictures that nothing can be done with."""
+    """Numbers and images that nothing can be done with."""
     for name, number in (("NaN", "NaN"), ("Infinity", "Infinity"), ("-Infinity", "-Infinity"), ("1e999", "1e999")):
         for place in ("score", "fact", "box", "time"):
             yield f"{name} as {place}", _number(place, number)
@@ -272,11 +272,11 @@ def values() -> Iterator[Case]:
     yield "patches of 1e308", changed(lambda d: d["grid"].update(box=[[-1e308, -1e308, 1e308, 1e308]] * 576))
     yield "a view of 1e18 rows", changed(lambda d: d["grid"]["views"][0].update(rows=10**18, cols=10**18))
     yield "a layer of 2**62", changed(lambda d: d["grid"]["views"][0].update(layer=2**62))
-    yield "a picture of 1e9 px", changed(lambda d: d["grid"].update(picture_size=[10**9, 10**9]))
-    yield "no picture", changed(lambda d: d["picture"].update(base64=""))
-    yield "base64 that is none", changed(lambda d: d["picture"].update(base64="!" * 4_000_000))
-    yield "a picture of 100 megapixels", changed(lambda d: d.update(picture=picture_of((10_000, 10_000))))
-    yield "a larger picture than said", changed(lambda d: d.update(picture=picture_of((4_000, 4_000), said=(480, 480))))
+    yield "an image of 1e9 px", changed(lambda d: d["grid"].update(image_size=[10**9, 10**9]))
+    yield "no image", changed(lambda d: d["image"].update(base64=""))
+    yield "base64 that is none", changed(lambda d: d["image"].update(base64="!" * 4_000_000))
+    yield "an image of 100 megapixels", changed(lambda d: d.update(image=image_of((10_000, 10_000))))
+    yield "a larger image than said", changed(lambda d: d.update(image=image_of((4_000, 4_000), said=(480, 480))))
     yield "all merged into nothing", changed(lambda d: put(d, assignment=[-1] * 576))
     yield "merged in a circle", changed(lambda d: put(d, assignment=[(t + 1) % 576 for t in range(576)]))
     yield "128 frames", lambda: film(128, (320, 240))

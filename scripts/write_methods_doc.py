@@ -43,7 +43,7 @@ SIGNALS = {
     "full_keys": (TOWER, "keys of all heads"),
     "received_attention": (TOWER, "attention received (without [CLS])"),
     "clip_relevance": (TOWER, "CLIP's text tower"),
-    "text_features": (PROMPT, "text behind the picture"),
+    "text_features": (PROMPT, "text behind the image"),
     "question_features": (PROMPT, "the question"),
     "llm_input": (PROMPT, "all that enters the LLM"),
     "last_row": (LLM, "attention of the last prompt token"),

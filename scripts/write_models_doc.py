@@ -1,4 +1,4 @@
-"""Write ``docs/models.md`` and README's list of families from what ``tokviz/models`` declares.
+"""Write ``docs/models.md``, a page per family and README's list from what ``tokviz/models`` declares.
 
     python -m scripts.write_models_doc
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tokviz.models.base import ModelFamily
 from tokviz.models.catalog import CATALOG, EMBEDDED_MODEL, CatalogEntry
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
 from tokviz.pruners import PRUNERS
+from tokviz.types import PlanningInfo
 
 ROOT = Path(__file__).resolve().parents[1]
-DOC, README = ROOT / "docs" / "models.md", ROOT / "README.md"
+DOC, README, PAGES = ROOT / "docs" / "models.md", ROOT / "README.md", ROOT / "docs" / "families"
 BEGIN, END = "<!-- models: written by scripts/write_models_doc.py -->\n", "<!-- end of models -->\n"
 
 INTRODUCTION = """\
@@ -38,7 +40,7 @@ OUTRO = """\
 
 Every family is tested on tiny stock models with random weights and on the real processors with small settings: pruning
 before and inside the LLM equals masked attention on the full sequence, keeping everything is the stock model bit for
-bit, each token's box is where a gradient picture says (under 0.06 of a cell), and every method runs from a local folder
+bit, each token's box is where a gradient image says (under 0.06 of a cell), and every method runs from a local folder
 to an answer. The published checkpoints themselves were not at hand: memory is an estimate from the sizes, and where no
 revision is given the newest one of the hub is loaded.
 """
@@ -49,17 +51,67 @@ def docs() -> str:
     return INTRODUCTION + "\n" + _families() + "\n" + _menu() + OUTRO
 
 
+def pages() -> dict[str, str]:
+    """A page for every family, by its id."""
+    return {family.id: _page(family) for family in FAMILIES.values()}
+
+
+def _page(family: ModelFamily) -> str:
+    info = _planning(family)
+    module = type(family).__module__.replace(".", "/") + ".py"
+    patches = "several patches are merged into a token behind it" if info.merges_patches else "one patch is one token"
+    facts = [
+        f"answers about {_media(family.takes)}",
+        f"vision tower: {patches}; methods that rank by attention use "
+        + ("[CLS] attention" if info.has_cls else "the attention that each patch receives, as there is no [CLS]"),
+        "merging inside the tower: "
+        + (
+            "no"
+            if info.merges_patches or info.vision_blocks is None
+            else f"{info.vision_blocks} blocks can be merged in"
+        ),
+        "positions: " + ("as each method publishes" if family.reindexes else "kept, as they have several axes"),
+        f"published settings: {info.published_as or 'none of its own; others are carried over in proportion'}",
+    ]
+    refused = [f"- {pruner.missing(info)}" for pruner in PRUNERS if pruner.missing(info) is not None]
+    lines = [
+        "<!-- written by scripts/write_models_doc.py -->",
+        f"# `{family.id}`",
+        "",
+        _first_paragraph(family),
+        "",
+        *(f"- {fact}" for fact in facts),
+        f"- source: `{module}`",
+        "",
+        "## On the menu",
+        "",
+        "| id | size | bfloat16, GB | 4 bits, GB | asks about | revision | licence |",
+        "|---|---|---|---|---|---|---|",
+        *(_entry(entry) for entry in family.catalog),
+        "",
+        "Memory is estimated. Any other checkpoint of this `model_type` loads as well, from the hub or a folder.",
+        "",
+        "## Methods that it cannot run",
+        "",
+        *(refused or ["None."]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _planning(family: ModelFamily) -> PlanningInfo:
+    return next(info for entry in family.catalog if (info := planning_before_loading(entry.id)) is not None)
+
+
 def _families() -> str:
     lines = [
         "| `model_type` | answers about | in short | ranks by | positions | methods refused |",
         "|---|---|---|---|---|---|",
     ]
     for family in FAMILIES.values():
-        infos = [planning_before_loading(entry.id) for entry in family.catalog]
-        info = next(info for info in infos if info is not None)
+        info = _planning(family)
         refused = [pruner.label for pruner in PRUNERS if pruner.missing(info) is not None]
         lines.append(
-            f"| `{family.id}` | {_media(family.takes)} | {_first_paragraph(family)} | "
+            f"| [`{family.id}`](families/{family.id}.md) | {_media(family.takes)} | {_first_paragraph(family)} | "
             f"{'[CLS] attention' if info.has_cls else 'attention received'} | "
             f"{'each method as published' if family.reindexes else 'kept: they have several axes'} | "
             f"{', '.join(refused) or 'none'} |"
@@ -82,7 +134,7 @@ def _menu() -> str:
     lines = [
         "## The menu",
         "",
-        "Memory in GB is estimated: weights, the unpruned KV cache of the largest picture and one block's activations.",
+        "Memory in GB is estimated: weights, the unpruned KV cache of the largest image and one block's activations.",
         "",
         "| id | size | bfloat16 | 4 bits | asks about | revision | licence |",
         "|---|---|---|---|---|---|---|",
@@ -115,8 +167,11 @@ def with_list(readme: str) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write all files."""
     DOC.write_text(docs(), encoding="utf-8")
+    PAGES.mkdir(exist_ok=True)
+    for name, page in pages().items():
+        (PAGES / f"{name}.md").write_text(page, encoding="utf-8")
     README.write_text(with_list(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 

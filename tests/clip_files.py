@@ -20,7 +20,7 @@ def grey_frames(count, width=64, height=48):
 
 
 def number_of(image):
-    """Which of ``grey_frames`` a picture is: the nearest level of its middle."""
+    """Which of ``grey_frames`` an image is: the nearest level of its middle."""
     x, y = image.width // 2, image.height // 2
     middle = np.asarray(image)[y - 2 : y + 2, x - 2 : x + 2]
     level = (float(middle.mean()) - 20) / STEP

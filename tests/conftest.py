@@ -19,7 +19,7 @@ def vlm():
 
 @pytest.fixture(scope="session")
 def n_tokens(vlm):
-    """How many visual tokens the embedded model makes of a picture."""
+    """How many visual tokens the embedded model makes of an image."""
     vision = vlm.model.config.vision_config
     return (vision.image_size // vision.patch_size) ** 2
 
@@ -40,5 +40,5 @@ def scene():
 
 @pytest.fixture(scope="session")
 def scene_image(scene):
-    """The scene as a PIL picture."""
+    """The scene as a PIL image."""
     return Image.fromarray(scene.image)

@@ -111,7 +111,7 @@ def test_a_table_without_pandas_is_refused_in_a_sentence(result, monkeypatch):
         result.to_pandas()
 
 
-def test_a_notebook_shows_pictures_and_answers_and_nothing_that_was_slipped_in(result):
+def test_a_notebook_shows_images_and_answers_and_nothing_that_was_slipped_in(result):
     html = result._repr_html_()
     assert html.count("<img") == html.count("data:image/jpeg;base64,") == len(result) and len(html) < 300_000
     assert "http" not in html and "<script" not in html and "Norm of the key (power=-1)" in html
@@ -445,7 +445,7 @@ def test_other_threads_and_what_comes_after_are_not_pruned(vlm, inputs):
         ({"params": {"blok": 2}}, "no parameter 'blok'; did you mean 'block'"),
         ({"budget": 0}, "budget must be a whole number of at least 1"),
         ({"budget_as": "finally"}, "must be counted as published, final, average"),
-        ({"inputs": "a picture"}, "inputs are what the model's processor returned, with input_ids, not a str"),
+        ({"inputs": "an image"}, "inputs are what the model's processor returned, with input_ids, not a str"),
         ({"vlm": None}, r"as tokviz.load returns it, not None: write tokviz.prune\(tokviz.load"),
         ({"method": "globalcom2"}, "compares a thumbnail with its crops"),
     ],
@@ -498,7 +498,7 @@ def test_a_video_is_prepared_too(video_vlm=None):
         vlm.model.generate(**pruned.inputs, max_new_tokens=1)
     run = tokviz.compare(vlm, clip, "what is it ?", ["divprune"], budget=32, frames=4)["divprune"]
     assert pruned.kept[0].tolist() == run.kept
-    picture = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(picture, "PNG")
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(image, "PNG")
     with pytest.raises(tokviz.BadInput, match="setting for videos"):
-        tokviz.inputs_for(vlm, picture.getvalue(), "what is it ?", frames=4)
+        tokviz.inputs_for(vlm, image.getvalue(), "what is it ?", frames=4)

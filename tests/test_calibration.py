@@ -1,4 +1,4 @@
-"""The search of VTW's block against a forward pass in which text is forbidden to look at the picture."""
+"""The search of VTW's block against a forward pass in which text is forbidden to look at the image."""
 
 import math
 
@@ -12,7 +12,7 @@ from benchmarks.vtw_calibration import (
     case_samples,
     divergence_per_block,
     first_block,
-    picture_samples,
+    image_samples,
     scene_samples,
 )
 from tokviz.engine import encode
@@ -32,7 +32,7 @@ def one_thread():
 
 @torch.inference_mode()
 def first_token(vlm, prompt, block):
-    """Log-probabilities of the first answer token when, from ``block`` on, no text token may attend to the picture.
+    """Log-probabilities of the first answer token when, from ``block`` on, no text token may attend to the image.
 
     Block by block with an explicit mask; nothing is taken out of the sequence.
     """
@@ -65,7 +65,7 @@ def test_against_masked_attention(vlm):
         found = divergence_per_block(vlm, sample, range(1, vlm.record.n_blocks))
         assert found.dtype == torch.float64
         assert found.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-7)
-        assert max(expected) > 1e-3, "the picture makes no difference: nothing would be tested"
+        assert max(expected) > 1e-3, "the image makes no difference: nothing would be tested"
 
 
 def test_the_mean_over_samples_decides(vlm):
@@ -121,15 +121,15 @@ def test_samples_come_from_scenes_folders_and_cases(tmp_path, scene_image):
         scene_samples(0)
     for name in ("b.png", "a.jpg"):
         scene_image.save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
-    pictures = picture_samples(tmp_path, "what color is it?")
-    assert [sample.image.size for sample in pictures] == [scene_image.size] * 2
-    assert {sample.question for sample in pictures} == {"what color is it?"}
-    with pytest.raises(BadInput, match="holds no picture"):
+    (tmp_path / "notes.txt").write_text("no image")
+    images = image_samples(tmp_path, "what color is it?")
+    assert [sample.image.size for sample in images] == [scene_image.size] * 2
+    assert {sample.question for sample in images} == {"what color is it?"}
+    with pytest.raises(BadInput, match="holds no image"):
         (tmp_path / "empty").mkdir()
-        picture_samples(tmp_path / "empty", "q")
+        image_samples(tmp_path / "empty", "q")
     with pytest.raises(BadInput, match="no folder"):
-        picture_samples(tmp_path / "missing", "q")
+        image_samples(tmp_path / "missing", "q")
     with pytest.raises(BadInput, match="holds no cases"):
         case_samples(tmp_path)
 
@@ -140,5 +140,5 @@ def test_the_shipped_examples_are_cases():
     cases = [case for case in load_examples() if case.comparison.video is None]
     samples = case_samples(EXAMPLES)
     assert [sample.question for sample in samples] == [case.comparison.request.question for case in cases]
-    sizes = [(case.comparison.picture.width, case.comparison.picture.height) for case in cases]
+    sizes = [(case.comparison.image.width, case.comparison.image.height) for case in cases]
     assert [sample.image.size for sample in samples] == sizes

@@ -62,7 +62,7 @@ def test_images_are_compared_and_figures_saved_with_the_core_alone(tmp_path):
     }
     assert {"gradio", "av", "pandas", "mcp", "pytest"} <= missing and not {"torch", "numpy", "PIL"} & missing
     (tmp_path / "clip.mp4").write_bytes(coded(grey_frames(12)))
-    image = str(ROOT / "examples" / "01-existence" / "picture.png")
+    image = str(ROOT / "examples" / "01-existence" / "image.png")
     program = CORE_ONLY.format(missing=missing, image=image)
     ran = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{program}"],

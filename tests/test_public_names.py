@@ -85,7 +85,7 @@ WRONG = [
     ({"image": 3}, "not an int"),
     ({"image": "x" * 5000}, "file name too long"),
     ({"image": Path("/" + "x" * 5000)}, "file name too long"),
-    ({"image": "a\0b.png"}, "no picture file"),
+    ({"image": "a\0b.png"}, "no image file"),
     ({"methods": [["apet"]]}, r"\['apet'\] is none: a list"),
     ({"methods": [None]}, "None is none"),
     ({"methods": 3}, "methods must be a list, not 3"),
@@ -139,11 +139,11 @@ def test_values_are_shown_on_one_line_whatever_they_are():
 
 
 def test_everything_shows_itself_in_a_few_lines(vlm, scene_image, comparison):
-    picture = read_image(scene_image)
+    image = read_image(scene_image)
     event = Event("text", 1, "word " * 9999, comparison)
     stage = comparison.run("apet").stages[0]
-    for thing in (comparison, comparison.runs[0], comparison.run("apet"), stage, stage.score, comparison.grid, picture,
-                  picture.record, comparison.request, comparison.model, vlm, event):  # fmt: skip
+    for thing in (comparison, comparison.runs[0], comparison.run("apet"), stage, stage.score, comparison.grid, image,
+                  image.record, comparison.request, comparison.model, vlm, event):  # fmt: skip
         for shown in (repr(thing), str(thing), repr([thing])):
             assert len(shown) < 600 and shown.count("\n") < 8, type(thing)
             assert type(thing).__name__ in shown or shown == str(thing)

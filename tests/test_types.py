@@ -57,7 +57,7 @@ def comparison() -> Comparison:
             name="m", family="llava", n_blocks=4, hidden_size=8, dtype="float32", device="cpu", attention="sdpa",
             embedded=True,
         ),
-        picture=read_image(Image.new("RGB", (20, 30), "red")).record,
+        image=read_image(Image.new("RGB", (20, 30), "red")).record,
         grid=centre_crop_grid((20, 30), 20, 20, 10),
         runs=[Run(method="full", label="No pruning", family="control", params={}), run],
         versions={"torch": "2.11.0"},

@@ -126,7 +126,7 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
     python, program = (str(programs / name) for name in ("python", "tokviz"))
     place, image = run(
         python, "-c", "import tokviz; from tokviz.resources import resource as r; print(tokviz.__file__);"
-        "print(r('examples/01-existence/picture.png'))", folder=empty,
+        "print(r('examples/01-existence/image.png'))", folder=empty,
     ).split()  # fmt: skip
     assert Path(place).is_relative_to(tmp_path / "venv") and Path(image).is_relative_to(Path(place).parent)
 
@@ -139,6 +139,6 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
     check_serving(program, empty, temporary)
     assert not list(empty.iterdir()), "serving leaves nothing in the folder it is started from"
 
-    with Image.open(image) as picture:
-        picture.save(empty / "scene.png")
+    with Image.open(image) as input_image:
+        input_image.save(empty / "scene.png")
     assert run(python, "-c", python_of_readme(), folder=empty)

@@ -1,5 +1,5 @@
 """What a tiny stock model of any family is in the tests of the engine: a model, its real processor, and, by hand, what
-its tower makes of pictures and videos. A family is a subclass of ``Case`` in a file of its own.
+its tower makes of images and videos. A family is a subclass of ``Case`` in a file of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BLOCKS = 6
 PATCH = 8
 N_FRAMES = 3
 SIZES = [(60, 40), (31, 90), (48, 48), (100, 20), (200, 190)]
-"""Width and height of the pictures (or videos) of a prompt, in turn."""
+"""Width and height of the images (or videos) of a prompt, in turn."""
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "user", "assistant", ":", "?", "what", "is", "it", "the", "star", "color"]
 TEMPLATE = (
@@ -36,7 +36,7 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One visual token of a picture or video, written by hand.
+    """One visual token of an image or video, written by hand.
 
     image: of those that the tower saw of it. row: of that image, of the rows that enter the projector, -1 for a newline
     (an embedding of its own). patches: the tower's patches ([CLS] not counted) whose signals the token takes, all
@@ -50,7 +50,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a row's pictures are made of, by hand. Shape: features ``(N, D_v)``, embeddings ``(N, D)``, tile ``(N,)``.
+    """What a row's images are made of, by hand. Shape: features ``(N, D_v)``, embeddings ``(N, D)``, tile ``(N,)``.
 
     tile: the image (counted over all of the row) that each token belongs to. sources ``(N, k)``: the tower's patches
     (counted likewise) whose mean its signals are, -1 for none; tokens without any are no patch, and their features 0.
@@ -77,10 +77,10 @@ class Seen:
 
 
 class Case:
-    """One architecture with pictures or with videos (``media``). What a family does otherwise it overrides."""
+    """One architecture with images or with videos (``media``). What a family does otherwise it overrides."""
 
     family: ClassVar[str]
-    tokens: ClassVar[dict[Media, int]] = {"picture": IMAGE, "video": VIDEO}
+    tokens: ClassVar[dict[Media, int]] = {"image": IMAGE, "video": VIDEO}
     """The placeholder of each visual token."""
     early: ClassVar[tuple[str, ...]] = ("encoder", "projector")
     """Sites before the LLM where this family can be pruned."""
@@ -89,7 +89,7 @@ class Case:
     beams = True
     """Whether transformers can search with beams here."""
 
-    def __init__(self, media: Media = "picture") -> None:
+    def __init__(self, media: Media = "image") -> None:
         self.media: Media = media
 
     # -- to be written for each family ---------------------------------------------------------------------------------
@@ -103,19 +103,19 @@ class Case:
         raise NotImplementedError
 
     def layout(self, media: Media, size: tuple[int, int], n_frames: int) -> list[Cell]:
-        """The visual tokens of a picture (or video of so many frames) of ``(width, height)`` px, by hand."""
+        """The visual tokens of an image (or video of so many frames) of ``(width, height)`` px, by hand."""
         raise NotImplementedError
 
     # -- what most families have in common -----------------------------------------------------------------------------
 
     def span(self, media: Media, cells: Sequence[Cell]) -> list[int]:
-        """What stands for a picture or video in the prompt's ids."""
+        """What stands for an image or video in the prompt's ids."""
         return [self.tokens[media]] * len(cells)
 
     def encoded(self, model: Any, media: Media, things: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """What the real processor makes of pictures, or of videos (each a list of frames)."""
+        """What the real processor makes of images, or of videos (each a list of frames)."""
         processor = self.processor()
-        if media == "picture":
+        if media == "image":
             made = processor.image_processor(list(things), return_tensors="pt")
         else:
             videos = [np.stack([np.asarray(frame) for frame in video]) for video in things]
@@ -153,13 +153,13 @@ class Case:
         return (vision.image_size // vision.patch_size) ** 2
 
     def images(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Per picture or video the images that the tower sees of it. Shape: ``(images, 3, H, W)`` each."""
+        """Per image or video the images that the tower sees of it. Shape: ``(images, 3, H, W)`` each."""
         if self.media == "video":
             return list(inputs["pixel_values_videos"])
         return list(inputs["pixel_values"][:, None])
 
     def layouts(self, inputs: dict[str, torch.Tensor]) -> list[list[Cell]]:
-        """Per picture or video its tokens. Here any size will do; where sizes decide, ``inputs`` name them."""
+        """Per image or video its tokens. Here any size will do; where sizes decide, ``inputs`` name them."""
         return [self.layout(self.media, SIZES[0], len(mine)) for mine in self.images(inputs)]
 
     def by_hand(self, model: Any, images: torch.Tensor) -> dict[Need, torch.Tensor]:
@@ -203,7 +203,7 @@ class Case:
                     parameter.normal_(0, 1.4 / parameter.shape[-1] ** 0.5 if parameter.dim() == 2 else 0.1)
         model.generation_config.eos_token_id = None
         model.generation_config.pad_token_id = PAD
-        # The stock model takes a generated <image> for a picture when it runs without a cache.
+        # The stock model takes a generated <image> for an image when it runs without a cache.
         model.generation_config.suppress_tokens = sorted(set(self.tokens.values()))
         return model.to(dtype)
 
@@ -217,13 +217,13 @@ class Case:
         return torch.isin(ids, torch.tensor(sorted(set(self.tokens.values()))))
 
     def prompt(self, model: Any, rows: list[list[Any]], seed: int = 1) -> dict[str, torch.Tensor]:
-        """Inputs of a left-padded batch; each row is a list of "visual" (a picture or video) and counts of text tokens.
+        """Inputs of a left-padded batch; each row is a list of "visual" (an image or video) and counts of text tokens.
 
-        "picture" and "video" say which of the two; the real processor takes only one kind at a time here.
+        "image" and "video" say which of the two; the real processor takes only one kind at a time here.
         """
         generator = torch.Generator().manual_seed(seed)
         ids: list[list[int]] = []
-        things: dict[Media, list[Any]] = {"picture": [], "video": []}
+        things: dict[Media, list[Any]] = {"image": [], "video": []}
         for parts in rows:
             row: list[int] = []
             for part in parts:
@@ -234,8 +234,8 @@ class Case:
                 number = sum(map(len, things.values()))
                 size = SIZES[number % len(SIZES)]
                 frames = [noise(*size, seed=seed + number + 50 * frame) for frame in range(N_FRAMES)]
-                things[media].append(frames[0] if media == "picture" else frames)
-                row += self.span(media, self.layout(media, size, 1 if media == "picture" else N_FRAMES))
+                things[media].append(frames[0] if media == "image" else frames)
+                row += self.span(media, self.layout(media, size, 1 if media == "image" else N_FRAMES))
             ids.append(row)
         length = max(map(len, ids))
         inputs = {
@@ -251,23 +251,23 @@ class Case:
     def seen(self, model: Any, inputs: dict[str, torch.Tensor]) -> list[Seen | None]:
         """Per row of the batch what its visual tokens are, None without any."""
         has_any = any(name.startswith("pixel_values") for name in inputs)
-        pictures = list(zip(self.images(inputs), self.layouts(inputs), strict=True)) if has_any else []
+        images = list(zip(self.images(inputs), self.layouts(inputs), strict=True)) if has_any else []
         found: list[Seen | None] = []
         for ids in inputs["input_ids"]:
             left, mine = int(self.is_visual(ids).sum()), []
             while left:
-                mine.append(pictures.pop(0))
+                mine.append(images.pop(0))
                 left -= len(mine[-1][1])
             found.append(self._row(model, mine) if mine else None)
-        assert not pictures
+        assert not images
         return found
 
-    def _row(self, model: Any, pictures: list[tuple[torch.Tensor, list[Cell]]]) -> Seen:
+    def _row(self, model: Any, input_images: list[tuple[torch.Tensor, list[Cell]]]) -> Seen:
         # As many images at a time as in the engine, where the tower runs once for the whole batch: bits may differ.
-        rows, n_patches = self.rows(model, torch.cat([images for images, _ in pictures])), self.n_patches(model)
+        rows, n_patches = self.rows(model, torch.cat([images for images, _ in input_images])), self.n_patches(model)
         projected = self.project(model, rows)
         features, embeddings, tiles, sources, before = [], [], [], [], 0
-        for images, cells in pictures:
+        for images, cells in input_images:
             for cell in cells:
                 tile = before + cell.image
                 tiles.append(tile)
@@ -281,7 +281,7 @@ class Case:
 
 
 def noise(width: int, height: int, seed: int) -> Image.Image:
-    """A picture in which no two patches look alike."""
+    """An image in which no two patches look alike."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 

@@ -47,9 +47,9 @@ def _config(kind: Any) -> Any:
 
 def idefics3_processor(side: int = SIDE, longest: int = LONGEST, n_tokens: int = N_TOKENS, **more: Any) -> Any:
     """The real processor with small settings."""
-    pictures = Idefics3ImageProcessor(size={"longest_edge": longest}, max_image_size={"longest_edge": side}, **more)
+    images = Idefics3ImageProcessor(size={"longest_edge": longest}, max_image_size={"longest_edge": side}, **more)
     words = tokenizer({"<image>": IMAGE, **MARK_IDS})
-    return Idefics3Processor(pictures, words, image_seq_len=n_tokens, chat_template=TEMPLATE)
+    return Idefics3Processor(images, words, image_seq_len=n_tokens, chat_template=TEMPLATE)
 
 
 def smolvlm_processor(side: int = SIDE, longest: int = LONGEST, n_tokens: int = N_TOKENS, **more: Any) -> Any:
@@ -65,18 +65,18 @@ def smolvlm_processor(side: int = SIDE, longest: int = LONGEST, n_tokens: int = 
 
 @cache
 def n_images_of(size: tuple[int, int]) -> int:
-    """How many images the real processor makes of a picture of ``(width, height)`` px."""
+    """How many images the real processor makes of an image of ``(width, height)`` px."""
     return idefics3_processor().image_processor([[Image.new("RGB", size, "red")]])["pixel_values"].shape[1]
 
 
 class TinyIdefics3(Case):
-    """Crops and whole picture, each behind a mark of text; 2 x 2 patches become a token."""
+    """Crops and whole image, each behind a mark of text; 2 x 2 patches become a token."""
 
     family = "idefics3"
-    tokens = {"picture": IMAGE, "video": IMAGE}  # noqa: RUF012 (declared by the base class)
+    tokens = {"image": IMAGE, "video": IMAGE}  # noqa: RUF012 (declared by the base class)
     vision = (RECEIVED_ATTENTION, ENCODER_KEYS)
 
-    def __init__(self, media: Media = "picture") -> None:
+    def __init__(self, media: Media = "image") -> None:
         super().__init__(media)
         self._per_row: list[int] = []
 
@@ -88,7 +88,7 @@ class TinyIdefics3(Case):
 
     def layout(self, media: Media, size: tuple[int, int], n_frames: int) -> list[Cell]:
         n_images = n_frames
-        if media == "picture":
+        if media == "image":
             n_images = n_images_of(size)
         wide = PER_SIDE * SCALE
         return [
@@ -105,7 +105,7 @@ class TinyIdefics3(Case):
         ]
 
     def prompt(self, model: Any, rows: list[list[Any]], seed: int = 1) -> dict[str, torch.Tensor]:
-        """The processor wants pictures row by row."""
+        """The processor wants images row by row."""
         self._per_row = [sum(not isinstance(part, int) for part in parts) for parts in rows]
         return super().prompt(model, rows, seed)
 
@@ -113,9 +113,9 @@ class TinyIdefics3(Case):
         left = list(things)
         rows = [[left.pop(0) for _ in range(count)] for count in self._per_row]
         processor = self.processor()
-        if media == "picture":
+        if media == "image":
             made = dict(processor.image_processor(rows, return_tensors="pt"))
-        else:  # all frames of a row one after the other, as ever row's pictures are
+        else:  # all frames of a row one after the other, as ever row's images are
             videos = [np.stack([np.asarray(f.resize(SIZES[0])) for v in row for f in v]) for row in rows if row]
             made = dict(processor.video_processor(videos, do_sample_frames=False, return_tensors="pt"))
             empty = [number for number, row in enumerate(rows) if not row]
@@ -141,12 +141,12 @@ class TinyIdefics3(Case):
         return grid.transpose(2, 3).flatten(3).flatten(1, 2)
 
     def layouts(self, inputs: dict[str, torch.Tensor]) -> list[list[Cell]]:
-        return [cells for cells, _ in self._pictures(inputs)]
+        return [cells for cells, _ in self._images(inputs)]
 
     def images(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        return [images for _, images in self._pictures(inputs)]
+        return [images for _, images in self._images(inputs)]
 
-    def _pictures(self, inputs: dict[str, torch.Tensor]) -> list[tuple[list[Cell], torch.Tensor]]:
+    def _images(self, inputs: dict[str, torch.Tensor]) -> list[tuple[list[Cell], torch.Tensor]]:
         """Images that are 0 everywhere only fill rows up."""
         real = inputs["pixel_values"].flatten(0, 1)
         real = real[(real != 0).flatten(1).any(dim=1)]

@@ -1,4 +1,4 @@
-"""Tiny InternVL models with pictures and with videos, and what these become there, by hand."""
+"""Tiny InternVL models with images and with videos, and what these become there, by hand."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def internvl_processor(side: int = SIDE, n_tokens: int = N_TOKENS, most: int = M
 
 
 def n_images_of(size: tuple[int, int]) -> int:
-    """Crops of a picture of ``(width, height)`` px, and itself once more where there are several."""
+    """Crops of an image of ``(width, height)`` px, and itself once more where there are several."""
     wide, high = get_optimal_tiled_canvas(size[::-1], (SIDE, SIDE), 1, MOST)
     return wide * high + int(wide * high > 1)
 
 
 class TinyInternVL(Case):
-    """InternViT, with norms of queries and keys or not; videos have the placeholder of pictures, and text between."""
+    """InternViT, with norms of queries and keys or not; videos have the placeholder of images, and text between."""
 
     family = "internvl"
-    tokens = {"picture": IMAGE, "video": IMAGE}  # noqa: RUF012 (declared by the base class)
+    tokens = {"image": IMAGE, "video": IMAGE}  # noqa: RUF012 (declared by the base class)
     vision: tuple[Need, ...] = (CLS_ATTENTION, CLS_LOGITS_LAST_BLOCK, ENCODER_KEYS)
 
-    def __init__(self, media: Media = "picture", norms: bool = False, layer: int = -1) -> None:
+    def __init__(self, media: Media = "image", norms: bool = False, layer: int = -1) -> None:
         super().__init__(media)
         self._norms, self._layer, self._images_of = norms, layer, [1]
 
@@ -83,7 +83,7 @@ class TinyInternVL(Case):
 
     @property
     def beams(self) -> bool:
-        """Older transformers repeat images for beams one by one, and so mix up those of one picture."""
+        """Older transformers repeat images for beams one by one, and so mix up those of one image."""
         return hasattr(GenerationMixin, "_prepare_multimodal_encoder_kwargs_for_generation")
 
     def processor(self) -> Any:
@@ -95,20 +95,20 @@ class TinyInternVL(Case):
         corners = (0, 2, 8, 10)
         return [
             Cell(image, row, (corner, corner + 1, corner + 4, corner + 5))
-            for image in range(n_images_of(size) if media == "picture" else n_frames)
+            for image in range(n_images_of(size) if media == "image" else n_frames)
             for row, corner in enumerate(corners)
         ]
 
     def span(self, media: Media, cells: Sequence[Cell]) -> list[int]:
         """Between marks; every frame of a video behind a word of its own."""
-        if media == "picture":
+        if media == "image":
             return [92, *[IMAGE] * len(cells), 93]
         frames = len(cells) // N_TOKENS
         return [token for frame in range(frames) for token in [95 + frame, 92, *[IMAGE] * N_TOKENS, 93]]
 
     def encoded(self, model: Any, media: Media, things: Sequence[Any]) -> dict[str, torch.Tensor]:
         """All images one after the other; the model is not told which belong together."""
-        if media == "picture":
+        if media == "image":
             processor = self.processor()
             made = processor.image_processor(list(things), crop_to_patches=True, return_tensors="pt")
             self._images_of = made["num_patches"].tolist()
@@ -119,7 +119,7 @@ class TinyInternVL(Case):
         return {"pixel_values": made["pixel_values_videos"].flatten(0, 1)}
 
     def images(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """As many as the last prompt's pictures or videos had."""
+        """As many as the last prompt's images or videos had."""
         return list(inputs["pixel_values"].split(self._images_of))
 
     def layouts(self, inputs: dict[str, torch.Tensor]) -> list[list[Cell]]:

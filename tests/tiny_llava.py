@@ -1,4 +1,4 @@
-"""A tiny LLaVA-1.5: a picture is the 4 x 4 patches of its middle square."""
+"""A tiny LLaVA-1.5: an image is the 4 x 4 patches of its middle square."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TinyLlava(Case):
 
     def processor(self) -> Any:
         """Middle squares of 32 px."""
-        pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
         return LlavaProcessor(
-            pictures, tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default", chat_template=TEMPLATE,
+            images, tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default", chat_template=TEMPLATE,
             num_additional_image_tokens=1,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Tiny LLaVA-NeXT models with Llama and with Mistral, and what a picture becomes there, by hand."""
+"""Tiny LLaVA-NeXT models with Llama and with Mistral, and what an image becomes there, by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def llava_next_processor(side: int = SIDE, patch: int = PATCH, pinpoints: list[l
 
 
 def llava_next_image_processor(side: int = SIDE, pinpoints: list[list[int]] = PINPOINTS) -> Any:
-    """Its part for pictures."""
+    """Its part for images."""
     return LlavaNextImageProcessor(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_grid_pinpoints=pinpoints
     )
@@ -83,14 +83,14 @@ class TinyLlavaNext(Case):
         return [Cell(image, patch, () if patch < 0 else (patch,)) for image, patch in layout]
 
     def images(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Thumbnail and crops; what pads them to the longest picture is none."""
+        """Thumbnail and crops; what pads them to the longest image is none."""
         targets = [select_best_resolution((h, w), self.pinpoints) for h, w in inputs["image_sizes"].tolist()]
         counts = [1 + (high // self.side) * (wide // self.side) for high, wide in targets]
         return [tiles[:n] for tiles, n in zip(inputs["pixel_values"], counts, strict=True)]
 
     def layouts(self, inputs: dict[str, torch.Tensor]) -> list[list[Cell]]:
-        """By the sizes of the pictures."""
-        return [self.layout("picture", (w, h), 1) for h, w in inputs["image_sizes"].tolist()]
+        """By the sizes of the images."""
+        return [self.layout("image", (w, h), 1) for h, w in inputs["image_sizes"].tolist()]
 
 
 class TinyLlavaNextMistral(TinyLlavaNext):

@@ -34,12 +34,12 @@ def llava_next_video_processor(
 
 
 class TinyLlavaNextVideo(TinyLlavaNext):
-    """Pictures as LLaVA-NeXT, frames pooled in front of the projector."""
+    """Images as LLaVA-NeXT, frames pooled in front of the projector."""
 
     family = "llava_next_video"
     side, pinpoints = SIDE, PINPOINTS
 
-    def __init__(self, media: Media = "picture", pooling: str = "average") -> None:
+    def __init__(self, media: Media = "image", pooling: str = "average") -> None:
         super().__init__(media)
         self.pooling = pooling
 
@@ -56,7 +56,7 @@ class TinyLlavaNextVideo(TinyLlavaNext):
 
     def layout(self, media: Media, size: tuple[int, int], n_frames: int) -> list[Cell]:
         """A token of a frame takes the signals of its four patches; there are no newlines."""
-        if media == "picture":
+        if media == "image":
             return super().layout(media, size, n_frames)
         return [
             Cell(
@@ -74,15 +74,15 @@ class TinyLlavaNextVideo(TinyLlavaNext):
         return list(inputs["pixel_values_videos"]) if self.media == "video" else super().images(inputs)
 
     def layouts(self, inputs: dict[str, torch.Tensor]) -> list[list[Cell]]:
-        """Pictures by their sizes, videos by their frames."""
-        if self.media == "picture":
+        """Images by their sizes, videos by their frames."""
+        if self.media == "image":
             return super().layouts(inputs)
         return [self.layout("video", (0, 0), len(frames)) for frames in inputs["pixel_values_videos"]]
 
     def rows(self, model: Any, images: torch.Tensor) -> torch.Tensor:
         """Frames pooled by hand."""
         patches = super().rows(model, images)
-        if self.media == "picture":
+        if self.media == "image":
             return patches
         cells = patches.unflatten(1, (3, 2, 3, 2)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         if self.pooling == "conv":  # a cell's patches with a matrix for each place in it

@@ -1,4 +1,4 @@
-"""Tiny LLaVA-OneVision models with pictures and with videos, and what these become there, by hand."""
+"""Tiny LLaVA-OneVision models with images and with videos, and what these become there, by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIDE = 28
 """Not a multiple of the patch: 4 px of every tile are seen by nobody, as 6 of the published 384."""
 
 MOST = 2
-"""Crops' worth of patches that a picture may have before it is shrunk; up to 9 crops are cut."""
+"""Crops' worth of patches that an image may have before it is shrunk; up to 9 crops are cut."""
 
 
 def pinpoints_to(most: int, side: int = SIDE) -> list[list[int]]:
@@ -52,7 +52,7 @@ def onevision_processor(
 
 @dataclass(frozen=True)
 class Mixed(Cell):
-    """A token with how much of every patch of its picture or video it is made of: nothing for a newline.
+    """A token with how much of every patch of its image or video it is made of: nothing for a newline.
 
     Shape: mixture ``(images, patches)``.
     """
@@ -137,7 +137,7 @@ class TinyOnevision(Case):
     def layout(self, media: str, size: tuple[int, int], n_frames: int) -> list[Cell]:
         """Each token lies in the image that it is mostly of, a newline in that of the token before it."""
         cells: list[Cell] = []
-        for mixture in onevision_layout(*size) if media == "picture" else video_layout(n_frames):
+        for mixture in onevision_layout(*size) if media == "image" else video_layout(n_frames):
             image, row = divmod(int(mixture.argmax()), mixture.shape[1])
             newline = not mixture.any()
             cells.append(Mixed(cells[-1].image if newline else image, -1 if newline else row, (), mixture))
@@ -151,10 +151,10 @@ class TinyOnevision(Case):
         return [tiles[:n] for tiles, n in zip(inputs["pixel_values"], counts, strict=True)]
 
     def layouts(self, inputs: dict[str, torch.Tensor]) -> list[Any]:
-        """By the sizes of the pictures."""
+        """By the sizes of the images."""
         if self.media == "video":
             return super().layouts(inputs)
-        return [self.layout("picture", (w, h), 1) for h, w in inputs["image_sizes"].tolist()]
+        return [self.layout("image", (w, h), 1) for h, w in inputs["image_sizes"].tolist()]
 
     def rows(self, model: Any, images: torch.Tensor) -> torch.Tensor:
         """No [CLS]."""
@@ -170,11 +170,11 @@ class TinyOnevision(Case):
         weights = (query @ key.transpose(2, 3) * key.shape[-1] ** -0.5).softmax(-1)
         return {RECEIVED_ATTENTION: weights.mean((1, 2)), ENCODER_KEYS: key.mean(1)}
 
-    def _row(self, model: Any, pictures: Sequence[tuple[torch.Tensor, Any]]) -> Seen:
-        rows = self.rows(model, torch.cat([images for images, _ in pictures]))
+    def _row(self, model: Any, input_images: Sequence[tuple[torch.Tensor, Any]]) -> Seen:
+        rows = self.rows(model, torch.cat([images for images, _ in input_images]))
         projected, flat = self.project(model, rows).flatten(0, 1), rows.flatten(0, 1)
         mixtures, tiles, features, before = [], [], [], 0
-        for images, cells in pictures:
+        for images, cells in input_images:
             for cell in cells:
                 mixture = torch.zeros(rows.shape[:2], dtype=torch.float64)
                 mixture[before : before + len(images)] = cell.mixture

@@ -1,6 +1,6 @@
-"""Tiny stock models of Qwen's families, and what their towers make of pictures and videos, by hand.
+"""Tiny stock models of Qwen's families, and what their towers make of images and videos, by hand.
 
-A tower takes the patches of all pictures as one sequence; 2 x 2 of them become one token, of a video those of two
+A tower takes the patches of all images as one sequence; 2 x 2 of them become one token, of a video those of two
 frames together. The LLM has positions with three axes; Qwen3-VL's is told more of the tower behind its first blocks.
 """
 
@@ -78,7 +78,7 @@ def config(family: str) -> Any:
 
 
 class Patches:
-    """The patches of one picture or video, frame by frame. Shape: pixels ``(patches, values)``, grid ``(3,)``."""
+    """The patches of one image or video, frame by frame. Shape: pixels ``(patches, values)``, grid ``(3,)``."""
 
     def __init__(self, pixels: torch.Tensor, grid: torch.Tensor) -> None:
         self.pixels, self.grid = pixels, grid
@@ -93,7 +93,7 @@ class TinyQwen(Case):
     early = ("projector",)
     vision = (RECEIVED_ATTENTION, ENCODER_KEYS)
 
-    def __init__(self, family: str, media: Media = "picture") -> None:
+    def __init__(self, family: str, media: Media = "image") -> None:
         super().__init__(media)
         self.family = family  # type: ignore[misc]
 
@@ -102,7 +102,7 @@ class TinyQwen(Case):
         return KINDS[self.family][1](config(self.family))
 
     def processor(self) -> Any:
-        """The real one: up to 30 cells a picture, 12 a frame."""
+        """The real one: up to 30 cells an image, 12 a frame."""
         _, _, kind, videos = KINDS[self.family]
         together = 2 * 2 if self.family == "qwen3_vl" else 1  # its limits are of all frames, of which 3 count as 4
         return kind(
@@ -126,7 +126,7 @@ class TinyQwen(Case):
 
     def span(self, media: Media, cells: Sequence[Cell]) -> list[int]:
         """Between marks; Qwen3-VL writes the time (here a number and a word) in front of every grid of a video."""
-        if media == "picture" or self.family != "qwen3_vl":
+        if media == "image" or self.family != "qwen3_vl":
             return [START, *super().span(media, cells), END]
         frames = [list(frame) for _, frame in itertools.groupby(cells, lambda cell: cell.image)]
         return [
@@ -144,31 +144,31 @@ class TinyQwen(Case):
         return made
 
     def images(self, inputs: dict[str, torch.Tensor]) -> list[Any]:
-        """Per picture or video its ``Patches``."""
+        """Per image or video its ``Patches``."""
         names = (
-            ("pixel_values", "image_grid_thw") if self.media == "picture" else ("pixel_values_videos", "video_grid_thw")
+            ("pixel_values", "image_grid_thw") if self.media == "image" else ("pixel_values_videos", "video_grid_thw")
         )
         pixels, grids = (inputs[name] for name in names)
         return [Patches(*pair) for pair in zip(pixels.split(grids.prod(dim=1).tolist()), grids, strict=True)]
 
     @torch.no_grad()
     def seen(self, model: Any, inputs: dict[str, torch.Tensor]) -> list[Seen | None]:
-        """Each row's pictures run through the tower alone."""
-        pictures = self.images(inputs) if any(name.startswith("pixel_values") for name in inputs) else []
+        """Each row's images run through the tower alone."""
+        images = self.images(inputs) if any(name.startswith("pixel_values") for name in inputs) else []
         found: list[Seen | None] = []
         for ids, real in zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True):
             left, mine = int(self.is_visual(ids).sum()), []
             while left:
-                mine.append(pictures.pop(0))
+                mine.append(images.pop(0))
                 left -= len(mine[-1].pixels) // MERGE**2
             found.append(self._seen(model, ids[real], mine) if mine else None)
-        assert not pictures
+        assert not images
         return found
 
-    def _seen(self, model: Any, ids: torch.Tensor, pictures: list[Patches]) -> Seen:
-        grids = torch.stack([picture.grid for picture in pictures])
-        made = model.model.visual(torch.cat([picture.pixels for picture in pictures]), grid_thw=grids)
-        name, told = "image" if self.media == "picture" else "video", {}
+    def _seen(self, model: Any, ids: torch.Tensor, images: list[Patches]) -> Seen:
+        grids = torch.stack([image.grid for image in images])
+        made = model.model.visual(torch.cat([image.pixels for image in images]), grid_thw=grids)
+        name, told = "image" if self.media == "image" else "video", {}
         if self.media == "video" and self.family == "qwen2_5_vl":
             told["second_per_grid_ts"] = torch.full((len(grids),), SECONDS)
         kinds = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
@@ -220,10 +220,10 @@ class TinyQwen(Case):
 
 @cache
 def _grid(case: TinyQwen, media: Media, size: tuple[int, int]) -> tuple[int, ...]:
-    """Frames, rows and columns of patches that the real processor makes of a picture or video of this size."""
+    """Frames, rows and columns of patches that the real processor makes of an image or video of this size."""
     frames = [noise(*size, seed=0)] * N_FRAMES
-    made = case.encoded(_ANY_DTYPE, media, [frames[0] if media == "picture" else frames])
-    return tuple(made["image_grid_thw" if media == "picture" else "video_grid_thw"][0].tolist())
+    made = case.encoded(_ANY_DTYPE, media, [frames[0] if media == "image" else frames])
+    return tuple(made["image_grid_thw" if media == "image" else "video_grid_thw"][0].tolist())
 
 
 _ANY_DTYPE = torch.zeros(0)

@@ -1,4 +1,4 @@
-"""A tiny Video-LLaVA: 4 x 4 patches of a picture; of a video [CLS] and 4 x 4 patches of every frame."""
+"""A tiny Video-LLaVA: 4 x 4 patches of an image; of a video [CLS] and 4 x 4 patches of every frame."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TinyVideoLlava(Case):
     family = "video_llava"
 
     def build(self) -> Any:
-        """Pictures and frames of 32 px."""
+        """Images and frames of 32 px."""
         return VideoLlavaForConditionalGeneration(VideoLlavaConfig(
             vision_config=clip(SIDE), text_config=text(), image_token_index=IMAGE, video_token_index=VIDEO,
         ))  # fmt: skip
@@ -45,7 +45,7 @@ class TinyVideoLlava(Case):
 
     def layout(self, media: Media, size: tuple[int, int], n_frames: int) -> list[Cell]:
         """A frame's [CLS] comes first, and is no patch."""
-        if media == "picture":
+        if media == "image":
             return [Cell(0, patch, (patch,)) for patch in range(16)]
         return [Cell(i, row, (row - 1,) if row else ()) for i in range(n_frames) for row in range(17)]
 
@@ -60,7 +60,7 @@ class TinyVideoLlava(Case):
         return rows if self.media == "video" else rows[:, 1:]
 
     def images(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """transformers 5.23 calls the pixels of pictures by an old name unless asked."""
+        """transformers 5.23 calls the pixels of images by an old name unless asked."""
         if self.media == "video":
             return super().images(inputs)
         return list(inputs.get("pixel_values", inputs.get("pixel_values_images"))[:, None])

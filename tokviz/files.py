@@ -20,7 +20,7 @@ _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os
 
 
 def open_file(path: str | Path, what: str) -> io.BufferedReader:
-    """A plain file, opened for reading; ``what`` it is said to be, for the sentences: "picture", "video".
+    """A plain file, opened for reading; ``what`` it is said to be, for the sentences: "image", "video".
 
     Never waits: a folder, a pipe or a device is refused. Raises BadInput, without the folder's name.
     """

@@ -18,7 +18,7 @@ MethodFamily = Literal[
 ]
 BudgetMeaning = Literal["published", "final", "average"]
 PositionPolicy = Literal["keep", "reindex"]
-Media = Literal["picture", "video"]
+Media = Literal["image", "video"]
 ChartKind = Literal["line", "scatter", "bars"]
 Params = Mapping[str, Any]
 UNPRUNED = "full"
@@ -26,7 +26,7 @@ UNPRUNED = "full"
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 """What page and command line compare where nobody chose."""
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in pixels of the original picture (after EXIF rotation)."""
+"""x0, y0, x1, y1 in pixels of the original image (after EXIF rotation)."""
 
 
 @dataclass(frozen=True)

@@ -62,13 +62,13 @@ class BudgetMeanings(Record):
 
 
 class GridView(Record):
-    """One regular grid of patches: a picture, a tile or a frame. ``seen`` is what of the picture it covers.
+    """One regular grid of patches: an image, a tile or a frame. ``seen`` is what of the image it covers.
 
-    layer: views of one layer show different parts of the picture, side by side, and can be drawn together; a picture
+    layer: views of one layer show different parts of the image, side by side, and can be drawn together; an image
     that is looked at twice, whole (0) and in crops (1), has two layers. top, left: where the view's first row and
     column lie among the rows and columns of its layer.
     frames: of a video, which of the sampled frames (counted from 0) the view shows, one or several that became one grid
-    (two of Qwen's); then every view is a layer of its own. Empty for pictures.
+    (two of Qwen's); then every view is a layer of its own. Empty for images.
     """
 
     name: str
@@ -86,10 +86,10 @@ class TokenGrid(Record):
 
     Shape: all lists have ``N`` entries in the order in which the LLM receives the unpruned tokens. ``row`` and ``col``
     are -1 and ``box`` is None for tokens that are no patch (newline, video [CLS]). Boxes are in pixels of the original
-    picture (of each frame, for a video, whose frames have one size) and are clipped to it.
+    image (of each frame, for a video, whose frames have one size) and are clipped to it.
     """
 
-    picture_size: tuple[int, int]
+    image_size: tuple[int, int]
     views: Many[GridView]
     view: Many[int]
     row: Many[int]
@@ -108,7 +108,7 @@ class TokenGrid(Record):
 
     @property
     def is_tiled(self) -> bool:
-        """Whether the views are a thumbnail and crops of one picture."""
+        """Whether the views are a thumbnail and crops of one image."""
         return not self.is_video and any(view.layer > 0 for view in self.views)
 
     @model_validator(mode="after")
@@ -155,7 +155,7 @@ class Chart(_Diagnostic):
 
     kind: ``line`` (y over x), ``scatter`` (points), ``bars`` (y per entry of ``names``).
     line: a threshold drawn across. tokens: for a scatter or bars, the visual token of each point, so that views link
-    points and patches. marked: positions in ``y`` that the method picked. about: one of the tokens whose picture, tile
+    points and patches. marked: positions in ``y`` that the method picked. about: one of the tokens whose image, tile
     or frame the diagram is about, None for all. Tokens are rows of the stage, in a record original indices.
     """
 
@@ -306,8 +306,8 @@ def key_of(method: str, variant: str) -> str:
     return f"{method} ({variant})" if variant else method
 
 
-class PictureRecord(Record):
-    """The picture of a request: size in pixels after EXIF rotation, digest, and the file itself as base64."""
+class ImageRecord(Record):
+    """The image of a request: size in pixels after EXIF rotation, digest, and the file itself as base64."""
 
     width: int
     height: int
@@ -322,7 +322,7 @@ class FrameRecord(Record):
 
     index: int
     time_s: float
-    picture: PictureRecord
+    image: ImageRecord
 
 
 class VideoRecord(Record):
@@ -395,14 +395,14 @@ class Comparison(Record):
     """The runs of one request. ``runs[0]`` is the unpruned one (method ``full``).
 
     text_tokens: the prompt's tokens behind the last visual token, as text; empty in sessions of earlier versions.
-    video: None when the question was about a picture; else ``picture`` is its first sampled frame, and ``evidence`` of
+    video: None when the question was about an image; else ``image`` is its first sampled frame, and ``evidence`` of
     the request lies in the frames that ``request.evidence_frames`` says.
     """
 
     schema_version: int = SCHEMA_VERSION
     request: Request
     model: ModelRecord
-    picture: PictureRecord
+    image: ImageRecord
     video: VideoRecord | None = None
     grid: TokenGrid
     text_tokens: Many[str] = []

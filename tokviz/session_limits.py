@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from .errors import BadInput
 
 if TYPE_CHECKING:
-    from .records import Comparison, PictureRecord
+    from .records import Comparison, ImageRecord
 
 MAX_BYTES = 64_000_000
 MAX_NUMBERS = 6_000_000
@@ -32,7 +32,7 @@ MAX_TEXTS = 1_000_000
 MAX_KEYS = 1_000
 """Entries of one object that is no list."""
 MAX_TEXT = 200_000
-"""Characters of one text, pictures aside; an answer has at most 1,024 tokens."""
+"""Characters of one text, images aside; an answer has at most 1,024 tokens."""
 MAX_VIEWS = 512
 MAX_EVIDENCE = 1_024
 MAX_FRAMES = 128
@@ -59,7 +59,7 @@ def check_text(data: bytes) -> None:
     """
     if len(data) > MAX_BYTES:
         raise BadInput(f"{_LARGE}: it has {len(data):,} bytes; the limit is {MAX_BYTES:,}.")
-    # Marks inside of texts count too; a session has few of them there, and pictures none.
+    # Marks inside of texts count too; a session has few of them there, and images none.
     lists, objects = data.count(b"["), data.count(b"{")
     for count, limit, what in (
         (lists, MAX_LISTS, "lists"),
@@ -95,20 +95,20 @@ def check_contents(comparison: Comparison) -> None:
     for count, limit, what in _counts(comparison):
         if count > limit:
             raise BadInput(f"The session is damaged or not made by tokviz: it has {count:,} {what} (limit {limit:,}).")
-    frames = [] if comparison.video is None else [frame.picture for frame in comparison.video.frames]
+    frames = [] if comparison.video is None else [frame.image for frame in comparison.video.frames]
     if any(frame.width * frame.height > MAX_FRAME_PIXELS for frame in frames):
         raise BadInput(f"The session is damaged: a frame of its video has over {MAX_FRAME_PIXELS:,} pixels.")
-    if any(_is_larger_than_said(picture) for picture in (comparison.picture, *frames)):
-        raise BadInput("The picture inside this session is larger than the session says.")
+    if any(_is_larger_than_said(image) for image in (comparison.image, *frames)):
+        raise BadInput("The image inside this session is larger than the session says.")
     _check_values(comparison)
 
 
-def _is_larger_than_said(picture: PictureRecord) -> bool:
-    """Whether the header of a stored picture names a larger size than its record. What is no picture at all is refused
+def _is_larger_than_said(image: ImageRecord) -> bool:
+    """Whether the header of a stored image names a larger size than its record. What is no image at all is refused
     where it is decoded."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(picture.base64)), formats=("PNG", "JPEG")) as stored:
-            return stored.width > picture.width or stored.height > picture.height
+        with Image.open(io.BytesIO(base64.b64decode(image.base64)), formats=("PNG", "JPEG")) as stored:
+            return stored.width > image.width or stored.height > image.height
     except Image.DecompressionBombError:
         return True
     except (OSError, ValueError, SyntaxError):
@@ -151,7 +151,7 @@ def _check_values(value: Any) -> None:
     elif kind is dict:
         _check_list([*value.keys(), *value.values()])
     elif isinstance(value, BaseModel):
-        # A picture is as long as its file, and is looked at where it is decoded.
+        # An image is as long as its file, and is looked at where it is decoded.
         for name, held in value.__dict__.items():
             if name != "base64":
                 _check_values(held)

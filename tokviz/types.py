@@ -56,7 +56,7 @@ class Need:
         ``encoder_keys``    keys, mean over heads, patches only -> ``Signals.keys``
         ``full_keys``       keys, heads laid side by side, patches only -> ``Signals.full_keys``
         ``received_attention``  of a tower without [CLS]: attention that a patch receives from all patches of its
-                            picture or frame, mean over heads and queries -> ``Signals.received_attention``
+                            image or frame, mean over heads and queries -> ``Signals.received_attention``
                             Where several patches become one token (Qwen), keys and attention of a token are the mean
                             of its patches, and both blocks are the last one that attends over whole frames.
     kind, before the LLM:
@@ -119,7 +119,7 @@ class Signals:
 
     Shape:
         features: ``(N, D)`` at the stage's site. cls_attention, cls_logits, cls_full_width, received_attention,
-        clip_relevance, key_norms: ``(N,)``. cls_feature: ``(D,)``, of a picture cut into tiles ``(tiles, D)``. keys,
+        clip_relevance, key_norms: ``(N,)``. cls_feature: ``(D,)``, of an image cut into tiles ``(tiles, D)``. keys,
         full_keys: ``(N, d_k)``. text_features, normed_text, input_text: ``(M, D)``; text_key_norms: ``(M,)``.
         question_features: ``(Q, D)``. input_features: ``(N_0, D)``, all that entered the LLM. attention_rows:
         ``(rows, N)``, probabilities (softmax over the whole causal row), mean over heads, float32. head_rows:
@@ -127,7 +127,7 @@ class Signals:
         ``(N,)`` bool, False for rows that are no image patch (newline, video [CLS]), of which the vision tower knows
         nothing: their encoder features and keys are 0, their [CLS] scores NaN; None when every row is a patch. view:
         ``(N,)`` int, the tile or frame of each row (a newline's is that of the patch before it); None when there is
-        one. cell: ``(N, 2)`` int, row and column of each patch in its picture: of the thumbnail for
+        one. cell: ``(N, 2)`` int, row and column of each patch in its image: of the thumbnail for
         tile 0, of the stitched and unpadded grid of crops for all other tiles; -1 for rows that are no patch; None when
         the engine does not know. sizes: ``(N,)``, how many patches each row already stands for; None when each is one.
         origin: ``(N,)`` int64, inside the vision tower the original index of each row (the smallest one of a merged
@@ -325,8 +325,8 @@ PublishedModel = Literal["llava", "video_llava", "qwen"]
 class PlanningInfo:
     """What a method may know about the model and the prompt when it plans its stages.
 
-    n_visual: visual tokens N that enter the LLM unpruned. n_blocks: LLM blocks L. n_views: pictures, tiles or frames
-    that N is made of. has_tiles: view 0 is a thumbnail and the others are crops of the same picture. has_frames: the
+    n_visual: visual tokens N that enter the LLM unpruned. n_blocks: LLM blocks L. n_views: images, tiles or frames
+    that N is made of. has_tiles: view 0 is a thumbnail and the others are crops of the same image. has_frames: the
     views are frames of a video, in order. merges_patches: the encoder merges patches into visual tokens (2x2 in Qwen),
     so sites inside or behind it see other rows than the LLM. vision_blocks: how many blocks of the vision tower the
     features pass through (23 of CLIP's 24 in LLaVA-1.5); None when the family gives no access to them. has_text_tower:

@@ -19,7 +19,7 @@ from tokviz.records import GridView, TokenGrid
 
 from .outcomes import Outcome, Variant
 from .papers import variant
-from .questions import largest_correlation, position_correlation, scene_picture, thirds
+from .questions import largest_correlation, position_correlation, scene_image, thirds
 from .retained import estimate
 from .statistics import RESAMPLES, Floats
 
@@ -107,11 +107,11 @@ def evidence_places(seeds: Sequence[int], n_visual: int) -> list[Place]:
     ]
     view = GridView(name="picture", rows=side, cols=side, seen=(0, 0, width, height))
     grid = TokenGrid(
-        picture_size=DEFAULT_SIZE, views=[view], view=[0] * n_visual, row=row.tolist(), col=col.tolist(), box=[*boxes]
+        image_size=DEFAULT_SIZE, views=[view], view=[0] * n_visual, row=row.tolist(), col=col.tolist(), box=[*boxes]
     )
     found = []
     for seed in seeds:
-        for case in scene_picture(seed, grid).cases:
+        for case in scene_image(seed, grid).cases:
             if case.evidence:
                 shown = np.zeros(n_visual, dtype=bool)
                 shown[list(case.evidence)] = True

@@ -40,16 +40,16 @@ class TextBehind:
 
 
 @dataclass(frozen=True)
-class EncodedPicture:
+class EncodedImage:
     """One picture, encoded with some question, and the texts of every question about it."""
 
     prompt: Prompt
     texts: tuple[TextBehind, ...]
 
 
-def encode_picture(
+def encode_image(
     vlm: VisionLanguageModel, grid: TokenGrid, image: Image.Image, questions: Sequence[str], needs: Iterable[Need]
-) -> EncodedPicture:
+) -> EncodedImage:
     """Run the vision tower once for all ``questions`` (at least one).
 
     Raises as ``encode`` does, and Unsupported for models whose positions have several axes: what stands behind a
@@ -63,7 +63,7 @@ def encode_picture(
     inputs, mask = made[0]
     geometry = Geometry(cell=torch.tensor([grid.row, grid.col]).T)
     prompt = encode(vlm.model, vlm.family, inputs, needs, question_mask=mask, geometry=[geometry])
-    end = end_of_picture(prompt)
+    end = end_of_image(prompt)
     words = vlm.model.get_input_embeddings()
     texts = []
     for other, asked in made:
@@ -71,10 +71,10 @@ def encode_picture(
         if not torch.equal(ids[:, :end], inputs["input_ids"][:, :end]):
             raise RuntimeError("The prompt in front of the question depends on the question.")
         texts.append(TextBehind(ids[:, end:], words(ids[:, end:]), None if asked is None else asked[:, end:]))
-    return EncodedPicture(prompt, tuple(texts))
+    return EncodedImage(prompt, tuple(texts))
 
 
-def end_of_picture(prompt: Prompt) -> int:
+def end_of_image(prompt: Prompt) -> int:
     """The column of the first token behind the picture, in an encoded or shortened prompt of one row."""
     if prompt.text_mask is not None:
         return int(prompt.text_mask[0].nonzero().min())
@@ -86,7 +86,7 @@ def with_text(prompt: Prompt, text: TextBehind) -> Prompt:
 
     ``prompt`` is one row without pads. Positions of the text go on where they went on before.
     """
-    end, length = end_of_picture(prompt), text.ids.shape[1]
+    end, length = end_of_image(prompt), text.ids.shape[1]
 
     def behind(mask: Tensor | None, value: bool) -> Tensor | None:
         return None if mask is None else pad(mask[:, :end], (0, length), value=value)
@@ -141,7 +141,7 @@ def joined(prompts: Sequence[Prompt]) -> Prompt:
 
 
 def shared_prefix(
-    vlm: VisionLanguageModel, pictures: Sequence[Prompt], picture_of_row: Sequence[int], batch: Prompt
+    vlm: VisionLanguageModel, images: Sequence[Prompt], image_of_row: Sequence[int], batch: Prompt
 ) -> Any:
     """A cache that holds the first columns of ``batch``, for ``generate(**batch.generate_inputs(), past_key_values=)``.
 
@@ -150,20 +150,20 @@ def shared_prefix(
         picture_of_row: for each row of ``batch`` the picture that its question was put behind.
         batch: the joined prompts. Its cache ends where the longest question begins: all that any row shares.
     """
-    ends = [end_of_picture(picture) for picture in pictures]
-    cache = _prefill(vlm, pictures, ends)
+    ends = [end_of_image(image) for image in images]
+    cache = _prefill(vlm, images, ends)
     longest = max(ends)
     width = batch.input_ids.shape[1]
     lengths = batch.attention_mask.sum(dim=1).tolist()
-    texts = [length - ends[picture] for length, picture in zip(lengths, picture_of_row, strict=True)]
+    texts = [length - ends[image] for length, image in zip(lengths, image_of_row, strict=True)]
     shared = width - max(texts)
 
     def columns(found: Tensor) -> Tensor:
         rows = []
-        for length, picture in zip(lengths, picture_of_row, strict=True):
+        for length, image in zip(lengths, image_of_row, strict=True):
             n = max(0, shared - (width - length))
-            first = longest - ends[picture]  # the pictures are padded on the left, like the batch
-            rows.append(pad(found[picture, :, first : first + n], (0, 0, shared - n, 0)))
+            first = longest - ends[image]  # the images are padded on the left, like the batch
+            rows.append(pad(found[image, :, first : first + n], (0, 0, shared - n, 0)))
         return torch.stack(rows)
 
     for layer in cache.layers:
@@ -171,17 +171,14 @@ def shared_prefix(
     return cache
 
 
-def _prefill(vlm: VisionLanguageModel, pictures: Sequence[Prompt], ends: Sequence[int]) -> Any:
+def _prefill(vlm: VisionLanguageModel, images: Sequence[Prompt], ends: Sequence[int]) -> Any:
     """The model's cache of what stands in front of the questions.
 
     Shape: keys and values of each block ``(pictures, H, longest, d)``, padded on the left.
     """
     longest = max(ends)
     embeds = torch.cat(
-        [
-            pad(picture.inputs_embeds[:, :end], (0, 0, longest - end, 0))
-            for picture, end in zip(pictures, ends, strict=True)
-        ]
+        [pad(image.inputs_embeds[:, :end], (0, 0, longest - end, 0)) for image, end in zip(images, ends, strict=True)]
     )
     pads = torch.tensor([longest - end for end in ends], device=embeds.device)
     counted = torch.arange(longest, device=embeds.device) - pads[:, None]

@@ -50,7 +50,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class ScenePicture:
+class SceneImage:
     """One scene as the benchmark uses it."""
 
     seed: int
@@ -72,7 +72,7 @@ def chunks(scenes: int) -> list[range]:
     return [range(first + start, first + min(start + CHUNK, scenes)) for start in range(0, scenes, CHUNK)]
 
 
-def scene_picture(seed: int, grid: TokenGrid) -> ScenePicture:
+def scene_image(seed: int, grid: TokenGrid) -> SceneImage:
     """Draw a scene and lay its evidence over the visual tokens; ``grid`` is of a picture of DEFAULT_SIZE."""
     scene = generate_scene(seed, questions_per_family=QUESTIONS_PER_FAMILY)
     cases = tuple(
@@ -87,7 +87,7 @@ def scene_picture(seed: int, grid: TokenGrid) -> ScenePicture:
         )
         for number, asked in enumerate(scene.questions)
     )
-    return ScenePicture(seed, Image.fromarray(scene.image), cases)
+    return SceneImage(seed, Image.fromarray(scene.image), cases)
 
 
 def covered_pixels(grid: TokenGrid, evidence: Sequence[Box]) -> NDArray[np.float64]:

@@ -23,8 +23,8 @@ from tokviz.runs.metrics import normalised
 from tokviz.types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_block
 
 from .outcomes import EVIDENCE_ORACLE, Outcome, Variant
-from .prompts import EncodedPicture, encode_picture, joined, shared_prefix, with_text
-from .questions import Case, ScenePicture, position_correlation, scene_picture, thirds
+from .prompts import EncodedImage, encode_image, joined, shared_prefix, with_text
+from .questions import Case, SceneImage, position_correlation, scene_image, thirds
 
 ORACLE_LABEL = "Evidence oracle"
 
@@ -90,7 +90,7 @@ class EncodedScene:
 
     seed: int
     cases: tuple[Case, ...]
-    picture: EncodedPicture
+    image: EncodedImage
 
 
 @torch.inference_mode()
@@ -98,12 +98,12 @@ def encode_scenes(
     vlm: VisionLanguageModel, grid: TokenGrid, seeds: Sequence[int], needs: set[Need]
 ) -> list[EncodedScene]:
     """Draw and encode the scenes of ``seeds`` that can be asked about."""
-    drawn: list[ScenePicture] = [scene_picture(seed, grid) for seed in seeds]
+    drawn: list[SceneImage] = [scene_image(seed, grid) for seed in seeds]
     return [
         EncodedScene(
             scene.seed,
             scene.cases,
-            encode_picture(vlm, grid, scene.image, [case.question for case in scene.cases], needs),
+            encode_image(vlm, grid, scene.image, [case.question for case in scene.cases], needs),
         )
         for scene in drawn
         if scene.cases
@@ -153,9 +153,9 @@ def answer_variant(
     prompt, guided = shorten(vlm.model, vlm.family, prompt, plan.guided, select)
     options: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False, "num_beams": 1}
     if not plan.guided and not plan.inside and prompt.position_ids is None:
-        picture_of_row = [number for number, each in enumerate(begun) for _ in each.rows]
-        pictures = [each.picture for each in begun]
-        options["past_key_values"] = shared_prefix(vlm, pictures, picture_of_row, prompt)
+        image_of_row = [number for number, each in enumerate(begun) for _ in each.rows]
+        images = [each.image for each in begun]
+        options["past_key_values"] = shared_prefix(vlm, images, image_of_row, prompt)
     with running_on(vlm.model, vlm.family, prompt, plan.inside, select) as trace:
         made = vlm.model.generate(**prompt.generate_inputs(), **options)
     answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
@@ -177,17 +177,17 @@ def run_variant(
 class _Begun:
     """One scene behind the stages that are the same for all its questions."""
 
-    picture: Prompt
+    image: Prompt
     rows: list[_Row]
 
 
 def _begin(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> _Begun:
     generator = Generator().manual_seed(scene.seed)
     select = selector(plan.params, [generator])
-    short, events = shorten(vlm.model, vlm.family, scene.picture.prompt, plan.once, select)
+    short, events = shorten(vlm.model, vlm.family, scene.image.prompt, plan.once, select)
     state = generator.get_state()
     rows = []
-    for case, text in zip(scene.cases, scene.picture.texts, strict=True):
+    for case, text in zip(scene.cases, scene.image.texts, strict=True):
         mine = Generator()
         mine.set_state(state)
         rows.append(_Row(case, with_text(short, text), mine, events[0]))

@@ -38,7 +38,7 @@ from tokviz.types import Budget  # noqa: E402
 
 from .store import tensor_digest  # noqa: E402
 
-EMBEDDED = {"tokviz-tiny": "picture", "tokviz-tiny-video": "video"}
+EMBEDDED = {"tokviz-tiny": "image", "tokviz-tiny-video": "video"}
 HALF = " bfloat16"
 N_FRAMES = 3
 Refused = BadInput
@@ -119,11 +119,11 @@ def _selection(selection: Any) -> dict[str, Any]:
     }
 
 
-# -- models, pictures, videos ------------------------------------------------------------------------------------------
+# -- models, images, videos ------------------------------------------------------------------------------------------
 
 
 def families() -> dict[str, str]:
-    """Name of every model -> "picture" or "video": the tiny random ones (two of them in half precision, too), the
+    """Name of every model -> "image" or "video": the tiny random ones (two of them in half precision, too), the
     embedded ones.
     """
     tiny = {name: case.media for name, case in CASES.items()}
@@ -143,7 +143,7 @@ def model(name: str) -> Any:
 @cache
 def film(kind: str) -> bytes:
     """The bytes of a short lossless video of what ``kind`` names."""
-    from .pictures import frames
+    from .images import frames
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="avi") as container:
@@ -158,13 +158,13 @@ def film(kind: str) -> bytes:
 
 @cache
 def media(name: str, kind: str) -> Any:
-    """The picture or video of this kind as the model of this name looks at it."""
+    """The image or video of this kind as the model of this name looks at it."""
     vlm = model(name)
     if families()[name] == "video" and kind != "still":
         return read_video(film(kind), lambda facts: vlm.family.sampled(vlm.processor, facts, N_FRAMES))
-    from .pictures import picture
+    from .images import image
 
-    return picture(kind)
+    return image(kind)
 
 
 @cache
@@ -192,7 +192,7 @@ def compare(
     name: str, kind: str, question: str, params: Mapping[str, Mapping[str, Any]], budget: int, counting: str,
     boxes: Sequence[tuple[float, float, float, float]], new_tokens: int,
 ) -> Asked:  # fmt: skip
-    """Ask one model about one picture with the methods that ``params`` names, as a user of the library does."""
+    """Ask one model about one image with the methods that ``params`` names, as a user of the library does."""
     frames = [1] * len(boxes) if not isinstance(media(name, kind), Image.Image) else []
     with watched() as notes:
         comparison = tokviz.compare(
@@ -211,7 +211,7 @@ def _request(comparison: Any) -> dict[str, Any]:
     video = None if comparison.video is None else [frame.index for frame in comparison.video.frames]
     return {
         "decisions": {
-            "size": grid.picture_size,
+            "size": grid.image_size,
             "views": [[v.rows, v.cols, v.layer, v.top, v.left, v.frames] for v in grid.views],
             "cells": [grid.view, grid.row, grid.col],
             "text": comparison.text_tokens,
@@ -327,7 +327,7 @@ def beams_allowed(name: str) -> bool:
 
 def generate(name: str, method: str, given: Mapping[str, Any], share: float, rows: Sequence[Sequence[Any]],
              way: Callable[[Any, dict[str, Any]], Any]) -> dict[str, Any]:  # fmt: skip
-    """A batch of prompts with pictures through the model's own ``generate``, pruned by ``method``.
+    """A batch of prompts with images through the model's own ``generate``, pruned by ``method``.
 
     ``way(model, inputs)`` drives the model and returns its output. Raises Refused.
     """
@@ -388,7 +388,7 @@ def _cache_lengths(cache: Any) -> Any:
 
 @cache
 def grid_of_first(name: str) -> Any:
-    """Where the tokens of the first picture or video of a tiny prompt lie."""
+    """Where the tokens of the first image or video of a tiny prompt lie."""
     from tiny_case import N_FRAMES as FRAMES
     from tiny_case import SIZES
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import adapter, generating, pictures, plan, refusing
+from . import adapter, generating, images, plan, refusing
 from .store import Content
 
 NEW_TOKENS = 2
@@ -67,7 +67,7 @@ def _other(name: str) -> Content:
 
 def _ask(batch: Sequence[plan.Case]) -> adapter.Asked:
     first = batch[0]
-    width, height = pictures.SIZES[first.kind]
+    width, height = images.SIZES[first.kind]
     boxes = [(0.3 * width, 0.2 * height, 0.7 * width, 0.8 * height)]
     params = {case.method: dict(case.given) for case in batch}
     try:

@@ -12,9 +12,9 @@ BUDGETS = {"ninth": 1 / 9, "third": 1 / 3, "most": 3 / 4}
 COUNTINGS = ("published", "final", "average")
 KINDS = ("square", "wide", "tall", "tiny", "flat")
 THIN = ("max)", "conv)", "(norms)", "bfloat16")
-"""Families that differ from another one in a detail: one budget, one counting, one picture."""
+"""Families that differ from another one in a detail: one budget, one counting, one image."""
 STILL = ("smolvlm (videos)",)
-"""A model that is shown videos above and has no twin that is shown pictures."""
+"""A model that is shown videos above and has no twin that is shown images."""
 FEW = {
     "tokviz-tiny": [("scene", "ninth", "published"), ("scene", "third", "average"), ("wide", "third", "final")],
     "tokviz-tiny-video": [("square", "ninth", "published"), ("still", "third", "final")],
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """``family/method/parameters/picture/budget/counting``."""
+        """``family/method/parameters/image/budget/counting``."""
         given = ",".join(f"{name}={value}" for name, value in self.given) or "default"
         return "/".join([self.family, self.method, given, self.kind, self.budget, self.counting])
 
@@ -86,7 +86,7 @@ def cases() -> list[Case]:
 
 
 def requests_of(family: str) -> list[tuple[str, str, str]]:
-    """Picture, budget and counting of the requests that a family gets; other parameters come with the first."""
+    """Image, budget and counting of the requests that a family gets; other parameters come with the first."""
     if family in FEW:
         return FEW[family]
     first = ("square", "third", "published")

@@ -7,14 +7,14 @@ from typing import Any
 
 from PIL import Image
 
-from . import adapter, pictures
+from . import adapter, images
 
 QUESTION = "what color is the star?"
 
 
 def _ask(*arguments: Any, thing: Any = None, name: str = "tokviz-tiny", **keywords: Any) -> Callable[[], Any]:
     def ask() -> Any:
-        shown = pictures.picture("square") if thing is None else thing
+        shown = images.image("square") if thing is None else thing
         return adapter.ask(name, shown, *(arguments or (QUESTION,)), **{"methods": ["random"], **keywords})
 
     return ask
@@ -38,17 +38,17 @@ def refusals() -> dict[str, Callable[[], Any]]:
         "parameters of a method that does not run": _ask(params={"apet": {}}),
         "parameters of one method that are no mapping": _ask(params={"random": 5}),
         "parameter where there are none": _ask(params={"random": {"power": 1}}),
-        "picture that is no picture": _ask(thing=b"GIF89a nothing"),
+        "image that is no image": _ask(thing=b"GIF89a nothing"),
         "empty file": _ask(thing=b""),
         "missing file": _ask(thing="nowhere.png"),
         "missing video": _ask(thing="nowhere.mp4"),
-        "an array as a picture": _ask(thing=pictures.frames("square")[0]),
-        "a number as a picture": _ask(thing=5),
-        "a picture of one pixel": _ask(thing=Image.new("RGB", (1, 1))),
-        "a very long picture": _ask(thing=Image.new("RGB", (4000, 1)), name="qwen2_5_vl"),
-        "frames of a picture": _ask(frames=4),
-        "evidence in frames of a picture": _ask(evidence=[(0, 0, 9, 9)], evidence_frames=[0]),
-        "video for a model of pictures": _ask(thing=adapter.film("square")),
+        "an array as an image": _ask(thing=images.frames("square")[0]),
+        "a number as an image": _ask(thing=5),
+        "an image of one pixel": _ask(thing=Image.new("RGB", (1, 1))),
+        "a very long image": _ask(thing=Image.new("RGB", (4000, 1)), name="qwen2_5_vl"),
+        "frames of an image": _ask(frames=4),
+        "evidence in frames of an image": _ask(evidence=[(0, 0, 9, 9)], evidence_frames=[0]),
+        "video for a model of images": _ask(thing=adapter.film("square")),
         "misspelt keyword": _ask(budgets=5),
         "keyword like nothing": _ask(colour=5),
         "unknown model": lambda: adapter.load("no such model"),

@@ -98,7 +98,7 @@ def as_before(comparison: Comparison, one: Shown) -> Comparison:
 
 
 def write(folder: Path, media: tuple[str, bytes], comparison: Comparison, record: dict[str, Any]) -> None:
-    """Write one example: its picture or clip, ``session.json`` and ``case.json``."""
+    """Write one example: its image or clip, ``session.json`` and ``case.json``."""
     folder.mkdir(parents=True)
     name, content = media
     (folder / name).write_bytes(content)
@@ -139,7 +139,7 @@ class Cache:
 
 
 def case_record(one: Shown, kind: str) -> dict[str, Any]:
-    """What is written about a case, but for where its picture or clip comes from; ``kind`` names the difficulty."""
+    """What is written about a case, but for where its image or clip comes from; ``kind`` names the difficulty."""
     case = one.case
     return {
         "title": title(one, kind),

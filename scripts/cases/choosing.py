@@ -24,7 +24,7 @@ WANTED_KINDS: tuple[Kind, ...] = (
     "handwritten digit",
     "crowd to count",
     "relation",
-    "wide picture",
+    "wide image",
 )
 TOLD_FIRST: tuple[Kind, ...] = (
     "handwritten digit",
@@ -35,7 +35,7 @@ TOLD_FIRST: tuple[Kind, ...] = (
     "small evidence",
     "busy background",
     "near-duplicates",
-    "wide picture",
+    "wide image",
 )
 """The kind that names a case: the first of these that applies, rare ones before those that most scenes have."""
 N_SHOWN = 3
@@ -136,8 +136,8 @@ def choose(found: Sequence[FoundCase], count: int) -> list[Shown]:
 
 
 def _names(one: Shown) -> list[str]:
-    """What should not come again and again: methods, the family of the question, wide pictures (smaller patches)."""
-    return [*one.methods, one.case.question_family, *(kind for kind in one.case.kinds if kind == "wide picture")]
+    """What should not come again and again: methods, the family of the question, wide images (smaller patches)."""
+    return [*one.methods, one.case.question_family, *(kind for kind in one.case.kinds if kind == "wide image")]
 
 
 def _gain(one: Shown, missing: set[Goal], shown: Counter[str]) -> float:
@@ -152,8 +152,8 @@ def _gain(one: Shown, missing: set[Goal], shown: Counter[str]) -> float:
 def telling(one: Shown) -> float:
     """How good a first impression a case makes: plain to see, little evidence, things that look alike, all in view.
 
-    Best are methods that drop tokens before the LLM: what their pictures show is all that the model got.
+    Best are methods that drop tokens before the LLM: what their images show is all that the model got.
     """
-    points = {"small evidence": 0.5, "near-duplicates": 0.3, "wide picture": -0.5}
+    points = {"small evidence": 0.5, "near-duplicates": 0.3, "wide image": -0.5}
     before = 0.5 * all(not outcome.inside for outcome in one.outcomes)
     return one.clarity + before + sum(points.get(kind, 0.0) for kind in one.case.kinds)

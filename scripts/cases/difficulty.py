@@ -1,4 +1,4 @@
-"""Why a question about a drawn scene is hard for a pruner: facts that the scene's record and picture hold. No torch."""
+"""Why a question about a drawn scene is hard for a pruner: facts that the scene's record and image hold. No torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kind = Literal[
     "handwritten digit",
     "crowd to count",
     "relation",
-    "wide picture",
+    "wide image",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -49,7 +49,7 @@ class Difficulty:
 
 
 def difficulty(scene: Scene, question: SceneQuestion, grid: TokenGrid) -> Difficulty:
-    """The facts of one question that has evidence; ``grid`` says which patches the model makes of the picture.
+    """The facts of one question that has evidence; ``grid`` says which patches the model makes of the image.
 
     Raises ValueError for a question that rests on absence.
     """
@@ -61,7 +61,7 @@ def difficulty(scene: Scene, question: SceneQuestion, grid: TokenGrid) -> Diffic
     alike = lookalikes(scene, objects)
     rivals = rival_patches(scene, grid, shown)
     x0, y0, x1, y1 = grid.views[0].seen
-    width, height = grid.picture_size
+    width, height = grid.image_size
     crowd = question.family == "counting" and len(objects) >= TO_COUNT and len(scene.objects) >= CROWD
     applies = {
         "small evidence": 0 < len(shown) <= SMALL,
@@ -70,13 +70,13 @@ def difficulty(scene: Scene, question: SceneQuestion, grid: TokenGrid) -> Diffic
         **{kind: any(_SIGNS[sign.kind] == kind for sign in signs) for kind in _SIGNS.values()},
         "crowd to count": crowd,
         "relation": question.family == "spatial" and len(objects) == 2,
-        "wide picture": (x1 - x0) * (y1 - y0) < 0.9 * width * height,
+        "wide image": (x1 - x0) * (y1 - y0) < 0.9 * width * height,
     }
     subject = _subject(question, objects, signs)
     many = len(objects) > 1
     clauses = [f"{subject} {'cover' if many else 'covers'} {len(shown)} of {grid.n_tokens} patches"]
     if crowd:
-        clauses.append(f"the picture holds {len(scene.objects)} objects")
+        clauses.append(f"the image holds {len(scene.objects)} objects")
     elif alike:
         verb = "shares" if len(alike) == 1 else "share"
         whose = "their" if many else "its"
@@ -108,7 +108,7 @@ def rival_patches(scene: Scene, grid: TokenGrid, shown: Sequence[int]) -> int:
 
 
 def _cells(values: NDArray[T], grid: TokenGrid) -> list[NDArray[T]]:
-    """The pixels of each patch of a picture without padding."""
+    """The pixels of each patch of an image without padding."""
     edges = [[round(edge) for edge in box or (0, 0, 1, 1)] for box in grid.box]
     return [values[y0:y1, x0:x1] for x0, y0, x1, y1 in edges]
 

@@ -84,7 +84,7 @@ def find_flips(
 ) -> Iterator[FoundCase]:
     """Yield of each scene, per family, the first question that separates the methods at ``budget`` visual tokens.
 
-    Only questions count whose evidence is in the picture and whose unpruned answer is right. The other methods run only
+    Only questions count whose evidence is in the image and whose unpruned answer is right. The other methods run only
     where one of ``first`` lost the answer; empty: all of them run. ``size`` in px, ``seed`` of everything random.
     """
     for scene_seed in seeds:

@@ -80,7 +80,7 @@ def test_a_model_is_made_on_its_device_and_nowhere_else(kind, monkeypatch):
     assert 7.0e9 < sum(parameter.numel() for parameter in found.model.parameters()) < 8.4e9
 
 
-def test_the_prompt_holds_the_picture_between_the_texts(made):
+def test_the_prompt_holds_the_image_between_the_texts(made):
     visual = made.inputs["input_ids"][0] == made.model.config.image_token_id
     n = made.grid.n_tokens
     assert visual.nonzero()[:, 0].tolist() == list(range(BEFORE, BEFORE + n))
@@ -198,7 +198,7 @@ def _codes(made):
 
 
 def test_the_floor_is_a_prompt_that_was_short_from_the_start(made):
-    """Text and the first tokens of the picture, and the answer that the stock model gives to just those embeddings."""
+    """Text and the first tokens of the image, and the answer that the stock model gives to just those embeddings."""
     prompt, tokens = made.encoded(set()), 7
     short = prefill.floor_prompt(prompt, tokens)
     columns = [*range(BEFORE + tokens), *range(BEFORE + made.grid.n_tokens, prompt.input_ids.shape[1])]

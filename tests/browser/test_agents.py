@@ -78,7 +78,7 @@ def endless(site, examples):
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
+def image(tmp_path_factory):
     path = tmp_path_factory.mktemp("agents") / "plain.png"
     Image.linear_gradient("L").resize((260, 200)).convert("RGB").save(path)
     return path
@@ -125,14 +125,14 @@ def test_an_agent_reads_what_the_docstrings_say(tools_site):
     assert set(tools) == {"compare", "list_methods", "list_models"}
     told = tools["compare"]["inputSchema"]["properties"]
     assert told["budget"]["description"].startswith("Visual tokens to keep, from 1 to all of them")
-    assert told["picture"]["description"].endswith("serves an upload under.")  # to the end, not one line of four
+    assert told["image"]["description"].endswith("serves an upload under.")  # to the end, not one line of four
     assert all(parameter["description"] for parameter in told.values())
     for tool in tools.values():
         assert "Returns: " in tool["description"]
 
 
-def test_an_agent_compares(tools_site, picture):
-    asked = {"picture": data_uri(picture), **QUESTION, "methods": ["apet"], "params": {"apet": {"basis_tokens": 5}}}
+def test_an_agent_compares(tools_site, image):
+    asked = {"image": data_uri(image), **QUESTION, "methods": ["apet"], "params": {"apet": {"basis_tokens": 5}}}
     failed, text = call(tools_site, "compare", asked)
     assert not failed, text
     comparison = json.loads(text)
@@ -141,47 +141,47 @@ def test_an_agent_compares(tools_site, picture):
     assert "base64" not in text
 
 
-def test_an_upload_is_named_by_its_address(tools_site, picture):
-    (path,) = httpx.post(f"{tools_site}gradio_api/upload", files={"files": picture.read_bytes()}).json()
-    failed, text = call(tools_site, "compare", {"picture": f"{tools_site}gradio_api/file={path}", **QUESTION})
+def test_an_upload_is_named_by_its_address(tools_site, image):
+    (path,) = httpx.post(f"{tools_site}gradio_api/upload", files={"files": image.read_bytes()}).json()
+    failed, text = call(tools_site, "compare", {"image": f"{tools_site}gradio_api/file={path}", **QUESTION})
     assert not failed, text
 
 
 @pytest.mark.parametrize(
-    "picture_of", [lambda path: path, lambda path: f"file://{path}", lambda path: "http://127.0.0.1:9/picture.png",
+    "image_of", [lambda path: path, lambda path: f"file://{path}", lambda path: "http://127.0.0.1:9/image.png",
                    lambda path: f"http://127.0.0.1:9/gradio_api/file={path}",
                    lambda path: {"path": path, "meta": {"_type": "gradio.FileData"}}, lambda path: "data:;,x"],
 )  # fmt: skip
-def test_an_agent_reaches_no_other_file(tools_site, picture, picture_of):
-    before = set(storage().folder.rglob(picture.name))  # other tests send files of this name
-    failed, text = call(tools_site, "compare", {"picture": picture_of(str(picture)), **QUESTION})
+def test_an_agent_reaches_no_other_file(tools_site, image, image_of):
+    before = set(storage().folder.rglob(image.name))  # other tests send files of this name
+    failed, text = call(tools_site, "compare", {"image": image_of(str(image)), **QUESTION})
     assert failed
     assert "Traceback" not in text
-    assert set(storage().folder.rglob(picture.name)) <= before
+    assert set(storage().folder.rglob(image.name)) <= before
 
 
 @pytest.mark.parametrize("where", ["params", "setting", "methods"])
-def test_no_argument_makes_the_server_read_a_file(tools_site, tmp_path, picture, where):
+def test_no_argument_makes_the_server_read_a_file(tools_site, tmp_path, image, where):
     """gradio's own tool server uploads to itself whatever file of the machine an argument names."""
     secret = tmp_path / f"secret-{where}.txt"
     secret.write_text("secret")
     file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
     changed = {"params": {"params": file}, "setting": {"params": {"apet": file}}, "methods": {"methods": [file]}}
-    failed, _ = call(tools_site, "compare", {"picture": data_uri(picture), **QUESTION, **changed[where]})
+    failed, _ = call(tools_site, "compare", {"image": data_uri(image), **QUESTION, **changed[where]})
     assert failed
     assert not list(storage().folder.rglob(secret.name))
 
 
-def test_what_agents_send_is_kept_where_it_is_counted(tools_site, picture):
-    call(tools_site, "compare", {"picture": data_uri(picture), **QUESTION})
+def test_what_agents_send_is_kept_where_it_is_counted(tools_site, image):
+    call(tools_site, "compare", {"image": data_uri(image), **QUESTION})
     beside = [path for path in storage().folder.parent.glob("*/*.png") if storage().folder not in path.parents]
     assert beside == []
 
 
 @pytest.mark.parametrize("over", [over_http, over_sse])
-def test_the_run_of_an_agent_that_left_ends(endless, picture, over):
+def test_the_run_of_an_agent_that_left_ends(endless, image, over):
     page, runs = endless
-    call_and_leave(over(page.local_url), {"picture": data_uri(picture), **QUESTION}, runs.began)
+    call_and_leave(over(page.local_url), {"image": data_uri(image), **QUESTION}, runs.began)
     assert runs.ended.wait(30)
 
 
@@ -189,7 +189,7 @@ def test_the_run_of_an_agent_that_left_ends(endless, picture, over):
     "trusted, forwarded, address",
     [("", "8.8.8.8", "127.0.0.1"), ("1", "8.8.8.8", "8.8.8.8"), ("1", "9.9.9.9, 8.8.4.4", "8.8.4.4")],
 )
-def test_an_agent_has_the_address_that_it_came_from(endless, picture, monkeypatch, trusted, forwarded, address):
+def test_an_agent_has_the_address_that_it_came_from(endless, image, monkeypatch, trusted, forwarded, address):
     page, runs = endless
     monkeypatch.setenv("TOKVIZ_TRUST_PROXY", trusted)
     seen, given = [], []
@@ -197,24 +197,24 @@ def test_an_agent_has_the_address_that_it_came_from(endless, picture, monkeypatc
     monkeypatch.setattr(page.act.line, "enter", lambda caller, at: (seen.append(caller), enter(caller, at))[1])
     monkeypatch.setattr(storage(), "uploaded", lambda who, paths: (given.append(who), uploaded(who, paths))[1])
     headers = {"X-Forwarded-For": forwarded}
-    call_and_leave(over_http(page.local_url, headers), {"picture": data_uri(picture), **QUESTION}, runs.began)
+    call_and_leave(over_http(page.local_url, headers), {"image": data_uri(image), **QUESTION}, runs.began)
     assert (seen, given) == ([f"program {address}"], [address])
     assert runs.ended.wait(30)
 
 
-def test_an_agent_reads_the_sentence_of_an_error(tools_site, picture):
-    failed, text = call(tools_site, "compare", {"picture": data_uri(picture), **QUESTION, "question": ""})
+def test_an_agent_reads_the_sentence_of_an_error(tools_site, image):
+    failed, text = call(tools_site, "compare", {"image": data_uri(image), **QUESTION, "question": ""})
     assert failed
     assert text[0].isalpha() and text.endswith("."), text  # no quotation marks, no name of an exception
 
 
-def test_an_agent_that_asks_hears_that_its_call_goes_on(tools_site, picture):
+def test_an_agent_that_asks_hears_that_its_call_goes_on(tools_site, image):
     heard = []
 
     async def progress(*told):
         heard.append(told)
 
-    failed, text = call(tools_site, "compare", {"picture": data_uri(picture), **QUESTION}, progress=progress)
+    failed, text = call(tools_site, "compare", {"image": data_uri(image), **QUESTION}, progress=progress)
     assert not failed, text
     assert heard[0] == (0.0, None, "Working")
 
@@ -223,14 +223,14 @@ STRAY_THREAD = "import threading, app; threading.Thread(target=threading.Event()
 
 
 @pytest.mark.parametrize("command, agents", [(["app.py"], 4), (["-c", STRAY_THREAD], 0)])
-def test_the_server_ends_when_it_is_told(tmp_path, picture, command, agents):
+def test_the_server_ends_when_it_is_told(tmp_path, image, command, agents):
     """While agents wait, and where a library has left a thread that never ends."""
     port, root = free_port(), Path(__file__).resolve().parents[2]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PORT": str(port), "TOKVIZ_MODEL": "tokviz-tiny"}
     with open(tmp_path / "log", "w") as log:
         server = subprocess.Popen([sys.executable, *command], cwd=root, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}/"
-    long = {"picture": data_uri(picture), **QUESTION, "max_new_tokens": 64, "repeats": 100}
+    long = {"image": data_uri(image), **QUESTION, "max_new_tokens": 64, "repeats": 100}
 
     def told():
         return (tmp_path / "log").read_text()
@@ -266,13 +266,13 @@ def test_the_server_ends_when_it_is_told(tmp_path, picture, command, agents):
 
 def test_what_an_agent_sends_counts_as_the_agents(tools_site, tmp_path, monkeypatch):
     monkeypatch.setenv("TOKVIZ_TRUST_PROXY", "1")
-    picture = tmp_path / "new.png"  # what was there when a page was built is the server's own
-    Image.new("RGB", (91, 83), "teal").save(picture)
-    asked = {"picture": data_uri(picture), **QUESTION}
+    image = tmp_path / "new.png"  # what was there when a page was built is the server's own
+    Image.new("RGB", (91, 83), "teal").save(image)
+    asked = {"image": data_uri(image), **QUESTION}
     failed, text = call(tools_site, "compare", asked, {"x-forwarded-for": "9.9.9.3"})
     assert not failed, text
     own = [path for path, owners in storage()._owners.items() if "9.9.9.3" in owners]
-    assert picture.read_bytes() in [path.read_bytes() for path in own]
+    assert image.read_bytes() in [path.read_bytes() for path in own]
 
 
 def test_it_can_be_turned_off(monkeypatch):

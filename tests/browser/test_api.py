@@ -20,7 +20,7 @@ def client(live_site):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     grey = Image.linear_gradient("L").resize((260, 200))
     grey.convert("RGB").save(folder / "plain.png")
     grey.convert("RGBA").save(folder / "alpha.png")
@@ -37,10 +37,10 @@ def files(tmp_path_factory):
     return folder
 
 
-def ask(client, picture, **changed):
+def ask(client, image, **changed):
     request = {"question": "what color is the circle ?", "methods": ["fastervlm"], "budget": BUDGET, **changed}
-    file = None if picture is None else handle_file(str(picture))
-    return client.predict(picture=file, api_name="/compare", **request)
+    file = None if image is None else handle_file(str(image))
+    return client.predict(image=file, api_name="/compare", **request)
 
 
 def test_compare_returns_the_comparison(client, files):
@@ -63,15 +63,15 @@ def test_a_method_that_the_model_cannot_serve_says_so_in_its_lane_and_in_the_lis
     ("name", "size"), [("alpha.png", (260, 200)), ("sixteen.png", (260, 200)), ("animated.gif", (260, 200)),
                        ("rotated.jpg", (200, 260))],
 )  # fmt: skip
-def test_unusual_pictures_are_read_in_display_orientation(client, files, name, size):
+def test_unusual_images_are_read_in_display_orientation(client, files, name, size):
     whole = Comparison.model_validate(ask(client, files / name))
-    assert (whole.picture.width, whole.picture.height) == whole.grid.picture_size == size
+    assert (whole.image.width, whole.image.height) == whole.grid.image_size == size
 
 
 @pytest.mark.parametrize(
-    ("picture", "changed", "sentence"),
+    ("image", "changed", "sentence"),
     [
-        (None, {}, "There is no picture"),
+        (None, {}, "There is no image"),
         ("corrupt.png", {}, "damaged or incomplete"),
         ("huge.png", {}, "megapixels"),
         ("one.png", {}, "each side needs at least"),
@@ -89,9 +89,9 @@ def test_unusual_pictures_are_read_in_display_orientation(client, files, name, s
         ("plain.png", {"max_new_tokens": 0}, "number of new tokens must be"),
     ],
 )
-def test_bad_input_is_refused_with_a_sentence(client, files, picture, changed, sentence):
+def test_bad_input_is_refused_with_a_sentence(client, files, image, changed, sentence):
     with pytest.raises(AppError) as refused:
-        ask(client, picture and files / picture, **changed)
+        ask(client, image and files / image, **changed)
     assert sentence in str(refused.value)
 
 
@@ -113,7 +113,7 @@ def test_the_docstrings_of_the_endpoints_arrive(client, live_site):
         assert parameter["type"]["description"] == parameter["python_type"]["description"], name
         assert parameter["type"]["description"].endswith("."), name
     assert compare["question"]["python_type"]["description"] == "The question, up to 2,000 characters."
-    assert compare["picture"]["python_type"]["description"].endswith("serves an upload under.")  # its fourth line
+    assert compare["image"]["python_type"]["description"].endswith("serves an upload under.")  # its fourth line
     assert told["/compare"]["returns"][0]["python_type"]["description"].startswith("The Comparison as JSON")
     assert "Returns: One object per method: id, label" in told["/list_methods"]["description"]
     assert "Visual tokens to keep" in client.view_api(print_info=False, return_format="str")
@@ -122,6 +122,6 @@ def test_the_docstrings_of_the_endpoints_arrive(client, live_site):
 def test_models_are_listed_with_what_they_are_loaded_on(client, files):
     ask(client, files / "plain.png")
     (listed,) = client.predict(api_name="/list_models")
-    assert (listed["id"], listed["family"], listed["takes"]) == ("tokviz-tiny", "llava", ["picture"])
+    assert (listed["id"], listed["family"], listed["takes"]) == ("tokviz-tiny", "llava", ["image"])
     assert listed["parameters"] == listed["loaded"]["parameters"] and listed["licence"] == "apache-2.0"
     assert listed["loaded"]["attention"] == "sdpa" and listed["loaded"]["quantization"] is None

@@ -41,30 +41,30 @@ def client(film, tmp_path_factory):
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     (folder / "clip.mp4").write_bytes(coded(grey_frames(30)))
-    (folder / "named-as-picture.png").write_bytes(coded(grey_frames(30)))
+    (folder / "named-as-image.png").write_bytes(coded(grey_frames(30)))
     (folder / "cut.mp4").write_bytes(coded(grey_frames(30))[:900])
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "song.mp4").write_bytes(sound_only())
     (folder / "text.mp4").write_text("not a video")
-    Image.linear_gradient("L").convert("RGB").save(folder / "picture.png")
+    Image.linear_gradient("L").convert("RGB").save(folder / "image.png")
     return folder
 
 
 def ask(client, file, **changed):
     request = {"question": "what is it ?", "methods": ["random"], "budget": 5, "max_new_tokens": 2, **changed}
-    return client.predict(picture=handle_file(str(file)), api_name="/compare", **request)
+    return client.predict(image=handle_file(str(file)), api_name="/compare", **request)
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "named-as-picture.png"])
+@pytest.mark.parametrize("name", ["clip.mp4", "named-as-image.png"])
 def test_a_video_is_compared(client, files, name):
     whole = Comparison.model_validate(ask(client, files / name, frames=3))
     assert [view.frames for view in whole.grid.views] == [(0,), (1,), (2,)]
     assert whole.video.n_frames == 30 and len(whole.run("random").kept) == 5
 
 
-def test_the_model_chooses_how_many_frames_and_a_picture_has_none(client, files):
+def test_the_model_chooses_how_many_frames_and_an_image_has_none(client, files):
     assert len(Comparison.model_validate(ask(client, files / "clip.mp4")).video.frames) > 1
-    assert Comparison.model_validate(ask(client, files / "picture.png")).video is None
+    assert Comparison.model_validate(ask(client, files / "image.png")).video is None
 
 
 @pytest.mark.parametrize(

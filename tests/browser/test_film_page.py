@@ -85,7 +85,7 @@ def film(opened):
     """The drawn film as it opens: at its evidence, view "Kept", nothing pinned."""
     opened.mouse.move(5, 5)
     opened.get_by_label("Kept", exact=True).check(force=True)
-    opened.locator(".tv-picture").first.focus()
+    opened.locator(".tv-image").first.focus()
     opened.keyboard.press("Escape")
     opened.get_by_label(SCRUBBER).fill(str(LIT))
     return opened
@@ -183,7 +183,7 @@ def test_a_group_over_several_frames_is_shown_on_the_strip(film, session):
     frames = [sum(1 for m in groups[token] if grid.view[m] == f) for f in range(8)]
     assert sum(1 for count in frames if count) > 1, "the drawn session merges over frames"
     x, y = (grid.col[token] + 0.5) / 16, (grid.row[token] + 0.5) / 10
-    film.locator(".tv-picture").nth(2).hover(**at(film, 2, x, y))
+    film.locator(".tv-image").nth(2).hover(**at(film, 2, x, y))
     marks = film.locator(".tv-film-partners").all_inner_texts()
     assert marks == [str(count) if count else "" for count in frames]
     what = film.locator(".tv-what").nth(2).inner_text()
@@ -191,7 +191,7 @@ def test_a_group_over_several_frames_is_shown_on_the_strip(film, session):
 
 
 def test_a_pin_stays_where_it_is_while_the_film_moves_on(film):
-    film.locator(".tv-picture").nth(1).click(**at(film, 1, 0.53, 0.55))
+    film.locator(".tv-image").nth(1).click(**at(film, 1, 0.53, 0.55))
     place = "row 5, column 8"
     assert film.locator(".tv-where").nth(1).inner_text().startswith(place)
     assert film.locator(".tv-marks .tv-pin").count() == 4
@@ -203,7 +203,7 @@ def test_a_pin_stays_where_it_is_while_the_film_moves_on(film):
     assert film.evaluate(home) == LIT
     film.get_by_label(SCRUBBER).fill(str(LIT))
     assert film.locator(".tv-marks .tv-pin").count() == 4
-    film.locator(".tv-picture").first.focus()
+    film.locator(".tv-image").first.focus()
     film.keyboard.press(".")
     assert now(film) == LIT + 1
     film.keyboard.press("Escape")
@@ -222,7 +222,7 @@ def test_a_mark_of_a_diagram_leads_to_the_frame_of_its_token(film, session):
               for t in chart.tokens[:3] if session.grid.view[t] == pinned}  # fmt: skip
     film.mouse.move(5, 5)
     assert film.locator(".tv-where").nth(1).inner_text().split(" ·")[0] in places
-    film.locator(".tv-picture").first.focus()
+    film.locator(".tv-image").first.focus()
     film.keyboard.press("Escape")
 
 

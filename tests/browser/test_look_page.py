@@ -20,15 +20,15 @@ SHIFTS = """window.shifted = 0; new PerformanceObserver((list) => list.getEntrie
   if (!entry.hadRecentInput) window.shifted += entry.value; })).observe({ type: 'layout-shift', buffered: true });"""
 HEIGHT = "document.documentElement.scrollHeight"
 ANSWERS = "[...document.querySelectorAll('.tv-answer')].map((a) => Math.round(a.getBoundingClientRect().top + scrollY))"
-POINT_AT = """(lane) => { const picture = document.querySelectorAll('.tv-picture')[lane];
-  const box = picture.getBoundingClientRect();
+POINT_AT = """(lane) => { const image = document.querySelectorAll('.tv-image')[lane];
+  const box = image.getBoundingClientRect();
   const heights = new Set();
   for (let i = 0; i < 4; i++) for (let j = 0; j < 4; j++) {
-    picture.dispatchEvent(new PointerEvent('pointermove', { bubbles: true,
+    image.dispatchEvent(new PointerEvent('pointermove', { bubbles: true,
       clientX: box.x + (j + 0.5) / 4 * box.width, clientY: box.y + (i + 0.5) / 4 * box.height }));
     heights.add(document.documentElement.scrollHeight);
   }
-  picture.dispatchEvent(new PointerEvent('pointerleave'));
+  image.dispatchEvent(new PointerEvent('pointerleave'));
   return [...heights]; }"""
 IN_SIGHT = """(name) => { const box = document.querySelector(name).getBoundingClientRect();
   return box.top >= 0 && box.bottom <= innerHeight; }"""
@@ -116,7 +116,7 @@ def stale(page):
     return page.locator(".tv-stale").inner_text()
 
 
-def test_lanes_say_that_they_belong_to_another_picture_until_they_do(browser, site, paced, tmp_path):
+def test_lanes_say_that_they_belong_to_another_image_until_they_do(browser, site, paced, tmp_path):
     with watched_page(browser, site) as page:
         assert stale(page) == "" and page.locator(".tv-title").is_visible()
         places = page.evaluate(ANSWERS)
@@ -129,16 +129,16 @@ def test_lanes_say_that_they_belong_to_another_picture_until_they_do(browser, si
         assert float(page.locator(".tv-lanes").evaluate("node => getComputedStyle(node).opacity")) < 0.7
         assert page.evaluate(ANSWERS) == places and page.evaluate(LIT) == []
         # They can be explored all the same.
-        page.locator(".tv-picture").nth(1).hover(position={"x": 30, "y": 30})
+        page.locator(".tv-image").nth(1).hover(position={"x": 30, "y": 30})
         assert page.locator(".tv-where").nth(1).inner_text().startswith("row ")
-        page.get_by_label("Remove the picture or video").click()
+        page.get_by_label("Remove the image or video").click()
         expect(page.locator(".tv-stale")).to_contain_text("no longer in the form")
         page.locator("#tokviz-examples button").first.click()
         expect(page.locator(".tv-stale")).to_have_text("")
         assert page.locator(".tv-title").is_visible()
 
 
-def test_a_run_belongs_to_the_picture_that_it_was_asked_about(browser, site, paced, tmp_path):
+def test_a_run_belongs_to_the_image_that_it_was_asked_about(browser, site, paced, tmp_path):
     with watched_page(browser, site) as page:
         upload(page, still(tmp_path / "one.png", (30, 200, 30)))
         expect(page.locator(".tv-stale")).not_to_have_text("")

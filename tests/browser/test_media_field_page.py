@@ -1,4 +1,4 @@
-"""The field that takes a picture or a video, and video sessions in the page itself."""
+"""The field that takes an image or a video, and video sessions in the page itself."""
 
 import io
 
@@ -35,7 +35,7 @@ def field_shows(page, kind):
 
 def test_a_video_is_uploaded_and_can_be_played(open_page, site, paced, tmp_path):
     page = open_page(site)
-    field_shows(page, "picture")
+    field_shows(page, "image")
     upload(page, clip(tmp_path / "lamp.webm"))
     notice_says(page, "A video of 2.0 s, 8 frames of 384 × 240 pixels.")
     field_shows(page, "video")
@@ -45,27 +45,27 @@ def test_a_video_is_uploaded_and_can_be_played(open_page, site, paced, tmp_path)
     page.locator("#tokviz-compare").click()
     page.wait_for_function("document.querySelector('.tv-origin').hidden")
     asked = paced.requests[-1]
-    assert asked.picture.endswith("lamp.webm") and asked.frames == 4
-    page.get_by_label("Remove the picture or video").click()
+    assert asked.image.endswith("lamp.webm") and asked.frames == 4
+    page.get_by_label("Remove the image or video").click()
     field_shows(page, "none")
     page.locator("#tokviz-compare").click()
-    notice_says(page, "Choose a picture or a video first")
+    notice_says(page, "Choose an image or a video first")
 
 
-def test_a_picture_is_dropped_over_a_video(open_page, site, tmp_path):
+def test_an_image_is_dropped_over_a_video(open_page, site, tmp_path):
     page = open_page(site)
     upload(page, clip(tmp_path / "lamp.webm"))
     field_shows(page, "video")
-    picture = io.BytesIO()
-    film_frames(1, 0)[0].save(picture, "PNG")
+    image = io.BytesIO()
+    film_frames(1, 0)[0].save(image, "PNG")
     transfer = page.evaluate_handle(
         """(bytes) => { const t = new DataTransfer();
         t.items.add(new File([new Uint8Array(bytes)], 'still.png', { type: 'image/png' })); return t; }""",
-        list(picture.getvalue()),
+        list(image.getvalue()),
     )
     page.locator(".mf-root").dispatch_event("drop", {"dataTransfer": transfer})
-    field_shows(page, "picture")
-    page.wait_for_function("document.querySelector('.mf-picture').naturalWidth === 384")
+    field_shows(page, "image")
+    page.wait_for_function("document.querySelector('.mf-image').naturalWidth === 384")
 
 
 def sound(path):
@@ -92,7 +92,7 @@ def test_files_that_are_neither_are_refused_with_a_sentence(open_page, site, tmp
         field_shows(page, "none")
         page.locator("#tokviz-examples button").first.click()
         page.wait_for_function("document.querySelector('.tokviz-notice-error') === null")
-        field_shows(page, "picture")
+        field_shows(page, "image")
     assert page.evaluate("window.HACKED") is None
 
 
@@ -102,7 +102,7 @@ def test_a_client_cannot_name_a_file_of_the_server():
         MediaField.data_model.model_validate({"path": "/etc/hostname"}, context={"validate_meta": True})
 
 
-def test_a_film_is_opened_from_a_file_and_a_picture_after_it(open_page, site, tmp_path):
+def test_a_film_is_opened_from_a_file_and_an_image_after_it(open_page, site, tmp_path):
     page = open_page(site)
     path = tmp_path / "film.json"
     path.write_text(film_comparison(4, lit=2, rows=5, cols=8, budget=24).to_json())
@@ -119,7 +119,7 @@ def test_a_film_is_opened_from_a_file_and_a_picture_after_it(open_page, site, tm
     assert page.locator(".tv-scrub").bounding_box()["y"] >= -1, "the scrubber stays in sight"
     page.locator("#tokviz-examples button").first.click()
     page.get_by_role("heading", name="The triangle").wait_for()
-    field_shows(page, "picture")
+    field_shows(page, "image")
     assert page.locator(".tv-film").is_visible() is False and page.locator(".tv-scrub").is_visible() is False
     assert page.locator(".tv-lane-bars").first.is_visible() is False
     assert page.locator(".tv-where").nth(1).inner_text() == "64 of 576 patches kept"

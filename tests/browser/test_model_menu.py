@@ -36,7 +36,7 @@ def choose(page, label):
 def test_a_model_is_described_loaded_with_progress_and_survives_one_that_fails(menu_site, open_page):
     page = open_page(menu_site)
     facts, notice = page.locator("#tokviz-facts textarea"), page.locator("#tokviz-notice .tokviz-notice")
-    expect(facts).to_have_value("llava · 5.0 M parameters · pictures")
+    expect(facts).to_have_value("llava · 5.0 M parameters · images")
     told = page.evaluate_handle("""() => {
       const told = [], line = document.querySelector('#tokviz-notice .tokviz-notice');
       new MutationObserver(() => told.push(line.textContent)).observe(line, {childList: true, characterData: true});

@@ -15,7 +15,7 @@ PIXEL_AT = """([i, x, y]) => { const c = document.querySelectorAll('.tv-canvas')
   return [...c.getContext('2d').getImageData(px, py, 1, 1).data]; }"""
 SCHEME = "getComputedStyle(document.documentElement).colorScheme"
 BACKGROUND = "getComputedStyle(document.querySelector('.tv-lane')).backgroundColor.match(/\\d+/g).map(Number)"
-TOPS = "[...document.querySelectorAll('.tv-picture')].map(p => Math.round(p.getBoundingClientRect().top))"
+TOPS = "[...document.querySelectorAll('.tv-image')].map(p => Math.round(p.getBoundingClientRect().top))"
 
 
 def choose_example(page, index, words):
@@ -24,8 +24,8 @@ def choose_example(page, index, words):
 
 
 def at(page, lane, x, y):
-    """Pixel coordinates inside the picture of a lane, from shares of its size."""
-    box = page.locator(".tv-picture").nth(lane).bounding_box()
+    """Pixel coordinates inside the image of a lane, from shares of its size."""
+    box = page.locator(".tv-image").nth(lane).bounding_box()
     return {"position": {"x": x * box["width"], "y": y * box["height"]}}
 
 
@@ -41,7 +41,7 @@ def first_screen(opened):
     """The first screen as it was opened: nothing hovered or pinned, view "Kept", not scrolled."""
     opened.evaluate("scrollTo(0, 0)")
     opened.mouse.move(5, 5)
-    opened.locator(".tv-picture").first.focus()
+    opened.locator(".tv-image").first.focus()
     opened.keyboard.press("Escape")
     opened.get_by_label("Kept", exact=True).check(force=True)
     return opened
@@ -65,16 +65,16 @@ def test_first_screen_shows_a_stored_case_and_loads_no_model(site, open_page, lo
 def test_hover_shows_the_same_patch_in_every_lane_and_click_pins_it(first_screen):
     page = first_screen
     # 24 x 24 patches: the middle of the patch in row 5, column 17 (counted from 0)
-    page.locator(".tv-picture").nth(1).hover(**at(page, 1, 17.5 / 24, 5.5 / 24))
+    page.locator(".tv-image").nth(1).hover(**at(page, 1, 17.5 / 24, 5.5 / 24))
     texts = page.locator(".tv-where").all_inner_texts()
     assert all(text.startswith("row 5, column 17") for text in texts), texts
     assert "rank" in page.locator(".tv-what").nth(1).inner_text()
     assert page.locator(".tv-marks .tv-hover").count() == 4
-    page.locator(".tv-picture").nth(1).click(**at(page, 1, 17.5 / 24, 5.5 / 24))
+    page.locator(".tv-image").nth(1).click(**at(page, 1, 17.5 / 24, 5.5 / 24))
     page.mouse.move(5, 5)
     assert page.locator(".tv-marks .tv-pin").count() == 4
     assert page.locator(".tv-where").nth(3).inner_text().startswith("row 5, column 17")
-    page.locator(".tv-picture").nth(0).focus()
+    page.locator(".tv-image").nth(0).focus()
     page.keyboard.press("Escape")
     assert page.locator(".tv-marks .tv-pin").count() == 0
     assert page.locator(".tv-where").nth(1).inner_text() == "64 of 576 patches kept"
@@ -82,7 +82,7 @@ def test_hover_shows_the_same_patch_in_every_lane_and_click_pins_it(first_screen
 
 def test_arrow_keys_move_and_enter_pins(first_screen):
     page = first_screen
-    page.locator(".tv-picture").nth(2).focus()
+    page.locator(".tv-image").nth(2).focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "Enter"):
         page.keyboard.press(key)
     live = page.locator(".tv-live").inner_text()
@@ -131,14 +131,14 @@ def test_what_the_model_did_not_see_is_marked_and_a_failed_lane_says_why(site, o
     assert page.locator(".tv-unseen").first.is_visible() is False
     choose_example(page, 1, "panorama")
     page.wait_for_function("document.querySelectorAll('.tv-lane').length === 5")
-    page.wait_for_function(f"({PIXEL_AT})([0, 0.05, 0.5])[0] < 90")  # veiled left margin of a 760 x 420 picture
+    page.wait_for_function(f"({PIXEL_AT})([0, 0.05, 0.5])[0] < 90")  # veiled left margin of a 760 x 420 image
     assert min(page.evaluate(PIXEL_AT, [0, 0.5, 0.2])[:3]) > 90
     assert page.locator(".tv-unseen").first.inner_text() == "not seen by the model"
     assert "not seen by the model" in page.locator(".tv-legend").inner_text()
     # The middle 420 of 760 px are seen: 170 px in, the first patch begins.
-    page.locator(".tv-picture").first.hover(**at(page, 0, (170 + 9) / 760, 0.01))
+    page.locator(".tv-image").first.hover(**at(page, 0, (170 + 9) / 760, 0.01))
     assert page.locator(".tv-where").first.inner_text().startswith("row 0, column 0")
-    page.locator(".tv-picture").first.hover(**at(page, 0, 0.05, 0.5))
+    page.locator(".tv-image").first.hover(**at(page, 0, 0.05, 0.5))
     assert page.locator(".tv-marks .tv-hover").count() == 0
     failed = page.locator(".tv-lane").nth(4)
     assert "beyond this model's 8 blocks" in failed.locator(".tv-answer").inner_text()
@@ -154,9 +154,9 @@ def test_the_request_stays_in_sight_while_the_lanes_scroll(first_screen):
     assert page.locator("#tokviz-compare").is_visible()
 
 
-def test_a_narrow_page_opens_on_pictures_and_leads_to_the_form(site, open_page):
+def test_a_narrow_page_opens_on_images_and_leads_to_the_form(site, open_page):
     page = open_page(site, 400)
-    assert page.locator(".tv-picture").first.bounding_box()["y"] < 900
+    assert page.locator(".tv-image").first.bounding_box()["y"] < 900
     page.get_by_role("link", name="Ask your own").click()
     page.wait_for_function("Math.abs(document.querySelector('#tokviz-request').getBoundingClientRect().top) < 40")
 

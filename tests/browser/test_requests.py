@@ -16,7 +16,7 @@ def notice(page):
 
 
 def upload(page, path):
-    page.locator("#tokviz-picture input[type=file]").set_input_files(str(path))
+    page.locator("#tokviz-image input[type=file]").set_input_files(str(path))
 
 
 IN_THE_MIDDLE = """[...document.querySelectorAll('.tv-lane')].map(l => l.dataset.status).join()
@@ -89,12 +89,12 @@ def test_stop_keeps_what_is_finished(site, open_page, held):
 def test_bad_input_gets_a_sentence_and_the_page_goes_on(site, open_page, tmp_path):
     page = open_page(site)
     corrupt = tmp_path / "corrupt.png"
-    corrupt.write_bytes(b"\x89PNG\r\n\x1a\nthis is no picture at all")
+    corrupt.write_bytes(b"\x89PNG\r\n\x1a\nthis is no image at all")
     upload(page, corrupt)
     page.wait_for_function("document.querySelector('.tokviz-notice-error') !== null")
-    assert "no picture that can be read" in notice(page).inner_text()
+    assert "no image that can be read" in notice(page).inner_text()
     page.locator("#tokviz-compare").click()
-    page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Choose a picture')")
+    page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Choose an image')")
     page.locator("#tokviz-examples button").first.click()
     page.wait_for_function("document.querySelector('.tokviz-notice').textContent === ''")
     page.locator("#tokviz-question textarea").fill("")
@@ -131,9 +131,9 @@ def test_a_session_file_is_downloaded_and_opened_again(site, open_page, tmp_path
 
 def test_the_real_model_answers_in_every_lane(live_site, open_page, tmp_path):
     page = open_page(live_site)
-    picture = tmp_path / "wide.png"
-    Image.radial_gradient("L").convert("RGB").resize((640, 400)).save(picture)
-    upload(page, picture)
+    image = tmp_path / "wide.png"
+    Image.radial_gradient("L").convert("RGB").resize((640, 400)).save(image)
+    upload(page, image)
     page.locator("#tokviz-question textarea").fill("what color is the circle ?")
     page.locator("#tokviz-compare").click()
     page.wait_for_function(

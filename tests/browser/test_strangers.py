@@ -61,8 +61,8 @@ def upload(client, path):
         return client.post("/gradio_api/upload", files={"files": (Path(path).name, file)})
 
 
-def compared(picture):
-    return [picture, "what color is it ?", ["apet"], 64, "published", {}, 0, 8, 1, "", "", None]
+def compared(image):
+    return [image, "what color is it ?", ["apet"], 64, "published", {}, 0, 8, 1, "", "", None]
 
 
 @pytest.fixture
@@ -118,12 +118,12 @@ def test_the_pages_own_events_refuse_foreign_files(client, secret, api_name):
         assert "base64" not in line
 
 
-def test_an_uploaded_picture_is_answered(client, paced, secret):
+def test_an_uploaded_image_is_answered(client, paced, secret):
     (path,) = upload(client, secret).json()
     assert Path(path).is_relative_to(storage().folder)
     kind, answer = call(client, "compare", compared({"path": path, **META}))
     assert kind == "complete" and answer[0]["runs"]
-    assert Path(paced.requests[-1].picture) == Path(path)
+    assert Path(paced.requests[-1].image) == Path(path)
 
 
 @pytest.mark.parametrize(
@@ -361,8 +361,8 @@ def test_a_figure_is_that_of_what_is_shown_whoever_else_was_here(site, client, e
     ]
     named = [json.loads(line.removeprefix("data:"))["output"]["data"][0] for line in lines]
     files = [[file["path"] for file in update["value"]] for update in named]
-    pictures = [Path(paths[0]).read_bytes() for paths in files]
-    assert pictures[0] == pictures[2] != pictures[1]
+    images = [Path(paths[0]).read_bytes() for paths in files]
+    assert images[0] == images[2] != images[1]
     line = private(client, "figure", lambda config: ["0" * 64, "kept", None, ""])
     assert "nothing to draw any more" in line
 

@@ -1,8 +1,8 @@
-"""A picture that is looked at twice, whole and in crops: the patch view alone, drawn in a browser without the page."""
+"""An image that is looked at twice, whole and in crops: the patch view alone, drawn in a browser without the page."""
 
 import numpy as np
 import pytest
-from synthetic import comparison, map_record, nearest, picture, picture_record, run, stage
+from synthetic import comparison, image_record, make_image, map_record, nearest, run, stage
 from synthetic_film import film_comparison
 from view_alone import document, payload
 
@@ -21,7 +21,7 @@ PIXELS = """([x, y]) => { const c = document.querySelectorAll('.tv-canvas')[1];
 
 def tiled():
     """Kept: the upper half of the thumbnail, and the left half of the crops. One lane merges over both."""
-    image = picture(*SIZE)
+    image = make_image(*SIZE)
     boxes = GRID.box
     kept = [
         token
@@ -36,7 +36,7 @@ def tiled():
             stages=[stage("projector", kept, GRID.n_tokens, score=score)]),
         run("b", "Merges", "merging", "cyan", 5, 5, 4.0, stages=[merging]),
     ]  # fmt: skip
-    return comparison(*SIZE).model_copy(update={"grid": GRID, "runs": runs, "picture": picture_record(image)})
+    return comparison(*SIZE).model_copy(update={"grid": GRID, "runs": runs, "image": image_record(image)})
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def page(browser):
 
 
 def choose(page, name):
-    page.get_by_label("Which tokens of the picture are drawn").select_option(label=name)
+    page.get_by_label("Which tokens of the image are drawn").select_option(label=name)
 
 
 def told(page, x, y, lane=1):
-    """What the lane says of the patch at a place given in shares of the picture."""
-    box = page.locator(".tv-picture").nth(lane).bounding_box()
-    page.locator(".tv-picture").nth(lane).hover(position={"x": x * box["width"], "y": y * box["height"]})
+    """What the lane says of the patch at a place given in shares of the image."""
+    box = page.locator(".tv-image").nth(lane).bounding_box()
+    page.locator(".tv-image").nth(lane).hover(position={"x": x * box["width"], "y": y * box["height"]})
     return page.locator(".tv-where").nth(lane).inner_text()
 
 
@@ -76,16 +76,16 @@ PLACES = [(0.11, 0.13), (0.48, 0.37), (0.73, 0.83), (0.93, 0.52)]
 
 
 def test_crops_are_drawn_as_one_grid_and_the_thumbnail_on_demand(page):
-    select = page.get_by_label("Which tokens of the picture are drawn")
+    select = page.get_by_label("Which tokens of the image are drawn")
     assert select.is_visible() and select.locator("option").all_inner_texts() == [
-        "both, on the picture", "whole picture", "4 crops", "as the model gets them",
+        "both, on the image", "whole image", "4 crops", "as the model gets them",
     ]  # fmt: skip
     assert select.input_value() == "both"
     choose(page, "4 crops")
     for x, y in PLACES:
         assert told(page, x, y).startswith(expected(x, y, 1)), (x, y)
     crops = {place: page.evaluate(PIXELS, place) for place in [(0.1, 0.8), (0.9, 0.2)]}
-    choose(page, "whole picture")
+    choose(page, "whole image")
     for x, y in PLACES:
         assert told(page, x, y).startswith(expected(x, y, 0)), (x, y)
     page.mouse.move(5, 5)
@@ -104,12 +104,12 @@ def colourfulness(page, x, y, lane=1):
     return max(rgb) - min(rgb)
 
 
-def test_both_layers_on_the_picture_show_what_no_token_shows_any_more(page):
+def test_both_layers_on_the_image_show_what_no_token_shows_any_more(page):
     """Four quarters: kept in both, in the thumbnail alone (above right), in the crops alone, in neither."""
-    choose(page, "both, on the picture")
+    choose(page, "both, on the image")
     page.mouse.move(5, 5)
-    assert "kept only of the whole picture" in page.locator(".tv-legend").inner_text()
-    # Spots within one cell of both layers, away from all lines: what is drawn there, and what the picture shows.
+    assert "kept only of the whole image" in page.locator(".tv-legend").inner_text()
+    # Spots within one cell of both layers, away from all lines: what is drawn there, and what the image shows.
     spots = {"both": (0.21, 0.27), "coarse": (0.71, 0.27), "fine": (0.21, 0.73), "neither": (0.71, 0.73)}
     change = {
         name: np.mean([abs(brightness(page, x + dx, y + dy) - brightness(page, x + dx, y + dy, lane=0))
@@ -130,13 +130,13 @@ def test_both_layers_on_the_picture_show_what_no_token_shows_any_more(page):
 
 def test_apart_every_view_stands_by_itself_with_its_share(page):
     choose(page, "as the model gets them")
-    box = page.locator(".tv-picture").nth(1).bounding_box()
+    box = page.locator(".tv-image").nth(1).bounding_box()
     # Wide crops lie below the thumbnail of 12 x 12; cells are 10 wide, gaps 14 and 28.
     columns = GRID.views[1].cols + GRID.views[2].cols
     rows = GRID.views[1].rows + GRID.views[3].rows
     size = (columns * 10 + 14, 12 * 10 + 28 + rows * 10 + 14)
     assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.01)
-    assert told(page, 0.02, 0.02).startswith("whole picture: row 0, column 0 · kept")
+    assert told(page, 0.02, 0.02).startswith("whole image: row 0, column 0 · kept")
     assert told(page, 0.98, 0.02) == page.locator(".tv-where").nth(1).inner_text(), "nothing lies beside the thumbnail"
     assert told(page, 0.02, 0.97).startswith("crops: row")
     assert told(page, 0.98, 0.97).endswith("dropped")
@@ -146,7 +146,7 @@ def test_apart_every_view_stands_by_itself_with_its_share(page):
 
 def test_arrows_walk_across_the_seam_of_two_crops(page):
     choose(page, "4 crops")
-    lane = page.locator(".tv-picture").nth(1)
+    lane = page.locator(".tv-image").nth(1)
     lane.focus()
     cells = []
     for _ in range(14):
@@ -158,7 +158,7 @@ def test_arrows_walk_across_the_seam_of_two_crops(page):
 
 def test_merging_over_both_layers_draws_only_what_lies_in_one(page):
     page.get_by_label("Clusters", exact=True).check(force=True)
-    for name in ("4 crops", "whole picture", "both, on the picture", "as the model gets them"):
+    for name in ("4 crops", "whole image", "both, on the image", "as the model gets them"):
         choose(page, name)
         said = [told(page, x, y, lane=2) for x, y in PLACES]
         assert all("row -1" not in words for words in said)
@@ -167,22 +167,22 @@ def test_merging_over_both_layers_draws_only_what_lies_in_one(page):
     page.get_by_label("Kept", exact=True).check(force=True)
 
 
-def test_nothing_of_the_picture_is_called_unseen(page):
-    for name in ("whole picture", "4 crops"):
+def test_nothing_of_the_image_is_called_unseen(page):
+    for name in ("whole image", "4 crops"):
         choose(page, name)
         assert "not seen" not in page.locator(".tv-legend").inner_text()
         assert page.locator(".tv-where").nth(1).inner_text().startswith(str(len(tiled().runs[1].stages[0].kept)))
 
 
-def test_a_picture_without_crops_has_no_choice_of_layers(browser):
+def test_an_image_without_crops_has_no_choice_of_layers(browser):
     plain = browser.new_page()
     plain.set_content(document(comparison(*SIZE)))
     plain.wait_for_function("document.querySelectorAll('.tv-canvas').length > 1")
-    assert not plain.get_by_label("Which tokens of the picture are drawn").is_visible()
+    assert not plain.get_by_label("Which tokens of the image are drawn").is_visible()
     plain.close()
 
 
-def test_a_picture_is_there_again_after_a_film_of_another_size(page):
+def test_an_image_is_there_again_after_a_film_of_another_size(page):
     other = payload(film_comparison(4, lit=2, rows=4, cols=6, budget=24))
     assert other["size"] != [*SIZE]
     there = page.evaluate(PIXEL_OF, [0, 0.5, 0.5])

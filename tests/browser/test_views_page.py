@@ -24,7 +24,7 @@ def opened(browser, rich_site):
 @pytest.fixture
 def rich(opened):
     opened.mouse.move(5, 5)
-    opened.locator(".tv-picture").first.focus()
+    opened.locator(".tv-image").first.focus()
     opened.keyboard.press("Escape")
     view(opened, "Kept")
     return opened
@@ -43,9 +43,9 @@ def why_of(page, label):
 
 
 def hover_patch(page, lane, token):
-    box = page.locator(".tv-picture").nth(lane).bounding_box()
+    box = page.locator(".tv-image").nth(lane).bounding_box()
     row, column = divmod(token, 12)
-    page.locator(".tv-picture").nth(lane).hover(
+    page.locator(".tv-image").nth(lane).hover(
         position={"x": (column + 0.5) / 12 * box["width"], "y": (row + 0.5) / 12 * box["height"]}
     )
 
@@ -168,7 +168,7 @@ def test_words_facts_and_tables_say_the_same_in_text(rich):
 def test_readings_over_the_stages_have_their_threshold_and_lead_to_the_stage(rich):
     rich.get_by_label("Why Five steps kept what it kept").click()
     chart = rich.locator(".tv-why-panel .tv-chart").first
-    assert chart.locator(".tv-chart-label").inner_text() == "attention on the picture over the stages"
+    assert chart.locator(".tv-chart-label").inner_text() == "attention on the image over the stages"
     assert chart.locator(".tv-threshold").count() == 1 and chart.locator(".tv-threshold-label").text_content() == "0.2"
     assert chart.locator(".tv-dot").count() == 5
     box = chart.locator("svg").bounding_box()
@@ -187,7 +187,7 @@ def test_hostile_names_of_charts_words_and_facts_stay_text(rich_site, open_page)
     page.locator(".tv-chart details summary").first.click()
     assert page.evaluate("window.HACKED") is None
     why_of(page, "Five steps")
-    page.locator(".tv-why-panel").get_by_text("attention on the picture over the stages").wait_for()
+    page.locator(".tv-why-panel").get_by_text("attention on the image over the stages").wait_for()
 
 
 def test_nothing_of_it_needs_sideways_scrolling(rich_site, open_page):

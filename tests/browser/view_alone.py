@@ -2,20 +2,20 @@
 
 import json
 
-from tokviz.records import PictureRecord
+from tokviz.records import ImageRecord
 from tokviz.ui.components import _VIEW_SCRIPTS, asset
 from tokviz.ui.payload import to_payload
 
 
-def _file(record: PictureRecord) -> dict[str, str]:
+def _file(record: ImageRecord) -> dict[str, str]:
     return {"url": f"data:{record.mime};base64,{record.base64}"}
 
 
 def payload(session) -> dict:
-    """What the page would give to the view: a film has no picture."""
+    """What the page would give to the view: a film has no image."""
     if session.video:
-        return to_payload(session, frames=[_file(frame.picture) for frame in session.video.frames])
-    return to_payload(session, picture=_file(session.picture))
+        return to_payload(session, frames=[_file(frame.image) for frame in session.video.frames])
+    return to_payload(session, image=_file(session.image))
 
 
 def document(session) -> str:

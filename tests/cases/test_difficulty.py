@@ -1,4 +1,4 @@
-"""The facts that make a case hard, on pictures drawn by hand on a grid of 4 x 4 patches."""
+"""The facts that make a case hard, on images drawn by hand on a grid of 4 x 4 patches."""
 
 import numpy as np
 import pytest
@@ -43,20 +43,20 @@ def asked(text, answer, family, *items):
 
 def test_little_evidence_among_things_that_look_alike():
     star = thing("star", "red", 5)
-    picture = scene([star, thing("ring", "red", 0), thing("star", "blue", 3), thing("cross", "blue", 15)])
-    found = difficulty(picture, asked("what color is the star?", "red", "attribute", star), GRID)
+    image = scene([star, thing("ring", "red", 0), thing("star", "blue", 3), thing("cross", "blue", 15)])
+    found = difficulty(image, asked("what color is the star?", "red", "attribute", star), GRID)
     assert found.kinds == ("small evidence", "near-duplicates") and found.n_evidence == 1
     assert found.sentence == (
         "The small red star covers 1 of 16 patches, and 2 other objects share its colour or its shape."
     )
-    assert [item.name for item in lookalikes(picture, [star])] == ["red ring", "blue star"]
+    assert [item.name for item in lookalikes(image, [star])] == ["red ring", "blue star"]
 
 
 def test_a_busy_background_is_counted_where_nothing_lies():
     star = thing("star", "red", 5)
-    picture = scene([star, thing("ring", "blue", 6)], striped=(0, 1, 6, 15))
-    assert rival_patches(picture, GRID, [5]) == 3, "a patch with an object is no background"
-    found = difficulty(picture, asked("is there a star?", "yes", "existence", star), GRID)
+    image = scene([star, thing("ring", "blue", 6)], striped=(0, 1, 6, 15))
+    assert rival_patches(image, GRID, [5]) == 3, "a patch with an object is no background"
+    found = difficulty(image, asked("is there a star?", "yes", "existence", star), GRID)
     assert "busy background" not in found.kinds and "background" not in found.sentence
     busy = generate_scene(300_000_002, size=(480, 480))
     grid = centre_crop_grid((480, 480), 336, 336, 14)
@@ -71,7 +71,7 @@ def test_a_crowd_is_counted_together():
     many = [thing("star", "red" if cell < 4 else "blue", cell) for cell in range(CROWD)]
     found = difficulty(scene(many), asked("how many red stars are there?", "4", "counting", *many[:4]), GRID)
     assert "crowd to count" in found.kinds
-    assert found.sentence == f"The 4 red stars cover 4 of 16 patches, and the picture holds {CROWD} objects."
+    assert found.sentence == f"The 4 red stars cover 4 of 16 patches, and the image holds {CROWD} objects."
     few = difficulty(scene(many[:5]), asked("how many red stars are there?", "4", "counting", *many[:4]), GRID)
     assert "crowd to count" not in few.kinds
 
@@ -95,12 +95,12 @@ def test_signs_are_told_apart(kind, name):
     assert found.sentence == f"The {name} “7” covers 2 of 16 patches, and 1 other sign can be mistaken for it."
 
 
-def test_a_wide_picture_is_one_that_is_not_seen_whole():
+def test_a_wide_image_is_one_that_is_not_seen_whole():
     wide = generate_scene(300_000_000, size=(640, 480))
     question = next(q for q in wide.questions if q.evidence)
-    assert "wide picture" in difficulty(wide, question, centre_crop_grid((640, 480), 336, 336, 14)).kinds
+    assert "wide image" in difficulty(wide, question, centre_crop_grid((640, 480), 336, 336, 14)).kinds
     square = generate_scene(300_000_000, size=(480, 480))
-    assert "wide picture" not in difficulty(square, question, centre_crop_grid((480, 480), 336, 336, 14)).kinds
+    assert "wide image" not in difficulty(square, question, centre_crop_grid((480, 480), 336, 336, 14)).kinds
 
 
 def test_a_question_about_nothing_has_no_difficulty():

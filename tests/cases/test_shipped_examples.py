@@ -78,7 +78,7 @@ def test_why_it_is_hard_is_what_its_scene_and_its_answers_say(folder):
     seed, size = case["scene"]["seed"], tuple(case["scene"]["size"])
     assert seed in EXAMPLE_SEEDS
     scene = generate_scene(seed, size=size)
-    drawn, stored = scene.image.astype(int), np.asarray(stored_image(comparison.picture), dtype=int)
+    drawn, stored = scene.image.astype(int), np.asarray(stored_image(comparison.image), dtype=int)
     assert drawn.shape == stored.shape and np.abs(drawn - stored).mean() < 1, "another processor may round an edge"
     question = next(question for question in scene.questions if question.text == case["question"])
     assert [list(box) for box in comparison.request.evidence] == [list(box) for box in question.evidence]
@@ -128,11 +128,11 @@ def test_the_model_still_answers_and_keeps_as_stored(folder, vlm):
     request = stored.request
     assert stored.grid.n_tokens == vlm.model.config.image_seq_length
     again = tokviz.compare(
-        vlm, stored_image(stored.picture), request.question, request.methods, request.budget, seed=request.seed,
+        vlm, stored_image(stored.image), request.question, request.methods, request.budget, seed=request.seed,
         budget_as=request.budget_as, max_new_tokens=request.max_new_tokens,
     )  # fmt: skip
     for before, now in zip(stored.runs, again.runs, strict=True):
         assert now.answer == before.answer, before.method
-        # Another processor rounds differently, so a near-tie may fall the other way; the picture must be the same.
+        # Another processor rounds differently, so a near-tie may fall the other way; the image must be the same.
         everything = range(stored.grid.n_tokens)
         assert overlap(now.kept or everything, before.kept or everything) > 0.8, before.method

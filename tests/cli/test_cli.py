@@ -18,7 +18,7 @@ QUESTION = "what color is the triangle?"
 
 
 @pytest.fixture
-def picture(tmp_path, scene_image):
+def image(tmp_path, scene_image):
     path = tmp_path / "scene.png"
     scene_image.save(path)
     return path
@@ -34,8 +34,8 @@ def loaded(monkeypatch, vlm):
     return asked
 
 
-def compare(picture, *more):
-    return cli.main(["compare", "--image", str(picture), "--question", QUESTION, *map(str, more)])
+def compare(image, *more):
+    return cli.main(["compare", "--image", str(image), "--question", QUESTION, *map(str, more)])
 
 
 def refusal(capsys):
@@ -47,10 +47,10 @@ def refusal(capsys):
     return lines[0]
 
 
-def test_compare_prints_tables_and_writes_session_and_figure(picture, loaded, capsys, tmp_path):
+def test_compare_prints_tables_and_writes_session_and_figure(image, loaded, capsys, tmp_path):
     session, figure = tmp_path / "session.json", tmp_path / "figure.svg"
     code = compare(
-        picture, "--methods", "apet, random", "--budget", 16, "--budget-as", "final", "--seed", 3, "--answer", "red",
+        image, "--methods", "apet, random", "--budget", 16, "--budget-as", "final", "--seed", 3, "--answer", "red",
         "--max-new-tokens", 3, "--param", "apet.mode=official", "--param", "apet.basis_tokens=4",
         "--evidence", "10,10,60,60", "--json", session, "--figure", figure, "--view", "score",
     )  # fmt: skip
@@ -72,15 +72,15 @@ def test_compare_prints_tables_and_writes_session_and_figure(picture, loaded, ca
     assert "single shot" in captured.out and "estimated" in captured.out
 
 
-def test_repeats_say_that_times_are_medians(picture, loaded, capsys):
-    assert compare(picture, "--methods", "random", "--repeats", 2, "--max-new-tokens", 1) == 0
+def test_repeats_say_that_times_are_medians(image, loaded, capsys):
+    assert compare(image, "--methods", "random", "--repeats", 2, "--max-new-tokens", 1) == 0
     out = capsys.readouterr().out
     assert "median of 2" in out and "single shot" not in out
 
 
-def test_the_same_command_gives_the_same_session_but_for_its_times(picture, loaded, tmp_path):
+def test_the_same_command_gives_the_same_session_but_for_its_times(image, loaded, tmp_path):
     for name in ("a.json", "b.json"):
-        assert compare(picture, "--methods", "random", "--max-new-tokens", 2, "--json", tmp_path / name) == 0
+        assert compare(image, "--methods", "random", "--max-new-tokens", 2, "--json", tmp_path / name) == 0
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     for session in (one, two):
         session.pop("timings")
@@ -101,10 +101,10 @@ def test_the_same_command_gives_the_same_session_but_for_its_times(picture, load
         (["compare", "--image", "x.png", "--question", "q", "--budget-as", "x"], "--budget-as: invalid choice"),
         (["compare", "--image", "x.png", "--question", "q", "--view", "x"], "--view: invalid choice"),
         (["compare", "--image", "x.png", "--question", "q", "--imag"], "Unrecognized arguments: --imag"),
-        (["compare", "--image", "missing.png", "--question", "q"], "no picture file named 'missing.png'"),
+        (["compare", "--image", "missing.png", "--question", "q"], "no image file named 'missing.png'"),
         (["compare", "missing.mp4", "--question", "q"], "no video file named 'missing.mp4'"),
-        (["compare", "--question", "q"], "Name one picture or video"),
-        (["compare", "a.png", "--image", "b.png", "--question", "q"], "Name one picture or video"),
+        (["compare", "--question", "q"], "Name one image or video"),
+        (["compare", "a.png", "--image", "b.png", "--question", "q"], "Name one image or video"),
         (["compare", "a.mp4", "--frames", "many", "--question", "q"], "--frames: invalid int value: 'many'"),
         (["compare", "--image", "x\x1b[2J.png", "--question", "q"], "x\\x1b[2J.png"),
         (["methods", "--all"], "Unrecognized arguments: --all"),
@@ -135,7 +135,7 @@ def test_wrong_arguments_end_with_2_and_one_sentence(arguments, sentence, capsys
         (["--json", "same.png", "--figure", "same.png"], "name the same file"),
     ],
 )
-def test_bad_input_is_refused_before_the_model_is_loaded(more, sentence, picture, monkeypatch, capsys, tmp_path):
+def test_bad_input_is_refused_before_the_model_is_loaded(more, sentence, image, monkeypatch, capsys, tmp_path):
     import tokviz
 
     def load(name, **loading):
@@ -144,7 +144,7 @@ def test_bad_input_is_refused_before_the_model_is_loaded(more, sentence, picture
     monkeypatch.setattr(tokviz, "load", load, raising=False)
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
-    assert compare(picture, *more) == 2
+    assert compare(image, *more) == 2
     assert sentence in refusal(capsys)
     assert sorted(tmp_path.iterdir()) == before, "a check left a file behind"
 
@@ -160,54 +160,54 @@ def test_bad_input_is_refused_before_the_model_is_loaded(more, sentence, picture
         (["--evidence", "9,9,1,1"], "evidence box"),
     ],
 )
-def test_what_only_the_model_can_judge_also_ends_with_2(more, sentence, picture, loaded, capsys):
-    assert compare(picture, *more) == 2
+def test_what_only_the_model_can_judge_also_ends_with_2(more, sentence, image, loaded, capsys):
+    assert compare(image, *more) == 2
     assert sentence in refusal(capsys)
 
 
-def test_an_unknown_model_ends_with_2(picture, capsys):
-    assert compare(picture, "--model", "./nowhere") == 2
+def test_an_unknown_model_ends_with_2(image, capsys):
+    assert compare(image, "--model", "./nowhere") == 2
     assert "no model './nowhere'" in refusal(capsys)
 
 
-def test_the_picture_is_never_overwritten(picture, capsys):
-    before = picture.read_bytes()
-    assert compare(picture, "--figure", picture) == 2
-    assert "is the picture itself" in refusal(capsys)
-    assert picture.read_bytes() == before
+def test_the_image_is_never_overwritten(image, capsys):
+    before = image.read_bytes()
+    assert compare(image, "--figure", image) == 2
+    assert "is the image itself" in refusal(capsys)
+    assert image.read_bytes() == before
 
 
-def test_a_picture_that_is_none_ends_with_2(tmp_path, capsys):
+def test_an_image_that_is_none_ends_with_2(tmp_path, capsys):
     path = tmp_path / "notes.png"
-    path.write_text("not a picture")
+    path.write_text("not an image")
     assert compare(path) == 2
-    assert "no picture that can be read" in refusal(capsys)
+    assert "no image that can be read" in refusal(capsys)
 
 
 @pytest.mark.parametrize("error", [BadInput("This is wrong."), Unsupported("That is not possible.")])
-def test_refusals_from_anywhere_end_with_2(error, picture, monkeypatch, capsys):
+def test_refusals_from_anywhere_end_with_2(error, image, monkeypatch, capsys):
     import tokviz
 
     def load(name, **loading):
         raise error
 
     monkeypatch.setattr(tokviz, "load", load, raising=False)
-    assert compare(picture) == 2
+    assert compare(image) == 2
     assert refusal(capsys) == f"tokviz: {error}"
 
 
-def test_no_sentence_steers_the_terminal(picture, monkeypatch, capsys):
+def test_no_sentence_steers_the_terminal(image, monkeypatch, capsys):
     import tokviz
 
     def load(name, **loading):
         raise BadInput("The tokenizer's word \x1b]0;owned\x07 \u202e is unknown.")
 
     monkeypatch.setattr(tokviz, "load", load, raising=False)
-    assert compare(picture) == 2
+    assert compare(image) == 2
     assert refusal(capsys) == "tokviz: The tokenizer's word ]0;owned is unknown."
 
 
-def test_a_defect_is_not_hidden(picture, monkeypatch):
+def test_a_defect_is_not_hidden(image, monkeypatch):
     import tokviz
 
     def load(name, **loading):
@@ -215,7 +215,7 @@ def test_a_defect_is_not_hidden(picture, monkeypatch):
 
     monkeypatch.setattr(tokviz, "load", load, raising=False)
     with pytest.raises(RuntimeError, match="a defect"):
-        compare(picture)
+        compare(image)
 
 
 def hostile_events(session):
@@ -231,18 +231,18 @@ HOSTILE = "[red]markup[/red] [link=http://x]y[/link] \x1b[2J\x1b]0;owned\x07 :sm
 
 
 @pytest.fixture
-def changed(picture, loaded, monkeypatch, tmp_path, capsys):
+def changed(image, loaded, monkeypatch, tmp_path, capsys):
     """Runs a comparison whose real result was changed by ``change(session)`` before it is printed."""
     import tokviz
 
     path = tmp_path / "real.json"
-    assert compare(picture, "--methods", "random", "--max-new-tokens", 1, "--json", path) == 0
+    assert compare(image, "--methods", "random", "--max-new-tokens", 1, "--json", path) == 0
     session = Comparison.from_json(path.read_text())
     capsys.readouterr()
 
     def run(change):
         monkeypatch.setattr(tokviz, "compare_events", hostile_events(change(session)), raising=False)
-        return compare(picture, "--methods", "random")
+        return compare(image, "--methods", "random")
 
     return run
 
@@ -333,10 +333,10 @@ def test_parameters_of_the_wrong_type_are_refused():
             parse_value(Param("p", "P", kind, 0, ""), text)
 
 
-def test_the_real_command_in_a_fresh_process(picture, tmp_path):
+def test_the_real_command_in_a_fresh_process(image, tmp_path):
     figure, session = tmp_path / "figure.png", tmp_path / "session.json"
     command = [
-        sys.executable, "-m", "tokviz", "compare", "--image", str(picture), "--question", QUESTION, "--methods",
+        sys.executable, "-m", "tokviz", "compare", "--image", str(image), "--question", QUESTION, "--methods",
         "apet,fastervlm", "--budget", "16", "--max-new-tokens", "2", "--figure", str(figure), "--json", str(session),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -347,12 +347,12 @@ def test_the_real_command_in_a_fresh_process(picture, tmp_path):
     assert len(Comparison.from_json(session.read_text()).runs) == 3
 
 
-def test_an_interrupt_ends_with_130(picture, monkeypatch, capsys):
+def test_an_interrupt_ends_with_130(image, monkeypatch, capsys):
     import tokviz
 
     def load(name, **loading):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tokviz, "load", load, raising=False)
-    assert compare(picture) == 130
+    assert compare(image) == 130
     assert capsys.readouterr().err == "tokviz: interrupted.\n"

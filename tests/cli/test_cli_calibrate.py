@@ -42,7 +42,7 @@ def test_when_no_block_is_good_enough_it_says_how_close_it_came(loaded, capsys, 
     assert f"{smallest:.6f}" in captured.out and "K =" not in captured.out
 
 
-def test_pictures_of_a_folder(loaded, capsys, tmp_path, scene_image):
+def test_images_of_a_folder(loaded, capsys, tmp_path, scene_image):
     scene_image.save(tmp_path / "a.png")
     assert calibrate("--images", tmp_path, "--question", "what color is the star?", "--eta", 1e6, "--first", 7) == 0
     assert "mean of 1 samples" in capsys.readouterr().out

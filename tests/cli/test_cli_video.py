@@ -32,7 +32,7 @@ def compare(folder, *arguments):
 
 
 @pytest.mark.parametrize("named", [[], ["--image"], ["--video"]])
-def test_a_video_is_compared_like_a_picture(folder, clip, tmp_path, capsys, named):
+def test_a_video_is_compared_like_an_image(folder, clip, tmp_path, capsys, named):
     session = tmp_path / "session.json"
     code = compare(
         folder, *named, clip, "--frames", 3, "--evidence", "0:1,2,30,40", "--evidence", "2:5,6,30,40", "--json", session

@@ -1,6 +1,6 @@
 """An independent vision tower with merging: stock modules, own attention written out, official merging by plain loops.
 
-One picture at a time. Every token carries the set of patches that it is the mean of.
+One image at a time. Every token carries the set of patches that it is the mean of.
 """
 
 from __future__ import annotations

@@ -37,24 +37,24 @@ def build(dtype=torch.float64, attention="sdpa", seed=0, **text):
                 parameter.normal_(0, 1.4 / parameter.shape[-1] ** 0.5 if parameter.dim() == 2 else 0.1)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = PAD
-    # The stock model takes a generated <image> for a picture when it runs without a cache; raw logits are untouched.
+    # The stock model takes a generated <image> for an image when it runs without a cache; raw logits are untouched.
     model.generation_config.suppress_tokens = [IMAGE]
     return model.to(dtype)
 
 
 def prompt(model, rows, seed=1):
-    """Inputs of a left-padded batch; each row is a list of "picture" and counts of text tokens.
+    """Inputs of a left-padded batch; each row is a list of "image" and counts of text tokens.
 
-    Example: ``[[3, "picture", 5], [4]]``.
+    Example: ``[[3, "image", 5], [4]]``.
     """
     generator = torch.Generator().manual_seed(seed)
-    ids, pictures = [], 0
+    ids, images = [], 0
     for parts in rows:
         row: list[int] = []
         for part in parts:
-            if part == "picture":
+            if part == "image":
                 row += [IMAGE] * PATCHES
-                pictures += 1
+                images += 1
             else:
                 row += torch.randint(2, 89, (part,), generator=generator).tolist()
         ids.append(row)
@@ -63,8 +63,8 @@ def prompt(model, rows, seed=1):
         "input_ids": torch.tensor([[PAD] * (length - len(row)) + row for row in ids]),
         "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids]),
     }
-    if pictures:
-        inputs["pixel_values"] = torch.randn(pictures, 3, 32, 32, generator=generator).to(model.dtype)
+    if images:
+        inputs["pixel_values"] = torch.randn(images, 3, 32, 32, generator=generator).to(model.dtype)
     return inputs
 
 

@@ -20,11 +20,11 @@ def oracle(model, inputs, stages, choose, new_tokens, case: Case = CASES["llava"
     Shape: new_tokens ``(B, T)`` -> logits ``(T, B, V)``; kept per row, a list of lists.
     """
     logits, kept = [], []
-    pictures = case.seen(model, inputs)
+    images = case.seen(model, inputs)
     for row, (ids, real) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)):
         ids = ids[real]
         # A row of a pruned batch must not depend on its neighbours: each is computed alone.
-        row_logits, row_kept = _one(case, model, ids, pictures[row], stages, choose, row, new_tokens[row])
+        row_logits, row_kept = _one(case, model, ids, images[row], stages, choose, row, new_tokens[row])
         logits.append(row_logits)
         kept.append(row_kept)
     return torch.stack(logits, dim=1), kept

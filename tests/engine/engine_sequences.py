@@ -26,12 +26,12 @@ class Token:
 
 def rebuilt(model, inputs, stages, choose, new_tokens):
     """Logits that predict each of ``new_tokens (B, T)`` and per row the order after each stage (-1: added)."""
-    logits, orders, picture = [], [], 0
+    logits, orders, image = [], [], 0
     for row, (ids, real) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)):
         ids = ids[real]
-        n_pictures = int((ids == IMAGE).sum()) // PATCHES
-        pixels = inputs["pixel_values"][picture : picture + n_pictures] if n_pictures else None
-        picture += n_pictures
+        n_images = int((ids == IMAGE).sum()) // PATCHES
+        pixels = inputs["pixel_values"][image : image + n_images] if n_images else None
+        image += n_images
         found = _one(model, ids, pixels, stages, choose, row, new_tokens[row])
         logits.append(found[0])
         orders.append(found[1])

@@ -15,12 +15,12 @@ CHOICES = pytest.mark.parametrize(
     "choose", [adding, merging_and_adding, shuffling, only_shuffling, exchanging], ids=lambda choose: choose.__name__
 )
 BATCHES = {
-    "one row": [[3, "picture", 6]],
-    "picture first": [["picture", 6], ["picture", 3]],
-    "left-padded": [[5, "picture", 6], [2, "picture", 3]],
-    "1 and 0 pictures": [[3, "picture", 5], [7]],
-    "side by side": [[2, "picture", "picture", 4]],
-    "text between": [[2, "picture", 2, "picture", 1, "picture", 4], [2, "picture", 3, "picture", 4]],
+    "one row": [[3, "image", 6]],
+    "image first": [["image", 6], ["image", 3]],
+    "left-padded": [[5, "image", 6], [2, "image", 3]],
+    "1 and 0 images": [[3, "image", 5], [7]],
+    "side by side": [[2, "image", "image", 4]],
+    "text between": [[2, "image", 2, "image", 1, "image", 4], [2, "image", 3, "image", 4]],
 }
 
 
@@ -71,13 +71,13 @@ def test_every_kind_of_prompt_takes_them(model, tolerance, batch, positions):
 @pytest.mark.parametrize("early, late", [("keep", "reindex"), ("reindex", "keep")])
 def test_position_policies_may_differ(sdpa64, early, late):
     stages = [stage("projector", 9, early), stage(2, 5, late), stage(4, 3, early)]
-    for rows in (BATCHES["left-padded"], BATCHES["picture first"]):
+    for rows in (BATCHES["left-padded"], BATCHES["image first"]):
         against_rebuilt(sdpa64, prompt(sdpa64, rows), stages, shuffling, 1e-6)
 
 
 @CHOICES
 @POSITIONS
-@pytest.mark.parametrize("batch", ["picture first", "left-padded", "1 and 0 pictures"])
+@pytest.mark.parametrize("batch", ["image first", "left-padded", "1 and 0 images"])
 def test_the_hook_free_way_is_bit_identical_to_the_hooks(model, batch, positions, choose):
     inputs = prompt(model, BATCHES[batch])
     stages = schedules(positions)["everywhere"]
@@ -104,7 +104,7 @@ def test_the_hook_free_way_is_bit_identical_to_the_hooks(model, batch, positions
 
 def test_a_shortened_prompt_remembers_where_its_positions_began(sdpa64):
     """The first tokens are dropped and leave a gap that a later stage closes."""
-    inputs = prompt(sdpa64, BATCHES["picture first"])
+    inputs = prompt(sdpa64, BATCHES["image first"])
     stages = [stage("projector", 5, "keep"), stage(2, 3, "reindex")]
 
     def choose(stage, signals, row):
@@ -173,8 +173,8 @@ def test_added_tokens_are_no_visual_columns_and_no_question(sdpa64):
     assert kv_cache_bytes(trace.cache) == sum(held) * 2 * 2 * 2 * 8 * 8
 
 
-def test_a_row_whose_pictures_are_gone_keeps_its_question(sdpa64):
-    """Only added tokens are left: what stands behind the picture is still just the question."""
+def test_a_row_whose_images_are_gone_keeps_its_question(sdpa64):
+    """Only added tokens are left: what stands behind the image is still just the question."""
 
     def summary(stage, signals, row):
         if stage.site == "projector":
@@ -241,12 +241,12 @@ def test_later_stages_get_their_rows_in_sequence_order(model, tolerance, need):
             assert (getattr(seen[True], name) - expected).abs().max() <= tolerance
 
 
-def test_an_order_of_its_own_holds_within_each_of_the_pictures_that_text_separates(sdpa64):
+def test_an_order_of_its_own_holds_within_each_of_the_images_that_text_separates(sdpa64):
     def choose(stage, signals, row):
         kept = torch.tensor([1, 3, 5, 20, 22])
         return Selection(kept=kept, extra=signals.features[:1] * 2, sequence=torch.tensor([4, 2, 5, 0, 3, 1]))
 
-    encoded = encode(sdpa64, FAMILY, prompt(sdpa64, [[2, "picture", 1, "picture", 4]]), ())
+    encoded = encode(sdpa64, FAMILY, prompt(sdpa64, [[2, "image", 1, "image", 4]]), ())
     short, events = shorten(sdpa64, FAMILY, encoded, [stage("projector", 6)], choose)
     first, second = encoded.inputs_embeds[0, 2:18], encoded.inputs_embeds[0, 19:35]
     expected = [first[[5, 1, 3]], encoded.inputs_embeds[0, 18:19], second[[6]], first[:1] * 2, second[[4]]]
@@ -254,12 +254,12 @@ def test_an_order_of_its_own_holds_within_each_of_the_pictures_that_text_separat
     assert events[0][0].sequence.tolist() == [5, 1, 3, 22, -1, 20]
 
 
-def test_added_tokens_stay_with_the_picture_whose_place_they_take(sdpa64):
+def test_added_tokens_stay_with_the_image_whose_place_they_take(sdpa64):
     def choose(stage, signals, row):
-        kept = torch.tensor([2, 3, *range(16, 31)])  # all but one of the second picture
+        kept = torch.tensor([2, 3, *range(16, 31)])  # all but one of the second image
         return Selection(kept=kept, extra=signals.features[:2] * 2)
 
-    encoded = encode(sdpa64, FAMILY, prompt(sdpa64, [[2, "picture", 1, "picture", 4]]), ())
+    encoded = encode(sdpa64, FAMILY, prompt(sdpa64, [[2, "image", 1, "image", 4]]), ())
     short, events = shorten(sdpa64, FAMILY, encoded, [stage("projector", 19)], choose)
     before, doubled = encoded.inputs_embeds[0], encoded.inputs_embeds[0, 2:4] * 2
     expected = [before[:2], before[4:6], doubled[:1], before[18:19], before[19:34], doubled[1:], before[35:]]

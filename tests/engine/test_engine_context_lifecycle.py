@@ -25,7 +25,7 @@ def hooks_of(model):
 
 
 def test_nothing_is_left_on_the_model_after_an_exception(sdpa32):
-    inputs = prompt(sdpa32, [[3, "picture", 6]])
+    inputs = prompt(sdpa32, [[3, "image", 6]])
     plain = generated(sdpa32, inputs)[1]
     before = hooks_of(sdpa32)
 
@@ -54,7 +54,7 @@ def encode_inside(model, inputs):
 
 
 def test_encode_leaves_nothing_behind_even_when_the_input_is_bad(sdpa32):
-    inputs = prompt(sdpa32, [[3, "picture", 6]])
+    inputs = prompt(sdpa32, [[3, "image", 6]])
     before = hooks_of(sdpa32)
     encode(sdpa32, FAMILY, inputs, (CLS_ATTENTION,))
     assert hooks_of(sdpa32) == before
@@ -65,7 +65,7 @@ def test_encode_leaves_nothing_behind_even_when_the_input_is_bad(sdpa32):
 
 
 def test_nesting_is_refused_and_the_outer_context_stays(sdpa32):
-    inputs = prompt(sdpa32, [[3, "picture", 6]])
+    inputs = prompt(sdpa32, [[3, "image", 6]])
     with prune(sdpa32, FAMILY, None, GUIDED, spread):
         right = generated(sdpa32, inputs)[1]
         with pytest.raises(Unsupported, match="already inside"), prune(sdpa32, FAMILY, None, [], spread):
@@ -77,9 +77,9 @@ def test_nesting_is_refused_and_the_outer_context_stays(sdpa32):
 
 def test_threads_on_one_model_are_never_mixed(sdpa64):
     batches = [
-        prompt(sdpa64, [[3, "picture", 6]], seed=1),
-        prompt(sdpa64, [[6, "picture", 4], [2, "picture", 9]], seed=2),
-        prompt(sdpa64, [[2, "picture", 1, "picture", 5]], seed=3),
+        prompt(sdpa64, [[3, "image", 6]], seed=1),
+        prompt(sdpa64, [[6, "image", 4], [2, "image", 9]], seed=2),
+        prompt(sdpa64, [[2, "image", 1, "image", 5]], seed=3),
     ]
     lanes = [
         ([stage("encoder", 9, "reindex", (CLS_ATTENTION,)), stage(2, 4, "keep", (LAST_ROW,))], by_attention),
@@ -119,7 +119,7 @@ def test_a_hook_that_vanishes_under_another_threads_forward_does_no_harm(sdpa32,
             for module, hook in ours:
                 is_pre_hook = any(hook is other for other in module._forward_pre_hooks.values())
                 assert (hook(module, ()) if is_pre_hook else hook(module, (), "output")) is None
-            generated(model, prompt(model, [[3, "picture", 6]]), steps=1)
+            generated(model, prompt(model, [[3, "image", 6]]), steps=1)
 
 
 def _all_hooks(module):
@@ -133,7 +133,7 @@ def by_attention(stage, signals, row):
 
 
 def test_an_unbound_thread_runs_unpruned_and_an_idle_context_says_so(sdpa32):
-    inputs = prompt(sdpa32, [[3, "picture", 6]])
+    inputs = prompt(sdpa32, [[3, "image", 6]])
     plain, found = generated(sdpa32, inputs)[1], []
     with pytest.warns(UserWarning, match="pruned.bind"), prune(sdpa32, FAMILY, None, GUIDED, spread):
         worker = Thread(target=lambda: found.append(generated(sdpa32, inputs)[1]))
@@ -172,7 +172,7 @@ def test_impossible_stages_are_refused_before_anything_runs(sdpa32, stages, sent
 
 
 def test_block_0_may_look_at_itself(sdpa32):
-    inputs = prompt(sdpa32, [[3, "picture", 6]])
+    inputs = prompt(sdpa32, [[3, "image", 6]])
     with prune(sdpa32, FAMILY, None, [stage(0, 3, "keep", (Need("last_row", "this"),))], by_attention) as trace:
         pruned = generated(sdpa32, inputs, steps=2)[1]
     assert len(trace.events[0][0].kept) == 3
@@ -188,13 +188,13 @@ def test_block_0_may_look_at_itself(sdpa32):
     ],
 )
 def test_calls_that_cannot_be_pruned_are_refused(sdpa32, change, sentence):
-    inputs = {**prompt(sdpa32, [[3, "picture", 6]]), **change}
+    inputs = {**prompt(sdpa32, [[3, "image", 6]]), **change}
     with prune(sdpa32, FAMILY, None, [stage(2, 3)], spread), refused(sentence):
         sdpa32(**inputs)
 
 
 def test_caches_that_cannot_be_pruned_are_refused(sdpa32):
-    inputs = prompt(sdpa32, [[3, "picture", 6]])
+    inputs = prompt(sdpa32, [[3, "image", 6]])
     caches = [
         StaticCache(config=sdpa32.config, max_cache_len=64),
         DynamicCache(config=sliding_config()),
@@ -210,14 +210,14 @@ def test_caches_that_cannot_be_pruned_are_refused(sdpa32):
         with refused("in chunks"):
             sdpa32.generate(**inputs, max_new_tokens=2, prefill_chunk_size=8)
         cache = sdpa32(torch.tensor([[4, 5]]), use_cache=True).past_key_values
-        with refused("Pictures must come"):
+        with refused("Images must come"):
             sdpa32(**inputs | {"attention_mask": None}, past_key_values=cache)
 
 
 def test_prompts_that_cannot_be_pruned_are_refused(sdpa32):
     with prune(sdpa32, FAMILY, None, [stage(2, 3)], spread):
-        with refused("ends in a picture"):
-            sdpa32(**prompt(sdpa32, [[3, "picture"]]))
+        with refused("ends in an image"):
+            sdpa32(**prompt(sdpa32, [[3, "image"]]))
         embeds = torch.randn(1, 9, 32)
         with refused("visual_mask or a prompt"):
             sdpa32(inputs_embeds=embeds)
@@ -226,9 +226,9 @@ def test_prompts_that_cannot_be_pruned_are_refused(sdpa32):
         refused("this very prompt"),
     ):
         sdpa32(inputs_embeds=embeds)
-    with pytest.raises(Unsupported, match="no picture was encoded"):
-        encode(sdpa32, FAMILY, {"input_ids": prompt(sdpa32, [[3, "picture", 6]])["input_ids"]}, ())
-    inputs = prompt(sdpa32, [[3, "picture", 6]])
+    with pytest.raises(Unsupported, match="no image was encoded"):
+        encode(sdpa32, FAMILY, {"input_ids": prompt(sdpa32, [[3, "image", 6]])["input_ids"]}, ())
+    inputs = prompt(sdpa32, [[3, "image", 6]])
     features = sdpa32.get_image_features(inputs.pop("pixel_values"), return_dict=True)
     with prune(sdpa32, FAMILY, None, [stage("encoder", 3)], spread), refused("did not run inside"):
         sdpa32(**inputs, mm_encoder_outputs={"image": features})
@@ -267,20 +267,20 @@ def test_models_that_cannot_be_pruned_are_refused(sdpa32):
     ],
 )
 def test_a_method_that_breaks_its_contract_is_named(sdpa32, selection, sentence):
-    encoded = encode(sdpa32, FAMILY, prompt(sdpa32, [[3, "picture", 6]]), ())
+    encoded = encode(sdpa32, FAMILY, prompt(sdpa32, [[3, "image", 6]]), ())
     with pytest.raises(ValueError, match=f"wrong one.*{sentence}"):
         shorten(sdpa32, FAMILY, encoded, [stage("projector", 2, title="wrong one")], lambda *_: selection)
 
 
 def test_a_signal_that_was_not_encoded_is_named(sdpa32):
-    encoded = encode(sdpa32, FAMILY, prompt(sdpa32, [[3, "picture", 6]]), ())
+    encoded = encode(sdpa32, FAMILY, prompt(sdpa32, [[3, "image", 6]]), ())
     with pytest.raises(ValueError, match="cls_attention of the feature vision block"):
         shorten(sdpa32, FAMILY, encoded, [stage("projector", 3, "keep", (CLS_ATTENTION,))], spread)
 
 
 def test_events_hold_no_features_and_say_what_it_took(sdpa32):
     with prune(sdpa32, FAMILY, None, [stage("encoder", 9), stage(2, 4)], merged) as trace:
-        generated(sdpa32, prompt(sdpa32, [[3, "picture", 6]]), steps=1)
+        generated(sdpa32, prompt(sdpa32, [[3, "image", 6]]), steps=1)
     first, second = trace.events[0]
     assert first.selection.features is None and second.selection.features is None
     assert first.milliseconds > 0 and first.selection.assignment.shape == (16,)
@@ -299,7 +299,7 @@ def test_the_clock_counts_milliseconds():
 
 def test_ragged_rows_do_not_depend_on_their_neighbours(sdpa64):
     """The row alone and the row in a batch give the same logits."""
-    together = prompt(sdpa64, [[5, "picture", 6], [2, "picture", 3]])
+    together = prompt(sdpa64, [[5, "image", 6], [2, "image", 3]])
     stages = [stage("encoder", 11, "reindex"), stage(2, 7, "keep"), stage(4, 4, "reindex")]
     with prune(sdpa64, FAMILY, None, stages, ragged):
         batch = generated(sdpa64, together)[1]
@@ -313,7 +313,7 @@ def test_ragged_rows_do_not_depend_on_their_neighbours(sdpa64):
 @pytest.mark.parametrize("part", [lambda m: m, lambda m: m.model.language_model, lambda m: m.lm_head])
 def test_models_compiled_in_place_are_refused_before_anything_runs(part):
     model = build()
-    inputs = prompt(model, [[3, "picture", 6]])
+    inputs = prompt(model, [[3, "image", 6]])
     part(model).compile()  # nothing is compiled before it is called
     with pytest.raises(Unsupported, match=r"compiled in place.*load it again"):
         encode(model, FAMILY, inputs, ())
@@ -323,7 +323,7 @@ def test_models_compiled_in_place_are_refused_before_anything_runs(part):
 
 def test_models_with_a_wrapped_compiled_part_are_refused():
     model = build()
-    inputs = prompt(model, [[3, "picture", 6]])
+    inputs = prompt(model, [[3, "image", 6]])
     model.lm_head = torch.compile(model.lm_head)
     with pytest.raises(Unsupported, match="compiled"):
         encode(model, FAMILY, inputs, ())

@@ -15,17 +15,17 @@ from tokviz.engine import answer, encode, prune, running_on, shorten
 from tokviz.errors import Unsupported
 from tokviz.types import Selection
 
-PICTURES, VIDEOS = CASES["qwen3_vl"], CASES["qwen3_vl (videos)"]
-FAMILY = PICTURES.here
+IMAGES, VIDEOS = CASES["qwen3_vl"], CASES["qwen3_vl (videos)"]
+FAMILY = IMAGES.here
 N_ADDED = 3
 
 
 @pytest.fixture(scope="module")
 def model():
-    return PICTURES.model()
+    return IMAGES.model()
 
 
-def inputs_of(model, batch="left-padded", case=PICTURES):
+def inputs_of(model, batch="left-padded", case=IMAGES):
     return case.prompt(model, BATCHES[batch])
 
 
@@ -53,13 +53,13 @@ def test_without_what_is_added_the_answer_is_another(model, monkeypatch):
 
 @pytest.mark.parametrize("site", range(N_ADDED + 2))
 @pytest.mark.parametrize("choose", [merged, nothing], ids=lambda choose: choose.__name__)
-@pytest.mark.parametrize("case", [PICTURES, VIDEOS], ids=["pictures", "videos"])
+@pytest.mark.parametrize("case", [IMAGES, VIDEOS], ids=["images", "videos"])
 def test_a_stage_before_any_of_the_first_blocks_equals_the_oracle(model, site, choose, case):
     against_oracle(case, model, inputs_of(model, case=case), [stage(site, 5, "keep")], choose, 1e-6)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("case", [PICTURES, VIDEOS], ids=["pictures", "videos"])
+@pytest.mark.parametrize("case", [IMAGES, VIDEOS], ids=["images", "videos"])
 def test_without_stages_the_hooks_add_what_the_stock_model_adds(model, batch, case):
     inputs = inputs_of(model, batch, case)
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_each_token_gets_its_own_and_added_ones_get_none(model):
 
 
 def test_what_is_added_is_what_the_tower_made(model):
-    inputs = inputs_of(model, "2, 1 and 0 pictures")
+    inputs = inputs_of(model, "2, 1 and 0 images")
     encoded = encode(model, FAMILY, inputs, ())
     with torch.no_grad():
         made = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).deepstack_features
@@ -194,7 +194,7 @@ def test_embeddings_that_came_without_are_refused(model):
 
 
 def test_a_prompt_of_text_needs_nothing(model):
-    inputs = PICTURES.prompt(model, [[7]])
+    inputs = IMAGES.prompt(model, [[7]])
     encoded = encode(model, FAMILY, inputs, ())
     assert encoded.deepstack is None
     assert torch.equal(generated(model, encoded.generate_inputs())[1], generated(model, inputs)[1])

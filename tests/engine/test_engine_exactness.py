@@ -26,10 +26,10 @@ from tokviz.types import (
 )
 
 BATCHES = {
-    "one row": [[3, "picture", 6]],
-    "left-padded": [[5, "picture", 6], [2, "picture", 3]],
-    "three pictures": [[2, "picture", 2, "picture", 1, "picture", 4]],
-    "2, 1 and 0 pictures": [[2, "picture", 1, "picture", 4], [3, "picture", 5], [7]],
+    "one row": [[3, "image", 6]],
+    "left-padded": [[5, "image", 6], [2, "image", 3]],
+    "three images": [[2, "image", 2, "image", 1, "image", 4]],
+    "2, 1 and 0 images": [[2, "image", 1, "image", 4], [3, "image", 5], [7]],
 }
 
 
@@ -118,7 +118,7 @@ def test_keeping_everything_is_bit_identical_to_the_unpatched_model(model, batch
 
 
 @pytest.mark.parametrize("positions", ["keep", "reindex"])
-@pytest.mark.parametrize("batch", ["one row", "left-padded", "2, 1 and 0 pictures"])
+@pytest.mark.parametrize("batch", ["one row", "left-padded", "2, 1 and 0 images"])
 def test_the_hook_free_way_is_bit_identical_to_the_hooks(model, batch, positions):
     choose = merged if positions == "keep" else ragged
     inputs = prompt(model, BATCHES[batch])
@@ -226,7 +226,7 @@ SEVERAL = {
 
 @pytest.mark.parametrize("needs", SEVERAL)
 @pytest.mark.parametrize("positions", ["keep", "reindex"])
-@pytest.mark.parametrize("batch", ["left-padded", "2, 1 and 0 pictures"])
+@pytest.mark.parametrize("batch", ["left-padded", "2, 1 and 0 images"])
 def test_every_signal_inside_the_llm_is_the_oracles(model, tolerance, batch, positions, needs):
     """After stages that dropped and merged tokens, at two stages of one block, rows padded."""
     wanted, seen = SEVERAL[needs], []

@@ -1,6 +1,6 @@
-"""The engine on a tiny stock model of every family, with pictures and videos: identity, the oracle, signals, manners.
+"""The engine on a tiny stock model of every family, with images and videos: identity, the oracle, signals, manners.
 
-What does not depend on how pictures become tokens is tested on LLaVA alone, in the files beside this one. Of products
+What does not depend on how images become tokens is tested on LLaVA alone, in the files beside this one. Of products
 of three and more parameters, LLaVA runs all and every other family a covering array (``conftest.py``).
 """
 
@@ -22,8 +22,8 @@ from tokviz.types import CLS_FEATURE, LAST_ROW, TEXT_ROWS, Need, Selection
 BATCHES = {
     "one row": [[3, "visual", 6]],
     "left-padded": [[5, "visual", 6], [2, "visual", 3]],
-    "three pictures": [[2, "visual", 2, "visual", 1, "visual", 4]],
-    "2, 1 and 0 pictures": [[2, "visual", 1, "visual", 4], [3, "visual", 5], [7]],
+    "three images": [[2, "visual", 2, "visual", 1, "visual", 4]],
+    "2, 1 and 0 images": [[2, "visual", 1, "visual", 4], [3, "visual", 5], [7]],
 }
 STEPS = 4
 
@@ -114,7 +114,7 @@ def test_keeping_everything_is_bit_identical_to_the_unpatched_model(case, model,
 @pytest.mark.parametrize("where", SCHEDULES)
 @pytest.mark.parametrize("choose", [spread, merged], ids=lambda choose: choose.__name__)
 def test_a_ragged_batch_equals_the_oracle(case, exact, where, positions, choose):
-    """Before the LLM, inside it at two blocks, and both; rows lose different counts, as their pictures have them."""
+    """Before the LLM, inside it at two blocks, and both; rows lose different counts, as their images have them."""
     inputs = case.prompt(exact, BATCHES["left-padded"])
     against_oracle(case, exact, inputs, schedule(case, where, positions), choose, 1e-6)
 
@@ -134,7 +134,7 @@ def test_all_visual_tokens_may_go(case, exact, site):
 
 
 def test_the_hook_free_way_is_bit_identical_to_the_hooks(case, model, positions):
-    inputs = case.prompt(model, BATCHES["2, 1 and 0 pictures"])
+    inputs = case.prompt(model, BATCHES["2, 1 and 0 images"])
     stages = schedule(case, "everywhere", positions)
     n_early = len(case.early)
     early, late = stages[:n_early], stages[n_early:]
@@ -264,8 +264,8 @@ def test_the_model_is_as_it_was_in_whatever_order_contexts_are_left(case, exact)
         assert (set(vars(module)), dict(module._forward_pre_hooks)) == (names, hooks)
 
 
-def test_two_threads_prune_different_pictures_on_one_model(case, exact):
-    """Each sees its own pictures' layout and signals, whoever encodes in between."""
+def test_two_threads_prune_different_images_on_one_model(case, exact):
+    """Each sees its own images' layout and signals, whoever encodes in between."""
     prompts = [case.prompt(exact, [[2, "visual", 4]], seed=seed) for seed in (1, 30)]
     prompts.append(case.prompt(exact, [[2, "visual", 3, "visual", 4]]))
     score = case.vision[0]
@@ -297,7 +297,7 @@ def test_two_threads_prune_different_pictures_on_one_model(case, exact):
 
 
 def test_what_is_no_patch_keeps_its_embedding_when_features_are_replaced(case, exact):
-    """Newlines of pictures, [CLS] of video frames: the encoder's features of these are not what the LLM gets."""
+    """Newlines of images, [CLS] of video frames: the encoder's features of these are not what the LLM gets."""
     inputs = case.prompt(exact, [[2, "visual", 4]])
     (seen,) = case.seen(exact, inputs)
     if seen.is_patch.all() or "encoder" not in case.early:
@@ -317,17 +317,17 @@ def test_what_is_no_patch_keeps_its_embedding_when_features_are_replaced(case, e
 
 
 @pytest.mark.parametrize("name", ["llava_next_video", "video_llava"])
-@pytest.mark.parametrize("rows", [[[2, "picture", 1, "video", 4]], [[2, "picture", 4], [1, "video", 3]]])
-def test_pictures_and_videos_in_one_prompt_are_refused_with_a_sentence(name, rows):
+@pytest.mark.parametrize("rows", [[[2, "image", 1, "video", 4]], [[2, "image", 4], [1, "video", 3]]])
+def test_images_and_videos_in_one_prompt_are_refused_with_a_sentence(name, rows):
     """They are encoded one kind after the other, whatever their order in the prompt."""
     case = CASES[name]
     model = case.model()
     inputs = case.prompt(model, rows)
     generated(model, inputs, 1)  # the stock model takes them
-    with pytest.raises(Unsupported, match="both pictures and videos"):
+    with pytest.raises(Unsupported, match="both images and videos"):
         encode(model, case.here, inputs, ())
     with (
-        pytest.raises(Unsupported, match="both pictures and videos"),
+        pytest.raises(Unsupported, match="both images and videos"),
         prune(model, case.here, None, [stage(2, 5)], spread),
     ):
         generated(model, inputs, 1)
@@ -337,14 +337,14 @@ def test_sizes_that_do_not_fit_the_pixels_are_refused():
     case = CASES["llava_next (vicuna)"]
     model = case.model()
     with pytest.raises(Unsupported, match="image_sizes"):
-        case.here.pictures(model, {}, 5, 9)
+        case.here.images(model, {}, 5, 9)
     with pytest.raises(Unsupported, match="say 4 tiles, but the vision tower saw 5"):
-        case.here.pictures(model, {"image_sizes": torch.tensor([[20, 100]])}, 5, 9)
+        case.here.images(model, {"image_sizes": torch.tensor([[20, 100]])}, 5, 9)
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next (vicuna)", "qwen2_vl"])
 def test_signals_of_a_forward_that_failed_are_nobody_elses(name):
-    """The tower ran, the picture did not fit the prompt; embeddings that come next were made of another picture."""
+    """The tower ran, the image did not fit the prompt; embeddings that come next were made of another image."""
     case = CASES[name]
     model = case.model()
     inputs = case.prompt(model, [[3, "visual", 4]])

@@ -22,7 +22,7 @@ STAGES = {
 }
 POSITIONS = pytest.mark.parametrize("positions", ["keep", "reindex"])
 ROWS = pytest.mark.parametrize(
-    "rows", [[[3, "picture", 6]], [[5, "picture", 6], [2, "picture", 3]]], ids=["one row", "left-padded"]
+    "rows", [[[3, "image", 6]], [[5, "image", 6], [2, "image", 3]]], ids=["one row", "left-padded"]
 )
 
 
@@ -66,7 +66,7 @@ def test_beam_scores_are_the_oracles_log_probabilities(sdpa64, rows, positions):
 
 
 def test_differently_pruned_beams_stay_with_their_cache(sdpa64):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     with prune(sdpa64, FAMILY, None, STAGES["reindex"], ragged) as trace:
         generated(sdpa64, inputs, steps=1)
         cache = trace.cache
@@ -75,7 +75,7 @@ def test_differently_pruned_beams_stay_with_their_cache(sdpa64):
         assert cache._tokviz_state.segments[1].real.shape[0] == 3
         cache.batch_select_indices(torch.tensor([1]))
         assert cache._tokviz_state.segments[1].real.shape[0] == 1 == cache.layers[0].keys.shape[0]
-        generated(sdpa64, prompt(sdpa64, [[3, "picture", 6], [3, "picture", 6]]), steps=1)
+        generated(sdpa64, prompt(sdpa64, [[3, "image", 6], [3, "image", 6]]), steps=1)
         before = trace.cache._tokviz_state.segments[1].real
         trace.cache.reorder_cache(torch.tensor([1, 0]))
         after = trace.cache._tokviz_state.segments[1].real
@@ -93,7 +93,7 @@ def test_a_cache_that_was_cropped_into_its_prompt_is_masked_as_far_as_it_goes():
 
 @POSITIONS
 def test_several_returned_sequences_equal_one(sdpa64, positions):
-    inputs = prompt(sdpa64, [[3, "picture", 6], [2, "picture", 4]])
+    inputs = prompt(sdpa64, [[3, "image", 6], [2, "image", 4]])
     stages = [stage("encoder", 11, positions), *STAGES[positions]]
 
     def choose(stage, signals, row):
@@ -116,20 +116,23 @@ def test_several_returned_sequences_equal_one(sdpa64, positions):
     assert (torch.stack(output.logits) - expected).abs().max() <= 1e-6
 
 
-def test_copies_of_a_prompt_look_at_their_own_picture(sdpa64):
-    inputs = prompt(sdpa64, [[3, "picture", 6], [2, "picture", 4]])
+@pytest.mark.parametrize("way", ["encoded", "inputs of one's own"])
+def test_copies_of_a_prompt_look_at_their_own_image(sdpa64, way):
+    inputs, seen = prompt(sdpa64, [[3, "image", 6], [2, "image", 4]]), []
     encoded = encode(sdpa64, FAMILY, inputs, (CLS_ATTENTION,))
-    seen = {}
+    given, copies = (encoded, 1) if way == "encoded" else (None, 2)  # a prompt that is known decides for its copies
 
     def select(stage, signals, row):
-        seen[row] = signals.cls_attention
-        return spread(stage, signals, row // 2)
+        seen.append(signals.cls_attention)
+        return spread(stage, signals, row // copies)
 
-    with prune(sdpa64, FAMILY, None, [stage(2, 5, "keep", (CLS_ATTENTION,))], select):
-        sdpa64.generate(**inputs, do_sample=True, num_return_sequences=2, max_new_tokens=1)
-    first, second = (vision.seen["cls_attention"]["feature"] for vision in encoded.vision)
-    assert not torch.equal(first, second)
-    assert all(torch.equal(seen[row], values) for row, values in enumerate((first, first, second, second)))
+    with prune(sdpa64, FAMILY, given, [stage(2, 5, "keep", (CLS_ATTENTION,))], select) as pruned:
+        sdpa64.generate(
+            **(pruned.inputs if given else inputs), do_sample=True, num_return_sequences=2, max_new_tokens=1
+        )
+    rows = [vision.seen["cls_attention"]["feature"] for vision in encoded.vision for _ in range(copies)]
+    assert not torch.equal(rows[0], rows[-1])
+    assert len(seen) == len(rows) and all(map(torch.equal, seen, rows))
 
 
 class _Tokenizer:
@@ -138,7 +141,7 @@ class _Tokenizer:
 
 
 def test_an_answer_streams_from_a_bound_thread(sdpa64):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     with prune(sdpa64, FAMILY, None, STAGES["keep"], spread):
         tokens = generated(sdpa64, inputs)[0][0, inputs["input_ids"].shape[1] :].tolist()
     streamer = TextIteratorStreamer(_Tokenizer(), skip_prompt=True, timeout=30)
@@ -155,7 +158,7 @@ def test_an_answer_streams_from_a_bound_thread(sdpa64):
 def test_leaving_by_an_exception_stops_a_bound_thread(sdpa64):
     from tokviz.errors import Stopped
 
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     stopped = []
 
     class Counter(BaseStreamer):
@@ -200,7 +203,7 @@ def test_without_a_cache_the_first_decision_stands(model, tolerance, positions, 
         kept = signals.attention_rows.mean(0).argsort(descending=True)[: stage.keep - 2 * row].sort().values
         return Selection(kept=kept)
 
-    inputs = prompt(model, [[5, "picture", 6], [2, "picture", 3]])
+    inputs = prompt(model, [[5, "image", 6], [2, "image", 3]])
     stages = [stage("encoder", 12, positions), stage(2, 8, positions, needs), stage(4, 5, positions, needs)]
     with prune(model, FAMILY, None, stages, choose):
         cached = generated(model, inputs)
@@ -259,7 +262,7 @@ def test_a_manual_loop_without_positions_is_right(sdpa64, rows, positions):
 
 @POSITIONS
 def test_prompt_lookup_gives_the_tokens_of_greedy_search(sdpa64, positions):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     # A repeating question makes lookup guess already in the first forward, and guess wrongly.
     inputs["input_ids"][0, -6:] = torch.tensor([7, 8, 9, 7, 8, 9])
     with prune(sdpa64, FAMILY, None, STAGES[positions], spread):
@@ -274,7 +277,7 @@ def test_prompt_lookup_gives_the_tokens_of_greedy_search(sdpa64, positions):
 
 
 def test_two_generates_in_one_context_and_a_clean_model_afterwards(sdpa64):
-    first, second = prompt(sdpa64, [[3, "picture", 6]]), prompt(sdpa64, [[5, "picture", 2], [1, "picture", 4]], seed=9)
+    first, second = prompt(sdpa64, [[3, "image", 6]]), prompt(sdpa64, [[5, "image", 2], [1, "image", 4]], seed=9)
     plain = generated(sdpa64, first)
     alone = []
     for inputs in (first, second):
@@ -296,7 +299,7 @@ def test_a_text_only_prompt_is_left_alone(model):
 
 
 def test_the_cache_is_as_small_as_the_stages_make_it(sdpa64):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     with prune(sdpa64, FAMILY, None, STAGES["keep"], spread) as trace:
         generated(sdpa64, inputs, steps=1)
     lengths = [layer.keys.shape[-2] for layer in trace.cache.layers]
@@ -305,7 +308,7 @@ def test_the_cache_is_as_small_as_the_stages_make_it(sdpa64):
 
 
 def test_a_copied_cache_is_its_own(sdpa64):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     with torch.no_grad(), prune(sdpa64, FAMILY, None, STAGES["reindex"], spread):
         cache = sdpa64(**inputs, use_cache=True).past_key_values
         twin = copy.deepcopy(cache)
@@ -325,7 +328,7 @@ def test_a_pruned_cache_is_gone_with_its_last_user(sdpa64):
     gc.disable()
     try:
         with torch.no_grad(), prune(sdpa64, FAMILY, None, STAGES["reindex"], spread) as trace:
-            sdpa64(**prompt(sdpa64, [[3, "picture", 6]]), use_cache=True)
+            sdpa64(**prompt(sdpa64, [[3, "image", 6]]), use_cache=True)
             cache = weakref.ref(trace.cache)
             assert cache().get_seq_length() == 25
         del trace
@@ -335,7 +338,7 @@ def test_a_pruned_cache_is_gone_with_its_last_user(sdpa64):
 
 
 def test_a_pruned_cache_is_refused_where_it_would_be_misread(sdpa64):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     with torch.no_grad():
         with prune(sdpa64, FAMILY, None, STAGES["keep"], spread):
             cache = sdpa64(**inputs, use_cache=True).past_key_values
@@ -352,7 +355,7 @@ def test_a_pruned_cache_belongs_to_its_model(sdpa64):
     model = build(torch.float64)
     with torch.no_grad():
         with prune(model, FAMILY, None, STAGES["keep"], spread):
-            cache = model(**prompt(model, [[3, "picture", 6]]), use_cache=True).past_key_values
+            cache = model(**prompt(model, [[3, "image", 6]]), use_cache=True).past_key_values
         alive = weakref.ref(model)
         for _ in range(2):
             with prune(sdpa64, FAMILY, None, STAGES["keep"], spread), pytest.raises(ValueError, match="use it inside"):
@@ -363,7 +366,7 @@ def test_a_pruned_cache_belongs_to_its_model(sdpa64):
 
 
 def test_a_cache_of_ours_is_like_any_other_until_something_is_pruned(sdpa64):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     stock, ours = DynamicCache(config=sdpa64.config), PrunedCache(config=sdpa64.config)
     first, second = (generated(sdpa64, inputs, past_key_values=cache) for cache in (stock, ours))
     assert torch.equal(first[1], second[1]) and ours.get_seq_length() == stock.get_seq_length() == 30
@@ -381,7 +384,7 @@ def test_a_cache_of_ours_is_like_any_other_until_something_is_pruned(sdpa64):
 
 
 def test_the_hook_free_way_serves_beams_and_a_given_cache(sdpa64):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     early = [stage("encoder", 8), stage("projector", 5, "reindex")]
     short, _ = shorten(sdpa64, FAMILY, encode(sdpa64, FAMILY, inputs, ()), early, merged)
     options = {"num_beams": 3, "max_new_tokens": 6, "return_dict_in_generate": True, "output_scores": True}
@@ -412,7 +415,7 @@ def test_the_hook_free_way_serves_beams_and_a_given_cache(sdpa64):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_kernel_gets_no_mask_where_the_stock_model_gives_none(sdpa64, monkeypatch, batch):
-    inputs = prompt(sdpa64, [[3, "picture", 6]] * batch)
+    inputs = prompt(sdpa64, [[3, "image", 6]] * batch)
     masks = []
     original = torch.nn.functional.scaled_dot_product_attention
 
@@ -429,7 +432,7 @@ def test_the_kernel_gets_no_mask_where_the_stock_model_gives_none(sdpa64, monkey
 
 
 def test_image_ids_among_generated_tokens_do_no_harm(sdpa64):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     with torch.no_grad(), prune(sdpa64, FAMILY, None, STAGES["keep"], spread) as trace:
         output = sdpa64(**inputs, use_cache=True)
         sdpa64(torch.tensor([[IMAGE]]), past_key_values=output.past_key_values)

@@ -16,7 +16,7 @@ from tokviz.models.families import FAMILIES
 from tokviz.models.loading import VisionLanguageModel, loaded_record
 from tokviz.pruners import PRUNERS
 
-PICTURE = noise(60, 40, seed=7)
+IMAGE = noise(60, 40, seed=7)
 METHODS = [pruner.id for pruner in PRUNERS]
 
 
@@ -24,7 +24,7 @@ def of_case(case):
     return lambda: (case.model(torch.float32), case.processor())
 
 
-MODELS = {name: of_case(case) for name, case in CASES.items() if case.media == "picture"}
+MODELS = {name: of_case(case) for name, case in CASES.items() if case.media == "image"}
 
 
 def under(name, kernel):
@@ -37,7 +37,7 @@ def under(name, kernel):
 
 def kept(vlm):
     """Per method what every stage kept and the answer, or why it did not run."""
-    comparison = tokviz.compare(vlm, PICTURE, "what is it ?", METHODS, budget=6, max_new_tokens=3)
+    comparison = tokviz.compare(vlm, IMAGE, "what is it ?", METHODS, budget=6, max_new_tokens=3)
     return {
         run.method: run.error or ([stage.kept for stage in run.stages], [token.id for token in run.answer_tokens])
         for run in comparison.runs
@@ -69,7 +69,7 @@ def test_every_method_keeps_the_same_tokens_under_every_kernel(expected, kernel)
 def test_a_padded_batch_goes_through_the_glue_of_flash_attention(kernel):
     """Rows of different lengths that lose different numbers of tokens, before the LLM and inside: as under SDPA."""
     case, answers = CASES["llava"], []
-    rows = [["picture", 5], [3, "picture", 9]]
+    rows = [["image", 5], [3, "image", 9]]
     for name in ("sdpa", kernel):
         model = case.model(torch.float32)
         inputs = case.prompt(model, rows)

@@ -13,7 +13,7 @@ from tokviz.errors import BadInput
 from tokviz.pruners import PRUNERS
 from tokviz.types import Budget, PlanningInfo
 
-PADDED = [[5, "picture", 6], [2, "picture", 3]]
+PADDED = [[5, "image", 6], [2, "image", 3]]
 INFO = PlanningInfo(PATCHES, BLOCKS, vision_blocks=3)
 ATTENTION = ("last_row", "text_rows", "head_rows")
 CELLS = torch.tensor([[place // 4, place % 4] for place in range(PATCHES)])
@@ -54,7 +54,7 @@ ATTENTIVE = list(attentive_methods())
 
 
 def words(inputs):
-    """Everything behind the picture but the last token, as if the template ended in one."""
+    """Everything behind the image but the last token, as if the template ended in one."""
     ids = inputs["input_ids"]
     columns = torch.arange(ids.shape[1])
     last_visual = torch.where(ids == IMAGE, columns, -1).amax(dim=1, keepdim=True)

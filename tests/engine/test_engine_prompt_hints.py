@@ -18,7 +18,7 @@ from tokviz.types import (
     Selection,
 )
 
-ROWS = [[5, "picture", 6], [2, "picture", 3]]
+ROWS = [[5, "image", 6], [2, "image", 3]]
 WORDS = [[-4, -3], [-2]]
 """Columns of the user's own words, counted from the end."""
 
@@ -85,10 +85,10 @@ def test_without_being_told_the_users_words_are_not_guessed(sdpa32):
     encoded = encode(sdpa32, FAMILY, inputs, ())
     with pytest.raises(Unsupported, match=r"listener.*question_mask"):
         shorten(sdpa32, FAMILY, encoded, stages, ragged)
-    before_the_picture = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    before_the_picture[:, 2] = True
-    encoded = encode(sdpa32, FAMILY, inputs, (), question_mask=before_the_picture)
-    with pytest.raises(Unsupported, match="behind the last picture"):
+    before_the_image = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    before_the_image[:, 2] = True
+    encoded = encode(sdpa32, FAMILY, inputs, (), question_mask=before_the_image)
+    with pytest.raises(Unsupported, match="behind the last image"):
         shorten(sdpa32, FAMILY, encoded, stages, ragged)
 
 
@@ -204,7 +204,7 @@ def test_a_text_tower_is_not_there_to_encode_with(sdpa32):
     "need", [HEAD_ROWS, KEY_NORMS, QUESTION_FEATURES, LLM_INPUT, NORMED_FEATURES, ROTARY_SIMILARITY]
 )
 def test_guessed_tokens_are_not_read_as_text(sdpa64, need):
-    inputs = prompt(sdpa64, [[3, "picture", 6]])
+    inputs = prompt(sdpa64, [[3, "image", 6]])
     inputs["input_ids"][0, -6:] = torch.tensor([7, 8, 9, 7, 8, 9])
     with prune(sdpa64, FAMILY, None, [stage(2, 5, needs=(need,))], ragged), pytest.raises(ValueError, match="guess"):
         sdpa64.generate(**inputs, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3)

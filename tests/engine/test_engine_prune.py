@@ -85,19 +85,19 @@ def test_beams_and_sampled_sequences_are_copies_of_their_prompt(case, model, sta
 
 # -- stages inside the vision tower ------------------------------------------------------------------------------------
 
-BATCH = [[2, "picture", 1, "picture", 4], [3, "picture", 5], [7]]
+BATCH = [[2, "image", 1, "image", 4], [3, "image", 5], [7]]
 MERGING = [stage(VisionBlock(0), 24, "reindex"), stage(VisionBlock(2), 16, "reindex")]
 LATER = [stage("encoder", 9, "reindex"), stage("projector", 8, "keep"), stage(2, 5, "keep", (LAST_ROW,)), stage(4, 3)]
 
 
 def halving(stage, signals, row):
-    """Inside the tower every picture loses as many tokens, and the last one left comes first; else as ``ragged``."""
+    """Inside the tower every image loses as many tokens, and the last one left comes first; else as ``ragged``."""
     if not isinstance(stage.site, VisionBlock):
         return ragged(stage, signals, row)
-    n_pictures = 1 if signals.view is None else len(signals.view.unique())
-    each, left = signals.features.shape[0] // n_pictures, stage.keep // 2
-    kept = torch.cat([torch.arange(each - left, each) + each * picture for picture in range(n_pictures)])
-    sequence = torch.cat([torch.arange(left).roll(1) + left * picture for picture in range(n_pictures)])
+    n_images = 1 if signals.view is None else len(signals.view.unique())
+    each, left = signals.features.shape[0] // n_images, stage.keep // 2
+    kept = torch.cat([torch.arange(each - left, each) + each * image for image in range(n_images)])
+    sequence = torch.cat([torch.arange(left).roll(1) + left * image for image in range(n_images)])
     return Selection(kept=kept, features=signals.features[kept] * 0.5, sequence=sequence)
 
 
@@ -174,7 +174,7 @@ class _Tokenizer:
 
 
 def test_an_answer_streams_while_generate_runs_in_a_thread(sdpa64):
-    inputs, stages = prompt(sdpa64, [[3, "picture", 6]]), [*MERGING, *LATER]
+    inputs, stages = prompt(sdpa64, [[3, "image", 6]]), [*MERGING, *LATER]
     with prune(sdpa64, FAMILY, inputs, stages, halving) as pruned:
         tokens = sdpa64.generate(**pruned.inputs, max_new_tokens=6, do_sample=False)[0].tolist()
     streamer = TextIteratorStreamer(_Tokenizer(), timeout=60)
@@ -204,7 +204,7 @@ def test_nothing_of_it_stays_on_the_model_and_encoding_needs_no_attribute():
 
 
 def test_without_inputs_there_are_none_to_hand_on(sdpa32):
-    inputs = prompt(sdpa32, [[3, "picture", 6]])
+    inputs = prompt(sdpa32, [[3, "image", 6]])
     with prune(sdpa32, FAMILY, None, [stage(2, 3)], spread) as pruned:
         assert pruned.kept == [] and pruned.cache is None
         with pytest.raises(Unsupported, match="call generate with your own"):
@@ -214,7 +214,7 @@ def test_without_inputs_there_are_none_to_hand_on(sdpa32):
 
 
 def test_diagnostics_are_made_only_for_those_who_ask(sdpa32):
-    inputs, asked = prompt(sdpa32, [[3, "picture", 6]]), []
+    inputs, asked = prompt(sdpa32, [[3, "image", 6]]), []
 
     def told(stage, signals, row):
         diagnostics = Diagnostics(facts={"site": str(stage.site)})
@@ -245,16 +245,16 @@ def test_a_selector_gives_every_row_and_every_prefill_what_it_would_get_alone(sd
                 generated(sdpa32, pruned.inputs, 1)
         return [[event.kept.tolist() for event in row] for row in pruned.events]
 
-    (alone,) = kept(prompt(sdpa32, [[3, "picture", 6]]))
-    assert [len(left) for left in alone] == [8, 4] and kept(prompt(sdpa32, [[3, "picture", 6]]), seed=4) != [alone]
-    assert kept(prompt(sdpa32, [[3, "picture", 6]] * 2), times=3) == [alone, alone]
+    (alone,) = kept(prompt(sdpa32, [[3, "image", 6]]))
+    assert [len(left) for left in alone] == [8, 4] and kept(prompt(sdpa32, [[3, "image", 6]]), seed=4) != [alone]
+    assert kept(prompt(sdpa32, [[3, "image", 6]] * 2), times=3) == [alone, alone]
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
-    mixed = kept(prompt(sdpa32, [[3, "picture", 6]] * 2), seed=generators)
+    mixed = kept(prompt(sdpa32, [[3, "image", 6]] * 2), seed=generators)
     assert mixed[0] == alone and mixed[1] != alone
 
 
 def test_against_the_oracle(sdpa64):
-    inputs, stages = prompt(sdpa64, [[5, "picture", 6], [2, "picture", 3]]), [*LATER[:2], stage(2, 5), stage(4, 3)]
+    inputs, stages = prompt(sdpa64, [[5, "image", 6], [2, "image", 3]]), [*LATER[:2], stage(2, 5), stage(4, 3)]
     with prune(sdpa64, FAMILY, inputs, stages, ragged) as pruned:
         tokens, logits = generated(sdpa64, pruned.inputs, STEPS)
     expected, kept = oracle(sdpa64, inputs, stages, ragged, tokens)

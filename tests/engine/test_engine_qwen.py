@@ -101,7 +101,7 @@ def test_a_decoding_loop_by_hand_leaves_positions_to_the_model_and_its_rope_delt
 # --------------------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("rows", [PADDED, MIXED], ids=["left-padded", "2, 1 and 0 pictures"])
+@pytest.mark.parametrize("rows", [PADDED, MIXED], ids=["left-padded", "2, 1 and 0 images"])
 @pytest.mark.parametrize("kernel", ["sdpa64", "eager32"])
 def test_every_signal_inside_the_llm_is_the_oracles(case, kernel, rows):
     model = tiny(case) if kernel == "sdpa64" else tiny(case, torch.float32, "eager")
@@ -157,7 +157,7 @@ def test_flash_attention_hands_over_all_frames_in_one_call(case):
     found = []
     for pieces in ([80], [48, 16, 16]):
         capture = MergedVisionCapture(merging, ["received_attention"])
-        capture.see_pictures((), {"grid_thw": grid})
+        capture.see_images((), {"grid_thw": grid})
         for q, k in zip(query.split(pieces, 2), key.split(pieces, 2), strict=True):
             capture.see_attention(q, k, 0.3)
         output = type("Output", (), {"pooler_output": torch.zeros(20, 32)})
@@ -208,7 +208,7 @@ def test_a_tower_without_cls_says_so(case):
         encode(model, case.here, case.prompt(model, ONE), (CLS_ATTENTION,))
 
 
-def test_pictures_with_positions_of_text_are_refused(case):
+def test_images_with_positions_of_text_are_refused(case):
     model = tiny(case)
     inputs = case.prompt(model, PADDED)
     del inputs["mm_token_type_ids"]
@@ -240,8 +240,8 @@ def test_what_is_left_of_a_video_may_look_like_text(family):
         assert torch.equal(generated(model, inputs)[1], logits)
 
 
-def test_pictures_and_videos_in_one_prompt_are_refused(case):
+def test_images_and_videos_in_one_prompt_are_refused(case):
     model = tiny(case)
-    inputs = TinyQwen(case.family).prompt(model, [[2, "picture", 2, "video", 3]])
-    with pytest.raises(Unsupported, match="both pictures and videos"):
+    inputs = TinyQwen(case.family).prompt(model, [[2, "image", 2, "video", 3]])
+    with pytest.raises(Unsupported, match="both images and videos"):
         encode(model, case.here, inputs, ())

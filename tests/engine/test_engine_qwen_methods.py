@@ -48,9 +48,9 @@ def planned(pruner, tokens=5):
 
 
 def words(inputs):
-    """Everything behind the picture but the last token."""
+    """Everything behind the image but the last token."""
     columns = torch.arange(inputs["input_ids"].shape[1])
-    last = (inputs["input_ids"][0] == IMAGE).nonzero().max() + 1  # and the mark that ends the picture
+    last = (inputs["input_ids"][0] == IMAGE).nonzero().max() + 1  # and the mark that ends the image
     return ((columns > last) & (columns < len(columns) - 1))[None]
 
 

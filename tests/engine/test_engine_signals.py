@@ -21,7 +21,7 @@ from tokviz.types import (
 
 VISION = (CLS_ATTENTION, CLS_ATTENTION_LAST_BLOCK, ENCODER_KEYS, Need("encoder_keys", "last"))
 # Equally long: eager float64 with padding is NaN in the stock model.
-TWO_PICTURES = [[2, "picture", 2, "picture", 4], [3, "picture", 21], [40]]
+TWO_IMAGES = [[2, "image", 2, "image", 4], [3, "image", 21], [40]]
 
 
 def captured(model, inputs, stages):
@@ -46,7 +46,7 @@ def eager64():
 @pytest.fixture(scope="module")
 def eager_attentions(eager64):
     """LLM attention maps ``(B, H, L, L)`` per block and vision maps."""
-    inputs = prompt(eager64, TWO_PICTURES)
+    inputs = prompt(eager64, TWO_IMAGES)
     with torch.no_grad():
         llm = eager64(**inputs, output_attentions=True).attentions
         vision = eager64.model.vision_tower(inputs["pixel_values"], output_attentions=True, output_hidden_states=True)
@@ -57,7 +57,7 @@ def eager_attentions(eager64):
 @pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
 def test_attention_rows_are_the_eager_models(request, kernel, need, eager_attentions):
     model = request.getfixturevalue(kernel)
-    inputs = prompt(model, TWO_PICTURES)
+    inputs = prompt(model, TWO_IMAGES)
     seen = captured(model, inputs, [stage(1, 99, "keep", (need,)), stage(4, 99, "keep", (need,))])
     visual = inputs["input_ids"] == 90
     for (site, row), signals in seen.items():
@@ -74,7 +74,7 @@ def test_attention_rows_are_the_eager_models(request, kernel, need, eager_attent
 @pytest.mark.parametrize("way", ["encode", "hooks"])
 def test_vision_signals_are_the_eager_models(request, kernel, way, eager_attentions):
     model = request.getfixturevalue(kernel)
-    inputs = prompt(model, TWO_PICTURES)
+    inputs = prompt(model, TWO_IMAGES)
     maps, states = eager_attentions[1].attentions, eager_attentions[1].hidden_states
     rows = [(0, slice(0, 2)), (1, slice(2, 3))]
     if way == "encode":
@@ -103,14 +103,14 @@ def test_vision_signals_are_the_eager_models(request, kernel, way, eager_attenti
         }  # fmt: skip
         assert seen["encoder", 0].view.tolist() == [0] * 16 + [1] * 16 and seen["encoder", 1].view is None
     attention = {name: FAMILY.vision_attention(model, name) for name in ("feature", "last")}
-    for row, pictures in rows:
+    for row, images in rows:
         features, feature_row, last_row, feature_keys, last_keys = found[row]
-        assert (features - states[-2][pictures, 1:].flatten(0, 1)).abs().max() <= 1e-6
-        assert (feature_row - maps[-2][pictures, :, 0, 1:].mean(1).flatten()).abs().max() <= 1e-6
-        assert (last_row - maps[-1][pictures, :, 0, 1:].mean(1).flatten()).abs().max() <= 1e-6
+        assert (features - states[-2][images, 1:].flatten(0, 1)).abs().max() <= 1e-6
+        assert (feature_row - maps[-2][images, :, 0, 1:].mean(1).flatten()).abs().max() <= 1e-6
+        assert (last_row - maps[-1][images, :, 0, 1:].mean(1).flatten()).abs().max() <= 1e-6
         for name, keys, norm_input in (("feature", feature_keys, states[-3]), ("last", last_keys, states[-2])):
             block = model.model.vision_tower.encoder.layers[2 if name == "feature" else 3]
-            by_hand = attention[name].k_proj(block.layer_norm1(norm_input[pictures])).unflatten(-1, (3, -1)).mean(2)
+            by_hand = attention[name].k_proj(block.layer_norm1(norm_input[images])).unflatten(-1, (3, -1)).mean(2)
             assert (keys - by_hand[:, 1:].flatten(0, 1)).abs().max() <= 1e-6
 
 
@@ -120,7 +120,7 @@ def test_vision_signals_are_the_eager_models(request, kernel, way, eager_attenti
 @pytest.mark.parametrize("kind", ["cls_logits", "cls_full_width", "full_keys"])
 def test_further_vision_signals_are_what_the_tower_computes(request, kernel, way, block, kind):
     model, need = request.getfixturevalue(kernel), Need(kind, block)
-    inputs = prompt(model, TWO_PICTURES)
+    inputs = prompt(model, TWO_IMAGES)
     if way == "encode":
         found = [vision.seen[kind][block] for vision in encode(model, FAMILY, inputs, [need]).vision[:2]]
     else:
@@ -140,16 +140,16 @@ def test_further_vision_signals_are_what_the_tower_computes(request, kernel, way
         heads = (query.view(-1, 3, 1, 8) * key.view(-1, 17, 3, 8).transpose(1, 2)).sum(-1) * 8**-0.5
         expected = heads.mean(1)[:, 1:]
         assert expected.min() < 0, "logits, not probabilities"
-    for mine, pictures in zip(found, (slice(0, 2), slice(2, 3)), strict=True):
-        assert mine.shape == expected[pictures].flatten(0, 1).shape
-        assert (mine - expected[pictures].flatten(0, 1)).abs().max() <= 1e-5
+    for mine, images in zip(found, (slice(0, 2), slice(2, 3)), strict=True):
+        assert mine.shape == expected[images].flatten(0, 1).shape
+        assert (mine - expected[images].flatten(0, 1)).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
 @pytest.mark.parametrize("block", ["feature", "last"])
 def test_the_cls_feature_is_the_blocks_first_row(request, kernel, block):
     model, need = request.getfixturevalue(kernel), Need("cls_feature", block)
-    inputs = prompt(model, [[2, "picture", 4], [3, "picture", 3]])
+    inputs = prompt(model, [[2, "image", 4], [3, "image", 3]])
     with torch.no_grad():
         states = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
     expected = states[3 if block == "feature" else 4][:, 0]
@@ -161,14 +161,14 @@ def test_the_cls_feature_is_the_blocks_first_row(request, kernel, block):
         assert torch.equal(seen[2, row].cls_feature, expected[row])
 
 
-def test_one_cls_feature_of_several_pictures_is_refused(sdpa64):
+def test_one_cls_feature_of_several_images_is_refused(sdpa64):
     stages = [stage("encoder", 99, "keep", (CLS_FEATURE,), title="the summary")]
-    with pytest.raises(Unsupported, match=r"the summary.*2 pictures"):
-        captured(sdpa64, prompt(sdpa64, TWO_PICTURES), stages)
+    with pytest.raises(Unsupported, match=r"the summary.*2 images"):
+        captured(sdpa64, prompt(sdpa64, TWO_IMAGES), stages)
 
 
 def test_a_fastv_like_choice_is_the_one_from_eager_attentions(sdpa64, eager_attentions):
-    inputs = prompt(sdpa64, TWO_PICTURES)
+    inputs = prompt(sdpa64, TWO_IMAGES)
     kept = {}
 
     def choose(stage, signals, row):
@@ -184,7 +184,7 @@ def test_a_fastv_like_choice_is_the_one_from_eager_attentions(sdpa64, eager_atte
 
 
 def test_beams_share_the_vision_signals_of_their_prompt(sdpa32):
-    inputs = prompt(sdpa32, [[3, "picture", 5], [2, "picture", 2]])
+    inputs = prompt(sdpa32, [[3, "image", 5], [2, "image", 2]])
     seen = {}
 
     def choose(stage, signals, row):
@@ -201,7 +201,7 @@ def test_beams_share_the_vision_signals_of_their_prompt(sdpa32):
 def test_vision_signals_reach_stages_inside_the_llm_of_a_shortened_prompt(sdpa32):
     from tokviz.engine import shorten
 
-    inputs = prompt(sdpa32, [[3, "picture", 5]])
+    inputs = prompt(sdpa32, [[3, "image", 5]])
     encoded = encode(sdpa32, FAMILY, inputs, [CLS_ATTENTION])
 
     def choose(stage, signals, row):
@@ -247,7 +247,7 @@ def test_one_wrapper_serves_all_taps_in_any_order(sdpa32):
 
 def test_half_precision_attention_is_looked_at_in_single_precision():
     model = build(torch.bfloat16, "sdpa")
-    inputs = prompt(model, [[3, "picture", 5]])
+    inputs = prompt(model, [[3, "image", 5]])
     needs = [(LAST_ROW,), (Need("last_row", "this"),)]
     seen = captured(model, inputs, [stage(2, 16, "keep", needs[0]), stage(3, 16, "keep", needs[1])])
     for signals in seen.values():

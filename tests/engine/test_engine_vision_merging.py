@@ -16,10 +16,10 @@ from tokviz.pruners.tome import PRUNER, merges_per_block
 from tokviz.types import CLS_ATTENTION, ENCODER_KEYS, LAST_ROW, Budget, PlanningInfo, Selection
 
 BATCHES = {
-    "one row": [[3, "picture", 6]],
-    "left-padded": [[5, "picture", 6], [2, "picture", 3]],
-    "three pictures": [[2, "picture", 2, "picture", 1, "picture", 4]],
-    "2, 1 and 0 pictures": [[2, "picture", 1, "picture", 4], [3, "picture", 5], [7]],
+    "one row": [[3, "image", 6]],
+    "left-padded": [[5, "image", 6], [2, "image", 3]],
+    "three images": [[2, "image", 2, "image", 1, "image", 4]],
+    "2, 1 and 0 images": [[2, "image", 1, "image", 4], [3, "image", 5], [7]],
 }
 INFO = PlanningInfo(PATCHES, n_blocks=6, vision_blocks=3)
 
@@ -30,29 +30,29 @@ def plan(budget=6, **params):
 
 
 def choose_with(params):
-    """Every picture of a row loses what the stage takes from one."""
+    """Every image of a row loses what the stage takes from one."""
 
     def choose(stage, signals, row):
-        pictures = 1 if signals.view is None else len(signals.view.unique())
-        return stage.select(signals, stage.keep * pictures, params, None)
+        images = 1 if signals.view is None else len(signals.view.unique())
+        return stage.select(signals, stage.keep * images, params, None)
 
     return choose
 
 
 def by_hand(model, inputs, merges, order, proportional):
     """Per row: embeddings of the shortened prompt ``(L', D)`` and original indices of its visual tokens, as given."""
-    rows, picture = [], 0
+    rows, image = [], 0
     for ids, real in zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True):
         parts, kept, ids, seen = [], [], ids[real].tolist(), 0
         while ids:
             if ids[0] == IMAGE:
-                features, patches = merged_tower(model, inputs["pixel_values"][picture], merges, proportional)
+                features, patches = merged_tower(model, inputs["pixel_values"][image], merges, proportional)
                 if order == "raster":
                     at = sorted(range(len(patches)), key=lambda token: min(patches[token]))
                     features, patches = features[at], [patches[token] for token in at]
                 parts.append(model.model.multi_modal_projector(features))
                 kept += [min(held) + seen * PATCHES for held in patches]
-                ids, picture, seen = ids[PATCHES:], picture + 1, seen + 1
+                ids, image, seen = ids[PATCHES:], image + 1, seen + 1
             else:
                 parts.append(model.get_input_embeddings()(torch.tensor(ids[:1])))
                 ids = ids[1:]
@@ -119,7 +119,7 @@ def test_a_tower_as_deep_as_that_of_llava(sdpa32):
     assert short.alive[0].tolist() == sorted(short.alive[0].tolist())
 
 
-@pytest.mark.parametrize("batch", ["one row", "left-padded", "three pictures"])
+@pytest.mark.parametrize("batch", ["one row", "left-padded", "three images"])
 def test_merging_nothing_is_the_stock_tower_bit_for_bit(batch, request):
     for name in ("sdpa64", "sdpa32"):
         model = request.getfixturevalue(name)
@@ -234,7 +234,7 @@ def test_what_cannot_be_merged_is_refused(sdpa64, monkeypatch):
     refuses(r"blocks 0\.\.2; there is no block 3", [stage(VisionBlock(3), 9, "reindex")], by=spread)
     refuses("A vision block takes one stage", [stages[0], stages[0]])
     refuses("Stages must come in the order", [stages[1], stages[0]])
-    refuses("needs the pixels of every picture", on=replace(encoded, pixel_values=None))
+    refuses("needs the pixels of every image", on=replace(encoded, pixel_values=None))
     refuses("merging inside the vision tower must come first", on=shorten(sdpa64, FAMILY, encoded, stages, choose)[0])
     extra = torch.zeros(1, 24, dtype=torch.float64)
     refuses("adds tokens inside the vision tower", by=lambda *_: Selection(kept=torch.arange(3), extra=extra))
@@ -246,7 +246,7 @@ def test_what_cannot_be_merged_is_refused(sdpa64, monkeypatch):
     refuses("cannot be run with fewer tokens")
 
 
-def test_a_prompt_without_pictures_has_nothing_to_merge(sdpa64):
+def test_a_prompt_without_images_has_nothing_to_merge(sdpa64):
     encoded = encode(sdpa64, FAMILY, prompt(sdpa64, [[7]]), ())
     short, events = shorten(sdpa64, FAMILY, encoded, *_call())
     assert short.inputs_embeds is encoded.inputs_embeds

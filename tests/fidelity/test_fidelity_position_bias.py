@@ -119,7 +119,7 @@ def test_evidence_places_against_pixels():
     asked = [question for question in generate_scene(seed, questions_per_family=2).questions if question.evidence]
     assert len(found) == len(asked) > 0
     for place, question in zip(found, asked, strict=True):
-        # A tenth of a patch of 14 x 14 pixels, counted in a picture four times as fine.
+        # A tenth of a patch of 14 x 14 pixels, counted in an image four times as fine.
         shown = np.zeros((1344, 1344), dtype=bool)
         for x0, y0, x1, y1 in question.evidence:
             shown[round(4 * y0) : round(4 * y1), round(4 * x0) : round(4 * x1)] = True

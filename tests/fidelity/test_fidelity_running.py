@@ -24,14 +24,14 @@ from benchmarks.fidelity.outcomes import (
     shared_questions,
     to_lines,
 )
-from benchmarks.fidelity.prompts import encode_picture, joined, shared_prefix, with_text
+from benchmarks.fidelity.prompts import encode_image, joined, shared_prefix, with_text
 from benchmarks.fidelity.questions import (
     CHUNK,
     chunks,
     covered_pixels,
     first_seed,
     position_correlation,
-    scene_picture,
+    scene_image,
     thirds,
 )
 from benchmarks.fidelity.running import (
@@ -80,7 +80,7 @@ def singly(vlm, grid, budget, method):
     """``(seed, number) -> Comparison`` of a few questions of both scenes, by the product's own path."""
     found = {}
     for seed, numbers in zip(SEEDS, ((0, 5), (2, 8)), strict=True):
-        scene = scene_picture(seed, grid)
+        scene = scene_image(seed, grid)
         for case in (scene.cases[number] for number in numbers):
             image, length = read_image(scene.image), MAX_NEW_TOKENS
             found[seed, case.number] = tokviz.compare(
@@ -119,17 +119,17 @@ def test_exchanging_the_question_is_encoding_with_it(vlm, grid, scenes):
     from tokviz.engine import encode
     from tokviz.models.prompts import model_inputs
 
-    picture = scene_picture(SEEDS[0], grid)
-    for case, text in list(zip(picture.cases, scenes[0].picture.texts, strict=True))[1::3]:
-        inputs, asked = model_inputs(vlm, picture.image, case.question)
+    image = scene_image(SEEDS[0], grid)
+    for case, text in list(zip(image.cases, scenes[0].image.texts, strict=True))[1::3]:
+        inputs, asked = model_inputs(vlm, image.image, case.question)
         encoded = encode(vlm.model, vlm.family, inputs, (), question_mask=asked)
-        exchanged = with_text(scenes[0].picture.prompt, text)
+        exchanged = with_text(scenes[0].image.prompt, text)
         for name in ("input_ids", "inputs_embeds", "attention_mask", "visual_mask", "question_mask"):
             assert torch.equal(getattr(exchanged, name), getattr(encoded, name)), name
 
 
 def test_joined_prompts_are_padded_on_the_left(scenes):
-    prompts = [with_text(scenes[0].picture.prompt, text) for text in scenes[0].picture.texts]
+    prompts = [with_text(scenes[0].image.prompt, text) for text in scenes[0].image.texts]
     batch = joined(prompts)
     width = batch.input_ids.shape[1]
     assert len({prompt.input_ids.shape[1] for prompt in prompts}) > 1, "the questions must differ in length"
@@ -141,11 +141,11 @@ def test_joined_prompts_are_padded_on_the_left(scenes):
 
 @pytest.mark.generator
 def test_a_shared_prefix_holds_the_keys_and_values_of_the_whole_prompt(vlm, scenes):
-    pictures = [scene.picture.prompt for scene in scenes]
-    rows = [(number, text) for number, scene in enumerate(scenes) for text in scene.picture.texts]
-    batch = joined([with_text(pictures[number], text) for number, text in rows])
+    images = [scene.image.prompt for scene in scenes]
+    rows = [(number, text) for number, scene in enumerate(scenes) for text in scene.image.texts]
+    batch = joined([with_text(images[number], text) for number, text in rows])
     with torch.inference_mode():
-        cache = shared_prefix(vlm, pictures, [number for number, _ in rows], batch)
+        cache = shared_prefix(vlm, images, [number for number, _ in rows], batch)
         positions = counted_positions(batch.attention_mask)  # as generate counts; forward does not look at pads
         whole = vlm.model(**batch.generate_inputs(), position_ids=positions, use_cache=True).past_key_values
     shared = cache.get_seq_length()
@@ -483,4 +483,4 @@ def test_unfinished_files_are_swept(tmp_path):
 def test_models_whose_positions_have_axes_are_refused():
     vlm = SimpleNamespace(family=SimpleNamespace(reindexes=False))
     with pytest.raises(Unsupported, match="several axes"):
-        encode_picture(vlm, None, None, ["what ?"], ())
+        encode_image(vlm, None, None, ["what ?"], ())

@@ -230,16 +230,16 @@ def test_best_and_second_best_are_marked_and_controls_are_not(document):
 
 
 def test_blind_baselines_stand_below_the_unpruned_model(made):
-    blind = {"Grey picture": {"existence": 0.5, "reading": 0.031}}
+    blind = {"Grey image": {"existence": 0.5, "reading": 0.031}}
     document = summarise(made, about(blind=blind), resamples=50)
     most_frequent, grey = accuracy_tables(document)[1].splitlines()[-2:]
-    assert grey.startswith("| Grey picture | no picture | 50.0 | – | – | – | 3.1 | – | – |")
+    assert grey.startswith("| Grey image | no image | 50.0 | – | – | – | 3.1 | – | – |")
     # Half of the made-up questions of each family expect the first answer, half the second.
-    assert most_frequent.startswith("| Most frequent answer | no picture | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | – |")
+    assert most_frequent.startswith("| Most frequent answer | no image | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | – |")
     full = row(document, FULL, None)["accuracy"]
     kept = [50 / full[family]["value"] for family in FAMILIES]
     assert document["blind"]["Most frequent answer"]["mean_retention"] == pytest.approx(sum(kept) / 5)
-    assert document["blind"]["Grey picture"]["mean_retention"] is None
+    assert document["blind"]["Grey image"]["mean_retention"] is None
 
 
 def test_the_most_frequent_answer_is_known_per_kind_of_question(made):
@@ -314,7 +314,7 @@ def test_variants_of_one_method_keep_their_own_rows(made):
     assert any(r["label"] == "ApET, M = 6" and r["params"] == {"m": 6} for r in document["rows"])
 
 
-def test_charts_are_pictures_and_repeatable(made):
+def test_charts_are_images_and_repeatable(made):
     few = {v: own for v, own in made.items() if v.method in (FULL, "random", "apet", "fastv")}
     document = summarise(few, about(), resamples=50)
     png, svg = chart_bytes(document, "png"), chart_bytes(document, "svg")

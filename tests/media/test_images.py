@@ -1,4 +1,4 @@
-"""Hostile and odd pictures: each is read as said, or refused with one clear sentence."""
+"""Hostile and odd images: each is read as said, or refused with one clear sentence."""
 
 import contextlib
 import hashlib
@@ -26,20 +26,20 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_plain_picture_is_rgb_and_survives_the_session_exactly():
+def test_a_plain_image_is_rgb_and_survives_the_session_exactly():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 33, 3), dtype=np.uint8)
-    picture = read_image(encoded(Image.fromarray(pixels), "PNG"), "a.png")
-    assert picture.image.mode == "RGB" and picture.image.size == (33, 20) and picture.notices == ()
-    assert np.array_equal(np.asarray(stored_image(picture.record)), pixels)
+    image = read_image(encoded(Image.fromarray(pixels), "PNG"), "a.png")
+    assert image.image.mode == "RGB" and image.image.size == (33, 20) and image.notices == ()
+    assert np.array_equal(np.asarray(stored_image(image.record)), pixels)
 
 
 def test_exif_rotation_is_applied():
     image = Image.new("RGB", (60, 20), "red")
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = read_image(encoded(image, "JPEG", exif=exif))
-    assert picture.image.size == (20, 60) == (picture.record.width, picture.record.height)
-    assert not picture.image.getexif()
+    input_image = read_image(encoded(image, "JPEG", exif=exif))
+    assert input_image.image.size == (20, 60) == (input_image.record.width, input_image.record.height)
+    assert not input_image.image.getexif()
     pixels = np.random.default_rng(1).integers(0, 256, (20, 60, 3), np.uint8)
     for orientation in range(1, 9):
         exif[0x0112] = orientation
@@ -49,11 +49,11 @@ def test_exif_rotation_is_applied():
 
 
 def test_transparency_is_laid_on_white_and_said():
-    picture = read_image(encoded(Image.new("RGBA", (10, 10), (255, 0, 0, 0)), "PNG"))
-    assert picture.image.getpixel((5, 5)) == (255, 255, 255)
-    assert "white" in picture.notices[0]
+    image = read_image(encoded(Image.new("RGBA", (10, 10), (255, 0, 0, 0)), "PNG"))
+    assert image.image.getpixel((5, 5)) == (255, 255, 255)
+    assert "white" in image.notices[0]
     tall = Image.new("RGBA", (10, 200), (255, 0, 0, 255))
-    tall.putpixel((5, 0), (255, 0, 0, 0))  # pictures are worked on in strips: one transparent pixel anywhere counts
+    tall.putpixel((5, 0), (255, 0, 0, 0))  # images are worked on in strips: one transparent pixel anywhere counts
     assert "white" in read_image(encoded(tall, "PNG")).notices[0]
 
 
@@ -64,34 +64,34 @@ def test_an_opaque_alpha_channel_is_no_news():
 def test_palette_transparency():
     image = Image.new("P", (10, 10), 0)
     image.putpalette([0, 0, 0, 255, 0, 0])
-    picture = read_image(encoded(image, "PNG", transparency=0))
-    assert picture.image.getpixel((0, 0)) == (255, 255, 255)
+    input_image = read_image(encoded(image, "PNG", transparency=0))
+    assert input_image.image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped():
     values = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
-    picture = read_image(encoded(Image.fromarray(values), "PNG"))
-    grey = np.asarray(picture.image)[..., 0].astype(int)
+    image = read_image(encoded(Image.fromarray(values), "PNG"))
+    grey = np.asarray(image.image)[..., 0].astype(int)
     assert abs(grey - np.arange(256).reshape(16, 16)).max() <= 1
-    assert "8 bit" in picture.notices[0]
+    assert "8 bit" in image.notices[0]
 
 
 def test_an_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (12, 12), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    picture = read_image(data)
-    assert picture.image.getpixel((3, 3)) == (255, 0, 0)
-    assert "first frame" in picture.notices[0]
+    image = read_image(data)
+    assert image.image.getpixel((3, 3)) == (255, 0, 0)
+    assert "first frame" in image.notices[0]
 
 
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        (None, "There is no picture"),
-        (b"", "no picture that can be read"),
-        (b"not a picture at all", "no picture that can be read"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture that can be read"),
-        ("missing.png", "no picture file named 'missing.png'"),
+        (None, "There is no image"),
+        (b"", "no image that can be read"),
+        (b"not an image at all", "no image that can be read"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image that can be read"),
+        ("missing.png", "no image file named 'missing.png'"),
         (encoded(Image.new("RGB", (1, 1)), "PNG"), "1 × 1"),
         (encoded(Image.new("RGB", (9000, 8)), "PNG"), "at most 30 times"),
         (encoded(Image.new("RGB", (64, 64)), "PNG")[:60], "damaged"),
@@ -101,12 +101,12 @@ def test_an_animation_gives_its_first_frame():
         ),
     ],
 )
-def test_bad_pictures_are_refused_with_a_sentence(source, sentence):
+def test_bad_images_are_refused_with_a_sentence(source, sentence):
     with pytest.raises(BadInput, match=sentence):
         read_image(source)
 
 
-def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch):
+def test_a_huge_image_is_refused_before_it_is_decoded(monkeypatch):
     side = int(MAX_PIXELS**0.5) + 8
     bomb = encoded(Image.new("1", (side, side)), "PNG")
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
@@ -114,15 +114,15 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch):
         read_image(bomb)
 
 
-def test_a_large_picture_is_stored_smaller_but_keeps_its_coordinates():
-    picture = read_image(Image.new("RGB", (3000, 1000), "green"))
-    assert (picture.record.width, picture.record.height, picture.record.mime) == (3000, 1000, "image/jpeg")
-    assert stored_image(picture.record).size == (3000, 1000)
+def test_a_large_image_is_stored_smaller_but_keeps_its_coordinates():
+    image = read_image(Image.new("RGB", (3000, 1000), "green"))
+    assert (image.record.width, image.record.height, image.record.mime) == (3000, 1000, "image/jpeg")
+    assert stored_image(image.record).size == (3000, 1000)
 
 
-def test_unreadable_exif_is_said_and_the_picture_shown():
-    picture = read_image(encoded(Image.new("RGB", (32, 48), "red"), "PNG", exif=b"Exif\0\0garbage"))
-    assert picture.image.size == (32, 48) and "EXIF" in picture.notices[0]
+def test_unreadable_exif_is_said_and_the_image_shown():
+    image = read_image(encoded(Image.new("RGB", (32, 48), "red"), "PNG", exif=b"Exif\0\0garbage"))
+    assert image.image.size == (32, 48) and "EXIF" in image.notices[0]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.25, 0.3, 0.5, 0.6, 0.9])
@@ -134,15 +134,15 @@ def test_animations_cut_short_are_read_or_refused_never_a_crash(kind, share):
     try:
         assert read_image(data[: int(share * len(data))]).image.size == (64, 64)
     except BadInput as error:
-        assert "damaged" in str(error) or "no picture" in str(error)
+        assert "damaged" in str(error) or "no image" in str(error)
 
 
 @pytest.mark.parametrize("size", [(6000, 200), (200, 6000), (5990, 200)])
-def test_a_long_picture_comes_back_out_of_its_session(size):
+def test_a_long_image_comes_back_out_of_its_session(size):
     assert stored_image(read_image(Image.new("RGB", size, "gray")).record).size == size
 
 
-def test_a_forged_stored_picture_is_not_decoded():
+def test_a_forged_stored_image_is_not_decoded():
     record = read_image(Image.new("RGB", (600, 600))).record
     with pytest.raises(BadInput, match="larger"):
         stored_image(record.model_copy(update={"width": 20, "height": 20}))
@@ -162,7 +162,7 @@ def test_a_file_above_the_limit_is_called_too_large(tmp_path, monkeypatch):
 
 
 def as_before(data):
-    """The pixels as they were made when whole pictures were converted at once; the record of what must not change."""
+    """The pixels as they were made when whole images were converted at once; the record of what must not change."""
     image = Image.open(io.BytesIO(data))
     image.load()
     image = ImageOps.exif_transpose(image)
@@ -177,7 +177,7 @@ def as_before(data):
     return image.convert("RGB")
 
 
-def kinds_of_pictures():
+def kinds_of_images():
     random = np.random.default_rng(3)
     height, width = 150, 91
     rgba = Image.fromarray(random.integers(0, 256, (height, width, 4), np.uint8))
@@ -216,19 +216,19 @@ def kinds_of_pictures():
 
 
 @pytest.mark.parametrize(
-    ("name", "image", "kind", "options"), kinds_of_pictures(), ids=lambda value: value if isinstance(value, str) else ""
+    ("name", "image", "kind", "options"), kinds_of_images(), ids=lambda value: value if isinstance(value, str) else ""
 )
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
-def test_every_kind_of_picture_is_the_same_to_the_bit_as_before(name, image, kind, options):
+def test_every_kind_of_image_is_the_same_to_the_bit_as_before(name, image, kind, options):
     data = encoded(image, kind, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = as_before(data)
-    picture = read_image(data)
-    assert picture.image.tobytes() == before.tobytes() and picture.image.size == before.size
-    assert ("The file is animated; its first frame is used." in picture.notices) == name.startswith("animated")
+    input_image = read_image(data)
+    assert input_image.image.tobytes() == before.tobytes() and input_image.image.size == before.size
+    assert ("The file is animated; its first frame is used." in input_image.notices) == name.startswith("animated")
     whole = f"{before.width}x{before.height}".encode() + before.tobytes()
-    assert picture.record.sha256 == rgb_digest(before) == hashlib.sha256(whole).hexdigest()
+    assert input_image.record.sha256 == rgb_digest(before) == hashlib.sha256(whole).hexdigest()
 
 
 HOSTILE = dict(images())
@@ -264,7 +264,7 @@ def test_pillow_and_warnings_are_left_alone():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_a_large_picture_is_refused_without_a_warning(recwarn, monkeypatch):
+def test_a_large_image_is_refused_without_a_warning(recwarn, monkeypatch):
     changed = []
 
     def catch(**options):
@@ -300,7 +300,7 @@ def test_what_is_no_plain_file_gets_a_sentence_and_never_waits(tmp_path):
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
         thread.join(20)
-        assert refused and "There is no picture file named" in refused[0] and str(tmp_path) not in refused[0]
+        assert refused and "There is no image file named" in refused[0] and str(tmp_path) not in refused[0]
         assert len(refused[0]) < 150 and not is_video(path)
 
 
@@ -317,7 +317,7 @@ def test_a_link_to_what_may_not_be_read_gets_a_sentence(tmp_path, monkeypatch):
         read_image(path)
 
 
-def test_a_pil_picture_of_a_damaged_file_gets_a_sentence():
+def test_a_pil_image_of_a_damaged_file_gets_a_sentence():
     data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "PNG")
     with pytest.raises(BadInput, match="damaged"):
         read_image(Image.open(io.BytesIO(data[:5000])))

@@ -124,7 +124,7 @@ def test_large_frames_are_scaled_and_say_so():
     video = read_video(coded(grey_frames(2, 1920, 1080), options={"preset": "ultrafast"}), lambda facts: [0, 1])
     assert video.facts.size == (1920, 1080) and {f.size for f in video.frames} == {(FRAME_SIDE, 720)}
     assert "scaled from 1920 × 1080 to 1280 × 720" in video.notices[0]
-    stored = video.record.frames[1].picture
+    stored = video.record.frames[1].image
     assert (stored.width, stored.height) == (1280, 720)
     assert max(Image.open(io.BytesIO(base64.b64decode(stored.base64))).size) == 640
     assert number_of(stored_image(stored)) == 1 and len(stored.base64) < 100_000
@@ -136,7 +136,7 @@ def test_the_record_tells_the_file_and_its_frames(mp4, tmp_path):
     record = read_video(path, lambda facts: [2, 20]).record
     assert record.sha256 == hashlib.sha256(mp4).hexdigest() and record.name == "clip ?.mp4"
     assert [frame.index for frame in record.frames] == [2, 20]
-    assert record.n_frames == 30 and record.frames[0].picture.sha256 != record.frames[1].picture.sha256
+    assert record.n_frames == 30 and record.frames[0].image.sha256 != record.frames[1].image.sha256
     assert record == read_video(mp4, lambda facts: [2, 20], name="clip ?.mp4").record
 
 
@@ -168,7 +168,7 @@ def hostile():
     yield "playlist", b"#EXTM3U\n#EXTINF:5,\nfile:///etc/passwd\n", "no video that can be read"
     yield "list of files", b"ffconcat version 1.0\nfile '/etc/passwd'\n", "no video that can be read"
     yield "transport stream", coded(grey_frames(8), "mpegts", "libx264"), "no video that can be read"
-    yield "picture", b"\x00\x00\x00\x1cftypavif" + b"\x00" * 600, "no video that can be read"
+    yield "image", b"\x00\x00\x00\x1cftypavif" + b"\x00" * 600, "no video that can be read"
     yield "song in MP4", sound_only(), "sound but no video"
     yield "song in WAV", sound_only("wav", "pcm_s16le"), "sound but no video"
     yield "song in WebM", sound_only("webm", "libopus"), "sound but no video"
@@ -256,7 +256,7 @@ def test_uncompressed_sound_is_not_taken_for_frames(monkeypatch):
 
 
 @pytest.mark.parametrize(("handlers", "counted"), [(b"soun", False), (b"vide", True), (b"sounvide", True)])
-def test_only_a_track_without_moving_pictures_is_plain_sound(handlers, counted):
+def test_only_a_track_without_moving_images_is_plain_sound(handlers, counted):
     """A million samples of one tick each are sound by the chunk, and far too many frames."""
     one, million = (1).to_bytes(4, "big"), (1_000_000).to_bytes(4, "big")
     track = handlers + b"stts" + bytes(4) + one + million + one + b"stsz" + bytes(8) + million
@@ -265,7 +265,7 @@ def test_only_a_track_without_moving_pictures_is_plain_sound(handlers, counted):
     assert video_structure.claims_too_much(io.BytesIO(file), "mov") is counted
 
 
-def test_an_animation_stays_a_picture():
+def test_an_animation_stays_an_image():
     frames = [Image.fromarray(frame) for frame in grey_frames(3)]
     for kind in ("GIF", "WEBP"):
         buffer = io.BytesIO()

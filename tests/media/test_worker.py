@@ -50,7 +50,7 @@ def runner(request, monkeypatch):
     return request.param
 
 
-def test_a_picture_comes_back_bit_for_bit(runner, tmp_path):
+def test_an_image_comes_back_bit_for_bit(runner, tmp_path):
     path = tmp_path / "ünï \udcff.png"
     path.write_bytes(encoded(noise(301, 77, 4)))
     here, there = read_image(path), checked_image(path)
@@ -76,16 +76,16 @@ def test_open_media_gives_the_same_in_both_ways(isolated, vlm, tmp_path):
     path.write_bytes(encoded(noise(60, 40)))
     for source in (path, str(path), path.read_bytes()):
         assert media.open_media(vlm, source, isolated=isolated).image.tobytes() == read_image(path).image.tobytes()
-    with pytest.raises(BadInput, match="no picture"):
+    with pytest.raises(BadInput, match="no image"):
         media.open_media(vlm, b"nothing", isolated=isolated)
-    with pytest.raises(BadInput, match="There is no picture"):
+    with pytest.raises(BadInput, match="There is no image"):
         media.open_media(vlm, None, isolated=isolated)
 
 
 def test_sentences_of_the_other_side_arrive(runner, tmp_path):
-    with pytest.raises(BadInput, match="no picture that can be read"):
-        checked_image(b"not a picture")
-    with pytest.raises(BadInput, match=r"no picture file named 'a\.png'"):
+    with pytest.raises(BadInput, match="no image that can be read"):
+        checked_image(b"not an image")
+    with pytest.raises(BadInput, match=r"no image file named 'a\.png'"):
         checked_image(tmp_path / "a.png")
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         in_worker(divmod, 1, 0)
@@ -226,8 +226,8 @@ def test_the_operator_sets_the_limits(monkeypatch):
         ("RGB", "JPEG", {"progressive": True, "subsampling": 0}),
     ],
 )  # fmt: skip
-def test_the_largest_pictures_fit_into_the_limits(mode, kind, options):
+def test_the_largest_images_fit_into_the_limits(mode, kind, options):
     used = []
     data = encoded(Image.new(mode, (4990, 4990)), kind, **options)
-    (picture,) = in_worker(read_image, data, on_usage=used.append)
-    assert picture.image.size == (4990, 4990) and 50 < used[0].peak_mb < 400
+    (image,) = in_worker(read_image, data, on_usage=used.append)
+    assert image.image.size == (4990, 4990) and 50 < used[0].peak_mb < 400

@@ -1,4 +1,4 @@
-"""From a user's side: a local folder of every architecture is loaded, asked about a picture (or video) by every method.
+"""From a user's side: a local folder of every architecture is loaded, asked about an image (or video) by every method.
 
 Budgets, kept tokens and geometry have to agree, whatever the family; what cannot run is refused by the very sentence
 that planning gives.
@@ -50,7 +50,7 @@ def asked(request, tmp_path_factory):
     case.model(torch.float32).save_pretrained(folder)
     case.processor().save_pretrained(folder)
     vlm = tokviz.load(folder)
-    thing, options = (noise(*SIZE, seed=7), {}) if case.media == "picture" else (video_file(), {"frames": N_FRAMES})
+    thing, options = (noise(*SIZE, seed=7), {}) if case.media == "image" else (video_file(), {"frames": N_FRAMES})
     n = tokviz.compare(vlm, thing, QUESTION, [], budget=1, max_new_tokens=1, **options).grid.n_tokens
     return case, vlm, tokviz.compare(vlm, thing, QUESTION, ALL, budget=n // 2, max_new_tokens=3, **options)
 
@@ -101,7 +101,7 @@ def test_what_is_kept_is_there_and_within_the_budget(asked):
 
 def thing_of(case, vlm):
     """What ``asked`` is about, as the model looks at it."""
-    if case.media == "picture":
+    if case.media == "image":
         return noise(*SIZE, seed=7)
     return tokviz.media.video.read_video(video_file(), lambda facts: case.here.sampled(vlm.processor, facts, N_FRAMES))
 

@@ -73,7 +73,7 @@ def test_a_defect_while_planning_is_no_unknown_model(monkeypatch):
 ODD = [None, 0, -1, "x", [], {}, [1], [[1, 2]], 1e308, float("nan"), float("inf"), True, 10**30]
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.media == "picture"])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.media == "image"])
 def test_odd_configurations_of_folders_are_planned_or_not_but_never_crash(name, tmp_path):
     import json
 

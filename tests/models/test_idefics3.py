@@ -44,8 +44,8 @@ def check_boxes(grid, images, size):
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (640, 180), (101, 333), (500, 500), (90, 100)])
 @pytest.mark.parametrize("processor", [idefics3_processor, smolvlm_processor])
 def test_each_token_sees_the_middle_of_its_box(size, processor):
-    pictures = processor(BIG_SIDE, LONGEST).image_processor
-    encoded = pictures(gradient(*size), return_row_col_info=True, **RAW)
+    images = processor(BIG_SIDE, LONGEST).image_processor
+    encoded = images(gradient(*size), return_row_col_info=True, **RAW)
     high, wide = crops(size, LONGEST, BIG_SIDE)
     assert (encoded["rows"], encoded["cols"]) == ([[high]], [[wide]])
     check_boxes(shuffled_grid(size, high, wide, BIG_SIDE, CELL), encoded["pixel_values"][0], size)
@@ -63,10 +63,10 @@ def test_crops_are_as_many_as_the_processor_cuts():
     """What it does, not what its ``get_number_of_image_patches`` says: (251, 614) are 3 x 2 crops, counted as 3 x 1."""
     sizes = random.Random(3)
     for longest, side in [(60, 24), (120, 30), (5000, 500)]:
-        pictures = idefics3_processor(side, longest).image_processor
+        images = idefics3_processor(side, longest).image_processor
         some = [(sizes.randint(8, 900), sizes.randint(8, 900)) for _ in range(40 if longest < 1000 else 2)]
         for size in [(1, 1), (7, 700), (900, 8), (24, 24), (61, 60), (251, 614)][: 6 if longest < 1000 else 0] + some:
-            made = pictures([[Image.new("RGB", size, "red")]], return_row_col_info=True)
+            made = images([[Image.new("RGB", size, "red")]], return_row_col_info=True)
             high, wide = crops(size, longest, side)
             assert (made["rows"], made["cols"]) == ([[high]], [[wide]]), size
             assert made["pixel_values"].shape[1] == 1 + high * wide
@@ -86,7 +86,7 @@ def test_tokens_are_as_many_as_the_prompt_holds(build, processor, family, splitt
         grid = family.grid(model, processor, size, {})
         assert int((inputs["input_ids"] == IMAGE).sum()) == grid.n_tokens
         assert inputs["pixel_values"].shape[1] == len(grid.views)
-        assert grid.is_tiled == splitting == (len(grid.views) > 1)  # small pictures are made large
+        assert grid.is_tiled == splitting == (len(grid.views) > 1)  # small images are made large
         told = geometry_of(grid)
         if grid.is_tiled:
             crop = told.cell[torch.tensor(grid.view) > 0]
@@ -99,11 +99,11 @@ def test_a_token_is_made_of_the_patches_that_the_connector_lays_side_by_side():
     n = SIDE // 4
     numbers = torch.arange(n * n, dtype=torch.float32)[None, :, None]
     shuffled = model.model.connector.pixel_shuffle(numbers, SCALE)[0]
-    (tokens, _) = HERE.pictures(model, {}, 2, N_TOKENS)
+    (tokens, _) = HERE.images(model, {}, 2, N_TOKENS)
     assert shuffled.shape == (N_TOKENS, SCALE**2)
     assert shuffled.long().sort(dim=1).values.equal(tokens.sources.sort(dim=1).values)
     with pytest.raises(Unsupported, match="got 8 rows per image instead of 9"):
-        HERE.pictures(model, {}, 1, 8)
+        HERE.images(model, {}, 1, 8)
 
 
 def test_frames_of_a_video():
@@ -115,7 +115,7 @@ def test_frames_of_a_video():
     grid = family.video_grid(model, processor, size, 3)
     check_boxes(grid, encoded["pixel_values"][0], size)
     assert grid.is_video and not grid.is_tiled and [view.frames for view in grid.views] == [(0,), (1,), (2,)]
-    with pytest.raises(Unsupported, match="pictures, not about videos"):
+    with pytest.raises(Unsupported, match="images, not about videos"):
         HERE.video_grid(TinyIdefics3().build(), idefics3_processor(), size, 3)
 
 
@@ -149,14 +149,14 @@ def test_variants_that_would_be_cut_wrongly_are_refused():
         HERE.check(model, idefics3_processor(do_resize=False), "it")
 
 
-def test_the_menu_plans_a_square_picture_as_its_published_processor_cuts_it():
+def test_the_menu_plans_a_square_image_as_its_published_processor_cuts_it():
     info = planning_before_loading("HuggingFaceTB/SmolVLM2-2.2B-Instruct")
     assert (info.n_visual, info.n_views, info.has_tiles) == (17 * 81, 17, True)
     assert crops((1000, 1000), 1536, 384) == crops((1000, 1000), 2048, 512) == crops((1000, 1000), 1456, 364) == (4, 4)
     assert {"idefics3", "smolvlm"} <= set(FAMILIES)
 
 
-def test_a_picture_of_one_colour_is_no_padding():
+def test_an_image_of_one_colour_is_no_padding():
     """The stock model drops images that are 0 everywhere; no 8-bit colour becomes exactly 0."""
     processor = idefics3_processor()
     for level in (127, 128):

@@ -65,7 +65,7 @@ def check_boxes(size, grid, images):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_each_token_sees_the_middle_of_its_box(size):
-    """Crops first, the whole picture last, which is view 0 as in other families."""
+    """Crops first, the whole image last, which is view 0 as in other families."""
     processor = internvl_processor(BIG, 36, 12)
     images = processor.image_processor(gradients(*size), crop_to_patches=True, **PLAIN)["pixel_values"]
     grid = InternVL().grid(shape_of(), processor, size, {})
@@ -91,7 +91,7 @@ def test_frames_are_seen_whole(size):
     assert [view.frames for view in grid.views] == [(0,), (1,), (2,)] and grid.view == sorted([0, 1, 2] * 36)
 
 
-def test_pictures_are_cut_as_the_processor_cuts_them():
+def test_images_are_cut_as_the_processor_cuts_them():
     sizes = random.Random(3)
     squares = [(side, side) for side in range(60, 400, 7)]  # several rectangles are equally close
     for size in [*squares, *((sizes.randint(1, 900), sizes.randint(1, 900)) for _ in range(300))]:
@@ -113,10 +113,10 @@ def test_a_token_is_made_of_the_patches_that_the_model_shuffles_together():
     n = BIG // PATCH
     numbers = torch.arange(n * n, dtype=torch.float64).reshape(1, n, n, 1)
     expected = InternVLModel.pixel_shuffle(None, numbers, 0.5).flatten(1, 2)[0]
-    (picture,) = InternVL().pictures(shape_of(), {}, 1, 36)
-    assert picture.sources.tolist() == expected.tolist() and picture.patch.tolist() == list(range(36))
+    (image,) = InternVL().images(shape_of(), {}, 1, 36)
+    assert image.sources.tolist() == expected.tolist() and image.patch.tolist() == list(range(36))
     with pytest.raises(Unsupported, match="squares of 96 px"):
-        InternVL().pictures(shape_of(), {}, 1, 35)
+        InternVL().images(shape_of(), {}, 1, 35)
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,10 @@ def test_tokens_are_as_many_as_the_prompt_holds(vlm):
         text = "user : <IMG_CONTEXT>\n what ? assistant :"
         ids = vlm.processor(images=[noise(*size, 1)], text=[text], return_tensors="pt")["input_ids"]
         grid = vlm.family.grid(vlm.model, vlm.processor, size, {})
-        assert int(CASE.is_visual(ids).sum()) == grid.n_tokens == len(CASE.layout("picture", size, 1))
+        assert int(CASE.is_visual(ids).sum()) == grid.n_tokens == len(CASE.layout("image", size, 1))
 
 
-def test_words_between_frames_are_no_pictures_and_not_the_users():
+def test_words_between_frames_are_no_images_and_not_the_users():
     """The ids of a video prompt: every frame behind its number, in marks."""
     processor = internvl_processor()
     frames = np.stack([np.asarray(noise(48, 48, seed)) for seed in range(3)])
@@ -204,7 +204,7 @@ def test_variants_that_would_be_cut_wrongly_are_refused():
 
 
 @pytest.mark.parametrize("entry", InternVL().catalog, ids=lambda entry: entry.id)
-def test_the_menu_plans_a_square_picture_as_its_published_processor_cuts_it(entry):
+def test_the_menu_plans_a_square_image_as_its_published_processor_cuts_it(entry):
     info = planning_before_loading(entry.id)
     assert crops((1000, 1000), 448, 1, 12) == (3, 3) and info.n_visual == (9 + 1) * 256 and info.n_views == 10
     assert info.has_tiles and info.has_cls and not info.projects_cls and not info.merges_patches
@@ -215,14 +215,14 @@ def test_the_menu_plans_a_square_picture_as_its_published_processor_cuts_it(entr
 
 
 def test_cls_ranked_methods_rank_by_the_mean_of_four_patches(vlm):
-    picture = noise(70, 33, seed=7)
-    comparison = tokviz.compare(vlm, picture, "what ?", ["fastervlm", "visionzip", "globalcom2"], budget=6,
+    input_image = noise(70, 33, seed=7)
+    comparison = tokviz.compare(vlm, input_image, "what ?", ["fastervlm", "visionzip", "globalcom2"], budget=6,
                                 max_new_tokens=1)  # fmt: skip
     grid = comparison.grid
     assert [view.layer for view in grid.views] == [0, 1, 1] and grid.view == sorted([1, 2] * 4) + [0] * 4
-    pixels = vlm.processor.image_processor(picture, crop_to_patches=True, return_tensors="pt")["pixel_values"]
+    pixels = vlm.processor.image_processor(input_image, crop_to_patches=True, return_tensors="pt")["pixel_values"]
     attention = CASE.by_hand(vlm.model, pixels)[CASE.vision[0]].detach()
-    cells = CASE.layout("picture", picture.size, 1)
+    cells = CASE.layout("image", input_image.size, 1)
     scores = torch.stack([attention[cell.image, list(cell.patches)].mean() for cell in cells])
     shown = comparison.run("fastervlm").stages[0].score.values
     assert shown == pytest.approx(scores.tolist(), rel=1e-4)

@@ -1,4 +1,4 @@
-"""Boxes of the grid against what the real processor shows each patch, measured with gradient pictures."""
+"""Boxes of the grid against what the real processor shows each patch, measured with gradient images."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_what_the_crop_leaves_out_is_not_seen():
     assert view.seen == pytest.approx((50, 0, 250, 200), abs=1.5)
 
 
-def test_padding_shows_the_whole_picture_and_empty_cells_outside():
+def test_padding_shows_the_whole_image_and_empty_cells_outside():
     grid = padded_square_grid((300, 200), SIDE, PATCH)
     assert grid.views[0].seen == (0, 0, 300, 200)
     assert grid.box[0][1] == grid.box[0][3] == 0  # the first row of patches shows padding only

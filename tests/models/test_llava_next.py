@@ -46,7 +46,7 @@ def some_sizes(count):
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (640, 180), (101, 333), (500, 500), (250, 230)])
 def test_each_token_sees_the_middle_of_its_box(size):
-    """Red grows with x, green with y, blue says how much of a patch is picture; unrounded, so nothing blurs them."""
+    """Red grows with x, green with y, blue says how much of a patch is image; unrounded, so nothing blurs them."""
     width, height = size
     x = ((torch.arange(width) + 0.5) / width).expand(height, -1)
     y = ((torch.arange(height) + 0.5) / height)[:, None].expand(-1, width)
@@ -66,7 +66,7 @@ def test_each_token_sees_the_middle_of_its_box(size):
         red, green, inside = (0.0, 0.0, 0.0) if box is None else patches[tile, :, patch].tolist()
         if inside < 0.5:
             continue
-        # A cell at the border shows padding as well; the box is clipped to the picture.
+        # A cell at the border shows padding as well; the box is clipped to the image.
         whole = [size[0] / BIG_SIDE * PATCH, size[1] / BIG_SIDE * PATCH] if tile == 0 else [0.0, 0.0]
         for seen, middle, cell in (
             (red / inside * width, (box[0] + box[2]) / 2, whole[0] or (box[2] - box[0])),
@@ -90,7 +90,7 @@ def test_a_product_just_below_a_whole_number_is_that_number():
 
 
 def test_the_resolution_is_the_processors_whatever_the_order_of_the_list():
-    """A small picture fits into many: the one with the least padding is meant, not the first."""
+    """A small image fits into many: the one with the least padding is meant, not the first."""
     assert best_resolution((100, 100), [(672, 672), (336, 672)]) == (336, 672)
     for pinpoints in (REAL, REAL[::-1], sorted(REAL, key=lambda pair: -pair[0])):
         for width, height in some_sizes(100):
@@ -105,15 +105,15 @@ def test_tokens_are_as_many_as_the_processor_says_and_as_the_model_packs():
         counted = processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"]
         assert [grid.n_tokens] == counted, (width, height)
         crops = len(grid.views) - 1
-        (packed,) = CASE.here.pictures(model, {"image_sizes": torch.tensor([[height, width]])}, 1 + crops, 9)
+        (packed,) = CASE.here.images(model, {"image_sizes": torch.tensor([[height, width]])}, 1 + crops, 9)
         assert packed.n_tiles == len(grid.views) and packed.tile.tolist() == grid.view
         layout = llava_next_layout(width, height)
         assert list(zip(packed.tile.tolist(), packed.patch.tolist(), strict=True)) == layout
         assert [box is None for box in grid.box] == [patch < 0 for _, patch in layout]
 
 
-def test_crops_are_stitched_to_one_grid_that_shows_the_whole_picture():
-    """Layer 1 is drawn as one: its cells are a full rectangle, and their boxes tile the picture without overlap."""
+def test_crops_are_stitched_to_one_grid_that_shows_the_whole_image():
+    """Layer 1 is drawn as one: its cells are a full rectangle, and their boxes tile the image without overlap."""
     for size in [(300, 200), (200, 300), (640, 180), (101, 333), (500, 500)]:
         grid = tile_grid(size, BIG, BIG_SIDE, PATCH)
         told = geometry_of(grid)
@@ -199,16 +199,16 @@ def planning_of(vlm, size):
 
 ALL = [pruner.id for pruner in PRUNERS]
 HERE = [p for p in PRUNERS if p.missing(PlanningInfo(44, 6, "llava_next", n_views=5, has_tiles=True)) is None]
-PICTURE = noise(60, 40, seed=7)
+IMAGE = noise(60, 40, seed=7)
 
 
 @pytest.fixture(scope="module")
 def comparison(next_vlm) -> Comparison:
-    return tokviz.compare(next_vlm, PICTURE, "what is it ?", ALL, budget=20, max_new_tokens=3)
+    return tokviz.compare(next_vlm, IMAGE, "what is it ?", ALL, budget=20, max_new_tokens=3)
 
 
 def test_every_method_runs_or_says_what_the_model_lacks(next_vlm, comparison):
-    info = planning_of(next_vlm, PICTURE.size)
+    info = planning_of(next_vlm, IMAGE.size)
     assert info.has_tiles and info.n_views == 5 and info.n_visual == comparison.grid.n_tokens
     for run in comparison.runs:
         assert run.error == get(run.method).missing(info), run.method
@@ -221,7 +221,7 @@ def test_every_method_runs_or_says_what_the_model_lacks(next_vlm, comparison):
 def test_the_unpruned_run_is_the_stock_model(next_vlm, comparison):
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it ?"}]}]
     text = next_vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
-    inputs = next_vlm.processor(images=PICTURE, text=text, return_tensors="pt")
+    inputs = next_vlm.processor(images=IMAGE, text=text, return_tensors="pt")
     output = next_vlm.model.generate(**inputs, max_new_tokens=3, do_sample=False)
     ids = output[0, inputs["input_ids"].shape[1] :].tolist()
     assert [token.id for token in comparison.runs[0].answer_tokens] == ids
@@ -230,16 +230,16 @@ def test_the_unpruned_run_is_the_stock_model(next_vlm, comparison):
 @pytest.mark.parametrize("pruner", HERE, ids=lambda pruner: pruner.id)
 def test_keeping_every_token_is_bit_identical_to_the_stock_model(next_vlm, pruner):
     """Every stage with a count is asked for more tokens than there are: thumbnail, crops and newlines all stay."""
-    vlm, grid = next_vlm, next_vlm.family.grid(next_vlm.model, next_vlm.processor, PICTURE.size, {})
+    vlm, grid = next_vlm, next_vlm.family.grid(next_vlm.model, next_vlm.processor, IMAGE.size, {})
     params = pruner.complete({})
-    planned = pruner.schedule(Budget(20), planning_of(vlm, PICTURE.size), params).stages
+    planned = pruner.schedule(Budget(20), planning_of(vlm, IMAGE.size), params).stages
     stages = [replace(stage, keep=grid.n_tokens + 5) for stage in planned if stage.keep]
     late = [stage for stage in stages if isinstance(stage.site, int)]
 
     def choose(stage, signals, row):
         return stage.select(signals, stage.keep, params, torch.Generator().manual_seed(0))
 
-    inputs, words = model_inputs(vlm, PICTURE, "what is it ?")
+    inputs, words = model_inputs(vlm, IMAGE, "what is it ?")
     needs = {need for stage in stages for need in stage.needs}
     with torch.no_grad():
         stock = vlm.model(**inputs).logits
@@ -255,7 +255,7 @@ def test_keeping_every_token_is_bit_identical_to_the_stock_model(next_vlm, prune
 @pytest.fixture(scope="module")
 def attention(next_vlm):
     """[CLS] attention of the feature block and logits of the last, by hand. Shape: ``(tiles, patches)``."""
-    pixels = next_vlm.processor.image_processor(PICTURE, return_tensors="pt")["pixel_values"][0]
+    pixels = next_vlm.processor.image_processor(IMAGE, return_tensors="pt")["pixel_values"][0]
     tower = next_vlm.model.model.vision_tower
     with torch.no_grad():
         states = tower(pixels, output_hidden_states=True).hidden_states
@@ -274,7 +274,7 @@ def tokens_of(comparison, view):
 
 
 def patches_of(view):
-    return [patch for tile, patch in llava_next_layout(*PICTURE.size) if tile == view and patch >= 0]
+    return [patch for tile, patch in llava_next_layout(*IMAGE.size) if tile == view and patch >= 0]
 
 
 def newlines(comparison):
@@ -354,7 +354,7 @@ def test_mistral_with_a_sliding_window_is_refused():
         check_model(sliding, FAMILIES["llava_next"])
 
 
-def test_other_pictures_fit_their_geometry(next_vlm):
+def test_other_images_fit_their_geometry(next_vlm):
     """Padding, single rows of crops: the engine's count is the geometry's, or compare would raise."""
     for size in [(100, 20), (20, 100), (24, 24)]:
         run = tokviz.compare(next_vlm, noise(*size, seed=3), "what ?", ["apet"], budget=9, max_new_tokens=1).runs[1]

@@ -107,11 +107,11 @@ def test_video_llava_puts_a_cls_token_in_front_of_every_frame():
 def test_a_pooled_token_takes_its_own_four_patches():
     """6 x 6 patches, numbered row by row, in 3 x 3 tokens of two frames; of 7 x 7 the last row and column are lost."""
     here, frames = LlavaNextVideo(), torch.empty(1, 2, 3, 1, 1)
-    (tokens,) = here.pictures(shape_of(48), {"pixel_values_videos": frames}, 2, 9)
+    (tokens,) = here.images(shape_of(48), {"pixel_values_videos": frames}, 2, 9)
     assert tokens.sources[0].tolist() == [0, 1, 6, 7] and tokens.sources[8].tolist() == [28, 29, 34, 35]
     assert tokens.sources[13].tolist() == [36 + patch for patch in (14, 15, 20, 21)]
     assert tokens.tile.tolist() == [0] * 9 + [1] * 9 and tokens.patch.tolist() == [*range(9), *range(9)]
-    (tokens,) = here.pictures(shape_of(56), {"pixel_values_videos": frames}, 2, 9)
+    (tokens,) = here.images(shape_of(56), {"pixel_values_videos": frames}, 2, 9)
     assert tokens.sources[8].tolist() == [32, 33, 39, 40] and tokens.sources.max() < 2 * 49
 
 
@@ -187,11 +187,11 @@ def test_variants_that_would_be_cut_wrongly_are_refused():
         case.here.check(model, without, "it")
 
 
-def test_video_llava_checks_pictures_and_frames():
+def test_video_llava_checks_images_and_frames():
     case = CASES["video_llava"]
     model = case.model()
     case.here.check(model, video_llava_processor(), "it")
-    with pytest.raises(Unsupported, match="does not cut pictures to the 32 px"):
+    with pytest.raises(Unsupported, match="does not cut images to the 32 px"):
         case.here.check(model, video_llava_processor(48), "it")
     with pytest.raises(Unsupported, match="counts patches of 4 px"):
         case.here.check(model, video_llava_processor(patch=4), "it")
@@ -206,7 +206,7 @@ def test_video_llava_checks_pictures_and_frames():
 @pytest.mark.parametrize("entry", LlavaNextVideo().catalog + VideoLlava().catalog, ids=lambda entry: entry.id)
 def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
-    assert info.family == entry.family and info.has_cls and entry.takes == ("picture", "video")
+    assert info.family == entry.family and info.has_cls and entry.takes == ("image", "video")
     expected = (2928, 5, True) if entry.family == "llava_next_video" else (256, 1, False)
     assert (info.n_visual, info.n_views, info.has_tiles) == expected and info.vision_blocks is None
     assert 14 < entry.memory_gb < 18 and 0.25 < entry.memory_gb_4bit / entry.memory_gb < 0.45
@@ -224,7 +224,7 @@ def folder(request, tmp_path_factory):
 def test_a_folder_loads_and_plans_as_any_other(folder):
     vlm = tokviz.load(folder)
     kind = json.loads((folder / "config.json").read_text())["model_type"]
-    assert vlm.family.id == kind and vlm.family.takes == ("picture", "video")
+    assert vlm.family.id == kind and vlm.family.takes == ("image", "video")
     square = vlm.family.grid(vlm.model, vlm.processor, (1000, 1000), {})
     assert planning_before_loading(str(folder)) == planning_info(vlm, square)
     film = planning_info(vlm, vlm.family.video_grid(vlm.model, vlm.processor, (64, 48), 3))

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: what each mixed token sees, what the model interpolates, loading, methods on pictures and videos."""
+"""LLaVA-OneVision: what each mixed token sees, what the model interpolates, loading, methods on images and videos."""
 
 from copy import deepcopy
 from types import SimpleNamespace
@@ -38,7 +38,7 @@ SETTINGS = {"small": (100, 8, 4, 4), "real": (384, 14, 6, 9)}
 
 
 def gradients(width, height):
-    """Red grows with x, green with y, blue says how much of a patch is picture. Shape: ``(3, H, W)``."""
+    """Red grows with x, green with y, blue says how much of a patch is image. Shape: ``(3, H, W)``."""
     x = ((torch.arange(width) + 0.5) / width).expand(height, -1)
     y = ((torch.arange(height) + 0.5) / height)[:, None].expand(-1, width)
     return torch.stack([x, y, torch.ones_like(x)])
@@ -55,7 +55,7 @@ def of_patches(tiles, n, patch):
 
 
 def packed(rows, sizes, side, patch, pinpoints, most):
-    """The stock model's own packing of ``rows``, per picture ``(tiles, n * n, D)``; newlines are -1."""
+    """The stock model's own packing of ``rows``, per image ``(tiles, n * n, D)``; newlines are -1."""
     config = SimpleNamespace(
         vision_config=SimpleNamespace(image_size=side, patch_size=patch), image_grid_pinpoints=pinpoints
     )
@@ -116,13 +116,13 @@ def test_boxes_of_a_shrunk_grid_lie_side_by_side():
             assert not len(mine) or view.seen == pytest.approx((*mine[:, :2].min(0), *mine[:, 2:].max(0)))
 
 
-def mixture_of(picture, n_patches):
-    """Shape: ``(N, images * patches)`` of a PictureTokens."""
-    mixture = torch.zeros(len(picture.tile), picture.n_tiles * n_patches, dtype=torch.float64)
-    given = picture.sources >= 0
-    for column in range(picture.sources.shape[1]):
+def mixture_of(image, n_patches):
+    """Shape: ``(N, images * patches)`` of an ImageTokens."""
+    mixture = torch.zeros(len(image.tile), image.n_tiles * n_patches, dtype=torch.float64)
+    given = image.sources >= 0
+    for column in range(image.sources.shape[1]):
         rows = given[:, column].nonzero()[:, 0]
-        mixture[rows, picture.sources[rows, column]] += picture.weights[rows, column]
+        mixture[rows, image.sources[rows, column]] += image.weights[rows, column]
     return mixture
 
 
@@ -136,18 +136,18 @@ def test_tokens_are_mixed_as_the_model_interpolates_them():
         counted = processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"]
         assert [grid.n_tokens] == counted, (width, height)
         told = {"image_sizes": torch.tensor([[height, width]]), "batch_num_images": torch.tensor([1])}
-        (picture,) = CASE.here.pictures(model, told, len(grid.views), n_patches)
-        assert picture.n_tiles == len(grid.views) and picture.tile.tolist() == grid.view
-        rows = torch.randn(picture.n_tiles, n_patches, 2, dtype=torch.float64)
+        (image,) = CASE.here.images(model, told, len(grid.views), n_patches)
+        assert image.n_tiles == len(grid.views) and image.tile.tolist() == grid.view
+        rows = torch.randn(image.n_tiles, n_patches, 2, dtype=torch.float64)
         (values,), _ = model.model.pack_image_features(
             [rows], told["image_sizes"], torch.full((2,), 9.0), f"anyres_max_{MOST}"
         )
-        mixture = mixture_of(picture, n_patches)
-        newline = picture.patch < 0
+        mixture = mixture_of(image, n_patches)
+        newline = image.patch < 0
         assert (values[newline] == 9).all() and not mixture[newline].any()
         assert [row < 0 for row in grid.row] == [box is None for box in grid.box] == newline.tolist()
         assert (values[~newline] - (mixture @ rows.flatten(0, 1))[~newline]).abs().max() < 1e-9
-        strongest = (picture.tile * n_patches + picture.patch)[~newline]
+        strongest = (image.tile * n_patches + image.patch)[~newline]
         top = mixture[~newline].max(dim=1).values
         assert (mixture[~newline].gather(1, strongest[:, None])[:, 0] - top).abs().max() < 1e-12
         shrunk += int((mixture[~newline].max(dim=1).values < 0.9).any())
@@ -161,11 +161,11 @@ def test_a_token_made_half_of_each_of_two_patches_is_the_first_ones():
     assert [line.strongest for line in interpolated(range(6), 4)] == [0, 2, 3, 5]
 
 
-def test_several_pictures_of_a_prompt_are_not_cut():
+def test_several_images_of_a_prompt_are_not_cut():
     processor, model = onevision_processor(), CASE.model(torch.float32)
-    pictures = [[noise(60, 40, 1), noise(31, 90, 2)], [noise(48, 48, 3)]]
+    images = [[noise(60, 40, 1), noise(31, 90, 2)], [noise(48, 48, 3)]]
     text = ["<image> <image> what ?", "<image> what ?"]
-    inputs = processor(images=pictures, text=text, return_tensors="pt", padding=True, padding_side="left")
+    inputs = processor(images=images, text=text, return_tensors="pt", padding=True, padding_side="left")
     expected = model.model.get_image_features(
         inputs["pixel_values"], inputs["image_sizes"], batch_num_images=inputs["batch_num_images"]
     ).pooler_output
@@ -192,13 +192,11 @@ def test_frames_are_seen_whole_and_shrunk_to_half(size, settings):
     assert grid.is_video and [view.frames for view in grid.views] == [(0,), (1,), (2,)]
     assert all(view.rows == view.cols == half for view in grid.views)
     assert check_boxes(size, grid, torch.cat([pooled.flatten(0, 1), torch.full((1, 3), -1.0)])) == 3 * half**2
-    (picture,) = CASE.here.pictures(
-        SimpleNamespace(config=config), {"pixel_values_videos": torch.empty(1, 3, 1)}, 3, n * n
-    )
-    assert picture.tile.tolist() == grid.view and picture.n_tiles == 3
-    mixture = mixture_of(picture, n * n)
+    (image,) = CASE.here.images(SimpleNamespace(config=config), {"pixel_values_videos": torch.empty(1, 3, 1)}, 3, n * n)
+    assert image.tile.tolist() == grid.view and image.n_tiles == 3
+    mixture = mixture_of(image, n * n)
     assert (mixture[:-1] @ rows.flatten(0, 1) - pooled.flatten(0, 1)).abs().max() < 1e-9
-    assert picture.patch[-1] == -1 and not mixture[-1].any()
+    assert image.patch[-1] == -1 and not mixture[-1].any()
 
 
 @pytest.mark.parametrize(
@@ -245,9 +243,9 @@ def test_variants_that_would_be_cut_wrongly_are_refused():
 
 def test_sizes_that_do_not_fit_the_pixels_are_refused():
     with pytest.raises(Unsupported, match="image_sizes"):
-        CASE.here.pictures(CASE.model(), {}, 5, 9)
+        CASE.here.images(CASE.model(), {}, 5, 9)
     with pytest.raises(Unsupported, match="say 4 tiles, but the vision tower saw 5"):
-        CASE.here.pictures(CASE.model(), {"image_sizes": torch.tensor([[20, 100]])}, 5, 9)
+        CASE.here.images(CASE.model(), {"image_sizes": torch.tensor([[20, 100]])}, 5, 9)
 
 
 @pytest.mark.parametrize("entry", LlavaOnevision().catalog, ids=lambda entry: entry.id)

@@ -6,12 +6,12 @@ from PIL import Image
 
 from tokviz.models.prompts import model_inputs, question_span, question_tokens
 
-PICTURE = Image.new("RGB", (300, 200), "white")
+IMAGE = Image.new("RGB", (300, 200), "white")
 PLACE = "\ue000"
 
 
 def marked(vlm, question):
-    inputs, mask = model_inputs(vlm, PICTURE, question)
+    inputs, mask = model_inputs(vlm, IMAGE, question)
     assert mask.shape == inputs["input_ids"].shape and mask.dtype == torch.bool
     return vlm.processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][mask].tolist())
 
@@ -30,10 +30,10 @@ def test_the_words_are_the_questions_and_no_others(vlm, question, words):
 
 
 def test_the_inputs_are_the_stock_processors(vlm):
-    inputs, mask = model_inputs(vlm, PICTURE, "what is it?")
+    inputs, mask = model_inputs(vlm, IMAGE, "what is it?")
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]
     text = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
-    stock = vlm.processor(images=[PICTURE], text=[text], return_tensors="pt")
+    stock = vlm.processor(images=[IMAGE], text=[text], return_tensors="pt")
     assert inputs.keys() == stock.keys()
     assert all(torch.equal(inputs[name], stock[name]) for name in stock)
     behind = (inputs["input_ids"][0] == vlm.model.config.image_token_id).nonzero().max()
@@ -85,7 +85,7 @@ def test_blanks_at_the_end_that_no_token_holds_shift_nothing():
     assert asked("<im> hi : \n", (5, 7), pieces) == ["hi"]
 
 
-def test_a_question_before_the_picture_and_one_between_two():
+def test_a_question_before_the_image_and_one_between_two():
     assert asked("what? <im> A", (0, 5), ["what", "?", "<im>", "<im>", "<im>", "A"]) == ["what", "?"]
     text = "<im> what <im> A"
     offsets, plain_end = tokens_of(text, ["<im>"] * 3 + ["what"] + ["<im>"] * 3 + ["A"])

@@ -31,7 +31,7 @@ PATCHES = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}
 KINDS = list(PATCHES)
 
 
-def pictures_processor(patch=14, least=56 * 56, most=28 * 28 * 100, **more):
+def images_processor(patch=14, least=56 * 56, most=28 * 28 * 100, **more):
     """The real processor with small settings; grey levels come out as they are."""
     return Qwen2VLImageProcessor(
         patch_size=patch, size={"shortest_edge": least, "longest_edge": most}, image_mean=[0, 0, 0],
@@ -50,7 +50,7 @@ def described(patch=14, **more):
         config=SimpleNamespace(vision_config=vision), base_model=SimpleNamespace(language_model=language_model)
     )
     videos = Qwen2VLVideoProcessor(patch_size=patch)
-    return model, SimpleNamespace(image_processor=pictures_processor(patch, **more), video_processor=videos)
+    return model, SimpleNamespace(image_processor=images_processor(patch, **more), video_processor=videos)
 
 
 def gradient(width, height):
@@ -82,7 +82,7 @@ def test_each_token_sees_the_middle_of_its_box(kind, size):
     assert geometry_of(grid).cell.tolist() == [[row, col] for row in range(rows // 2) for col in range(columns // 2)]
 
 
-def test_boxes_tile_the_whole_picture_and_frames_lie_over_each_other():
+def test_boxes_tile_the_whole_image_and_frames_lie_over_each_other():
     grid = merged_patch_grid((300, 200), 4, 6, frames=[(0, 1), (2, 3), (4,)])
     assert [view.name for view in grid.views] == ["frames 1 and 2", "frames 3 and 4", "frame 5"]
     assert grid.is_video and not grid.is_tiled and [view.layer for view in grid.views] == [0, 1, 2]
@@ -148,9 +148,9 @@ def test_only_the_users_words_are_the_question(vlm):
 
 
 def test_a_comparison_runs_and_its_records_are_true(vlm):
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     methods = ["random", "divprune", "fastv", "fastervlm", "pdrop"]
-    found = tokviz.compare(vlm, picture, "what is it ?", methods, budget=8, budget_as="final", max_new_tokens=3)
+    found = tokviz.compare(vlm, image, "what is it ?", methods, budget=8, budget_as="final", max_new_tokens=3)
     runs = {run.method: run for run in found.runs}
     assert found.grid.n_tokens == 24 and found.grid.views[0].rows == 4
     for method, run in runs.items():
@@ -168,8 +168,8 @@ def test_a_folder_plans_without_loading(kind, written, tmp_path):
     case = CASES[kind]
     case.build().config.save_pretrained(tmp_path)
     for least, most in ((4, 30), (90_000, 99_000), (4, 40_000)):  # too large, too small, as it is
-        pictures = pictures_processor(4, least * 64, most * 64)
-        said = pictures.to_dict()
+        images = images_processor(4, least * 64, most * 64)
+        said = images.to_dict()
         if written == "min and max":
             said["min_pixels"], said["max_pixels"] = said["size"]["shortest_edge"], said["size"]["longest_edge"]
             del said["size"]
@@ -178,7 +178,7 @@ def test_a_folder_plans_without_loading(kind, written, tmp_path):
         else:
             (tmp_path / "preprocessor_config.json").write_text(json.dumps(said, default=str))
         info = planning_before_loading(str(tmp_path))
-        counted = pictures.get_number_of_image_patches(1000, 1000) // 4
+        counted = images.get_number_of_image_patches(1000, 1000) // 4
         assert (info.family, info.n_visual, info.merges_patches) == (kind, counted, True)
     (tmp_path / "preprocessor_config.json").unlink(missing_ok=True)
     for damaged in ("{}", "[]", '{"image_processor": {"size": [], "patch_size": 4}}'):

@@ -6,7 +6,7 @@ from tiny_families import CASES
 from tokviz.models.llava import Llava
 from tokviz.models.loading import wrap
 
-KINDS = [name for name, case in CASES.items() if isinstance(case.here, Llava) and case.media == "picture"]
+KINDS = [name for name, case in CASES.items() if isinstance(case.here, Llava) and case.media == "image"]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -14,7 +14,7 @@ def test_the_block_whose_output_are_the_features(name):
     """hidden_states has one entry more than there are blocks: entry h leaves block h - 1."""
     case = CASES[name]
     vlm = wrap(case.model(), case.processor())
-    blocks = list(vlm.family.vision_layers(vlm.model, "picture"))
+    blocks = list(vlm.family.vision_layers(vlm.model, "image"))
     for layer, expected in ((1, 0), (3, 2), (len(blocks), -1), (-1, -1), (-2, -2)):
         vlm.model.config.vision_feature_layer = layer
         assert vlm.family.vision_block(vlm.model, "feature") is blocks[expected], layer

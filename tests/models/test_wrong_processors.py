@@ -1,4 +1,4 @@
-"""A processor that makes other pictures, frames or counts than its model takes is refused when the model is loaded."""
+"""A processor that makes other images, frames or counts than its model takes is refused when the model is loaded."""
 
 import pytest
 from tiny_families import CASES
@@ -49,7 +49,7 @@ def test_what_would_fail_or_be_drawn_wrongly_is_refused(name, part, setting, val
 
 
 def test_frames_of_video_llava_need_their_cls_counted():
-    """Counted as in ``full``, pictures come out right and frames one short."""
+    """Counted as in ``full``, images come out right and frames one short."""
     case = CASES["video_llava (videos)"]
     model, processor = case.model(), case.processor()
     processor.num_additional_image_tokens, processor.vision_feature_select_strategy = 0, "full"

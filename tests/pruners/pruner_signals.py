@@ -1,6 +1,6 @@
 """Synthetic signals that fill every field of ``Signals`` with consistent shapes, and every stage of every method.
 
-A picture is a ``Layout`` (one raster, or a thumbnail with crops, newlines or not), a content is one of ``KINDS``; rows
+An image is a ``Layout`` (one raster, or a thumbnail with crops, newlines or not), a content is one of ``KINDS``; rows
 that are not finite are so in EVERY signal that has a number per token. ``for_stage`` hands a stage what it declared.
 """
 
@@ -92,7 +92,7 @@ class Layout:
 
 
 def raster(rows, cols):
-    """One picture of ``rows * cols`` patches."""
+    """One image of ``rows * cols`` patches."""
     cell = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).reshape(-1, 2)
     return Layout(f"{rows}x{cols}", None, cell)
 
@@ -330,7 +330,7 @@ class Variant:
         return for_stage(signals, self.stage), bad
 
     def layouts(self):
-        """Pictures that this stage can meet; newlines are there only behind the projector, crops behind the tower."""
+        """Images that this stage can meet; newlines are there only behind the projector, crops behind the tower."""
         if isinstance(self.stage.site, VisionBlock):
             return list(RASTERS)
         found = TILES if self.pruner.needs_tiles else (*RASTERS, *TILES)

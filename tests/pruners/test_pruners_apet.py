@@ -85,7 +85,7 @@ def test_a_single_token_is_the_longest_one_and_holds_the_mean(mode):
 
 @pytest.mark.parametrize("mode", ["paper", "official"])
 @pytest.mark.parametrize("sampling", ["fps", "dpc", "random"])
-def test_a_flat_picture_is_survived(mode, sampling):
+def test_a_flat_image_is_survived(mode, sampling):
     flat = torch.full((12, 4), 40.0)
     selection = select_stage_1(Signals(flat), 5, params(mode=mode, sampling=sampling), generator())
     assert len(selection.kept) == 5

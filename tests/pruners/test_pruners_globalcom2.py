@@ -67,9 +67,9 @@ def test_worked_example():
         [5 / own + 1 / seen, 1 / own + 1.5 / seen, 1 / own + 0 / seen, 0 / own + 1 / seen]
     )
     # So crop 1 keeps its first two (4, 5). Crop 2 has 2 2 2 8 beside 2.5 3 3 4: the last one (12), then of 2 beside 3,
-    # twice, the first in the picture (7).
+    # twice, the first in the image (7).
     assert found.kept.tolist() == [1, 3, 4, 5, 7, 8, 12, 13]
-    # The thumbnail comes by score: 3 (4.0) before 1 (3.0); everything else as in the picture, newlines included.
+    # The thumbnail comes by score: 3 (4.0) before 1 (3.0); everything else as in the image, newlines included.
     assert found.kept[found.sequence].tolist() == [3, 1, 4, 5, 7, 8, 12, 13]
     assert select(signals_of(layout, [*thumbnail, *grid]), 6, order="raster").sequence is None
     assert found.diagnostics.facts["newlines_kept"] == 2

@@ -153,7 +153,7 @@ def test_v2drop_published_settings():
     assert 193.4375 + 10 / 32 == 193.75
     assert stages(plan("v2drop", 7, mode="official")) == [(3, 288), (17, 144), (22, 1)]
     assert stages(plan("v2drop", 7, info=QWEN, mode="official")) == [(3, 250), (16, 12), (22, 1)]
-    # The same share of another picture has the same ratios.
+    # The same share of another image has the same ratios.
     assert stages(plan("v2drop", 640, info=PlanningInfo(2880, 32))) == [(3, 806), (17, 201), (22, 0)]
     assert all(stage.positions == "keep" for stage in plan("v2drop", 192).stages)
 

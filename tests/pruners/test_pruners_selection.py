@@ -198,7 +198,7 @@ def test_todre_drops_rows_that_are_no_patch_even_below_its_count():
     assert todre.select_diverse(signals, 5, {}, generator()).kept.tolist() == [0, 1, 2, 3, 4]  # identity at N
 
 
-def test_todre_takes_the_pivot_of_anyres_pictures_from_the_thumbnail():
+def test_todre_takes_the_pivot_of_anyres_images_from_the_thumbnail():
     signals = Signals(
         directions(0, 10, 90),
         cls_attention=torch.tensor([0.1, 0.2, 0.7]),

@@ -167,7 +167,7 @@ def test_through_all_blocks_every_patch_is_in_one_group_and_counted_once(has_cls
     assert (origin.tolist() == sorted(origin.tolist())) == (order == "raster")
 
 
-def test_pictures_are_merged_each_by_itself():
+def test_images_are_merged_each_by_itself():
     inner, _, params = selects()
     g = torch.Generator().manual_seed(0)
     features, keys = torch.randn(12, 3, generator=g), torch.randn(12, 4, generator=g)
@@ -176,14 +176,14 @@ def test_pictures_are_merged_each_by_itself():
     assert both.kept.tolist() == [*one.kept.tolist(), *(two.kept + 6).tolist()]
     assert torch.equal(both.features, torch.cat([one.features, two.features]))
     assert both.sequence.tolist() == [*one.sequence.tolist(), *(two.sequence + 4).tolist()]
-    with pytest.raises(BadInput, match="equally in 2 pictures"):
+    with pytest.raises(BadInput, match="equally in 2 images"):
         run(inner, params, 9, features, keys, view=torch.tensor([0] * 6 + [1] * 6))
 
 
 def test_a_block_cannot_merge_more_than_half():
     inner, _, params = selects()
     assert len(run(inner, params, 3, VALUES, KEYS).kept) == 3
-    with pytest.raises(BadInput, match="at most half of the tokens of a picture in one block, not 4 of 6"):
+    with pytest.raises(BadInput, match="at most half of the tokens of an image in one block, not 4 of 6"):
         run(inner, params, 2, VALUES, KEYS)
 
 
@@ -235,7 +235,7 @@ def test_every_total_that_can_be_reached_is_planned_evenly():
                     # A block that merges clearly fewer than the first one does so because it could not do more.
                     assert r >= merges[0] - 1 or r == left // 2, (n, blocks, total, block)
                     left -= r
-            with pytest.raises(BadInput, match=f"at least {least} of a picture's {n} tokens in {blocks} vision blocks"):
+            with pytest.raises(BadInput, match=f"at least {least} of an image's {n} tokens in {blocks} vision blocks"):
                 merges_per_block(n, n - least + 1, blocks)
 
 
@@ -243,7 +243,7 @@ def test_the_embedded_tower_is_too_shallow_for_seventeen_tokens():
     params = PRUNER.complete({})
     schedule = PRUNER.schedule(Budget(18), EMBEDDED, params)
     assert schedule.final_count(576) == 18
-    with pytest.raises(BadInput, match="leaves at least 18 of a picture's 576 tokens in 5 vision blocks"):
+    with pytest.raises(BadInput, match="leaves at least 18 of an image's 576 tokens in 5 vision blocks"):
         PRUNER.schedule(Budget(17), EMBEDDED, params)
 
 
@@ -255,10 +255,10 @@ def test_blocks_that_merge_nothing_have_no_stage():
     assert (stage.site, stage.keep, stage.proportional_attention) == (VisionBlock(0), 575, False)
 
 
-def test_several_pictures_lose_the_same_number():
+def test_several_images_lose_the_same_number():
     info = PlanningInfo(n_visual=3 * 144, n_blocks=8, n_views=3, vision_blocks=5)
     params = PRUNER.complete({})
     assert PRUNER.schedule(Budget(3 * 40), info, params).final_count(432) == 120
     assert PRUNER.schedule(Budget(100), info, params).final_count(432) == 99
-    with pytest.raises(BadInput, match="each of 3 pictures: ask for 102 tokens"):
+    with pytest.raises(BadInput, match="each of 3 images: ask for 102 tokens"):
         PRUNER.schedule(Budget(100, "final"), info, params)

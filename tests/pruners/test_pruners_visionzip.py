@@ -10,13 +10,13 @@ import tokviz
 from tokviz.engine import encode
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import get
-from tokviz.pruners.visionzip import contextual_count, select_pictures, select_tiles
+from tokviz.pruners.visionzip import contextual_count, select_images, select_tiles
 from tokviz.types import Signals
 
 PRUNER = get("visionzip")
 
 
-def zipped(signals, keep, select=select_pictures, **params):
+def zipped(signals, keep, select=select_images, **params):
     return select(signals, keep, PRUNER.complete(params), torch.Generator())
 
 
@@ -193,7 +193,7 @@ def test_every_view_is_zipped_by_itself():
     assert found.kept.tolist() == [20 * view + row for view, part in enumerate(parts) for row in part.kept.tolist()]
     assert torch.equal(found.features, torch.cat([part.features for part in parts]))
     assert torch.equal(found.extra, signals.cls_feature)
-    # Pictures: [CLS], dominant, contextual one picture after the other.
+    # Images: [CLS], dominant, contextual one image after the other.
     given = torch.cat([found.features, found.extra])
     alone = torch.cat([torch.cat([part.features, part.extra])[part.sequence] for part in parts])
     assert torch.equal(given[found.sequence], alone)

@@ -89,7 +89,7 @@ def keep_and_recycle(x, scores, keep, knn):
 
 
 def consolidate(x, attention, keep, knn):
-    """Polymorphic's stage 1 on one picture."""
+    """Polymorphic's stage 1 on one image."""
     count = math.floor(keep / 6.4 + 0.5)
     ranked = best_first(range(len(x)), attention)
     alone, rest = ranked[: keep - count], sorted(ranked[keep - count :])

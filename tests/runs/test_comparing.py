@@ -81,7 +81,7 @@ def test_added_tokens_are_billed(vlm, scene_image, budget):
     assert added > 0
 
 
-def test_the_words_behind_the_picture_are_told(comparison):
+def test_the_words_behind_the_image_are_told(comparison):
     assert comparison.text_tokens == ["how", "many", "objects", "are", "there", "assistant"]
     for run in ran(comparison):
         for stage in run.stages:
@@ -239,10 +239,10 @@ def test_words_the_model_lacks_are_named(vlm, scene_image):
 
 
 @pytest.mark.parametrize("size", [(192, 192), (300, 100), (77, 200)])
-def test_any_shape_of_picture(vlm, size):
+def test_any_shape_of_image(vlm, size):
     result = tokviz.compare(vlm, Image.new("RGB", size, "gray"), QUESTION, ["apet", "divprune", "todre"], budget=12)
     assert not [run.error for run in result.runs if run.error]
-    assert result.grid.picture_size == size
+    assert result.grid.image_size == size
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_any_shape_of_picture(vlm, size):
         ({"params": {"apet": {"nosuch": 1}}}, "nosuch"),
         ({"params": {"fastv": {}}}, "fastv"),
         ({"params": {"apet": {"basis_tokens": 1e9}}}, "basis_tokens"),
-        ({"image": None}, "no picture"),
+        ({"image": None}, "no image"),
         ({"image": Image.new("RGB", (1, 1))}, "1 × 1"),
         ({"seed": -1}, "seed"),
         ({"max_new_tokens": 0}, "new tokens"),

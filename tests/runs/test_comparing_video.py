@@ -31,7 +31,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    """A tiny model that takes pictures and videos."""
+    """A tiny model that takes images and videos."""
     case, folder = CASES["llava_next_video (videos)"], tmp_path_factory.mktemp("film")
     case.model(torch.float32).save_pretrained(folder)
     case.processor().save_pretrained(folder)
@@ -59,7 +59,7 @@ def test_the_session_holds_the_frames_that_the_model_saw(comparison, clip):
     video = comparison.video
     assert [frame.index for frame in video.frames] == sorted({frame.index for frame in video.frames})
     assert len(video.frames) == 4 and video.n_frames == 30 and (video.width, video.height) == SIZE
-    assert comparison.picture == video.frames[0].picture and comparison.grid.picture_size == SIZE
+    assert comparison.image == video.frames[0].image and comparison.grid.image_size == SIZE
     assert [view.frames for view in comparison.grid.views] == [(0,), (1,), (2,), (3,)]
     assert comparison.warnings[0] == "The model looks at 4 of 30 frames, about one every 0.3 seconds."
     assert Comparison.from_json(comparison.to_json()) == comparison
@@ -140,7 +140,7 @@ def test_the_order_of_frames_matters(film):
         ({"evidence": [(0, 0, 9, 9)], "evidence_frames": [4], "frames": 4}, "0 to 3, not 4"),
         ({"evidence": [(0, 0, 9, 9)], "evidence_frames": [-1], "frames": 4}, "0 to 3, not -1"),
         ({"evidence": [(9, 0, 0, 9)], "evidence_frames": [0]}, "evidence box"),
-        ({"source": b""}, "no picture that can be read"),
+        ({"source": b""}, "no image that can be read"),
         ({"source": sound_only()}, "sound but no video"),
         ({"source": "nowhere.mp4"}, "no video file named"),
         ({"source": Image.new("RGB", SIZE), "frames": 4}, "a setting for videos"),
@@ -172,16 +172,16 @@ def test_a_video_that_was_read_with_other_frames_is_refused(film, clip):
         ask(film, read_video(clip, lambda facts: [0, 9]), frames=4)
 
 
-def test_a_model_for_pictures_names_models_that_take_videos(vlm, clip):
+def test_a_model_for_images_names_models_that_take_videos(vlm, clip):
     with pytest.raises(
         BadInput, match=r"tokviz-tiny does not answer questions about videos.*such as tokviz-tiny-video or .+/"
     ):
         tokviz.compare(vlm, clip, "is there a star?")
 
 
-def test_a_model_for_videos_may_take_no_pictures(film, monkeypatch):
+def test_a_model_for_videos_may_take_no_images(film, monkeypatch):
     monkeypatch.setattr(type(film.family), "takes", ("video",))
-    with pytest.raises(BadInput, match="does not answer questions about pictures; choose a model that does"):
+    with pytest.raises(BadInput, match="does not answer questions about images; choose a model that does"):
         ask(film, Image.new("RGB", SIZE))
 
 
@@ -249,11 +249,11 @@ def test_a_long_video_is_looked_at_from_its_first_to_its_last_frame(n_frames, fp
     assert numbers[0] == 0 and numbers[-1] >= 0.98 * own[-1]
 
 
-def test_a_model_trained_with_videos_only_says_so_of_pictures():
-    picture = read_image(Image.new("RGB", (32, 32)))
+def test_a_model_trained_with_videos_only_says_so_of_images():
+    image = read_image(Image.new("RGB", (32, 32)))
     video = read_video(coded(grey_frames(4)), lambda facts: [0, 2])
     model = {name: SimpleNamespace(record=SimpleNamespace(name=name)) for name in ("tokviz-tiny-video", "a folder")}
-    assert untrained(model["tokviz-tiny-video"], picture) == [
-        "tokviz-tiny-video was trained with videos only: its answers about a picture mean little."
+    assert untrained(model["tokviz-tiny-video"], image) == [
+        "tokviz-tiny-video was trained with videos only: its answers about an image mean little."
     ]
-    assert untrained(model["tokviz-tiny-video"], video) == untrained(model["a folder"], picture) == []
+    assert untrained(model["tokviz-tiny-video"], video) == untrained(model["a folder"], image) == []

@@ -11,7 +11,7 @@ IMAGE = Image.new("RGB", (336, 336), "white")
 
 def asked(vlm, monkeypatch, positions, question="what color is the star?", **options):
     monkeypatch.setattr(vlm.text_config, "max_position_embeddings", positions)
-    with pytest.raises(BadInput, match="Picture, question and answer need") as caught:
+    with pytest.raises(BadInput, match="Image, question and answer need") as caught:
         tokviz.compare(vlm, IMAGE, question, ["random"], 64, **options)
     return str(caught.value)
 
@@ -26,11 +26,11 @@ def test_a_shorter_question_only_where_that_is_enough(vlm, monkeypatch):
     assert "shorten" not in asked(vlm, monkeypatch, 500, words)
 
 
-def test_where_the_picture_needs_the_tokens_it_is_named(vlm, monkeypatch):
+def test_where_the_image_needs_the_tokens_it_is_named(vlm, monkeypatch):
     told = asked(vlm, monkeypatch, 300)
-    assert "shorten" not in told and "every picture takes 576 of them" in told and "another model" in told
+    assert "shorten" not in told and "every image takes 576 of them" in told and "another model" in told
 
 
-def test_a_smaller_picture_where_the_model_makes_fewer_tokens_of_one(vlm, monkeypatch):
+def test_a_smaller_image_where_the_model_makes_fewer_tokens_of_one(vlm, monkeypatch):
     monkeypatch.setattr("tokviz.runs.requests._fewer_when_smaller", lambda vlm, grid: True)
-    assert "use a smaller picture, which alone takes 576" in asked(vlm, monkeypatch, 300)
+    assert "use a smaller image, which alone takes 576" in asked(vlm, monkeypatch, 300)

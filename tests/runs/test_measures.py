@@ -122,7 +122,7 @@ def test_evidence_is_found_as_one_by_one(data):
     ]
     drawn = data.draw(st.lists(st.tuples(st.integers(0, n_views - 1), st.none() | boxes), max_size=12))
     grid = TokenGrid(
-        picture_size=(9, 9), views=views, view=[view for view, _ in drawn], row=[-1] * len(drawn),
+        image_size=(9, 9), views=views, view=[view for view, _ in drawn], row=[-1] * len(drawn),
         col=[-1] * len(drawn), box=[box for _, box in drawn],
     )  # fmt: skip
     evidence = data.draw(st.lists(boxes, max_size=6))

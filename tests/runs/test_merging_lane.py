@@ -89,7 +89,7 @@ def test_what_cannot_be_reached_is_said_in_the_lane(vlm, scene_image, n_tokens):
     for _ in range(N_BLOCKS):
         least -= least // 2
     run = tokviz.compare(vlm, scene_image, QUESTION, ["tome"], budget=least - 1).run("tome")
-    assert run.error.startswith(f"ToMe leaves at least {least} of a picture's {n_tokens} tokens in 5 vision blocks")
+    assert run.error.startswith(f"ToMe leaves at least {least} of an image's {n_tokens} tokens in 5 vision blocks")
     everything = tokviz.compare(vlm, scene_image, QUESTION, ["tome"], budget=n_tokens)
     assert everything.run("tome").stages == []
     assert everything.run("tome").answer_tokens == everything.run("full").answer_tokens

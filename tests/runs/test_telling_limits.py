@@ -24,10 +24,10 @@ def test_beside_every_answer_about_another_image_stands_what_the_model_was_train
 
 
 def test_the_examples_of_the_page_are_drawn_scenes_and_nothing_is_said_of_them(vlm):
-    picture = sorted(EXAMPLES.glob("*/picture.png"))[0]
-    result = tokviz.compare(vlm, picture, "hello", ["apet"], budget=64)
+    image = sorted(EXAMPLES.glob("*/image.png"))[0]
+    result = tokviz.compare(vlm, image, "hello", ["apet"], budget=64)
     assert not [w for w in result.warnings if w.startswith(SENTENCE)]
-    digests = {example.comparison.picture.sha256 for example in load_examples()}
+    digests = {example.comparison.image.sha256 for example in load_examples()}
     digests |= {e.comparison.video.sha256 for e in load_examples() if e.comparison.video is not None}
     assert digests <= stored_digests()
     assert not [w for example in load_examples() for w in example.comparison.warnings if "trained on drawn" in w]
@@ -54,8 +54,8 @@ def test_the_command_prints_it(vlm, photograph, tmp_path, monkeypatch, capsys):
 def test_an_empty_answer_is_told_as_one(vlm):
     """As the model card says; answers are not changed."""
     answers = []
-    for picture in sorted(EXAMPLES.glob("*/picture.png"))[:6]:
-        for run in tokviz.compare(vlm, picture, "hello", ["apet"], budget=64).runs:
+    for image in sorted(EXAMPLES.glob("*/image.png"))[:6]:
+        for run in tokviz.compare(vlm, image, "hello", ["apet"], budget=64).runs:
             assert (run.answer == "") == (EMPTY_ANSWER in run.warnings)
             answers.append(run.answer)
     assert "" in answers and any(answers)

@@ -68,7 +68,7 @@ def test_charts_readings_and_words():
                 Chart("groups", "Group sizes", "bars", y=[3, 1], names=["a", "b"], about=1),
             ],
             readings=[
-                Reading("alpha", "Attention on the picture", 0.0123456789, line=0.03, unit="share"),
+                Reading("alpha", "Attention on the image", 0.0123456789, line=0.03, unit="share"),
                 Reading("none", "Nothing", math.nan),
             ],
             text=TextScores("raters", "Raters", torch.tensor([0.25, math.nan]), torch.tensor([True, False]), line=0.5),

@@ -13,7 +13,7 @@ from tokviz.serving.model_cache import ModelCache, ModelSpec
 
 
 def request(**changed):
-    start = {"model": "m", "picture": None, "question": "?", "methods": ("apet",), "budget": 24}
+    start = {"model": "m", "image": None, "question": "?", "methods": ("apet",), "budget": 24}
     return running.RunRequest(**{**start, **changed})
 
 
@@ -163,7 +163,7 @@ def test_steps_tell_what_is_done_and_raise_what_goes_wrong():
 def test_the_embedded_model_is_loaded_with_steps_and_described(monkeypatch, vlm):
     monkeypatch.setattr(model_cache, "CACHE", ModelCache())
     before = model_cache.model_facts("tokviz-tiny")
-    assert before == "llava · 5.0 M parameters · pictures"
+    assert before == "llava · 5.0 M parameters · images"
     asked = request(model="tokviz-tiny", question="", methods=(), budget=1)
     told = list(model_cache.load_steps(asked.spec))
     assert model_cache.CACHE.has(asked.spec) and any(words.startswith("Loading weights") for words in told)
@@ -191,9 +191,9 @@ def test_offers_say_family_size_and_memory(monkeypatch, tmp_path):
     monkeypatch.setenv("TOKVIZ_MODEL", f"{embedded_folder()}/, {tmp_path}/nothing, owner/elsewhere")
     mine, nothing, elsewhere = model_menu.model_options()
     assert mine.name == "tokviz-tiny" and mine.family == "llava" and mine.parameters == 5042144
-    assert mine.memory_gb == 0.0 and nothing.facts() == "architecture unknown · pictures"
+    assert mine.memory_gb == 0.0 and nothing.facts() == "architecture unknown · images"
     assert elsewhere.id == "owner/elsewhere" and elsewhere.parameters is None
-    assert elsewhere.as_data()["takes"] == ["picture"]
+    assert elsewhere.as_data()["takes"] == ["image"]
 
 
 def test_memory_that_runs_out_while_a_model_answers_is_a_sentence(monkeypatch, tmp_path):
@@ -203,7 +203,7 @@ def test_memory_that_runs_out_while_a_model_answers_is_a_sentence(monkeypatch, t
 
     Image.new("RGB", (64, 64), "grey").save(tmp_path / "grey.png")
     asked = request(
-        model="tokviz-tiny", picture=str(tmp_path / "grey.png"), question="what is it ?", methods=("random",), budget=9
+        model="tokviz-tiny", image=str(tmp_path / "grey.png"), question="what is it ?", methods=("random",), budget=9
     )
 
     def fails(error):

@@ -37,8 +37,8 @@ def test_a_signal_ends_the_server_cleanly_even_while_it_is_asked(tmp_path, told)
                 assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
                 time.sleep(0.2)
         (folder,) = [path for path in tmp_path.glob("tokviz-*") if path.is_dir()]
-        picture = next((ROOT / "docs").glob("*.png")).read_bytes()
-        (path,) = httpx.post(f"{base}/gradio_api/upload", files={"files": ("a.png", picture)}, timeout=30).json()
+        image = next((ROOT / "docs").glob("*.png")).read_bytes()
+        (path,) = httpx.post(f"{base}/gradio_api/upload", files={"files": ("a.png", image)}, timeout=30).json()
         assert Path(path).is_relative_to(folder)
         asked = [
             {"path": path, "meta": {"_type": "gradio.FileData"}},

@@ -40,18 +40,18 @@ def kept(tmp_path):
 
 
 def test_only_files_of_the_folder_are_a_clients_and_nothing_else_is_told_apart(kept, tmp_path):
-    inside = put(kept.folder, "abc/picture.png")
+    inside = put(kept.folder, "abc/image.png")
     assert kept.own_file(str(inside)) == str(inside)
     secret = put(tmp_path, "secret.png")
     link = kept.folder / "link.png"
     link.symlink_to(secret)
     loop = kept.folder / "loop.png"
     loop.symlink_to(loop)
-    sibling = put(tmp_path, "server-of-another/picture.png")
+    sibling = put(tmp_path, "server-of-another/image.png")
     foreign = [
         str(secret), str(tmp_path / "missing.png"), str(link), str(loop), str(sibling), str(kept.folder), "/etc/passwd",
-        f"{kept.folder}/../secret.png", "abc/picture.png", "", ".", "\0", "x" * 5000, None, 3, ["a"], {"path": "a"},
-        "http://127.0.0.1/picture.png", f"file://{inside}",
+        f"{kept.folder}/../secret.png", "abc/image.png", "", ".", "\0", "x" * 5000, None, 3, ["a"], {"path": "a"},
+        "http://127.0.0.1/image.png", f"file://{inside}",
     ]  # fmt: skip
     for path in foreign:
         with pytest.raises(BadInput) as refused:

@@ -16,8 +16,8 @@ from tokviz.records import (
     BudgetMeanings,
     Comparison,
     Cost,
+    ImageRecord,
     ModelRecord,
-    PictureRecord,
     Request,
     RequestedMethod,
     Run,
@@ -33,7 +33,7 @@ HOSTILE = (
 )
 
 
-def picture(width: int, height: int) -> Image.Image:
+def make_image(width: int, height: int) -> Image.Image:
     """A busy background with a few drawn things."""
     y, x = np.mgrid[0:height, 0:width]
     noise = np.random.default_rng(3).normal(0, 6, (height, width))
@@ -51,11 +51,11 @@ def picture(width: int, height: int) -> Image.Image:
     return image
 
 
-def picture_record(image: Image.Image) -> PictureRecord:
+def image_record(image: Image.Image) -> ImageRecord:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     data = buffer.getvalue()
-    return PictureRecord(
+    return ImageRecord(
         width=image.width, height=image.height, sha256=hashlib.sha256(data).hexdigest(), mime="image/png",
         base64=base64.b64encode(data).decode(), name="synthetic.png",
     )  # fmt: skip
@@ -106,8 +106,8 @@ def comparison(
     width: int = 480, height: int = 480, *, side: int = 336, budget: int = 64, answer: str | None = None,
     expected: str | None = "cyan", question: str = "what color is the triangle ?", failed: bool = False,
 ) -> Comparison:  # fmt: skip
-    """Four lanes (one merging, one with two stages and an error lane on request) on a width × height picture."""
-    image = picture(width, height)
+    """Four lanes (one merging, one with two stages and an error lane on request) on a width × height image."""
+    image = make_image(width, height)
     grid = centre_crop_grid((width, height), side, side, 14)
     n = grid.n_tokens
     rng = np.random.default_rng(7)
@@ -159,7 +159,7 @@ def comparison(
             name="tokviz-tiny", family="llava", n_blocks=8, hidden_size=192, dtype="float32", device="cpu",
             attention="sdpa", embedded=True,
         ),
-        picture=picture_record(image), grid=grid, runs=runs, versions={}, timings={}, warnings=[],
+        image=image_record(image), grid=grid, runs=runs, versions={}, timings={}, warnings=[],
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from synthetic import HOSTILE, map_record, picture, picture_record, run, stage
+from synthetic import HOSTILE, image_record, make_image, map_record, run, stage
 
 from tokviz.names import Box
 from tokviz.records import (
@@ -35,7 +35,7 @@ def film_frames(n_frames: int, lit: int, size: tuple[int, int] = (384, 240)) -> 
     """The frames: a ball from left to right, a lamp that is lit (yellow) in frame ``lit`` and dark else."""
     frames = []
     for number in range(n_frames):
-        image = picture(*size)
+        image = make_image(*size)
         draw = ImageDraw.Draw(image)
         x = 20 + number * (size[0] - 70) / max(n_frames - 1, 1)
         draw.ellipse([x, 150, x + 44, 194], fill=(214, 69, 65))
@@ -65,7 +65,7 @@ def film_grid(
             row.append(-1)
             col.append(-1)
             box.append(None)
-    return TokenGrid(picture_size=size, views=views, view=view, row=row, col=col, box=box)
+    return TokenGrid(image_size=size, views=views, view=view, row=row, col=col, box=box)
 
 
 def _runs(grid: TokenGrid, frames: list[Image.Image], lit: int, budget: int, answer: str) -> list[Run]:
@@ -133,11 +133,11 @@ def film_comparison(
     grid = film_grid(frames[0].size, n_frames, rows, cols, together, extra)
     runs = _runs(grid, frames, lit, budget, answer)
     runs += [runs[1].model_copy(update={"method": f"copy{i}", "label": f"Copy {i + 1}"}) for i in range(copies)]
-    records = [picture_record(frame) for frame in frames]
+    records = [image_record(frame) for frame in frames]
     video = VideoRecord(
         name=name, sha256=hashlib.sha256(name.encode()).hexdigest(), width=frames[0].width, height=frames[0].height,
         duration_s=n_frames * 0.5, fps=24.0, n_frames=n_frames * 12,
-        frames=[FrameRecord(index=12 * i, time_s=0.5 * i, picture=record) for i, record in enumerate(records)],
+        frames=[FrameRecord(index=12 * i, time_s=0.5 * i, image=record) for i, record in enumerate(records)],
     )  # fmt: skip
     request: dict[str, Any] = {
         "question": question, "methods": [RequestedMethod(method=r.method) for r in runs], "budget": budget,
@@ -150,7 +150,7 @@ def film_comparison(
             name="tokviz-tiny-video", family="llava_next_video", n_blocks=8, hidden_size=192, dtype="float32",
             device="cpu", attention="sdpa", embedded=True,
         ),
-        picture=records[0], video=video, grid=grid, runs=runs, versions={}, timings={}, warnings=[],
+        image=records[0], video=video, grid=grid, runs=runs, versions={}, timings={}, warnings=[],
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from synthetic import HOSTILE, map_record, nearest, picture, picture_record, run, stage
+from synthetic import HOSTILE, image_record, make_image, map_record, nearest, run, stage
 
 from tokviz.models.llava import centre_crop_grid
 from tokviz.names import VisionBlock
@@ -79,7 +79,7 @@ def clustered_stage(grid: TokenGrid) -> StageRecord:
                         y=[float(v) for v in np.log1p(np.arange(16))], x=[float(i + 1) for i in range(16)],
                         x_label="step", y_label="log det", line=2.0, marked=[15]),
         ],
-        text=TextScores(name="raters", label="mean attention of the word on the picture",
+        text=TextScores(name="raters", label="mean attention of the word on the image",
                               values=[float(v) for v in scores], chosen=[bool(v > line) for v in scores], line=line),
         facts={"added_token": "[CLS]", "neighbours": 5, "dc_percentile": 0.02, "exact": True},
     )  # fmt: skip
@@ -92,7 +92,7 @@ def progressive_stages(grid: TokenGrid) -> list[StageRecord]:
     for step, (block, share) in enumerate([(2, 0.7), (3, 0.5), (5, 0.3), (6, 0.12), (7, 0.0)]):
         kept = sorted(sorted(alive, key=lambda t: -score[t])[: int(share * grid.n_tokens)])
         value = 0.62 - 0.13 * step
-        reading = Reading(name="alpha", label="attention on the picture", value=value, line=0.2, unit="share")
+        reading = Reading(name="alpha", label="attention on the image", value=value, line=0.2, unit="share")
         stages.append(
             stage(block, kept, len(alive), score=map_record("attention", score, "share", alive=set(alive)),
                   readings=[reading], planned_keep=None, facts={"withdraws": not kept})
@@ -103,7 +103,7 @@ def progressive_stages(grid: TokenGrid) -> list[StageRecord]:
 
 def rich_comparison(*, hostile: bool = False) -> Comparison:
     """Five lanes on a 12 × 12 grid. ``hostile``: every text that a method may leave tries to be code."""
-    image = picture(480, 480)
+    image = make_image(480, 480)
     grid = centre_crop_grid((480, 480), 336, 336, 28)
     n = grid.n_tokens
     clustered = clustered_stage(grid)
@@ -120,7 +120,7 @@ def rich_comparison(*, hostile: bool = False) -> Comparison:
         run("steps", "Five steps", "progressive", "cyan", 0, 62, 10.2, stages=steps,
             tokens_per_block=blocks),
         Run(method="tiles", label="Crops", family="attention-ranked", params={},
-            error="Crops compares a thumbnail with its crops, and this model looks at one picture without crops."),
+            error="Crops compares a thumbnail with its crops, and this model looks at one image without crops."),
     ]  # fmt: skip
     return Comparison(
         request=Request(
@@ -133,7 +133,7 @@ def rich_comparison(*, hostile: bool = False) -> Comparison:
             name="tokviz-tiny", family="llava", n_blocks=8, hidden_size=160, dtype="float32", device="cpu",
             attention="sdpa", embedded=True,
         ),
-        picture=picture_record(image), grid=grid, text_tokens=[HOSTILE if hostile else w for w in WORDS], runs=runs,
+        image=image_record(image), grid=grid, text_tokens=[HOSTILE if hostile else w for w in WORDS], runs=runs,
         versions={}, timings={}, warnings=[],
     )  # fmt: skip
 

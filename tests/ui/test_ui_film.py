@@ -1,4 +1,4 @@
-"""Videos and tiled pictures between the records and the page: payload, request form, export."""
+"""Videos and tiled images between the records and the page: payload, request form, export."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from tokviz.ui.payload import to_payload
 
 
 def request(**changed):
-    start = {"model": "m", "picture": None, "question": "?", "methods": ("apet",), "budget": 24}
+    start = {"model": "m", "image": None, "question": "?", "methods": ("apet",), "budget": 24}
     return running.RunRequest(**{**start, **changed})
 
 
@@ -73,13 +73,13 @@ def test_the_payload_carries_frames_with_times_and_files(session):
     assert json.loads(json.dumps(payload, allow_nan=False)) == payload
     assert [frame["time"] for frame in payload["video"]["frames"]] == [0, 0.5, 1, 1.5, 2, 2.5]
     assert [frame["index"] for frame in payload["video"]["frames"]] == [0, 12, 24, 36, 48, 60]
-    files = [frame["picture"]["path"] for frame in payload["video"]["frames"]]
+    files = [frame["image"]["path"] for frame in payload["video"]["frames"]]
     assert len(set(files)) == 6 and all(Path(path).is_file() for path in files)
-    assert payload["evidence_frames"] == [4] and payload["picture"] is None
+    assert payload["evidence_frames"] == [4] and payload["image"] is None
     assert [view["frames"] for view in payload["grid"]["views"]] == [[frame] for frame in range(6)]
 
 
-def test_a_picture_has_no_video_in_its_payload():
+def test_an_image_has_no_video_in_its_payload():
     payload = to_payload(comparison())
     assert payload["video"] is None and payload["evidence_frames"] == []
 
@@ -96,7 +96,7 @@ def test_frames_that_cannot_be_drawn_are_refused(session, change):
         "layers": [view.model_copy(update={"layer": 0}) for view in views],
     }.get(change, views)
     other = {
-        "size": [*frames[:-1], frames[-1].model_copy(update={"picture": comparison().picture})],
+        "size": [*frames[:-1], frames[-1].model_copy(update={"image": comparison().image})],
         "time": [*frames[:-1], frames[-1].model_copy(update={"time_s": float("inf")})],
     }.get(change, frames)
     damaged = session.model_copy(
@@ -129,10 +129,10 @@ def test_an_uploaded_video_is_looked_at_at_once(act, clip, tmp_path):
 
 def test_the_truth_of_a_clip_is_told_in_frames_of_the_file(session, clip):
     act = Handlers(None, None, (), [example_of(session, clip)])
-    asked = request(model="m", picture=str(clip), question=session.request.question, methods=("apet",), budget=24)
+    asked = request(model="m", image=str(clip), question=session.request.question, methods=("apet",), budget=24)
     known = act._with_truth(asked)
     assert known.expected == "yellow" and known.evidence == (LAMP,) and known.evidence_at == (48,)
-    other = act._with_truth(request(picture=str(clip), question="what is it ?"))
+    other = act._with_truth(request(image=str(clip), question="what is it ?"))
     assert other.expected is None and other.evidence_at == ()
 
 
@@ -140,7 +140,7 @@ def test_the_truth_of_a_clip_is_told_in_frames_of_the_file(session, clip):
                                                    ((0, 30, 60), {"evidence": [], "evidence_frames": []})])  # fmt: skip
 def test_evidence_counts_only_in_frames_that_are_looked_at(indices, expected):
     asked = request(
-        model="m", picture="clip.mp4", question="?", methods=("apet",), budget=24, evidence=(LAMP,), evidence_at=(48,)
+        model="m", image="clip.mp4", question="?", methods=("apet",), budget=24, evidence=(LAMP,), evidence_at=(48,)
     )
     assert running._evidence(asked, SimpleNamespace(indices=indices)) == expected
 
@@ -162,7 +162,7 @@ def test_a_request_about_a_video_reaches_the_comparison_with_its_frames(monkeypa
     monkeypatch.setattr("tokviz.runs.inputs.open_media", open_media)
     asked = request(
         model="m",
-        picture=str(clip),
+        image=str(clip),
         question="?",
         methods=("apet",),
         budget=24,
@@ -187,7 +187,7 @@ def test_examples_find_their_clip(tmp_path, session, clip):
 
 def test_the_export_asks_for_layers_of_tiles_and_frames_of_videos(session, tiles):
     layer, frames = files.figure_choices(tiles)
-    assert layer["choices"] == [("both, on the picture", "both"), ("whole picture", "0"), ("4 crops", "1")]
+    assert layer["choices"] == [("both, on the image", "both"), ("whole image", "0"), ("4 crops", "1")]
     assert layer["visible"] and layer["value"] == "both" and not frames["visible"]
     layer, frames = files.figure_choices(session)
     assert frames["visible"] and not layer["visible"]

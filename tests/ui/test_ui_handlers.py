@@ -12,7 +12,7 @@ import pytest
 from own_loop import run_async
 from paced import PacedRunner
 from PIL import Image
-from synthetic import comparison, picture, write_examples
+from synthetic import comparison, make_image, write_examples
 
 import tokviz
 from tokviz.errors import BadInput
@@ -64,18 +64,18 @@ def act(runner, examples):
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "picture.png"
-    picture(200, 160).save(path)
+    path = tmp_path / "image.png"
+    make_image(200, 160).save(path)
     return str(path)
 
 
 def request(**changed):
-    start = {"model": "m", "picture": None, "question": "?", "methods": ("apet",), "budget": 24}
+    start = {"model": "m", "image": None, "question": "?", "methods": ("apet",), "budget": 24}
     return running.RunRequest(**{**start, **changed})
 
 
 def values(form, **changed):
-    start = {"picture": None, "question": "what is it ?", "model": "model", "budget": 64, "budget_as": "published",
+    start = {"image": None, "question": "what is it ?", "model": "model", "budget": 64, "budget_as": "published",
              "seed": 0, "max_new_tokens": 32, "repeats": 1, "frames": None, "precision": "auto",
              "kernel": "auto"}  # fmt: skip
     chosen, params = changed.pop("methods", ("apet",)), changed.pop("params", {})
@@ -97,7 +97,7 @@ def in_turn(act, form, given):
 
 
 def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file):
-    outputs = run(act, form, values(form, picture=file))
+    outputs = run(act, form, values(form, image=file))
     views = [out[0] for out in outputs if isinstance(out[0], dict) and "lanes" in out[0]]
     statuses = [[lane["status"] for lane in view["lanes"]] for view in views]
     assert statuses[0] == ["waiting"] * 4 and statuses[-1] == ["done"] * 4
@@ -112,7 +112,7 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"picture": None}, "Choose a picture"),
+        ({"image": None}, "Choose an image"),
         ({"question": "  "}, "Write a question"),
         ({"methods": ()}, "Choose at least one method"),
         ({"methods": ("full", "nonsense")}, "Choose at least one method"),
@@ -124,7 +124,7 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
     ],
 )
 def test_missing_fields_get_a_sentence_and_nothing_runs(act, runner, form, file, changed, sentence):
-    outputs = run(act, form, values(form, **{"picture": file, **changed}))
+    outputs = run(act, form, values(form, **{"image": file, **changed}))
     assert len(outputs) == 1 and outputs[0][1]["kind"] == "error" and sentence in outputs[0][1]["text"]
     assert runner.requests == []
 
@@ -134,7 +134,7 @@ def test_an_unexpected_error_is_a_plain_sentence_without_details(examples, form,
         raise RuntimeError("/secret/path")
         yield
 
-    outputs = run(Handlers(broken, lambda spec: (), PRUNERS, examples), form, values(form, picture=file))
+    outputs = run(Handlers(broken, lambda spec: (), PRUNERS, examples), form, values(form, image=file))
     assert (outputs[-1][1]["kind"], outputs[-1][1]["text"]) == ("error", UNEXPECTED)
     assert "/secret" not in str(outputs)
 
@@ -144,7 +144,7 @@ def test_a_model_that_cannot_be_loaded_leaves_lanes_that_say_whose_they_are(runn
         yield "Reading"
         raise BadInput("The model hub cannot be reached.")
 
-    outputs = run(Handlers(runner, failing, PRUNERS, examples), form, values(form, picture=file))
+    outputs = run(Handlers(runner, failing, PRUNERS, examples), form, values(form, image=file))
     told = outputs[-1][1]
     assert told["kind"] == "error" and told["stale"].startswith("These lanes belong to an earlier request")
     assert outputs[-1][0] == gr.skip() and runner.requests == []
@@ -158,7 +158,7 @@ def test_a_run_that_breaks_off_leaves_no_lane_waiting(examples, runner, form, fi
             if event.kind == "run" and event.lane == 1:
                 raise error
 
-    outputs = run(Handlers(breaking, lambda spec: (), PRUNERS, examples), form, values(form, picture=file))
+    outputs = run(Handlers(breaking, lambda spec: (), PRUNERS, examples), form, values(form, image=file))
     assert [lane["status"] for lane in outputs[-1][0]["lanes"]] == ["done", "done"]
     assert outputs[-1][1]["kind"] == "error"
 
@@ -180,12 +180,12 @@ def test_what_a_run_will_cost_is_said_before_it_starts(act, form, file, monkeypa
         assert act.cost(seven, menu, odd, 1) == act.cost(seven, menu, 32, odd) == ""
     assert act.cost(seven, None, 32, 1) == act.cost("not offered", menu, 32, 1) == ""
     monkeypatch.delenv("SPACES_ZERO_GPU")
-    run(act, form, values(form, picture=file, model="tokviz-tiny"))
+    run(act, form, values(form, image=file, model="tokviz-tiny"))
     assert act.cost("tokviz-tiny", menu, 32, 1).endswith("estimated from the last run here.")
 
 
 def test_stop_ends_the_run_after_what_is_finished(act, form, file):
-    stream = act.compare(form, values(form, picture=file), TAB, act.flags.renew("tab"))
+    stream = act.compare(form, values(form, image=file), TAB, act.flags.renew("tab"))
     for output in stream:
         if isinstance(output[0], dict) and sum(lane["status"] == "done" for lane in output[0].get("lanes", ())) == 1:
             act.stop(TAB)
@@ -202,9 +202,9 @@ def test_a_model_tells_the_menu_what_it_cannot_serve_when_it_is_chosen_and_when_
     told = {"missing": {method: sentence for method, sentence in expected.items() if sentence}}
     menu, facts = act.model_chosen("tokviz-tiny")
     assert told["missing"] and menu == told
-    assert facts == model_cache.model_facts("tokviz-tiny") and "pictures" in facts
+    assert facts == model_cache.model_facts("tokviz-tiny") and "images" in facts
     assert act.model_chosen("owner/unknown")[0] == {"missing": {}}  # known only once it is loaded
-    menus = [out[-2] for out in run(act, form, values(form, picture=file, model="tokviz-tiny"))]
+    menus = [out[-2] for out in run(act, form, values(form, image=file, model="tokviz-tiny"))]
     assert told in menus and all("chosen" not in menu for menu in menus if menu)  # never overwrites what is ticked
 
 
@@ -224,13 +224,13 @@ def test_tabs_are_stopped_apart_and_a_closed_tab_stops_its_run():
     assert other.is_set()
 
 
-def test_truth_of_an_example_is_used_only_for_its_own_picture_and_question(act, runner, form, examples, file):
+def test_truth_of_an_example_is_used_only_for_its_own_image_and_question(act, runner, form, examples, file):
     known = examples[0].comparison
     own = files.request_file(known).path
-    asked = {"picture": own, "question": known.request.question}
+    asked = {"image": own, "question": known.request.question}
     run(act, form, values(form, **asked))
     run(act, form, values(form, **{**asked, "question": "another ?"}))
-    run(act, form, values(form, **{**asked, "picture": file}))
+    run(act, form, values(form, **{**asked, "image": file}))
     assert [request.expected for request in runner.requests] == ["cyan", None, None]
     assert runner.requests[0].evidence == tuple(known.request.evidence)
 
@@ -243,27 +243,27 @@ def test_an_example_fills_the_form(act, form):
     assert outputs[-1] == 576
     assert filled["Question"] == "what color is the triangle ?"
     assert filled["Methods"]["chosen"] == ["full", "fastervlm", "apet", "todre", "fastv"]
-    assert Image.open(filled["Picture or video"].path).size == (760, 420)
+    assert Image.open(filled["Image or video"].path).size == (760, 420)
 
 
 @pytest.mark.parametrize(
     ("chosen", "media", "offered", "wanted"),
     [
-        ("pictures", "video", ("pictures", "tiny-video"), "tiny-video"),
-        ("pictures", "video", ("pictures",), None),  # the stored model is not offered: what is chosen will say so
-        ("pictures", "picture", ("pictures", "tiny-video"), None),
+        ("images", "video", ("images", "tiny-video"), "tiny-video"),
+        ("images", "video", ("images",), None),  # the stored model is not offered: what is chosen will say so
+        ("images", "image", ("images", "tiny-video"), None),
         ("both", "video", ("both", "tiny-video"), None),
-        ("unknown", "video", ("pictures", "tiny-video"), None),
+        ("unknown", "video", ("images", "tiny-video"), None),
     ],
 )
 def test_a_stored_request_brings_its_model_where_the_chosen_one_cannot_answer(
     monkeypatch, chosen, media, offered, wanted
 ):
-    takes = {"pictures": ("picture",), "both": ("picture", "video"), "tiny-video": ("video",)}
+    takes = {"images": ("image",), "both": ("image", "video"), "tiny-video": ("video",)}
     monkeypatch.setattr(
         files, "model_options", lambda: [SimpleNamespace(shown=name, takes=takes[name]) for name in offered]
     )
-    stored = SimpleNamespace(video=None if media == "picture" else 1, model=SimpleNamespace(name="tiny-video"))
+    stored = SimpleNamespace(video=None if media == "image" else 1, model=SimpleNamespace(name="tiny-video"))
     assert files.fitting_model(chosen, stored) == wanted
 
 
@@ -278,14 +278,14 @@ def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
     assert refused[1]["kind"] == "error" and len(refused) == len(outputs)
 
 
-def test_the_picture_inside_a_session_is_decoded_and_written_anew(tmp_path):
+def test_the_image_inside_a_session_is_decoded_and_written_anew(tmp_path):
     whole = comparison(300, 200)
     page = base64.b64encode(b"<html><script>alert(1)</script></html>").decode()
     with pytest.raises(BadInput):
-        files.display_file(whole.picture.model_copy(update={"base64": page}))
+        files.display_file(whole.image.model_copy(update={"base64": page}))
     with pytest.raises(BadInput):
-        files.display_file(whole.picture.model_copy(update={"base64": "not base64 !"}))
-    escaping = files.display_file(whole.picture.model_copy(update={"sha256": "../../outside"}))
+        files.display_file(whole.image.model_copy(update={"base64": "not base64 !"}))
+    escaping = files.display_file(whole.image.model_copy(update={"sha256": "../../outside"}))
     assert "outside" not in escaping["path"] and Image.open(escaping["path"]).format == "PNG"
 
 
@@ -319,7 +319,7 @@ def test_a_second_press_stops_the_first_run_and_is_answered(act, runner, form, f
         first, second = [], []
 
         async def press(outputs, question):
-            async for output in act.compare_in_turn(form, values(form, picture=file, question=question), TAB):
+            async for output in act.compare_in_turn(form, values(form, image=file, question=question), TAB):
                 outputs.append(output)
 
         pressed = asyncio.create_task(press(first, "first ?"))
@@ -344,7 +344,7 @@ def test_who_waits_is_told_so_and_can_stop(act, runner, form, file):
 
     async def wait_and_stop():
         outputs = []
-        async for output in act.compare_in_turn(form, values(form, picture=file), TAB):
+        async for output in act.compare_in_turn(form, values(form, image=file), TAB):
             outputs.append(output)
             if isinstance(output[1], dict) and "1 run comes first" in output[1]["text"]:
                 act.stop(TAB)
@@ -360,7 +360,7 @@ def test_who_waits_is_told_so_and_can_stop(act, runner, form, file):
 def test_a_full_line_is_a_sentence_on_the_page(act, form, file):
     for number in range(act.line.places):
         act.line.enter(f"visitor {number}")
-    outputs = in_turn(act, form, values(form, picture=file))
+    outputs = in_turn(act, form, values(form, image=file))
     assert outputs[-1][1]["kind"] == "error" and "server is busy" in outputs[-1][1]["text"]
     assert outputs[-1][-1] == gr.update(interactive=False)
 
@@ -370,7 +370,7 @@ def test_the_model_is_free_only_when_the_work_is_over(act, runner, form, file):
     runner.hold(1)
 
     async def leave_early():
-        stream = act.compare_in_turn(form, values(form, picture=file), TAB)
+        stream = act.compare_in_turn(form, values(form, image=file), TAB)
         async for output in stream:
             if isinstance(output[0], dict) and "lanes" in output[0]:
                 break
@@ -402,7 +402,7 @@ def test_a_reloaded_page_shows_again_what_it_showed(act, form):
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "svg", "empty", "one pixel"])
-def test_uploads_that_are_no_picture_are_refused_at_once(act, tmp_path, kind):
+def test_uploads_that_are_no_image_are_refused_at_once(act, tmp_path, kind):
     path = tmp_path / "upload.png"
     tiny = io.BytesIO()
     Image.new("RGB", (1, 1)).save(tiny, "PNG")

@@ -13,8 +13,8 @@ from tokviz.records import (
     Comparison,
     FrameRecord,
     GridView,
+    ImageRecord,
     ModelRecord,
-    PictureRecord,
     Request,
     RequestedMethod,
     Run,
@@ -25,17 +25,17 @@ from tokviz.records import (
 )
 
 COLOR = (100, 150, 200)
-"""The plain picture's colour; its brightness (Rec. 601) is 140.75."""
+"""The plain image's colour; its brightness (Rec. 601) is 140.75."""
 
 
-def plain_image(width, height):
+def plain_pixels(width, height):
     return Image.new("RGB", (width, height), COLOR)
 
 
-def picture_record(image):
+def image_record(image):
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return PictureRecord(
+    return ImageRecord(
         width=image.width,
         height=image.height,
         sha256="0" * 64,
@@ -48,8 +48,8 @@ def square_grid(size, n, patch, left=0, top=0):
     """n x n patches of ``patch`` px whose upper left corner lies at (left, top)."""
     cells = [(row, col) for row in range(n) for col in range(n)]
     return TokenGrid(
-        picture_size=size,
-        views=[GridView(name="picture", rows=n, cols=n, seen=(left, top, left + n * patch, top + n * patch))],
+        image_size=size,
+        views=[GridView(name="image", rows=n, cols=n, seen=(left, top, left + n * patch, top + n * patch))],
         view=[0] * len(cells),
         row=[row for row, _ in cells],
         col=[col for _, col in cells],
@@ -95,7 +95,7 @@ def comparison(image, grid, runs, *, question="what color is the star?", expecte
             name="tokviz-tiny", family="llava", n_blocks=2, hidden_size=8, dtype="float32", device="cpu",
             attention="sdpa", embedded=embedded,
         ),
-        picture=picture_record(image),
+        image=image_record(image),
         video=video,
         grid=grid,
         runs=runs,
@@ -104,14 +104,14 @@ def comparison(image, grid, runs, *, question="what color is the star?", expecte
 
 
 def tiny(kept=(0,), *, score=None, assignment=None, evidence=(), size=(12, 12), left=0):
-    """A 2 x 2 grid of 6 px patches on a plain picture, and one pruned run."""
+    """A 2 x 2 grid of 6 px patches on a plain image, and one pruned run."""
     pruned = run("apet", "blue", [stage(kept, 4, score, assignment)])
     grid = square_grid(size, 2, 6, left=left)
-    return comparison(plain_image(*size), grid, [run("full", "red"), pruned], evidence=evidence)
+    return comparison(plain_pixels(*size), grid, [run("full", "red"), pruned], evidence=evidence)
 
 
 def typical(n_methods, *, answers=("red", "blue"), size=(64, 64), n=8, left=0, **options):
-    """Noise picture, n x n grid, n_methods runs with scores; every second one merges."""
+    """Noise image, n x n grid, n_methods runs with scores; every second one merges."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     patch = (min(size) - 2 * left) / n
@@ -144,12 +144,12 @@ def film(kept, *, n_frames=4, together=1, evidence=(), evidence_frames=(), other
         columns += [(number, *place) for place in zip(base.row, base.col, base.box, strict=True)]
         columns += [(number, -1, -1, None)] if others else []
     view, row, col, box = (list(values) for values in zip(*columns, strict=True))
-    grid = TokenGrid(picture_size=(12, 12), views=views, view=view, row=row, col=col, box=box)
-    pictures = [picture_record(Image.new("RGB", (12, 12), color)) for color in FRAME_COLORS[:n_frames]]
+    grid = TokenGrid(image_size=(12, 12), views=views, view=view, row=row, col=col, box=box)
+    images = [image_record(Image.new("RGB", (12, 12), color)) for color in FRAME_COLORS[:n_frames]]
     pruned = run("apet", "blue", [stage(kept, grid.n_tokens, score, assignment)])
     video = VideoRecord(
         name="clip.mp4", sha256="1" * 64, width=12, height=12, duration_s=n_frames / 2, fps=10.0, n_frames=5 * n_frames,
-        frames=[FrameRecord(index=5 * i, time_s=i / 2, picture=picture) for i, picture in enumerate(pictures)],
+        frames=[FrameRecord(index=5 * i, time_s=i / 2, image=image) for i, image in enumerate(images)],
     )  # fmt: skip
     return comparison(
         Image.new("RGB", (12, 12), FRAME_COLORS[0]), grid, [run("full", "red", n_tokens=grid.n_tokens), pruned],
@@ -158,18 +158,18 @@ def film(kept, *, n_frames=4, together=1, evidence=(), evidence_frames=(), other
 
 
 def tiled(kept_coarse, kept_fine):
-    """A 12 x 12 px picture looked at twice: one patch of the whole (token 0) and 2 x 2 patches of a crop (1 to 4)."""
+    """A 12 x 12 px image looked at twice: one patch of the whole (token 0) and 2 x 2 patches of a crop (1 to 4)."""
     fine = square_grid((12, 12), 2, 6)
     views = [
-        GridView(name="whole picture", rows=1, cols=1, seen=(0, 0, 12, 12), layer=0),
+        GridView(name="whole image", rows=1, cols=1, seen=(0, 0, 12, 12), layer=0),
         fine.views[0].model_copy(update={"name": "crop", "layer": 1}),
     ]
     grid = TokenGrid(
-        picture_size=(12, 12), views=views, view=[0, 1, 1, 1, 1], row=[0, *fine.row], col=[0, *fine.col],
+        image_size=(12, 12), views=views, view=[0, 1, 1, 1, 1], row=[0, *fine.row], col=[0, *fine.col],
         box=[(0, 0, 12, 12), *fine.box],
     )  # fmt: skip
     kept = [*kept_coarse, *kept_fine]
     values = score_map([0.5, 0.0, 1.0, 0.25, 0.75])
     return comparison(
-        plain_image(12, 12), grid, [run("full", "red", n_tokens=5), run("apet", "blue", [stage(kept, 5, values)])]
+        plain_pixels(12, 12), grid, [run("full", "red", n_tokens=5), run("apet", "blue", [stage(kept, 5, values)])]
     )

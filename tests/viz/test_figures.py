@@ -15,7 +15,7 @@ from tokviz.errors import BadInput
 from tokviz.viz import comparison_figure, figure_bytes, save_figure
 from tokviz.viz.figures import _SETTINGS
 
-LONG = "The picture shows " + "many things and " * 60 + "an end."
+LONG = "The image shows " + "many things and " * 60 + "an end."
 HOSTILE = [
     "$\\frac{1}{2}$ $unclosed",
     "\x1b[2J\u202egnp.exe</svg><script>alert(1)</script>",
@@ -116,11 +116,11 @@ def test_texts_stay_on_the_page_and_off_each_other(n_methods, size):
         with matplotlib.rc_context(_SETTINGS):
             figure.draw_without_rendering()
             boxes = [artist.get_window_extent() for artist in texts(figure)]
-            pictures = [axes.get_window_extent() for axes in figure.axes]
+            images = [axes.get_window_extent() for axes in figure.axes]
         width, height = figure.bbox.width, figure.bbox.height
-        for box in [*boxes, *pictures]:
+        for box in [*boxes, *images]:
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-        for one, other in itertools.combinations([*boxes, *pictures], 2):
+        for one, other in itertools.combinations([*boxes, *images], 2):
             across = min(one.x1, other.x1) - max(one.x0, other.x0)
             down = min(one.y1, other.y1) - max(one.y0, other.y0)
             assert across <= 1 or down <= 2, "two things overlap"
@@ -167,7 +167,7 @@ def test_a_users_matplotlib_settings_do_not_change_the_file(session):
         assert figure_bytes(session, "png", dpi=60) == expected
 
 
-def test_the_picture_is_drawn_pixel_by_pixel(session):
+def test_the_image_is_drawn_pixel_by_pixel(session):
     """The panel of the written PNG is the overlay itself: no resampling, nothing half a pixel off."""
     from tokviz.viz import kept_overlay, open_canvas
 
@@ -260,7 +260,7 @@ def test_a_session_read_back_gives_the_same_figure(session):
     assert figure_bytes(again, dpi=60) == figure_bytes(session, dpi=60)
 
 
-def test_what_remains_after_a_withdrawal_is_not_an_empty_picture(session):
+def test_what_remains_after_a_withdrawal_is_not_an_empty_image(session):
     probes = [session.runs[1].stages[0], stage([], 16, site=1)]
     withdrawn = session.runs[1].model_copy(update={"stages": probes})
     written = words(comparison_figure(session.model_copy(update={"runs": [session.runs[0], withdrawn]}), dpi=60))

@@ -1,4 +1,4 @@
-"""Frames of a video and both layers of a tiled picture, drawn: exact pixels, the choice of frames, the figure."""
+"""Frames of a video and both layers of a tiled image, drawn: exact pixels, the choice of frames, the figure."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_a_frame_is_drawn_with_its_own_tokens_and_no_others(frame):
             assert middle(pixels, row, col) == (color if (row, col) in kept else dropped(color)), (row, col)
 
 
-def test_frames_that_share_their_tokens_show_the_same_patches_on_their_own_picture():
+def test_frames_that_share_their_tokens_show_the_same_patches_on_their_own_image():
     session = film([0, 7], n_frames=4, together=2)
     drawn = [kept_overlay(session, session.runs[1], canvas=open_canvas(session, frame=frame)) for frame in range(4)]
     assert [middle(pixels, 0, 0) for pixels in drawn] == [
@@ -163,14 +163,14 @@ def test_what_is_not_there_is_refused_with_a_sentence(make, message):
         make()
 
 
-# --- both layers of a tiled picture ---------------------------------------------------------------------------------
+# --- both layers of a tiled image ---------------------------------------------------------------------------------
 
 
 def both(session):
     return open_canvas(session, layer="both")
 
 
-def test_what_only_the_whole_picture_shows_is_half_veiled():
+def test_what_only_the_whole_image_shows_is_half_veiled():
     fine, neither, whole = tiled([], [2, 4]), tiled([], []), tiled([0], [2, 4])
     half = tuple(int(np.floor(0.55 * value + 0.45 * 66 + 0.5)) for value in COLOR)
     drawn = kept_overlay(whole, whole.runs[1], canvas=both(whole))
@@ -186,7 +186,7 @@ def test_of_two_scores_at_a_place_the_higher_is_seen():
     drawn = score_overlay(session, session.runs[1], canvas=both(session))
     crops = score_overlay(session, session.runs[1], canvas=open_canvas(session, layer=1))
     whole = score_overlay(session, session.runs[1], canvas=open_canvas(session, layer=0))
-    # Scores: the whole picture 0.5; its crops 0, 1 above and 0.25, 0.75 below.
+    # Scores: the whole image 0.5; its crops 0, 1 above and 0.25, 0.75 below.
     for place, source in {(0, 0): whole, (0, 1): crops, (1, 0): whole, (1, 1): crops}.items():
         assert middle(drawn, *place) == middle(source, *place), place
 

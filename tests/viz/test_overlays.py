@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
-from drawn_sessions import COLOR, comparison, plain_image, run, score_map, square_grid, stage, tiny, typical
+from drawn_sessions import COLOR, comparison, plain_pixels, run, score_map, square_grid, stage, tiny, typical
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from matplotlib import colormaps
 
 from tokviz.errors import BadInput
 from tokviz.models.llava import centre_crop_grid, padded_square_grid
-from tokviz.viz import cluster_overlay, kept_overlay, open_canvas, palette, plain_picture, score_overlay
+from tokviz.viz import cluster_overlay, kept_overlay, open_canvas, palette, plain_image, score_overlay
 from tokviz.viz.overlays import (
     _carriers,
     group_colors,
@@ -101,12 +101,12 @@ def test_basis_tokens_are_outlined_in_gold_above_the_others():
 
 
 def dashed_by_area(pixels, corners, width):
-    """A dashed box by two masks over the whole picture."""
-    height, picture_width = pixels.shape[:2]
+    """A dashed box by two masks over the whole image."""
+    height, image_width = pixels.shape[:2]
     x0, y0, x1, y1 = corners
-    outer, inner = (np.zeros((height, picture_width), dtype=bool) for _ in range(2))
+    outer, inner = (np.zeros((height, image_width), dtype=bool) for _ in range(2))
     left, top = max(x0 - width, 0), max(y0 - width, 0)
-    right, bottom = min(x1 + width, picture_width), min(y1 + width, height)
+    right, bottom = min(x1 + width, image_width), min(y1 + width, height)
     outer[top:bottom, left:right] = True
     inner[top + width : max(bottom - width, 0), left + width : max(right - width, 0)] = True
     rows, columns = np.indices(outer.shape)
@@ -164,17 +164,17 @@ def test_the_evidence_box_lies_around_the_evidence_and_hides_none_of_it():
         """,
         INKS,
     )
-    np.testing.assert_array_equal(plain_picture(session), expected)
+    np.testing.assert_array_equal(plain_image(session), expected)
     assert (kept_overlay(session, session.runs[1])[4:8, 4:8] == COLOR).all()
-    assert (plain_picture(session, evidence=False) == COLOR).all()
+    assert (plain_image(session, evidence=False) == COLOR).all()
 
 
-def test_a_run_without_stages_shows_the_whole_picture():
+def test_a_run_without_stages_shows_the_whole_image():
     session = tiny()
-    np.testing.assert_array_equal(kept_overlay(session, session.runs[0]), plain_picture(session))
+    np.testing.assert_array_equal(kept_overlay(session, session.runs[0]), plain_image(session))
 
 
-def test_dropped_and_kept_differ_in_brightness_for_every_picture():
+def test_dropped_and_kept_differ_in_brightness_for_every_image():
     white, black = (0.30 * grey + 0.70 * palette.DROPPED_GREY for grey in (255, 0))
     assert white < 125 and black > 40
 
@@ -227,7 +227,7 @@ def test_groups_hold_what_earlier_stages_merged():
     second = stage([1, 3], 3, None, [1, 1, -1, 3])
     dropping = stage([1], 2)
     merged = run("apet", "x", [first, second, dropping])
-    session = comparison(plain_image(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), merged])
+    session = comparison(plain_pixels(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), merged])
     raster = open_canvas(session).raster
     # 2 went into 0, and 0 with it into 1; 3 stood alone until the last stage dropped it.
     assert _carriers([first, second], raster).tolist() == [1, 1, 1, 3]
@@ -243,7 +243,7 @@ def test_survival_counts_the_stages_and_outlines_what_stayed():
     stages = [stage([0, 1, 3], 4), stage([1, 3], 3), stage([3], 2)]
     pruned = run("apet", "x", stages)
     assert survival_map(pruned, 4).values == [1, 2, 0, 3]
-    session = comparison(plain_image(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), pruned])
+    session = comparison(plain_pixels(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), pruned])
     drawn = survival_overlay(session, pruned)
     for depth, pixel in ((1, drawn[2, 2]), (2, drawn[2, 9]), (0, drawn[9, 2])):
         color = np.array(colormaps["inferno"](depth / 3)[:3]) * 255
@@ -301,7 +301,7 @@ def test_what_cannot_be_drawn_is_refused_with_a_sentence():
 )
 def test_a_session_that_does_not_fit_its_grid_is_refused(record):
     damaged = run("apet", "x", [record])
-    session = comparison(plain_image(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), damaged])
+    session = comparison(plain_pixels(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), damaged])
     draw = score_overlay if record.score else cluster_overlay if record.assignment else kept_overlay
     with pytest.raises(BadInput, match="damaged"):
         draw(session, damaged)
@@ -342,9 +342,9 @@ def test_patches_tile_what_was_seen_without_gap_at_every_proportion_and_size(wid
     np.testing.assert_array_equal(areas, (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]))
 
 
-def test_a_wide_picture_is_seen_in_its_central_square_only():
+def test_a_wide_image_is_seen_in_its_central_square_only():
     grid = centre_crop_grid((480, 240), 24, 24, 4)
-    session = comparison(plain_image(480, 240), grid, [run("full", "x"), run("apet", "x", [stage([0], 36)])])
+    session = comparison(plain_pixels(480, 240), grid, [run("full", "x"), run("apet", "x", [stage([0], 36)])])
     drawn = kept_overlay(session, session.runs[1])
     assert drawn.shape == (240, 480, 3)
     kept = (drawn == COLOR).all(axis=2)
@@ -356,6 +356,6 @@ def test_tokens_that_are_no_patch_and_other_views_are_left_out():
     newline = grid.model_copy(
         update={"view": [0, 0, 0, 0, 0], "row": [*grid.row, -1], "col": [*grid.col, -1], "box": [*grid.box, None]}
     )
-    session = comparison(plain_image(12, 12), newline, [run("full", "x"), run("apet", "x", [stage([0, 4], 5)])])
+    session = comparison(plain_pixels(12, 12), newline, [run("full", "x"), run("apet", "x", [stage([0, 4], 5)])])
     reference = tiny([0])
     np.testing.assert_array_equal(kept_overlay(session, session.runs[1]), kept_overlay(reference, reference.runs[1]))

@@ -1,4 +1,4 @@
-"""``compare``: one picture or video, one question, many methods, one budget."""
+"""``compare``: one image or video, one question, many methods, one budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..viz.tables import answer_table, cost_table, frame_table, notes
 from .terminal import add_loading_options, check_writable, loading_options, out, quiet_unless
 
 if TYPE_CHECKING:
-    from ..media.images import Picture
+    from ..media.images import InputImage
     from ..models.loading import VisionLanguageModel
     from ..pruners.pruner import Param, Pruner
     from ..records import Comparison
@@ -35,9 +35,9 @@ def add_to(commands: Any) -> None:
     parser.set_defaults(run=run_compare)
     add = parser.add_argument
     kinds = "PNG, JPEG, WebP, GIF, BMP, TIFF, or a video: MP4, MOV, WebM, MKV, AVI; told apart by what is in it"
-    add("file", nargs="?", metavar="FILE", help=f"picture ({kinds})")
+    add("file", nargs="?", metavar="FILE", help=f"image ({kinds})")
     add("--image", "--video", dest="image", metavar="FILE", help="the same, as an option")
-    add("--question", required=True, metavar="TEXT", help="one question about the picture or video")
+    add("--question", required=True, metavar="TEXT", help="one question about the image or video")
     frames = "frames of a video that the model looks at, 1 to 64 (default: as many as the model's family takes)"
     add("--frames", type=int, metavar="N", help=frames)
     own = "method ids, each with parameters of its own where it has a colon: apet,apet:mode=official"
@@ -105,15 +105,15 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 
 def _one_file(arguments: argparse.Namespace) -> str:
-    """The picture or video, given in one of two ways. Raises BadInput."""
+    """The image or video, given in one of two ways. Raises BadInput."""
     named: list[str] = [name for name in (arguments.file, arguments.image) if name is not None]
     if len(named) != 1:
-        raise BadInput('Name one picture or video, e.g. compare scene.png --question "what color is the star?".')
+        raise BadInput('Name one image or video, e.g. compare scene.png --question "what color is the star?".')
     return named[0]
 
 
-def _checked(source: str, frames: int | None) -> Picture | str:
-    """The picture, or the name of the video that the model will choose frames of. Raises BadInput."""
+def _checked(source: str, frames: int | None) -> InputImage | str:
+    """The image, or the name of the video that the model will choose frames of. Raises BadInput."""
     from ..media.images import read_image
     from ..media.video import is_video, named_as_video, probe
 
@@ -121,12 +121,17 @@ def _checked(source: str, frames: int | None) -> Picture | str:
         probe(source)
         return source
     if frames is not None:
-        raise BadInput("--frames is for videos; this is a picture.")
+        raise BadInput("--frames is for videos; this is an image.")
     return read_image(source)
 
 
 def _compare_with_progress(
-    model: str, loading: dict[str, Any], shown: Picture | str, question: str, options: dict[str, Any], console: Console
+    model: str,
+    loading: dict[str, Any],
+    shown: InputImage | str,
+    question: str,
+    options: dict[str, Any],
+    console: Console,
 ) -> Comparison:
     """Load the model and run the comparison; on a terminal say what is going on, else stay silent."""
     import tokviz

@@ -56,9 +56,9 @@ def quiet_unless(terminal: bool) -> None:
 
 
 def check_writable(path: Path, image: str | None = None) -> None:
-    """Raise BadInput when a file cannot be written at ``path``, or would overwrite the picture. Leaves no file."""
+    """Raise BadInput when a file cannot be written at ``path``, or would overwrite the image. Leaves no file."""
     if image is not None and path.exists() and Path(image).exists() and path.samefile(image):
-        raise BadInput(f"{path.name!r} is the picture itself; give the output another name.")
+        raise BadInput(f"{path.name!r} is the image itself; give the output another name.")
     if path.is_dir():
         raise BadInput(f"{str(path)!r} is a folder; give a file name.")
     try:

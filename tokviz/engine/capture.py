@@ -192,9 +192,9 @@ _watchers: WeakKeyDictionary[Any, tuple[Callable[[Mapping[str, Any]], None], ...
 
 @contextmanager
 def watched_encoding(base: Any, see: Callable[[Mapping[str, Any]], None], active: Active) -> Iterator[None]:
-    """Call ``see(arguments by name)`` before ``base`` encodes pictures or videos where ``active()``, until left.
+    """Call ``see(arguments by name)`` before ``base`` encodes images or videos where ``active()``, until left.
 
-    What decides how many tokens a picture or video becomes (sizes, frames) reaches no module's forward when
+    What decides how many tokens an image or video becomes (sizes, frames) reaches no module's forward when
     ``generate`` encodes. So while anybody watches, the attributes ``get_image_features`` and ``get_video_features`` of
     this very object are shadowed by wrappers, which the last one to leave deletes.
     """
@@ -225,7 +225,7 @@ def _shadow(base: Any, method: str) -> Callable[..., Any]:
 
     @wraps(original)  # transformers filters the arguments of ``generate`` by this method's signature
     def watched(*args: Any, **kwargs: Any) -> Any:
-        if getattr(_within, "encoding", False):  # some encode videos by their method for pictures: told once
+        if getattr(_within, "encoding", False):  # some encode videos by their method for images: told once
             return original(*args, **kwargs)
         arguments = dict(signature.bind(*args, **kwargs).arguments)
         if method == "get_video_features" and "pixel_values" in arguments:  # its name in older transformers

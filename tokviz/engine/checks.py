@@ -173,17 +173,17 @@ def check_cache(cache: Any) -> None:
 
 
 def check_modalities(input_ids: Tensor, visual_token_ids: Sequence[int]) -> None:
-    """Raises Unsupported for prompts that hold pictures and videos: they are encoded apart, whatever their order."""
+    """Raises Unsupported for prompts that hold images and videos: they are encoded apart, whatever their order."""
     present = [token for token in visual_token_ids if bool((input_ids == token).any())]
     if len(present) > 1:
-        raise Unsupported("A prompt with both pictures and videos cannot be pruned; ask about one of the two.")
+        raise Unsupported("A prompt with both images and videos cannot be pruned; ask about one of the two.")
 
 
 def check_axes(family: ModelFamily, positions: Tensor | None, visual: Tensor) -> None:
     """Raises Unsupported when a model with several position axes was not told which tokens are visual.
 
-    Without ``mm_token_type_ids``, transformers counts pictures like text, silently, and the model answers badly: then
-    all axes rise by one from a visual token to its neighbour, which no picture's rows and columns do.
+    Without ``mm_token_type_ids``, transformers counts images like text, silently, and the model answers badly: then
+    all axes rise by one from a visual token to its neighbour, which no image's rows and columns do.
     Shape: positions ``(B|1, L)`` or ``(axes, B|1, L)``, visual ``(B, L)`` bool.
     """
     if family.reindexes or not bool(visual.any()):
@@ -195,7 +195,7 @@ def check_axes(family: ModelFamily, positions: Tensor | None, visual: Tensor) ->
         as_text = bool(((positions.diff(dim=-1) == 1).all(dim=0) & beside.to(positions.device)).any())
     if as_text:
         raise Unsupported(
-            "The pictures of this prompt have the positions of text: pass mm_token_type_ids and image_grid_thw as the "
+            "The images of this prompt have the positions of text: pass mm_token_type_ids and image_grid_thw as the "
             "processor made them."
         )
 
@@ -206,5 +206,5 @@ def check_prompt(real: Tensor, visual: Tensor) -> None:
         raise Unsupported("Pad the batch on the left: a pruned sequence must end in its last real token.")
     if bool(visual[:, -1].any()):
         raise Unsupported(
-            "The prompt ends in a picture, or arrives in chunks; put the question behind it, in one piece."
+            "The prompt ends in an image, or arrives in chunks; put the question behind it, in one piece."
         )

@@ -5,7 +5,7 @@ language model (stages before the LLM; masks and positions of every later step),
 in-LLM stage on (in-LLM stages; every later block gets the mask and rotary tables of its own, shorter sequence). Where
 the tower's features are added inside the LLM, too (``Deepstack``), the blocks' hooks do it in the model's place.
 Per-sequence state lives on the cache, per-forward state in ``threading.local``. The model holds the hooks and, where it
-encodes pictures itself, what ``watched_encoding`` says.
+encodes images itself, what ``watched_encoding`` says.
 """
 
 from __future__ import annotations
@@ -162,9 +162,9 @@ class HookPruner:
     def _decode(self, kwargs: dict[str, Any]) -> Decode | None:
         cache, embeds, mask = kwargs["past_key_values"], kwargs["inputs_embeds"], kwargs.get("attention_mask")
         n_new = embeds.shape[1]
-        if self.reader.holds_pictures():
+        if self.reader.holds_images():
             raise Unsupported(
-                "Pictures must come with the first tokens of a sequence (chunked prefill is not supported)."
+                "Images must come with the first tokens of a sequence (chunked prefill is not supported)."
             )
         state = state_of(cache)
         if state is None:

@@ -118,11 +118,11 @@ def causal_mask(config: Any, hidden: Tensor, mask: Tensor | None, cached: int) -
 class _Uncached:
     """The last prompt that ran without a cache, to recognise its next step.
 
-    Shape: prompt ``(B, L)`` ids, pictures ``(n, D)`` visual embeddings; ``length`` of the last step in tokens.
+    Shape: prompt ``(B, L)`` ids, images ``(n, D)`` visual embeddings; ``length`` of the last step in tokens.
     """
 
     prompt: Tensor
-    pictures: Tensor
+    images: Tensor
     length: int
     decisions: Decisions
     vision: Sequence[VisionSignals] | None
@@ -158,26 +158,26 @@ class PromptReader:
         self._local = threading.local()
 
     def see(self, input_ids: Tensor | None, kwargs: dict[str, Any]) -> None:
-        """Remember this thread's ids (None when embeddings were given) and whether pictures came along."""
+        """Remember this thread's ids (None when embeddings were given) and whether images came along."""
         encoded = kwargs.get("mm_encoder_outputs") or {}
-        pictures = [value for name, value in kwargs.items() if name.startswith("pixel_values")]
+        images = [value for name, value in kwargs.items() if name.startswith("pixel_values")]
         self._local.ids = input_ids
-        self._local.pictures_came = any(picture is not None for picture in (*pictures, *encoded.values()))
-        if not self._local.pictures_came and self.capture is not None:
+        self._local.images_came = any(image is not None for image in (*images, *encoded.values()))
+        if not self._local.images_came and self.capture is not None:
             self.capture.forget()  # of a forward that failed behind the tower: not what these embeddings were made of
 
     @property
     def _ids(self) -> Tensor | None:
         return getattr(self._local, "ids", None)
 
-    def holds_pictures(self) -> bool:
-        """Whether this forward's ids hold visual tokens that are to be filled with pictures.
+    def holds_images(self) -> bool:
+        """Whether this forward's ids hold visual tokens that are to be filled with images.
 
         Placeholder ids alone say nothing: a model may generate them, and prompt lookup guesses them. They are looked at
-        only when a picture came, so ordinary decoding never waits for the device here.
+        only when an image came, so ordinary decoding never waits for the device here.
         """
         ids = self._ids
-        return ids is not None and self._local.pictures_came and bool(self._visual_ids(ids).any())
+        return ids is not None and self._local.images_came and bool(self._visual_ids(ids).any())
 
     def _visual_ids(self, ids: Tensor) -> Tensor:
         return torch.isin(ids, torch.tensor(self.family.visual_token_ids(self.model), device=ids.device))
@@ -225,7 +225,7 @@ class PromptReader:
         merging = self.family.patch_merging(self.model)
         if deepstack is None and merging is not None and merging.added_in_llm:
             raise Unsupported(
-                "This model adds features of the pictures inside its LLM, and these embeddings came without: give "
+                "This model adds features of the images inside its LLM, and these embeddings came without: give "
                 "prune() the prompt from encode() that they belong to."
             )
         return deepstack
@@ -254,7 +254,7 @@ class PromptReader:
         """Project merged encoder features. Shape: ``(K, D_v)`` -> ``(K, D)``."""
         embeddings = self.family.project(self.model, features)
         if self.capture is not None:
-            self.capture.forget()  # the projector ran, but saw no new picture
+            self.capture.forget()  # the projector ran, but saw no new image
         return embeddings
 
     def _given(self) -> Prompt | None:
@@ -280,7 +280,7 @@ class PromptReader:
         n = last.prompt.shape[1]
         if ids.shape != (last.prompt.shape[0], last.length + 1) or not torch.equal(ids[:, :n], last.prompt):
             return None
-        return last if torch.equal(embeds[visual], last.pictures) else None
+        return last if torch.equal(embeds[visual], last.images) else None
 
     def _vision(self, rows: Rows, again: _Uncached | None) -> Sequence[VisionSignals] | None:
         batch = rows.real.shape[0]

@@ -30,7 +30,7 @@ class StopForward(Exception):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the language model would receive it: pictures encoded, projected and written into the embeddings.
+    """A prompt as the language model would receive it: images encoded, projected and written into the embeddings.
 
     Shape:
         input_ids, attention_mask: ``(B, L)`` int64. inputs_embeds: ``(B, L, D)``. position_ids: ``(B, L)``, with three
@@ -38,8 +38,8 @@ class Prompt:
         visual_mask: ``(B, L)`` bool. vision: per row, of all N original visual tokens. alive: per row ``(n,)`` original
         indices of the visual tokens that are still there, in sequence order. vision_ms: what encoding took, from the
         call to the language model's door, in ms; after ``VisionBlock`` stages what the second run of the vision tower
-        took, selections excluded. pixel_values: all pictures as the model got them, ``(P, 3, H, W)``, ``(P, tiles,
-        3, H, W)`` where pictures are cut into tiles, ``(patches, values)`` of Qwen; None without any. question_mask:
+        took, selections excluded. pixel_values: all images as the model got them, ``(P, 3, H, W)``, ``(P, tiles,
+        3, H, W)`` where images are cut into tiles, ``(patches, values)`` of Qwen; None without any. question_mask:
         ``(B, L)`` bool, the tokens that the user wrote, None when nobody said. geometry: per row, where its N original
         visual tokens lie, None when nobody said. deepstack: what is added inside the LLM, None where nothing is.
         What a shortened prompt remembers of the encoded one, None before: text_mask ``(B, L)`` bool, tokens behind the
@@ -110,7 +110,7 @@ class Prompt:
         """
         if self.deepstack is not None and not self.deepstack.is_fed:
             raise Unsupported(
-                "This model adds features of the pictures inside its LLM, which embeddings do not hold: run it inside "
+                "This model adds features of the images inside its LLM, which embeddings do not hold: run it inside "
                 "running_on(model, family, prompt)."
             )
         inputs = {"inputs_embeds": self.inputs_embeds, "attention_mask": self.attention_mask}
@@ -188,7 +188,7 @@ def _prompt(
     counts = visual.sum(dim=1).tolist()
     vision = capture.consume(counts) if sum(counts) else None
     if vision is None and sum(counts):
-        raise Unsupported("The prompt holds picture tokens but no picture was encoded; pass pixel_values.")
+        raise Unsupported("The prompt holds image tokens but no image was encoded; pass pixel_values.")
     nothing = VisionSignals(features=caught["inputs_embeds"].new_empty(0, 0))
     return Prompt(
         input_ids=input_ids,

@@ -63,7 +63,7 @@ class Rows:
 
     Shape:
         real, visual, question, added: ``(B, L)`` bool. ``question`` marks real tokens behind the last visual token of
-        the prompt as it arrived, so a stage that drops the last picture does not turn text between pictures into
+        the prompt as it arrived, so a stage that drops the last image does not turn text between images into
         question. ``added`` marks tokens that a stage put in the place of dropped visual ones; they are not visual.
         asked: ``(B, L)`` bool, what the user wrote, or None when nobody said. positions: ``(B|1, L)`` or
         ``(axes, B|1, L)``. alive: per row ``(n,)`` original indices of the visual tokens still there, in the order of
@@ -146,10 +146,10 @@ class Rows:
         original[self.columns(row)] = self.alive[row].to(original.device)
         return original[self.visual[row] | self.added[row]]
 
-    def pictures(self, row: int) -> Tensor:
+    def images(self, row: int) -> Tensor:
         """For every column, how many tokens that are neither visual nor added lie up to it. Shape: ``(L,)`` int64.
 
-        Equal for all visual columns when they are contiguous; different where text separates pictures.
+        Equal for all visual columns when they are contiguous; different where text separates images.
         """
         return (~(self.visual[row] | self.added[row])).cumsum(dim=0)
 
@@ -212,7 +212,7 @@ class Placement:
         """Give every kept and added token of a row its column.
 
         Added tokens take the columns (and with policy ``keep`` the positions) of the last dropped tokens. Without a
-        sequence they stand behind the kept tokens of the picture whose columns they take. Where text separates pictures
+        sequence they stand behind the kept tokens of the image whose columns they take. Where text separates images
         (tiles, frames), a sequence holds within each stretch of visual tokens: none of them jumps over the text.
         """
         columns = rows.columns(row)
@@ -227,13 +227,13 @@ class Placement:
         free = columns[dropped]
         taken = free[len(free) - n_extra :]
         tokens = torch.cat([columns[kept], taken])
-        picture = rows.pictures(row)
+        image = rows.images(row)
         if selection.sequence is not None:
             sequence = selection.sequence.to(columns.device)
-            sequence = sequence[picture[tokens[sequence]].argsort(stable=True)]
+            sequence = sequence[image[tokens[sequence]].argsort(stable=True)]
             tokens, order = tokens[sequence], sequence[sequence < n_kept]
         else:
-            tokens = tokens[picture[tokens].argsort(stable=True)]
+            tokens = tokens[image[tokens].argsort(stable=True)]
         slots = tokens.sort().values
         return cls(tokens, slots, taken, order, moved=not torch.equal(tokens, slots))
 

@@ -43,7 +43,7 @@ _NO_QUESTION = (
     "encode() or prune()."
 )
 _EMPTY_QUESTION = (
-    "{title!r} listens to the user's own words, but no token of them stands behind the last picture; ask there, and in "
+    "{title!r} listens to the user's own words, but no token of them stands behind the last image; ask there, and in "
     "words that the model's tokenizer does not leave out."
 )
 
@@ -186,9 +186,9 @@ class SignalReader:
             raise ValueError(f"{stage.title!r} needs {need.kind} of the {block} vision block; ask encode() for it")
         if need.kind != "cls_feature":
             return values[alive.to(values.device)]
-        if vision.n_pictures != 1:
+        if vision.n_images != 1:
             raise Unsupported(
-                f"{stage.title!r} reads the [CLS] of one picture, and this prompt has {vision.n_pictures} pictures."
+                f"{stage.title!r} reads the [CLS] of one image, and this prompt has {vision.n_images} images."
             )
         return values[0] if values.shape[0] == 1 else values
 

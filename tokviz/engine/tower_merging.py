@@ -27,10 +27,10 @@ NumberedStage = tuple[int, Stage]
 
 @dataclass(frozen=True)
 class VisionMerging:
-    """What the shortened tower made of each row's pictures.
+    """What the shortened tower made of each row's images.
 
     stage: the last one. selections: per row what happened to the N tokens, with the new embeddings as features; None
-    for rows without pictures. features: per row ``(K, D_v)`` before the projector, in the order in which the LLM gets
+    for rows without images. features: per row ``(K, D_v)`` before the projector, in the order in which the LLM gets
     them. milliseconds: tower and projector, selections excluded.
     """
 
@@ -64,11 +64,11 @@ def merge_in_vision(
     stages: Sequence[Stage],
     chooser: Chooser,
 ) -> VisionMerging:
-    """Run the vision tower on all pictures, with ``stages`` (all at ``VisionBlock`` sites, in order) carried out in it.
+    """Run the vision tower on all images, with ``stages`` (all at ``VisionBlock`` sites, in order) carried out in it.
 
-    Pictures of one row are shown to ``chooser`` together, one below the other, and must all keep the same number.
+    Images of one row are shown to ``chooser`` together, one below the other, and must all keep the same number.
 
-    Shape: pixels ``(P, 3, H, W)``; views per row ``(N,)``, the picture of each token, None when there is one.
+    Shape: pixels ``(P, 3, H, W)``; views per row ``(N,)``, the image of each token, None when there is one.
     Raises Unsupported when the prompt was shortened before, or the tower cannot be run block by block.
     """
     tower = _check(family.vision_tower(model), stages)
@@ -76,11 +76,11 @@ def merge_in_vision(
     selections: list[Selection | None] = [None] * len(rows.alive)
     features: list[Tensor] = [torch.empty(0)] * len(rows.alive)
     with Stopwatch(rows.real.device) as watch:
-        for pictures in _batches(tower, family.has_cls(model), pixels, rows, views):
-            run.through(pictures)
-            for number, row in enumerate(pictures.rows):
-                features[row] = pictures.hidden[pictures.part(number), pictures.first :].flatten(0, 1)
-                selections[row] = pictures.overall(number, family.project(model, features[row]))
+        for images in _batches(tower, family.has_cls(model), pixels, rows, views):
+            run.through(images)
+            for number, row in enumerate(images.rows):
+                features[row] = images.hidden[images.part(number), images.first :].flatten(0, 1)
+                selections[row] = images.overall(number, family.project(model, features[row]))
     selecting = sum(event.milliseconds + event.diagnostics_ms for events in run.events for event in events)
     empty = next((made[:0] for made in features if made.numel()), torch.empty(0, 0))
     return VisionMerging(
@@ -109,10 +109,10 @@ def _check(tower: VisionTower | None, stages: Sequence[Stage]) -> VisionTower:
 
 
 @dataclass
-class _Pictures:
-    """Equally many pictures of several rows on their way through the tower.
+class _Images:
+    """Equally many images of several rows on their way through the tower.
 
-    Shape: hidden ``(P, [CLS] + n, D_v)``. alive: per row ``(P_row * n,)`` original indices, picture by picture, in the
+    Shape: hidden ``(P, [CLS] + n, D_v)``. alive: per row ``(P_row * n,)`` original indices, image by image, in the
     order of the tower. sizes: ``(P, n)``, patches that each token stands for, None while each is one.
     """
 
@@ -128,7 +128,7 @@ class _Pictures:
         return self.hidden.shape[0] // len(self.rows)
 
     def part(self, number: int) -> slice:
-        """The pictures of the row ``rows[number]``."""
+        """The images of the row ``rows[number]``."""
         return slice(number * self.per_row, (number + 1) * self.per_row)
 
     def bias(self) -> Tensor | None:
@@ -155,8 +155,8 @@ class _Pictures:
 
 def _batches(
     tower: VisionTower, has_cls: bool, pixels: Tensor | None, rows: Rows, views: Sequence[Tensor | None]
-) -> Iterator[_Pictures]:
-    """Rows with equally many pictures go through the tower together."""
+) -> Iterator[_Images]:
+    """Rows with equally many images go through the tower together."""
     counts = [
         0 if not len(alive) else 1 if view is None else int(view[-1]) + 1
         for alive, view in zip(rows.alive, views, strict=True)
@@ -164,7 +164,7 @@ def _batches(
     if not sum(counts):
         return
     if pixels is None or pixels.shape[0] != sum(counts):
-        raise Unsupported("Merging inside the vision tower needs the pixels of every picture; use encode() on them.")
+        raise Unsupported("Merging inside the vision tower needs the pixels of every image; use encode() on them.")
     starts = [sum(counts[:row]) for row in range(len(counts))]
     for count in sorted(set(counts) - {0}):
         group = [row for row in range(len(counts)) if counts[row] == count]
@@ -174,7 +174,7 @@ def _batches(
         everything = torch.arange(n, device=hidden.device)
         if any(not torch.equal(rows.alive[row].to(hidden.device), everything) for row in group):
             raise Unsupported("Tokens were dropped already; merging inside the vision tower must come first.")
-        yield _Pictures(group, hidden, [everything] * len(group), first)
+        yield _Images(group, hidden, [everything] * len(group), first)
 
 
 @dataclass(frozen=True)
@@ -185,22 +185,22 @@ class _TowerRun:
     chooser: Chooser
     events: list[list[StageEvent]]
 
-    def through(self, pictures: _Pictures) -> None:
+    def through(self, images: _Images) -> None:
         for number, block in enumerate(self.tower.blocks):
-            mixed, key = _attend(block, pictures.hidden, pictures.bias())
-            pictures.hidden = pictures.hidden + mixed
+            mixed, key = _attend(block, images.hidden, images.bias())
+            images.hidden = images.hidden + mixed
             stage = self.stages.get(VisionBlock(number))
             if stage is not None:
-                self._stage(stage, pictures, lifted(key).mean(dim=1)[:, pictures.first :])
-            pictures.hidden = pictures.hidden + block.mlp(block.mlp_norm(pictures.hidden))
+                self._stage(stage, images, lifted(key).mean(dim=1)[:, images.first :])
+            images.hidden = images.hidden + block.mlp(block.mlp_norm(images.hidden))
 
-    def _stage(self, stage: Stage, pictures: _Pictures, keys: Tensor) -> None:
+    def _stage(self, stage: Stage, images: _Images, keys: Tensor) -> None:
         """Carry out one stage on every row. Shape: keys ``(P, n, d_k)``."""
-        patches = pictures.hidden[:, pictures.first :]
+        patches = images.hidden[:, images.first :]
         made, sizes = [], []
-        for number, row in enumerate(pictures.rows):
-            part, origin, view = pictures.part(number), pictures.alive[number], self.views[row]
-            old_sizes = None if pictures.sizes is None else pictures.sizes[part].flatten()
+        for number, row in enumerate(images.rows):
+            part, origin, view = images.part(number), images.alive[number], self.views[row]
+            old_sizes = None if images.sizes is None else images.sizes[part].flatten()
             signals = Signals(
                 features=patches[part].flatten(0, 1),
                 keys=keys[part].flatten(0, 1),
@@ -210,23 +210,23 @@ class _TowerRun:
             )
             decided = self.chooser.decide(stage, signals, row)
             selection = decided.selection
-            order = _order(selection, stage, pictures.per_row, patches.shape[1])
+            order = _order(selection, stage, images.per_row, patches.shape[1])
             kept = selection.kept.to(origin.device)
             merged = signals.features[kept] if selection.features is None else selection.features.to(patches)
             new_sizes = old_sizes[kept] if selection.sizes is None and old_sizes is not None else selection.sizes
-            pictures.alive[number] = origin[kept[order]]
-            made.append(merged[order].unflatten(0, (pictures.per_row, -1)))
+            images.alive[number] = origin[kept[order]]
+            made.append(merged[order].unflatten(0, (images.per_row, -1)))
             sizes.append(
-                None if new_sizes is None else new_sizes.to(order.device)[order].unflatten(0, (pictures.per_row, -1))
+                None if new_sizes is None else new_sizes.to(order.device)[order].unflatten(0, (images.per_row, -1))
             )
-            self.events[row].append(decided.event(stage, origin, pictures.alive[number]))
+            self.events[row].append(decided.event(stage, origin, images.alive[number]))
         if len({rest.shape[1] for rest in made}) > 1:
-            raise Unsupported(f"{stage.title!r} keeps different numbers of tokens in different pictures of one batch.")
-        pictures.hidden = torch.cat([pictures.hidden[:, : pictures.first], torch.cat(made)], dim=1)
+            raise Unsupported(f"{stage.title!r} keeps different numbers of tokens in different images of one batch.")
+        images.hidden = torch.cat([images.hidden[:, : images.first], torch.cat(made)], dim=1)
         if any(entry is not None for entry in sizes):
             ones = torch.ones(made[0].shape[:2], dtype=torch.int64, device=patches.device)
-            pictures.sizes = torch.cat([ones if entry is None else entry for entry in sizes])
-        pictures.weighted = stage.proportional_attention
+            images.sizes = torch.cat([ones if entry is None else entry for entry in sizes])
+        images.weighted = stage.proportional_attention
 
 
 def _attend(block: VisionTowerBlock, hidden: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -244,8 +244,8 @@ def _attend(block: VisionTowerBlock, hidden: Tensor, bias: Tensor | None) -> tup
     return attention.out_proj(mixed.transpose(1, 2).flatten(2)), key
 
 
-def _order(selection: Selection, stage: Stage, n_pictures: int, n: int) -> Tensor:
-    """The order of the kept tokens in the tower, as positions in ``kept``; every picture keeps the same number.
+def _order(selection: Selection, stage: Stage, n_images: int, n: int) -> Tensor:
+    """The order of the kept tokens in the tower, as positions in ``kept``; every image keeps the same number.
 
     Shape: -> ``(K,)`` int64.
     """
@@ -253,7 +253,7 @@ def _order(selection: Selection, stage: Stage, n_pictures: int, n: int) -> Tenso
     if selection.extra is not None and len(selection.extra):
         raise Unsupported(f"{stage.title!r} adds tokens inside the vision tower, where there is no place for them.")
     order = torch.arange(len(kept), device=kept.device) if selection.sequence is None else selection.sequence
-    each = torch.arange(n_pictures, device=kept.device).repeat_interleave(len(kept) // n_pictures)
+    each = torch.arange(n_images, device=kept.device).repeat_interleave(len(kept) // n_images)
     if not len(kept) or not torch.equal(kept[order] // n, each):
-        raise Unsupported(f"{stage.title!r} must keep the same number of tokens, at least one, in every picture.")
+        raise Unsupported(f"{stage.title!r} must keep the same number of tokens, at least one, in every image.")
     return order

@@ -1,7 +1,7 @@
 """Vision signals: what one run of the vision tower leaves behind for the stages, in any thread without mixing.
 
 Two kinds of tower: one that keeps a token per patch up to the projector, and one (Qwen) that takes the patches of all
-pictures of a prompt as one sequence, attends within frames and merges several patches into one token.
+images of a prompt as one sequence, attends within frames and merges several patches into one token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Unsupported
-from ..models.base import ModelFamily, PatchMerging, PictureTokens
+from ..models.base import ImageTokens, ModelFamily, PatchMerging
 from ..types import Need
 from .capture import (
     Active,
@@ -50,21 +50,21 @@ PerBlock = Mapping[str, Mapping[str, Tensor]]
 class VisionSignals:
     """What the vision tower said about the visual tokens of one row (sequence).
 
-    The tower sees images: pictures, or the tiles that pictures were cut into.
+    The tower sees images: images, or the tiles that images were cut into.
 
     Shape: features ``(N, D_v)`` before the projector (behind it where that merges patches); seen[kind][block]:
     ``cls_attention``, ``cls_logits`` and ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches;
     ``received_attention`` ``(N,)`` float32; ``encoder_keys`` ``(N, d_k)``, mean over heads; ``full_keys`` ``(N, H
     d_k)``; ``cls_feature`` ``(images, D_v)``; view ``(N,)`` the image (or frame) of each token, None when there is one.
     patch: ``(N,)`` bool, False for tokens that are no patch (newline): the tower did not see them, so their features
-    and keys are 0 and their [CLS] rows NaN; None when every token is one. n_pictures: of this row.
+    and keys are 0 and their [CLS] rows NaN; None when every token is one. n_images: of this row.
     """
 
     features: Tensor
     seen: PerBlock = field(default_factory=dict)
     view: Tensor | None = None
     patch: Tensor | None = None
-    n_pictures: int = 1
+    n_images: int = 1
 
     def of(self, alive: Tensor) -> Tensor:
         """Features of the tokens ``alive (n,)``. Shape: ``(n, D_v)``."""
@@ -104,7 +104,7 @@ def _copies_of(counts: Sequence[int], made: int) -> int:
     if rest or copies < 1 or len(counts) % copies:
         raise Unsupported(
             f"The vision tower made {made} visual tokens and the prompt holds {sum(counts)}; "
-            "pass the pictures and the prompt that belong together."
+            "pass the images and the prompt that belong together."
         )
     return copies
 
@@ -133,7 +133,7 @@ class VisionCapture:
         return {name: arguments[name] for name in self._family.layout_arguments if arguments.get(name) is not None}
 
     def see_encoding(self, arguments: Mapping[str, Any]) -> None:
-        """Before pictures are encoded: remember what decides their layout."""
+        """Before images are encoded: remember what decides their layout."""
         self._local.arguments = arguments
 
     def see_projector(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -179,16 +179,16 @@ class VisionCapture:
         if images is None:
             return None
         n_images, per_image = images.features.shape[:2]
-        pictures = list(self._family.pictures(self._model, images.arguments, n_images, per_image))
-        if pictures and pictures[0].sources is None:
+        input_images = list(self._family.images(self._model, images.arguments, n_images, per_image))
+        if input_images and input_images[0].sources is None:
             _check_sizes(images.seen, per_image)
-        copies = _copies_of(counts, sum(len(picture.patch) for picture in pictures))
+        copies = _copies_of(counts, sum(len(image.patch) for image in input_images))
         rows, first = [], 0
         for count in counts[::copies]:
-            mine = _first_pictures(pictures, count)
+            mine = _first_images(input_images, count)
             rows.append(_row(images, mine, first))
-            first += sum(picture.n_tiles for picture in mine)
-            pictures = pictures[len(mine) :]
+            first += sum(image.n_tiles for image in mine)
+            input_images = input_images[len(mine) :]
         return [rows[row // copies] for row in range(len(counts))]
 
 
@@ -205,7 +205,7 @@ def _watched(
         stack.enter_context(watched_encoding(model.base_model, capture.see_encoding, active))
     stack.callback(before_forward(family.projector(model), capture.see_projector, active))
     for block, kinds in wanted.items():
-        # Once each: pictures and videos mostly pass through the same tower.
+        # Once each: images and videos mostly pass through the same tower.
         if kinds - {"cls_feature"}:
             for attention in dict.fromkeys(family.vision_attention(model, block, media) for media in family.takes):
                 _watch(stack, capture, attention, block, kinds, active)
@@ -244,21 +244,21 @@ def _check_sizes(seen: PerBlock, per_image: int) -> None:
         for name, values in blocks.items():
             if kind != "cls_feature" and values.shape[1] != per_image:
                 raise Unsupported(
-                    f"The {name} vision block sees {values.shape[1]} patches per picture but {per_image} "
+                    f"The {name} vision block sees {values.shape[1]} patches per image but {per_image} "
                     "features enter the projector; only vision_feature_select_strategy='default' is supported."
                 )
 
 
-def _first_pictures(pictures: list[PictureTokens], count: int) -> list[PictureTokens]:
-    """The pictures at the front that together make ``count`` tokens."""
-    mine: list[PictureTokens] = []
-    for picture in pictures:
+def _first_images(images: list[ImageTokens], count: int) -> list[ImageTokens]:
+    """The images at the front that together make ``count`` tokens."""
+    mine: list[ImageTokens] = []
+    for image in images:
         if count <= 0:
             break
-        mine.append(picture)
-        count -= len(picture.patch)
+        mine.append(image)
+        count -= len(image.patch)
     if count:
-        raise Unsupported("A row of the batch holds a part of a picture's tokens; keep every picture in one row.")
+        raise Unsupported("A row of the batch holds a part of an image's tokens; keep every image in one row.")
     return mine
 
 
@@ -282,14 +282,14 @@ def _cls_full_width(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 _CLS_ROWS = {"cls_attention": _cls_probabilities, "cls_logits": _cls_logits, "cls_full_width": _cls_full_width}
 
 
-def _row(images: _Images, pictures: list[PictureTokens], first: int) -> VisionSignals:
-    """The signals of a row whose pictures begin with the tower's image number ``first``."""
-    n_images, per_image = sum(picture.n_tiles for picture in pictures), images.features.shape[1]
+def _row(images: _Images, input_images: list[ImageTokens], first: int) -> VisionSignals:
+    """The signals of a row whose images begin with the tower's image number ``first``."""
+    n_images, per_image = sum(image.n_tiles for image in input_images), images.features.shape[1]
     views, patches, before = [], [], 0
-    for picture in pictures:
-        views.append(picture.tile + before)
-        patches.append(picture.patch)
-        before += picture.n_tiles
+    for image in input_images:
+        views.append(image.tile + before)
+        patches.append(image.patch)
+        before += image.n_tiles
     nobody = torch.empty(0, dtype=torch.int64)
     view, patch = torch.cat([nobody, *views]), torch.cat([nobody, *patches])
     is_patch = patch >= 0
@@ -299,8 +299,8 @@ def _row(images: _Images, pictures: list[PictureTokens], first: int) -> VisionSi
         if kind == "cls_feature":
             return values[first : first + n_images]
         missing = torch.nan if kind in _CLS_ROWS else 0.0
-        if pictures and pictures[0].sources is not None:
-            mine = _mixed(values[first : first + n_images], pictures)
+        if input_images and input_images[0].sources is not None:
+            mine = _mixed(values[first : first + n_images], input_images)
             return mine.masked_fill(~is_patch.to(mine.device).reshape(-1, *[1] * (mine.dim() - 1)), missing)
         return _taken(values.flatten(0, 1), source, missing)
 
@@ -313,29 +313,29 @@ def _row(images: _Images, pictures: list[PictureTokens], first: int) -> VisionSi
         },
         view=view.to(device) if n_images > 1 else None,
         patch=None if bool(is_patch.all()) else is_patch.to(device),
-        n_pictures=len(pictures),
+        n_images=len(input_images),
     )
 
 
-def _mixed(values: Tensor, pictures: Sequence[PictureTokens]) -> Tensor:
+def _mixed(values: Tensor, images: Sequence[ImageTokens]) -> Tensor:
     """What tokens see that stand for several patches of the tower each: the weighted mean, 0 for those of none.
 
-    Shape: values ``(images, patches, ...)``, of which each picture takes its next ones -> ``(n, ...)``.
+    Shape: values ``(images, patches, ...)``, of which each image takes its next ones -> ``(n, ...)``.
     """
     rows, first = [], 0
-    for picture in pictures:
-        if picture.sources is None:
-            raise TypeError("either all pictures of a prompt name the sources of their tokens or none does")
-        patches = lifted(values[first : first + picture.n_tiles].flatten(0, 1))
-        sources = picture.sources.to(patches.device)
+    for image in images:
+        if image.sources is None:
+            raise TypeError("either all images of a prompt name the sources of their tokens or none does")
+        patches = lifted(values[first : first + image.n_tiles].flatten(0, 1))
+        sources = image.sources.to(patches.device)
         given = sources >= 0
-        if picture.weights is None:
+        if image.weights is None:
             weights = given / given.sum(dim=1, keepdim=True).clamp(min=1)
         else:
-            weights = picture.weights.to(patches.device) * given
+            weights = image.weights.to(patches.device) * given
         weights = weights.to(patches.dtype).reshape(*weights.shape, *[1] * (patches.dim() - 1))
         rows.append((patches[sources.clamp(min=0)] * weights).sum(dim=1))
-        first += picture.n_tiles
+        first += image.n_tiles
     return torch.cat(rows)
 
 
@@ -370,7 +370,7 @@ class MergedVisionCapture:
         self._merging, self._kinds = merging, frozenset(kinds)
         self._local = threading.local()
 
-    def see_pictures(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def see_images(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the tower: a new run begins."""
         self._local.grid = kwargs["grid_thw"]
         self._local.pieces = {kind: [] for kind in self._kinds}
@@ -424,7 +424,7 @@ class MergedVisionCapture:
 
 
 def _frame_lengths(grid_thw: Tensor) -> list[int]:
-    """Patches of each frame, one picture or video after the other. Shape: ``(n, 3)`` -> a list per frame."""
+    """Patches of each frame, one image or video after the other. Shape: ``(n, 3)`` -> a list per frame."""
     return [rows * columns for frames, rows, columns in grid_thw.tolist() for _ in range(frames)]
 
 
@@ -435,7 +435,7 @@ def _watched_merging(
     if unknown := sorted(kinds - {"received_attention", "encoder_keys", "full_keys"}):
         raise Unsupported(f"A vision tower that merges patches has no {unknown[0]}.")
     capture = MergedVisionCapture(merging, kinds)
-    stack.callback(before_forward(merging.tower, capture.see_pictures, active))
+    stack.callback(before_forward(merging.tower, capture.see_images, active))
     stack.callback(after_forward(merging.tower, capture.see_tokens, active))
 
     def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, float]:

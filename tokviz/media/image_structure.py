@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ..errors import BadInput
 
 TOO_MANY_PARTS = (
-    "The picture file is built of far more parts than a picture needs and is not opened; "
+    "The image file is built of far more parts than an image needs and is not opened; "
     "please save it again with another program."
 )
 MAX_SCANS = 200

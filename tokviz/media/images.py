@@ -1,4 +1,4 @@
-"""Safe decoding of pictures: limits before decoding, EXIF rotation, plain RGB. Uploads are hostile."""
+"""Safe decoding of images: limits before decoding, EXIF rotation, plain RGB. Uploads are hostile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from ..errors import BadInput
 from ..files import open_file
-from ..records import PictureRecord
+from ..records import ImageRecord
 from ..short import short_repr
 from .image_structure import check_exif, check_structure
 from .worker import OnUsage, absolute, in_worker
@@ -30,61 +30,59 @@ MAX_ASPECT = 30
 _LOSSLESS_UP_TO = 640
 # What Pillow's decoders raise on damaged files, beyond OSError: found by cutting files short.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, MemoryError)
-_IS_DAMAGED = "The picture file is damaged or incomplete and cannot be read."
+_IS_DAMAGED = "The image file is damaged or incomplete and cannot be read."
 _STORED_SIDE = 1600
 _STRIP_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture: RGB in display orientation, its record for the session, and what was changed on the way."""
+class InputImage:
+    """A decoded image: RGB in display orientation, its record for the session, and what was changed on the way."""
 
     image: Image.Image
-    record: PictureRecord
+    record: ImageRecord
     notices: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return short_repr(self, name=self.record.name, size=self.image.size, notices=self.notices)
 
 
-def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") -> Picture:
-    """Decode a picture file, its bytes, or take a PIL picture; EXIF rotation is applied, the result is RGB.
+def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") -> InputImage:
+    """Decode an image file, its bytes, or take a PIL image; EXIF rotation is applied, the result is RGB.
 
     Transparency is laid on white, 16-bit channels are scaled to 8 bit, of an animation the first frame is used; each
-    is said in ``notices``. Raises BadInput with one sentence when there is no picture, the file cannot be read, or a
+    is said in ``notices``. Raises BadInput with one sentence when there is no image, the file cannot be read, or a
     limit is passed (25 megapixels, sides of at least 8 px and at most 30 : 1, no more parts than programs write), which
     is checked before anything is decoded. How long decoding may take is limited by ``checked_image`` alone.
     """
     if source is None:
-        raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.")
+        raise BadInput("There is no image: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file.")
     if isinstance(source, Image.Image):
         return _finish([source], _loaded(source), name)
     if not isinstance(source, bytes):
         path = Path(source)
         name = name or path.name
-        with open_file(path, "picture") as file:
+        with open_file(path, "image") as file:
             source = file.read(MAX_FILE_BYTES + 1)
         if len(source) > MAX_FILE_BYTES:
-            raise BadInput(
-                f"The picture file is larger than {MAX_FILE_BYTES // 1_000_000} MB; please use a smaller one."
-            )
+            raise BadInput(f"The image file is larger than {MAX_FILE_BYTES // 1_000_000} MB; please use a smaller one.")
     decoded: list[Image.Image] = []
     return _finish(decoded, _decode(source, decoded), name)
 
 
 def checked_image(
     source: str | Path | bytes, name: str = "", stop: threading.Event | None = None, on_usage: OnUsage = None
-) -> Picture:
+) -> InputImage:
     """``read_image`` of a stranger's file or its bytes, in a process that is ended when it takes too much.
 
     The result is the same to the bit. ``stop`` ends the call (Stopped); ``on_usage`` is told what the process took.
     """
-    picture: Picture = in_worker(read_image, absolute(source), name, stop=stop, on_usage=on_usage)[0]
-    return picture
+    image: InputImage = in_worker(read_image, absolute(source), name, stop=stop, on_usage=on_usage)[0]
+    return image
 
 
 def _decode(data: bytes, decoded: list[Image.Image]) -> bool:
-    """Append the (first) picture of a file to ``decoded``; whether further ones follow. Raises BadInput."""
+    """Append the (first) image of a file to ``decoded``; whether further ones follow. Raises BadInput."""
     try:
         image: Any = _opened(data, FORMATS)
         _check_limits(image.size)
@@ -95,17 +93,17 @@ def _decode(data: bytes, decoded: list[Image.Image]) -> bool:
         decoded.append(image)
         return _is_animated(image)
     except Image.DecompressionBombError as error:
-        raise BadInput(f"The picture has more than {MAX_PIXELS // 1_000_000} megapixels; please shrink it.") from error
+        raise BadInput(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels; please shrink it.") from error
     except BadInput:
         raise
     except MemoryError as error:
-        raise BadInput("The picture file is damaged, or it needs more memory than a picture may.") from error
+        raise BadInput("The image file is damaged, or it needs more memory than an image may.") from error
     except _DAMAGED as error:
         raise BadInput(_IS_DAMAGED) from error
 
 
 def _loaded(image: Image.Image) -> bool:
-    """Load a PIL picture that may not have been read yet; whether it is animated. Raises BadInput."""
+    """Load a PIL image that may not have been read yet; whether it is animated. Raises BadInput."""
     _check_limits(image.size)
     try:
         image.load()
@@ -117,7 +115,7 @@ def _loaded(image: Image.Image) -> bool:
 def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
     """What ``Image.open`` does, but for its warning above 89 megapixels: warnings are the whole process's, not ours.
 
-    Raises BadInput for what is no picture or passes a limit that can be told from its structure.
+    Raises BadInput for what is no image or passes a limit that can be told from its structure.
     """
     for kind in formats:
         if kind not in Image.OPEN:
@@ -133,7 +131,7 @@ def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
             return factory(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
-    raise BadInput("This file is no picture that can be read: use PNG, JPEG, WebP, GIF, BMP or TIFF.")
+    raise BadInput("This file is no image that can be read: use PNG, JPEG, WebP, GIF, BMP or TIFF.")
 
 
 def _webp(image: Any) -> Image.Image:
@@ -164,23 +162,21 @@ def _check_limits(size: tuple[int, int]) -> None:
     _check_megapixels(size)
     width, height = size
     if min(width, height) < MIN_SIDE:
-        raise BadInput(f"The picture is {width} × {height} pixels; each side needs at least {MIN_SIDE}.")
+        raise BadInput(f"The image is {width} × {height} pixels; each side needs at least {MIN_SIDE}.")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadInput(
-            f"The picture is {width} × {height} pixels; it may be at most {MAX_ASPECT} times as long as wide."
-        )
+        raise BadInput(f"The image is {width} × {height} pixels; it may be at most {MAX_ASPECT} times as long as wide.")
 
 
 def _check_megapixels(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise BadInput(
-            f"The picture has {width} × {height} pixels; the limit is {MAX_PIXELS // 1_000_000} megapixels. "
+            f"The image has {width} × {height} pixels; the limit is {MAX_PIXELS // 1_000_000} megapixels. "
             "Please shrink it."
         )
 
 
-def _finish(decoded: list[Image.Image], animated: bool, name: str) -> Picture:
+def _finish(decoded: list[Image.Image], animated: bool, name: str) -> InputImage:
     # Taken out of the list, so that nobody else holds it: 25 megapixels are 100 MB, and the next step copies them.
     image = decoded.pop()
     _check_limits(image.size)
@@ -188,42 +184,42 @@ def _finish(decoded: list[Image.Image], animated: bool, name: str) -> Picture:
     try:
         image = _upright(image)
     except (BadInput, *_DAMAGED):
-        notices.append("The picture's EXIF data cannot be read; it is shown as stored, without rotation.")
+        notices.append("The image's EXIF data cannot be read; it is shown as stored, without rotation.")
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bit(image)
-        notices.append("The picture has more than 8 bits per channel; it was scaled to 8.")
+        notices.append("The image has more than 8 bits per channel; it was scaled to 8.")
     if image.has_transparency_data:
         image, is_transparent = _on_white(image)
         if is_transparent:
-            notices.append("Transparent parts of the picture are shown on white.")
+            notices.append("Transparent parts of the image are shown on white.")
     else:
         image = image.convert("RGB")
     image.info.clear()
-    return Picture(image, picture_record(image, name), tuple(notices))
+    return InputImage(image, image_record(image, name), tuple(notices))
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF data say. Raises what Pillow raises on damaged ones, and BadInput."""
+    """The image turned as its EXIF data say. Raises what Pillow raises on damaged ones, and BadInput."""
     block, packed = image.info.get("exif"), image.info.get("Raw profile type exif")
     if isinstance(block, bytes):
         check_exif(block)
     elif isinstance(packed, str):
         check_exif(bytes.fromhex("".join(packed.split("\n")[3:])))
     turned: Image.Image = image
-    # ``exif_transpose`` would copy a picture that is upright already.
+    # ``exif_transpose`` would copy an image that is upright already.
     if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
         turned = ImageOps.exif_transpose(image)
     return turned
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """A picture in strips of full width, each with the row that it begins at: working on them takes less memory."""
+    """An image in strips of full width, each with the row that it begins at: working on them takes less memory."""
     for top in range(0, image.height, _STRIP_ROWS):
         yield top, image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
 
 
 def _on_white(image: Image.Image) -> tuple[Image.Image, bool]:
-    """A picture with transparency laid on white, and whether it makes a difference."""
+    """An image with transparency laid on white, and whether it makes a difference."""
     rgb, least = Image.new("RGB", image.size), 255
     for top, strip in _strips(image):
         rgba = strip.convert("RGBA")
@@ -253,11 +249,11 @@ def _range(image: Image.Image) -> tuple[float, float]:
     return float(np.fmin.reduce([low for low, _ in ends])), float(np.fmax.reduce([high for _, high in ends]))
 
 
-def picture_record(image: Image.Image, name: str = "") -> PictureRecord:
-    """The record that a session carries: size, digest of the RGB bytes, and the picture itself.
+def image_record(image: Image.Image, name: str = "") -> ImageRecord:
+    """The record that a session carries: size, digest of the RGB bytes, and the image itself.
 
-    Small pictures are stored exactly (PNG); larger ones as JPEG with at most 1600 px a side. Width and height are
-    always those of the full picture, to which all boxes refer.
+    Small images are stored exactly (PNG); larger ones as JPEG with at most 1600 px a side. Width and height are
+    always those of the full image, to which all boxes refer.
     """
     stored = image
     if max(image.size) > _STORED_SIDE:
@@ -269,7 +265,7 @@ def picture_record(image: Image.Image, name: str = "") -> PictureRecord:
         stored.save(buffer, "PNG")
     else:
         stored.save(buffer, "JPEG", quality=92)
-    return PictureRecord(
+    return ImageRecord(
         width=image.width,
         height=image.height,
         sha256=rgb_digest(image),
@@ -292,20 +288,20 @@ def valid_text(name: str) -> str:
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
-def stored_image(record: PictureRecord) -> Image.Image:
-    """Decode the picture of a session, scaled to the size that its boxes refer to. Raises BadInput when damaged."""
+def stored_image(record: ImageRecord) -> Image.Image:
+    """Decode the image of a session, scaled to the size that its boxes refer to. Raises BadInput when damaged."""
     _check_limits((record.width, record.height))
     size = (record.width, record.height)
     try:
         stored = _opened(base64.b64decode(record.base64, validate=True), ("PNG", "JPEG"))
-        # Stored pictures are at most as large as the full one; a forged session is stopped before decoding.
+        # Stored images are at most as large as the full one; a forged session is stopped before decoding.
         if stored.width > record.width or stored.height > record.height:
-            raise BadInput("The picture inside this session is larger than the session says.")
+            raise BadInput("The image inside this session is larger than the session says.")
         image = stored.convert("RGB")
     except BadInput as error:
-        if str(error).startswith("The picture inside"):
+        if str(error).startswith("The image inside"):
             raise
-        raise BadInput("The picture inside this session is damaged.") from error
+        raise BadInput("The image inside this session is damaged.") from error
     except (Image.DecompressionBombError, *_DAMAGED) as error:
-        raise BadInput("The picture inside this session is damaged.") from error
+        raise BadInput("The image inside this session is damaged.") from error
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

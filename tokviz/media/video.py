@@ -16,7 +16,7 @@ from PIL import Image
 from ..errors import BadInput
 from ..files import is_file, open_file
 from ..names import VideoFacts
-from ..records import FrameRecord, PictureRecord, VideoRecord
+from ..records import FrameRecord, ImageRecord, VideoRecord
 from ..short import short_repr
 from . import video_decoding as decoding
 from .images import rgb_digest, valid_text
@@ -69,7 +69,7 @@ class Reading:
 
 
 def is_video(source: Any) -> bool:
-    """Whether a path or bytes hold a video or sound file, judged by the content. An animated GIF is a picture."""
+    """Whether a path or bytes hold a video or sound file, judged by the content. An animated GIF is an image."""
     if isinstance(source, str | Path) and not is_file(source):
         return False
     return isinstance(source, str | Path | bytes) and decoding.format_of(source) is not None
@@ -165,20 +165,20 @@ def _sampled(
     _check_indices(indices, facts)
     damaged, size = first.is_corrupt, facts.size
     for number, frame in decoding.frames(source, line, indices, clock):
-        image = _picture(frame, facts)
+        image = _image(frame, facts)
         size = image.size
         damaged |= frame.is_corrupt
-        yield SampledFrame(image, FrameRecord(index=number, time_s=line.seconds(number), picture=frame_record(image)))
+        yield SampledFrame(image, FrameRecord(index=number, time_s=line.seconds(number), image=frame_record(image)))
     yield Reading(facts, _digest(source), _notices(line, facts, first, size, damaged))
 
 
-def frame_record(frame: Image.Image) -> PictureRecord:
+def frame_record(frame: Image.Image) -> ImageRecord:
     """What a session keeps of a frame: size and digest of the RGB bytes, and a JPEG of at most 640 px a side."""
     stored = frame.copy()
     stored.thumbnail((_STORED_SIDE, _STORED_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     stored.save(buffer, "JPEG", quality=90)
-    return PictureRecord(
+    return ImageRecord(
         width=frame.width,
         height=frame.height,
         sha256=rgb_digest(frame),
@@ -211,7 +211,7 @@ def _quarter_turns(frame: Any) -> int:
 _TURNS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
-def _picture(frame: Any, facts: VideoFacts) -> Image.Image:
+def _image(frame: Any, facts: VideoFacts) -> Image.Image:
     """A decoded frame as it is shown, RGB, of the size that all frames of the video have."""
     if _has_alpha(frame):
         rgba = Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA")

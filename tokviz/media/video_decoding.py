@@ -37,12 +37,12 @@ MAX_FILE_FRAMES = 36_000
 MAX_READING_S = 60.0
 """Wall-clock time that reading one video may take."""
 FORMATS = "MP4, MOV, WebM, MKV or AVI"
-NO_VIDEO = f"This file holds {{}}; use {FORMATS} with moving pictures."
+NO_VIDEO = f"This file holds {{}}; use {FORMATS} with moving images."
 DAMAGED = "The video file is damaged or incomplete and cannot be read."
 
 _HEAD_BYTES = 400
 _ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-_PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _MAGIC = (
     (b"\x1a\x45\xdf\xa3", "matroska"),
     (b"FLV\x01", "other"),
@@ -72,7 +72,7 @@ def format_of(source: str | Path | bytes) -> str | None:
         with open_file(source, "video") as file:
             head = file.read(_HEAD_BYTES)
     if head[4:8] in _ISO_BOXES:
-        return None if head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS else "mov"
+        return None if head[4:8] == b"ftyp" and head[8:12] in _IMAGE_BRANDS else "mov"
     if head[:4] == b"RIFF":
         return {b"AVI ": "avi", b"WAVE": "sound"}.get(head[8:12])
     # "G" is also the sync byte of transport streams.
@@ -180,7 +180,7 @@ def check_file(source: str | Path | bytes) -> None:
 
 
 def _video_stream(container: Any) -> Any:
-    # The cover of a song is a "video" of one picture.
+    # The cover of a song is a "video" of one image.
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         what = "sound but no video" if container.streams.audio else "no video"
@@ -284,7 +284,7 @@ def _is_shown(packet: Any) -> bool:
     """Whether a packet becomes a frame that a player shows."""
     if not packet.size or packet.is_discard or packet.is_corrupt:  # corrupt: the file ends in the middle of it
         return False
-    # VP8 has pictures that are only there to be copied from; the others wrap theirs together with one that is shown.
+    # VP8 has images that are only there to be copied from; the others wrap theirs together with one that is shown.
     return packet.stream.codec_context.name not in ("vp8", "libvpx") or bool(memoryview(packet)[0] >> 4 & 1)
 
 

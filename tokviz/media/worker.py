@@ -41,15 +41,15 @@ MAX_WAITING_S = 60.0
 _POLL_S = 0.05
 _WALL_PER_CPU = 3.0
 _GRACE_S = 2.0
-Kind = Literal["picture", "video"]
+Kind = Literal["image", "video"]
 Why = Literal["done", "died", "cpu", "wall"]
 
 _RESULTS = {
     ("PIL.Image", "Image"),
-    ("tokviz.media.images", "Picture"),
+    ("tokviz.media.images", "Image"),
     ("tokviz.names", "VideoFacts"),
     ("tokviz.records", "FrameRecord"),
-    ("tokviz.records", "PictureRecord"),
+    ("tokviz.records", "ImageRecord"),
     ("tokviz.media.video", "Reading"),
     ("tokviz.media.video", "SampledFrame"),
 }
@@ -108,7 +108,7 @@ class _Ending:
 def in_worker(
     function: Callable[..., Any],
     *arguments: Any,
-    kind: Kind = "picture",
+    kind: Kind = "image",
     stop: threading.Event | None = None,
     limits: Limits | None = None,
     on_usage: OnUsage = None,

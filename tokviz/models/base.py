@@ -18,7 +18,7 @@ from .catalog import PUBLISHED, CatalogEntry
 from .flops import prefill_flops
 from .geometry import stock_frames
 
-BOTH: tuple[Media, ...] = ("picture", "video")
+BOTH: tuple[Media, ...] = ("image", "video")
 _LARGEST = 2**40
 """No number of a configuration that counts something is larger."""
 
@@ -28,7 +28,7 @@ class VisionTowerBlock:
     """The parts of one pre-norm vision block: ``x + attention(attention_norm(x))``, then ``x + mlp(mlp_norm(x))``.
 
     ``attention`` owns ``q_proj``, ``k_proj``, ``v_proj``, ``out_proj``, ``head_dim`` and ``scale``; every token attends
-    to all tokens of its picture.
+    to all tokens of its image.
     """
 
     attention_norm: nn.Module
@@ -52,9 +52,9 @@ class VisionTower:
 
 @dataclass(frozen=True)
 class PatchMerging:
-    """A tower that takes the patches of all pictures in one sequence and merges them into tokens behind its blocks.
+    """A tower that takes the patches of all images in one sequence and merges them into tokens behind its blocks.
 
-    tower: called with keyword ``grid_thw (n, 3)``, frames, rows and columns of patches of each picture or video; its
+    tower: called with keyword ``grid_thw (n, 3)``, frames, rows and columns of patches of each image or video; its
     output's ``pooler_output`` are the visual tokens ``(N, D)`` in the LLM's order. Attention stays within a frame in
     the blocks that ``vision_attention`` names.
     patches_per_token: 4 where 2 x 2 patches become one token; they lie next to each other inside the tower.
@@ -72,8 +72,8 @@ class PatchMerging:
 
 
 @dataclass(frozen=True)
-class PictureTokens:
-    """How what the vision tower made of one picture or video becomes its visual tokens.
+class ImageTokens:
+    """How what the vision tower made of one image or video becomes its visual tokens.
 
     n_tiles: images that the tower saw of it (1 without tiling; thumbnail and crops; the frames of a video).
     Shape, in the order in which the LLM receives the tokens: tile ``(n,)`` int64, which of these images a token belongs
@@ -135,7 +135,7 @@ class ModelFamily(ABC):
 
     id: str
     """The ``model_type`` of its ``config.json``, the field's name of the family."""
-    takes: tuple[Media, ...] = ("picture",)
+    takes: tuple[Media, ...] = ("image",)
     """What questions can be about."""
     reindexes: bool = True
     """Whether pruners may renumber positions: never for multi-dimensional rotary positions (``methods.md`` 0.4)."""
@@ -146,8 +146,8 @@ class ModelFamily(ABC):
     published_as: PublishedModel | None = None
     """Of the models that papers publish their code for, the one whose settings hold here."""
     layout_arguments: tuple[str, ...] = ()
-    """Arguments of the model's ``get_image_features`` and ``get_video_features`` that decide how many tokens a picture
-    or video becomes; () where every picture becomes the same number."""
+    """Arguments of the model's ``get_image_features`` and ``get_video_features`` that decide how many tokens an image
+    or video becomes; () where every image becomes the same number."""
     placeholders: tuple[str, ...] = ("image_token_id",)
     """Names in the configuration of the token ids whose positions hold visual tokens."""
     attention_name = "self_attn"
@@ -162,7 +162,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
-        """What a ``config.json`` says about a square picture.
+        """What a ``config.json`` says about a square image.
 
         Raises Unplanned or Unsupported where it leaves something to transformers' defaults, or is damaged.
         """
@@ -188,8 +188,8 @@ class ModelFamily(ABC):
         """Raises Unsupported, with the checkpoint's ``name``, for variants that would be pruned or drawn wrongly."""
 
     @abstractmethod
-    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
-        """Geometry of the visual tokens of one picture of ``(width, height)`` pixels, as this processor cuts it."""
+    def grid(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
+        """Geometry of the visual tokens of one image of ``(width, height)`` pixels, as this processor cuts it."""
 
     def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
         """The numbers (from 0, ascending) of the frames that this family looks at; ``wanted``: how many, None its own.
@@ -225,13 +225,13 @@ class ModelFamily(ABC):
     # -- the vision tower ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
         """The vision block whose output becomes the features, or the last one; returns ``(P, rows, D_v)``.
 
-        Where pictures and videos have towers of their own, ``media`` says which; else both have the same block.
+        Where images and videos have towers of their own, ``media`` says which; else both have the same block.
         """
 
-    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
         """The attention module of ``vision_block``."""
         attention: nn.Module = getattr(self.vision_block(model, block, media), self.attention_name)
         return attention
@@ -252,19 +252,17 @@ class ModelFamily(ABC):
         """Whether row 0 of the vision sequence is a [CLS] token."""
         return False
 
-    def pictures(
-        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
-    ) -> Sequence[PictureTokens]:
-        """How the pictures (or videos) of one call of the model's encoder become visual tokens, in the prompt's order.
+    def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
+        """How the images (or videos) of one call of the model's encoder become visual tokens, in the prompt's order.
 
         Args: arguments: those named in ``layout_arguments``, as far as the call had them (so they say whether it was
         about videos); the projector was given ``n_images`` of ``n_patches`` rows. By default every row is a token.
         """
         patch = torch.arange(n_patches)
-        return [PictureTokens(1, torch.zeros_like(patch), patch)] * n_images
+        return [ImageTokens(1, torch.zeros_like(patch), patch)] * n_images
 
     def projector(self, model: Any) -> nn.Module:
-        """The module whose first argument is the encoder's patch features ``(pictures, N, D_v)`` ([CLS] removed)."""
+        """The module whose first argument is the encoder's patch features ``(images, N, D_v)`` ([CLS] removed)."""
         projector: nn.Module = model.base_model.multi_modal_projector
         return projector
 
@@ -279,11 +277,11 @@ class ModelFamily(ABC):
         return vision.image_size, vision.patch_size
 
     def vision_flops(self, model: Any, grid: TokenGrid) -> float:
-        """Multiply-adds times two of the stock tower for one picture (or video): all blocks on every view."""
+        """Multiply-adds times two of the stock tower for one image (or video): all blocks on every view."""
         vision, (side, patch) = model.config.vision_config, self.sides(model)
         length = (side // patch) ** 2 + int(self.has_cls(model))
         lengths = [length] * vision.num_hidden_layers * len(grid.views)
         return prefill_flops(lengths, vision.hidden_size, vision.intermediate_size)
 
 
-_NO_VIDEO = "This model answers questions about pictures, not about videos; choose a model that takes videos."
+_NO_VIDEO = "This model answers questions about images, not about videos; choose a model that takes videos."

@@ -51,7 +51,7 @@ def weights_gb(parameters: Parameters, bits: Literal[16, 8, 4]) -> float:
 def memory_gb(parameters: Parameters, text_config: Mapping[str, Any], n_visual: int, bits: Literal[16, 8, 4]) -> float:
     """An estimate in GB (10^9 bytes): weights, the unpruned KV cache, and what one block computes with during prefill.
 
-    Args: text_config: of the decoder, as in ``config.json``. n_visual: tokens of the picture, to which those of a short
+    Args: text_config: of the decoder, as in ``config.json``. n_visual: tokens of the image, to which those of a short
     question are added. bits: 16 for bfloat16, 8 or 4 for bitsandbytes' linear layers.
     """
     d, tokens = text_config["hidden_size"], n_visual + _TEXT_TOKENS
@@ -72,9 +72,9 @@ class CatalogEntry:
     """One model of the menu.
 
     config: what planning and the estimate of memory need of its ``config.json``, every size written out (and
-    ``visual_tokens`` of a square picture, where no configuration says them); None for the embedded models, whose files
+    ``visual_tokens`` of a square image, where no configuration says them); None for the embedded models, whose files
     are at hand. parameters: the numbers in its checkpoint (a test builds the model from ``config`` without weights and
-    counts). visual_tokens: of the picture that becomes most of them. revision: the commit of the hub that is loaded,
+    counts). visual_tokens: of the image that becomes most of them. revision: the commit of the hub that is loaded,
     None for the newest. takes: what it was trained to answer questions about.
     """
 
@@ -87,7 +87,7 @@ class CatalogEntry:
     visual_tokens: int = 0
     revision: str | None = None
     note: str = ""
-    takes: tuple[Media, ...] = ("picture",)
+    takes: tuple[Media, ...] = ("image",)
 
     @property
     def memory_gb(self) -> float:

@@ -94,7 +94,7 @@ def _shapes(name: str, file: Path) -> dict[str, list[int]]:
 
 
 def planning_before_loading(name: str) -> PlanningInfo | None:
-    """What is known of a model of the menu or of a checkpoint folder from its configuration, for a square picture.
+    """What is known of a model of the menu or of a checkpoint folder from its configuration, for a square image.
 
     None when it can be known only by loading: a hub id that is not on the menu, another architecture, a configuration
     that leaves the counts to transformers' defaults, a damaged file (loading will say what is wrong with it).
@@ -108,9 +108,9 @@ def planning_before_loading(name: str) -> PlanningInfo | None:
     kind = written.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         return None
-    # Ours, beside what the file says: families whose processor decides how many tokens a picture becomes ask for it.
-    pictures = _object(folder / "processor_config.json").get("image_processor")
-    config = {**written, "image_processor": pictures or _object(folder / "preprocessor_config.json")}
+    # Ours, beside what the file says: families whose processor decides how many tokens an image becomes ask for it.
+    images = _object(folder / "processor_config.json").get("image_processor")
+    config = {**written, "image_processor": images or _object(folder / "preprocessor_config.json")}
     try:
         return FAMILIES[kind].planned(config)
     except (Unplanned, Unsupported):

@@ -1,4 +1,4 @@
-"""Geometry that families share: squares cut out of pictures, and the frames of videos that are looked at one by one."""
+"""Geometry that families share: squares cut out of images, and the frames of videos that are looked at one by one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ and of Video-LLaVA's own code."""
 
 
 def token_grid(
-    picture_size: tuple[int, int], views: Sequence[GridView], cells: Iterable[tuple[int, int, int, Box | None]]
+    image_size: tuple[int, int], views: Sequence[GridView], cells: Iterable[tuple[int, int, int, Box | None]]
 ) -> TokenGrid:
     """A geometry from ``(view, row, column, box)`` of every token, in the order in which the LLM receives them."""
     view, row, col, box = tuple(zip(*cells, strict=True)) or ((),) * 4
     return TokenGrid(
-        picture_size=picture_size, views=list(views), view=list(view), row=list(row), col=list(col), box=list(box)
+        image_size=image_size, views=list(views), view=list(view), row=list(row), col=list(col), box=list(box)
     )
 
 
 def clipped(size: tuple[int, int], first: tuple[float, float], last: tuple[float, float]) -> Box:
-    """The part of a box that lies in the picture of ``(width, height)``."""
+    """The part of a box that lies in the image of ``(width, height)``."""
     (x0, y0), (x1, y1), (width, height) = first, last, size
     return min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height)
 
@@ -34,16 +34,16 @@ def side_of(size: Mapping[str, int]) -> int:
     """The side in px of a square that a processor's ``size`` or ``crop_size`` describes. Raises Unsupported else."""
     height, width = size.get("height") or size.get("shortest_edge"), size.get("width") or size.get("shortest_edge")
     if not height or height != width:
-        raise Unsupported(f"LLaVA pictures are cut to a square; this processor's size is {dict(size)}.")
+        raise Unsupported(f"LLaVA images are cut to a square; this processor's size is {dict(size)}.")
     return int(height)
 
 
-def centre_crop_grid(picture_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:
+def centre_crop_grid(image_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:
     """Geometry of "resize the shortest edge, cut the centre square", CLIP's processor (``engine.md`` section 7).
 
-    Args: picture_size ``(width, height)`` px; resize_to, crop, patch in px of the resized picture.
+    Args: image_size ``(width, height)`` px; resize_to, crop, patch in px of the resized image.
     """
-    width, height = picture_size
+    width, height = image_size
     if height <= width:
         new_height, new_width = resize_to, int(resize_to * width / height)
     else:
@@ -54,39 +54,39 @@ def centre_crop_grid(picture_size: tuple[int, int], resize_to: int, crop: int, p
     def corner(column: int, row: int) -> tuple[float, float]:
         return (column * patch + left) * scale_x, (row * patch + top) * scale_y
 
-    return _raster(picture_size, crop // patch, corner)
+    return _raster(image_size, crop // patch, corner)
 
 
-def squeezed_grid(picture_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:
-    """Geometry of "squeeze the picture into a square, cut the centre out". Sizes as in ``centre_crop_grid``."""
-    width, height = picture_size
+def squeezed_grid(image_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:
+    """Geometry of "squeeze the image into a square, cut the centre out". Sizes as in ``centre_crop_grid``."""
+    width, height = image_size
     before = int((resize_to - crop) / 2)
 
     def corner(column: int, row: int) -> tuple[float, float]:
         return (column * patch + before) * width / resize_to, (row * patch + before) * height / resize_to
 
-    return _raster(picture_size, crop // patch, corner)
+    return _raster(image_size, crop // patch, corner)
 
 
-def padded_square_grid(picture_size: tuple[int, int], side: int, patch: int) -> TokenGrid:
+def padded_square_grid(image_size: tuple[int, int], side: int, patch: int) -> TokenGrid:
     """Geometry of "pad to a square, resize" (``LlavaImageProcessor(do_pad=True)``). Sizes in px."""
-    width, height = picture_size
+    width, height = image_size
     longest = max(width, height)
     scale = longest / side
     left, top = (longest - width) // 2, (longest - height) // 2
     return _raster(
-        picture_size, side // patch, lambda column, row: (column * patch * scale - left, row * patch * scale - top)
+        image_size, side // patch, lambda column, row: (column * patch * scale - left, row * patch * scale - top)
     )
 
 
-def _raster(picture_size: tuple[int, int], n: int, corner: Callable[[int, int], tuple[float, float]]) -> TokenGrid:
-    """An ``n x n`` raster whose cell corners ``corner(column, row)`` gives; boxes are clipped to the picture."""
+def _raster(image_size: tuple[int, int], n: int, corner: Callable[[int, int], tuple[float, float]]) -> TokenGrid:
+    """An ``n x n`` raster whose cell corners ``corner(column, row)`` gives; boxes are clipped to the image."""
 
     def box(column: int, row: int, cells: int) -> Box:
-        return clipped(picture_size, corner(column, row), corner(column + cells, row + cells))
+        return clipped(image_size, corner(column, row), corner(column + cells, row + cells))
 
-    views = [GridView(name="picture", rows=n, cols=n, seen=box(0, 0, n))]
-    return token_grid(picture_size, views, ((0, row, col, box(col, row, 1)) for row in range(n) for col in range(n)))
+    views = [GridView(name="image", rows=n, cols=n, seen=box(0, 0, n))]
+    return token_grid(image_size, views, ((0, row, col, box(col, row, 1)) for row in range(n) for col in range(n)))
 
 
 def stock_frames(processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
@@ -132,7 +132,7 @@ def frame_by_frame(one: TokenGrid, n_frames: int, with_cls: bool = False) -> Tok
     (view,) = one.views
     cls = int(with_cls)
     return TokenGrid(
-        picture_size=one.picture_size,
+        image_size=one.image_size,
         views=[
             GridView(name=f"frame {i + 1}", rows=view.rows, cols=view.cols, seen=view.seen, layer=i, frames=(i,))
             for i in range(n_frames)

@@ -13,20 +13,20 @@ from ..errors import Unsupported
 from ..names import Box, Media, VideoFacts
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import BOTH, ModelFamily, PictureTokens, Unplanned, stated, stated_sides
+from .base import BOTH, ImageTokens, ModelFamily, Unplanned, stated, stated_sides
 from .geometry import frame_by_frame, token_grid
 
 _MAX_SIDE = 4096
-"""No copy of a picture is larger, in px (transformers' ``MAX_IMAGE_SIZE``)."""
+"""No copy of an image is larger, in px (transformers' ``MAX_IMAGE_SIZE``)."""
 
 
 class Idefics3(ModelFamily):
-    """Idefics3 and the first SmolVLM: crops of a large copy of the picture and, last, the whole picture; 2x2 or more
+    """Idefics3 and the first SmolVLM: crops of a large copy of the image and, last, the whole image; 2x2 or more
     patches become one token. Between the images stands text (``<row_1_col_2>``).
 
     SigLIP tower without [CLS], ``scale_factor`` squared patches side by side into one linear layer, Llama decoder.
 
-    Every image (crop or whole picture) becomes as many tokens. What enters the projection is one row per token already,
+    Every image (crop or whole image) becomes as many tokens. What enters the projection is one row per token already,
     so features can be pruned and merged before it; attention received and keys of a token are the mean of its patches.
     """
 
@@ -42,10 +42,10 @@ class Idefics3(ModelFamily):
                 f"{n_tokens} of {vision.image_size} px."
             )
         if not image_processor.do_resize:
-            raise Unsupported(f"{name} has a processor that does not resize pictures; tokviz needs do_resize.")
+            raise Unsupported(f"{name} has a processor that does not resize images; tokviz needs do_resize.")
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
-        """How many tokens a picture becomes is in no ``config.json``: known of the menu's models only."""
+        """How many tokens an image becomes is in no ``config.json``: known of the menu's models only."""
         n_visual, (side, patch) = stated(config, "visual_tokens"), stated_sides(config)
         per_view = (side // patch // stated(config, "scale_factor")) ** 2
         if not per_view:
@@ -62,15 +62,13 @@ class Idefics3(ModelFamily):
         """``model.model.text_model`` (called with keywords only)."""
         return model.base_model.text_model
 
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
         """The last block of the tower: the features leave it (through a norm)."""
         layers: Sequence[nn.Module] = model.base_model.vision_model.encoder.layers
         return layers[-1]
 
-    def pictures(
-        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
-    ) -> Sequence[PictureTokens]:
-        """Every image is a picture of its own to the engine; ``n_patches`` are rows of the projection, its tokens."""
+    def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
+        """Every image is an image of its own to the engine; ``n_patches`` are rows of the projection, its tokens."""
         return groups_of_patches(n_images, n_patches, *self.sides(model), model.config.scale_factor)
 
     def projector(self, model: Any) -> nn.Module:
@@ -78,13 +76,13 @@ class Idefics3(ModelFamily):
         projection: nn.Module = model.base_model.connector.modality_projection
         return projection
 
-    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
-        """Crops as the processor cuts them, then the whole picture; only this where there is nothing to cut."""
+    def grid(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
+        """Crops as the processor cuts them, then the whole image; only this where there is nothing to cut."""
         image_processor, (side, patch) = processor.image_processor, self.sides(model)
         high, wide = 0, 0
         if image_processor.do_image_splitting:
-            high, wide = crops(picture_size, image_processor.size["longest_edge"], side)
-        return shuffled_grid(picture_size, high, wide, side, patch * model.config.scale_factor)
+            high, wide = crops(image_size, image_processor.size["longest_edge"], side)
+        return shuffled_grid(image_size, high, wide, side, patch * model.config.scale_factor)
 
 
 class SmolVLM(Idefics3):
@@ -127,7 +125,7 @@ def evenly(n_frames: int, wanted: int) -> list[int]:
     return [round(last * step / steps) for step in range(steps + 1)] if steps else [last // 2]
 
 
-def groups_of_patches(n_images: int, n_patches: int, side: int, patch: int, scale: int) -> list[PictureTokens]:
+def groups_of_patches(n_images: int, n_patches: int, side: int, patch: int, scale: int) -> list[ImageTokens]:
     """Images of ``side`` px whose patches are laid side by side, ``scale x scale`` of them, in front of the projector.
 
     Raises Unsupported where the projector got other rows than these squares make.
@@ -135,11 +133,11 @@ def groups_of_patches(n_images: int, n_patches: int, side: int, patch: int, scal
     n = side // patch // scale
     if n_patches != n * n:
         raise Unsupported(
-            f"The projector got {n_patches} rows per image instead of {n * n}; pictures must be cut into squares of "
+            f"The projector got {n_patches} rows per image instead of {n * n}; images must be cut into squares of "
             f"{side} px."
         )
     token = torch.arange(n_patches)
-    return [PictureTokens(1, torch.zeros_like(token), token, side_by_side(n, scale))] * n_images
+    return [ImageTokens(1, torch.zeros_like(token), token, side_by_side(n, scale))] * n_images
 
 
 def side_by_side(n: int, scale: int) -> Tensor:
@@ -153,17 +151,17 @@ def side_by_side(n: int, scale: int) -> Tensor:
 
 
 def tokens_per_image(config: Any) -> int:
-    """Visual tokens that one image (crop, whole picture, frame) becomes."""
+    """Visual tokens that one image (crop, whole image, frame) becomes."""
     side = config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
     return int(side * side)
 
 
-def crops(picture_size: tuple[int, int], longest: int, side: int) -> tuple[int, int]:
-    """Rows and columns of crops of a picture of ``(width, height)`` px; ``(0, 0)`` when it is not cut.
+def crops(image_size: tuple[int, int], longest: int, side: int) -> tuple[int, int]:
+    """Rows and columns of crops of an image of ``(width, height)`` px; ``(0, 0)`` when it is not cut.
 
     Args: longest: px of the long edge of the copy that is cut; side: of a crop.
     """
-    width, height = picture_size
+    width, height = image_size
     aspect = width / height
     # As transformers rounds: the copy, made even, then within the largest side that it allows, then whole crops.
     if width >= height:
@@ -189,13 +187,13 @@ def _even(length: int) -> int:
     return length + length % 2
 
 
-def shuffled_grid(picture_size: tuple[int, int], high: int, wide: int, side: int, cell: int) -> TokenGrid:
-    """Geometry of ``high x wide`` crops (rows of the picture first), then the picture as a whole, all squeezed to fit.
+def shuffled_grid(image_size: tuple[int, int], high: int, wide: int, side: int, cell: int) -> TokenGrid:
+    """Geometry of ``high x wide`` crops (rows of the image first), then the image as a whole, all squeezed to fit.
 
-    View 0 is the whole picture (layer 0), whose tokens come last; the crops follow (layer 1). Args: side of an image
+    View 0 is the whole image (layer 0), whose tokens come last; the crops follow (layer 1). Args: side of an image
     and of a token's cell in its px; what is left of ``side`` behind the last cell is seen by nobody.
     """
-    width, height = picture_size
+    width, height = image_size
     n = side // cell
 
     def seen(row: int, col: int, rows: int, cols: int) -> Box:
@@ -208,7 +206,7 @@ def shuffled_grid(picture_size: tuple[int, int], high: int, wide: int, side: int
         x, y, across, down = image[0], image[1], (image[2] - image[0]) / n, (image[3] - image[1]) / n
         return (x + col * across, y + row * down, x + (col + 1) * across, y + (row + 1) * down)
 
-    views = [GridView(name="whole picture" if high else "picture", rows=n, cols=n, seen=seen(0, 0, 1, 1))]
+    views = [GridView(name="whole image" if high else "image", rows=n, cols=n, seen=seen(0, 0, 1, 1))]
     for row in range(high):
         for col in range(wide):
             name, image = f"crop in row {row + 1}, column {col + 1}", seen(row, col, high, wide)
@@ -216,5 +214,5 @@ def shuffled_grid(picture_size: tuple[int, int], high: int, wide: int, side: int
     order = [*range(1, len(views)), 0]
     cells = [(view, row, col) for view in order for row in range(n) for col in range(n)]
     return token_grid(
-        picture_size, views, ((view, row, col, box(views[view].seen, row, col)) for view, row, col in cells)
+        image_size, views, ((view, row, col, box(views[view].seen, row, col)) for view, row, col in cells)
     )

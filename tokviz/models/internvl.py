@@ -1,6 +1,6 @@
 """InternVL as transformers has it: InternViT with [CLS], 2 x 2 patches side by side into the projector, Qwen2.5.
 
-A picture is squeezed into a rectangle of square crops, and behind them comes the whole picture once more, unless there
+An image is squeezed into a rectangle of square crops, and behind them comes the whole image once more, unless there
 is one crop. Of a video every frame is one square, behind its number in words ("Frame1: ").
 """
 
@@ -15,7 +15,7 @@ from ..errors import Unsupported
 from ..names import Media
 from ..records import TokenGrid
 from ..types import PlanningInfo
-from .base import BOTH, PictureTokens, Unplanned, VisionTower, stated
+from .base import BOTH, ImageTokens, Unplanned, VisionTower, stated
 from .geometry import frame_by_frame, side_of
 from .idefics3 import groups_of_patches, shuffled_grid
 from .llava import Llava
@@ -24,7 +24,7 @@ from .llava import Llava
 class InternVL(Llava):
     """What enters the projector is one row per token, four patches wide; signals of a token are the mean of these.
 
-    The model is not told which images are crops of one picture: to the engine, each is a picture of its own. Of a video
+    The model is not told which images are crops of one image: to the engine, each is an image of its own. Of a video
     the stock processor takes frames from the middle of equal parts.
     """
 
@@ -35,7 +35,7 @@ class InternVL(Llava):
     attention_name = "attention"
 
     def check(self, model: Any, processor: Any, name: str) -> None:
-        """Patches only, whole groups of them, and model and processor must cut pictures and frames alike."""
+        """Patches only, whole groups of them, and model and processor must cut images and frames alike."""
         self.check_features(model, name)
         (side, patch), scale = self.sides(model), _scale(model)
         if side % (patch * scale):
@@ -45,14 +45,14 @@ class InternVL(Llava):
         n_tokens = (side // patch // scale) ** 2
         if sizes != [side, side] or processor.image_seq_length != n_tokens:
             raise Unsupported(
-                f"{name} has a processor that makes {processor.image_seq_length} tokens of {sizes} px (pictures, "
+                f"{name} has a processor that makes {processor.image_seq_length} tokens of {sizes} px (images, "
                 f"frames), but its model makes {n_tokens} of {side} px."
             )
         if processor.video_processor.do_center_crop or not all(part.do_resize for part in both):
-            raise Unsupported(f"{name} has a processor that does not squeeze pictures and frames into squares.")
+            raise Unsupported(f"{name} has a processor that does not squeeze images and frames into squares.")
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
-        """How many tokens a picture becomes is in no ``config.json``: known of the menu's models only."""
+        """How many tokens an image becomes is in no ``config.json``: known of the menu's models only."""
         n_visual, ratio = stated(config, "visual_tokens"), config.get("downsample_ratio")
         rows, columns = (
             stated(config, "vision_config", "image_size", i) // stated(config, "vision_config", "patch_size", i)
@@ -92,21 +92,19 @@ class InternVL(Llava):
             )
         return int(vision.image_size[0]), int(vision.patch_size[0])
 
-    def pictures(
-        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
-    ) -> Sequence[PictureTokens]:
-        """Every image is a picture of its own; ``n_patches`` are rows that enter the projector, its tokens."""
+    def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
+        """Every image is an image of its own; ``n_patches`` are rows that enter the projector, its tokens."""
         return groups_of_patches(n_images, n_patches, *self.sides(model), _scale(model))
 
-    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
-        """Crops as the processor cuts them, then the whole picture; only this where there is one crop."""
+    def grid(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
+        """Crops as the processor cuts them, then the whole image; only this where there is one crop."""
         (side, patch), image_processor = self.sides(model), processor.image_processor
-        high, wide = crops(picture_size, side, image_processor.min_patches, image_processor.max_patches)
+        high, wide = crops(image_size, side, image_processor.min_patches, image_processor.max_patches)
         # Whether to cut at all may be said in several places: ask the processor how many images it would make.
-        asked = processor._get_num_multimodal_tokens(image_sizes=[picture_size[::-1]])
+        asked = processor._get_num_multimodal_tokens(image_sizes=[image_size[::-1]])
         if asked["num_image_patches"] == [1]:
             high, wide = 0, 0
-        return shuffled_grid(picture_size, high, wide, side, patch * _scale(model))
+        return shuffled_grid(image_size, high, wide, side, patch * _scale(model))
 
     def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
         """Every frame is squeezed into one square."""
@@ -119,13 +117,13 @@ def _scale(model: Any) -> int:
     return int(1 / model.config.downsample_ratio)
 
 
-def crops(picture_size: tuple[int, int], side: int, fewest: int, most: int) -> tuple[int, int]:
-    """Rows and columns of crops of a picture of ``(width, height)`` px, ``(0, 0)`` for one: nothing to cut.
+def crops(image_size: tuple[int, int], side: int, fewest: int, most: int) -> tuple[int, int]:
+    """Rows and columns of crops of an image of ``(width, height)`` px, ``(0, 0)`` for one: nothing to cut.
 
     Of all rectangles of ``fewest`` to ``most`` crops of ``side`` px, the one with the proportions closest to the
-    picture's; of those equally close (1 x 1, 2 x 2) a larger one while the picture fills more than half of it.
+    image's; of those equally close (1 x 1, 2 x 2) a larger one while the image fills more than half of it.
     """
-    width, height = picture_size
+    width, height = image_size
     shapes = [(wide, high) for wide in range(1, most + 1) for high in range(1, most + 1)]
     shapes = sorted((s for s in shapes if fewest <= s[0] * s[1] <= most), key=lambda shape: shape[0] * shape[1])
     found, closest = (1, 1), float("inf")

@@ -31,7 +31,7 @@ class Llava(ModelFamily):
         # The shortest edge alone is no square.
         if not image_processor.do_resize or side != vision.image_size or (crop is None and not size.get("height")):
             raise Unsupported(
-                f"{name} has a processor that does not cut pictures to the {vision.image_size} px that its model sees."
+                f"{name} has a processor that does not cut images to the {vision.image_size} px that its model sees."
             )
 
     def check_features(self, model: Any, name: str) -> None:
@@ -50,7 +50,7 @@ class Llava(ModelFamily):
             added -= 1  # [CLS] is left out
         if patch != model.config.vision_config.patch_size or added:
             raise Unsupported(
-                f"{name} has a processor that counts patches of {patch} px and {added:+d} more tokens for a picture; "
+                f"{name} has a processor that counts patches of {patch} px and {added:+d} more tokens for an image; "
                 f"its model makes one of every {model.config.vision_config.patch_size} px and no more."
             )
 
@@ -70,7 +70,7 @@ class Llava(ModelFamily):
         layers: Sequence[nn.Module] = _tower(model).encoder.layers
         return layers
 
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
         """The block that makes the features (``vision_feature_layer``), or the last block of the tower."""
         layers = self.vision_layers(model, media)
         return layers[-1] if block == "last" else layers[_feature_blocks(model, len(layers)) - 1]
@@ -92,17 +92,17 @@ class Llava(ModelFamily):
         """CLIP towers have one; SigLIP towers do not."""
         return bool(model.config.vision_config.model_type == "clip_vision_model")
 
-    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
-        """Patches of the square that the processor cuts out (or pads), in pixels of the original picture."""
+    def grid(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
+        """Patches of the square that the processor cuts out (or pads), in pixels of the original image."""
         image_processor = processor.image_processor
         patch = model.config.vision_config.patch_size
         if getattr(image_processor, "do_pad", False):
-            return padded_square_grid(picture_size, side_of(image_processor.size), patch)
+            return padded_square_grid(image_size, side_of(image_processor.size), patch)
         crop = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
         shortest = image_processor.size.get("shortest_edge")
         if not shortest:
-            return squeezed_grid(picture_size, side_of(image_processor.size), side_of(crop), patch)
-        return centre_crop_grid(picture_size, int(shortest), side_of(crop), patch)
+            return squeezed_grid(image_size, side_of(image_processor.size), side_of(crop), patch)
+        return centre_crop_grid(image_size, int(shortest), side_of(crop), patch)
 
 
 def _tower(model: Any) -> Any:

@@ -1,6 +1,6 @@
-"""LLaVA-NeXT (1.6): a thumbnail of the picture, then crops of a larger copy of it, stitched, unpadded, with newlines.
+"""LLaVA-NeXT (1.6): a thumbnail of the image, then crops of a larger copy of it, stitched, unpadded, with newlines.
 
-What a picture becomes (``engine.md`` section 7): the ``n * n`` patches of the thumbnail, then the rows of the stitched
+What an image becomes (``engine.md`` section 7): the ``n * n`` patches of the thumbnail, then the rows of the stitched
 crops without the rows or columns that show padding only, each row followed by one newline token.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..records import TokenGrid
 from ..types import PlanningInfo
-from .base import PictureTokens, Unplanned, VisionTower, stated, stated_sides, stated_text
+from .base import ImageTokens, Unplanned, VisionTower, stated, stated_sides, stated_text
 from .geometry import side_of
 from .llava import Llava
 from .tiles import best_resolution, tile_grid
@@ -31,7 +31,7 @@ class LlavaNext(Llava):
     layout_arguments: tuple[str, ...] = ("image_sizes",)
 
     def check(self, model: Any, processor: Any, name: str) -> None:
-        """As LLaVA, and model and processor must cut pictures alike."""
+        """As LLaVA, and model and processor must cut images alike."""
         self.check_features(model, name)
         vision, image_processor = model.config.vision_config, processor.image_processor
         sides = {side_of(image_processor.size), side_of(image_processor.crop_size), vision.image_size}
@@ -43,12 +43,12 @@ class LlavaNext(Llava):
         self.check_counts(model, processor, name)
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
-        """Thumbnail, crops and newlines of a square picture."""
+        """Thumbnail, crops and newlines of a square image."""
         vision = stated_text(config, "vision_config", "model_type")
         return self.planned_tiles(config, has_cls=vision == "clip_vision_model")
 
     def planned_tiles(self, config: Mapping[str, Any], has_cls: bool, most_crops: int | None = None) -> PlanningInfo:
-        """Planning for the tiles of a square picture."""
+        """Planning for the tiles of a square image."""
         (side, patch), pinpoints = stated_sides(config), _stated_pinpoints(config)
         _check_pinpoints(pinpoints, side)
         grid = tile_grid(_SQUARE, pinpoints, side, patch, most_crops)
@@ -64,9 +64,7 @@ class LlavaNext(Llava):
         """None: nobody says where tokens that were merged across a crop's padding belong after unpadding."""
         return None
 
-    def pictures(
-        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
-    ) -> Sequence[PictureTokens]:
+    def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
         """The model's own packing, run on the patches' numbers instead of their features."""
         if arguments.get("image_sizes") is None:
             raise Unsupported("LLaVA-NeXT needs image_sizes beside the pixels; pass all that its processor returned.")
@@ -79,25 +77,25 @@ class LlavaNext(Llava):
         )
         return [_of_probe(n, numbers[:, 0].long(), n_patches) for n, numbers in zip(tiles, packed, strict=True)]
 
-    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
-        """Thumbnail and crops, as the processor cuts them, in pixels of the original picture."""
+    def grid(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
+        """Thumbnail and crops, as the processor cuts them, in pixels of the original image."""
         vision = model.config.vision_config
         pinpoints = pinpoints_of(processor.image_processor.image_grid_pinpoints)
-        return tile_grid(picture_size, pinpoints, vision.image_size, vision.patch_size)
+        return tile_grid(image_size, pinpoints, vision.image_size, vision.patch_size)
 
 
 def check_tiles(expected: int, n_images: int) -> None:
-    """Raises Unsupported where the vision tower saw other images than the sizes of the pictures say."""
+    """Raises Unsupported where the vision tower saw other images than the sizes of the images say."""
     if expected != n_images:
-        raise Unsupported(f"The sizes of the pictures say {expected} tiles, but the vision tower saw {n_images}.")
+        raise Unsupported(f"The sizes of the images say {expected} tiles, but the vision tower saw {n_images}.")
 
 
-def _of_probe(n_tiles: int, numbers: Tensor, n_patches: int) -> PictureTokens:
+def _of_probe(n_tiles: int, numbers: Tensor, n_patches: int) -> ImageTokens:
     """Shape: numbers ``(n,)`` int64, tile * n_patches + patch of each token, -1 for newlines."""
     newline = numbers < 0
     # A newline belongs to the tile whose row it ends: that of the last patch before it.
     last = torch.arange(len(numbers)).masked_fill(newline, 0).cummax(dim=0).values
-    return PictureTokens(
+    return ImageTokens(
         n_tiles=n_tiles,
         tile=numbers[last] // n_patches,
         patch=(numbers % n_patches).masked_fill(newline, -1),
@@ -112,7 +110,7 @@ def pinpoints_of(given: Any) -> list[tuple[int, int]]:
 def check_same_pinpoints(model: Any, processor: Any, name: str) -> None:
     """Raises Unsupported unless the processor cuts crops from the copies that the model expects."""
     pinpoints = pinpoints_of(model.config.image_grid_pinpoints)
-    # LLaVA-1.5's processor, which makes one square of every picture, has none.
+    # LLaVA-1.5's processor, which makes one square of every image, has none.
     if pinpoints != pinpoints_of(getattr(processor.image_processor, "image_grid_pinpoints", ())):
         raise Unsupported(f"{name} has a processor whose image_grid_pinpoints are not those of its model.")
     _check_pinpoints(pinpoints, model.config.vision_config.image_size)
@@ -136,6 +134,6 @@ def _stated_pinpoints(config: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def _n_crops(size: Sequence[int], pinpoints: Any, side: int) -> int:
-    """Crops of a picture of ``(height, width)``, as the model counts them."""
+    """Crops of an image of ``(height, width)``, as the model counts them."""
     high, wide = best_resolution((int(size[1]), int(size[0])), pinpoints_of(pinpoints))
     return math.ceil(high / side) * math.ceil(wide / side)

@@ -1,6 +1,6 @@
-"""LLaVA-NeXT-Video: pictures as LLaVA-NeXT; the frames of a video are pooled, 2 x 2 patches to one, then projected.
+"""LLaVA-NeXT-Video: images as LLaVA-NeXT; the frames of a video are pooled, 2 x 2 patches to one, then projected.
 
-A frame is the middle square of the picture, without thumbnail, crops and newlines: 12 x 12 tokens of the published
+A frame is the middle square of the image, without thumbnail, crops and newlines: 12 x 12 tokens of the published
 models. What lies before the projector are the pooled features; the vision tower's own signals (attention, keys) of a
 token are the mean of its patches. Where nobody says more, 8 frames are looked at; training took 32 of each video.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..records import TokenGrid
-from .base import BOTH, PictureTokens
+from .base import BOTH, ImageTokens
 from .geometry import check_frames, frame_by_frame, middle_of_frame
 from .llava_next import LlavaNext
 
@@ -40,18 +40,16 @@ class LlavaNextVideo(LlavaNext):
                 f"processor writes {n * n // 4} for each frame; pooling by 2 fits."
             )
 
-    def pictures(
-        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
-    ) -> Sequence[PictureTokens]:
-        """Pictures as LLaVA-NeXT; of a video, every pooled cell of every frame is a token."""
+    def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
+        """Images as LLaVA-NeXT; of a video, every pooled cell of every frame is a token."""
         videos = arguments.get("pixel_values_videos")
         if videos is None:
-            return super().pictures(model, arguments, n_images, n_patches)
+            return super().images(model, arguments, n_images, n_patches)
         n_videos, n_frames = videos.shape[:2]
         side = _patches_along(model)
         frame = torch.arange(n_frames).repeat_interleave(n_patches)
         inside = _pooled_patches(side, model.config.spatial_pool_stride)
-        tokens = PictureTokens(
+        tokens = ImageTokens(
             n_tiles=n_frames,
             tile=frame,
             patch=torch.arange(n_patches).repeat(n_frames),

@@ -1,7 +1,7 @@
 """LLaVA-OneVision: SigLIP without [CLS], a thumbnail and up to nine crops' worth of patches, videos frame by frame.
 
-What a picture becomes: as in LLaVA-NeXT, but behind the projector a large grid of crops is shrunk by bilinear
-interpolation to the area of nine. In prompts with several pictures each is one square and a newline. Of a video, every
+What an image becomes: as in LLaVA-NeXT, but behind the projector a large grid of crops is shrunk by bilinear
+interpolation to the area of nine. In prompts with several images each is one square and a newline. Of a video, every
 frame is shrunk to half its rows and columns, rounded up, behind the projector; one newline stands at the end.
 """
 
@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from ..errors import Unsupported
 from ..records import TokenGrid
 from ..types import PlanningInfo
-from .base import BOTH, PictureTokens, stated_text
+from .base import BOTH, ImageTokens, stated_text
 from .geometry import frame_by_frame, side_of
 from .llava import check_feature_layer
 from .llava_next import LlavaNext, check_same_pinpoints, check_tiles, pinpoints_of
@@ -37,7 +37,7 @@ class LlavaOnevision(LlavaNext):
     placeholders = ("image_token_id", "video_token_id")
 
     def check(self, model: Any, processor: Any, name: str) -> None:
-        """Patches only, of one vision layer, and model and processor must cut pictures and frames alike."""
+        """Patches only, of one vision layer, and model and processor must cut images and frames alike."""
         config, vision = model.config, model.config.vision_config
         # A processor that says nothing counts every patch.
         strategies = {config.vision_feature_select_strategy, processor.vision_feature_select_strategy or "full"}
@@ -64,14 +64,12 @@ class LlavaOnevision(LlavaNext):
         check_same_pinpoints(model, processor, name)
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
-        """Thumbnail, crops and newlines of a square picture."""
+        """Thumbnail, crops and newlines of a square image."""
         return self.planned_tiles(
             config, has_cls=False, most_crops=_most_crops(stated_text(config, "vision_aspect_ratio"))
         )
 
-    def pictures(
-        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
-    ) -> Sequence[PictureTokens]:
+    def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
         """Every token with the patches that the model interpolates it from, and how much of each."""
         vision = model.config.vision_config
         frames = arguments.get("pixel_values_videos")
@@ -82,15 +80,15 @@ class LlavaOnevision(LlavaNext):
             raise Unsupported("LLaVA-OneVision needs image_sizes beside the pixels; pass all its processor returned.")
         sizes = torch.as_tensor(arguments["image_sizes"]).tolist()
         cut = _are_cut(arguments.get("batch_num_images"), len(sizes))
-        made = [_of_picture(model.config, (width, height), c) for (height, width), c in zip(sizes, cut, strict=True)]
-        check_tiles(sum(picture.n_tiles for picture in made), n_images)
+        made = [_of_image(model.config, (width, height), c) for (height, width), c in zip(sizes, cut, strict=True)]
+        check_tiles(sum(image.n_tiles for image in made), n_images)
         return made
 
-    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
-        """Thumbnail and crops, as the processor cuts them and the model shrinks them, in pixels of the picture."""
+    def grid(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
+        """Thumbnail and crops, as the processor cuts them and the model shrinks them, in pixels of the image."""
         vision, pinpoints = model.config.vision_config, pinpoints_of(processor.image_processor.image_grid_pinpoints)
         most = _most_crops(model.config.vision_aspect_ratio)
-        return tile_grid(picture_size, pinpoints, vision.image_size, vision.patch_size, most)
+        return tile_grid(image_size, pinpoints, vision.image_size, vision.patch_size, most)
 
     def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
         """Every frame is squeezed into a square; a token of it shows about 2 x 2 patches. The last is a newline."""
@@ -98,7 +96,7 @@ class LlavaOnevision(LlavaNext):
         frame = square_grid(_pooled(frame_size, vision.image_size, vision.patch_size))
         video = frame_by_frame(frame, n_frames)
         return TokenGrid(
-            picture_size=frame_size,
+            image_size=frame_size,
             views=video.views,
             view=[*video.view, n_frames - 1],
             row=[*video.row, -1],
@@ -115,11 +113,11 @@ def _most_crops(aspect_ratio: str) -> int:
     return int(found[1])
 
 
-def _are_cut(pictures_per_prompt: Tensor | Sequence[int] | None, n_pictures: int) -> list[bool]:
-    """Whether each picture is cut into crops: where it is the only one of its prompt."""
-    if pictures_per_prompt is None:
-        return [True] * n_pictures
-    counts = torch.as_tensor(pictures_per_prompt).tolist()
+def _are_cut(images_per_prompt: Tensor | Sequence[int] | None, n_images: int) -> list[bool]:
+    """Whether each image is cut into crops: where it is the only one of its prompt."""
+    if images_per_prompt is None:
+        return [True] * n_images
+    counts = torch.as_tensor(images_per_prompt).tolist()
     return [count == 1 for count in counts for _ in range(count)]
 
 
@@ -132,17 +130,17 @@ _Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
 """tile ``(R, C)``, patch ``(R, C)``, sources ``(R, C, 4)``, weights ``(R, C, 4)`` of a grid of tokens."""
 
 
-def _of_picture(config: Any, picture_size: tuple[int, int], cut: bool) -> PictureTokens:
+def _of_image(config: Any, image_size: tuple[int, int], cut: bool) -> ImageTokens:
     side, patch = config.vision_config.image_size, config.vision_config.patch_size
-    whole = _mixtures(square_canvas(picture_size, side, patch), 0)
+    whole = _mixtures(square_canvas(image_size, side, patch), 0)
     if not cut:
         return _joined(1, [whole, _newline(0)])
     pinpoints, most = pinpoints_of(config.image_grid_pinpoints), _most_crops(config.vision_aspect_ratio)
-    canvas = canvas_of(picture_size, pinpoints, side, patch, most)
+    canvas = canvas_of(image_size, pinpoints, side, patch, most)
     return _joined(1 + canvas.high * canvas.wide, [whole, _with_newlines(_mixtures(canvas, 1))])
 
 
-def _of_video(n_frames: int, side: int, patch: int) -> PictureTokens:
+def _of_video(n_frames: int, side: int, patch: int) -> ImageTokens:
     canvas = _pooled((side, side), side, patch)
     return _joined(n_frames, [*(_mixtures(canvas, frame) for frame in range(n_frames)), _newline(n_frames - 1)])
 
@@ -152,7 +150,7 @@ def _mixtures(canvas: Canvas, before: int) -> _Tokens:
     n = canvas.n
 
     def numbers(rows: Sequence[int], cols: Sequence[int]) -> Tensor:
-        """Numbers of the patches in these rows and columns of the stitched grid, over all images of the picture."""
+        """Numbers of the patches in these rows and columns of the stitched grid, over all images of the image."""
         row, col = torch.tensor(rows, dtype=torch.int64)[:, None], torch.tensor(cols, dtype=torch.int64)
         return (before + row // n * canvas.wide + col // n) * n * n + row % n * n + col % n
 
@@ -183,8 +181,8 @@ def _with_newlines(tokens: _Tokens) -> _Tokens:
     return torch.cat([tile, last], dim=1), pad(patch, (0, 1), value=-1), nowhere, pad(weights, (0, 0, 0, 1))
 
 
-def _joined(n_tiles: int, parts: Sequence[_Tokens]) -> PictureTokens:
+def _joined(n_tiles: int, parts: Sequence[_Tokens]) -> ImageTokens:
     tile, patch, sources, weights = (
         torch.cat([part.flatten(0, 1) for part in column]) for column in zip(*parts, strict=True)
     )
-    return PictureTokens(n_tiles, tile, patch, sources, weights)
+    return ImageTokens(n_tiles, tile, patch, sources, weights)

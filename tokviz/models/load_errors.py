@@ -74,10 +74,10 @@ def out_of_memory(name: str, error: BaseException) -> BadInput | None:
     if any(isinstance(cause, torch.OutOfMemoryError) for cause in causes):
         return BadInput(
             f"The GPU ran out of memory while {name} answered: choose 8-bit or 4-bit weights, a smaller model or a "
-            "smaller picture."
+            "smaller image."
         )
     if any(_is_host_memory(cause) for cause in causes):
-        return BadInput(f"This machine ran out of memory while {name} answered: choose a smaller model or picture.")
+        return BadInput(f"This machine ran out of memory while {name} answered: choose a smaller model or image.")
     return None
 
 

@@ -1,4 +1,4 @@
-"""From a picture or video and a question to the model's inputs, and which of the tokens are the user's own words."""
+"""From an image or video and a question to the model's inputs, and which of the tokens are the user's own words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SLOT = "\ue000"
 def model_inputs(
     vlm: VisionLanguageModel, media: Image.Image | Video, question: str
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The processor's output for one picture or video and a question, with the model's chat template, on its device.
+    """The processor's output for one image or video and a question, with the model's chat template, on its device.
 
     The second value is the question mask: ``(1, L)`` bool, True for tokens that hold something the user wrote; None
     when template or tokenizer do not let them be told apart.
@@ -45,13 +45,13 @@ def model_inputs(
 
 
 def placeholders(vlm: VisionLanguageModel) -> list[str]:
-    """What the processor replaces in a prompt by the tokens of a picture or video."""
+    """What the processor replaces in a prompt by the tokens of an image or video."""
     names = (getattr(vlm.processor, name, None) for name in ("image_token", "video_token"))
     return [name for name in names if name]
 
 
 def _seen(media: Image.Image | Video) -> dict[str, Any]:
-    """The processor's arguments: a picture, or all frames of a video, which were chosen before."""
+    """The processor's arguments: an image, or all frames of a video, which were chosen before."""
     if not isinstance(media, Video):
         return {"images": [media]}
     from transformers.video_utils import VideoMetadata

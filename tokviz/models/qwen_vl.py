@@ -16,7 +16,7 @@ from ..errors import BadInput, Unsupported
 from ..names import Box, Media, VideoFacts
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import BOTH, ModelFamily, PatchMerging, PictureTokens, Unplanned, stated
+from .base import BOTH, ImageTokens, ModelFamily, PatchMerging, Unplanned, stated
 from .flops import prefill_flops
 from .geometry import token_grid
 
@@ -27,7 +27,7 @@ _PLANNED_SIDE = 1000
 
 
 class QwenVL(ModelFamily):
-    """Vision tower without [CLS] whose patches of all pictures form one sequence; decoder with mRoPE.
+    """Vision tower without [CLS] whose patches of all images form one sequence; decoder with mRoPE.
 
     Kept tokens keep their three position ids (``methods.md`` 0.4). All published families merge ``m x m`` patches
     (``spatial_merge_size``) into one token, and of a video those of two frames that follow each other. A subclass says
@@ -43,7 +43,7 @@ class QwenVL(ModelFamily):
     placeholders = ("image_token_id", "video_token_id")
     attention_name = "attn"
 
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "picture") -> nn.Module:
+    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
         """The last block that attends over whole frames, for both: the features leave the last block."""
         found: nn.Module = model.base_model.visual.blocks[self.last_whole_frame_block(model.config.vision_config)]
         return found
@@ -70,9 +70,7 @@ class QwenVL(ModelFamily):
             queries_and_keys=_queries_and_keys,
         )
 
-    def pictures(
-        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
-    ) -> Sequence[PictureTokens]:
+    def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
         """Raises Unsupported: tokens are told apart by ``patch_merging`` here."""
         raise Unsupported("This model merges patches into tokens behind its vision tower.")
 
@@ -101,7 +99,7 @@ class QwenVL(ModelFamily):
         return [view.rows * view.cols * vision.spatial_merge_size**2 for view in grid.views]
 
     def check(self, model: Any, processor: Any, name: str) -> None:
-        """Some vision block must attend over whole frames, and model and processor must cut pictures alike."""
+        """Some vision block must attend over whole frames, and model and processor must cut images alike."""
         vision = model.config.vision_config
         self.last_whole_frame_block(vision)
         for part in (processor.image_processor, processor.video_processor):
@@ -112,10 +110,10 @@ class QwenVL(ModelFamily):
                 )
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
-        """How many tokens a picture becomes is in no ``config.json``: the processor decides, by the picture's size.
+        """How many tokens an image becomes is in no ``config.json``: the processor decides, by the image's size.
 
         Of the menu's models it stands beside the sizes (``visual_tokens``), of a folder it follows from the limits of
-        its ``image_processor`` (see ``checkpoint.py``), for a picture of 1000 x 1000 px.
+        its ``image_processor`` (see ``checkpoint.py``), for an image of 1000 x 1000 px.
         """
         text = config.get("text_config", config)  # hub files have the decoder's sizes at the top
         return self.planning(
@@ -124,30 +122,30 @@ class QwenVL(ModelFamily):
             has_cls=False,
         )
 
-    def grid(self, model: Any, processor: Any, picture_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
-        """Cells of 2 x 2 patches of the whole picture, resized to a multiple of them.
+    def grid(self, model: Any, processor: Any, image_size: tuple[int, int], inputs: Mapping[str, Any]) -> TokenGrid:
+        """Cells of 2 x 2 patches of the whole image, resized to a multiple of them.
 
         Rows and columns come from ``image_grid_thw`` of ``inputs`` where that is given, else as the processor will
-        choose them. Raises BadInput for a picture that the processor refuses.
+        choose them. Raises BadInput for an image that the processor refuses.
         """
         merge = model.config.vision_config.spatial_merge_size
         given = inputs.get("image_grid_thw")
         if given is not None:
             _, rows, columns = (int(count) for count in given[0])
-            return merged_patch_grid(picture_size, rows // merge, columns // merge)
+            return merged_patch_grid(image_size, rows // merge, columns // merge)
         image_processor = processor.image_processor
         self._check_resizes(image_processor)
         cell, size = image_processor.patch_size * image_processor.merge_size, image_processor.size
-        with _sentence("picture", picture_size):
-            height, width = self.resized(picture_size, cell, size["shortest_edge"], size["longest_edge"])
-        return merged_patch_grid(picture_size, height // cell, width // cell)
+        with _sentence("image", image_size):
+            height, width = self.resized(image_size, cell, size["shortest_edge"], size["longest_edge"])
+        return merged_patch_grid(image_size, height // cell, width // cell)
 
     @staticmethod
     def resized(size: tuple[int, int], cell: int, least: int, most: int) -> tuple[int, int]:
-        """Height and width that a picture (or a frame) of ``(width, height)`` px is resized to.
+        """Height and width that an image (or a frame) of ``(width, height)`` px is resized to.
 
         Args: cell: side of what becomes one token, px; least, most: of the area, in px.
-        Raises ValueError for pictures that are too narrow.
+        Raises ValueError for images that are too narrow.
         """
         # Not at the top: families are asked about configurations before transformers is loaded.
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
@@ -158,7 +156,7 @@ class QwenVL(ModelFamily):
     @staticmethod
     def _check_resizes(processor: Any) -> None:
         if not getattr(processor, "do_resize", True):
-            raise Unsupported("This processor does not resize pictures; tokviz needs do_resize for Qwen models.")
+            raise Unsupported("This processor does not resize images; tokviz needs do_resize for Qwen models.")
 
     def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
         """Two frames per second (or what the processor says) within the processor's limits, or ``wanted``.
@@ -214,7 +212,7 @@ class QwenVL(ModelFamily):
 
 
 def _planned_tokens(config: Mapping[str, Any]) -> int:
-    """Tokens of a picture of 1000 x 1000 px under the limits of a folder's processor, as ``resized`` makes them.
+    """Tokens of an image of 1000 x 1000 px under the limits of a folder's processor, as ``resized`` makes them.
 
     transformers' own rule is not asked: planning must not wait for it to be imported.
     """
@@ -234,7 +232,7 @@ def _planned_tokens(config: Mapping[str, Any]) -> int:
 
 @contextmanager
 def _sentence(what: str, size: tuple[int, int]) -> Iterator[None]:
-    """Say what the processor's resizing rule has against a picture or video as BadInput."""
+    """Say what the processor's resizing rule has against an image or video as BadInput."""
     try:
         yield
     except ValueError as error:
@@ -251,14 +249,14 @@ def _queries_and_keys(attention: Any, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def merged_patch_grid(
-    picture_size: tuple[int, int], rows: int, columns: int, frames: Sequence[tuple[int, ...]] = ((),)
+    image_size: tuple[int, int], rows: int, columns: int, frames: Sequence[tuple[int, ...]] = ((),)
 ) -> TokenGrid:
-    """Geometry of "resize the whole picture to ``rows x columns`` cells" (``engine.md`` section 7).
+    """Geometry of "resize the whole image to ``rows x columns`` cells" (``engine.md`` section 7).
 
-    Args: picture_size ``(width, height)`` px; rows and columns in tokens; frames: of a video, which of its frames
+    Args: image_size ``(width, height)`` px; rows and columns in tokens; frames: of a video, which of its frames
     (counted from 0) each grid is made of.
     """
-    width, height = picture_size
+    width, height = image_size
     views = [
         GridView(name=_name(shown), rows=rows, cols=columns, seen=(0.0, 0.0, width, height), layer=i, frames=shown)
         for i, shown in enumerate(frames)
@@ -273,7 +271,7 @@ def merged_patch_grid(
         )
 
     return token_grid(
-        picture_size,
+        image_size,
         views,
         (
             (grid, row, column, box(row, column))
@@ -286,11 +284,11 @@ def merged_patch_grid(
 
 def _name(frames: tuple[int, ...]) -> str:
     numbers = " and ".join(str(frame + 1) for frame in frames)
-    return "picture" if not frames else f"frame {numbers}" if len(frames) == 1 else f"frames {numbers}"
+    return "image" if not frames else f"frame {numbers}" if len(frames) == 1 else f"frames {numbers}"
 
 
 class Qwen2VL(QwenVL):
-    """Qwen2-VL: every vision block attends over whole pictures and frames, in the LLM's order."""
+    """Qwen2-VL: every vision block attends over whole images and frames, in the LLM's order."""
 
     id = "qwen2_vl"
 
@@ -308,7 +306,7 @@ class Qwen25VL(QwenVL):
         """The last of ``fullatt_block_indexes`` (31 of 7, 15, 23, 31): in all others attention stays in a window."""
         whole = [block for block in vision.fullatt_block_indexes if 0 <= block < vision.depth]
         if not whole:
-            raise Unsupported("No vision block of this model attends over whole pictures (fullatt_block_indexes).")
+            raise Unsupported("No vision block of this model attends over whole images (fullatt_block_indexes).")
         return max(whole)
 
     def tower_positions(self, vision: Any, grid_thw: Tensor) -> Tensor:

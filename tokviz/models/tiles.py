@@ -1,6 +1,6 @@
-"""Pictures that are looked at whole and in crops: AnyRes, LLaVA-NeXT's and LLaVA-OneVision's cutting (no transformers).
+"""Images that are looked at whole and in crops: AnyRes, LLaVA-NeXT's and LLaVA-OneVision's cutting (no transformers).
 
-A padded copy of the picture, the canvas, is cut into crops. Their patches are stitched to one grid again, the rows or
+A padded copy of the image, the canvas, is cut into crops. Their patches are stitched to one grid again, the rows or
 columns that show padding only are left out, and what is too large is shrunk by bilinear interpolation.
 """
 
@@ -43,12 +43,12 @@ def interpolated(places: range, n: int) -> list[Line]:
     return lines
 
 
-def best_resolution(picture_size: tuple[int, int], pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The ``(height, width)`` that shows most pixels of the picture, and of those the one with the least padding.
+def best_resolution(image_size: tuple[int, int], pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The ``(height, width)`` that shows most pixels of the image, and of those the one with the least padding.
 
     transformers' ``select_best_resolution``, which must not be imported where models are only planned for.
     """
-    width, height = picture_size
+    width, height = image_size
 
     def rank(pinpoint: tuple[int, int]) -> tuple[int, int]:
         scale = min(pinpoint[1] / width, pinpoint[0] / height)
@@ -60,9 +60,9 @@ def best_resolution(picture_size: tuple[int, int], pinpoints: Sequence[tuple[int
 
 @dataclass(frozen=True)
 class Canvas:
-    """The padded copy of a picture that the crops are cut from.
+    """The padded copy of an image that the crops are cut from.
 
-    size: ``(width, height)`` of the picture. scale_x, scale_y: pixels of the picture per pixel of the canvas. left,
+    size: ``(width, height)`` of the image. scale_x, scale_y: pixels of the image per pixel of the canvas. left,
     top: padding in px of the canvas. high, wide: crops. n: patches along a crop's side of ``side`` px. rows, cols: the
     tokens' rows and columns, of the patches of the stitched grid that unpadding leaves; tall, broad: patches per row
     and column (1.0 where nothing is shrunk).
@@ -84,7 +84,7 @@ class Canvas:
     broad: float
 
     def box(self, row: int, col: int) -> Box:
-        """What a token shows, in px of the picture: as large as a step of the grid, around where it looks most."""
+        """What a token shows, in px of the image: as large as a step of the grid, around where it looks most."""
         x, y = self._middle(self.cols[col]), self._middle(self.rows[row])
         half_x, half_y = self.broad * self.patch / 2, self.tall * self.patch / 2
         return clipped(
@@ -122,15 +122,15 @@ class Canvas:
 
 
 def canvas_of(
-    picture_size: tuple[int, int],
+    image_size: tuple[int, int],
     pinpoints: Sequence[tuple[int, int]],
     side: int,
     patch: int,
     most_crops: int | None = None,
 ) -> Canvas:
-    """The canvas of a picture of ``(width, height)`` px; see ``tile_grid``."""
-    width, height = picture_size
-    target_height, target_width = best_resolution(picture_size, pinpoints)
+    """The canvas of an image of ``(width, height)`` px; see ``tile_grid``."""
+    width, height = image_size
+    target_height, target_width = best_resolution(image_size, pinpoints)
     by_width, by_height = target_width / width, target_height / height
     if by_width < by_height:
         new_width, new_height = target_width, min(math.ceil(height * by_width), target_height)
@@ -138,14 +138,14 @@ def canvas_of(
         new_width, new_height = min(math.ceil(width * by_height), target_width), target_height
     high, wide, n = target_height // side, target_width // side, side // patch
     rows, cols = range(high * n), range(wide * n)
-    # The model unpads by the proportions of the picture, in cells, whatever the processor padded in pixels.
+    # The model unpads by the proportions of the image, in cells, whatever the processor padded in pixels.
     if width / height > len(cols) / len(rows):
         rows = _unpadded(len(rows), int(round(height * (len(cols) / width), 7)))
     else:
         cols = _unpadded(len(cols), int(round(width * (len(rows) / height), 7)))
     n_rows, n_cols = _shrunk(len(rows), len(cols), n, most_crops)
     return Canvas(
-        size=picture_size,
+        size=image_size,
         scale_x=width / new_width,
         scale_y=height / new_height,
         left=(target_width - new_width) // 2,
@@ -162,8 +162,8 @@ def canvas_of(
     )
 
 
-def square_canvas(picture_size: tuple[int, int], side: int, patch: int, n_lines: int | None = None) -> Canvas:
-    """A picture of ``(width, height)`` px squeezed into one square of ``side`` px, shrunk to so many rows and columns.
+def square_canvas(image_size: tuple[int, int], side: int, patch: int, n_lines: int | None = None) -> Canvas:
+    """An image of ``(width, height)`` px squeezed into one square of ``side`` px, shrunk to so many rows and columns.
 
     None: as many as there are patches.
     """
@@ -171,9 +171,9 @@ def square_canvas(picture_size: tuple[int, int], side: int, patch: int, n_lines:
     lines = interpolated(range(n), n_lines or n)
     step = n / len(lines)
     return Canvas(
-        size=picture_size,
-        scale_x=picture_size[0] / side,
-        scale_y=picture_size[1] / side,
+        size=image_size,
+        scale_x=image_size[0] / side,
+        scale_y=image_size[1] / side,
         left=0,
         top=0,
         high=1,
@@ -200,21 +200,21 @@ def _shrunk(rows: int, cols: int, n: int, most_crops: int | None) -> tuple[int, 
 
 
 def tile_grid(
-    picture_size: tuple[int, int],
+    image_size: tuple[int, int],
     pinpoints: Sequence[tuple[int, int]],
     side: int,
     patch: int,
     most_crops: int | None = None,
 ) -> TokenGrid:
-    """Geometry of a picture of ``(width, height)`` px: layer 0 is the thumbnail, layer 1 the crops.
+    """Geometry of an image of ``(width, height)`` px: layer 0 is the thumbnail, layer 1 the crops.
 
     Args: pinpoints: ``(height, width)`` of the copies that crops may be cut from; side, patch: px of tile and patch;
     most_crops: of how many crops' area the stitched grid may be before it is shrunk, None for any.
     """
-    whole = square_canvas(picture_size, side, patch)
-    canvas = canvas_of(picture_size, pinpoints, side, patch, most_crops)
+    whole = square_canvas(image_size, side, patch)
+    canvas = canvas_of(image_size, pinpoints, side, patch, most_crops)
     n = canvas.n
-    thumbnail = GridView(name="whole picture", rows=n, cols=n, seen=whole.seen(range(n), range(n)))
+    thumbnail = GridView(name="whole image", rows=n, cols=n, seen=whole.seen(range(n), range(n)))
     views = [thumbnail, *(_crop_view(canvas, crop) for crop in range(canvas.high * canvas.wide))]
     tokens: list[tuple[int, int, int, Box | None]] = [
         (0, row, col, whole.box(row, col)) for row in range(n) for col in range(n)
@@ -225,13 +225,13 @@ def tile_grid(
             crop = 1 + canvas.crop(row, col)
             tokens.append((crop, row - views[crop].top, col - views[crop].left, canvas.box(row, col)))
         tokens.append((crop, -1, -1, None))
-    return token_grid(picture_size, views, tokens)
+    return token_grid(image_size, views, tokens)
 
 
 def square_grid(canvas: Canvas) -> TokenGrid:
     """Geometry of a canvas without crops: one view that all its tokens lie in."""
     rows, cols = range(len(canvas.rows)), range(len(canvas.cols))
-    views = [GridView(name="picture", rows=len(rows), cols=len(cols), seen=canvas.seen(rows, cols))]
+    views = [GridView(name="image", rows=len(rows), cols=len(cols), seen=canvas.seen(rows, cols))]
     return token_grid(canvas.size, views, ((0, row, col, canvas.box(row, col)) for row in rows for col in cols))
 
 

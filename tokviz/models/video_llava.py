@@ -1,6 +1,6 @@
-"""Video-LLaVA: one tower for pictures, one for the frames of videos, one projector; a frame's [CLS] goes to the LLM.
+"""Video-LLaVA: one tower for images, one for the frames of videos, one projector; a frame's [CLS] goes to the LLM.
 
-A picture becomes its 16 x 16 patches. Of a video the stock code drops nothing: each frame is 257 tokens, [CLS] first,
+An image becomes its 16 x 16 patches. Of a video the stock code drops nothing: each frame is 257 tokens, [CLS] first,
 2056 for 8 frames where papers say 2048 (``methods.md`` 0.3). Here [CLS] tokens are no patches: methods do not choose
 among them, and an encoder-side method leaves their embeddings as they are.
 """
@@ -18,7 +18,7 @@ from ..errors import Unsupported
 from ..names import Media
 from ..records import TokenGrid
 from ..types import PlanningInfo
-from .base import BOTH, PictureTokens, VisionTower
+from .base import BOTH, ImageTokens, VisionTower
 from .geometry import check_frames, frame_by_frame, middle_of_frame
 from .llava import Llava
 
@@ -53,18 +53,16 @@ class VideoLlava(Llava):
         """None: a video's frames carry a [CLS] token to the LLM, which merging inside the tower knows nothing of."""
         return None
 
-    def pictures(
-        self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int
-    ) -> Sequence[PictureTokens]:
+    def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
         """Every patch is a token; of each frame also the [CLS] in front of them, which is no patch."""
         videos = arguments.get("pixel_values_videos")
         if videos is None:
-            return super().pictures(model, arguments, n_images, n_patches)
+            return super().images(model, arguments, n_images, n_patches)
         n_videos, n_frames = videos.shape[:2]
         row, frame = torch.arange(n_patches), torch.arange(n_frames).repeat_interleave(n_patches)
         patch, source = row.repeat(n_frames), frame * (n_patches - 1) + (row - 1).repeat(n_frames)
         is_cls = patch == 0
-        tokens = PictureTokens(
+        tokens = ImageTokens(
             n_tiles=n_frames,
             tile=frame,
             patch=patch.masked_fill(is_cls, -1),

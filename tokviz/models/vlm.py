@@ -45,7 +45,7 @@ class VisionLanguageModel:
 
     @property
     def n_visual(self) -> int:
-        """Visual tokens of one square picture."""
+        """Visual tokens of one square image."""
         return self.family.grid(self.model, self.processor, (1000, 1000), {}).n_tokens
 
     @property

@@ -158,9 +158,15 @@ def _explained(
         direction="high is kept first; of a kept token, to those kept before it",
     )
     return explained(
-        score, non_finite=found.non_finite, of=n, facts=facts, maps=maps, charts=charts, readings=readings,
+        score,
+        maps=maps,
+        charts=charts,
+        readings=readings,
+        facts=facts,
+        non_finite=found.non_finite,
+        of=n,
         warnings=warnings,
-    )  # fmt: skip
+    )
 
 
 def _sigma_chart(cover: MaxSum) -> Chart:
@@ -215,7 +221,7 @@ PRUNER = Pruner(
             "text",
             "Text",
             ("question", "all_text"),
-            "Which tokens α compares with: what the user wrote, or all text behind the picture (template, roles).",
+            "Which tokens α compares with: what the user wrote, or all text behind the image (template, roles).",
         ),
         switch("filter", "Text filter", True, "Off keeps the spread-out tokens of all (the paper's ablation)."),
         number(

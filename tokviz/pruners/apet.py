@@ -38,7 +38,7 @@ def _stage_select(places: BasisPlaces, per_view: bool) -> SelectFunction:
 
         Tokens that are not finite are never basis or merged, and stay only if the count cannot be met without them.
         Rows that are no patch (newlines, a frame's [CLS]) always stay and are not counted in ``keep``. Crops of one
-        picture and frames of a video share ``keep`` equally at stage 1, each with a basis of its own; stage 2 takes all
+        image and frames of a video share ``keep`` equally at stage 1, each with a basis of its own; stage 2 takes all
         visual tokens together.
         Shape: signals.features ``(N, D)`` -> kept ``(keep + non-patches,)``, features ``(K, D)`` in the given dtype.
         Source: ApET section 3.3, Eq. 4-5. Differs in both modes: float32 throughout, and farthest point sampling starts
@@ -218,7 +218,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """
     if params["mode"] == "official" and not _has_official_code(info):
         raise Unsupported(
-            "ApET's official mode reproduces its code for LLaVA's pictures and Video-LLaVA's videos. "
+            "ApET's official mode reproduces its code for LLaVA's images and Video-LLaVA's videos. "
             "Choose mode paper for this model."
         )
     if info.published_as == "video_llava" and info.has_frames:

@@ -175,7 +175,5 @@ def _unranked(features: Tensor, stay: bool) -> Reduction:
     rows, none = everything if stay else everything[:0], everything[:0]
     owner = everything if stay else torch.full((n,), -1, device=device)
     error = features.new_full((n,), torch.nan)
-    return Reduction(
-        rows, features[rows], owner, targets=none, sizes=none, basis=none, overwritten=none, error=error,
-        ranked=error[:0], wanted=0, singular=error[:0],
-    )  # fmt: skip
+    empty = error[:0]
+    return Reduction(rows, features[rows], owner, none, none, none, none, error, empty, wanted=0, singular=empty)

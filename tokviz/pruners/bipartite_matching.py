@@ -38,7 +38,7 @@ def bipartite_soft_matching(keys: Tensor, usable: Tensor | None, rows: Tensor, r
     [CLS], which stays for itself; so among the patches the second, fourth, ... may be merged away. What is left goes on
     as [rest of the giving half | taking half], the rest in sequence order with a [CLS] token, else most similar first.
     Rows that are not ``usable`` (None: all are) have similarity -inf to all others.
-    Shape: keys ``(N, d_k)``, usable ``(N,)`` bool, rows ``(n,)`` the tokens of one picture, in sequence order.
+    Shape: keys ``(N, d_k)``, usable ``(N,)`` bool, rows ``(n,)`` the tokens of one image, in sequence order.
     Source: ToMe section 3; facebookresearch/ToMe ``merge.py``. Differs: cosines in float32, ties to the lowest index,
     a key of length zero has cosine 0 with all.
     """

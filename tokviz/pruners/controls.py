@@ -57,6 +57,6 @@ UNIFORM = Pruner(
     id="uniform",
     label="Uniform",
     family="control",
-    claim="Keeps evenly spaced tokens: what a coarser picture would give.",
+    claim="Keeps evenly spaced tokens: what a coarser image would give.",
     schedule=single_stage(select_uniform, title="Evenly spaced tokens"),
 )

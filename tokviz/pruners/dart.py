@@ -71,7 +71,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     """The visual pivots, and ``keep`` minus their number of tokens that duplicate visual and text pivots least.
 
     Pivots: the tokens with the longest keys (L1 norm) in the block before, four visual and four text ones behind the
-    picture. Visual pivots choose first, then text pivots, both by descending norm; the official code iterates over a
+    image. Visual pivots choose first, then text pivots, both by descending norm; the official code iterates over a
     Python set, whose order means nothing. Rows that are no patch take part like any other.
     Shape: signals.key_norms ``(N,)``, text_key_norms ``(M,)``, normed_features ``(N, D)``, normed_text ``(M, D)`` ->
     kept ``(keep,)``.
@@ -194,7 +194,7 @@ PRUNER = Pruner(
             "text_pivots",
             "Text pivots",
             4,
-            "How many text tokens behind the picture become pivots. Official: 4.",
+            "How many text tokens behind the image become pivots. Official: 4.",
             minimum=0,
             maximum=32,
         ),

@@ -36,7 +36,7 @@ TEMPERATURE = 10.0
 
 @dataclass(frozen=True)
 class Tiles:
-    """Where the tiles of one picture lie.
+    """Where the tiles of one image lie.
 
     rows: ``(P,)``, the thumbnail's, in raster order of its ``side x side`` cells, then those of every crop that has
     tokens; sizes: how many each has. cells: of the crops' rows, counted in raster order over the stitched grid.
@@ -56,7 +56,7 @@ class Tiles:
 def find_tiles(signals: Signals, pool: Tensor) -> Tiles:
     """Read the layout off ``Signals.view`` and ``Signals.cell`` of the patches ``pool (P,)``.
 
-    Padding is the same on both sides of a picture, so crops that padding has emptied are as many before as behind the
+    Padding is the same on both sides of an image, so crops that padding has emptied are as many before as behind the
     others. Raises Unsupported when there is no thumbnail with crops, or the thumbnail is no full square.
     """
     view, cell = ops.required(signals.view, "view"), ops.required(signals.cell, "cell")
@@ -66,7 +66,7 @@ def find_tiles(signals: Signals, pool: Tensor) -> Tiles:
     numbers = [number for number, count in enumerate(counts) if count and number]
     side = math.isqrt(counts[0])
     if side == 0 or side * side != counts[0] or not numbers:
-        raise Unsupported("GlobalCom2 needs a square thumbnail and at least one crop of the same picture.")
+        raise Unsupported("GlobalCom2 needs a square thumbnail and at least one crop of the same image.")
     if not bool((view[1:] >= view[:-1]).all()):  # crops are stitched row by row
         by_view = view.argsort(stable=True)
         pool, cell = pool[by_view], cell[by_view]
@@ -257,7 +257,7 @@ def _select(signals: Signals, tokens: int, params: Params) -> Selection:
             of=len(pool),
         )
 
-    # Officially the thumbnail's tokens come by score, all others as in the picture.
+    # Officially the thumbnail's tokens come by score, all others as in the image.
     sequence = torch.searchsorted(kept, order) if params["order"] == "official" else None
     return Selection(kept=kept, sequence=sequence, diagnose=diagnose)
 
@@ -335,7 +335,7 @@ PRUNER = Pruner(
             "order",
             "Order",
             ("official", "raster"),
-            "official: the thumbnail's tokens by score, the crops' as in the picture. raster: all as in the picture.",
+            "official: the thumbnail's tokens by score, the crops' as in the image. raster: all as in the image.",
         ),
         choice(
             "counts",

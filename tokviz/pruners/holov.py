@@ -1,4 +1,4 @@
-"""HoloV: the budget is spread over 16 strips of the picture by attention and variety; inside, attention decides."""
+"""HoloV: the budget is spread over 16 strips of the image by attention and variety; inside, attention decides."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ PRUNER = Pruner(
     id="holov",
     label="HoloV",
     family="attention-ranked",
-    claim="Shares the budget among 16 strips by attention and variety, so that no part of the picture is left out.",
+    claim="Shares the budget among 16 strips by attention and variety, so that no part of the image is left out.",
     paper=Paper(
         'Don\'t Just Chase "Highlighted Tokens" in MLLMs: Revisiting Visual Holistic Context Retention',
         "Zou et al.",
@@ -181,7 +181,7 @@ PRUNER = Pruner(
             "order",
             "Order",
             ("raster", "attention"),
-            "raster: as in the picture. attention: strip by strip, highest attention first (whole strips in raster), "
+            "raster: as in the image. attention: strip by strip, highest attention first (whole strips in raster), "
             "as in the official code.",
         ),
         whole(

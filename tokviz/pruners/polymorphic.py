@@ -55,7 +55,7 @@ def merged_count(keep: int) -> int:
 def select_consolidated(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Stage 1: the tokens that [CLS] attends to most stay alone; density peaks cluster all others into means.
 
-    Of several pictures or crops each gets an equal share and is consolidated for itself. Rows that are no patch and
+    Of several images or crops each gets an equal share and is consolidated for itself. Rows that are no patch and
     tokens without a finite score or feature are kept only where ``keep`` cannot be met without them.
     Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` (or received_attention) -> kept ``(keep,)``.
     Raises Unsupported when there is neither. Source: Polymorphic section 3.2, Eq. 1-7; no code is public.
@@ -285,7 +285,7 @@ PRUNER = Pruner(
             "signal",
             "Stage 2 scores by",
             ("embed", "attn"),
-            "embed: similarity of the hidden states of picture and text, the paper's formula; attn: attention of the "
+            "embed: similarity of the hidden states of image and text, the paper's formula; attn: attention of the "
             "raters, as in SparseVLM.",
         ),
         whole(

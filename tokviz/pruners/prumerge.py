@@ -302,7 +302,7 @@ def planned(selects: tuple[SelectFunction, SelectFunction], title: str) -> Sched
     """Plan one stage on the encoder's output, before the projector (behind it where patches are merged there).
 
     The summary token is part of the budget, and all its meanings coincide, because every block sees what the stage
-    leaves. With ``adaptive`` the picture decides how many tokens stay, and the budget plays no part.
+    leaves. With ``adaptive`` the image decides how many tokens stay, and the budget plays no part.
     """
 
     def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
@@ -350,7 +350,7 @@ PRUNER = Pruner(
             "order",
             "Order",
             ("raster", "attention"),
-            "raster: as in the picture. attention: highest attention first, then the grid, as in the official code.",
+            "raster: as in the image. attention: highest attention first, then the grid, as in the official code.",
         ),
     ),
     schedule=planned(selects, "Outliers of attention, and a summary"),

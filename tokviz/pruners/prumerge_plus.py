@@ -1,4 +1,4 @@
-"""PruMerge+: PruMerge with an even grid of further tokens, so that no part of the picture goes unseen."""
+"""PruMerge+: PruMerge with an even grid of further tokens, so that no part of the image goes unseen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PRUNER = replace(
     PRUMERGE,
     id="prumerge_plus",
     label="PruMerge+",
-    claim="PruMerge with an even grid of further tokens, so that no part of the picture goes unseen.",
+    claim="PruMerge with an even grid of further tokens, so that no part of the image goes unseen.",
     params=(
         *PRUMERGE.params,
         number(

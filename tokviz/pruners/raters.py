@@ -91,7 +91,7 @@ def text_raters(signals: Signals, scaled: bool) -> Raters:
     shares = torch.zeros(len(text), device=text.device)
     nobody = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     if len(usable) == 0:
-        return Raters(shares, nobody, None, "no text token behind the picture")
+        return Raters(shares, nobody, None, "no text token behind the image")
     everybody = nobody.index_fill(0, usable, True)
     line = 1.0 / len(usable)
     if len(seen) == 0:

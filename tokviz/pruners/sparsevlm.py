@@ -1,4 +1,4 @@
-"""SparseVLM: words of the question rate the picture inside the LLM; three times the low-rated go, the best merged."""
+"""SparseVLM: words of the question rate the image inside the LLM; three times the low-rated go, the best merged."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ PRUNER = Pruner(
     id="sparsevlm",
     label="SparseVLM",
     family="text-guided",
-    claim="Words close to the picture rate its tokens at three depths; the best of the pruned return as clusters.",
+    claim="Words close to the image rate its tokens at three depths; the best of the pruned return as clusters.",
     paper=Paper(
         "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference",
         "Zhang et al.",

@@ -70,14 +70,14 @@ def select_diverse(signals: Signals, keep: int, params: Params, generator: Gener
 
 @fixed_count
 def select_diverse_from_thumbnail(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """Stage 1 for AnyRes pictures: like ``select_diverse``, with the pivot taken from view 0, the thumbnail."""
+    """Stage 1 for AnyRes images: like ``select_diverse``, with the pivot taken from view 0, the thumbnail."""
     return _select_diverse(signals, keep, thumbnail_only=True)
 
 
 def select_withdrawal(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
     """Stage 2, at one probe: drop every visual token if text hardly attends to them any more.
 
-    alpha_t->v is the share of attention that the text after the picture spends on visual tokens in the block before the
+    alpha_t->v is the share of attention that the text after the image spends on visual tokens in the block before the
     stage. alpha_v->t is 0 by construction: under a causal mask no visual token sees later text, so Eq. 7's pair of
     conditions reduces to ``alpha_t->v < tau``. The paper does not say that it counts the system prompt as text, and
     that would need attention rows of all visual tokens.
@@ -95,7 +95,7 @@ def select_withdrawal(signals: Signals, keep: int | None, params: Params, genera
     def diagnose() -> Diagnostics:
         attention = TokenMap(
             "text_attention",
-            "Attention of the text behind the picture",
+            "Attention of the text behind the image",
             rows.mean(0),
             unit="probability",
             direction="high is looked at by the text; the sum over all tokens decides",

@@ -31,7 +31,7 @@ from .tome_after_encoder import select_after_encoder
 
 
 def _matched(signals: Signals, usable: Tensor | None, r: int, has_cls: bool) -> Pairs:
-    """``bipartite_soft_matching`` for every picture by itself; each gives ``r / pictures`` tokens.
+    """``bipartite_soft_matching`` for every image by itself; each gives ``r / images`` tokens.
 
     Raises BadInput when ``r`` cannot be shared equally or is more than half of the tokens.
     """
@@ -39,11 +39,11 @@ def _matched(signals: Signals, usable: Tensor | None, r: int, has_cls: bool) -> 
     views = rows_by_view(signals, torch.arange(len(keys), device=keys.device))
     share, rest = divmod(r, len(views))
     if rest:
-        raise BadInput(f"{r} tokens cannot be merged away equally in {len(views)} pictures.")
+        raise BadInput(f"{r} tokens cannot be merged away equally in {len(views)} images.")
     smallest = min(len(rows) for rows in views)
     if share > smallest // 2:
         raise BadInput(
-            f"ToMe merges at most half of the tokens of a picture in one block, not {share} of {smallest}. "
+            f"ToMe merges at most half of the tokens of an image in one block, not {share} of {smallest}. "
             "Ask for more tokens."
         )
     pairs = [bipartite_soft_matching(keys, usable, rows, share, has_cls) for rows in views]
@@ -151,13 +151,13 @@ def _explained(
     )
 
 
-def merges_per_block(n: int, total: int, blocks: int, pictures: int = 1) -> list[int]:
+def merges_per_block(n: int, total: int, blocks: int, images: int = 1) -> list[int]:
     """How many tokens each of ``blocks`` vision blocks merges away so that ``total`` of ``n`` are gone in the end.
 
     As evenly as possible and the larger numbers first, under ToMe's limit of half of the tokens in every block: of 23
     blocks and 576 patches 384 = 16 x 17 + 7 x 16, 448 = 11 x 20 + 12 x 19, 512 = 6 x 23 + 17 x 22 (``methods.md`` 9.5).
     Raises BadInput with the fewest tokens that can be reached when the blocks are too few, and the budget that asks for
-    them, which is ``pictures`` times as large.
+    them, which is ``images`` times as large.
     """
 
     def planned(level: int, fuller: int) -> list[int]:
@@ -171,8 +171,8 @@ def merges_per_block(n: int, total: int, blocks: int, pictures: int = 1) -> list
     most = sum(planned(n, 0))
     if total > most:
         raise BadInput(
-            f"ToMe leaves at least {n - most} of a picture's {n} tokens in {blocks} vision blocks, as each merges at "
-            f"most half. Ask for at least {pictures * (n - most)}."
+            f"ToMe leaves at least {n - most} of an image's {n} tokens in {blocks} vision blocks, as each merges at "
+            f"most half. Ask for at least {images * (n - most)}."
         )
     level = next(level for level in range(n + 1) if sum(planned(level + 1, 0)) >= total)
     # One more block at the higher number removes one token more or, behind a halving, none: each total is met exactly.
@@ -185,8 +185,8 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     Where the tower cannot run with fewer tokens: one stage behind it, on what enters the projector or, where patches
     are merged or mixed, the LLM; see ``tome_after_encoder``.
 
-    ``published``, ``final`` and ``average`` coincide, as every LLM block sees what the tower leaves. Several pictures
-    each lose the same number, so that a published budget is met or undercut by less than one token per picture, and
+    ``published``, ``final`` and ``average`` coincide, as every LLM block sees what the tower leaves. Several images
+    each lose the same number, so that a published budget is met or undercut by less than one token per image, and
     other budgets that cannot be shared are refused. Raises BadInput for a budget below 1 token, for one that the tower
     is too shallow for, and for one that cannot be shared.
     """
@@ -199,7 +199,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     merges = merges_per_block(n // views, -(-total // views), info.vision_blocks or 0, views)
     if total % views and budget.counted_as != "published":
         raise BadInput(
-            f"ToMe merges the same number of tokens in each of {views} pictures: "
+            f"ToMe merges the same number of tokens in each of {views} images: "
             f"ask for {n - views * (total // views)} tokens, or count the budget as published."
         )
     stages, left = [], n

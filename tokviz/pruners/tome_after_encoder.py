@@ -67,7 +67,7 @@ def merge_in_rounds(features: Tensor, keys: Tensor, sizes: Tensor, share: int) -
 
 @fixed_count
 def select_after_encoder(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """Merge every view (picture, crop, frame) by itself to an equal share of ``keep``; nothing finite is lost.
+    """Merge every view (image, crop, frame) by itself to an equal share of ``keep``; nothing finite is lost.
 
     A merged token goes by its smallest patch and stands there. Rows that are no patch are dropped, and rows that are
     not finite neither merged nor merged into.

@@ -162,7 +162,7 @@ def _explained(
 
 
 @fixed_count
-def select_pictures(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
+def select_images(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Dominant: highest [CLS] attention. Contextual: evenly spaced in what remains, with the rest merged into them.
 
     Every view keeps the same number (thumbnail and crops, as officially). Of its d dominant tokens [CLS] is the first,
@@ -212,7 +212,7 @@ PRUNER = Pruner(
             "order",
             "Order",
             ("official", "raster"),
-            "official: [CLS], dominant, then contextual tokens. raster: as in the picture, [CLS] last.",
+            "official: [CLS], dominant, then contextual tokens. raster: as in the image, [CLS] last.",
         ),
         whole(
             "contextual",
@@ -224,7 +224,7 @@ PRUNER = Pruner(
         ),
     ),
     schedule=single_stage(
-        select_pictures,
+        select_images,
         "encoder",
         needs=lambda info, params: (
             CLS_ATTENTION,

@@ -1,4 +1,4 @@
-"""VTW: by mid-depth the text has absorbed the picture, so every visual token is withdrawn before block K."""
+"""VTW: by mid-depth the text has absorbed the image, so every visual token is withdrawn before block K."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ PRUNER = Pruner(
     id="vtw",
     label="VTW",
     family="progressive",
-    claim="Withdraws every visual token before block K, once the text is thought to have absorbed the picture.",
+    claim="Withdraws every visual token before block K, once the text is thought to have absorbed the image.",
     paper=Paper(
         "Boosting Multimodal Large Language Models with Visual Tokens Withdrawal for Rapid Inference",
         "Lin et al.",

@@ -1,4 +1,4 @@
-"""One request: encode the picture or video once, run every lane, yield events. The only body that runs on a GPU.
+"""One request: encode the image or video once, run every lane, yield events. The only body that runs on a GPU.
 
 The package exports its two functions as ``tokviz.compare`` and ``tokviz.compare_events``.
 """
@@ -22,7 +22,7 @@ from torch import nn
 from .. import __version__
 from ..engine import Prompt, answer, encode, running_on
 from ..errors import BadInput, Stopped, knows_its_keywords
-from ..media.images import Picture
+from ..media.images import InputImage
 from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import model_inputs
@@ -32,7 +32,7 @@ from ..short import short_repr
 from ..types import Budget, Need
 from .examples import stored_digests
 from .execute import Settings, needs_of, planning_info, run_method
-from .inputs import Source, geometry_of, grid_of, notices_of, open_media, picture_of, placed_evidence, untrained
+from .inputs import Source, geometry_of, grid_of, image_of, notices_of, open_media, placed_evidence, untrained
 from .metrics import timing
 from .requests import (
     ChosenMethod,
@@ -95,7 +95,7 @@ def compare(
     Args:
         vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
         image: The path or the bytes of an image or video file (told apart by their content), a PIL image, or what
-            was read before, a ``Picture`` or ``Video``.
+            was read before, an ``InputImage`` or ``Video``.
         question: One question, up to 2,000 characters.
         methods: Ids, pruner objects (``tokviz.pruner``), or pairs of either with parameters:
             ``["apet", ("apet", {"mode": "official"}), my_norm]``. The unpruned run is always the first one.
@@ -140,7 +140,7 @@ def compare_events(*args: Any, **kwargs: Any) -> Iterator[Event]:
     """Like ``compare``, yielding an Event whenever something is new. Input is checked before the first event.
 
     When ``stop`` is set the generator ends early after a last ``done`` event with what there is; when it was set before
-    the picture was encoded there is nothing to show, and BadInput says so.
+    the image was encoded there is nothing to show, and BadInput says so.
     """
     given = inspect.signature(compare).bind(*args, **kwargs)
     given.apply_defaults()
@@ -183,7 +183,7 @@ def _job(asked: SimpleNamespace) -> _Job:
 @dataclass
 class _Job:
     vlm: VisionLanguageModel
-    media: Picture | Video
+    media: InputImage | Video
     request: Request
     grid: TokenGrid
     chosen: list[ChosenMethod]
@@ -194,7 +194,7 @@ class _Job:
         return Comparison(
             request=self.request,
             model=self.vlm.record,
-            picture=picture_of(self.media),
+            image=image_of(self.media),
             video=self.media.record if isinstance(self.media, Video) else None,
             grid=self.grid,
             text_tokens=self.text_tokens,
@@ -226,7 +226,7 @@ class _Job:
         n_visual = int(prompt.visual_mask.sum())
         if n_visual != self.grid.n_tokens:
             raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
-        self.text_tokens = text_behind_the_picture(self.vlm, prompt)
+        self.text_tokens = text_behind_the_image(self.vlm, prompt)
         timings = {"vision": timing([p.vision_ms for p in prompts])}
         runs: list[Run] = []
         partial = self.comparison(runs, timings)
@@ -250,7 +250,7 @@ class _Job:
 
     def _encode(self, needs: set[Need]) -> Prompt:
         if self.settings.stop.is_set():
-            raise BadInput("Stopped before the picture was encoded.")
+            raise BadInput("Stopped before the image was encoded.")
         shown = self.media if isinstance(self.media, Video) else self.media.image
         inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
         length = inputs["input_ids"].shape[1]
@@ -298,7 +298,7 @@ def _relay(job: _Job) -> Iterator[Event]:
             worker.join()
 
 
-def text_behind_the_picture(vlm: VisionLanguageModel, prompt: Prompt) -> list[str]:
+def text_behind_the_image(vlm: VisionLanguageModel, prompt: Prompt) -> list[str]:
     """The prompt's tokens behind the last visual token, one by one as text."""
     first = int(prompt.visual_mask[0].nonzero().max()) + 1
     return [vlm.processor.tokenizer.decode([token]) for token in prompt.input_ids[0, first:].tolist()]
@@ -331,10 +331,10 @@ def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
     return [f"{vlm.record.name} does not know: {words}. Its vocabulary is small; see the model card."]
 
 
-def drawn_scenes_only(vlm: VisionLanguageModel, media: Picture | Video) -> list[str]:
+def drawn_scenes_only(vlm: VisionLanguageModel, media: InputImage | Video) -> list[str]:
     """What an embedded model knows, beside every answer about anything but the examples, which are all drawn scenes.
 
-    Whether another picture is a drawn scene cannot be told from its pixels with certainty, so nothing is said of it.
+    Whether another image is a drawn scene cannot be told from its pixels with certainty, so nothing is said of it.
     """
     if not vlm.record.embedded or media.record.sha256 in stored_digests():
         return []
@@ -346,8 +346,8 @@ def drawn_scenes_only(vlm: VisionLanguageModel, media: Picture | Video) -> list[
 
 
 def mostly_unseen(grid: TokenGrid) -> list[str]:
-    """A warning when the model sees less than half of the picture or of each frame, or nothing."""
-    width, height = grid.picture_size
+    """A warning when the model sees less than half of the image or of each frame, or nothing."""
+    width, height = grid.image_size
     x0, y0, x1, y1 = grid.views[0].seen
     if (x1 - x0) * (y1 - y0) >= 0.5 * width * height:
         return []

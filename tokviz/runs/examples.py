@@ -62,7 +62,7 @@ class Example:
 
 @cache
 def stored_digests(folder: Path = EXAMPLES) -> frozenset[str]:
-    """SHA-256 of every picture, frame and clip of the examples; read once, and without understanding the sessions."""
+    """SHA-256 of every image, frame and clip of the examples; read once, and without understanding the sessions."""
     sessions = (path.read_bytes() for path in folder.glob("*/session.json")) if folder.is_dir() else ()
     return frozenset(found.decode() for session in sessions for found in _DIGEST.findall(session))
 
@@ -88,5 +88,5 @@ def _load(folder: Path) -> Example:
     except (ValidationError, BadInput) as error:
         raise BadInput(f"The example {folder.name!r} cannot be read: {error}") from error
     clips = sorted(folder.glob("clip.*")) if comparison.video is not None else []
-    files = clips or sorted(folder.glob("picture.*"))
+    files = clips or sorted(folder.glob("image.*"))
     return Example(folder.name, case, comparison, clips[0] if clips else None, files[0] if files else None)

@@ -104,7 +104,7 @@ def run_method(
 
 
 def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
-    """What methods may know about this model and a picture of this geometry before anything runs."""
+    """What methods may know about this model and an image of this geometry before anything runs."""
     return planning_of(vlm, grid.n_tokens, n_views=len(grid.views), has_tiles=grid.is_tiled, has_frames=grid.is_video)
 
 
@@ -234,7 +234,7 @@ def _cost(
 
 
 def _vision_flops(vlm: VisionLanguageModel, grid: TokenGrid, events: list[StageEvent]) -> float:
-    """Of one picture: the whole tower as the stock model runs it, or the blocks that a merging method ran."""
+    """Of one image: the whole tower as the stock model runs it, or the blocks that a merging method ran."""
     tower = vlm.family.vision_tower(vlm.model)
     left = {e.stage.site: len(e.kept) for e in events if isinstance(e.stage.site, VisionBlock)}
     if not left or tower is None:

@@ -1,4 +1,4 @@
-"""What a question is about: a picture, or the frames of a video that the model looks at."""
+"""What a question is about: an image, or the frames of a video that the model looks at."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..errors import BadInput
-from ..media.images import Picture, checked_image, read_image
+from ..media.images import InputImage, checked_image, read_image
 from ..media.video import MAX_SAMPLED, Video, checked_video, is_video, named_as_video, read_video
 from ..media.video_decoding import FORMATS
 from ..names import Box, Media, VideoFacts
-from ..records import PictureRecord, TokenGrid
+from ..records import ImageRecord, TokenGrid
 from ..short import kind_of, passed
 
 if TYPE_CHECKING:
     from ..engine import Geometry
     from ..models.loading import VisionLanguageModel
 
-Source = str | Path | bytes | Image.Image | Picture | Video
-"""What may be given where a picture or a video is asked for."""
+Source = str | Path | bytes | Image.Image | InputImage | Video
+"""What may be given where an image or a video is asked for."""
 
 
 def open_media(
@@ -33,8 +33,8 @@ def open_media(
     *,
     isolated: bool = False,
     stop: threading.Event | None = None,
-) -> Picture | Video:
-    """Decode a picture, or the frames of a video that this model looks at.
+) -> InputImage | Video:
+    """Decode an image, or the frames of a video that this model looks at.
 
     ``frames``: how many of a video, 1 to 64; None: as many as the model's family takes. ``isolated``: files are decoded
     in a process of their own, under limits of time and memory, until ``stop`` is set; the result is the same. Raises
@@ -52,10 +52,10 @@ def open_media(
         pick = partial(_sampled, vlm, wanted=frames)
         return checked_video(source, pick, stop=stop) if isolated else read_video(source, pick)
     if frames is not None and source is not None:
-        raise BadInput("The number of frames is a setting for videos; this is a picture.")
-    picture = source if isinstance(source, Picture) else _picture(source, isolated, stop)
-    _check_taken(vlm, "picture")
-    return picture
+        raise BadInput("The number of frames is a setting for videos; this is an image.")
+    image = source if isinstance(source, InputImage) else _image(source, isolated, stop)
+    _check_taken(vlm, "image")
+    return image
 
 
 def check_source(source: object) -> None:
@@ -75,7 +75,7 @@ def check_source(source: object) -> None:
             raise BadInput(f"The file {passed(Path(source).name)} cannot be read: {reason}.") from error
 
 
-def _picture(source: str | Path | bytes | Image.Image | None, isolated: bool, stop: threading.Event | None) -> Picture:
+def _image(source: str | Path | bytes | Image.Image | None, isolated: bool, stop: threading.Event | None) -> InputImage:
     if not isolated or source is None or isinstance(source, Image.Image):
         return read_image(source)
     return checked_image(source, stop=stop)
@@ -103,12 +103,12 @@ def _check_taken(vlm: VisionLanguageModel, media: Media) -> None:
     advice = f", such as {' or '.join(others[:2])}" if others else ""
     raise BadInput(
         f"{vlm.record.name} does not answer questions about {media}s; choose a model that does{advice}"
-        + (f", or give it a picture (a video is recognised by its content: {FORMATS})." if media == "video" else ".")
+        + (f", or give it an image (a video is recognised by its content: {FORMATS})." if media == "video" else ".")
     )
 
 
-def grid_of(vlm: VisionLanguageModel, media: Picture | Video) -> TokenGrid:
-    """Where this model's visual tokens lie in the picture or in the sampled frames."""
+def grid_of(vlm: VisionLanguageModel, media: InputImage | Video) -> TokenGrid:
+    """Where this model's visual tokens lie in the image or in the sampled frames."""
     if isinstance(media, Video):
         return vlm.family.video_grid(vlm.model, vlm.processor, media.frames[0].size, len(media.frames))
     return vlm.family.grid(vlm.model, vlm.processor, media.image.size, {})
@@ -126,22 +126,22 @@ def geometry_of(grid: TokenGrid) -> Geometry:
     return Geometry(view=view if len(grid.views) > 1 else None, cell=cell)
 
 
-def picture_of(media: Picture | Video) -> PictureRecord:
-    """The record of the picture, or of the first sampled frame."""
-    return media.record.frames[0].picture if isinstance(media, Video) else media.record
+def image_of(media: InputImage | Video) -> ImageRecord:
+    """The record of the image, or of the first sampled frame."""
+    return media.record.frames[0].image if isinstance(media, Video) else media.record
 
 
-def untrained(vlm: VisionLanguageModel, media: Picture | Video) -> list[str]:
+def untrained(vlm: VisionLanguageModel, media: InputImage | Video) -> list[str]:
     """A sentence when the menu knows that the model was not trained with what its architecture takes."""
     from ..models.catalog import find
 
-    entry, kind = find(vlm.record.name), "video" if isinstance(media, Video) else "picture"
+    entry, kind = find(vlm.record.name), "video" if isinstance(media, Video) else "image"
     if entry is None or kind in entry.takes:
         return []
     return [f"{vlm.record.name} was trained with {entry.takes[0]}s only: its answers about a {kind} mean little."]
 
 
-def notices_of(media: Picture | Video) -> list[str]:
+def notices_of(media: InputImage | Video) -> list[str]:
     """What was changed or left out on the way, as sentences."""
     if not isinstance(media, Video):
         return [*media.notices]
@@ -156,16 +156,16 @@ def notices_of(media: Picture | Video) -> list[str]:
 
 
 def placed_evidence(
-    media: Picture | Video, evidence: Sequence[Box], evidence_frames: Sequence[int]
+    media: InputImage | Video, evidence: Sequence[Box], evidence_frames: Sequence[int]
 ) -> tuple[list[Box], list[int]]:
     """Evidence in pixels of what the model is given, and the sampled frame of each box.
 
-    Raises BadInput when boxes of a video do not say in which frame they lie, or boxes of a picture do.
+    Raises BadInput when boxes of a video do not say in which frame they lie, or boxes of an image do.
     """
     boxes = list(evidence)
     if not isinstance(media, Video):
         if evidence_frames:
-            raise BadInput("Evidence in frames is for videos; this is a picture.")
+            raise BadInput("Evidence in frames is for videos; this is an image.")
         return boxes, []
     if len(evidence_frames) != len(boxes):
         raise BadInput(

@@ -83,7 +83,7 @@ class FrameCount:
 def kept_per_frame(grid: TokenGrid, kept: Sequence[int] | None) -> list[FrameCount]:
     """Tokens kept of every frame of a video (of frames that became one grid together), in the order of the frames.
 
-    kept: original indices; None when nothing was pruned. Empty for a picture.
+    kept: original indices; None when nothing was pruned. Empty for an image.
     """
     there = set(range(grid.n_tokens) if kept is None else kept)
     counts = [[0, 0, 0, 0] for _ in grid.views]

@@ -118,7 +118,7 @@ def value_text(value: Any) -> str:
 def check_question(question: str, vlm: VisionLanguageModel) -> str:
     """The question without outer blanks. Raises BadInput when empty, too long, or with the model's reserved words."""
     if not isinstance(question, str) or not question.strip():
-        raise BadInput("There is no question: type one about the picture.")
+        raise BadInput("There is no question: type one about the image.")
     question = question.strip()
     if len(question) > MAX_QUESTION_CHARACTERS:
         raise BadInput(
@@ -173,7 +173,7 @@ def check_numbers(budget: int, budget_as: str, seed: int, repeats: int, max_new_
         ("The number of new tokens", max_new_tokens, 1, MAX_NEW_TOKENS),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            what = "video" if grid.is_video else "picture"
+            what = "video" if grid.is_video else "image"
             why = f" (this {what} has {grid.n_tokens} visual tokens)" if name == "The budget" else ""
             raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {passed(value)}.")
     if budget_as not in ("published", "final", "average"):
@@ -206,7 +206,7 @@ def check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, qu
     if not limit or length + max_new_tokens <= limit:
         return
     room = limit - length
-    what = "Video" if grid.is_video else "Picture"
+    what = "Video" if grid.is_video else "Image"
     asked = len(vlm.processor.tokenizer(question, add_special_tokens=False)["input_ids"])
     if room > 0:
         advice = f"allow at most {room} new {'token' if room == 1 else 'tokens'}"
@@ -215,9 +215,9 @@ def check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, qu
     elif 1 - room < asked:  # a question that much shorter still asks something
         advice = f"shorten the question by at least {1 - room} of its {asked} tokens"
     elif _fewer_when_smaller(vlm, grid):
-        advice = f"use a smaller picture, which alone takes {grid.n_tokens} of them, or another model"
+        advice = f"use a smaller image, which alone takes {grid.n_tokens} of them, or another model"
     else:
-        advice = f"choose another model: with this one every picture takes {grid.n_tokens} of them"
+        advice = f"choose another model: with this one every image takes {grid.n_tokens} of them"
     raise BadInput(
         f"{what}, question and answer need {length + max_new_tokens} tokens; {vlm.record.name} takes {limit}. "
         f"Please {advice}."
@@ -225,9 +225,9 @@ def check_context(vlm: VisionLanguageModel, length: int, max_new_tokens: int, qu
 
 
 def _fewer_when_smaller(vlm: VisionLanguageModel, grid: TokenGrid) -> bool:
-    """Whether the model makes fewer visual tokens of a picture of a quarter of the size per side."""
-    width, height = (max(side // 4, 1) for side in grid.picture_size)
+    """Whether the model makes fewer visual tokens of an image of a quarter of the size per side."""
+    width, height = (max(side // 4, 1) for side in grid.image_size)
     try:
         return vlm.family.grid(vlm.model, vlm.processor, (width, height), {}).n_tokens < grid.n_tokens
-    except BadInput:  # so small a picture is none that the model takes
+    except BadInput:  # so small an image is none that the model takes
         return False

@@ -21,7 +21,7 @@ Progress = Callable[[str, float | None], None]
 PRECISIONS = ("auto", "8bit", "4bit")
 KERNELS = ("auto", "sdpa", "flash", "kernels")
 SQUARE = (1000, 1000)
-"""A picture that every model takes, in px: for questions about a model before there is one."""
+"""An image that every model takes, in px: for questions about a model before there is one."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .callers import is_loopback
 if TYPE_CHECKING:
     from ..records import ModelRecord
 
-TAKES: dict[tuple[str, ...], str] = {("picture",): "pictures", ("video",): "videos"}
+TAKES: dict[tuple[str, ...], str] = {("image",): "images", ("video",): "videos"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class ModelOption:
         if self.memory_gb:
             four = f", {self.memory_gb_4bit:g} GB with 4-bit weights" if self.memory_gb_4bit else ""
             said.append(f"≈ {self.memory_gb:g} GB in bfloat16{four} (estimated)")
-        return " · ".join([*said, TAKES.get(self.takes, "pictures and videos")])
+        return " · ".join([*said, TAKES.get(self.takes, "images and videos")])
 
     @property
     def shown(self) -> str:
@@ -172,7 +172,7 @@ def _elsewhere(name: str) -> ModelOption:
         family=family,
         parameters=parameters,
         memory_gb=round(parameters * 2 / 1e9, 1) if parameters else None,
-        takes=FAMILIES[family].takes if family in FAMILIES else ("picture",),
+        takes=FAMILIES[family].takes if family in FAMILIES else ("image",),
     )
 
 

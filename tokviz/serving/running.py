@@ -20,7 +20,7 @@ from .model_cache import ModelSpec, model
 from .model_menu import id_of, model_option
 
 if TYPE_CHECKING:
-    from ..media.images import Picture
+    from ..media.images import InputImage
     from ..media.video import Video
     from ..runs.compare import Event
 
@@ -101,11 +101,11 @@ class RunRequest:
 
     evidence_at: of a video, the frame of the file (from 0) that each box of ``evidence`` lies in.
     precision, kernel: how the model is loaded, see ``ModelSpec``.
-    media: the decoded ``picture``, see ``opened``.
+    media: the decoded ``image``, see ``opened``.
     """
 
     model: str
-    picture: str | None
+    image: str | None
     question: str
     methods: tuple[str, ...]
     budget: int
@@ -144,22 +144,22 @@ def declared_seconds(request: RunRequest) -> int:
 
 
 def opened(request: RunRequest, stop: threading.Event) -> RunRequest:
-    """The request with its picture or video decoded, in a process with limits: files come from strangers.
+    """The request with its image or video decoded, in a process with limits: files come from strangers.
 
     Raises BadInput; also when ``stop`` is set meanwhile.
     """
-    if request.picture is None:
-        raise BadInput("There is no picture: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file, or a video.")
+    if request.image is None:
+        raise BadInput("There is no image: choose a PNG, JPEG, WebP, GIF, BMP or TIFF file, or a video.")
     from ..media.video import is_video
     from ..runs.inputs import open_media
 
     vlm = model(request.spec)
-    # The field for frames keeps its number while pictures are asked about.
-    frames = request.frames if is_video(request.picture) else None
+    # The field for frames keeps its number while images are asked about.
+    frames = request.frames if is_video(request.image) else None
     try:
-        return replace(request, media=open_media(vlm, request.picture, frames, isolated=True, stop=stop))
+        return replace(request, media=open_media(vlm, request.image, frames, isolated=True, stop=stop))
     except Stopped as error:
-        raise BadInput("Stopped before the picture was encoded.") from error
+        raise BadInput("Stopped before the image was encoded.") from error
 
 
 def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
@@ -196,7 +196,7 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
         raise sentence from error
 
 
-def _evidence(request: RunRequest, media: Picture | Video) -> dict[str, Any]:
+def _evidence(request: RunRequest, media: InputImage | Video) -> dict[str, Any]:
     """The evidence as ``compare_events`` wants it; of a video only what lies in frames that are looked at."""
     if not request.evidence_at:
         return {"evidence": request.evidence}

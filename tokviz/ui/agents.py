@@ -1,7 +1,7 @@
 """The page's endpoints as tools for agents (MCP): served where the ``mcp`` package is installed.
 
 gradio's own server would fetch any address that an agent names, keep what it sends outside the counted storage, and
-answer with the picture's bytes in the notation of Python. It would also ask this server over HTTP on behalf of agents:
+answer with the image's bytes in the notation of Python. It would also ask this server over HTTP on behalf of agents:
 all of them would then share one address, which their own headers could forge, and their runs would go on without them.
 """
 
@@ -66,7 +66,7 @@ def given_file(named: str, giver: str) -> str:
 
 
 def told_agent(value: Any) -> str:
-    """An answer as JSON without the bytes of pictures, which an agent has or cannot read."""
+    """An answer as JSON without the bytes of images, which an agent has or cannot read."""
     return json.dumps(_without_bytes(to_jsonable_python(value)), ensure_ascii=False, separators=(",", ":"))
 
 

@@ -26,7 +26,7 @@ from ..serving.model_menu import check_may_load, model_option, model_options
 from ..serving.queue import RunQueue, Waiting, Working, in_turn
 from ..serving.running import Runner, RunRequest
 from . import text
-from .components import PictureField
+from .components import ImageField
 from .failures import UNEXPECTED, log_failure, refusal
 from .files import as_plain
 from .form import is_whole, missing_by_method, param_facts
@@ -51,7 +51,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
 
     async def compare(
         caller: gr.Request,
-        picture: str | None,
+        image: str | None,
         question: str,
         methods: list[str],
         budget: int = 64,
@@ -64,10 +64,10 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         model: str = default_model,
         frames: float | None = None,
     ) -> dict[str, Any]:
-        """Answer a question about a picture or video without pruning and with each method; return what each one kept.
+        """Answer a question about an image or video without pruning and with each method; return what each one kept.
 
         Args:
-            picture: The picture file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 30 MB and 25 megapixels), or a video
+            image: The image file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 30 MB and 25 megapixels), or a video
                 file for a model that takes videos (MP4, MOV, WebM, MKV, AVI; at most 100 MB, 10 minutes, 36,000 frames
                 and 9.4 megapixels per frame). Which of them it is, is seen from its content. Nothing is fetched from
                 elsewhere: agents give a data: URI (base64), or the address that this server serves an upload under.
@@ -90,7 +90,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         try:
             asked = _asked(
                 default_model,
-                picture=picture,
+                image=image,
                 question=question,
                 methods=methods,
                 budget=budget,
@@ -137,7 +137,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
 
         Returns:
             One object per model: id, name, family, parameters, memory_gb and memory_gb_4bit (estimated GB in bfloat16
-            and with 4-bit weights), licence, takes ("picture", "video"), revision, note (null or empty where unknown),
+            and with 4-bit weights), licence, takes ("image", "video"), revision, note (null or empty where unknown),
             and loaded: how it is loaded now (device, dtype, attention kernel, ...), null when it is not.
         """
         return [{**option.as_data(), "loaded": _loaded(option.id)} for option in model_options()]
@@ -147,7 +147,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
     meanings = [value for _, value in text.BUDGET_MEANINGS]
     with gr.Row(visible=False):
         inputs = [
-            PictureField(type="filepath", image_mode=None, label="picture"),
+            ImageField(type="filepath", image_mode=None, label="image"),
             gr.Textbox(label="question"),
             gr.Dropdown(ids, multiselect=True, label="methods", **own),
             gr.Number(64, label="budget"),
@@ -191,7 +191,7 @@ def _asked(default_model: str, **given: Any) -> RunRequest:
     frames = None if given["frames"] is None else _whole("frames", given["frames"])
     return RunRequest(
         model=model_option(model).shown if model else default_model,
-        picture=given["picture"],
+        image=given["image"],
         question=given["question"] or "",
         methods=tuple(methods),
         budget_as=given["budget_as"],

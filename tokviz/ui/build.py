@@ -121,7 +121,7 @@ def build_page(
         opening = [tabs.opener, form.model]
         changes.append(tabs.opener.upload(with_sentences(open_file), opening, shown, **few))
         check = with_sentences(act.check_media)
-        form.picture.upload(check, form.picture, [form.picture, notice], **{**_CHEAP, "concurrency_limit": None})
+        form.image.upload(check, form.image, [form.image, notice], **{**_CHEAP, "concurrency_limit": None})
         choose = with_sentences(act.model_chosen)
         form.model.change(choose, form.model, [form.menu, form.facts], queue=False, **_QUIET)
         drawn = [key, tabs.figure_view, tabs.figure_layer, tabs.figure_frames]
@@ -232,7 +232,7 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     comparison = act.examples[0].comparison
     request = comparison.request
     start = {
-        "picture": request_file(comparison, act.examples[0].clip),
+        "image": request_file(comparison, act.examples[0].clip),
         "question": request.question,
         "methods": [method.method for method in request.methods],
         "params": {method.method: method.params for method in request.methods},

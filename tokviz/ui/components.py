@@ -16,7 +16,7 @@ from gradio.data_classes import FileData, GradioRootModel, ImageData
 from pydantic import model_validator
 
 from ..resources import resource
-from .files import PICTURES, VIDEOS, shown_file, uploaded_path
+from .files import IMAGES, VIDEOS, shown_file, uploaded_path
 
 ASSETS = resource("assets")
 MAX_UPLOAD_MB = 100
@@ -67,7 +67,7 @@ class Widget(gr.HTML):
 
 
 class PatchView(Widget):
-    """Lanes side by side: pictures with overlays, answers, numbers. The value is the dict of ``payload.to_payload``."""
+    """Lanes side by side: images with overlays, answers, numbers. The value is the dict of ``payload.to_payload``."""
 
     _html, _css, _scripts = "patch_view.html", "patch_view.css", _VIEW_SCRIPTS
 
@@ -133,7 +133,7 @@ class ChosenFile(GradioRootModel):
 
 
 class MediaField(Widget):
-    """A picture or a video: one place to drop either. The value in Python is the path of the file, unopened, or None.
+    """An image or a video: one place to drop either. The value in Python is the path of the file, unopened, or None.
 
     ``tokviz.media`` alone decides what is decoded: the browser's word on the type of a file only chooses the preview.
     """
@@ -142,7 +142,7 @@ class MediaField(Widget):
     _html, _css, _scripts = "media_field.html", "media_field.css", ("media_field.js",)
 
     def __init__(self, value: str | FileData | None = None, **settings: Any):
-        accept = ",".join(("image/*", "video/*", *PICTURES, *VIDEOS))
+        accept = ",".join(("image/*", "video/*", *IMAGES, *VIDEOS))
         super().__init__(value, **{"max_mb": MAX_UPLOAD_MB, "accept": accept, **settings})
 
     def preprocess(self, payload: ChosenFile | None) -> str | None:  # type: ignore[override]
@@ -160,7 +160,7 @@ class MediaField(Widget):
         return FileData.model_json_schema()
 
 
-class PictureField(gr.Image):
+class ImageField(gr.Image):
     """An image field that hands the uploaded file on unopened: ``tokviz.media.images`` alone decides what is decoded.
 
     ``gr.Image`` opens every file first, so that a damaged one would reach the visitor as the bare word "Error".

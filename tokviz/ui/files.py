@@ -1,4 +1,4 @@
-"""Files between visitors and the page: what clients name, pictures that are displayed, stored sessions."""
+"""Files between visitors and the page: what clients name, images that are displayed, stored sessions."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 from gradio.data_classes import FileData
 
 from ..errors import BadInput
-from ..records import Comparison, PictureRecord, TokenGrid
+from ..records import Comparison, ImageRecord, TokenGrid
 from ..serving.model_menu import model_options
 from ..serving.storage import storage, temporary_file
 from ..session_limits import MAX_BYTES
 from .failures import refusal
 
 if TYPE_CHECKING:
-    from ..media.images import Picture
+    from ..media.images import InputImage
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 SESSION_FILE = "tokviz-session.json"
 OPENING_S = 15.0
-"""Time on the wall that the pictures of an opened session may take, all together."""
+"""Time on the wall that the images of an opened session may take, all together."""
 _MIME_TYPES = {".webm": "video/webm", ".mov": "video/quicktime"}
 _DISPLAY_SIDE = 1200
 _FRAME_SIDE = 720
@@ -83,52 +83,52 @@ def shown_file(path: Path, name: str = "") -> FileData:
     return FileData(path=str(path), orig_name=name or path.name, mime_type=mime)
 
 
-def picture_bytes(record: PictureRecord) -> bytes:
+def image_bytes(record: ImageRecord) -> bytes:
     """The file stored in a session. Raises BadInput when it is not base64."""
     try:
         return base64.b64decode(record.base64, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise BadInput("The session is damaged: its picture is not readable.") from error
+        raise BadInput("The session is damaged: its image is not readable.") from error
 
 
 def shown_files(comparison: Comparison, from_stranger: bool = False) -> dict[str, Any]:
-    """Arguments ``picture`` and ``frames`` of ``payload.to_payload``: the files that are displayed.
+    """Arguments ``image`` and ``frames`` of ``payload.to_payload``: the files that are displayed.
 
-    ``from_stranger``: the session was not made here; its pictures are decoded in a process with limits. Raises BadInput
-    when one is no picture or all of them take too long.
+    ``from_stranger``: the session was not made here; its images are decoded in a process with limits. Raises BadInput
+    when one is no image or all of them take too long.
     """
     read = _read_carefully(time.monotonic() + OPENING_S) if from_stranger else _read
     if comparison.video is None:
-        return {"picture": display_file(comparison.picture, read=read)}
-    return {"frames": [display_file(frame.picture, _FRAME_SIDE, read) for frame in comparison.video.frames]}
+        return {"image": display_file(comparison.image, read=read)}
+    return {"frames": [display_file(frame.image, _FRAME_SIDE, read) for frame in comparison.video.frames]}
 
 
-def _read(data: bytes) -> Picture:
+def _read(data: bytes) -> InputImage:
     from ..media.images import read_image
 
     return read_image(data)
 
 
-def _read_carefully(deadline: float) -> Callable[[bytes], Picture]:
-    def read(data: bytes) -> Picture:
+def _read_carefully(deadline: float) -> Callable[[bytes], InputImage]:
+    def read(data: bytes) -> InputImage:
         from ..media.images import checked_image
 
         if time.monotonic() > deadline:
-            raise BadInput("Decoding the pictures of this session takes too long; it is not opened.")
+            raise BadInput("Decoding the images of this session takes too long; it is not opened.")
         return checked_image(data)
 
     return read
 
 
 def display_file(
-    record: PictureRecord, side: int = _DISPLAY_SIDE, read: Callable[[bytes], Picture] = _read
+    record: ImageRecord, side: int = _DISPLAY_SIDE, read: Callable[[bytes], InputImage] = _read
 ) -> dict[str, Any]:
-    """A picture of at most ``side`` px per side as gradio FileData: a PNG, but a JPEG of a large frame.
+    """An image of at most ``side`` px per side as gradio FileData: a PNG, but a JPEG of a large frame.
 
-    Always re-encoded: a session file comes from a stranger and may hold anything under the name of a picture. Raises
-    BadInput when it is no picture.
+    Always re-encoded: a session file comes from a stranger and may hold anything under the name of an image. Raises
+    BadInput when it is no image.
     """
-    data = picture_bytes(record)
+    data = image_bytes(record)
     kind, suffix = ("JPEG", ".jpg") if side == _FRAME_SIDE and record.mime == "image/jpeg" else ("PNG", ".png")
 
     def write(path: Path) -> None:
@@ -141,14 +141,14 @@ def display_file(
 
 
 def request_file(comparison: Comparison, clip: Path | None = None) -> FileData | None:
-    """The session's picture as it was given to the model, or the file ``clip`` of its video, for the request form.
+    """The session's image as it was given to the model, or the file ``clip`` of its video, for the request form.
 
     None for a video without its file: a session stores the sampled frames only.
     """
-    record, video = comparison.picture, comparison.video
+    record, video = comparison.image, comparison.video
     if video is not None and clip is None:
         return None
-    data = picture_bytes(record) if clip is None else clip.read_bytes()
+    data = image_bytes(record) if clip is None else clip.read_bytes()
     # The name of a video's file is shown beside its frames.
     rest = {"image/png": ".png", "image/jpeg": ".jpg"}[record.mime] if clip is None else f"/{clip.name}"
     path = temporary_file(hashlib.sha256(data).hexdigest() + rest, lambda path: path.write_bytes(data))
@@ -181,8 +181,8 @@ def as_plain(comparison: Comparison) -> dict[str, Any]:
 
 
 def fitting_model(chosen: str, comparison: Comparison) -> str | None:
-    """The model of a stored comparison where the chosen one takes no such picture or video; None: it may stay."""
-    media = "picture" if comparison.video is None else "video"
+    """The model of a stored comparison where the chosen one takes no such image or video; None: it may stay."""
+    media = "image" if comparison.video is None else "video"
     takes = {option.shown: option.takes for option in model_options()}
     if media in takes.get(chosen, (media,)):
         return None
@@ -190,9 +190,9 @@ def fitting_model(chosen: str, comparison: Comparison) -> str | None:
 
 
 def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the export's fields for layers (of a tiled picture) and frames (of a video), else hidden."""
+    """Settings of the export's fields for layers (of a tiled image) and frames (of a video), else hidden."""
     grid = None if comparison is None else comparison.grid
-    choices = [("both, on the picture", _BOTH_LAYERS), *layer_names(grid)] if grid is not None and grid.is_tiled else []
+    choices = [("both, on the image", _BOTH_LAYERS), *layer_names(grid)] if grid is not None and grid.is_tiled else []
     layer = {"choices": choices, "value": choices[0][1] if choices else None, "visible": bool(choices)}
     return layer, {"value": "", "visible": grid is not None and grid.is_video}
 
@@ -204,7 +204,7 @@ def choices_of(session: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def layer_names(grid: TokenGrid) -> list[tuple[str, str]]:
-    """``(name, number)`` of each layer of a tiled picture, as the patch view calls them."""
+    """``(name, number)`` of each layer of a tiled image, as the patch view calls them."""
     layers = sorted({view.layer for view in grid.views})
     names = [[view.name for view in grid.views if view.layer == layer] for layer in layers]
     return [

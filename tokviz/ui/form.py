@@ -1,4 +1,4 @@
-"""The request form of the sidebar: picture or video, question, budget, the menu of methods, settings of the run."""
+"""The request form of the sidebar: image or video, question, budget, the menu of methods, settings of the run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _WHOLE = {"budget": "The budget", "seed": "The seed", "max_new_tokens": "New tok
 class _Fields:
     """The fields of the form, in the order of events."""
 
-    picture: MediaField
+    image: MediaField
     question: gr.Textbox
     model: gr.Dropdown
     budget: gr.Slider
@@ -75,8 +75,8 @@ class RequestForm(_Fields):
         """The values of ``inputs`` as a request. Raises BadInput with one sentence when a field is missing."""
         given = dict(zip(INPUTS, values, strict=True))
         methods, params = read_menu(self.pruners, given.pop("menu"))
-        if given["picture"] is None:
-            raise BadInput(text.NO_PICTURE)
+        if given["image"] is None:
+            raise BadInput(text.NO_IMAGE)
         if not (given["question"] or "").strip():
             raise BadInput(text.NO_QUESTION)
         if not methods:
@@ -114,7 +114,7 @@ class RequestForm(_Fields):
         """
         request, n_tokens = comparison.request, comparison.grid.n_tokens
         updates = {
-            "picture": request_file(comparison, clip),
+            "image": request_file(comparison, clip),
             "question": request.question,
             "model": model or gr.skip(),
             "budget": gr.update(value=request.budget, maximum=n_tokens),
@@ -144,7 +144,7 @@ def build_form(
     """Create the form inside the current layout.
 
     Args:
-        start: first values (picture, question, methods, params, budget).
+        start: first values (image, question, methods, params, budget).
         n_tokens: N if it is known already.
         missing: what which method lacks on the first model.
     """
@@ -157,7 +157,7 @@ def build_form(
             model_facts(models[0][1]), label="About the model", lines=1, max_lines=4, elem_id="tokviz-facts"
         )
     with gr.Column(elem_classes="tokviz-card"):
-        made["picture"] = MediaField(start.get("picture"), label="Picture or video", elem_id="tokviz-picture")
+        made["image"] = MediaField(start.get("image"), label="Image or video", elem_id="tokviz-image")
         look: dict[str, Any] = {"lines": 1, "max_lines": 4, "placeholder": "what color is the star?"}
         made["question"] = gr.Textbox(start.get("question", ""), label="Question", elem_id="tokviz-question", **look)
     with gr.Column(elem_classes="tokviz-card"):

@@ -36,7 +36,7 @@ from .files import (
     choices_of,
     figure_options,
     fitting_model,
-    picture_bytes,
+    image_bytes,
     read_session,
     session_file,
     shown_files,
@@ -232,10 +232,10 @@ class Handlers:
         return to_payload(comparison, **shown_files(comparison))
 
     def _with_truth(self, asked: RunRequest) -> RunRequest:
-        """Add the known answer and evidence when picture and question are those of an example."""
-        if asked.picture is None:
+        """Add the known answer and evidence when image and question are those of an example."""
+        if asked.image is None:
             return asked
-        digest, question = hashlib.sha256(Path(asked.picture).read_bytes()).hexdigest(), asked.question.strip()
+        digest, question = hashlib.sha256(Path(asked.image).read_bytes()).hexdigest(), asked.question.strip()
         known = next((one for one in self._known.get(digest, ()) if one.request.question.strip() == question), None)
         if known is None:
             return asked
@@ -243,7 +243,7 @@ class Handlers:
         evidence: tuple[Box, ...] = tuple(known.request.evidence)
         truth: dict[str, Any] = {"expected": known.request.expected_answer, "evidence": evidence}
         if video is not None:  # in pixels and frames of the file: another number of frames may be looked at now
-            scale = video.width / known.grid.picture_size[0]
+            scale = video.width / known.grid.image_size[0]
             truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
             truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
         stored = tuple(one.method for one in known.request.methods if one.method in asked.methods)
@@ -276,7 +276,7 @@ class Handlers:
     # --- files -------------------------------------------------------------------------------------------------------
 
     async def check_media(self, path: str | None, request: gr.Request) -> list[Any]:
-        """Refuse an uploaded picture or video at once when it cannot be read. Outputs: picture, notice."""
+        """Refuse an uploaded image or video at once when it cannot be read. Outputs: image, notice."""
         try:
             async with self.checks.turn(address_of(request.client, request.headers)):
                 return await asyncio.to_thread(self._checked, path)
@@ -381,4 +381,4 @@ class Handlers:
 def _file_digest(comparison: Comparison) -> str:
     """Of the file that a stored comparison was asked about."""
     video = comparison.video
-    return video.sha256 if video else hashlib.sha256(picture_bytes(comparison.picture)).hexdigest()
+    return video.sha256 if video else hashlib.sha256(image_bytes(comparison.image)).hexdigest()

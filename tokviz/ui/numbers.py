@@ -53,7 +53,7 @@ def _tokens(run: Run, n_tokens: int) -> list[Number]:
     final = run.actual.final if run.actual else (len(run.kept) if run.kept is not None else n_tokens)
     lines = [Number("visual tokens", f"{final:,}", share(final, n_tokens) if run.stages else "")]
     withdrawn = measures.withdrawal(run)
-    if withdrawn is not None:  # the picture shows what was left before that
+    if withdrawn is not None:  # the image shows what was left before that
         lines.append(Number("until withdrawn", f"{withdrawn.n_in:,}", share(withdrawn.n_in, n_tokens)))
     if run.actual and abs(run.actual.average_in - final) >= 0.05:
         average = f"{run.actual.average_in:,.1f}"
@@ -119,7 +119,7 @@ TABLE_WIDTHS = list(_COLUMNS.values())
 
 
 def table(comparison: Comparison) -> dict[str, Any]:
-    """The value of the table behind the pictures: a row per lane, unformatted numbers, None where there is none."""
+    """The value of the table behind the images: a row per lane, unformatted numbers, None where there is none."""
     return {"headers": TABLE_HEADERS, "data": [_table_row(comparison, run) for run in comparison.runs]}
 
 

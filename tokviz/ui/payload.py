@@ -1,4 +1,4 @@
-"""From a Comparison to the one compact dict that the patch view draws from: numbers and text, no pictures, no gradio.
+"""From a Comparison to the one compact dict that the patch view draws from: numbers and text, no images, no gradio.
 
 The comparison may be partial (runs still missing): a lane that has no run yet is "waiting" or "running".
 """
@@ -25,7 +25,7 @@ from . import numbers, text
 MAX_CHART_POINTS = 20_000
 """More points than any stage has tokens; a page that draws more would freeze."""
 MAX_TOKENS = 100_000
-"""More visual tokens than any model makes of the largest picture; a browser cannot draw many more."""
+"""More visual tokens than any model makes of the largest image; a browser cannot draw many more."""
 MAX_WORDS = 20_000
 MAX_SECONDS = 1e6
 LARGEST = 1e300
@@ -68,19 +68,19 @@ def to_payload(
     title: str = "",
     why: str = "",
     origin: str = "",
-    picture: Mapping[str, Any] | None = None,
+    image: Mapping[str, Any] | None = None,
     frames: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Everything that ``assets/patch_view.js`` draws from.
 
     Args: live says what is still being computed (None: nothing). title, why: of an example. origin: where the numbers
-    come from when they were not computed just now ("stored result", "opened file"). picture: the displayed file as
+    come from when they were not computed just now ("stored result", "opened file"). image: the displayed file as
     gradio FileData; frames: those of a video's sampled frames. Raises BadInput when lists of the comparison do not fit
     its grid.
     """
     check_fits_grid(comparison)
     request, model = comparison.request, comparison.model
-    width, height = comparison.grid.picture_size
+    width, height = comparison.grid.image_size
     return {
         "id": comparison_id(comparison),
         "title": title,
@@ -90,7 +90,7 @@ def to_payload(
         "expected": request.expected_answer,
         "model": f"{model.name}",
         "setting": f"{model.device} · {model.attention} · {comparison.grid.n_tokens} visual tokens",
-        "picture": picture,
+        "image": image,
         "size": [width, height],
         "grid": _grid(comparison.grid),
         "video": None if comparison.video is None else _video(comparison.video, frames),
@@ -104,7 +104,7 @@ def to_payload(
 
 def comparison_id(comparison: Comparison) -> str:
     """A short digest of what was asked; the view keeps pins and switches while it stays the same."""
-    asked = comparison.request.model_dump_json() + comparison.model.name + comparison.picture.sha256
+    asked = comparison.request.model_dump_json() + comparison.model.name + comparison.image.sha256
     if comparison.video is not None:
         asked += comparison.video.sha256
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
@@ -255,7 +255,7 @@ def _facts(stage: StageRecord) -> list[list[str]]:
 
 
 def _grid(grid: TokenGrid) -> dict[str, Any]:
-    """Boxes flat, four numbers per token (zeros for tokens that are no patch), in pixels of the original picture."""
+    """Boxes flat, four numbers per token (zeros for tokens that are no patch), in pixels of the original image."""
     return {
         "views": [view.model_dump(mode="json") for view in grid.views],
         "view": grid.view,
@@ -273,7 +273,7 @@ def _video(video: VideoRecord, files: Sequence[Mapping[str, Any]]) -> dict[str, 
         "duration": round(video.duration_s, 3),
         "bar_tops": list(BAR_TOPS),
         "frames": [
-            {"index": frame.index, "time": round(frame.time_s, 3), "picture": shown[i]}
+            {"index": frame.index, "time": round(frame.time_s, 3), "image": shown[i]}
             for i, frame in enumerate(video.frames)
         ],
     }
@@ -282,9 +282,9 @@ def _video(video: VideoRecord, files: Sequence[Mapping[str, Any]]) -> dict[str, 
 def check_fits_grid(comparison: Comparison) -> None:
     """Raise BadInput when an index or a list of a stage does not fit the grid (a damaged or forged session file)."""
     n_tokens = comparison.grid.n_tokens
-    sizes = (comparison.picture.width, comparison.picture.height, *comparison.grid.picture_size)
+    sizes = (comparison.image.width, comparison.image.height, *comparison.grid.image_size)
     if not comparison.grid.views or not n_tokens or min(sizes) < 1:
-        raise BadInput("The session is damaged: it has no patches or no picture.")
+        raise BadInput("The session is damaged: it has no patches or no image.")
     if n_tokens > MAX_TOKENS or len(comparison.text_tokens) > MAX_WORDS:
         raise BadInput(f"The session is too large: more than {MAX_TOKENS:,} visual tokens or {MAX_WORDS:,} words.")
     _check_frames(comparison)
@@ -305,12 +305,12 @@ def _check_frames(comparison: Comparison) -> None:
     if video is None:
         return
     n_frames = len(video.frames)
-    sizes = {(frame.picture.width, frame.picture.height) for frame in video.frames}
+    sizes = {(frame.image.width, frame.image.height) for frame in video.frames}
     shown = [frame for view in grid.views for frame in view.frames]
     layers = {view.layer for view in grid.views}
     if (
         not 0 < n_frames <= MAX_FRAMES
-        or sizes != {grid.picture_size}
+        or sizes != {grid.image_size}
         or sorted(shown) != list(range(n_frames))
         or not all(view.frames for view in grid.views)
         or len(layers) != len(grid.views)

@@ -75,7 +75,7 @@ def serve() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     host, port = _address()
-    warm_up()  # pictures and videos are decoded in processes of their own
+    warm_up()  # images and videos are decoded in processes of their own
     page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request)
     try:
         page.launch(server_name=host, server_port=port, mcp_server=serve_agents(), **launch_settings())

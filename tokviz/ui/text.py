@@ -44,8 +44,8 @@ FIGURE_VIEWS: list[tuple[str, str]] = [
     ("where each token left", "dropped"),
 ]
 
-NO_PICTURE = "Choose a picture or a video first: drop a file, such as PNG, JPEG or MP4, into the field above."
-NO_QUESTION = "Write a question about the picture first."
+NO_IMAGE = "Choose an image or a video first: drop a file, such as PNG, JPEG or MP4, into the field above."
+NO_QUESTION = "Write a question about the image first."
 SESSION_OPEN = "The session is open."
 VIDEO_SESSION_OPEN = "The session is open. It holds the frames, not the video: choose the file again to ask anew."
 NO_METHOD = "Choose at least one method to compare with no pruning."

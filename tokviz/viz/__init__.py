@@ -2,7 +2,7 @@
 
 from .figures import comparison_figure, figure_bytes, figure_format, save_figure
 from .format import plain_text
-from .overlays import cluster_overlay, kept_overlay, plain_picture, score_overlay
+from .overlays import cluster_overlay, kept_overlay, plain_image, score_overlay
 from .raster import Canvas, open_canvas
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "figure_format",
     "kept_overlay",
     "open_canvas",
-    "plain_picture",
+    "plain_image",
     "plain_text",
     "save_figure",
     "score_overlay",

@@ -1,4 +1,4 @@
-"""The figure of the field: question, picture, one panel per method, its answer below, marked right or wrong.
+"""The figure of the field: question, image, one panel per method, its answer below, marked right or wrong.
 
 The genre is VisPruner's case figure (dropped patches greyed, answers beside) with GlobalCom2's evidence box.
 """
@@ -45,8 +45,8 @@ DPI = 300
 GAP, ROW_GAP = 0.2, 0.18
 LARGE_ANSWER, ANSWER = 13.0, 8.0
 MAX_COLUMNS, MAX_ANSWER_LINES, MAX_ERROR_LINES = 5, 6, 5
-TALLEST_PICTURE = 1.6
-"""Height of the tallest picture in panel widths; taller ones become narrower."""
+TALLEST_IMAGE = 1.6
+"""Height of the tallest image in panel widths; taller ones become narrower."""
 
 # matplotlib's settings are global and not thread-safe: files are written one at a time.
 _SETTINGS_LOCK = threading.Lock()
@@ -83,9 +83,9 @@ def comparison_figure(
 
     Args: view ``"kept"``, ``"score"``, ``"clusters"`` or ``"dropped"``, how many stages each token survived (a method
     without a score, merges or a second stage shows what it kept, and says so); methods which runs beside the unpruned
-    one (None: all); layer what of the grid is drawn (None: the last, see ``GridView``; ``"both"`` layers of a picture
+    one (None: all); layer what of the grid is drawn (None: the last, see ``GridView``; ``"both"`` layers of an image
     that is looked at whole and in crops); frames of a video, from 0 (None: at most 8, evenly, evidence among them), in
-    columns, a row per method; dpi pixels per inch of the pictures inside (figures are 4 to 11.5 inches wide). Raises
+    columns, a row per method; dpi pixels per inch of the images inside (figures are 4 to 11.5 inches wide). Raises
     BadInput for anything unknown.
     """
     if view not in VIEWS:
@@ -98,7 +98,7 @@ def comparison_figure(
             raise BadInput("A video is drawn frame by frame: choose frames, not a layer.")
         return film_figure(comparison, runs, view, THEMES[theme], frames, dpi)
     if frames is not None:
-        raise BadInput("This comparison is about a picture; it has no frames to choose from.")
+        raise BadInput("This comparison is about an image; it has no frames to choose from.")
     layout = _Layout(comparison, len(runs), dpi)
     canvas = open_canvas(comparison, layer=layer, long_side=layout.long_side)
     panels = [make_panel(canvas, run, view) for run in runs]
@@ -142,19 +142,19 @@ def save_figure(comparison: Comparison, path: str | Path, **options: Any) -> Pat
 
 
 class _Layout:
-    """Sizes in inches that follow from the picture's proportions and the number of panels."""
+    """Sizes in inches that follow from the image's proportions and the number of panels."""
 
     def __init__(self, comparison: Comparison, n_panels: int, dpi: int) -> None:
         rows = math.ceil(n_panels / MAX_COLUMNS)
         self.columns = math.ceil(n_panels / rows)
         self.panel = {1: 3.6, 2: 2.6, 3: 2.3}.get(self.columns, 2.05)
-        aspect = comparison.picture.height / comparison.picture.width
+        aspect = comparison.image.height / comparison.image.width
         self.panel *= 0.86 if aspect > 1.4 else 1.0
         self.width = 2 * MARGIN + self.columns * self.panel + (self.columns - 1) * GAP
-        self.picture_height = self.panel * min(aspect, TALLEST_PICTURE)
-        self.picture_width = min(self.panel, self.picture_height / aspect)
-        self.long_side = max(1, round(max(self.picture_width, self.picture_height) * dpi))
-        """Of the rendered picture, in px."""
+        self.image_height = self.panel * min(aspect, TALLEST_IMAGE)
+        self.image_width = min(self.panel, self.image_height / aspect)
+        self.long_side = max(1, round(max(self.image_width, self.image_height) * dpi))
+        """Of the rendered image, in px."""
 
 
 def _draw(layout: _Layout, canvas: Canvas, panels: list[Panel], theme: Theme, dpi: int) -> Figure:
@@ -182,7 +182,7 @@ class _Block:
 
     def __init__(self, panel: Panel, layout: _Layout, large: bool, bar_height: float) -> None:
         self.panel, self.layout = panel, layout
-        self.below_picture = 0.06 + bar_height
+        self.below_image = 0.06 + bar_height
         width = layout.panel
         self.title = wrap(panel.title, width, TITLE, bold=True, max_lines=1)
         self.answer_size = LARGE_ANSWER if large else ANSWER
@@ -200,7 +200,7 @@ class _Block:
         answer = (len(self.answer) + self.silent) * pitch(self.answer_size) + len(self.verdict) * pitch(VERDICT)
         error = pitch(VERDICT) + len(self.error) * pitch(SMALL) if self.error else 0.0
         texts = answer + error + 0.03 + len(self.facts) * pitch(SMALL)
-        return pitch(TITLE) + 0.04 + self.layout.picture_height + self.below_picture + texts
+        return pitch(TITLE) + 0.04 + self.layout.image_height + self.below_image + texts
 
     def draw(self, sheet: Sheet, x: float, top: float) -> None:
         """Draw the panel below ``top``."""
@@ -211,11 +211,11 @@ class _Block:
             if width + 0.07 + text_width(subtitle, SMALL) <= layout.panel:
                 sheet.text(x + width + 0.07, top + 0.13, subtitle, SMALL, theme.muted)
         top += pitch(TITLE) + 0.04
-        sheet.picture(x, top, layout.picture_width, layout.picture_height, panel.pixels)
-        top += layout.picture_height
+        sheet.image(x, top, layout.image_width, layout.image_height, panel.pixels)
+        top += layout.image_height
         if panel.scale:
             draw_scale(sheet, x, top + 0.06, layout.panel, panel.scale)
-        top += self.below_picture
+        top += self.below_image
         if self.error:
             top = sheet.lines(x, top, ["✗ not run"], VERDICT, theme.bad, bold=True)
             top = sheet.lines(x, top, self.error, SMALL, theme.muted)

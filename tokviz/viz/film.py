@@ -67,7 +67,7 @@ def film_figure(
 ) -> Figure:
     """Draw a comparison about a video for print; arguments as those of ``figure.comparison_figure``, checked there."""
     if comparison.video is None:
-        raise BadInput("This comparison is about a picture; it has no frames to draw.")
+        raise BadInput("This comparison is about an image; it has no frames to draw.")
     return _Film(comparison, comparison.video, runs, view, chosen_frames(comparison, frames), dpi).draw(theme)
 
 
@@ -84,7 +84,7 @@ class _Film:
         dpi: int,
     ) -> None:
         self.comparison, self.video, self.frames, self.dpi = comparison, video, frames, dpi
-        width, height = comparison.grid.picture_size
+        width, height = comparison.grid.image_size
         widest = min(1.8, 1.5 * width / height)
         self.cell = min(widest, (_ROOM - GAP * (len(frames) - 1)) / len(frames))
         self.still = self.cell * height / width
@@ -107,7 +107,7 @@ class _Film:
                 row.draw_words(sheet, top)
                 for column, frame in enumerate(self.frames):
                     x = MARGIN + SIDE + column * (self.cell + GAP)
-                    sheet.picture(x, top, self.cell, self.still, row.panels[column].pixels)
+                    sheet.image(x, top, self.cell, self.still, row.panels[column].pixels)
                     self._draw_count(sheet, x, top + self.still, row, frame)
                 top += row_height
 

@@ -1,4 +1,4 @@
-"""A comparison as HTML for a notebook: one picture per run with what it kept, and the answers. Self-contained."""
+"""A comparison as HTML for a notebook: one image per run with what it kept, and the answers. Self-contained."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from html import escape
 from PIL import Image
 
 from ..records import Comparison, Run
-from .overlays import kept_overlay, kept_stage, plain_picture
+from .overlays import kept_overlay, kept_stage, plain_image
 from .raster import Canvas, Pixels, open_canvas
 from .verdict import Tone, judge
 
 MAX_BYTES = 280_000
-"""Of all pictures together: what a notebook stores with every cell that shows a comparison."""
+"""Of all images together: what a notebook stores with every cell that shows a comparison."""
 _SIDES = (256, 192, 144, 112, 80, 56)
 _LONGEST = 300
 # Readable on white and on black alike; text has the notebook's own colour.
@@ -24,20 +24,20 @@ _FIGURE = "margin:0;overflow-wrap:anywhere"
 
 
 def to_html(comparison: Comparison) -> str:
-    """What a notebook shows of a comparison; texts are escaped, pictures made smaller until they are within a limit.
+    """What a notebook shows of a comparison; texts are escaped, images made smaller until they are within a limit.
 
     Of a video the frame with evidence is drawn, else the first. Raises BadInput for a damaged session.
     """
     for side in _SIDES:
         canvas = open_canvas(comparison, long_side=side)
-        pictures = [_picture(canvas, run) for run in comparison]
-        if sum(map(len, pictures)) <= MAX_BYTES:
+        images = [_image(canvas, run) for run in comparison]
+        if sum(map(len, images)) <= MAX_BYTES:
             break
     width = max(side, 112)
     figures = "".join(
-        f'<figure style="{_FIGURE};width:{width}px">{picture}'
+        f'<figure style="{_FIGURE};width:{width}px">{image}'
         f"<figcaption>{_caption(comparison, run)}</figcaption></figure>"
-        for run, picture in zip(comparison, pictures, strict=True)
+        for run, image in zip(comparison, images, strict=True)
     )
     request, model = comparison.request, comparison.model
     known = f" (expected: {_text(request.expected_answer)})" if request.expected_answer else ""
@@ -50,10 +50,10 @@ def to_html(comparison: Comparison) -> str:
     )
 
 
-def _picture(canvas: Canvas, run: Run) -> str:
+def _image(canvas: Canvas, run: Run) -> str:
     stage = kept_stage(run)
     if stage is None:
-        pixels: Pixels = plain_picture(canvas.comparison, canvas=canvas)
+        pixels: Pixels = plain_image(canvas.comparison, canvas=canvas)
     else:
         pixels = kept_overlay(canvas.comparison, run, stage=stage, canvas=canvas)
     buffer = io.BytesIO()

@@ -1,8 +1,8 @@
-"""One run drawn on the picture: what it kept, its scores, its merge groups. Pure: same comparison, same pixels.
+"""One run drawn on the image: what it kept, its scores, its merge groups. Pure: same comparison, same pixels.
 
-All pictures are ``(height, width, 3)`` uint8 RGB at the picture's own resolution; give ``canvas=open_canvas(comparison,
+All images are ``(height, width, 3)`` uint8 RGB at the image's own resolution; give ``canvas=open_canvas(comparison,
 layer=…, frame=…, long_side=…)`` for another size, another layer of the grid or frame of a video, or to decode the
-picture once for several overlays. ``stage`` counts like a Python index (-1: after the last stage). What the model never
+image once for several overlays. ``stage`` counts like a Python index (-1: after the last stage). What the model never
 saw is veiled white and hatched; the evidence is boxed in dashes.
 """
 
@@ -92,8 +92,8 @@ def stage_record(run: Run, stage: int = -1) -> StageRecord:
     return run.stages[stage]
 
 
-def plain_picture(comparison: Comparison, *, evidence: bool = True, canvas: Canvas | None = None) -> Pixels:
-    """The picture as the unpruned model sees it: all patches, the unseen part veiled."""
+def plain_image(comparison: Comparison, *, evidence: bool = True, canvas: Canvas | None = None) -> Pixels:
+    """The image as the unpruned model sees it: all patches, the unseen part veiled."""
     canvas = canvas or open_canvas(comparison)
     return _framed(canvas.pixels, canvas, evidence)
 
@@ -105,11 +105,11 @@ def kept_overlay(
 
     Kept tokens from which approximation-error methods reconstruct the others (``kept_basis``) are outlined in gold.
 
-    With both layers of a tiled picture, what only a patch of the whole picture shows is veiled by half, and outlined
+    With both layers of a tiled image, what only a patch of the whole image shows is veiled by half, and outlined
     in black and white.
     """
     if not run.stages:
-        return plain_picture(comparison, evidence=evidence, canvas=canvas)
+        return plain_image(comparison, evidence=evidence, canvas=canvas)
     canvas = canvas or open_canvas(comparison)
     pixels, raster = canvas.pixels, canvas.raster
     flags = raster.flags(stage_record(run, stage).kept)
@@ -188,7 +188,7 @@ def cluster_overlay(
     """One colour per merge group, lines between groups, a ring on the kept token of each.
 
     A group holds everything that was merged into its token up to this stage. Kept tokens that absorbed nothing keep
-    the picture's colours; tokens dropped without a merge are greyed. Raises BadInput when the stage does not merge.
+    the image's colours; tokens dropped without a merge are greyed. Raises BadInput when the stage does not merge.
     """
     record = stage_record(run, stage)
     if record.assignment is None:

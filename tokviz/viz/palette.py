@@ -1,4 +1,4 @@
-"""Colours of exported pictures: Okabe and Ito's colour-blind-safe set, and grey levels far apart in brightness."""
+"""Colours of exported images: Okabe and Ito's colour-blind-safe set, and grey levels far apart in brightness."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT_OUTLINE: Rgb = (86, 180, 233)
 BASIS_OUTLINE: Rgb = (230, 159, 0)
 """Tokens from which the others are reconstructed, as on the page."""
 EVIDENCE: tuple[Rgb, Rgb] = ((204, 12, 78), (255, 255, 255))
-"""The two alternating colours of the dashed evidence box; one of them stands out on any picture."""
+"""The two alternating colours of the dashed evidence box; one of them stands out on any image."""
 CASING: tuple[Rgb, Rgb] = ((20, 20, 20), (255, 255, 255))
 """Outer and inner line of marks on coloured maps."""
 
@@ -26,7 +26,7 @@ DROPPED_SHOWS = 0.30
 """A dropped pixel is ``DROPPED_SHOWS`` of its brightness over ``DROPPED_GREY``: between 46 and 123 of 255."""
 
 COARSE_SHOWS = 0.55
-"""How much of the picture shows where only a patch of the whole picture was kept, none of its crops."""
+"""How much of the image shows where only a patch of the whole image was kept, none of its crops."""
 
 UNSEEN_WHITE = 238
 UNSEEN_SHOWS = 0.22
@@ -34,11 +34,11 @@ UNSEEN_HATCH: Rgb = (150, 150, 150)
 
 NEUTRAL = 190
 NEUTRAL_SHOWS = 0.15
-"""Patches without a value on a map: light grey, hardly showing the picture."""
+"""Patches without a value on a map: light grey, hardly showing the image."""
 
 HEAT_MAP = "inferno"
 HEAT_SHOWS = 0.18
-"""How much of the picture's brightness shows through a heat map; little, so that colours can be read off the bar."""
+"""How much of the image's brightness shows through a heat map; little, so that colours can be read off the bar."""
 CLUSTER_SHOWS = 0.45
 
 ThemeName = Literal["light", "dark"]

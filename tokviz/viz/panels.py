@@ -1,4 +1,4 @@
-"""What one panel of a figure shows: the picture of a run in a view, and the lines below it."""
+"""What one panel of a figure shows: the image of a run in a view, and the lines below it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .overlays import (
     kept_overlay,
     kept_stage,
     merge_stage,
-    plain_picture,
+    plain_image,
     score_overlay,
     score_stage,
     survival_map,
@@ -44,8 +44,8 @@ _INSTEAD: dict[View, str | None] = {
 class Panel:
     """Everything about one run that a figure draws; texts are still untrusted here.
 
-    ``drawn`` is the view that the picture shows (None: the plain picture), ``note`` says why not the one asked for.
-    ``stage`` is the stage whose kept tokens are drawn. ``scale`` is the map behind the colours when the picture is a
+    ``drawn`` is the view that the image shows (None: the plain image), ``note`` says why not the one asked for.
+    ``stage`` is the stage whose kept tokens are drawn. ``scale`` is the map behind the colours when the image is a
     heat map, ``basis`` whether basis tokens are outlined. ``judged`` is None where there is nothing to compare with.
     """
 
@@ -82,7 +82,7 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
     return Panel(
         title=run.label,
         subtitle="reference" if run is unpruned else run.family.replace("-", " "),
-        pixels=_picture(canvas, run, drawn),
+        pixels=_image(canvas, run, drawn),
         answer=run.answer,
         judged=judge(comparison, run),
         facts=[] if run.error else facts(comparison, run, drawn, canvas.evidence_tokens),
@@ -119,7 +119,7 @@ def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[Lege
         (
             canvas.coarse is not None and "kept" in drawn,
             framed("#a9abae", theme.ink),
-            "kept only of the whole picture, coarsely",
+            "kept only of the whole image, coarsely",
         ),
         ("score" in drawn, framed("none", theme.ink), "kept (on heat maps)"),
         ("dropped" in drawn, framed("none", theme.ink), "kept to the end (on heat maps)"),
@@ -190,13 +190,13 @@ def _drawn(run: Run, view: View) -> tuple[View, int] | None:
     return None if stage is None else ("kept", stage)
 
 
-def _picture(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels:
+def _image(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels:
     comparison = canvas.comparison
     if run.error is not None:
         everywhere = np.ones(canvas.raster.owner.shape, dtype=bool)
         return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
     if drawn is None:
-        return plain_picture(comparison, canvas=canvas)
+        return plain_image(comparison, canvas=canvas)
     if drawn[0] == "dropped":
         return survival_overlay(comparison, run, canvas=canvas)
     draw = {"kept": kept_overlay, "score": score_overlay, "clusters": cluster_overlay}[drawn[0]]

@@ -1,4 +1,4 @@
-"""From tokens to pixels: the picture of a comparison, which patch each pixel belongs to, and marks on pixels.
+"""From tokens to pixels: the image of a comparison, which patch each pixel belongs to, and marks on pixels.
 
 Every function that marks returns a new array.
 """
@@ -19,28 +19,28 @@ from PIL import Image
 from ..errors import BadInput
 from ..media.images import stored_image
 from ..names import Box
-from ..records import Comparison, PictureRecord, TokenGrid
+from ..records import Comparison, ImageRecord, TokenGrid
 from ..runs.metrics import evidence_tokens
 from . import palette
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 MOST_OVERLAP = 4
-"""Patches of one layer lie side by side; together they cover at most so many times the picture."""
+"""Patches of one layer lie side by side; together they cover at most so many times the image."""
 Layer = int | Literal["both"] | None
-"""Which layer of a tiled picture's grid is drawn; None for the last, which is the finest."""
+"""Which layer of a tiled image's grid is drawn; None for the last, which is the finest."""
 
 
-def picture_pixels(record: PictureRecord, long_side: int | None = None) -> Pixels:
-    """The recorded picture, upright.
+def image_pixels(record: ImageRecord, long_side: int | None = None) -> Pixels:
+    """The recorded image, upright.
 
     Shape: ``(height, width, 3)`` uint8 RGB; the longer side is ``long_side`` px (None: as recorded).
-    Raises BadInput when the record holds no picture.
+    Raises BadInput when the record holds no image.
     """
-    picture = stored_image(record)
+    image = stored_image(record)
     if long_side is not None:
-        picture = picture.resize(scaled_size(picture.size, long_side), Image.Resampling.LANCZOS)
-    return np.array(picture, dtype=np.uint8)
+        image = image.resize(scaled_size(image.size, long_side), Image.Resampling.LANCZOS)
+    return np.array(image, dtype=np.uint8)
 
 
 def scaled_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
@@ -68,7 +68,7 @@ class PatchRaster:
 
     @property
     def line_width(self) -> int:
-        """Width in px of outlines: readable in the picture, and never more than a fifth of a patch."""
+        """Width in px of outlines: readable in the image, and never more than a fifth of a patch."""
         height, width = self.owner.shape
         sides = np.minimum(self.corners[:, 2] - self.corners[:, 0], self.corners[:, 3] - self.corners[:, 1])
         patch = int(np.median(sides[sides > 0])) if (sides > 0).any() else max(height, width)
@@ -87,7 +87,7 @@ class PatchRaster:
         return np.append(flags, False)[self.owner]
 
     def pixel_box(self, box: Box) -> tuple[int, int, int, int]:
-        """A box in pixels of the original picture as whole pixels here; shared edges round to the same pixel."""
+        """A box in pixels of the original image as whole pixels here; shared edges round to the same pixel."""
         height, width = self.owner.shape
         x0, y0, x1, y1 = box
         return (
@@ -101,17 +101,17 @@ def _edge(position: float, end: int) -> int:
 
 
 def patch_raster(grid: TokenGrid, shape: tuple[int, int], layer: int | None = None) -> PatchRaster:
-    """Lay one layer of the grid on a picture of ``shape`` ``(height, width)`` px.
+    """Lay one layer of the grid on an image of ``shape`` ``(height, width)`` px.
 
-    layer: None for the last, which is the finest: the crops of a picture that is also looked at whole. Raises BadInput
+    layer: None for the last, which is the finest: the crops of an image that is also looked at whole. Raises BadInput
     when there is no such layer.
     """
     layers = [view.layer for view in grid.views] if grid.views else [0]
     layer = max(layers, default=0) if layer is None else layer
     if layer not in layers:
-        raise BadInput(f"This picture has {len(set(layers))} layer(s) of patches; there is no layer {layer}.")
+        raise BadInput(f"This image has {len(set(layers))} layer(s) of patches; there is no layer {layer}.")
     height, width = shape
-    scale = (width / grid.picture_size[0], height / grid.picture_size[1])
+    scale = (width / grid.image_size[0], height / grid.image_size[1])
     raster = PatchRaster(np.full(shape, -1, dtype=np.int32), np.zeros((grid.n_tokens, 4), dtype=np.int64), scale)
     room = MOST_OVERLAP * (width * height + grid.n_tokens)
     for token, box in enumerate(grid.box):
@@ -129,10 +129,10 @@ def patch_raster(grid: TokenGrid, shape: tuple[int, int], layer: int | None = No
 
 @dataclass(frozen=True)
 class Canvas:
-    """A comparison's picture or one frame of its video, decoded, with its patches laid out.
+    """A comparison's image or one frame of its video, decoded, with its patches laid out.
 
     Overlays of one comparison can share one. evidence: the boxes of what is drawn. coarse: where both layers of a tiled
-    picture are drawn, the patches of the whole picture below those of its crops.
+    image are drawn, the patches of the whole image below those of its crops.
     Shape: pixels ``(height, width, 3)`` uint8 RGB; never drawn upon.
     """
 
@@ -144,7 +144,7 @@ class Canvas:
 
     @cached_property
     def evidence_tokens(self) -> list[int]:
-        """The tokens that show evidence, of the whole picture or video; the same for every run."""
+        """The tokens that show evidence, of the whole image or video; the same for every run."""
         asked = self.comparison.request
         return evidence_tokens(self.comparison.grid, asked.evidence, asked.evidence_frames)
 
@@ -152,13 +152,13 @@ class Canvas:
 def open_canvas(
     comparison: Comparison, *, layer: Layer = None, frame: int | None = None, long_side: int | None = None
 ) -> Canvas:
-    """Decode the picture of a comparison, see ``picture_pixels``, and lay one layer of its grid, or both, on it.
+    """Decode the image of a comparison, see ``image_pixels``, and lay one layer of its grid, or both, on it.
 
     frame: of a video, which sampled frame is drawn, from 0 (None: the first with evidence, or the first). Raises
-    BadInput when picture and grid do not belong together, and for a layer or a frame that is not there.
+    BadInput when image and grid do not belong together, and for a layer or a frame that is not there.
     """
     grid, evidence = comparison.grid, tuple(comparison.request.evidence)
-    record = comparison.picture
+    record = comparison.image
     if comparison.video is not None:
         if layer is not None:
             raise BadInput("A video is drawn frame by frame: choose a frame, not a layer.")
@@ -167,18 +167,18 @@ def open_canvas(
         placed = zip(evidence, comparison.request.evidence_frames, strict=True)
         evidence = tuple(box for box, at in placed if at == frame)
     elif frame is not None:
-        raise BadInput("This comparison is about a picture; it has no frames to choose from.")
-    if grid.picture_size != (record.width, record.height):
-        raise BadInput("Grid and picture of this session have different sizes; the file is damaged.")
+        raise BadInput("This comparison is about an image; it has no frames to choose from.")
+    if grid.image_size != (record.width, record.height):
+        raise BadInput("Grid and image of this session have different sizes; the file is damaged.")
     if layer == "both" and not grid.is_tiled:
-        raise BadInput("Both layers can be drawn of a picture that is looked at twice; this one is not.")
-    pixels = picture_pixels(record, long_side)
+        raise BadInput("Both layers can be drawn of an image that is looked at twice; this one is not.")
+    pixels = image_pixels(record, long_side)
     shape = (pixels.shape[0], pixels.shape[1])
     coarse = patch_raster(grid, shape, min(view.layer for view in grid.views)) if layer == "both" else None
     return Canvas(comparison, pixels, patch_raster(grid, shape, None if layer == "both" else layer), evidence, coarse)
 
 
-def _frame_of(comparison: Comparison, frame: int) -> tuple[PictureRecord, int]:
+def _frame_of(comparison: Comparison, frame: int) -> tuple[ImageRecord, int]:
     """The record of a sampled frame and the layer that shows it."""
     frames = comparison.video.frames if comparison.video else []
     layers = [view.layer for view in comparison.grid.views if frame in view.frames]
@@ -186,7 +186,7 @@ def _frame_of(comparison: Comparison, frame: int) -> tuple[PictureRecord, int]:
         raise BadInput(
             f"This video has {len(frames)} sampled frames, 0 to {len(frames) - 1}; there is no frame {frame}."
         )
-    return frames[frame].picture, layers[0]
+    return frames[frame].image, layers[0]
 
 
 def brightness(pixels: Pixels) -> NDArray[np.float64]:
@@ -200,7 +200,7 @@ def to_bytes(values: NDArray[np.float64]) -> Pixels:
 
 
 def grey_out(pixels: Pixels, where: Mask, grey: int, shows: float) -> Pixels:
-    """Replace by a uniform ``grey`` through which the share ``shows`` of the picture's brightness is left."""
+    """Replace by a uniform ``grey`` through which the share ``shows`` of the image's brightness is left."""
     greyed = to_bytes(shows * brightness(pixels) + (1 - shows) * grey)[..., None]
     return np.where(where[..., None], greyed, pixels)
 
@@ -213,7 +213,7 @@ def hatch(pixels: Pixels, where: Mask, color: palette.Rgb, period: int, width: i
 
 
 def inner_border(area: Mask, width: int) -> Mask:
-    """The pixels of ``area`` less than ``width`` px (diagonals count 1) away from its outside or the picture's edge."""
+    """The pixels of ``area`` less than ``width`` px (diagonals count 1) away from its outside or the image's edge."""
     kernel = np.ones((2 * width + 1, 2 * width + 1), dtype=np.uint8)
     core = cv2.erode(area.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return area & (core == 0)
@@ -233,15 +233,15 @@ def cased_outline(pixels: Pixels, area: Mask, width: int) -> Pixels:
 def dashed_boxes(pixels: Pixels, boxes: Iterable[tuple[int, int, int, int]], width: int) -> Pixels:
     """Boxes in two alternating colours, each drawn just outside its corners so that it hides nothing it points at.
 
-    Costs what the lines cover: a forged session may hold a thousand boxes, each as large as the picture.
+    Costs what the lines cover: a forged session may hold a thousand boxes, each as large as the image.
     """
-    height, picture_width = pixels.shape[:2]
+    height, image_width = pixels.shape[:2]
     drawn = pixels.copy()
     colors = np.array(palette.EVIDENCE, dtype=np.uint8)
     for x0, y0, x1, y1 in dict.fromkeys(boxes):
-        # A box that fills the picture moves inwards: its line would lie outside of the pixels.
+        # A box that fills the image moves inwards: its line would lie outside of the pixels.
         left, top = max(x0 - width, 0), max(y0 - width, 0)
-        right, bottom = min(x1 + width, picture_width), min(y1 + width, height)
+        right, bottom = min(x1 + width, image_width), min(y1 + width, height)
         across, down = (np.arange(max(n, 0)) // (3 * width) % 2 for n in (right - left, bottom - top))
         for side in (slice(left, min(left + width, right)), slice(max(right - width, left), right)):
             drawn[top:bottom, side] = colors[down][:, None]

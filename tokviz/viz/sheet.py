@@ -1,4 +1,4 @@
-"""A sheet of paper in inches from its upper left corner: text, pictures, legend, colour bars; no pyplot."""
+"""A sheet of paper in inches from its upper left corner: text, images, legend, colour bars; no pyplot."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ def pitch(size: float) -> float:
 
 
 class Sheet:
-    """Puts texts, pictures and boxes on a Figure; x runs right and y runs down, in inches.
+    """Puts texts, images and boxes on a Figure; x runs right and y runs down, in inches.
 
     Texts are never read as mathematics or TeX, and are drawn with the shipped fonts whatever the user's matplotlibrc
     says, so that untrusted answers stay text and files are equal byte for byte.
     """
 
     def __init__(self, width: float, height: float, theme: Theme, dpi: int) -> None:
-        # Whole pixels, so that pictures rendered at this resolution are not resampled.
+        # Whole pixels, so that images rendered at this resolution are not resampled.
         self.dpi = dpi
         self.width, self.height = self.whole(width), self.whole(height)
         self.theme = theme
@@ -146,7 +146,7 @@ class Sheet:
             self.text(x, top - 0.3 * size / _POINTS_PER_INCH, line, size, color, bold=bold)
         return top
 
-    def picture(self, x: float, top: float, width: float, height: float, pixels: Pixels, *, frame: bool = True) -> None:
+    def image(self, x: float, top: float, width: float, height: float, pixels: Pixels, *, frame: bool = True) -> None:
         """Place pixels in a rectangle, moved to whole pixels of the sheet."""
         left, upper, wide, high = (self.whole(length) for length in (x, top, width, height))
         corner = left / self.width, 1 - (upper + high) / self.height
@@ -237,7 +237,7 @@ def draw_scale(sheet: Sheet, x: float, top: float, width: float, values: TokenMa
     sheet.text(x, top + 0.09, low, SMALL, muted)
     sheet.text(x + width - high_width, top + 0.09, high, SMALL, muted)
     bar = width - low_width - high_width - 0.12
-    sheet.picture(x + low_width + 0.06, top + 0.015, bar, 0.075, (ramp * 255).astype(np.uint8), frame=False)
+    sheet.image(x + low_width + 0.06, top + 0.015, bar, 0.075, (ramp * 255).astype(np.uint8), frame=False)
     sheet.lines(x, top + 0.1, _scale_words(values, width), SMALL, muted)
 
 

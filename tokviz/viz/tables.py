@@ -110,7 +110,7 @@ def _row(comparison: Comparison, run: Run) -> dict[str, Any]:
 
 
 def frame_table(comparison: Comparison) -> Table | None:
-    """Patches kept of every frame of a video, after the stage that a figure draws; None for a picture."""
+    """Patches kept of every frame of a video, after the stage that a figure draws; None for an image."""
     video = comparison.video
     if video is None:
         return None
@@ -137,7 +137,7 @@ def notes(comparison: Comparison) -> list[str]:
         f", and once more for {once_more}, whose tokens become fewer inside the vision tower" if once_more else ""
     )
     lines = [
-        f"The picture is encoded once for all methods{once_more}. "
+        f"The image is encoded once for all methods{once_more}. "
         "FLOPs are those of the language model, estimated by a formula."
     ]
     if comparison.model.embedded:

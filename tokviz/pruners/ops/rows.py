@@ -68,8 +68,9 @@ def usable_rows(values: Tensor, pool: Tensor) -> Tensor:
 
     Shape: values ``(N,)`` or ``(N, D)``, pool ``(P,)`` -> ``(n,)`` ascending.
     """
-    usable = torch.isfinite(values if values.dim() == 1 else row_lengths(values).square_())
-    return pool if bool(usable.all()) else pool[usable[pool]]
+    numbers = values if values.dim() == 1 else row_lengths(values).square_()
+    # A sum is finite only if every term is; where it overflows, the terms are looked at one by one.
+    return pool if bool(torch.isfinite(numbers.sum())) else pool[torch.isfinite(numbers)[pool]]
 
 
 def unit_rows(features: Tensor, rows: Tensor | None = None) -> Tensor:

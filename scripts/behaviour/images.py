@@ -1,4 +1,4 @@
-"""The pictures and films that cases are about, pixel by pixel the same everywhere: whole numbers only."""
+"""The images and films that cases are about, pixel by pixel the same everywhere: whole numbers only."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image
 SIZES = {"square": (48, 48), "wide": (100, 20), "tall": (31, 90), "tiny": (9, 8), "flat": (60, 40), "still": (48, 48),
          "scene": (480, 480)}  # fmt: skip
 """Width and height in px. flat: one colour but for a corner, so that many patches look exactly alike; half of wide
-likewise. still: a picture shown to a model that is otherwise shown videos. scene: what the embedded model knows."""
-SCENE = Path(__file__).resolve().parents[2] / "examples" / "04-attribute" / "picture.png"
+likewise. still: an image shown to a model that is otherwise shown videos. scene: what the embedded model knows."""
+SCENE = Path(__file__).resolve().parents[2] / "examples" / "04-attribute" / "image.png"
 N_FILM = 8
 
 
 @cache
-def picture(kind: str) -> Image.Image:
+def image(kind: str) -> Image.Image:
     """One of ``SIZES``."""
     if kind == "scene":
         return Image.open(SCENE).convert("RGB")
