@@ -100,10 +100,11 @@ def _write(path: Path, digests: store.Digests) -> int:
         there, stored = store.read(path)
         from .behaviour import collecting
 
-        if there != here and not {*collecting.names()} <= {*digests}:
+        names = {*collecting.names()}
+        if there != here and not names <= {*digests}:
             print("The stored digests were made with other packages: write all of them.", file=sys.stderr)
             return 2
-        digests = {name: hashes for name, hashes in {**stored, **digests}.items() if name in {*collecting.names()}}
+        digests = {name: hashes for name, hashes in {**stored, **digests}.items() if name in names}
     store.write(path, here, digests)
     return 0
 

@@ -107,13 +107,18 @@ def other_token(selection):
     return dataclasses.replace(selection, kept=kept)
 
 
+def told(change):
+    """A selection whose diagnostics are others."""
+    return lambda selection: selection.with_diagnostics(lambda own: dataclasses.replace(own, **change(own)))
+
+
 @pytest.mark.parametrize(
     "method, change, parts",
     [
         ("divprune", other_token, {"decisions", "floats"}),
         ("visionzip", lambda s: dataclasses.replace(s, features=one_bit(s.features)), {"floats"}),
-        ("fastervlm", lambda s: dataclasses.replace(s, warnings=["Take care."]), {"sentences"}),
-        ("fastervlm", lambda s: dataclasses.replace(s, facts={**s.facts, "more": 1}), {"diagnostics"}),
+        ("fastervlm", told(lambda own: {"warnings": ["Take care."]}), {"sentences"}),
+        ("fastervlm", told(lambda own: {"facts": {**own.facts, "more": 1}}), {"diagnostics"}),
     ],
     ids=["another token", "one bit of a merged feature", "a warning", "a fact"],
 )
