@@ -1,6 +1,7 @@
 """Calls in a process of their own end in time, whatever they do, leave nothing behind, and give the same bits."""
 
 import fractions
+import importlib
 import io
 import math
 import os
@@ -126,6 +127,11 @@ def test_stop_ends_the_work_at_once(runner):
     with pytest.raises(Stopped):
         in_worker(time.sleep, 60, stop=stop)
     assert time.monotonic() - start < 10
+
+
+def test_every_result_is_a_class_of_that_name():
+    for module, name in decoding_worker._RESULTS:
+        assert isinstance(getattr(importlib.import_module(module), name), type), name
 
 
 def test_nothing_else_is_unpickled():

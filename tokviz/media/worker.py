@@ -46,7 +46,7 @@ Why = Literal["done", "died", "cpu", "wall"]
 
 _RESULTS = {
     ("PIL.Image", "Image"),
-    ("tokviz.media.images", "Image"),
+    ("tokviz.media.images", "InputImage"),
     ("tokviz.names", "VideoFacts"),
     ("tokviz.records", "FrameRecord"),
     ("tokviz.records", "ImageRecord"),
