@@ -1,4 +1,4 @@
-"""Procedural scenes: an image, questions, the right answers and where the evidence lies, all from one seed."""
+"""Procedural scenes: a picture, questions, the right answers and where the evidence lies, all from one seed."""
 
 from scenes.generate import DEFAULT_SIZE, generate_scene
 from scenes.moving import generate_clip

@@ -1,4 +1,4 @@
-"""Turns a layout into an image and an owner map, at any size."""
+"""Turns a layout into a picture and an owner map, at any size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scenes.lettering import PLATE_STYLES, handwritten_mask, text_mask
 from scenes.types import Box
 from scenes.words import COLORS
 
-ImageArray = NDArray[np.uint8]
+Picture = NDArray[np.uint8]
 _SHIFT = 4
 _RING_HOLE = 0.52
 BACKGROUNDS = ("plain", "gradient", "clouds", "stripes", "checks", "grain")
@@ -56,7 +56,7 @@ def outline(shape: str, x: float, y: float, radius: float, angle: float) -> NDAr
     return np.stack([x + radius * radii * np.cos(angles), y + radius * radii * np.sin(angles)], axis=1)
 
 
-def background(rng: np.random.Generator, width: int, height: int) -> ImageArray:
+def background(rng: np.random.Generator, width: int, height: int) -> Picture:
     """A muted background; half of them plain or nearly so, half busy.
 
     Shape:
@@ -89,11 +89,11 @@ def background(rng: np.random.Generator, width: int, height: int) -> ImageArray:
         cells_h, cells_w = max(1, round(height / unit / 2)), max(1, round(width / unit / 2))
         weight = cv2.resize(rng.random((cells_h, cells_w), dtype=np.float32), (width, height))
     low, high = base.astype(np.float32), other.astype(np.float32)
-    image = np.empty((height, width, 3), np.uint8)
+    picture = np.empty((height, width, 3), np.uint8)
     for channel in range(3):
         mixed = low[channel] + weight * (high[channel] - low[channel])
-        image[..., channel] = np.clip(mixed, 0, 255, out=mixed)
-    return image
+        picture[..., channel] = np.clip(mixed, 0, 255, out=mixed)
+    return picture
 
 
 def _changes(rng: np.random.Generator) -> list[float]:
@@ -109,9 +109,9 @@ def _tint(rng: np.random.Generator, color: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def draw_distractors(rng: np.random.Generator, image: ImageArray) -> None:
+def draw_distractors(rng: np.random.Generator, picture: Picture) -> None:
     """Thin lines, dots and splashes in loud colours: they catch attention and no question is about them."""
-    height, width = image.shape[:2]
+    height, width = picture.shape[:2]
     unit = min(width, height) / CANVAS
     names = list(COLORS)
     for _ in range(int(rng.integers(0, 4)) if rng.random() < 0.6 else 0):
@@ -119,18 +119,18 @@ def draw_distractors(rng: np.random.Generator, image: ImageArray) -> None:
         color = _tint(rng, names[rng.integers(len(names))])
         thick = max(1, round(unit * rng.uniform(0.5, 1.5)))
         start, end = (int(ends[0]), int(ends[1])), (int(ends[2]), int(ends[3]))
-        cv2.line(image, start, end, color, thick, cv2.LINE_AA)
+        cv2.line(picture, start, end, color, thick, cv2.LINE_AA)
     for _ in range(int(rng.integers(1, 12)) if rng.random() < 0.5 else 0):
         spot = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
         color = _tint(rng, names[rng.integers(len(names))])
-        cv2.circle(image, spot, max(1, round(unit * rng.uniform(0.6, 1.5))), color, -1, cv2.LINE_AA)
+        cv2.circle(picture, spot, max(1, round(unit * rng.uniform(0.6, 1.5))), color, -1, cv2.LINE_AA)
     for _ in range(int(rng.integers(1, 4)) if rng.random() < 0.45 else 0):
-        _splash(rng, image, unit)
+        _splash(rng, picture, unit)
 
 
-def _splash(rng: np.random.Generator, image: ImageArray, unit: float) -> None:
-    """A burst of thin rays in several loud colours: the most salient thing of many images, and never asked about."""
-    height, width = image.shape[:2]
+def _splash(rng: np.random.Generator, picture: Picture, unit: float) -> None:
+    """A burst of thin rays in several loud colours: the most salient thing of many pictures, and never asked about."""
+    height, width = picture.shape[:2]
     x, y = rng.uniform(0, width), rng.uniform(0, height)
     names = list(COLORS)
     for _ in range(int(rng.integers(9, 20))):
@@ -139,26 +139,21 @@ def _splash(rng: np.random.Generator, image: ImageArray, unit: float) -> None:
         start, end = (np.array([x, y]) + along * reach for reach in (near, far))
         color = _tint(rng, names[rng.integers(len(names))])
         ends = [(int(point[0]), int(point[1])) for point in (start, end)]
-        cv2.line(image, ends[0], ends[1], color, max(1, round(unit * rng.uniform(0.5, 1.3))), cv2.LINE_AA)
+        cv2.line(picture, ends[0], ends[1], color, max(1, round(unit * rng.uniform(0.5, 1.3))), cv2.LINE_AA)
 
 
 def _fill(
-    image: ImageArray | NDArray[np.int16], points: NDArray[np.float64], value: float | tuple[int, int, int], line: int
+    picture: Picture | NDArray[np.int16], points: NDArray[np.float64], value: float | tuple[int, int, int], line: int
 ) -> None:
     fixed = np.round(points * (1 << _SHIFT)).astype(np.int32)
     scalar = value if isinstance(value, tuple) else (value,)
-    cv2.fillPoly(image, [fixed], scalar, line, _SHIFT)
+    cv2.fillPoly(picture, [fixed], scalar, line, _SHIFT)
 
 
 def draw_object(
-    rng: np.random.Generator,
-    placed: PlacedObject,
-    number: int,
-    image: ImageArray,
-    owner: NDArray[np.int16],
-    square: Box,
+    rng: np.random.Generator, placed: PlacedObject, number: int, picture: Picture, owner: NDArray[np.int16], square: Box
 ) -> Box:
-    """Draw one object into image and owner map; returns its exact bounding box in pixels."""
+    """Draw one object into picture and owner map; returns its exact bounding box in pixels."""
     scale = (square[2] - square[0]) / CANVAS
     x, y, radius = square[0] + placed.x * scale, square[1] + placed.y * scale, placed.radius * scale
     # OpenCV's coordinates name pixel middles, ours pixel corners.
@@ -166,24 +161,24 @@ def draw_object(
     hole = outline("circle", x - 0.5, y - 0.5, radius * _RING_HOLE, 0.0) if placed.shape == "ring" else None
     color = _tint(rng, placed.color)
     if hole is None:
-        _fill(image, points, color, cv2.LINE_AA)
+        _fill(picture, points, color, cv2.LINE_AA)
     else:
         x0, y0 = np.maximum(np.floor(points.min(0)).astype(int) - 1, 0)
         x1, y1 = np.ceil(points.max(0)).astype(int) + 2
-        under = image[y0:y1, x0:x1].copy()
-        _fill(image, points, color, cv2.LINE_AA)
+        under = picture[y0:y1, x0:x1].copy()
+        _fill(picture, points, color, cv2.LINE_AA)
         mask = np.zeros(under.shape[:2], np.uint8)
         _fill(mask, hole - (x0, y0), 255, cv2.LINE_AA)
         weight = mask[..., None].astype(np.float32) / 255
-        image[y0:y1, x0:x1] = np.round(image[y0:y1, x0:x1] * (1 - weight) + under * weight).astype(np.uint8)
+        picture[y0:y1, x0:x1] = np.round(picture[y0:y1, x0:x1] * (1 - weight) + under * weight).astype(np.uint8)
     _fill(owner, points, number, cv2.LINE_8)
     low, high = points.min(0) + 0.5, points.max(0) + 0.5
     height, width = owner.shape
     return (max(0.0, float(low[0])), max(0.0, float(low[1])), min(width, float(high[0])), min(height, float(high[1])))
 
 
-def draw_sign(placed: PlacedSign, number: int, image: ImageArray, owner: NDArray[np.int16], square: Box) -> Box:
-    """Draw one sign into image and owner map; returns its plate's box in pixels."""
+def draw_sign(placed: PlacedSign, number: int, picture: Picture, owner: NDArray[np.int16], square: Box) -> Box:
+    """Draw one sign into picture and owner map; returns its plate's box in pixels."""
     scale = (square[2] - square[0]) / CANVAS
     x0, y0 = round(square[0] + placed.x0 * scale), round(square[1] + placed.y0 * scale)
     width, height = round((placed.x1 - placed.x0) * scale), round((placed.y1 - placed.y0) * scale)
@@ -192,7 +187,7 @@ def draw_sign(placed: PlacedSign, number: int, image: ImageArray, owner: NDArray
         mask = handwritten_mask(placed.font, width, height)[..., None]
     else:
         mask = text_mask(placed.text, placed.font, max(4, round(placed.font_height * scale)), width, height)[..., None]
-    target = image[y0 : y0 + height, x0 : x0 + width]
+    target = picture[y0 : y0 + height, x0 : x0 + width]
     target[:] = (plate * (1 - mask) + ink * mask)[: target.shape[0], : target.shape[1]].astype(np.uint8)
     owner[y0 : y0 + height, x0 : x0 + width] = number
     full_h, full_w = owner.shape
@@ -201,20 +196,20 @@ def draw_sign(placed: PlacedSign, number: int, image: ImageArray, owner: NDArray
 
 def draw(
     rng: np.random.Generator, layout: Layout, width: int, height: int
-) -> tuple[ImageArray, NDArray[np.int16], list[Box], list[Box]]:
+) -> tuple[Picture, NDArray[np.int16], list[Box], list[Box]]:
     """Draw a layout.
 
     Returns:
-        image, owner map, object boxes, sign boxes.
+        picture, owner map, object boxes, sign boxes.
 
     Shape:
-        image: (height, width, 3) uint8; owner: (height, width) int16, -1 for background.
+        picture: (height, width, 3) uint8; owner: (height, width) int16, -1 for background.
     """
-    image = background(rng, width, height)
-    draw_distractors(rng, image)
+    picture = background(rng, width, height)
+    draw_distractors(rng, picture)
     owner = np.full((height, width), -1, np.int16)
     square = central_square(width, height)
-    objects = [draw_object(rng, placed, i, image, owner, square) for i, placed in enumerate(layout.objects)]
+    objects = [draw_object(rng, placed, i, picture, owner, square) for i, placed in enumerate(layout.objects)]
     first = len(layout.objects)
-    signs = [draw_sign(placed, first + i, image, owner, square) for i, placed in enumerate(layout.signs)]
-    return image, owner, objects, signs
+    signs = [draw_sign(placed, first + i, picture, owner, square) for i, placed in enumerate(layout.signs)]
+    return picture, owner, objects, signs

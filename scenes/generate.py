@@ -19,7 +19,7 @@ def generate_scene(
 ) -> Scene:
     """Draw the scene of a seed and ask about it.
 
-    The same seed gives the same arrangement at every size (scaled into the central square), and the same image
+    The same seed gives the same arrangement at every size (scaled into the central square), and the same picture
     however many questions are asked.
 
     Args:
@@ -38,7 +38,7 @@ def generate_scene(
         raise ValueError(f"expected a width and height of at least 96 pixels, but got {width} x {height}")
     unseen = is_unseen(seed)
     layout = random_layout(np.random.default_rng([seed, 0]), dense, unseen)
-    image, owner, object_boxes, sign_boxes = draw(np.random.default_rng([seed, 1]), layout, width, height)
+    picture, owner, object_boxes, sign_boxes = draw(np.random.default_rng([seed, 1]), layout, width, height)
     square = central_square(width, height)
     scale = (square[2] - square[0]) / CANVAS
     objects = tuple(
@@ -61,7 +61,7 @@ def generate_scene(
     if not dense and objects:
         maker = QuestionMaker(np.random.default_rng([seed, 2]), objects, signs, square, unseen=unseen)
         questions = _ask(maker, questions_per_family)
-    return Scene(seed, image, owner, objects, signs, questions, square)
+    return Scene(seed, picture, owner, objects, signs, questions, square)
 
 
 def _ask(maker: QuestionMaker, per_family: int) -> tuple[SceneQuestion, ...]:

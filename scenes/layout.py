@@ -1,4 +1,4 @@
-"""Where things lie: a random arrangement without overlaps, in units of 1/192 of the image's shorter edge."""
+"""Where things lie: a random arrangement without overlaps, in units of 1/192 of the picture's shorter edge."""
 
 from __future__ import annotations
 

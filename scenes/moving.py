@@ -36,7 +36,7 @@ _ALWAYS_SHARE = 0.4
 _SIGN_SHARE = 0.25
 """Of the frames, how many show a sign: two of eight."""
 _TRIES = 24
-# Images use the streams 0 to 2 of a seed; clips have their own.
+# Pictures use the streams 0 to 2 of a seed; clips have their own.
 _LAYOUT_STREAM, _BACKGROUND_STREAM, _QUESTION_STREAM, _TINT_STREAM = 10, 11, 12, 13
 
 
@@ -94,8 +94,8 @@ def generate_clip(
 
     One background, fixed to the grain; things that stand still, move on, bounce or circle, and come and go; signs that
     only a quarter of the frames show. Nothing ever covers anything else, and at least one thing moves in every frame.
-    The same seed gives the same clip, arranged alike at every size. Seed ranges mean what they mean for images
-    (`HELD_OUT_SEEDS`), and a clip shares no random numbers with the image of its seed.
+    The same seed gives the same clip, arranged alike at every size. Seed ranges mean what they mean for pictures
+    (`HELD_OUT_SEEDS`), and a clip shares no random numbers with the picture of its seed.
 
     Args:
         seed: any non-negative integer.
@@ -118,13 +118,13 @@ def generate_clip(
         raise ValueError(f"expected 2 to {MAX_FRAMES} frames, but got {frames}")
     unseen = is_unseen(seed)
     tracks, showings = _arrange(np.random.default_rng([seed, _LAYOUT_STREAM]), frames, unseen)
-    images, owners, boxes = _draw_frames(seed, tracks, showings, (width, height), frames)
+    pictures, owners, boxes = _draw_frames(seed, tracks, showings, (width, height), frames)
     square = central_square(width, height)
     objects = tuple(_object(track, boxes[i], square) for i, track in enumerate(tracks))
     signs = tuple(_sign(showing.placed, boxes[len(tracks) + j]) for j, showing in enumerate(showings))
     rng = np.random.default_rng([seed, _QUESTION_STREAM])
     maker = ClipQuestionMaker(rng, objects, signs, square, unseen=unseen)
-    return Clip(seed, images, owners, objects, signs, _ask(maker, questions_per_family), square)
+    return Clip(seed, pictures, owners, objects, signs, _ask(maker, questions_per_family), square)
 
 
 def _arrange(rng: np.random.Generator, frames: int, unseen: bool) -> tuple[list[_Track], list[_Showing]]:
@@ -190,7 +190,7 @@ def _draw_frames(
     behind = background(rng, width, height)
     draw_distractors(rng, behind)
     square = central_square(width, height)
-    images = np.repeat(behind[None], frames, axis=0)
+    pictures = np.repeat(behind[None], frames, axis=0)
     owners = np.full((frames, height, width), -1, np.int16)
     boxes: list[list[Box | None]] = [[None] * frames for _ in range(len(tracks) + len(showings))]
     for i, track in enumerate(tracks):
@@ -199,11 +199,11 @@ def _draw_frames(
             tint = np.random.default_rng([seed, _TINT_STREAM, i])
             look = track.placed
             placed = PlacedObject(look.shape, look.color, look.size, x, y, look.radius, look.angle)
-            boxes[i][t] = draw_object(tint, placed, i, images[t], owners[t], square)
+            boxes[i][t] = draw_object(tint, placed, i, pictures[t], owners[t], square)
     for j, showing in enumerate(showings, len(tracks)):
         for t in range(showing.start, showing.stop):
-            boxes[j][t] = draw_sign(showing.placed, j, images[t], owners[t], square)
-    return images, owners, boxes
+            boxes[j][t] = draw_sign(showing.placed, j, pictures[t], owners[t], square)
+    return pictures, owners, boxes
 
 
 def _object(track: _Track, boxes: list[Box | None], square: Box) -> MovingObject:

@@ -9,11 +9,11 @@ import numpy as np
 from scenes.questions import QuestionMaker
 from scenes.types import Box, ClipQuestion, MovingObject, MovingSign, SceneObject, SceneSign
 
-IMAGE_FAMILIES: tuple[str, ...] = ("existence", "attribute", "counting", "reading")
-"""Asked in the words of images; in a clip they mean "at any time", and what they ask may show for a moment only."""
-CLIP_FAMILIES: tuple[str, ...] = (*IMAGE_FAMILIES, "motion", "order")
+PICTURE_FAMILIES: tuple[str, ...] = ("existence", "attribute", "counting", "reading")
+"""Asked in the words of pictures; in a clip they mean "at any time", and what they ask may show for a moment only."""
+CLIP_FAMILIES: tuple[str, ...] = (*PICTURE_FAMILIES, "motion", "order")
 CLIP_WORDS: tuple[str, ...] = ("move", "before")
-"""What clips say beyond the vocabulary of images."""
+"""What clips say beyond the vocabulary of pictures."""
 DIRECTIONS: tuple[str, ...] = ("left", "right", "top", "bottom")
 _CLEAR = 0.06
 """A thing moves left or right (or up or down) by at least this share of the square before a question asks about it."""
@@ -38,27 +38,27 @@ class ClipQuestionMaker:
         self.objects = objects
         self.signs = signs
         self.side = square[2] - square[0]
-        # What is asked of images does not depend on places. Each thing stands at a place that is its number, so that
+        # What is asked of pictures does not depend on places. Each thing stands at a place that is its number, so that
         # the evidence of a question says which things it is about.
         still = [
             SceneObject(o.shape, o.color, o.size, (0.0, 0.0), o.radius, o.angle, _numbered(i))
             for i, o in enumerate(objects)
         ]
         plates = [SceneSign(s.text, s.kind, _numbered(j), s.font) for j, s in enumerate(signs, len(objects))]
-        self.images = QuestionMaker(rng, still, plates, square, unseen=unseen)
+        self.pictures = QuestionMaker(rng, still, plates, square, unseen=unseen)
 
     def make(self, family: str) -> ClipQuestion | None:
         """One question of the family, or None when this clip allows none."""
-        if family in IMAGE_FAMILIES:
-            return self._as_of_an_image(family)
+        if family in PICTURE_FAMILIES:
+            return self._as_of_a_picture(family)
         makers: dict[str, Callable[[], ClipQuestion | None]] = {"motion": self.motion, "order": self.order}
         if family not in makers:
             raise ValueError(f"expected one of {CLIP_FAMILIES}, but got {family!r}")
         return makers[family]()
 
-    def _as_of_an_image(self, family: str) -> ClipQuestion | None:
+    def _as_of_a_picture(self, family: str) -> ClipQuestion | None:
         """ "is there a red star?", "what word is on the sign?": about all that is shown at any time."""
-        asked = self.images.make(family)
+        asked = self.pictures.make(family)
         if asked is None:
             return None
         things = [round(box[0]) for box in asked.evidence]

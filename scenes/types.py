@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
-"""(x0, y0, x1, y1) in pixels of the image, x to the right, y down, end exclusive."""
+"""(x0, y0, x1, y1) in pixels of the picture, x to the right, y down, end exclusive."""
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One drawn thing. `center` is (x, y) in pixels of the image, `angle` in degrees."""
+    """One drawn thing. `center` is (x, y) in pixels of the picture, `angle` in degrees."""
 
     shape: str
     color: str
@@ -58,7 +58,7 @@ class SceneQuestion:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with all that is known about it.
+    """A picture with all that is known about it.
 
     Shape:
         image: (H, W, 3) uint8 RGB.

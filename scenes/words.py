@@ -34,7 +34,7 @@ SIGN_WORDS: tuple[str, ...] = (
 )
 SIGN_NUMBERS: tuple[str, ...] = tuple(str(digit) for digit in range(10))
 SIGN_KINDS: tuple[str, ...] = ("word", "number", "digit")
-"""Printed words, printed numbers, handwritten digits; an image shows at most one of each."""
+"""Printed words, printed numbers, handwritten digits; a picture shows at most one of each."""
 UNSEEN_PAIRS: frozenset[tuple[str, str]] = frozenset(
     {
         ("red", "ring"),

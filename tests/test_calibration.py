@@ -125,7 +125,7 @@ def test_samples_come_from_scenes_folders_and_cases(tmp_path, scene_image):
     images = image_samples(tmp_path, "what color is it?")
     assert [sample.image.size for sample in images] == [scene_image.size] * 2
     assert {sample.question for sample in images} == {"what color is it?"}
-    with pytest.raises(BadInput, match="holds no image"):
+    with pytest.raises(BadInput, match="holds no picture"):
         (tmp_path / "empty").mkdir()
         image_samples(tmp_path / "empty", "q")
     with pytest.raises(BadInput, match="no folder"):

@@ -118,7 +118,8 @@ def test_every_version_is_exact_and_has_hashes(name):
 def test_what_runs_is_what_was_tested():
     tested = {(pin.name, str(pin.specifier), str(pin.marker), *hashes) for pin, hashes in pinned("requirements-dev")}
     for pin, hashes in pinned("requirements"):
-        assert (pin.name, str(pin.specifier), str(pin.marker), *hashes) in tested
+        exact = (pin.name, str(pin.specifier))  # what only one system needs to run may be tested on all
+        assert (*exact, str(pin.marker), *hashes) in tested or (*exact, "None", *hashes) in tested
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -148,7 +148,7 @@ def build_processor() -> LlavaProcessor:
 
 
 def pixel_values(images: NDArray[np.uint8]) -> Tensor:
-    """What the image processor does to images that already have the right size.
+    """What the image processor does to pictures that already have the right size.
 
     Shape:
         images: (B, 336, 336, 3) uint8; returns (B, 3, 336, 336) float32 in -1..1.

@@ -44,12 +44,12 @@ README_START, README_END = "<!-- accuracy: written by training/card.py -->", "<!
 class Sitting:
     """What a training log tells.
 
-    Its last step, images, minutes, the lines with validation accuracies, and the first steps that were logged after
+    Its last step, pictures, minutes, the lines with validation accuracies, and the first steps that were logged after
     it had been stopped and went on from a checkpoint.
     """
 
     steps: int
-    images: int
+    pictures: int
     minutes: float
     validations: list[dict[str, Any]]
     went_on: list[int]
@@ -73,9 +73,9 @@ def read_log(path: Path) -> Sitting:
     if not validations:
         raise SystemExit(f"{path} holds no validation line: that training has not come far enough for a card.")
     last = lines[-1]
-    images = max(line.get("pictures", 0) for line in lines)
+    pictures = max(line.get("pictures", 0) for line in lines)
     went_on = [b["step"] for a, b in itertools.pairwise(lines) if b["step"] < a["step"]]
-    return Sitting(last["step"], images, last["seconds"] / 60, validations, went_on)
+    return Sitting(last["step"], pictures, last["seconds"] / 60, validations, went_on)
 
 
 def collect(runs: Path, logs: Path) -> None:
@@ -115,7 +115,7 @@ print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 
 ## What it is, and what it is not
 
-It answers five families of questions about the images of `scenes`: existence, attribute, counting, spatial,
+It answers five families of questions about the pictures of `scenes`: existence, attribute, counting, spatial,
 reading. Its vocabulary has {words} words; every other word is `<unk>`. It has seen no photograph: its answers about one
 mean nothing. It is a demonstrator whose evidence is known exactly. **Its numbers say nothing about 7B models**, and a
 method that wins here need not win there."""
@@ -126,9 +126,9 @@ def accuracy_part(numbers: dict[str, Any]) -> str:
     check, seconds = numbers["generation_check"], numbers["median_seconds_per_answer"]
     opening = f"""{numbers["scenes"]} scenes from seed {numbers["first_seed"]} on, {numbers["visual_tokens"]} visual
         tokens, in percent with 95% intervals (Wilson; questions count as independent):"""
-    method = f""""Most frequent answer" is the best guess per kind of question without an image, learnt on training
+    method = f""""Most frequent answer" is the best guess per kind of question without a picture, learnt on training
         scenes. Measured by `python -m training.evaluate` in {numbers["seconds"] / 60:.1f} minutes (`evaluation.json`
-        has every number). On {check["questions"]} questions about images of {", ".join(check["image_sizes"])}
+        has every number). On {check["questions"]} questions about pictures of {", ".join(check["picture_sizes"])}
         pixels the stock processor and `generate` were run one by one: {percent(check["agreement"])}% agree with the
         batched measurement. An answer takes {1000 * seconds["1"]:.0f} ms on one thread and {1000 * seconds["2"]:.0f} ms
         on two (medians, preprocessing included; {numbers["machine"]})."""
@@ -155,7 +155,7 @@ def slices_part(numbers: dict[str, Any]) -> str:
         tables.unseen_table(numbers),
         "### By number of objects and height of the sign",
         tables.difficulty_table(numbers),
-        "### Other image sizes",
+        "### Other picture sizes",
         tables.sizes_table(numbers),
         flow(tables.sizes_sentence(numbers)),
         "### With few visual tokens",
@@ -179,10 +179,10 @@ def stages(vision: Sitting, language: Sitting, coarse: list[Sitting], machine: s
         `{COARSE_COMMIT}` holds it with its recipe). Its patch kernel and position embeddings were interpolated to
         {GRID} x {GRID} patches of {PATCH} pixels.""",
         f"""Stage 1, vision tower (CLIP, {eyes.num_hidden_layers} blocks x {eyes.hidden_size}): {vision.steps} steps,
-        {vision.images} images, {vision.minutes:.0f} minutes. Per patch it names shape, colour, size, text, centres,
+        {vision.pictures} pictures, {vision.minutes:.0f} minutes. Per patch it names shape, colour, size, text, centres,
         row and column.""",
         f"""Stage 2, projector and decoder (Llama, {text.num_hidden_layers} blocks x {text.hidden_size}), tower frozen:
-        {language.steps} steps, {language.images} images with up to {TEXT_LENGTH} tokens of questions and answers
+        {language.steps} steps, {language.pictures} pictures with up to {TEXT_LENGTH} tokens of questions and answers
         each (scenes return up to twice, with other questions and other patches), {language.minutes:.0f} minutes. Muon
         and AdamW, float32. A batch sees {counts} patches, half of the sequences with closed-up positions. Behind
         decoder block {POINT_BLOCK} a noun must know where the thing it names lies, and behind block {COUNT_BLOCK} the
@@ -225,7 +225,7 @@ def making_part(vision: Sitting, language: Sitting, coarse: list[Sitting], machi
 def limits_part(numbers: dict[str, Any]) -> str:
     """What the model cannot do, and the disclosure about [CLS]."""
     disclosure = """[CLS] had a task of its own: to say from the pooled output which colour-shape pairs are in the
-        image. So its attention is likely to find objects better than that of a large model does (not measured for
+        picture. So its attention is likely to find objects better than that of a large model does (not measured for
         these weights), which flatters methods that rank patches by [CLS] attention. Without the task the last block
         would have no training signal at all, which would handicap them instead. Lines, dots, splashes and signs (which
         [CLS] need not report) are drawn as distractors."""
@@ -236,7 +236,7 @@ def limits_part(numbers: dict[str, Any]) -> str:
         f"""The processor scales the shorter edge to {IMAGE_SIZE} and crops the middle, as LLaVA-1.5 does: what lies
         outside is not seen.""",
         """It never says that a question makes no sense: it answers as if it did, or with nothing ("hello" gets an empty
-        answer about some images).""",
+        answer about some pictures).""",
     ]
     return "\n\n".join([
         "## [CLS] was trained to know the objects",

@@ -23,7 +23,7 @@ CLIP_SHARES = {
 }  # fmt: skip
 """What is asked how often; motion comes last."""
 TRACE = 7
-"""Numbers of a trace: first and last frame (from 0), x and y there as shares of the image, whether it moves."""
+"""Numbers of a trace: first and last frame (from 0), x and y there as shares of the picture, whether it moves."""
 TRACK = 6
 """Numbers of a track: first frame, x and y there, the way so far in x and y, whether it has moved so far."""
 _LEAST_COVER, _KEY_COVER = 0.06, 0.25
@@ -32,7 +32,7 @@ _PICKS = 60
 
 
 def video_vocabulary() -> dict[str, int]:
-    """The words of images with their ids, and behind them the words of clips and the video token."""
+    """The words of pictures with their ids, and behind them the words of clips and the video token."""
     words = vocabulary()
     return {**words, **{word: len(words) + i for i, word in enumerate((*CLIP_WORDS, VIDEO_TOKEN))}}
 

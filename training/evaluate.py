@@ -2,7 +2,7 @@
 
     python -m training.evaluate
 
-Two one-thread processes share the scenes. Every question is asked behind its own image, behind the next scene's and
+Two one-thread processes share the scenes. Every question is asked behind its own picture, behind the next scene's and
 behind a grey one; a part of them with few patches; `by_hand` confirms, through the stock processor and `generate`, that
 the batched measurement says what a user would see.
 """
@@ -40,7 +40,7 @@ BUDGETS = (192, 64, 32)
 SELECTIONS = ("random", "evidence")
 POSITIONS = ("original", "re-indexed")
 SIZES = ((IMAGE_SIZE, IMAGE_SIZE), (448, IMAGE_SIZE), (252, IMAGE_SIZE))
-"""Width and height of the images that go through the stock processor."""
+"""Width and height of the pictures that go through the stock processor."""
 CHUNK = 8
 """Scenes per pass; at two questions a family this stays below 1.5 GB a process."""
 LEARN_FROM = 1600
@@ -86,20 +86,20 @@ def named(keep: int, selection: str, positions: str) -> str:
 
 
 def sized(size: tuple[int, int]) -> str:
-    """The condition of an image size: "448x336"."""
+    """The condition of a picture size: "448x336"."""
     return f"{size[0]}x{size[1]}"
 
 
 @torch.no_grad()
 def measure(chunk: Chunk) -> list[Answered]:
-    """Every question of the chunk with all patches (right, wrong and grey image), and with few where asked for."""
+    """Every question of the chunk with all patches (right, wrong and grey picture), and with few where asked for."""
     model, _ = _loaded(chunk.folder)
     scenes = chunk.scenes()
     features = project(model, pixel_values(np.stack([scene.image for scene in scenes])))
     grey = project(model, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
     every = np.broadcast_to(np.arange(PATCHES), (len(scenes), PATCHES))
     questions = [scene.questions for scene in scenes]
-    # Behind image i stand its own questions and those of scene i + 1: for these it is the wrong image.
+    # Behind picture i stand its own questions and those of scene i + 1: for these it is the wrong picture.
     mixed = [own + other for own, other in zip(questions, questions[1:] + questions[:1], strict=True)]
     verdicts = check(model, features, every, mixed)
     blank = iter(check(model, grey, every[:1], [[question for row in questions for question in row]])[0])
@@ -135,8 +135,8 @@ def _measure_pruned(
             "random": (torch.arange(len(features)), drawn, together),
             "evidence": (torch.tensor(owner), chosen, [[row.question] for row in rows]),
         }
-        for selection, (images, visible, asked) in seen.items():
-            shown = features[images[:, None], torch.from_numpy(visible)]
+        for selection, (pictures, visible, asked) in seen.items():
+            shown = features[pictures[:, None], torch.from_numpy(visible)]
             for positions in POSITIONS:
                 answers = check(model, shown, visible, asked, positions == "re-indexed")
                 flat = [good for row in answers for good in row]
@@ -169,11 +169,11 @@ def by_hand(chunk: Chunk) -> ByHand:
     for number in range(chunk.count):
         size = SIZES[(chunk.first + number) % len(SIZES)]
         scene = generate_scene(chunk.first + number, size, questions_per_family=chunk.per_family)
-        image = Image.fromarray(scene.image)
-        pixels = processor.image_processor(image, return_tensors="pt")["pixel_values"]
+        picture = Image.fromarray(scene.image)
+        pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
         fast = check(model, project(model, pixels), np.arange(PATCHES)[None], [scene.questions])[0]
         for question, good in zip(scene.questions, fast, strict=True):
-            answer = ask(model, processor, image, question.text)
+            answer = ask(model, processor, picture, question.text)
             result.asked += 1
             result.right += answer == question.answer
             result.agree += (answer == question.answer) == good
@@ -269,7 +269,7 @@ def _few_patches(rows: list[Answered]) -> dict[str, Any]:
 
 
 def _sizes(rows: list[Answered]) -> dict[str, Any]:
-    """Accuracies at every image size on the same questions, and what leaving the square changes."""
+    """Accuracies at every picture size on the same questions, and what leaving the square changes."""
     square, *others = [sized(size) for size in SIZES]
     return {
         "scenes": len({row.seed for row in rows}),
@@ -303,7 +303,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     chunks = _chunks(folder, options.scenes, options.questions_per_family, options.pruned_scenes)
     rows = [row for part in workers.run("questions", measure, chunks) for row in part]
     sizes = _chunks(folder, options.size_scenes, options.questions_per_family)
-    other = [row for part in workers.run("image sizes", measure_sizes, sizes) for row in part]
+    other = [row for part in workers.run("picture sizes", measure_sizes, sizes) for row in part]
     hand = workers.run("one by one", by_hand, _chunks(folder, options.generated_scenes, 1, size=3))
     starts = list(range(0, LEARN_FROM, 100))
     known: dict[str, Counter[str]] = defaultdict(Counter)
@@ -340,13 +340,13 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=1200)
     parser.add_argument("--questions-per-family", type=int, default=2)
     parser.add_argument("--pruned-scenes", type=int, default=320)
-    parser.add_argument("--size-scenes", type=int, default=80, help="scenes drawn at every image size")
+    parser.add_argument("--size-scenes", type=int, default=80, help="scenes drawn at every picture size")
     parser.add_argument("--generated-scenes", type=int, default=36, help="scenes whose questions are asked one by one")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="default: evaluation.json in the folder")
     options = parser.parse_args()
     if options.scenes % CHUNK == 1 or min(options.scenes, options.size_scenes, options.generated_scenes) < 2:
-        parser.error(f"expected at least two scenes in every chunk of {CHUNK}: the wrong image is the next scene's")
+        parser.error(f"expected at least two scenes in every chunk of {CHUNK}: the wrong picture is the next scene's")
     result = evaluate(options)
     path = options.out or options.folder / "evaluation.json"
     path.write_text(json.dumps(result, indent=1) + "\n")

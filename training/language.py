@@ -2,7 +2,7 @@
 
     python -m training.language --minutes 50
 
-A dozen and more questions share one image in one sequence (block mask, restarted positions), which equals as many
+A dozen and more questions share one picture in one sequence (block mask, restarted positions), which equals as many
 single prompts. Patches are dropped at random, and half of the sequences close the gaps in their positions, so that the
 finished model can live with pruned prompts of either kind.
 """
@@ -41,7 +41,7 @@ SEED = 2
 FIRST_SEED = TRAINING_SEEDS.start + 50_000_000
 """Stage 1 uses the seeds below."""
 TEXT_LENGTH = 120
-"""Tokens of questions and answers behind each image: about 12 questions."""
+"""Tokens of questions and answers behind each picture: about 12 questions."""
 COUNTS = (80, 160, 320, 576)
 """How many of the 576 patches a batch sees."""
 COUNT_SHARES, LATE_COUNT_SHARES = (0.3, 0.4, 0.15, 0.15), (0.2, 0.25, 0.2, 0.35)
@@ -143,7 +143,7 @@ class LanguageTask(nn.Module):
 def positions_and_mask(
     visible: np.ndarray, packed: Packed, closed: np.ndarray, patches: int = GRID * GRID
 ) -> tuple[Tensor, Tensor]:
-    """Position ids (restarting behind the image for each question) and who may look at whom.
+    """Position ids (restarting behind the picture for each question) and who may look at whom.
 
     Args:
         closed: which sequences close the gaps that dropped patches leave in the positions.
@@ -321,8 +321,8 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
         logged += 1
         if step % options.log_every == 0:
             mean = (sums / logged).tolist()
-            images = step * ranks * options.batch
-            log.write(step=step, seconds=clock.seconds(), images=images, loss=mean[0], places=mean[1])
+            pictures = step * ranks * options.batch
+            log.write(step=step, seconds=clock.seconds(), pictures=pictures, loss=mean[0], places=mean[1])
             sums, logged = torch.zeros(2), 0
         if rank == 0 and step % options.validate_every == 0:
             log.write(step=step, seconds=clock.seconds(), **validate(task, held))
@@ -335,7 +335,7 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
 
 
 def _step_loss(task: LanguageTask, run: nn.Module, source: Source, count: int, early: bool) -> tuple[Tensor, Tensor]:
-    """Loss of the answers, and of the places, of one batch of images with `count` visible patches."""
+    """Loss of the answers, and of the places, of one batch of pictures with `count` visible patches."""
     examples, rng = source.next(), source.rng
     shares, list_share = (EARLY_SHARES, 0.6) if early else (QUESTION_SHARES, 0.06)
     packed = pack([random_blocks(e.scene, rng, TEXT_LENGTH, shares, list_share) for e in examples], TEXT_LENGTH)
@@ -358,7 +358,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--minutes", type=float, default=50.0)
-    parser.add_argument("--batch", type=int, default=6, help="images per rank and step")
+    parser.add_argument("--batch", type=int, default=6, help="pictures per rank and step")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adam-lr", type=float, default=2e-3)

@@ -1,4 +1,4 @@
-"""Scenes as token sequences: one image, many questions, each of which sees only the image and itself."""
+"""Scenes as token sequences: one picture, many questions, each of which sees only the picture and itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.labels import center_patches, patch_owners
 
 WORDS = vocabulary()
 PREFIX = 2
-"""Tokens before the image: beginning of sequence, "user"."""
+"""Tokens before the picture: beginning of sequence, "user"."""
 QUESTION_SHARES = {
     "existence": 0.07, "attribute": 0.08, "counting": 0.45, "place": 0.08, "relation": 0.2, "reading": 0.12,
 }  # fmt: skip
@@ -40,12 +40,12 @@ class Block:
     family: str
     weight: float = 1.0
     points: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """Where the thing lies that the word at this place of the question names, (x, y) as shares of the image."""
+    """Where the thing lies that the word at this place of the question names, (x, y) as shares of the picture."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences of one batch behind their images.
+    """Sequences of one batch behind their pictures.
 
     Shape:
         tokens, blocks, offsets, labels: (B, T) int64; weights: (B, T) float32; points: (B, T, 2) float32. `blocks`
@@ -69,13 +69,13 @@ def encode(text: str) -> list[int]:
 
 
 def question_block(text: str, answer: str, family: str, scene: Scene | None = None) -> Block:
-    """A question as the chat template would write it, from after the image on; with points if the scene is given."""
+    """A question as the chat template would write it, from after the picture on; with points if the scene is given."""
     points = named_points(text, scene) if scene is not None else {}
     return Block([*encode(text), WORDS["assistant"]], encode(answer), family, points=points)
 
 
 def named_things(text: str, objects: Sequence[Any], signs: Sequence[Any]) -> dict[int, Any]:
-    """Which words of a question name exactly one thing, and that thing, of an image or of a clip.
+    """Which words of a question name exactly one thing, and that thing, of a picture or of a clip.
 
     A noun with the size and colour before it names an object ("small red star", at "star"); the last word of a reading
     question names its sign.
@@ -162,7 +162,7 @@ def random_blocks(
 
 
 def pack(batch: list[list[Block]], length: int, end_weight: float = 0.1) -> Packed:
-    """Lay the blocks of every image behind one another, padded to `length`."""
+    """Lay the blocks of every picture behind one another, padded to `length`."""
     shape = (len(batch), length)
     tokens, blocks = np.full(shape, PAD, np.int64), np.full(shape, -1, np.int64)
     offsets, labels = np.zeros(shape, np.int64), np.full(shape, -100, np.int64)
@@ -187,7 +187,7 @@ def pack(batch: list[list[Block]], length: int, end_weight: float = 0.1) -> Pack
 
 
 def prefix_tokens() -> list[int]:
-    """Token ids before the image."""
+    """Token ids before the picture."""
     return [BOS, WORDS["user"]]
 
 

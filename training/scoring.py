@@ -1,7 +1,7 @@
-"""A saved folder answers questions: many behind one image for counting, one by one through the stock classes.
+"""A saved folder answers questions: many behind one picture for counting, one by one through the stock classes.
 
 An answer counts when every word of it, and the end, is the model's first choice given the words before: that is exactly
-when greedy generation gives this answer. Many questions then share one pass over the image.
+when greedy generation gives this answer. Many questions then share one pass over the picture.
 """
 
 from __future__ import annotations
@@ -144,10 +144,10 @@ def choose(question: SceneQuestion | None, keep: int, rng: np.random.Generator) 
     return np.sort(np.argsort(late, kind="stable")[:keep])
 
 
-def ask(model: LlavaForConditionalGeneration, processor: LlavaProcessor, image: Image.Image, question: str) -> str:
+def ask(model: LlavaForConditionalGeneration, processor: LlavaProcessor, picture: Image.Image, question: str) -> str:
     """The answer to one question, by the stock processor and `generate`."""
     content = [{"type": "image"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(images=image, text=text, return_tensors="pt")
+    inputs = processor(images=picture, text=text, return_tensors="pt")
     out = model.generate(**inputs)
     return processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()

@@ -11,8 +11,8 @@ TARGETS = {"existence": 0.95, "attribute": 0.95, "counting": 0.85, "spatial": 0.
 """Accuracy that the model was meant to reach."""
 BASELINES = (
     ("blind_majority", "most frequent answer"),
-    ("grey_picture", "grey image"),
-    ("shuffled_picture", "another scene's image"),
+    ("grey_picture", "grey picture"),
+    ("shuffled_picture", "another scene's picture"),
 )
 RELATION = "spatial: is the * beside the *"
 PLACE = "spatial: where is the *"
@@ -59,7 +59,7 @@ def _family(numbers: dict[str, Any], family: str) -> str:
 
 
 def accuracy_table(numbers: dict[str, Any]) -> str:
-    """Families as rows; the model beside what needs no image or sees the wrong one."""
+    """Families as rows; the model beside what needs no picture or sees the wrong one."""
     head = ["family", "questions", "model", "target", *(title for _, title in BASELINES)]
     rows = [
         [family, str(numbers["questions"][family]), _family(numbers, family), f"{100 * TARGETS[family]:.0f}",
@@ -72,7 +72,7 @@ def accuracy_table(numbers: dict[str, Any]) -> str:
 def short_table(numbers: dict[str, Any]) -> str:
     """Families as columns, for the README."""
     head = [f"{numbers['scenes']} held-out scenes, {numbers['visual_tokens']} visual tokens", *FAMILIES]
-    lines = {"right answers, %": "accuracy", "best guess without the image, %": "blind_majority"}
+    lines = {"right answers, %": "accuracy", "best guess without the picture, %": "blind_majority"}
     return markdown(
         head, [[title, *(percent(numbers[key][family]) for family in FAMILIES)] for title, key in lines.items()]
     )
@@ -182,13 +182,13 @@ def sizes_table(numbers: dict[str, Any]) -> str:
 
 
 def sizes_sentence(numbers: dict[str, Any]) -> str:
-    """Whether images that are not square do as well as square ones."""
+    """Whether pictures that are not square do as well as square ones."""
     verdicts = [
         f"{name}: {points(row['difference'])} points ({points(row['low'])} to {points(row['high'])}), "
         + ("the same within error" if row["low"] <= 0 <= row["high"] else "not the same within error")
         for name, row in numbers["picture_sizes"]["minus_square"].items()
     ]
-    return f"Against the square image, on the same questions (95% interval): {'; '.join(verdicts)}."
+    return f"Against the square picture, on the same questions (95% interval): {'; '.join(verdicts)}."
 
 
 def curve_table(validations: list[dict[str, Any]], rows: int = CURVE_ROWS) -> str:

@@ -18,7 +18,7 @@ Z = 1.959964
 OBJECT_BINS = ((8, "3-8 objects"), (14, "9-14 objects"), (24, "15-24 objects"))
 """(most objects, name), as the layout draws their number; fewer than 3 only where there was no room."""
 TEXT_BINS = ((24.0, "sign below 24 px"), (31.0, "sign of 24-31 px"), (math.inf, "sign above 31 px"))
-"""(height of the sign in pixels of a 336 px image, name)."""
+"""(height of the sign in pixels of a 336 px picture, name)."""
 _PAIR = re.compile(rf"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})(?:es|s)?\b")
 
 

@@ -1,4 +1,4 @@
-"""Stage 3: projector and decoder of the image model learn to follow clips, behind the frozen tower.
+"""Stage 3: projector and decoder of the picture model learn to follow clips, behind the frozen tower.
 
     python -m training.video --minutes 70
 
@@ -60,7 +60,7 @@ NAMED, PLAIN, COUNT_WEIGHT = 0.1, 3.0, 2.0
 """Weights of classes and of plain numbers among these."""
 
 WAY_WEIGHT, SIDE_WEIGHT, CLEAR_WAY, STEEP = 12.0, 0.5, 0.06, 15.0
-"""Weights of the way and of its side; ways shorter than CLEAR_WAY (share of the image) are never asked about."""
+"""Weights of the way and of its side; ways shorter than CLEAR_WAY (share of the picture) are never asked about."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class VideoTask(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def load_image_model(self, model: LlavaForConditionalGeneration) -> None:
-        """Go on with the projector, decoder and head of the image model; its projector takes raw features."""
+    def load_picture_model(self, model: LlavaForConditionalGeneration) -> None:
+        """Go on with the projector, decoder and head of the picture model; its projector takes raw features."""
         projector = {k: v.clone() for k, v in model.model.multi_modal_projector.state_dict().items()}
         scale, shift = self.get_buffer("std"), self.get_buffer("mean")
         projector["linear_1.bias"] += projector["linear_1.weight"] @ shift
@@ -301,12 +301,12 @@ def validate(task: VideoTask, clips: list[tuple[Tensor, Packed, list[str]]]) -> 
 
 def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
     """The training loop, in one process."""
-    image = LlavaForConditionalGeneration.from_pretrained(options.start, local_files_only=True, dtype=torch.float32)
-    eyes = Eyes(image.model.vision_tower.state_dict())
+    picture = LlavaForConditionalGeneration.from_pretrained(options.start, local_files_only=True, dtype=torch.float32)
+    eyes = Eyes(picture.model.vision_tower.state_dict())
     path, log = options.out / "video.pt", Log(options.out / "video.jsonl", rank)
     state = torch.load(path, weights_only=False) if path.exists() else None
     task = VideoTask(*((state["task"]["mean"], state["task"]["std"]) if state else statistics(eyes)))
-    task.load_image_model(image)
+    task.load_picture_model(picture)
     matrices, rest = split_matrices(task, lambda name: "decoder.layers." in name)
     optimizers = Optimizers(matrices, rest, options.muon_lr, options.adam_lr, decay=0.01)
     step, before = 0, 0.0
@@ -349,7 +349,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny-video"))
-    parser.add_argument("--start", type=Path, default=Path("assets/tokviz-tiny"), help="the image model's folder")
+    parser.add_argument("--start", type=Path, default=Path("assets/tokviz-tiny"), help="the picture model's folder")
     parser.add_argument("--minutes", type=float, default=70.0)
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adam-lr", type=float, default=2e-3)

@@ -1,4 +1,4 @@
-"""The embedded video model: stock LLaVA-NeXT-Video classes around the parts of the embedded image model."""
+"""The embedded video model: stock LLaVA-NeXT-Video classes around the parts of the embedded picture model."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CHAT_TEMPLATE = (
 
 
 def video_config() -> LlavaNextVideoConfig:
-    """The image model's tower and decoder, with room for the tokens of a clip; frames are pooled two by two."""
-    image = model_config()
-    text = image.text_config
+    """The picture model's tower and decoder, with room for the tokens of a clip; frames are pooled two by two."""
+    picture = model_config()
+    text = picture.text_config
     text.max_position_embeddings = POSITIONS
     return LlavaNextVideoConfig(
-        vision_config=image.vision_config,
+        vision_config=picture.vision_config,
         text_config=text,
         image_token_index=IMAGE,
         video_token_index=WORDS[VIDEO_TOKEN],
@@ -63,7 +63,7 @@ def build_video_model(seed: int = 0) -> LlavaNextVideoForConditionalGeneration:
 
 
 def build_video_tokenizer() -> PreTrainedTokenizerFast:
-    """The image model's tokenizer with the words of clips and the video token."""
+    """The picture model's tokenizer with the words of clips and the video token."""
     core: Tokenizer = build_tokenizer().backend_tokenizer
     core.model = models.WordLevel(WORDS, unk_token="<unk>")
     return PreTrainedTokenizerFast(

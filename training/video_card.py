@@ -181,7 +181,7 @@ def making_part(log: Path, machine: str) -> str:
     clips = clips_seen([json.loads(line) for line in log.read_text().splitlines()])
     sizes = ", ".join(f"{count} ({batch} clips a batch)" for count, batch in BATCHES.items())
     stages = [
-        """Tower: that of tokviz-tiny, unchanged (it knows drawn things, and has learnt from images only).""",
+        """Tower: that of tokviz-tiny, unchanged (it knows drawn things, and has learnt from pictures only).""",
         f"""Projector and decoder: those of tokviz-tiny, trained for {sitting.minutes:.0f} minutes and {sitting.steps}
         steps with {clips} clips (most of them used {USES} times, half of those backwards) and about 15 questions behind
         each. One process on {machine}, which other programs used too. {history(sitting)}""",
@@ -221,8 +221,8 @@ def limits_part(numbers: dict[str, Any]) -> str:
         digits; counts end at {MAX_COUNT}.""",
         f"""It was trained on {FRAMES} frames only; with more or fewer of them, what it says is not known. Nothing in a
         visual token says which frame it is from but its position ({FRAME_TOKENS} a frame).""",
-        """It takes images too, as the stock classes do, but was never trained on them, and its newline embedding is
-        zero: use tokviz-tiny for images.""",
+        """It takes pictures too, as the stock classes do, but was never trained on them, and its newline embedding is
+        zero: use tokviz-tiny for pictures.""",
         f"""The processor scales the shorter edge to {IMAGE_SIZE} and crops the middle: what lies outside is not
         seen.""",
         "[CLS] of the tower was trained to know the objects, as the card of tokviz-tiny says.",

@@ -19,13 +19,13 @@ from training.video_architecture import build_video_model, build_video_processor
 
 
 def assemble_video(tower: dict[str, Tensor], video: dict[str, Tensor]) -> LlavaNextVideoForConditionalGeneration:
-    """The stock model from the image model's tower and the state of `VideoTask`."""
+    """The stock model from the picture model's tower and the state of `VideoTask`."""
     model = build_video_model()
     model.model.vision_tower.load_state_dict(tower)
     model.model.multi_modal_projector.load_state_dict(raw_projector(video))
     model.model.language_model.load_state_dict(part(video, "decoder"))
     model.lm_head.load_state_dict(part(video, "head"))
-    # Only images have newlines, and no image was trained on: what says nothing should be nothing.
+    # Only pictures have newlines, and no picture was trained on: what says nothing should be nothing.
     torch.nn.init.zeros_(model.model.image_newline)
     return model.eval()
 
@@ -40,12 +40,12 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/tiny-video"))
-    parser.add_argument("--start", type=Path, default=Path("assets/tokviz-tiny"), help="the image model's folder")
+    parser.add_argument("--start", type=Path, default=Path("assets/tokviz-tiny"), help="the picture model's folder")
     parser.add_argument("--out", type=Path, default=Path("assets/tokviz-tiny-video"))
     options = parser.parse_args()
-    image = LlavaForConditionalGeneration.from_pretrained(options.start, local_files_only=True, dtype=torch.float32)
+    picture = LlavaForConditionalGeneration.from_pretrained(options.start, local_files_only=True, dtype=torch.float32)
     state = torch.load(options.runs / "video.pt", weights_only=False)["task"]
-    save_video_folder(assemble_video(image.model.vision_tower.state_dict(), state), options.out)
+    save_video_folder(assemble_video(picture.model.vision_tower.state_dict(), state), options.out)
 
 
 if __name__ == "__main__":

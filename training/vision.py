@@ -70,7 +70,7 @@ def _sine_positions(tower: CLIPVisionModel, grid: int) -> None:
 
 
 def batch_of(seeds: list[int], dense: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    """Images and targets.
+    """Pictures and targets.
 
     Shape:
         returns: pixels (B, 3, 336, 336), labels (B, N, 5) int64, presence (B, PAIRS).
@@ -170,7 +170,7 @@ def train(rank: int, ranks: int, options: argparse.Namespace) -> None:
         logged += 1
         if step % options.log_every == 0:
             mean = {name: value / logged for name, value in sums.items()}
-            log.write(step=step, seconds=clock.seconds(), images=step * ranks * options.batch, **mean)
+            log.write(step=step, seconds=clock.seconds(), pictures=step * ranks * options.batch, **mean)
             sums, logged = {}, 0
         if rank == 0 and step % options.validate_every == 0:
             log.write(step=step, seconds=clock.seconds(), **validate(task, 100))
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--minutes", type=float, default=25.0)
-    parser.add_argument("--batch", type=int, default=12, help="images per rank and step")
+    parser.add_argument("--batch", type=int, default=12, help="pictures per rank and step")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--start", type=Path, default=None, help="begin with the weights of this vision.pt")
     parser.add_argument("--first-seed", type=int, default=TRAINING_SEEDS.start, help="where its training scenes begin")

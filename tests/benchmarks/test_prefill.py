@@ -198,7 +198,7 @@ def _codes(made):
 
 
 def test_the_floor_is_a_prompt_that_was_short_from_the_start(made):
-    """Text and the first tokens of the image, and the answer that the stock model gives to just those embeddings."""
+    """Text and the first tokens of the picture, and the answer that the stock model gives to just those embeddings."""
     prompt, tokens = made.encoded(set()), 7
     short = prefill.floor_prompt(prompt, tokens)
     columns = [*range(BEFORE + tokens), *range(BEFORE + made.grid.n_tokens, prompt.input_ids.shape[1])]

@@ -44,8 +44,8 @@ def test_there_are_at_least_eight():
 
 
 def test_every_family_of_methods_loses_at_least_one_example_and_wins_at_least_one():
-    assert families(0) >= set(METHOD_FAMILIES)
-    assert families(1) >= set(METHOD_FAMILIES)
+    assert families(0) >= set(METHOD_FAMILIES) - {"custom"}
+    assert families(1) >= set(METHOD_FAMILIES) - {"custom"}
 
 
 def test_they_are_varied():

@@ -349,7 +349,7 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(BadInput, match="no question in common"):
         document(outcomes | {NO_PRUNING: answers(everything, range(5, 9))}, ABOUT)
     uncounted = [replace(each, kept_thirds=None) for each in outcomes[variant("fastv", 64)]]
-    with pytest.raises(BadInput, match="in which part of the image"):
+    with pytest.raises(BadInput, match="in which part of the picture"):
         document(outcomes | {variant("fastv", 64): uncounted}, ABOUT)
 
 

@@ -230,16 +230,16 @@ def test_best_and_second_best_are_marked_and_controls_are_not(document):
 
 
 def test_blind_baselines_stand_below_the_unpruned_model(made):
-    blind = {"Grey image": {"existence": 0.5, "reading": 0.031}}
+    blind = {"Grey picture": {"existence": 0.5, "reading": 0.031}}
     document = summarise(made, about(blind=blind), resamples=50)
     most_frequent, grey = accuracy_tables(document)[1].splitlines()[-2:]
-    assert grey.startswith("| Grey image | no image | 50.0 | – | – | – | 3.1 | – | – |")
+    assert grey.startswith("| Grey picture | no picture | 50.0 | – | – | – | 3.1 | – | – |")
     # Half of the made-up questions of each family expect the first answer, half the second.
-    assert most_frequent.startswith("| Most frequent answer | no image | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | – |")
+    assert most_frequent.startswith("| Most frequent answer | no picture | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | – |")
     full = row(document, FULL, None)["accuracy"]
     kept = [50 / full[family]["value"] for family in FAMILIES]
     assert document["blind"]["Most frequent answer"]["mean_retention"] == pytest.approx(sum(kept) / 5)
-    assert document["blind"]["Grey image"]["mean_retention"] is None
+    assert document["blind"]["Grey picture"]["mean_retention"] is None
 
 
 def test_the_most_frequent_answer_is_known_per_kind_of_question(made):

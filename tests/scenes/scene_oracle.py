@@ -68,7 +68,7 @@ def recount(scene: Scene, text: str) -> tuple[str, list[Box]]:
 
 
 def kind_of(text: str) -> str:
-    """The question with its content words taken out: what someone who does not see the image still knows.
+    """The question with its content words taken out: what someone who does not see the picture still knows.
 
     Size words stay ("is there a small C S?"), since blind guesses may lean on them.
     """
@@ -88,7 +88,7 @@ def touched_patches(mask: NDArray[np.bool_], share: float = 0.0) -> int:
 
 
 def token_grid(scene: Scene) -> TokenGrid:
-    """The 24 x 24 grid of a model that sees the central square, in pixels of the image."""
+    """The 24 x 24 grid of a model that sees the central square, in pixels of the picture."""
     height, width = scene.image.shape[:2]
     step = (scene.square[2] - scene.square[0]) / GRID
     rows, cols = (axis.ravel().tolist() for axis in np.mgrid[:GRID, :GRID])
@@ -97,5 +97,5 @@ def token_grid(scene: Scene) -> TokenGrid:
          scene.square[0] + (c + 1) * step, scene.square[1] + (r + 1) * step)
         for r, c in zip(rows, cols, strict=True)
     ]  # fmt: skip
-    view = GridView(name="image", rows=GRID, cols=GRID, seen=scene.square)
+    view = GridView(name="picture", rows=GRID, cols=GRID, seen=scene.square)
     return TokenGrid(image_size=(width, height), views=[view], view=[0] * len(boxes), row=rows, col=cols, box=boxes)

@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_clip_and_another_seed_another() -> None:
     assert first.owners.shape == (8, 336, 336) and first.owners.dtype == np.int16
 
 
-def test_a_clip_is_not_its_image_set_in_motion() -> None:
+def test_a_clip_is_not_its_picture_set_in_motion() -> None:
     clip, scene = generate_clip(42), generate_scene(42)
     assert not np.array_equal(clip.frames[0], scene.image)
     assert [item.name for item in clip.objects] != [item.name for item in scene.objects]
@@ -218,7 +218,7 @@ def test_each_kind_of_motion_is_as_often_true_as_false(small_clips: list[Clip]) 
 
 
 @pytest.mark.generator
-def test_clips_say_two_words_that_images_do_not(small_clips: list[Clip]) -> None:
+def test_clips_say_two_words_that_pictures_do_not(small_clips: list[Clip]) -> None:
     said = {
         word
         for clip in small_clips

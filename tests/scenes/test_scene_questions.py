@@ -1,4 +1,4 @@
-"""Questions: one right answer each, balanced, and hard to guess without the image. Shares were measured; see each."""
+"""Questions: one right answer each, balanced, and hard to guess without the picture. Shares were measured; see each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scenes import (
 )
 
 FAST = (96, 96)
-"""The size does not change what is asked, and small images are drawn fast."""
+"""The size does not change what is asked, and small pictures are drawn fast."""
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from scenes.lettering import FONT_FILES, TRAINING_FONTS, handwritten_numbers
 from scenes.words import is_unseen
 
 FAST = (96, 96)
-"""The size changes neither what is shown nor what is asked, and small images are drawn fast."""
+"""The size changes neither what is shown nor what is asked, and small pictures are drawn fast."""
 HELD_OUT_FONTS = set(FONT_FILES[TRAINING_FONTS:])
 HELD_OUT_HANDWRITING = {str(number) for digit in range(10) for number in handwritten_numbers(digit, True)}
 

@@ -1,7 +1,7 @@
 """The scenes of a seed never change: weights and benchmark numbers were made on exactly these.
 
-A failure here means that an edit changed images, arrangements or questions that already exist; new kinds of scenes
-need random streams of their own. Floats are compared to six decimals. The image's digests held on processors with and
+A failure here means that an edit changed pictures, arrangements or questions that already exist; new kinds of scenes
+need random streams of their own. Floats are compared to six decimals. The picture's digests held on processors with and
 without AVX2 and AVX-512; another OpenCV or Pillow may round an edge differently, and then the records and owner maps
 (which rest on no blending) say whether the scene itself is still the same.
 """
@@ -32,7 +32,7 @@ def rounded(value: Any) -> Any:
 
 
 def digests(scene: Scene) -> dict[str, str]:
-    """Digests of image, owner map, things and questions."""
+    """Digests of picture, owner map, things and questions."""
     things = [asdict(item) for item in (*scene.objects, *scene.signs)]
     questions = [asdict(question) for question in scene.questions]
 

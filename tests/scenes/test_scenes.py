@@ -1,4 +1,4 @@
-"""Scenes: what a seed gives, and that records, image and owner map agree at every size."""
+"""Scenes: what a seed gives, and that records, picture and owner map agree at every size."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_scene() -> None:
     assert not np.array_equal(first.image, generate_scene(43).image)
 
 
-def test_the_image_does_not_depend_on_how_much_is_asked() -> None:
+def test_the_picture_does_not_depend_on_how_much_is_asked() -> None:
     few, many = generate_scene(9, questions_per_family=1), generate_scene(9, questions_per_family=4)
     assert np.array_equal(few.image, many.image)
     assert len(few.questions) < len(many.questions)
@@ -60,7 +60,7 @@ def test_boxes_hold_their_things_exactly(scenes: list[Scene]) -> None:
             assert rows.min() <= y0 + 2 and rows.max() + 1 >= y1 - 2, (scene.seed, item)
 
 
-def test_objects_have_their_color_in_the_image(scenes: list[Scene]) -> None:
+def test_objects_have_their_color_in_the_picture(scenes: list[Scene]) -> None:
     names, values = list(COLORS), np.array(list(COLORS.values()))
     for scene in scenes:
         for i, item in enumerate(scene.objects):
@@ -85,10 +85,10 @@ def test_splashes_lines_and_dots_own_nothing_and_cover_nothing(monkeypatch: pyte
     loud: list[np.ndarray] = []
     original = drawing.draw_distractors
 
-    def watched(rng: np.random.Generator, image: np.ndarray) -> None:
-        before = image.copy()
-        original(rng, image)
-        loud.append((image != before).any(-1))
+    def watched(rng: np.random.Generator, picture: np.ndarray) -> None:
+        before = picture.copy()
+        original(rng, picture)
+        loud.append((picture != before).any(-1))
 
     monkeypatch.setattr(drawing, "draw_distractors", watched)
     with_distractors, only_loud_patches = 0, 0
@@ -110,7 +110,7 @@ def test_splashes_lines_and_dots_own_nothing_and_cover_nothing(monkeypatch: pyte
     assert with_distractors > 80 and only_loud_patches > 1000
 
 
-def test_an_image_shows_at_most_one_sign_of_a_kind(scenes: list[Scene]) -> None:
+def test_a_picture_shows_at_most_one_sign_of_a_kind(scenes: list[Scene]) -> None:
     counts = Counter(len(scene.signs) for scene in scenes)
     assert set(counts) == {0, 1, 2, 3}
     for scene in scenes:
@@ -199,7 +199,7 @@ def test_the_evidence_falls_on_the_same_tokens_at_every_size(size: tuple[int, in
             if first.evidence:
                 agreement.append(len(tokens[0] & tokens[1]) / len(tokens[0] | tokens[1]))
     assert len(agreement) > 100
-    # 672 x 336 holds the square of 336 itself; smaller images round signs to whole pixels of their own.
+    # 672 x 336 holds the square of 336 itself; smaller pictures round signs to whole pixels of their own.
     assert min(agreement) == 1.0 if size == (672, 336) else np.mean(agreement) > 0.97
 
 
@@ -219,6 +219,6 @@ def test_every_seed_and_size_gives_a_sound_scene(seed: int, width: int, height: 
         assert question.answer == recount(scene, question.text)[0]
 
 
-def test_too_small_an_image_is_refused() -> None:
+def test_too_small_a_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 96"):
         generate_scene(0, (192, 64))

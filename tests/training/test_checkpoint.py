@@ -83,7 +83,7 @@ def test_it_was_measured_on_enough_questions_and_beats_guessing(numbers: dict[st
     for family in FAMILIES:
         assert numbers["questions"][family] >= LEAST_QUESTIONS
         low = numbers["interval"][family][0]
-        for baseline in ("blind_majority", "grey_image", "shuffled_image"):
+        for baseline in ("blind_majority", "grey_picture", "shuffled_picture"):
             assert low > numbers[baseline][family] + 0.1, (family, baseline)
     assert numbers["generation_check"]["agreement"] >= 0.98  # rounding may tip a tie
 

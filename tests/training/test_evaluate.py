@@ -1,4 +1,4 @@
-"""What the evaluation counts, and that it asks the right questions behind the right images."""
+"""What the evaluation counts, and that it asks the right questions behind the right pictures."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ def test_random_patches_are_drawn_evenly() -> None:
 
 @pytest.fixture
 def transparent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that is right exactly where it is shown the image that the question belongs to."""
+    """A model that is right exactly where it is shown the picture that the question belongs to."""
     own: dict[int, list[float]] = {}  # several where a question without evidence is asked of several scenes
     for number in range(FEW.count):
         scene = generate_scene(FEW.first + number)
         for question in scene.questions:
-            own.setdefault(id_of(question), []).append(image_mean(scene.image))
+            own.setdefault(id_of(question), []).append(picture_mean(scene.image))
 
     def project(model: Any, pixels: Tensor) -> Tensor:
         return pixels.mean((1, 2, 3))[:, None, None].expand(len(pixels), PATCHES, 1)
@@ -130,12 +130,12 @@ def id_of(question: SceneQuestion) -> int:
     return hash((question.text, question.answer, question.evidence))
 
 
-def image_mean(image: np.ndarray) -> float:
+def picture_mean(image: np.ndarray) -> float:
     return float(pixel_values(image[None]).mean((1, 2, 3))[0])
 
 
 @pytest.mark.usefixtures("transparent")
-def test_every_question_meets_its_own_the_next_and_a_grey_image() -> None:
+def test_every_question_meets_its_own_the_next_and_a_grey_picture() -> None:
     rows = evaluate.measure(FEW)
     asked = [question for scene in FEW.scenes() for question in scene.questions]
     assert [row.question for row in rows] == asked
@@ -153,8 +153,8 @@ def numbers(transparent: None) -> dict[str, Any]:
         row.right.update({sized(size): True for size in SIZES})
     return {
         "scenes": FEW.count, "first_seed": FEW.first, "visual_tokens": PATCHES, **evaluate._report(rows),
-        **evaluate._few_patches(rows), "image_sizes": evaluate._sizes(rows), "machine": "a machine", "seconds": 90.0,
-        "generation_check": {"questions": 9, "agreement": 1.0, "accuracy": 0.5, "image_sizes": ["448x336"]},
+        **evaluate._few_patches(rows), "picture_sizes": evaluate._sizes(rows), "machine": "a machine", "seconds": 90.0,
+        "generation_check": {"questions": 9, "agreement": 1.0, "accuracy": 0.5, "picture_sizes": ["448x336"]},
         "median_seconds_per_answer": {"1": 0.25, "2": 0.125},
     }  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_reports_add_up(numbers: dict[str, Any]) -> None:
     assert sum(numbers["questions"].values()) == numbers["pruned_questions"]
     assert sum(entry["n"] for entry in numbers["kinds"].values()) == numbers["pruned_questions"]
     assert numbers["accuracy"] == dict.fromkeys(FAMILIES, 1.0)
-    assert numbers["shuffled_image"] == dict.fromkeys(FAMILIES, 0.0)
+    assert numbers["shuffled_picture"] == dict.fromkeys(FAMILIES, 0.0)
     assert len(numbers["pruned"]) == len(BUDGETS) * len(SELECTIONS) * len(POSITIONS)
     json.dumps(numbers)
 
@@ -174,7 +174,7 @@ def test_the_card_is_made_of_files(numbers: dict[str, Any], tmp_path: Path) -> N
     (folder / "evaluation.json").write_text(json.dumps(numbers))
     (folder / "model.safetensors").write_bytes(bytes(12_000))
     (logs / "machine.txt").write_text("an abacus\n")
-    line = {"step": 77, "seconds": 600.0, "images": 308, "val_shape": 0.987}
+    line = {"step": 77, "seconds": 600.0, "pictures": 308, "val_shape": 0.987}
     for name in ("vision", "language", "coarse-vision-1", "coarse-vision-2", "coarse-language"):
         (logs / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
     text = card.card(folder, logs)
@@ -209,7 +209,7 @@ def test_sentences_follow_the_numbers(numbers: dict[str, Any]) -> None:
     numbers["re_indexed_minus_original"][3]["difference"] = -0.025
     assert "beyond the 2 points" in tables.positions_sentence(numbers)
     assert "not the same within error" not in tables.sizes_sentence(numbers)
-    numbers["image_sizes"]["minus_square"]["252x336"].update(low=-0.1, high=-0.01)
+    numbers["picture_sizes"]["minus_square"]["252x336"].update(low=-0.1, high=-0.01)
     assert "252x336: +0.0 points (-10.0 to -1.0), not the same within error" in tables.sizes_sentence(numbers)
 
 

@@ -1,4 +1,4 @@
-"""The recipe on a few images: losses fall, and what comes out is a stock folder that loads."""
+"""The recipe on a few pictures: losses fall, and what comes out is a stock folder that loads."""
 
 from __future__ import annotations
 

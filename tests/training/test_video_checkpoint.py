@@ -1,4 +1,4 @@
-"""The video model that ships: small, stock, with the image model's tower, measured, and in need of the clip."""
+"""The video model that ships: small, stock, with the picture model's tower, measured, and in need of the clip."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_the_folder_is_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 12 * 1000 * 1000
 
 
-def test_the_tower_is_that_of_the_image_model(loaded: Loaded) -> None:
+def test_the_tower_is_that_of_the_picture_model(loaded: Loaded) -> None:
     stored = load_file(Path(FOLDER).with_name("tokviz-tiny") / "model.safetensors")
-    image = {name.split("vision_tower.")[1]: value for name, value in stored.items() if "vision_tower." in name}
+    picture = {name.split("vision_tower.")[1]: value for name, value in stored.items() if "vision_tower." in name}
     tower = loaded[0].model.vision_tower.state_dict()
-    parts = {name.removeprefix("vision_model."): value for name, value in image.items()}
+    parts = {name.removeprefix("vision_model."): value for name, value in picture.items()}
     assert len(tower) == len(parts) > 50
     for name, value in tower.items():
         assert torch.equal(value, parts[name.removeprefix("vision_model.")].half().float()), name

@@ -48,17 +48,17 @@ from training.video_architecture import build_video_model, build_video_processor
 from training.video_export import assemble_video, save_video_folder
 from training.video_scoring import ask_video, check_clip, load_video_folder, project_video
 
-IMAGE_MODEL = Path(__file__).resolve().parents[2] / "assets" / "tokviz-tiny"
+PICTURE_MODEL = Path(__file__).resolve().parents[2] / "assets" / "tokviz-tiny"
 
 
 @pytest.fixture(scope="module")
-def image() -> LlavaForConditionalGeneration:
-    return LlavaForConditionalGeneration.from_pretrained(IMAGE_MODEL, local_files_only=True, dtype=torch.float32)
+def picture() -> LlavaForConditionalGeneration:
+    return LlavaForConditionalGeneration.from_pretrained(PICTURE_MODEL, local_files_only=True, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
-def eyes(image: LlavaForConditionalGeneration) -> Eyes:
-    return Eyes(image.model.vision_tower.state_dict())
+def eyes(picture: LlavaForConditionalGeneration) -> Eyes:
+    return Eyes(picture.model.vision_tower.state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +67,16 @@ def example(eyes: Eyes) -> ClipExample:
 
 
 @pytest.fixture(scope="module")
-def task(image: LlavaForConditionalGeneration, example: ClipExample) -> VideoTask:
+def task(picture: LlavaForConditionalGeneration, example: ClipExample) -> VideoTask:
     features = example.features.float()
     task = VideoTask(features.mean(0), features.std(0) + 1e-4)
-    task.load_image_model(image)
+    task.load_picture_model(picture)
     return task.eval()
 
 
 @pytest.fixture(scope="module")
-def assembled(image: LlavaForConditionalGeneration, task: VideoTask) -> LlavaNextVideoForConditionalGeneration:
-    return assemble_video(image.model.vision_tower.state_dict(), task.state_dict())
+def assembled(picture: LlavaForConditionalGeneration, task: VideoTask) -> LlavaNextVideoForConditionalGeneration:
+    return assemble_video(picture.model.vision_tower.state_dict(), task.state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def folder(assembled: LlavaNextVideoForConditionalGeneration, tmp_path_factory: 
     return path
 
 
-def test_words_of_images_keep_their_ids_and_all_fit_into_the_table() -> None:
+def test_words_of_pictures_keep_their_ids_and_all_fit_into_the_table() -> None:
     assert {word: WORDS[word] for word in vocabulary()} == vocabulary()
     assert sorted(WORDS.values()) == list(range(len(WORDS)))
     assert len(WORDS) <= VOCABULARY_ROWS
@@ -262,10 +262,10 @@ def _owned(example: ClipExample) -> tuple[np.ndarray, np.ndarray]:
     return example.priorities, example.tracks
 
 
-def test_loss_falls(image: LlavaForConditionalGeneration, example: ClipExample) -> None:
+def test_loss_falls(picture: LlavaForConditionalGeneration, example: ClipExample) -> None:
     features = example.features.float()
     task = VideoTask(features.mean(0), features.std(0) + 1e-4)
-    task.load_image_model(image)
+    task.load_picture_model(picture)
     matrices, rest = split_matrices(task, lambda name: "decoder.layers." in name)
     optimizers, rng = Optimizers(matrices, rest, 2e-3, 2e-3, decay=0.0), np.random.default_rng(0)
     seen = []

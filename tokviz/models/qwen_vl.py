@@ -236,7 +236,9 @@ def _sentence(what: str, size: tuple[int, int]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise BadInput(f"This model cannot take a {what} of {size[0]} x {size[1]} px: {error}.") from error
+        raise BadInput(
+            f"This model cannot take {'an' if what == 'image' else 'a'} {what} of {size[0]} x {size[1]} px: {error}."
+        ) from error
 
 
 def _queries_and_keys(attention: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ def find_tiles(signals: Signals, pool: Tensor) -> Tiles:
 def _crop_of_cells(side: int, high: int, wide: int) -> Tensor:
     """Which of ``high x wide`` crops shows each cell of the thumbnail. Shape: ``(crops, side * side)``, 0 or 1."""
     with torch.inference_mode(mode=False):  # kept for callers in any mode
-        cells, crops = torch.arange(side), torch.arange(high * wide)
+        cells, crops = torch.arange(side, device="cpu"), torch.arange(high * wide, device="cpu")
         row = (cells // max(side // high, 1)).clamp_max(high - 1) * wide
         column = (cells // max(side // wide, 1)).clamp_max(wide - 1)
         return ((row[:, None] + column).flatten().unsqueeze(1) == crops).double().T

@@ -138,7 +138,8 @@ def untrained(vlm: VisionLanguageModel, media: InputImage | Video) -> list[str]:
     entry, kind = find(vlm.record.name), "video" if isinstance(media, Video) else "image"
     if entry is None or kind in entry.takes:
         return []
-    return [f"{vlm.record.name} was trained with {entry.takes[0]}s only: its answers about a {kind} mean little."]
+    one = "an image" if kind == "image" else "a video"
+    return [f"{vlm.record.name} was trained with {entry.takes[0]}s only: its answers about {one} mean little."]
 
 
 def notices_of(media: InputImage | Video) -> list[str]:
