@@ -1,4 +1,4 @@
-"""Rooms import one way, and each without the libraries that it must not need. Read from the source; three interpreters
+"""Rooms import one way, and each without the libraries that it must not need. Read from the source; a few interpreters
 prove that the reading is true.
 """
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from scripts.house import PACKAGE, libraries_of, loads, modules, room_of, upward
+from scripts.house import PACKAGE, all_imports, libraries_of, loads, modules, room_of, upward
 
 HEAVY = {"torch", "gradio", "transformers", "matplotlib", "spaces"}
 MAY_LOAD = {
@@ -45,14 +45,51 @@ def test_a_room_loads_no_heavy_library_but_its_own(room):
             assert not (libraries_of(module) & HEAVY) - MAY_LOAD[room], module
 
 
-def test_only_these_files_say_import_gradio_or_transformers():
+MAY_SAY = {
+    "gradio": {"ui"},
+    "spaces": {"ui"},
+    "transformers": {"models", "engine"},
+    "torch": {"base", "pruners", "models", "engine", "runs", "api"},
+}
+"""Which rooms may import a library at all, inside functions too."""
+
+
+def test_a_library_is_imported_only_where_it_belongs():
     for module, path in modules().items():
         for line in path.read_text().splitlines():
             words = line.split()
             if len(words) > 1 and words[0] in ("import", "from"):
                 library = words[1].split(".")[0]
-                assert library != "gradio" or room_of(module) == "ui", f"{module}: {line}"
-                assert library != "transformers" or room_of(module) in ("models", "engine"), f"{module}: {line}"
+                assert room_of(module) in MAY_SAY.get(library, {room_of(module)}), f"{module}: {line}"
+                assert not words[1].startswith("matplotlib.pyplot"), f"{module}: pyplot holds figures of all threads"
+
+
+@pytest.mark.parametrize(
+    ("room", "unknown"),
+    [("models", "pruners"), ("engine", "pruners"), ("media", "runs"), ("ui", "engine"), ("viz", "engine")],
+)
+def test_a_room_does_not_know_another_on_any_floor(room, unknown):
+    """What floors alone allow: models and engine know no method, pages and figures know only what is recorded."""
+    known = [e for e in all_imports() if room_of(e.source) == room and room_of(e.target) == unknown]
+    assert not known, known
+
+
+@pytest.mark.parametrize("module", ["tokviz.runs.examples", "tokviz.runs.metrics", "tokviz.records"])
+def test_what_is_stored_is_read_without_torch(module):
+    assert not libraries_of(module) & {"torch", "gradio", "transformers"}
+    assert module == "tokviz.records" or not loads(module, "tokviz.types")
+    assert not loads("tokviz.records", "tokviz.types")
+
+
+def test_what_lies_beside_the_package_loads_no_heavy_library_either():
+    light = "scenes benchmarks.fidelity.tables benchmarks.fidelity.cache benchmarks.fidelity.statistics "
+    light += "benchmarks.fidelity.separation benchmarks.fidelity.papers benchmarks.fidelity.ablations"
+    absent = ["gradio", "matplotlib.pyplot", "torch", "transformers"]
+    program = f"import sys, {light.replace(' ', ', ')}; print(sorted(set({absent!r}) & set(sys.modules)))"
+    assert _output_of(program) == "[]"
+    without_page = "import sys, benchmarks.vtw_calibration, benchmarks.fidelity.workers; "
+    absent = ["gradio", "tokviz.runs.compare", "tokviz.ui"]
+    assert _output_of(f"{without_page}print(sorted(set({absent!r}) & set(sys.modules)))") == "[]"
 
 
 @pytest.mark.parametrize(
@@ -65,8 +102,12 @@ def test_only_these_files_say_import_gradio_or_transformers():
 )
 def test_a_fresh_interpreter_agrees(module, absent):
     program = f"import sys, {module}; print(sorted(set({sorted(absent)!r}) & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    assert _output_of(program) == "[]"
     for name in absent:
         assert not (loads(module, name) if name.startswith(PACKAGE) else name in libraries_of(module)), name
+
+
+def _output_of(program):
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()

@@ -179,6 +179,10 @@ def _text(signals, keep, *, how: str = "one"):
     """See below."""
 
 
+def _not_reached(signals, keep, *, power: Annotated[float, Field(gt=0)] = 1.0):
+    return range(keep)
+
+
 def _out_of_range(signals, keep, *, power: Annotated[float, Field(le=1)] = 2.0):
     """See below."""
 
@@ -187,6 +191,7 @@ def _out_of_range(signals, keep, *, power: Annotated[float, Field(le=1)] = 2.0):
     ("function", "sentence"),
     [
         (_no_default, "'power' of _no_default needs a default"),
+        (_not_reached, "'power' of _not_reached has a bound that it may not reach"),
         (_text, "'how' of _text must be a bool, int, float or Literal of texts"),
         (_out_of_range, "does not allow: power must lie between None and 1"),
         (lambda signals: None, r"must be a function of \(signals, keep"),

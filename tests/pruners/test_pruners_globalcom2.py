@@ -276,3 +276,15 @@ def test_published_budget():
     assert len(found.kept) - 48 == pytest.approx(720, abs=5)
     assert found.diagnostics.facts["tokens_of_thumbnail_and_crops"][0] == 144
     assert len(select(signals_of(layout, scores), 720).kept) == 720 + 48
+
+
+def test_a_token_without_a_finite_feature_comes_last_whatever_its_score():
+    layout = tiles(4, 2, 2, newlines=False)
+    signals = signals_of(layout, torch.arange(layout.n).float())
+    keep = layout.n // 2
+    best = 15  # of the thumbnail's 16
+    assert best in select(signals, keep).kept.tolist()
+    features = signals.features.clone()
+    features[best] = torch.nan
+    found = select(replace(signals, features=features), keep)
+    assert best not in found.kept.tolist() and found.diagnostics.facts["non_finite"] == 1

@@ -141,7 +141,9 @@ def _param(where: str, name: str, default: Any, hint: Any) -> Param:
     elif hint is bool:
         made = Param(name, label, "bool", default, help)
     elif hint in (int, float):
-        low, high = (_bound(metadata, names) for names in (("ge", "gt"), ("le", "lt")))
+        if any(getattr(entry, name, None) is not None for entry in metadata for name in ("gt", "lt")):
+            raise TypeError(f"{where} has a bound that it may not reach; write ge and le, which a control can show")
+        low, high = (_bound(metadata, name) for name in ("ge", "le"))
         step = 1 if hint is int else None
         made = Param(name, label, "int" if hint is int else "float", default, help, low, high, step)
     else:
@@ -153,9 +155,8 @@ def _param(where: str, name: str, default: Any, hint: Any) -> Param:
     return made
 
 
-def _bound(metadata: Iterable[Any], names: tuple[str, ...]) -> float | None:
-    found = (getattr(entry, name, None) for entry in metadata for name in names)
-    return next((bound for bound in found if bound is not None), None)
+def _bound(metadata: Iterable[Any], name: str) -> float | None:
+    return next((bound for entry in metadata if (bound := getattr(entry, name, None)) is not None), None)
 
 
 def keep_highest(scores: Tensor, keep: int, *, among: Tensor | None = None, label: str = "Score") -> Selection:

@@ -213,7 +213,7 @@ def _select(signals: Signals, tokens: int, params: Params) -> Selection:
     newlines = pool[:0] if signals.candidates is None else ops.complement(pool, n)
     name = "cls_logits" if params["scores"] == "logits" else "cls_attention"
     given = ops.required(getattr(signals, name), name).float()
-    rows = ops.usable_rows(given, pool)
+    rows = ops.usable_rows(given, ops.usable_rows(signals.features, pool))
     if len(rows) == 0:
         fallback = unrankable(tokens, pool)
         return replace(fallback, kept=torch.cat([fallback.kept, newlines]).sort().values)

@@ -26,7 +26,7 @@ from ..media.images import InputImage
 from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import model_inputs
-from ..names import Box, BudgetMeaning
+from ..names import DEFAULT_METHODS, Box, BudgetMeaning
 from ..records import Comparison, Request, Run, Timing, TokenGrid
 from ..short import short_repr
 from ..types import Budget, Need
@@ -49,7 +49,6 @@ from .requests import (
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 _WARM: WeakSet[nn.Module] = WeakSet()
 """Models that have answered before."""
 

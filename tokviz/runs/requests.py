@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import BadInput, nearest
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import placeholders
-from ..names import Box
+from ..names import UNPRUNED, Box
 from ..pruners import Pruner, get
 from ..records import RequestedMethod, TokenGrid
 from ..session_limits import MAX_EVIDENCE
@@ -19,7 +19,6 @@ from ..short import kind_of, passed
 
 MAX_QUESTION_CHARACTERS = 2000
 MAX_NEW_TOKENS = 1024
-BASELINE = "full"
 
 MethodLike = str | Pruner | tuple[str | Pruner, Mapping[str, Any]] | RequestedMethod
 """What names a method: its id, the object itself, either with parameters of its own, or what a session asked for."""
@@ -48,7 +47,7 @@ def chosen_methods(
     """
     if isinstance(methods, str):
         raise BadInput(f"methods must be a list of method ids, not the text {passed(methods)}.")
-    entries = [method_entry(method) for method in [BASELINE, *listed("methods", methods)]]
+    entries = [method_entry(method) for method in [UNPRUNED, *listed("methods", methods)]]
     shared = _params_by_method({pruner.id: pruner for pruner, _ in entries}, params)
     chosen: list[tuple[Pruner, dict[str, Any]]] = []
     for pruner, own in entries:
