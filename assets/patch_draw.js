@@ -185,7 +185,7 @@ function veil(brush, tokens, scene, shown) {
   });
 }
 
-// Both layers of an image at once: dropped is what no token shows any more; what only a token of the whole image
+// Both levels of an image at once: dropped is what no token shows any more; what only a token of the whole image
 // shows, coarsely, is veiled by half.
 function paintBothKept(brush, scene) {
   const { index, colours } = scene;
@@ -216,7 +216,7 @@ function paintKept(brush, scene) {
 }
 
 // One colour per token; tokens without a share are veiled and hatched. shares: N numbers from 0 to 1, or null. Where two
-// layers lie on each other, the higher share is seen.
+// levels lie on each other, the higher share is seen.
 function paintHeat(brush, scene, shares, outlined) {
   const drawn = tokensWhere(brush, (token) => hasArea(boxOf(brush.grid, token)));
   const missing = drawn.filter((token) => shares[token] === null);
@@ -366,7 +366,7 @@ function drawMarks(svg, scene, marks) {
   if (shown >= 0 && scene.view === "clusters" && scene.stage && scene.stage.carriers) {
     const absorber = scene.stage.carriers[shown];
     for (const member of scene.index.groups.get(absorber) || []) {
-      // Stages that merge over all layers: only what lies in the layer that is drawn has a place here.
+      // Stages that merge over all levels: only what lies in the level that is drawn has a place here.
       if (member === absorber || ![member, absorber].every((token) => hasArea(boxOf(grid, token)))) continue;
       const [x1, y1] = centreOf(grid, absorber);
       const [x2, y2] = centreOf(grid, member);

@@ -15,28 +15,28 @@ function centreOf(grid, token) {
   return [(x0 + x1) / 2, (y0 + y1) / 2];
 }
 
-// An image may be looked at twice: whole (layer 0) and in crops of a larger copy (layer 1). The layers in order, each
+// An image may be looked at twice: whole (level 0) and in crops of a larger copy (level 1). The levels in order, each
 // with its name.
-function layersOf(grid) {
-  const layers = [...new Set(grid.views.map((view) => view.layer || 0))].sort((a, b) => a - b);
-  return layers.map((layer) => {
-    const views = grid.views.filter((view) => (view.layer || 0) === layer);
-    return { layer, name: views.length === 1 ? views[0].name : `${views.length} crops` };
+function levelsOf(grid) {
+  const levels = [...new Set(grid.views.map((view) => view.level || 0))].sort((a, b) => a - b);
+  return levels.map((level) => {
+    const views = grid.views.filter((view) => (view.level || 0) === level);
+    return { level, name: views.length === 1 ? views[0].name : `${views.length} crops` };
   });
 }
 
-// The grid as one layer of it is drawn: its views are one grid of rows and columns, and tokens of other layers are
+// The grid as one level of it is drawn: its views are one grid of rows and columns, and tokens of other levels are
 // no patches. A grid with a single view is drawn as it is.
-function layerGrid(grid, layer) {
+function levelGrid(grid, level) {
   if (grid.views.length < 2) return grid;
-  const views = grid.views.filter((view) => (view.layer || 0) === layer);
+  const views = grid.views.filter((view) => (view.level || 0) === level);
   const viewOf = (token) => grid.views[grid.view[token]];
   const here = grid.row.map((row, token) => row >= 0 && views.includes(viewOf(token)));
   const placed = (places, edge) => places.map((place, token) => (here[token] ? place + (viewOf(token)[edge] || 0) : -1));
   return {
     ...grid,
     views,
-    view: here.map((drawn) => (drawn ? layer : -1)),
+    view: here.map((drawn) => (drawn ? level : -1)),
     row: placed(grid.row, "top"),
     col: placed(grid.col, "left"),
     box: grid.box.map((edge, i) => (here[Math.floor(i / 4)] ? edge : 0)),

@@ -1,5 +1,5 @@
 // What the lanes draw on: a sheet. It says which tokens are drawn and where, and which part of the image lies where.
-// An image in one grid is its own sheet. An image cut into crops is drawn layer by layer, both layers on each other, or
+// An image in one grid is its own sheet. An image cut into crops is drawn level by level, both levels on each other, or
 // spread out as the model gets it; a video one frame at a time. Boxes of a sheet are in its own units.
 
 const BOTH = "both";
@@ -9,11 +9,11 @@ function isVideo(grid) {
   return grid.views.some((view) => (view.frames || []).length);
 }
 
-// What there is to choose of an image in layers; nothing to choose for others.
+// What there is to choose of an image in levels; nothing to choose for others.
 function sheetChoices(grid) {
-  const layers = isVideo(grid) ? [] : layersOf(grid);
-  if (layers.length < 2) return [];
-  return [{ value: BOTH, name: "both, on the image" }, ...layers.map(({ layer, name }) => ({ value: String(layer), name })),
+  const levels = isVideo(grid) ? [] : levelsOf(grid);
+  if (levels.length < 2) return [];
+  return [{ value: BOTH, name: "both, on the image" }, ...levels.map(({ level, name }) => ({ value: String(level), name })),
     { value: APART, name: "as the model gets them" }];
 }
 
@@ -27,35 +27,35 @@ function sheetOf(payload, choice) {
   const whole = { size, evidence, pieces: [{ source: [0, 0, ...size], target: [0, 0, ...size] }], named: false };
   if (isVideo(grid)) {
     const frames = payload.evidence_frames || [];
-    return { ...whole, grid: layerGrid(grid, layerOfFrame(grid, choice)), evidence: evidence.filter((_, i) => frames[i] === choice) };
+    return { ...whole, grid: levelGrid(grid, levelOfFrame(grid, choice)), evidence: evidence.filter((_, i) => frames[i] === choice) };
   }
   if (choice === BOTH) return { ...whole, grid: stackedGrid(grid), named: true };
   if (choice === APART) return apartSheet(payload);
-  return { ...whole, grid: layerGrid(grid, choice === null ? layersOf(grid).at(-1).layer : Number(choice)) };
+  return { ...whole, grid: levelGrid(grid, choice === null ? levelsOf(grid).at(-1).level : Number(choice)) };
 }
 
-function layerOfFrame(grid, frame) {
-  return (grid.views.find((view) => view.frames.includes(frame)) || grid.views[0]).layer;
+function levelOfFrame(grid, frame) {
+  return (grid.views.find((view) => view.frames.includes(frame)) || grid.views[0]).level;
 }
 
-function rowInLayer(grid, token) {
+function rowInLevel(grid, token) {
   return grid.row[token] < 0 ? -1 : grid.row[token] + (grid.views[grid.view[token]].top || 0);
 }
 
-function colInLayer(grid, token) {
+function colInLevel(grid, token) {
   return grid.row[token] < 0 ? -1 : grid.col[token] + (grid.views[grid.view[token]].left || 0);
 }
 
-// Both layers in their places on the image: cells of the whole image lie under the smaller ones of its crops.
+// Both levels in their places on the image: cells of the whole image lie under the smaller ones of its crops.
 function stackedGrid(grid) {
-  const layerAt = (token) => grid.views[grid.view[token]].layer || 0;
-  const lowest = Math.min(...layersOf(grid).map((one) => one.layer));
+  const levelAt = (token) => grid.views[grid.view[token]].level || 0;
+  const lowest = Math.min(...levelsOf(grid).map((one) => one.level));
   return {
     ...grid,
-    view: grid.row.map((row, token) => (row < 0 ? -1 : layerAt(token))),
-    row: grid.row.map((_, token) => rowInLayer(grid, token)),
-    col: grid.row.map((_, token) => colInLayer(grid, token)),
-    stacked: grid.row.map((row, token) => row >= 0 && layerAt(token) === lowest),
+    view: grid.row.map((row, token) => (row < 0 ? -1 : levelAt(token))),
+    row: grid.row.map((_, token) => rowInLevel(grid, token)),
+    col: grid.row.map((_, token) => colInLevel(grid, token)),
+    stacked: grid.row.map((row, token) => row >= 0 && levelAt(token) === lowest),
   };
 }
 
@@ -66,8 +66,8 @@ function apartSheet(payload) {
   const GAP = 14;
   const { grid } = payload;
   const shown = grid.views.map((view, at) => ({ ...view, at })).filter((view) => view.rows && view.cols && hasArea(view.seen));
-  const layers = [...new Set(shown.map((view) => view.layer || 0))].sort((a, b) => a - b).map((layer) => {
-    const views = shown.filter((view) => (view.layer || 0) === layer);
+  const levels = [...new Set(shown.map((view) => view.level || 0))].sort((a, b) => a - b).map((level) => {
+    const views = shown.filter((view) => (view.level || 0) === level);
     const lefts = [...new Set(views.map((view) => view.left || 0))].sort((a, b) => a - b);
     const tops = [...new Set(views.map((view) => view.top || 0))].sort((a, b) => a - b);
     const placed = views.map((view) => {
@@ -78,13 +78,13 @@ function apartSheet(payload) {
     return { placed, width: Math.max(...placed.map((p) => p.target[2])), height: Math.max(...placed.map((p) => p.target[3])) };
   });
   // Side by side, or one above the other where the crops are wide: whatever leaves the cells larger.
-  const beside = layers.at(-1).height >= layers.at(-1).width;
+  const beside = levels.at(-1).height >= levels.at(-1).width;
   let [x, y] = [0, 0];
   const pieces = [];
-  layers.forEach((layer) => {
-    layer.placed.forEach((piece) => pieces.push({ ...piece, target: piece.target.map((edge, k) => edge + (k % 2 ? y : x)) }));
-    if (beside) x += layer.width + 2 * GAP;
-    else y += layer.height + 2 * GAP;
+  levels.forEach((level) => {
+    level.placed.forEach((piece) => pieces.push({ ...piece, target: piece.target.map((edge, k) => edge + (k % 2 ? y : x)) }));
+    if (beside) x += level.width + 2 * GAP;
+    else y += level.height + 2 * GAP;
   });
   const size = [0, 1].map((k) => Math.max(...pieces.map((piece) => piece.target[2 + k])));
   const pieceOf = new Map(pieces.map((piece) => [piece.at, piece]));
@@ -115,16 +115,16 @@ function placeOf(payload, token) {
   const { grid, whole } = payload;
   const view = whole.views[whole.view[token]];
   const frames = (view && view.frames) || [];
-  const name = frames.length ? framesWords(frames) : layersOf(whole).length > 1 && view ? layerName(whole, view) : "";
+  const name = frames.length ? framesWords(frames) : levelsOf(whole).length > 1 && view ? levelName(whole, view) : "";
   const here = grid.row[token] >= 0;
   const prefix = name && (!here || payload.named) ? `${name}: ` : "";
   if (whole.row[token] < 0) return `${prefix}a token that is no patch`;
   const padding = hasArea(boxOf(whole, token)) ? "" : " (padding)";
-  return `${prefix}row ${rowInLayer(whole, token)}, column ${colInLayer(whole, token)}${padding}`;
+  return `${prefix}row ${rowInLevel(whole, token)}, column ${colInLevel(whole, token)}${padding}`;
 }
 
-function layerName(grid, view) {
-  return layersOf(grid).find((one) => one.layer === (view.layer || 0)).name.replace(/^\d+ /, "");
+function levelName(grid, view) {
+  return levelsOf(grid).find((one) => one.level === (view.level || 0)).name.replace(/^\d+ /, "");
 }
 
 // Frames are counted from 1 in words.

@@ -4,7 +4,7 @@
 const part = (name) => element.querySelector(`.tv-${name}`);
 const state = {
   payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, dropped: 0.8 },
-  hover: -1, pin: -1, lanes: [], image: null, imageUrl: null, spoken: 0, grid: null, layer: null, plain: null,
+  hover: -1, pin: -1, lanes: [], image: null, imageUrl: null, spoken: 0, grid: null, level: null, plain: null,
   sheets: new Map(), pointed: null,
 };
 
@@ -54,7 +54,7 @@ function drawOverlay() {
 function summary(lane) {
   const stage = lane.data.stages[lane.stageAt];
   const total = state.payload.grid.row.length;
-  const noun = layersOf(state.grid).length > 1 ? "tokens" : "patches"; // of all layers, newlines included
+  const noun = levelsOf(state.grid).length > 1 ? "tokens" : "patches"; // of all levels, newlines included
   if (lane.data.status !== "done") return ["", ""];
   if (!stage) return [`all ${total} ${noun}`, ""];
   const kept = state.view === "dropped" ? lane.data.stages.at(-1).kept : stage.kept;
@@ -93,7 +93,7 @@ function legendEntries(view, stages) {
   if (view === "dropped" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
   if (view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch that carries it"], ["kept", "kept alone"], ["dropped", "dropped"]);
   if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only of the whole image, coarsely"]);
-  if (state.payload.grid.stacked && (view === "score" || view === "dropped")) entries.push(["group", "where layers overlap: the higher"]);
+  if (state.payload.grid.stacked && (view === "score" || view === "dropped")) entries.push(["group", "where levels overlap: the higher"]);
   if (state.plain.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
   return entries;
@@ -219,19 +219,19 @@ function tellStory(payload) {
 
 // Sheets are made once: the frames of a video are gone through again and again.
 function chooseSheet() {
-  const choice = state.plain.video ? film.frame : state.layer;
+  const choice = state.plain.video ? film.frame : state.level;
   if (!state.sheets.has(choice)) state.sheets.set(choice, sheetOf(state.plain, choice));
   state.payload = { ...state.plain, imageSize: state.plain.size, whole: state.grid, ...state.sheets.get(choice) };
   state.lanes.forEach((lane) => placeSheet(lane, state.payload));
 }
 
-function chooseLayer(choice) {
+function chooseLevel(choice) {
   const choices = sheetChoices(state.grid);
-  state.layer = choices.some(({ value }) => value === choice) ? choice : choices.length ? choices[0].value : null;
-  part("layers").hidden = !choices.length;
-  const select = part("layers").querySelector("select");
+  state.level = choices.some(({ value }) => value === choice) ? choice : choices.length ? choices[0].value : null;
+  part("levels").hidden = !choices.length;
+  const select = part("levels").querySelector("select");
   select.replaceChildren(...choices.map(({ value, name }) => Object.assign(make("option", "", name), { value })));
-  select.value = String(state.layer);
+  select.value = String(state.level);
   chooseSheet();
 }
 
@@ -245,7 +245,7 @@ function show(payload) {
   state.grid = payload.grid;
   state.sheets = new Map();
   if (payload.id !== state.id || !payload.video || film.frame >= payload.video.frames.length) film.frame = firstFrame(payload);
-  chooseLayer(payload.id === state.id ? state.layer : null);
+  chooseLevel(payload.id === state.id ? state.level : null);
   payload = state.payload;
   if (payload.id !== state.id) {
     state.id = payload.id;
@@ -291,8 +291,8 @@ part("opacity").querySelector("input").addEventListener("input", (event) => {
   state.opacity[state.view] = Number(event.target.value) / 100;
   redraw();
 });
-part("layers").querySelector("select").addEventListener("change", (event) => {
-  chooseLayer(event.target.value);
+part("levels").querySelector("select").addEventListener("change", (event) => {
+  chooseLevel(event.target.value);
   state.hover = state.pin = -1;
   arrange();
   redrawWithTools();

@@ -126,7 +126,7 @@ def gridded(n_tokens: int, *, whole: bool = False, stages: int = 1, pairs: bool 
     boxes = [
         [0, 0, *size] if whole else [t % cols, t // cols, t % cols + 1, t // cols + 1] for t in range(n_tokens)
     ]  # fmt: skip
-    view = {"name": "image", "rows": rows, "cols": cols, "seen": [0, 0, *size], "layer": 0, "top": 0, "left": 0}
+    view = {"name": "image", "rows": rows, "cols": cols, "seen": [0, 0, *size], "level": 0, "top": 0, "left": 0}
     data["grid"] = {
         "image_size": size, "views": [view], "view": [0] * n_tokens, "row": [t // cols for t in range(n_tokens)],
         "col": [t % cols for t in range(n_tokens)], "box": boxes,
@@ -189,7 +189,7 @@ def film(n_frames: int, size: tuple[int, int], said: tuple[int, int] | None = No
     data["request"] |= {"evidence": [], "evidence_frames": []}
     data["grid"] = {
         "image_size": [width, height], "view": list(range(n_frames)), "row": [0] * n_frames, "col": [0] * n_frames,
-        "views": [{**view, "name": f"frame {i}", "layer": i, "frames": [i]} for i in range(n_frames)],
+        "views": [{**view, "name": f"frame {i}", "level": i, "frames": [i]} for i in range(n_frames)],
         "box": [[0, 0, width, height]] * n_frames,
     }  # fmt: skip
     data["runs"] = data["runs"][:1]
@@ -199,7 +199,7 @@ def film(n_frames: int, size: tuple[int, int], said: tuple[int, int] | None = No
 def counts() -> Iterator[Case]:
     """Too many of something, and as many of it as is allowed."""
     view = base()["grid"]["views"][0]
-    spare = {**view, "name": "spare", "layer": 1}
+    spare = {**view, "name": "spare", "level": 1}
     for count in (512, 16_000, 400_000):
         yield f"{count} views", changed(lambda d, n=count: d["grid"]["views"].extend([spare] * (n - 1)))
     for count in (1_024, 20_000, 400_000):
@@ -271,7 +271,7 @@ def values() -> Iterator[Case]:
     yield "boxes of 1e308", changed(lambda d: d["request"].update(evidence=[[-1e308, -1e308, 1e308, 1e308]]))
     yield "patches of 1e308", changed(lambda d: d["grid"].update(box=[[-1e308, -1e308, 1e308, 1e308]] * 576))
     yield "a view of 1e18 rows", changed(lambda d: d["grid"]["views"][0].update(rows=10**18, cols=10**18))
-    yield "a layer of 2**62", changed(lambda d: d["grid"]["views"][0].update(layer=2**62))
+    yield "a level of 2**62", changed(lambda d: d["grid"]["views"][0].update(level=2**62))
     yield "an image of 1e9 px", changed(lambda d: d["grid"].update(image_size=[10**9, 10**9]))
     yield "no image", changed(lambda d: d["image"].update(base64=""))
     yield "base64 that is none", changed(lambda d: d["image"].update(base64="!" * 4_000_000))

@@ -64,18 +64,18 @@ class BudgetMeanings(Record):
 class GridView(Record):
     """One regular grid of patches: an image, a tile or a frame. ``seen`` is what of the image it covers.
 
-    layer: views of one layer show different parts of the image, side by side, and can be drawn together; an image
-    that is looked at twice, whole (0) and in crops (1), has two layers. top, left: where the view's first row and
-    column lie among the rows and columns of its layer.
+    level: views of one level show different parts of the image, side by side, and can be drawn together; an image
+    that is looked at twice, whole (0) and in crops (1), has two levels. top, left: where the view's first row and
+    column lie among the rows and columns of its level.
     frames: of a video, which of the sampled frames (counted from 0) the view shows, one or several that became one grid
-    (two of Qwen's); then every view is a layer of its own. Empty for images.
+    (two of Qwen's); then every view is a level of its own. Empty for images.
     """
 
     name: str
     rows: int
     cols: int
     seen: Box
-    layer: int = 0
+    level: int = 0
     top: int = 0
     left: int = 0
     frames: Annotated[tuple[int, ...], _FailFast()] = ()
@@ -109,7 +109,7 @@ class TokenGrid(Record):
     @property
     def is_tiled(self) -> bool:
         """Whether the views are a thumbnail and crops of one image."""
-        return not self.is_video and any(view.layer > 0 for view in self.views)
+        return not self.is_video and any(view.level > 0 for view in self.views)
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
@@ -484,7 +484,7 @@ class Comparison(Record):
         view: Literal["kept", "score", "clusters", "dropped"] = "kept",
         methods: Sequence[str] | None = None,
         theme: Literal["light", "dark"] = "light",
-        layer: int | Literal["both"] | None = None,
+        level: int | Literal["both"] | None = None,
         frames: Sequence[int] | None = None,
         dpi: int = 300,
     ) -> Figure:
@@ -495,7 +495,7 @@ class Comparison(Record):
             view: What is drawn of a run: kept tokens, scores, merge groups, or how many stages each token survived.
             methods: Runs beside the unpruned one, by key; None for all.
             theme: Colours of the page.
-            layer: Of an image that is looked at whole and in crops, which of both.
+            level: Of an image that is looked at whole and in crops, which of both.
             frames: Of a video, which of the sampled frames, from 0.
             dpi: Pixels per inch.
 
@@ -504,7 +504,7 @@ class Comparison(Record):
         from .viz.figures import comparison_figure, save_figure
 
         options: dict[str, Any] = {
-            "view": view, "methods": methods, "theme": theme, "layer": layer, "frames": frames, "dpi": dpi,
+            "view": view, "methods": methods, "theme": theme, "level": level, "frames": frames, "dpi": dpi,
         }  # fmt: skip
         if path is not None:
             save_figure(self, path, **options)

@@ -212,7 +212,7 @@ def _request(comparison: Any) -> dict[str, Any]:
     return {
         "decisions": {
             "size": grid.image_size,
-            "views": [[v.rows, v.cols, v.layer, v.top, v.left, v.frames] for v in grid.views],
+            "views": [[v.rows, v.cols, v.level, v.top, v.left, v.frames] for v in grid.views],
             "cells": [grid.view, grid.row, grid.col],
             "text": comparison.text_tokens,
             "evidence": evidence_tokens(grid, request.evidence, request.evidence_frames),

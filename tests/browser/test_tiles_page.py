@@ -62,12 +62,12 @@ def told(page, x, y, lane=1):
     return page.locator(".tv-where").nth(lane).inner_text()
 
 
-def expected(x, y, layer):
-    """Row and column among the layer's cells of the patch that shows this place."""
+def expected(x, y, level):
+    """Row and column among the level's cells of the patch that shows this place."""
     for token, box in enumerate(GRID.box):
         view = GRID.views[GRID.view[token]]
         place = (x * SIZE[0], y * SIZE[1])
-        if box and view.layer == layer and box[0] <= place[0] < box[2] and box[1] <= place[1] < box[3]:
+        if box and view.level == level and box[0] <= place[0] < box[2] and box[1] <= place[1] < box[3]:
             return f"row {GRID.row[token] + view.top}, column {GRID.col[token] + view.left}"
     raise AssertionError("nothing is seen there")
 
@@ -90,7 +90,7 @@ def test_crops_are_drawn_as_one_grid_and_the_thumbnail_on_demand(page):
         assert told(page, x, y).startswith(expected(x, y, 0)), (x, y)
     page.mouse.move(5, 5)
     for place, colour in crops.items():
-        assert page.evaluate(PIXELS, place) != colour, "kept in one layer, dropped in the other"
+        assert page.evaluate(PIXELS, place) != colour, "kept in one level, dropped in the other"
     choose(page, "4 crops")
     assert {place: page.evaluate(PIXELS, place) for place in crops} == crops
 
@@ -104,12 +104,12 @@ def colourfulness(page, x, y, lane=1):
     return max(rgb) - min(rgb)
 
 
-def test_both_layers_on_the_image_show_what_no_token_shows_any_more(page):
+def test_both_levels_on_the_image_show_what_no_token_shows_any_more(page):
     """Four quarters: kept in both, in the thumbnail alone (above right), in the crops alone, in neither."""
     choose(page, "both, on the image")
     page.mouse.move(5, 5)
     assert "kept only of the whole image" in page.locator(".tv-legend").inner_text()
-    # Spots within one cell of both layers, away from all lines: what is drawn there, and what the image shows.
+    # Spots within one cell of both levels, away from all lines: what is drawn there, and what the image shows.
     spots = {"both": (0.21, 0.27), "coarse": (0.71, 0.27), "fine": (0.21, 0.73), "neither": (0.71, 0.73)}
     change = {
         name: np.mean([abs(brightness(page, x + dx, y + dy) - brightness(page, x + dx, y + dy, lane=0))
@@ -156,7 +156,7 @@ def test_arrows_walk_across_the_seam_of_two_crops(page):
     assert cells == [f"row 0, column {column}" for column in range(14)]
 
 
-def test_merging_over_both_layers_draws_only_what_lies_in_one(page):
+def test_merging_over_both_levels_draws_only_what_lies_in_one(page):
     page.get_by_label("Clusters", exact=True).check(force=True)
     for name in ("4 crops", "whole image", "both, on the image", "as the model gets them"):
         choose(page, name)
@@ -174,7 +174,7 @@ def test_nothing_of_the_image_is_called_unseen(page):
         assert page.locator(".tv-where").nth(1).inner_text().startswith(str(len(tiled().runs[1].stages[0].kept)))
 
 
-def test_an_image_without_crops_has_no_choice_of_layers(browser):
+def test_an_image_without_crops_has_no_choice_of_levels(browser):
     plain = browser.new_page()
     plain.set_content(document(comparison(*SIZE)))
     plain.wait_for_function("document.querySelectorAll('.tv-canvas').length > 1")

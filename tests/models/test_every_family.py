@@ -64,7 +64,7 @@ def test_a_folder_is_loaded_as_its_family(asked):
         assert N_FRAMES <= len(comparison.video.frames) <= N_FRAMES + 1
         shown = [frame for view in comparison.grid.views for frame in view.frames]
         assert shown == list(range(len(comparison.video.frames)))
-        assert [view.layer for view in comparison.grid.views] == list(range(len(comparison.grid.views)))
+        assert [view.level for view in comparison.grid.views] == list(range(len(comparison.grid.views)))
 
 
 def test_every_method_runs_or_says_what_the_model_lacks(asked):

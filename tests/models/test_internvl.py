@@ -78,7 +78,7 @@ def test_each_token_sees_the_middle_of_its_box(size):
     ]
     for number, view in enumerate(grid.views):
         mine = np.array([box for box, v in zip(grid.box, grid.view, strict=True) if v == number])
-        assert view.layer == min(number, 1) and view.seen == pytest.approx((*mine[:, :2].min(0), *mine[:, 2:].max(0)))
+        assert view.level == min(number, 1) and view.seen == pytest.approx((*mine[:, :2].min(0), *mine[:, 2:].max(0)))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -219,7 +219,7 @@ def test_cls_ranked_methods_rank_by_the_mean_of_four_patches(vlm):
     comparison = tokviz.compare(vlm, input_image, "what ?", ["fastervlm", "visionzip", "globalcom2"], budget=6,
                                 max_new_tokens=1)  # fmt: skip
     grid = comparison.grid
-    assert [view.layer for view in grid.views] == [0, 1, 1] and grid.view == sorted([1, 2] * 4) + [0] * 4
+    assert [view.level for view in grid.views] == [0, 1, 1] and grid.view == sorted([1, 2] * 4) + [0] * 4
     pixels = vlm.processor.image_processor(input_image, crop_to_patches=True, return_tensors="pt")["pixel_values"]
     attention = CASE.by_hand(vlm.model, pixels)[CASE.vision[0]].detach()
     cells = CASE.layout("image", input_image.size, 1)

@@ -113,7 +113,7 @@ def test_tokens_are_as_many_as_the_processor_says_and_as_the_model_packs():
 
 
 def test_crops_are_stitched_to_one_grid_that_shows_the_whole_image():
-    """Layer 1 is drawn as one: its cells are a full rectangle, and their boxes tile the image without overlap."""
+    """Level 1 is drawn as one: its cells are a full rectangle, and their boxes tile the image without overlap."""
     for size in [(300, 200), (200, 300), (640, 180), (101, 333), (500, 500)]:
         grid = tile_grid(size, BIG, BIG_SIDE, PATCH)
         told = geometry_of(grid)
@@ -129,7 +129,7 @@ def test_crops_are_stitched_to_one_grid_that_shows_the_whole_image():
         assert area == pytest.approx(size[0] * size[1], rel=1.5 / min(rows, cols))
         for number, view in enumerate(grid.views):
             mine = np.array([box for box, v in zip(grid.box, grid.view, strict=True) if v == number and box])
-            assert view.rows * view.cols == len(mine) and view.layer == min(number, 1)
+            assert view.rows * view.cols == len(mine) and view.level == min(number, 1)
             if len(mine):
                 assert view.seen == pytest.approx((*mine[:, :2].min(0), *mine[:, 2:].max(0)))
         assert grid.views[0].seen == (0, 0, *size)

@@ -71,7 +71,7 @@ def test_each_token_sees_the_middle_of_its_box_in_its_frame(family, size):
         assert blue == pytest.approx(grid.view[token] / 3, abs=1e-4)
     for number, view in enumerate(grid.views):
         mine = np.array([grid.box[token] for token in patches if grid.view[token] == number])
-        assert (view.rows, view.cols, view.layer) == (n, n, number)
+        assert (view.rows, view.cols, view.level) == (n, n, number)
         assert view.seen == pytest.approx((*mine[:, :2].min(0), *mine[:, 2:].max(0)))
         assert min(view.seen[2] - view.seen[0], view.seen[3] - view.seen[1]) == pytest.approx(min(size), rel=0.02)
 

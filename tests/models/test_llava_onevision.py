@@ -95,7 +95,7 @@ def test_each_token_sees_the_middle_of_its_box(size, settings):
 
 
 def test_boxes_of_a_shrunk_grid_lie_side_by_side():
-    """Layer 1 is drawn as one: a full rectangle of cells whose boxes do not overlap and leave only what nobody sees."""
+    """Level 1 is drawn as one: a full rectangle of cells whose boxes do not overlap and leave only what nobody sees."""
     side, patch, tiles, most = SETTINGS["real"]
     for size in [(2300, 1500), (700, 2200), (2000, 2000)]:
         grid = tile_grid(size, pinpoints_to(tiles, side), side, patch, most)
@@ -112,7 +112,7 @@ def test_boxes_of_a_shrunk_grid_lie_side_by_side():
         assert area == pytest.approx(size[0] * size[1] * (378 / 384) ** 2, rel=0.02)
         for number, view in enumerate(grid.views):
             mine = np.array([box for box, v in zip(grid.box, grid.view, strict=True) if v == number and box])
-            assert view.rows * view.cols == len(mine) and view.layer == min(number, 1)
+            assert view.rows * view.cols == len(mine) and view.level == min(number, 1)
             assert not len(mine) or view.seen == pytest.approx((*mine[:, :2].min(0), *mine[:, 2:].max(0)))
 
 

@@ -85,7 +85,7 @@ def test_each_token_sees_the_middle_of_its_box(kind, size):
 def test_boxes_tile_the_whole_image_and_frames_lie_over_each_other():
     grid = merged_patch_grid((300, 200), 4, 6, frames=[(0, 1), (2, 3), (4,)])
     assert [view.name for view in grid.views] == ["frames 1 and 2", "frames 3 and 4", "frame 5"]
-    assert grid.is_video and not grid.is_tiled and [view.layer for view in grid.views] == [0, 1, 2]
+    assert grid.is_video and not grid.is_tiled and [view.level for view in grid.views] == [0, 1, 2]
     assert grid.n_tokens == 72 and grid.view.count(1) == 24 and grid.box[:24] == grid.box[24:48]
     assert sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in grid.box[:24]) == pytest.approx(300 * 200)
 

@@ -117,7 +117,7 @@ boxes = st.tuples(edges, edges, edges, edges)
 def test_evidence_is_found_as_one_by_one(data):
     n_views, is_video = data.draw(st.integers(1, 4)), data.draw(st.booleans())
     views = [
-        GridView(name="", rows=4, cols=4, seen=(0, 0, 9, 9), layer=i, frames=(2 * i, 2 * i + 1) if is_video else ())
+        GridView(name="", rows=4, cols=4, seen=(0, 0, 9, 9), level=i, frames=(2 * i, 2 * i + 1) if is_video else ())
         for i in range(n_views)
     ]
     drawn = data.draw(st.lists(st.tuples(st.integers(0, n_views - 1), st.none() | boxes), max_size=12))
@@ -132,7 +132,7 @@ def test_evidence_is_found_as_one_by_one(data):
 
 def test_many_views_and_boxes_cost_their_sum_and_not_their_product():
     grid = centre_crop_grid((480, 480), 336, 336, 14)
-    views = [grid.views[0], *[grid.views[0].model_copy(update={"layer": 1})] * 15_999]
+    views = [grid.views[0], *[grid.views[0].model_copy(update={"level": 1})] * 15_999]
     wide = grid.model_copy(update={"views": views})
     began = time.process_time()
     assert evidence_tokens(wide, [(i / 1e4, 0.0, 30.0, 30.0) for i in range(20_000)]) == [0, 1, 24, 25]

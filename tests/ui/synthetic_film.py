@@ -53,7 +53,7 @@ def film_grid(
     for number in range(n_frames // together):
         frames = tuple(range(number * together, (number + 1) * together))
         name = f"frame {frames[0] + 1}" if together == 1 else f"frames {frames[0] + 1} and {frames[-1] + 1}"
-        views.append(GridView(name=name, rows=rows, cols=cols, seen=(0, 0, width, height), layer=number, frames=frames))
+        views.append(GridView(name=name, rows=rows, cols=cols, seen=(0, 0, width, height), level=number, frames=frames))
         for r in range(rows):
             for c in range(cols):
                 view.append(number)

@@ -84,7 +84,7 @@ def test_an_image_has_no_video_in_its_payload():
     assert payload["video"] is None and payload["evidence_frames"] == []
 
 
-@pytest.mark.parametrize("change", ["next frame", "frame left out", "two views of a frame", "size", "time", "layers"])
+@pytest.mark.parametrize("change", ["next frame", "frame left out", "two views of a frame", "size", "time", "levels"])
 def test_frames_that_cannot_be_drawn_are_refused(session, change):
     grid, video = session.grid, session.video
     views = grid.views
@@ -93,7 +93,7 @@ def test_frames_that_cannot_be_drawn_are_refused(session, change):
         "next frame": [view.model_copy(update={"frames": (view.frames[0] + 1,)}) for view in views],
         "frame left out": [*views[:-1], views[-1].model_copy(update={"frames": ()})],
         "two views of a frame": [*views[:-1], views[-1].model_copy(update={"frames": (0,)})],
-        "layers": [view.model_copy(update={"layer": 0}) for view in views],
+        "levels": [view.model_copy(update={"level": 0}) for view in views],
     }.get(change, views)
     other = {
         "size": [*frames[:-1], frames[-1].model_copy(update={"image": comparison().image})],
@@ -185,12 +185,12 @@ def test_examples_find_their_clip(tmp_path, session, clip):
     assert load_examples(tmp_path)[0].clip == folder / "clip.mp4"
 
 
-def test_the_export_asks_for_layers_of_tiles_and_frames_of_videos(session, tiles):
-    layer, frames = files.figure_choices(tiles)
-    assert layer["choices"] == [("both, on the image", "both"), ("whole image", "0"), ("4 crops", "1")]
-    assert layer["visible"] and layer["value"] == "both" and not frames["visible"]
-    layer, frames = files.figure_choices(session)
-    assert frames["visible"] and not layer["visible"]
+def test_the_export_asks_for_levels_of_tiles_and_frames_of_videos(session, tiles):
+    level, frames = files.figure_choices(tiles)
+    assert level["choices"] == [("both, on the image", "both"), ("whole image", "0"), ("4 crops", "1")]
+    assert level["visible"] and level["value"] == "both" and not frames["visible"]
+    level, frames = files.figure_choices(session)
+    assert frames["visible"] and not level["visible"]
     for nothing in (comparison(), None):
         assert not any(choice["visible"] for choice in files.figure_choices(nothing))
 
@@ -205,9 +205,9 @@ def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkey
         "tokviz.viz.figures.save_figure", lambda comparison, path, **options: asked.append(options) or path
     )
     tiles = tiles.model_copy(update={"runs": comparison(480, 300).runs})
-    for shown, layer, frames in ((tiles, "both", ""), (tiles, "1", "3"), (session, None, "1, 5 2"), (session, "0", "")):
-        act.figure(key_of(shown), "kept", layer, frames)
-    wanted = [{"layer": "both"}, {"layer": 1}, {"frames": [0, 4, 1]}, {}]
+    for shown, level, frames in ((tiles, "both", ""), (tiles, "1", "3"), (session, None, "1, 5 2"), (session, "0", "")):
+        act.figure(key_of(shown), "kept", level, frames)
+    wanted = [{"level": "both"}, {"level": 1}, {"frames": [0, 4, 1]}, {}]
     assert asked[::3] == [{"view": "kept", **options} for options in wanted]
 
 

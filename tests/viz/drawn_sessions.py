@@ -140,7 +140,7 @@ def film(kept, *, n_frames=4, together=1, evidence=(), evidence_frames=(), other
     views, columns = [], []
     for number in range(n_frames // together):
         frames = tuple(range(number * together, (number + 1) * together))
-        views.append(base.views[0].model_copy(update={"name": f"frame {number}", "layer": number, "frames": frames}))
+        views.append(base.views[0].model_copy(update={"name": f"frame {number}", "level": number, "frames": frames}))
         columns += [(number, *place) for place in zip(base.row, base.col, base.box, strict=True)]
         columns += [(number, -1, -1, None)] if others else []
     view, row, col, box = (list(values) for values in zip(*columns, strict=True))
@@ -161,8 +161,8 @@ def tiled(kept_coarse, kept_fine):
     """A 12 x 12 px image looked at twice: one patch of the whole (token 0) and 2 x 2 patches of a crop (1 to 4)."""
     fine = square_grid((12, 12), 2, 6)
     views = [
-        GridView(name="whole image", rows=1, cols=1, seen=(0, 0, 12, 12), layer=0),
-        fine.views[0].model_copy(update={"name": "crop", "layer": 1}),
+        GridView(name="whole image", rows=1, cols=1, seen=(0, 0, 12, 12), level=0),
+        fine.views[0].model_copy(update={"name": "crop", "level": 1}),
     ]
     grid = TokenGrid(
         image_size=(12, 12), views=views, view=[0, 1, 1, 1, 1], row=[0, *fine.row], col=[0, *fine.col],

@@ -249,7 +249,7 @@ def test_saving_goes_by_suffix_and_says_what_is_wrong(session, tmp_path):
         ({"view": "heat"}, "view must be one of"),
         ({"theme": "pink"}, "theme must be one of"),
         ({"methods": ["vtw"]}, "no run of 'vtw'"),
-        ({"layer": 4}, "no layer 4"),
+        ({"level": 4}, "no level 4"),
     ):
         with pytest.raises(BadInput, match=sentence):
             comparison_figure(session, **options)

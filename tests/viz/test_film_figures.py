@@ -1,4 +1,4 @@
-"""Frames of a video and both layers of a tiled image, drawn: exact pixels, the choice of frames, the figure."""
+"""Frames of a video and both levels of a tiled image, drawn: exact pixels, the choice of frames, the figure."""
 
 import numpy as np
 import pytest
@@ -149,13 +149,13 @@ def test_a_lane_that_failed_has_its_row_and_its_sentence():
     [
         (lambda: comparison_figure(film([0]), frames=[4]), "numbers from 0 to 3"),
         (lambda: comparison_figure(film([0]), frames=[]), "numbers from 0 to 3"),
-        (lambda: comparison_figure(film([0]), layer=1), "choose frames"),
+        (lambda: comparison_figure(film([0]), level=1), "choose frames"),
         (lambda: comparison_figure(tiny(), frames=[0]), "no frames"),
         (lambda: open_canvas(film([0]), frame=9), "there is no frame 9"),
         (lambda: open_canvas(film([0]), frame=-1), "there is no frame -1"),
-        (lambda: open_canvas(film([0]), layer=1), "choose a frame"),
+        (lambda: open_canvas(film([0]), level=1), "choose a frame"),
         (lambda: open_canvas(tiny(), frame=0), "no frames"),
-        (lambda: open_canvas(tiny(), layer="both"), "looked at twice"),
+        (lambda: open_canvas(tiny(), level="both"), "looked at twice"),
     ],
 )
 def test_what_is_not_there_is_refused_with_a_sentence(make, message):
@@ -163,11 +163,11 @@ def test_what_is_not_there_is_refused_with_a_sentence(make, message):
         make()
 
 
-# --- both layers of a tiled image ---------------------------------------------------------------------------------
+# --- both levels of a tiled image ---------------------------------------------------------------------------------
 
 
 def both(session):
-    return open_canvas(session, layer="both")
+    return open_canvas(session, level="both")
 
 
 def test_what_only_the_whole_image_shows_is_half_veiled():
@@ -184,13 +184,13 @@ def test_what_only_the_whole_image_shows_is_half_veiled():
 def test_of_two_scores_at_a_place_the_higher_is_seen():
     session = tiled([0], [2, 4])
     drawn = score_overlay(session, session.runs[1], canvas=both(session))
-    crops = score_overlay(session, session.runs[1], canvas=open_canvas(session, layer=1))
-    whole = score_overlay(session, session.runs[1], canvas=open_canvas(session, layer=0))
+    crops = score_overlay(session, session.runs[1], canvas=open_canvas(session, level=1))
+    whole = score_overlay(session, session.runs[1], canvas=open_canvas(session, level=0))
     # Scores: the whole image 0.5; its crops 0, 1 above and 0.25, 0.75 below.
     for place, source in {(0, 0): whole, (0, 1): crops, (1, 0): whole, (1, 1): crops}.items():
         assert middle(drawn, *place) == middle(source, *place), place
 
 
-def test_the_figure_of_both_layers_says_what_half_veiled_means():
-    assert any("coarsely" in line for line in words(comparison_figure(tiled([0], [2]), layer="both", dpi=60)))
-    assert not any("coarsely" in line for line in words(comparison_figure(tiled([0], [2]), layer=0, dpi=60)))
+def test_the_figure_of_both_levels_says_what_half_veiled_means():
+    assert any("coarsely" in line for line in words(comparison_figure(tiled([0], [2]), level="both", dpi=60)))
+    assert not any("coarsely" in line for line in words(comparison_figure(tiled([0], [2]), level=0, dpi=60)))

@@ -283,7 +283,7 @@ def test_what_cannot_be_drawn_is_refused_with_a_sentence():
         (lambda: cluster_overlay(session, pruned), "merges nothing"),
         (lambda: kept_overlay(session, pruned, stage=3), "no stage 3"),
         (lambda: score_overlay(session, session.runs[0]), "0 pruning stage"),
-        (lambda: open_canvas(session, layer=1), "no layer 1"),
+        (lambda: open_canvas(session, level=1), "no level 1"),
     ):
         with pytest.raises(BadInput, match=words):
             draw()

@@ -134,7 +134,7 @@ def frame_by_frame(one: TokenGrid, n_frames: int, with_cls: bool = False) -> Tok
     return TokenGrid(
         image_size=one.image_size,
         views=[
-            GridView(name=f"frame {i + 1}", rows=view.rows, cols=view.cols, seen=view.seen, layer=i, frames=(i,))
+            GridView(name=f"frame {i + 1}", rows=view.rows, cols=view.cols, seen=view.seen, level=i, frames=(i,))
             for i in range(n_frames)
         ],
         view=[frame for frame in range(n_frames) for _ in range(cls + one.n_tokens)],

@@ -190,7 +190,7 @@ def _even(length: int) -> int:
 def shuffled_grid(image_size: tuple[int, int], high: int, wide: int, side: int, cell: int) -> TokenGrid:
     """Geometry of ``high x wide`` crops (rows of the image first), then the image as a whole, all squeezed to fit.
 
-    View 0 is the whole image (layer 0), whose tokens come last; the crops follow (layer 1). Args: side of an image
+    View 0 is the whole image (level 0), whose tokens come last; the crops follow (level 1). Args: side of an image
     and of a token's cell in its px; what is left of ``side`` behind the last cell is seen by nobody.
     """
     width, height = image_size
@@ -210,7 +210,7 @@ def shuffled_grid(image_size: tuple[int, int], high: int, wide: int, side: int, 
     for row in range(high):
         for col in range(wide):
             name, image = f"crop in row {row + 1}, column {col + 1}", seen(row, col, high, wide)
-            views.append(GridView(name=name, rows=n, cols=n, seen=image, layer=1, top=row * n, left=col * n))
+            views.append(GridView(name=name, rows=n, cols=n, seen=image, level=1, top=row * n, left=col * n))
     order = [*range(1, len(views)), 0]
     cells = [(view, row, col) for view in order for row in range(n) for col in range(n)]
     return token_grid(

@@ -260,7 +260,7 @@ def merged_patch_grid(
     """
     width, height = image_size
     views = [
-        GridView(name=_name(shown), rows=rows, cols=columns, seen=(0.0, 0.0, width, height), layer=i, frames=shown)
+        GridView(name=_name(shown), rows=rows, cols=columns, seen=(0.0, 0.0, width, height), level=i, frames=shown)
         for i, shown in enumerate(frames)
     ]
 

@@ -206,7 +206,7 @@ def tile_grid(
     patch: int,
     most_crops: int | None = None,
 ) -> TokenGrid:
-    """Geometry of an image of ``(width, height)`` px: layer 0 is the thumbnail, layer 1 the crops.
+    """Geometry of an image of ``(width, height)`` px: level 0 is the thumbnail, level 1 the crops.
 
     Args: pinpoints: ``(height, width)`` of the copies that crops may be cut from; side, patch: px of tile and patch;
     most_crops: of how many crops' area the stitched grid may be before it is shrunk, None for any.
@@ -242,7 +242,7 @@ def _crop_view(canvas: Canvas, crop: int) -> GridView:
         rows=len(rows) if cols else 0,
         cols=len(cols) if rows else 0,
         seen=canvas.seen(rows, cols),
-        layer=1,
+        level=1,
         top=rows.start,
         left=cols.start,
     )

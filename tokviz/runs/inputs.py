@@ -115,7 +115,7 @@ def grid_of(vlm: VisionLanguageModel, media: InputImage | Video) -> TokenGrid:
 
 
 def geometry_of(grid: TokenGrid) -> Geometry:
-    """What the engine may know of a grid: the view and the cell of each token, cells counted in the view's layer."""
+    """What the engine may know of a grid: the view and the cell of each token, cells counted in the view's level."""
     import torch
 
     from ..engine import Geometry

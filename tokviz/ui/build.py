@@ -124,7 +124,7 @@ def build_page(
         form.image.upload(check, form.image, [form.image, notice], **{**_CHEAP, "concurrency_limit": None})
         choose = with_sentences(act.model_chosen)
         form.model.change(choose, form.model, [form.menu, form.facts], queue=False, **_QUIET)
-        drawn = [key, tabs.figure_view, tabs.figure_layer, tabs.figure_frames]
+        drawn = [key, tabs.figure_view, tabs.figure_level, tabs.figure_frames]
         draw = with_sentences(act.figure)
         tabs.figure.click(draw, drawn, [tabs.figure_files, notice], api_visibility="private", concurrency_limit=2)
         again = with_sentences(lambda key, name: act.show_again(form, key, name))
@@ -260,7 +260,7 @@ class _Tabs:
     opener: FileButton
     figure: gr.Button
     figure_view: gr.Dropdown
-    figure_layer: gr.Dropdown
+    figure_level: gr.Dropdown
     figure_frames: gr.Textbox
     figure_files: gr.File
 
@@ -287,14 +287,14 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
                 opener = FileButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
             with gr.Column(min_width=200):
                 view = gr.Dropdown(text.FIGURE_VIEWS, value="kept", label="View", filterable=False)
-                layer_choices, frames_choice = figure_choices(first)
-                layer = gr.Dropdown(label="Tokens of", filterable=False, **layer_choices)
+                level_choices, frames_choice = figure_choices(first)
+                level = gr.Dropdown(label="Tokens of", filterable=False, **level_choices)
                 frames = gr.Textbox(
                     label="Frames", placeholder="at most 8, evenly", info="Numbers such as 1, 4, 9", **frames_choice
                 )
                 make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
                 files = gr.File(label="Figure", interactive=False, visible=False, elem_id="tokviz-figure-files")
-    return _Tabs(table, session, opener, make, view, layer, frames, files)
+    return _Tabs(table, session, opener, make, view, level, frames, files)
 
 
 def _method_notes(pruners: Sequence[Pruner]) -> str:

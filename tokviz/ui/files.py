@@ -34,7 +34,7 @@ _MIME_TYPES = {".webm": "video/webm", ".mov": "video/quicktime"}
 _DISPLAY_SIDE = 1200
 _FRAME_SIDE = 720
 """Of a video many frames are shown at once, none of them alone."""
-_BOTH_LAYERS = "both"
+_BOTH_LEVELS = "both"
 _MOST_VALUES = 200_000
 
 
@@ -190,11 +190,11 @@ def fitting_model(chosen: str, comparison: Comparison) -> str | None:
 
 
 def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the export's fields for layers (of a tiled image) and frames (of a video), else hidden."""
+    """Settings of the export's fields for levels (of a tiled image) and frames (of a video), else hidden."""
     grid = None if comparison is None else comparison.grid
-    choices = [("both, on the image", _BOTH_LAYERS), *layer_names(grid)] if grid is not None and grid.is_tiled else []
-    layer = {"choices": choices, "value": choices[0][1] if choices else None, "visible": bool(choices)}
-    return layer, {"value": "", "visible": grid is not None and grid.is_video}
+    choices = [("both, on the image", _BOTH_LEVELS), *level_names(grid)] if grid is not None and grid.is_tiled else []
+    level = {"choices": choices, "value": choices[0][1] if choices else None, "visible": bool(choices)}
+    return level, {"value": "", "visible": grid is not None and grid.is_video}
 
 
 @functools.lru_cache(maxsize=256)
@@ -203,20 +203,20 @@ def choices_of(session: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     return figure_choices(read_session(session) if session else None)
 
 
-def layer_names(grid: TokenGrid) -> list[tuple[str, str]]:
-    """``(name, number)`` of each layer of a tiled image, as the patch view calls them."""
-    layers = sorted({view.layer for view in grid.views})
-    names = [[view.name for view in grid.views if view.layer == layer] for layer in layers]
+def level_names(grid: TokenGrid) -> list[tuple[str, str]]:
+    """``(name, number)`` of each level of a tiled image, as the patch view calls them."""
+    levels = sorted({view.level for view in grid.views})
+    names = [[view.name for view in grid.views if view.level == level] for level in levels]
     return [
-        (views[0] if len(views) == 1 else f"{len(views)} crops", str(layer))
-        for layer, views in zip(layers, names, strict=True)
+        (views[0] if len(views) == 1 else f"{len(views)} crops", str(level))
+        for level, views in zip(levels, names, strict=True)
     ]
 
 
-def figure_options(comparison: Comparison, layer: str | None, frames: str) -> dict[str, Any]:
+def figure_options(comparison: Comparison, level: str | None, frames: str) -> dict[str, Any]:
     """What the export's fields ask for, as arguments of ``render.figure``. Raises BadInput for what is no number."""
-    if comparison.grid.is_tiled and layer:
-        return {"layer": layer if layer == _BOTH_LAYERS else int(layer)}
+    if comparison.grid.is_tiled and level:
+        return {"level": level if level == _BOTH_LEVELS else int(level)}
     if not comparison.grid.is_video or not frames.strip():
         return {}
     numbers = frames.replace(",", " ").split()

@@ -356,10 +356,10 @@ class Handlers:
         return [gr.skip()] * (4 + len(form.inputs))
 
     def figure_controls(self, key: str) -> list[Any]:
-        """What there is to choose of what is shown. Outputs: layer, frames."""
+        """What there is to choose of what is shown. Outputs: level, frames."""
         return [gr.update(**choice) for choice in choices_of(self._shown_file(key))]
 
-    def figure(self, key: str, view: str, layer: str | None, frames: str) -> list[Any]:
+    def figure(self, key: str, view: str, level: str | None, frames: str) -> list[Any]:
         """What is shown as a figure of one view. Outputs: files, notice."""
         session = self._shown_file(key)
         if session is None:
@@ -368,7 +368,7 @@ class Handlers:
 
         try:
             comparison = read_session(session)
-            options = {"view": view, **figure_options(comparison, layer, frames)}
+            options = {"view": view, **figure_options(comparison, level, frames)}
             draw = functools.partial(save_figure, comparison, **options)
             # Asked for again it is the same file: the session's name, too, follows from its content.
             name = hashlib.sha256(repr((session, sorted(options.items()))).encode()).hexdigest()

@@ -307,13 +307,13 @@ def _check_frames(comparison: Comparison) -> None:
     n_frames = len(video.frames)
     sizes = {(frame.image.width, frame.image.height) for frame in video.frames}
     shown = [frame for view in grid.views for frame in view.frames]
-    layers = {view.layer for view in grid.views}
+    levels = {view.level for view in grid.views}
     if (
         not 0 < n_frames <= MAX_FRAMES
         or sizes != {grid.image_size}
         or sorted(shown) != list(range(n_frames))
         or not all(view.frames for view in grid.views)
-        or len(layers) != len(grid.views)
+        or len(levels) != len(grid.views)
         or not all(math.isfinite(frame.time_s) and 0 <= frame.time_s <= MAX_SECONDS for frame in video.frames)
         or not math.isfinite(video.duration_s)
     ):

@@ -22,7 +22,7 @@ from .film import film_figure
 from .format import plain_text
 from .palette import THEMES, Theme, ThemeName
 from .panels import VIEWS, Panel, View, chosen_runs, footer, legend_items, make_panel, verdict_color
-from .raster import Canvas, Layer, open_canvas
+from .raster import Canvas, Level, open_canvas
 from .sheet import (
     FAMILIES,
     MARGIN,
@@ -75,7 +75,7 @@ def comparison_figure(
     view: View = "kept",
     methods: Sequence[str] | None = None,
     theme: ThemeName = "light",
-    layer: Layer = None,
+    level: Level = None,
     frames: Sequence[int] | None = None,
     dpi: int = DPI,
 ) -> Figure:
@@ -83,7 +83,7 @@ def comparison_figure(
 
     Args: view ``"kept"``, ``"score"``, ``"clusters"`` or ``"dropped"``, how many stages each token survived (a method
     without a score, merges or a second stage shows what it kept, and says so); methods which runs beside the unpruned
-    one (None: all); layer what of the grid is drawn (None: the last, see ``GridView``; ``"both"`` layers of an image
+    one (None: all); level what of the grid is drawn (None: the last, see ``GridView``; ``"both"`` levels of an image
     that is looked at whole and in crops); frames of a video, from 0 (None: at most 8, evenly, evidence among them), in
     columns, a row per method; dpi pixels per inch of the images inside (figures are 4 to 11.5 inches wide). Raises
     BadInput for anything unknown.
@@ -94,13 +94,13 @@ def comparison_figure(
         raise BadInput(f"The theme must be one of {', '.join(THEMES)}, not {theme!r}.")
     runs = chosen_runs(comparison, None if methods is None else list(methods))
     if comparison.video is not None:
-        if layer is not None:
-            raise BadInput("A video is drawn frame by frame: choose frames, not a layer.")
+        if level is not None:
+            raise BadInput("A video is drawn frame by frame: choose frames, not a level.")
         return film_figure(comparison, runs, view, THEMES[theme], frames, dpi)
     if frames is not None:
         raise BadInput("This comparison is about an image; it has no frames to choose from.")
     layout = _Layout(comparison, len(runs), dpi)
-    canvas = open_canvas(comparison, layer=layer, long_side=layout.long_side)
+    canvas = open_canvas(comparison, level=level, long_side=layout.long_side)
     panels = [make_panel(canvas, run, view) for run in runs]
     return _draw(layout, canvas, panels, THEMES[theme], dpi)
 

@@ -1,7 +1,7 @@
 """One run drawn on the image: what it kept, its scores, its merge groups. Pure: same comparison, same pixels.
 
 All images are ``(height, width, 3)`` uint8 RGB at the image's own resolution; give ``canvas=open_canvas(comparison,
-layer=…, frame=…, long_side=…)`` for another size, another layer of the grid or frame of a video, or to decode the
+level=…, frame=…, long_side=…)`` for another size, another level of the grid or frame of a video, or to decode the
 image once for several overlays. ``stage`` counts like a Python index (-1: after the last stage). What the model never
 saw is veiled white and hatched; the evidence is boxed in dashes.
 """
@@ -105,7 +105,7 @@ def kept_overlay(
 
     Kept tokens from which approximation-error methods reconstruct the others (``kept_basis``) are outlined in gold.
 
-    With both layers of a tiled image, what only a patch of the whole image shows is veiled by half, and outlined
+    With both levels of a tiled image, what only a patch of the whole image shows is veiled by half, and outlined
     in black and white.
     """
     if not run.stages:
@@ -166,7 +166,7 @@ def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int]) -> Pixels:
     pixels, raster = canvas.pixels, canvas.raster
     shares = np.append(_map_shares(values, raster.n_tokens), np.nan)
     here = shares[raster.owner]
-    if canvas.coarse is not None:  # the higher of both layers
+    if canvas.coarse is not None:  # the higher of both levels
         here = np.fmax(here, shares[canvas.coarse.owner])
     colors = matplotlib.colormaps[palette.HEAT_MAP](np.nan_to_num(here, nan=0.0))[..., :3] * 255
     known = ~np.isnan(here)

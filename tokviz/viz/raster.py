@@ -26,9 +26,9 @@ from . import palette
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 MOST_OVERLAP = 4
-"""Patches of one layer lie side by side; together they cover at most so many times the image."""
-Layer = int | Literal["both"] | None
-"""Which layer of a tiled image's grid is drawn; None for the last, which is the finest."""
+"""Patches of one level lie side by side; together they cover at most so many times the image."""
+Level = int | Literal["both"] | None
+"""Which level of a tiled image's grid is drawn; None for the last, which is the finest."""
 
 
 def image_pixels(record: ImageRecord, long_side: int | None = None) -> Pixels:
@@ -51,10 +51,10 @@ def scaled_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PatchRaster:
-    """Which patch each pixel shows, for one layer of the grid (see ``GridView``).
+    """Which patch each pixel shows, for one level of the grid (see ``GridView``).
 
     Shape: owner ``(height, width)`` int32, the token index, -1 where the model saw nothing. corners ``(N, 4)`` int,
-    x0, y0, x1, y1 in px, end exclusive; all zero for tokens that are no patch of this layer.
+    x0, y0, x1, y1 in px, end exclusive; all zero for tokens that are no patch of this level.
     """
 
     owner: NDArray[np.int32]
@@ -100,23 +100,23 @@ def _edge(position: float, end: int) -> int:
     return min(max(math.floor(position + 0.5), 0), end) if math.isfinite(position) else 0
 
 
-def patch_raster(grid: TokenGrid, shape: tuple[int, int], layer: int | None = None) -> PatchRaster:
-    """Lay one layer of the grid on an image of ``shape`` ``(height, width)`` px.
+def patch_raster(grid: TokenGrid, shape: tuple[int, int], level: int | None = None) -> PatchRaster:
+    """Lay one level of the grid on an image of ``shape`` ``(height, width)`` px.
 
-    layer: None for the last, which is the finest: the crops of an image that is also looked at whole. Raises BadInput
-    when there is no such layer.
+    level: None for the last, which is the finest: the crops of an image that is also looked at whole. Raises BadInput
+    when there is no such level.
     """
-    layers = [view.layer for view in grid.views] if grid.views else [0]
-    layer = max(layers, default=0) if layer is None else layer
-    if layer not in layers:
-        raise BadInput(f"This image has {len(set(layers))} layer(s) of patches; there is no layer {layer}.")
+    levels = [view.level for view in grid.views] if grid.views else [0]
+    level = max(levels, default=0) if level is None else level
+    if level not in levels:
+        raise BadInput(f"This image has {len(set(levels))} level(s) of patches; there is no level {level}.")
     height, width = shape
     scale = (width / grid.image_size[0], height / grid.image_size[1])
     raster = PatchRaster(np.full(shape, -1, dtype=np.int32), np.zeros((grid.n_tokens, 4), dtype=np.int64), scale)
     room = MOST_OVERLAP * (width * height + grid.n_tokens)
     for token, box in enumerate(grid.box):
         view = grid.view[token]
-        if box is None or not 0 <= view < len(layers) or layers[view] != layer:
+        if box is None or not 0 <= view < len(levels) or levels[view] != level:
             continue
         x0, y0, x1, y1 = raster.pixel_box(box)
         room -= max(x1 - x0, 0) * max(y1 - y0, 0)
@@ -131,7 +131,7 @@ def patch_raster(grid: TokenGrid, shape: tuple[int, int], layer: int | None = No
 class Canvas:
     """A comparison's image or one frame of its video, decoded, with its patches laid out.
 
-    Overlays of one comparison can share one. evidence: the boxes of what is drawn. coarse: where both layers of a tiled
+    Overlays of one comparison can share one. evidence: the boxes of what is drawn. coarse: where both levels of a tiled
     image are drawn, the patches of the whole image below those of its crops.
     Shape: pixels ``(height, width, 3)`` uint8 RGB; never drawn upon.
     """
@@ -150,43 +150,43 @@ class Canvas:
 
 
 def open_canvas(
-    comparison: Comparison, *, layer: Layer = None, frame: int | None = None, long_side: int | None = None
+    comparison: Comparison, *, level: Level = None, frame: int | None = None, long_side: int | None = None
 ) -> Canvas:
-    """Decode the image of a comparison, see ``image_pixels``, and lay one layer of its grid, or both, on it.
+    """Decode the image of a comparison, see ``image_pixels``, and lay one level of its grid, or both, on it.
 
     frame: of a video, which sampled frame is drawn, from 0 (None: the first with evidence, or the first). Raises
-    BadInput when image and grid do not belong together, and for a layer or a frame that is not there.
+    BadInput when image and grid do not belong together, and for a level or a frame that is not there.
     """
     grid, evidence = comparison.grid, tuple(comparison.request.evidence)
     record = comparison.image
     if comparison.video is not None:
-        if layer is not None:
-            raise BadInput("A video is drawn frame by frame: choose a frame, not a layer.")
+        if level is not None:
+            raise BadInput("A video is drawn frame by frame: choose a frame, not a level.")
         frame = min(comparison.request.evidence_frames, default=0) if frame is None else frame
-        record, layer = _frame_of(comparison, frame)
+        record, level = _frame_of(comparison, frame)
         placed = zip(evidence, comparison.request.evidence_frames, strict=True)
         evidence = tuple(box for box, at in placed if at == frame)
     elif frame is not None:
         raise BadInput("This comparison is about an image; it has no frames to choose from.")
     if grid.image_size != (record.width, record.height):
         raise BadInput("Grid and image of this session have different sizes; the file is damaged.")
-    if layer == "both" and not grid.is_tiled:
-        raise BadInput("Both layers can be drawn of an image that is looked at twice; this one is not.")
+    if level == "both" and not grid.is_tiled:
+        raise BadInput("Both levels can be drawn of an image that is looked at twice; this one is not.")
     pixels = image_pixels(record, long_side)
     shape = (pixels.shape[0], pixels.shape[1])
-    coarse = patch_raster(grid, shape, min(view.layer for view in grid.views)) if layer == "both" else None
-    return Canvas(comparison, pixels, patch_raster(grid, shape, None if layer == "both" else layer), evidence, coarse)
+    coarse = patch_raster(grid, shape, min(view.level for view in grid.views)) if level == "both" else None
+    return Canvas(comparison, pixels, patch_raster(grid, shape, None if level == "both" else level), evidence, coarse)
 
 
 def _frame_of(comparison: Comparison, frame: int) -> tuple[ImageRecord, int]:
-    """The record of a sampled frame and the layer that shows it."""
+    """The record of a sampled frame and the level that shows it."""
     frames = comparison.video.frames if comparison.video else []
-    layers = [view.layer for view in comparison.grid.views if frame in view.frames]
-    if not 0 <= frame < len(frames) or len(layers) != 1:
+    levels = [view.level for view in comparison.grid.views if frame in view.frames]
+    if not 0 <= frame < len(frames) or len(levels) != 1:
         raise BadInput(
             f"This video has {len(frames)} sampled frames, 0 to {len(frames) - 1}; there is no frame {frame}."
         )
-    return frames[frame].image, layers[0]
+    return frames[frame].image, levels[0]
 
 
 def brightness(pixels: Pixels) -> NDArray[np.float64]:
