@@ -130,7 +130,7 @@ function controlsOf(stages, choices) {
 function viewNotes(lane, view, stage, orderings) {
   if (!stage) {
     const idle = { score: "Nothing is scored without pruning.", order: "Nothing is picked without pruning.",
-      clusters: "Nothing is merged without pruning.", dropped: "Every token reaches the last block." }[view];
+      clusters: "Nothing is merged without pruning.", dropped: "Every token reaches the last layer." }[view];
     return idle ? [make("p", "tv-note", idle)] : [];
   }
   const notes = {

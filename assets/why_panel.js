@@ -80,15 +80,15 @@ function readingCards(lane) {
   const series = new Map();
   lane.data.stages.forEach((stage, at) => stage.readings.forEach((reading) => {
     if (!series.has(reading.name)) series.set(reading.name, []);
-    series.get(reading.name).push({ ...reading, at, site: stage.label, block: stage.block });
+    series.get(reading.name).push({ ...reading, at, site: stage.label, layer: stage.layer });
   }));
   return [...series.values()].map((readings) => {
     const { label, unit } = readings[0];
     if (readings.length === 1) return readingCard(readings[0]);
-    const inside = readings.every((r) => Number.isInteger(r.block));
+    const inside = readings.every((r) => Number.isInteger(r.layer));
     const chart = {
-      kind: "line", label: `${label} over the stages`, x: readings.map((r) => (inside ? r.block : r.at + 1)),
-      y: readings.map((r) => r.value), names: readings.map((r) => r.site), x_label: inside ? "before block" : "stage",
+      kind: "line", label: `${label} over the stages`, x: readings.map((r) => (inside ? r.layer : r.at + 1)),
+      y: readings.map((r) => r.value), names: readings.map((r) => r.site), x_label: inside ? "before layer" : "stage",
       y_label: unit, line: null,
       lines: readings.some((r) => r.line !== null) ? readings.map((r) => r.line) : null, tokens: [],
       marked: readings.flatMap((r, i) => (r.at === lane.stageAt ? [i] : [])),

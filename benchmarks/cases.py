@@ -130,8 +130,8 @@ def _prumerge(machine: Machine, size: Size) -> float:
     return machine.read + machine.product(size.keep, size.n, FULL_WIDTH)
 
 
-def _one_tower_block(size: Size) -> int:
-    """What one of 23 blocks leaves when all of them together leave K."""
+def _one_tower_layer(size: Size) -> int:
+    """What one of 23 layers leaves when all of them together leave K."""
     return size.n - -(-(size.n - size.keep) // 23)
 
 
@@ -149,7 +149,7 @@ CASES: tuple[Case, ...] = (
     Case("divprune", _GREEDY, _greedy, published.divprune),
     Case("todre", _GREEDY, _greedy, published.todre),
     Case("dart", "8 reads", _reads(8), published.dart),
-    Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_block),
+    Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
     Case("sparsevlm", "1 read + text product + product of recycled", _sparsevlm, merging.sparsevlm),

@@ -18,8 +18,8 @@ def planning_info(n: int, tiled: bool) -> PlanningInfo:
     """LLaVA-1.5-7B, or LLaVA-NeXT with a thumbnail and crops, with ``n`` visual tokens."""
     if tiled:
         views = n_views(n)
-        return PlanningInfo(n, 32, "llava_next", n_views=views, has_tiles=True, vision_blocks=23, has_text_tower=True)
-    return PlanningInfo(n, 32, vision_blocks=23, has_text_tower=True)
+        return PlanningInfo(n, 32, "llava_next", n_views=views, has_tiles=True, n_vision_layers=23, has_text_tower=True)
+    return PlanningInfo(n, 32, n_vision_layers=23, has_text_tower=True)
 
 
 def n_views(n: int) -> int:
@@ -75,7 +75,7 @@ def make_signals(stage: Stage, n: int, width: int, tiled: bool, device: torch.de
         given["text_key_norms"] = rows(1, TEXT)[0].abs()
     if "normed_features" in kinds:
         given["normed_text"] = rows(TEXT, width)
-    if stage.site.__class__.__name__ == "VisionBlock":
+    if stage.site.__class__.__name__ == "VisionLayer":
         given["keys"] = rows(n, KEY_WIDTH)
     if tiled:
         given |= tiles(n)

@@ -113,7 +113,7 @@ def fire(bench: Bench, plan: Plan, settings: Settings) -> Fired:
 
 
 def _fire_eager(bench: Bench, plan: Plan, settings: Settings, peak: Callable[[], int | None]) -> Fired:
-    schedule, blocks = plan.schedule, llm_maps(plan.schedule)
+    schedule, layers = plan.schedule, llm_maps(plan.schedule)
     needs = {need for stage in schedule.stages for need in stage.needs}
     in_vision = 0
     if vision_maps(schedule):
@@ -122,8 +122,8 @@ def _fire_eager(bench: Bench, plan: Plan, settings: Settings, peak: Callable[[],
         prompt = bench.encoded(needs)
     encoding_peak = peak()
     maps = Maps()
-    modules: list[Any] = [bench.family.blocks(bench.model)[block] for block in sorted(blocks)]
-    with eager(bench, vision=False, llm=bool(blocks)), maps_kept([block.self_attn for block in modules], maps):
+    modules: list[Any] = [bench.family.layers(bench.model)[layer] for layer in sorted(layers)]
+    with eager(bench, vision=False, llm=bool(layers)), maps_kept([layer.self_attn for layer in modules], maps):
         reading = replace(plan, schedule=read_off_maps(bench, schedule, maps))
         fired = _answered(bench, prompt, reading, settings, encoding_peak)
         return replace(fired, map_bytes=max(in_vision, maps.peak_bytes))
@@ -179,7 +179,7 @@ def line_of(bench: Bench, plan: Plan, fired: Sequence[Fired]) -> Line:
         how=plan.how,
         method=plan.method,
         budget=plan.budget,
-        tokens_per_block=processed(last.shot.events, n_visual, bench.n_blocks),
+        tokens_per_layer=processed(last.shot.events, n_visual, bench.n_layers),
         vision_ms=timing([one.vision_ms for one in fired]).median_ms,
         selection_ms=timings["selection"].median_ms,
         prefill_ms=timings["prefill"].median_ms,

@@ -1,11 +1,11 @@
 """Attention-guided methods as published: eager attention, and the maps that they read kept whole.
 
 What official codes do: the vision tower runs with ``output_attentions=True`` (VisionZip, FasterVLM and their like),
-which makes it eager and keeps the maps of all its blocks until it returns; the LLM is loaded with
-``attn_implementation="eager"`` (FastV's demo for transformers), and the map ``(heads, L, L)`` of the block that a stage
+which makes it eager and keeps the maps of all its layers until it returns; the LLM is loaded with
+``attn_implementation="eager"`` (FastV's demo for transformers), and the map ``(heads, L, L)`` of the layer that a stage
 reads is kept until the stage has read it. Here the stock model is switched to eager for as long as one measurement
 lasts and its own ``eager_attention_forward`` is told to hand its maps over; selection is tokviz's, from rows read off
-those maps. No code of the authors keeps all maps of Qwen's tower; there it is the one of the block in question.
+those maps. No code of the authors keeps all maps of Qwen's tower; there it is the one of the layer in question.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def vision_maps(schedule: Schedule) -> set[Need]:
 
 
 def llm_maps(schedule: Schedule) -> set[int]:
-    """The LLM blocks whose maps the published method reads."""
+    """The LLM layers whose maps the published method reads."""
     return {
         stage.site - 1 for stage in schedule.stages if isinstance(stage.site, int) for n in stage.needs if _is_map(n)
     }
 
 
 def _is_map(need: Need) -> bool:
-    return need.kind in LLM_MAPS and need.block == "previous"
+    return need.kind in LLM_MAPS and need.layer == "previous"
 
 
 @dataclass
@@ -97,7 +97,7 @@ def eager(bench: Bench, vision: bool, llm: bool) -> Iterator[None]:
 
 @contextmanager
 def maps_kept(modules: Collection[Any], maps: Maps) -> Iterator[None]:
-    """While the block runs, eager attention of ``modules`` hands its maps to ``maps``."""
+    """While the layer runs, eager attention of ``modules`` hands its maps to ``maps``."""
     watched = {id(module) for module in modules}
     with ExitStack() as stack:
         for code in {sys.modules[type(module).__module__] for module in modules}:
@@ -131,29 +131,29 @@ def eager_prompt(bench: Bench, schedule: Schedule, needs: set[Need]) -> tuple[Pr
     """
     model, family = bench.model, bench.family
     wanted = {need for need in needs if need.kind in (*VISION_MAPS, "encoder_keys")}
-    asked: Any = {need: family.vision_attention(model, _tower_block(need)) for need in wanted}
+    asked: Any = {need: family.vision_attention(model, _tower_layer(need)) for need in wanted}
     modules = list(asked.values())
-    if family.patch_merging(model) is None:  # output_attentions keeps those of all blocks
+    if family.patch_merging(model) is None:  # output_attentions keeps those of all layers
         modules = [module for module in model.modules() if type(module) is type(modules[0])]
     maps = Maps(logits_of={id(asked[need]) for need in wanted if need.kind == "cls_logits"})
     with eager(bench, vision=True, llm=False), maps_kept(modules, maps):
         prompt = bench.encoded(needs - wanted)
         with Stopwatch(bench.device) as watch:
-            seen: dict[str, dict[str, Tensor]] = {kind: dict(blocks) for kind, blocks in prompt.vision[0].seen.items()}
+            seen: dict[str, dict[str, Tensor]] = {kind: dict(layers) for kind, layers in prompt.vision[0].seen.items()}
             for need, module in asked.items():
                 values = _of_tokens(bench, need, _read(need.kind, maps, id(module)))
-                seen.setdefault(need.kind, {})[_tower_block(need)] = values
+                seen.setdefault(need.kind, {})[_tower_layer(need)] = values
         peak = maps.peak_bytes
     vision = [replace(prompt.vision[0], seen=seen)]
     return replace(prompt, vision=vision, vision_ms=prompt.vision_ms + watch.milliseconds), peak
 
 
-def _tower_block(need: Need) -> Literal["feature", "last"]:
-    return "last" if need.block == "last" else "feature"
+def _tower_layer(need: Need) -> Literal["feature", "last"]:
+    return "last" if need.layer == "last" else "feature"
 
 
 def _read(kind: str, maps: Maps, module: int) -> Tensor:
-    """What a kind of signal is in the maps of one block, per row of what the tower saw. Shape: ``(P, rows, ...)``."""
+    """What a kind of signal is in the maps of one layer, per row of what the tower saw. Shape: ``(P, rows, ...)``."""
     if kind == "encoder_keys":
         return torch.cat(maps.keys[module], dim=2).mean(dim=1)
     if kind == "cls_logits":
@@ -181,7 +181,7 @@ def _of_tokens(bench: Bench, need: Need, values: Tensor) -> Tensor:
 
 def read_off_maps(bench: Bench, schedule: Schedule, maps: Maps) -> Schedule:
     """The same schedule, whose stages take the LLM's attention from ``maps`` instead of asking the engine for it."""
-    blocks = bench.family.blocks(bench.model)
+    layers = bench.family.layers(bench.model)
     visual = bench.inputs["input_ids"][0] == bench.model.config.image_token_id
     first, behind = int(visual.int().argmax()), int((~visual).sum()) - int(visual.int().argmax())
 
@@ -189,7 +189,7 @@ def read_off_maps(bench: Bench, schedule: Schedule, maps: Maps) -> Schedule:
         needs = [need for need in stage.needs if _is_map(need)]
         if not needs or not isinstance(stage.site, int):
             return stage
-        module: Any = blocks[stage.site - 1]
+        module: Any = layers[stage.site - 1]
         kind, attention = needs[0].kind, id(module.self_attn)
 
         def select(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:

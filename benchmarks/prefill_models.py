@@ -240,9 +240,9 @@ class Bench:
         return self.inputs["input_ids"].device
 
     @property
-    def n_blocks(self) -> int:
-        """Blocks of the LLM."""
-        return len(self.family.blocks(self.model))
+    def n_layers(self) -> int:
+        """Layers of the LLM."""
+        return len(self.family.layers(self.model))
 
     @property
     def kernels(self) -> tuple[str, str]:
@@ -257,7 +257,7 @@ class Bench:
         record = ModelRecord(
             name=self.kind.id,
             family=self.family.id,
-            n_blocks=self.n_blocks,
+            n_layers=self.n_layers,
             hidden_size=text.hidden_size,
             dtype=str(self.model.dtype),
             device=str(self.device),

@@ -25,14 +25,14 @@ class Line:
     """One measured line. Times in ms, memory in bytes; medians of ``samples`` executions after a warm-up.
 
     how: ``none``, ``again`` (no pruning, once more at the end), ``floor``, ``kernel``, ``eager``. budget: None without
-    one. tokens_per_block: visual tokens that each LLM block processed, added ones included. decode_ms: per token.
+    one. tokens_per_layer: visual tokens that each LLM layer processed, added ones included. decode_ms: per token.
     peak_bytes: None where the device does not count. map_bytes: attention maps held at one time.
     """
 
     how: str
     method: str
     budget: int | None
-    tokens_per_block: list[int]
+    tokens_per_layer: list[int]
     vision_ms: float
     selection_ms: float
     prefill_ms: float
@@ -220,14 +220,14 @@ def _place(row: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def _cells(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
-    per_block, faster = row["tokens_per_block"], row["times_faster"]
+    per_layer, faster = row["tokens_per_layer"], row["times_faster"]
     floor = _other(row, rows, "floor", "the floor") if row["how"] in ("kernel", "eager") else None
     kernel = _other(row, rows, "kernel", row["method"]) if row["how"] == "eager" else None
     return [
         str(row["budget"] or ""),
         row["how"],
         row["method"],
-        f"{fmean(per_block):.0f}; {per_block[0]} -> {per_block[-1]}",
+        f"{fmean(per_layer):.0f}; {per_layer[0]} -> {per_layer[-1]}",
         *(
             f"{row[name]:.3g}" if row[name] < 100 else f"{row[name]:.0f}"
             for name in ("vision_ms", "selection_ms", "prefill_ms", "first_token_ms", "decode_ms")

@@ -59,7 +59,7 @@ def visionzip(s: Signals, keep: int, tick: Tick) -> tuple[Tensor, Tensor]:
 
 
 def tome(s: Signals, keep: int, tick: Tick) -> Tensor:
-    """ToMe, one block: best partners of every second token, the most similar pairs averaged by scattering."""
+    """ToMe, one layer: best partners of every second token, the most similar pairs averaged by scattering."""
     r = len(s.features) - keep
     metric = s.keys / s.keys.norm(dim=1, keepdim=True)
     best, partner = (metric[1::2] @ metric[0::2].T).max(1)

@@ -40,7 +40,7 @@ def last_row(s: Signals, keep: int, tick: Tick) -> Tensor:
 
 
 def variation(s: Signals, keep: int, tick: Tick) -> Tensor:
-    """V2Drop: how much the block before changed each token."""
+    """V2Drop: how much the layer before changed each token."""
     return highest((s.features - s.previous_features).norm(dim=1), keep)
 
 

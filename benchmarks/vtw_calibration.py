@@ -1,4 +1,4 @@
-"""Search of VTW's block K: from which block on does a model answer as if the picture were still there?"""
+"""Search of VTW's layer K: from which layer on does a model answer as if the picture were still there?"""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ class Sample:
 class Calibration:
     """What the search found.
 
-    blocks: the K that were tried, ascending. divergence: for each the mean over the samples of KL(p_withdrawn ||
+    layers: the K that were tried, ascending. divergence: for each the mean over the samples of KL(p_withdrawn ||
     p_full) of the first answer token, in nats.
     """
 
     model: str
-    n_blocks: int
+    n_layers: int
     n_samples: int
     eta: float
-    blocks: tuple[int, ...]
+    layers: tuple[int, ...]
     divergence: tuple[float, ...]
 
     @property
-    def block(self) -> int | None:
+    def layer(self) -> int | None:
         """The first K whose mean divergence is at most ``eta``."""
-        return next((k for k, kl in zip(self.blocks, self.divergence, strict=True) if kl <= self.eta), None)
+        return next((k for k, kl in zip(self.layers, self.divergence, strict=True) if kl <= self.eta), None)
 
     @property
     def closest(self) -> tuple[int, float]:
         """The K with the smallest divergence, and that divergence."""
-        return min(zip(self.blocks, self.divergence, strict=True), key=lambda pair: (pair[1], pair[0]))
+        return min(zip(self.layers, self.divergence, strict=True), key=lambda pair: (pair[1], pair[0]))
 
 
-def first_block(n_blocks: int) -> int:
+def first_layer(n_layers: int) -> int:
     """Where the search starts: 5 of 32 as officially, in proportion elsewhere, at least 1."""
-    return max(1, 5 * n_blocks // 32)
+    return max(1, 5 * n_layers // 32)
 
 
 @torch.inference_mode()
@@ -80,37 +80,37 @@ def calibrate_vtw(
     Source: VTW, official ``lmms_eval/__main__.py --findk`` (20 samples, first 5, eta 0.003 for LLaVA-1.5-7B, 0.0005
     for 13B, 0.0001 for LLaVA-1.6-7B). Differs: the picture may stand anywhere in the prompt, divergence in float64.
     ``on_sample`` hears how many samples are done. Raises BadInput for no sample, an ``eta`` that is no positive number,
-    or a ``first`` that is no block of the model.
+    or a ``first`` that is no layer of the model.
     """
-    n_blocks = vlm.record.n_blocks
-    first = first_block(n_blocks) if first is None else first
+    n_layers = vlm.record.n_layers
+    first = first_layer(n_layers) if first is None else first
     if not samples:
         raise BadInput("There is no sample to calibrate with; give at least one picture.")
     if not 0 < eta < float("inf"):
         raise BadInput(f"eta must be a positive number, not {eta:g}.")
-    if not 1 <= first < n_blocks:
-        raise BadInput(f"The first block to try must lie between 1 and {n_blocks - 1}, not {first}.")
-    blocks = range(first, n_blocks)
-    total = torch.zeros(len(blocks), dtype=torch.float64)
+    if not 1 <= first < n_layers:
+        raise BadInput(f"The first layer to try must lie between 1 and {n_layers - 1}, not {first}.")
+    layers = range(first, n_layers)
+    total = torch.zeros(len(layers), dtype=torch.float64)
     for number, sample in enumerate(samples, 1):
-        total += divergence_per_block(vlm, sample, blocks)
+        total += divergence_per_layer(vlm, sample, layers)
         on_sample(number)
     mean = (total / len(samples)).tolist()
-    return Calibration(vlm.record.name, n_blocks, len(samples), eta, tuple(blocks), tuple(mean))
+    return Calibration(vlm.record.name, n_layers, len(samples), eta, tuple(layers), tuple(mean))
 
 
-def divergence_per_block(vlm: VisionLanguageModel, sample: Sample, blocks: Sequence[int]) -> Tensor:
-    """KL(p_withdrawn || p_full) in nats of one sample's first answer token, for VTW at each of ``blocks``.
+def divergence_per_layer(vlm: VisionLanguageModel, sample: Sample, layers: Sequence[int]) -> Tensor:
+    """KL(p_withdrawn || p_full) in nats of one sample's first answer token, for VTW at each of ``layers``.
 
-    Shape: -> ``(len(blocks),)`` float64 on the CPU.
+    Shape: -> ``(len(layers),)`` float64 on the CPU.
     """
     inputs, _ = model_inputs(vlm, sample.image, sample.question)
     prompt = encode(vlm.model, vlm.family, inputs, ())
     with running_on(vlm.model, vlm.family, prompt):
         full = _log_probabilities(vlm, prompt)
     found = []
-    for block in blocks:
-        stages, choose = _withdrawal(vlm, prompt, block)
+    for layer in layers:
+        stages, choose = _withdrawal(vlm, prompt, layer)
         with running_on(vlm.model, vlm.family, prompt, stages, choose):
             withdrawn = _log_probabilities(vlm, prompt)
         found.append((withdrawn.exp() * (withdrawn - full)).sum())
@@ -118,12 +118,12 @@ def divergence_per_block(vlm: VisionLanguageModel, sample: Sample, blocks: Seque
 
 
 def _withdrawal(
-    vlm: VisionLanguageModel, prompt: Prompt, block: int
+    vlm: VisionLanguageModel, prompt: Prompt, layer: int
 ) -> tuple[tuple[Stage, ...], Callable[[Stage, Signals, int], Selection]]:
-    """VTW's own stage for this block, and how the engine asks it."""
+    """VTW's own stage for this layer, and how the engine asks it."""
     vtw = get("vtw")
-    params = vtw.complete({"block": block})
-    info = PlanningInfo(prompt.n_visual[0], vlm.record.n_blocks, vlm.family.id)
+    params = vtw.complete({"layer": layer})
+    info = PlanningInfo(prompt.n_visual[0], vlm.record.n_layers, vlm.family.id)
     generator = torch.Generator()
 
     def choose(stage: Stage, signals: Signals, row: int) -> Selection:

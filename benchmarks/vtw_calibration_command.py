@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def add_to(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = commands.add_parser(
-        "calibrate", allow_abbrev=False, help="search the block at which VTW may withdraw the picture from a model"
+        "calibrate", allow_abbrev=False, help="search the layer at which VTW may withdraw the picture from a model"
     )
     parser.set_defaults(run=run_calibrate)
     add = parser.add_argument
@@ -40,12 +40,12 @@ def add_to(commands: Any) -> None:
     samples.add_argument("--images", metavar="FOLDER", help="pictures of a folder instead; needs --question")
     add("--question", metavar="TEXT", help="the question about the pictures of --images")
     add("--eta", type=float, metavar="NATS", help="divergence at which the answer counts as unchanged (default: 0.003)")
-    add("--first", type=int, metavar="K", help="first block to try (default: 5 of 32, in proportion elsewhere)")
+    add("--first", type=int, metavar="K", help="first layer to try (default: 5 of 32, in proportion elsewhere)")
     add("--json", metavar="FILE", help="write the curve")
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
-    """Search, print the curve and the block, write the curve. Ends with 2 when no block is good enough."""
+    """Search, print the curve and the layer, write the curve. Ends with 2 when no layer is good enough."""
     if (arguments.images is None) != (arguments.question is None):
         raise BadInput("--images and --question belong together: give both or none.")
     if arguments.json:
@@ -80,25 +80,25 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     console = out()
     console.print(_curve_table(found))
     if arguments.json:
-        write_text(Path(arguments.json), json.dumps({**asdict(found), "block": found.block}, indent=2) + "\n")
-    if found.block is None:
-        block, divergence = found.closest
+        write_text(Path(arguments.json), json.dumps({**asdict(found), "layer": found.layer}, indent=2) + "\n")
+    if found.layer is None:
+        layer, divergence = found.closest
         raise BadInput(
-            f"No block of {found.model} is good enough: the smallest divergence is {divergence:.3g} nats, at block "
-            f"{block}, and eta is {found.eta:g}. Allow a larger --eta."
+            f"No layer of {found.model} is good enough: the smallest divergence is {divergence:.3g} nats, at layer "
+            f"{layer}, and eta is {found.eta:g}. Allow a larger --eta."
         )
-    console.print(Text(f"K = {found.block}. Use it with --param vtw.block={found.block}."))
+    console.print(Text(f"K = {found.layer}. Use it with --param vtw.layer={found.layer}."))
     return 0
 
 
 def _curve_table(found: Calibration) -> Table:
-    """Divergence per block, with what the blocks in front of it make of the picture's cost."""
+    """Divergence per layer, with what the layers in front of it make of the picture's cost."""
     table = new_table(
         f"VTW on {plain_text(found.model)}, mean of {found.n_samples} samples",
-        ">block K", ">divergence, nats", f"at most {found.eta:g}", ">blocks that see the picture",
+        ">layer K", ">divergence, nats", f"at most {found.eta:g}", ">layers that see the picture",
     )  # fmt: skip
-    for block, divergence in zip(found.blocks, found.divergence, strict=True):
+    for layer, divergence in zip(found.layers, found.divergence, strict=True):
         enough = "yes" if divergence <= found.eta else ""
-        seen = f"{block} of {found.n_blocks} ({block / found.n_blocks:.0%})"
-        table.add_row(cell(block), cell(f"{divergence:.6f}"), cell(enough), cell(seen))
+        seen = f"{layer} of {found.n_layers} ({layer / found.n_layers:.0%})"
+        table.add_row(cell(layer), cell(f"{divergence:.6f}"), cell(enough), cell(seen))
     return table

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from tokviz.errors import BadInput
-from tokviz.names import VisionBlock
+from tokviz.names import VisionLayer
 from tokviz.pruners import PRUNERS
 from tokviz.pruners.pruner import Param, Pruner
 from tokviz.types import Budget, Need, PlanningInfo, Schedule
@@ -20,8 +20,8 @@ from tokviz.types import Budget, Need, PlanningInfo, Schedule
 ROOT = Path(__file__).resolve().parents[1]
 DOC, README = ROOT / "docs" / "methods.md", ROOT / "README.md"
 PAGES = ROOT / "docs" / "methods"
-LLAVA = PlanningInfo(n_visual=576, n_blocks=32, vision_blocks=23, has_text_tower=True)
-TILES = PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True, vision_blocks=23, has_text_tower=True)
+LLAVA = PlanningInfo(n_visual=576, n_layers=32, n_vision_layers=23, has_text_tower=True)
+TILES = PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True, n_vision_layers=23, has_text_tower=True)
 
 FAMILIES = {
     "control": ("Controls", "what every method has to beat"),
@@ -50,12 +50,12 @@ SIGNALS = {
     "text_rows": (LLM, "attention of the text"),
     "head_rows": (LLM, "attention of the text per head"),
     "rotary_similarity": (LLM, "rotary distances"),
-    "previous_features": (LLM, "hidden states one block earlier"),
+    "previous_features": (LLM, "hidden states one layer earlier"),
     "key_norms": (LLM, "norms of the keys"),
     "normed_features": (LLM, "hidden states behind the final norm"),
 }
 """Where each signal comes from, and its name in the table of needs."""
-BLOCKS = {"last": " (last block)", "feature": "", "previous": "", "this": " (of the next block)", None: ""}
+LAYERS = {"last": " (last layer)", "feature": "", "previous": "", "this": " (of the next layer)", None: ""}
 
 INTRODUCTION = """\
 # Methods
@@ -64,13 +64,13 @@ Written by `python -m scripts.write_methods_doc` from the objects in `tokviz/pru
 Every method has a page: its parameters, what it leaves at published budgets, and where paper and code differ.
 
 A budget has three meanings, and papers mix them. **F** is how many visual tokens are left after the last stage.
-**A_in** is the average that the LLM's blocks really process. **A_log** is the average of the counts *after* each block,
-as SparseVLM's logger takes it: a block behind which tokens are dropped is billed at its pruned size. Below, budgets are
-counted as each method's paper counts them, for 576 visual tokens and 32 blocks (LLaVA-1.5-7B), or for the 2880 of
+**A_in** is the average that the LLM's layers really process. **A_log** is the average of the counts *after* each layer,
+as SparseVLM's logger takes it: a layer behind which tokens are dropped is billed at its pruned size. Below, budgets are
+counted as each method's paper counts them, for 576 visual tokens and 32 layers (LLaVA-1.5-7B), or for the 2880 of
 LLaVA-NeXT where a method needs crops.
 
-*Before block i* means that block `i`, counted from 0, is the first that sees fewer tokens. Published block numbers hold
-at the published depths (32, 40, 28 blocks); other models get them in proportion.
+*Before layer i* means that layer `i`, counted from 0, is the first that sees fewer tokens. Published layer numbers hold
+at the published depths (32, 40, 28 layers); other models get them in proportion.
 
 *Positions* are LLaVA's. On Qwen's models, whose positions have three axes, every stage of every method keeps the three
 ids of what stays, and stages before the LLM act behind the merger of patches. What Qwen3-VL's vision tower adds to its
@@ -101,17 +101,17 @@ def plan(pruner: Pruner, tokens: int) -> Schedule:
 
 def sites(schedule: Schedule) -> list[str]:
     """Where the stages stand, those inside the vision tower as one."""
-    inside = [s.site.vision_block for s in schedule.stages if isinstance(s.site, VisionBlock)]
-    labels = [f"inside vision blocks {inside[0]} to {inside[-1]}"] if inside else []
-    return labels + [s.site_label for s in schedule.stages if not isinstance(s.site, VisionBlock)]
+    inside = [s.site.vision_layer for s in schedule.stages if isinstance(s.site, VisionLayer)]
+    labels = [f"inside vision layers {inside[0]} to {inside[-1]}"] if inside else []
+    return labels + [s.site_label for s in schedule.stages if not isinstance(s.site, VisionLayer)]
 
 
 def where(pruner: Pruner) -> str:
     """Sites of the default schedule in a few words."""
-    blocks = [s.site for s in plan(pruner, 192).stages if isinstance(s.site, int)]
-    words = [label for label in sites(plan(pruner, 192)) if not label.startswith("before block")]
-    if blocks:
-        words.append(f"before block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}")
+    layers = [s.site for s in plan(pruner, 192).stages if isinstance(s.site, int)]
+    words = [label for label in sites(plan(pruner, 192)) if not label.startswith("before layer")]
+    if layers:
+        words.append(f"before layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}")
     return "; ".join(words) or "–"
 
 
@@ -126,9 +126,9 @@ def needs(pruner: Pruner, place: int) -> str:
     for need in pruner.needs:
         found, name = SIGNALS[need.kind]
         if found == place:
-            words.append(name + BLOCKS[need.block] + ("\\*" if need in pruner.does_without else ""))
+            words.append(name + LAYERS[need.layer] + ("\\*" if need in pruner.does_without else ""))
     if pruner.merges_in_vision and place == TOWER:
-        words.append("keys of every block")
+        words.append("keys of every layer")
     return ", ".join(dict.fromkeys(words)) or "–"
 
 
@@ -186,16 +186,16 @@ def requirements() -> str:
 
 
 def counts(schedule: Schedule) -> str:
-    """Stages and what they leave, e.g. ``encoder output: 288; before block 16: 96``."""
+    """Stages and what they leave, e.g. ``encoder output: 288; before layer 16: 96``."""
     parts = []
-    for kind, group in groupby(schedule.stages, key=lambda s: (isinstance(s.site, VisionBlock), s.keep is None)):
+    for kind, group in groupby(schedule.stages, key=lambda s: (isinstance(s.site, VisionLayer), s.keep is None)):
         stages = list(group)
         inside, at_run_time = kind
         if inside:
             left = ", ".join(str(s.keep) for s in stages[:2]) + f", … {stages[-1].keep}"
             parts.append(f"{sites(Schedule(tuple(stages)))[0]}: {left}")
         elif at_run_time and len(stages) > 1:
-            parts.append(f"before blocks {', '.join(str(s.site) for s in stages)}: decided at run time")
+            parts.append(f"before layers {', '.join(str(s.site) for s in stages)}: decided at run time")
         else:
             parts += [f"{s.site_label}: {'decided at run time' if s.keep is None else s.keep}" for s in stages]
     return "; ".join(parts) or "nothing is dropped"
@@ -211,7 +211,7 @@ def plans(pruner: Pruner) -> str:
         except BadInput as refusal:
             rows.append((str(tokens), escaped(str(refusal)), "", "", ""))
             continue
-        found = schedule.meanings(info.n_visual, info.n_blocks)
+        found = schedule.meanings(info.n_visual, info.n_layers)
         averages = (f"{found.average_in:.1f}", f"{found.average_logged:.1f}")
         rows.append((str(tokens), counts(schedule), str(found.final), *averages))
     return table((f"of {info.n_visual}", "stages: tokens left", "F", "A_in", "A_log"), *rows)

@@ -67,8 +67,8 @@ def _page(family: ModelFamily) -> str:
         "merging inside the tower: "
         + (
             "no"
-            if info.merges_patches or info.vision_blocks is None
-            else f"{info.vision_blocks} blocks can be merged in"
+            if info.merges_patches or info.n_vision_layers is None
+            else f"{info.n_vision_layers} layers can be merged in"
         ),
         "positions: " + ("as each method publishes" if family.reindexes else "kept, as they have several axes"),
         f"published settings: {info.published_as or 'none of its own; others are carried over in proportion'}",
@@ -134,7 +134,7 @@ def _menu() -> str:
     lines = [
         "## The menu",
         "",
-        "Memory in GB is estimated: weights, the unpruned KV cache of the largest image and one block's activations.",
+        "Memory in GB is estimated: weights, the unpruned KV cache of the largest image and one layer's activations.",
         "",
         "| id | size | bfloat16 | 4 bits | asks about | revision | licence |",
         "|---|---|---|---|---|---|---|",

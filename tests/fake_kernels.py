@@ -57,7 +57,7 @@ def _functions(calls: Calls) -> tuple[Any, Any]:
 
 @contextmanager
 def fake_kernel(name: str) -> Iterator[Calls]:
-    """While the block runs, flash attention of this name works on the CPU; nothing of it is left afterwards.
+    """While the layer runs, flash attention of this name works on the CPU; nothing of it is left afterwards.
 
     A kernel of the hub goes through the registration of transformers itself; only its download is faked.
     """

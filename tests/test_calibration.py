@@ -1,4 +1,4 @@
-"""The search of VTW's block against a forward pass in which text is forbidden to look at the image."""
+"""The search of VTW's layer against a forward pass in which text is forbidden to look at the image."""
 
 import math
 
@@ -10,8 +10,8 @@ from benchmarks.vtw_calibration import (
     Sample,
     calibrate_vtw,
     case_samples,
-    divergence_per_block,
-    first_block,
+    divergence_per_layer,
+    first_layer,
     image_samples,
     scene_samples,
 )
@@ -31,10 +31,10 @@ def one_thread():
 
 
 @torch.inference_mode()
-def first_token(vlm, prompt, block):
-    """Log-probabilities of the first answer token when, from ``block`` on, no text token may attend to the image.
+def first_token(vlm, prompt, withdrawn_at):
+    """Log-probabilities of the first answer token when, from ``layer`` on, no text token may attend to the image.
 
-    Block by block with an explicit mask; nothing is taken out of the sequence.
+    Layer by layer with an explicit mask; nothing is taken out of the sequence.
     """
     language_model = vlm.model.model.language_model
     hidden, visual = prompt.inputs_embeds, prompt.visual_mask[0]
@@ -44,7 +44,7 @@ def first_token(vlm, prompt, block):
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     blind = causal & ~(visual[None, :] & ~visual[:, None])
     for number, layer in enumerate(language_model.layers):
-        allowed = causal if number < block else blind
+        allowed = causal if number < withdrawn_at else blind
         mask = torch.zeros(length, length).masked_fill(~allowed, -math.inf)[None, None]
         hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, position_ids=positions)
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
@@ -57,12 +57,12 @@ def test_against_masked_attention(vlm):
     for sample in [scene_samples(4)[number] for number in (0, 1, 3)]:
         inputs, _ = model_inputs(vlm, sample.image, sample.question)
         prompt = encode(vlm.model, vlm.family, inputs, ())
-        full = first_token(vlm, prompt, vlm.record.n_blocks)
+        full = first_token(vlm, prompt, vlm.record.n_layers)
         expected = []
-        for block in range(1, vlm.record.n_blocks):
-            withdrawn = first_token(vlm, prompt, block)
+        for layer in range(1, vlm.record.n_layers):
+            withdrawn = first_token(vlm, prompt, layer)
             expected.append(float((withdrawn.exp() * (withdrawn - full)).sum()))
-        found = divergence_per_block(vlm, sample, range(1, vlm.record.n_blocks))
+        found = divergence_per_layer(vlm, sample, range(1, vlm.record.n_layers))
         assert found.dtype == torch.float64
         assert found.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-7)
         assert max(expected) > 1e-3, "the image makes no difference: nothing would be tested"
@@ -72,28 +72,28 @@ def test_the_mean_over_samples_decides(vlm):
     samples = scene_samples(2)
     heard = []
     found = calibrate_vtw(vlm, samples, eta=0.5, first=2, on_sample=heard.append)
-    each = torch.stack([divergence_per_block(vlm, sample, range(2, 8)) for sample in samples])
+    each = torch.stack([divergence_per_layer(vlm, sample, range(2, 8)) for sample in samples])
     assert heard == [1, 2]
-    assert (found.n_samples, found.n_blocks, found.blocks) == (2, 8, tuple(range(2, 8)))
+    assert (found.n_samples, found.n_layers, found.layers) == (2, 8, tuple(range(2, 8)))
     assert list(found.divergence) == pytest.approx(each.mean(0).tolist(), rel=1e-12)
     assert found == calibrate_vtw(vlm, samples, eta=0.5, first=2)
 
 
-def test_the_first_block_within_eta_is_taken_even_if_a_later_one_is_closer():
+def test_the_first_layer_within_eta_is_taken_even_if_a_later_one_is_closer():
     found = Calibration("m", 8, 1, 0.1, (1, 2, 3, 4), (0.5, 0.1, 0.2, 0.0))
-    assert found.block == 2 and found.closest == (4, 0.0)
-    assert Calibration("m", 8, 1, 0.1, (1, 2), (0.5, 0.4)).block is None
+    assert found.layer == 2 and found.closest == (4, 0.0)
+    assert Calibration("m", 8, 1, 0.1, (1, 2), (0.5, 0.4)).layer is None
 
 
-@pytest.mark.parametrize(("blocks", "first"), [(32, 5), (40, 6), (28, 4), (8, 1), (2, 1)])
-def test_the_search_starts_at_5_of_32(blocks, first):
-    assert first_block(blocks) == first
+@pytest.mark.parametrize(("layers", "first"), [(32, 5), (40, 6), (28, 4), (8, 1), (2, 1)])
+def test_the_search_starts_at_5_of_32(layers, first):
+    assert first_layer(layers) == first
 
 
-def test_the_block_that_was_found_is_the_one_that_vtw_then_uses():
+def test_the_layer_that_was_found_is_the_one_that_vtw_then_uses():
     vtw = get("vtw")
     for counted_as in ("published", "average", "final"):
-        schedule = vtw.schedule(Budget(9, counted_as), PlanningInfo(144, 8), vtw.complete({"block": 6}))
+        schedule = vtw.schedule(Budget(9, counted_as), PlanningInfo(144, 8), vtw.complete({"layer": 6}))
         assert [(stage.site, stage.keep, stage.positions) for stage in schedule.stages] == [(6, 0, "keep")]
 
 

@@ -58,6 +58,6 @@ def test_it_names_no_machine():
 
 def test_apet_and_tome_as_examples():
     apet, tome = (writer.head(pruner) for pruner in PRUNERS if pruner.id in ("apet", "tome"))
-    assert "| 192 | encoder output, before the projector: 288; before block 16: 96 | 96 | 192.0 | 186.0 |" in apet
+    assert "| 192 | encoder output, before the projector: 288; before layer 16: 96 | 96 | 192.0 | 186.0 |" in apet
     assert "- `mode` (**paper** / official):" in apet
-    assert "| 192 | inside vision blocks 0 to 22: 559, 542, … 192 | 192 | 192.0 | 192.0 |" in tome
+    assert "| 192 | inside vision layers 0 to 22: 559, 542, … 192 | 192 | 192.0 | 192.0 |" in tome

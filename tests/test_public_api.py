@@ -164,11 +164,11 @@ def test_parameters_come_from_the_signature():
     assert mine.complete({"how": "other"})["how"] == "other"
     with pytest.raises(tokviz.BadInput, match="did you mean 'power'"):
         mine.complete({"powr": 1})
-    info = tokviz.PlanningInfo(n_visual=100, n_blocks=4)
+    info = tokviz.PlanningInfo(n_visual=100, n_layers=4)
     (stage,) = mine.schedule(tokviz.Budget(60, "average"), info, mine.complete(None)).stages
     assert (stage.site, stage.keep, stage.positions) == (2, 20, "keep")
     with pytest.raises(tokviz.BadInput, match="before layer 2; this model has 0 to 1"):
-        mine.schedule(tokviz.Budget(60), replace(info, n_blocks=2), mine.complete(None))
+        mine.schedule(tokviz.Budget(60), replace(info, n_layers=2), mine.complete(None))
 
 
 def _no_default(signals, keep, *, power: float):
@@ -216,7 +216,7 @@ def test_a_method_may_return_indices_in_any_order_and_draw_at_random(vlm, scene_
     def inside(signals, keep):
         return tokviz.keep_highest(signals.attention_rows[0], keep, label="Attention of the last token")
 
-    @tokviz.pruner("tower", site=tokviz.VisionBlock(4))
+    @tokviz.pruner("tower", site=tokviz.VisionLayer(4))
     def tower(signals, keep):
         return tokviz.keep_highest(signals.keys.norm(dim=1), keep)
 
@@ -229,7 +229,7 @@ def test_a_method_may_return_indices_in_any_order_and_draw_at_random(vlm, scene_
     assert one["first"].kept == list(range(20)) and len(one["inside"].kept) == len(one["tower"].kept) == 20
     assert (
         one["inside"].kept
-        == tokviz.compare(vlm, scene_image, QUESTION, ["fastv"], budget=20, params={"fastv": {"block": 3}})[
+        == tokviz.compare(vlm, scene_image, QUESTION, ["fastv"], budget=20, params={"fastv": {"layer": 3}})[
             "fastv"
         ].kept
     )
@@ -358,9 +358,9 @@ def test_every_method_keeps_and_answers_inside_generate_what_it_does_in_a_compar
 def test_the_processors_own_inputs_do_as_well(vlm, scene_image, inputs):
     mine = processed(vlm, [scene_image], [QUESTION])
     assert torch.equal(mine["input_ids"], inputs["input_ids"])
-    with tokviz.prune(vlm, mine, ("fastv", {"block": 3}), budget=30) as pruned:
+    with tokviz.prune(vlm, mine, ("fastv", {"layer": 3}), budget=30) as pruned:
         out = vlm.model.generate(**pruned.inputs, max_new_tokens=6, do_sample=False)
-    run = tokviz.compare(vlm, scene_image, QUESTION, [("fastv", {"block": 3})], budget=30)["fastv"]
+    run = tokviz.compare(vlm, scene_image, QUESTION, [("fastv", {"layer": 3})], budget=30)["fastv"]
     assert pruned.kept[0].tolist() == run.kept and said(vlm, out)[0].strip() == run.answer
     mask = inputs.question_mask
     with tokviz.prune(vlm, mine, "cdpruner", budget=30, question_mask=mask) as pruned:
@@ -447,7 +447,7 @@ def test_other_threads_and_what_comes_after_are_not_pruned(vlm, inputs):
     [
         ({"method": "fasty"}, "There is no method 'fasty'; did you mean 'fastv'"),
         ({"method": ("apet", {"mod": "official"})}, "no parameter 'mod'; did you mean 'mode'"),
-        ({"params": {"blok": 2}}, "no parameter 'blok'; did you mean 'block'"),
+        ({"params": {"blok": 2}}, "no parameter 'blok'; did you mean 'layer'"),
         ({"budget": 0}, "budget must be a whole number of at least 1"),
         ({"budget_as": "finally"}, "must be counted as published, final, average"),
         ({"inputs": "an image"}, "inputs are what the model's processor returned, with input_ids, not a str"),

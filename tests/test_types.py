@@ -33,14 +33,14 @@ def comparison() -> Comparison:
         values=[0.1, None, 1 / 3, 2e-9],
     )
     stage = StageRecord(
-        title="t", site=3, site_label="before block 3", positions="reindex", planned_keep=2, n_in=4, kept=[0, 2],
+        title="t", site=3, site_label="before layer 3", positions="reindex", planned_keep=2, n_in=4, kept=[0, 2],
         score=scores, order=[-1, 0, 1, -1], assignment=[0, 2, 2, -1], maps=[scores],
         facts={"tau": 0.03, "a": [1, None]}, selection_ms=0.123456789,
     )  # fmt: skip
     shot = Timing(median_ms=1 / 7, samples=1, single_shot=True)
     run = Run(
         method="apet", label="ApET", family="approximation-error", params={"basis_tokens": 10, "mode": "paper"},
-        planned=BudgetMeanings(final=2, average_in=2.5, average_logged=2.0), tokens_per_block=[4, 4, 4, 2],
+        planned=BudgetMeanings(final=2, average_in=2.5, average_logged=2.0), tokens_per_layer=[4, 4, 4, 2],
         stages=[stage], answer='<img src=x onerror="1">${}"\n',
         answer_tokens=[AnswerToken(id=1, text="é", logprob=-0.1)],
         timings={"prefill": shot},
@@ -54,7 +54,7 @@ def comparison() -> Comparison:
             evidence=[(0.0, 1.0, 2.5, 3.0)],
         ),
         model=ModelRecord(
-            name="m", family="llava", n_blocks=4, hidden_size=8, dtype="float32", device="cpu", attention="sdpa",
+            name="m", family="llava", n_layers=4, hidden_size=8, dtype="float32", device="cpu", attention="sdpa",
             embedded=True,
         ),
         image=read_image(Image.new("RGB", (20, 30), "red")).record,

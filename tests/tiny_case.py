@@ -16,11 +16,11 @@ from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from tokviz.models.families import FAMILIES
 from tokviz.names import Media
-from tokviz.types import CLS_ATTENTION, CLS_FEATURE, CLS_LOGITS_LAST_BLOCK, ENCODER_KEYS, Need
+from tokviz.types import CLS_ATTENTION, CLS_FEATURE, CLS_LOGITS_LAST_LAYER, ENCODER_KEYS, Need
 
 IMAGE, VIDEO = 90, 91
 PAD = 0
-BLOCKS = 6
+LAYERS = 6
 PATCH = 8
 N_FRAMES = 3
 SIZES = [(60, 40), (31, 90), (48, 48), (100, 20), (200, 190)]
@@ -55,7 +55,7 @@ class Seen:
     tile: the image (counted over all of the row) that each token belongs to. sources ``(N, k)``: the tower's patches
     (counted likewise) whose mean its signals are, -1 for none; tokens without any are no patch, and their features 0.
     positions ``(axes, L)``, of the whole row without padding, where they have axes. deepstack: ``(N, D)`` for each of
-    the LLM's first blocks, added to what leaves it.
+    the LLM's first layers, added to what leaves it.
     """
 
     features: torch.Tensor
@@ -84,7 +84,7 @@ class Case:
     """The placeholder of each visual token."""
     early: ClassVar[tuple[str, ...]] = ("encoder", "projector")
     """Sites before the LLM where this family can be pruned."""
-    vision: ClassVar[tuple[Need, ...]] = (CLS_ATTENTION, CLS_LOGITS_LAST_BLOCK, ENCODER_KEYS, CLS_FEATURE)
+    vision: ClassVar[tuple[Need, ...]] = (CLS_ATTENTION, CLS_LOGITS_LAST_LAYER, ENCODER_KEYS, CLS_FEATURE)
     """The signals of its tower, a score per patch first."""
     beams = True
     """Whether transformers can search with beams here."""
@@ -168,9 +168,9 @@ class Case:
         Here for CLIP; [CLS] features are ``(P, D_v)``.
         """
         tower = self.tower(model)
-        heads, block = model.config.vision_config.num_attention_heads, model.config.vision_feature_layer
+        heads, feature_layer = model.config.vision_config.num_attention_heads, model.config.vision_feature_layer
         layers = tower.encoder.layers
-        block = block if block >= 0 else len(layers) + 1 + block
+        feature_layer = feature_layer if feature_layer >= 0 else len(layers) + 1 + feature_layer
         states = tower(images, output_hidden_states=True).hidden_states
 
         def attention(number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,12 +182,12 @@ class Case:
             )
             return query[:, :, :1] @ key.transpose(2, 3) * key.shape[-1] ** -0.5, key
 
-        logits, keys = attention(block - 1)
+        logits, keys = attention(feature_layer - 1)
         return {
             CLS_ATTENTION: logits.softmax(-1).mean(1)[:, 0, 1:],
-            CLS_LOGITS_LAST_BLOCK: attention(len(layers) - 1)[0].mean(1)[:, 0, 1:],
+            CLS_LOGITS_LAST_LAYER: attention(len(layers) - 1)[0].mean(1)[:, 0, 1:],
             ENCODER_KEYS: keys.mean(1)[:, 1:],
-            CLS_FEATURE: states[block][:, 0],
+            CLS_FEATURE: states[feature_layer][:, 0],
         }
 
     # -- the same for all ----------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def noise(width: int, height: int, seed: int) -> Image.Image:
 
 
 def clip(side: int, patch: int = PATCH) -> CLIPVisionConfig:
-    """A small CLIP tower for images of ``side`` px: 4 blocks, 3 heads, 24 wide."""
+    """A small CLIP tower for images of ``side`` px: 4 layers, 3 heads, 24 wide."""
     return CLIPVisionConfig(
         hidden_size=24, intermediate_size=32, num_hidden_layers=4, num_attention_heads=3, image_size=side,
         patch_size=patch,
@@ -296,7 +296,7 @@ def clip(side: int, patch: int = PATCH) -> CLIPVisionConfig:
 def text(kind: Callable[..., Any] = LlamaConfig, **more: Any) -> Any:
     """A small decoder with grouped heads."""
     return kind(**{
-        "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": BLOCKS,
+        "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 1,
         "eos_token_id": None, "pad_token_id": PAD, **more,
     })  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tiny_case import BLOCKS, IMAGE, SIZES, TEMPLATE, Case, Cell, text, tokenizer
+from tiny_case import IMAGE, LAYERS, SIZES, TEMPLATE, Case, Cell, text, tokenizer
 from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -41,7 +41,7 @@ def _config(kind: Any) -> Any:
         "image_size": SIDE, "patch_size": PATCH,
     }  # fmt: skip
     decoder = text(max_position_embeddings=2048)
-    assert decoder.num_hidden_layers == BLOCKS
+    assert decoder.num_hidden_layers == LAYERS
     return kind(text_config=decoder, vision_config=vision, scale_factor=SCALE, image_token_id=IMAGE)
 
 

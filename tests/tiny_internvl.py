@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
 from tokviz.names import Media
-from tokviz.types import CLS_ATTENTION, CLS_FEATURE, CLS_LOGITS_LAST_BLOCK, ENCODER_KEYS, Need
+from tokviz.types import CLS_ATTENTION, CLS_FEATURE, CLS_LOGITS_LAST_LAYER, ENCODER_KEYS, Need
 
 SIDE, SCALE, MOST = 32, 2, 6
 PER_SIDE = SIDE // PATCH // SCALE
@@ -63,7 +63,7 @@ class TinyInternVL(Case):
 
     family = "internvl"
     tokens = {"image": IMAGE, "video": IMAGE}  # noqa: RUF012 (declared by the base class)
-    vision: tuple[Need, ...] = (CLS_ATTENTION, CLS_LOGITS_LAST_BLOCK, ENCODER_KEYS)
+    vision: tuple[Need, ...] = (CLS_ATTENTION, CLS_LOGITS_LAST_LAYER, ENCODER_KEYS)
 
     def __init__(self, media: Media = "image", norms: bool = False, layer: int = -1) -> None:
         super().__init__(media)
@@ -147,11 +147,11 @@ class TinyInternVL(Case):
             query, key = (x.unflatten(-1, (3, 8)).transpose(1, 2) for x in (query, key))
             return (query[:, :, :1] @ key.transpose(2, 3) * 8**-0.5)[:, :, 0], key
 
-        block = 4 if self._layer == -1 else 5 + self._layer
-        logits, key = attention(block - 1)
+        feature_layer = 4 if self._layer == -1 else 5 + self._layer
+        logits, key = attention(feature_layer - 1)
         return {
             CLS_ATTENTION: logits.softmax(-1).mean(1)[:, 1:],
-            CLS_LOGITS_LAST_BLOCK: attention(3)[0].mean(1)[:, 1:],
+            CLS_LOGITS_LAST_LAYER: attention(3)[0].mean(1)[:, 1:],
             ENCODER_KEYS: key.mean(1)[:, 1:],
-            CLS_FEATURE: states.hidden_states[block][:, 0],
+            CLS_FEATURE: states.hidden_states[feature_layer][:, 0],
         }

@@ -161,7 +161,7 @@ class TinyOnevision(Case):
         return self.tower(model)(images, output_hidden_states=True).hidden_states[-1]
 
     def by_hand(self, model: Any, images: torch.Tensor) -> dict[Need, torch.Tensor]:
-        """Of the last block, which is the one that makes the features."""
+        """Of the last layer, which is the one that makes the features."""
         layer, states = self.tower(model).encoder.layers[-1], self.tower(model)(images, output_hidden_states=True)
         normed = layer.layer_norm1(states.hidden_states[-2])
         query, key = (

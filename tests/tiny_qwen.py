@@ -1,7 +1,7 @@
 """Tiny stock models of Qwen's families, and what their towers make of images and videos, by hand.
 
 A tower takes the patches of all images as one sequence; 2 x 2 of them become one token, of a video those of two
-frames together. The LLM has positions with three axes; Qwen3-VL's is told more of the tower behind its first blocks.
+frames together. The LLM has positions with three axes; Qwen3-VL's is told more of the tower behind its first layers.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ KINDS: dict[str, tuple[Any, Any, Any, Any]] = {
 
 
 def config(family: str) -> Any:
-    """Tower of 4 blocks (Qwen2.5-VL: windows of 2 x 2 tokens except in blocks 1 and 2), decoder of 6 blocks.
+    """Tower of 4 layers (Qwen2.5-VL: windows of 2 x 2 tokens except in layers 1 and 2), decoder of 6 layers.
 
-    Qwen3-VL: blocks 0, 1 and 3 of the tower speak again behind blocks 0, 1 and 2 of the decoder.
+    Qwen3-VL: layers 0, 1 and 3 of the tower speak again behind layers 0, 1 and 2 of the decoder.
     """
     sizes: dict[str, Any] = {
         "depth": 4, "num_heads": 2, "in_channels": 3, "patch_size": PATCH, "spatial_merge_size": MERGE,
@@ -182,9 +182,9 @@ class TinyQwen(Case):
         )  # fmt: skip
 
     def by_hand(self, model: Any, images: Any) -> dict[Need, torch.Tensor]:
-        """Attention received within frames, and keys, of the last block that looks at whole frames.
+        """Attention received within frames, and keys, of the last layer that looks at whole frames.
 
-        The order of the patches in the tower is found by comparing what enters block 0 with what the embedding of
+        The order of the patches in the tower is found by comparing what enters layer 0 with what the embedding of
         patches made, in a run without learned positions (which Qwen3-VL adds in between).
         """
         tower, states = deepcopy(model.model.visual), {}

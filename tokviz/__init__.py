@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .api import Inputs, inputs_for, list_models, prune
     from .errors import BadInput, Unsupported
     from .models.loading import VisionLanguageModel, load, wrap
-    from .names import VisionBlock
+    from .names import VisionLayer
     from .pruners import Pruner, methods, register
     from .pruners.define import keep_highest, pruner
     from .pruners.ops import evenly_spaced, merge_into_nearest
@@ -57,7 +57,7 @@ _NAMES = {
     "api": "Inputs inputs_for list_models prune",
     "errors": "BadInput Unsupported",
     "models.loading": "VisionLanguageModel load wrap",
-    "names": "VisionBlock",
+    "names": "VisionLayer",
     "pruners": "Pruner methods register",
     "pruners.pruner": "Paper Param budget_tokens",
     "pruners.define": "keep_highest pruner",
@@ -109,8 +109,8 @@ __all__ = [
     "TextScores",
     "TokenMap",
     "Unsupported",
-    "VisionBlock",
     "VisionLanguageModel",
+    "VisionLayer",
     "__version__",
     "budget_tokens",
     "compare",

@@ -43,21 +43,21 @@ class VideoFacts:
 
 
 @dataclass(frozen=True)
-class VisionBlock:
-    """A place inside the vision tower: between attention and MLP of block ``vision_block`` (0-based)."""
+class VisionLayer:
+    """A place inside the vision tower: between attention and MLP of layer ``vision_layer`` (0-based)."""
 
-    vision_block: int
+    vision_layer: int
 
 
-Site = Literal["encoder", "projector"] | int | VisionBlock
+Site = Literal["encoder", "projector"] | int | VisionLayer
 """``encoder``: vision features before the projector. ``projector``: embeddings that enter the LLM. An int ``i``: before
-LLM block ``i`` (0-based), the first block that sees fewer tokens."""
+LLM layer ``i`` (0-based), the first layer that sees fewer tokens."""
 
 
 def site_label(site: Site) -> str:
-    """The site in words, e.g. ``"before block 4"``."""
-    if isinstance(site, VisionBlock):
-        return f"inside vision block {site.vision_block}"
+    """The site in words, e.g. ``"before layer 4"``."""
+    if isinstance(site, VisionLayer):
+        return f"inside vision layer {site.vision_layer}"
     if isinstance(site, int):
-        return f"before block {site}"
+        return f"before layer {site}"
     return {"encoder": "encoder output, before the projector", "projector": "after the projector"}[site]

@@ -275,7 +275,7 @@ class Run(Record):
     variant: str = ""
     planned: BudgetMeanings | None = None
     actual: BudgetMeanings | None = None
-    tokens_per_block: Many[int] = []
+    tokens_per_layer: Many[int] = []
     stages: Many[StageRecord] = []
     answer: str = ""
     answer_tokens: Many[AnswerToken] = []
@@ -372,14 +372,14 @@ class Request(Record):
 class ModelRecord(Record):
     """Which model answered, and on what.
 
-    attention: the kernel of the LLM's blocks; tower_attention: of the vision tower, where that is another one.
+    attention: the kernel of the LLM's layers; tower_attention: of the vision tower, where that is another one.
     quantization: ``8bit`` or ``4bit`` weights of linear layers, None for weights in ``dtype``. parameters: numbers in
     the model, 0 in sessions of earlier versions. devices: where the weights lie, when on more than one.
     """
 
     name: str
     family: str
-    n_blocks: int
+    n_layers: int
     hidden_size: int
     dtype: str
     device: str

@@ -41,12 +41,12 @@ MAX_FRAME_PIXELS = 4_000_000
 """Frames are scaled down to 1,280 px a side before a model sees them."""
 MAX_RUNS = 64
 MAX_STAGES = 256
-"""Of one run; a stage per block of a vision tower and of a language model is fewer than 150."""
+"""Of one run; a stage per layer of a vision tower and of a language model is fewer than 150."""
 MAX_PER_STAGE = 200
 """Most maps, charts, readings or facts of one stage: far more than a method leaves, few enough to be drawn."""
 MAX_ANSWER_TOKENS = 4_096
 MAX_LINES = 1_000
-"""Warnings, methods, devices, blocks: whatever is listed beside the tokens."""
+"""Warnings, methods, devices, layers: whatever is listed beside the tokens."""
 
 _LARGE = "This session file is too large to be opened"
 _NO_SESSION = "This file is not a tokviz session, or it was written by another version."
@@ -130,7 +130,7 @@ def _counts(comparison: Comparison) -> Iterable[tuple[int, int, str]]:
         yield len(run.stages), MAX_STAGES, "stages in a lane"
         yield len(run.answer_tokens), MAX_ANSWER_TOKENS, "answer tokens in a lane"
         yield len(run.warnings), MAX_LINES, "warnings in a lane"
-        yield len(run.tokens_per_block), MAX_LINES, "blocks in a lane"
+        yield len(run.tokens_per_layer), MAX_LINES, "layers in a lane"
         for stage in run.stages:
             most = max(len(stage.maps), len(stage.charts), len(stage.readings), len(stage.facts))
             yield most, MAX_PER_STAGE, "maps, charts, readings or facts in a stage"
@@ -155,8 +155,8 @@ def _check_values(value: Any) -> None:
         for name, held in value.__dict__.items():
             if name != "base64":
                 _check_values(held)
-    elif hasattr(value, "vision_block"):
-        _check_whole([value.vision_block])
+    elif hasattr(value, "vision_layer"):
+        _check_whole([value.vision_layer])
 
 
 def _check_list(values: Iterable[Any]) -> None:

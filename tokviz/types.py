@@ -1,7 +1,7 @@
 """The nouns of tokviz while a model runs: one meaning each, everywhere. No torch, no gradio at import time.
 
 Letters used throughout the project: ``N`` visual tokens before a stage, ``K`` kept, ``E`` added, ``D`` width, ``M``
-text tokens behind the last visual token, ``L`` LLM blocks (``block i`` is 0-based), ``(R, C)`` grid rows and columns. A
+text tokens behind the last visual token, ``L`` LLM layers (``layer i`` is 0-based), ``(R, C)`` grid rows and columns. A
 higher score always means "keep".
 
 These dataclasses are what pruners and engine hand to each other; they hold tensors. What is left afterwards (plain
@@ -47,7 +47,7 @@ NeedKind = Literal[
 class Need:
     """One signal that a stage wants beside its features. The engine captures just what is asked for.
 
-    kind, of the vision tower (``block`` says which):
+    kind, of the vision tower (``layer`` says which):
         ``cls_attention``   [CLS] row, mean over heads, patches only -> ``Signals.cls_attention``
         ``cls_logits``      the same row before the softmax, scaled, mean over heads -> ``Signals.cls_logits``
         ``cls_full_width``  [CLS] row of the heads' queries and keys laid side by side as one head of the full width,
@@ -58,13 +58,13 @@ class Need:
         ``received_attention``  of a tower without [CLS]: attention that a patch receives from all patches of its
                             image or frame, mean over heads and queries -> ``Signals.received_attention``
                             Where several patches become one token (Qwen), keys and attention of a token are the mean
-                            of its patches, and both blocks are the last one that attends over whole frames.
+                            of its patches, and both layers are the last one that attends over whole frames.
     kind, before the LLM:
         ``text_features``   embeddings of all tokens behind the last visual token, at the stage's site ->
                             ``Signals.text_features``
         ``question_features``  of those, only what the user wrote (no template, no roles) ->
                             ``Signals.question_features``
-        ``llm_input``       what entered block 0, whatever the stage's site: visual and text embeddings ->
+        ``llm_input``       what entered layer 0, whatever the stage's site: visual and text embeddings ->
                             ``Signals.input_features``, ``Signals.input_text``
         ``clip_relevance``  similarity of each patch to the question in the space of the CLIP model that the vision
                             tower was taken from -> ``Signals.clip_relevance``
@@ -75,36 +75,36 @@ class Need:
         ``rotary_similarity``  dot product of the all-ones vector rotated to the position of each text token with the
                             one rotated to that of each visual token, scaled by d^-1/2 like attention logits ->
                             ``Signals.rotary_similarity``
-        ``previous_features``  hidden states that entered the block before the stage -> ``Signals.previous_features``
+        ``previous_features``  hidden states that entered the layer before the stage -> ``Signals.previous_features``
         ``key_norms``       L1 norm of the keys as attention sees them, heads laid side by side, of visual and of text
                             tokens -> ``Signals.key_norms``, ``Signals.text_key_norms``
         ``normed_features`` hidden states at the stage through the LLM's final norm -> ``Signals.normed_features``,
                             ``Signals.normed_text``
-    block:
-        for vision signals ``"feature"`` (the block whose output becomes the visual features; CLIP block 22 of 24 in
-        LLaVA-1.5) or ``"last"``; for attention rows and key norms ``"previous"`` (the block before the stage, which has
-        already run on the unpruned sequence) or ``"this"`` (the block the stage stands before, recomputed from its
+    layer:
+        for vision signals ``"feature"`` (the layer whose output becomes the visual features; CLIP layer 22 of 24 in
+        LLaVA-1.5) or ``"last"``; for attention rows and key norms ``"previous"`` (the layer before the stage, which has
+        already run on the unpruned sequence) or ``"this"`` (the layer the stage stands before, recomputed from its
         input).
     """
 
     kind: NeedKind
-    block: Literal["feature", "last", "previous", "this"] | None = None
+    layer: Literal["feature", "last", "previous", "this"] | None = None
 
 
 CLS_ATTENTION = Need("cls_attention", "feature")
-CLS_ATTENTION_LAST_BLOCK = Need("cls_attention", "last")
-CLS_LOGITS_LAST_BLOCK = Need("cls_logits", "last")
-CLS_FULL_WIDTH_LAST_BLOCK = Need("cls_full_width", "last")
+CLS_ATTENTION_LAST_LAYER = Need("cls_attention", "last")
+CLS_LOGITS_LAST_LAYER = Need("cls_logits", "last")
+CLS_FULL_WIDTH_LAST_LAYER = Need("cls_full_width", "last")
 CLS_FEATURE = Need("cls_feature", "feature")
 ENCODER_KEYS = Need("encoder_keys", "feature")
-FULL_KEYS_LAST_BLOCK = Need("full_keys", "last")
+FULL_KEYS_LAST_LAYER = Need("full_keys", "last")
 RECEIVED_ATTENTION = Need("received_attention", "last")
 TEXT_FEATURES = Need("text_features")
 QUESTION_FEATURES = Need("question_features")
 LLM_INPUT = Need("llm_input")
 CLIP_RELEVANCE = Need("clip_relevance")
 LAST_ROW = Need("last_row", "previous")
-LAST_ROW_OF_NEXT_BLOCK = Need("last_row", "this")
+LAST_ROW_OF_NEXT_LAYER = Need("last_row", "this")
 TEXT_ROWS = Need("text_rows", "previous")
 HEAD_ROWS = Need("head_rows", "previous")
 ROTARY_SIMILARITY = Need("rotary_similarity")
@@ -228,9 +228,9 @@ class Stage:
     """One place where visual tokens are dropped.
 
     site:
-        ``VisionBlock(i)`` (inside vision block i, between its attention and its MLP; features and ``keys`` are that
-        block's, without [CLS]), ``"encoder"`` (vision features before the projector), ``"projector"`` (embeddings that
-        enter the LLM), or an int ``i``: before LLM block ``i`` (0-based), i.e. the first block that sees fewer tokens.
+        ``VisionLayer(i)`` (inside vision layer i, between its attention and its MLP; features and ``keys`` are that
+        layer's, without [CLS]), ``"encoder"`` (vision features before the projector), ``"projector"`` (embeddings that
+        enter the LLM), or an int ``i``: before LLM layer ``i`` (0-based), i.e. the first layer that sees fewer tokens.
     keep:
         how many visual tokens stay, or None when the method decides at run time (ToDRE's withdrawal).
     select:
@@ -239,7 +239,7 @@ class Stage:
         what happens to position ids of the tokens behind: ``reindex`` closes the gap, ``keep`` leaves it (and is the
         only policy of models whose positions have several axes).
     proportional_attention:
-        for a ``VisionBlock`` site: attention in the blocks behind adds ln(``Selection.sizes``) to every key's logit, so
+        for a ``VisionLayer`` site: attention in the layers behind adds ln(``Selection.sizes``) to every key's logit, so
         that a merged token weighs as much as its patches.
     """
 
@@ -253,7 +253,7 @@ class Stage:
 
     @property
     def site_label(self) -> str:
-        """The site in words, e.g. ``"before block 4"``."""
+        """The site in words, e.g. ``"before layer 4"``."""
         return site_label(self.site)
 
 
@@ -263,12 +263,12 @@ class Schedule:
 
     stages: tuple[Stage, ...]
 
-    def counts_per_block(self, n_visual: int, n_blocks: int) -> list[int]:
-        """Planned number of visual tokens that each LLM block processes.
+    def counts_per_layer(self, n_visual: int, n_layers: int) -> list[int]:
+        """Planned number of visual tokens that each LLM layer processes.
 
         Shape: list of ``L`` ints. A stage whose count is decided at run time is assumed to keep everything.
         """
-        return tokens_per_block(n_visual, n_blocks, [(s.site, s.keep) for s in self.stages])
+        return tokens_per_layer(n_visual, n_layers, [(s.site, s.keep) for s in self.stages])
 
     def final_count(self, n_visual: int) -> int:
         """Planned count after the last stage."""
@@ -276,32 +276,32 @@ class Schedule:
             n_visual = n_visual if stage.keep is None else min(n_visual, stage.keep)
         return n_visual
 
-    def meanings(self, n_visual: int, n_blocks: int) -> BudgetMeanings:
+    def meanings(self, n_visual: int, n_layers: int) -> BudgetMeanings:
         """All three meanings of this schedule's budget (``methods.md`` 0.2)."""
-        return budget_meanings(self.counts_per_block(n_visual, n_blocks), self.final_count(n_visual))
+        return budget_meanings(self.counts_per_layer(n_visual, n_layers), self.final_count(n_visual))
 
 
-def tokens_per_block(n_visual: int, n_blocks: int, drops: Sequence[tuple[Site, int | None]]) -> list[int]:
-    """Visual tokens that each block processes, given ``(site, count after it)`` pairs in order. Shape: ``L`` ints."""
+def tokens_per_layer(n_visual: int, n_layers: int, drops: Sequence[tuple[Site, int | None]]) -> list[int]:
+    """Visual tokens that each layer processes, given ``(site, count after it)`` pairs in order. Shape: ``L`` ints."""
     counts = []
     pending = list(drops)
-    for block in range(n_blocks):
-        while pending and (not isinstance(pending[0][0], int) or pending[0][0] <= block):
+    for layer in range(n_layers):
+        while pending and (not isinstance(pending[0][0], int) or pending[0][0] <= layer):
             keep = pending.pop(0)[1]
             n_visual = n_visual if keep is None else min(n_visual, keep)
         counts.append(n_visual)
     return counts
 
 
-def budget_meanings(per_block: Sequence[int], final: int) -> BudgetMeanings:
-    """F, A_in and A_log of a list of per-block counts (``methods.md`` 0.2).
+def budget_meanings(per_layer: Sequence[int], final: int) -> BudgetMeanings:
+    """F, A_in and A_log of a list of per-layer counts (``methods.md`` 0.2).
 
-    A_in bills every block with the tokens it really processed; A_log with the count after it, as SparseVLM's logger
-    does (a block behind which tokens are dropped is billed at its pruned size).
+    A_in bills every layer with the tokens it really processed; A_log with the count after it, as SparseVLM's logger
+    does (a layer behind which tokens are dropped is billed at its pruned size).
     """
-    after = [*per_block[1:], final]
+    after = [*per_layer[1:], final]
     return BudgetMeanings(
-        final=final, average_in=sum(per_block) / len(per_block), average_logged=sum(after) / len(after)
+        final=final, average_in=sum(per_layer) / len(per_layer), average_logged=sum(after) / len(after)
     )
 
 
@@ -310,7 +310,7 @@ class Budget:
     """What the user asked for: ``tokens`` visual tokens, counted as ``counted_as``.
 
     published: as the method's own paper counts its tables; final: the count after the last stage; average: the average
-    that the LLM's blocks process (A_in).
+    that the LLM's layers process (A_in).
     """
 
     tokens: int
@@ -325,10 +325,10 @@ PublishedModel = Literal["llava", "video_llava", "qwen"]
 class PlanningInfo:
     """What a method may know about the model and the prompt when it plans its stages.
 
-    n_visual: visual tokens N that enter the LLM unpruned. n_blocks: LLM blocks L. n_views: images, tiles or frames
+    n_visual: visual tokens N that enter the LLM unpruned. n_layers: LLM layers L. n_views: images, tiles or frames
     that N is made of. has_tiles: view 0 is a thumbnail and the others are crops of the same image. has_frames: the
     views are frames of a video, in order. merges_patches: the encoder merges patches into visual tokens (2x2 in Qwen),
-    so sites inside or behind it see other rows than the LLM. vision_blocks: how many blocks of the vision tower the
+    so sites inside or behind it see other rows than the LLM. n_vision_layers: how many layers of the vision tower the
     features pass through (23 of CLIP's 24 in LLaVA-1.5); None when the family gives no access to them. has_text_tower:
     the CLIP text tower that belongs to the vision tower is at hand. renumbers: positions can be renumbered; never where
     they have several axes (Qwen), where every stage keeps them. projects_cls: the feature of a [CLS] token can become a
@@ -337,14 +337,14 @@ class PlanningInfo:
     """
 
     n_visual: int
-    n_blocks: int
+    n_layers: int
     family: str = "llava"
     has_cls: bool = True
     n_views: int = 1
     has_tiles: bool = False
     has_frames: bool = False
     merges_patches: bool = False
-    vision_blocks: int | None = None
+    n_vision_layers: int | None = None
     has_text_tower: bool = False
     renumbers: bool = True
     projects_cls: bool = True

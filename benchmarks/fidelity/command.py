@@ -252,7 +252,7 @@ def _about(arguments: argparse.Namespace, job: Job, left_out: list[LeftOut], fin
         model=job.vlm.record.name,
         fingerprint=job.cache.model,
         n_visual=job.grid.n_tokens,
-        n_blocks=job.vlm.record.n_blocks,
+        n_layers=job.vlm.record.n_layers,
         first_seed=first_seed(),
         scenes=finished.scenes,
         budgets=sorted({v.budget for v in job.variants if v.budget is not None}, reverse=True),

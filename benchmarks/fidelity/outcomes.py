@@ -87,8 +87,8 @@ class Outcome:
 
     seed, number: the scene and the index of the question in it; together they name the question. family: one of
     FAMILIES. right: whether ``answer`` is ``expected`` but for case, outer spaces and final punctuation. kept: visual
-    tokens after the last stage, tokens that a method added included. average: visual tokens that the LLM's blocks
-    process, averaged over the blocks. evidence_recall: share of the evidence tokens (patches of which the evidence
+    tokens after the last stage, tokens that a method added included. average: visual tokens that the LLM's layers
+    process, averaged over the layers. evidence_recall: share of the evidence tokens (patches of which the evidence
     covers at least a tenth) that are kept to the end, None where the question has no evidence. position_correlation:
     Pearson's r between being kept and the position in raster order, None where all or none are kept. kept_thirds: kept
     patches in the top, middle and bottom third of the grid's rows (row * 3 // rows), None where they were not counted.
@@ -138,7 +138,7 @@ class About(TypedDict):
     model: str
     fingerprint: str
     n_visual: int
-    n_blocks: int
+    n_layers: int
     first_seed: int
     scenes: int
     budgets: list[int]

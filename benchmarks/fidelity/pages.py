@@ -14,7 +14,7 @@ from .statistics import EXACT_UP_TO, mean, spearman
 TEMPLATES = Path(__file__).with_name("templates")
 ALPHA = 0.05
 DEARER = 1.1
-"""From this multiple of the budget on, tokens per block are worth a warning."""
+"""From this multiple of the budget on, tokens per layer are worth a warning."""
 
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -146,7 +146,7 @@ def _family_means(rows: Sequence[Row]) -> list[tuple[str, float]]:
 def _evidence(rows: Sequence[Row]) -> dict[str, Any] | None:
     """Whether methods that keep more of the evidence answer better; None with fewer than three of them.
 
-    Without those that end with no token: they keep no evidence, but blocks before their last stage have seen it.
+    Without those that end with no token: they keep no evidence, but layers before their last stage have seen it.
     """
     left = [row for row in rows if row["evidence_recall"]["mean"] is not None and row["kept"] >= 1]
     pairs = [(row["evidence_recall"]["mean"], row["mean_retention"]["value"]) for row in left]

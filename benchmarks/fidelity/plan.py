@@ -8,7 +8,7 @@ from typing import Any
 
 from tokviz.errors import BadInput
 from tokviz.models.loading import VisionLanguageModel
-from tokviz.names import Site, VisionBlock
+from tokviz.names import Site, VisionLayer
 from tokviz.pruners import get, methods
 from tokviz.records import TokenGrid
 from tokviz.runs.execute import planning_info
@@ -116,12 +116,12 @@ def describe(variants: Iterable[Variant], info: PlanningInfo) -> dict[str, dict[
 
 
 def where(sites: list[Site]) -> str:
-    """Sites in a few words, "encoder, block 4" or "vision blocks 0-4"."""
-    vision = [site.vision_block for site in sites if isinstance(site, VisionBlock)]
-    blocks = [site for site in sites if isinstance(site, int)]
+    """Sites in a few words, "encoder, layer 4" or "vision layers 0-4"."""
+    vision = [site.vision_layer for site in sites if isinstance(site, VisionLayer)]
+    layers = [site for site in sites if isinstance(site, int)]
     words = [str(site) for site in sites if isinstance(site, str)]
-    words += [_many("vision block", vision)] if vision else []
-    words += [_many("block", blocks)] if blocks else []
+    words += [_many("vision layer", vision)] if vision else []
+    words += [_many("layer", layers)] if layers else []
     return ", ".join(words)
 
 

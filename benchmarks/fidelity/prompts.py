@@ -174,7 +174,7 @@ def shared_prefix(
 def _prefill(vlm: VisionLanguageModel, images: Sequence[Prompt], ends: Sequence[int]) -> Any:
     """The model's cache of what stands in front of the questions.
 
-    Shape: keys and values of each block ``(pictures, H, longest, d)``, padded on the left.
+    Shape: keys and values of each layer ``(pictures, H, longest, d)``, padded on the left.
     """
     longest = max(ends)
     embeds = torch.cat(

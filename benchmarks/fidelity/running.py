@@ -20,7 +20,7 @@ from tokviz.pruners.sampling import random_rows
 from tokviz.records import TokenGrid
 from tokviz.runs.execute import planning_info
 from tokviz.runs.metrics import normalised
-from tokviz.types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_block
+from tokviz.types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_layer
 
 from .outcomes import EVIDENCE_ORACLE, Outcome, Variant
 from .prompts import EncodedImage, encode_image, joined, shared_prefix, with_text
@@ -124,14 +124,14 @@ class _Row:
 class Answered:
     """What one question came to under one variant.
 
-    Shape: kept ``(N,)`` bool, the visual tokens alive behind the last stage; per_block ``L`` ints, visual tokens that
-    each block processes. final: visual tokens behind the last stage. Both counts hold tokens that a stage added.
+    Shape: kept ``(N,)`` bool, the visual tokens alive behind the last stage; per_layer ``L`` ints, visual tokens that
+    each layer processes. final: visual tokens behind the last stage. Both counts hold tokens that a stage added.
     """
 
     case: Case
     answer: str
     kept: NDArray[np.bool_]
-    per_block: list[int]
+    per_layer: list[int]
     final: int
 
 
@@ -161,7 +161,7 @@ def answer_variant(
     answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
     inside: Sequence[list[StageEvent]] = [[] for _ in rows] if trace is None else trace.events
     return [
-        _answered(row.case, answer.strip(), [*row.events, *before, *late], grid.n_tokens, vlm.record.n_blocks)
+        _answered(row.case, answer.strip(), [*row.events, *before, *late], grid.n_tokens, vlm.record.n_layers)
         for row, answer, before, late in zip(rows, answers, guided, inside, strict=True)
     ]
 
@@ -204,13 +204,13 @@ def _select(plan: Recipe, rows: Sequence[_Row]) -> Select:
     return keep_what_answers
 
 
-def _answered(case: Case, answer: str, events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> Answered:
+def _answered(case: Case, answer: str, events: Sequence[StageEvent], n_visual: int, n_layers: int) -> Answered:
     counts = [(event.stage.site, len(event.sequence)) for event in events]
     kept = np.full(n_visual, not events)
     if events:
         kept[events[-1].kept.numpy()] = True
     return Answered(
-        case, answer, kept, tokens_per_block(n_visual, n_blocks, counts), counts[-1][1] if counts else n_visual
+        case, answer, kept, tokens_per_layer(n_visual, n_layers, counts), counts[-1][1] if counts else n_visual
     )
 
 
@@ -226,7 +226,7 @@ def outcome(answered: Answered, grid: TokenGrid) -> Outcome:
         answer=answered.answer,
         right=normalised(answered.answer) == normalised(case.expected),
         kept=answered.final,
-        average=sum(answered.per_block) / len(answered.per_block),
+        average=sum(answered.per_layer) / len(answered.per_layer),
         evidence_recall=float(answered.kept[evidence].mean()) if evidence else None,
         position_correlation=position_correlation(answered.kept),
         kept_thirds=thirds(answered.kept, grid.row),

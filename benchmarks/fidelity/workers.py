@@ -39,9 +39,9 @@ class Step:
     work: float
 
 
-def work_of(plan: Recipe, n_visual: int, n_blocks: int) -> float:
-    """A guess at what one question costs, in visual and text tokens per block."""
-    return _TEXT_COST + sum(plan.schedule.counts_per_block(n_visual, n_blocks)) / n_blocks
+def work_of(plan: Recipe, n_visual: int, n_layers: int) -> float:
+    """A guess at what one question costs, in visual and text tokens per layer."""
+    return _TEXT_COST + sum(plan.schedule.counts_per_layer(n_visual, n_layers)) / n_layers
 
 
 def run_chunk(
@@ -64,7 +64,7 @@ def run_chunk(
         if key not in same:
             same[key] = run_variant(vlm, grid, plan, _from(scenes, chunk[have:]))
         cache.add(chunk, plan.variant, same[key], time.perf_counter() - started)
-        yield Step(chunk, plan.variant, work_of(plan, grid.n_tokens, vlm.record.n_blocks))
+        yield Step(chunk, plan.variant, work_of(plan, grid.n_tokens, vlm.record.n_layers))
 
 
 def _from(scenes: Sequence[EncodedScene], seeds: range) -> list[EncodedScene]:
@@ -89,8 +89,8 @@ class Job:
 
     def missing(self) -> dict[range, float]:
         """Chunks of which the cache lacks something, and the work that is left of each."""
-        n_visual, n_blocks = self.grid.n_tokens, self.vlm.record.n_blocks
-        work = {plan.variant: work_of(plan, n_visual, n_blocks) for plan in self.recipes}
+        n_visual, n_layers = self.grid.n_tokens, self.vlm.record.n_layers
+        work = {plan.variant: work_of(plan, n_visual, n_layers) for plan in self.recipes}
         left = {
             chunk: sum(work[variant] for variant in work if self.cache.scenes(chunk, variant) < len(chunk))
             for chunk in self.chunks

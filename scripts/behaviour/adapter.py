@@ -30,7 +30,7 @@ from tokviz.engine import encode, prune, running_on, shorten  # noqa: E402
 from tokviz.errors import BadInput  # noqa: E402
 from tokviz.media.video import read_video  # noqa: E402
 from tokviz.models.loading import VisionLanguageModel, loaded_record  # noqa: E402
-from tokviz.names import VisionBlock  # noqa: E402
+from tokviz.names import VisionLayer  # noqa: E402
 from tokviz.runs.execute import planning_info  # noqa: E402
 from tokviz.runs.inputs import grid_of  # noqa: E402
 from tokviz.runs.metrics import carriers, evidence_recall, evidence_tokens, fates, kept_per_frame, seen_by_llm  # noqa: E402
@@ -217,7 +217,7 @@ def _request(comparison: Any) -> dict[str, Any]:
             "text": comparison.text_tokens,
             "evidence": evidence_tokens(grid, request.evidence, request.evidence_frames),
             "frames": video,
-            "model": [record.family, record.n_blocks, record.hidden_size, record.dtype, record.parameters],
+            "model": [record.family, record.n_layers, record.hidden_size, record.dtype, record.parameters],
         },
         "floats": {"boxes": grid.box, "seen": [v.seen for v in grid.views], "evidence": request.evidence},
         "diagnostics": {},
@@ -234,7 +234,7 @@ def _run(comparison: Any, run: Any, notes: Sequence[Mapping[str, Any]]) -> dict[
         "decisions": {
             "stages": [_stage(stage) for stage in run.stages],
             "sizes": [note["sizes"] for note in notes],
-            "per_layer": run.tokens_per_block,
+            "per_layer": run.tokens_per_layer,
             "budget": [_meanings(run.planned), _meanings(run.actual)],
             "cost": None if run.cost is None else _cost(run.cost),
             "ids": [token.id for token in run.answer_tokens],
@@ -255,7 +255,7 @@ def _run(comparison: Any, run: Any, notes: Sequence[Mapping[str, Any]]) -> dict[
 
 
 def _stage(stage: Any) -> dict[str, Any]:
-    site = ["vision", stage.site.vision_block] if isinstance(stage.site, VisionBlock) else stage.site
+    site = ["vision", stage.site.vision_layer] if isinstance(stage.site, VisionLayer) else stage.site
     return {
         "site": site, "positions": stage.positions, "planned": stage.planned_keep, "before": stage.n_in,
         "kept": stage.kept, "order": stage.order, "assignment": stage.assignment, "sequence": stage.sequence,
@@ -351,7 +351,7 @@ def generate(name: str, method: str, given: Mapping[str, Any], share: float, row
     last = torch.where(case.is_visual(ids), columns, -1).amax(dim=1, keepdim=True)
     question = (columns > last) & (columns < ids.shape[1] - 1)
     before: list[list[Any]] = [[] for _ in ids]
-    if any(isinstance(stage.site, VisionBlock) for stage in stages):
+    if any(isinstance(stage.site, VisionLayer) for stage in stages):
         needs = {need for stage in stages for need in stage.needs}
         encoded = encode(vlm.model, vlm.family, inputs, needs, question_mask=question)
         short, before = shorten(vlm.model, vlm.family, encoded, stages, choose)

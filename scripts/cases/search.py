@@ -26,7 +26,7 @@ class Outcome(Record):
 
     sure: probability that the model gave to the first token of this answer, 0 to 1. evidence: how many of the patches
     that show the answer are left when the method is done, absorbed: how many are merged into others that are left.
-    inside: whether it drops tokens inside the LLM, so that the first blocks saw more than that.
+    inside: whether it drops tokens inside the LLM, so that the first layers saw more than that.
     """
 
     label: str

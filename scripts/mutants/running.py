@@ -80,7 +80,7 @@ def fail_anyway(tests: Iterable[str], copy: Path) -> set[str]:
 
 @contextmanager
 def applied(mutant: Mutant, copy: Path) -> Iterator[None]:
-    """The defect is in the copy while the block runs."""
+    """The defect is in the copy while the layer runs."""
     path, text = copy / mutant.file, mutated(mutant, copy)
     before = path.read_bytes()
     path.write_text(text, encoding="utf-8")

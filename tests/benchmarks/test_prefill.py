@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 SETTINGS = Settings(Budget(1), seed=0, repeats=1, max_new_tokens=2, stop=threading.Event())
 METHODS = [pruner for pruner in methods() if pruner.id != "full"]
 PUBLISHED = {"llava-1.5-7b": (576, 32), "llava-next-7b": (2880 + 48, 32), "qwen2.5-vl-7b": (1296, 28)}
-"""Visual tokens (LLaVA-NeXT with a newline behind each of the 48 rows of crops) and LLM blocks."""
+"""Visual tokens (LLaVA-NeXT with a newline behind each of the 48 rows of crops) and LLM layers."""
 KEEP_NEWLINES = ("apet", "globalcom2")
 """Methods that keep every newline of LLaVA-NeXT and do not count it (``methods.md`` 0.3)."""
 
@@ -49,10 +49,10 @@ def planned(made):
     return prefill.plans(made, METHODS, made.kind.budgets_of("tiny")[:1])
 
 
-def kv_bytes_of(made, visual_per_block):
+def kv_bytes_of(made, visual_per_layer):
     text = made.model.config.get_text_config()
     width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
-    tokens = len(visual_per_block) * (BEFORE + AFTER) + sum(visual_per_block)
+    tokens = len(visual_per_layer) * (BEFORE + AFTER) + sum(visual_per_layer)
     return tokens * width * 2 * 4
 
 
@@ -65,9 +65,9 @@ def test_the_committed_page_is_that_of_the_committed_numbers():
 @pytest.mark.parametrize("shape", ["small", "full"])
 def test_shapes_have_the_published_numbers_of_tokens(kind, shape):
     config = kind.config(shape)
-    n, blocks = PUBLISHED[kind.id]
+    n, layers = PUBLISHED[kind.id]
     assert kind.grid(config, shape).n_tokens == n
-    assert config.get_text_config().num_hidden_layers == (blocks if shape == "full" else 8)
+    assert config.get_text_config().num_hidden_layers == (layers if shape == "full" else 8)
     assert kind.budgets_of(shape) == list(kind.budgets)
 
 
@@ -98,7 +98,7 @@ def test_every_method_is_planned_or_refused_with_a_sentence(made):
 
 
 def test_attention_guided_methods_are_measured_as_published_too(made):
-    """By what their stages need: maps of the tower, or of an LLM block that has run; nobody else."""
+    """By what their stages need: maps of the tower, or of an LLM layer that has run; nobody else."""
     wanted, _ = planned(made)
     eager_ones = {plan.method for plan in wanted if plan.how == "eager"}
     guided = {"fastervlm", "visionzip", "vispruner", "holov", "todre", "polymorphic", "fastv", "sparsevlm"}
@@ -107,25 +107,25 @@ def test_attention_guided_methods_are_measured_as_published_too(made):
         {"globalcom2"} if made.info.has_tiles else set() if made.info.has_cls else without_cls
     )
     for plan in wanted:
-        kinds = {need.kind for stage in plan.schedule.stages for need in stage.needs if need.block != "this"}
+        kinds = {need.kind for stage in plan.schedule.stages for need in stage.needs if need.layer != "this"}
         assert (plan.method in eager_ones) == bool(kinds & {*VISION_MAPS, *LLM_MAPS})
 
 
 def test_lines_hold_what_the_cache_really_holds(made):
-    """The cache of every method against the tokens per block that the line says, and those against the plan."""
+    """The cache of every method against the tokens per layer that the line says, and those against the plan."""
     wanted, _ = planned(made)
     n = made.grid.n_tokens
     for plan in wanted:
         line = prefill.line_of(made, plan, [prefill.fire(made, plan, SETTINGS)])
-        assert line.kv_bytes == kv_bytes_of(made, line.tokens_per_block), plan.key
+        assert line.kv_bytes == kv_bytes_of(made, line.tokens_per_layer), plan.key
         assert line.samples == 1 and line.peak_bytes is None
         if plan.how in ("none", "floor"):
-            assert line.tokens_per_block == [plan.budget or n] * made.n_blocks
+            assert line.tokens_per_layer == [plan.budget or n] * made.n_layers
             assert line.selection_ms == 0
         else:  # random weights attend so evenly that ToDRE withdraws nothing, which is what a plan assumes
             newlines = made.grid.row.count(-1) if plan.method in KEEP_NEWLINES else 0
-            counts = plan.schedule.counts_per_block(n, made.n_blocks)
-            assert line.tokens_per_block == [count + newlines for count in counts], plan.key
+            counts = plan.schedule.counts_per_layer(n, made.n_layers)
+            assert line.tokens_per_layer == [count + newlines for count in counts], plan.key
         assert (line.map_bytes > 0) == (plan.how == "eager"), plan.key
 
 
@@ -143,7 +143,7 @@ def test_eager_lines_choose_what_kernel_lines_choose(made):
 
 
 def test_eager_lines_materialise_the_maps_they_say(made, monkeypatch):
-    """What each block hands over: all of CLIP's or the one of Qwen's, and the one that FastV reads; ``(H, L, L)``."""
+    """What each layer hands over: all of CLIP's or the one of Qwen's, and the one that FastV reads; ``(H, L, L)``."""
     wanted, _ = planned(made)
     seen, keep = [], Maps.keep
 
@@ -170,9 +170,9 @@ def test_eager_lines_materialise_the_maps_they_say(made, monkeypatch):
     seen.clear()
     fired = prefill.fire(made, eager_plans["fastv"], SETTINGS)
     text, length = made.model.config.get_text_config(), made.inputs["input_ids"].shape[1]
-    block = made.family.blocks(made.model)[eager_plans["fastv"].schedule.stages[0].site - 1]
+    layer = made.family.layers(made.model)[eager_plans["fastv"].schedule.stages[0].site - 1]
     assert [(module, shape) for module, shape in seen if shape[2] > 1] == [
-        (block.self_attn, (1, text.num_attention_heads, length, length))
+        (layer.self_attn, (1, text.num_attention_heads, length, length))
     ]
     assert fired.map_bytes == 4 * text.num_attention_heads * length**2
 
@@ -184,7 +184,7 @@ def test_the_model_is_back_on_its_kernel(made):
     for plan in (plan for plan in wanted if plan.how == "eager"):
         prefill.fire(made, plan, SETTINGS)
         assert made.kernels == ("sdpa", "sdpa")
-    attention = made.family.blocks(made.model)[0].self_attn
+    attention = made.family.layers(made.model)[0].self_attn
     with pytest.raises(ZeroDivisionError), eager(made, vision=True, llm=True), maps_kept([attention], Maps()):
         assert made.kernels == ("eager", "eager")
         raise ZeroDivisionError
@@ -193,7 +193,7 @@ def test_the_model_is_back_on_its_kernel(made):
 
 
 def _codes(made):
-    attentions = made.family.blocks(made.model)[0].self_attn, made.family.vision_attention(made.model, "last")
+    attentions = made.family.layers(made.model)[0].self_attn, made.family.vision_attention(made.model, "last")
     return {sys.modules[type(attention).__module__] for attention in attentions}
 
 
@@ -208,7 +208,7 @@ def test_the_floor_is_a_prompt_that_was_short_from_the_start(made):
     assert short.n_visual == [tokens] and int(short.visual_mask.sum()) == tokens
     plan = next(plan for plan in planned(made)[0] if plan.how == "floor")
     fired = prefill.fire(made, replace(plan, budget=tokens), SETTINGS)
-    assert fired.shot.answer.kv_bytes == kv_bytes_of(made, [tokens] * made.n_blocks)
+    assert fired.shot.answer.kv_bytes == kv_bytes_of(made, [tokens] * made.n_layers)
     positions = {} if prompt.position_ids is None else {"position_ids": prompt.position_ids[..., columns]}
     stock = made.model.generate(
         inputs_embeds=prompt.inputs_embeds[:, columns], attention_mask=torch.ones(1, len(columns), dtype=torch.int64),
@@ -247,7 +247,7 @@ def test_medians_leave_the_warm_up_out(made, monkeypatch):
 
 def a_line(how, method, budget, **numbers):
     given = {"vision_ms": 10.0, "selection_ms": 0.0, "prefill_ms": 90.0, "decode_ms": 20.0, "kv_bytes": 800}
-    more = {"tokens_per_block": [8, 8], "peak_bytes": 6000, "map_bytes": 0, "samples": 3}
+    more = {"tokens_per_layer": [8, 8], "peak_bytes": 6000, "map_bytes": 0, "samples": 3}
     return Line(how=how, method=method, budget=budget, **{**given, **more, **numbers})
 
 
@@ -360,6 +360,6 @@ def test_the_committed_numbers_are_what_their_tables_show():
         for line in run["lines"]:
             unpruned = next(o for o in run["lines"] if (o["sitting"], o["how"]) == (line["sitting"], "none"))
             assert line["times_faster"]["prefill"] == pytest.approx(unpruned["prefill_ms"] / line["prefill_ms"])
-            assert 0 <= fmean(line["tokens_per_block"]) <= run["visual_tokens"]
+            assert 0 <= fmean(line["tokens_per_layer"]) <= run["visual_tokens"]
             if line["how"] in ("kernel", "eager"):
                 assert get(line["method"]).label

@@ -36,7 +36,7 @@ def test_tensors_of_two_devices_do_not_meet():
     ],
 )
 def test_every_method_runs_where_the_model_is(kind, names):
-    """In bfloat16, as on a GPU: every method leaves as many tokens in every block as on this device."""
+    """In bfloat16, as on a GPU: every method leaves as many tokens in every layer as on this device."""
     made = bench(kind, "tiny", torch.device("cpu"), torch.bfloat16, "sdpa")
     torch.manual_seed(0)
     for parameter in made.model.parameters():

@@ -111,7 +111,7 @@ def test_views_redraw_and_legends_carry_numbers(first_screen):
 def test_a_stage_can_be_chosen(first_screen):
     page = first_screen
     stages = page.locator(".tv-tools").nth(3).get_by_label("stage")
-    assert stages.locator("option").all_inner_texts() == ["576 → 256: after the projector", "256 → 64: before block 5"]
+    assert stages.locator("option").all_inner_texts() == ["576 → 256: after the projector", "256 → 64: before layer 5"]
     stages.select_option(index=0)
     assert page.locator(".tv-where").nth(3).inner_text() == "256 of 576 patches kept"
 
@@ -141,7 +141,7 @@ def test_what_the_model_did_not_see_is_marked_and_a_failed_lane_says_why(site, o
     page.locator(".tv-image").first.hover(**at(page, 0, 0.05, 0.5))
     assert page.locator(".tv-marks .tv-hover").count() == 0
     failed = page.locator(".tv-lane").nth(4)
-    assert "beyond this model's 8 blocks" in failed.locator(".tv-answer").inner_text()
+    assert "beyond this model's 8 layers" in failed.locator(".tv-answer").inner_text()
     assert "could not run" in failed.locator(".tv-verdict").inner_text()
 
 

@@ -96,7 +96,7 @@ def test_dropped_at_tells_where_each_token_left(rich):
     ]
     token = next(t for t in run.stages[0].kept if t not in run.stages[1].kept)
     hover_patch(rich, STEPS, token)
-    assert "left: before block 3, stage 2 of 5" in rich.locator(".tv-where").nth(STEPS).inner_text()
+    assert "left: before layer 3, stage 2 of 5" in rich.locator(".tv-where").nth(STEPS).inner_text()
     assert rich.locator(".tv-where").nth(CLUSTERS).inner_text() != ""
     rich.mouse.move(5, 5)
     assert rich.locator(".tv-where").nth(STEPS).inner_text() == "0 of 144 patches kept to the end"
@@ -113,13 +113,13 @@ def test_23_stages_are_walked_with_a_slider_that_keeps_the_focus(rich):
     assert "stage 20 of 23" in tools(rich, MERGES).inner_text()
     assert slider.evaluate("node => node === document.activeElement")
     tools(rich, MERGES).get_by_label("Later").click()
-    assert "inside vision block 20" in tools(rich, MERGES).inner_text()
+    assert "inside vision layer 20" in tools(rich, MERGES).inner_text()
     # A patch that an early stage merged is still told by whom it is carried now.
     early = rich_comparison().run("merges").stages[0]
     token = next(t for t, carrier in enumerate(early.assignment) if carrier != t)
     hover_patch(rich, MERGES, token)
     where = rich.locator(".tv-where").nth(MERGES).inner_text()
-    assert "merged into row" in where and "inside vision block 0" in where, where
+    assert "merged into row" in where and "inside vision layer 0" in where, where
 
 
 def test_points_and_patches_light_each_other(rich):
@@ -174,7 +174,7 @@ def test_readings_over_the_stages_have_their_threshold_and_lead_to_the_stage(ric
     box = chart.locator("svg").bounding_box()
     chart.locator("svg").click(position={"x": 0.14 * box["width"], "y": 0.5 * box["height"]})
     assert tools(rich, STEPS).locator("select").input_value() == "0"
-    assert "before block 2" in rich.locator(".tv-facts").inner_text()
+    assert "before layer 2" in rich.locator(".tv-facts").inner_text()
 
 
 def test_hostile_names_of_charts_words_and_facts_stay_text(rich_site, open_page):

@@ -17,25 +17,25 @@ def calibrate(*more):
     return cli.main(["calibrate", "vtw", *map(str, more)])
 
 
-def test_it_prints_the_curve_and_the_block_and_writes_both(loaded, capsys, tmp_path):
+def test_it_prints_the_curve_and_the_layer_and_writes_both(loaded, capsys, tmp_path):
     file = tmp_path / "curve.json"
     assert calibrate("--scenes", 1, "--eta", 1e6, "--first", 5, "--json", file) == 0
     captured = capsys.readouterr()
     assert captured.err == "", "quiet when it is not a terminal"
-    assert "K = 5. Use it with --param vtw.block=5." in captured.out
+    assert "K = 5. Use it with --param vtw.layer=5." in captured.out
     curve = json.loads(file.read_text())
-    assert curve["blocks"] == [5, 6, 7] and curve["block"] == 5 and curve["n_samples"] == 1
-    for block, divergence in zip(curve["blocks"], curve["divergence"], strict=True):
-        row = next(line for line in captured.out.splitlines() if line.split()[:1] == [str(block)])
-        assert f"{divergence:.6f}" in row and "yes" in row and f"{block} of 8" in row
+    assert curve["layers"] == [5, 6, 7] and curve["layer"] == 5 and curve["n_samples"] == 1
+    for layer, divergence in zip(curve["layers"], curve["divergence"], strict=True):
+        row = next(line for line in captured.out.splitlines() if line.split()[:1] == [str(layer)])
+        assert f"{divergence:.6f}" in row and "yes" in row and f"{layer} of 8" in row
 
 
-def test_when_no_block_is_good_enough_it_says_how_close_it_came(loaded, capsys, tmp_path):
+def test_when_no_layer_is_good_enough_it_says_how_close_it_came(loaded, capsys, tmp_path):
     file = tmp_path / "curve.json"
     assert calibrate("--scenes", 1, "--eta", 1e-12, "--first", 6, "--json", file) == 2
     captured = capsys.readouterr()
     curve = json.loads(file.read_text())
-    assert curve["block"] is None
+    assert curve["layer"] is None
     smallest = min(curve["divergence"])
     assert f"smallest divergence is {smallest:.3g} nats" in captured.err
     assert len(captured.err.splitlines()) == 1

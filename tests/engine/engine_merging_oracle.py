@@ -12,16 +12,16 @@ import torch
 
 @torch.no_grad()
 def merged_tower(model, pixels, merges, proportional=True):
-    """Features ``(K, D_v)`` in the official order, and the patches of each, after ``merges[i]`` pairs in block ``i``.
+    """Features ``(K, D_v)`` in the official order, and the patches of each, after ``merges[i]`` pairs in layer ``i``.
 
     Shape: pixels ``(3, H, W)``.
     """
     tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
     hidden = tower.pre_layrnorm(tower.embeddings(pixels[None]))[0]
     patches = [None, *({patch} for patch in range(len(hidden) - 1))]  # [CLS] first
-    for r, block in zip(merges, tower.encoder.layers, strict=False):
-        attention = block.self_attn
-        normed = block.layer_norm1(hidden)
+    for r, layer in zip(merges, tower.encoder.layers, strict=False):
+        attention = layer.self_attn
+        normed = layer.layer_norm1(hidden)
         heads = []
         query, key, value = (getattr(attention, f"{name}_proj")(normed) for name in "qkv")
         size = torch.tensor([1 if held is None else len(held) for held in patches], dtype=hidden.dtype)
@@ -34,7 +34,7 @@ def merged_tower(model, pixels, merges, proportional=True):
         hidden = hidden + attention.out_proj(torch.cat(heads, dim=1))
         metric = sum(key.split(attention.head_dim, dim=1)) / attention.num_heads
         hidden, patches = merge_pairs(hidden, patches, metric, r)
-        hidden = hidden + block.mlp(block.layer_norm2(hidden))
+        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
     return hidden[1:], patches[1:]
 
 

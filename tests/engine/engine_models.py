@@ -14,17 +14,17 @@ FAMILY = Llava()
 IMAGE = 90
 PAD = 0
 PATCHES = 16
-BLOCKS = 6
+LAYERS = 6
 
 
 def build(dtype=torch.float64, attention="sdpa", seed=0, **text):
-    """CLIP tower of 4 blocks (4 x 4 patches), Llama of 6 blocks with grouped heads."""
+    """CLIP tower of 4 layers (4 x 4 patches), Llama of 6 layers with grouped heads."""
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(
         hidden_size=24, intermediate_size=32, num_hidden_layers=4, num_attention_heads=3, image_size=32, patch_size=8
     )
     llama = LlamaConfig(
-        vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=BLOCKS, num_attention_heads=4,
+        vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=None, pad_token_id=PAD, **text,
     )  # fmt: skip
     config = LlavaConfig(vision_config=vision, text_config=llama, image_token_index=IMAGE, image_token_id=IMAGE)

@@ -1,7 +1,7 @@
-"""An independent oracle: own loop over the blocks, one sequence at a time, nothing is ever removed.
+"""An independent oracle: own loop over the layers, one sequence at a time, nothing is ever removed.
 
 The sequence keeps its full length; dropped tokens are masked out as keys from their stage on (one 4D-style mask per
-block). No cache, no padding, own attention arithmetic, own positions. Signals are read off its own full attention maps.
+layer). No cache, no padding, own attention arithmetic, own positions. Signals are read off its own full attention maps.
 """
 
 from __future__ import annotations
@@ -82,24 +82,24 @@ def _one(case, model, ids, seen, stages, choose, row, new_tokens):
     for number in range(len(lm.layers)):
         run(number)
         state["inputs"][number] = state["hidden"].clone()
-        state["hidden"], state["maps"][number], state["keys"][number] = _block(lm, number, state)
+        state["hidden"], state["maps"][number], state["keys"][number] = _layer(lm, number, state)
         if seen is not None and number < len(seen.deepstack):
             state["hidden"][where] += seen.deepstack[number]  # of dropped tokens, too: nobody looks at them
     return model.lm_head(lm.norm(state["hidden"]))[n_prompt - 1 :], kept_by_stage
 
 
-def _block(lm, number, state):
-    block, hidden = lm.layers[number], state["hidden"]
-    weights, value, key = _attention(lm, block, state)
+def _layer(lm, number, state):
+    layer, hidden = lm.layers[number], state["hidden"]
+    weights, value, key = _attention(lm, layer, state)
     mixed = (weights.to(value.dtype) @ value).transpose(0, 1).flatten(1)
-    hidden = hidden + block.self_attn.o_proj(mixed)
-    return hidden + block.mlp(block.post_attention_layernorm(hidden)), weights, key
+    hidden = hidden + layer.self_attn.o_proj(mixed)
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), weights, key
 
 
-def _attention(lm, block, state):
+def _attention(lm, layer, state):
     hidden, length = state["hidden"], len(state["key"])
-    attention = block.self_attn
-    normed = block.input_layernorm(hidden)
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden)
     query, key, value = (
         getattr(attention, f"{name}_norm", torch.nn.Identity())(
             getattr(attention, f"{name}_proj")(normed).view(length, -1, attention.head_dim)
@@ -125,7 +125,7 @@ def _signals(lm, stage, state, columns, features, where, n_prompt):
         elif need.kind == "previous_features":
             found["previous_features"] = state["inputs"][stage.site - 1][columns]
         elif need.kind in ("last_row", "text_rows", "head_rows", "key_norms"):
-            if need.block == "this":
+            if need.layer == "this":
                 weights, _, keys = _attention(lm, lm.layers[stage.site], state)
             else:
                 weights, keys = state["maps"][stage.site - 1], state["keys"][stage.site - 1]

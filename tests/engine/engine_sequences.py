@@ -1,6 +1,6 @@
 """A second oracle, for stages that add tokens and change their order: the sequence is rebuilt token by token.
 
-One sequence at a time, a Python list of tokens, own loop over the blocks, no cache, no padding, own positions.
+One sequence at a time, a Python list of tokens, own loop over the layers, no cache, no padding, own positions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from engine_models import IMAGE, PATCHES, ragged
-from engine_oracle import _attention, _block
+from engine_oracle import _attention, _layer
 
 from tokviz.types import Selection, Signals
 
@@ -65,7 +65,7 @@ def _one(model, ids, pixels, stages, choose, row, new_tokens):
             visual = [token for token in tokens if token.index is not None and token.index >= 0]
             told["llm_input"] = [[token.hidden for token in part] for part in (visual, told["question"])]
         if isinstance(site, int):
-            out, weights, _ = _block(lm, site, _state(tokens))
+            out, weights, _ = _layer(lm, site, _state(tokens))
             told["map"], told["columns"] = weights, {id(token): place for place, token in enumerate(tokens)}
             told["inputs"] = {id(token): token.hidden for token in tokens}
             for token, hidden in zip(tokens, out, strict=True):
@@ -88,7 +88,7 @@ def _state(tokens):
 
 
 def _looked(stage, tokens, visual, told):
-    """The stage's signals inside the LLM, from the whole attention map of the block before (or of the next)."""
+    """The stage's signals inside the LLM, from the whole attention map of the layer before (or of the next)."""
     found, question, lm = {}, told["question"], told["model"].model.language_model
     for need in stage.needs:
         if need.kind == "llm_input":
@@ -106,7 +106,7 @@ def _looked(stage, tokens, visual, told):
             found["rotary_similarity"] = 2 * (apart[..., None] * speed).cos().sum(-1) / width**0.5
         else:
             weights, columns = told["map"], told["columns"]
-            if need.block == "this":
+            if need.layer == "this":
                 weights = _attention(lm, lm.layers[stage.site], _state(tokens))[0]
                 columns = {id(token): place for place, token in enumerate(tokens)}
             rows = [columns[id(token)] for token in (question[-1:] if need.kind == "last_row" else question)]

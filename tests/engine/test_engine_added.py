@@ -28,11 +28,11 @@ def schedules(positions):
     return {
         "encoder": [stage("encoder", 9, positions)],
         "projector": [stage("projector", 7, positions)],
-        "a block": [stage(2, 9, positions)],
-        "block 0": [stage(0, 9, positions)],
+        "a layer": [stage(2, 9, positions)],
+        "layer 0": [stage(0, 9, positions)],
         "two early": [stage("encoder", 12, positions), stage("projector", 7, positions)],
-        "two blocks": [stage(1, 11, positions), stage(3, 5, positions)],
-        "twice at one block": [stage(2, 11, positions), stage(2, 6, positions)],
+        "two layers": [stage(1, 11, positions), stage(3, 5, positions)],
+        "twice at one layer": [stage(2, 11, positions), stage(2, 6, positions)],
         "everywhere": [
             stage("encoder", 13, positions), stage("projector", 10, positions), stage(1, 7, positions),
             stage(4, 4, positions),
@@ -210,7 +210,7 @@ def test_without_a_cache_the_first_decision_stands(model, tolerance, positions):
 
 
 @pytest.mark.parametrize(
-    "need", [LAST_ROW, TEXT_ROWS, Need("last_row", "this"), CLS_ATTENTION], ids=lambda need: f"{need.kind} {need.block}"
+    "need", [LAST_ROW, TEXT_ROWS, Need("last_row", "this"), CLS_ATTENTION], ids=lambda need: f"{need.kind} {need.layer}"
 )
 def test_later_stages_get_their_rows_in_sequence_order(model, tolerance, need):
     """The second stage's signals are those of a run whose tokens stood in order, permuted."""
@@ -224,7 +224,7 @@ def test_later_stages_get_their_rows_in_sequence_order(model, tolerance, need):
                 return everything(stage, signals, row)
             return Selection(kept=torch.tensor([1, 4, 6, 9, 14]), sequence=order if reordered else None)
 
-        # Positions stay with their tokens; before block 5 nothing of the order shows but the order itself.
+        # Positions stay with their tokens; before layer 5 nothing of the order shows but the order itself.
         stages = [stage(5, 5, "keep"), stage(5, 5, "keep", (need,))]
         with prune(model, FAMILY, None, stages, choose) as trace:
             generated(model, prompt(model, BATCHES["one row"]), steps=1)
@@ -333,4 +333,4 @@ def test_rows_may_add_or_not(sdpa64):
 
     inputs = prompt(sdpa64, BATCHES["left-padded"])
     against_rebuilt(sdpa64, inputs, schedules("keep")["everywhere"], choose, 1e-6)
-    against_rebuilt(sdpa64, inputs, schedules("reindex")["two blocks"], lambda *a: ragged(*a), 1e-6)
+    against_rebuilt(sdpa64, inputs, schedules("reindex")["two layers"], lambda *a: ragged(*a), 1e-6)

@@ -156,11 +156,11 @@ def refused(sentence):
 @pytest.mark.parametrize(
     "stages, sentence",
     [
-        ([stage(6, 3)], "there is no block 6"),
+        ([stage(6, 3)], "there is no layer 6"),
         ([stage(3, 3), stage("encoder", 3)], "in the order"),
         ([stage("projector", 3, "keep", (LAST_ROW,))], "before the LLM"),
-        ([stage(0, 3, "keep", (LAST_ROW,))], "none before block 0"),
-        ([stage(0, 3, "keep", (PREVIOUS_FEATURES,))], "none before block 0"),
+        ([stage(0, 3, "keep", (LAST_ROW,))], "none before layer 0"),
+        ([stage(0, 3, "keep", (PREVIOUS_FEATURES,))], "none before layer 0"),
         ([stage(2, 3, "keep", (LAST_ROW, TEXT_ROWS))], "2 attention maps"),
     ],
 )
@@ -171,7 +171,7 @@ def test_impossible_stages_are_refused_before_anything_runs(sdpa32, stages, sent
     assert hooks_of(sdpa32) == before
 
 
-def test_block_0_may_look_at_itself(sdpa32):
+def test_layer_0_may_look_at_itself(sdpa32):
     inputs = prompt(sdpa32, [[3, "image", 6]])
     with prune(sdpa32, FAMILY, None, [stage(0, 3, "keep", (Need("last_row", "this"),))], by_attention) as trace:
         pruned = generated(sdpa32, inputs, steps=2)[1]
@@ -274,7 +274,7 @@ def test_a_method_that_breaks_its_contract_is_named(sdpa32, selection, sentence)
 
 def test_a_signal_that_was_not_encoded_is_named(sdpa32):
     encoded = encode(sdpa32, FAMILY, prompt(sdpa32, [[3, "image", 6]]), ())
-    with pytest.raises(ValueError, match="cls_attention of the feature vision block"):
+    with pytest.raises(ValueError, match="cls_attention of the feature vision layer"):
         shorten(sdpa32, FAMILY, encoded, [stage("projector", 3, "keep", (CLS_ATTENTION,))], spread)
 
 

@@ -7,7 +7,7 @@ import torch
 from engine_models import everything, generated, merged, nothing, ragged, spread, stage
 from engine_oracle import oracle
 from test_engine_families import BATCHES, against_oracle
-from tiny_case import BLOCKS
+from tiny_case import LAYERS
 from tiny_families import CASES
 from tiny_qwen import PATCH
 
@@ -54,7 +54,7 @@ def test_without_what_is_added_the_answer_is_another(model, monkeypatch):
 @pytest.mark.parametrize("site", range(N_ADDED + 2))
 @pytest.mark.parametrize("choose", [merged, nothing], ids=lambda choose: choose.__name__)
 @pytest.mark.parametrize("case", [IMAGES, VIDEOS], ids=["images", "videos"])
-def test_a_stage_before_any_of_the_first_blocks_equals_the_oracle(model, site, choose, case):
+def test_a_stage_before_any_of_the_first_layers_equals_the_oracle(model, site, choose, case):
     against_oracle(case, model, inputs_of(model, case=case), [stage(site, 5, "keep")], choose, 1e-6)
 
 
@@ -72,7 +72,7 @@ def test_without_stages_the_hooks_add_what_the_stock_model_adds(model, batch, ca
 
 
 def test_each_token_gets_its_own_and_added_ones_get_none(model):
-    """What enters a block less what left the one before, at every column."""
+    """What enters a layer less what left the one before, at every column."""
     inputs = inputs_of(model, "one row")
     encoded = encode(model, FAMILY, inputs, ())
     kept, order = torch.tensor([1, 4, 6, 9]), torch.tensor([2, 0, 4, 1, 3])  # the added one in the middle
@@ -82,12 +82,12 @@ def test_each_token_gets_its_own_and_added_ones_get_none(model):
 
     short, _ = shorten(model, FAMILY, encoded, [stage("projector", 4, "keep")], choose)
     left, entered = {}, {}
-    blocks = model.model.language_model.layers
+    layers = model.model.language_model.layers
     with running_on(model, FAMILY, short):  # first its hooks, then these
         hooks = []
-        for n, block in enumerate(blocks):
-            hooks.append(block.register_forward_hook(lambda _m, _a, output, n=n: left.update({n: output})))
-            hooks.append(block.register_forward_pre_hook(lambda _m, args, n=n: entered.update({n: args[0]})))
+        for n, layer in enumerate(layers):
+            hooks.append(layer.register_forward_hook(lambda _m, _a, output, n=n: left.update({n: output})))
+            hooks.append(layer.register_forward_pre_hook(lambda _m, args, n=n: entered.update({n: args[0]})))
         with torch.no_grad():
             model(**short.generate_inputs())
     for hook in hooks:
@@ -96,11 +96,11 @@ def test_each_token_gets_its_own_and_added_ones_get_none(model):
     assert short.alive[0].tolist() == [6, 1, 4, 9]
     features = encoded.deepstack.rows[0]
     assert len(features) == N_ADDED
-    for block in range(len(blocks) - 1):
-        expected = left[block].clone()
-        if block < N_ADDED:
-            expected[0, tokens] += features[block][short.alive[0]]
-        assert torch.equal(entered[block + 1], expected)
+    for layer in range(len(layers) - 1):
+        expected = left[layer].clone()
+        if layer < N_ADDED:
+            expected[0, tokens] += features[layer][short.alive[0]]
+        assert torch.equal(entered[layer + 1], expected)
 
 
 def test_what_is_added_is_what_the_tower_made(model):
@@ -109,8 +109,8 @@ def test_what_is_added_is_what_the_tower_made(model):
     with torch.no_grad():
         made = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).deepstack_features
     assert len(made) == N_ADDED
-    for block, features in enumerate(made):
-        assert torch.equal(torch.cat([row[block] for row in encoded.deepstack.rows]), features)
+    for layer, features in enumerate(made):
+        assert torch.equal(torch.cat([row[layer] for row in encoded.deepstack.rows]), features)
     assert [len(row[0]) for row in encoded.deepstack.rows] == encoded.n_visual and encoded.n_visual[2] == 0
 
 
@@ -205,6 +205,6 @@ def test_an_llm_that_ends_before_the_last_addition_is_refused(model, monkeypatch
     part = type("Part", (), patch)()
     processor = type("Processor", (), {"image_processor": part, "video_processor": part})()
     FAMILY.check(model, processor, "it")
-    monkeypatch.setattr(model.config.vision_config, "deepstack_visual_indexes", [0] * BLOCKS)
-    with pytest.raises(Unsupported, match="adds 6 vision features inside an LLM of only 6 blocks"):
+    monkeypatch.setattr(model.config.vision_config, "deepstack_visual_indexes", [0] * LAYERS)
+    with pytest.raises(Unsupported, match="adds 6 vision features inside an LLM of only 6 layers"):
         FAMILY.check(model, processor, "it")

@@ -38,13 +38,13 @@ def schedules(positions):
         "projector": [stage("projector", 7, positions)],
         "encoder": [stage("encoder", 9, positions)],
         "encoder and projector": [stage("encoder", 11, positions), stage("projector", 6, positions)],
-        "two blocks": [stage(2, 10, positions), stage(4, 5, positions)],
+        "two layers": [stage(2, 10, positions), stage(4, 5, positions)],
         "everywhere": [
             stage("encoder", 13, positions), stage("projector", 11, positions), stage(1, 8, positions),
             stage(3, 4, positions), stage(5, 2, positions),
         ],
-        "before block 0": [stage(0, 8, positions), stage(2, 4, positions)],
-        "twice at one block": [stage(2, 10, positions), stage(2, 6, positions)],
+        "before layer 0": [stage(0, 8, positions), stage(2, 4, positions)],
+        "twice at one layer": [stage(2, 10, positions), stage(2, 6, positions)],
     }  # fmt: skip
 
 
@@ -217,8 +217,8 @@ def _order(rows):
 
 SEVERAL = {
     "several at once": (TEXT_ROWS, HEAD_ROWS, ROTARY_SIMILARITY, KEY_NORMS, LLM_INPUT, NORMED_FEATURES, TEXT_FEATURES),
-    "of the next block": (Need("last_row", "this"), Need("head_rows", "this"), Need("key_norms", "this")),
-    "mixed blocks": (LAST_ROW, Need("head_rows", "this"), KEY_NORMS, PREVIOUS_FEATURES),
+    "of the next layer": (Need("last_row", "this"), Need("head_rows", "this"), Need("key_norms", "this")),
+    "mixed layers": (LAST_ROW, Need("head_rows", "this"), KEY_NORMS, PREVIOUS_FEATURES),
     "keys alone": (KEY_NORMS,),
     "heads alone": (HEAD_ROWS,),
 }
@@ -228,7 +228,7 @@ SEVERAL = {
 @pytest.mark.parametrize("positions", ["keep", "reindex"])
 @pytest.mark.parametrize("batch", ["left-padded", "2, 1 and 0 images"])
 def test_every_signal_inside_the_llm_is_the_oracles(model, tolerance, batch, positions, needs):
-    """After stages that dropped and merged tokens, at two stages of one block, rows padded."""
+    """After stages that dropped and merged tokens, at two stages of one layer, rows padded."""
     wanted, seen = SEVERAL[needs], []
 
     def choose(stage, signals, row):

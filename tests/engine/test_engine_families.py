@@ -11,7 +11,7 @@ import pytest
 import torch
 from engine_models import everything, generated, merged, nothing, spread, stage, unpruned
 from engine_oracle import oracle
-from tiny_case import BLOCKS
+from tiny_case import LAYERS
 from tiny_families import CASES
 
 from tokviz.engine import encode, prune, running_on, shorten
@@ -62,7 +62,7 @@ def tolerance(model):
     return 1e-6 if model.dtype == torch.float64 else 5e-5
 
 
-SCHEDULES = ["projector", "encoder", "two blocks", "everywhere"]
+SCHEDULES = ["projector", "encoder", "two layers", "everywhere"]
 
 
 def schedule(case, where, positions):
@@ -70,7 +70,7 @@ def schedule(case, where, positions):
     stages = {
         "projector": [stage("projector", 7, positions)],
         "encoder": [stage("encoder", 9, positions)],
-        "two blocks": [stage(2, 10, positions), stage(4, 5, positions)],
+        "two layers": [stage(2, 10, positions), stage(4, 5, positions)],
         "everywhere": [
             stage("encoder", 13, positions), stage("projector", 11, positions), stage(1, 8, positions),
             stage(3, 4, positions), stage(5, 2, positions),
@@ -114,7 +114,7 @@ def test_keeping_everything_is_bit_identical_to_the_unpatched_model(case, model,
 @pytest.mark.parametrize("where", SCHEDULES)
 @pytest.mark.parametrize("choose", [spread, merged], ids=lambda choose: choose.__name__)
 def test_a_ragged_batch_equals_the_oracle(case, exact, where, positions, choose):
-    """Before the LLM, inside it at two blocks, and both; rows lose different counts, as their images have them."""
+    """Before the LLM, inside it at two layers, and both; rows lose different counts, as their images have them."""
     inputs = case.prompt(exact, BATCHES["left-padded"])
     against_oracle(case, exact, inputs, schedule(case, where, positions), choose, 1e-6)
 
@@ -188,7 +188,7 @@ def test_vision_signals_are_the_eager_towers(request, case, kernel, way):
                 v.view,
                 v.patch,
                 v.features,
-                {n: v.seen[n.kind]["last" if n.block == "last" else "feature"] for n in case.vision},
+                {n: v.seen[n.kind]["last" if n.layer == "last" else "feature"] for n in case.vision},
             )
             for v in vision[:2]
         ]
@@ -228,9 +228,9 @@ def test_attention_rows_are_the_eager_models(case, exact, need):
     with torch.no_grad():
         maps = eager(**inputs, output_attentions=True).attentions
     visual = case.is_visual(inputs["input_ids"][0])
-    stages = [stage(1, 999, "keep", (need,)), stage(BLOCKS - 2, 999, "keep", (need,))]
+    stages = [stage(1, 999, "keep", (need,)), stage(LAYERS - 2, 999, "keep", (need,))]
     for (site, _), signals in captured(case, exact, inputs, stages).items():
-        weights = maps[site if need.block == "this" else site - 1][0].mean(0)
+        weights = maps[site if need.layer == "this" else site - 1][0].mean(0)
         first = weights.shape[0] - 1 if need.kind == "last_row" else int(visual.nonzero().max()) + 1
         expected = weights[first:][:, visual]
         assert signals.attention_rows.shape == expected.shape

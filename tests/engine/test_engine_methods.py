@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_models import BLOCKS, FAMILY, IMAGE, PATCHES, everything, generated, prompt
+from engine_models import FAMILY, IMAGE, LAYERS, PATCHES, everything, generated, prompt
 from engine_sequences import rebuilt
 
 from tokviz.engine import Geometry, encode, prune, shorten
@@ -14,7 +14,7 @@ from tokviz.pruners import PRUNERS
 from tokviz.types import Budget, PlanningInfo
 
 PADDED = [[5, "image", 6], [2, "image", 3]]
-INFO = PlanningInfo(PATCHES, BLOCKS, vision_blocks=3)
+INFO = PlanningInfo(PATCHES, LAYERS, n_vision_layers=3)
 ATTENTION = ("last_row", "text_rows", "head_rows")
 CELLS = torch.tensor([[place // 4, place % 4] for place in range(PATCHES)])
 HERE = [pruner for pruner in PRUNERS if pruner.missing(INFO) is None]
@@ -135,11 +135,11 @@ def test_every_stage_keeps_what_eager_attention_weights_say(request, kernel, pru
 
 
 def from_eager(stage, maps, visual, row):
-    """The stage's attention signals out of maps ``(B, H, L, L)`` per block."""
+    """The stage's attention signals out of maps ``(B, H, L, L)`` per layer."""
     found, first = {}, int(visual.nonzero().max()) + 1
     for need in stage.needs:
         if need.kind in ATTENTION:
-            weights = maps[stage.site if need.block == "this" else stage.site - 1][row]
+            weights = maps[stage.site if need.layer == "this" else stage.site - 1][row]
             heads = weights[:, -1:] if need.kind == "last_row" else weights[:, first:]
             heads = heads[:, :, visual]
             found["head_rows" if need.kind == "head_rows" else "attention_rows"] = (

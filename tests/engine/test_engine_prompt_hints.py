@@ -183,10 +183,10 @@ def test_geometry_that_nobody_told_is_unknown(sdpa32):
         ([stage("projector", 3, needs=(ROTARY_SIMILARITY,))], "before the LLM"),
         ([stage("encoder", 3, needs=(NORMED_FEATURES,))], "before the LLM"),
         ([stage("encoder", 3, needs=(LLM_INPUT,))], "does not exist there yet"),
-        ([stage(0, 3, needs=(KEY_NORMS,))], "none before block 0"),
-        ([stage(0, 3, needs=(HEAD_ROWS,))], "none before block 0"),
+        ([stage(0, 3, needs=(KEY_NORMS,))], "none before layer 0"),
+        ([stage(0, 3, needs=(HEAD_ROWS,))], "none before layer 0"),
         ([stage(2, 3, needs=(HEAD_ROWS, Need("head_rows", "this")))], "2 attention maps of all heads"),
-        ([stage(2, 3, needs=(KEY_NORMS, Need("key_norms", "this")))], "2 blocks' keys"),
+        ([stage(2, 3, needs=(KEY_NORMS, Need("key_norms", "this")))], "2 layers' keys"),
         ([stage("projector", 3, needs=(CLIP_RELEVANCE,))], "text tower"),
     ],
 )
@@ -210,7 +210,7 @@ def test_guessed_tokens_are_not_read_as_text(sdpa64, need):
         sdpa64.generate(**inputs, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3)
 
 
-def test_block_0_may_look_at_what_does_not_lie_before_it(sdpa64):
+def test_layer_0_may_look_at_what_does_not_lie_before_it(sdpa64):
     seen = {}
     needs = (Need("head_rows", "this"), Need("key_norms", "this"), ROTARY_SIMILARITY, NORMED_FEATURES, LLM_INPUT)
     with prune(sdpa64, FAMILY, None, [stage(0, 5, needs=needs)], looking(seen)):

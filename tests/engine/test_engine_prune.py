@@ -11,7 +11,7 @@ from transformers import TextIteratorStreamer
 
 from tokviz.engine import encode, prune, running_on, selector, shorten
 from tokviz.errors import Unsupported
-from tokviz.names import VisionBlock
+from tokviz.names import VisionLayer
 from tokviz.types import LAST_ROW, Diagnostics, Selection, Stage
 
 ROWS = [[2, "visual", 1, "visual", 4], [3, "visual", 5], [7]]
@@ -86,13 +86,13 @@ def test_beams_and_sampled_sequences_are_copies_of_their_prompt(case, model, sta
 # -- stages inside the vision tower ------------------------------------------------------------------------------------
 
 BATCH = [[2, "image", 1, "image", 4], [3, "image", 5], [7]]
-MERGING = [stage(VisionBlock(0), 24, "reindex"), stage(VisionBlock(2), 16, "reindex")]
+MERGING = [stage(VisionLayer(0), 24, "reindex"), stage(VisionLayer(2), 16, "reindex")]
 LATER = [stage("encoder", 9, "reindex"), stage("projector", 8, "keep"), stage(2, 5, "keep", (LAST_ROW,)), stage(4, 3)]
 
 
 def halving(stage, signals, row):
     """Inside the tower every image loses as many tokens, and the last one left comes first; else as ``ragged``."""
-    if not isinstance(stage.site, VisionBlock):
+    if not isinstance(stage.site, VisionLayer):
         return ragged(stage, signals, row)
     n_images = 1 if signals.view is None else len(signals.view.unique())
     each, left = signals.features.shape[0] // n_images, stage.keep // 2

@@ -23,7 +23,7 @@ pytest.importorskip("bitsandbytes")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny LLaVA whose matrices are whole blocks of 64 numbers."""
+    """A tiny LLaVA whose matrices are whole layers of 64 numbers."""
     torch.manual_seed(0)
     vision = CLIPVisionConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
                               image_size=32, patch_size=8)  # fmt: skip

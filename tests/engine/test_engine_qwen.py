@@ -31,7 +31,7 @@ from tokviz.types import (
 
 ONE, PADDED = [[3, "visual", 6]], [[5, "visual", 6], [2, "visual", 3]]
 MIXED = [[2, "visual", 1, "visual", 4], [3, "visual", 5], [7]]
-TWO_BLOCKS = [stage(2, 7, "keep"), stage(4, 4, "keep")]
+TWO_LAYERS = [stage(2, 7, "keep"), stage(4, 4, "keep")]
 _models = {}
 
 
@@ -78,7 +78,7 @@ def test_without_a_cache_it_is_the_same(case, rows):
     model = tiny(case)
     inputs, logits = case.prompt(model, rows), []
     for use_cache in (True, False):
-        with prune(model, case.here, None, TWO_BLOCKS, ragged):
+        with prune(model, case.here, None, TWO_LAYERS, ragged):
             logits.append(generated(model, inputs, steps=4, use_cache=use_cache)[1])
     assert (logits[0] - logits[1]).abs().max() <= 1e-6
 
@@ -87,10 +87,10 @@ def test_a_decoding_loop_by_hand_leaves_positions_to_the_model_and_its_rope_delt
     """One sequence without a mask: with one, the stock model itself fails at the second token."""
     model = tiny(case)
     inputs = case.prompt(model, ONE)
-    with prune(model, case.here, None, TWO_BLOCKS, ragged):
+    with prune(model, case.here, None, TWO_LAYERS, ragged):
         sequences, logits = generated(model, inputs, steps=4)
     n = inputs["input_ids"].shape[1]
-    with torch.no_grad(), prune(model, case.here, None, TWO_BLOCKS, ragged):
+    with torch.no_grad(), prune(model, case.here, None, TWO_LAYERS, ragged):
         output = model(**inputs, use_cache=True)
         for step in range(1, 4):
             token = sequences[:, n + step - 1 : n + step]
@@ -135,10 +135,10 @@ def test_every_signal_inside_the_llm_is_the_oracles(case, kernel, rows):
 
 
 def test_attention_received_is_looked_at_where_whole_frames_are_attended():
-    for family, block in (("qwen2_vl", 3), ("qwen2_5_vl", 2), ("qwen3_vl", 3)):  # Qwen2.5-VL's block 3 has windows
+    for family, layer in (("qwen2_vl", 3), ("qwen2_5_vl", 2), ("qwen3_vl", 3)):  # Qwen2.5-VL's layer 3 has windows
         case = CASES[family]
         model = tiny(case)
-        assert case.here.vision_attention(model, "last") is model.model.visual.blocks[block].attn
+        assert case.here.vision_attention(model, "last") is model.model.visual.blocks[layer].attn
 
 
 def test_windows_are_out_of_the_order_of_the_llm(case):

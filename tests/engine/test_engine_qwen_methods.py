@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from engine_models import everything, generated
-from tiny_case import BLOCKS, IMAGE
+from tiny_case import IMAGE, LAYERS
 from tiny_families import CASES
 from tiny_qwen import KINDS, MERGE
 
@@ -18,7 +18,7 @@ ROWS = [[5, "visual", 6]]
 GRID = CASES["qwen2_vl"].prompt(torch.zeros(0), ROWS)["image_grid_thw"][0].tolist()
 N, COLUMNS = GRID[1] * GRID[2] // MERGE**2, GRID[2] // MERGE
 CELLS = torch.tensor([[token // COLUMNS, token % COLUMNS] for token in range(N)])
-INFO = PlanningInfo(N, BLOCKS, "qwen2_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen")
+INFO = PlanningInfo(N, LAYERS, "qwen2_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen")
 HERE = [pruner for pruner in PRUNERS if pruner.missing(INFO) is None]
 ATTENTION = ("last_row", "text_rows", "head_rows")
 
@@ -121,7 +121,7 @@ def test_every_stage_in_the_llm_keeps_what_eager_attention_weights_say(model, pr
             maps = eager(**inputs, output_attentions=True).attentions
         first, found = int(visual.nonzero().max()) + 1, {}
         for need in wanted:
-            weights = maps[stage.site if need.block == "this" else stage.site - 1][0]
+            weights = maps[stage.site if need.layer == "this" else stage.site - 1][0]
             heads = (weights[:, -1:] if need.kind == "last_row" else weights[:, first:])[:, :, visual]
             found["head_rows" if need.kind == "head_rows" else "attention_rows"] = (
                 heads if need.kind == "head_rows" else heads.mean(0)

@@ -10,7 +10,7 @@ from tokviz.engine.capture import attention_rows, tapped
 from tokviz.errors import Unsupported
 from tokviz.types import (
     CLS_ATTENTION,
-    CLS_ATTENTION_LAST_BLOCK,
+    CLS_ATTENTION_LAST_LAYER,
     CLS_FEATURE,
     ENCODER_KEYS,
     LAST_ROW,
@@ -19,7 +19,7 @@ from tokviz.types import (
     Selection,
 )
 
-VISION = (CLS_ATTENTION, CLS_ATTENTION_LAST_BLOCK, ENCODER_KEYS, Need("encoder_keys", "last"))
+VISION = (CLS_ATTENTION, CLS_ATTENTION_LAST_LAYER, ENCODER_KEYS, Need("encoder_keys", "last"))
 # Equally long: eager float64 with padding is NaN in the stock model.
 TWO_IMAGES = [[2, "image", 2, "image", 4], [3, "image", 21], [40]]
 
@@ -45,7 +45,7 @@ def eager64():
 
 @pytest.fixture(scope="module")
 def eager_attentions(eager64):
-    """LLM attention maps ``(B, H, L, L)`` per block and vision maps."""
+    """LLM attention maps ``(B, H, L, L)`` per layer and vision maps."""
     inputs = prompt(eager64, TWO_IMAGES)
     with torch.no_grad():
         llm = eager64(**inputs, output_attentions=True).attentions
@@ -61,7 +61,7 @@ def test_attention_rows_are_the_eager_models(request, kernel, need, eager_attent
     seen = captured(model, inputs, [stage(1, 99, "keep", (need,)), stage(4, 99, "keep", (need,))])
     visual = inputs["input_ids"] == 90
     for (site, row), signals in seen.items():
-        weights = eager_attentions[0][site if need.block == "this" else site - 1][row].mean(0)
+        weights = eager_attentions[0][site if need.layer == "this" else site - 1][row].mean(0)
         first = weights.shape[0] - 1 if need.kind == "last_row" else int(visual[row].nonzero().max()) + 1
         expected = weights[first:][:, visual[row]]
         assert signals.attention_rows.shape == expected.shape
@@ -109,29 +109,29 @@ def test_vision_signals_are_the_eager_models(request, kernel, way, eager_attenti
         assert (feature_row - maps[-2][images, :, 0, 1:].mean(1).flatten()).abs().max() <= 1e-6
         assert (last_row - maps[-1][images, :, 0, 1:].mean(1).flatten()).abs().max() <= 1e-6
         for name, keys, norm_input in (("feature", feature_keys, states[-3]), ("last", last_keys, states[-2])):
-            block = model.model.vision_tower.encoder.layers[2 if name == "feature" else 3]
-            by_hand = attention[name].k_proj(block.layer_norm1(norm_input[images])).unflatten(-1, (3, -1)).mean(2)
+            layer = model.model.vision_tower.encoder.layers[2 if name == "feature" else 3]
+            by_hand = attention[name].k_proj(layer.layer_norm1(norm_input[images])).unflatten(-1, (3, -1)).mean(2)
             assert (keys - by_hand[:, 1:].flatten(0, 1)).abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
 @pytest.mark.parametrize("way", ["encode", "hooks"])
-@pytest.mark.parametrize("block", ["feature", "last"])
+@pytest.mark.parametrize("layer", ["feature", "last"])
 @pytest.mark.parametrize("kind", ["cls_logits", "cls_full_width", "full_keys"])
-def test_further_vision_signals_are_what_the_tower_computes(request, kernel, way, block, kind):
-    model, need = request.getfixturevalue(kernel), Need(kind, block)
+def test_further_vision_signals_are_what_the_tower_computes(request, kernel, way, layer, kind):
+    model, need = request.getfixturevalue(kernel), Need(kind, layer)
     inputs = prompt(model, TWO_IMAGES)
     if way == "encode":
-        found = [vision.seen[kind][block] for vision in encode(model, FAMILY, inputs, [need]).vision[:2]]
+        found = [vision.seen[kind][layer] for vision in encode(model, FAMILY, inputs, [need]).vision[:2]]
     else:
         seen = captured(model, inputs, [stage("projector", 99, "keep", (need,))])
         found = [getattr(seen["projector", row], kind) for row in (0, 1)]
     with torch.no_grad():
         tower = model.model.vision_tower
         states = tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
-        layer = tower.encoder.layers[2 if block == "feature" else 3]
-        hidden = layer.layer_norm1(states[2 if block == "feature" else 3])
-        query, key = layer.self_attn.q_proj(hidden)[:, 0], layer.self_attn.k_proj(hidden)
+        module = tower.encoder.layers[2 if layer == "feature" else 3]
+        hidden = module.layer_norm1(states[2 if layer == "feature" else 3])
+        query, key = module.self_attn.q_proj(hidden)[:, 0], module.self_attn.k_proj(hidden)
     if kind == "full_keys":
         expected = key[:, 1:]
     elif kind == "cls_full_width":  # one head as wide as the tower
@@ -146,17 +146,17 @@ def test_further_vision_signals_are_what_the_tower_computes(request, kernel, way
 
 
 @pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
-@pytest.mark.parametrize("block", ["feature", "last"])
-def test_the_cls_feature_is_the_blocks_first_row(request, kernel, block):
-    model, need = request.getfixturevalue(kernel), Need("cls_feature", block)
+@pytest.mark.parametrize("layer", ["feature", "last"])
+def test_the_cls_feature_is_the_layers_first_row(request, kernel, layer):
+    model, need = request.getfixturevalue(kernel), Need("cls_feature", layer)
     inputs = prompt(model, [[2, "image", 4], [3, "image", 3]])
     with torch.no_grad():
         states = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
-    expected = states[3 if block == "feature" else 4][:, 0]
+    expected = states[3 if layer == "feature" else 4][:, 0]
     vision = encode(model, FAMILY, inputs, [need]).vision
     seen = captured(model, inputs, [stage("encoder", 99, "keep", (need,)), stage(2, 99, "keep", (need,))])
     for row in (0, 1):
-        assert torch.equal(vision[row].seen["cls_feature"][block], expected[row][None])
+        assert torch.equal(vision[row].seen["cls_feature"][layer], expected[row][None])
         assert torch.equal(seen["encoder", row].cls_feature, expected[row])
         assert torch.equal(seen[2, row].cls_feature, expected[row])
 
@@ -219,15 +219,15 @@ def test_vision_signals_reach_stages_inside_the_llm_of_a_shortened_prompt(sdpa32
 def test_one_wrapper_serves_all_taps_in_any_order(sdpa32):
     from contextlib import ExitStack
 
-    block = sdpa32.model.language_model.layers[0].self_attn
+    layer = sdpa32.model.language_model.layers[0].self_attn
     inputs = prompt(sdpa32, [[4]])
     calls = []
     original = ALL_ATTENTION_FUNCTIONS["sdpa"]
     first, second = ExitStack(), ExitStack()
-    first.enter_context(tapped(block, "sdpa", lambda *_: calls.append("first")))
+    first.enter_context(tapped(layer, "sdpa", lambda *_: calls.append("first")))
     wrapper = ALL_ATTENTION_FUNCTIONS["sdpa"]
     assert wrapper is not original
-    second.enter_context(tapped(block, "sdpa", lambda *_: calls.append("second")))
+    second.enter_context(tapped(layer, "sdpa", lambda *_: calls.append("second")))
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is wrapper
     sdpa32(**inputs)
     first.close()
@@ -237,7 +237,7 @@ def test_one_wrapper_serves_all_taps_in_any_order(sdpa32):
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original
     ALL_ATTENTION_FUNCTIONS["sdpa"] = mine = lambda *args, **kwargs: original(*args, **kwargs)
     try:
-        with tapped(block, "sdpa", lambda *_: calls.append("third")):
+        with tapped(layer, "sdpa", lambda *_: calls.append("third")):
             sdpa32(**inputs)
         assert calls[3:] == ["third"] and ALL_ATTENTION_FUNCTIONS["sdpa"] is mine, "what others put there stays theirs"
     finally:

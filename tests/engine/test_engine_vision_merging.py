@@ -11,8 +11,8 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 
 from tokviz.engine import encode, prune, shorten
 from tokviz.errors import Unsupported
-from tokviz.names import VisionBlock
-from tokviz.pruners.tome import PRUNER, merges_per_block
+from tokviz.names import VisionLayer
+from tokviz.pruners.tome import PRUNER, merges_per_layer
 from tokviz.types import CLS_ATTENTION, ENCODER_KEYS, LAST_ROW, Budget, PlanningInfo, Selection
 
 BATCHES = {
@@ -21,7 +21,7 @@ BATCHES = {
     "three images": [[2, "image", 2, "image", 1, "image", 4]],
     "2, 1 and 0 images": [[2, "image", 1, "image", 4], [3, "image", 5], [7]],
 }
-INFO = PlanningInfo(PATCHES, n_blocks=6, vision_blocks=3)
+INFO = PlanningInfo(PATCHES, n_layers=6, n_vision_layers=3)
 
 
 def plan(budget=6, **params):
@@ -70,7 +70,7 @@ def test_the_prompt_equals_the_tower_written_out(model, batch, order, proportion
     encoded = encode(model, FAMILY, inputs, ())
     short, events = shorten(model, FAMILY, encoded, stages, choose_with(params))
     tolerance = 1e-6 if model.dtype == torch.float64 else 1e-5
-    merges = merges_per_block(PATCHES, PATCHES - 6, 3)
+    merges = merges_per_layer(PATCHES, PATCHES - 6, 3)
     for row, (expected, kept) in enumerate(by_hand(model, inputs, merges, order, proportional)):
         real = short.attention_mask[row].bool()
         assert (short.inputs_embeds[row][real] - expected).abs().max() <= tolerance
@@ -98,7 +98,7 @@ def _call(budget=6, **params):
 
 
 def test_a_tower_as_deep_as_that_of_llava(sdpa32):
-    """24 blocks, 576 patches, features of block 22: 23 blocks merge, and 64 tokens enter the LLM."""
+    """24 layers, 576 patches, features of layer 22: 23 layers merge, and 64 tokens enter the LLM."""
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=24, num_attention_heads=2, image_size=336, patch_size=14
     )
@@ -108,7 +108,7 @@ def test_a_tower_as_deep_as_that_of_llava(sdpa32):
     ).eval()
     inputs = {"input_ids": torch.tensor([[1, *[IMAGE] * 576, 5]]), "pixel_values": torch.randn(1, 3, 336, 336)}
     params = PRUNER.complete({})
-    stages = PRUNER.schedule(Budget(64), PlanningInfo(576, 6, vision_blocks=23), params).stages
+    stages = PRUNER.schedule(Budget(64), PlanningInfo(576, 6, n_vision_layers=23), params).stages
     short, events = shorten(deep, FAMILY, encode(deep, FAMILY, inputs, ()), stages, choose_with(params))
     left = [576]
     for r in [23] * 6 + [22] * 17:
@@ -124,7 +124,7 @@ def test_merging_nothing_is_the_stock_tower_bit_for_bit(batch, request):
     for name in ("sdpa64", "sdpa32"):
         model = request.getfixturevalue(name)
         encoded = encode(model, FAMILY, prompt(model, BATCHES[batch]), ())
-        stages = [replace(stage(VisionBlock(i), 99, "reindex"), proportional_attention=True) for i in range(3)]
+        stages = [replace(stage(VisionLayer(i), 99, "reindex"), proportional_attention=True) for i in range(3)]
         short, events = shorten(model, FAMILY, encoded, stages, everything)
         assert torch.equal(short.inputs_embeds, encoded.inputs_embeds)
         assert short.position_ids is None
@@ -133,7 +133,7 @@ def test_merging_nothing_is_the_stock_tower_bit_for_bit(batch, request):
 
 def test_an_eager_tower_is_the_same_up_to_rounding(eager32):
     encoded = encode(eager32, FAMILY, prompt(eager32, BATCHES["one row"]), ())
-    short, _ = shorten(eager32, FAMILY, encoded, [stage(VisionBlock(0), 99, "reindex")], everything)
+    short, _ = shorten(eager32, FAMILY, encoded, [stage(VisionLayer(0), 99, "reindex")], everything)
     assert (short.inputs_embeds - encoded.inputs_embeds).abs().max() <= 1e-5
 
 
@@ -146,14 +146,14 @@ def test_later_stages_go_on_with_the_merged_tokens(sdpa64):
     seen = {}
 
     def look(at, signals, row):
-        if isinstance(at.site, VisionBlock):
+        if isinstance(at.site, VisionLayer):
             return choose(at, signals, row)
         seen[at.site] = signals
         return Selection(kept=torch.tensor([0, 2, 3, 7])[: at.keep])
 
     later = [stage("encoder", 4, "reindex"), stage(2, 2, "keep", needs=(LAST_ROW,))]
     short, _ = shorten(sdpa64, FAMILY, encoded, [*merging, *later], look)
-    features, patches = merged_tower(sdpa64, inputs["pixel_values"][0], merges_per_block(16, 7, 3))
+    features, patches = merged_tower(sdpa64, inputs["pixel_values"][0], merges_per_layer(16, 7, 3))
     assert (seen["encoder"].features - features).abs().max() < 1e-9
     assert seen["encoder"].sizes.tolist() == [len(held) for held in patches]
     assert short.alive[0].tolist() == [min(patches[token]) for token in (0, 2, 3, 7)]
@@ -231,8 +231,8 @@ def test_what_cannot_be_merged_is_refused(sdpa64, monkeypatch):
     refuses("nothing to look at but the features and keys", [replace(stages[0], needs=(ENCODER_KEYS,))])
     refuses("as it ran with all tokens", [*stages, stage("encoder", 3, "reindex", needs=(ENCODER_KEYS,))])
     refuses("no position to keep", [replace(stages[0], positions="keep")])
-    refuses(r"blocks 0\.\.2; there is no block 3", [stage(VisionBlock(3), 9, "reindex")], by=spread)
-    refuses("A vision block takes one stage", [stages[0], stages[0]])
+    refuses(r"layers 0\.\.2; there is no layer 3", [stage(VisionLayer(3), 9, "reindex")], by=spread)
+    refuses("A vision layer takes one stage", [stages[0], stages[0]])
     refuses("Stages must come in the order", [stages[1], stages[0]])
     refuses("needs the pixels of every image", on=replace(encoded, pixel_values=None))
     refuses("merging inside the vision tower must come first", on=shorten(sdpa64, FAMILY, encoded, stages, choose)[0])
@@ -240,7 +240,7 @@ def test_what_cannot_be_merged_is_refused(sdpa64, monkeypatch):
     refuses("adds tokens inside the vision tower", by=lambda *_: Selection(kept=torch.arange(3), extra=extra))
     refuses("the same number of tokens, at least one", by=lambda *_: Selection(kept=torch.arange(0)))
     two = encode(sdpa64, FAMILY, prompt(sdpa64, BATCHES["left-padded"]), ())
-    ragged = [stage(VisionBlock(0), 9, "reindex")]
+    ragged = [stage(VisionLayer(0), 9, "reindex")]
     refuses("different numbers of tokens in different", ragged, two, lambda s, _, row: Selection(torch.arange(9 - row)))
     monkeypatch.setattr(type(FAMILY), "vision_tower", lambda self, model: None)
     refuses("cannot be run with fewer tokens")

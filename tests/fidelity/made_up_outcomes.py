@@ -92,7 +92,7 @@ def about(**more):
         "model": "tokviz-tiny",
         "fingerprint": "0123abcd",
         "n_visual": 576,
-        "n_blocks": 8,
+        "n_layers": 8,
         "first_seed": 5_000_000,
         "scenes": 60,
         "budgets": list(BUDGETS),

@@ -37,7 +37,7 @@ APET_SAMPLING, POLYMORPHIC_K_64, TODRE_STAGES, TODRE_TAU, ADAPTVTP_FILTER = (
     next(ablation for ablation in ABLATIONS if ablation.id == name)
     for name in ("apet_sampling", "polymorphic_k_64", "todre_stages", "todre_tau", "adaptvtp_filter")
 )
-TINY = PlanningInfo(n_visual=576, n_blocks=8, vision_blocks=5)
+TINY = PlanningInfo(n_visual=576, n_layers=8, n_vision_layers=5)
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = range(201_000_000, 201_000_004)
 ABOUT = {
@@ -48,7 +48,7 @@ ABOUT = {
     "model": "tokviz-tiny",
     "fingerprint": "0123abcd",
     "n_visual": 576,
-    "n_blocks": 8,
+    "n_layers": 8,
     "first_seed": SCENES[0],
     "scenes": len(SCENES),
     "budgets": [128, 64],
@@ -110,7 +110,7 @@ def test_every_variant_is_one_that_its_method_can_plan(found):
     complete = pruner.complete(found.params)
     assert all(complete[name] != defaults[name] for name in found.params), "equal variants must look equal"
     schedule = pruner.schedule(Budget(found.budget or 576), TINY, complete)
-    counts = schedule.counts_per_block(576, 8)
+    counts = schedule.counts_per_layer(576, 8)
     if found.method == "full" or (found.params.get("stage_1") is False and found.method == "todre"):
         assert counts == [576] * 8  # until withdrawal, which is decided at run time
     else:

@@ -111,7 +111,7 @@ def test_a_batch_of_questions_is_answered_as_each_of_them_alone(vlm, grid, budge
         kept = list(range(grid.n_tokens)) if run.kept is None else run.kept
         assert np.flatnonzero(mine.kept).tolist() == kept, mine.case.question
         assert mine.answer == run.answer, mine.case.question
-        assert mine.per_block == run.tokens_per_block
+        assert mine.per_layer == run.tokens_per_layer
         assert (mine.final, outcome(mine, grid).average) == (run.actual.final, run.actual.average_in)
 
 
@@ -401,7 +401,7 @@ def test_budgets_with_the_same_schedule_are_run_once(vlm, grid, tmp_path, monkey
     calls = []
     monkeypatch.setattr(workers, "run_variant", lambda *given: calls.append(given) or run_variant(*given))
     both = [recipe(vlm, grid, Variant("vtw", {}, "VTW", budget)) for budget in (40, 30)]
-    assert both[0].schedule == both[1].schedule, "VTW withdraws at its block whatever the budget"
+    assert both[0].schedule == both[1].schedule, "VTW withdraws at its layer whatever the budget"
     cache = OutcomeCache(tmp_path, "weights")
     chunk = range(SEEDS[0], SEEDS[0] + 1)
     assert len(list(run_chunk(vlm, grid, both, chunk, cache))) == 2 and len(calls) == 1

@@ -18,7 +18,7 @@ from benchmarks.fidelity.plan import describe, where
 from benchmarks.fidelity.statistics import mcnemar
 from benchmarks.fidelity.summary import most_frequent, summarise
 from tokviz.errors import BadInput
-from tokviz.names import VisionBlock
+from tokviz.names import VisionLayer
 from tokviz.types import PlanningInfo
 from training.language import COUNTS
 
@@ -147,7 +147,7 @@ def test_what_does_not_keep_to_the_budget_is_set_apart(made):
         for variant, own in made.items()
     }
     first, second, _ = conclusions(summarise(changed, about(), resamples=200))
-    assert "per block on average: Apet (300.0). The other 9 keep from" in first
+    assert "per layer on average: Apet (300.0). The other 9 keep from" in first
     assert "(n = 9; without Apet, which end with no token)" in second
 
 
@@ -176,9 +176,9 @@ def test_the_pages_hold_every_method_and_the_demands(files):
 def test_tables_are_rectangular(files):
     for path in files[1]:
         if path.suffix == ".md":
-            for block in path.read_text().split("\n\n"):
-                if block.startswith("|"):
-                    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
+            for layer in path.read_text().split("\n\n"):
+                if layer.startswith("|"):
+                    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in layer.splitlines()}) == 1, layer
 
 
 def test_text_from_outside_cannot_build_columns_or_html(files):
@@ -326,14 +326,14 @@ def test_charts_are_images_and_repeatable(made):
 
 def test_sites_in_words():
     assert where(["projector"]) == "projector" and where([]) == ""
-    assert where(["encoder", 4]) == "encoder, block 4" and where([2, 4, 6]) == "blocks 2/4/6"
-    assert where([VisionBlock(i) for i in range(5)]) == "vision blocks 0-4"
+    assert where(["encoder", 4]) == "encoder, layer 4" and where([2, 4, 6]) == "layers 2/4/6"
+    assert where([VisionLayer(i) for i in range(5)]) == "vision layers 0-4"
 
 
 def test_methods_describe_themselves_at_every_budget_that_they_can_meet():
     asked = [Variant("apet", {}, "ApET", 64), Variant("pdrop", {}, "PDrop", 64), Variant("pdrop", {}, "PDrop", 32)]
     asked += [Variant(FULL, {}, "No pruning", None), Variant(EVIDENCE_ORACLE, {}, "oracle", 64)]
-    described = describe(asked, PlanningInfo(576, 8, vision_blocks=5))
-    assert described["apet"] == {"family": "approximation-error", "where": {"64": "encoder, block 4"}}
+    described = describe(asked, PlanningInfo(576, 8, n_vision_layers=5))
+    assert described["apet"] == {"family": "approximation-error", "where": {"64": "encoder, layer 4"}}
     assert set(described["pdrop"]["where"]) == {"64"} and described[FULL]["family"] == "control"
     assert described[EVIDENCE_ORACLE] == {"family": "control", "where": {}}

@@ -31,11 +31,11 @@ def test_ids_are_unique_and_each_family_lists_its_own():
             assert entry.takes and set(entry.takes) <= set(family.takes)
 
 
-@pytest.mark.parametrize(("layer", "blocks"), [(-2, 23), (-1, 24), (5, 5)])
-def test_planning_counts_the_vision_blocks_that_features_pass_through(layer, blocks):
+@pytest.mark.parametrize(("layer", "layers"), [(-2, 23), (-1, 24), (5, 5)])
+def test_planning_counts_the_vision_layers_that_features_pass_through(layer, layers):
     """23 of CLIP's 24 in LLaVA-1.5; stages inside the tower are planned by it, as ``VisionTower`` is cut by it."""
     config = {**find("llava-hf/llava-1.5-7b-hf").config, "vision_feature_layer": layer}
-    assert FAMILIES["llava"].planned(config).vision_blocks == blocks
+    assert FAMILIES["llava"].planned(config).n_vision_layers == layers
 
 
 @pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.id)
@@ -60,13 +60,13 @@ def test_the_estimate_by_hand():
     text = {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 3,
             "intermediate_size": 16}  # fmt: skip
     tokens = 100 + 512
-    cache, block = 2 * 3 * 4 * tokens * 2, tokens * (4 * 8 + 3 * 16) * 2
-    assert memory_gb(Parameters(1000, 10), text, 100, 16) == pytest.approx((2020 + cache + block) / 1e9)
-    assert memory_gb(Parameters(1000, 10), text, 100, 8) == pytest.approx((1020 + cache + block) / 1e9)
-    assert memory_gb(Parameters(1000, 10), text, 100, 4) == pytest.approx((582.5 + cache + block) / 1e9)
+    cache, layer = 2 * 3 * 4 * tokens * 2, tokens * (4 * 8 + 3 * 16) * 2
+    assert memory_gb(Parameters(1000, 10), text, 100, 16) == pytest.approx((2020 + cache + layer) / 1e9)
+    assert memory_gb(Parameters(1000, 10), text, 100, 8) == pytest.approx((1020 + cache + layer) / 1e9)
+    assert memory_gb(Parameters(1000, 10), text, 100, 4) == pytest.approx((582.5 + cache + layer) / 1e9)
     # Heads that are wider than their share of the hidden size (Qwen3): 10 instead of 4 numbers per key.
     wide = {**text, "head_dim": 10}
-    assert memory_gb(Parameters(0, 0), wide, 100, 16) == pytest.approx((cache * 2.5 + block) / 1e9)
+    assert memory_gb(Parameters(0, 0), wide, 100, 16) == pytest.approx((cache * 2.5 + layer) / 1e9)
 
 
 def test_sizes_are_said_as_people_do():

@@ -74,7 +74,7 @@ def test_every_method_runs_or_says_what_the_model_lacks(asked):
         missing = get(run.method).missing(info)
         assert run.error == missing, run.method
         if missing is None:
-            assert run.answer_tokens and len(run.tokens_per_block) == vlm.record.n_blocks
+            assert run.answer_tokens and len(run.tokens_per_layer) == vlm.record.n_layers
     # Those that need nothing but features run everywhere.
     running = {run.method for run in comparison.runs if run.error is None}
     assert {"full", "random", "uniform", "divprune", "fastv", "pdrop", "vtw", "apet"} <= running
@@ -83,7 +83,7 @@ def test_every_method_runs_or_says_what_the_model_lacks(asked):
 def test_what_is_kept_is_there_and_within_the_budget(asked):
     _, _, comparison = asked
     n = comparison.grid.n_tokens
-    assert comparison.runs[0].tokens_per_block == [n] * comparison.model.n_blocks
+    assert comparison.runs[0].tokens_per_layer == [n] * comparison.model.n_layers
     for run in comparison.runs[1:]:
         if run.error is not None:
             continue

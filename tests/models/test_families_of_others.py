@@ -56,7 +56,7 @@ def test_a_family_is_imported_when_it_is_asked_for_and_is_on_the_menu(registered
                                 "num_hidden_layers": 4}}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     planned = checkpoint.planning_before_loading(str(tmp_path))
-    assert (planned.family, planned.n_visual, planned.n_blocks, planned.vision_blocks) == ("my_llava", 4, 6, 3)
+    assert (planned.family, planned.n_visual, planned.n_layers, planned.n_vision_layers) == ("my_llava", 4, 6, 3)
 
 
 @pytest.mark.parametrize(

@@ -143,15 +143,15 @@ def vlm(tmp_path_factory):
 
 
 def test_layers_are_counted_from_either_end():
-    """Hidden state 0 are the embeddings, so state h (or h - 5, of four blocks) leaves block h - 1."""
-    blocks = ["first", "second", "third", "fourth"]
-    for h, expected in enumerate(blocks, 1):
+    """Hidden state 0 are the embeddings, so state h (or h - 5, of four layers) leaves layer h - 1."""
+    layers = ["first", "second", "third", "fourth"]
+    for h, expected in enumerate(layers, 1):
         for layer in (h, h - 5):
-            tower = SimpleNamespace(encoder=SimpleNamespace(layer=blocks))
+            tower = SimpleNamespace(encoder=SimpleNamespace(layer=layers))
             config = SimpleNamespace(vision_feature_layer=layer)
             model = SimpleNamespace(base_model=SimpleNamespace(vision_tower=tower), config=config)
-            assert InternVL().vision_block(model, "feature") == expected
-            assert InternVL().vision_block(model, "last") == "fourth"
+            assert InternVL().vision_layer(model, "feature") == expected
+            assert InternVL().vision_layer(model, "last") == "fourth"
 
 
 def test_tokens_are_as_many_as_the_prompt_holds(vlm):
@@ -208,7 +208,7 @@ def test_the_menu_plans_a_square_image_as_its_published_processor_cuts_it(entry)
     info = planning_before_loading(entry.id)
     assert crops((1000, 1000), 448, 1, 12) == (3, 3) and info.n_visual == (9 + 1) * 256 and info.n_views == 10
     assert info.has_tiles and info.has_cls and not info.projects_cls and not info.merges_patches
-    assert entry.visual_tokens == 13 * 256 and info.vision_blocks is None
+    assert entry.visual_tokens == 13 * 256 and info.n_vision_layers is None
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------

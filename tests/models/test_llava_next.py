@@ -171,7 +171,7 @@ def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     assert info.family == entry.family and info.n_visual == entry.visual_tokens and info.has_cls
     assert info.has_tiles == (entry.family == "llava_next") and info.n_views == (5 if info.has_tiles else 1)
-    assert (info.vision_blocks is None) == info.has_tiles
+    assert (info.n_vision_layers is None) == info.has_tiles
     assert 14 < entry.memory_gb < 31 and 0.25 < entry.memory_gb_4bit / entry.memory_gb < 0.45
 
 
@@ -254,15 +254,15 @@ def test_keeping_every_token_is_bit_identical_to_the_stock_model(next_vlm, prune
 
 @pytest.fixture(scope="module")
 def attention(next_vlm):
-    """[CLS] attention of the feature block and logits of the last, by hand. Shape: ``(tiles, patches)``."""
+    """[CLS] attention of the feature layer and logits of the last, by hand. Shape: ``(tiles, patches)``."""
     pixels = next_vlm.processor.image_processor(IMAGE, return_tensors="pt")["pixel_values"][0]
     tower = next_vlm.model.model.vision_tower
     with torch.no_grad():
         states = tower(pixels, output_hidden_states=True).hidden_states
         found = []
         for layer, hidden in zip(tower.encoder.layers[2:], states[2:4], strict=True):
-            normed, block = layer.layer_norm1(hidden), layer.self_attn
-            query, key = (p(normed).unflatten(-1, (3, 8)).transpose(1, 2) for p in (block.q_proj, block.k_proj))
+            normed, attention = layer.layer_norm1(hidden), layer.self_attn
+            query, key = (p(normed).unflatten(-1, (3, 8)).transpose(1, 2) for p in (attention.q_proj, attention.k_proj))
             found.append((query[:, :, :1] @ key.transpose(2, 3) * 8**-0.5)[:, :, 0])
     return found[0].softmax(-1).mean(1)[:, 1:], found[1].mean(1)[:, 1:]
 

@@ -208,7 +208,7 @@ def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     assert info.family == entry.family and info.has_cls and entry.takes == ("image", "video")
     expected = (2928, 5, True) if entry.family == "llava_next_video" else (256, 1, False)
-    assert (info.n_visual, info.n_views, info.has_tiles) == expected and info.vision_blocks is None
+    assert (info.n_visual, info.n_views, info.has_tiles) == expected and info.n_vision_layers is None
     assert 14 < entry.memory_gb < 18 and 0.25 < entry.memory_gb_4bit / entry.memory_gb < 0.45
 
 

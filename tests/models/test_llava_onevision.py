@@ -253,7 +253,7 @@ def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     # 3 x 3 crops of 27 x 27 patches with a newline per row, and the thumbnail.
     assert info.n_visual == 729 + 81 * 82 and info.n_views == 10
-    assert info.merges_patches and info.has_tiles and not info.has_cls and info.vision_blocks is None
+    assert info.merges_patches and info.has_tiles and not info.has_cls and info.n_vision_layers is None
     # Of all proportions, this narrow one becomes most: 162 rows of 48 columns, just not too large to stay unshrunk.
     narrow = tile_grid((670, 2304), [tuple(pair) for pair in entry.config["image_grid_pinpoints"]], 384, 14, 9)
     assert narrow.n_tokens == entry.visual_tokens == 729 + 162 * 49

@@ -133,9 +133,9 @@ def vlm(request, tmp_path_factory):
 
 
 def test_a_local_folder_loads_and_says_what_it_is(vlm):
-    assert vlm.record.family == vlm.family.id == vlm.model.config.model_type and vlm.record.n_blocks == 6
+    assert vlm.record.family == vlm.family.id == vlm.model.config.model_type and vlm.record.n_layers == 6
     info = planning_info(vlm, vlm.family.grid(vlm.model, vlm.processor, (60, 40), {}))
-    assert info.merges_patches and not info.has_cls and not info.renumbers and info.vision_blocks is None
+    assert info.merges_patches and not info.has_cls and not info.renumbers and info.n_vision_layers is None
     assert info.n_visual == 24 and info.n_views == 1 and not info.has_tiles
 
 
@@ -200,7 +200,7 @@ def test_the_menu_plans_without_loading(entry):
     info = planning_before_loading(entry.id)
     cells = 1000 // (2 * PATCHES[entry.family]) + (entry.family != "qwen3_vl")  # 35.7 of 28 px; 31.25 of 32 px
     assert (info.family, info.n_visual) == (entry.family, cells**2) and not info.renumbers
-    assert info.n_blocks == entry.config["text_config"]["num_hidden_layers"]
+    assert info.n_layers == entry.config["text_config"]["num_hidden_layers"]
     assert 0.25 < entry.memory_gb_4bit / entry.memory_gb < 0.75
 
 
@@ -221,5 +221,5 @@ def test_vision_flops_follow_windows():
     grid = merged_patch_grid((300, 200), 4, 6)
     linear, square = 96 * (4 * 24 * 24 + 2 * 24 * 48), 2 * 24
     assert FAMILIES["qwen2_vl"].vision_flops(whole, grid) == 4 * (linear + square * 96**2)
-    expected = 4 * linear + square * (2 * 96**2 + 2 * 6 * 16**2)  # blocks 0 and 3: six windows of 4 x 4 patches
+    expected = 4 * linear + square * (2 * 96**2 + 2 * 6 * 16**2)  # layers 0 and 3: six windows of 4 x 4 patches
     assert FAMILIES["qwen2_5_vl"].vision_flops(windows, grid) == expected

@@ -58,14 +58,14 @@ def test_frames_of_video_llava_need_their_cls_counted():
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next (vicuna)", "video_llava", "llava_onevision", "internvl"])
-def test_features_come_from_behind_a_block_that_there_is(name):
+def test_features_come_from_behind_a_layer_that_there_is(name):
     case = CASES[name]
     model, processor = case.model(), case.processor()
-    n_blocks = model.config.vision_config.num_hidden_layers
-    for layer in (1, n_blocks, -1, -n_blocks):
+    n_layers = model.config.vision_config.num_hidden_layers
+    for layer in (1, n_layers, -1, -n_layers):
         model.config.vision_feature_layer = layer
         case.here.check(model, processor, "this")
-    for layer in (0, n_blocks + 1, -n_blocks - 1, -n_blocks - 2, [-2, -1]):
+    for layer in (0, n_layers + 1, -n_layers - 1, -n_layers - 2, [-2, -1]):
         model.config.vision_feature_layer = layer
-        with pytest.raises(Unsupported, match="one layer behind a block"):
+        with pytest.raises(Unsupported, match="the output of one layer"):
             case.here.check(model, processor, "this")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tokviz.errors import BadInput, Unsupported
-from tokviz.names import VisionBlock
+from tokviz.names import VisionLayer
 from tokviz.pruners import PRUNERS
 from tokviz.types import Budget, PlanningInfo, Signals, Stage
 
@@ -20,14 +20,14 @@ BASIS = 10  # ApET's M
 KINDS = ("gaussian", "constant", "duplicates", "zero rows", "all zero", "nan", "inf", "all nan")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-SQUARE = PlanningInfo(n_visual=144, n_blocks=8, vision_blocks=5, has_text_tower=True)
+SQUARE = PlanningInfo(n_visual=144, n_layers=8, n_vision_layers=5, has_text_tower=True)
 TILED = PlanningInfo(
-    n_visual=5 * 144 + 24, n_blocks=8, family="llava_next", n_views=5, has_tiles=True, vision_blocks=5,
+    n_visual=5 * 144 + 24, n_layers=8, family="llava_next", n_views=5, has_tiles=True, n_vision_layers=5,
     has_text_tower=True,
 )  # fmt: skip
 MERGED = PlanningInfo(
     n_visual=150,
-    n_blocks=8,
+    n_layers=8,
     family="qwen2_vl",
     has_cls=False,
     merges_patches=True,
@@ -35,9 +35,9 @@ MERGED = PlanningInfo(
     published_as="qwen",
 )
 FILMED = PlanningInfo(
-    n_visual=4 * 37, n_blocks=8, family="video_llava", n_views=4, has_frames=True, published_as="video_llava"
+    n_visual=4 * 37, n_layers=8, family="video_llava", n_views=4, has_frames=True, published_as="video_llava"
 )
-POOLED = PlanningInfo(n_visual=4 * 36, n_blocks=8, family="llava_next_video", n_views=4, has_frames=True)
+POOLED = PlanningInfo(n_visual=4 * 36, n_layers=8, family="llava_next_video", n_views=4, has_frames=True)
 INFOS = (SQUARE, TILED, MERGED, FILMED, POOLED)
 
 SIGNALS_OF = {
@@ -255,7 +255,7 @@ def shuffled(signals, order):
 def for_stage(signals, stage):
     """What ``stage`` sees: the signals that it declared, those that every stage sees, and nothing else."""
     declared = {name for need in stage.needs for name in SIGNALS_OF[need.kind]}
-    if isinstance(stage.site, VisionBlock):
+    if isinstance(stage.site, VisionLayer):
         declared.add("keys")
     kinds = {need.kind for need in stage.needs}
 
@@ -315,8 +315,8 @@ class Variant:
         return sorted(keep for keep in tried if keep == 0 or keep >= self.least(n))
 
     def least(self, n):
-        """The smallest number that one stage can leave: merging inside a vision block halves at most."""
-        return n - n // 2 if isinstance(self.stage.site, VisionBlock) else 1
+        """The smallest number that one stage can leave: merging inside a vision layer halves at most."""
+        return n - n // 2 if isinstance(self.stage.site, VisionLayer) else 1
 
     def few_keeps(self, n):
         """Three of ``keeps``, for checks that every budget would make slow."""
@@ -331,7 +331,7 @@ class Variant:
 
     def layouts(self):
         """Images that this stage can meet; newlines are there only behind the projector, crops behind the tower."""
-        if isinstance(self.stage.site, VisionBlock):
+        if isinstance(self.stage.site, VisionLayer):
             return list(RASTERS)
         found = TILES if self.pruner.needs_tiles else (*RASTERS, *TILES)
         inside_llm = isinstance(self.stage.site, int) or self.stage.site == "projector"

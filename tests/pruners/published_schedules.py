@@ -1,19 +1,19 @@
 """Every published setting, written down by hand from the papers, scripts and released code (methods.md, per section).
 
-A row says: this method, planned for this model and budget, has these stages, and the LLM's blocks process so much. The
-averages are sums of (blocks in the segment) * (tokens in it) / L; the logged one bills a block behind which tokens are
+A row says: this method, planned for this model and budget, has these stages, and the LLM's layers process so much. The
+averages are sums of (layers in the segment) * (tokens in it) / L; the logged one bills a layer behind which tokens are
 dropped at the count after it. Nothing here was taken from what tokviz answers.
 """
 
 from dataclasses import dataclass, field
 
-from tokviz.names import VisionBlock
+from tokviz.names import VisionLayer
 from tokviz.types import PlanningInfo
 
-LLAVA_7B = PlanningInfo(576, 32, vision_blocks=23)
-LLAVA_13B = PlanningInfo(576, 40, vision_blocks=23)
-NEXT_7B = PlanningInfo(2880, 32, family="llava_next", n_views=5, has_tiles=True, vision_blocks=23)
-NEXT_13B = PlanningInfo(2880, 40, family="llava_next", n_views=5, has_tiles=True, vision_blocks=23)
+LLAVA_7B = PlanningInfo(576, 32, n_vision_layers=23)
+LLAVA_13B = PlanningInfo(576, 40, n_vision_layers=23)
+NEXT_7B = PlanningInfo(2880, 32, family="llava_next", n_views=5, has_tiles=True, n_vision_layers=23)
+NEXT_13B = PlanningInfo(2880, 40, family="llava_next", n_views=5, has_tiles=True, n_vision_layers=23)
 QWEN_7B = PlanningInfo(
     1000, 28, family="qwen2_5_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen"
 )
@@ -40,12 +40,12 @@ class Published:
         """For the test's report."""
         settings = "-".join(f"{key}={value}" for key, value in self.params.items())
         return "-".join(
-            filter(None, [self.method, str(self.tokens), f"{self.info.n_visual}x{self.info.n_blocks}", settings])
+            filter(None, [self.method, str(self.tokens), f"{self.info.n_visual}x{self.info.n_layers}", settings])
         )
 
 
 def before_llm(method, site, info, *budgets, **params):
-    """Methods of one stage before the LLM: every block processes the budget."""
+    """Methods of one stage before the LLM: every layer processes the budget."""
     return [Published(method, info, b, [(site, b)], (b, b, b), params) for b in budgets]
 
 
@@ -100,7 +100,7 @@ POLYMORPHIC = [
             (64, 128, 93, 68, 50, 64.2, 62.25),
         ]
     ),
-    # Qwen2-VL-7B, behind blocks 3, 7 and 13 (1-based): A_in = (3a + 4b + 6c + 15d) / 28.
+    # Qwen2-VL-7B, behind layers 3, 7 and 13 (1-based): A_in = (3a + 4b + 6c + 15d) / 28.
     *(
         Published("polymorphic", QWEN2_7B, tokens, [("projector", a), (3, b), (7, c), (13, d)], (d, average, logged))
         for tokens, a, b, c, d, average, logged in [
@@ -114,7 +114,7 @@ POLYMORPHIC = [
 TODRE = [
     # 25% and 10% of 2880; probes at L/2, 5L/8, 6L/8, 7L/8, where the plan assumes that tokens stay.
     *(
-        Published("todre", info, k, [("projector", k), *((block, None) for block in probes)], (k, k, k))
+        Published("todre", info, k, [("projector", k), *((layer, None) for layer in probes)], (k, k, k))
         for info, probes in [(NEXT_7B, (16, 20, 24, 28)), (NEXT_13B, (20, 25, 30, 35))]
         for k in (720, 288)
     ),
@@ -127,8 +127,8 @@ FASTV = [
     Published("fastv", LLAVA_7B, 288, [(2, 288)], (288, 306.0, 297.0)),
     Published("fastv", LLAVA_7B, 432, [(2, 432)], (432, 441.0, 436.5)),
     # fastv_kvcache.py: K = 3, half of 576. llmc: K = 3, 128. A_in = (3*576 + 29 R) / 32.
-    Published("fastv", LLAVA_7B, 288, [(3, 288)], (288, 315.0, 306.0), {"block": 3}),
-    Published("fastv", LLAVA_7B, 128, [(3, 128)], (128, 170.0, 156.0), {"block": 3}),
+    Published("fastv", LLAVA_7B, 288, [(3, 288)], (288, 315.0, 306.0), {"layer": 3}),
+    Published("fastv", LLAVA_7B, 128, [(3, 128)], (128, 170.0, 156.0), {"layer": 3}),
 ]
 
 PDROP = [
@@ -145,7 +145,7 @@ PDROP = [
 ]
 
 V2DROP = [
-    # Before blocks 3, 17, 22: A_in = (3*576 + 14a + 5b + 10c) / 32, A_log = (2*576 + 14a + 5b + 11c) / 32.
+    # Before layers 3, 17, 22: A_in = (3*576 + 14a + 5b + 10c) / 32, A_log = (2*576 + 14a + 5b + 11c) / 32.
     Published("v2drop", LLAVA_7B, 192, [(3, 288), (17, 144), (22, 1)], (1, 202.8125, 184.84375), {"mode": "official"}),
     # Paper: 50/70/100%, 72/75/100%, 95/95/100% of what is there goes.
     Published("v2drop", LLAVA_7B, 192, [(3, 288), (17, 86), (22, 0)], (0, 193.4375, 175.4375)),
@@ -154,23 +154,23 @@ V2DROP = [
 ]
 
 VTW = [
-    # K = 15 of 32 and 20 of 40: N K / L, and one block less in the logger's way of counting.
+    # K = 15 of 32 and 20 of 40: N K / L, and one layer less in the logger's way of counting.
     Published("vtw", LLAVA_7B, 64, [(15, 0)], (0, 270.0, 252.0), note="the budget does not matter"),
     Published("vtw", LLAVA_13B, 64, [(20, 0)], (0, 288.0, 273.6)),
-    Published("vtw", LLAVA_7B, 64, [(16, 0)], (0, 288.0, 270.0), {"block": 16}),
+    Published("vtw", LLAVA_7B, 64, [(16, 0)], (0, 288.0, 270.0), {"layer": 16}),
 ]
 
 
-def tome_counts(first, then, blocks_with_first):
-    """Tokens after each of 23 blocks that merge ``first`` tokens in the first so many blocks, then ``then``."""
-    merged = [first] * blocks_with_first + [then] * (23 - blocks_with_first)
+def tome_counts(first, then, layers_with_first):
+    """Tokens after each of 23 layers that merge ``first`` tokens in the first so many layers, then ``then``."""
+    merged = [first] * layers_with_first + [then] * (23 - layers_with_first)
     return [576 - sum(merged[: i + 1]) for i in range(23)]
 
 
 TOME = [
-    # Lists of section 9.5: 16*17 + 7*16 = 384, 11*20 + 12*19 = 448, 6*23 + 17*22 = 512 tokens merged in 23 blocks.
+    # Lists of section 9.5: 16*17 + 7*16 = 384, 11*20 + 12*19 = 448, 6*23 + 17*22 = 512 tokens merged in 23 layers.
     Published(
-        "tome", LLAVA_7B, tokens, [(VisionBlock(i), left) for i, left in enumerate(tome_counts(*merges))], (tokens,) * 3
+        "tome", LLAVA_7B, tokens, [(VisionLayer(i), left) for i, left in enumerate(tome_counts(*merges))], (tokens,) * 3
     )
     for tokens, merges in [(192, (17, 16, 16)), (128, (20, 19, 11)), (64, (23, 22, 6))]
 ]  # fmt: skip

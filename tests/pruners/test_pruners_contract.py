@@ -9,7 +9,7 @@ from pruner_signals import INFOS, SQUARE, TILED, plannable_infos, settings, stag
 
 import tokviz.pruners as pruners
 from tokviz.errors import BadInput, Unsupported
-from tokviz.names import VisionBlock
+from tokviz.names import VisionLayer
 from tokviz.pruners import PRUNERS
 from tokviz.pruners.pruner import Param
 from tokviz.types import Budget, Need, PlanningInfo, Schedule
@@ -99,8 +99,8 @@ def test_an_unknown_meaning_of_the_budget_is_refused(pruner):
 
 def depth(site):
     """A number that grows along the way of the tokens through the model."""
-    if isinstance(site, VisionBlock):
-        return site.vision_block - 1000
+    if isinstance(site, VisionLayer):
+        return site.vision_layer - 1000
     return {"encoder": -2, "projector": -1}.get(site, site)
 
 
@@ -114,16 +114,16 @@ def check_stage(pruner, stage, info):
     else:
         assert isinstance(stage.site, int) or stage.positions == "reindex", "before the LLM nobody keeps positions"
     if isinstance(stage.site, int):
-        assert 0 <= stage.site < info.n_blocks
-    elif isinstance(stage.site, VisionBlock):
+        assert 0 <= stage.site < info.n_layers
+    elif isinstance(stage.site, VisionLayer):
         assert pruner.merges_in_vision
-        assert 0 <= stage.site.vision_block < info.vision_blocks
+        assert 0 <= stage.site.vision_layer < info.n_vision_layers
     else:
         assert stage.site == "projector" or not info.merges_patches
     for need in stage.needs:
-        assert need.block not in ("previous", "this") or isinstance(stage.site, int)
-        assert need.block != "previous" or stage.site >= 1
-        assert not isinstance(stage.site, VisionBlock), "inside the tower there is nothing but its features and keys"
+        assert need.layer not in ("previous", "this") or isinstance(stage.site, int)
+        assert need.layer != "previous" or stage.site >= 1
+        assert not isinstance(stage.site, VisionLayer), "inside the tower there is nothing but its features and keys"
 
 
 @by_id
@@ -136,7 +136,7 @@ def test_schedules_are_consistent(pruner):
                 except Unsupported:
                     continue  # a setting for other families; that one info takes it is checked in stages_of
                 except BadInput as refusal:
-                    # below what the first blocks, which see everything, process on average
+                    # below what the first layers, which see everything, process on average
                     assert tokens == 1 or "an average of" in str(refusal)
                     continue
                 depths = [depth(stage.site) for stage in schedule.stages]
@@ -144,7 +144,7 @@ def test_schedules_are_consistent(pruner):
                 assert len({stage.site for stage in schedule.stages}) == len(schedule.stages)
                 for stage in schedule.stages:
                     check_stage(pruner, stage, info)
-                counts = schedule.counts_per_block(info.n_visual, info.n_blocks)
+                counts = schedule.counts_per_layer(info.n_visual, info.n_layers)
                 assert counts == sorted(counts, reverse=True)
 
 
@@ -162,7 +162,7 @@ def test_a_budget_is_met_as_it_is_counted_or_refused_with_a_reason(pruner, count
             met += 1
             if pruner.id == "full":
                 continue
-            found = schedule.meanings(info.n_visual, info.n_blocks)
+            found = schedule.meanings(info.n_visual, info.n_layers)
             wanted = min(tokens, info.n_visual)
             if counted_as == "final":
                 assert found.final == wanted
@@ -171,7 +171,7 @@ def test_a_budget_is_met_as_it_is_counted_or_refused_with_a_reason(pruner, count
     assert met > 0 or pruner.id in NOT_A_BUDGET
 
 
-AVERAGE_IS_COARSE: dict[str, float] = {"vtw": 93 - 16}  # whole blocks only: one of 8 is 744 / 8 = 93 tokens
+AVERAGE_IS_COARSE: dict[str, float] = {"vtw": 93 - 16}  # whole layers only: one of 8 is 744 / 8 = 93 tokens
 """Methods that cannot meet an average to half a token, and by how many tokens they may miss it."""
 
 NOT_A_BUDGET: dict[str, str] = {"vtw": "leaves no token, so that no final count can be asked for"}
@@ -210,11 +210,11 @@ LACKING = {
     "[CLS]": replace(TILED, has_cls=False),
     "text tower": replace(TILED, has_text_tower=False),
     "crops": SQUARE,
-    "vision tower": replace(TILED, vision_blocks=None),
+    "vision tower": replace(TILED, n_vision_layers=None),
     "vision tower's patches": replace(TILED, merges_patches=True),
     "everything": PlanningInfo(
         n_visual=144,
-        n_blocks=8,
+        n_layers=8,
         family="qwen2_vl",
         has_cls=False,
         merges_patches=True,

@@ -11,8 +11,8 @@ from tokviz.pruners.dart import least_duplicated, select
 from tokviz.types import KEY_NORMS, NORMED_FEATURES, Budget, PlanningInfo, Signals
 
 NAN = math.nan
-LLAVA_7B = PlanningInfo(n_visual=576, n_blocks=32)
-TINY = PlanningInfo(n_visual=144, n_blocks=8)
+LLAVA_7B = PlanningInfo(n_visual=576, n_layers=32)
+TINY = PlanningInfo(n_visual=144, n_layers=8)
 
 
 def generator(seed=0):
@@ -134,13 +134,13 @@ def test_the_average():
         plan(30, "average")
 
 
-@pytest.mark.parametrize(("blocks", "block"), [(32, 2), (40, 2), (28, 2), (8, 1), (24, 1), (48, 3), (2, 1)])
-def test_the_block(blocks, block):
-    assert plan(64, info=PlanningInfo(576, blocks))[0].site == block
+@pytest.mark.parametrize(("layers", "layer"), [(32, 2), (40, 2), (28, 2), (8, 1), (24, 1), (48, 3), (2, 1)])
+def test_the_layer(layers, layer):
+    assert plan(64, info=PlanningInfo(576, layers))[0].site == layer
 
 
-def test_a_model_of_one_block_is_refused():
-    with pytest.raises(BadInput, match="single block"):
+def test_a_model_of_one_layer_is_refused():
+    with pytest.raises(BadInput, match="single layer"):
         plan(64, info=PlanningInfo(576, 1))
 
 

@@ -15,7 +15,7 @@ def test_the_average_is_met_by_what_survives():
     llava = PlanningInfo(576, 32)
     assert [survivors_for_average("X", tokens, llava, 2) for tokens in (192, 128, 64)] == [166, 98, 30]
     assert survivors_for_average("X", 576, llava, 2) == 576
-    # 8 blocks, N = 144: a survivor and 144 in the first block make (144 + 7) / 8 = 18.9 on average.
+    # 8 layers, N = 144: a survivor and 144 in the first layer make (144 + 7) / 8 = 18.9 on average.
     tiny = PlanningInfo(144, 8)
     assert survivors_for_average("X", 19, tiny, 1) == 1
     with pytest.raises(BadInput, match=r"X cannot reach an average of 18 tokens.*at least 19"):

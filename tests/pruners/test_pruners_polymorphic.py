@@ -18,7 +18,7 @@ from tokviz.pruners.polymorphic import (
     select_consolidated,
     select_rated,
 )
-from tokviz.pruners.schedules import block_spans, carried_blocks
+from tokviz.pruners.schedules import carried_layers, layer_spans
 from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo, Signals
 
 LLAVA_7B, LLAVA_13B, TINY = PlanningInfo(576, 32), PlanningInfo(576, 40), PlanningInfo(144, 8)
@@ -39,7 +39,7 @@ def sites(schedule):
 
 
 @pytest.mark.parametrize(
-    ("info", "blocks", "ratio", "stairs"),
+    ("info", "layers", "ratio", "stairs"),
     [
         # methods.md 2.5
         (LLAVA_7B, (3, 7, 16), 0.7075,
@@ -50,15 +50,15 @@ def sites(schedule):
          {192: (384, 270, 190, 134), 128: (256, 180, 127, 89), 64: (128, 90, 63, 45)}),
     ],
 )  # fmt: skip
-def test_staircases(info, blocks, ratio, stairs):
-    spans = block_spans(list(blocks), info.n_blocks)
+def test_staircases(info, layers, ratio, stairs):
+    spans = layer_spans(list(layers), info.n_layers)
     assert geometric_ratio(2.0, 1.0, spans) == pytest.approx(ratio, abs=5e-5)
     for tokens, counts in stairs.items():
         for counted_as in ("published", "average"):
             found = plan_counts(Budget(tokens, counted_as), info, PRUNER.complete({}))
-            assert found == (counts[0], list(blocks), list(counts[1:]))
+            assert found == (counts[0], list(layers), list(counts[1:]))
         planned = schedule(Budget(tokens), info, PRUNER.complete({}))
-        assert planned.meanings(info.n_visual, info.n_blocks).average_in == pytest.approx(tokens, abs=0.5)
+        assert planned.meanings(info.n_visual, info.n_layers).average_in == pytest.approx(tokens, abs=0.5)
 
 
 def test_sites_and_positions_follow_the_family():
@@ -88,14 +88,14 @@ def test_every_average_is_met():
                 try:
                     planned = plan(tokens, "average", info, factor=factor)
                 except BadInput:
-                    # One of three blocks sees K B, or there is but a handful of tokens: too coarse for the average.
-                    assert info.n_blocks == 3 or tokens == 2
+                    # One of three layers sees K B, or there is but a handful of tokens: too coarse for the average.
+                    assert info.n_layers == 3 or tokens == 2
                     continue
-                found = planned.meanings(info.n_visual, info.n_blocks)
+                found = planned.meanings(info.n_visual, info.n_layers)
                 assert found.average_in == pytest.approx(tokens, abs=0.5)
                 keeps = [stage.keep for stage in planned.stages]
                 assert keeps == sorted(keeps, reverse=True)
-                assert keeps[0] == min(info.n_visual, math.floor((factor if info.n_blocks > 1 else 1) * tokens + 0.5))
+                assert keeps[0] == min(info.n_visual, math.floor((factor if info.n_layers > 1 else 1) * tokens + 0.5))
 
 
 def test_final_counts_end_at_the_budget():
@@ -104,7 +104,7 @@ def test_final_counts_end_at_the_budget():
     for info in (LLAVA_7B, TINY, PlanningInfo(99, 5), PlanningInfo(64, 1)):
         for tokens in (1, 5, 40, info.n_visual - 1, info.n_visual, info.n_visual + 9):
             for params in ({}, {"factor": 1.0}, {"factor": 4.0}, {"stage_1": False}):
-                if info.n_blocks == 1 and params == {"stage_1": False}:
+                if info.n_layers == 1 and params == {"stage_1": False}:
                     continue  # no place to prune at
                 planned = plan(tokens, "final", info, **params)
                 assert planned.final_count(info.n_visual) == min(tokens, info.n_visual)
@@ -121,8 +121,8 @@ def test_without_stage_1_text_alone_decides():
     planned = plan(128, stage_1=False)
     assert [stage.site for stage in planned.stages] == [3, 7, 16]
     assert planned.meanings(576, 32).average_in == pytest.approx(128, abs=0.5)
-    # 3 of 32 blocks process all 576, one token behind them is 54.9; rounding the stairs makes 58 the first that works.
-    with pytest.raises(BadInput, match=r"576 enter the LLM, and its first 3 of 32 blocks.*at least 58"):
+    # 3 of 32 layers process all 576, one token behind them is 54.9; rounding the stairs makes 58 the first that works.
+    with pytest.raises(BadInput, match=r"576 enter the LLM, and its first 3 of 32 layers.*at least 58"):
         plan(48, stage_1=False)
 
 
@@ -310,8 +310,8 @@ def test_without_text_tokens_are_kept_evenly():
     assert found.diagnostics.warnings
 
 
-def test_blocks_at_other_depths():
-    assert [carried_blocks((3, 7, 16), blocks) for blocks in (8, 16, 24, 4)] == [
+def test_layers_at_other_depths():
+    assert [carried_layers((3, 7, 16), layers) for layers in (8, 16, 24, 4)] == [
         [1, 2, 4],
         [1, 3, 8],
         [2, 5, 12],

@@ -11,7 +11,7 @@ from tokviz.engine import encode
 from tokviz.errors import BadInput
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import get, pdrop, v2drop
-from tokviz.pruners.schedules import bracket, carried_blocks
+from tokviz.pruners.schedules import bracket, carried_layers
 from tokviz.types import Budget, PlanningInfo, Signals
 
 LLAVA = PlanningInfo(576, 32)
@@ -38,14 +38,14 @@ def stages(schedule):
 
 
 def average(schedule, info=LLAVA):
-    return schedule.meanings(info.n_visual, info.n_blocks).average_in
+    return schedule.meanings(info.n_visual, info.n_layers).average_in
 
 
 # ------------------------------------------------------------------------------------------------- depths
 
 
 @pytest.mark.parametrize(
-    ("published", "blocks", "expected"),
+    ("published", "layers", "expected"),
     [
         ((8, 16, 24), 32, [8, 16, 24]), ((8, 16, 24), 40, [8, 16, 24]), ((8, 16, 24), 28, [8, 16, 24]),
         ((8, 16, 24), 8, [2, 4, 6]), ((2, 6, 15), 8, [1, 2, 3]),
@@ -53,8 +53,8 @@ def average(schedule, info=LLAVA):
         ((8, 16, 24), 3, [1, 2]), ((8, 16, 24), 2, [1]), ((8, 16, 24), 1, []), ((8, 16, 24), 64, [16, 32, 48]),
     ],
 )  # fmt: skip
-def test_blocks_at_other_depths(published, blocks, expected):
-    assert carried_blocks(published, blocks) == expected
+def test_layers_at_other_depths(published, layers, expected):
+    assert carried_layers(published, layers) == expected
 
 
 def test_bracket_finds_both_sides_of_a_step():
@@ -76,7 +76,7 @@ def test_pdrop_solves_the_ratios_of_methods_md():
     assert pdrop.solve_ratio(576, 64, (4, 8, 16), 32) is None
 
 
-def test_pdrop_takes_the_first_list_of_blocks_that_meets_the_budget():
+def test_pdrop_takes_the_first_list_of_layers_that_meets_the_budget():
     assert stages(plan("pdrop", 192)) == [(8, 145), (16, 36), (24, 9)]
     assert stages(plan("pdrop", 128)) == [(4, 203), (8, 71), (16, 25)]
     assert stages(plan("pdrop", 64)) == [(2, 129), (6, 29), (15, 6)]
@@ -148,7 +148,7 @@ def test_v2drop_published_settings():
     assert stages(plan("v2drop", 192)) == [(3, 288), (17, 86), (22, 0)]
     assert stages(plan("v2drop", 128)) == [(3, 161), (17, 40), (22, 0)]
     assert stages(plan("v2drop", 64)) == [(3, 28), (17, 1), (22, 0)]
-    # (3 * 576 + 14 * 288 + 5 * 86) / 32; methods.md's 193.8 counts the one survivor of the code for ten more blocks.
+    # (3 * 576 + 14 * 288 + 5 * 86) / 32; methods.md's 193.8 counts the one survivor of the code for ten more layers.
     assert average(plan("v2drop", 192)) == 193.4375
     assert 193.4375 + 10 / 32 == 193.75
     assert stages(plan("v2drop", 7, mode="official")) == [(3, 288), (17, 144), (22, 1)]
@@ -174,7 +174,7 @@ def test_v2drop_meets_every_average_that_it_does_not_refuse(info, mode):
 
 
 def test_v2drop_refuses_what_its_last_stage_makes_impossible():
-    # Nothing before block 3: (3 * 576 + 14 + 5) / 32 = 54.6. Everything until block 22: 22 * 576 / 32 = 396.
+    # Nothing before layer 3: (3 * 576 + 14 + 5) / 32 = 54.6. Everything until layer 22: 22 * 576 / 32 = 396.
     for tokens in (54, 397):
         with pytest.raises(BadInput, match="allow 55 to 396 of 576"):
             plan("v2drop", tokens, "average")
@@ -206,27 +206,27 @@ def test_v2drop_subtracts_in_float32():
     assert v2drop.select(signals, 1, {}, torch.Generator()).kept.tolist() == [1]
 
 
-def test_vtw_block():
-    for blocks, block in ((32, 15), (40, 20), (28, 13), (8, 3), (2, 1)):
-        assert stages(plan("vtw", 64, info=PlanningInfo(576, blocks))) == [(block, 0)]
+def test_vtw_layer():
+    for layers, layer in ((32, 15), (40, 20), (28, 13), (8, 3), (2, 1)):
+        assert stages(plan("vtw", 64, info=PlanningInfo(576, layers))) == [(layer, 0)]
     assert average(plan("vtw", 64)) == 270.0  # 15 * 576 / 32
-    assert stages(plan("vtw", 64, block=9)) == [(9, 0)]
-    assert plan("vtw", 64, block=32).stages == ()  # as officially: behind the last block there is nothing to withdraw
+    assert stages(plan("vtw", 64, layer=9)) == [(9, 0)]
+    assert plan("vtw", 64, layer=32).stages == ()  # as officially: behind the last layer there is nothing to withdraw
     assert plan("vtw", 64, info=PlanningInfo(576, 1)).stages == ()
     assert plan("vtw", 64, positions="reindex").stages[0].positions == "reindex"
 
 
-def test_vtw_average_is_the_nearest_block():
+def test_vtw_average_is_the_nearest_layer():
     for tokens in range(1, 577):
         schedule = plan("vtw", tokens, "average")
-        assert abs(average(schedule) - tokens) <= (9.0 if tokens > 9 else 18.0)  # half of 576 / 32, at least one block
+        assert abs(average(schedule) - tokens) <= (9.0 if tokens > 9 else 18.0)  # half of 576 / 32, at least one layer
     assert plan("vtw", 576, "average").stages == ()
 
 
 def test_vtw_has_no_final_count():
     with pytest.raises(BadInput, match="leaves no visual token"):
         plan("vtw", 64, "final")
-    assert stages(plan("vtw", 64, "final", block=5)) == [(5, 0)]
+    assert stages(plan("vtw", 64, "final", layer=5)) == [(5, 0)]
     assert plan("vtw", 576, "final").stages == ()
 
 
@@ -234,7 +234,7 @@ def test_vtw_has_no_final_count():
 
 
 def attention_row(layer, hidden, rotary, columns):
-    """Row of the last token in this block, from its input: all heads, softmax over all columns, mean."""
+    """Row of the last token in this layer, from its input: all heads, softmax over all columns, mean."""
     attention, normed = layer.self_attn, layer.input_layernorm(hidden)
     query, key = (
         projection(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
@@ -248,7 +248,7 @@ def attention_row(layer, hidden, rotary, columns):
 
 @torch.inference_mode()
 def plain_run(vlm, prompt, planned, method, reindex):
-    """Original indices that are left after each stage, by a loop over the blocks without any hook or cache."""
+    """Original indices that are left after each stage, by a loop over the layers without any hook or cache."""
     language_model = vlm.model.model.language_model
     hidden, visual = prompt.inputs_embeds, prompt.visual_mask[0]
     positions, alive = torch.arange(hidden.shape[1]), torch.arange(int(visual.sum()))
@@ -284,7 +284,7 @@ def test_a_run_keeps_what_a_plain_loop_keeps(vlm, scene, scene_image, n_tokens, 
     question, tokens = scene.questions[0].text, n_tokens // share
     comparison = tokviz.compare(vlm, scene_image, question, [method], tokens, budget_as=counted_as, max_new_tokens=1)
     run = comparison.run(method)
-    planned = stages(plan(method, tokens, counted_as, PlanningInfo(n_tokens, vlm.record.n_blocks)))
+    planned = stages(plan(method, tokens, counted_as, PlanningInfo(n_tokens, vlm.record.n_layers)))
     assert [(stage.site, len(stage.kept)) for stage in run.stages] == planned
     inputs, _ = model_inputs(vlm, scene_image, question)
     prompt = encode(vlm.model, vlm.family, inputs, ())

@@ -10,8 +10,8 @@ import torch
 from tokviz.pruners import get, prumerge, prumerge_plus
 from tokviz.pruners.prumerge import absorb, outlier_line
 from tokviz.types import (
-    CLS_FULL_WIDTH_LAST_BLOCK,
-    FULL_KEYS_LAST_BLOCK,
+    CLS_FULL_WIDTH_LAST_LAYER,
+    FULL_KEYS_LAST_LAYER,
     RECEIVED_ATTENTION,
     Budget,
     PlanningInfo,
@@ -189,7 +189,7 @@ def test_tokens_that_are_not_finite_are_in_nothing():
 
 @pytest.mark.parametrize("method", ["prumerge", "prumerge_plus"])
 def test_the_stage(method):
-    needs = (CLS_FULL_WIDTH_LAST_BLOCK, FULL_KEYS_LAST_BLOCK)
+    needs = (CLS_FULL_WIDTH_LAST_LAYER, FULL_KEYS_LAST_LAYER)
     pruner, info = get(method), PlanningInfo(576, 32)
     stages = pruner.schedule(Budget(64), info, pruner.complete({})).stages
     assert [(s.site, s.keep, s.needs, s.positions) for s in stages] == [("encoder", 64, needs, "reindex")]
@@ -198,7 +198,7 @@ def test_the_stage(method):
     blind = PlanningInfo(576, 32, has_cls=False)
     for there, site in ((blind, "encoder"), (replace(blind, merges_patches=True, renumbers=False), "projector")):
         (stage,) = pruner.schedule(Budget(64), there, pruner.complete({})).stages
-        assert (stage.site, stage.needs) == (site, (RECEIVED_ATTENTION, FULL_KEYS_LAST_BLOCK))
+        assert (stage.site, stage.needs) == (site, (RECEIVED_ATTENTION, FULL_KEYS_LAST_LAYER))
 
 
 # ------------------------------------------------------------------------------------------------- brute force

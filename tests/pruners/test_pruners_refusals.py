@@ -12,11 +12,11 @@ MEANINGS = ("published", "final", "average")
 SETTINGS = [
     ("polymorphic", {"stage_1": False}), ("polymorphic", {"factor": 4.0}), ("polymorphic", {"factor": 3.0}),
     ("sparsevlm", {"version": "plus"}), ("pdrop", {"layers": "8-16-24"}), ("v2drop", {"mode": "official"}),
-    ("fastv", {"block": 1}), *((pruner.id, {}) for pruner in PRUNERS),
+    ("fastv", {"layer": 1}), *((pruner.id, {}) for pruner in PRUNERS),
 ]  # fmt: skip
 INFOS = [
-    PlanningInfo(n * views, blocks, n_views=views, has_tiles=views > 1, vision_blocks=min(23, blocks))
-    for blocks in (1, 2, 3, 8, 28, 32)
+    PlanningInfo(n * views, layers, n_views=views, has_tiles=views > 1, n_vision_layers=min(23, layers))
+    for layers in (1, 2, 3, 8, 28, 32)
     for n, views in ((1, 1), (18, 1), (49, 1), (144, 1), (5, 3))
 ]
 
@@ -40,7 +40,7 @@ def test_what_a_refusal_recommends_is_accepted_and_the_smallest(method, given):
             said = [refusal(pruner, params, info, counted_as, tokens) for tokens in range(1, info.n_visual + 1)]
             for tokens, sentence in enumerate(said, 1):
                 if sentence is not None:
-                    where = f"{info.n_visual} tokens, {info.n_blocks} blocks, {counted_as} {tokens}: {sentence}"
+                    where = f"{info.n_visual} tokens, {info.n_layers} layers, {counted_as} {tokens}: {sentence}"
                     check(pruner, params, info, tokens, sentence, said, where)
 
 
@@ -59,7 +59,7 @@ def check(pruner, params, info, tokens, sentence, said, where):
         assert not asked[1] or number == min(more for more in accepted if more > tokens), where
     else:
         assert (
-            "single" in sentence or "block must lie between" in sentence or "no visual token at the end" in sentence
+            "single" in sentence or "layer must lie between" in sentence or "no visual token at the end" in sentence
         ), where
     if "count the budget as final" in sentence:
         assert refusal(pruner, params, info, "final", tokens) is None, where

@@ -7,10 +7,10 @@ from published_schedules import LLAVA_7B, LLAVA_13B, SETTINGS
 
 from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners import PRUNERS, get
-from tokviz.pruners.todre import probe_blocks
+from tokviz.pruners.todre import probe_layers
 from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo
 
-TINY = PlanningInfo(n_visual=144, n_blocks=8)
+TINY = PlanningInfo(n_visual=144, n_layers=8)
 
 
 def plan(method, tokens, counted_as="published", info=LLAVA_7B, **params):
@@ -23,7 +23,7 @@ def sites(schedule):
 
 
 def meanings(schedule, info):
-    m = schedule.meanings(info.n_visual, info.n_blocks)
+    m = schedule.meanings(info.n_visual, info.n_layers)
     return m.final, m.average_in, m.average_logged
 
 
@@ -44,7 +44,7 @@ def test_every_method_has_a_published_setting():
 @pytest.mark.parametrize(
     ("tokens", "info", "stages", "expected"),
     [
-        # methods.md section 1.5. A_log bills block 15 with the count behind it: (15 n1 + 17 n2) / 32.
+        # methods.md section 1.5. A_log bills layer 15 with the count behind it: (15 n1 + 17 n2) / 32.
         (192, LLAVA_7B, [("encoder", 288), (16, 96)], (96, 192.0, 186.0)),
         (128, LLAVA_7B, [("encoder", 192), (16, 64)], (64, 128.0, 124.0)),
         (64, LLAVA_7B, [("encoder", 96), (16, 32)], (32, 64.0, 62.0)),
@@ -71,9 +71,9 @@ def test_apet_final():
 
 
 def test_apet_stage_2_stands_at_half_depth():
-    for blocks, expected in ((28, 14), (32, 16), (40, 20), (7, 3)):
-        assert plan("apet", 60, info=PlanningInfo(576, blocks)).stages[1].site == expected
-    # 7 blocks: 3 process 90, and n2 solves 3 * 90 + 4 * n2 = 7 * 60, n2 = 37.5, rounded up.
+    for layers, expected in ((28, 14), (32, 16), (40, 20), (7, 3)):
+        assert plan("apet", 60, info=PlanningInfo(576, layers)).stages[1].site == expected
+    # 7 layers: 3 process 90, and n2 solves 3 * 90 + 4 * n2 = 7 * 60, n2 = 37.5, rounded up.
     assert sites(plan("apet", 60, info=PlanningInfo(576, 7))) == [("encoder", 90), (3, 38)]
 
 
@@ -90,7 +90,7 @@ def test_apet_outside_llava():
     ("k", "tokens", "kept"), [(2, 192, 166), (2, 128, 98), (2, 64, 30), (3, 192, 152), (3, 128, 82), (3, 64, 11)]
 )
 def test_fastv_average(k, tokens, kept):
-    schedule = plan("fastv", tokens, "average", block=k)
+    schedule = plan("fastv", tokens, "average", layer=k)
     assert sites(schedule) == [(k, kept)]
     assert meanings(schedule, LLAVA_7B)[1] == pytest.approx(tokens, abs=0.5)
 
@@ -99,7 +99,7 @@ def test_fastv_average_on_llava_next():
     big = PlanningInfo(2880, 32)
     assert sites(plan("fastv", 640, "average", big)) == [(2, 491)]
     assert sites(plan("fastv", 320, "average", big)) == [(2, 149)]
-    with pytest.raises(BadInput, match=r"first 2 of 32 blocks process all 2880\. Ask for at least 181"):
+    with pytest.raises(BadInput, match=r"first 2 of 32 layers process all 2880\. Ask for at least 181"):
         plan("fastv", 160, "average", big)
     assert sites(plan("fastv", 181, "average", big))[0][1] == 1
     assert sites(plan("fastv", 180, "final", big)) == [(2, 180)]
@@ -119,23 +119,23 @@ def test_fastv_published_and_final_are_the_survivors():
     assert sites(plan("fastv", 144, "average", TINY)) == [(2, 144)]
 
 
-def test_fastv_block_must_exist():
+def test_fastv_layer_must_exist():
     with pytest.raises(BadInput, match="between 1 and 7"):
-        plan("fastv", 16, info=TINY, block=8)
+        plan("fastv", 16, info=TINY, layer=8)
 
 
 @pytest.mark.parametrize(
-    ("blocks", "probes"),
+    ("layers", "probes"),
     [
         (32, [16, 20, 24, 28]), (40, [20, 25, 30, 35]), (8, [4, 5, 6, 7]), (28, [14, 17, 21, 24]),
         (4, [2, 3]), (2, [1]), (1, []),
     ],
 )  # fmt: skip
-def test_todre_probes(blocks, probes):
-    assert probe_blocks(blocks) == probes
+def test_todre_probes(layers, probes):
+    assert probe_layers(layers) == probes
     for counted_as in ("published", "final", "average"):
-        schedule = plan("todre", 58, counted_as, PlanningInfo(576, blocks))
-        assert sites(schedule) == [("projector", 58), *((block, None) for block in probes)]
+        schedule = plan("todre", 58, counted_as, PlanningInfo(576, layers))
+        assert sites(schedule) == [("projector", 58), *((layer, None) for layer in probes)]
     assert all(stage.positions == "keep" for stage in schedule.stages[1:])
 
 

@@ -75,7 +75,7 @@ def test_between_published_budgets_counts_are_interpolated():
 def test_below_the_smallest_published_budget_the_logged_average_is_met(version):
     for tokens in range(38, 64):
         assert plan(tokens, version=version).meanings(576, 32).average_logged == pytest.approx(tokens, abs=0.5)
-    # Two blocks are billed with all 576, the other 30 with at least one token: (1152 + 30) / 32 = 36.9.
+    # Two layers are billed with all 576, the other 30 with at least one token: (1152 + 30) / 32 = 36.9.
     with pytest.raises(BadInput, match=r"process all 576 on the paper's 32\. Ask for at least 37"):
         plan(36, version=version)
 
@@ -83,12 +83,12 @@ def test_below_the_smallest_published_budget_the_logged_average_is_met(version):
 @pytest.mark.parametrize("version", ["v1", "plus"])
 @pytest.mark.parametrize("info", [LLAVA_7B, TINY, PlanningInfo(576, 40), PlanningInfo(1000, 28), PlanningInfo(99, 5)])
 def test_average_and_final_are_met(version, info):
-    n, blocks = info.n_visual, info.n_blocks
+    n, layers = info.n_visual, info.n_layers
     first = plan(n - 1, "average", info, version).stages[0].site
-    least = math.ceil((n * first + blocks - first) / blocks)
+    least = math.ceil((n * first + layers - first) / layers)
     for tokens in range(least, n, 7):
         counts = plan(tokens, "average", info, version)
-        assert counts.meanings(n, blocks).average_in == pytest.approx(tokens, abs=0.5)
+        assert counts.meanings(n, layers).average_in == pytest.approx(tokens, abs=0.5)
         assert sorted((stage.keep for stage in counts.stages), reverse=True) == [s.keep for s in counts.stages]
     with pytest.raises(BadInput, match=f"Ask for at least {least}"):
         plan(least - 1, "average", info, version)

@@ -21,7 +21,7 @@ from pruner_signals import (
 from tokviz.pruners import PRUNERS
 from tokviz.types import Selection
 
-BAD_ROWS_STAY: dict[str, str] = {"tome": "half of the tokens cannot leave a block, whatever they hold"}
+BAD_ROWS_STAY: dict[str, str] = {"tome": "half of the tokens cannot leave a layer, whatever they hold"}
 """Methods that keep rows without a finite number although enough others are there, and why they may."""
 
 

@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from tokviz.errors import BadInput
-from tokviz.names import VisionBlock
-from tokviz.pruners.tome import PRUNER, merges_per_block
+from tokviz.names import VisionLayer
+from tokviz.pruners.tome import PRUNER, merges_per_layer
 from tokviz.types import Budget, PlanningInfo, Signals
 
-LLAVA = PlanningInfo(n_visual=576, n_blocks=32, vision_blocks=23)
-EMBEDDED = PlanningInfo(n_visual=576, n_blocks=8, vision_blocks=5)
+LLAVA = PlanningInfo(n_visual=576, n_layers=32, n_vision_layers=23)
+EMBEDDED = PlanningInfo(n_visual=576, n_layers=8, n_vision_layers=5)
 
 
 def selects(order="raster", **info):
-    """The select functions of an inner and of the last merging block."""
+    """The select functions of an inner and of the last merging layer."""
     params = PRUNER.complete({"order": order})
-    stages = PRUNER.schedule(Budget(100), PlanningInfo(144, 8, vision_blocks=5, **info), params).stages
+    stages = PRUNER.schedule(Budget(100), PlanningInfo(144, 8, n_vision_layers=5, **info), params).stages
     return stages[0].select, stages[-1].select, params
 
 
@@ -140,9 +140,9 @@ def test_against_the_slow_reference(has_cls, keys_are):
 
 @pytest.mark.parametrize("order", ["raster", "official"])
 @pytest.mark.parametrize("has_cls", [True, False])
-def test_through_all_blocks_every_patch_is_in_one_group_and_counted_once(has_cls, order):
+def test_through_all_layers_every_patch_is_in_one_group_and_counted_once(has_cls, order):
     n, params = 576, PRUNER.complete({"order": order})
-    stages = PRUNER.schedule(Budget(64), PlanningInfo(n, 32, has_cls=has_cls, vision_blocks=23), params).stages
+    stages = PRUNER.schedule(Budget(64), PlanningInfo(n, 32, has_cls=has_cls, n_vision_layers=23), params).stages
     g = torch.Generator().manual_seed(3)
     features, sizes, origin = torch.randn(n, 4, generator=g).double(), None, torch.arange(n)
     whole, carrier = features, torch.arange(n)
@@ -180,10 +180,10 @@ def test_images_are_merged_each_by_itself():
         run(inner, params, 9, features, keys, view=torch.tensor([0] * 6 + [1] * 6))
 
 
-def test_a_block_cannot_merge_more_than_half():
+def test_a_layer_cannot_merge_more_than_half():
     inner, _, params = selects()
     assert len(run(inner, params, 3, VALUES, KEYS).kept) == 3
-    with pytest.raises(BadInput, match="at most half of the tokens of an image in one block, not 4 of 6"):
+    with pytest.raises(BadInput, match="at most half of the tokens of an image in one layer, not 4 of 6"):
         run(inner, params, 2, VALUES, KEYS)
 
 
@@ -207,14 +207,14 @@ def test_rows_that_are_not_finite_stay_out_of_every_mean():
 
 
 @pytest.mark.parametrize(
-    ("budget", "blocks"), [(192, [17] * 16 + [16] * 7), (128, [20] * 11 + [19] * 12), (64, [23] * 6 + [22] * 17)]
+    ("budget", "layers"), [(192, [17] * 16 + [16] * 7), (128, [20] * 11 + [19] * 12), (64, [23] * 6 + [22] * 17)]
 )
-def test_published_budgets_on_llava(budget, blocks):
-    """The table of ``methods.md`` 9.5; what enters the LLM is what every block of it sees."""
-    assert merges_per_block(576, 576 - budget, 23) == blocks
+def test_published_budgets_on_llava(budget, layers):
+    """The table of ``methods.md`` 9.5; what enters the LLM is what every layer of it sees."""
+    assert merges_per_layer(576, 576 - budget, 23) == layers
     schedule = PRUNER.schedule(Budget(budget), LLAVA, PRUNER.complete({}))
-    assert [stage.site for stage in schedule.stages] == [VisionBlock(block) for block in range(23)]
-    assert [stage.keep for stage in schedule.stages] == [576 - sum(blocks[: i + 1]) for i in range(23)]
+    assert [stage.site for stage in schedule.stages] == [VisionLayer(layer) for layer in range(23)]
+    assert [stage.keep for stage in schedule.stages] == [576 - sum(layers[: i + 1]) for i in range(23)]
     assert all(stage.proportional_attention and stage.positions == "reindex" for stage in schedule.stages)
     meanings = schedule.meanings(576, 32)
     assert (meanings.final, meanings.average_in, meanings.average_logged) == (budget, budget, budget)
@@ -222,41 +222,41 @@ def test_published_budgets_on_llava(budget, blocks):
 
 def test_every_total_that_can_be_reached_is_planned_evenly():
     for n in range(1, 40):
-        for blocks in range(6):
+        for layers in range(6):
             least = n
-            for _ in range(blocks):
+            for _ in range(layers):
                 least -= least // 2
             for total in range(n - least + 1):
-                merges, left = merges_per_block(n, total, blocks), n
+                merges, left = merges_per_layer(n, total, layers), n
                 assert sum(merges) == total
                 assert merges == sorted(merges, reverse=True)
-                for block, r in enumerate(merges):
+                for layer, r in enumerate(merges):
                     assert r <= left // 2
-                    # A block that merges clearly fewer than the first one does so because it could not do more.
-                    assert r >= merges[0] - 1 or r == left // 2, (n, blocks, total, block)
+                    # A layer that merges clearly fewer than the first one does so because it could not do more.
+                    assert r >= merges[0] - 1 or r == left // 2, (n, layers, total, layer)
                     left -= r
-            with pytest.raises(BadInput, match=f"at least {least} of an image's {n} tokens in {blocks} vision blocks"):
-                merges_per_block(n, n - least + 1, blocks)
+            with pytest.raises(BadInput, match=f"at least {least} of an image's {n} tokens in {layers} vision layers"):
+                merges_per_layer(n, n - least + 1, layers)
 
 
 def test_the_embedded_tower_is_too_shallow_for_seventeen_tokens():
     params = PRUNER.complete({})
     schedule = PRUNER.schedule(Budget(18), EMBEDDED, params)
     assert schedule.final_count(576) == 18
-    with pytest.raises(BadInput, match="leaves at least 18 of an image's 576 tokens in 5 vision blocks"):
+    with pytest.raises(BadInput, match="leaves at least 18 of an image's 576 tokens in 5 vision layers"):
         PRUNER.schedule(Budget(17), EMBEDDED, params)
 
 
-def test_blocks_that_merge_nothing_have_no_stage():
+def test_layers_that_merge_nothing_have_no_stage():
     params = PRUNER.complete({"proportional_attention": False})
     assert PRUNER.schedule(Budget(576), EMBEDDED, params).stages == ()
     assert PRUNER.schedule(Budget(900), EMBEDDED, params).stages == ()
     (stage,) = PRUNER.schedule(Budget(575), EMBEDDED, params).stages
-    assert (stage.site, stage.keep, stage.proportional_attention) == (VisionBlock(0), 575, False)
+    assert (stage.site, stage.keep, stage.proportional_attention) == (VisionLayer(0), 575, False)
 
 
 def test_several_images_lose_the_same_number():
-    info = PlanningInfo(n_visual=3 * 144, n_blocks=8, n_views=3, vision_blocks=5)
+    info = PlanningInfo(n_visual=3 * 144, n_layers=8, n_views=3, n_vision_layers=5)
     params = PRUNER.complete({})
     assert PRUNER.schedule(Budget(3 * 40), info, params).final_count(432) == 120
     assert PRUNER.schedule(Budget(100), info, params).final_count(432) == 99

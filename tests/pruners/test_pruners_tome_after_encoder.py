@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokviz.names import VisionBlock
+from tokviz.names import VisionLayer
 from tokviz.pruners.tome import PRUNER
 from tokviz.pruners.tome_after_encoder import select_after_encoder
 from tokviz.types import ENCODER_KEYS, Budget, PlanningInfo, Signals
@@ -127,5 +127,5 @@ def test_towers_that_cannot_be_opened_are_merged_behind(info, site):
     (stage,) = PRUNER.schedule(Budget(100), info, PRUNER.complete(None)).stages
     assert (stage.site, stage.keep, stage.needs) == (site, 100, (ENCODER_KEYS,))
     assert stage.positions == ("reindex" if info.renumbers else "keep")
-    inside = PRUNER.schedule(Budget(64), PlanningInfo(576, 32, vision_blocks=23), PRUNER.complete(None)).stages
-    assert all(isinstance(stage.site, VisionBlock) and not stage.needs for stage in inside)
+    inside = PRUNER.schedule(Budget(64), PlanningInfo(576, 32, n_vision_layers=23), PRUNER.complete(None)).stages
+    assert all(isinstance(stage.site, VisionLayer) and not stage.needs for stage in inside)

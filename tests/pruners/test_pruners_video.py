@@ -204,7 +204,7 @@ def test_visionzip_adds_a_cls_of_every_frame_in_front_of_it():
     assert [tokens[place] for place in found.sequence.tolist()] == ["A", 0, 1, 2, "B", 9, 10, 11, "C", 18, 19, 20]
 
 
-def test_vtw_withdraws_from_video_llava_before_block_16():
+def test_vtw_withdraws_from_video_llava_before_layer_16():
     assert [stages("vtw", info)[0].site for info in (VIDEO_LLAVA, NEXT_VIDEO)] == [16, 15]
     assert stages("vtw", PlanningInfo(256, 32, "video_llava", published_as="video_llava"), 64)[0].site == 16
 

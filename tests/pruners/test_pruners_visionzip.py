@@ -237,12 +237,12 @@ def vision_signals(vlm, pixels):
     tower, layer = vlm.model.model.vision_tower, vlm.model.config.vision_feature_layer
     hidden = tower(pixels, output_hidden_states=True).hidden_states
     encoder = tower.vision_model.encoder if hasattr(tower, "vision_model") else tower.encoder
-    block = encoder.layers[layer - 1 if layer > 0 else layer]  # hidden_states starts with the embeddings
-    heads = block.self_attn.num_heads
-    normed = block.layer_norm1(hidden[layer - 1])
+    module = encoder.layers[layer - 1 if layer > 0 else layer]  # hidden_states starts with the embeddings
+    heads = module.self_attn.num_heads
+    normed = module.layer_norm1(hidden[layer - 1])
     query, key = (
         projection(normed)[0].unflatten(-1, (heads, -1))
-        for projection in (block.self_attn.q_proj, block.self_attn.k_proj)
+        for projection in (module.self_attn.q_proj, module.self_attn.k_proj)
     )
     row = torch.einsum("hd,nhd->hn", query[0], key) / math.sqrt(query.shape[-1])
     return hidden[layer][0, 1:], row.softmax(-1).sum(0)[1:], key.mean(1)[1:], hidden[layer][0, 0]

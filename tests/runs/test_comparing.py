@@ -35,7 +35,7 @@ def test_the_unpruned_run_comes_first_and_every_method_ran_or_says_what_it_lacks
     for run in comparison.runs:
         assert run.error == get(run.method).missing(info), run.method
         assert run.error is not None or (run.answer and run.timings)
-    assert info.vision_blocks == 5 and info.has_cls and not info.has_tiles and info.n_views == 1
+    assert info.n_vision_layers == 5 and info.has_cls and not info.has_tiles and info.n_views == 1
     assert comparison.runs[0].stages == [] and comparison.runs[0].kept is None
 
 
@@ -53,7 +53,7 @@ def test_the_unpruned_run_is_the_stock_model(vlm, scene_image, comparison):
     assert [token.id for token in comparison.runs[0].answer_tokens] == ids
 
 
-def test_counts_per_block_are_what_the_cache_holds(vlm, comparison):
+def test_counts_per_layer_are_what_the_cache_holds(vlm, comparison):
     text = vlm.text_config
     n_prompt = comparison.grid.n_tokens
     per_token = 2 * text.num_key_value_heads * text.head_dim * 4
@@ -61,7 +61,7 @@ def test_counts_per_block_are_what_the_cache_holds(vlm, comparison):
     n_text = full.cost.kv_cache_bytes // per_token // text.num_hidden_layers - n_prompt
     assert n_text > 5
     for run in ran(comparison):
-        assert run.cost.kv_cache_bytes == per_token * sum(n_text + n for n in run.tokens_per_block), run.method
+        assert run.cost.kv_cache_bytes == per_token * sum(n_text + n for n in run.tokens_per_layer), run.method
 
 
 def test_added_tokens_are_billed(vlm, scene_image, budget):
@@ -73,8 +73,8 @@ def test_added_tokens_are_billed(vlm, scene_image, budget):
     added = 0
     for run in result.runs[1:]:
         n_extra = sum(stage.n_extra for stage in run.stages)
-        assert run.actual.final == len(run.kept) + n_extra == run.tokens_per_block[-1]
-        assert run.cost.kv_cache_bytes == per_token * sum(n_text + n for n in run.tokens_per_block)
+        assert run.actual.final == len(run.kept) + n_extra == run.tokens_per_layer[-1]
+        assert run.cost.kv_cache_bytes == per_token * sum(n_text + n for n in run.tokens_per_layer)
         if n_extra and run.stages[-1].sequence is not None:
             assert sorted(run.stages[-1].sequence) == [-1] * n_extra + run.kept
         added += n_extra

@@ -21,16 +21,16 @@ from tokviz.runs.metrics import (
     verdict,
     withdrawal,
 )
-from tokviz.types import budget_meanings, tokens_per_block
+from tokviz.types import budget_meanings, tokens_per_layer
 
 
 def test_prefill_flops_by_hand():
-    # d = 2, m = 3; block of n = 5: 4*5*4 + 2*25*2 + 2*5*2*3 = 80 + 100 + 60; block of n = 1: 16 + 4 + 12
+    # d = 2, m = 3; layer of n = 5: 4*5*4 + 2*25*2 + 2*5*2*3 = 80 + 100 + 60; layer of n = 1: 16 + 4 + 12
     assert prefill_flops([5, 1], d=2, m=3) == 240 + 32
 
 
 def test_decode_flops_equals_the_closed_form_of_the_paper():
-    # ToDRE Eq. 2 with T equal blocks: T (4Ld² + 2Ldm + dL(2n + L − 1))
+    # ToDRE Eq. 2 with T equal layers: T (4Ld² + 2Ldm + dL(2n + L − 1))
     T, n, L, d, m = 3, 7, 5, 4, 6
     assert decode_flops([n] * T, d, m, L) == T * (4 * L * d**2 + 2 * L * d * m + d * L * (2 * n + L - 1))
 
@@ -77,16 +77,16 @@ def test_timing_says_whether_it_is_a_median():
 
 
 def test_budget_meanings_of_sparsevlm_as_published():
-    # methods.md section 6: [300, 200, 110] with clusters 309/204/113 at the outputs of blocks 2, 6, 15 of 32
-    per_block = tokens_per_block(576, 32, [(3, 309), (7, 204), (16, 113)])
-    meanings = budget_meanings(per_block, 113)
+    # methods.md section 6: [300, 200, 110] with clusters 309/204/113 at the outputs of layers 2, 6, 15 of 32
+    per_layer = tokens_per_layer(576, 32, [(3, 309), (7, 204), (16, 113)])
+    meanings = budget_meanings(per_layer, 113)
     assert meanings.average_in == pytest.approx(206.5, abs=0.05)
     assert meanings.average_logged == pytest.approx(192.0, abs=0.05)
     assert meanings.final == 113
 
 
-def test_stages_before_the_llm_count_from_block_zero():
-    assert tokens_per_block(576, 4, [("encoder", 300), ("projector", 100), (2, None), (3, 0)]) == [100, 100, 100, 0]
+def test_stages_before_the_llm_count_from_layer_zero():
+    assert tokens_per_layer(576, 4, [("encoder", 300), ("projector", 100), (2, None), (3, 0)]) == [100, 100, 100, 0]
 
 
 def share(box, other):

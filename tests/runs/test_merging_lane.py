@@ -4,14 +4,14 @@ import pytest
 
 import tokviz
 from tokviz.models.flops import merging_flops, prefill_flops
-from tokviz.names import VisionBlock
+from tokviz.names import VisionLayer
 from tokviz.viz.tables import notes
 
 QUESTION = "how many objects are there?"
 
 
-N_BLOCKS = 5
-"""Vision blocks that run: LLaVA reads the output of the last but one."""
+N_LAYERS = 5
+"""Vision layers that run: LLaVA reads the output of the last but one."""
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +21,9 @@ def third(n_tokens):
 
 @pytest.fixture(scope="module")
 def counts(n_tokens, third):
-    """Tokens before each block and behind the last: as many merge in each, one more in the first ones."""
-    each, more = divmod(n_tokens - third, N_BLOCKS)
-    return [n_tokens - each * block - min(block, more) for block in range(N_BLOCKS + 1)]
+    """Tokens before each layer and behind the last: as many merge in each, one more in the first ones."""
+    each, more = divmod(n_tokens - third, N_LAYERS)
+    return [n_tokens - each * layer - min(layer, more) for layer in range(N_LAYERS + 1)]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def comparison(vlm, scene_image, third):
 def test_the_tower_keeps_what_was_planned_and_the_llm_gets_it(comparison, counts, third):
     run = comparison.run("tome")
     assert run.error is None and run.answer
-    assert [stage.site for stage in run.stages] == [VisionBlock(block) for block in range(N_BLOCKS)]
+    assert [stage.site for stage in run.stages] == [VisionLayer(layer) for layer in range(N_LAYERS)]
     assert [stage.n_in for stage in run.stages] == counts[:-1]
     assert [len(stage.kept) for stage in run.stages] == [stage.planned_keep for stage in run.stages]
     assert len(run.kept) == run.actual.final == run.planned.final == third
-    assert run.tokens_per_block == [third] * 8
+    assert run.tokens_per_layer == [third] * 8
     assert run.cost.kv_cache_bytes == comparison.run("random").cost.kv_cache_bytes
 
 
@@ -73,12 +73,12 @@ def test_it_is_charged_for_its_own_run_of_the_tower(vlm, comparison, counts):
     assert "and once more for ToMe" in notes(comparison)[0]
     vision = vlm.model.config.vision_config
     d, m = vision.hidden_size, vision.intermediate_size
-    assert random.cost.vision_flops == prefill_flops([counts[0] + 1] * (N_BLOCKS + 1), d, m)
+    assert random.cost.vision_flops == prefill_flops([counts[0] + 1] * (N_LAYERS + 1), d, m)
     with_cls = [count + 1 for count in counts]
     assert merged.cost.vision_flops == merging_flops(with_cls[:-1], with_cls[1:], d, m)
 
 
-def test_flops_of_a_merging_block_by_hand():
+def test_flops_of_a_merging_layer_by_hand():
     """4 * 3 * 4 + 2 * 9 * 2 + 2 * 2 * 2 * 5 for three tokens that become two, d = 2 and m = 5."""
     assert merging_flops([3], [2], d=2, m=5) == 48 + 36 + 40
     assert merging_flops([7, 7], [7, 7], d=2, m=5) == prefill_flops([7, 7], d=2, m=5)
@@ -86,10 +86,10 @@ def test_flops_of_a_merging_block_by_hand():
 
 def test_what_cannot_be_reached_is_said_in_the_lane(vlm, scene_image, n_tokens):
     least = n_tokens
-    for _ in range(N_BLOCKS):
+    for _ in range(N_LAYERS):
         least -= least // 2
     run = tokviz.compare(vlm, scene_image, QUESTION, ["tome"], budget=least - 1).run("tome")
-    assert run.error.startswith(f"ToMe leaves at least {least} of an image's {n_tokens} tokens in 5 vision blocks")
+    assert run.error.startswith(f"ToMe leaves at least {least} of an image's {n_tokens} tokens in 5 vision layers")
     everything = tokviz.compare(vlm, scene_image, QUESTION, ["tome"], budget=n_tokens)
     assert everything.run("tome").stages == []
     assert everything.run("tome").answer_tokens == everything.run("full").answer_tokens

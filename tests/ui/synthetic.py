@@ -69,7 +69,7 @@ def map_record(label: str, values: Any, unit: str = "", scale: Any = "linear", a
 def stage(site: Any, kept: Any, n_in: int, **more: Any) -> StageRecord:
     labels = {"encoder": "encoder output, before the projector", "projector": "after the projector"}
     return StageRecord(**{
-        "title": "", "site": site, "site_label": labels.get(site, f"before block {site}"), "positions": "reindex",
+        "title": "", "site": site, "site_label": labels.get(site, f"before layer {site}"), "positions": "reindex",
         "planned_keep": len(kept), "n_in": n_in, "kept": sorted(int(k) for k in kept), "score": None, "order": None,
         "assignment": None, "maps": [], "facts": {}, "selection_ms": 0.41, **more,
     })  # fmt: skip
@@ -88,7 +88,7 @@ def run(method: str, label: str, family: Any, answer: str, final: int, average: 
     )  # fmt: skip
     return Run(**{
         "method": method, "label": label, "family": family, "params": {}, "planned": meanings, "actual": meanings,
-        "tokens_per_block": [], "stages": [], "answer": answer, "timings": timings, "cost": cost, **more,
+        "tokens_per_layer": [], "stages": [], "answer": answer, "timings": timings, "cost": cost, **more,
     })  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def comparison(
     if failed:
         runs.append(
             Run(method="fastv", label="FastV", family="attention-ranked", params={},
-                error="FastV's block K = 40 is beyond this model's 8 blocks; choose at most 7.")
+                error="FastV's layer K = 40 is beyond this model's 8 layers; choose at most 7.")
         )  # fmt: skip
     s, cx, cy = min(width, height) / 100, width / 2, height / 2
     return Comparison(
@@ -156,7 +156,7 @@ def comparison(
             evidence=[(cx + 9 * s, cy - 7 * s, cx + 19 * s, cy + 3 * s)],
         ),
         model=ModelRecord(
-            name="tokviz-tiny", family="llava", n_blocks=8, hidden_size=192, dtype="float32", device="cpu",
+            name="tokviz-tiny", family="llava", n_layers=8, hidden_size=192, dtype="float32", device="cpu",
             attention="sdpa", embedded=True,
         ),
         image=image_record(image), grid=grid, runs=runs, versions={}, timings={}, warnings=[],

@@ -147,7 +147,7 @@ def film_comparison(
     return Comparison(
         request=Request(**request),
         model=ModelRecord(
-            name="tokviz-tiny-video", family="llava_next_video", n_blocks=8, hidden_size=192, dtype="float32",
+            name="tokviz-tiny-video", family="llava_next_video", n_layers=8, hidden_size=192, dtype="float32",
             device="cpu", attention="sdpa", embedded=True,
         ),
         image=records[0], video=video, grid=grid, runs=runs, versions={}, timings={}, warnings=[],

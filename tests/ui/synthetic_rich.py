@@ -13,7 +13,7 @@ import numpy as np
 from synthetic import HOSTILE, image_record, make_image, map_record, nearest, run, stage
 
 from tokviz.models.llava import centre_crop_grid
-from tokviz.names import VisionBlock
+from tokviz.names import VisionLayer
 from tokviz.records import (
     Chart,
     Comparison,
@@ -31,10 +31,10 @@ WORDS = ["\n", "what", " color", " is", " the", " small", " tri", "angle", " ?",
 
 
 def vision_stages(grid: TokenGrid, n_stages: int = 23, merged: int = 5) -> list[StageRecord]:
-    """ToMe-like: every vision block merges a few patches into their most similar neighbour."""
+    """ToMe-like: every vision layer merges a few patches into their most similar neighbour."""
     rng = np.random.default_rng(5)
     alive, stages = list(range(grid.n_tokens)), []
-    for block in range(n_stages):
+    for layer in range(n_stages):
         sources = sorted(int(t) for t in rng.choice(alive, merged, replace=False))
         kept = [t for t in alive if t not in sources]
         assignment = [-1] * grid.n_tokens
@@ -44,10 +44,10 @@ def vision_stages(grid: TokenGrid, n_stages: int = 23, merged: int = 5) -> list[
         for token in sources:
             assignment[token] = carriers[token]
         similarity = map_record("similarity to its partner", rng.random(grid.n_tokens), "cosine", alive=set(alive))
-        site = VisionBlock(block)
+        site = VisionLayer(layer)
         stages.append(
             stage(site, kept, len(alive), score=similarity, assignment=assignment,
-                  site_label=f"inside vision block {block}", facts={"pairs_merged": merged})
+                  site_label=f"inside vision layer {layer}", facts={"pairs_merged": merged})
         )  # fmt: skip
         alive = kept
     return stages
@@ -89,12 +89,12 @@ def progressive_stages(grid: TokenGrid) -> list[StageRecord]:
     """Five stages inside the LLM, each with a measured number and its threshold."""
     rng = np.random.default_rng(2)
     score, alive, stages = rng.random(grid.n_tokens), list(range(grid.n_tokens)), []
-    for step, (block, share) in enumerate([(2, 0.7), (3, 0.5), (5, 0.3), (6, 0.12), (7, 0.0)]):
+    for step, (layer, share) in enumerate([(2, 0.7), (3, 0.5), (5, 0.3), (6, 0.12), (7, 0.0)]):
         kept = sorted(sorted(alive, key=lambda t: -score[t])[: int(share * grid.n_tokens)])
         value = 0.62 - 0.13 * step
         reading = Reading(name="alpha", label="attention on the image", value=value, line=0.2, unit="share")
         stages.append(
-            stage(block, kept, len(alive), score=map_record("attention", score, "share", alive=set(alive)),
+            stage(layer, kept, len(alive), score=map_record("attention", score, "share", alive=set(alive)),
                   readings=[reading], planned_keep=None, facts={"withdraws": not kept})
         )  # fmt: skip
         alive = kept
@@ -110,15 +110,15 @@ def rich_comparison(*, hostile: bool = False) -> Comparison:
     steps = progressive_stages(grid)
     if hostile:
         clustered = _hostile(clustered)
-        # Blocks so far out that adding one to a float changes nothing.
+        # Layers so far out that adding one to a float changes nothing.
         steps = [stage.model_copy(update={"site": 2**62 + 1024 * (i // 4)}) for i, stage in enumerate(steps)]
-    blocks = [n, n, 100, 72, 72, 43, 17, 0]
+    layers = [n, n, 100, 72, 72, 43, 17, 0]
     runs = [
         run("full", "No pruning", "control", "cyan", n, n, 12.3),
         run("merges", "Merging in the tower", "merging", "cyan", 29, 29, 9.2, stages=vision_stages(grid)),
         run("clusters", "Density clusters", "text-guided", "blue", 17, 17, 8.8, stages=[clustered]),
         run("steps", "Five steps", "progressive", "cyan", 0, 62, 10.2, stages=steps,
-            tokens_per_block=blocks),
+            tokens_per_layer=layers),
         Run(method="tiles", label="Crops", family="attention-ranked", params={},
             error="Crops compares a thumbnail with its crops, and this model looks at one image without crops."),
     ]  # fmt: skip
@@ -130,7 +130,7 @@ def rich_comparison(*, hostile: bool = False) -> Comparison:
             evidence=[(283, 206, 331, 254)],
         ),
         model=ModelRecord(
-            name="tokviz-tiny", family="llava", n_blocks=8, hidden_size=160, dtype="float32", device="cpu",
+            name="tokviz-tiny", family="llava", n_layers=8, hidden_size=160, dtype="float32", device="cpu",
             attention="sdpa", embedded=True,
         ),
         image=image_record(image), grid=grid, text_tokens=[HOSTILE if hostile else w for w in WORDS], runs=runs,

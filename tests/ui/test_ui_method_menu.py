@@ -19,7 +19,7 @@ from tokviz.ui.form import families, menu_value, missing_by_method, offered, rea
 
 PRUNERS = tokviz.methods()
 N_TOKENS = json.loads((embedded_folder() / "config.json").read_text())["image_seq_length"]
-EMBEDDED = PlanningInfo(n_visual=N_TOKENS, n_blocks=8, has_cls=True, vision_blocks=5)
+EMBEDDED = PlanningInfo(n_visual=N_TOKENS, n_layers=8, has_cls=True, n_vision_layers=5)
 
 
 def no_stages(budget, info, params) -> Schedule:
@@ -61,7 +61,7 @@ def test_a_model_greys_out_what_it_cannot_serve_with_the_methods_own_sentence():
         pruner("tower", merges_in_vision=True), pruner("clip", needs=(CLIP_RELEVANCE,)),
     ]  # fmt: skip
     assert set(missing_by_method(some, EMBEDDED)) == {"tiles", "clip"}
-    bare = PlanningInfo(n_visual=144, n_blocks=8, has_cls=False)
+    bare = PlanningInfo(n_visual=144, n_layers=8, has_cls=False)
     missing = missing_by_method(some, bare)
     assert set(missing) == {"cls", "tiles", "tower", "clip"}
     assert all(missing[p.id] == p.missing(bare) for p in some[1:])

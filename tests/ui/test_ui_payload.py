@@ -76,9 +76,9 @@ def test_numbers_say_value_ratio_and_how(whole):
     )  # fmt: skip
     assert shown["selection"]["how"] == "single shot"
     assert shown["prefill compute"]["look"] == "estimated"
-    assert "mean per block" not in shown
+    assert "mean per layer" not in shown
     two_stages = {line["label"]: line for line in lane(to_payload(whole), "todre")["numbers"]}
-    assert two_stages["mean per block"]["value"] == "140.2"
+    assert two_stages["mean per layer"]["value"] == "140.2"
 
 
 def test_evidence_counts_the_patches_that_survived(whole):
@@ -287,7 +287,7 @@ def test_the_table_has_one_row_per_lane_with_plain_numbers(whole):
     rows = numbers.table(whole)["data"]
     assert all(len(row) == len(numbers.TABLE_HEADERS) == len(numbers.TABLE_WIDTHS) for row in rows)
     assert rows[1][4:7] == [64, 64.0, 29.2]
-    assert "beyond this model's 8 blocks" in rows[4][-1]
+    assert "beyond this model's 8 layers" in rows[4][-1]
 
 
 def test_hostile_texts_stay_texts(whole):

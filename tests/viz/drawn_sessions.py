@@ -78,7 +78,7 @@ def run(method, answer, stages=(), n_tokens=4, **changes):
     meanings = BudgetMeanings(final=final, average_in=final, average_logged=final)
     values = {
         "method": method, "label": method.title(), "family": "diversity", "params": {}, "planned": meanings,
-        "actual": meanings, "tokens_per_block": [final] * 2, "stages": list(stages), "answer": answer,
+        "actual": meanings, "tokens_per_layer": [final] * 2, "stages": list(stages), "answer": answer,
     } | changes  # fmt: skip
     return Run(**values)
 
@@ -92,7 +92,7 @@ def comparison(image, grid, runs, *, question="what color is the star?", expecte
             evidence=list(evidence), evidence_frames=list(evidence_frames),
         ),
         model=ModelRecord(
-            name="tokviz-tiny", family="llava", n_blocks=2, hidden_size=8, dtype="float32", device="cpu",
+            name="tokviz-tiny", family="llava", n_layers=2, hidden_size=8, dtype="float32", device="cpu",
             attention="sdpa", embedded=embedded,
         ),
         image=image_record(image),

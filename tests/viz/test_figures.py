@@ -43,7 +43,7 @@ def test_question_methods_answers_verdicts_and_numbers_are_on_the_figure(session
     written = words(comparison_figure(session, dpi=60))
     for expected in (
         "what color is the star?", "expected answer: red", "Full", "Method0", "Method2", "red", "blue", "✓ right",
-        "✗ flipped by pruning", "all 64 tokens in every block", "16 of 64 tokens in every block",
+        "✗ flipped by pruning", "all 64 tokens in every layer", "16 of 64 tokens in every layer",
     ):  # fmt: skip
         assert expected in written, expected
     assert any("budget 2 of 64 visual tokens" in line and "seed 7" in line for line in written)
@@ -65,7 +65,7 @@ def test_tokens_at_the_end_and_on_average_are_both_said_when_they_differ(session
     pruned = session.runs[1]
     progressive = pruned.model_copy(update={"actual": pruned.actual.model_copy(update={"average_in": 40.26})})
     written = words(comparison_figure(session.model_copy(update={"runs": [session.runs[0], progressive]}), dpi=60))
-    assert "16 of 64 tokens at the end" in written and "40.3 per block on average" in written
+    assert "16 of 64 tokens at the end" in written and "40.3 per layer on average" in written
 
 
 def test_views_say_when_a_method_cannot_show_them(session):
@@ -94,9 +94,9 @@ def test_methods_can_be_chosen_and_the_unpruned_run_stays_first(session):
 
 
 def test_a_lane_that_could_not_run_shows_its_sentence(session):
-    failed = run("fastv", "", error="FastV needs two blocks.", actual=None)
+    failed = run("fastv", "", error="FastV needs two layers.", actual=None)
     figure = comparison_figure(session.model_copy(update={"runs": [*session.runs, failed]}), dpi=60)
-    assert "✗ not run" in words(figure) and "FastV needs two blocks." in words(figure)
+    assert "✗ not run" in words(figure) and "FastV needs two layers." in words(figure)
 
 
 def test_nothing_is_compared_with_a_failed_unpruned_run(session):

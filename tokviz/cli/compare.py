@@ -45,7 +45,7 @@ def add_to(commands: Any) -> None:
     add("--budget", type=int, default=64, metavar="N", help="visual tokens to keep (default: %(default)s)")
     counted = "what the budget counts: as the method's paper does, after the last stage, or on average over the model's"
     meanings = ("published", "final", "average")
-    add("--budget-as", default="published", choices=meanings, help=f"{counted} blocks (default: %(default)s)")
+    add("--budget-as", default="published", choices=meanings, help=f"{counted} layers (default: %(default)s)")
     add("--model", default="tokviz-tiny", metavar="NAME", help="model of the menu, folder, or hub id")
     add_loading_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: %(default)s)")

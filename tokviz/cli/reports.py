@@ -17,7 +17,7 @@ from ..resources import IMPORT_FOLDER
 
 _COMMANDS = {
     "bench": ("benchmarks.fidelity.command", "right answers of every method on held-out scenes; ablations"),
-    "calibrate": ("benchmarks.vtw_calibration_command", "search the block at which VTW may withdraw the image"),
+    "calibrate": ("benchmarks.vtw_calibration_command", "search the layer at which VTW may withdraw the image"),
 }
 
 

@@ -1,7 +1,7 @@
 """What a pruned cache must remember, and how it goes on telling the world its unpruned length.
 
 ``generate`` and manual loops take positions and slices from ``cache.get_seq_length()``. A pruned cache is shorter, and
-differently so per block, hence that method answers with the length the sequence would have had. The state lives on the
+differently so per layer, hence that method answers with the length the sequence would have had. The state lives on the
 cache object, so reusing, copying or reordering the cache carries it along.
 """
 
@@ -23,14 +23,14 @@ _STATE = "_tokviz_state"
 
 @dataclass
 class Segment:
-    """The blocks from ``first_block`` up to the next segment, which all hold the same tokens of the prompt.
+    """The layers from ``first_layer`` up to the next segment, which all hold the same tokens of the prompt.
 
     Shape: real ``(B, K)`` bool, one column per cached prompt token. shift: ``(B, 1)``, by how much positions behind the
-    prompt are lowered in these blocks, or None. ``padded``: whether ``real`` has a False, known without asking the
-    device. ``rotates``: whether these blocks count positions differently from the first segment.
+    prompt are lowered in these layers, or None. ``padded``: whether ``real`` has a False, known without asking the
+    device. ``rotates``: whether these layers count positions differently from the first segment.
     """
 
-    first_block: int
+    first_layer: int
     real: Tensor
     padded: bool
     shift: Tensor | None
@@ -56,8 +56,8 @@ class Segment:
 class CacheState:
     """What was pruned from the sequence in this cache.
 
-    ``full_length`` is the unpruned length of the prompt in columns; ``segments`` come in block order, the first begins
-    at block 0; ``sites`` are the in-LLM sites of the context that pruned it. ``model``: a cache must not keep it alive.
+    ``full_length`` is the unpruned length of the prompt in columns; ``segments`` come in layer order, the first begins
+    at layer 0; ``sites`` are the in-LLM sites of the context that pruned it. ``model``: a cache must not keep it alive.
     """
 
     model: weakref.ref[Any]
@@ -67,7 +67,7 @@ class CacheState:
 
     @property
     def removed(self) -> int:
-        """Columns that block 0 holds less than the unpruned prompt."""
+        """Columns that layer 0 holds less than the unpruned prompt."""
         return self.full_length - self.segments[0].real.shape[1]
 
 
@@ -76,9 +76,9 @@ def state_of(cache: Any) -> CacheState | None:
     return getattr(cache, _STATE, None)
 
 
-def cached_tokens(cache: Any, block: int = 0) -> int:
-    """Tokens that the cache really holds for a block (``get_seq_length`` of a pruned cache is virtual)."""
-    return cache.layers[block].get_seq_length() if cache is not None and block < len(cache.layers) else 0
+def cached_tokens(cache: Any, layer: int = 0) -> int:
+    """Tokens that the cache really holds for a layer (``get_seq_length`` of a pruned cache is virtual)."""
+    return cache.layers[layer].get_seq_length() if cache is not None and layer < len(cache.layers) else 0
 
 
 def attach(cache: Any, state: CacheState) -> None:
@@ -97,13 +97,13 @@ class PrunedCache(DynamicCache):
     """A DynamicCache that can hold a pruned prompt; until it does, and again after ``reset``, it is like any other."""
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """The length the sequence would have without pruning, the same for every block."""
+        """The length the sequence would have without pruning, the same for every layer."""
         state = state_of(self)
         real = cached_tokens(self, layer_idx if state is None else 0)
         return real if state is None or not real else real + state.removed
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Masks are made of what the block really holds."""
+        """Masks are made of what the layer really holds."""
         return cached_tokens(self, layer_idx)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:

@@ -167,7 +167,7 @@ def watch_attention(
     recompute: Callable[[tuple[Any, ...], dict[str, Any]], tuple[Tensor, Tensor, float]],
     active: Active,
 ) -> None:
-    """Call ``see(query, key, scaling)`` for each attention call of a vision block, until ``stack`` is left.
+    """Call ``see(query, key, scaling)`` for each attention call of a vision layer, until ``stack`` is left.
 
     Where the kernel cannot be tapped, ``recompute`` makes the three from the arguments of the module.
     """

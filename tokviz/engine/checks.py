@@ -11,11 +11,11 @@ from transformers.cache_utils import DynamicLayer
 
 from ..errors import Unsupported
 from ..models.base import ModelFamily
-from ..names import Site, VisionBlock
+from ..names import Site, VisionLayer
 from ..types import Need, Stage
 from .cache import PrunedCache
 from .capture import is_hub_kernel
-from .signals import INSIDE_LLM_KINDS, LLM_BLOCK_KINDS, MEAN_ROW_KINDS, TEXT_KINDS
+from .signals import INSIDE_LLM_KINDS, LLM_LAYER_KINDS, MEAN_ROW_KINDS, TEXT_KINDS
 from .vision import VISION_KINDS
 
 _VISION, _ENCODER, _PROJECTOR, _LLM = range(4)
@@ -23,8 +23,8 @@ _VISION, _ENCODER, _PROJECTOR, _LLM = range(4)
 
 def _order(site: Site) -> tuple[int, int]:
     """Sites in the order in which a prompt passes them."""
-    if isinstance(site, VisionBlock):
-        return _VISION, site.vision_block
+    if isinstance(site, VisionLayer):
+        return _VISION, site.vision_layer
     if isinstance(site, int):
         return _LLM, site
     return (_ENCODER if site == "encoder" else _PROJECTOR), 0
@@ -58,16 +58,16 @@ def check_model(model: Any, family: ModelFamily) -> None:
 
 def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs: Sequence[Need]) -> None:
     """Raises Unsupported when a stage's site or a signal it needs does not exist in this model."""
-    n_blocks = len(family.blocks(model))
+    n_layers = len(family.layers(model))
     order = [_order(stage.site) for stage in stages]
     if order != sorted(order):
         raise Unsupported(
-            "Stages must come in the order vision blocks, encoder, projector, then LLM blocks from first to last."
+            "Stages must come in the order vision layers, encoder, projector, then LLM layers from first to last."
         )
     for stage in stages:
-        if isinstance(stage.site, int) and not 0 <= stage.site < n_blocks:
+        if isinstance(stage.site, int) and not 0 <= stage.site < n_layers:
             raise Unsupported(
-                f"This model has blocks 0..{n_blocks - 1}; there is no block {stage.site} to prune before."
+                f"This model has layers 0..{n_layers - 1}; there is no layer {stage.site} to prune before."
             )
         if stage.positions == "reindex" and not family.reindexes:
             raise Unsupported(
@@ -92,17 +92,17 @@ def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs
                 "model; choose a method that does without."
             )
         if need.kind in VISION_KINDS:
-            family.vision_attention(model, "last" if need.block == "last" else "feature")
+            family.vision_attention(model, "last" if need.layer == "last" else "feature")
 
 
 def _check_merging(stages: Sequence[Stage]) -> None:
-    """What stages inside vision blocks, and those behind them, cannot look at."""
-    merging = [stage for stage in stages if isinstance(stage.site, VisionBlock)]
+    """What stages inside vision layers, and those behind them, cannot look at."""
+    merging = [stage for stage in stages if isinstance(stage.site, VisionLayer)]
     for stage in merging:
         if stage.needs:
             raise Unsupported(
                 f"Stage {stage.title!r} lies inside the vision tower, where there is nothing to look at but the "
-                "features and keys of its block, which it gets without asking."
+                "features and keys of its layer, which it gets without asking."
             )
     for stage in stages[len(merging) :] if merging else ():
         if any(need.kind in VISION_KINDS for need in stage.needs):
@@ -114,7 +114,7 @@ def _check_merging(stages: Sequence[Stage]) -> None:
 
 def check_hooks(stages: Sequence[Stage]) -> None:
     """Raises Unsupported for stages that hooks in a running model cannot carry out."""
-    if any(isinstance(stage.site, VisionBlock) for stage in stages):
+    if any(isinstance(stage.site, VisionLayer) for stage in stages):
         raise Unsupported(
             "Stages inside the vision tower run it a second time, from the pixels: give prune() the inputs, or a "
             "prompt from encode(), and call generate with its pruned.inputs."
@@ -126,7 +126,7 @@ def _check_needs(stage: Stage) -> None:
     single = {
         "attention maps": MEAN_ROW_KINDS,
         "attention maps of all heads": ("head_rows",),
-        "blocks' keys": ("key_norms",),
+        "layers' keys": ("key_norms",),
     }
     for what, kinds in single.items():
         count = len({need for need in stage.needs if need.kind in kinds})
@@ -141,9 +141,9 @@ def _check_needs(stage: Stage) -> None:
                 "exist there yet."
             )
     elif stage.site == 0 and any(
-        n.kind == "previous_features" or (n.kind in LLM_BLOCK_KINDS and n.block != "this") for n in inside
+        n.kind == "previous_features" or (n.kind in LLM_LAYER_KINDS and n.layer != "this") for n in inside
     ):
-        raise Unsupported(f"Stage {stage.title!r} looks at the block before it; there is none before block 0.")
+        raise Unsupported(f"Stage {stage.title!r} looks at the layer before it; there is none before layer 0.")
 
 
 def check_call(kwargs: Mapping[str, Any], stages: Sequence[Stage]) -> None:

@@ -1,9 +1,9 @@
 """Pruning inside a stock model: hooks that shorten the sequence while ``model.generate`` runs unchanged.
 
 Pre-hooks, each acting only in threads that own the context: on the model and its base (read the arguments), on the
-language model (stages before the LLM; masks and positions of every later step), and on the blocks from the first
-in-LLM stage on (in-LLM stages; every later block gets the mask and rotary tables of its own, shorter sequence). Where
-the tower's features are added inside the LLM, too (``Deepstack``), the blocks' hooks do it in the model's place.
+language model (stages before the LLM; masks and positions of every later step), and on the layers from the first
+in-LLM stage on (in-LLM stages; every later layer gets the mask and rotary tables of its own, shorter sequence). Where
+the tower's features are added inside the LLM, too (``Deepstack``), the layers' hooks do it in the model's place.
 Per-sequence state lives on the cache, per-forward state in ``threading.local``. The model holds the hooks and, where it
 encodes images itself, what ``watched_encoding`` says.
 """
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from ..errors import Stopped, Unsupported
 from ..models.base import ModelFamily
-from ..names import VisionBlock
+from ..names import VisionLayer
 from ..types import Stage
 from .cache import CacheState, attach, cached_tokens, state_of
 from .capture import after_forward, before_forward, can_tap, here, tapped
 from .checks import check_cache, check_call
 from .prefill import Decode, Prefill, PromptHints, PromptReader, View, causal_mask
 from .sequence import State, gather, rotary_axes
-from .signals import BlockSignals, Entered, Moment, Rotary
+from .signals import Entered, LayerSignals, Moment, Rotary
 from .stages import Chooser
 from .vision import VISION_KINDS, captured
 
@@ -41,10 +41,10 @@ class HookPruner:
     ) -> None:
         self.model, self.family, self.stages = model, family, tuple(stages)
         self.language_model = family.language_model(model)
-        self.blocks: Sequence[Any] = family.blocks(model)
+        self.layers: Sequence[Any] = family.layers(model)
         self.reader = PromptReader(model, family, hints, chooser)
         self.early = [
-            (n, stage) for n, stage in enumerate(self.stages) if not isinstance(stage.site, int | VisionBlock)
+            (n, stage) for n, stage in enumerate(self.stages) if not isinstance(stage.site, int | VisionLayer)
         ]
         self.late: dict[int, list[tuple[int, Stage]]] = {}
         for number, stage in enumerate(self.stages):
@@ -53,7 +53,7 @@ class HookPruner:
         self.sites = tuple(self.late)
         tappable = can_tap(self.language_model.config._attn_implementation)
         self.signals = {
-            site: BlockSignals(site, [stage for _, stage in late], self.blocks, tappable)
+            site: LayerSignals(site, [stage for _, stage in late], self.layers, tappable)
             for site, late in self.late.items()
         }
         self._wants_llm_input = any(
@@ -73,8 +73,8 @@ class HookPruner:
         self._hook(stack, base, self._before_base)
         self._hook(stack, self.language_model, self._before_lm)
         stack.callback(after_forward(self.language_model, self._after_lm, self._is_here))
-        for number in self._hooked_blocks():
-            self._hook(stack, self.blocks[number], self._block_hook(number))
+        for number in self._hooked_layers():
+            self._hook(stack, self.layers[number], self._layer_hook(number))
         prompt = self.reader.hints.prompt
         if prompt is not None and prompt.deepstack is not None:
             stack.enter_context(prompt.deepstack.fed())
@@ -85,15 +85,15 @@ class HookPruner:
         for site, signals in self.signals.items():
             if signals.can_tap and signals.of_previous:
                 kernel = self.language_model.config._attn_implementation
-                stack.enter_context(tapped(self.blocks[site - 1].self_attn, kernel, self._tap(signals)))
+                stack.enter_context(tapped(self.layers[site - 1].self_attn, kernel, self._tap(signals)))
 
     def _hook(self, stack: ExitStack, module: Any, hook: Any) -> None:
         stack.callback(before_forward(module, hook, self._is_here))
 
-    def _block_hook(self, number: int) -> Any:
-        return lambda args, kwargs: self._before_block(number, args, kwargs)
+    def _layer_hook(self, number: int) -> Any:
+        return lambda args, kwargs: self._before_layer(number, args, kwargs)
 
-    def _tap(self, signals: BlockSignals) -> Any:
+    def _tap(self, signals: LayerSignals) -> Any:
         def tap(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
             forward = self._forward
             if self._is_here() and isinstance(forward, Prefill) and not forward.runner.frozen:
@@ -101,12 +101,12 @@ class HookPruner:
 
         return tap
 
-    def _hooked_blocks(self) -> list[int]:
-        """All from the first stage in the LLM on, and those behind a block where the tower's features are added."""
+    def _hooked_layers(self) -> list[int]:
+        """All from the first stage in the LLM on, and those behind a layer where the tower's features are added."""
         first = [site - 1 if signals.wants_previous_input else site for site, signals in self.signals.items()]
         merging = self.family.patch_merging(self.model)
         behind = range(1, 1 + (0 if merging is None else merging.added_in_llm))
-        return sorted({*behind, *range(min(first, default=len(self.blocks)), len(self.blocks))})
+        return sorted({*behind, *range(min(first, default=len(self.layers)), len(self.layers))})
 
     def _is_here(self) -> bool:
         return here(self.model) is self
@@ -197,12 +197,12 @@ class HookPruner:
         if len(forward.segments) > 1 or first.real.shape[1] != forward.full_length or first.shift is not None:
             attach(cache, CacheState(weakref.ref(self.model), self.sites, forward.full_length, forward.segments))
 
-    # -- a block's door ------------------------------------------------------------------------------------------------
+    # -- a layer's door ------------------------------------------------------------------------------------------------
 
-    def _before_block(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _before_layer(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         forward = self._forward
         if isinstance(forward, Decode):
-            return self._decode_block(forward, number, args, kwargs)
+            return self._decode_layer(forward, number, args, kwargs)
         if not isinstance(forward, Prefill):
             return None
         hidden = args[0]
@@ -210,14 +210,14 @@ class HookPruner:
             hidden = forward.deepstack.added(number - 1, hidden, forward.rows)
         forward.history.origin = None
         for stage_number, stage in self.late.get(number, ()):
-            hidden = self._prune_block(forward, number, stage_number, stage, hidden, kwargs)
+            hidden = self._prune_layer(forward, number, stage_number, stage, hidden, kwargs)
         following = self.signals.get(number + 1)
         if following is not None and following.wants_previous_input and not forward.runner.frozen:
             forward.history.entered[number] = Entered(hidden, forward.rotary(kwargs), forward.rows)
         return (hidden, *args[1:]), kwargs if forward.view is None else forward.view.given_to(kwargs)
 
-    def _prune_block(
-        self, forward: Prefill, block: int, number: int, stage: Stage, hidden: Tensor, kwargs: dict[str, Any]
+    def _prune_layer(
+        self, forward: Prefill, layer: int, number: int, stage: Stage, hidden: Tensor, kwargs: dict[str, Any]
     ) -> Tensor:
         before, rotary, history = forward.rows, forward.rotary(kwargs), forward.history
         now = Entered(hidden, rotary, before)
@@ -225,7 +225,7 @@ class HookPruner:
         def tables(row: int) -> Rotary:
             return self._rotary_tables(hidden.device, before.positions, row)
 
-        moment = Moment(self.signals[block], history, now, forward.llm_input, self.language_model.norm, tables)
+        moment = Moment(self.signals[layer], history, now, forward.llm_input, self.language_model.norm, tables)
         hidden, index = forward.run(number, stage, hidden, moment)
         if forward.rows is before:
             return hidden
@@ -235,7 +235,7 @@ class HookPruner:
             rotary = self.language_model.rotary_emb(hidden, forward.rows.positions.to(hidden.device))
         elif index is not None:
             rotary = gather(rotary[0], index), gather(rotary[1], index)
-        forward.open_segment(block)
+        forward.open_segment(layer)
         mask = forward.rows.real if forward.segments[-1].padded else None
         forward.view = View(causal_mask(self.language_model.config, hidden, mask, 0), rotary)
         return hidden
@@ -247,13 +247,13 @@ class HookPruner:
         cos, sin = self.language_model.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), mine)
         return cos[0], sin[0]
 
-    def _decode_block(self, forward: Decode, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _decode_layer(self, forward: Decode, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         segment = forward.segment(number)
-        if segment.first_block == 0:
+        if segment.first_layer == 0:
             return None
-        view = forward.views.get(segment.first_block)
+        view = forward.views.get(segment.first_layer)
         if view is None:
-            hidden, cached = args[0], cached_tokens(forward.cache, segment.first_block)
+            hidden, cached = args[0], cached_tokens(forward.cache, segment.first_layer)
             mask = segment.mask(cached, forward.tail, hidden.shape[1])
             rotary = kwargs["position_embeddings"]
             if segment.rotates:
@@ -262,5 +262,5 @@ class HookPruner:
                     positions = positions - segment.shift.to(hidden.device)
                 rotary = self.language_model.rotary_emb(hidden, positions)
             view = View(causal_mask(self.language_model.config, hidden, mask, cached), rotary)
-            forward.views[segment.first_block] = view
+            forward.views[segment.first_layer] = view
         return args, view.given_to(kwargs)

@@ -21,7 +21,7 @@ from .cache import PlainLengths, Segment
 from .checks import check_axes, check_modalities, check_prompt
 from .prompt import Prompt
 from .sequence import Deepstack, Rows, State
-from .signals import BlockHistory, Geometry, Moment, Rotary, SignalReader
+from .signals import Geometry, LayerHistory, Moment, Rotary, SignalReader
 from .stages import Chooser, Decisions, StageEvent, StageRunner
 from .tower_merging import VisionMerging
 from .vision import MergedVisionCapture, VisionCapture, VisionSignals
@@ -29,13 +29,13 @@ from .vision import MergedVisionCapture, VisionCapture, VisionSignals
 
 @dataclass
 class View:
-    """What the blocks of one segment are given instead of the full-length mask and rotary tables."""
+    """What the layers of one segment are given instead of the full-length mask and rotary tables."""
 
     mask: Tensor | None
     rotary: Rotary
 
     def given_to(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A block's keyword arguments with this view's tensors.
+        """A layer's keyword arguments with this view's tensors.
 
         Rotary tables are made already; position ids would only send flash attention looking for packed sequences.
         """
@@ -44,10 +44,10 @@ class View:
 
 @dataclass
 class Prefill:
-    """The forward that receives the whole prompt: stages decide, the sequence shrinks from block to block.
+    """The forward that receives the whole prompt: stages decide, the sequence shrinks from layer to layer.
 
     rows, encoder: as in ``State``, after the last stage that ran. deepstack: what the tower adds inside the LLM, None
-    for models that add nothing there. llm_input: what entered block 0, None where nobody asks for it.
+    for models that add nothing there. llm_input: what entered layer 0, None where nobody asks for it.
     """
 
     cache: Any
@@ -59,7 +59,7 @@ class Prefill:
     llm_input: tuple[Tensor, Rows] | None = None
     segments: list[Segment] = field(default_factory=list)
     view: View | None = None
-    history: BlockHistory = field(default_factory=BlockHistory)
+    history: LayerHistory = field(default_factory=LayerHistory)
 
     def take(self, ran: tuple[State, Tensor | None]) -> tuple[Tensor, Tensor | None]:
         """Go on with what a stage left; returns the hidden states and the gathered columns."""
@@ -74,16 +74,16 @@ class Prefill:
         return self.take(self.runner.run(number, stage, State(self.rows, hidden, self.encoder), moment))
 
     def rotary(self, kwargs: dict[str, Any]) -> Rotary:
-        """The tables of the current sequence; ``kwargs`` are what the stock model hands to the block."""
+        """The tables of the current sequence; ``kwargs`` are what the stock model hands to the layer."""
         return kwargs["position_embeddings"] if self.view is None else self.view.rotary
 
-    def open_segment(self, first_block: int) -> None:
-        """From this block on the sequence is ``self.rows``."""
-        # A second stage before the same block replaces the first; one before block 0 replaces the prompt itself.
-        if self.segments and self.segments[-1].first_block == first_block:
+    def open_segment(self, first_layer: int) -> None:
+        """From this layer on the sequence is ``self.rows``."""
+        # A second stage before the same layer replaces the first; one before layer 0 replaces the prompt itself.
+        if self.segments and self.segments[-1].first_layer == first_layer:
             self.segments.pop()
         rotates = bool(self.segments) and self.rows.shift is not self.segments[0].shift
-        self.segments.append(Segment(first_block, self.rows.real, self.rows.padded, self.rows.shift, rotates))
+        self.segments.append(Segment(first_layer, self.rows.real, self.rows.padded, self.rows.shift, rotates))
 
 
 @dataclass
@@ -99,9 +99,9 @@ class Decode:
     tail: Tensor | None
     views: dict[int, View] = field(default_factory=dict)
 
-    def segment(self, block: int) -> Segment:
-        """The segment a block belongs to."""
-        return next(segment for segment in reversed(self.segments) if segment.first_block <= block)
+    def segment(self, layer: int) -> Segment:
+        """The segment a layer belongs to."""
+        return next(segment for segment in reversed(self.segments) if segment.first_layer <= layer)
 
 
 def causal_mask(config: Any, hidden: Tensor, mask: Tensor | None, cached: int) -> Tensor | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..models.base import ModelFamily
-from ..names import VisionBlock
+from ..names import VisionLayer
 from ..types import Need, Stage
 from .capture import Active, before_forward, here
 from .checks import check_axes, check_modalities, check_model, check_prompt, check_stages
@@ -37,7 +37,7 @@ class Prompt:
         axes in front where the model has several, or None for the positions that ``generate`` counts off the mask.
         visual_mask: ``(B, L)`` bool. vision: per row, of all N original visual tokens. alive: per row ``(n,)`` original
         indices of the visual tokens that are still there, in sequence order. vision_ms: what encoding took, from the
-        call to the language model's door, in ms; after ``VisionBlock`` stages what the second run of the vision tower
+        call to the language model's door, in ms; after ``VisionLayer`` stages what the second run of the vision tower
         took, selections excluded. pixel_values: all images as the model got them, ``(P, 3, H, W)``, ``(P, tiles,
         3, H, W)`` where images are cut into tiles, ``(patches, values)`` of Qwen; None without any. question_mask:
         ``(B, L)`` bool, the tokens that the user wrote, None when nobody said. geometry: per row, where its N original
@@ -216,7 +216,7 @@ def shorten(
 ) -> tuple[Prompt, list[list[StageEvent]]]:
     """Run the stages before the LLM and return the physically shorter prompt with its events.
 
-    Stages inside vision blocks run the vision tower once more, from the pixels. Rows that keep different counts are
+    Stages inside vision layers run the vision tower once more, from the pixels. Rows that keep different counts are
     padded on the left. Position policy ``reindex`` leaves positions to be counted anew, ``keep`` sets the original
     ones. In-LLM stages are ignored here: give them to ``prune``. The given prompt is not changed. ``diagnose`` fills
     ``StageEvent.diagnostics``. Raises Unsupported when a stage cannot run on this model.
@@ -236,7 +236,7 @@ def shorten(
         state, index = merging.apply(runner, state)
         steps.append(index)
     for number, stage in enumerate(stages):
-        if not isinstance(stage.site, int | VisionBlock):
+        if not isinstance(stage.site, int | VisionLayer):
             state, index = runner.run(number, stage, state)
             steps.append(index)
     for index in steps:
@@ -268,7 +268,7 @@ def merged_prompt(
     model: Any, family: ModelFamily, prompt: Prompt, stages: Sequence[Stage], chooser: Chooser
 ) -> VisionMerging | None:
     """What those of ``stages`` do that lie inside the vision tower; None without any."""
-    inside = [stage for stage in stages if isinstance(stage.site, VisionBlock)]
+    inside = [stage for stage in stages if isinstance(stage.site, VisionLayer)]
     if not inside:
         return None
     rows = prompt.rows(prompt.attention_mask.bool(), prompt.visual_mask, prompt.positions())

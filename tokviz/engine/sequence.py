@@ -242,13 +242,13 @@ _MASK, _FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
 
 
 class Deepstack:
-    """What some models (Qwen3-VL) add behind blocks 0, 1, ... of the LLM, of all N original visual tokens of every row.
+    """What some models (Qwen3-VL) add behind layers 0, 1, ... of the LLM, of all N original visual tokens of every row.
 
-    The stock language model is handed it once, at prefill. Pruned, each block must get that of the tokens that are
+    The stock language model is handed it once, at prefill. Pruned, each layer must get that of the tokens that are
     still there: a kept token keeps its own, whatever was merged into it; tokens that a stage adds get none, for no
     patch stands behind them.
 
-    Shape: ``rows[row][block]`` is ``(N_row, D)``.
+    Shape: ``rows[row][layer]`` is ``(N_row, D)``.
     """
 
     def __init__(self, rows: Sequence[Sequence[Tensor]]) -> None:
@@ -267,18 +267,18 @@ class Deepstack:
         if features is None:
             return None
         counts = visual.sum(dim=1).tolist()
-        return cls(list(zip(*(block.split(counts) for block in features), strict=True)))
+        return cls(list(zip(*(layer.split(counts) for layer in features), strict=True)))
 
-    def added(self, block: int, hidden: Tensor, rows: Rows) -> Tensor:
-        """``hidden (B, L, D)`` that left ``block`` of the LLM, with the features of the visual tokens in ``rows``.
+    def added(self, layer: int, hidden: Tensor, rows: Rows) -> Tensor:
+        """``hidden (B, L, D)`` that left ``layer`` of the LLM, with the features of the visual tokens in ``rows``.
 
         Rows may be copies of a prompt's (beams). Adds as the stock model does: the same bits.
         """
-        if block >= len(self.rows[0]):
+        if layer >= len(self.rows[0]):
             return hidden
         copies, mine = len(rows.alive) // len(self.rows), []
         for row, alive in enumerate(rows.alive):
-            original = self.rows[row // copies][block]
+            original = self.rows[row // copies][layer]
             mine.append(original[alive.to(original.device)])
         features, where = torch.cat(mine).to(hidden.device, hidden.dtype), rows.visual.to(hidden.device)
         hidden = hidden.clone()

@@ -1,4 +1,4 @@
-"""The Signals of one stage and row, made of what the engine holds: the vision tower's, embeddings, the LLM's blocks."""
+"""The Signals of one stage and row, made of what the engine holds: the vision tower's, embeddings, the LLM's layers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MEAN_ROW_KINDS = ("last_row", "text_rows")
 """Fill ``Signals.attention_rows``; a stage can have one of them."""
 
 ATTENTION_KINDS = (*MEAN_ROW_KINDS, "head_rows")
-"""Rows of one LLM block's attention."""
+"""Rows of one LLM layer's attention."""
 
-LLM_BLOCK_KINDS = (*ATTENTION_KINDS, "key_norms")
-"""Made of the queries and keys of the LLM block that ``Need.block`` names."""
+LLM_LAYER_KINDS = (*ATTENTION_KINDS, "key_norms")
+"""Made of the queries and keys of the LLM layer that ``Need.layer`` names."""
 
-INSIDE_LLM_KINDS = (*LLM_BLOCK_KINDS, "rotary_similarity", "previous_features", "normed_features")
-"""Exist only for stages before an LLM block."""
+INSIDE_LLM_KINDS = (*LLM_LAYER_KINDS, "rotary_similarity", "previous_features", "normed_features")
+"""Exist only for stages before an LLM layer."""
 
 TEXT_KINDS = (
     "text_features",
@@ -34,7 +34,7 @@ TEXT_KINDS = (
     "llm_input",
     "normed_features",
     "rotary_similarity",
-    *LLM_BLOCK_KINDS,
+    *LLM_LAYER_KINDS,
 )
 """Look at the tokens behind the last visual token, guessed ones included."""
 
@@ -51,7 +51,7 @@ Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, each ``(B|1, L, d)``."""
 
 Seen = dict[str, Tensor]
-"""What was looked at in the attention of one block, for one sequence; all float32, absent where nobody asked.
+"""What was looked at in the attention of one layer, for one sequence; all float32, absent where nobody asked.
 
 Shape: rows ``(R, L)``, attention of the asked tokens, mean over heads; heads ``(H, R, L)``; key_norms ``(L,)``, L1.
 """
@@ -82,7 +82,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Entered:
-    """What entered a block: hidden ``(B, L, D)``, its rotary tables and rows."""
+    """What entered a layer: hidden ``(B, L, D)``, its rotary tables and rows."""
 
     hidden: Tensor
     rotary: Rotary
@@ -90,10 +90,10 @@ class Entered:
 
 
 @dataclass
-class BlockHistory:
-    """What stages behind may ask of the blocks that ran in this forward, by block or site.
+class LayerHistory:
+    """What stages behind may ask of the layers that ran in this forward, by layer or site.
 
-    ``origin (B, L)`` leads from the current columns back to those that the block before had, None while they are the
+    ``origin (B, L)`` leads from the current columns back to those that the layer before had, None while they are the
     same.
     """
 
@@ -102,7 +102,7 @@ class BlockHistory:
     origin: Tensor | None = None
 
     def columns_before(self, row: int, columns: Tensor) -> Tensor:
-        """Where tokens of a row stood in the block before."""
+        """Where tokens of a row stood in the layer before."""
         return columns if self.origin is None else self.origin[row, columns.to(self.origin.device)]
 
 
@@ -110,12 +110,12 @@ class BlockHistory:
 class Moment:
     """The state in which a stage inside the LLM finds the sequence.
 
-    now: what enters its block. llm_input: hidden and rows that entered block 0, None where nobody asked. norm: the
+    now: what enters its layer. llm_input: hidden and rows that entered layer 0, None where nobody asked. norm: the
     LLM's final norm. tables: ``row -> (cos, sin)`` in float32, each ``(L, d)``.
     """
 
-    blocks: BlockSignals
-    history: BlockHistory
+    layers: LayerSignals
+    history: LayerHistory
     now: Entered
     llm_input: tuple[Tensor, Rows] | None
     norm: Any
@@ -145,7 +145,7 @@ class SignalReader:
         for need in stage.needs:
             found.update(self._find(need, stage, state, row, moment))
         if moment is not None:
-            found.update(moment.blocks.find(moment, stage, row, columns))
+            found.update(moment.layers.find(moment, stage, row, columns))
         return Signals(features=features, **found)
 
     def patches(self, row: int, alive: Tensor) -> Tensor | None:
@@ -179,11 +179,11 @@ class SignalReader:
                 return {name: self._seen(need, stage, rows.alive[row], row)}
 
     def _seen(self, need: Need, stage: Stage, alive: Tensor, row: int) -> Tensor:
-        block = "last" if need.block == "last" else "feature"
+        layer = "last" if need.layer == "last" else "feature"
         vision = None if self.vision is None else self.vision[row]
-        values = None if vision is None else vision.seen.get(need.kind, {}).get(block)
+        values = None if vision is None else vision.seen.get(need.kind, {}).get(layer)
         if vision is None or values is None:
-            raise ValueError(f"{stage.title!r} needs {need.kind} of the {block} vision block; ask encode() for it")
+            raise ValueError(f"{stage.title!r} needs {need.kind} of the {layer} vision layer; ask encode() for it")
         if need.kind != "cls_feature":
             return values[alive.to(values.device)]
         if vision.n_images != 1:
@@ -202,13 +202,13 @@ def _asked(rows: Rows, row: int, stage: Stage) -> Tensor:
     return asked
 
 
-class BlockSignals:
-    """Answers the needs of the stages before one block that concern the LLM's blocks."""
+class LayerSignals:
+    """Answers the needs of the stages before one layer that concern the LLM's layers."""
 
-    def __init__(self, site: int, stages: Sequence[Stage], blocks: Sequence[Any], can_tap: bool) -> None:
-        self.site, self.blocks, self.can_tap = site, blocks, can_tap
+    def __init__(self, site: int, stages: Sequence[Stage], layers: Sequence[Any], can_tap: bool) -> None:
+        self.site, self.layers, self.can_tap = site, layers, can_tap
         needs = [need for stage in stages for need in stage.needs]
-        self.of_previous = {n.kind for n in needs if n.kind in LLM_BLOCK_KINDS and n.block != "this"}
+        self.of_previous = {n.kind for n in needs if n.kind in LLM_LAYER_KINDS and n.layer != "this"}
         self.wants_text_rows = any(need.kind in ("text_rows", "head_rows") for need in needs)
         self.wants_previous_input = any(need.kind == "previous_features" for need in needs) or (
             bool(self.of_previous) and not can_tap
@@ -221,7 +221,7 @@ class BlockSignals:
         return torch.tensor([rows.real.shape[1] - 1], device=rows.real.device)
 
     def tap(self, rows: Rows, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> list[Seen]:
-        """What is wanted of the attention of the block before, while it runs; per row."""
+        """What is wanted of the attention of the layer before, while it runs; per row."""
         found = []
         for row in range(query.shape[0]):
             at = self.asked(rows, row).to(key.device)
@@ -233,14 +233,14 @@ class BlockSignals:
         return found
 
     def find(self, moment: Moment, stage: Stage, row: int, columns: Tensor) -> dict[str, Tensor]:
-        """Every signal of ``stage`` that concerns the LLM's blocks, on the visual columns ``(n,)`` it acts on."""
+        """Every signal of ``stage`` that concerns the LLM's layers, on the visual columns ``(n,)`` it acts on."""
         found: dict[str, Tensor] = {}
         history, text = moment.history, moment.now.rows.question[row].nonzero()[:, 0]
-        for block in ("previous", "this"):
-            needs = [n for n in stage.needs if n.kind in LLM_BLOCK_KINDS and (n.block or "previous") == block]
+        for layer in ("previous", "this"):
+            needs = [n for n in stage.needs if n.kind in LLM_LAYER_KINDS and (n.layer or "previous") == layer]
             if needs:
-                seen = self._seen(moment, row, block, {need.kind for need in needs})
-                before = block == "previous"
+                seen = self._seen(moment, row, layer, {need.kind for need in needs})
+                before = layer == "previous"
                 at = (history.columns_before(row, c) if before else c for c in (columns, text))
                 found.update(_fields(seen, needs, *at))
         kinds = {need.kind for need in stage.needs}
@@ -248,26 +248,26 @@ class BlockSignals:
             tables = moment.tables(row)
             device = tables[0].device
             found["rotary_similarity"] = _rotary_similarity(
-                self.blocks[self.site].self_attn, tables, text.to(device), columns.to(device)
+                self.layers[self.site].self_attn, tables, text.to(device), columns.to(device)
             )
         if "previous_features" in kinds:
             hidden = history.entered[self.site - 1].hidden
             found["previous_features"] = hidden[row, history.columns_before(row, columns).to(hidden.device)]
         return found
 
-    def _seen(self, moment: Moment, row: int, block: str, kinds: Collection[str]) -> Seen:
-        if block == "this":
-            return self._recomputed(self.blocks[self.site], moment.now, row, kinds)
+    def _seen(self, moment: Moment, row: int, layer: str, kinds: Collection[str]) -> Seen:
+        if layer == "this":
+            return self._recomputed(self.layers[self.site], moment.now, row, kinds)
         if self.can_tap:
             return moment.history.tapped[self.site][row]
-        return self._recomputed(self.blocks[self.site - 1], moment.history.entered[self.site - 1], row, kinds)
+        return self._recomputed(self.layers[self.site - 1], moment.history.entered[self.site - 1], row, kinds)
 
-    def _recomputed(self, block: Any, entered: Entered, row: int, kinds: Collection[str]) -> Seen:
+    def _recomputed(self, layer: Any, entered: Entered, row: int, kinds: Collection[str]) -> Seen:
         cos, sin = (half[row if half.shape[0] > 1 else 0] for half in entered.rotary)
         device = entered.hidden.device
         at, real = self.asked(entered.rows, row).to(device), entered.rows.real[row].to(device)
-        query, key = _recomputed_heads(block, entered.hidden[row], (cos, sin), at)
-        return _see(query, key, block.self_attn.scaling, _causal_rows(real, at), kinds)
+        query, key = _recomputed_heads(layer, entered.hidden[row], (cos, sin), at)
+        return _see(query, key, layer.self_attn.scaling, _causal_rows(real, at), kinds)
 
 
 def _see(query: Tensor, key: Tensor, scaling: float, allowed: Tensor, kinds: Collection[str]) -> Seen:
@@ -284,7 +284,7 @@ def _see(query: Tensor, key: Tensor, scaling: float, allowed: Tensor, kinds: Col
 
 
 def _fields(seen: Seen, needs: Sequence[Need], columns: Tensor, text: Tensor) -> dict[str, Tensor]:
-    """What the needs ask for of ``seen``, on visual ``columns (n,)`` and ``text (M,)`` columns of that block."""
+    """What the needs ask for of ``seen``, on visual ``columns (n,)`` and ``text (M,)`` columns of that layer."""
     found: dict[str, Tensor] = {}
     for need in needs:
         if need.kind == "key_norms":
@@ -305,16 +305,16 @@ def _causal_rows(real: Tensor, at: Tensor) -> Tensor:
     return (columns <= at[:, None]) & real
 
 
-def _recomputed_heads(block: Any, hidden: Tensor, rotary: Rotary, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries of a few tokens and all keys of one LLM block for one sequence, from the states that enter the block.
+def _recomputed_heads(layer: Any, hidden: Tensor, rotary: Rotary, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries of a few tokens and all keys of one LLM layer for one sequence, from the states that enter the layer.
 
-    For blocks that have not run yet, and for eager models whose attention cannot be tapped. Projections are called as
+    For layers that have not run yet, and for eager models whose attention cannot be tapped. Projections are called as
     modules, so quantised and offloaded weights work.
 
     Shape: hidden ``(L, D)``, rotary each ``(L, d)``, at ``(R,)`` -> ``(H, R, d)``, ``(H_kv, L, d)``.
     """
-    attention = block.self_attn
-    normed = block.input_layernorm(hidden[None])
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden[None])
     cos, sin = (half[None] for half in rotary)
     rotate = _rotation_of(attention)
     query = _heads(attention, "q", normed[:, at])

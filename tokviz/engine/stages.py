@@ -47,7 +47,7 @@ def synchronise(device: torch.device | str) -> None:
 
 
 class Stopwatch:
-    """Milliseconds between entering and leaving a block; the device is made to finish before the clock is read.
+    """Milliseconds between entering and leaving the context; the device is made to finish before the clock is read.
 
     Example: ``with Stopwatch(model.device) as watch: ...`` and then ``watch.milliseconds``.
     """
@@ -66,7 +66,7 @@ class Stopwatch:
         self.milliseconds = self.elapsed()
 
     def elapsed(self) -> float:
-        """Milliseconds since the block was entered."""
+        """Milliseconds since the context was entered."""
         synchronise(self.device)
         return (time.perf_counter() - self._start) * 1000
 

@@ -1,7 +1,7 @@
-"""The vision tower run once more with fewer tokens from block to block: stages between attention and MLP of a block.
+"""The vision tower run once more with fewer tokens from layer to layer: stages between attention and MLP of a layer.
 
 The tower's own modules are called one by one and nothing is changed in it or stored on it, so other threads do not
-notice. Blocks behind the one that makes the features are not run: nobody reads them.
+notice. Layers behind the one that makes the features are not run: nobody reads them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..errors import Unsupported
-from ..models.base import ModelFamily, VisionTower, VisionTowerBlock
-from ..names import VisionBlock
+from ..models.base import ModelFamily, VisionTower, VisionTowerLayer
+from ..names import VisionLayer
 from ..types import Selection, Signals, Stage
 from .capture import lifted
 from .sequence import Rows, State
@@ -64,12 +64,12 @@ def merge_in_vision(
     stages: Sequence[Stage],
     chooser: Chooser,
 ) -> VisionMerging:
-    """Run the vision tower on all images, with ``stages`` (all at ``VisionBlock`` sites, in order) carried out in it.
+    """Run the vision tower on all images, with ``stages`` (all at ``VisionLayer`` sites, in order) carried out in it.
 
     Images of one row are shown to ``chooser`` together, one below the other, and must all keep the same number.
 
     Shape: pixels ``(P, 3, H, W)``; views per row ``(N,)``, the image of each token, None when there is one.
-    Raises Unsupported when the prompt was shortened before, or the tower cannot be run block by block.
+    Raises Unsupported when the prompt was shortened before, or the tower cannot be run layer by layer.
     """
     tower = _check(family.vision_tower(model), stages)
     run = _TowerRun(tower, views, {stage.site: stage for stage in stages}, chooser, [[] for _ in rows.alive])
@@ -94,15 +94,15 @@ def merge_in_vision(
 
 def _check(tower: VisionTower | None, stages: Sequence[Stage]) -> VisionTower:
     if tower is None:
-        raise Unsupported("The vision tower of this model cannot be run with fewer tokens from block to block.")
-    sites = [stage.site.vision_block for stage in stages if isinstance(stage.site, VisionBlock)]
-    if sites and not 0 <= sites[0] <= sites[-1] < len(tower.blocks):
+        raise Unsupported("The vision tower of this model cannot be run with fewer tokens from layer to layer.")
+    sites = [stage.site.vision_layer for stage in stages if isinstance(stage.site, VisionLayer)]
+    if sites and not 0 <= sites[0] <= sites[-1] < len(tower.layers):
         raise Unsupported(
-            f"The features of this model pass through the vision blocks 0..{len(tower.blocks) - 1}; "
-            f"there is no block {sites[-1]} to merge in."
+            f"The features of this model pass through the vision layers 0..{len(tower.layers) - 1}; "
+            f"there is no layer {sites[-1]} to merge in."
         )
     if len(set(sites)) != len(sites):
-        raise Unsupported("A vision block takes one stage: behind it the keys belong to no token any more.")
+        raise Unsupported("A vision layer takes one stage: behind it the keys belong to no token any more.")
     if any(stage.positions != "reindex" for stage in stages):
         raise Unsupported("Tokens that were merged inside the vision tower have no position to keep; use reindex.")
     return tower
@@ -186,13 +186,13 @@ class _TowerRun:
     events: list[list[StageEvent]]
 
     def through(self, images: _Images) -> None:
-        for number, block in enumerate(self.tower.blocks):
-            mixed, key = _attend(block, images.hidden, images.bias())
+        for number, layer in enumerate(self.tower.layers):
+            mixed, key = _attend(layer, images.hidden, images.bias())
             images.hidden = images.hidden + mixed
-            stage = self.stages.get(VisionBlock(number))
+            stage = self.stages.get(VisionLayer(number))
             if stage is not None:
                 self._stage(stage, images, lifted(key).mean(dim=1)[:, images.first :])
-            images.hidden = images.hidden + block.mlp(block.mlp_norm(images.hidden))
+            images.hidden = images.hidden + layer.mlp(layer.mlp_norm(images.hidden))
 
     def _stage(self, stage: Stage, images: _Images, keys: Tensor) -> None:
         """Carry out one stage on every row. Shape: keys ``(P, n, d_k)``."""
@@ -229,13 +229,13 @@ class _TowerRun:
         images.weighted = stage.proportional_attention
 
 
-def _attend(block: VisionTowerBlock, hidden: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention of one block as its own SDPA path computes it, and its keys, which cost nothing here.
+def _attend(layer: VisionTowerLayer, hidden: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention of one layer as its own SDPA path computes it, and its keys, which cost nothing here.
 
     Shape: hidden ``(P, t, D_v)``, bias ``(P, 1, 1, t)`` added to the logits -> ``(P, t, D_v)``, ``(P, H, t, d)``.
     """
-    attention: Any = block.attention
-    normed = block.attention_norm(hidden)
+    attention: Any = layer.attention
+    normed = layer.attention_norm(hidden)
     query, key, value = (
         projection(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)

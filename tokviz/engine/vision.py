@@ -39,11 +39,11 @@ VISION_KINDS = (
     "full_keys",
     "received_attention",
 )
-"""Needs that are read off the vision tower, in the block that ``Need.block`` names."""
+"""Needs that are read off the vision tower, in the layer that ``Need.layer`` names."""
 
-TowerBlock = Literal["feature", "last"]
-PerBlock = Mapping[str, Mapping[str, Tensor]]
-"""Kind of signal -> vision block ("feature", "last") -> values."""
+TowerLayer = Literal["feature", "last"]
+PerLayer = Mapping[str, Mapping[str, Tensor]]
+"""Kind of signal -> vision layer ("feature", "last") -> values."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class VisionSignals:
 
     The tower sees images: images, or the tiles that images were cut into.
 
-    Shape: features ``(N, D_v)`` before the projector (behind it where that merges patches); seen[kind][block]:
+    Shape: features ``(N, D_v)`` before the projector (behind it where that merges patches); seen[kind][layer]:
     ``cls_attention``, ``cls_logits`` and ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches;
     ``received_attention`` ``(N,)`` float32; ``encoder_keys`` ``(N, d_k)``, mean over heads; ``full_keys`` ``(N, H
     d_k)``; ``cls_feature`` ``(images, D_v)``; view ``(N,)`` the image (or frame) of each token, None when there is one.
@@ -61,7 +61,7 @@ class VisionSignals:
     """
 
     features: Tensor
-    seen: PerBlock = field(default_factory=dict)
+    seen: PerLayer = field(default_factory=dict)
     view: Tensor | None = None
     patch: Tensor | None = None
     n_images: int = 1
@@ -79,14 +79,14 @@ def captured(
     active: Active,
     arguments: Mapping[str, Any] | None = None,
 ) -> Iterator[VisionCapture | MergedVisionCapture]:
-    """Watch the vision tower while the block runs; ``active`` says whether the current thread's run is ours.
+    """Watch the vision tower until the context is left; ``active`` says whether the current thread's run is ours.
 
     arguments: Those of the model's own encoder that decide the layout, where the caller knows them.
     """
-    wanted: dict[TowerBlock, set[str]] = {}
+    wanted: dict[TowerLayer, set[str]] = {}
     for need in needs:
         if need.kind in VISION_KINDS:
-            wanted.setdefault("last" if need.block == "last" else "feature", set()).add(need.kind)
+            wanted.setdefault("last" if need.layer == "last" else "feature", set()).add(need.kind)
     merging = family.patch_merging(model)
     with ExitStack() as stack:
         if merging is None:
@@ -117,7 +117,7 @@ class _Images:
     """The last vision run of one thread, per image. ``arguments``: what else decides which tokens they become."""
 
     features: Tensor
-    seen: PerBlock
+    seen: PerLayer
     arguments: Mapping[str, Any]
 
 
@@ -142,28 +142,28 @@ class VisionCapture:
         arguments = self._layout(self._local.__dict__.pop("arguments", self._arguments))
         self._local.images = _Images(features, self._local.__dict__.pop("pending", {}), arguments)
 
-    def see_attention(self, block: TowerBlock, kinds: set[str], query: Tensor, key: Tensor, scaling: float) -> None:
-        """Keep what is wanted of one vision block's [CLS] query and keys. Shape: ``(P, H, >= 1 or 1 + N, d)``."""
+    def see_attention(self, layer: TowerLayer, kinds: set[str], query: Tensor, key: Tensor, scaling: float) -> None:
+        """Keep what is wanted of one vision layer's [CLS] query and keys. Shape: ``(P, H, >= 1 or 1 + N, d)``."""
         for kind in kinds & _CLS_ROWS.keys():
             row_of = _CLS_ROWS[kind]
             rows = [row_of(q[:, :1], k, scaling) for q, k in zip(query, key, strict=True)]
-            self._keep(kind, block, torch.stack(rows)[:, 1:])
+            self._keep(kind, layer, torch.stack(rows)[:, 1:])
         if "received_attention" in kinds:
             received = [received_attention(q, k, scaling) for q, k in zip(query, key, strict=True)]
-            self._keep("received_attention", block, torch.stack(received))
+            self._keep("received_attention", layer, torch.stack(received))
         first = 1 if self._has_cls else 0
         if "encoder_keys" in kinds:
-            self._keep("encoder_keys", block, key.mean(dim=1)[:, first:])
+            self._keep("encoder_keys", layer, key.mean(dim=1)[:, first:])
         if "full_keys" in kinds:
-            self._keep("full_keys", block, key.transpose(1, 2).flatten(2)[:, first:])
+            self._keep("full_keys", layer, key.transpose(1, 2).flatten(2)[:, first:])
 
-    def see_output(self, block: TowerBlock, output: Any) -> None:
-        """Keep the [CLS] row of what a vision block returns. Shape: ``(P, 1 + N, D_v)``, alone or first of several."""
+    def see_output(self, layer: TowerLayer, output: Any) -> None:
+        """Keep the [CLS] row of what a vision layer returns. Shape: ``(P, 1 + N, D_v)``, alone or first of several."""
         hidden = output if isinstance(output, Tensor) else output[0]
-        self._keep("cls_feature", block, hidden[:, 0])
+        self._keep("cls_feature", layer, hidden[:, 0])
 
-    def _keep(self, kind: str, block: TowerBlock, values: Tensor) -> None:
-        self._local.__dict__.setdefault("pending", {}).setdefault(kind, {})[block] = values
+    def _keep(self, kind: str, layer: TowerLayer, values: Tensor) -> None:
+        self._local.__dict__.setdefault("pending", {}).setdefault(kind, {})[layer] = values
 
     def forget(self) -> None:
         """Drop what this thread's last vision run left behind."""
@@ -196,7 +196,7 @@ def _watched(
     stack: ExitStack,
     model: Any,
     family: ModelFamily,
-    wanted: Mapping[TowerBlock, set[str]],
+    wanted: Mapping[TowerLayer, set[str]],
     active: Active,
     arguments: Mapping[str, Any] | None,
 ) -> VisionCapture:
@@ -204,19 +204,19 @@ def _watched(
     if family.layout_arguments and arguments is None:
         stack.enter_context(watched_encoding(model.base_model, capture.see_encoding, active))
     stack.callback(before_forward(family.projector(model), capture.see_projector, active))
-    for block, kinds in wanted.items():
+    for layer, kinds in wanted.items():
         # Once each: images and videos mostly pass through the same tower.
         if kinds - {"cls_feature"}:
-            for attention in dict.fromkeys(family.vision_attention(model, block, media) for media in family.takes):
-                _watch(stack, capture, attention, block, kinds, active)
+            for attention in dict.fromkeys(family.vision_attention(model, layer, media) for media in family.takes):
+                _watch(stack, capture, attention, layer, kinds, active)
         if "cls_feature" in kinds:
-            for whole in dict.fromkeys(family.vision_block(model, block, media) for media in family.takes):
-                stack.callback(after_forward(whole, _output_hook(capture, block), active))
+            for whole in dict.fromkeys(family.vision_layer(model, layer, media) for media in family.takes):
+                stack.callback(after_forward(whole, _output_hook(capture, layer), active))
     return capture
 
 
 def _watch(
-    stack: ExitStack, capture: VisionCapture, attention: Any, block: TowerBlock, kinds: set[str], active: Active
+    stack: ExitStack, capture: VisionCapture, attention: Any, layer: TowerLayer, kinds: set[str], active: Active
 ) -> None:
     def heads(which: Literal["q", "k"], hidden: Tensor) -> Tensor:
         """Queries or keys as the kernel would get them. Shape: ``(P, n, D_v)`` -> ``(P, H, n, d)``."""
@@ -230,21 +230,21 @@ def _watch(
         return heads("q", asking), heads("k", hidden), attention.scale
 
     def see(query: Tensor, key: Tensor, scaling: float) -> None:
-        capture.see_attention(block, kinds, query, key, scaling)
+        capture.see_attention(layer, kinds, query, key, scaling)
 
     watch_attention(stack, attention, see, recompute, active)
 
 
-def _output_hook(capture: VisionCapture, block: TowerBlock) -> Callable[[Any, Any], None]:
-    return lambda _kwargs, output: capture.see_output(block, output)
+def _output_hook(capture: VisionCapture, layer: TowerLayer) -> Callable[[Any, Any], None]:
+    return lambda _kwargs, output: capture.see_output(layer, output)
 
 
-def _check_sizes(seen: PerBlock, per_image: int) -> None:
-    for kind, blocks in seen.items():
-        for name, values in blocks.items():
+def _check_sizes(seen: PerLayer, per_image: int) -> None:
+    for kind, layers in seen.items():
+        for name, values in layers.items():
             if kind != "cls_feature" and values.shape[1] != per_image:
                 raise Unsupported(
-                    f"The {name} vision block sees {values.shape[1]} patches per image but {per_image} "
+                    f"The {name} vision layer sees {values.shape[1]} patches per image but {per_image} "
                     "features enter the projector; only vision_feature_select_strategy='default' is supported."
                 )
 
@@ -308,8 +308,8 @@ def _row(images: _Images, input_images: list[ImageTokens], first: int) -> Vision
     return VisionSignals(
         features=_taken(images.features.flatten(0, 1), source, 0.0),
         seen={
-            kind: {block: of_row(kind, values) for block, values in blocks.items()}
-            for kind, blocks in images.seen.items()
+            kind: {layer: of_row(kind, values) for layer, values in layers.items()}
+            for kind, layers in images.seen.items()
         },
         view=view.to(device) if n_images > 1 else None,
         patch=None if bool(is_patch.all()) else is_patch.to(device),
@@ -363,7 +363,7 @@ class _Run:
 class MergedVisionCapture:
     """Like ``VisionCapture``; what is seen of patches becomes one number (or vector) per token, in the LLM's order.
 
-    ``kinds`` are the kinds of signals wanted; both blocks that a need can name are the same one here.
+    ``kinds`` are the kinds of signals wanted; both layers that a need can name are the same one here.
     """
 
     def __init__(self, merging: PatchMerging, kinds: Iterable[str]) -> None:
@@ -429,7 +429,7 @@ def _frame_lengths(grid_thw: Tensor) -> list[int]:
 
 
 def _watched_merging(
-    stack: ExitStack, merging: PatchMerging, attention: Any, wanted: Mapping[TowerBlock, set[str]], active: Active
+    stack: ExitStack, merging: PatchMerging, attention: Any, wanted: Mapping[TowerLayer, set[str]], active: Active
 ) -> MergedVisionCapture:
     kinds = set().union(*wanted.values())
     if unknown := sorted(kinds - {"received_attention", "encoder_keys", "full_keys"}):

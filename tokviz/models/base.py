@@ -24,8 +24,8 @@ _LARGEST = 2**40
 
 
 @dataclass(frozen=True)
-class VisionTowerBlock:
-    """The parts of one pre-norm vision block: ``x + attention(attention_norm(x))``, then ``x + mlp(mlp_norm(x))``.
+class VisionTowerLayer:
+    """The parts of one pre-norm vision layer: ``x + attention(attention_norm(x))``, then ``x + mlp(mlp_norm(x))``.
 
     ``attention`` owns ``q_proj``, ``k_proj``, ``v_proj``, ``out_proj``, ``head_dim`` and ``scale``; every token attends
     to all tokens of its image.
@@ -39,29 +39,29 @@ class VisionTowerBlock:
 
 @dataclass(frozen=True)
 class VisionTower:
-    """What is needed to run a vision tower block by block, with fewer tokens from block to block.
+    """What is needed to run a vision tower layer by layer, with fewer tokens from layer to layer.
 
-    embed: pixels ``(P, 3, H, W)`` -> what enters block 0, ``(P, 1 + N, D_v)`` ([CLS] first, where there is one).
-    blocks: those that the features pass through, 23 of CLIP's 24 in LLaVA-1.5. What leaves the last one, without [CLS],
+    embed: pixels ``(P, 3, H, W)`` -> what enters layer 0, ``(P, 1 + N, D_v)`` ([CLS] first, where there is one).
+    layers: those that the features pass through, 23 of CLIP's 24 in LLaVA-1.5. What leaves the last one, without [CLS],
     is the argument of the projector.
     """
 
     embed: Callable[[Tensor], Tensor]
-    blocks: Sequence[VisionTowerBlock]
+    layers: Sequence[VisionTowerLayer]
 
 
 @dataclass(frozen=True)
 class PatchMerging:
-    """A tower that takes the patches of all images in one sequence and merges them into tokens behind its blocks.
+    """A tower that takes the patches of all images in one sequence and merges them into tokens behind its layers.
 
     tower: called with keyword ``grid_thw (n, 3)``, frames, rows and columns of patches of each image or video; its
     output's ``pooler_output`` are the visual tokens ``(N, D)`` in the LLM's order. Attention stays within a frame in
-    the blocks that ``vision_attention`` names.
+    the layers that ``vision_attention`` names.
     patches_per_token: 4 where 2 x 2 patches become one token; they lie next to each other inside the tower.
     tower_positions: ``grid_thw (n, 3) -> (N,)``, for every token in the LLM's order its position in the tower's order.
     queries_and_keys: ``(attention, args, kwargs) -> (1, H, patches, d) each``, what the kernel would get, recomputed
     from the arguments of an attention module that cannot be tapped.
-    added_in_llm: behind how many of the LLM's first blocks more of the tower's features are added (deepstack).
+    added_in_llm: behind how many of the LLM's first layers more of the tower's features are added (deepstack).
     """
 
     tower: nn.Module
@@ -151,7 +151,7 @@ class ModelFamily(ABC):
     placeholders: tuple[str, ...] = ("image_token_id",)
     """Names in the configuration of the token ids whose positions hold visual tokens."""
     attention_name = "self_attn"
-    """Of the attention module inside a vision block."""
+    """Of the attention module inside a vision layer."""
 
     @property
     def catalog(self) -> tuple[CatalogEntry, ...]:
@@ -167,11 +167,11 @@ class ModelFamily(ABC):
         Raises Unplanned or Unsupported where it leaves something to transformers' defaults, or is damaged.
         """
 
-    def planning(self, *, n_visual: int, n_blocks: int, has_cls: bool, **known: Any) -> PlanningInfo:
+    def planning(self, *, n_visual: int, n_layers: int, has_cls: bool, **known: Any) -> PlanningInfo:
         """What methods may know about a model of this family; ``known``: further fields of PlanningInfo."""
         return PlanningInfo(
             n_visual=n_visual,
-            n_blocks=n_blocks,
+            n_layers=n_layers,
             has_cls=has_cls,
             family=self.id,
             published_as=self.published_as,
@@ -213,8 +213,8 @@ class ModelFamily(ABC):
         """The decoder that is called with ``inputs_embeds`` (keyword) and owns ``layers`` and ``rotary_emb``."""
         return model.base_model.language_model
 
-    def blocks(self, model: Any) -> Sequence[nn.Module]:
-        """The LLM blocks in order; each has ``self_attn`` with ``q_proj``, ``k_proj``, ``scaling``, ``head_dim``."""
+    def layers(self, model: Any) -> Sequence[nn.Module]:
+        """The LLM layers in order; each has ``self_attn`` with ``q_proj``, ``k_proj``, ``scaling``, ``head_dim``."""
         layers: Sequence[nn.Module] = self.language_model(model).layers
         return layers
 
@@ -225,19 +225,19 @@ class ModelFamily(ABC):
     # -- the vision tower ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
-        """The vision block whose output becomes the features, or the last one; returns ``(P, rows, D_v)``.
+    def vision_layer(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
+        """The vision layer whose output becomes the features, or the last one; returns ``(P, rows, D_v)``.
 
-        Where images and videos have towers of their own, ``media`` says which; else both have the same block.
+        Where images and videos have towers of their own, ``media`` says which; else both have the same layer.
         """
 
-    def vision_attention(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
-        """The attention module of ``vision_block``."""
-        attention: nn.Module = getattr(self.vision_block(model, block, media), self.attention_name)
+    def vision_attention(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
+        """The attention module of ``vision_layer``."""
+        attention: nn.Module = getattr(self.vision_layer(model, layer, media), self.attention_name)
         return attention
 
     def vision_tower(self, model: Any) -> VisionTower | None:
-        """The vision tower block by block; None where its tokens cannot become fewer on the way."""
+        """The vision tower layer by layer; None where its tokens cannot become fewer on the way."""
         return None
 
     def patch_merging(self, model: Any) -> PatchMerging | None:
@@ -277,7 +277,7 @@ class ModelFamily(ABC):
         return vision.image_size, vision.patch_size
 
     def vision_flops(self, model: Any, grid: TokenGrid) -> float:
-        """Multiply-adds times two of the stock tower for one image (or video): all blocks on every view."""
+        """Multiply-adds times two of the stock tower for one image (or video): all layers on every view."""
         vision, (side, patch) = model.config.vision_config, self.sides(model)
         length = (side // patch) ** 2 + int(self.has_cls(model))
         lengths = [length] * vision.num_hidden_layers * len(grid.views)

@@ -49,7 +49,7 @@ def weights_gb(parameters: Parameters, bits: Literal[16, 8, 4]) -> float:
 
 
 def memory_gb(parameters: Parameters, text_config: Mapping[str, Any], n_visual: int, bits: Literal[16, 8, 4]) -> float:
-    """An estimate in GB (10^9 bytes): weights, the unpruned KV cache, and what one block computes with during prefill.
+    """An estimate in GB (10^9 bytes): weights, the unpruned KV cache, and what one layer computes with during prefill.
 
     Args: text_config: of the decoder, as in ``config.json``. n_visual: tokens of the image, to which those of a short
     question are added. bits: 16 for bfloat16, 8 or 4 for bitsandbytes' linear layers.

@@ -52,7 +52,7 @@ class Idefics3(ModelFamily):
             raise Unplanned("scale_factor")
         return self.planning(
             n_visual=n_visual,
-            n_blocks=stated(config, "text_config", "num_hidden_layers"),
+            n_layers=stated(config, "text_config", "num_hidden_layers"),
             has_cls=False,
             n_views=n_visual // per_view,
             has_tiles=n_visual > per_view,
@@ -62,8 +62,8 @@ class Idefics3(ModelFamily):
         """``model.model.text_model`` (called with keywords only)."""
         return model.base_model.text_model
 
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
-        """The last block of the tower: the features leave it (through a norm)."""
+    def vision_layer(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
+        """The last layer of the tower: the features leave it (through a norm)."""
         layers: Sequence[nn.Module] = model.base_model.vision_model.encoder.layers
         return layers[-1]
 

@@ -63,7 +63,7 @@ class InternVL(Llava):
             raise Unplanned("downsample_ratio")
         return self.planning(
             n_visual=n_visual,
-            n_blocks=stated(config, "text_config", "num_hidden_layers"),
+            n_layers=stated(config, "text_config", "num_hidden_layers"),
             has_cls=True,
             n_views=n_visual // per_view,
             has_tiles=n_visual // per_view > 1,

@@ -156,7 +156,7 @@ def _why_not_fetched(name: str) -> str | None:
 
 
 def kernels_in_use(model: Any, language_model: nn.Module) -> tuple[str, str | None]:
-    """What the blocks of the LLM run, and what the vision tower runs where that is another kernel.
+    """What the layers of the LLM run, and what the vision tower runs where that is another kernel.
 
     Read from the configuration that each attention module looks its kernel up in.
     """

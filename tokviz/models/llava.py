@@ -11,7 +11,7 @@ from ..errors import Unsupported
 from ..names import Media
 from ..records import TokenGrid
 from ..types import PlanningInfo, PublishedModel
-from .base import ModelFamily, VisionTower, VisionTowerBlock, stated, stated_sides, stated_text
+from .base import ModelFamily, VisionTower, VisionTowerLayer, stated, stated_sides, stated_text
 from .geometry import centre_crop_grid, padded_square_grid, side_of, squeezed_grid
 
 
@@ -35,7 +35,7 @@ class Llava(ModelFamily):
             )
 
     def check_features(self, model: Any, name: str) -> None:
-        """Patches only, of one vision layer that lies behind a block."""
+        """Patches only, of one vision layer, and not what enters the first one."""
         strategy = model.config.vision_feature_select_strategy
         if strategy != "default":
             raise Unsupported(
@@ -60,31 +60,31 @@ class Llava(ModelFamily):
         side, patch = stated_sides(config)
         return self.planning(
             n_visual=(side // patch) ** 2,
-            n_blocks=stated(config, "text_config", "num_hidden_layers"),
+            n_layers=stated(config, "text_config", "num_hidden_layers"),
             has_cls=stated_text(config, "vision_config", "model_type") == "clip_vision_model",
-            vision_blocks=passed_blocks(stated(config, "vision_feature_layer", least=-n_vision), n_vision),
+            n_vision_layers=passed_layers(stated(config, "vision_feature_layer", least=-n_vision), n_vision),
         )
 
     def vision_layers(self, model: Any, media: Media) -> Sequence[nn.Module]:
-        """The blocks of the tower that sees this medium."""
+        """The layers of the tower that sees this medium."""
         layers: Sequence[nn.Module] = _tower(model).encoder.layers
         return layers
 
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
-        """The block that makes the features (``vision_feature_layer``), or the last block of the tower."""
+    def vision_layer(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
+        """The layer that makes the features (``vision_feature_layer``), or the last layer of the tower."""
         layers = self.vision_layers(model, media)
-        return layers[-1] if block == "last" else layers[_feature_blocks(model, len(layers)) - 1]
+        return layers[-1] if layer == "last" else layers[_feature_layers(model, len(layers)) - 1]
 
     def vision_tower(self, model: Any) -> VisionTower | None:
-        """CLIP's blocks up to the one that makes the features; None for towers other than CLIP and mixed layers."""
+        """CLIP's layers up to the one that makes the features; None for towers other than CLIP and mixed layers."""
         tower = _tower(model)
         if not self.has_cls(model) or not isinstance(model.config.vision_feature_layer, int):
             return None
         return VisionTower(
             embed=lambda pixels: tower.pre_layrnorm(tower.embeddings(pixels)),
-            blocks=[
-                VisionTowerBlock(block.layer_norm1, block.self_attn, block.layer_norm2, block.mlp)
-                for block in tower.encoder.layers[: _feature_blocks(model, len(tower.encoder.layers))]
+            layers=[
+                VisionTowerLayer(layer.layer_norm1, layer.self_attn, layer.layer_norm2, layer.mlp)
+                for layer in tower.encoder.layers[: _feature_layers(model, len(tower.encoder.layers))]
             ],
         )
 
@@ -111,28 +111,28 @@ def _tower(model: Any) -> Any:
     return getattr(tower, "vision_model", tower)
 
 
-def _feature_blocks(model: Any, n_blocks: int) -> int:
-    """How many vision blocks the features pass through. Raises Unsupported for features of several layers."""
+def _feature_layers(model: Any, n_layers: int) -> int:
+    """How many vision layers the features pass through. Raises Unsupported for features of several layers."""
     layer = model.config.vision_feature_layer
     if not isinstance(layer, int):
         raise Unsupported(
             f"This model mixes the vision layers {layer}; methods that look into the vision tower need one."
         )
-    return passed_blocks(layer, n_blocks)
+    return passed_layers(layer, n_layers)
 
 
-def passed_blocks(layer: int, n_blocks: int) -> int:
-    """How many of ``n_blocks`` blocks the hidden state ``vision_feature_layer`` has passed.
+def passed_layers(layer: int, n_layers: int) -> int:
+    """How many of ``n_layers`` layers the hidden state ``vision_feature_layer`` has passed.
 
-    There is one state more than blocks: 0 are the embeddings, state h leaves block h - 1, and -1 is the last.
+    There is one hidden state more than layers: 0 are the embeddings, state h leaves layer h - 1, and -1 is the last.
     """
-    return layer if layer >= 0 else n_blocks + 1 + layer
+    return layer if layer >= 0 else n_layers + 1 + layer
 
 
 def check_feature_layer(model: Any, name: str) -> None:
-    """Raises Unsupported unless ``vision_feature_layer`` is one hidden state of the tower behind one of its blocks."""
-    layer, n_blocks = model.config.vision_feature_layer, model.config.vision_config.num_hidden_layers
-    if not (isinstance(layer, int) and 1 <= passed_blocks(layer, n_blocks) <= n_blocks):
+    """Raises Unsupported unless ``vision_feature_layer`` is the output of one layer of the tower."""
+    layer, n_layers = model.config.vision_feature_layer, model.config.vision_config.num_hidden_layers
+    if not (isinstance(layer, int) and 1 <= passed_layers(layer, n_layers) <= n_layers):
         raise Unsupported(
-            f"{name} takes its features from vision layers {layer}; tokviz needs one layer behind a block."
+            f"{name} takes its features from vision layers {layer}; tokviz needs the output of one layer."
         )

@@ -54,7 +54,7 @@ class LlavaNext(Llava):
         grid = tile_grid(_SQUARE, pinpoints, side, patch, most_crops)
         return self.planning(
             n_visual=grid.n_tokens,
-            n_blocks=stated(config, "text_config", "num_hidden_layers"),
+            n_layers=stated(config, "text_config", "num_hidden_layers"),
             has_cls=has_cls,
             n_views=len(grid.views),
             has_tiles=True,

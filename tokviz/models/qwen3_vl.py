@@ -1,6 +1,6 @@
-"""Qwen3-VL: every vision block attends over whole frames, and three of them speak again inside the LLM (deepstack).
+"""Qwen3-VL: every vision layer attends over whole frames, and three of them speak again inside the LLM (deepstack).
 
-What the tower's blocks ``deepstack_visual_indexes`` made of a token is added to it behind the LLM's first blocks. A
+What the tower's layers ``deepstack_visual_indexes`` made of a token is added to it behind the LLM's first layers. A
 kept token keeps its own, whatever was merged into it; a token that a method adds gets none (``engine/sequence.py``).
 Frames of a video stand in the prompt one pair after the other, with the seconds as text between them.
 """
@@ -25,16 +25,16 @@ class Qwen3VL(QwenVL):
         return vision.hidden_size, vision.intermediate_size
 
     def patch_merging(self, model: Any) -> PatchMerging:
-        """``visual`` with its merger, and how many of its blocks speak again inside the LLM."""
+        """``visual`` with its merger, and how many of its layers speak again inside the LLM."""
         n_added = len(model.config.vision_config.deepstack_visual_indexes)
         return replace(super().patch_merging(model), added_in_llm=n_added)
 
     def check(self, model: Any, processor: Any, name: str) -> None:
-        """As of all Qwen models; and there must be blocks of the LLM behind those where features are added."""
+        """As of all Qwen models; and there must be layers of the LLM behind those where features are added."""
         super().check(model, processor, name)
-        n_added, n_blocks = len(model.config.vision_config.deepstack_visual_indexes), len(self.blocks(model))
-        if n_added >= n_blocks:
-            raise Unsupported(f"{name} adds {n_added} vision features inside an LLM of only {n_blocks} blocks.")
+        n_added, n_layers = len(model.config.vision_config.deepstack_visual_indexes), len(self.layers(model))
+        if n_added >= n_layers:
+            raise Unsupported(f"{name} adds {n_added} vision features inside an LLM of only {n_layers} layers.")
 
     def too_short(self, n_frames: int) -> list[int]:
         """Raises BadInput: this processor repeats no frame."""

@@ -31,7 +31,7 @@ class QwenVL(ModelFamily):
 
     Kept tokens keep their three position ids (``methods.md`` 0.4). All published families merge ``m x m`` patches
     (``spatial_merge_size``) into one token, and of a video those of two frames that follow each other. A subclass says
-    which blocks attend over whole frames, and in which order the tower sees the tokens, where that is not all of them
+    which layers attend over whole frames, and in which order the tower sees the tokens, where that is not all of them
     in the order of the LLM. The tower cannot drop tokens on the way: there would be no 2 x 2 groups left to merge
     (``methods.md`` 9).
     """
@@ -43,13 +43,13 @@ class QwenVL(ModelFamily):
     placeholders = ("image_token_id", "video_token_id")
     attention_name = "attn"
 
-    def vision_block(self, model: Any, block: Literal["feature", "last"], media: Media = "image") -> nn.Module:
-        """The last block that attends over whole frames, for both: the features leave the last block."""
-        found: nn.Module = model.base_model.visual.blocks[self.last_whole_frame_block(model.config.vision_config)]
+    def vision_layer(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
+        """The last layer that attends over whole frames, for both: the features leave the last layer."""
+        found: nn.Module = model.base_model.visual.blocks[self.last_whole_frame_layer(model.config.vision_config)]
         return found
 
-    def last_whole_frame_block(self, vision: Any) -> int:
-        """Number of the last block whose attention is not cut into windows: by default the very last."""
+    def last_whole_frame_layer(self, vision: Any) -> int:
+        """Number of the last layer whose attention is not cut into windows: by default the very last."""
         return int(vision.depth) - 1
 
     def tower_positions(self, vision: Any, grid_thw: Tensor) -> Tensor:
@@ -84,24 +84,24 @@ class QwenVL(ModelFamily):
         raise Unsupported("This model merges patches into tokens; there are no tokens before its projector to change.")
 
     def vision_flops(self, model: Any, grid: TokenGrid) -> float:
-        """Every frame (or window) is a sequence of its own, in every block."""
+        """Every frame (or window) is a sequence of its own, in every layer."""
         vision = model.config.vision_config
         width, inner = self.widths(vision)
-        lengths = [length for block in range(vision.depth) for length in self.attended(vision, block, grid)]
+        lengths = [length for layer in range(vision.depth) for length in self.attended(vision, layer, grid)]
         return prefill_flops(lengths, width, inner)
 
     @abstractmethod
     def widths(self, vision: Any) -> tuple[int, int]:
-        """Width of a patch inside the tower, and of the MLP of its blocks."""
+        """Width of a patch inside the tower, and of the MLP of its layers."""
 
-    def attended(self, vision: Any, block: int, grid: TokenGrid) -> list[int]:
-        """Lengths in patches of the pieces within which a block attends: by default whole frames."""
+    def attended(self, vision: Any, layer: int, grid: TokenGrid) -> list[int]:
+        """Lengths in patches of the pieces within which a layer attends: by default whole frames."""
         return [view.rows * view.cols * vision.spatial_merge_size**2 for view in grid.views]
 
     def check(self, model: Any, processor: Any, name: str) -> None:
-        """Some vision block must attend over whole frames, and model and processor must cut images alike."""
+        """Some vision layer must attend over whole frames, and model and processor must cut images alike."""
         vision = model.config.vision_config
-        self.last_whole_frame_block(vision)
+        self.last_whole_frame_layer(vision)
         for part in (processor.image_processor, processor.video_processor):
             cut = part.patch_size, part.merge_size, part.temporal_patch_size
             if cut != (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size):
@@ -118,7 +118,7 @@ class QwenVL(ModelFamily):
         text = config.get("text_config", config)  # hub files have the decoder's sizes at the top
         return self.planning(
             n_visual=stated(config, "visual_tokens") if "visual_tokens" in config else _planned_tokens(config),
-            n_blocks=stated({"text_config": text}, "text_config", "num_hidden_layers"),
+            n_layers=stated({"text_config": text}, "text_config", "num_hidden_layers"),
             has_cls=False,
         )
 
@@ -290,7 +290,7 @@ def _name(frames: tuple[int, ...]) -> str:
 
 
 class Qwen2VL(QwenVL):
-    """Qwen2-VL: every vision block attends over whole images and frames, in the LLM's order."""
+    """Qwen2-VL: every vision layer attends over whole images and frames, in the LLM's order."""
 
     id = "qwen2_vl"
 
@@ -300,15 +300,15 @@ class Qwen2VL(QwenVL):
 
 
 class Qwen25VL(QwenVL):
-    """Qwen2.5-VL: most vision blocks attend within windows, and the tower runs in the order of the windows."""
+    """Qwen2.5-VL: most vision layers attend within windows, and the tower runs in the order of the windows."""
 
     id = "qwen2_5_vl"
 
-    def last_whole_frame_block(self, vision: Any) -> int:
+    def last_whole_frame_layer(self, vision: Any) -> int:
         """The last of ``fullatt_block_indexes`` (31 of 7, 15, 23, 31): in all others attention stays in a window."""
-        whole = [block for block in vision.fullatt_block_indexes if 0 <= block < vision.depth]
+        whole = [layer for layer in vision.fullatt_block_indexes if 0 <= layer < vision.depth]
         if not whole:
-            raise Unsupported("No vision block of this model attends over whole images (fullatt_block_indexes).")
+            raise Unsupported("No vision layer of this model attends over whole images (fullatt_block_indexes).")
         return max(whole)
 
     def tower_positions(self, vision: Any, grid_thw: Tensor) -> Tensor:
@@ -320,10 +320,10 @@ class Qwen25VL(QwenVL):
         """``hidden_size`` and ``intermediate_size``."""
         return vision.hidden_size, vision.intermediate_size
 
-    def attended(self, vision: Any, block: int, grid: TokenGrid) -> list[int]:
+    def attended(self, vision: Any, layer: int, grid: TokenGrid) -> list[int]:
         """Windows, except in ``fullatt_block_indexes``."""
-        if block in vision.fullatt_block_indexes:
-            return super().attended(vision, block, grid)
+        if layer in vision.fullatt_block_indexes:
+            return super().attended(vision, layer, grid)
         merge = vision.spatial_merge_size
         frames = [[1, view.rows * merge, view.cols * merge] for view in grid.views]
         _, ends = _windows(vision, torch.tensor(frames))

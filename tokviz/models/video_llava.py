@@ -41,7 +41,7 @@ class VideoLlava(Llava):
 
     def planned(self, config: Mapping[str, Any]) -> PlanningInfo:
         """As LLaVA, but for the tower, see ``vision_tower``."""
-        return replace(super().planned(config), vision_blocks=None)
+        return replace(super().planned(config), n_vision_layers=None)
 
     def vision_layers(self, model: Any, media: Media) -> Sequence[nn.Module]:
         """Of the medium's own tower."""

@@ -30,7 +30,7 @@ class VisionLanguageModel:
 
     def __repr__(self) -> str:
         record = self.record
-        facts = {"layers": record.n_blocks, "device": record.device, "dtype": record.dtype}
+        facts = {"layers": record.n_layers, "device": record.device, "dtype": record.dtype}
         parameters = size_words(record.parameters)
         return short_repr(self, name=record.name, family=record.family, **facts, parameters=parameters)
 
@@ -62,7 +62,7 @@ def loaded_record(model: Any, family: ModelFamily, name: str, quantization: Quan
     return ModelRecord(
         name=name,
         family=family.id,
-        n_blocks=text.num_hidden_layers,
+        n_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         dtype=str(model.dtype).removeprefix("torch."),
         device=devices[0],

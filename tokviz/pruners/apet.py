@@ -190,25 +190,25 @@ def _group_chart(parts: Sequence[_Part]) -> tuple[Chart, ...]:
 def plan_counts(budget: Budget, info: PlanningInfo) -> tuple[int, int]:
     """How many tokens stages 1 and 2 keep, for a stage 2 at half depth.
 
-    ``published`` and ``average``: 1.5 B, then 0.5 B, so that the blocks process B on average, exactly as the paper's
+    ``published`` and ``average``: 1.5 B, then 0.5 B, so that the layers process B on average, exactly as the paper's
     tables (192: 288, 96; 64: 96, 32). Halves go down in stage 1 and up in stage 2. When 1.5 B exceeds N, or the number
-    of blocks is odd, stage 2 takes what keeps the average at B. ``final``: stage 2 keeps B and stage 1 keeps 3 B, the
+    of layers is odd, stage 2 takes what keeps the average at B. ``final``: stage 2 keeps B and stage 1 keeps 3 B, the
     same ratio. ``published`` on Qwen: stage 2 keeps 0.333 of stage 1, rounded down, as its scripts say (20%: 0.3 N and
     0.333 of that). Both counts are at least 1; counts above N mean that the stage does nothing.
     """
-    tokens, n, blocks = budget_tokens(budget), info.n_visual, info.n_blocks
+    tokens, n, layers = budget_tokens(budget), info.n_visual, info.n_layers
     if budget.counted_as == "final":
         return min(3 * tokens, n), tokens
     first = min(3 * tokens // 2, n)
     if budget.counted_as == "published" and info.published_as == "qwen" and 3 * tokens // 2 <= n:
         return max(1, first), max(1, 333 * first // 1000)
-    before, after = blocks // 2, blocks - blocks // 2
-    rest = blocks * tokens - before * first
+    before, after = layers // 2, layers - layers // 2
+    rest = layers * tokens - before * first
     return first, max(1, (2 * rest + after) // (2 * after))
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """Stage 1 on the encoder's output (LLaVA: before the projector), stage 2 before block L/2 (16 of 32, 14 of 28).
+    """Stage 1 on the encoder's output (LLaVA: before the projector), stage 2 before layer L/2 (16 of 32, 14 of 28).
 
     Counts: see ``plan_counts``. Families that merge patches behind their encoder have stage 1 on the embeddings that
     enter the LLM. Videos: stage 1 in each frame by itself, but for Qwen; on Video-LLaVA, as its code does, behind the
@@ -237,7 +237,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 select_stage_1 if per_view else select_stage_1_jointly,
                 title="Stage 1: approximation error",
             ),
-            Stage(info.n_blocks // 2, second, select_stage_2, title="Stage 2: approximation error"),
+            Stage(info.n_layers // 2, second, select_stage_2, title="Stage 2: approximation error"),
         )
     )
 

@@ -41,7 +41,7 @@ FULL = Pruner(
     id="full",
     label="No pruning",
     family="control",
-    claim="Every visual token reaches every block: the answer that pruning is measured against.",
+    claim="Every visual token reaches every layer: the answer that pruning is measured against.",
     schedule=_no_stages,
 )
 

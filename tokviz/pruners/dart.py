@@ -26,9 +26,9 @@ from .diagnostics import explained
 from .ops import complement, required, row_lengths, spread, top_k, unit_rows, usable_rows, whole_groups
 from .per_view import Usable, unrankable
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, whole
-from .schedules import carried_blocks, survivors_for_average
+from .schedules import carried_layers, survivors_for_average
 
-PUBLISHED_BLOCK = 2
+PUBLISHED_LAYER = 2
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def least_duplicated(features: Tensor, pivots: Tensor, candidates: Tensor, count
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """The visual pivots, and ``keep`` minus their number of tokens that duplicate visual and text pivots least.
 
-    Pivots: the tokens with the longest keys (L1 norm) in the block before, four visual and four text ones behind the
+    Pivots: the tokens with the longest keys (L1 norm) in the layer before, four visual and four text ones behind the
     image. Visual pivots choose first, then text pivots, both by descending norm; the official code iterates over a
     Python set, whose order means nothing. Rows that are no patch take part like any other.
     Shape: signals.key_norms ``(N,)``, text_key_norms ``(M,)``, normed_features ``(N, D)``, normed_text ``(M, D)`` ->
@@ -134,32 +134,32 @@ def _explained(
     )
 
 
-def pruning_block(n_blocks: int) -> int:
-    """The block before which tokens go: 2 at the published depths, elsewhere in proportion, at least 1.
+def pruning_layer(n_layers: int) -> int:
+    """The layer before which tokens go: 2 at the published depths, elsewhere in proportion, at least 1.
 
-    Raises BadInput for a model of one block.
+    Raises BadInput for a model of one layer.
     """
-    blocks = carried_blocks([PUBLISHED_BLOCK], n_blocks)
-    if not blocks:
-        raise BadInput("DART reads the keys of one block and prunes before the next; this model has a single block.")
-    return blocks[0]
+    layers = carried_layers([PUBLISHED_LAYER], n_layers)
+    if not layers:
+        raise BadInput("DART reads the keys of one layer and prunes before the next; this model has a single layer.")
+    return layers[0]
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage before block 2; tokens keep their positions.
+    """One stage before layer 2; tokens keep their positions.
 
     ``published``: R = B tokens survive, or, with ``count = official``, the visual pivots and floor(B / pivots) for each
-    pivot: 4 + 8 * 16 = 132 for B = 128. ``final``: R = B. ``average``: R such that the blocks process B on average.
-    Raises BadInput for a budget below 1 token, when the average cannot be met, and for a model of one block.
+    pivot: 4 + 8 * 16 = 132 for B = 128. ``final``: R = B. ``average``: R such that the layers process B on average.
+    Raises BadInput for a budget below 1 token, when the average cannot be met, and for a model of one layer.
     """
-    tokens, block = budget_tokens(budget), pruning_block(info.n_blocks)
+    tokens, layer = budget_tokens(budget), pruning_layer(info.n_layers)
     if budget.counted_as == "average":
-        tokens = survivors_for_average("DART", tokens, info, block)
+        tokens = survivors_for_average("DART", tokens, info, layer)
     elif budget.counted_as == "published" and params["count"] == "official" and tokens < info.n_visual:
         visual, text = int(params["visual_pivots"]), int(params["text_pivots"])
         tokens = visual + (visual + text) * (tokens // (visual + text))
     needs = (KEY_NORMS, NORMED_FEATURES)
-    return Schedule((Stage(block, tokens, select, needs, positions="keep", title="Least duplicated"),))
+    return Schedule((Stage(layer, tokens, select, needs, positions="keep", title="Least duplicated"),))
 
 
 PRUNER = Pruner(

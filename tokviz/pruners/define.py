@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import BadInput
-from ..names import MethodFamily, PositionPolicy, Site, VisionBlock
+from ..names import MethodFamily, PositionPolicy, Site, VisionLayer
 from ..short import passed
 from ..types import Need, Params, Selection, Signals, TokenMap
 from .per_view import ranked
@@ -45,7 +45,7 @@ def pruner(
         id: Its name on the command line and in sessions: letters, digits, hyphens.
         needs: Signals beside the features, such as ``tokviz.KEYS``.
         site: Where it drops tokens: ``"projector"`` (what enters the LLM), ``"encoder"``, the number of the layer of
-            the LLM to drop before, or ``VisionBlock(i)``.
+            the LLM to drop before, or ``VisionLayer(i)``.
         label: For people; the id by default.
         claim: One line on what it keeps; the first line of the docstring by default.
         family: Which group it belongs to.
@@ -79,7 +79,7 @@ def pruner(
             needs=needs,
             params=tuple(_params(function)),
             schedule=single_stage(select, site, needs=needs, title=name, positions=positions, label=name),
-            merges_in_vision=isinstance(site, VisionBlock),
+            merges_in_vision=isinstance(site, VisionLayer),
         )
         check_pruner(result)
         return result

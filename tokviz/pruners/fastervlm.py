@@ -11,7 +11,7 @@ from .pruner import Paper, Pruner, fixed_count, single_stage
 
 @fixed_count
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """Top-k of the [CLS] row of the block that makes the features, mean over heads; without [CLS], of what is received.
+    """Top-k of the [CLS] row of the layer that makes the features, mean over heads; without [CLS], of what is received.
 
     Rows that are no patch have no [CLS] attention and are never kept (the official code cuts them out too). Crops share
     ``keep`` equally and are ranked each by itself, as in the official code.

@@ -1,4 +1,4 @@
-"""FastV: after the first K blocks keep the visual tokens to which the last prompt token attends most."""
+"""FastV: after the first K layers keep the visual tokens to which the last prompt token attends most."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .schedules import survivors_for_average
 
 @fixed_count
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """Top-k of the last prompt token's attention row in block K-1, mean over heads; dropped once, at prefill.
+    """Top-k of the last prompt token's attention row in layer K-1, mean over heads; dropped once, at prefill.
 
     Rows that are no patch are ranked like any other: the official rule takes the whole visual span.
     Shape: signals.attention_rows ``(1, N)`` -> kept ``(keep,)``.
@@ -44,24 +44,24 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage before block K; tokens keep their positions.
+    """One stage before layer K; tokens keep their positions.
 
-    ``final``: R = B tokens survive. ``average``: all blocks together process B on average, so
+    ``final``: R = B tokens survive. ``average``: all layers together process B on average, so
     R = (L B - N K) / (L - K), rounded to the nearest integer. ``published``: R = B. FastV's own scripts set R itself
     (ATTENTION_RANK); what the 192/128/64 rows of later tables mean is printed nowhere: the collapse at 64 fits
     ``average`` (R = 30 for N = 576, L = 32, K = 2), llmc's configuration uses ``final``. ``final`` was chosen, because
-    ``average`` has no solution for small budgets on shallow models (8 blocks, K = 2: nothing below a quarter of N).
+    ``average`` has no solution for small budgets on shallow models (8 layers, K = 2: nothing below a quarter of N).
 
-    Raises BadInput when K is not a block of this model, or when the average cannot be met.
+    Raises BadInput when K is not a layer of this model, or when the average cannot be met.
     """
-    tokens, k = budget_tokens(budget), int(params["block"])
-    if info.n_blocks < 2:
+    tokens, k = budget_tokens(budget), int(params["layer"])
+    if info.n_layers < 2:
         raise BadInput(
-            "FastV reads the attention of one block and prunes before the next; this model has a single one."
+            "FastV reads the attention of one layer and prunes before the next; this model has a single one."
         )
-    if not 0 < k < info.n_blocks:
+    if not 0 < k < info.n_layers:
         raise BadInput(
-            f"FastV's block must lie between 1 and {info.n_blocks - 1} for a model of {info.n_blocks} blocks, not {k}."
+            f"FastV's layer must lie between 1 and {info.n_layers - 1} for a model of {info.n_layers} layers, not {k}."
         )
     if budget.counted_as == "average":
         tokens = survivors_for_average("FastV", tokens, info, k)
@@ -72,7 +72,7 @@ PRUNER = Pruner(
     id="fastv",
     label="FastV",
     family="attention-ranked",
-    claim="After block K keeps the tokens that the last prompt token attends to; leans towards late positions.",
+    claim="After layer K keeps the tokens that the last prompt token attends to; leans towards late positions.",
     paper=Paper(
         "An Image is Worth 1/2 Tokens After Layer 2: "
         "Plug-and-Play Inference Acceleration for Large Vision-Language Models",
@@ -83,10 +83,10 @@ PRUNER = Pruner(
     needs=(LAST_ROW,),
     params=(
         whole(
-            "block",
-            "Block K",
+            "layer",
+            "Layer K",
             2,
-            "The first K blocks see every token; the attention of block K-1 decides. Paper: 2.",
+            "The first K layers see every token; the attention of layer K-1 decides. Paper: 2.",
             minimum=1,
             maximum=63,
         ),

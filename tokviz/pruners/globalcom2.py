@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 from ..errors import Unsupported
 from ..records import Chart, TokenMap
 from ..types import (
-    CLS_ATTENTION_LAST_BLOCK,
-    CLS_LOGITS_LAST_BLOCK,
+    CLS_ATTENTION_LAST_LAYER,
+    CLS_LOGITS_LAST_LAYER,
     Budget,
     Diagnostics,
     Params,
@@ -296,14 +296,14 @@ def _stage_select(tokens: int) -> SelectFunction:
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage on the embeddings that enter the LLM; scores come from the last block of the vision tower.
+    """One stage on the embeddings that enter the LLM; scores come from the last layer of the vision tower.
 
-    ``published``, ``final`` and ``average`` coincide, because every block sees what the stage leaves (newlines are
+    ``published``, ``final`` and ``average`` coincide, because every layer sees what the stage leaves (newlines are
     extra). R = B / patches: 720 of 2880 is the published 25 %. With official counts the floors decide at run time how
     many stay. Raises BadInput for a budget below 1 token, Unsupported for a model without crops.
     """
     tokens = budget_tokens(budget)
-    need = CLS_LOGITS_LAST_BLOCK if params["scores"] == "logits" else CLS_ATTENTION_LAST_BLOCK
+    need = CLS_LOGITS_LAST_LAYER if params["scores"] == "logits" else CLS_ATTENTION_LAST_LAYER
     keep = tokens if params["counts"] == "exact" else None
     select = _stage_select(tokens)
     if keep is not None:
@@ -323,7 +323,7 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2501.05179",
     ),
-    needs=(CLS_LOGITS_LAST_BLOCK, CLS_ATTENTION_LAST_BLOCK),
+    needs=(CLS_LOGITS_LAST_LAYER, CLS_ATTENTION_LAST_LAYER),
     params=(
         choice(
             "scores",

@@ -1,4 +1,4 @@
-"""PDrop (PyramidDrop): after each stage of blocks keep a fixed share of the tokens that the last prompt token reads."""
+"""PDrop (PyramidDrop): after each stage of layers keep a fixed share of the tokens that the last prompt token reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Generator
 
 from ..errors import BadInput
 from ..types import (
-    LAST_ROW_OF_NEXT_BLOCK,
+    LAST_ROW_OF_NEXT_LAYER,
     Budget,
     Diagnostics,
     Params,
@@ -22,18 +22,18 @@ from ..types import (
 )
 from .per_view import last_row, ranked
 from .pruner import Paper, Param, Pruner, budget_tokens, choice, fixed_count, number
-from .schedules import block_spans, bracket, carried_blocks, reference_depth, weighted_average
+from .schedules import bracket, carried_layers, layer_spans, reference_depth, weighted_average
 
 PUBLISHED_RATIOS = (0.5, 0.25, 0.125)
-BLOCK_LISTS = {"8-16-24": (8, 16, 24), "4-8-16": (4, 8, 16), "2-6-15": (2, 6, 15)}
+LAYER_LISTS = {"8-16-24": (8, 16, 24), "4-8-16": (4, 8, 16), "2-6-15": (2, 6, 15)}
 """Published first; the others are for budgets that it cannot meet, in the order in which they are tried."""
 
 
 @fixed_count
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """Top-k of the last prompt token's attention row in the block that is about to run, mean over heads.
+    """Top-k of the last prompt token's attention row in the layer that is about to run, mean over heads.
 
-    The row is computed from the input of that block, so that no block has to return attention. Rows that are no patch
+    The row is computed from the input of that layer, so that no layer has to return attention. Rows that are no patch
     (newlines) are ranked like any other, as in the official code.
     Shape: signals.attention_rows ``(1, N)`` -> kept ``(keep,)``.
     Source: PyramidDrop, official ``llava/model/modeling_llama_pdrop.py``. Differs: ranks in float32 (the code casts
@@ -63,86 +63,86 @@ def _powers(ratio: float) -> tuple[float, ...]:
     return tuple(ratio**stage for stage in (1, 2, 3))
 
 
-def _average(n: float, counts: Sequence[float], blocks: list[int], n_blocks: int) -> float:
-    """A_in of counts, which may be fractions. Shape: as many counts as blocks."""
-    return weighted_average([n, *counts], block_spans(blocks, n_blocks))
+def _average(n: float, counts: Sequence[float], layers: list[int], n_layers: int) -> float:
+    """A_in of counts, which may be fractions. Shape: as many counts as layers."""
+    return weighted_average([n, *counts], layer_spans(layers, n_layers))
 
 
-def solve_ratio(n: int, tokens: int, published: tuple[int, ...], n_blocks: int) -> float | None:
+def solve_ratio(n: int, tokens: int, published: tuple[int, ...], n_layers: int) -> float | None:
     """The ratio r with counts N r, N r^2, N r^3 and A_in = ``tokens``; None when fewer than one token would be left.
 
-    Shape: published, a list of ``BLOCK_LISTS``. Solves ``sum_k span_k r^k = L B / N``, which grows with r.
+    Shape: published, a list of ``LAYER_LISTS``. Solves ``sum_k span_k r^k = L B / N``, which grows with r.
     """
-    blocks = carried_blocks(published, n_blocks)
-    if len(blocks) < len(published):
+    layers = carried_layers(published, n_layers)
+    if len(layers) < len(published):
         return None
-    ratio, _ = bracket(lambda r: _average(n, tuple(n * power for power in _powers(r)), blocks, n_blocks), tokens)
+    ratio, _ = bracket(lambda r: _average(n, tuple(n * power for power in _powers(r)), layers, n_layers), tokens)
     return ratio if n * ratio**3 >= 1.0 else None
 
 
-def _nearest_counts(n: int, tokens: int, ratio: float, blocks: list[int], n_blocks: int) -> list[int]:
+def _nearest_counts(n: int, tokens: int, ratio: float, layers: list[int], n_layers: int) -> list[int]:
     """Integer counts near N r^k whose A_in is nearest to ``tokens``: each rounded, the last stage makes up for it."""
     first, second = (max(1, round(n * power)) for power in _powers(ratio)[:2])
-    spent = _average(n, (first, second, 0), blocks, n_blocks) * n_blocks
-    last = round((tokens * n_blocks - spent) / (n_blocks - blocks[2]))
+    spent = _average(n, (first, second, 0), layers, n_layers) * n_layers
+    last = round((tokens * n_layers - spent) / (n_layers - layers[2]))
     return [first, second, min(max(1, last), second)]
 
 
 def _solved(budget: Budget, info: PlanningInfo, params: Params) -> tuple[tuple[int, ...], list[int]]:
-    """Block list and counts for a budget below N. Raises BadInput when no list can meet it."""
+    """Layer list and counts for a budget below N. Raises BadInput when no list can meet it."""
     tokens, n = budget_tokens(budget), info.n_visual
     chosen = params["layers"]
-    lists = list(BLOCK_LISTS.values()) if chosen == "auto" else [BLOCK_LISTS[chosen]]
+    lists = list(LAYER_LISTS.values()) if chosen == "auto" else [LAYER_LISTS[chosen]]
     if budget.counted_as == "final":
         first, second, _ = counts_of(n, _powers((tokens / n) ** (1 / 3)))
         return lists[0], [max(first, tokens), max(second, tokens), tokens]
     average = budget.counted_as == "average"
-    depth = info.n_blocks if average else reference_depth(info.n_blocks)
+    depth = info.n_layers if average else reference_depth(info.n_layers)
     for published in lists:
         ratio = solve_ratio(n, tokens, published, depth)
         if ratio is not None:
-            blocks = carried_blocks(published, depth)
-            exact = _nearest_counts(n, tokens, ratio, blocks, depth)
+            layers = carried_layers(published, depth)
+            exact = _nearest_counts(n, tokens, ratio, layers, depth)
             return published, exact if average else counts_of(n, _powers(ratio))
     least = next((t for t in range(tokens, n) if solve_ratio(n, t, lists[-1], depth) is not None), n)
     raise BadInput(
-        f"PDrop cannot reach an average of {tokens}: its first blocks process all {n}. Ask for at least {least}, "
+        f"PDrop cannot reach an average of {tokens}: its first layers process all {n}. Ask for at least {least}, "
         "count the budget as final, or choose its published ratios."
     )
 
 
 def plan(budget: Budget, info: PlanningInfo, params: Params) -> tuple[tuple[int, ...], list[int]]:
-    """Which published list of blocks, and how many tokens are left after each. See ``schedule``."""
+    """Which published list of layers, and how many tokens are left after each. See ``schedule``."""
     tokens, n = budget_tokens(budget), info.n_visual
     ratios = PUBLISHED_RATIOS
     if params["ratios"] == "own":
         ratios = (float(params["ratio_1"]), float(params["ratio_2"]), float(params["ratio_3"]))
     if params["ratios"] != "solved":
-        return BLOCK_LISTS["8-16-24" if params["layers"] == "auto" else params["layers"]], counts_of(n, ratios)
-    if tokens >= n or info.n_blocks < 2:
-        return BLOCK_LISTS["8-16-24"], [n, n, n]
+        return LAYER_LISTS["8-16-24" if params["layers"] == "auto" else params["layers"]], counts_of(n, ratios)
+    if tokens >= n or info.n_layers < 2:
+        return LAYER_LISTS["8-16-24"], [n, n, n]
     return _solved(budget, info, params)
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """Three stages, by default before blocks 8, 16 and 24 of 32; what is left is renumbered without gaps.
+    """Three stages, by default before layers 8, 16 and 24 of 32; what is left is renumbered without gaps.
 
     The paper's own setting keeps 1/2, 1/4 and 1/8 of N (parameter ``ratios`` = published: 288, 144, 72 of 576, A_in
     270), whatever the budget. The settings behind the 192/128/64 columns of later tables were never published, so
-    ``published`` solves them: one ratio r with counts int(N r), int(N r^2), int(N r^3) and A_in = B, on blocks 8/16/24
+    ``published`` solves them: one ratio r with counts int(N r), int(N r^2), int(N r^3) and A_in = B, on layers 8/16/24
     if at least one token is left then, else on 4/8/16, else on 2/6/15 (192: 145, 36, 9; 128: 203, 71, 25; 64: 129,
-    29, 6). It is solved for 32 blocks unless the model's depth was published on, so that a budget means the same share
+    29, 6). It is solved for 32 layers unless the model's depth was published on, so that a budget means the same share
     everywhere. ``average`` solves it for this model's own depth, to the nearest counts. ``final``: N r^3 = B survive.
-    A budget of N or more drops nothing, and neither does a model of one block.
-    Raises BadInput when no block list can meet the budget.
+    A budget of N or more drops nothing, and neither does a model of one layer.
+    Raises BadInput when no layer list can meet the budget.
     """
     published, counts = plan(budget, info, params)
-    blocks = carried_blocks(published, info.n_blocks)
-    counts = counts[len(counts) - len(blocks) :]  # too shallow for three stages: the last ones decide what is left
+    layers = carried_layers(published, info.n_layers)
+    counts = counts[len(counts) - len(layers) :]  # too shallow for three stages: the last ones decide what is left
     return Schedule(
         tuple(
-            Stage(block, keep, select, (LAST_ROW_OF_NEXT_BLOCK,), title=f"Stage {number}: highest attention")
-            for number, (block, keep) in enumerate(zip(blocks, counts, strict=True), 1)
+            Stage(layer, keep, select, (LAST_ROW_OF_NEXT_LAYER,), title=f"Stage {number}: highest attention")
+            for number, (layer, keep) in enumerate(zip(layers, counts, strict=True), 1)
         )
     )
 
@@ -163,7 +163,7 @@ PRUNER = Pruner(
         2024,
         "https://arxiv.org/abs/2410.17247",
     ),
-    needs=(LAST_ROW_OF_NEXT_BLOCK,),
+    needs=(LAST_ROW_OF_NEXT_LAYER,),
     params=(
         choice(
             "ratios",
@@ -174,9 +174,9 @@ PRUNER = Pruner(
         ),
         choice(
             "layers",
-            "Blocks",
-            ("auto", *BLOCK_LISTS),
-            "Before which blocks (of 32) tokens go. auto: 8-16-24 as published, earlier ones for small budgets.",
+            "Layers",
+            ("auto", *LAYER_LISTS),
+            "Before which layers (of 32) tokens go. auto: 8-16-24 as published, earlier ones for small budgets.",
         ),
         _own_ratio(1, 0.5),
         _own_ratio(2, 0.25),

@@ -40,10 +40,10 @@ from .ops import candidate_rows, complement, required, ties_at_threshold, top_k
 from .per_view import shared
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, needs_on, number, switch, whole
 from .raters import Raters, alignment_logits, log_odds, rated_attention, text_raters
-from .schedules import block_spans, bracket, carried_blocks, least_budget, weighted_average
+from .schedules import bracket, carried_layers, layer_spans, least_budget, weighted_average
 
-# Blocks before which tokens go (layers 3, 7, 16 of LLaVA and 3, 7, 13 of Qwen2-VL count from 1 and prune behind it).
-PUBLISHED_BLOCKS = {28: (3, 7, 13), 32: (3, 7, 16), 40: (3, 7, 16)}
+# Layers before which tokens go (layers 3, 7, 16 of LLaVA and 3, 7, 13 of Qwen2-VL count from 1 and prune behind it).
+PUBLISHED_LAYERS = {28: (3, 7, 13), 32: (3, 7, 16), 40: (3, 7, 16)}
 
 
 def merged_count(keep: int) -> int:
@@ -106,7 +106,7 @@ def select_rated(signals: Signals, keep: int, params: Params, generator: Generat
     """Stage 2: raters score the visual tokens, the best stay, the best 30% of the others come back as clusters.
 
     Raters are found once, on what entered the LLM. ``embed`` scores by Eq. 9 and 11 on the hidden states before this
-    block: the mean share that a visual token gives the raters of its softmax over all text. It ranks by the log odds of
+    layer: the mean share that a visual token gives the raters of its softmax over all text. It ranks by the log odds of
     that share, which order the tokens alike and do not saturate. ``attn`` scores by the raters' attention, as SparseVLM
     does. Exactly ``keep`` tokens and clusters stay, where Eq. 12's threshold would keep more on ties.
     Shape: signals.features ``(N, D)``, text_features ``(M, D)`` or attention_rows ``(M, N)``, input_features,
@@ -164,35 +164,35 @@ def _staircase(first: float, ratio: float, stages: int) -> list[float]:
 
 
 def geometric_ratio(first: float, average: float, spans: list[int]) -> float:
-    """The ratio r in 0..1 with which first, first r, first r^2, ..., each seen by its span of blocks, has this average.
+    """The ratio r in 0..1 with which first, first r, first r^2, ..., each seen by its span of layers, has this average.
 
     ``sum_k span_k r^k = L average / first`` grows with r. 1 when ``first`` is not above the average, 0 when no ratio is
-    small enough. Numbers: 384 down to 192 over blocks 3, 4, 9, 16 has r = 0.7075.
+    small enough. Numbers: 384 down to 192 over layers 3, 4, 9, 16 has r = 0.7075.
     """
     return bracket(lambda r: weighted_average(_staircase(first, r, len(spans) - 1), spans), average)[0]
 
 
 def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int, list[int], list[int]]:
-    """What stage 1 leaves, before which blocks stage 2 prunes, and what it leaves there, recycled clusters included.
+    """What stage 1 leaves, before which layers stage 2 prunes, and what it leaves there, recycled clusters included.
 
     ``published`` and ``average``: stage 1 leaves K B tokens (N when it is off, or when that is less), and the rest
     follows a staircase n_k = n_0 r^k with A_in = B, rounded half up (LLaVA-7B, 192: 384, 272, 192, 136; the paper
     prints K B and the average, not the counts). ``final``: the same staircase with B at its end. K = 1 leaves nothing
-    for stage 2, and so does a model of one block. Raises BadInput when no staircase is steep enough, as without stage 1
+    for stage 2, and so does a model of one layer. Raises BadInput when no staircase is steep enough, as without stage 1
     for small budgets.
     """
     tokens, n = budget_tokens(budget), info.n_visual
-    published = PUBLISHED_BLOCKS.get(info.n_blocks, PUBLISHED_BLOCKS[32])
-    blocks = carried_blocks(published, info.n_blocks)
-    if tokens >= n or not blocks:
-        return min(tokens, n), blocks, [n] * len(blocks)
-    spans, stages = block_spans(blocks, info.n_blocks), len(blocks)
+    published = PUBLISHED_LAYERS.get(info.n_layers, PUBLISHED_LAYERS[32])
+    layers = carried_layers(published, info.n_layers)
+    if tokens >= n or not layers:
+        return min(tokens, n), layers, [n] * len(layers)
+    spans, stages = layer_spans(layers, info.n_layers), len(layers)
     factor = float(params["factor"]) if params["stage_1"] else n / tokens
     if budget.counted_as == "final":
         end = geometric_ratio(factor, 1.0, spans) ** stages
         first = n if not params["stage_1"] or tokens >= n * end else math.floor(tokens / end + 0.5)
         counts = _whole(_staircase(first, (tokens / first) ** (1 / stages), stages))
-        return first, blocks, [*(max(tokens, count) for count in counts[1:-1]), tokens]
+        return first, layers, [*(max(tokens, count) for count in counts[1:-1]), tokens]
     falling = _falling(tokens, n, factor, spans)
     if falling is None:
 
@@ -203,10 +203,10 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
         entering = min(n, math.floor(factor * tokens + 0.5))
         raise BadInput(
             f"Polymorphic cannot reach an average of {tokens}: {entering} enter the LLM, and its first {spans[0]} "
-            f"of {info.n_blocks} blocks process them all. {'Lower K' if params['stage_1'] else 'Switch stage 1 on'}, "
+            f"of {info.n_layers} layers process them all. {'Lower K' if params['stage_1'] else 'Switch stage 1 on'}, "
             f"or ask for at least {least}."
         )
-    return falling[0], blocks, falling[1:]
+    return falling[0], layers, falling[1:]
 
 
 def _falling(tokens: int, n: int, factor: float, spans: list[int]) -> list[int] | None:
@@ -219,14 +219,14 @@ def _falling(tokens: int, n: int, factor: float, spans: list[int]) -> list[int] 
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """Stage 1 at the encoder's output, stage 2 before blocks 3, 7, 16 of 32 (and of 40; 3, 7, 13 of 28).
+    """Stage 1 at the encoder's output, stage 2 before layers 3, 7, 16 of 32 (and of 40; 3, 7, 13 of 28).
 
-    Other depths: in proportion, see ``carried_blocks``. Counts: see ``plan_counts``. Positions are renumbered where
+    Other depths: in proportion, see ``carried_layers``. Counts: see ``plan_counts``. Positions are renumbered where
     that can be done. Families that merge patches behind their encoder have stage 1 on the embeddings that enter the
     LLM. Without [CLS] it ranks by the attention received, as the paper does on Qwen2-VL. Raises BadInput when the
     average cannot be met.
     """
-    first, blocks, counts = plan_counts(budget, info, params)
+    first, layers, counts = plan_counts(budget, info, params)
     positions: PositionPolicy = "reindex" if info.renumbers else "keep"
     stages = []
     if params["stage_1"]:
@@ -245,9 +245,9 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     signal = TEXT_ROWS if params["signal"] == "attn" else TEXT_FEATURES
     stages += [
         Stage(
-            block, count, select_rated, (LLM_INPUT, signal), positions, "Stage 2: rated by text, pruned ones recycled"
+            layer, count, select_rated, (LLM_INPUT, signal), positions, "Stage 2: rated by text, pruned ones recycled"
         )
-        for block, count in zip(blocks, counts, strict=True)
+        for layer, count in zip(layers, counts, strict=True)
     ]
     return Schedule(tuple(stages))
 

@@ -11,8 +11,8 @@ from torch.nn.functional import embedding_bag
 
 from ..names import Site
 from ..types import (
-    CLS_FULL_WIDTH_LAST_BLOCK,
-    FULL_KEYS_LAST_BLOCK,
+    CLS_FULL_WIDTH_LAST_LAYER,
+    FULL_KEYS_LAST_LAYER,
     RECEIVED_ATTENTION,
     Budget,
     Chart,
@@ -301,7 +301,7 @@ def stage_selects(choose: ChooseCentres) -> tuple[SelectFunction, SelectFunction
 def planned(selects: tuple[SelectFunction, SelectFunction], title: str) -> ScheduleFunction:
     """Plan one stage on the encoder's output, before the projector (behind it where patches are merged there).
 
-    The summary token is part of the budget, and all its meanings coincide, because every block sees what the stage
+    The summary token is part of the budget, and all its meanings coincide, because every layer sees what the stage
     leaves. With ``adaptive`` the image decides how many tokens stay, and the budget plays no part.
     """
 
@@ -316,7 +316,7 @@ def planned(selects: tuple[SelectFunction, SelectFunction], title: str) -> Sched
 
 select, select_adaptive = selects = stage_selects(choose_by_attention)
 
-NEEDS = (CLS_FULL_WIDTH_LAST_BLOCK, RECEIVED_ATTENTION, FULL_KEYS_LAST_BLOCK)
+NEEDS = (CLS_FULL_WIDTH_LAST_LAYER, RECEIVED_ATTENTION, FULL_KEYS_LAST_LAYER)
 
 PRUNER = Pruner(
     id="prumerge",
@@ -330,7 +330,7 @@ PRUNER = Pruner(
         "https://arxiv.org/abs/2403.15388",
     ),
     needs=NEEDS,
-    does_without=(CLS_FULL_WIDTH_LAST_BLOCK, RECEIVED_ATTENTION),
+    does_without=(CLS_FULL_WIDTH_LAST_LAYER, RECEIVED_ATTENTION),
     params=(
         switch(
             "adaptive",

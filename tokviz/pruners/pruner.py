@@ -167,7 +167,7 @@ def single_stage(
 ) -> ScheduleFunction:
     """Plan one stage that leaves the budget.
 
-    Before the LLM all meanings of a budget coincide, because every block sees what the stage leaves; a stage inside it
+    Before the LLM all meanings of a budget coincide, because every layer sees what the stage leaves; a stage inside it
     leaves what makes its average. Where a model merges patches into tokens, ``"encoder"`` is behind the projector.
 
     Args:
@@ -182,8 +182,8 @@ def single_stage(
     def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
         tokens = budget_tokens(budget)
         if isinstance(site, int):
-            if not 0 <= site < info.n_blocks:
-                raise BadInput(f"{label} drops tokens before layer {site}; this model has 0 to {info.n_blocks - 1}.")
+            if not 0 <= site < info.n_layers:
+                raise BadInput(f"{label} drops tokens before layer {site}; this model has 0 to {info.n_layers - 1}.")
             if budget.counted_as == "average":
                 tokens = survivors_for_average(label, tokens, info, site)
         stage = Stage(
@@ -216,7 +216,7 @@ class Pruner:
             why, and (for every method alike, see ``missing``) Unsupported for a model that lacks what the method needs.
             Where positions cannot be renumbered, every stage keeps them.
         needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT).
-        merges_in_vision: has stages inside vision blocks.
+        merges_in_vision: has stages inside vision layers.
         does_without_tower: but can merge behind them as well.
         merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
 
@@ -266,7 +266,7 @@ class Pruner:
         if self.needs_tiles and not info.has_tiles:
             looks = "looks at the frames of a video" if info.has_frames else "looks at one image"
             return f"{self.label} compares a thumbnail with its crops, and this model {looks} without crops."
-        no_tower = info.vision_blocks is None or info.merges_patches
+        no_tower = info.n_vision_layers is None or info.merges_patches
         if self.merges_in_vision and no_tower and not self.does_without_tower:
             return f"{self.label} merges inside the vision tower, and this model's tower does not allow it."
         return None

@@ -1,4 +1,4 @@
-"""Schedule arithmetic: blocks on models of another depth, and counts that meet an average."""
+"""Schedule arithmetic: layers on models of another depth, and counts that meet an average."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ PUBLISHED_DEPTHS = (28, 32, 40)
 """Depths of the models that methods were published on: Qwen2-VL 7B, LLaVA 7B and 13B."""
 
 
-def carried_blocks(published: Sequence[int], n_blocks: int) -> list[int]:
-    """The blocks that stand for published ones in a model of ``n_blocks``.
+def carried_layers(published: Sequence[int], n_layers: int) -> list[int]:
+    """The layers that stand for published ones in a model of ``n_layers``.
 
-    As printed for 28, 32 and 40 blocks; elsewhere in proportion to 32, ``block * n_blocks // 32``, at least 1. One that
-    would repeat the block before moves to the next, and what falls off the end of a very shallow model is left out.
-    Example: (2, 6, 15) on 8 blocks is [1, 2, 3].
+    As printed for 28, 32 and 40 layers; elsewhere in proportion to 32, ``layer * n_layers // 32``, at least 1. One that
+    would repeat the layer before moves to the next, and what falls off the end of a very shallow model is left out.
+    Example: (2, 6, 15) on 8 layers is [1, 2, 3].
     """
-    blocks: list[int] = []
-    for block in published:
-        place = block if n_blocks in PUBLISHED_DEPTHS else block * n_blocks // 32
-        blocks.append(max(place, blocks[-1] + 1 if blocks else 1))
-    return [block for block in blocks if block < n_blocks]
+    layers: list[int] = []
+    for layer in published:
+        place = layer if n_layers in PUBLISHED_DEPTHS else layer * n_layers // 32
+        layers.append(max(place, layers[-1] + 1 if layers else 1))
+    return [layer for layer in layers if layer < n_layers]
 
 
-def reference_depth(n_blocks: int) -> int:
-    """At how many blocks a published budget is solved: the model's own number if it was published on, else 32."""
-    return n_blocks if n_blocks in PUBLISHED_DEPTHS else 32
+def reference_depth(n_layers: int) -> int:
+    """At how many layers a published budget is solved: the model's own number if it was published on, else 32."""
+    return n_layers if n_layers in PUBLISHED_DEPTHS else 32
 
 
 def bracket(increasing: Callable[[float], float], target: float) -> tuple[float, float]:
@@ -49,30 +49,30 @@ def bracket(increasing: Callable[[float], float], target: float) -> tuple[float,
     return low, high
 
 
-def block_spans(blocks: list[int], n_blocks: int) -> list[int]:
-    """How many LLM blocks see the tokens before the first stage, and then behind each stage. Shape: stages + 1."""
-    return [end - start for start, end in zip([0, *blocks], [*blocks, n_blocks], strict=True)]
+def layer_spans(layers: list[int], n_layers: int) -> list[int]:
+    """How many LLM layers see the tokens before the first stage, and then behind each stage. Shape: stages + 1."""
+    return [end - start for start, end in zip([0, *layers], [*layers, n_layers], strict=True)]
 
 
 def weighted_average(counts: Sequence[float], weights: list[int]) -> float:
-    """Mean of N and the counts behind each stage, weighted by how many blocks see them."""
+    """Mean of N and the counts behind each stage, weighted by how many layers see them."""
     return sum(count * weight for count, weight in zip(counts, weights, strict=True)) / sum(weights)
 
 
-def survivors_for_average(label: str, tokens: int, info: PlanningInfo, block: int) -> int:
-    """How many tokens a single stage before ``block`` must leave for the blocks to process ``tokens`` on average.
+def survivors_for_average(label: str, tokens: int, info: PlanningInfo, layer: int) -> int:
+    """How many tokens a single stage before ``layer`` must leave for the layers to process ``tokens`` on average.
 
     R = (L B - N K) / (L - K), rounded to the nearest integer. Raises BadInput when even one survivor is too many.
     """
-    n, blocks = info.n_visual, info.n_blocks
+    n, layers = info.n_visual, info.n_layers
     if tokens >= n:
         return tokens
-    left = blocks * tokens - n * block
-    survivors = (2 * left + blocks - block) // (2 * (blocks - block))
+    left = layers * tokens - n * layer
+    survivors = (2 * left + layers - layer) // (2 * (layers - layer))
     if survivors < 1:
-        least = -(-(2 * n * block + blocks - block) // (2 * blocks))
+        least = -(-(2 * n * layer + layers - layer) // (2 * layers))
         raise BadInput(
-            f"{label} cannot reach an average of {tokens} tokens: its first {block} of {blocks} blocks process "
+            f"{label} cannot reach an average of {tokens} tokens: its first {layer} of {layers} layers process "
             f"all {n}. Ask for at least {least}, or count the budget as final."
         )
     return survivors

@@ -30,10 +30,10 @@ from .ops import required
 from .per_view import ranked
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count
 from .raters import Raters, rated_attention, text_raters
-from .schedules import block_spans, bracket, carried_blocks, weighted_average
+from .schedules import bracket, carried_layers, layer_spans, weighted_average
 
-# Blocks of a 32-block LLM before which tokens go: behind blocks 2, 6, 15 (official ``pruning_loc``).
-PUBLISHED_BLOCKS = (3, 7, 16)
+# Layers of a 32-layer LLM before which tokens go: behind layers 2, 6, 15 (official ``pruning_loc``).
+PUBLISHED_LAYERS = (3, 7, 16)
 # The paper's N, and what its keep lists leave of it, recycled clusters included, by the budget that the table prints.
 PUBLISHED_VISUAL = 576
 PUBLISHED_COUNTS = {
@@ -45,7 +45,7 @@ PLUS_HEADS = 14  # of LLaVA-1.5-7B's 32
 
 @fixed_count
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """v1: top-k of the raters' mean attention in the block before; the best 30% of the rest come back as clusters.
+    """v1: top-k of the raters' mean attention in the layer before; the best 30% of the rest come back as clusters.
 
     ``keep`` counts selected tokens and clusters; clusters stand behind all selected tokens, most prominent first, as in
     the official code. Rows that are no patch are ranked like any other: the official rule takes the whole visual span.
@@ -155,14 +155,14 @@ def _whole_counts(version: str, share: float, n: int, stages: int) -> list[int]:
 
 
 def _counts_with_average(version: str, tokens: int, n: int, weights: list[int], where: str = "") -> list[int]:
-    """Counts on the published curve whose average, weighted by blocks, is ``tokens``. Raises BadInput below 1 token."""
+    """Counts on the published curve whose average, weighted by layers, is ``tokens``. Raises BadInput below 1 token."""
     stages = len(weights) - 1
     least = math.ceil(weighted_average([n] + [1] * stages, weights))
     if tokens < least:
-        if where:  # counted on the paper's blocks, whose smallest printed budget and all above it are looked up
+        if where:  # counted on the paper's layers, whose smallest printed budget and all above it are looked up
             least = min(least, math.ceil(min(PUBLISHED_COUNTS[version]) * n / PUBLISHED_VISUAL))
         raise BadInput(
-            f"SparseVLM cannot reach an average of {tokens}: the blocks before its first stage process all {n}"
+            f"SparseVLM cannot reach an average of {tokens}: the layers before its first stage process all {n}"
             f"{where}. Ask for at least {least}, or count the budget as final."
         )
     share, _ = bracket(lambda s: weighted_average([n, *_at_least_one(version, s, n, stages)], weights), tokens)
@@ -174,36 +174,36 @@ def _counts_with_average(version: str, tokens: int, n: int, weights: list[int], 
 
 
 def plan_counts(version: str, budget: Budget, info: PlanningInfo) -> tuple[list[int], list[int]]:
-    """Before which blocks tokens go, and how many each stage leaves, recycled clusters included.
+    """Before which layers tokens go, and how many each stage leaves, recycled clusters included.
 
     The published lists as curves over B/N (``shares_for``), so that another N gets the same shares.
-    ``published``: B is what the paper's table prints, which is what the official logger bills on 32 blocks (A_log,
+    ``published``: B is what the paper's table prints, which is what the official logger bills on 32 layers (A_log,
     ``methods.md`` 0.2); printed budgets give the printed lists (192: 309, 204, 113 in v1) whatever the depth, as the
-    official code does on 13B's 40 blocks, and below the smallest one the curve is searched for A_log = B.
+    official code does on 13B's 40 layers, and below the smallest one the curve is searched for A_log = B.
     ``average``: searched for A_in = B at the model's own depth. ``final``: searched for B after the last stage. Raises
-    BadInput when the blocks before the first stage alone exceed the budget.
+    BadInput when the layers before the first stage alone exceed the budget.
     """
     tokens, n = budget_tokens(budget), info.n_visual
-    blocks = carried_blocks(PUBLISHED_BLOCKS, info.n_blocks)
-    if tokens >= n or not blocks:
-        return blocks, [n] * len(blocks)
+    layers = carried_layers(PUBLISHED_LAYERS, info.n_layers)
+    if tokens >= n or not layers:
+        return layers, [n] * len(layers)
     if budget.counted_as == "final":
         share, _ = bracket(lambda s: n * shares_for(version, s)[-1], tokens)
-        counts = _whole_counts(version, share, n, len(blocks))
-        return blocks, [*(max(tokens, count) for count in counts[:-1]), tokens]
+        counts = _whole_counts(version, share, n, len(layers))
+        return layers, [*(max(tokens, count) for count in counts[:-1]), tokens]
     if budget.counted_as == "average":
-        return blocks, _counts_with_average(version, tokens, n, block_spans(blocks, info.n_blocks))
+        return layers, _counts_with_average(version, tokens, n, layer_spans(layers, info.n_layers))
     if tokens * PUBLISHED_VISUAL >= min(PUBLISHED_COUNTS[version]) * n:
-        return blocks, _whole_counts(version, tokens / n, n, len(blocks))
-    before, *between, behind = block_spans(list(PUBLISHED_BLOCKS), 32)
-    billed = [before - 1, *between, behind + 1]  # the logger bills a stage's last block with what it leaves
-    return blocks, _counts_with_average(version, tokens, n, billed, " on the paper's 32")[3 - len(blocks) :]
+        return layers, _whole_counts(version, tokens / n, n, len(layers))
+    before, *between, behind = layer_spans(list(PUBLISHED_LAYERS), 32)
+    billed = [before - 1, *between, behind + 1]  # the logger bills a stage's last layer with what it leaves
+    return layers, _counts_with_average(version, tokens, n, billed, " on the paper's 32")[3 - len(layers) :]
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """Three stages inside the LLM, before blocks 3, 7, 16 of 32; counts: see ``plan_counts``.
+    """Three stages inside the LLM, before layers 3, 7, 16 of 32; counts: see ``plan_counts``.
 
-    v1 closes the gap in the positions (reindex), SparseVLM+ keeps them. A model of fewer than 4 blocks has room for the
+    v1 closes the gap in the positions (reindex), SparseVLM+ keeps them. A model of fewer than 4 layers has room for the
     last stages only. Raises BadInput when the average cannot be met.
     """
     version = str(params["version"])
@@ -211,14 +211,14 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     return Schedule(
         tuple(
             Stage(
-                block,
+                layer,
                 count,
                 select_plus if plus else select,
                 needs=(LLM_INPUT, HEAD_ROWS, ROTARY_SIMILARITY) if plus else (LLM_INPUT, TEXT_ROWS),
                 positions="keep" if plus else "reindex",
                 title="Rated by text" if plus else "Rated by text, pruned ones recycled",
             )
-            for block, count in zip(*plan_counts(version, budget, info), strict=True)
+            for layer, count in zip(*plan_counts(version, budget, info), strict=True)
         )
     )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..types import (
-    CLS_ATTENTION_LAST_BLOCK,
+    CLS_ATTENTION_LAST_LAYER,
     RECEIVED_ATTENTION,
     TEXT_ROWS,
     Budget,
@@ -58,7 +58,7 @@ def _select_diverse(signals: Signals, keep: int, thumbnail_only: bool) -> Select
 def select_diverse(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Stage 1: from the pivot on, always the token whose largest cosine to the kept ones is smallest.
 
-    Pivot: highest [CLS] attention of the last vision block; without a [CLS] token the highest attention received, and
+    Pivot: highest [CLS] attention of the last vision layer; without a [CLS] token the highest attention received, and
     without that the token farthest from the mean. Rows that are no patch are never kept, not even when ``keep`` exceeds
     the number of patches.
     Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` or None -> kept ``(min(keep, patches),)``.
@@ -77,7 +77,7 @@ def select_diverse_from_thumbnail(signals: Signals, keep: int, params: Params, g
 def select_withdrawal(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
     """Stage 2, at one probe: drop every visual token if text hardly attends to them any more.
 
-    alpha_t->v is the share of attention that the text after the image spends on visual tokens in the block before the
+    alpha_t->v is the share of attention that the text after the image spends on visual tokens in the layer before the
     stage. alpha_v->t is 0 by construction: under a causal mask no visual token sees later text, so Eq. 7's pair of
     conditions reduces to ``alpha_t->v < tau``. The paper does not say that it counts the system prompt as text, and
     that would need attention rows of all visual tokens.
@@ -116,12 +116,12 @@ def select_withdrawal(signals: Signals, keep: int | None, params: Params, genera
     return Selection(everything[:0] if withdrawn else everything, diagnose=diagnose)
 
 
-def probe_blocks(n_blocks: int) -> list[int]:
-    """The blocks before which withdrawal is probed: L/2, 5L/8, 6L/8, 7L/8 rounded down, without repeats and block 0.
+def probe_layers(n_layers: int) -> list[int]:
+    """The layers before which withdrawal is probed: L/2, 5L/8, 6L/8, 7L/8 rounded down, without repeats and layer 0.
 
-    A value is the first block that sees fewer tokens; the attention comes from the block before (``methods.md`` 0.1).
+    A value is the first layer that sees fewer tokens; the attention comes from the layer before (``methods.md`` 0.1).
     """
-    return sorted({n_blocks * eighths // 8 for eighths in (4, 5, 6, 7)} - {0})
+    return sorted({n_layers * eighths // 8 for eighths in (4, 5, 6, 7)} - {0})
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
@@ -140,14 +140,14 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 "projector",
                 tokens,
                 select_diverse_from_thumbnail if info.has_tiles else select_diverse,
-                needs=needs_on(info, CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION),
+                needs=needs_on(info, CLS_ATTENTION_LAST_LAYER, RECEIVED_ATTENTION),
                 title="Diverse subset (greedy k-center)",
             )
         )
     if params["stage_2"]:
         stages += [
-            Stage(block, None, select_withdrawal, needs=(TEXT_ROWS,), positions="keep", title="Withdrawal probe")
-            for block in probe_blocks(info.n_blocks)
+            Stage(layer, None, select_withdrawal, needs=(TEXT_ROWS,), positions="keep", title="Withdrawal probe")
+            for layer in probe_layers(info.n_layers)
         ]
     return Schedule(tuple(stages))
 
@@ -163,7 +163,7 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2505.18757v1",
     ),
-    needs=(CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION, TEXT_ROWS),
+    needs=(CLS_ATTENTION_LAST_LAYER, RECEIVED_ATTENTION, TEXT_ROWS),
     params=(
         number(
             "tau",
@@ -176,5 +176,5 @@ PRUNER = Pruner(
         switch("stage_2", "Stage 2", True, "Off: what stage 1 keeps stays to the end (the paper's stage 1 only)."),
     ),
     schedule=schedule,
-    does_without=(CLS_ATTENTION_LAST_BLOCK, RECEIVED_ATTENTION),
+    does_without=(CLS_ATTENTION_LAST_LAYER, RECEIVED_ATTENTION),
 )

@@ -1,4 +1,4 @@
-"""ToMe: in every block of the vision tower the most similar pairs of tokens become one, and the tower gets shorter."""
+"""ToMe: in every layer of the vision tower the most similar pairs of tokens become one, and the tower gets shorter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import BadInput
-from ..names import Site, VisionBlock
+from ..names import Site, VisionLayer
 from ..types import (
     ENCODER_KEYS,
     Budget,
@@ -43,7 +43,7 @@ def _matched(signals: Signals, usable: Tensor | None, r: int, has_cls: bool) -> 
     smallest = min(len(rows) for rows in views)
     if share > smallest // 2:
         raise BadInput(
-            f"ToMe merges at most half of the tokens of an image in one block, not {share} of {smallest}. "
+            f"ToMe merges at most half of the tokens of an image in one layer, not {share} of {smallest}. "
             "Ask for more tokens."
         )
     pairs = [bipartite_soft_matching(keys, usable, rows, share, has_cls) for rows in views]
@@ -58,7 +58,7 @@ def _merge_select(has_cls: bool, leaves_tower: bool) -> SelectFunction:
         """Merge ``N - keep`` tokens into their most similar partners, by means weighted with the sizes of both.
 
         A merged token goes by the smallest original index of its patches. It stays in ToMe's own order inside the
-        tower, as the next block's halves depend on it; behind the last merging block parameter ``order`` decides.
+        tower, as the next layer's halves depend on it; behind the last merging layer parameter ``order`` decides.
         Tokens that are not finite are neither merged nor merged into; where the count demands it they are dropped.
         Shape: signals.features ``(N, D)``, keys ``(N, d_k)``, sizes and origin ``(N,)`` or None -> kept ``(keep,)``,
         features ``(keep, D)`` in the given dtype, sizes ``(keep,)``. Raises BadInput when ``keep`` is below half.
@@ -151,67 +151,67 @@ def _explained(
     )
 
 
-def merges_per_block(n: int, total: int, blocks: int, images: int = 1) -> list[int]:
-    """How many tokens each of ``blocks`` vision blocks merges away so that ``total`` of ``n`` are gone in the end.
+def merges_per_layer(n: int, total: int, layers: int, images: int = 1) -> list[int]:
+    """How many tokens each of ``layers`` vision layers merges away so that ``total`` of ``n`` are gone in the end.
 
-    As evenly as possible and the larger numbers first, under ToMe's limit of half of the tokens in every block: of 23
-    blocks and 576 patches 384 = 16 x 17 + 7 x 16, 448 = 11 x 20 + 12 x 19, 512 = 6 x 23 + 17 x 22 (``methods.md`` 9.5).
-    Raises BadInput with the fewest tokens that can be reached when the blocks are too few, and the budget that asks for
+    As evenly as possible and the larger numbers first, under ToMe's limit of half of the tokens in every layer: of 23
+    layers and 576 patches 384 = 16 x 17 + 7 x 16, 448 = 11 x 20 + 12 x 19, 512 = 6 x 23 + 17 x 22 (``methods.md`` 9.5).
+    Raises BadInput with the fewest tokens that can be reached when the layers are too few, and the budget that asks for
     them, which is ``images`` times as large.
     """
 
     def planned(level: int, fuller: int) -> list[int]:
-        """``level`` per block, one more in the first ``fuller``; half of what is left where that is less."""
+        """``level`` per layer, one more in the first ``fuller``; half of what is left where that is less."""
         left, merges = n, []
-        for block in range(blocks):
-            merges.append(min(level + (block < fuller), left // 2))
+        for layer in range(layers):
+            merges.append(min(level + (layer < fuller), left // 2))
             left -= merges[-1]
         return merges
 
     most = sum(planned(n, 0))
     if total > most:
         raise BadInput(
-            f"ToMe leaves at least {n - most} of an image's {n} tokens in {blocks} vision blocks, as each merges at "
+            f"ToMe leaves at least {n - most} of an image's {n} tokens in {layers} vision layers, as each merges at "
             f"most half. Ask for at least {images * (n - most)}."
         )
     level = next(level for level in range(n + 1) if sum(planned(level + 1, 0)) >= total)
-    # One more block at the higher number removes one token more or, behind a halving, none: each total is met exactly.
-    return next(plan for fuller in range(blocks + 1) if sum(plan := planned(level, fuller)) == total)
+    # One more layer at the higher number removes one token more or, behind a halving, none: each total is met exactly.
+    return next(plan for fuller in range(layers + 1) if sum(plan := planned(level, fuller)) == total)
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage in every vision block that merges; all of them lie before the LLM.
+    """One stage in every vision layer that merges; all of them lie before the LLM.
 
     Where the tower cannot run with fewer tokens: one stage behind it, on what enters the projector or, where patches
     are merged or mixed, the LLM; see ``tome_after_encoder``.
 
-    ``published``, ``final`` and ``average`` coincide, as every LLM block sees what the tower leaves. Several images
+    ``published``, ``final`` and ``average`` coincide, as every LLM layer sees what the tower leaves. Several images
     each lose the same number, so that a published budget is met or undercut by less than one token per image, and
     other budgets that cannot be shared are refused. Raises BadInput for a budget below 1 token, for one that the tower
     is too shallow for, and for one that cannot be shared.
     """
     n, views = info.n_visual, max(1, info.n_views)
-    if info.vision_blocks is None or info.merges_patches:
+    if info.n_vision_layers is None or info.merges_patches:
         site: Site = "projector" if info.merges_patches else "encoder"
         tokens = budget_tokens(budget)
         return Schedule((Stage(site, tokens, select_after_encoder, (ENCODER_KEYS,), title="Merge pairs in rounds"),))
     total = n - min(budget_tokens(budget), n)
-    merges = merges_per_block(n // views, -(-total // views), info.vision_blocks or 0, views)
+    merges = merges_per_layer(n // views, -(-total // views), info.n_vision_layers or 0, views)
     if total % views and budget.counted_as != "published":
         raise BadInput(
             f"ToMe merges the same number of tokens in each of {views} images: "
             f"ask for {n - views * (total // views)} tokens, or count the budget as published."
         )
     stages, left = [], n
-    last = max((block for block, r in enumerate(merges) if r), default=-1)
-    for block, r in enumerate(merges):
+    last = max((layer for layer, r in enumerate(merges) if r), default=-1)
+    for layer, r in enumerate(merges):
         if r:
             left -= views * r
             stages.append(
                 Stage(
-                    VisionBlock(block),
+                    VisionLayer(layer),
                     left,
-                    _SELECT[info.has_cls, block == last],
+                    _SELECT[info.has_cls, layer == last],
                     title=f"Merge {views * r} pairs",
                     proportional_attention=bool(params["proportional_attention"]),
                 )
@@ -223,7 +223,7 @@ PRUNER = Pruner(
     id="tome",
     label="ToMe",
     family="merging",
-    claim="Merges the most similar pairs of tokens in every block of the vision tower; nothing is thrown away.",
+    claim="Merges the most similar pairs of tokens in every layer of the vision tower; nothing is thrown away.",
     paper=Paper("Token Merging: Your ViT But Faster", "Bolya et al.", 2022, "https://arxiv.org/abs/2210.09461"),
     needs=(ENCODER_KEYS,),
     params=(

@@ -1,4 +1,4 @@
-"""V2Drop: keep the visual tokens that the last block still changed; drop the lazy ones, three times."""
+"""V2Drop: keep the visual tokens that the last layer still changed; drop the lazy ones, three times."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..types import (
     Signals,
     Stage,
     TokenMap,
-    tokens_per_block,
+    tokens_per_layer,
 )
 from .ops import required, row_blocks
 from .per_view import ranked
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count
-from .schedules import bracket, carried_blocks, reference_depth
+from .schedules import bracket, carried_layers, reference_depth
 
 PAPER_RATIOS = {192: (0.5, 0.3), 128: (0.28, 0.25), 64: (0.05, 0.05)}
 """What stages 1 and 2 keep of what they are given, by budget of 576 tokens; the third keeps nothing."""
@@ -32,9 +32,9 @@ PAPER_RATIOS = {192: (0.5, 0.3), 128: (0.28, 0.25), 64: (0.05, 0.05)}
 
 @fixed_count
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """The ``keep`` tokens whose hidden state changed most in the block before: largest ``||h_p - h_(p-1)||_2``.
+    """The ``keep`` tokens whose hidden state changed most in the layer before: largest ``||h_p - h_(p-1)||_2``.
 
-    ``h_p`` is what enters block p, the stage's, and ``h_(p-1)`` what entered the block before. Rows that are no patch
+    ``h_p`` is what enters layer p, the stage's, and ``h_(p-1)`` what entered the layer before. Rows that are no patch
     are ranked like any other.
     Shape: signals.features, previous_features ``(N, D)`` -> kept ``(keep,)``.
     Source: V2Drop, official ``llava/model/language_model/V2Drop.py``. Differs: the visual span is exact (the code
@@ -45,13 +45,13 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     for rows in row_blocks(before):
         change = signals.features[rows].float() - before[rows].float()
         variation[rows] = torch.linalg.vector_norm(change, dim=1)
-    score = TokenMap("variation", "Change in the block before", variation, unit="L2 norm")
+    score = TokenMap("variation", "Change in the layer before", variation, unit="L2 norm")
     return ranked(score, keep)
 
 
-def published_blocks(n_blocks: int) -> list[int]:
-    """The blocks before which tokens go: 3, 17, 22, for 28 blocks (Qwen2-VL) 3, 16, 22; else in proportion to 32."""
-    return carried_blocks((3, 16, 22) if n_blocks == 28 else (3, 17, 22), n_blocks)
+def published_layers(n_layers: int) -> list[int]:
+    """The layers before which tokens go: 3, 17, 22, for 28 layers (Qwen2-VL) 3, 16, 22; else in proportion to 32."""
+    return carried_layers((3, 16, 22) if n_layers == 28 else (3, 17, 22), n_layers)
 
 
 def counts_of(n: int, ratios: tuple[float, ...], last: int) -> list[int]:
@@ -60,14 +60,14 @@ def counts_of(n: int, ratios: tuple[float, ...], last: int) -> list[int]:
     return [*list(kept)[1:], last]
 
 
-def average_of(n: int, counts: list[int], n_blocks: int) -> float:
-    """A_in of these counts on a model of ``n_blocks``."""
-    drops = list(zip(published_blocks(n_blocks), counts, strict=False))
-    return sum(tokens_per_block(n, n_blocks, list(drops))) / n_blocks
+def average_of(n: int, counts: list[int], n_layers: int) -> float:
+    """A_in of these counts on a model of ``n_layers``."""
+    drops = list(zip(published_layers(n_layers), counts, strict=False))
+    return sum(tokens_per_layer(n, n_layers, list(drops))) / n_layers
 
 
-def solve_average(n: int, tokens: int, last: int, n_blocks: int) -> list[int]:
-    """Counts of one ratio in stages 1 and 2 whose A_in on ``n_blocks`` is nearest to ``tokens``.
+def solve_average(n: int, tokens: int, last: int, n_layers: int) -> list[int]:
+    """Counts of one ratio in stages 1 and 2 whose A_in on ``n_layers`` is nearest to ``tokens``.
 
     Raises BadInput for an average that even the ratios 0 and 1 do not reach.
     """
@@ -76,7 +76,7 @@ def solve_average(n: int, tokens: int, last: int, n_blocks: int) -> list[int]:
         return counts_of(n, (ratio, ratio), last)
 
     def average(ratio: float) -> float:
-        return average_of(n, counts(ratio), n_blocks)
+        return average_of(n, counts(ratio), n_layers)
 
     least, most = average(0.0), average(1.0)
     if not least - 0.5 <= tokens <= most + 0.5:
@@ -90,38 +90,38 @@ def solve_average(n: int, tokens: int, last: int, n_blocks: int) -> list[int]:
 def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> list[int]:
     """Tokens after each of the three stages. See ``schedule``."""
     tokens, n, official = budget_tokens(budget), info.n_visual, params["mode"] == "official"
-    if tokens >= n or info.n_blocks < 2:
+    if tokens >= n or info.n_layers < 2:
         return [n, n, n]
     if budget.counted_as == "final":
         return [*(round(n * (tokens / n) ** (stage / 3)) for stage in (1, 2)), tokens]
     last = 1 if official else 0
     if budget.counted_as == "average":
-        return solve_average(n, tokens, last, info.n_blocks)
+        return solve_average(n, tokens, last, info.n_layers)
     if official:
-        return counts_of(n, (0.25, 0.05) if info.n_blocks == 28 else (0.5, 0.5), last)
+        return counts_of(n, (0.25, 0.05) if info.n_layers == 28 else (0.5, 0.5), last)
     for of_576, ratios in PAPER_RATIOS.items():
         if of_576 * n == tokens * 576:
             return counts_of(n, ratios, last)
-    return solve_average(n, tokens, last, reference_depth(info.n_blocks))
+    return solve_average(n, tokens, last, reference_depth(info.n_layers))
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """Three stages before blocks 3, 17 and 22 (Qwen2-VL: 3, 16, 22; other depths in proportion); positions stay.
+    """Three stages before layers 3, 17 and 22 (Qwen2-VL: 3, 16, 22; other depths in proportion); positions stay.
 
     ``published``: for 192, 128 and 64 of 576, or the same share, the paper's ratios: drop 50/70/100 %, 72/75/100 %,
     95/95/100 % (A_in 193.4, 130.7, 66.4; 193.8, 131.0, 66.7 with the code's one survivor). Other budgets have no
-    published ratios: one ratio for stages 1 and 2 whose A_in comes nearest to B, on 32 blocks unless the model's depth
+    published ratios: one ratio for stages 1 and 2 whose A_in comes nearest to B, on 32 layers unless the model's depth
     was published on. In mode official the released ratios 0.5, 0.5, 0 (Qwen2-VL: 0.25, 0.05, 0) with at least one
     survivor, whatever the budget: A_in 202.8 for N = 576. ``average``: the same single ratio, solved for this model's
     depth. ``final``: B survive, at equal ratios; no paper does so. A budget of N or more drops nothing, and
-    neither does a model of one block. Raises BadInput when a budget cannot be met.
+    neither does a model of one layer. Raises BadInput when a budget cannot be met.
     """
-    blocks, counts = published_blocks(info.n_blocks), plan_counts(budget, info, params)
-    counts = counts[len(counts) - len(blocks) :]  # too shallow for three stages: the last ones decide what is left
+    layers, counts = published_layers(info.n_layers), plan_counts(budget, info, params)
+    counts = counts[len(counts) - len(layers) :]  # too shallow for three stages: the last ones decide what is left
     return Schedule(
         tuple(
-            Stage(block, keep, select, (PREVIOUS_FEATURES,), "keep", title=f"Stage {number}: largest variation")
-            for number, (block, keep) in enumerate(zip(blocks, counts, strict=True), 1)
+            Stage(layer, keep, select, (PREVIOUS_FEATURES,), "keep", title=f"Stage {number}: largest variation")
+            for number, (layer, keep) in enumerate(zip(layers, counts, strict=True), 1)
         )
     )
 
@@ -130,7 +130,7 @@ PRUNER = Pruner(
     id="v2drop",
     label="V2Drop",
     family="progressive",
-    claim="Three times drops the tokens whose hidden state the block before changed least; needs no attention.",
+    claim="Three times drops the tokens whose hidden state the layer before changed least; needs no attention.",
     paper=Paper(
         "Variation-aware Vision Token Dropping for Faster Large Vision-Language Models",
         "Chen et al.",

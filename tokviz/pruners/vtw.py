@@ -1,4 +1,4 @@
-"""VTW: by mid-depth the text has absorbed the image, so every visual token is withdrawn before block K."""
+"""VTW: by mid-depth the text has absorbed the image, so every visual token is withdrawn before layer K."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ..errors import BadInput, Unsupported
 from ..types import Budget, Params, PlanningInfo, PublishedModel, Schedule, Selection, Signals, Stage
 from .pruner import Paper, Pruner, budget_tokens, choice, whole
 
-PUBLISHED_BLOCKS = {32: 15, 40: 20}
-VIDEO_LLAVA_BLOCK = 16  # of 32
+PUBLISHED_LAYERS = {32: 15, 40: 20}
+VIDEO_LLAVA_LAYER = 16  # of 32
 
 
 def select_nothing(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
@@ -21,51 +21,51 @@ def select_nothing(signals: Signals, keep: int | None, params: Params, generator
     return Selection(kept=torch.empty(0, dtype=torch.int64, device=signals.features.device))
 
 
-def published_block(n_blocks: int, published_as: PublishedModel | None = "llava") -> int | None:
-    """K of the released code: 15 of 32 blocks (its default and README), 20 of 40 (its chat), else in proportion to 32.
+def published_layer(n_layers: int, published_as: PublishedModel | None = "llava") -> int | None:
+    """K of the released code: 15 of 32 layers (its default and README), 20 of 40 (its chat), else in proportion to 32.
 
-    Its code for Video-LLaVA has 16 of 32. None for a model of one block, which has no block that could do without.
+    Its code for Video-LLaVA has 16 of 32. None for a model of one layer, which has no layer that could do without.
     """
-    if published_as == "video_llava" and n_blocks > 1:
-        return max(1, VIDEO_LLAVA_BLOCK * n_blocks // 32)
-    return PUBLISHED_BLOCKS.get(n_blocks, max(1, 15 * n_blocks // 32)) if n_blocks > 1 else None
+    if published_as == "video_llava" and n_layers > 1:
+        return max(1, VIDEO_LLAVA_LAYER * n_layers // 32)
+    return PUBLISHED_LAYERS.get(n_layers, max(1, 15 * n_layers // 32)) if n_layers > 1 else None
 
 
-def withdrawal_block(budget: Budget, info: PlanningInfo, params: Params) -> int | None:
-    """K, the first block without visual tokens, or None when all blocks keep them. See ``schedule``."""
-    tokens, block = budget_tokens(budget), int(params["block"])
-    if block:
-        return block if block < info.n_blocks else None  # as officially: a K behind the last block is no pruning
+def withdrawal_layer(budget: Budget, info: PlanningInfo, params: Params) -> int | None:
+    """K, the first layer without visual tokens, or None when all layers keep them. See ``schedule``."""
+    tokens, layer = budget_tokens(budget), int(params["layer"])
+    if layer:
+        return layer if layer < info.n_layers else None  # as officially: a K behind the last layer is no pruning
     if tokens >= info.n_visual:
         return None
     if budget.counted_as == "final":
         raise BadInput(
             "VTW leaves no visual token at the end, so that a final count cannot be asked for. "
-            "Count the budget as published or average, or give VTW a block."
+            "Count the budget as published or average, or give VTW a layer."
         )
     if budget.counted_as == "published":
-        return published_block(info.n_blocks, info.published_as)
-    nearest = (2 * info.n_blocks * tokens + info.n_visual) // (2 * info.n_visual)
-    return max(1, nearest) if nearest < info.n_blocks else None
+        return published_layer(info.n_layers, info.published_as)
+    nearest = (2 * info.n_layers * tokens + info.n_visual) // (2 * info.n_visual)
+    return max(1, nearest) if nearest < info.n_layers else None
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage that keeps nothing, before block K; the text keeps its positions, or closes the gap on request.
+    """One stage that keeps nothing, before layer K; the text keeps its positions, or closes the gap on request.
 
-    VTW has no token budget: its only setting is K, and the blocks process N K / L tokens on average. ``published``: the
+    VTW has no token budget: its only setting is K, and the layers process N K / L tokens on average. ``published``: the
     published K whatever the budget (a budget of N or more drops nothing). ``average``: the K whose average is nearest
-    to B, K = round(L B / N), at least 1. ``final``: impossible. The parameter ``block`` sets K and overrules all three.
-    Raises BadInput for ``final`` without a block, and for a budget below 1 token.
+    to B, K = round(L B / N), at least 1. ``final``: impossible. The parameter ``layer`` sets K and overrules all three.
+    Raises BadInput for ``final`` without a layer, and for a budget below 1 token.
     """
-    block = withdrawal_block(budget, info, params)
-    if block is None:
+    layer = withdrawal_layer(budget, info, params)
+    if layer is None:
         return Schedule(())
     if params["positions"] == "reindex" and not info.renumbers:
         raise Unsupported(
             "VTW cannot renumber the text's positions: on this model they have several axes. Choose positions keep."
         )
     return Schedule(
-        (Stage(block, 0, select_nothing, positions=params["positions"], title="Withdrawal of all visual tokens"),)
+        (Stage(layer, 0, select_nothing, positions=params["positions"], title="Withdrawal of all visual tokens"),)
     )
 
 
@@ -73,7 +73,7 @@ PRUNER = Pruner(
     id="vtw",
     label="VTW",
     family="progressive",
-    claim="Withdraws every visual token before block K, once the text is thought to have absorbed the image.",
+    claim="Withdraws every visual token before layer K, once the text is thought to have absorbed the image.",
     paper=Paper(
         "Boosting Multimodal Large Language Models with Visual Tokens Withdrawal for Rapid Inference",
         "Lin et al.",
@@ -82,10 +82,10 @@ PRUNER = Pruner(
     ),
     params=(
         whole(
-            "block",
-            "Block K",
+            "layer",
+            "Layer K",
             0,
-            "The first block without visual tokens. 0: as published (15 of 32, 20 of 40, 16 on Video-LLaVA, else in "
+            "The first layer without visual tokens. 0: as published (15 of 32, 20 of 40, 16 on Video-LLaVA, else in "
             "proportion). `python -m tokviz calibrate` searches it for a model.",
             minimum=0,
             maximum=127,

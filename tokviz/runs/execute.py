@@ -13,10 +13,10 @@ from ..errors import BadInput, Stopped
 from ..models.base import ModelFamily
 from ..models.flops import decode_flops, merging_flops, prefill_flops
 from ..models.loading import VisionLanguageModel
-from ..names import VisionBlock
+from ..names import VisionLayer
 from ..pruners import Pruner
 from ..records import AnswerToken, Cost, Run, Timing, TokenGrid
-from ..types import Budget, Need, PlanningInfo, Schedule, budget_meanings, tokens_per_block
+from ..types import Budget, Need, PlanningInfo, Schedule, budget_meanings, tokens_per_layer
 from .metrics import timing
 from .requests import ChosenMethod
 from .traces import stage_records
@@ -62,7 +62,7 @@ def run_method(
     """
     pruner, params = chosen.pruner, chosen.requested.params
     base: dict[str, Any] = {**chosen.requested.model_dump(), "label": chosen.label, "family": pruner.family}
-    n_blocks = vlm.record.n_blocks
+    n_layers = vlm.record.n_layers
     info = planning_info(vlm, grid)
     missing = pruner.missing(info)
     if missing is not None:
@@ -79,14 +79,14 @@ def run_method(
     execution = executions[-1]
     selection_ms = [[s.events[i].milliseconds for s in executions] for i in range(len(execution.events))]
     records = stage_records(first.events, grid.n_tokens, [median(samples) for samples in selection_ms])
-    per_block = processed(execution.events, grid.n_tokens, n_blocks)
+    per_layer = processed(execution.events, grid.n_tokens, n_layers)
     said = _decode(vlm, execution.answer.token_ids)
     final = len(execution.events[-1].sequence) if execution.events else grid.n_tokens
     return Run(
         **base,
-        planned=schedule.meanings(grid.n_tokens, n_blocks),
-        actual=budget_meanings(per_block, final),
-        tokens_per_block=per_block,
+        planned=schedule.meanings(grid.n_tokens, n_layers),
+        actual=budget_meanings(per_layer, final),
+        tokens_per_layer=per_layer,
         stages=records,
         answer=said,
         answer_tokens=[
@@ -94,7 +94,7 @@ def run_method(
             for token, logprob in zip(execution.answer.token_ids, execution.answer.logprobs, strict=True)
         ],
         timings=execution_timings(executions),
-        cost=_cost(vlm, prompt, grid, per_block, execution),
+        cost=_cost(vlm, prompt, grid, per_layer, execution),
         warnings=[
             *(warning for event in first.events if event.diagnostics for warning in event.diagnostics.warnings),
             *([] if said else [EMPTY_ANSWER]),
@@ -115,12 +115,12 @@ def planning_of(
     tower = vlm.family.vision_tower(vlm.model)
     return vlm.family.planning(
         n_visual=n_visual,
-        n_blocks=vlm.record.n_blocks,
+        n_layers=vlm.record.n_layers,
         has_cls=vlm.family.has_cls(vlm.model),
         n_views=n_views,
         has_tiles=has_tiles,
         has_frames=has_frames,
-        vision_blocks=None if tower is None else len(tower.blocks),
+        n_vision_layers=None if tower is None else len(tower.layers),
     )
 
 
@@ -138,12 +138,12 @@ def _given(need: Need, info: PlanningInfo) -> bool:
     return info.has_text_tower or need.kind != "clip_relevance"
 
 
-def processed(events: Sequence[StageEvent], n_visual: int, n_blocks: int) -> list[int]:
-    """Visual tokens that each LLM block really processed, given what happened in the stages. Shape: ``L`` ints.
+def processed(events: Sequence[StageEvent], n_visual: int, n_layers: int) -> list[int]:
+    """Visual tokens that each LLM layer really processed, given what happened in the stages. Shape: ``L`` ints.
 
-    With the tokens that stages added: they stay, and every later block computes with them.
+    With the tokens that stages added: they stay, and every later layer computes with them.
     """
-    return tokens_per_block(n_visual, n_blocks, [(event.stage.site, len(event.sequence)) for event in events])
+    return tokens_per_layer(n_visual, n_layers, [(event.stage.site, len(event.sequence)) for event in events])
 
 
 def _unheard(token_ids: list[int]) -> None:
@@ -177,7 +177,7 @@ def execute(
         )
     if generated.stopped:
         raise Stopped
-    merges_in_vision = any(isinstance(stage.site, VisionBlock) for stage in before_llm)
+    merges_in_vision = any(isinstance(stage.site, VisionLayer) for stage in before_llm)
     events = [*rows[0], *(trace.events[0] if trace is not None else [])]
     return Execution(events, generated, short.vision_ms if merges_in_vision else None)
 
@@ -219,11 +219,11 @@ def _inside_ms(execution: Execution) -> float:
 
 
 def _cost(
-    vlm: VisionLanguageModel, prompt: Prompt, grid: TokenGrid, per_block: list[int], execution: Execution
+    vlm: VisionLanguageModel, prompt: Prompt, grid: TokenGrid, per_layer: list[int], execution: Execution
 ) -> Cost:
     text = vlm.text_config
     n_text = prompt.input_ids.shape[1] - int(prompt.visual_mask.sum())
-    lengths = [n_text + n_visual for n_visual in per_block]
+    lengths = [n_text + n_visual for n_visual in per_layer]
     return Cost(
         prefill_flops=prefill_flops(lengths, text.hidden_size, text.intermediate_size),
         decode_flops=decode_flops(lengths, text.hidden_size, text.intermediate_size, len(execution.answer.token_ids)),
@@ -234,14 +234,14 @@ def _cost(
 
 
 def _vision_flops(vlm: VisionLanguageModel, grid: TokenGrid, events: list[StageEvent]) -> float:
-    """Of one image: the whole tower as the stock model runs it, or the blocks that a merging method ran."""
+    """Of one image: the whole tower as the stock model runs it, or the layers that a merging method ran."""
     tower = vlm.family.vision_tower(vlm.model)
-    left = {e.stage.site: len(e.kept) for e in events if isinstance(e.stage.site, VisionBlock)}
+    left = {e.stage.site: len(e.kept) for e in events if isinstance(e.stage.site, VisionLayer)}
     if not left or tower is None:
         return vlm.family.vision_flops(vlm.model, grid)
     vision, cls = vlm.model.config.vision_config, int(vlm.family.has_cls(vlm.model))
     counts = [(vision.image_size // vision.patch_size) ** 2]
-    for block in range(len(tower.blocks)):
-        counts.append(left.get(VisionBlock(block), counts[-1]))
+    for layer in range(len(tower.layers)):
+        counts.append(left.get(VisionLayer(layer), counts[-1]))
     counts = [count + cls for count in counts]
     return merging_flops(counts[:-1], counts[1:], vision.hidden_size, vision.intermediate_size)

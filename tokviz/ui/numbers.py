@@ -57,7 +57,7 @@ def _tokens(run: Run, n_tokens: int) -> list[Number]:
         lines.append(Number("until withdrawn", f"{withdrawn.n_in:,}", share(withdrawn.n_in, n_tokens)))
     if run.actual and abs(run.actual.average_in - final) >= 0.05:
         average = f"{run.actual.average_in:,.1f}"
-        lines.append(Number("mean per block", average, share(run.actual.average_in, n_tokens)))
+        lines.append(Number("mean per layer", average, share(run.actual.average_in, n_tokens)))
     return lines
 
 
@@ -104,7 +104,7 @@ _COLUMNS = {
     "answer": 180,
     "verdict": 180,
     "final tokens": 120,
-    "average per block": 160,
+    "average per layer": 160,
     "prefill ms": 120,
     "times are": 120,
     "decode ms/token": 150,

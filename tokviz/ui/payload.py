@@ -179,7 +179,7 @@ def _stage(stage: StageRecord, alive: Sequence[int], grid: TokenGrid) -> dict[st
     carriers = stage.assignment
     return {
         "label": cut(stage.site_label),
-        "block": stage.site if isinstance(stage.site, int) else None,
+        "layer": stage.site if isinstance(stage.site, int) else None,
         "title": cut(stage.title),
         "n_in": stage.n_in,
         "gone": gone,

@@ -34,7 +34,7 @@ POSITIONS: dict[PositionPolicy, str] = {"reindex": "close up the gap", "keep": "
 BUDGET_MEANINGS: list[tuple[str, str]] = [
     ("as published by each method", "published"),
     ("final count, after the last stage", "final"),
-    ("average seen per LLM block", "average"),
+    ("average seen per LLM layer", "average"),
 ]
 
 FIGURE_VIEWS: list[tuple[str, str]] = [

@@ -152,17 +152,17 @@ def evidence_words(evidence: Sequence[int], run: Run, stage: int, n_tokens: int)
 
 
 def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None, evidence: Sequence[int]) -> list[str]:
-    """The small lines: tokens after the last stage, average per block (A_in), evidence, mode, which stage is drawn."""
+    """The small lines: tokens after the last stage, average per layer (A_in), evidence, mode, which stage is drawn."""
     lines = []
     n_tokens = comparison.grid.n_tokens
     if run.actual is not None:
         final, average = run.actual.final, run.actual.average_in
         if not run.stages:
-            lines.append(f"all {n_tokens} tokens in every block")
+            lines.append(f"all {n_tokens} tokens in every layer")
         elif abs(average - final) < 0.05:
-            lines.append(f"{final} of {n_tokens} tokens in every block")
+            lines.append(f"{final} of {n_tokens} tokens in every layer")
         else:
-            lines += [f"{final} of {n_tokens} tokens at the end", f"{average:.1f} per block on average"]
+            lines += [f"{final} of {n_tokens} tokens at the end", f"{average:.1f} per layer on average"]
     withdrawn = withdrawal(run)
     if withdrawn is not None:
         lines.append(f"{withdrawn.n_in} until all are withdrawn {withdrawn.site_label}")
@@ -206,7 +206,7 @@ def _image(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels:
 BUDGET_WORDS = {
     "published": "counted as each method's paper counts",
     "final": "counted after the last stage",
-    "average": "counted as the average over the model's blocks",
+    "average": "counted as the average over the model's layers",
 }
 
 

@@ -39,9 +39,9 @@ def new_table(title: str, *headings: str) -> Table:
 
 
 def answer_table(comparison: Comparison) -> Table:
-    """Method, family, answer, verdict, tokens left after the last stage (F) and seen per block on average (A_in)."""
+    """Method, family, answer, verdict, tokens left after the last stage (F) and seen per layer on average (A_in)."""
     title = f"Answers of {plain_text(comparison.model.name)}"
-    table = new_table(title, "method", "family", "answer", "verdict", ">tokens left", ">per block")
+    table = new_table(title, "method", "family", "answer", "verdict", ">tokens left", ">per layer")
     for run in comparison.runs:
         final = average = ""
         if run.actual is not None:
