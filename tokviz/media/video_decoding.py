@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import BadInput
-from ..extras import is_installed, need
+from ..errors import BadInput, is_installed, need
 from ..files import open_file
 from .images import MAX_ASPECT, MIN_SIDE
 from .video_structure import claims_too_much

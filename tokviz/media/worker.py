@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from ..errors import BadInput, Stopped
-from ..resources import IMPORT_FOLDER
+from ..files import IMPORT_FOLDER
 from .process import ENDING
 
 AT_ONCE = 4

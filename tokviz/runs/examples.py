@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import BadInput
+from ..files import resource
 from ..records import Comparison
-from ..resources import resource
 
 EXAMPLES = resource("examples")
 

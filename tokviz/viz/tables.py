@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..extras import need
+from ..errors import need
 from ..records import Comparison, Run
 from ..runs.metrics import kept_per_frame, verdict
 from .format import flops, milliseconds, plain_text, size
