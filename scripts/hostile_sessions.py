@@ -28,8 +28,8 @@ from typing import Any
 
 from PIL import Image
 
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
-from tokviz.records import Comparison
 from tokviz.ui.payload import to_payload
 from tokviz.viz import figure_bytes
 

@@ -12,8 +12,8 @@ from scripts.cases.building import leaves, stored_why
 from scripts.cases.choosing import METHOD_FAMILIES, WANTED_KINDS
 from scripts.cases.difficulty import difficulty
 from scripts.cases.search import Outcome, left, separate
+from tokviz.comparison import Comparison
 from tokviz.media.images import stored_image
-from tokviz.records import Comparison
 from tokviz.runs.metrics import evidence_recall, evidence_tokens, fates, normalised, overlap, seen_by_llm, verdict
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -32,7 +32,7 @@ def case_of(folder: Path) -> dict:
 def families(of: int) -> set[str]:
     """Families of the methods that lost (0) or kept (1) the answer in some example, as its lanes show."""
     return {
-        comparison.run(method).family
+        comparison[method].family
         for comparison in map(session, FOLDERS)
         for method in (separate(comparison) or ((), ()))[of]
     }
@@ -100,7 +100,7 @@ def test_merged_evidence_is_not_told_as_lost():
     folder = EXAMPLES / "03-existence"
     comparison = session(folder)
     tokens = evidence_tokens(comparison.grid, comparison.request.evidence)
-    became = fates(tokens, comparison.run("tome").stages, comparison.grid.n_tokens)
+    became = fates(tokens, comparison["tome"].stages, comparison.grid.n_tokens)
     assert (len(became.kept), len(became.absorbed), len(became.lost)) == (0, 4, 0)
     assert "ToMe merges all of them into other tokens and answers" in case_of(folder)["why"]
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..comparison import Comparison
 from ..engine import Prompt, answer, encode, running_on
 from ..errors import BadInput, Stopped, knows_its_keywords
 from ..media.images import InputImage
@@ -27,7 +28,7 @@ from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import model_inputs
 from ..names import DEFAULT_METHODS, Box, BudgetMeaning
-from ..records import Comparison, Request, Run, Timing, TokenGrid
+from ..records import Request, Run, Timing, TokenGrid
 from ..short import short_repr
 from ..types import Budget, Need
 from .examples import stored_digests

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..comparison import Comparison
 from ..errors import BadInput
 from ..files import resource
-from ..records import Comparison
 
 EXAMPLES = resource("examples")
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..records import Comparison, Run, Timing
+from ..comparison import Comparison
+from ..records import Run, Timing
 from ..runs import metrics as measures
 from ..viz.format import flops, how_measured, milliseconds, ratio, share, size
 from ..viz.verdict import judge

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
+from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
-from ..records import Chart, Comparison, Reading, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
+from ..records import Chart, Reading, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
 from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value

@@ -15,9 +15,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from ..comparison import Comparison
 from ..errors import BadInput
 from ..files import write_or_refuse
-from ..records import Comparison
 from .film import film_figure
 from .format import plain_text
 from .palette import THEMES, Theme, ThemeName

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..comparison import Comparison
 from ..errors import BadInput
-from ..records import Comparison, Run, VideoRecord
+from ..records import Run, VideoRecord
 from ..runs.metrics import FrameCount, kept_per_frame
 from .format import BAR_TOPS
 from .palette import Theme

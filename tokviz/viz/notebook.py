@@ -8,7 +8,8 @@ from html import escape
 
 from PIL import Image
 
-from ..records import Comparison, Run
+from ..comparison import Comparison
+from ..records import Run
 from .overlays import kept_overlay, kept_stage, plain_image
 from .raster import Canvas, Pixels, open_canvas
 from .verdict import Tone, judge

@@ -15,8 +15,9 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from ..comparison import Comparison
 from ..errors import BadInput
-from ..records import Comparison, Run, StageRecord, TokenMap
+from ..records import Run, StageRecord, TokenMap
 from ..runs.metrics import carriers
 from . import palette
 from .raster import (

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..comparison import Comparison
 from ..errors import BadInput
-from ..records import Comparison, Run, TokenMap
+from ..records import Run, TokenMap
 from ..runs.metrics import fates, withdrawal
 from . import palette
 from .overlays import (

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..comparison import Comparison
 from ..errors import BadInput
 from ..media.images import stored_image
 from ..names import Box
-from ..records import Comparison, ImageRecord, TokenGrid
+from ..records import ImageRecord, TokenGrid
 from ..runs.metrics import evidence_tokens
 from . import palette
 

@@ -15,7 +15,8 @@ from matplotlib.font_manager import FontProperties, get_font
 from matplotlib.ft2font import LoadFlags
 from matplotlib.patches import Rectangle
 
-from ..records import Comparison, TokenMap
+from ..comparison import Comparison
+from ..records import TokenMap
 from . import palette
 from .format import plain_text
 from .overlays import map_limits

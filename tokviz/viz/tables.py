@@ -8,8 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ..comparison import Comparison
 from ..errors import need
-from ..records import Comparison, Run
+from ..records import Run
 from ..runs.metrics import kept_per_frame, verdict
 from .format import flops, milliseconds, plain_text, size
 from .overlays import kept_stage

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..records import Comparison, Run
+from ..comparison import Comparison
+from ..records import Run
 from ..runs.metrics import VerdictKind, verdict
 
 Tone = Literal["good", "bad", "same", "different"]
