@@ -20,7 +20,6 @@ from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
 from ..viz.overlays import basis_tokens
-from ..viz.verdict import judge
 from . import numbers, text
 
 MAX_CHART_POINTS = 20_000
@@ -130,12 +129,12 @@ def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, An
 
 
 def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str, Any]:
-    judged = judge(comparison, run)
+    judged = measures.judge(comparison, run)
     return {
         **_head(run.key, run.label, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
-        "verdict": None if judged is None else vars(judged),
+        "verdict": None if judged is None else {"kind": judged.tone, "sign": judged.sign, "text": judged.text},
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
         "stages": _stages(run, comparison.grid),
         "warnings": list(run.warnings),

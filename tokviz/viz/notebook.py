@@ -10,9 +10,9 @@ from PIL import Image
 
 from ..comparison import Comparison
 from ..records import Run
+from ..runs.metrics import Tone, judge
 from .overlays import kept_overlay, kept_stage, plain_image
 from .raster import Canvas, Pixels, open_canvas
-from .verdict import Tone, judge
 
 MAX_BYTES = 280_000
 """Of all images together: what a notebook stores with every cell that shows a comparison."""
@@ -71,7 +71,7 @@ def _caption(comparison: Comparison, run: Run) -> str:
     lines.append(_text(run.answer) or '<i style="opacity:.75">(no answer)</i>')
     judged = judge(comparison, run)
     if judged is not None:
-        lines.append(f'<span style="color:{_COLORS[judged.kind]}">{judged.sign} {_text(judged.text)}</span>')
+        lines.append(f'<span style="color:{_COLORS[judged.tone]}">{_text(str(judged))}</span>')
     if run.actual is not None and run.stages:
         lines.append(f'<span style="opacity:.75">{run.actual.final} tokens left</span>')
     return "<br>".join(lines)

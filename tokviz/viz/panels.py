@@ -11,7 +11,7 @@ import numpy as np
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..records import Run, TokenMap
-from ..runs.metrics import fates, withdrawal
+from ..runs.metrics import Verdict, fates, judge, withdrawal
 from . import palette
 from .overlays import (
     cluster_overlay,
@@ -28,7 +28,6 @@ from .overlays import (
 from .palette import Theme
 from .raster import Canvas, Pixels, grey_out
 from .sheet import LegendItem
-from .verdict import Judgement, judge
 
 View = Literal["kept", "score", "clusters", "dropped"]
 VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "dropped")
@@ -54,7 +53,7 @@ class Panel:
     subtitle: str
     pixels: Pixels
     answer: str
-    judged: Judgement | None
+    judged: Verdict | None
     facts: list[str]
     error: str | None
     drawn: View | None
@@ -66,7 +65,7 @@ class Panel:
     @property
     def verdict(self) -> str:
         """The verdict with its sign; empty where there is none."""
-        return f"{self.judged.sign} {self.judged.text}" if self.judged else ""
+        return str(self.judged or "")
 
 
 def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
@@ -96,9 +95,9 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
     )
 
 
-def verdict_color(judged: Judgement, theme: Theme) -> str:
+def verdict_color(judged: Verdict, theme: Theme) -> str:
     """Ink of a verdict; its sign says the same without colour."""
-    return {"good": theme.good, "bad": theme.bad, "different": theme.changed, "same": theme.muted}[judged.kind]
+    return {"good": theme.good, "bad": theme.bad, "different": theme.changed, "same": theme.muted}[judged.tone]
 
 
 def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[LegendItem]:
