@@ -31,7 +31,7 @@ from PIL import Image
 from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
 from tokviz.ui.payload import to_payload
-from tokviz.viz import figure_bytes
+from tokviz.viz.figures import figure_bytes
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MOST_CPU_S = 600

@@ -222,6 +222,11 @@ class StageRecord(Record):
     facts: dict[str, Any]
     selection_ms: float | None
 
+    @property
+    def basis(self) -> list[int]:
+        """The tokens from which the stage rebuilds the others: those that it picked step by step."""
+        return [token for token, step in enumerate(self.order or ()) if step >= 0] if self.order_is_basis else []
+
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """Where, and how many of how many are left."""
         return [("title", short(self.title)), ("site", self.site), ("n_in", self.n_in), ("kept", short(self.kept))]

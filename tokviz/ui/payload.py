@@ -19,7 +19,6 @@ from ..records import Chart, Reading, Run, StageRecord, TextScores, TokenGrid, T
 from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
-from ..viz.overlays import basis_tokens
 from . import numbers, text
 
 MAX_CHART_POINTS = 20_000
@@ -184,7 +183,7 @@ def _stage(stage: StageRecord, alive: Sequence[int], grid: TokenGrid) -> dict[st
         "n_in": stage.n_in,
         "gone": gone,
         "order": None if stage.order is None else [stage.order[token] for token in alive],
-        "basis": basis_tokens(stage),
+        "basis": stage.basis,
         "absorbed": None if carriers is None else [i for t in gone if carriers[t] >= 0 for i in (t, carriers[t])],
         "extra": stage.n_extra,
         "extra_name": cut(stage.extra_name),

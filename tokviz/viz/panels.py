@@ -31,6 +31,12 @@ from .sheet import LegendItem
 
 View = Literal["kept", "score", "clusters", "dropped"]
 VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "dropped")
+_OVERLAYS = {
+    "kept": kept_overlay,
+    "score": score_overlay,
+    "clusters": cluster_overlay,
+    "dropped": survival_overlay,
+}
 _INSTEAD: dict[View, str | None] = {
     "kept": None,
     "score": "ranks no tokens: kept ones shown",
@@ -91,7 +97,7 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
         scale=scale,
         note=_INSTEAD[view] if shown == "kept" else None,
         stage=drawn[1] if drawn else None,
-        basis=drawn is not None and shown == "kept" and bool(kept_basis(run, drawn[1])),
+        basis=drawn is not None and shown == "kept" and bool(kept_basis(run.stages[drawn[1]])),
     )
 
 
@@ -191,16 +197,13 @@ def _drawn(run: Run, view: View) -> tuple[View, int] | None:
 
 
 def _image(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels:
-    comparison = canvas.comparison
     if run.error is not None:
         everywhere = np.ones(canvas.raster.owner.shape, dtype=bool)
         return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
     if drawn is None:
-        return plain_image(comparison, canvas=canvas)
-    if drawn[0] == "dropped":
-        return survival_overlay(comparison, run, canvas=canvas)
-    draw = {"kept": kept_overlay, "score": score_overlay, "clusters": cluster_overlay}[drawn[0]]
-    return draw(comparison, run, stage=drawn[1], canvas=canvas)
+        return plain_image(canvas)
+    view, stage = drawn
+    return _OVERLAYS[view](canvas, run, stage)
 
 
 BUDGET_WORDS = {

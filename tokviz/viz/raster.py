@@ -91,10 +91,8 @@ class PatchRaster:
         """A box in pixels of the original image as whole pixels here; shared edges round to the same pixel."""
         height, width = self.owner.shape
         x0, y0, x1, y1 = box
-        return (
-            _edge(x0 * self.scale[0], width), _edge(y0 * self.scale[1], height),
-            _edge(x1 * self.scale[0], width), _edge(y1 * self.scale[1], height),
-        )  # fmt: skip
+        x, y = self.scale
+        return _edge(x0 * x, width), _edge(y0 * y, height), _edge(x1 * x, width), _edge(y1 * y, height)
 
 
 def _edge(position: float, end: int) -> int:
@@ -142,6 +140,12 @@ class Canvas:
     raster: PatchRaster
     evidence: tuple[Box, ...] = ()
     coarse: PatchRaster | None = None
+
+    def areas(self, tokens: Sequence[int]) -> tuple[Mask, Mask]:
+        """The pixels of the tokens' patches, and those of their coarse patches (nowhere, where none are drawn)."""
+        flags = self.raster.flags(tokens)
+        fine = self.raster.spread(flags)
+        return fine, np.zeros_like(fine) if self.coarse is None else self.coarse.spread(flags)
 
     @cached_property
     def evidence_tokens(self) -> list[int]:
