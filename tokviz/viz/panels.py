@@ -68,11 +68,6 @@ class Panel:
     stage: int | None = None
     basis: bool = False
 
-    @property
-    def verdict(self) -> str:
-        """The verdict with its sign; empty where there is none."""
-        return str(self.judged or "")
-
 
 def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
     """The panel of one run of the canvas's comparison."""
@@ -99,11 +94,6 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
         stage=drawn[1] if drawn else None,
         basis=drawn is not None and shown == "kept" and bool(kept_basis(run.stages[drawn[1]])),
     )
-
-
-def verdict_color(judged: Verdict, theme: Theme) -> str:
-    """Ink of a verdict; its sign says the same without colour."""
-    return {"good": theme.good, "bad": theme.bad, "different": theme.changed, "same": theme.muted}[judged.tone]
 
 
 def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[LegendItem]:

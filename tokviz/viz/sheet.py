@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,22 @@ def pitch(size: float) -> float:
     return size * LINE_PITCH / _POINTS_PER_INCH
 
 
+@dataclass(frozen=True)
+class Paragraph:
+    """Lines that were wrapped, how they are written, and the gap above them in inches."""
+
+    lines: Sequence[str]
+    size: float
+    color: str
+    bold: bool = False
+    above: float = 0.0
+
+    @property
+    def height(self) -> float:
+        """In inches, with the gap."""
+        return self.above + len(self.lines) * pitch(self.size)
+
+
 class Sheet:
     """Puts texts, images and boxes on a Figure; x runs right and y runs down, in inches.
 
@@ -146,6 +163,11 @@ class Sheet:
             top += pitch(size)
             self.text(x, top - 0.3 * size / _POINTS_PER_INCH, line, size, color, bold=bold)
         return top
+
+    def paragraphs(self, x: float, top: float, paragraphs: Sequence[Paragraph]) -> None:
+        """Write them below ``top``."""
+        for words in paragraphs:
+            top = self.lines(x, top + words.above, words.lines, words.size, words.color, bold=words.bold)
 
     def image(self, x: float, top: float, width: float, height: float, pixels: Pixels, *, frame: bool = True) -> None:
         """Place pixels in a rectangle, moved to whole pixels of the sheet."""
