@@ -314,7 +314,7 @@ def test_a_session_that_does_not_fit_its_grid_is_refused(record):
     session = comparison(plain_pixels(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), damaged])
     draw = score_overlay if record.score else cluster_overlay if record.assignment else kept_overlay
     with pytest.raises(BadInput, match="damaged"):
-        draw(session, damaged)
+        draw(open_canvas(session), damaged)
 
 
 def test_boxes_without_sense_do_not_break_the_drawing():

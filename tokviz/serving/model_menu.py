@@ -179,13 +179,9 @@ def _elsewhere(name: str) -> ModelOption:
 def _model_type(config: Path) -> str:
     """What a model's config says it is; loading will say what is wrong with a damaged one."""
     try:
-        text = config.read_bytes()
-    except OSError:
-        text = b"{}"
-    try:
-        data = json.loads(text)
-    except ValueError:  # no JSON, or not in Unicode
-        data = {}
+        data = json.loads(config.read_bytes())
+    except (OSError, ValueError):  # no file, no JSON, or not in Unicode
+        data = None
     kind = data.get("model_type") if isinstance(data, dict) else None
     return kind if isinstance(kind, str) else "architecture unknown"
 

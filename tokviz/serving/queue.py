@@ -135,38 +135,29 @@ class Shares:
 
     @contextlib.asynccontextmanager
     async def turn(self, caller: str) -> AsyncIterator[None]:
-        """While the caller's work is done; waits for earlier work of the same caller. Raises BadInput when that is too
-        much.
-        """
-        self._enter(caller)
-        try:
-            while not self._begin(caller):
-                await asyncio.sleep(_LOOK_S)
-            try:
-                yield
-            finally:
-                self._drop(self._working, caller)
-        finally:
-            self._drop(self._here, caller)
+        """While the caller's work is done; waits for earlier work of the same caller.
 
-    def _enter(self, caller: str) -> None:
+        Raises BadInput when that is too much.
+        """
         with self._lock:
             if self._here[caller] >= self.most:
                 raise BadInput("Too many of your files are being looked at; please try this one again in a moment.")
             self._here[caller] += 1
-
-    def _begin(self, caller: str) -> bool:
-        with self._lock:
-            if self._working[caller] >= self.at_once:
-                return False
-            self._working[caller] += 1
-            return True
-
-    def _drop(self, counts: Counter[str], caller: str) -> None:
-        with self._lock:
-            counts[caller] -= 1
-            if not counts[caller]:
-                del counts[caller]
+        works = False
+        try:
+            while not works:
+                with self._lock:
+                    works = self._working[caller] < self.at_once
+                    self._working[caller] += works
+                if not works:
+                    await asyncio.sleep(_LOOK_S)
+            yield
+        finally:
+            with self._lock:
+                for counts, mine in ((self._working, int(works)), (self._here, 1)):
+                    counts[caller] -= mine
+                    if not counts[caller]:
+                        del counts[caller]
 
 
 class StopFlags:

@@ -60,6 +60,7 @@ def _megabytes(name: str, default: int) -> int:
 
 
 _caller: contextvars.ContextVar[str | None] = contextvars.ContextVar("tokviz_caller", default=None)
+"""The visitor for whom the server works just now; None: for itself."""
 
 
 @contextlib.contextmanager
@@ -70,11 +71,6 @@ def on_behalf_of(address: str) -> Iterator[None]:
         yield
     finally:
         _caller.reset(token)
-
-
-def caller() -> str | None:
-    """The visitor for whom the server works just now; None: for itself."""
-    return _caller.get()
 
 
 @dataclass
@@ -342,11 +338,11 @@ def temporary_file(name: str, write: Callable[[Path], object]) -> Path:
 
     It counts as the visitor's for whom the server works (``on_behalf_of``). Raises BadInput when the disk is full.
     """
-    kept, made_for = storage(), caller()
+    kept, made_for = storage(), _caller.get()
     path = kept.made / name
     if kept.reuse(path, made_for):
         return path
-    with room_on_disk():
+    try:
         # Written beside and renamed: two visitors at once never read half a file.
         kept.made.mkdir(parents=True, exist_ok=True)
         handle, named = tempfile.mkstemp(dir=kept.made, prefix="part-", suffix=path.suffix)
@@ -357,14 +353,7 @@ def temporary_file(name: str, write: Callable[[Path], object]) -> Path:
             kept.place(part, path, made_for)
         finally:
             part.unlink(missing_ok=True)
-    return path
-
-
-@contextlib.contextmanager
-def room_on_disk() -> Iterator[None]:
-    """Turns the system's "no space left" into BadInput."""
-    try:
-        yield
+        return path
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
