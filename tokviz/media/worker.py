@@ -279,8 +279,9 @@ class _Copies:
     def _hand_over(self, files: list[int]) -> None:
         with self._lock:
             for attempt in (1, 2):
+                control = self._control()
                 try:
-                    socket.send_fds(self._control(), [b"c"], files)
+                    socket.send_fds(control, [b"c"], files)
                     return
                 except OSError:
                     self._end()
