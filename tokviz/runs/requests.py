@@ -68,11 +68,6 @@ def chosen_methods(
     ]
 
 
-def find_pruner(method: str | Pruner) -> Pruner:
-    """The method itself, or the one with this id. Raises BadInput."""
-    return method if isinstance(method, Pruner) else get(method)
-
-
 def method_entry(method: object) -> tuple[Pruner, Mapping[str, Any]]:
     """The pruner, and the parameters that came with it. Raises BadInput."""
     own: Mapping[str, Any] = {}
@@ -86,7 +81,7 @@ def method_entry(method: object) -> tuple[Pruner, Mapping[str, Any]]:
             f"methods must be a list of method ids, and {passed(named)} is none: {kind_of(named)}. "
             "A pruner object, or (id, {parameter: value}), will do as well."
         )
-    return find_pruner(named), own
+    return named if isinstance(named, Pruner) else get(named), own
 
 
 def _params_by_method(pruners: Mapping[str, Pruner], params: object) -> dict[str, Mapping[str, Any]]:
@@ -106,10 +101,10 @@ def _params_by_method(pruners: Mapping[str, Pruner], params: object) -> dict[str
 def _variant(pruner: Pruner, values: Mapping[str, Any]) -> str:
     """What of the parameters is not the default: enough to tell two runs of one method apart."""
     changed = (param for param in pruner.params if values[param.name] != param.default)
-    return ", ".join(f"{param.name}={value_text(values[param.name])}" for param in changed)
+    return ", ".join(f"{param.name}={_value_text(values[param.name])}" for param in changed)
 
 
-def value_text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     """A parameter's value as the command line takes it."""
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 

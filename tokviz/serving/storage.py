@@ -216,6 +216,8 @@ class Storage:
 
         The newest stays whatever its size.
         """
+        if address is None:
+            return
         own = sorted((file.owners[address], path) for path, file in self._files.items() if address in file.owners)
         total = sum(self._files[path].size for _, path in own) + coming
         while len(own) > 1 and (total > self._of_one() or len(own) + bool(coming) > self._files_of_one):
