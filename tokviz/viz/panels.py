@@ -99,41 +99,28 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
 def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[LegendItem]:
     """Swatches with their words; only what can be seen in this figure."""
     drawn = {panel.drawn for panel in panels}
-    dropped = palette.hex_color((palette.DROPPED_GREY + 18,) * 3)
+    color = palette.hex_color
+    blue, gold, red = color(palette.KEPT_OUTLINE), color(palette.BASIS_OUTLINE), color(palette.EVIDENCE[0])
+    dark, dropped = color(palette.CASING[0]), color((palette.DROPPED_GREY + 18,) * 3)
 
-    def framed(face: str, edge: str, **more: Any) -> dict[str, Any]:
-        return {"facecolor": face, "edgecolor": edge, "linewidth": 1.2, **more}
+    def box(face: str, edge: str, **more: Any) -> dict[str, Any]:
+        return {"facecolor": face, "edgecolor": edge, **more}
 
-    items: list[tuple[bool, dict[str, Any], str]] = [
-        ("kept" in drawn, framed("#ffffff", palette.hex_color(palette.KEPT_OUTLINE)), "kept (outlined)"),
-        ("kept" in drawn, {"facecolor": dropped, "edgecolor": dropped}, "dropped"),
-        (
-            any(panel.basis for panel in panels),
-            framed("#ffffff", palette.hex_color(palette.BASIS_OUTLINE)),
-            "basis token",
-        ),
-        (
-            canvas.coarse is not None and "kept" in drawn,
-            framed("#a9abae", theme.ink),
-            "kept only of the whole image, coarsely",
-        ),
-        ("score" in drawn, framed("none", theme.ink), "kept (on heat maps)"),
-        ("dropped" in drawn, framed("none", theme.ink), "kept to the end (on heat maps)"),
-        (
-            "clusters" in drawn,
-            {"facecolor": "#7aa7c4", "edgecolor": palette.hex_color(palette.CASING[0])},
-            "merge group; a ring marks the kept token that carries it",
-        ),
-        (
-            bool(canvas.comparison.request.evidence),
-            framed("none", palette.hex_color(palette.EVIDENCE[0]), dashed=True),
-            "evidence for the answer",
-        ),
-        (
-            bool((canvas.raster.owner < 0).any()),
-            {"facecolor": "#eeeeee", "edgecolor": "#969696", "linewidth": 0.6, "hatch": "//////"},
-            "not seen by the model",
-        ),
+    def frame(edge: str, face: str = "none", **more: Any) -> dict[str, Any]:
+        return box(face, edge, linewidth=1.2, **more)
+
+    coarse = canvas.coarse is not None and "kept" in drawn
+    unseen = bool((canvas.raster.owner < 0).any())
+    items = [
+        ("kept" in drawn, frame(blue, "#ffffff"), "kept (outlined)"),
+        ("kept" in drawn, box(dropped, dropped), "dropped"),
+        (any(panel.basis for panel in panels), frame(gold, "#ffffff"), "basis token"),
+        (coarse, frame(theme.ink, "#a9abae"), "kept only of the whole image, coarsely"),
+        ("score" in drawn, frame(theme.ink), "kept (on heat maps)"),
+        ("dropped" in drawn, frame(theme.ink), "kept to the end (on heat maps)"),
+        ("clusters" in drawn, box("#7aa7c4", dark), "merge group; a ring marks the kept token that carries it"),
+        (bool(canvas.comparison.request.evidence), frame(red, dashed=True), "evidence for the answer"),
+        (unseen, box("#eeeeee", "#969696", linewidth=0.6, hatch="//////"), "not seen by the model"),
     ]
     return [(swatch, words) for seen, swatch, words in items if seen]
 
