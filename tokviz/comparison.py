@@ -123,9 +123,9 @@ class Comparison(Record):
             view: What is drawn of a run: kept tokens, scores, merge groups, or how many stages each token survived.
             methods: Runs beside the unpruned one, by key; None for all.
             theme: Colours of the page.
-            level: Of an image that is looked at whole and in crops, which of both.
-            frames: Of a video, which of the sampled frames, from 0.
-            dpi: Pixels per inch.
+            level: Of an image that is looked at whole (0) and in crops (1), which is drawn, or both; None for the last.
+            frames: Of a video, which of the sampled frames, from 0; None for at most 8, evenly, evidence among them.
+            dpi: Pixels per inch of the images inside.
 
         Raises BadInput for what is unknown or cannot be written.
         """

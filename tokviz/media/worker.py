@@ -5,7 +5,7 @@ CPU time, memory and time on the wall, which is killed when it passes one or the
 own process, and a few run at once; the others wait in order.
 
 On Linux the processes are copies of one that was started with a fresh interpreter and has the decoders loaded
-(``decoding_process``): some ten milliseconds a call. Elsewhere a fresh interpreter is started for each call, which
+(``process.py``): some ten milliseconds a call. Elsewhere a fresh interpreter is started for each call, which
 takes about half a second, and limits hold as far as the system has them; the time on the wall always does. Scripts need
 no ``if __name__ == "__main__"``: the script is not imported again. Nothing outlives this process, be it killed.
 """

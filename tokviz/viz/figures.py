@@ -91,14 +91,10 @@ def comparison_figure(
     frames: Sequence[int] | None = None,
     dpi: int = DPI,
 ) -> Figure:
-    """Draw a comparison for print.
+    """Draw a comparison for print, 4 to 11.5 inches wide; arguments as those of ``Comparison.figure``.
 
-    Args: view ``"kept"``, ``"score"``, ``"clusters"`` or ``"dropped"``, how many stages each token survived (a method
-    without a score, merges or a second stage shows what it kept, and says so); methods which runs beside the unpruned
-    one (None: all); level what of the grid is drawn (None: the last, see ``GridView``; ``"both"`` levels of an image
-    that is looked at whole and in crops); frames of a video, from 0 (None: at most 8, evenly, evidence among them), in
-    columns, a row per method; dpi pixels per inch of the images inside (figures are 4 to 11.5 inches wide). Raises
-    BadInput for anything unknown.
+    A method without a score, merges or a second stage shows what it kept, and says so. Raises BadInput for anything
+    unknown.
     """
     if view not in VIEWS:
         raise BadInput(f"The view must be one of {', '.join(VIEWS)}, not {view!r}.")
