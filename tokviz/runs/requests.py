@@ -16,6 +16,7 @@ from ..pruners import Pruner, get
 from ..records import RequestedMethod, TokenGrid
 from ..session_limits import MAX_EVIDENCE
 from ..short import kind_of, passed
+from .inputs import check_whole
 
 MAX_QUESTION_CHARACTERS = 2000
 MAX_NEW_TOKENS = 1024
@@ -160,16 +161,11 @@ def listed(name: str, values: object) -> list[Any]:
 
 def check_numbers(budget: int, budget_as: str, seed: int, repeats: int, max_new_tokens: int, grid: TokenGrid) -> None:
     """Raises BadInput for numbers that are none, or out of range."""
-    for name, value, low, high in (
-        ("The budget", budget, 1, grid.n_tokens),
-        ("The seed", seed, 0, 2**63 - 1),
-        ("The number of repeats", repeats, 1, 100),
-        ("The number of new tokens", max_new_tokens, 1, MAX_NEW_TOKENS),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            what = "video" if grid.is_video else "image"
-            why = f" (this {what} has {grid.n_tokens} visual tokens)" if name == "The budget" else ""
-            raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {passed(value)}.")
+    what = "video" if grid.is_video else "image"
+    check_whole("The budget", budget, 1, grid.n_tokens, f" (this {what} has {grid.n_tokens} visual tokens)")
+    check_whole("The seed", seed, 0, 2**63 - 1)
+    check_whole("The number of repeats", repeats, 1, 100)
+    check_whole("The number of new tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
     if budget_as not in ("published", "final", "average"):
         raise BadInput(f"budget_as must be published, final or average, not {passed(budget_as)}.")
 
