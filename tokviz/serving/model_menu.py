@@ -147,7 +147,8 @@ def _of_catalog(entry: catalog.CatalogEntry) -> ModelOption:
     if entry.id in catalog.EMBEDDED:
         return ModelOption(name=entry.label, parameters=_count(catalog.embedded_folder(entry.id)), **known)
     size = {name: getattr(entry, name) for name in ("memory_gb", "memory_gb_4bit", "revision")}
-    return ModelOption(name=entry.label, parameters=entry.parameters.total, **size, **known)
+    parameters = None if entry.parameters is None else entry.parameters.total  # a family of others may not say
+    return ModelOption(name=entry.label, parameters=parameters, **size, **known)
 
 
 def _elsewhere(name: str) -> ModelOption:
