@@ -265,8 +265,7 @@ class _Film:
         self.width = max(2 * MARGIN + SIDE + len(frames) * (self.cell + FILM_GAP), 5.0)
         long_side = max(1, round(max(self.cell, self.still) * dpi))
         self.canvases = [open_canvas(comparison, frame=frame, long_side=long_side) for frame in frames]
-        panels = ([make_panel(canvas, run, view) for canvas in self.canvases] for run in runs)
-        self.rows = [_Row(comparison, run, of, theme) for run, of in zip(runs, panels, strict=True)]
+        self.rows = [_Row(self.canvases, run, view, theme) for run in runs]
         shares = [count.share for row in self.rows if row.pruned for count in row.counts]
         self.top = next(top for top in BAR_TOPS if max(shares, default=1.0) <= top)
 
@@ -301,13 +300,12 @@ class _Film:
         """Over every column the number of its frame, counted from 1, and its time; frames with evidence in bold."""
         evidence = set(self.comparison.request.evidence_frames)
         for column, frame in enumerate(self.frames):
-            seconds = self.times[frame]
-            bold = frame in evidence
+            seconds, bold = self.times[frame], frame in evidence
             words = f"frame {frame + 1} · {seconds:.2f} s"
-            fits = text_width(words, SMALL, bold) <= self.cell
-            x = self._left(column)
+            if text_width(words, SMALL, bold) > self.cell:
+                words = f"{frame + 1} · {seconds:.1f} s"
             color = sheet.theme.ink if bold else sheet.theme.muted
-            sheet.text(x, top + 0.1, words if fits else f"{frame + 1} · {seconds:.1f} s", SMALL, color, bold=bold)
+            sheet.text(self._left(column), top + 0.1, words, SMALL, color, bold=bold)
 
     def _draw_count(self, sheet: Sheet, x: float, top: float, row: _Row, frame: int) -> None:
         """A bar as long as the share of the frame's patches that was kept, and the numbers."""
@@ -332,11 +330,12 @@ class _Film:
 class _Row:
     """One method: its words at the left, measured, and its panel of every frame."""
 
-    def __init__(self, comparison: Comparison, run: Run, panels: list[Panel], theme: Theme) -> None:
-        self.panels, panel, width = panels, panels[0], SIDE - 0.12
+    def __init__(self, canvases: Sequence[Canvas], run: Run, view: View, theme: Theme) -> None:
+        self.panels = [make_panel(canvas, run, view) for canvas in canvases]
+        panel, width = self.panels[0], SIDE - 0.12
         kept = run.stages[panel.stage].kept if panel.stage is not None else None
         self.pruned = kept is not None
-        self.counts = kept_per_frame(comparison.grid, kept)
+        self.counts = kept_per_frame(canvases[0].comparison.grid, kept)
         self.words = [
             Paragraph(wrap(panel.title, width, TITLE, bold=True, max_lines=1), TITLE, theme.ink, True, above=-0.03),
             Paragraph([drawable(panel.subtitle)], SMALL, theme.muted),
@@ -364,10 +363,9 @@ class _Row:
         return sum(words.height for words in self.words) + 0.03 + self.scale + (0.06 if self.scale else 0.0)
 
     def draw_words(self, sheet: Sheet, top: float) -> None:
-        sheet.paragraphs(MARGIN, top, self.words)
+        top = sheet.paragraphs(MARGIN, top, self.words)
         if self.panels[0].scale:
-            below = top + sum(words.height for words in self.words) + 0.06
-            draw_scale(sheet, MARGIN, below, SIDE - 0.12, self.panels[0].scale)
+            draw_scale(sheet, MARGIN, top + 0.06, SIDE - 0.12, self.panels[0].scale)
 
 
 def verdict_words(panel: Panel, width: float, theme: Theme) -> list[Paragraph]:

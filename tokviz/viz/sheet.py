@@ -164,10 +164,11 @@ class Sheet:
             self.text(x, top - 0.3 * size / _POINTS_PER_INCH, line, size, color, bold=bold)
         return top
 
-    def paragraphs(self, x: float, top: float, paragraphs: Sequence[Paragraph]) -> None:
-        """Write them below ``top``."""
+    def paragraphs(self, x: float, top: float, paragraphs: Sequence[Paragraph]) -> float:
+        """Write them below ``top`` and return the y below the last one."""
         for words in paragraphs:
             top = self.lines(x, top + words.above, words.lines, words.size, words.color, bold=words.bold)
+        return top
 
     def image(self, x: float, top: float, width: float, height: float, pixels: Pixels, *, frame: bool = True) -> None:
         """Place pixels in a rectangle, moved to whole pixels of the sheet."""
