@@ -13,7 +13,8 @@ from own_loop import run_async
 
 from tokviz.errors import BadInput
 from tokviz.serving import storage as module
-from tokviz.serving.storage import FILES_OF_REQUEST, NOT_OURS, Storage, on_behalf_of, temporary_file
+from tokviz.serving.callers import on_behalf_of
+from tokviz.serving.storage import FILES_OF_REQUEST, NOT_OURS, Storage, temporary_file
 
 KB = 10_000
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import ipaddress
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +73,20 @@ def _network(host: str) -> str:
     if not isinstance(ip, ipaddress.IPv6Address) or not ip.is_global:
         return host
     return str(ipaddress.ip_network(f"{ip}/64", strict=False).network_address)
+
+
+CALLER: contextvars.ContextVar[str | None] = contextvars.ContextVar("tokviz_caller", default=None)
+"""The visitor for whom the server works just now; None: for itself."""
+
+
+@contextlib.contextmanager
+def on_behalf_of(address: str) -> Iterator[None]:
+    """What is made inside is made for the visitor at ``address``, also in threads that copy the context."""
+    token = CALLER.set(address)
+    try:
+        yield
+    finally:
+        CALLER.reset(token)
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import contextvars
 import errno
 import itertools
 import os
@@ -13,11 +12,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadInput
+from .callers import CALLER
 
 LIFETIME_S = 24 * 3600
 """Nothing a visitor made stays longer."""
@@ -57,20 +57,6 @@ def _megabytes(name: str, default: int) -> int:
         return max(1, int(os.environ.get(name) or default)) * _MB
     except ValueError:
         return default * _MB
-
-
-_caller: contextvars.ContextVar[str | None] = contextvars.ContextVar("tokviz_caller", default=None)
-"""The visitor for whom the server works just now; None: for itself."""
-
-
-@contextlib.contextmanager
-def on_behalf_of(address: str) -> Iterator[None]:
-    """What is made inside is made for the visitor at ``address``, also in threads that copy the context."""
-    token = _caller.set(address)
-    try:
-        yield
-    finally:
-        _caller.reset(token)
 
 
 @dataclass
@@ -326,11 +312,9 @@ def _try_lock(file: object) -> bool:
     """Whether nobody else holds the file. Where the system has no such locks, nothing is ever taken for abandoned."""
     try:
         import fcntl
-    except ImportError:
-        return False
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
-    except OSError:
+    except (ImportError, OSError):
         return False
     return True
 
@@ -340,7 +324,7 @@ def temporary_file(name: str, write: Callable[[Path], object]) -> Path:
 
     It counts as the visitor's for whom the server works (``on_behalf_of``). Raises BadInput when the disk is full.
     """
-    kept, made_for = storage(), _caller.get()
+    kept, made_for = storage(), CALLER.get()
     path = kept.made / name
     if kept.reuse(path, made_for):
         return path
