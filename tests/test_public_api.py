@@ -447,7 +447,7 @@ def test_other_threads_and_what_comes_after_are_not_pruned(vlm, inputs):
     [
         ({"method": "fasty"}, "There is no method 'fasty'; did you mean 'fastv'"),
         ({"method": ("apet", {"mod": "official"})}, "no parameter 'mod'; did you mean 'mode'"),
-        ({"params": {"blok": 2}}, "no parameter 'blok'; did you mean 'layer'"),
+        ({"params": {"layr": 2}}, "no parameter 'layr'; did you mean 'layer'"),
         ({"budget": 0}, "budget must be a whole number of at least 1"),
         ({"budget_as": "finally"}, "must be counted as published, final, average"),
         ({"inputs": "an image"}, "inputs are what the model's processor returned, with input_ids, not a str"),
