@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "transformers_range.md"
 TESTS = ("tests/engine", "tests/models")
 NOTES = (
-    "Between these two versions, transformers itself changed the temporal positions of Qwen2.5-VL: between two grids of "
-    "a video, 5.17 counts only whole seconds, while 5.23 also counts fractions. The pruned and the unpruned model agree "
-    "in both.",
+    "Between these two versions, transformers itself changed the temporal positions of Qwen2.5-VL: between two grids "
+    "of a video, 5.17 counts only whole seconds, while 5.23 also counts fractions. The pruned and the unpruned model "
+    "agree in both.",
 )
 SHOWN = ("transformers", "huggingface_hub", "tokenizers", "torch")
 

@@ -60,22 +60,23 @@ LAYERS = {"last": " (last layer)", "feature": "", "previous": "", "this": " (of 
 INTRODUCTION = """\
 # Methods
 
-Written by `python -m scripts.write_methods_doc` from the objects in `tokviz/pruners`; change those, not this file.
-Each method has its own page: its parameters, how many tokens it leaves at the published budgets, and where the paper and the
+Written by `python -m scripts.write_methods_doc` from the objects in `tokviz/pruners`; change those, not this file. Each
+method has its own page: its parameters, how many tokens it leaves at the published budgets, and where the paper and the
 code differ.
 
 A budget can mean three things, and papers mix them. **F** is the number of visual tokens left after the last stage.
-**A_in** is the average number that the LLM's layers actually process. **A_log** is the average of the counts *after* each
-layer, as SparseVLM's logger computes it: if tokens are dropped after a layer, that layer counts with its pruned size.
-Below, budgets are counted as in each method's paper, for 576 visual tokens and 32 layers (LLaVA-1.5-7B), or for the 2880
-of LLaVA-NeXT if a method needs crops.
+**A_in** is the average number that the LLM's layers actually process. **A_log** is the average of the counts *after*
+each layer, as SparseVLM's logger computes it: if tokens are dropped after a layer, that layer counts with its pruned
+size. Below, budgets are counted as in each method's paper, for 576 visual tokens and 32 layers (LLaVA-1.5-7B), or for
+the 2880 of LLaVA-NeXT if a method needs crops.
 
-*Before layer i* means that layer `i`, counted from 0, is the first that sees fewer tokens. Published layer numbers apply
-at the published depths (32, 40, 28 layers); for other models they are scaled in proportion.
+*Before layer i* means that layer `i`, counted from 0, is the first that sees fewer tokens. Published layer numbers
+apply at the published depths (32, 40, 28 layers); for other models they are scaled in proportion.
 
-*Positions* refers to LLaVA. On Qwen models, whose positions have three axes, every stage of every method keeps the three ids
-of the tokens that stay, and stages before the LLM run after the patch merger. Qwen3-VL's vision tower also adds features to
-its tokens inside the LLM (deepstack): a kept token gets its own, whatever was merged into it, and an added token gets none.
+*Positions* refers to LLaVA. On Qwen models, whose positions have three axes, every stage of every method keeps the
+three ids of the tokens that stay, and stages before the LLM run after the patch merger. Qwen3-VL's vision tower also
+adds features to its tokens inside the LLM (deepstack): a kept token gets its own, whatever was merged into it, and an
+added token gets none.
 """
 
 
@@ -258,8 +259,8 @@ def page(pruner: Pruner, old: str) -> str:
 def methods_doc() -> str:
     """The whole of ``docs/methods.md``."""
     reads = (
-        "All of it is captured from the stock model while it runs. Attention is recomputed only for the few rows that a\n"
-        "method reads, so the model keeps its fast kernel. \\*: optional, the method can do without it.\n"
+        "All of it is captured from the stock model while it runs. Attention is recomputed only for the few rows that\n"
+        "a method reads, so the model keeps its fast kernel. \\*: optional, the method can do without it.\n"
     )
     parts = [INTRODUCTION, "## Families\n", overview(), "## What each method reads\n", reads, requirements()]
     return "\n".join(parts)

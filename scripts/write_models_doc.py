@@ -24,13 +24,13 @@ BEGIN, END = "<!-- models: written by scripts/write_models_doc.py -->\n", "<!-- 
 INTRODUCTION = """\
 # Models
 
-Written by `python -m scripts.write_models_doc` from `tokviz/models`, one file per family. A family declares where the visual
-tokens are (which patches of which crop or frame each one covers) and knows nothing about methods; methods decide what to
-keep and know nothing about families.
+Written by `python -m scripts.write_models_doc` from `tokviz/models`, one file per family. A family declares where the
+visual tokens are (which patches of which crop or frame each one covers) and knows nothing about methods; methods decide
+what to keep and know nothing about families.
 
 Any checkpoint of these architectures can be loaded: a Hub id, an entry of the menu below, or a local folder
-(`tokviz.load("folder")`, `TOKVIZ_MODEL=folder make run`). Other architectures are refused with an error that names them.
-`trust_remote_code` is never enabled.
+(`tokviz.load("folder")`, `TOKVIZ_MODEL=folder make run`). Other architectures are refused with an error that names
+them. `trust_remote_code` is never enabled.
 
 ## Families
 """
@@ -38,11 +38,11 @@ OUTRO = """\
 
 ## What is tested and what is not
 
-Every family is tested on tiny stock models with random weights and on the real processors with small settings. The tests
-check that pruning before and inside the LLM equals masked attention on the full sequence, that keeping everything gives
-the stock model bit for bit, that each token's box is where a gradient image says it is (within 0.06 of a cell), and that
-every method runs end to end, from a local folder to an answer. The published checkpoints themselves were not available to
-us: memory is estimated from their sizes, and if no revision is given, the newest one on the Hub is loaded.
+Every family is tested on tiny stock models with random weights and on the real processors with small settings. The
+tests check that pruning before and inside the LLM equals masked attention on the full sequence, that keeping everything
+gives the stock model bit for bit, that each token's box is where a gradient image says it is (within 0.06 of a cell),
+and that every method runs end to end, from a local folder to an answer. The published checkpoints themselves were not
+available to us: memory is estimated from their sizes, and if no revision is given, the newest one on the Hub is loaded.
 """
 
 
@@ -65,12 +65,9 @@ def _page(family: ModelFamily) -> str:
         f"vision tower: {patches}; methods that rank by attention use "
         + ("[CLS] attention" if info.has_cls else "the attention that each patch receives, as there is no [CLS]"),
         "merging inside the tower: "
-        + (
-            "no"
-            if info.merges_patches or info.n_vision_layers is None
-            else f"in {info.n_vision_layers} layers"
-        ),
-        "positions: " + ("as published for each method" if family.reindexes else "kept, because they have several axes"),
+        + ("no" if info.merges_patches or info.n_vision_layers is None else f"in {info.n_vision_layers} layers"),
+        "positions: "
+        + ("as published for each method" if family.reindexes else "kept, because they have several axes"),
         f"published settings: {info.published_as or 'none of its own; those of other models are scaled in proportion'}",
     ]
     refused = [f"- {pruner.missing(info)}" for pruner in PRUNERS if pruner.missing(info) is not None]
@@ -89,7 +86,7 @@ def _page(family: ModelFamily) -> str:
         "|---|---|---|---|---|---|---|",
         *(_entry(entry) for entry in family.catalog),
         "",
-        "Memory is estimated. Any other checkpoint of this `model_type` can be loaded too, from the Hub or a local folder.",
+        "Memory is estimated. Any other checkpoint of this `model_type` can be loaded too, from the Hub or a folder.",
         "",
         "## Methods it cannot run",
         "",
@@ -134,7 +131,7 @@ def _menu() -> str:
     lines = [
         "## The menu",
         "",
-        "Memory is in GB and estimated: weights, the unpruned KV cache of the largest image, and one layer's activations.",
+        "Memory is in GB and estimated: weights, the unpruned KV cache of the largest image, one layer's activations.",
         "",
         "| id | size | bfloat16 | 4-bit | answers about | revision | licence |",
         "|---|---|---|---|---|---|---|",
