@@ -25,9 +25,9 @@ TILES = PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True, n_vision
 
 FAMILIES = {
     "control": ("Controls", "baselines that every method has to beat"),
-    "attention-ranked": ("Attention-ranked", "keep what the model already attends to"),
-    "approximation-error": ("Approximation error", "keep what cannot be reconstructed from a few tokens"),
-    "diversity": ("Diversity", "keep the tokens that differ most from each other"),
+    "attention-ranked": ("Attention-ranked", "keep what gets the most attention"),
+    "approximation-error": ("Approximation error", "keep what a few basis tokens cannot approximate"),
+    "diversity": ("Diversity", "keep the tokens that differ most"),
     "merging": ("Merging", "merge similar tokens into one"),
     "text-guided": ("Text-guided", "let the question decide"),
     "progressive": ("Progressive", "drop in steps, deeper and deeper inside the LLM"),
