@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from tokviz.cli.terminal import check_writable, out, quiet_unless, write_text
+from tokviz.cli.terminal import check_writable, out, quiet_unless
 from tokviz.errors import BadInput
+from tokviz.files import write_or_refuse
 from tokviz.viz.format import plain_text
 from tokviz.viz.tables import cell, new_table
 
@@ -80,7 +81,8 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     console = out()
     console.print(_curve_table(found))
     if arguments.json:
-        write_text(Path(arguments.json), json.dumps({**asdict(found), "layer": found.layer}, indent=2) + "\n")
+        text = json.dumps({**asdict(found), "layer": found.layer}, indent=2) + "\n"
+        write_or_refuse(arguments.json, text.encode())
     if found.layer is None:
         layer, divergence = found.closest
         raise BadInput(

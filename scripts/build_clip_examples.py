@@ -32,9 +32,9 @@ from scripts.cases.building import (
 from scripts.cases.choosing import Shown, showings
 from scripts.cases.clips import N_FRAMES, clip_of, file_of, find_clip_flips, looked_at, opened
 from scripts.cases.search import FoundCase
+from tokviz.comparison import Comparison
 from tokviz.models.catalog import EMBEDDED_VIDEO_MODEL
 from tokviz.models.loading import VisionLanguageModel
-from tokviz.records import Comparison
 from tokviz.runs.execute import planning_info
 from tokviz.runs.inputs import grid_of
 

@@ -37,11 +37,11 @@ from scripts.cases.building import (
 )
 from scripts.cases.choosing import Shown, choose, missed_goals
 from scripts.cases.search import find_flips
+from tokviz.comparison import Comparison
 from tokviz.media.images import InputImage, read_image, stored_image
 from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.loading import VisionLanguageModel
-from tokviz.records import Comparison
 
 IMAGES = "[0-9]*"
 """Folders of examples with images; those of clips are made by ``build_clip_examples``."""

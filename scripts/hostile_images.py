@@ -36,7 +36,7 @@ def images() -> Iterator[tuple[str, Maker]]:
     yield "int32.tif", lambda: encoded(Image.new("I", (SIDE, SIDE), 70_000), "TIFF", compression="tiff_adobe_deflate")
     yield "comments.gif", lambda: comments(6_000_000)
     yield "comments_between_frames.gif", lambda: comments(6_000_000, behind_a_frame=True)
-    yield "tiny_layers.gif", lambda: tiny_layers(8_000_000)
+    yield "tiny_blocks.gif", lambda: tiny_blocks(8_000_000)
     yield "many_frames.gif", lambda: many_frames(3_000_000)
     yield "huge_first_frame.gif", lambda: huge_frame()
     yield "sixteen_bit.png", lambda: encoded(Image.new("I;16", (SIDE, SIDE), 300), "PNG")
@@ -96,7 +96,7 @@ def many_segments(count: int) -> bytes:
 
 
 def overlapping_ifd(n_bytes: int) -> bytes:
-    """An EXIF layer of which every entry claims most of the layer as its value."""
+    """An EXIF block of which every entry claims most of the block as its value."""
     count = n_bytes // 3 // 12
     head = b"MM\x00\x2a" + struct.pack(">IH", 8, count)
     entries = b"".join(struct.pack(">HHII", 1000 + n, 7, n_bytes - 200, 100) for n in range(count))
@@ -104,10 +104,10 @@ def overlapping_ifd(n_bytes: int) -> bytes:
 
 
 def overlapping_exif() -> bytes:
-    """A JPEG with such an EXIF layer."""
-    layer = b"Exif\0\0" + overlapping_ifd(60_000)
+    """A JPEG with such an EXIF block."""
+    block = b"Exif\0\0" + overlapping_ifd(60_000)
     data = encoded(noise(64, 64), "JPEG")
-    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(layer) + 2) + layer + data[2:]
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:]
 
 
 def _ifd(entries: list[tuple[int, int, int, int]], following: int) -> bytes:
@@ -160,14 +160,14 @@ def comments(n_bytes: int, behind_a_frame: bool = False) -> bytes:
     """A GIF with many short comments, before its only frame or between its two."""
     data = encoded(Image.new("P", (16, 16)), "GIF")
     frame = data.rindex(b",", 0, -10)
-    layer = b"!\xfe\x01a\x00" * (n_bytes // 5)
+    block = b"!\xfe\x01a\x00" * (n_bytes // 5)
     if behind_a_frame:
-        return data[:-1] + layer + data[frame:]
-    return data[:frame] + layer + data[frame:]
+        return data[:-1] + block + data[frame:]
+    return data[:frame] + block + data[frame:]
 
 
-def tiny_layers(n_bytes: int) -> bytes:
-    """A GIF whose pixels come in layers of one byte."""
+def tiny_blocks(n_bytes: int) -> bytes:
+    """A GIF whose pixels come in blocks of one byte."""
     data = encoded(Image.new("P", (16, 16)), "GIF")
     return data[:-2] + b"\x01\x00" * (n_bytes // 2) + data[-2:]
 

@@ -28,10 +28,10 @@ from typing import Any
 
 from PIL import Image
 
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
-from tokviz.records import Comparison
 from tokviz.ui.payload import to_payload
-from tokviz.viz import figure_bytes
+from tokviz.viz.figures import figure_bytes
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MOST_CPU_S = 600

@@ -40,7 +40,7 @@ def videos() -> Iterator[tuple[str, Maker]]:
     yield "seek_heads.mkv", lambda: flood_matroska(seek_heads(300_000))
     yield "clusters.mkv", lambda: clip("matroska") + element(b"\x1f\x43\xb6\x75", element(b"\xe7", b"\0")) * 2_000_000
     yield (
-        "layers.mkv",
+        "blocks.mkv",
         lambda: clip("matroska") + element(b"\x1f\x43\xb6\x75", element(b"\xa3", b"\x99\0\0\0") * 3_000_000),
     )
     yield "information.avi", lambda: inside_avi(information(500_000))

@@ -12,7 +12,7 @@ from clip_files import coded, grey_frames
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tokviz import cli, extras
+from tokviz import cli, errors
 from tokviz.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,13 +85,13 @@ def test_every_extra_that_a_sentence_names_exists():
 
 
 def test_a_missing_package_is_told_of_in_a_sentence():
-    extras.need("json", "ui", "This")
+    errors.need("json", "ui", "This")
     with pytest.raises(BadInput, match=r"^This needs the package nosuch, .*: pip install 'tokviz\[ui\]'\.$"):
-        extras.need("nosuch", "ui", "This")
+        errors.need("nosuch", "ui", "This")
 
 
 def test_the_page_without_gradio_is_a_sentence(monkeypatch, capsys):
-    monkeypatch.setattr(extras, "is_installed", lambda package: package != "gradio")
+    monkeypatch.setattr(errors, "is_installed", lambda package: package != "gradio")
     assert cli.main(["serve"]) == 2
     told = capsys.readouterr().err
     assert told == "tokviz: The page needs the package gradio, which is not installed: pip install 'tokviz[ui]'.\n"

@@ -26,9 +26,9 @@ MAY_LOAD = {
 """Which heavy library a room's modules may import when they are imported: so that pages and help appear at once."""
 
 LAZY_UPWARDS = {
-    ("tokviz.records", "tokviz.viz.tables"): "a comparison makes its own table",
-    ("tokviz.records", "tokviz.viz.figures"): "a comparison draws itself",
-    ("tokviz.records", "tokviz.viz.notebook"): "a comparison shows itself in a notebook",
+    ("tokviz.comparison", "tokviz.viz.tables"): "a comparison makes its own table",
+    ("tokviz.comparison", "tokviz.viz.figures"): "a comparison draws itself",
+    ("tokviz.comparison", "tokviz.viz.notebook"): "a comparison shows itself in a notebook",
 }
 """Imports inside functions that go up, with the reason."""
 
@@ -74,11 +74,10 @@ def test_a_room_does_not_know_another_on_any_floor(room, unknown):
     assert not known, known
 
 
-@pytest.mark.parametrize("module", ["tokviz.runs.examples", "tokviz.runs.metrics", "tokviz.records"])
+@pytest.mark.parametrize("module", ["tokviz.runs.examples", "tokviz.runs.metrics", "tokviz.comparison"])
 def test_what_is_stored_is_read_without_torch(module):
     assert not libraries_of(module) & {"torch", "gradio", "transformers"}
-    assert module == "tokviz.records" or not loads(module, "tokviz.types")
-    assert not loads("tokviz.records", "tokviz.types")
+    assert not loads(module, "tokviz.types")
 
 
 def test_what_lies_beside_the_package_loads_no_heavy_library_either():

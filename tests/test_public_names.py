@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import tokviz
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
 from tokviz.media.images import read_image
 from tokviz.pruners import PRUNERS
-from tokviz.records import Comparison
 from tokviz.runs.compare import Event
 from tokviz.short import passed
 
@@ -141,8 +141,8 @@ def test_values_are_shown_on_one_line_whatever_they_are():
 def test_everything_shows_itself_in_a_few_lines(vlm, scene_image, comparison):
     image = read_image(scene_image)
     event = Event("text", 1, "word " * 9999, comparison)
-    stage = comparison.run("apet").stages[0]
-    for thing in (comparison, comparison.runs[0], comparison.run("apet"), stage, stage.score, comparison.grid, image,
+    stage = comparison["apet"].stages[0]
+    for thing in (comparison, comparison.runs[0], comparison["apet"], stage, stage.score, comparison.grid, image,
                   image.record, comparison.request, comparison.model, vlm, event):  # fmt: skip
         for shown in (repr(thing), str(thing), repr([thing])):
             assert len(shown) < 600 and shown.count("\n") < 8, type(thing)

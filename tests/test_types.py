@@ -5,13 +5,13 @@ import json
 import pytest
 from PIL import Image
 
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
 from tokviz.media.images import read_image
 from tokviz.models.llava import centre_crop_grid
 from tokviz.records import (
     AnswerToken,
     BudgetMeanings,
-    Comparison,
     Cost,
     ModelRecord,
     Request,
@@ -72,10 +72,10 @@ def test_json_there_and_back_is_the_same():
 
 
 def test_run_by_method():
-    assert comparison().run("apet").kept == [0, 2]
-    assert comparison().run("full").kept is None
+    assert comparison()["apet"].kept == [0, 2]
+    assert comparison()["full"].kept is None
     with pytest.raises(KeyError, match="apet"):
-        comparison().run("fastv")
+        comparison()["fastv"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "\x00", '{"schema_version": 1}'])

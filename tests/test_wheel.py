@@ -125,7 +125,7 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
     temporary.mkdir()
     python, program = (str(programs / name) for name in ("python", "tokviz"))
     place, image = run(
-        python, "-c", "import tokviz; from tokviz.resources import resource as r; print(tokviz.__file__);"
+        python, "-c", "import tokviz; from tokviz.files import resource as r; print(tokviz.__file__);"
         "print(r('examples/01-existence/image.png'))", folder=empty,
     ).split()  # fmt: skip
     assert Path(place).is_relative_to(tmp_path / "venv") and Path(image).is_relative_to(Path(place).parent)

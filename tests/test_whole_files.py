@@ -8,9 +8,8 @@ import threading
 import pytest
 
 from tokviz import cli
-from tokviz.cli.terminal import write_text
 from tokviz.errors import BadInput
-from tokviz.files import UNFINISHED, write_whole
+from tokviz.files import UNFINISHED, write_or_refuse, write_whole
 
 
 def names(folder):
@@ -62,7 +61,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path, monkeypatch, fails,
 
     monkeypatch.setattr(os, fails, full)
     with pytest.raises(BadInput, match="cannot be written: no space left on device"):
-        write_text(path, "new")
+        write_or_refuse(path, b"new")
     assert names(tmp_path) == ([] if before is None else ["it.json"])
     assert before is None or path.read_text() == before
 

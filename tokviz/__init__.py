@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import Inputs, inputs_for, list_models, prune
+    from .comparison import Comparison
     from .errors import BadInput, Unsupported
     from .models.loading import VisionLanguageModel, load, wrap
     from .names import VisionLayer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .pruners.ops import evenly_spaced, merge_into_nearest
     from .pruners.per_view import equal_shares, rows_by_view
     from .pruners.pruner import Paper, Param, budget_tokens
-    from .records import Chart, Comparison, Reading, Run, TextScores, TokenMap
+    from .records import Chart, Reading, Run, TextScores, TokenMap
     from .runs.compare import Event, compare, compare_events
     from .runs.examples import Example, load_examples
     from .types import (
@@ -63,7 +64,8 @@ _NAMES = {
     "pruners.define": "keep_highest pruner",
     "pruners.ops": "evenly_spaced merge_into_nearest",
     "pruners.per_view": "equal_shares rows_by_view",
-    "records": "Chart Comparison Reading Run TextScores TokenMap",
+    "comparison": "Comparison",
+    "records": "Chart Reading Run TextScores TokenMap",
     "runs.compare": "Event compare compare_events",
     "runs.examples": "Example load_examples",
     "types": "Budget Diagnostics Need PlanningInfo Schedule Selection Signals Stage CLS_ATTENTION CLS_FEATURE "

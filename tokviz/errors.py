@@ -1,4 +1,4 @@
-"""Errors whose message is a sentence for the user: what is wrong and what to do; and what was probably meant."""
+"""Errors whose message is a sentence for the user: what is wrong and what to do, what was meant, what to install."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import wraps
+from importlib.util import find_spec
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
@@ -44,3 +45,17 @@ def knows_its_keywords(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return function(*args, **kwargs)
 
     return called
+
+
+def is_installed(package: str) -> bool:
+    """Whether a top-level package can be imported; it is not imported to find out."""
+    return find_spec(package) is not None
+
+
+def need(package: str, extra: str, purpose: str) -> None:
+    """Raise BadInput, with the command that helps, unless a package of an extra is installed.
+
+    purpose: the subject of the sentence, such as "Reading a video".
+    """
+    if not is_installed(package):
+        raise BadInput(f"{purpose} needs the package {package}, which is not installed: pip install 'tokviz[{extra}]'.")

@@ -1,4 +1,4 @@
-"""Files that somebody named: only plain ones are read, and they are written whole or not at all."""
+"""Files that somebody named: only plain ones are read, written whole or not at all; and those that come with tokviz."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import BadInput
@@ -15,8 +16,21 @@ from .errors import BadInput
 UNFINISHED = ".unfinished"
 """How the names of files end that are being written, or were when their writer was killed."""
 _NAME_LENGTH = 80
+_PACKAGE = Path(__file__).resolve().parent
+IMPORT_FOLDER = _PACKAGE.parent
+"""The folder from which ``import tokviz`` works: a checkout or site-packages."""
+_PACKED = _PACKAGE / "_data"
+"""Where ``pyproject.toml`` puts the top-level folders ``assets``, ``examples`` and ``docs/methods`` in a wheel."""
 # Windows has none of the first; elsewhere a pipe is opened without waiting for somebody at its other end.
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def resource(name: str) -> Path:
+    """Locate a file or folder that comes with tokviz, in a checkout and when installed.
+
+    name: as in a checkout, with forward slashes: ``"assets/page.css"``, ``"examples"``. Existence is not checked.
+    """
+    return (_PACKED if _PACKED.is_dir() else IMPORT_FOLDER) / name
 
 
 def open_file(path: str | Path, what: str) -> io.BufferedReader:
@@ -83,8 +97,15 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_or_refuse(path: str | Path, content: bytes) -> None:
     """``write_whole`` for a file that a user named. Raises BadInput; then ``path`` is as it was before."""
-    try:
+    with writing(path):
         write_whole(Path(path), content)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Around the writing of a file or folder that a user named: the system's errors become BadInput."""
+    try:
+        yield
     except OSError as error:
         reason = (error.strerror or "unknown reason").lower()
         raise BadInput(f"{str(path)!r} cannot be written: {reason}.") from error

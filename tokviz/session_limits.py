@@ -19,7 +19,8 @@ from pydantic import BaseModel
 from .errors import BadInput
 
 if TYPE_CHECKING:
-    from .records import Comparison, ImageRecord
+    from .comparison import Comparison
+    from .records import ImageRecord
 
 MAX_BYTES = 64_000_000
 MAX_NUMBERS = 6_000_000
@@ -49,7 +50,7 @@ MAX_LINES = 1_000
 """Warnings, methods, devices, layers: whatever is listed beside the tokens."""
 
 _LARGE = "This session file is too large to be opened"
-_NO_SESSION = "This file is not a tokviz session, or it was written by another version."
+NO_SESSION = "This file is not a tokviz session, or it was written by another version."
 
 
 def check_text(data: bytes) -> None:
@@ -74,7 +75,7 @@ def check_text(data: bytes) -> None:
     except BadInput:
         raise
     except (ValueError, RecursionError) as error:
-        raise BadInput(_NO_SESSION) from error
+        raise BadInput(NO_SESSION) from error
 
 
 def _look_at(pairs: list[tuple[str, Any]]) -> None:

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from tokviz.cli.terminal import out, quiet_unless, told_in_a_sentence
+from tokviz.cli.terminal import out, quiet_unless
 from tokviz.errors import BadInput
+from tokviz.files import writing
 from tokviz.models.catalog import EMBEDDED_MODEL, embedded_folder
 from tokviz.viz.format import plain_text
 
@@ -149,7 +150,7 @@ def _run(
         raise BadInput("No scene was finished in this time; allow more --minutes. What was answered is stored.")
     about = _about(arguments, job, left_out, finished)
     console = out()
-    with told_in_a_sentence(out_folder):
+    with writing(out_folder):
         written = write(finished.outcomes, about, out_folder, docs_folder)
     for path in written:
         console.print(Text(str(path)))

@@ -33,7 +33,7 @@ from tokviz.models.loading import VisionLanguageModel, loaded_record  # noqa: E4
 from tokviz.names import VisionLayer  # noqa: E402
 from tokviz.runs.execute import planning_info  # noqa: E402
 from tokviz.runs.inputs import grid_of  # noqa: E402
-from tokviz.runs.metrics import carriers, evidence_recall, evidence_tokens, fates, kept_per_frame, seen_by_llm  # noqa: E402
+from tokviz.runs.metrics import carriers, evidence_recall, evidence_tokens, fates, kept_per_frame, stages_before_llm  # noqa: E402
 from tokviz.types import Budget  # noqa: E402
 
 from .store import tensor_digest  # noqa: E402
@@ -239,7 +239,7 @@ def _run(comparison: Any, run: Any, notes: Sequence[Mapping[str, Any]]) -> dict[
             "cost": None if run.cost is None else _cost(run.cost),
             "ids": [token.id for token in run.answer_tokens],
             "answer": [run.answer, *(token.text for token in run.answer_tokens)],
-            "seen_by_llm": seen_by_llm(run, n),
+            "seen_by_llm": before[-1].kept if (before := stages_before_llm(run)) else list(range(n)),
             "carriers": carriers(run.stages, n),
             "evidence": list(dataclasses.astuple(fates(evidence, run.stages, n))),
             "per_frame": [[f.frames, f.kept, f.patches, f.others_kept, f.others] for f in kept_per_frame(grid, kept)],

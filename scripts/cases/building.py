@@ -13,7 +13,7 @@ from typing import Any
 
 import tokviz
 from scenes import EXAMPLE_SEEDS
-from tokviz.records import Comparison
+from tokviz.comparison import Comparison
 from tokviz.runs.metrics import evidence_tokens, normalised
 from tokviz.types import PlanningInfo
 

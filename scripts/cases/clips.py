@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from scenes import Clip, ClipQuestion, generate_clip
 from scenes.clip_file import clip_bytes
+from tokviz.comparison import Comparison
 from tokviz.media.video import Video
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.names import Box
-from tokviz.records import Comparison
 from tokviz.runs.inputs import open_media
 from tokviz.runs.metrics import evidence_tokens
 

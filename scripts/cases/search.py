@@ -10,10 +10,11 @@ from typing import Any
 from PIL import Image
 
 from scenes import DEFAULT_SIZE, Scene, SceneQuestion, generate_scene
+from tokviz.comparison import Comparison
 from tokviz.media.images import read_image
 from tokviz.models.loading import VisionLanguageModel
 from tokviz.names import MethodFamily
-from tokviz.records import Comparison, Record, Run, TokenGrid
+from tokviz.records import Record, Run, TokenGrid
 from tokviz.runs.compare import compare_events
 from tokviz.runs.inputs import Source
 from tokviz.runs.metrics import evidence_tokens, fates, verdict

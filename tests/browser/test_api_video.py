@@ -11,8 +11,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from tiny_families import CASES
 
+from tokviz.comparison import Comparison
 from tokviz.models.catalog import EMBEDDED_MODEL
-from tokviz.records import Comparison
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def ask(client, file, **changed):
 def test_a_video_is_compared(client, files, name):
     whole = Comparison.model_validate(ask(client, files / name, frames=3))
     assert [view.frames for view in whole.grid.views] == [(0,), (1,), (2,)]
-    assert whole.video.n_frames == 30 and len(whole.run("random").kept) == 5
+    assert whole.video.n_frames == 30 and len(whole["random"].kept) == 5
 
 
 def test_the_model_chooses_how_many_frames_and_an_image_has_none(client, files):

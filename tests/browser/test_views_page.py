@@ -87,7 +87,7 @@ def test_order_shows_picks_and_the_sequence_of_the_llm(rich):
 
 def test_dropped_at_tells_where_each_token_left(rich):
     view(rich, "Dropped at")
-    run = rich_comparison().run("steps")
+    run = rich_comparison()["steps"]
     sizes = [144, *(len(stage.kept) for stage in run.stages)]
     lines = tools(rich, STEPS).locator(".tv-depths li").all_inner_texts()
     assert [line.split() for line in lines] == [
@@ -115,7 +115,7 @@ def test_23_stages_are_walked_with_a_slider_that_keeps_the_focus(rich):
     tools(rich, MERGES).get_by_label("Later").click()
     assert "inside vision layer 20" in tools(rich, MERGES).inner_text()
     # A patch that an early stage merged is still told by whom it is carried now.
-    early = rich_comparison().run("merges").stages[0]
+    early = rich_comparison()["merges"].stages[0]
     token = next(t for t, carrier in enumerate(early.assignment) if carrier != t)
     hover_patch(rich, MERGES, token)
     where = rich.locator(".tv-where").nth(MERGES).inner_text()
@@ -131,7 +131,7 @@ def test_points_and_patches_light_each_other(rich):
     scatter, bars = panel.locator(".tv-chart").nth(1), panel.locator(".tv-chart").nth(2)
     assert scatter.locator(".tv-dot").count() == 144 + 2  # and two in the key: everything kept was picked
     assert scatter.locator(".tv-dot-marked").count() == 16 + 1
-    run = rich_comparison().run("clusters")
+    run = rich_comparison()["clusters"]
     token = run.stages[0].kept[3]
     hover_patch(rich, 0, token)
     assert scatter.locator(".tv-hot-ring").count() == 1 and bars.locator(".tv-hot-band").count() == 1
@@ -151,7 +151,7 @@ def test_points_and_patches_light_each_other(rich):
 def test_words_facts_and_tables_say_the_same_in_text(rich):
     why_of(rich, "Density clusters")
     panel = rich.locator(".tv-why-panel")
-    scores = rich_comparison().run("clusters").stages[0].text
+    scores = rich_comparison()["clusters"].stages[0].text
     assert panel.locator(".tv-word").count() == len(WORDS)
     assert panel.locator(".tv-word-chosen").count() == sum(scores.chosen)
     assert "the equal share, 1 of 13" in panel.locator(".tv-words-card").inner_text()

@@ -60,7 +60,7 @@ def test_it_finds_what_plain_comparisons_find(vlm, budget, seeds, asked):
         evidence = set(evidence_tokens(comparison.grid, question.evidence))
         assert case.n_evidence == len(evidence) and case.n_tokens == comparison.grid.n_tokens
         for method, outcome in case.outcomes.items():
-            run = comparison.run(method)
+            run = comparison[method]
             assert (outcome.answer, outcome.label, outcome.family) == (run.answer, run.label, run.family)
             assert outcome.evidence == len(evidence & set(left(run, comparison.grid)))
             assert outcome.inside == (method == "fastv") and 0 < outcome.sure <= 1
@@ -72,7 +72,7 @@ def test_a_shortlist_that_loses_nothing_ends_the_question(vlm, budget, asked, mo
     for scene, question, comparison, result in asked:
 
         def replay(*arguments, methods, comparison=comparison, **options):
-            runs = [comparison.run(method) for method in ("full", *methods)]
+            runs = [comparison[method] for method in ("full", *methods)]
             for lane, run in enumerate(runs):
                 ran.append(run.method)
                 yield Event("run", lane, run.answer, comparison.model_copy(update={"runs": runs[: lane + 1]}))

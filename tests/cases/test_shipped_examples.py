@@ -12,9 +12,9 @@ from scripts.cases.building import leaves, stored_why
 from scripts.cases.choosing import METHOD_FAMILIES, WANTED_KINDS
 from scripts.cases.difficulty import difficulty
 from scripts.cases.search import Outcome, left, separate
+from tokviz.comparison import Comparison
 from tokviz.media.images import stored_image
-from tokviz.records import Comparison
-from tokviz.runs.metrics import evidence_recall, evidence_tokens, fates, normalised, overlap, seen_by_llm, verdict
+from tokviz.runs.metrics import evidence_recall, evidence_tokens, fates, normalised, stages_before_llm, verdict
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("[0-9]*/session.json"))
@@ -32,7 +32,7 @@ def case_of(folder: Path) -> dict:
 def families(of: int) -> set[str]:
     """Families of the methods that lost (0) or kept (1) the answer in some example, as its lanes show."""
     return {
-        comparison.run(method).family
+        comparison[method].family
         for comparison in map(session, FOLDERS)
         for method in (separate(comparison) or ((), ()))[of]
     }
@@ -65,7 +65,7 @@ def test_the_case_agrees_with_its_session(folder):
     for run in runs[1:]:
         assert run.answer == case["answers"][run.method]
         assert run.label in case["title"]
-        assert set(seen_by_llm(run, comparison.grid.n_tokens)) <= set(range(comparison.grid.n_tokens))
+        assert all(set(stage.kept) <= set(range(comparison.grid.n_tokens)) for stage in stages_before_llm(run))
     recalls = {
         run.method: evidence_recall(comparison.grid, request.evidence, left(run, comparison.grid)) for run in runs[1:]
     }
@@ -100,7 +100,7 @@ def test_merged_evidence_is_not_told_as_lost():
     folder = EXAMPLES / "03-existence"
     comparison = session(folder)
     tokens = evidence_tokens(comparison.grid, comparison.request.evidence)
-    became = fates(tokens, comparison.run("tome").stages, comparison.grid.n_tokens)
+    became = fates(tokens, comparison["tome"].stages, comparison.grid.n_tokens)
     assert (len(became.kept), len(became.absorbed), len(became.lost)) == (0, 4, 0)
     assert "ToMe merges all of them into other tokens and answers" in case_of(folder)["why"]
 
@@ -135,4 +135,5 @@ def test_the_model_still_answers_and_keeps_as_stored(folder, vlm):
         assert now.answer == before.answer, before.method
         # Another processor rounds differently, so a near-tie may fall the other way; the image must be the same.
         everything = range(stored.grid.n_tokens)
-        assert overlap(now.kept or everything, before.kept or everything) > 0.8, before.method
+        now_kept, before_kept = (set(run.kept or everything) for run in (now, before))
+        assert len(now_kept & before_kept) > 0.8 * len(now_kept | before_kept), before.method

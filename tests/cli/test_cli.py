@@ -9,9 +9,9 @@ from PIL import Image
 
 from tokviz import cli
 from tokviz.cli.compare import parse_value
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners.pruner import Param
-from tokviz.records import Comparison
 
 MODEL = "tokviz-tiny"
 QUESTION = "what color is the triangle?"

@@ -7,7 +7,7 @@ from tiny_families import CASES
 
 import tokviz
 from tokviz import cli
-from tokviz.records import Comparison
+from tokviz.comparison import Comparison
 
 
 @pytest.fixture(scope="module")

@@ -102,12 +102,12 @@ def singly(vlm, grid, budget, method):
 def test_a_batch_of_questions_is_answered_as_each_of_them_alone(vlm, grid, budget, scenes, recipes, method):
     alone = singly(vlm, grid, budget, method)
     if method not in recipes:
-        assert all(comparison.run(method).error for comparison in alone.values()), "left out although it can run"
+        assert all(comparison[method].error for comparison in alone.values()), "left out although it can run"
         return
     answered = {(a.case.seed, a.case.number): a for a in answer_variant(vlm, grid, recipes[method], scenes)}
     assert len(answered) == sum(len(scene.cases) for scene in scenes)
     for id, comparison in alone.items():
-        run, mine = comparison.run(method), answered[id]
+        run, mine = comparison[method], answered[id]
         kept = list(range(grid.n_tokens)) if run.kept is None else run.kept
         assert np.flatnonzero(mine.kept).tolist() == kept, mine.case.question
         assert mine.answer == run.answer, mine.case.question

@@ -153,7 +153,7 @@ def test_a_bad_file_does_not_delay_another_and_no_process_is_left():
     checked_image(encoded(noise(64, 64)))
     assert not done.is_set()
     thread.join()
-    source = decoding_worker._running._process.pid
+    source = decoding_worker._running._original[0].pid
     end = time.monotonic() + 20
     while Path(f"/proc/{source}/task/{source}/children").read_text():
         assert time.monotonic() < end
@@ -163,7 +163,7 @@ def test_a_bad_file_does_not_delay_another_and_no_process_is_left():
 @linux
 def test_the_source_of_copies_is_started_again_when_it_was_killed():
     in_worker(abs, -1)
-    decoding_worker._running._process.kill()
+    decoding_worker._running._original[0].kill()
     assert in_worker(abs, -2) == [2]
 
 
@@ -194,8 +194,8 @@ import threading, time
 from tokviz.media import worker as decoding_worker
 threading.Thread(target=lambda: decoding_worker.in_worker(time.sleep, 60), daemon=True).start()
 decoding_worker.in_worker(abs, 1)
-while decoding_worker._running._process is None: time.sleep(0.01)
-print(decoding_worker._running._process.pid, flush=True)
+while decoding_worker._running._original is None: time.sleep(0.01)
+print(decoding_worker._running._original[0].pid, flush=True)
 """
 
 

@@ -15,10 +15,10 @@ from tiny_case import N_FRAMES, noise
 from tiny_families import CASES
 
 import tokviz
+from tokviz.comparison import Comparison
 from tokviz.engine import encode, prune, shorten
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
-from tokviz.records import Comparison
 from tokviz.runs.execute import planning_info
 from tokviz.runs.inputs import geometry_of
 from tokviz.types import Budget
@@ -95,7 +95,7 @@ def test_what_is_kept_is_there_and_within_the_budget(asked):
         # What is no patch (newline, video [CLS]) is not counted by methods that never prune it.
         assert run.actual.final <= max(run.planned.final, 1) + sum(box is None for box in comparison.grid.box)
     for method in ("random", "divprune"):
-        run = comparison.run(method)
+        run = comparison[method]
         assert run.actual.average_in == comparison.request.budget, method
 
 

@@ -224,15 +224,15 @@ def test_cls_ranked_methods_rank_by_the_mean_of_four_patches(vlm):
     attention = CASE.by_hand(vlm.model, pixels)[CASE.vision[0]].detach()
     cells = CASE.layout("image", input_image.size, 1)
     scores = torch.stack([attention[cell.image, list(cell.patches)].mean() for cell in cells])
-    shown = comparison.run("fastervlm").stages[0].score.values
+    shown = comparison["fastervlm"].stages[0].score.values
     assert shown == pytest.approx(scores.tolist(), rel=1e-4)
     expected = {4 * image + i for image in range(3) for i in scores[4 * image :][:4].topk(2).indices.tolist()}
-    assert set(comparison.run("fastervlm").stages[0].kept) == expected
-    zipped = comparison.run("visionzip").stages[0]
+    assert set(comparison["fastervlm"].stages[0].kept) == expected
+    zipped = comparison["visionzip"].stages[0]
     assert zipped.site == "encoder" and zipped.n_extra == 0, "[CLS] is as wide as a patch, not as a token"
     assert len(zipped.kept) == 6
-    ratios = comparison.run("globalcom2").stages[0].facts["crop_ratios"]
-    assert len(ratios) == 2 and comparison.run("globalcom2").error is None
+    ratios = comparison["globalcom2"].stages[0].facts["crop_ratios"]
+    assert len(ratios) == 2 and comparison["globalcom2"].error is None
 
 
 def test_visionzip_adds_a_cls_token_only_where_it_can_be_one():

@@ -14,6 +14,7 @@ from tiny_llava_next import PINPOINTS, SIDE, llava_next_layout, llava_next_proce
 from transformers.image_processing_utils import select_best_resolution
 
 import tokviz
+from tokviz.comparison import Comparison
 from tokviz.engine import encode, prune, shorten
 from tokviz.errors import Unsupported
 from tokviz.models.checkpoint import planning_before_loading
@@ -23,7 +24,6 @@ from tokviz.models.llava_next import LlavaNext, tile_grid
 from tokviz.models.prompts import model_inputs
 from tokviz.models.tiles import best_resolution
 from tokviz.pruners import PRUNERS, get
-from tokviz.records import Comparison
 from tokviz.runs.execute import planning_info
 from tokviz.runs.inputs import geometry_of
 from tokviz.types import Budget, PlanningInfo
@@ -282,7 +282,7 @@ def newlines(comparison):
 
 
 def kept(comparison, method, stage=0):
-    return set(comparison.run(method).stages[stage].kept)
+    return set(comparison[method].stages[stage].kept)
 
 
 def test_cls_ranked_methods_keep_an_equal_share_of_every_crop(comparison, attention):
@@ -292,12 +292,12 @@ def test_cls_ranked_methods_keep_an_equal_share_of_every_crop(comparison, attent
         tokens = tokens_of(comparison, view)
         expected |= {tokens[i] for i in scores.argsort(descending=True)[:4].tolist()}
     assert kept(comparison, "fastervlm") == expected
-    shown = comparison.run("fastervlm").stages[0].score.values
+    shown = comparison["fastervlm"].stages[0].score.values
     assert all(shown[token] is None for token in newlines(comparison)), "no number is invented for a newline"
 
 
 def test_globalcom2_lets_the_real_thumbnail_guide_the_crops(comparison, attention):
-    stage = comparison.run("globalcom2").stages[0]
+    stage = comparison["globalcom2"].stages[0]
     logits = attention[1]
     patches = [len(patches_of(view)) for view in range(5)]
     ratio = 20 / sum(patches)
@@ -315,25 +315,25 @@ def test_globalcom2_lets_the_real_thumbnail_guide_the_crops(comparison, attentio
 
 
 def test_visionzip_keeps_a_cls_token_of_every_tile_and_no_newline(comparison):
-    stage = comparison.run("visionzip").stages[0]
+    stage = comparison["visionzip"].stages[0]
     assert stage.n_extra == 5 and len(stage.kept) == 15
     assert not newlines(comparison) & set(stage.kept)
     assert [sum(comparison.grid.view[t] == view for t in stage.kept) for view in range(5)] == [3] * 5
 
 
 def test_apet_keeps_newlines_uncounted_and_as_the_model_made_them(comparison):
-    stage = comparison.run("apet").stages[0]
+    stage = comparison["apet"].stages[0]
     assert stage.site == "encoder" and newlines(comparison) <= set(stage.kept)
 
 
 def test_joint_methods_prune_over_all_tiles(comparison):
     """DivPrune treats newlines as any token; FastV and PDrop rank the whole span, newlines included."""
     for method in ("divprune", "fastv", "pdrop"):
-        stage = comparison.run(method).stages[0]
+        stage = comparison[method].stages[0]
         assert stage.n_in == comparison.grid.n_tokens
         values = [stage.score.values[token] for token in sorted(newlines(comparison))] if stage.score else []
         assert all(value is not None for value in values)
-    todre = comparison.run("todre").stages[0]
+    todre = comparison["todre"].stages[0]
     assert not newlines(comparison) & set(todre.kept)
     pivot = todre.order.index(0)
     assert comparison.grid.view[pivot] == 0, "the pivot is looked for in the thumbnail"

@@ -283,7 +283,7 @@ def plain_run(vlm, prompt, planned, method, reindex):
 def test_a_run_keeps_what_a_plain_loop_keeps(vlm, scene, scene_image, n_tokens, method, reindex, share, counted_as):
     question, tokens = scene.questions[0].text, n_tokens // share
     comparison = tokviz.compare(vlm, scene_image, question, [method], tokens, budget_as=counted_as, max_new_tokens=1)
-    run = comparison.run(method)
+    run = comparison[method]
     planned = stages(plan(method, tokens, counted_as, PlanningInfo(n_tokens, vlm.record.n_layers)))
     assert [(stage.site, len(stage.kept)) for stage in run.stages] == planned
     inputs, _ = model_inputs(vlm, scene_image, question)

@@ -254,7 +254,7 @@ def test_a_run_gives_the_model_what_the_plain_algorithm_makes(vlm, scene, scene_
     params = {"cls_token": "kept" if with_cls else "left_out"}
     run = tokviz.compare(
         vlm, scene_image, question, ["visionzip"], keep, params={"visionzip": params}, max_new_tokens=1
-    ).run("visionzip")
+    )["visionzip"]
     inputs, _ = model_inputs(vlm, scene_image, question)
     x, attention, keys, cls = vision_signals(vlm, inputs["pixel_values"])
     dominant, targets, _, held = reference(

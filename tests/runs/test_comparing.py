@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import tokviz
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput, Unsupported
 from tokviz.models.catalog import embedded_folder
 from tokviz.pruners import PRUNERS, get
-from tokviz.records import Comparison
 from tokviz.runs.compare import compare_events
 from tokviz.runs.execute import Execution, execution_timings, planning_info
 from tokviz.types import Schedule
@@ -107,8 +107,8 @@ def test_every_stage_speaks_of_original_tokens(comparison):
 
 def test_single_stage_methods_keep_the_budget(comparison, budget):
     for method in ("fastervlm", "divprune", "random", "uniform", "fastv"):
-        assert comparison.run(method).actual.final == budget
-    assert comparison.run("apet").actual.average_in == pytest.approx(budget)
+        assert comparison[method].actual.final == budget
+    assert comparison["apet"].actual.average_in == pytest.approx(budget)
 
 
 def test_same_seed_same_numbers(vlm, scene_image, comparison, budget):
@@ -122,8 +122,8 @@ def test_same_seed_same_numbers(vlm, scene_image, comparison, budget):
 
 def test_another_seed_moves_random_and_nothing_else(vlm, scene_image, comparison, budget):
     other = tokviz.compare(vlm, scene_image, QUESTION, ["random", "divprune"], budget=budget, seed=4)
-    assert other.run("random").kept != comparison.run("random").kept
-    assert other.run("divprune").kept == comparison.run("divprune").kept
+    assert other["random"].kept != comparison["random"].kept
+    assert other["divprune"].kept == comparison["divprune"].kept
 
 
 def test_a_budget_of_everything_changes_nothing(vlm, scene_image, comparison):
@@ -160,17 +160,17 @@ def test_no_hook_is_left(vlm, scene_image, budget):
 
 def test_medians_are_marked_as_such(vlm, scene_image, comparison, budget):
     assert comparison.runs[1].timings["prefill"].single_shot
-    timing = tokviz.compare(vlm, scene_image, QUESTION, ["divprune"], budget=budget, repeats=3).run("divprune").timings
+    timing = tokviz.compare(vlm, scene_image, QUESTION, ["divprune"], budget=budget, repeats=3)["divprune"].timings
     assert timing["prefill"].samples == 3 and not timing["prefill"].single_shot
-    again = tokviz.compare(vlm, scene_image, QUESTION, ["random"], budget=budget, repeats=2, seed=3).run("random")
-    once = comparison.run("random")
+    again = tokviz.compare(vlm, scene_image, QUESTION, ["random"], budget=budget, repeats=2, seed=3)["random"]
+    once = comparison["random"]
     assert (again.kept, again.answer_tokens) == (once.kept, once.answer_tokens), "what is recorded, and what answered"
 
 
 def test_pruned_prefill_is_cheaper_by_the_formula(comparison):
     full = comparison.runs[0].cost.prefill_flops
     for method in ("divprune", "fastervlm", "apet"):
-        assert comparison.run(method).cost.prefill_flops < 0.6 * full
+        assert comparison[method].cost.prefill_flops < 0.6 * full
 
 
 def test_the_session_survives_json(comparison):
@@ -206,8 +206,8 @@ def test_leaving_early_frees_the_model(vlm, scene_image):
 def test_a_tower_without_cls_refuses_only_the_methods_that_need_it(vlm, scene_image, monkeypatch, budget):
     monkeypatch.setattr(type(vlm.family), "has_cls", lambda self, model: False)
     result = tokviz.compare(vlm, scene_image, QUESTION, ["globalcom2", "divprune"], budget=budget)
-    assert "[CLS]" in result.run("globalcom2").error
-    assert result.run("divprune").error is None
+    assert "[CLS]" in result["globalcom2"].error
+    assert result["divprune"].error is None
 
 
 def test_two_threads_on_one_model_do_not_mix(vlm, scene_image):
@@ -229,8 +229,8 @@ def test_two_threads_on_one_model_do_not_mix(vlm, scene_image):
         assert len(runs) == 3
         for result in runs:
             for method in ("apet", "fastv"):
-                assert result.run(method).kept == expected[budget].run(method).kept
-                assert result.run(method).answer_tokens == expected[budget].run(method).answer_tokens
+                assert result[method].kept == expected[budget][method].kept
+                assert result[method].answer_tokens == expected[budget][method].answer_tokens
 
 
 def test_words_the_model_lacks_are_named(vlm, scene_image):

@@ -11,11 +11,11 @@ from PIL import Image
 from tiny_families import CASES
 
 import tokviz
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
 from tokviz.media.images import read_image
 from tokviz.media.video import MAX_SAMPLED, read_video
 from tokviz.names import VideoFacts
-from tokviz.records import Comparison
 from tokviz.runs.compare import compare_events
 from tokviz.runs.inputs import _sampled, untrained
 from tokviz.runs.metrics import evidence_recall, evidence_tokens
@@ -94,7 +94,7 @@ def test_a_short_video_is_seen_whole_and_nothing_is_said(film):
 def test_the_budget_is_of_all_frames_together(film, clip, comparison):
     per_frame = len(comparison.grid.view) // 4
     assert comparison.grid.n_tokens == 4 * per_frame
-    assert len(ask(film, clip, frames=4, methods=["random"], budget=2 * per_frame).run("random").kept) == 2 * per_frame
+    assert len(ask(film, clip, frames=4, methods=["random"], budget=2 * per_frame)["random"].kept) == 2 * per_frame
     with pytest.raises(BadInput, match=f"this video has {comparison.grid.n_tokens} visual tokens"):
         ask(film, clip, frames=4, budget=comparison.grid.n_tokens + 1)
 

@@ -15,7 +15,6 @@ from tokviz.runs.metrics import (
     evidence_recall,
     evidence_tokens,
     fates,
-    overlap,
     stages_that_select,
     timing,
     verdict,
@@ -39,12 +38,6 @@ def test_the_published_ratio_of_encoding_prefilling_and_decoding():
     # ToDRE 3.1: LLaVA-NeXT-7B, n = 3000, L = 20: prefilling : decoding ≈ 63.6 : 0.4
     prefill, decode = prefill_flops([3000] * 32, 4096, 11008), decode_flops([3000] * 32, 4096, 11008, 20)
     assert decode / prefill == pytest.approx(0.4 / 63.6, rel=0.1)
-
-
-def test_overlap():
-    assert overlap([1, 2, 3], [2, 3, 4]) == 0.5
-    assert overlap([], []) == 1.0
-    assert overlap([1], []) == 0.0
 
 
 @pytest.mark.parametrize(

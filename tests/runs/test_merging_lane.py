@@ -32,18 +32,18 @@ def comparison(vlm, scene_image, third):
 
 
 def test_the_tower_keeps_what_was_planned_and_the_llm_gets_it(comparison, counts, third):
-    run = comparison.run("tome")
+    run = comparison["tome"]
     assert run.error is None and run.answer
     assert [stage.site for stage in run.stages] == [VisionLayer(layer) for layer in range(N_LAYERS)]
     assert [stage.n_in for stage in run.stages] == counts[:-1]
     assert [len(stage.kept) for stage in run.stages] == [stage.planned_keep for stage in run.stages]
     assert len(run.kept) == run.actual.final == run.planned.final == third
     assert run.tokens_per_layer == [third] * 8
-    assert run.cost.kv_cache_bytes == comparison.run("random").cost.kv_cache_bytes
+    assert run.cost.kv_cache_bytes == comparison["random"].cost.kv_cache_bytes
 
 
 def test_every_patch_ends_in_one_group_whose_first_patch_it_goes_by(comparison, n_tokens):
-    stages = comparison.run("tome").stages
+    stages = comparison["tome"].stages
     carrier = list(range(n_tokens))
     for stage in stages:
         carrier = [stage.assignment[token] for token in carrier]
@@ -55,18 +55,18 @@ def test_every_patch_ends_in_one_group_whose_first_patch_it_goes_by(comparison, 
 
 
 def test_order_behind_the_tower(vlm, scene_image, comparison, third):
-    assert comparison.run("tome").stages[-1].sequence is None  # raster
-    assert all(stage.sequence is not None for stage in comparison.run("tome").stages[:-1])
+    assert comparison["tome"].stages[-1].sequence is None  # raster
+    assert all(stage.sequence is not None for stage in comparison["tome"].stages[:-1])
     official = tokviz.compare(
         vlm, scene_image, QUESTION, ["tome"], budget=third, params={"tome": {"order": "official"}}
     )
-    last = official.run("tome").stages[-1]
-    assert last.kept == comparison.run("tome").stages[-1].kept
+    last = official["tome"].stages[-1]
+    assert last.kept == comparison["tome"].stages[-1].kept
     assert sorted(last.sequence) == last.kept != last.sequence
 
 
 def test_it_is_charged_for_its_own_run_of_the_tower(vlm, comparison, counts):
-    merged, random = comparison.run("tome"), comparison.run("random")
+    merged, random = comparison["tome"], comparison["random"]
     assert merged.timings["vision"].samples == 2
     assert merged.timings["vision"].median_ms > 0
     assert "vision" not in random.timings
@@ -88,8 +88,8 @@ def test_what_cannot_be_reached_is_said_in_the_lane(vlm, scene_image, n_tokens):
     least = n_tokens
     for _ in range(N_LAYERS):
         least -= least // 2
-    run = tokviz.compare(vlm, scene_image, QUESTION, ["tome"], budget=least - 1).run("tome")
+    run = tokviz.compare(vlm, scene_image, QUESTION, ["tome"], budget=least - 1)["tome"]
     assert run.error.startswith(f"ToMe leaves at least {least} of an image's {n_tokens} tokens in 5 vision layers")
     everything = tokviz.compare(vlm, scene_image, QUESTION, ["tome"], budget=n_tokens)
-    assert everything.run("tome").stages == []
-    assert everything.run("tome").answer_tokens == everything.run("full").answer_tokens
+    assert everything["tome"].stages == []
+    assert everything["tome"].answer_tokens == everything["full"].answer_tokens

@@ -6,8 +6,8 @@ import pytest
 
 from scripts import hostile_sessions as hostile
 from tokviz import session_limits
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
-from tokviz.records import Comparison
 
 SLOW = (
     "MB of", "60 MB", "million", "1000000", "5900000", "20000000", "400000", "900000", "290000", "30000 lanes",

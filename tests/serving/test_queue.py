@@ -71,8 +71,8 @@ def test_everybody_is_served_once_and_nobody_waits_behind_a_second_run_of_anothe
     positions = sorted(ticket.before for ticket in tickets)
     assert positions == list(range(len(tickets)))
     for ticket in tickets:
-        first = min(other.number for other in tickets if other.caller == ticket.caller)
-        if ticket.number == first and ticket.before:
+        first = next(other for other in tickets if other.caller == ticket.caller)
+        if ticket is first and ticket.before:
             ahead = [other.caller for other in tickets if other.before < ticket.before]
             assert len(ahead) <= 1 + len(set(ahead))  # the one that has its turn, and one run of each
     assert len(served(queue, tickets)) == len(tickets)

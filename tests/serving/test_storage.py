@@ -13,7 +13,8 @@ from own_loop import run_async
 
 from tokviz.errors import BadInput
 from tokviz.serving import storage as module
-from tokviz.serving.storage import FILES_OF_REQUEST, NOT_OURS, Storage, on_behalf_of, temporary_file
+from tokviz.serving.callers import on_behalf_of
+from tokviz.serving.storage import FILES_OF_REQUEST, NOT_OURS, Storage, temporary_file
 
 KB = 10_000
 
@@ -206,9 +207,7 @@ def test_many_visitors_at_once_leave_the_count_right(served, walks):
     there = {path: max(path.stat().st_size, 4096) for path in served.folder.rglob("*") if path.is_file()}
     served._reconcile()
     assert {path: file.size for path, file in served._files.items()} == there
-    assert served._total == sum(there.values())
-    owned = {path for paths in served._owned.values() for path in paths}
-    assert owned == set(served._owners) == set(there)
+    assert all(file.owners for file in served._files.values())
 
 
 def test_nothing_stays_longer_than_a_day(kept):

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tokviz.comparison import Comparison
 from tokviz.models.llava import centre_crop_grid
 from tokviz.records import (
     BudgetMeanings,
-    Comparison,
     Cost,
     ImageRecord,
     ModelRecord,

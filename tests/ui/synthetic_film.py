@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from synthetic import HOSTILE, image_record, make_image, map_record, run, stage
 
+from tokviz.comparison import Comparison
 from tokviz.names import Box
 from tokviz.records import (
     Chart,
-    Comparison,
     FrameRecord,
     GridView,
     ModelRecord,

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from synthetic import HOSTILE, image_record, make_image, map_record, nearest, run, stage
 
+from tokviz.comparison import Comparison
 from tokviz.models.llava import centre_crop_grid
 from tokviz.names import VisionLayer
 from tokviz.records import (
     Chart,
-    Comparison,
     ModelRecord,
     Reading,
     Request,

@@ -15,8 +15,8 @@ from PIL import Image
 from synthetic import comparison, make_image, write_examples
 
 import tokviz
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
-from tokviz.records import Comparison
 from tokviz.runs.examples import load_examples
 from tokviz.serving import model_cache, running
 from tokviz.serving.model_menu import model_options

@@ -7,8 +7,9 @@ import pytest
 from synthetic import HOSTILE, comparison
 from synthetic_rich import rich_comparison
 
+from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
-from tokviz.records import Chart, Comparison, TextScores, Timing
+from tokviz.records import Chart, TextScores, Timing
 from tokviz.runs import metrics as measures
 from tokviz.ui import numbers
 from tokviz.ui.payload import Live, to_payload
@@ -82,7 +83,7 @@ def test_numbers_say_value_ratio_and_how(whole):
 
 
 def test_evidence_counts_the_patches_that_survived(whole):
-    run = whole.run("fastervlm")
+    run = whole["fastervlm"]
     everything = run.model_copy(update={"stages": [run.stages[0].model_copy(update={"kept": list(range(576))})]})
     all_kept = whole.model_copy(update={"runs": [whole.runs[0], everything]})
     shown = {n.label: n for n in numbers.of_run(everything, all_kept)}
@@ -101,7 +102,7 @@ def test_evidence_of_a_merging_method_is_kept_absorbed_or_lost(whole):
     for token in (first, *shown[1:3], other):
         assignment[token] = other
     assignment[first] = first
-    run = whole.run("apet")
+    run = whole["apet"]
     merged = run.stages[0].model_copy(update={"kept": sorted([first, other]), "assignment": assignment})
 
     def lines(*stages):
@@ -121,7 +122,7 @@ def test_evidence_of_a_merging_method_is_kept_absorbed_or_lost(whole):
 
 
 def test_what_was_kept_until_all_was_withdrawn_stands_beside_the_zero(whole):
-    run = whole.run("todre")
+    run = whole["todre"]
     end = run.stages[1].model_copy(update={"site": 7, "n_in": len(run.stages[1].kept), "kept": [], "score": None})
     lane = run.model_copy(
         update={"stages": [*run.stages, end], "actual": run.actual.model_copy(update={"final": 0})}
@@ -169,26 +170,26 @@ def test_dropped_tokens_have_no_value_on_later_maps(whole):
 
 
 def test_a_stage_says_only_what_it_changed(whole):
-    run, stages = whole.run("todre"), lane(to_payload(whole), "todre")["stages"]
+    run, stages = whole["todre"], lane(to_payload(whole), "todre")["stages"]
     assert set(stages[0]["gone"]) == set(range(576)) - set(run.stages[0].kept)
     assert set(stages[1]["gone"]) == set(run.stages[0].kept) - set(run.stages[1].kept)
     merged = lane(to_payload(whole), "apet")["stages"][0]
     pairs = dict(zip(merged["absorbed"][::2], merged["absorbed"][1::2], strict=True))
-    carriers = whole.run("apet").stages[0].assignment
-    assert pairs == {t: c for t, c in enumerate(carriers) if t not in whole.run("apet").kept}
+    carriers = whole["apet"].stages[0].assignment
+    assert pairs == {t: c for t, c in enumerate(carriers) if t not in whole["apet"].kept}
     assert len(stages[1]["order"] or []) == 0 and len(stages[0]["order"]) == 576
 
 
 def test_everything_a_stage_leaves_reaches_the_page_in_little_space(rich):
     payload = to_payload(rich)
     assert json.loads(json.dumps(payload, allow_nan=False)) == payload
-    assert len(json.dumps(lane(payload, "merges"))) < 60_000 < len(rich.run("merges").model_dump_json())
+    assert len(json.dumps(lane(payload, "merges"))) < 60_000 < len(rich["merges"].model_dump_json())
     stage = lane(payload, "clusters")["stages"][0]
     assert [chart["kind"] for chart in stage["charts"]] == ["scatter", "bars", "line"]
     assert stage["charts"][0]["tokens"] == list(range(144)) and len(stage["charts"][0]["marked"]) == 16
     assert (stage["extra"], stage["extra_name"], stage["sequence"][0]) == (1, "[CLS]", -1)
     assert len(stage["text"]["values"]) == len(payload["words"]) == len(rich.text_tokens)
-    assert stage["text"]["chosen"] == [i for i, c in enumerate(rich.run("clusters").stages[0].text.chosen) if c]
+    assert stage["text"]["chosen"] == [i for i, c in enumerate(rich["clusters"].stages[0].text.chosen) if c]
     assert ["dc percentile", "0.02"] in stage["facts"] and ["exact", "yes"] in stage["facts"]
     readings = [s["readings"][0] for s in lane(payload, "steps")["stages"]]
     assert [r["value"] for r in readings] == [0.62, 0.49, 0.36, 0.23, 0.1] and {r["line"] for r in readings} == {0.2}
@@ -234,7 +235,7 @@ def test_the_view_keeps_its_pins_only_while_the_request_stays(whole):
     ],
 )  # fmt: skip
 def test_a_session_that_does_not_fit_its_grid_is_refused(whole, change):
-    run = whole.run("apet")
+    run = whole["apet"]
     forged = run.model_copy(update={"stages": [run.stages[0].model_copy(update=change)]})
     with pytest.raises(BadInput, match="damaged"):
         to_payload(whole.model_copy(update={"runs": [whole.runs[0], forged]}))
@@ -248,7 +249,7 @@ def test_a_session_that_does_not_fit_its_grid_is_refused(whole, change):
 def test_a_chart_that_does_not_fit_is_refused(whole, change):
     chart = Chart(name="c", label="c", kind="scatter", x=[1.0, 2.0], y=[3.0, 4.0], tokens=[0, 575], marked=[1])
     for refused, record in ((False, chart), (True, replace(chart, **change))):
-        run = whole.run("apet")
+        run = whole["apet"]
         forged = run.model_copy(update={"stages": [run.stages[0].model_copy(update={"charts": [record]})]})
         session = whole.model_copy(update={"runs": [whole.runs[0], forged]})
         if refused:
@@ -259,7 +260,7 @@ def test_a_chart_that_does_not_fit_is_refused(whole, change):
 
 
 def test_a_chart_about_one_view_says_which(whole):
-    run = whole.run("apet")
+    run = whole["apet"]
     chart = Chart(name="c", label="Gain", kind="bars", y=[1.0], about=3)
     stage = run.stages[0].model_copy(update={"charts": [chart, replace(chart, about=None)]})
     session = whole.model_copy(update={"runs": [whole.runs[0], run.model_copy(update={"stages": [stage]})]})
@@ -268,7 +269,7 @@ def test_a_chart_about_one_view_says_which(whole):
 
 
 def test_a_later_stage_cannot_bring_tokens_back(rich):
-    run = rich.run("steps")
+    run = rich["steps"]
     stages = [run.stages[1], run.stages[0]]
     with pytest.raises(BadInput, match="kept tokens"):
         to_payload(rich.model_copy(update={"runs": [run.model_copy(update={"stages": stages})]}))
@@ -340,18 +341,18 @@ def test_how_a_time_was_measured():
 
 @pytest.mark.parametrize("size", [2**63, -(2**63) - 1, 10**400])
 def test_whole_numbers_beyond_64_bits_are_refused(rich, size):
-    stages = [rich.run("merges").stages[0].model_copy(update={"order": [size] * rich.grid.n_tokens})]
-    run = rich.run("merges").model_copy(update={"stages": stages})
+    stages = [rich["merges"].stages[0].model_copy(update={"order": [size] * rich.grid.n_tokens})]
+    run = rich["merges"].model_copy(update={"stages": stages})
     forged = rich.model_copy(update={"runs": [rich.runs[0], run]}).to_json()
     with pytest.raises(BadInput, match="64 bits"):
         Comparison.from_json(forged)
 
 
 def test_what_cannot_be_drawn_is_left_out_and_endless_words_are_cut(rich):
-    stage = rich.run("clusters").stages[0]
+    stage = rich["clusters"].stages[0]
     chart = replace(stage.charts[0], y=[1.7e308, -1.7e308, *stage.charts[0].y[2:]], label="c" * 20_000)
     forged = stage.model_copy(update={"charts": [chart], "site_label": "s" * 20_000, "title": "t" * 20_000})
-    run = rich.run("clusters").model_copy(update={"stages": [forged]})
+    run = rich["clusters"].model_copy(update={"stages": [forged]})
     shown = to_payload(rich.model_copy(update={"runs": [rich.runs[0], run]}))["lanes"][1]["stages"][0]
     assert shown["charts"][0]["y"][:2] == [None, None] and shown["charts"][0]["y"][2] is not None
     for words in (shown["label"], shown["title"], shown["charts"][0]["label"]):

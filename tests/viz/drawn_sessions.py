@@ -8,9 +8,9 @@ import io
 import numpy as np
 from PIL import Image
 
+from tokviz.comparison import Comparison
 from tokviz.records import (
     BudgetMeanings,
-    Comparison,
     FrameRecord,
     GridView,
     ImageRecord,

@@ -12,8 +12,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from tokviz.errors import BadInput
-from tokviz.viz import comparison_figure, figure_bytes, save_figure
-from tokviz.viz.figures import _SETTINGS
+from tokviz.viz.figures import _SETTINGS, comparison_figure, figure_bytes, save_figure
+from tokviz.viz.overlays import kept_overlay
+from tokviz.viz.raster import open_canvas
 
 LONG = "The image shows " + "many things and " * 60 + "an end."
 HOSTILE = [
@@ -169,13 +170,11 @@ def test_a_users_matplotlib_settings_do_not_change_the_file(session):
 
 def test_the_image_is_drawn_pixel_by_pixel(session):
     """The panel of the written PNG is the overlay itself: no resampling, nothing half a pixel off."""
-    from tokviz.viz import kept_overlay, open_canvas
-
     figure = comparison_figure(session, dpi=100)
     page = np.asarray(Image.open(io.BytesIO(figure_bytes(session, "png", dpi=100))).convert("RGB"))
     box = figure.axes[1].get_window_extent()
     x0, y0 = round(box.x0), round(page.shape[0] - box.y1)
-    overlay = kept_overlay(session, session.runs[1], canvas=open_canvas(session, long_side=round(box.width)))
+    overlay = kept_overlay(open_canvas(session, long_side=round(box.width)), session.runs[1])
     inner = slice(3, -3)
     panel = page[y0 : y0 + overlay.shape[0], x0 : x0 + overlay.shape[1]]
     np.testing.assert_array_equal(panel[inner, inner], overlay[inner, inner])

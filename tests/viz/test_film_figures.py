@@ -1,5 +1,7 @@
 """Frames of a video and both levels of a tiled image, drawn: exact pixels, the choice of frames, the figure."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drawn_sessions import COLOR, FRAME_COLORS, film, score_map, tiled, tiny
@@ -7,8 +9,10 @@ from matplotlib.text import Text
 
 from tokviz.errors import BadInput
 from tokviz.runs.metrics import FrameCount, kept_per_frame
-from tokviz.viz import comparison_figure, figure_bytes, kept_overlay, open_canvas, palette, score_overlay
-from tokviz.viz.film import chosen_frames
+from tokviz.viz import palette
+from tokviz.viz.figures import chosen_frames, comparison_figure, figure_bytes
+from tokviz.viz.overlays import kept_overlay, score_overlay
+from tokviz.viz.raster import open_canvas
 from tokviz.viz.tables import frame_table
 
 
@@ -26,7 +30,7 @@ def middle(pixels, row, col):
 @pytest.mark.parametrize("frame", range(4))
 def test_a_frame_is_drawn_with_its_own_tokens_and_no_others(frame):
     session = film([1, 4, 6, 15])  # frame 0: above right; 1: above left, below left; 3: below right
-    pixels = kept_overlay(session, session.runs[1], canvas=open_canvas(session, frame=frame))
+    pixels = kept_overlay(open_canvas(session, frame=frame), session.runs[1])
     kept = {0: {(0, 1)}, 1: {(0, 0), (1, 0)}, 2: set(), 3: {(1, 1)}}[frame]
     for row in (0, 1):
         for col in (0, 1):
@@ -36,7 +40,7 @@ def test_a_frame_is_drawn_with_its_own_tokens_and_no_others(frame):
 
 def test_frames_that_share_their_tokens_show_the_same_patches_on_their_own_image():
     session = film([0, 7], n_frames=4, together=2)
-    drawn = [kept_overlay(session, session.runs[1], canvas=open_canvas(session, frame=frame)) for frame in range(4)]
+    drawn = [kept_overlay(open_canvas(session, frame=frame), session.runs[1]) for frame in range(4)]
     assert [middle(pixels, 0, 0) for pixels in drawn] == [
         FRAME_COLORS[0], FRAME_COLORS[1], dropped(FRAME_COLORS[2]), dropped(FRAME_COLORS[3]),
     ]  # fmt: skip
@@ -47,21 +51,19 @@ def test_evidence_is_boxed_in_its_frame_and_that_frame_is_the_first_choice():
     session = film([0], evidence=[(3, 3, 9, 9), (0, 0, 4, 4)], evidence_frames=[2, 3])
     assert open_canvas(session).evidence == ((3, 3, 9, 9),)
     assert open_canvas(session, frame=0).evidence == ()
-    boxed = kept_overlay(session, session.runs[1], canvas=open_canvas(session, frame=2))
-    plain = kept_overlay(session, session.runs[1], canvas=open_canvas(session, frame=2), evidence=False)
+    boxed = kept_overlay(open_canvas(session, frame=2), session.runs[1])
+    plain = kept_overlay(replace(open_canvas(session, frame=2), evidence=()), session.runs[1])
     assert tuple(boxed[2, 2]) == palette.EVIDENCE[0] and (boxed != plain).any()
-    without = kept_overlay(session, session.runs[1], canvas=open_canvas(session, frame=1))
+    without = kept_overlay(open_canvas(session, frame=1), session.runs[1])
     assert (without == dropped(FRAME_COLORS[1])).all()
 
 
 def test_colours_of_scores_mean_the_same_in_every_frame():
     values = [0.0, 0.2, 0.2, 0.2, 1.0, 0.2, 0.2, 0.2]
     session = film([0], n_frames=2, score=score_map(values))
-    first, second = (
-        score_overlay(session, session.runs[1], canvas=open_canvas(session, frame=frame)) for frame in (0, 1)
-    )
+    first, second = (score_overlay(open_canvas(session, frame=frame), session.runs[1]) for frame in (0, 1))
     alone = film([0], n_frames=2, score=score_map([0.0, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]))
-    assert middle(first, 1, 1) != middle(score_overlay(alone, alone.runs[1], canvas=open_canvas(alone, frame=0)), 1, 1)
+    assert middle(first, 1, 1) != middle(score_overlay(open_canvas(alone, frame=0), alone.runs[1]), 1, 1)
     assert sum(middle(second, 0, 0)) > sum(middle(first, 1, 1)) > 0
 
 
@@ -173,19 +175,19 @@ def both(session):
 def test_what_only_the_whole_image_shows_is_half_veiled():
     fine, neither, whole = tiled([], [2, 4]), tiled([], []), tiled([0], [2, 4])
     half = tuple(int(np.floor(0.55 * value + 0.45 * 66 + 0.5)) for value in COLOR)
-    drawn = kept_overlay(whole, whole.runs[1], canvas=both(whole))
+    drawn = kept_overlay(both(whole), whole.runs[1])
     assert [middle(drawn, r, c) for r, c in ((0, 0), (0, 1), (1, 0), (1, 1))] == [half, COLOR, half, COLOR]
-    drawn = kept_overlay(fine, fine.runs[1], canvas=both(fine))
+    drawn = kept_overlay(both(fine), fine.runs[1])
     grey = dropped(COLOR)
     assert [middle(drawn, r, c) for r, c in ((0, 0), (0, 1), (1, 0), (1, 1))] == [grey, COLOR, grey, COLOR]
-    assert (kept_overlay(neither, neither.runs[1], canvas=both(neither)) == grey).all()
+    assert (kept_overlay(both(neither), neither.runs[1]) == grey).all()
 
 
 def test_of_two_scores_at_a_place_the_higher_is_seen():
     session = tiled([0], [2, 4])
-    drawn = score_overlay(session, session.runs[1], canvas=both(session))
-    crops = score_overlay(session, session.runs[1], canvas=open_canvas(session, level=1))
-    whole = score_overlay(session, session.runs[1], canvas=open_canvas(session, level=0))
+    drawn = score_overlay(both(session), session.runs[1])
+    crops = score_overlay(open_canvas(session, level=1), session.runs[1])
+    whole = score_overlay(open_canvas(session, level=0), session.runs[1])
     # Scores: the whole image 0.5; its crops 0, 1 above and 0.25, 0.75 below.
     for place, source in {(0, 0): whole, (0, 1): crops, (1, 0): whole, (1, 1): crops}.items():
         assert middle(drawn, *place) == middle(source, *place), place

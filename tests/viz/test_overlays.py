@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drawn_sessions import COLOR, comparison, plain_pixels, run, score_map, square_grid, stage, tiny, typical
@@ -7,18 +9,22 @@ from matplotlib import colormaps
 
 from tokviz.errors import BadInput
 from tokviz.models.llava import centre_crop_grid, padded_square_grid
-from tokviz.viz import cluster_overlay, kept_overlay, open_canvas, palette, plain_image, score_overlay
+from tokviz.viz import palette
 from tokviz.viz.overlays import (
     _carriers,
+    cluster_overlay,
     group_colors,
+    kept_overlay,
     kept_stage,
     map_limits,
     merge_stage,
+    plain_image,
+    score_overlay,
     score_stage,
     survival_map,
     survival_overlay,
 )
-from tokviz.viz.raster import dashed_boxes, patch_raster
+from tokviz.viz.raster import dashed_boxes, open_canvas, patch_raster
 
 BRIGHTNESS = 140.75
 DROPPED = (88, 88, 88)  # 0.30 * 140.75 + 0.70 * 66
@@ -56,14 +62,14 @@ def test_kept_patches_keep_their_colours_and_dropped_ones_are_grey():
         INKS,
     )
     session = tiny([0])
-    np.testing.assert_array_equal(kept_overlay(session, session.runs[1]), expected)
+    np.testing.assert_array_equal(kept_overlay(open_canvas(session), session.runs[1]), expected)
 
 
 def test_neighbouring_kept_patches_are_outlined_as_one_region():
     row = "oppppppppppo"
     expected = painted("\n".join(["o" * 12, *[row] * 4, "o" * 12, *["d" * 12] * 6]), INKS)
     session = tiny([0, 1])
-    np.testing.assert_array_equal(kept_overlay(session, session.runs[1]), expected)
+    np.testing.assert_array_equal(kept_overlay(open_canvas(session), session.runs[1]), expected)
 
 
 def test_basis_tokens_are_outlined_in_gold_above_the_others():
@@ -89,12 +95,15 @@ def test_basis_tokens_are_outlined_in_gold_above_the_others():
         session.runs[1].stages[0].model_copy(update={"order": [-1, 0, 1, -1], "order_is_basis": True})
     )  # token 2 is dropped
     rebuilds = session.runs[1].model_copy(update={"stages": [picked]})
-    drawn = kept_overlay(session, rebuilds)
+    drawn = kept_overlay(open_canvas(session), rebuilds)
     np.testing.assert_array_equal(drawn[:6], expected[:6])
     assert not (drawn[6:] == palette.BASIS_OUTLINE).all(axis=2).any()
     picked = picked.model_copy(update={"order_is_basis": False})
     assert (
-        not (kept_overlay(session, rebuilds.model_copy(update={"stages": [picked]})) == palette.BASIS_OUTLINE)
+        not (
+            kept_overlay(open_canvas(session), rebuilds.model_copy(update={"stages": [picked]}))
+            == palette.BASIS_OUTLINE
+        )
         .all(axis=2)
         .any()
     )
@@ -142,7 +151,7 @@ def test_what_the_model_did_not_see_is_veiled_and_hatched():
     for row in range(12):
         veiled = "".join("/" if (row + column) % 9 < 1 else "v" for column in range(16))
         lines.append(veiled[:2] + "d" * 12 + veiled[14:])
-    np.testing.assert_array_equal(kept_overlay(session, session.runs[1]), painted("\n".join(lines), INKS))
+    np.testing.assert_array_equal(kept_overlay(open_canvas(session), session.runs[1]), painted("\n".join(lines), INKS))
 
 
 def test_the_evidence_box_lies_around_the_evidence_and_hides_none_of_it():
@@ -164,14 +173,16 @@ def test_the_evidence_box_lies_around_the_evidence_and_hides_none_of_it():
         """,
         INKS,
     )
-    np.testing.assert_array_equal(plain_image(session), expected)
-    assert (kept_overlay(session, session.runs[1])[4:8, 4:8] == COLOR).all()
-    assert (plain_image(session, evidence=False) == COLOR).all()
+    np.testing.assert_array_equal(plain_image(open_canvas(session)), expected)
+    assert (kept_overlay(open_canvas(session), session.runs[1])[4:8, 4:8] == COLOR).all()
+    assert (plain_image(replace(open_canvas(session), evidence=())) == COLOR).all()
 
 
 def test_a_run_without_stages_shows_the_whole_image():
     session = tiny()
-    np.testing.assert_array_equal(kept_overlay(session, session.runs[0]), plain_image(session))
+    np.testing.assert_array_equal(
+        kept_overlay(open_canvas(session), session.runs[0]), plain_image(open_canvas(session))
+    )
 
 
 def test_dropped_and_kept_differ_in_brightness_for_every_image():
@@ -181,7 +192,7 @@ def test_dropped_and_kept_differ_in_brightness_for_every_image():
 
 def test_scores_are_colours_of_the_map_and_missing_ones_are_hatched():
     session = tiny([1], score=score_map([0.0, 10.0, None, 5.0]))
-    drawn = score_overlay(session, session.runs[1])
+    drawn = score_overlay(open_canvas(session), session.runs[1])
     for share, pixel in ((0.0, drawn[2, 2]), (1.0, drawn[2, 9]), (0.5, drawn[9, 9])):
         color = np.array(colormaps["inferno"](share)[:3]) * 255
         np.testing.assert_array_equal(pixel, np.floor(0.18 * BRIGHTNESS + 0.82 * color + 0.5))
@@ -195,7 +206,7 @@ def test_a_log_scale_spaces_by_ratio_and_ends_after_three_decades():
     assert map_limits(score_map([0.1, 1.0, None, None], "log")) == (0.1, 1.0)
     assert map_limits(score_map([0.0, 0.0], "log")) is None
     session = tiny([1], score=score_map([0.1, 10.0, 1.0, 0.0], "log"))
-    drawn = score_overlay(session, session.runs[1])
+    drawn = score_overlay(open_canvas(session), session.runs[1])
     middle = np.floor(0.18 * BRIGHTNESS + 0.82 * np.array(colormaps["inferno"](0.5)[:3]) * 255 + 0.5)
     np.testing.assert_allclose(drawn[9, 2], middle, atol=2)  # log(1) may fall on either side of the middle colour
     np.testing.assert_array_equal(drawn[9, 9], drawn[2, 2])  # zero shares the colour of the low end
@@ -204,12 +215,12 @@ def test_a_log_scale_spaces_by_ratio_and_ends_after_three_decades():
 def test_equal_scores_are_drawn_in_the_middle_of_the_scale():
     session = tiny([0], score=score_map([3.0] * 4))
     middle = np.floor(0.18 * BRIGHTNESS + 0.82 * np.array(colormaps["inferno"](0.5)[:3]) * 255 + 0.5)
-    np.testing.assert_array_equal(score_overlay(session, session.runs[1])[9, 9], middle)
+    np.testing.assert_array_equal(score_overlay(open_canvas(session), session.runs[1])[9, 9], middle)
 
 
 def test_merge_groups_have_a_colour_a_border_and_a_ring_on_their_kept_token():
     session = tiny([0, 1], assignment=[0, 1, 0, -1])
-    drawn = cluster_overlay(session, session.runs[1])
+    drawn = cluster_overlay(open_canvas(session), session.runs[1])
     color = group_colors(np.array([0, 1, 0, -1]))[0]
     tint = np.floor(0.45 * BRIGHTNESS + 0.55 * color + 0.5)
     np.testing.assert_array_equal(drawn[8, 2], tint)  # merged into token 0
@@ -232,7 +243,7 @@ def test_groups_hold_what_earlier_stages_merged():
     # 2 went into 0, and 0 with it into 1; 3 stood alone until the last stage dropped it.
     assert _carriers([first, second], raster).tolist() == [1, 1, 1, 3]
     assert _carriers([first, second, dropping], raster).tolist() == [1, 1, 1, -1]
-    drawn = cluster_overlay(session, merged, stage=1)
+    drawn = cluster_overlay(open_canvas(session), merged, stage=1)
     tint = np.floor(0.45 * BRIGHTNESS + 0.55 * group_colors(np.array([1, 1, 1, 3]))[0] + 0.5)
     for row, column in ((0, 0), (9, 2), (0, 11)):
         np.testing.assert_array_equal(drawn[row, column], tint)
@@ -244,7 +255,7 @@ def test_survival_counts_the_stages_and_outlines_what_stayed():
     pruned = run("apet", "x", stages)
     assert survival_map(pruned, 4).values == [1, 2, 0, 3]
     session = comparison(plain_pixels(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), pruned])
-    drawn = survival_overlay(session, pruned)
+    drawn = survival_overlay(open_canvas(session), pruned)
     for depth, pixel in ((1, drawn[2, 2]), (2, drawn[2, 9]), (0, drawn[9, 2])):
         color = np.array(colormaps["inferno"](depth / 3)[:3]) * 255
         np.testing.assert_array_equal(pixel, np.floor(0.18 * BRIGHTNESS + 0.82 * color + 0.5))
@@ -278,11 +289,10 @@ def test_what_cannot_be_drawn_is_refused_with_a_sentence():
     session = tiny([0])
     pruned = session.runs[1]
     for draw, words in (
-        (lambda: score_overlay(session, pruned), "ranks no tokens"),
-        (lambda: score_overlay(session, pruned, map_name="entropy"), "no map 'entropy'"),
-        (lambda: cluster_overlay(session, pruned), "merges nothing"),
-        (lambda: kept_overlay(session, pruned, stage=3), "no stage 3"),
-        (lambda: score_overlay(session, session.runs[0]), "0 pruning stage"),
+        (lambda: score_overlay(open_canvas(session), pruned), "ranks no tokens"),
+        (lambda: cluster_overlay(open_canvas(session), pruned), "merges nothing"),
+        (lambda: kept_overlay(open_canvas(session), pruned, stage=3), "no stage 3"),
+        (lambda: score_overlay(open_canvas(session), session.runs[0]), "0 pruning stage"),
         (lambda: open_canvas(session, level=1), "no level 1"),
     ):
         with pytest.raises(BadInput, match=words):
@@ -304,13 +314,13 @@ def test_a_session_that_does_not_fit_its_grid_is_refused(record):
     session = comparison(plain_pixels(12, 12), square_grid((12, 12), 2, 6), [run("full", "x"), damaged])
     draw = score_overlay if record.score else cluster_overlay if record.assignment else kept_overlay
     with pytest.raises(BadInput, match="damaged"):
-        draw(session, damaged)
+        draw(open_canvas(session), damaged)
 
 
 def test_boxes_without_sense_do_not_break_the_drawing():
     hostile = [(float("nan"), 0, 5, 5), (-1e30, -5, 1e30, 5), (8, 8, 2, 2), (float("inf"), 0, float("-inf"), 3)]
     session = tiny([0], evidence=hostile)
-    assert kept_overlay(session, session.runs[1]).shape == (12, 12, 3)
+    assert kept_overlay(open_canvas(session), session.runs[1]).shape == (12, 12, 3)
 
 
 def test_the_callers_canvas_is_never_drawn_upon():
@@ -318,7 +328,7 @@ def test_the_callers_canvas_is_never_drawn_upon():
     canvas = open_canvas(session, long_side=100)
     before = canvas.pixels.copy()
     for draw in (kept_overlay, score_overlay, cluster_overlay):
-        draw(session, session.runs[2], canvas=canvas)
+        draw(canvas, session.runs[2])
     np.testing.assert_array_equal(canvas.pixels, before)
 
 
@@ -345,7 +355,7 @@ def test_patches_tile_what_was_seen_without_gap_at_every_proportion_and_size(wid
 def test_a_wide_image_is_seen_in_its_central_square_only():
     grid = centre_crop_grid((480, 240), 24, 24, 4)
     session = comparison(plain_pixels(480, 240), grid, [run("full", "x"), run("apet", "x", [stage([0], 36)])])
-    drawn = kept_overlay(session, session.runs[1])
+    drawn = kept_overlay(open_canvas(session), session.runs[1])
     assert drawn.shape == (240, 480, 3)
     kept = (drawn == COLOR).all(axis=2)
     assert kept[20, 140] and not kept[:, :120].any() and not kept[:, 160:].any() and not kept[40:].any()
@@ -358,4 +368,6 @@ def test_tokens_that_are_no_patch_and_other_views_are_left_out():
     )
     session = comparison(plain_pixels(12, 12), newline, [run("full", "x"), run("apet", "x", [stage([0, 4], 5)])])
     reference = tiny([0])
-    np.testing.assert_array_equal(kept_overlay(session, session.runs[1]), kept_overlay(reference, reference.runs[1]))
+    np.testing.assert_array_equal(
+        kept_overlay(open_canvas(session), session.runs[1]), kept_overlay(open_canvas(reference), reference.runs[1])
+    )

@@ -1,4 +1,4 @@
-"""``tokviz`` and ``python -m tokviz``: one file per command.
+"""``tokviz`` and ``python -m tokviz``.
 
 Exit codes: 0 fine, 2 bad input (one sentence on stderr says what to do), 130 interrupted, 1 a defect (traceback).
 Torch and models are imported by the command that needs them, so that ``--help`` and bad arguments answer at once.
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ..errors import BadInput
 from ..viz.format import plain_text
-from . import compare, listing, reports, serve
+from . import commands, compare
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     called = "python -m tokviz" if os.path.basename(sys.argv[0]) == "__main__.py" else "tokviz"
     parser = _Parser(prog=called, description="See what visual-token pruners keep.")
     parser.add_argument("--version", action="version", version=f"tokviz {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
-    for command in (compare, serve, listing, reports):
-        command.add_to(commands)
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="command")
+    for module in (compare, commands):
+        module.add_to(subparsers)
     return parser

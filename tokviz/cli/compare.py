@@ -21,10 +21,10 @@ from ..viz.tables import answer_table, cost_table, frame_table, notes
 from .terminal import add_loading_options, check_writable, loading_options, out, quiet_unless
 
 if TYPE_CHECKING:
+    from ..comparison import Comparison
     from ..media.images import InputImage
     from ..models.loading import VisionLanguageModel
     from ..pruners.pruner import Param, Pruner
-    from ..records import Comparison
 
 
 def add_to(commands: Any) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from ..errors import BadInput
-from ..files import write_or_refuse
+from ..files import writing
 
 _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""
-
-
 _LOADING = ("device", "device_map", "dtype", "attention", "quantization")
 
 
@@ -61,28 +57,8 @@ def check_writable(path: Path, image: str | None = None) -> None:
         raise BadInput(f"{path.name!r} is the image itself; give the output another name.")
     if path.is_dir():
         raise BadInput(f"{str(path)!r} is a folder; give a file name.")
-    try:
+    with writing(path):
         if path.exists():
             path.open("ab").close()
         else:
             tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises BadInput when that fails; an earlier file stays as it was."""
-    write_or_refuse(path, text.encode())
-
-
-@contextmanager
-def told_in_a_sentence(path: Path) -> Iterator[None]:
-    """Around the writing of a file: the system's errors become BadInput."""
-    try:
-        yield
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> BadInput:
-    return BadInput(f"{str(path)!r} cannot be written: {(error.strerror or 'unknown reason').lower()}.")

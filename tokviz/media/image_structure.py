@@ -165,10 +165,6 @@ def _past_blocks(data: bytes, at: int, before: int) -> tuple[int, int]:
     return at + 1, count
 
 
-def _tiff(data: bytes) -> None:
-    _check_directories(data)
-
-
 def _check_directories(data: bytes) -> None:
     """The first directory of a TIFF file or EXIF block and those that it points to; what lies outside is not looked at.
 
@@ -246,7 +242,7 @@ _LOOKS: dict[str, Callable[[bytes], Size | None]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "GIF": _gif,
-    "TIFF": _tiff,
+    "TIFF": _check_directories,
     "BMP": _bmp,
     "WEBP": _webp,
 }

@@ -27,11 +27,9 @@ MAX_PIXELS = 25_000_000
 MAX_FILE_BYTES = 30_000_000
 MIN_SIDE = 8
 MAX_ASPECT = 30
-_LOSSLESS_UP_TO = 640
 # What Pillow's decoders raise on damaged files, beyond OSError: found by cutting files short.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, MemoryError)
 _IS_DAMAGED = "The image file is damaged or incomplete and cannot be read."
-_STORED_SIDE = 1600
 _STRIP_ROWS = 64
 
 
@@ -160,11 +158,17 @@ def _is_animated(image: Image.Image) -> bool:
 
 def _check_limits(size: tuple[int, int]) -> None:
     _check_megapixels(size)
-    width, height = size
+    check_sides("image", *size)
+
+
+def check_sides(what: str, width: int, height: int) -> None:
+    """Raises BadInput for an image or video that is too small or too narrow."""
     if min(width, height) < MIN_SIDE:
-        raise BadInput(f"The image is {width} × {height} pixels; each side needs at least {MIN_SIDE}.")
+        raise BadInput(f"The {what} is {width} × {height} pixels; each side needs at least {MIN_SIDE}.")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadInput(f"The image is {width} × {height} pixels; it may be at most {MAX_ASPECT} times as long as wide.")
+        raise BadInput(
+            f"The {what} is {width} × {height} pixels; it may be at most {MAX_ASPECT} times as long as wide."
+        )
 
 
 def _check_megapixels(size: tuple[int, int]) -> None:
@@ -249,22 +253,24 @@ def _range(image: Image.Image) -> tuple[float, float]:
     return float(np.fmin.reduce([low for low, _ in ends])), float(np.fmax.reduce([high for _, high in ends]))
 
 
-def image_record(image: Image.Image, name: str = "") -> ImageRecord:
+def image_record(
+    image: Image.Image, name: str = "", *, side: int = 1600, lossless_up_to: int = 640, quality: int = 92
+) -> ImageRecord:
     """The record that a session carries: size, digest of the RGB bytes, and the image itself.
 
-    Small images are stored exactly (PNG); larger ones as JPEG with at most 1600 px a side. Width and height are
-    always those of the full image, to which all boxes refer.
+    Small images (longer side of at most ``lossless_up_to`` px) are stored exactly, as PNG; larger ones as JPEG with at
+    most ``side`` px a side. Width and height are always those of the full image, to which all boxes refer.
     """
     stored = image
-    if max(image.size) > _STORED_SIDE:
+    if max(image.size) > side:
         stored = image.copy()
-        stored.thumbnail((_STORED_SIDE, _STORED_SIDE), Image.Resampling.LANCZOS)
+        stored.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    lossless = max(stored.size) <= _LOSSLESS_UP_TO
+    lossless = max(stored.size) <= lossless_up_to
     if lossless:
         stored.save(buffer, "PNG")
     else:
-        stored.save(buffer, "JPEG", quality=92)
+        stored.save(buffer, "JPEG", quality=quality)
     return ImageRecord(
         width=image.width,
         height=image.height,
@@ -295,13 +301,10 @@ def stored_image(record: ImageRecord) -> Image.Image:
     try:
         stored = _opened(base64.b64decode(record.base64, validate=True), ("PNG", "JPEG"))
         # Stored images are at most as large as the full one; a forged session is stopped before decoding.
-        if stored.width > record.width or stored.height > record.height:
-            raise BadInput("The image inside this session is larger than the session says.")
-        image = stored.convert("RGB")
-    except BadInput as error:
-        if str(error).startswith("The image inside"):
-            raise
+        larger = stored.width > record.width or stored.height > record.height
+        image = None if larger else stored.convert("RGB")
+    except (Image.DecompressionBombError, *_DAMAGED) as error:  # BadInput is a ValueError
         raise BadInput("The image inside this session is damaged.") from error
-    except (Image.DecompressionBombError, *_DAMAGED) as error:
-        raise BadInput("The image inside this session is damaged.") from error
+    if image is None:
+        raise BadInput("The image inside this session is larger than the session says.")
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

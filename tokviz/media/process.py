@@ -1,4 +1,4 @@
-"""The other side of ``decoding_worker``: the process that decodes one hostile file under limits, and the one it is
+"""The other side of ``worker.py``: the process that decodes one hostile file under limits, and the one it is
 copied from.
 
 On Linux ``python -m tokviz.media.process NUMBER`` imports the decoders once and then copies itself for every call;

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +14,10 @@ from PIL import Image
 from ..errors import BadInput
 from ..files import is_file, open_file
 from ..names import VideoFacts
-from ..records import FrameRecord, ImageRecord, VideoRecord
+from ..records import FrameRecord, VideoRecord
 from ..short import short_repr
 from . import video_decoding as decoding
-from .images import rgb_digest, valid_text
+from .images import check_sides, image_record, valid_text
 from .video_decoding import Clock, Timeline
 from .worker import OnUsage, absolute, in_worker
 
@@ -168,23 +166,9 @@ def _sampled(
         image = _image(frame, facts)
         size = image.size
         damaged |= frame.is_corrupt
-        yield SampledFrame(image, FrameRecord(index=number, time_s=line.seconds(number), image=frame_record(image)))
+        record = image_record(image, side=_STORED_SIDE, lossless_up_to=0, quality=90)
+        yield SampledFrame(image, FrameRecord(index=number, time_s=line.seconds(number), image=record))
     yield Reading(facts, _digest(source), _notices(line, facts, first, size, damaged))
-
-
-def frame_record(frame: Image.Image) -> ImageRecord:
-    """What a session keeps of a frame: size and digest of the RGB bytes, and a JPEG of at most 640 px a side."""
-    stored = frame.copy()
-    stored.thumbnail((_STORED_SIDE, _STORED_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    stored.save(buffer, "JPEG", quality=90)
-    return ImageRecord(
-        width=frame.width,
-        height=frame.height,
-        sha256=rgb_digest(frame),
-        mime="image/jpeg",
-        base64=base64.b64encode(buffer.getvalue()).decode("ascii"),
-    )
 
 
 def _look(source: str | Path | bytes, clock: Clock) -> tuple[Timeline, VideoFacts, Any]:
@@ -192,7 +176,7 @@ def _look(source: str | Path | bytes, clock: Clock) -> tuple[Timeline, VideoFact
     line = decoding.timeline(source, clock)
     _, first = next(decoding.frames(source, line, [0], clock))
     size = (first.width, first.height) if _quarter_turns(first) % 2 == 0 else (first.height, first.width)
-    decoding.check_size(*size)
+    check_sides("video", *size)
     return line, VideoFacts(line.n_frames, line.n_frames / line.duration_s, line.duration_s, size), first
 
 

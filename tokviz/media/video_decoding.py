@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import BadInput
-from ..extras import is_installed, need
+from ..errors import BadInput, is_installed, need
 from ..files import open_file
-from .images import MAX_ASPECT, MIN_SIDE
+from .images import check_sides
 from .video_structure import claims_too_much
 
 _DAMAGE: tuple[type[Exception], ...] = (OSError, ValueError, ArithmeticError, MemoryError)
@@ -203,20 +202,12 @@ def _check_header(container: Any, stream: Any) -> None:
             f"The video file is damaged, or its frames have more than {MAX_FRAME_PIXELS / 1e6:.1f} megapixels; "
             "please use a smaller one."
         )
-    check_size(width, height)
+    check_sides("video", width, height)
     seconds = max(
         (container.duration or 0) / av.time_base,
         float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0,
     )
     _check_length(seconds, stream.frames)
-
-
-def check_size(width: int, height: int) -> None:
-    """Raises BadInput for a video that is too small or too narrow."""
-    if min(width, height) < MIN_SIDE:
-        raise BadInput(f"The video is {width} × {height} pixels; each side needs at least {MIN_SIDE}.")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadInput(f"The video is {width} × {height} pixels; it may be at most {MAX_ASPECT} times as long as wide.")
 
 
 def _check_length(seconds: float, n_frames: int) -> None:

@@ -22,7 +22,6 @@ _MOST_BOXES = ((b"pssh", 500), (b"data", 5_000), (b"sidx", 10_000), (b"uuid", 10
 _DATA = (b"mdat", b"free", b"skip", b"wide")
 # Bytes between the name of a box and the number of its samples.
 _SAMPLES = ((b"stsz", 8), (b"stz2", 8), (b"trun", 4))
-_EDITS = ((b"elst", 4),)
 _BOX_HOLDERS = frozenset(
     b"moov trak mdia minf stbl dinf edts udta meta ilst moof traf mvex mfra tref sinf schi iprp ipco ---- clip matt"
     b" rmra rmda gmhd tapt imap".split()
@@ -65,11 +64,11 @@ def _mov_claims_too_much(file: BinaryIO) -> bool:
         if b"cmov" in payload or n_bytes > MAX_INDEX_BYTES:
             return True
         n_boxes += _boxes_in(payload, MAX_BOXES - n_boxes)
-        n_edits += _claimed(payload, _EDITS)
+        n_edits += _claimed(payload, b"elst", 4)
         for name in found:
             found[name] += payload.count(name)
         for track in payload.split(b"trak"):
-            samples += 0 if _is_plain_sound(track) else _claimed(track, _SAMPLES)
+            samples += 0 if _is_plain_sound(track) else sum(_claimed(track, *where) for where in _SAMPLES)
     return (
         samples > MAX_SAMPLES
         or n_boxes > MAX_BOXES
@@ -124,14 +123,12 @@ def _boxes_in(payload: bytes, at_most: int) -> int:
     return count
 
 
-def _claimed(content: bytes, counts: tuple[tuple[bytes, int], ...]) -> int:
-    total = 0
-    for name, offset in counts:
-        at = content.find(name)
-        while at >= 0:
-            number = content[at + 4 + offset : at + 8 + offset]
-            total += int.from_bytes(number, "big")
-            at = content.find(name, at + 4)
+def _claimed(content: bytes, name: bytes, offset: int) -> int:
+    """The sum of the numbers that lie ``offset`` bytes behind each place where the name of a box stands."""
+    total, at = 0, content.find(name)
+    while at >= 0:
+        total += int.from_bytes(content[at + 4 + offset : at + 8 + offset], "big")
+        at = content.find(name, at + 4)
     return total
 
 

@@ -5,7 +5,7 @@ CPU time, memory and time on the wall, which is killed when it passes one or the
 own process, and a few run at once; the others wait in order.
 
 On Linux the processes are copies of one that was started with a fresh interpreter and has the decoders loaded
-(``decoding_process``): some ten milliseconds a call. Elsewhere a fresh interpreter is started for each call, which
+(``process.py``): some ten milliseconds a call. Elsewhere a fresh interpreter is started for each call, which
 takes about half a second, and limits hold as far as the system has them; the time on the wall always does. Scripts need
 no ``if __name__ == "__main__"``: the script is not imported again. Nothing outlives this process, be it killed.
 """
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from ..errors import BadInput, Stopped
-from ..resources import IMPORT_FOLDER
+from ..files import IMPORT_FOLDER
 from .process import ENDING
 
 AT_ONCE = 4
@@ -120,7 +120,7 @@ def in_worker(
     with the other side's traceback when the function has a defect.
     """
     limits = limits or Limits.from_environment()
-    with _TURNS.taken(stop), _scratch() as request, _scratch() as reply:
+    with _TURNS.taken(stop), _temporary_file() as request, _temporary_file() as reply:
         pickle.dump((function, arguments, limits.cpu_s, limits.memory_mb), request)
         request.flush()
         request.seek(0)
@@ -228,7 +228,7 @@ def _check_stop(stop: threading.Event | None) -> None:
 
 
 @contextmanager
-def _scratch() -> Iterator[BinaryIO]:
+def _temporary_file() -> Iterator[BinaryIO]:
     """A file without a name, in memory where the system can."""
     if hasattr(os, "memfd_create"):
         with os.fdopen(os.memfd_create("tokviz"), "w+b") as file:
@@ -243,8 +243,7 @@ class _Copies:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._original: tuple[subprocess.Popen[bytes], socket.socket] | None = None
 
     def call(self, request: BinaryIO, reply: BinaryIO, wall_s: float, stop: threading.Event | None) -> _Ending:
         """Wait for a call's end, or end it."""
@@ -280,22 +279,23 @@ class _Copies:
     def _hand_over(self, files: list[int]) -> None:
         with self._lock:
             for attempt in (1, 2):
-                if self._control is None or self._process is None or self._process.poll() is not None:
-                    self._start()
-                assert self._control is not None
+                control = self._control()
                 try:
-                    socket.send_fds(self._control, [b"c"], files)
+                    socket.send_fds(control, [b"c"], files)
                     return
                 except OSError:
                     self._end()
                     if attempt == 2:
                         raise
 
-    def _start(self) -> None:
+    def _control(self) -> socket.socket:
+        """What calls are handed over by; starts the process that is copied where it is not there, or not any more."""
+        if self._original is not None and self._original[0].poll() is None:
+            return self._original[1]
         self._end()
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [*_INTERPRETER, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -303,14 +303,14 @@ class _Copies:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        self._control = ours
+        self._original = process, ours
+        return ours
 
     def _end(self) -> None:
-        control, process = self._control, self._process
-        self._control = self._process = None
-        if control is not None:
+        original, self._original = self._original, None
+        if original is not None:
+            process, control = original
             control.close()  # it kills its copies and leaves
-        if process is not None:
             try:
                 process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..files import resource
 from ..names import Media
-from ..resources import resource
 
 EMBEDDED_MODEL = "tokviz-tiny"
 EMBEDDED_VIDEO_MODEL = "tokviz-tiny-video"

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..comparison import Comparison
 from ..engine import Prompt, answer, encode, running_on
 from ..errors import BadInput, Stopped, knows_its_keywords
 from ..media.images import InputImage
@@ -27,11 +28,11 @@ from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import model_inputs
 from ..names import DEFAULT_METHODS, Box, BudgetMeaning
-from ..records import Comparison, Request, Run, Timing, TokenGrid
+from ..records import Request, Run, Timing, TokenGrid
 from ..short import short_repr
 from ..types import Budget, Need
 from .examples import stored_digests
-from .execute import Settings, needs_of, planning_info, run_method
+from .execute import Settings, needs_of, planning_info, run_method, unheard
 from .inputs import Source, geometry_of, grid_of, image_of, notices_of, open_media, placed_evidence, untrained
 from .metrics import timing
 from .requests import (
@@ -169,14 +170,7 @@ def _job(asked: SimpleNamespace) -> _Job:
         evidence=boxes,
         evidence_frames=box_frames,
     )
-    settings = Settings(
-        budget=Budget(asked.budget, asked.budget_as),
-        seed=asked.seed,
-        repeats=asked.repeats,
-        max_new_tokens=asked.max_new_tokens,
-        stop=asked.stop or threading.Event(),
-    )
-    return _Job(vlm=asked.vlm, media=media, request=request, grid=grid, chosen=chosen, settings=settings)
+    return _Job(asked.vlm, media, request, grid, chosen, asked.stop or threading.Event())
 
 
 @dataclass
@@ -186,7 +180,7 @@ class _Job:
     request: Request
     grid: TokenGrid
     chosen: list[ChosenMethod]
-    settings: Settings
+    stop: threading.Event
     text_tokens: list[str] = field(default_factory=list)
 
     def comparison(self, runs: list[Run], timings: dict[str, Timing]) -> Comparison:
@@ -212,15 +206,16 @@ class _Job:
     @torch.inference_mode()
     def run(self, emit: Callable[[Event], None]) -> None:
         """Run every lane in order. Everything that touches the model happens in the calling thread."""
-        needs = self._needs()
-        repeats = self.settings.repeats
+        asked, needs = self.request, self._needs()
+        budget = Budget(asked.budget, asked.budget_as)
+        settings = Settings(budget, asked.seed, asked.repeats, asked.max_new_tokens, self.stop)
         if self.vlm.model not in _WARM:  # else the first run, the unpruned one, would look slower than it is
             warm_up = self._encode(needs)
             with running_on(self.vlm.model, self.vlm.family, warm_up):
-                answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=_ignore, stop=self.settings.stop)
-            if not self.settings.stop.is_set():
+                answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=unheard, stop=self.stop)
+            if not self.stop.is_set():
                 _WARM.add(self.vlm.model)
-        prompts = [self._encode(needs) for _ in range(repeats)]
+        prompts = [self._encode(needs) for _ in range(asked.repeats)]
         prompt = prompts[-1]
         n_visual = int(prompt.visual_mask.sum())
         if n_visual != self.grid.n_tokens:
@@ -234,7 +229,7 @@ class _Job:
             for lane, chosen in enumerate(self.chosen):
                 emit(Event("lane", lane, "", partial))
                 on_text = _text_events(emit, lane, partial)
-                run = run_method(self.vlm, prompt, self.grid, chosen, self.settings, on_text)
+                run = run_method(self.vlm, prompt, self.grid, chosen, settings, on_text)
                 runs.append(run)
                 partial = self.comparison(runs, timings)
                 emit(Event("run", lane, run.answer, partial))
@@ -248,12 +243,12 @@ class _Job:
         return {need for chosen in self.chosen for need in needs_of(chosen.pruner, info)}
 
     def _encode(self, needs: set[Need]) -> Prompt:
-        if self.settings.stop.is_set():
+        if self.stop.is_set():
             raise BadInput("Stopped before the image was encoded.")
         shown = self.media if isinstance(self.media, Video) else self.media.image
         inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
         length = inputs["input_ids"].shape[1]
-        check_context(self.vlm, length, self.settings.max_new_tokens, self.request.question, self.grid)
+        check_context(self.vlm, length, self.request.max_new_tokens, self.request.question, self.grid)
         return encode(
             self.vlm.model,
             self.vlm.family,
@@ -262,10 +257,6 @@ class _Job:
             question_mask=question_mask,
             geometry=[geometry_of(self.grid)],
         )
-
-
-def _ignore(token_ids: list[int]) -> None:
-    """The warm-up's tokens are nobody's."""
 
 
 def _text_events(emit: Callable[[Event], None], lane: int, comparison: Comparison) -> Callable[[str], None]:
@@ -293,7 +284,7 @@ def _relay(job: _Job) -> Iterator[Event]:
     finally:
         # The consumer may leave early (a closed browser tab): the model must be free when this generator is gone.
         if worker.is_alive():
-            job.settings.stop.set()
+            job.stop.set()
             worker.join()
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..comparison import Comparison
 from ..errors import BadInput
-from ..records import Comparison
-from ..resources import resource
+from ..files import resource
 
 EXAMPLES = resource("examples")
 

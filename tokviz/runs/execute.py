@@ -146,8 +146,8 @@ def processed(events: Sequence[StageEvent], n_visual: int, n_layers: int) -> lis
     return tokens_per_layer(n_visual, n_layers, [(event.stage.site, len(event.sequence)) for event in events])
 
 
-def _unheard(token_ids: list[int]) -> None:
-    """Repetitions for the clock stream to nobody."""
+def unheard(token_ids: list[int]) -> None:
+    """Take the tokens of an answer that nobody reads: of a warm-up, or of a repetition for the clock."""
 
 
 def execute(
@@ -157,7 +157,7 @@ def execute(
     schedule: Schedule,
     params: Mapping[str, Any],
     settings: Settings,
-    on_tokens: Callable[[list[int]], None] = _unheard,
+    on_tokens: Callable[[list[int]], None] = unheard,
     *,
     diagnose: bool = False,
 ) -> Execution:

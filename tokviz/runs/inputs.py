@@ -41,7 +41,8 @@ def open_media(
     BadInput with one sentence: nothing there, unreadable, past a limit, or the model takes no such thing; Stopped.
     """
     check_source(source)
-    _check_frames(frames)
+    if frames is not None:
+        check_whole("The number of frames", frames, 1, MAX_SAMPLED)
     if isinstance(source, Video):
         _check_taken(vlm, "video")
         if frames not in (None, len(source.frames)):
@@ -87,11 +88,10 @@ def _sampled(vlm: VisionLanguageModel, facts: VideoFacts, wanted: int | None) ->
     return numbers if len(numbers) <= MAX_SAMPLED else vlm.family.sampled(vlm.processor, facts, MAX_SAMPLED)
 
 
-def _check_frames(frames: int | None) -> None:
-    if frames is not None and (
-        isinstance(frames, bool) or not isinstance(frames, int) or not 1 <= frames <= MAX_SAMPLED
-    ):
-        raise BadInput(f"The number of frames must be a whole number from 1 to {MAX_SAMPLED}, not {frames!r}.")
+def check_whole(name: str, value: object, low: int, high: int, why: str = "") -> None:
+    """Raises BadInput for anything but a whole number from ``low`` to ``high``; ``why`` stands behind the two."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {passed(value)}.")
 
 
 def _check_taken(vlm: VisionLanguageModel, media: Media) -> None:

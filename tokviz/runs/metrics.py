@@ -1,4 +1,4 @@
-"""What is measured on finished runs: agreement of kept sets, evidence recall, verdicts on answers."""
+"""What is measured on finished runs: verdicts on answers, kept tokens per frame, what became of the evidence."""
 
 from __future__ import annotations
 
@@ -11,18 +11,42 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..comparison import Comparison
 from ..names import Box
 from ..records import Run, StageRecord, Timing, TokenGrid
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
+Tone = Literal["good", "bad", "same", "different"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an answer compares; ``label`` is the same in words."""
+    """How an answer compares, in the words of page, figures, tables and terminal.
+
+    tone: ``good`` and ``bad`` compare with the right answer, ``same`` and ``different`` with the unpruned one.
+    sign: the same in one character, for readers who cannot tell colours apart.
+    """
 
     kind: VerdictKind
-    label: str
+    tone: Tone
+    sign: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.text}"
+
+
+_VERDICTS = {
+    verdict.kind: verdict
+    for verdict in (
+        Verdict("right", "good", "✓", "right"),
+        Verdict("recovered", "good", "✓", "right, unlike no pruning"),
+        Verdict("wrong", "bad", "✗", "wrong"),
+        Verdict("flipped", "bad", "✗", "flipped by pruning"),
+        Verdict("same", "same", "=", "same as no pruning"),
+        Verdict("changed", "different", "≠", "changed by pruning"),
+    )
+}
 
 
 def normalised(answer: str) -> str:
@@ -36,32 +60,30 @@ def verdict(answer: str, baseline_answer: str, expected: str | None) -> Verdict:
     With an expected answer: ``right``; ``flipped`` (unpruned right, this wrong); ``recovered`` (unpruned wrong, this
     right); ``wrong`` (both wrong). Without: ``same`` or ``changed``.
     """
-    same = normalised(answer) == normalised(baseline_answer)
+    said, baseline = normalised(answer), normalised(baseline_answer)
     if expected is None:
-        return Verdict("same", "same as no pruning") if same else Verdict("changed", "changed by pruning")
-    is_right = normalised(answer) == normalised(expected)
-    baseline_right = normalised(baseline_answer) == normalised(expected)
-    if is_right:
-        return Verdict("right", "right") if baseline_right else Verdict("recovered", "right, unlike no pruning")
-    return Verdict("flipped", "flipped by pruning") if baseline_right else Verdict("wrong", "wrong")
+        return _VERDICTS["same" if said == baseline else "changed"]
+    right = normalised(expected)
+    if said == right:
+        return _VERDICTS["right" if baseline == right else "recovered"]
+    return _VERDICTS["flipped" if baseline == right else "wrong"]
+
+
+def judge(comparison: Comparison, run: Run) -> Verdict | None:
+    """Judge a run's answer. None for a run that failed, and where there is nothing to compare it with."""
+    if run.error is not None:
+        return None
+    unpruned, expected = comparison.runs[0], comparison.request.expected_answer
+    alone = run is unpruned or unpruned.error is not None
+    if alone and expected is None:
+        return None
+    return verdict(run.answer, run.answer if alone else unpruned.answer, expected)
 
 
 def timing(samples: Sequence[float], executions: int | None = None) -> Timing:
     """Median of ``samples`` in ms, of so many executions (default: one each); one is a single shot."""
     executions = len(samples) if executions is None else executions
     return Timing(median_ms=median(samples), samples=executions, single_shot=executions == 1)
-
-
-def overlap(kept_a: Sequence[int], kept_b: Sequence[int]) -> float:
-    """Intersection over union of two kept sets; 1.0 when both are empty."""
-    a, b = set(kept_a), set(kept_b)
-    return len(a & b) / len(a | b) if a | b else 1.0
-
-
-def seen_by_llm(run: Run, n_visual: int) -> list[int]:
-    """Visual tokens that entered the LLM, ascending: what the stages before it left of ``n_visual``."""
-    before = [stage for stage in run.stages if not isinstance(stage.site, int)]
-    return before[-1].kept if before else list(range(n_visual))
 
 
 @dataclass(frozen=True)

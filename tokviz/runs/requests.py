@@ -16,6 +16,7 @@ from ..pruners import Pruner, get
 from ..records import RequestedMethod, TokenGrid
 from ..session_limits import MAX_EVIDENCE
 from ..short import kind_of, passed
+from .inputs import check_whole
 
 MAX_QUESTION_CHARACTERS = 2000
 MAX_NEW_TOKENS = 1024
@@ -68,11 +69,6 @@ def chosen_methods(
     ]
 
 
-def find_pruner(method: str | Pruner) -> Pruner:
-    """The method itself, or the one with this id. Raises BadInput."""
-    return method if isinstance(method, Pruner) else get(method)
-
-
 def method_entry(method: object) -> tuple[Pruner, Mapping[str, Any]]:
     """The pruner, and the parameters that came with it. Raises BadInput."""
     own: Mapping[str, Any] = {}
@@ -86,7 +82,7 @@ def method_entry(method: object) -> tuple[Pruner, Mapping[str, Any]]:
             f"methods must be a list of method ids, and {passed(named)} is none: {kind_of(named)}. "
             "A pruner object, or (id, {parameter: value}), will do as well."
         )
-    return find_pruner(named), own
+    return named if isinstance(named, Pruner) else get(named), own
 
 
 def _params_by_method(pruners: Mapping[str, Pruner], params: object) -> dict[str, Mapping[str, Any]]:
@@ -106,10 +102,10 @@ def _params_by_method(pruners: Mapping[str, Pruner], params: object) -> dict[str
 def _variant(pruner: Pruner, values: Mapping[str, Any]) -> str:
     """What of the parameters is not the default: enough to tell two runs of one method apart."""
     changed = (param for param in pruner.params if values[param.name] != param.default)
-    return ", ".join(f"{param.name}={value_text(values[param.name])}" for param in changed)
+    return ", ".join(f"{param.name}={_value_text(values[param.name])}" for param in changed)
 
 
-def value_text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     """A parameter's value as the command line takes it."""
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -165,16 +161,11 @@ def listed(name: str, values: object) -> list[Any]:
 
 def check_numbers(budget: int, budget_as: str, seed: int, repeats: int, max_new_tokens: int, grid: TokenGrid) -> None:
     """Raises BadInput for numbers that are none, or out of range."""
-    for name, value, low, high in (
-        ("The budget", budget, 1, grid.n_tokens),
-        ("The seed", seed, 0, 2**63 - 1),
-        ("The number of repeats", repeats, 1, 100),
-        ("The number of new tokens", max_new_tokens, 1, MAX_NEW_TOKENS),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            what = "video" if grid.is_video else "image"
-            why = f" (this {what} has {grid.n_tokens} visual tokens)" if name == "The budget" else ""
-            raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {passed(value)}.")
+    what = "video" if grid.is_video else "image"
+    check_whole("The budget", budget, 1, grid.n_tokens, f" (this {what} has {grid.n_tokens} visual tokens)")
+    check_whole("The seed", seed, 0, 2**63 - 1)
+    check_whole("The number of repeats", repeats, 1, 100)
+    check_whole("The number of new tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
     if budget_as not in ("published", "final", "average"):
         raise BadInput(f"budget_as must be published, final or average, not {passed(budget_as)}.")
 

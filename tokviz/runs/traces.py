@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..records import Chart, Reading, StageRecord, TextScores, TokenMap
+from ..records import Chart, StageRecord, TextScores, TokenMap
 from ..types import Diagnostics
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _stage_record(event: StageEvent, n_visual: int, milliseconds: float) -> Stag
         extra_name=found.extra_name if event.n_extra else "",
         sequence=_sequence(event),
         charts=[_original_chart(chart, alive) for chart in found.charts],
-        readings=[_plain_reading(reading) for reading in found.readings],
+        readings=[replace(one, value=_rounded(one.value), line=_rounded(one.line)) for one in found.readings],
         text=None if found.text is None else _plain_text_scores(found.text),
         facts={name: _plain(value) for name, value in found.facts.items()},
         selection_ms=milliseconds,
@@ -88,10 +88,6 @@ def _original_chart(chart: Chart, alive: np.ndarray) -> Chart:
         marked=[int(position) for position in chart.marked],
         about=None if chart.about is None else int(alive[chart.about]),
     )
-
-
-def _plain_reading(reading: Reading) -> Reading:
-    return replace(reading, value=_rounded(reading.value), line=_rounded(reading.line))
 
 
 def _plain_text_scores(text: TextScores) -> TextScores:

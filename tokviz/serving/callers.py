@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import ipaddress
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +34,21 @@ def distrust_forwarded() -> None:
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address or host name is this machine's own, which nobody else can come from; no address at all is
-    a call in process.
-    """
+def parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An IP address, None for anything else."""
     try:
-        return address in ("", "localhost") or ipaddress.ip_address(address).is_loopback
+        return ipaddress.ip_address(address)
     except ValueError:
-        return False
+        return None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address or host name is this machine's own, which nobody else can come from.
+
+    No address at all is a call in process.
+    """
+    ip = parsed(address)
+    return address in ("", "localhost") or (ip is not None and ip.is_loopback)
 
 
 def address_of(client: Any, headers: Mapping[str, str]) -> str:
@@ -52,29 +61,32 @@ def address_of(client: Any, headers: Mapping[str, str]) -> str:
     host = getattr(client, "host", None) or (client[0] if isinstance(client, tuple | list) and client else "")
     if behind_proxy():
         for part in reversed(headers.get("x-forwarded-for", "").split(",")):
-            address = _public(part.strip())
-            if address:
-                return _network(address)
+            ip = parsed(part.strip())
+            if ip is not None and ip.is_global:
+                return _network(str(ip))
     return _network(str(host))
 
 
 def _network(host: str) -> str:
     """An IPv4 address; of a public IPv6 one its network of 64 bits, all of whose addresses are one customer's."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+    ip = parsed(host)
+    if not isinstance(ip, ipaddress.IPv6Address) or not ip.is_global:
         return host
-    if isinstance(address, ipaddress.IPv4Address) or not address.is_global:
-        return host
-    return str(ipaddress.ip_network(f"{address}/64", strict=False).network_address)
+    return str(ipaddress.ip_network(f"{ip}/64", strict=False).network_address)
 
 
-def _public(text: str) -> str:
+CALLER: contextvars.ContextVar[str | None] = contextvars.ContextVar("tokviz_caller", default=None)
+"""The visitor for whom the server works just now; None: for itself."""
+
+
+@contextlib.contextmanager
+def on_behalf_of(address: str) -> Iterator[None]:
+    """What is made inside is made for the visitor at ``address``, also in threads that copy the context."""
+    token = CALLER.set(address)
     try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return ""
-    return str(address) if address.is_global else ""
+        yield
+    finally:
+        CALLER.reset(token)
 
 
 @dataclass

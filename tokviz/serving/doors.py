@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import BadInput
-from .callers import LISTENERS, Listeners, address_of, is_loopback
+from .callers import LISTENERS, Listeners, address_of, is_loopback, parsed
 from .storage import FILES_OF_REQUEST, TOO_MANY_FILES, storage
 
 Scope = MutableMapping[str, Any]
@@ -61,15 +60,12 @@ def host_is_ours(host: str, server: str) -> bool:
         return False
     if os.environ.get("SPACE_ID"):  # public anyway, and behind proxies that may ask under names of their own
         return True
-    name = _hostname(host)
+    name, _ = _name_and_port(host)
     if name in named_hosts() or name == "localhost":
         return True
-    address = _address(name)
-    if address is None:
-        return False
-    own = _address(server)
+    address, own = parsed(name), parsed(server)
     # From outside the machine the address may be another one than ours: ports are mapped, into containers for one.
-    return address.is_loopback or own is None or not own.is_loopback
+    return address is not None and (address.is_loopback or own is None or not own.is_loopback)
 
 
 def origin_is_ours(origin: str, host: str) -> bool:
@@ -85,29 +81,21 @@ def origin_is_ours(origin: str, host: str) -> bool:
         return False
     if parts.netloc.lower() == host.lower() or name.lower() in named_hosts() - {"0.0.0.0", "::"}:
         return True
-    same_port = port == _port(host)
-    return same_port and is_loopback(name) and is_loopback(_hostname(host))
+    asked, its_port = _name_and_port(host)
+    return port == its_port and is_loopback(name) and is_loopback(asked)
 
 
-def _hostname(host: str) -> str:
+def _name_and_port(host: str) -> tuple[str, int | None]:
+    """Of a ``Host`` header; port None where it names none, -1 where it is no number that a port can have."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        parts = urlsplit(f"//{host}")
     except ValueError:
-        return ""
-
-
-def _port(host: str) -> int | None:
+        return "", -1
+    name = (parts.hostname or "").rstrip(".")
     try:
-        return urlsplit(f"//{host}").port
+        return name, parts.port
     except ValueError:
-        return -1
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
+        return name, -1
 
 
 class Refused(Exception):
@@ -159,12 +147,12 @@ class Doors:
         file = _FILE.match(path)
         if _CLOSED.match(path) or (file and re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:", file[1]) is not None):
             raise Refused(404, "There is nothing here.")
-        _check_length(headers, LARGEST_UPLOAD if _is_upload(scope) else LARGEST_BODY)
+        _check_length(_length(headers) or 0, LARGEST_UPLOAD if _is_upload(scope) else LARGEST_BODY)
 
     async def _serve(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
         caller = address_of(scope.get("client"), headers)
         if _is_upload(scope):
-            await self._upload(scope, caller, _bounded(receive, LARGEST_UPLOAD), send)
+            await self._upload(scope, headers, caller, _bounded(receive, LARGEST_UPLOAD), send)
             return
         receive = _bounded(receive, LARGEST_BODY)
         if scope["method"] == "POST" and _JOIN.match(scope["path"]):
@@ -180,10 +168,12 @@ class Doors:
         finally:
             self._listeners.left(key)
 
-    async def _upload(self, scope: Scope, caller: str, receive: Receive, send: Send) -> None:
+    async def _upload(
+        self, scope: Scope, headers: Mapping[str, str], caller: str, receive: Receive, send: Send
+    ) -> None:
         kept = storage()
         try:
-            await asyncio.to_thread(kept.make_room, _length(scope) or LARGEST_UPLOAD, caller)
+            await asyncio.to_thread(kept.make_room, _length(headers) or LARGEST_UPLOAD, caller)
         except BadInput as error:
             raise Refused(507, str(error)) from error
         answer: list[Message] = []  # held back until the files are counted: it may become a refusal
@@ -193,7 +183,7 @@ class Doors:
 
         body, read = _overheard(hold)
         async with kept.uploading():
-            await self.app(scope, _of_few_parts(receive, scope), body)
+            await self.app(scope, _of_few_parts(receive, headers), body)
         paths = read()
         if isinstance(paths, list):
             try:
@@ -240,14 +230,13 @@ def _is_upload(scope: Scope) -> bool:
     return scope["method"] == "POST" and scope["path"].rstrip("/") == f"{API}/upload"
 
 
-def _length(scope: Scope) -> int | None:
-    value = dict(scope["headers"]).get(b"content-length", b"")
+def _length(headers: Mapping[str, str]) -> int | None:
+    value = headers.get("content-length", "")
     return int(value) if value.isdigit() else None
 
 
-def _check_length(headers: Mapping[str, str], most: int) -> None:
-    length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > most:
+def _check_length(length: int, most: int) -> None:
+    if length > most:
         raise Refused(413, f"The request is larger than {most // 1_000_000} MB.")
 
 
@@ -259,20 +248,18 @@ def _bounded(receive: Receive, most: int) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > most:
-            raise Refused(413, f"The request is larger than {most // 1_000_000} MB.")
+        _check_length(received, most)
         return message
 
     return counted
 
 
-def _of_few_parts(receive: Receive, scope: Scope) -> Receive:
+def _of_few_parts(receive: Receive, headers: Mapping[str, str]) -> Receive:
     """An upload's parts are counted while they come: each one costs the page a file before it can say no."""
-    kind = dict(scope["headers"]).get(b"content-type", b"")
-    found = re.search(rb"boundary=(?:\"([^\"]+)\"|([^;\s]+))", kind, re.IGNORECASE)
+    found = re.search(r"boundary=(?:\"([^\"]+)\"|([^;\s]+))", headers.get("content-type", ""), re.I | re.A)
     if found is None:  # no form: the page refuses it
         return receive
-    delimiter = b"--" + (found[1] or found[2])
+    delimiter = f"--{found[1] or found[2]}".encode("latin-1")
     parts, rest = 0, b""
 
     async def counted() -> Message:
@@ -324,10 +311,7 @@ def _overheard(send: Send) -> tuple[Send, Callable[[], Any]]:
 
 async def _answer(send: Send, status: int, sentence: str) -> None:
     body = json.dumps({"detail": sentence, "error": sentence}).encode()
-    headers: Iterable[tuple[bytes, bytes]] = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+    length = (b"content-length", str(len(body)).encode())
+    headers = [(b"content-type", b"application/json"), length, (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
+from ..models import catalog
 from .callers import is_loopback
 
 if TYPE_CHECKING:
@@ -38,19 +39,15 @@ class ModelOption:
     @property
     def label(self) -> str:
         """What the menu says: name with family and size, and memory (or the number of parameters of small models)."""
-        from ..models.catalog import size_words
-
         if self.memory_gb and self.memory_gb >= 1:
             return f"{self.name} · ≈ {self.memory_gb:.0f} GB"
-        return f"{self.name} · {size_words(self.parameters)}" if self.parameters else self.name
+        return f"{self.name} · {catalog.size_words(self.parameters)}" if self.parameters else self.name
 
     def facts(self) -> str:
         """One line about it before it is loaded."""
-        from ..models.catalog import size_words
-
         said = [self.family]
         if self.parameters:
-            said.append(f"{size_words(self.parameters)} parameters")
+            said.append(f"{catalog.size_words(self.parameters)} parameters")
         if self.memory_gb:
             four = f", {self.memory_gb_4bit:g} GB with 4-bit weights" if self.memory_gb_4bit else ""
             said.append(f"≈ {self.memory_gb:g} GB in bfloat16{four} (estimated)")
@@ -88,13 +85,11 @@ def model_options() -> list[ModelOption]:
     ``TOKVIZ_MODEL`` lists ids or folders, separated by commas. Unset: the whole catalog, but on a public server only
     what is on its disk (a visitor must not start a download of 16 GB).
     """
-    from ..models.catalog import CATALOG, find
-
     named = named_by_operator()
     if not named:
         public = is_public()
-        return [_of_catalog(entry) for entry in CATALOG if not public or is_local(entry.id)]
-    return [_elsewhere(name) if (entry := find(name)) is None else _of_catalog(entry) for name in named]
+        return [_of_catalog(entry) for entry in catalog.CATALOG if not public or is_local(entry.id)]
+    return [_elsewhere(name) if (entry := catalog.find(name)) is None else _of_catalog(entry) for name in named]
 
 
 def model_option(name: str) -> ModelOption:
@@ -126,13 +121,11 @@ def is_public() -> bool:
 
 def is_local(name: str) -> bool:
     """Whether a model is on this server's disk: embedded, a folder, or in the hub's cache."""
-    from ..models.catalog import EMBEDDED, find
-
-    if name in EMBEDDED or Path(name).expanduser().is_dir():
+    if name in catalog.EMBEDDED or Path(name).expanduser().is_dir():
         return True
     from huggingface_hub import try_to_load_from_cache
 
-    entry = find(name)
+    entry = catalog.find(name)
     revision = None if entry is None else entry.revision
     weights = ("model.safetensors", "model.safetensors.index.json")
     return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in weights)
@@ -149,14 +142,13 @@ def check_may_load(name: str, address: str) -> None:
     )
 
 
-def _of_catalog(entry: Any) -> ModelOption:
-    from ..models.catalog import EMBEDDED, embedded_folder
-
+def _of_catalog(entry: catalog.CatalogEntry) -> ModelOption:
     known = {name: getattr(entry, name) for name in ("id", "family", "licence", "takes", "note")}
-    if entry.id in EMBEDDED:
-        return ModelOption(name=entry.label, parameters=_count(embedded_folder(entry.id)), **known)
+    if entry.id in catalog.EMBEDDED:
+        return ModelOption(name=entry.label, parameters=_count(catalog.embedded_folder(entry.id)), **known)
     size = {name: getattr(entry, name) for name in ("memory_gb", "memory_gb_4bit", "revision")}
-    return ModelOption(name=entry.label, parameters=entry.parameters.total, **size, **known)
+    parameters = None if entry.parameters is None else entry.parameters.total  # a family of others may not say
+    return ModelOption(name=entry.label, parameters=parameters, **size, **known)
 
 
 def _elsewhere(name: str) -> ModelOption:
@@ -179,13 +171,9 @@ def _elsewhere(name: str) -> ModelOption:
 def _model_type(config: Path) -> str:
     """What a model's config says it is; loading will say what is wrong with a damaged one."""
     try:
-        text = config.read_bytes()
-    except OSError:
-        text = b"{}"
-    try:
-        data = json.loads(text)
-    except ValueError:  # no JSON, or not in Unicode
-        data = {}
+        data = json.loads(config.read_bytes())
+    except (OSError, ValueError):  # no file, no JSON, or not in Unicode
+        data = None
     kind = data.get("model_type") if isinstance(data, dict) else None
     return kind if isinstance(kind, str) else "architecture unknown"
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import itertools
 import threading
 import time
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +36,6 @@ class Ticket:
 
     caller: str
     address: str
-    number: int
     _queue: RunQueue = field(repr=False)
 
     @property
@@ -61,8 +59,7 @@ class RunQueue:
         self.places_of_address = places_of_address
         self._waiting: list[Ticket] = []
         self._turn: Ticket | None = None
-        self._numbers = itertools.count(1)
-        self._served: OrderedDict[str, int] = OrderedDict()
+        self._served: dict[str, None] = {}
         self._lock = threading.Lock()
 
     def enter(self, caller: str, address: str | None = None) -> Ticket:
@@ -81,7 +78,7 @@ class RunQueue:
                     f"The server is busy: {self.places} runs are waiting. Please try again in a minute; the examples "
                     "stay open meanwhile."
                 )
-            ticket = Ticket(caller, address, next(self._numbers), self)
+            ticket = Ticket(caller, address, self)
             self._waiting.append(ticket)
             self._advance()
             return ticket
@@ -107,21 +104,19 @@ class RunQueue:
             self._turn = self._order()[0]
             self._waiting.remove(self._turn)
             self._served.pop(self._turn.caller, None)
-            self._served[self._turn.caller] = self._turn.number
-            while len(self._served) > _REMEMBERED:
-                self._served.popitem(last=False)
+            self._served[self._turn.caller] = None
+            if len(self._served) > _REMEMBERED:
+                del self._served[next(iter(self._served))]
 
     def _order(self) -> list[Ticket]:
         """Everybody's first run before anybody's second; within a round who was served longest ago."""
-        seen: Counter[str] = Counter()
+        runs = Counter(ticket.caller for ticket in (self._turn,) if ticket is not None)
+        served = {caller: place for place, caller in enumerate(self._served, 1)}
         rounds = []
-        places = {caller: place for place, caller in enumerate(self._served, 1)}
-        holds_turn = None if self._turn is None else self._turn.caller
-        for ticket in sorted(self._waiting, key=lambda ticket: ticket.number):
-            behind = seen[ticket.caller] + (ticket.caller == holds_turn)
-            rounds.append((behind, places.get(ticket.caller, 0), ticket.number, ticket))
-            seen[ticket.caller] += 1
-        return [entry[-1] for entry in sorted(rounds, key=lambda entry: entry[:3])]
+        for place, ticket in enumerate(self._waiting):
+            rounds.append((runs[ticket.caller], served.get(ticket.caller, 0), place))
+            runs[ticket.caller] += 1
+        return [self._waiting[place] for *_, place in sorted(rounds)]
 
 
 class Shares:
@@ -135,38 +130,29 @@ class Shares:
 
     @contextlib.asynccontextmanager
     async def turn(self, caller: str) -> AsyncIterator[None]:
-        """While the caller's work is done; waits for earlier work of the same caller. Raises BadInput when that is too
-        much.
-        """
-        self._enter(caller)
-        try:
-            while not self._begin(caller):
-                await asyncio.sleep(_LOOK_S)
-            try:
-                yield
-            finally:
-                self._drop(self._working, caller)
-        finally:
-            self._drop(self._here, caller)
+        """While the caller's work is done; waits for earlier work of the same caller.
 
-    def _enter(self, caller: str) -> None:
+        Raises BadInput when that is too much.
+        """
         with self._lock:
             if self._here[caller] >= self.most:
                 raise BadInput("Too many of your files are being looked at; please try this one again in a moment.")
             self._here[caller] += 1
-
-    def _begin(self, caller: str) -> bool:
-        with self._lock:
-            if self._working[caller] >= self.at_once:
-                return False
-            self._working[caller] += 1
-            return True
-
-    def _drop(self, counts: Counter[str], caller: str) -> None:
-        with self._lock:
-            counts[caller] -= 1
-            if not counts[caller]:
-                del counts[caller]
+        works = False
+        try:
+            while not works:
+                with self._lock:
+                    works = self._working[caller] < self.at_once
+                    self._working[caller] += works
+                if not works:
+                    await asyncio.sleep(_LOOK_S)
+            yield
+        finally:
+            with self._lock:
+                for counts, mine in ((self._working, int(works)), (self._here, 1)):
+                    counts[caller] -= mine
+                    if not counts[caller]:
+                        del counts[caller]
 
 
 class StopFlags:

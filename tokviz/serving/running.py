@@ -37,10 +37,10 @@ _ANSWER_TOKENS = 8
 
 @dataclass(frozen=True)
 class RunSize:
-    """lanes: with the unpruned one. shots: executions of each. new_tokens: longest answer."""
+    """lanes: with the unpruned one. executions: of each. new_tokens: longest answer."""
 
     lanes: int
-    shots: int
+    executions: int
     new_tokens: int
 
     @classmethod
@@ -65,7 +65,7 @@ class Pace:
         """A run that went through to its end took so long, loading not counted."""
         with self._lock:
             samples = self._measured.setdefault(model, deque(maxlen=_REMEMBERED))
-            samples.append(seconds / (size.lanes * size.shots))
+            samples.append(seconds / (size.lanes * size.executions))
 
     def n_measured(self, model: str) -> int:
         """Runs that an estimate for this model rests on."""
@@ -77,7 +77,7 @@ class Pace:
         with self._lock:
             samples = sorted(self._measured.get(model, ()))
         per_lane = samples[len(samples) // 2] if samples else guessed_lane_s(parameters, size.new_tokens)
-        return per_lane * size.lanes * size.shots
+        return per_lane * size.lanes * size.executions
 
     def declared(self, model: str, parameters: int | None, size: RunSize) -> int:
         """GPU seconds to ask ZeroGPU for: enough with headroom, and no more, as what is asked for counts."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import contextvars
 import errno
+import itertools
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadInput
+from .callers import CALLER
 
 LIFETIME_S = 24 * 3600
 """Nothing a visitor made stays longer."""
@@ -59,28 +59,13 @@ def _megabytes(name: str, default: int) -> int:
         return default * _MB
 
 
-_caller: contextvars.ContextVar[str | None] = contextvars.ContextVar("tokviz_caller", default=None)
-
-
-@contextlib.contextmanager
-def on_behalf_of(address: str) -> Iterator[None]:
-    """What is made inside is made for the visitor at ``address``, also in threads that copy the context."""
-    token = _caller.set(address)
-    try:
-        yield
-    finally:
-        _caller.reset(token)
-
-
-def caller() -> str | None:
-    """The visitor for whom the server works just now; None: for itself."""
-    return _caller.get()
-
-
-@dataclass(frozen=True)
+@dataclass
 class _File:
+    """owners: of each address that it came from or was made for, when it last did, as a running number."""
+
     size: int
     changed: float
+    owners: dict[str, int]
 
 
 class Storage:
@@ -104,10 +89,8 @@ class Storage:
         self._files_in_all, self._files_of_one = files_in_all, files_of_one
         self._kept: set[Path] = set()
         self._files: dict[Path, _File] = {}
-        self._total = 0
+        self._moments = itertools.count()
         self._walked = float("-inf")
-        self._owners: dict[Path, set[str]] = {}
-        self._owned: dict[str, OrderedDict[Path, None]] = {}
         self._uploading = 0
         self._lock = threading.RLock()
 
@@ -141,11 +124,6 @@ class Storage:
         finally:
             await asyncio.to_thread(self._upload_is_over)
 
-    def _upload_is_over(self) -> None:
-        with self._lock:
-            self._uploading -= 1
-            self._remove_cut()
-
     def uploaded(self, address: str | None, paths: Iterable[str]) -> None:
         """Files that a visitor has just uploaded; older ones of the same visitor go when these are too many.
 
@@ -155,12 +133,11 @@ class Storage:
         with self._lock:
             if len(own) > FILES_OF_REQUEST:
                 for path in own:
-                    if path not in self._kept and path not in self._owners:
+                    if path not in self._kept and not (path in self._files and self._files[path].owners):
                         self._remove(path)
                 raise BadInput(TOO_MANY_FILES)
             for path in own:
-                self._count(path)
-                self._own(path, address)
+                self._count(path, address)
             self._bound(address)
 
     def reuse(self, path: Path, address: str | None) -> bool:
@@ -170,23 +147,21 @@ class Storage:
                 os.utime(path)
             except OSError:
                 return False
-            self._count(path)
-            self._own(path, address)
+            self._count(path, address)
             self._bound(address)
             return path.is_file()
 
     def place(self, part: Path, path: Path, address: str | None) -> None:
         """Give a whole file, written under another name, its own. Raises BadInput when there is no room for it."""
-        size = _size(part)
+        size = part.stat().st_size
         with self._lock:
             self._bound(address, size)
         self.make_room(size, address)
         with self._lock:  # a folder that has become empty is removed under the lock as well
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, path)
-            self._forget(part)
-            self._count(path)
-            self._own(path, address)
+            self._files.pop(part, None)
+            self._count(path, address)
             self._bound(address)
 
     def make_room(self, n_bytes: int, address: str | None = None) -> None:
@@ -196,85 +171,55 @@ class Storage:
         """
         self._reconcile()
         with self._lock:
-            if self._fits(n_bytes):
-                return
-            now = time.time()
+            more, now = max(n_bytes, _BLOCK) if n_bytes else 0, time.time()
+            n_files = len(self._files) + bool(n_bytes) - self._files_in_all
+            excess = sum(file.size for file in self._files.values()) + more - self._in_all()
             stale = [
-                (self._owners.get(path) != {address}, file.changed, path)
+                (file.owners.keys() != {address}, file.changed, path)
                 for path, file in self._files.items()
                 if path not in self._kept and now - file.changed > _FRESH_S
             ]
             for *_, path in sorted(stale):
-                self._remove(path)
-                if self._fits(n_bytes):
+                if excess <= 0 and n_files <= 0:
                     return
-            raise BadInput(NO_ROOM)
+                excess, n_files = excess - self._files[path].size, n_files - 1
+                self._remove(path)
+            if excess > 0 or n_files > 0:
+                raise BadInput(NO_ROOM)
 
-    def _fits(self, n_bytes: int) -> bool:
-        more = max(n_bytes, _BLOCK) if n_bytes else 0
-        return self._total + more <= self._in_all() and len(self._files) + bool(n_bytes) <= self._files_in_all
-
-    def _count(self, path: Path) -> None:
-        """Take the file into the count as it is now, or out of it."""
-        self._forget(path)
-        with contextlib.suppress(OSError):
-            self._add(path, path.lstat())
-
-    def _add(self, path: Path, status: os.stat_result) -> None:
-        size = max(status.st_size, _BLOCK)
-        self._files[path] = _File(size, status.st_mtime)
-        self._total += size
-
-    def _forget(self, path: Path) -> None:
+    def _count(self, path: Path, address: str | None = None) -> None:
+        """Take the file into the count as it is now, or out of it; from now on it is ``address``'s as well."""
         known = self._files.pop(path, None)
-        if known is not None:
-            self._total -= known.size
-
-    def _own(self, path: Path, address: str | None) -> None:
-        if address is None or path in self._kept or path not in self._files:
-            return
-        self._owners.setdefault(path, set()).add(address)
-        owned = self._owned.setdefault(address, OrderedDict())
-        owned[path] = None
-        owned.move_to_end(path)
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            owners = {} if known is None else known.owners
+            self._files[path] = _File(max(status.st_size, _BLOCK), status.st_mtime, owners)
+            if address is not None and path not in self._kept:
+                owners[address] = next(self._moments)
 
     def _bound(self, address: str | None, coming: int = 0) -> None:
         """Let go of the oldest files of a visitor who has too many, or will have with another of ``coming`` bytes.
 
         The newest stays whatever its size.
         """
-        owned = self._owned.get(address) if address is not None else None
-        if not owned:
+        if address is None:
             return
-        total = sum(self._files[path].size for path in owned) + coming
-        while len(owned) > 1 and (total > self._of_one() or len(owned) + bool(coming) > self._files_of_one):
-            path = next(iter(owned))
+        own = sorted((file.owners[address], path) for path, file in self._files.items() if address in file.owners)
+        total = sum(self._files[path].size for _, path in own) + coming
+        while len(own) > 1 and (total > self._of_one() or len(own) + bool(coming) > self._files_of_one):
+            _, path = own.pop(0)
             total -= self._files[path].size
-            self._disown(path, str(address))
-
-    def _disown(self, path: Path, address: str) -> None:
-        owned, owners = self._owned[address], self._owners[path]
-        del owned[path]
-        owners.discard(address)
-        if not owners:
-            self._remove(path)
+            del self._files[path].owners[address]
+            if not self._files[path].owners:
+                self._remove(path)
 
     def _remove(self, path: Path) -> None:
         with contextlib.suppress(OSError):
             path.unlink()
-        self._lost(path)
+        self._files.pop(path, None)
         with contextlib.suppress(OSError):  # a folder of its own goes with it
             if path.parent not in (self.folder, self.made):
                 path.parent.rmdir()
-
-    def _lost(self, path: Path) -> None:
-        """The file is not there any more."""
-        self._forget(path)
-        for address in self._owners.pop(path, ()):
-            owned = self._owned[address]
-            del owned[path]
-            if not owned:
-                del self._owned[address]
 
     def _reconcile(self) -> None:
         """Now and then: correct the count by what is in the folder, and remove what is past its time."""
@@ -286,41 +231,32 @@ class Storage:
         now = time.time()
         with self._lock:
             for path in found.keys() | self._files.keys():
-                if path in found and path in self._files and found[path].st_mtime == self._files[path].changed:
-                    continue
-                self._count(path)
-                if path not in self._files:
-                    self._lost(path)
-            past = [path for path, file in self._files.items() if now - file.changed > LIFETIME_S]
-            for path in past:
-                if path not in self._kept:
+                if not (path in self._files and self._files[path].changed == found.get(path)):
+                    self._count(path)
+            for path, file in list(self._files.items()):
+                if path not in self._kept and now - file.changed > LIFETIME_S:
                     self._remove(path)
 
-    def _remove_cut(self) -> None:
-        """Uploads are written beside each other and get a folder when they are whole."""
+    def _upload_is_over(self) -> None:
+        """Uploads are written beside each other and get a folder when they are whole: what has none was cut."""
         now = time.time()
-        for entry in os.scandir(self.folder):
-            with contextlib.suppress(OSError):
-                loose = entry.is_file(follow_symlinks=False) and entry.name.startswith("tmp")
-                if loose and (not self._uploading or now - entry.stat().st_mtime > _FRESH_S):
-                    os.unlink(entry.path)
+        with self._lock:
+            self._uploading -= 1
+            for entry in os.scandir(self.folder):
+                with contextlib.suppress(OSError):
+                    loose = entry.is_file(follow_symlinks=False) and entry.name.startswith("tmp")
+                    if loose and (not self._uploading or now - entry.stat().st_mtime > _FRESH_S):
+                        os.unlink(entry.path)
 
-    def _walk(self) -> dict[Path, os.stat_result]:
-        """Every file in the folder."""
+    def _walk(self) -> dict[Path, float]:
+        """Every file in the folder, and when it was changed."""
         found = {}
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 with contextlib.suppress(OSError):
                     path = Path(folder, name)
-                    found[path] = path.lstat()
+                    found[path] = path.lstat().st_mtime
         return found
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 _storages: dict[str, Storage] = {}
@@ -376,11 +312,9 @@ def _try_lock(file: object) -> bool:
     """Whether nobody else holds the file. Where the system has no such locks, nothing is ever taken for abandoned."""
     try:
         import fcntl
-    except ImportError:
-        return False
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
-    except OSError:
+    except (ImportError, OSError):
         return False
     return True
 
@@ -390,11 +324,11 @@ def temporary_file(name: str, write: Callable[[Path], object]) -> Path:
 
     It counts as the visitor's for whom the server works (``on_behalf_of``). Raises BadInput when the disk is full.
     """
-    kept, made_for = storage(), caller()
+    kept, made_for = storage(), CALLER.get()
     path = kept.made / name
     if kept.reuse(path, made_for):
         return path
-    with room_on_disk():
+    try:
         # Written beside and renamed: two visitors at once never read half a file.
         kept.made.mkdir(parents=True, exist_ok=True)
         handle, named = tempfile.mkstemp(dir=kept.made, prefix="part-", suffix=path.suffix)
@@ -405,14 +339,7 @@ def temporary_file(name: str, write: Callable[[Path], object]) -> Path:
             kept.place(part, path, made_for)
         finally:
             part.unlink(missing_ok=True)
-    return path
-
-
-@contextlib.contextmanager
-def room_on_disk() -> Iterator[None]:
-    """Turns the system's "no space left" into BadInput."""
-    try:
-        yield
+        return path
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -17,9 +17,9 @@ from typing import Any
 import gradio as gr
 
 from ..errors import BadInput
+from ..files import resource
 from ..names import UNPRUNED, BudgetMeaning
 from ..pruners.pruner import Pruner
-from ..resources import resource
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded, loaded, planning
 from ..serving.model_menu import check_may_load, model_option, model_options

@@ -12,8 +12,7 @@ import gradio as gr
 from gradio.utils import LRUCache
 
 from ..errors import BadInput
-from ..serving.callers import LISTENERS, address_of
-from ..serving.storage import on_behalf_of
+from ..serving.callers import LISTENERS, address_of, on_behalf_of
 from .failures import log_failure, refusal
 from .files import check_client_value
 

@@ -11,9 +11,9 @@ import gradio as gr
 from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
+from ..comparison import Comparison
 from ..names import DEFAULT_METHODS
 from ..pruners.pruner import Pruner
-from ..records import Comparison
 from ..runs.examples import Example, load_examples
 from ..serving.callers import distrust_forwarded
 from ..serving.doors import Doors

@@ -15,7 +15,7 @@ import gradio as gr
 from gradio.data_classes import FileData, GradioRootModel, ImageData
 from pydantic import model_validator
 
-from ..resources import resource
+from ..files import resource
 from .files import IMAGES, VIDEOS, shown_file, uploaded_path
 
 ASSETS = resource("assets")

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from gradio.data_classes import FileData
 
+from ..comparison import Comparison
 from ..errors import BadInput
-from ..records import Comparison, ImageRecord, TokenGrid
+from ..records import ImageRecord, TokenGrid
 from ..serving.model_menu import model_options
 from ..serving.storage import storage, temporary_file
 from ..session_limits import MAX_BYTES

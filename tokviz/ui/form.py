@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import UNPRUNED
 from ..pruners.pruner import Pruner
-from ..records import Comparison
 from ..serving.model_cache import model_facts
 from ..serving.running import RunRequest
 from ..types import PlanningInfo

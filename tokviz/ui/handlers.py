@@ -16,10 +16,10 @@ from typing import Any
 
 import gradio as gr
 
+from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import Box
 from ..pruners.pruner import Pruner
-from ..records import Comparison
 from ..runs.examples import Example
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded, loading_notices, model_facts, planning

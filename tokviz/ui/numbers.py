@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..records import Comparison, Run, Timing
+from ..comparison import Comparison
+from ..records import Run, Timing
 from ..runs import metrics as measures
 from ..viz.format import flops, how_measured, milliseconds, ratio, share, size
-from ..viz.verdict import judge
 from . import text
 
 Look = Literal["exact", "measured", "estimated", "published"]
@@ -124,7 +124,7 @@ def table(comparison: Comparison) -> dict[str, Any]:
 
 
 def _table_row(comparison: Comparison, run: Run) -> list[str | int | float | None]:
-    judged = judge(comparison, run)
+    judged = measures.judge(comparison, run)
     prefill, decode = run.timings.get("prefill"), run.timings.get("decode_per_token")
     selection = run.timings.get("selection") if run.stages else None
     return [

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
+from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
-from ..records import Chart, Comparison, Reading, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
+from ..records import Chart, Reading, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
 from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
-from ..viz.overlays import basis_tokens
-from ..viz.verdict import judge
 from . import numbers, text
 
 MAX_CHART_POINTS = 20_000
@@ -129,12 +128,12 @@ def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, An
 
 
 def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str, Any]:
-    judged = judge(comparison, run)
+    judged = measures.judge(comparison, run)
     return {
         **_head(run.key, run.label, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
-        "verdict": None if judged is None else vars(judged),
+        "verdict": None if judged is None else {"kind": judged.tone, "sign": judged.sign, "text": judged.text},
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
         "stages": _stages(run, comparison.grid),
         "warnings": list(run.warnings),
@@ -184,7 +183,7 @@ def _stage(stage: StageRecord, alive: Sequence[int], grid: TokenGrid) -> dict[st
         "n_in": stage.n_in,
         "gone": gone,
         "order": None if stage.order is None else [stage.order[token] for token in alive],
-        "basis": basis_tokens(stage),
+        "basis": stage.basis,
         "absorbed": None if carriers is None else [i for t in gone if carriers[t] >= 0 for i in (t, carriers[t])],
         "extra": stage.n_extra,
         "extra_name": cut(stage.extra_name),

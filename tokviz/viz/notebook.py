@@ -8,10 +8,11 @@ from html import escape
 
 from PIL import Image
 
-from ..records import Comparison, Run
-from .overlays import kept_overlay, kept_stage, plain_image
-from .raster import Canvas, Pixels, open_canvas
-from .verdict import Tone, judge
+from ..comparison import Comparison
+from ..records import Run
+from ..runs.metrics import Tone, judge
+from .overlays import kept_overlay, kept_stage
+from .raster import Canvas, open_canvas
 
 MAX_BYTES = 280_000
 """Of all images together: what a notebook stores with every cell that shows a comparison."""
@@ -51,13 +52,8 @@ def to_html(comparison: Comparison) -> str:
 
 
 def _image(canvas: Canvas, run: Run) -> str:
-    stage = kept_stage(run)
-    if stage is None:
-        pixels: Pixels = plain_image(canvas.comparison, canvas=canvas)
-    else:
-        pixels = kept_overlay(canvas.comparison, run, stage=stage, canvas=canvas)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
+    Image.fromarray(kept_overlay(canvas, run, kept_stage(run) or 0)).save(buffer, "JPEG", quality=80)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     dim = ";opacity:.35" if run.error else ""
     return f'<img alt="" style="max-width:100%;display:block{dim}" src="data:image/jpeg;base64,{data}">'
@@ -70,7 +66,7 @@ def _caption(comparison: Comparison, run: Run) -> str:
     lines.append(_text(run.answer) or '<i style="opacity:.75">(no answer)</i>')
     judged = judge(comparison, run)
     if judged is not None:
-        lines.append(f'<span style="color:{_COLORS[judged.kind]}">{judged.sign} {_text(judged.text)}</span>')
+        lines.append(f'<span style="color:{_COLORS[judged.tone]}">{_text(str(judged))}</span>')
     if run.actual is not None and run.stages:
         lines.append(f'<span style="opacity:.75">{run.actual.final} tokens left</span>')
     return "<br>".join(lines)

@@ -1,9 +1,7 @@
 """One run drawn on the image: what it kept, its scores, its merge groups. Pure: same comparison, same pixels.
 
-All images are ``(height, width, 3)`` uint8 RGB at the image's own resolution; give ``canvas=open_canvas(comparison,
-level=…, frame=…, long_side=…)`` for another size, another level of the grid or frame of a video, or to decode the
-image once for several overlays. ``stage`` counts like a Python index (-1: after the last stage). What the model never
-saw is veiled white and hatched; the evidence is boxed in dashes.
+All images are ``(height, width, 3)`` uint8 RGB of the canvas's size. ``stage`` counts like a Python index (-1: after
+the last stage). What the model never saw is veiled white and hatched; the evidence is boxed in dashes.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from ..records import Comparison, Run, StageRecord, TokenMap
+from ..records import Run, StageRecord, TokenMap
 from ..runs.metrics import carriers
 from . import palette
 from .raster import (
@@ -28,7 +26,6 @@ from .raster import (
     dashed_boxes,
     grey_out,
     hatch,
-    open_canvas,
     outline,
     rings,
     to_bytes,
@@ -48,16 +45,9 @@ def kept_stage(run: Run) -> int | None:
     return telling[-1] if telling else len(run.stages) - 1 if run.stages else None
 
 
-def basis_tokens(stage: StageRecord) -> list[int]:
-    """The tokens from which a stage rebuilds the others: those that it picked step by step."""
-    return [token for token, step in enumerate(stage.order or ()) if step >= 0] if stage.order_is_basis else []
-
-
-def kept_basis(run: Run, stage: int = -1) -> list[int]:
-    """The basis tokens of a stage that it kept, ascending."""
-    record = stage_record(run, stage)
-    kept = set(record.kept)
-    return [token for token in basis_tokens(record) if token in kept]
+def kept_basis(stage: StageRecord) -> list[int]:
+    """The tokens from which a stage rebuilds the others, and that it kept, ascending."""
+    return sorted({*stage.basis} & {*stage.kept})
 
 
 def score_stage(run: Run) -> int | None:
@@ -80,9 +70,7 @@ def survival_map(run: Run, n_tokens: int) -> TokenMap:
         for token in stage.kept:
             depth[token] += 1
     label = f"stages survived, of {len(run.stages)}"
-    return TokenMap(
-        name="survival", label=label, unit="", direction="high stayed longest", scale="linear", values=[*depth]
-    )
+    return TokenMap(name="survival", label=label, direction="high stayed longest", values=[*depth])
 
 
 def stage_record(run: Run, stage: int = -1) -> StageRecord:
@@ -92,74 +80,70 @@ def stage_record(run: Run, stage: int = -1) -> StageRecord:
     return run.stages[stage]
 
 
-def plain_image(comparison: Comparison, *, evidence: bool = True, canvas: Canvas | None = None) -> Pixels:
+def map_limits(values: TokenMap) -> tuple[float, float] | None:
+    """The two ends of the colour bar: lowest and highest value; None when no token has a value.
+
+    On a log scale at most three decades are shown, so that a few values next to nothing do not take all contrast from
+    the others; values below the low end (zero too) share its colour.
+    """
+    known = [value for value in values.values if value is not None]
+    if values.scale == "log":
+        known = [value for value in known if value > 0]
+    if not known:
+        return None
+    low, high = min(known), max(known)
+    return (max(low, high / LOG_DECADES), high) if values.scale == "log" else (low, high)
+
+
+def plain_image(canvas: Canvas) -> Pixels:
     """The image as the unpruned model sees it: all patches, the unseen part veiled."""
-    canvas = canvas or open_canvas(comparison)
-    return _framed(canvas.pixels, canvas, evidence)
+    return _framed(canvas.pixels, canvas)
 
 
-def kept_overlay(
-    comparison: Comparison, run: Run, *, stage: int = -1, evidence: bool = True, canvas: Canvas | None = None
-) -> Pixels:
+def kept_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
     """Kept patches as they are, outlined as regions; dropped ones grey and darker. A run without stages kept all.
 
-    Kept tokens from which approximation-error methods reconstruct the others (``kept_basis``) are outlined in gold.
-
-    With both levels of a tiled image, what only a patch of the whole image shows is veiled by half, and outlined
+    Kept tokens from which approximation-error methods reconstruct the others (``kept_basis``) are outlined in
+    gold. With both levels of a tiled image, what only a patch of the whole image shows is veiled by half, and outlined
     in black and white.
     """
     if not run.stages:
-        return plain_image(comparison, evidence=evidence, canvas=canvas)
-    canvas = canvas or open_canvas(comparison)
-    pixels, raster = canvas.pixels, canvas.raster
-    flags = raster.flags(stage_record(run, stage).kept)
-    kept = raster.spread(flags)
-    coarse = np.zeros_like(kept) if canvas.coarse is None else canvas.coarse.spread(flags)
-    pixels = grey_out(pixels, (raster.owner >= 0) & ~kept & ~coarse, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
+        return plain_image(canvas)
+    pixels, width, record = canvas.pixels, canvas.raster.line_width, stage_record(run, stage)
+    kept, coarse = canvas.areas(record.kept)
+    dropped = (canvas.raster.owner >= 0) & ~kept & ~coarse
+    pixels = grey_out(pixels, dropped, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
     if canvas.coarse is not None:
         light = pixels.astype(np.float64)
         veiled = to_bytes(palette.COARSE_SHOWS * light + (1 - palette.COARSE_SHOWS) * palette.DROPPED_GREY)
         pixels = np.where((coarse & ~kept)[..., None], veiled, pixels)
-        pixels = cased_outline(pixels, coarse, max(raster.line_width // 2, 1))
-    pixels = outline(pixels, kept, palette.KEPT_OUTLINE, raster.line_width)
-    basis = kept_basis(run, stage)
+        pixels = cased_outline(pixels, coarse, max(width // 2, 1))
+    pixels = outline(pixels, kept, palette.KEPT_OUTLINE, width)
+    basis = kept_basis(record)
     if basis:
-        flags = raster.flags(basis)
-        area = raster.spread(flags) if canvas.coarse is None else raster.spread(flags) | canvas.coarse.spread(flags)
-        pixels = outline(pixels, area, palette.BASIS_OUTLINE, raster.line_width)
-    return _framed(pixels, canvas, evidence)
+        fine, coarse = canvas.areas(basis)
+        pixels = outline(pixels, fine | coarse, palette.BASIS_OUTLINE, width)
+    return _framed(pixels, canvas)
 
 
-def score_overlay(
-    comparison: Comparison,
-    run: Run,
-    *,
-    stage: int = -1,
-    map_name: str | None = None,
-    evidence: bool = True,
-    canvas: Canvas | None = None,
-) -> Pixels:
-    """Heat map of the score that ranked the tokens, or of the stage's map ``map_name``; kept regions are outlined.
+def score_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
+    """Heat map of the score that ranked the tokens, over ``map_limits``; kept regions are outlined.
 
-    Colours go over ``map_limits``. Patches without a value are light grey and hatched. Raises BadInput when the stage
-    has no such map.
+    Patches without a value are light grey and hatched. Raises BadInput when the stage ranks nothing.
     """
     record = stage_record(run, stage)
-    values = map_record(run, stage, map_name)
-    canvas = canvas or open_canvas(comparison)
-    return _framed(_heat(canvas, values, record.kept), canvas, evidence)
+    if record.score is None:
+        raise BadInput(f"{run.label} ranks no tokens at this stage, so it has no score map.")
+    return _framed(_heat(canvas, record.score, record.kept), canvas)
 
 
-def survival_overlay(
-    comparison: Comparison, run: Run, *, evidence: bool = True, canvas: Canvas | None = None
-) -> Pixels:
+def survival_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
     """Heat map of ``survival_map``: the earlier a token left, the darker; those kept to the end are outlined.
 
     Raises BadInput when the run has no stages.
     """
-    canvas = canvas or open_canvas(comparison)
-    kept = stage_record(run).kept
-    return _framed(_heat(canvas, survival_map(run, canvas.raster.n_tokens), kept), canvas, evidence)
+    kept = stage_record(run, stage).kept
+    return _framed(_heat(canvas, survival_map(run, canvas.raster.n_tokens), kept), canvas)
 
 
 def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int]) -> Pixels:
@@ -176,15 +160,11 @@ def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int]) -> Pixels:
     drawn = grey_out(pixels, without, palette.NEUTRAL, palette.NEUTRAL_SHOWS)
     drawn = hatch(drawn, without, palette.UNSEEN_HATCH, 4 * raster.line_width + 2, raster.line_width)
     drawn = np.where(known[..., None], heat, drawn)
-    outlined = raster.spread(raster.flags(kept))
-    if canvas.coarse is not None:
-        outlined |= canvas.coarse.spread(raster.flags(kept))
-    return cased_outline(drawn, outlined, raster.line_width)
+    fine, coarse = canvas.areas(kept)
+    return cased_outline(drawn, fine | coarse, raster.line_width)
 
 
-def cluster_overlay(
-    comparison: Comparison, run: Run, *, stage: int = -1, evidence: bool = True, canvas: Canvas | None = None
-) -> Pixels:
+def cluster_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
     """One colour per merge group, lines between groups, a ring on the kept token of each.
 
     A group holds everything that was merged into its token up to this stage. Kept tokens that absorbed nothing keep
@@ -193,7 +173,6 @@ def cluster_overlay(
     record = stage_record(run, stage)
     if record.assignment is None:
         raise BadInput(f"{run.label} merges nothing at this stage; look at what it kept instead.")
-    canvas = canvas or open_canvas(comparison)
     pixels, raster = canvas.pixels, canvas.raster
     carrier = _carriers(run.stages[: stage + 1 or None], raster)
     colors = group_colors(carrier)
@@ -205,37 +184,7 @@ def cluster_overlay(
     drawn = np.where(grouped[..., None], tint, drawn)
     drawn[_group_borders(carrier, raster)] = palette.CASING[0]
     drawn = rings(drawn, raster, np.flatnonzero(raster.flags(record.kept)), raster.line_width)
-    return _framed(drawn, canvas, evidence)
-
-
-def map_record(run: Run, stage: int = -1, map_name: str | None = None) -> TokenMap:
-    """The score of a stage (``map_name`` None) or one of its further maps. Raises BadInput when it is not there."""
-    record = stage_record(run, stage)
-    maps = ([record.score] if record.score else []) + list(record.maps)
-    if map_name is None:
-        if record.score is None:
-            raise BadInput(f"{run.label} ranks no tokens at this stage, so it has no score map.")
-        return record.score
-    for candidate in maps:
-        if candidate.name == map_name:
-            return candidate
-    names = ", ".join(candidate.name for candidate in maps) or "none"
-    raise BadInput(f"{run.label} has no map {map_name!r} at this stage; it has: {names}.")
-
-
-def map_limits(values: TokenMap) -> tuple[float, float] | None:
-    """The two ends of the colour bar: lowest and highest value; None when no token has a value.
-
-    On a log scale at most three decades are shown, so that a few values next to nothing do not take all contrast from
-    the others; values below the low end (zero too) share its colour.
-    """
-    known = [value for value in values.values if value is not None]
-    if values.scale == "log":
-        known = [value for value in known if value > 0]
-    if not known:
-        return None
-    low, high = min(known), max(known)
-    return (max(low, high / LOG_DECADES), high) if values.scale == "log" else (low, high)
+    return _framed(drawn, canvas)
 
 
 def group_colors(carrier: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -291,7 +240,7 @@ def _group_borders(carrier: NDArray[np.int64], raster: PatchRaster) -> NDArray[n
     return border & (raster.owner >= 0)
 
 
-def _framed(pixels: Pixels, canvas: Canvas, evidence: bool) -> Pixels:
+def _framed(pixels: Pixels, canvas: Canvas) -> Pixels:
     """Veil what the model did not see, box the evidence."""
     raster = canvas.raster
     width = raster.line_width
@@ -299,4 +248,4 @@ def _framed(pixels: Pixels, canvas: Canvas, evidence: bool) -> Pixels:
     if unseen.any():
         pixels = grey_out(pixels, unseen, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
         pixels = hatch(pixels, unseen, palette.UNSEEN_HATCH, 5 * width + 4, width)
-    return dashed_boxes(pixels, map(raster.pixel_box, canvas.evidence), width) if evidence else pixels
+    return dashed_boxes(pixels, map(raster.pixel_box, canvas.evidence), width)

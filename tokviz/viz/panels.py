@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..comparison import Comparison
 from ..errors import BadInput
-from ..records import Comparison, Run, TokenMap
-from ..runs.metrics import fates, withdrawal
+from ..records import Run, TokenMap
+from ..runs.metrics import Verdict, fates, judge, withdrawal
 from . import palette
 from .overlays import (
     cluster_overlay,
@@ -27,10 +28,15 @@ from .overlays import (
 from .palette import Theme
 from .raster import Canvas, Pixels, grey_out
 from .sheet import LegendItem
-from .verdict import Judgement, judge
 
 View = Literal["kept", "score", "clusters", "dropped"]
 VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "dropped")
+_OVERLAYS = {
+    "kept": kept_overlay,
+    "score": score_overlay,
+    "clusters": cluster_overlay,
+    "dropped": survival_overlay,
+}
 _INSTEAD: dict[View, str | None] = {
     "kept": None,
     "score": "ranks no tokens: kept ones shown",
@@ -53,7 +59,7 @@ class Panel:
     subtitle: str
     pixels: Pixels
     answer: str
-    judged: Judgement | None
+    judged: Verdict | None
     facts: list[str]
     error: str | None
     drawn: View | None
@@ -61,11 +67,6 @@ class Panel:
     note: str | None = None
     stage: int | None = None
     basis: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """The verdict with its sign; empty where there is none."""
-        return f"{self.judged.sign} {self.judged.text}" if self.judged else ""
 
 
 def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
@@ -91,53 +92,35 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
         scale=scale,
         note=_INSTEAD[view] if shown == "kept" else None,
         stage=drawn[1] if drawn else None,
-        basis=drawn is not None and shown == "kept" and bool(kept_basis(run, drawn[1])),
+        basis=drawn is not None and shown == "kept" and bool(kept_basis(run.stages[drawn[1]])),
     )
-
-
-def verdict_color(judged: Judgement, theme: Theme) -> str:
-    """Ink of a verdict; its sign says the same without colour."""
-    return {"good": theme.good, "bad": theme.bad, "different": theme.changed, "same": theme.muted}[judged.kind]
 
 
 def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[LegendItem]:
     """Swatches with their words; only what can be seen in this figure."""
     drawn = {panel.drawn for panel in panels}
-    dropped = palette.hex_color((palette.DROPPED_GREY + 18,) * 3)
+    color = palette.hex_color
+    blue, gold, red = color(palette.KEPT_OUTLINE), color(palette.BASIS_OUTLINE), color(palette.EVIDENCE[0])
+    dark, dropped = color(palette.CASING[0]), color((palette.DROPPED_GREY + 18,) * 3)
 
-    def framed(face: str, edge: str, **more: Any) -> dict[str, Any]:
-        return {"facecolor": face, "edgecolor": edge, "linewidth": 1.2, **more}
+    def box(face: str, edge: str, **more: Any) -> dict[str, Any]:
+        return {"facecolor": face, "edgecolor": edge, **more}
 
-    items: list[tuple[bool, dict[str, Any], str]] = [
-        ("kept" in drawn, framed("#ffffff", palette.hex_color(palette.KEPT_OUTLINE)), "kept (outlined)"),
-        ("kept" in drawn, {"facecolor": dropped, "edgecolor": dropped}, "dropped"),
-        (
-            any(panel.basis for panel in panels),
-            framed("#ffffff", palette.hex_color(palette.BASIS_OUTLINE)),
-            "basis token",
-        ),
-        (
-            canvas.coarse is not None and "kept" in drawn,
-            framed("#a9abae", theme.ink),
-            "kept only of the whole image, coarsely",
-        ),
-        ("score" in drawn, framed("none", theme.ink), "kept (on heat maps)"),
-        ("dropped" in drawn, framed("none", theme.ink), "kept to the end (on heat maps)"),
-        (
-            "clusters" in drawn,
-            {"facecolor": "#7aa7c4", "edgecolor": palette.hex_color(palette.CASING[0])},
-            "merge group; a ring marks the kept token that carries it",
-        ),
-        (
-            bool(canvas.comparison.request.evidence),
-            framed("none", palette.hex_color(palette.EVIDENCE[0]), dashed=True),
-            "evidence for the answer",
-        ),
-        (
-            bool((canvas.raster.owner < 0).any()),
-            {"facecolor": "#eeeeee", "edgecolor": "#969696", "linewidth": 0.6, "hatch": "//////"},
-            "not seen by the model",
-        ),
+    def frame(edge: str, face: str = "none", **more: Any) -> dict[str, Any]:
+        return box(face, edge, linewidth=1.2, **more)
+
+    coarse = canvas.coarse is not None and "kept" in drawn
+    unseen = bool((canvas.raster.owner < 0).any())
+    items = [
+        ("kept" in drawn, frame(blue, "#ffffff"), "kept (outlined)"),
+        ("kept" in drawn, box(dropped, dropped), "dropped"),
+        (any(panel.basis for panel in panels), frame(gold, "#ffffff"), "basis token"),
+        (coarse, frame(theme.ink, "#a9abae"), "kept only of the whole image, coarsely"),
+        ("score" in drawn, frame(theme.ink), "kept (on heat maps)"),
+        ("dropped" in drawn, frame(theme.ink), "kept to the end (on heat maps)"),
+        ("clusters" in drawn, box("#7aa7c4", dark), "merge group; a ring marks the kept token that carries it"),
+        (bool(canvas.comparison.request.evidence), frame(red, dashed=True), "evidence for the answer"),
+        (unseen, box("#eeeeee", "#969696", linewidth=0.6, hatch="//////"), "not seen by the model"),
     ]
     return [(swatch, words) for seen, swatch, words in items if seen]
 
@@ -191,16 +174,13 @@ def _drawn(run: Run, view: View) -> tuple[View, int] | None:
 
 
 def _image(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels:
-    comparison = canvas.comparison
     if run.error is not None:
         everywhere = np.ones(canvas.raster.owner.shape, dtype=bool)
         return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
     if drawn is None:
-        return plain_image(comparison, canvas=canvas)
-    if drawn[0] == "dropped":
-        return survival_overlay(comparison, run, canvas=canvas)
-    draw = {"kept": kept_overlay, "score": score_overlay, "clusters": cluster_overlay}[drawn[0]]
-    return draw(comparison, run, stage=drawn[1], canvas=canvas)
+        return plain_image(canvas)
+    view, stage = drawn
+    return _OVERLAYS[view](canvas, run, stage)
 
 
 BUDGET_WORDS = {

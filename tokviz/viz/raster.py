@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..comparison import Comparison
 from ..errors import BadInput
 from ..media.images import stored_image
 from ..names import Box
-from ..records import Comparison, ImageRecord, TokenGrid
+from ..records import ImageRecord, TokenGrid
 from ..runs.metrics import evidence_tokens
 from . import palette
 
@@ -39,14 +40,10 @@ def image_pixels(record: ImageRecord, long_side: int | None = None) -> Pixels:
     """
     image = stored_image(record)
     if long_side is not None:
-        image = image.resize(scaled_size(image.size, long_side), Image.Resampling.LANCZOS)
+        scale = long_side / max(image.size)
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        image = image.resize(size, Image.Resampling.LANCZOS)
     return np.array(image, dtype=np.uint8)
-
-
-def scaled_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
-    """``(width, height)`` in px with the longer side ``long_side`` and the same proportions (at least 1 px each)."""
-    scale = long_side / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 @dataclass(frozen=True)
@@ -90,10 +87,8 @@ class PatchRaster:
         """A box in pixels of the original image as whole pixels here; shared edges round to the same pixel."""
         height, width = self.owner.shape
         x0, y0, x1, y1 = box
-        return (
-            _edge(x0 * self.scale[0], width), _edge(y0 * self.scale[1], height),
-            _edge(x1 * self.scale[0], width), _edge(y1 * self.scale[1], height),
-        )  # fmt: skip
+        x, y = self.scale
+        return _edge(x0 * x, width), _edge(y0 * y, height), _edge(x1 * x, width), _edge(y1 * y, height)
 
 
 def _edge(position: float, end: int) -> int:
@@ -141,6 +136,12 @@ class Canvas:
     raster: PatchRaster
     evidence: tuple[Box, ...] = ()
     coarse: PatchRaster | None = None
+
+    def areas(self, tokens: Sequence[int]) -> tuple[Mask, Mask]:
+        """The pixels of the tokens' patches, and those of their coarse patches (nowhere, where none are drawn)."""
+        flags = self.raster.flags(tokens)
+        fine = self.raster.spread(flags)
+        return fine, np.zeros_like(fine) if self.coarse is None else self.coarse.spread(flags)
 
     @cached_property
     def evidence_tokens(self) -> list[int]:
@@ -212,16 +213,11 @@ def hatch(pixels: Pixels, where: Mask, color: palette.Rgb, period: int, width: i
     return np.where(lines[..., None], np.array(color, dtype=np.uint8), pixels)
 
 
-def inner_border(area: Mask, width: int) -> Mask:
-    """The pixels of ``area`` less than ``width`` px (diagonals count 1) away from its outside or the image's edge."""
+def outline(pixels: Pixels, area: Mask, color: palette.Rgb, width: int) -> Pixels:
+    """Draw the inner border of an area: less than ``width`` px (diagonals count 1) from its outside or the edge."""
     kernel = np.ones((2 * width + 1, 2 * width + 1), dtype=np.uint8)
     core = cv2.erode(area.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return area & (core == 0)
-
-
-def outline(pixels: Pixels, area: Mask, color: palette.Rgb, width: int) -> Pixels:
-    """Draw the inner border of an area."""
-    return np.where(inner_border(area, width)[..., None], np.array(color, dtype=np.uint8), pixels)
+    return np.where((area & (core == 0))[..., None], np.array(color, dtype=np.uint8), pixels)
 
 
 def cased_outline(pixels: Pixels, area: Mask, width: int) -> Pixels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from matplotlib.font_manager import FontProperties, get_font
 from matplotlib.ft2font import LoadFlags
 from matplotlib.patches import Rectangle
 
-from ..records import Comparison, TokenMap
+from ..comparison import Comparison
+from ..records import TokenMap
 from . import palette
 from .format import plain_text
 from .overlays import map_limits
@@ -108,6 +110,22 @@ def pitch(size: float) -> float:
     return size * LINE_PITCH / _POINTS_PER_INCH
 
 
+@dataclass(frozen=True)
+class Paragraph:
+    """Lines that were wrapped, how they are written, and the gap above them in inches."""
+
+    lines: Sequence[str]
+    size: float
+    color: str
+    bold: bool = False
+    above: float = 0.0
+
+    @property
+    def height(self) -> float:
+        """In inches, with the gap."""
+        return self.above + len(self.lines) * pitch(self.size)
+
+
 class Sheet:
     """Puts texts, images and boxes on a Figure; x runs right and y runs down, in inches.
 
@@ -144,6 +162,12 @@ class Sheet:
         for line in lines:
             top += pitch(size)
             self.text(x, top - 0.3 * size / _POINTS_PER_INCH, line, size, color, bold=bold)
+        return top
+
+    def paragraphs(self, x: float, top: float, paragraphs: Sequence[Paragraph]) -> float:
+        """Write them below ``top`` and return the y below the last one."""
+        for words in paragraphs:
+            top = self.lines(x, top + words.above, words.lines, words.size, words.color, bold=words.bold)
         return top
 
     def image(self, x: float, top: float, width: float, height: float, pixels: Pixels, *, frame: bool = True) -> None:

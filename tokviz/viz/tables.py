@@ -8,12 +8,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..extras import need
-from ..records import Comparison, Run
-from ..runs.metrics import kept_per_frame, verdict
+from ..comparison import Comparison
+from ..errors import need
+from ..records import Run
+from ..runs.metrics import Tone, judge, kept_per_frame
 from .format import flops, milliseconds, plain_text, size
 from .overlays import kept_stage
-from .verdict import Tone, judge
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -85,17 +85,14 @@ def data_frame(comparison: Comparison) -> DataFrame:
 
 
 def _row(comparison: Comparison, run: Run) -> dict[str, Any]:
-    baseline, expected, cost = comparison.runs[0], comparison.request.expected_answer, run.cost
-    judged = None
-    if run.error is None and baseline.error is None and (run is not baseline or expected is not None):
-        judged = verdict(run.answer, baseline.answer, expected).kind
+    judged, cost = judge(comparison, run), run.cost
     times = {**comparison.timings, **run.timings}
     return {
         "run": run.key,
         "method": run.method,
         "params": run.params,
         "answer": None if run.error else run.answer,
-        "verdict": judged,
+        "verdict": None if judged is None else judged.kind,
         "tokens_left": None if run.actual is None else run.actual.final,
         "tokens_per_layer": None if run.actual is None else run.actual.average_in,
         **{
@@ -154,4 +151,4 @@ def _verdict(comparison: Comparison, run: Run) -> Text:
     if run.error is not None:
         return cell("✗ not run", "red")
     judged = judge(comparison, run)
-    return cell(f"{judged.sign} {judged.text}", _STYLES[judged.kind]) if judged else cell("")
+    return cell(judged or "", _STYLES[judged.tone] if judged else "")

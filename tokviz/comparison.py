@@ -1,0 +1,182 @@
+"""The result of ``tokviz.compare``: the runs of one request, written to a session and read back, drawn and tabled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from .errors import BadInput
+from .files import open_file, write_or_refuse
+from .records import ImageRecord, Many, ModelRecord, Record, Request, Run, Timing, TokenGrid, VideoRecord
+from .session_limits import MAX_BYTES, NO_SESSION, check_contents, check_text
+from .short import short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+SCHEMA_VERSION = 2
+_VERSION = re.compile(rb'\s*\{\s*"schema_version"\s*:\s*(\d{1,9})\s*,')
+
+
+class Comparison(Record):
+    """The runs of one request. ``runs[0]`` is the unpruned one (method ``full``).
+
+    text_tokens: the prompt's tokens behind the last visual token, as text; empty in sessions of earlier versions.
+    video: None when the question was about an image; else ``image`` is its first sampled frame, and ``evidence`` of
+    the request lies in the frames that ``request.evidence_frames`` says.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    request: Request
+    model: ModelRecord
+    image: ImageRecord
+    video: VideoRecord | None = None
+    grid: TokenGrid
+    text_tokens: Many[str] = Field(default_factory=list)
+    runs: Many[Run]
+    versions: dict[str, str]
+    timings: dict[str, Timing] = Field(default_factory=dict)
+    warnings: Many[str] = Field(default_factory=list)
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """The question, who was asked, and the first answers; ``[...]`` and ``to_json`` have the rest."""
+        shown = {short(run.key): short(run.answer if run.error is None else run.error) for run in self.runs[:4]}
+        return [
+            ("model", short(self.model.name)),
+            ("question", short(self.request.question)),
+            ("budget", self.request.budget),
+            ("runs", len(self.runs)),
+            ("answers", shown),
+        ]
+
+    @model_validator(mode="after")
+    def _frames_exist(self) -> Self:
+        request, n_frames = self.request, 0 if self.video is None else len(self.video.frames)
+        if self.grid.is_video != (n_frames > 0):
+            raise ValueError("a grid of frames belongs to a video with frames")
+        if n_frames and len(request.evidence_frames) != len(request.evidence):
+            raise ValueError("each evidence box of a video needs its frame")
+        used = [*request.evidence_frames, *(frame for view in self.grid.views for frame in view.frames)]
+        if not all(0 <= frame < n_frames for frame in used):
+            raise ValueError(f"frames are numbered 0 to {n_frames - 1}")
+        if self.video is not None:
+            indices = [-1, *(frame.index for frame in self.video.frames), self.video.n_frames]
+            if sorted(indices) != indices or indices[1] < 0 or indices[-2] == indices[-1]:
+                raise ValueError(f"the file's frames are numbered 0 to {self.video.n_frames - 1}, ascending")
+        return self
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """What each run answered, by its key; without the runs that could not be carried out."""
+        return {run.key: run.answer for run in self.runs if run.error is None}
+
+    def __getitem__(self, name: str | int) -> Run:
+        """The run of this key, of this method id where the method ran once, or at this place.
+
+        Raises KeyError with the keys that are there.
+        """
+        if isinstance(name, int):
+            return self.runs[name]
+        found = [run for run in self.runs if run.key == name] or [run for run in self.runs if run.method == name]
+        if len(found) == 1:
+            return found[0]
+        raise KeyError(f"no run {name!r}; this comparison has {[run.key for run in found or self.runs]}")
+
+    def __iter__(self) -> Iterator[Run]:  # type: ignore[override]
+        """The runs, the unpruned one first."""
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        """How many runs there are, the unpruned one included."""
+        return len(self.runs)
+
+    def __bool__(self) -> bool:
+        """Always, also before the first run is finished."""
+        return True
+
+    def to_pandas(self) -> DataFrame:
+        """A table with a row per run: answer, verdict, tokens, times, cost. Raises BadInput where pandas is missing."""
+        from .viz.tables import data_frame
+
+        return data_frame(self)
+
+    def figure(
+        self,
+        path: str | Path | None = None,
+        *,
+        view: Literal["kept", "score", "clusters", "dropped"] = "kept",
+        methods: Sequence[str] | None = None,
+        theme: Literal["light", "dark"] = "light",
+        level: int | Literal["both"] | None = None,
+        frames: Sequence[int] | None = None,
+        dpi: int = 300,
+    ) -> Figure:
+        """Draw the image once per run, with what the run kept and answered; written to ``path`` where there is one.
+
+        Args:
+            path: A file that ends in .png, .svg or .pdf.
+            view: What is drawn of a run: kept tokens, scores, merge groups, or how many stages each token survived.
+            methods: Runs beside the unpruned one, by key; None for all.
+            theme: Colours of the page.
+            level: Of an image that is looked at whole (0) and in crops (1), which is drawn, or both; None for the last.
+            frames: Of a video, which of the sampled frames, from 0; None for at most 8, evenly, evidence among them.
+            dpi: Pixels per inch of the images inside.
+
+        Raises BadInput for what is unknown or cannot be written.
+        """
+        from .viz.figures import comparison_figure, save_figure
+
+        options: dict[str, Any] = {"view": view, "methods": methods, "theme": theme}
+        options |= {"level": level, "frames": frames, "dpi": dpi}
+        if path is not None:
+            save_figure(self, path, **options)
+        return comparison_figure(self, **options)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the image once per run, with what the run kept and answered."""
+        from .viz.notebook import to_html
+
+        return to_html(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole comparison to a file, whole or not at all. Raises BadInput when that fails."""
+        write_or_refuse(path, self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read a file that ``save`` wrote. Raises BadInput with one sentence."""
+        with open_file(path, "session") as file:
+            return cls.from_json(file.read(MAX_BYTES + 1))
+
+    def to_json(self) -> str:
+        """The whole comparison as JSON text (schema version included)."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Comparison:
+        """Read what ``to_json`` wrote. Raises BadInput with one sentence when the text is no tokviz session.
+
+        Any file is answered in seconds: what is larger than a session can be is refused before it is built, see
+        ``session_limits``.
+        """
+        other = "This session has schema version {}; this tokviz reads version {}: run the comparison again."
+        data = text.encode() if isinstance(text, str) else text
+        try:
+            check_text(data)
+            version = _VERSION.match(data)
+            if version is not None and int(version[1]) != SCHEMA_VERSION:
+                raise BadInput(other.format(int(version[1]), SCHEMA_VERSION))
+            comparison = cls.model_validate_json(data)
+        except BadInput:
+            raise
+        except ValueError as error:
+            raise BadInput(NO_SESSION) from error
+        if comparison.schema_version != SCHEMA_VERSION:
+            raise BadInput(other.format(comparison.schema_version, SCHEMA_VERSION))
+        check_contents(comparison)
+        return comparison
