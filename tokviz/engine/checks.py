@@ -156,7 +156,6 @@ def check_call(kwargs: Mapping[str, Any], stages: Sequence[Stage]) -> None:
         raise Unsupported(
             "Assisted generation puts guessed tokens behind the question, which this method reads; generate without it."
         )
-    check_cache(kwargs.get("past_key_values"))
 
 
 def check_cache(cache: Any) -> None:

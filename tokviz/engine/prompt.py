@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from threading import get_ident
 from typing import Any
 
@@ -85,7 +86,9 @@ class Prompt:
         copies = batch // len(self.alive)
 
         def copied(mask: Tensor | None) -> Tensor | None:
-            return None if mask is None else mask.to(real.device).repeat_interleave(copies, dim=0)
+            if mask is None:
+                return None
+            return mask.to(real.device) if copies == 1 else mask.to(real.device).repeat_interleave(copies, dim=0)
 
         return Rows.of(
             real,
@@ -99,9 +102,11 @@ class Prompt:
             first_position=copied(self.first_position),
         )
 
-    def positions(self) -> Tensor:
-        """Its position ids, or those that ``generate`` counts off the mask."""
-        return counted_positions(self.attention_mask) if self.position_ids is None else self.position_ids
+    @cached_property
+    def own_rows(self) -> Rows:
+        """Describe this prompt; without position ids by those that ``generate`` counts off the mask."""
+        positions = counted_positions(self.attention_mask) if self.position_ids is None else self.position_ids
+        return self.rows(self.attention_mask.bool(), self.visual_mask, positions)
 
     def generate_inputs(self) -> dict[str, Tensor]:
         """Keyword arguments for ``model.generate`` or ``model.forward``.
@@ -224,11 +229,13 @@ def shorten(
     check_stages(model, family, stages, ())
     chooser = Chooser(select, diagnose)
     merging = merged_prompt(model, family, prompt, stages, chooser)
-    rows = before = prompt.rows(prompt.attention_mask.bool(), prompt.visual_mask, prompt.positions())
+    rows = prompt.own_rows
     events = [[] for _ in prompt.alive] if merging is None else merging.events
     reader = SignalReader(prompt.vision, prompt.geometry)
     runner = StageRunner(chooser, Decisions(events), reader, lambda features: family.project(model, features))
-    encoder = tuple(vision.of(alive) for vision, alive in zip(prompt.vision, prompt.alive, strict=True))
+    encoder = ()
+    if any(stage.site == "encoder" for stage in stages):
+        encoder = tuple(vision.of(alive) for vision, alive in zip(prompt.vision, prompt.alive, strict=True))
     state, input_ids, vision_ms = State(rows, prompt.inputs_embeds, encoder), prompt.input_ids, prompt.vision_ms
     steps: list[Tensor | None] = []
     if merging is not None:
@@ -241,9 +248,11 @@ def shorten(
             steps.append(index)
     for index in steps:
         if index is not None:
-            input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
+            input_ids = gather(input_ids, index)
+            if len(index) > 1:  # a row alone has no pads
+                input_ids = input_ids.masked_fill(index < 0, pad_id(model))
     rows = state.rows
-    if rows is before and state.hidden is prompt.inputs_embeds:
+    if rows is prompt.own_rows and state.hidden is prompt.inputs_embeds:
         return prompt, events
     counted = torch.equal(rows.positions, counted_positions(rows.real))
     short = replace(
@@ -271,9 +280,8 @@ def merged_prompt(
     inside = [stage for stage in stages if isinstance(stage.site, VisionLayer)]
     if not inside:
         return None
-    rows = prompt.rows(prompt.attention_mask.bool(), prompt.visual_mask, prompt.positions())
     views = [vision.view for vision in prompt.vision]
-    return merge_in_vision(model, family, prompt.pixel_values, rows, views, inside, chooser)
+    return merge_in_vision(model, family, prompt.pixel_values, prompt.own_rows, views, inside, chooser)
 
 
 def pad_id(model: Any) -> int:

@@ -195,19 +195,24 @@ class StageRunner:
         stayed where it was. Without any change the rows come back as they were.
         """
         rows, hidden = state.rows, state.hidden
-        stay, added, written = rows.real.clone(), rows.added.clone(), hidden
+        stay, added, written = rows.real.clone(), rows.added, hidden
         alive, sizes, encoder = list(rows.alive), list(rows.sizes), list(state.encoder)
-        source = torch.arange(rows.real.shape[1], device=rows.real.device).expand_as(rows.real).clone()
-        moved = renewed = False
+        source: Tensor | None = None
+        renewed = False
         for row, selection in enumerate(selections):
             if selection is None:
                 continue
             placed, columns = Placement.of(selection, rows, row), rows.columns(row)
             stay[row, columns] = False
             stay[row, placed.slots] = True
-            added[row, placed.taken] = True
-            source[row, placed.slots] = placed.tokens
-            moved |= placed.moved
+            if placed.moved:
+                if source is None:
+                    source = torch.arange(stay.shape[1], device=stay.device).expand_as(stay).clone()
+                source[row, placed.slots] = placed.tokens
+            if len(placed.taken):
+                if added is rows.added:
+                    added = torch.zeros_like(stay) if added is None else added.clone()
+                added[row, placed.taken] = True
             kept = selection.kept.to(columns.device)
             alive[row] = alive[row][kept.to(alive[row].device)][placed.order.to(alive[row].device)]
             sizes[row] = _sizes(selection, rows.sizes[row], placed)
@@ -221,12 +226,14 @@ class StageRunner:
                     written = hidden.clone() if written is hidden else written
                     written[row, at.to(hidden.device)] = made.to(hidden.device, hidden.dtype)
         index = None
-        if moved or not torch.equal(stay, rows.real):
-            packed = left_packed(stay)
-            index = source.gather(1, packed.clamp(min=0)).masked_fill(packed < 0, -1) if moved else packed
+        if source is not None or not torch.equal(stay, rows.real):
+            index = packed = left_packed(stay)
+            if source is not None:
+                index = source.gather(1, packed.clamp(min=0)).masked_fill(packed < 0, -1)
         if index is None and not renewed:
             return State(rows, written, tuple(encoder)), None
-        rows = replace(rows, visual=rows.visual & ~added, added=added, alive=tuple(alive), sizes=tuple(sizes))
+        visual = rows.visual if added is None else rows.visual & ~added
+        rows = replace(rows, visual=visual, added=added, alive=tuple(alive), sizes=tuple(sizes))
         if index is not None:
             rows, written = rows.take(index), gather(written, index)
         return State(rows, written, tuple(encoder)), index
@@ -273,7 +280,7 @@ def check_selection(selection: Selection, features: Tensor, stage: Stage) -> Non
     where = f"stage {stage.title!r} ({stage.site_label})"
     if kept.dtype != torch.int64 or kept.dim() != 1:
         raise ValueError(f"{where}: kept must be (K,) int64, got {tuple(kept.shape)} {kept.dtype}")
-    if kept.numel() and (int(kept[0]) < 0 or int(kept[-1]) >= n or not bool((kept[1:] > kept[:-1]).all())):
+    if kept.numel() and not bool((kept.diff() > 0).all() & (kept[0] >= 0) & (kept[-1] < n)):  # one wait
         raise ValueError(f"{where}: kept must be ascending, unique and within 0..{n - 1}")
     n_extra = 0 if selection.extra is None else selection.extra.shape[0]
     width, n_out = features.shape[1:], kept.numel() + n_extra
