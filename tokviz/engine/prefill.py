@@ -24,7 +24,7 @@ from .sequence import Deepstack, Rows, State
 from .signals import Geometry, LayerHistory, Moment, Rotary, SignalReader
 from .stages import Chooser, Decisions, StageEvent, StageRunner
 from .tower_merging import VisionMerging
-from .vision import MergedVisionCapture, VisionCapture, VisionSignals
+from .vision import Capture, VisionSignals
 
 
 @dataclass
@@ -151,7 +151,7 @@ class PromptReader:
     def __init__(self, model: Any, family: ModelFamily, hints: PromptHints, chooser: Chooser) -> None:
         self.model, self.family, self.hints, self.chooser = model, family, hints, chooser
         self.visual_mask = hints.visual_mask if hints.prompt is None else hints.prompt.visual_mask
-        self.capture: VisionCapture | MergedVisionCapture | None = None
+        self.capture: Capture | None = None
         self.events: list[list[StageEvent]] = []
         self.alive: Sequence[Tensor] = ()
         self.cache: Any = None

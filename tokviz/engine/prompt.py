@@ -233,7 +233,7 @@ def shorten(
     events = [[] for _ in prompt.alive] if merging is None else merging.events
     reader = SignalReader(prompt.vision, prompt.geometry)
     runner = StageRunner(chooser, Decisions(events), reader, lambda features: family.project(model, features))
-    encoder = ()
+    encoder: tuple[Tensor, ...] = ()
     if any(stage.site == "encoder" for stage in stages):
         encoder = tuple(vision.of(alive) for vision, alive in zip(prompt.vision, prompt.alive, strict=True))
     state, input_ids, vision_ms = State(rows, prompt.inputs_embeds, encoder), prompt.input_ids, prompt.vision_ms

@@ -67,8 +67,8 @@ class Rows:
     """What is known of every column of the current sequence.
 
     Shape:
-        real, visual, question, added, asked: ``(B, L)`` bool. ``question`` marks real tokens behind the last visual token of
-        the prompt as it arrived, so a stage that drops the last image does not turn text between images into
+        real, visual, question, added, asked: ``(B, L)`` bool. ``question`` marks real tokens behind the last visual
+        token of the prompt as it arrived, so a stage that drops the last image does not turn text between images into
         question. ``added`` marks tokens that a stage put in the place of dropped visual ones; they are not visual;
         None while there are none. asked: what the user wrote, or None when nobody said. positions: ``(B|1, L)`` or
         ``(axes, B|1, L)``. alive: per row ``(n,)`` original indices of the visual tokens still there, in the order of
@@ -163,10 +163,11 @@ class Rows:
 
     def take(self, index: Tensor) -> Rows:
         """The columns after a gather; positions keep their gaps. ``alive`` and ``sizes`` stay as they are."""
-        masks = {name: mask for name in _MASKS if (mask := getattr(self, name)) is not None}
+        masks: dict[str, Any] = {name: mask for name in _MASKS if (mask := getattr(self, name)) is not None}
         stay = (index >= 0).to(self.real.device)[..., None]
         taken = (gather(torch.stack(list(masks.values()), dim=2), index) & stay).unbind(2)
-        return replace(self, **dict(zip(masks, taken, strict=True)), positions=gather_positions(self.positions, index))
+        masks.update(zip(masks, taken, strict=True))
+        return replace(self, **masks, positions=gather_positions(self.positions, index))
 
     def reindexed(self) -> Rows | None:
         """Positions renumbered without gaps from where the unpruned row began; None when there is no gap to close."""

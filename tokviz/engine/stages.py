@@ -197,8 +197,8 @@ class StageRunner:
         rows, hidden = state.rows, state.hidden
         stay, added, written = rows.real.clone(), rows.added, hidden
         alive, sizes, encoder = list(rows.alive), list(rows.sizes), list(state.encoder)
-        source: Tensor | None = None
-        renewed = False
+        every = torch.arange(stay.shape[1], device=stay.device)
+        source, renewed = every, False
         for row, selection in enumerate(selections):
             if selection is None:
                 continue
@@ -206,12 +206,10 @@ class StageRunner:
             stay[row, columns] = False
             stay[row, placed.slots] = True
             if placed.moved:
-                if source is None:
-                    source = torch.arange(stay.shape[1], device=stay.device).expand_as(stay).clone()
+                source = every.expand_as(stay).clone() if source is every else source
                 source[row, placed.slots] = placed.tokens
             if len(placed.taken):
-                if added is rows.added:
-                    added = torch.zeros_like(stay) if added is None else added.clone()
+                added = torch.zeros_like(stay) if added is None else added.clone()
                 added[row, placed.taken] = True
             kept = selection.kept.to(columns.device)
             alive[row] = alive[row][kept.to(alive[row].device)][placed.order.to(alive[row].device)]
@@ -226,9 +224,9 @@ class StageRunner:
                     written = hidden.clone() if written is hidden else written
                     written[row, at.to(hidden.device)] = made.to(hidden.device, hidden.dtype)
         index = None
-        if source is not None or not torch.equal(stay, rows.real):
+        if source is not every or not torch.equal(stay, rows.real):
             index = packed = left_packed(stay)
-            if source is not None:
+            if source is not every:
                 index = source.gather(1, packed.clamp(min=0)).masked_fill(packed < 0, -1)
         if index is None and not renewed:
             return State(rows, written, tuple(encoder)), None
