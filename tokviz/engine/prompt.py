@@ -16,7 +16,7 @@ from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..names import VisionLayer
 from ..types import Need, Stage
-from .capture import Active, before_forward, here
+from .capture import before_forward, here
 from .checks import check_axes, check_modalities, check_model, check_prompt, check_stages
 from .sequence import Deepstack, Rows, State, gather, rotary_axes
 from .signals import Geometry, SignalReader
@@ -75,11 +75,6 @@ class Prompt:
         """Visual tokens alive per row."""
         return [int(alive.numel()) for alive in self.alive]
 
-    @property
-    def n_extra(self) -> list[int]:
-        """Tokens per row that stages added in the place of visual ones."""
-        return [0] * len(self.alive) if self.added_mask is None else self.added_mask.sum(dim=1).tolist()
-
     def rows(self, real: Tensor, visual: Tensor, positions: Tensor | None) -> Rows:
         """Describe this prompt, or copies of each of its rows. Shape: real, visual ``(copies * B, L)`` bool."""
         batch = real.shape[0]
@@ -88,7 +83,8 @@ class Prompt:
         def copied(mask: Tensor | None) -> Tensor | None:
             if mask is None:
                 return None
-            return mask.to(real.device) if copies == 1 else mask.to(real.device).repeat_interleave(copies, dim=0)
+            mask = mask.to(real.device)
+            return mask if copies == 1 else mask.repeat_interleave(copies, dim=0)
 
         return Rows.of(
             real,
@@ -150,11 +146,14 @@ def encode(
     check_stages(model, family, (), needs)
     if here(model) is not None:
         raise Unsupported("encode() must not run inside prune(); encode first, then enter the context.")
-    thread_is_ours = _only_this_thread()
+    mine = get_ident()
     if question_mask is not None and question_mask.shape != inputs["input_ids"].shape:
         shapes = f"{tuple(question_mask.shape)} but the prompt is {tuple(inputs['input_ids'].shape)}"
         raise Unsupported(f"The question mask is {shapes}; give the mask of this very prompt.")
     caught: dict[str, Any] = {}
+
+    def thread_is_ours() -> bool:
+        return get_ident() == mine
 
     def catch(_args: Any, kwargs: dict[str, Any]) -> None:
         caught.update(kwargs)
@@ -173,11 +172,6 @@ def encode(
     encoded = _prompt(model, family, inputs, caught, vision, watch.milliseconds)
     asked = None if question_mask is None else question_mask.to(encoded.visual_mask.device, torch.bool)
     return replace(encoded, question_mask=asked, geometry=geometry)
-
-
-def _only_this_thread() -> Active:
-    mine = get_ident()
-    return lambda: get_ident() == mine
 
 
 def _prompt(
@@ -249,8 +243,9 @@ def shorten(
     for index in steps:
         if index is not None:
             input_ids = gather(input_ids, index)
-            if len(index) > 1:  # a row alone has no pads
-                input_ids = input_ids.masked_fill(index < 0, pad_id(model))
+            if len(index) > 1:  # a row alone has no pads; they are masked, so any id does
+                pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+                input_ids = input_ids.masked_fill(index < 0, pad)
     rows = state.rows
     if rows is prompt.own_rows and state.hidden is prompt.inputs_embeds:
         return prompt, events
@@ -282,8 +277,3 @@ def merged_prompt(
         return None
     views = [vision.view for vision in prompt.vision]
     return merge_in_vision(model, family, prompt.pixel_values, prompt.own_rows, views, inside, chooser)
-
-
-def pad_id(model: Any) -> int:
-    """The id written where a shortened prompt is padded; masked, so any id does."""
-    return getattr(model.config.get_text_config(), "pad_token_id", None) or 0

@@ -42,13 +42,6 @@ def gather(tensor: Tensor, index: Tensor) -> Tensor:
     return tensor[torch.arange(index.shape[0], device=tensor.device)[:, None], index]
 
 
-def gather_positions(positions: Tensor, index: Tensor) -> Tensor:
-    """Position ids at ``index``. Shape: ``(B|1, L)`` or ``(axes, B|1, L)``; the last axis is gathered."""
-    if positions.dim() == 2:
-        return gather(positions, index)
-    return torch.stack([gather(axis, index) for axis in positions])
-
-
 def rotary_axes(positions: Tensor) -> Tensor:
     """The positions that tokens are rotated by.
 
@@ -167,7 +160,9 @@ class Rows:
         stay = (index >= 0).to(self.real.device)[..., None]
         taken = (gather(torch.stack(list(masks.values()), dim=2), index) & stay).unbind(2)
         masks.update(zip(masks, taken, strict=True))
-        return replace(self, **masks, positions=gather_positions(self.positions, index))
+        axes = [self.positions] if self.positions.dim() == 2 else list(self.positions)
+        positions = [gather(axis, index) for axis in axes]
+        return replace(self, **masks, positions=positions[0] if self.positions.dim() == 2 else torch.stack(positions))
 
     def reindexed(self) -> Rows | None:
         """Positions renumbered without gaps from where the unpruned row began; None when there is no gap to close."""

@@ -63,12 +63,8 @@ class Stopwatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.milliseconds = self.elapsed()
-
-    def elapsed(self) -> float:
-        """Milliseconds since the context was entered."""
         synchronise(self.device)
-        return (time.perf_counter() - self._start) * 1000
+        self.milliseconds = (time.perf_counter() - self._start) * 1000
 
 
 @dataclass(frozen=True)
@@ -177,7 +173,8 @@ class StageRunner:
                 decided[row] = (
                     decided[first] if signals is None else self.chooser.decide(stage, signals, row // self.copies)
                 )
-                made[number, row] = _effective(decided[row].selection)
+                # Only what changes the sequence: a forward pass without a cache repeats it.
+                made[number, row] = replace(decided[row].selection, order=None, assignment=None, diagnose=None)
             selections[row] = made[number, row] if self.frozen else decided[row].selection
         after, index = self.apply(stage, state, selections)
         for row, choice in decided.items():
@@ -295,11 +292,6 @@ def check_selection(selection: Selection, features: Tensor, stage: Stage) -> Non
     expected_order = torch.arange(n_out, device=sequence.device)
     if sequence.dtype != torch.int64 or not torch.equal(sequence.sort().values, expected_order):
         raise ValueError(f"{where}: sequence must hold every position 0..{n_out - 1} of [*kept, *extra] once (int64)")
-
-
-def _effective(selection: Selection) -> Selection:
-    """The part of a selection that changes the sequence, to be repeated in a forward pass without a cache."""
-    return replace(selection, order=None, assignment=None, diagnose=None)
 
 
 def to_record(selection: Selection) -> Selection:

@@ -305,7 +305,13 @@ def _check_kernel(model: Any, family: ModelFamily, name: str, devices: list[torc
 def _resolve(name_or_path: object) -> tuple[Path | str, str | None, str]:
     """``(folder or hub id, revision, name to show)``."""
     if not isinstance(name_or_path, str | Path):
-        raise BadInput(_no_name(name_or_path))
+        if isinstance(name_or_path, VisionLanguageModel):
+            raise BadInput("This model is already loaded: pass it to tokviz.compare.")
+        held = " A model that you hold already goes to tokviz.wrap(model, processor)."
+        raise BadInput(
+            f"tokviz.load takes a name, not {kind_of(name_or_path)}: {EMBEDDED_MODEL!r}, a folder, or a hub id "
+            f"'owner/name'.{held if isinstance(name_or_path, torch.nn.Module) else ''}"
+        )
     name = str(name_or_path)
     if name in EMBEDDED and isinstance(name_or_path, str):
         if not (embedded_folder(name) / "config.json").is_file():
@@ -325,16 +331,6 @@ def _resolve(name_or_path: object) -> tuple[Path | str, str | None, str]:
         f"There is no model {passed(name)}: give {EMBEDDED_MODEL!r}, a folder with a checkpoint, or a hub id "
         "'owner/name'."
     )
-
-
-def _no_name(given: object) -> str:
-    """What to pass instead of a model object or anything else that is no name."""
-    said = f"tokviz.load takes a name, not {kind_of(given)}: {EMBEDDED_MODEL!r}, a folder, or a hub id 'owner/name'."
-    if isinstance(given, VisionLanguageModel):
-        return "This model is already loaded: pass it to tokviz.compare."
-    if isinstance(given, torch.nn.Module):
-        return f"{said} A model that you hold already goes to tokviz.wrap(model, processor)."
-    return said
 
 
 def _is_hub_id(name: str) -> bool:
