@@ -276,4 +276,5 @@ def merged_prompt(
     if not inside:
         return None
     views = [vision.view for vision in prompt.vision]
-    return merge_in_vision(model, family, prompt.pixel_values, prompt.own_rows, views, inside, chooser)
+    rows, pixels = prompt.own_rows, prompt.pixel_values
+    return merge_in_vision(model, family, inside, chooser, pixels=pixels, rows=rows, views=views)

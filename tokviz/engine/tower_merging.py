@@ -57,11 +57,12 @@ class VisionMerging:
 def merge_in_vision(
     model: Any,
     family: ModelFamily,
+    stages: Sequence[Stage],
+    chooser: Chooser,
+    *,
     pixels: Tensor | None,
     rows: Rows,
     views: Sequence[Tensor | None],
-    stages: Sequence[Stage],
-    chooser: Chooser,
 ) -> VisionMerging:
     """Run the vision tower on all images, with ``stages`` (all at ``VisionLayer`` sites, in order) carried out in it.
 
