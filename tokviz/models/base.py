@@ -89,6 +89,18 @@ class ImageTokens:
     weights: Tensor | None = None
 
 
+def frames_as_tokens(videos: Tensor, patch: Tensor, sources: Tensor, n_patches: int) -> list[ImageTokens]:
+    """Videos whose frames all become the same tokens, one frame after the other.
+
+    Shape: videos ``(videos, frames, ...)``; of one frame patch ``(n,)`` and sources ``(n, k)`` as in ``ImageTokens``,
+    and ``n_patches`` that the tower saw of it.
+    """
+    n_videos, n_frames = videos.shape[:2]
+    frame, within = torch.arange(n_frames).repeat_interleave(len(patch)), sources.repeat(n_frames, 1)
+    at = (within + frame[:, None] * n_patches).masked_fill(within < 0, -1)
+    return [ImageTokens(n_frames, frame, patch.repeat(n_frames), at)] * n_videos
+
+
 class Unplanned(Exception):
     """A ``config.json`` does not say what planning needs; loading will tell."""
 
