@@ -137,7 +137,7 @@ def test_rows_computed_ahead_give_the_cover_of_the_stored_matrix(kind, count):
     unit = ops.unit_rows(hard_features(kind, 7))
     first = torch.tensor([count])
     ahead = sampling.greedy_cover(pairs.RowsAhead(unit, sampling.cosine_distances), first, count)
-    stored = pairs.stored_rows(pairs.symmetric_product(unit), sampling.cosine_distances)
+    stored = pairs.StoredRows(pairs.symmetric_product(unit), sampling.cosine_distances)
     assert torch.equal(ahead.picks, sampling.greedy_cover(stored, first, count).picks)
 
 

@@ -239,7 +239,7 @@ def test_farthest_points_stop_at_duplicates():
 
 
 def k_center(similarity, first, count):
-    distances_to = pairs.stored_rows(similarity, sampling.cosine_distances)
+    distances_to = pairs.StoredRows(similarity, sampling.cosine_distances)
     return sampling.greedy_cover(distances_to, first, count)
 
 

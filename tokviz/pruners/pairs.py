@@ -127,7 +127,7 @@ def cosine_rows(unit: Tensor, count: int | None = None, finish: Finish | None = 
     if n <= LARGEST_COSINE_MATRIX and (count is None or count >= COMPUTED_SHARE * n):
         if count is not None and count <= AHEAD_SHARE * n and unit.device.type == "cpu":
             return RowsAhead(unit, finish)
-        return stored_rows(symmetric_product(unit), finish)
+        return StoredRows(symmetric_product(unit), finish)
     padded = whole_groups(unit)
 
     def computed(pick: Tensor, worth: Tensor | None = None) -> Tensor:
@@ -137,14 +137,15 @@ def cosine_rows(unit: Tensor, count: int | None = None, finish: Finish | None = 
     return computed
 
 
-def stored_rows(matrix: Tensor, finish: Finish | None = None) -> PairRows:
+class StoredRows:
     """The rows of a matrix that is there, which ``finish`` may overwrite. Shape: ``(n, n)``."""
-    done = matrix if finish is None else finish(matrix, torch.arange(len(matrix), device=matrix.device))
 
-    def stored(pick: Tensor, worth: Tensor | None = None) -> Tensor:
-        return done.index_select(0, pick).squeeze(0)
+    def __init__(self, matrix: Tensor, finish: Finish | None = None) -> None:
+        self.matrix = matrix if finish is None else finish(matrix, torch.arange(len(matrix), device=matrix.device))
 
-    return stored
+    def __call__(self, pick: Tensor, worth: Tensor | None = None) -> Tensor:
+        """Return the row of ``pick (1,)``. Shape: -> ``(n,)``."""
+        return self.matrix.index_select(0, pick).squeeze(0)
 
 
 class RowsAhead:
@@ -167,7 +168,7 @@ class RowsAhead:
         number = int(pick)
         if number not in self.found:
             if len(self.found) > len(self.unit) // 2:
-                self.stored, self.found = stored_rows(symmetric_product(self.unit), self.finish), {}
+                self.stored, self.found = StoredRows(symmetric_product(self.unit), self.finish), {}
                 return self.stored(pick, worth)
             self._compute(pick, self.seen if worth is None else worth)
         return self.found[number]
@@ -192,7 +193,7 @@ def nearest_cosines(unit: Tensor, finish: Finish | None = None) -> tuple[Tensor,
     n = len(unit)
     if n <= LARGEST_COSINE_MATRIX:
         matrix = symmetric_product(unit).fill_diagonal_(-torch.inf)
-        return matrix.amax(1), stored_rows(matrix, finish)
+        return matrix.amax(1), StoredRows(matrix, finish)
     largest = torch.empty(n, device=unit.device)
     for rows in row_blocks(unit, SCRATCH_BYTES // 8 * unit.shape[1] // n):
         part = unit[rows] @ unit.T

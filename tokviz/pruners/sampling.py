@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..types import Chart, Diagnostics, Selection, TokenMap
 from .diagnostics import explained
 from .ops import row_blocks, row_lengths, spread, top_k
-from .pairs import PairRows, euclidean_distances
+from .pairs import PairRows, StoredRows, euclidean_distances
 from .per_view import Usable
 
 # How many rows a step of farthest point sampling measures exactly.
@@ -53,12 +54,26 @@ def greedy_cover(distances_to: PairRows, first: Tensor, count: int) -> GreedyCov
     picks, gaps = [first], [torch.full((1,), torch.inf, device=first.device)]
     # A picked row is worth -inf from then on: min() keeps it there, so it can never be picked again.
     nearest = distances_to(first).float().index_fill(0, first, -torch.inf)
+    if isinstance(distances_to, StoredRows) and nearest.device.type == "cpu":
+        return _stored_cover(distances_to.matrix.numpy(), first, count, nearest)
     for _ in range(count - 1):
         pick = nearest.argmax(0, keepdim=True)
         picks.append(pick)
         gaps.append(nearest.index_select(0, pick))
         torch.minimum(nearest, distances_to(pick, nearest), out=nearest).index_fill_(0, pick, -torch.inf)
     return GreedyCover(torch.cat(picks), torch.cat(gaps), nearest)
+
+
+def _stored_cover(distances: np.ndarray[Any, Any], first: Tensor, count: int, nearest: Tensor) -> GreedyCover:
+    """The loop of ``greedy_cover`` over a stored matrix: NumPy takes a tenth of torch's time per small call."""
+    picks, gaps, running = [int(first)], [float("inf")], nearest.numpy()
+    for _ in range(count - 1):
+        pick = int(running.argmax())
+        picks.append(pick)
+        gaps.append(float(running[pick]))
+        np.minimum(running, distances[pick], out=running)
+        running[pick] = -np.inf
+    return GreedyCover(torch.tensor(picks), torch.tensor(gaps, dtype=nearest.dtype), nearest)
 
 
 def _distance_bounds(features: Tensor, squares: Tensor, point: Tensor, square: Tensor) -> Tensor:
