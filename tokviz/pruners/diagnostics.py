@@ -32,7 +32,9 @@ def explained(
     shown: The other fields of ``Diagnostics``.
     """
     facts = {**(facts or {}), "non_finite": non_finite}
-    return Diagnostics(score, facts=facts, warnings=(*non_finite_warnings(non_finite, of), *warnings), **shown)
+    warnings = (*non_finite_warnings(non_finite, of), *warnings)
+    fixed = {name: tuple(value) if isinstance(value, list) else value for name, value in shown.items()}
+    return Diagnostics(score, facts=facts, warnings=warnings, **fixed)
 
 
 def non_finite_warnings(non_finite: int, n: int) -> tuple[str, ...]:
