@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..types import Chart, Diagnostics, Selection, TokenMap
-from .diagnostics import explained
 from .ops import row_blocks, row_lengths, spread, top_k
 from .pairs import PairRows, StoredRows, euclidean_distances
 from .per_view import Usable
@@ -183,57 +182,36 @@ def diverse_selection(
     ``score`` ranks tokens as they were picked: a kept token has its distance to the nearest earlier pick, a dropped one
     its distance to the nearest kept token. The first pick has no earlier one: it gets the distance of the next in line.
     """
-    picks = usable.rows[cover.picks]
+    picks, unit = usable.rows[cover.picks], "cosine distance"
 
     def diagnose() -> Diagnostics:
         second = cover.gaps[1] if len(cover.gaps) > 1 else cover.nearest.max().clamp_min(0.0)
         gaps = torch.cat([second.unsqueeze(0), cover.gaps[1:]])
         to_kept = cover.nearest.index_fill(0, cover.picks, 0.0)
         radius = float(f"{float(to_kept.max()):.6g}")
-        score = TokenMap(
-            "distance_when_picked",
-            "Distance when picked",
-            spread(cover.nearest.index_copy(0, cover.picks, gaps), usable.rows, n, torch.nan),
-            unit="cosine distance",
-            direction="high is kept first; dropped tokens show their distance to the nearest kept one",
+        when_picked, nearest_kept = (
+            spread(values, usable.rows, n, torch.nan)
+            for values in (cover.nearest.index_copy(0, cover.picks, gaps), to_kept)
         )
-        nearest_kept = TokenMap(
-            "nearest_kept",
-            "Distance to the nearest kept token",
-            spread(to_kept, usable.rows, n, torch.nan),
-            unit="cosine distance",
-            direction="0 is kept; high is badly covered",
-        )
-        return explained(
-            score,
-            maps=(nearest_kept,),
-            charts=_distance_chart(cover, picks, radius),
+        ranks = "high is kept first; dropped tokens show their distance to the nearest kept one"
+        covers, label = "0 is kept; high is badly covered", "Distance to the nearest kept token"
+        return usable.explained(
+            TokenMap("distance_when_picked", "Distance when picked", when_picked, unit, ranks),
+            maps=(TokenMap("nearest_kept", label, nearest_kept, unit, covers),),
+            charts=_distance_chart(cover, picks, radius, unit),
             facts={first: int(picks[0]), **(facts or {}), "coverage_radius": radius},
-            non_finite=usable.non_finite,
-            of=len(usable.pool),
         )
 
-    order = spread(torch.arange(len(picks), device=picks.device), picks, n, -1)
-    return Selection(usable.kept(picks, keep), order=order, diagnose=diagnose)
+    return usable.picked(picks, keep, n, diagnose)
 
 
-def _distance_chart(cover: GreedyCover, picks: Tensor, radius: float) -> tuple[Chart, ...]:
+def _distance_chart(cover: GreedyCover, picks: Tensor, radius: float, unit: str) -> tuple[Chart, ...]:
     """Distance at every pick from the second on, as the first has nothing to be far from."""
-    if len(picks) < 2:
+    gaps, steps = cover.gaps[1:].tolist(), list(range(2, len(picks) + 1))
+    if not steps:
         return ()
-    return (
-        Chart(
-            "distance_over_picks",
-            "Distance of each pick to the nearest earlier one",
-            "line",
-            y=cover.gaps[1:].tolist(),
-            x=list(range(2, len(picks) + 1)),
-            x_label="pick",
-            y_label="cosine distance",
-            line=radius,
-            tokens=picks[1:].tolist(),
-        ),
-    )
+    name, label, tokens = "distance_over_picks", "Distance of each pick to the nearest earlier one", picks[1:].tolist()
+    return (Chart(name, label, "line", gaps, steps, x_label="pick", y_label=unit, line=radius, tokens=tokens),)
 
 
 @dataclass(frozen=True)
