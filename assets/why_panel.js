@@ -35,7 +35,7 @@ function drawWhy() {
 }
 
 function drawWhyLanes(lanes) {
-  refill(part("why-lanes"), lanes.map((lane) => `${lane.data.method} ${lane.data.label}`).join("\n"), lanes.indexOf(why.lane), (holder) => {
+  refill(part("why-lanes"), lanes.map((lane) => `${lane.data.key} ${lane.data.label}`).join("\n"), lanes.indexOf(why.lane), (holder) => {
     const inputs = lanes.map((lane, i) => {
       const input = Object.assign(make("input"), { type: "radio", name: "tv-why-lane", value: String(i) });
       input.addEventListener("change", () => { why.lane = whyLanes()[i]; drawWhy(); });

@@ -29,19 +29,17 @@ from . import text
 from .components import ImageField
 from .failures import UNEXPECTED, log_failure, refusal
 from .files import as_plain
-from .form import is_whole, missing_by_method, param_facts
+from .form import MAX_METHODS, is_whole, method_entries, missing_by_method, param_facts
 
 BY_HAND = "<!-- from here on by hand -->"
 
 _SECTION = re.compile(r"^(Args|Returns):\s*$")
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*)$")
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     "type": "object",
-    "additionalProperties": {
-        "type": "object",
-        "additionalProperties": {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]},
-    },
+    "additionalProperties": {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]},
 }
+_PARAMS: dict[str, Any] = {"type": "object", "additionalProperties": _SETTINGS}
 """What ``params`` may hold; agents' tools cannot be called with gradio's own word for "any JSON"."""
 
 
@@ -53,7 +51,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         caller: gr.Request,
         image: str | None,
         question: str,
-        methods: list[str],
+        methods: list[str | list[Any]],
         budget: int = 64,
         budget_as: BudgetMeaning = "published",
         params: dict[str, dict[str, Any]] | None = None,
@@ -72,10 +70,13 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
                 and 9.4 megapixels per frame). Which of them it is, is seen from its content. Nothing is fetched from
                 elsewhere: agents give a data: URI (base64), or the address that this server serves an upload under.
             question: The question, up to 2,000 characters.
-            methods: Ids of pruning methods, see list_methods. No pruning is always run first.
+            methods: Ids of pruning methods, see list_methods; or pairs of an id and parameters, so that one method can
+                run more than once: ["apet", ["apet", {"mode": "official"}]]. At most 32. No pruning is always run
+                first.
             budget: Visual tokens to keep, from 1 to all of them; of a video, those of all its frames together.
             budget_as: How the budget is counted: published, final or average.
-            params: Parameters per method, e.g. {"apet": {"basis_tokens": 10}}.
+            params: Parameters by method, for every entry of it, e.g. {"apet": {"basis_tokens": 10}}; those of a pair
+                come on top.
             seed: Seed of everything random.
             max_new_tokens: Longest answer in tokens.
             repeats: Above 1, times are medians of so many runs after a warm-up.
@@ -162,10 +163,17 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         ]
         output = gr.JSON(label="comparison")
         ask = gr.Button("compare")
-    told = documented(compare, inputs, output, {"params": _SETTINGS})
+    told = documented(compare, inputs, output, {"methods": _entries(ids), "params": _PARAMS})
     ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None, **told)
     gr.api(list_methods, api_name="list_methods", concurrency_limit=8, **documented(list_methods))
     gr.api(list_models, api_name="list_models", concurrency_limit=8, **documented(list_models))
+
+
+def _entries(ids: Sequence[str]) -> dict[str, Any]:
+    """What ``methods`` may hold. In the form of older JSON schemas, which is all that some agents can read."""
+    id = {"type": "string", "enum": list(ids)}
+    pair = {"type": "array", "items": {"anyOf": [id, _SETTINGS]}, "minItems": 2, "maxItems": 2}
+    return {"type": "array", "items": {"anyOf": [id, pair]}, "maxItems": MAX_METHODS}
 
 
 def _loaded(name: str) -> dict[str, Any] | None:
@@ -175,9 +183,12 @@ def _loaded(name: str) -> dict[str, Any] | None:
 
 def _asked(default_model: str, **given: Any) -> RunRequest:
     """The request of a program. Raises BadInput for values of the wrong kind; what they may be, the run checks."""
-    methods, params, model = given["methods"], given["params"], given["model"]
-    if not (isinstance(methods, list) and all(isinstance(method, str) for method in methods)):
-        raise BadInput('methods must be a list of method ids such as ["apet", "divprune"].')
+    params, model = given["params"], given["model"]
+    methods = method_entries(
+        given["methods"],
+        'methods must be a list of ids, or of pairs of an id and parameters, such as ["apet", ["apet", {"mode": '
+        '"official"}]].',
+    )
     if params is not None and not (
         isinstance(params, dict) and all(isinstance(values, dict) for values in params.values())
     ):

@@ -28,7 +28,7 @@ from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .components import ASSETS, MAX_UPLOAD_MB, ExamplePills, FileButton, Notice, PageHead, PatchView
 from .failures import with_sentences
 from .files import figure_choices, request_file, session_file
-from .form import RequestForm, build_form, read_only
+from .form import RequestForm, build_form, read_only, stored_methods
 from .handlers import Handlers
 from .link_preview import LinkPreview
 
@@ -234,8 +234,7 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     start = {
         "image": request_file(comparison, act.examples[0].clip),
         "question": request.question,
-        "methods": [method.method for method in request.methods],
-        "params": {method.method: method.params for method in request.methods},
+        "methods": stored_methods(comparison),
         "budget": request.budget,
         "budget_as": request.budget_as,
         "seed": request.seed,

@@ -246,9 +246,16 @@ class Handlers:
             scale = video.width / known.grid.image_size[0]
             truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
             truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
-        stored = tuple(one.method for one in known.request.methods if one.method in asked.methods)
-        if len(stored) == len(asked.methods):  # the lanes stay where they are when an example is run again
-            truth["methods"] = stored
+        # The lanes stay where they are when an example is run again; a method's further copies go behind its first.
+        stored = [(one.method, one.params) for one in known.request.methods]
+        ids = [method for method, _ in stored]
+        if all(method in ids for method, _ in asked.methods):
+
+
+            def place(one: tuple[str, Mapping[str, Any]]) -> int:
+                return stored.index(one) if one in stored else ids.index(one[0])
+
+            truth["methods"] = tuple(sorted(asked.methods, key=place))
         return replace(asked, **truth)
 
     def stop(self, request: gr.Request) -> Any:
@@ -265,7 +272,7 @@ class Handlers:
         if not (is_whole(max_new_tokens) and is_whole(repeats) and max_new_tokens > 0 and repeats > 0):
             return ""
         try:
-            chosen, _ = read_menu(self.pruners, menu)
+            chosen = read_menu(self.pruners, menu)
             parameters = model_option(model).parameters
         except BadInput:  # said when it is asked
             return ""

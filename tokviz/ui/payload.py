@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
-from ..records import Chart, Comparison, Reading, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
+from ..records import Chart, Comparison, Reading, RequestedMethod, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
 from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
@@ -110,21 +110,16 @@ def comparison_id(comparison: Comparison) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
-def lane_ids(comparison: Comparison) -> list[str]:
-    """Keys of the runs in the order of the lanes: no pruning first, then as requested."""
-    done = [run.key for run in comparison.runs]
-    return list(dict.fromkeys([*done, UNPRUNED, *(method.key for method in comparison.request.methods)]))
-
-
 def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, Any]]:
     """One dict per lane: head, status, answer, verdict, numbers, stages."""
     asked = comparison.request
     evidence = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     result = [_lane(comparison, run, evidence) for run in comparison.runs]
     if live is not None:
-        names = {method.id: method for method in live.methods}
-        for index, method in enumerate(lane_ids(comparison)[len(result) :], start=len(result)):
-            result.append(_unfinished_lane(method, names.get(method), index, live))
+        done = {run.key for run in comparison.runs}
+        waiting = [RequestedMethod(method=UNPRUNED), *asked.methods]
+        for method in {one.key: one for one in waiting if one.key not in done}.values():
+            result.append(_unfinished_lane(method, len(result), live))
     return result
 
 
@@ -142,12 +137,11 @@ def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str
     }
 
 
-def _unfinished_lane(method: str, name: MethodName | None, index: int, live: Live) -> dict[str, Any]:
-    label, family = (name.label, name.family) if name else (method, "control")
-    if method == UNPRUNED and name is None:
-        label = "No pruning"
+def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str, Any]:
+    named = next((method for method in live.methods if method.id == asked.method), None)
+    label, family = (named.label, named.family) if named else (asked.method, "control")
     return {
-        **_head(method, label, family),
+        **_head(asked.key, f"{label} ({asked.variant})" if asked.variant else label, family),
         "status": "running" if index == live.running else "waiting",
         "answer": live.answers.get(index, ""),
         "verdict": None,
@@ -158,8 +152,8 @@ def _unfinished_lane(method: str, name: MethodName | None, index: int, live: Liv
     }
 
 
-def _head(method: str, label: str, family: MethodFamily) -> dict[str, Any]:
-    return {"method": method, "label": label, "family": "" if method == UNPRUNED else text.FAMILY_LABELS[family]}
+def _head(key: str, label: str, family: MethodFamily) -> dict[str, Any]:
+    return {"key": key, "label": label, "family": "" if key == UNPRUNED else text.FAMILY_LABELS[family]}
 
 
 def _stages(run: Run, grid: TokenGrid) -> list[dict[str, Any]]:
