@@ -173,7 +173,7 @@ function draw() {
   const methods = [...menu.rows.values()].filter(({ copies }) => copies.length).length;
   part("count").textContent = `${methods} of ${menu.rows.size} chosen${n > methods ? ` + ${n - methods} ${n - methods === 1 ? "copy" : "copies"}` : ""}`;
   part("many").hidden = n <= MANY_LANES;
-  part("many").textContent = `${n} methods and no pruning run one after another: ${n + 1} answers to wait for, ${n + 1} images to compare.`;
+  part("many").textContent = `${n} methods and the unpruned model run one after another: ${n + 1} answers to wait for, ${n + 1} images to compare.`;
   drawSettings();
 }
 

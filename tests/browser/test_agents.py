@@ -125,7 +125,7 @@ def test_an_agent_reads_what_the_docstrings_say(tools_site):
     assert set(tools) == {"compare", "list_methods", "list_models"}
     told = tools["compare"]["inputSchema"]["properties"]
     assert told["budget"]["description"].startswith("Visual tokens to keep, from 1 to all of them")
-    assert told["image"]["description"].endswith("serves an upload under.")  # to the end, not one line of four
+    assert told["image"]["description"].endswith("was uploaded to this server.")  # to the end, not one line of four
     assert all(parameter["description"] for parameter in told.values())
     for tool in tools.values():
         assert "Returns: " in tool["description"]

@@ -113,7 +113,7 @@ def test_the_docstrings_of_the_endpoints_arrive(client, live_site):
         assert parameter["type"]["description"] == parameter["python_type"]["description"], name
         assert parameter["type"]["description"].endswith("."), name
     assert compare["question"]["python_type"]["description"] == "The question, up to 2,000 characters."
-    assert compare["image"]["python_type"]["description"].endswith("serves an upload under.")  # its fourth line
+    assert compare["image"]["python_type"]["description"].endswith("was uploaded to this server.")  # its fourth line
     assert told["/compare"]["returns"][0]["python_type"]["description"].startswith("The Comparison as JSON")
     assert "Returns: One object per method: id, label" in told["/list_methods"]["description"]
     assert "Visual tokens to keep" in client.view_api(print_info=False, return_format="str")

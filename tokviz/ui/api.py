@@ -65,28 +65,29 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         """Answer a question about an image or video without pruning and with each method; return what each one kept.
 
         Args:
-            image: The image file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 30 MB and 25 megapixels), or a video
-                file for a model that takes videos (MP4, MOV, WebM, MKV, AVI; at most 100 MB, 10 minutes, 36,000 frames
-                and 9.4 megapixels per frame). Which of them it is, is seen from its content. Nothing is fetched from
-                elsewhere: agents give a data: URI (base64), or the address that this server serves an upload under.
+            image: An image file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 30 MB and 25 megapixels), or a video file for
+                a model that takes videos (MP4, MOV, WebM, MKV, AVI; at most 100 MB, 10 minutes, 36,000 frames and 9.4
+                megapixels per frame). Its content decides which of them it is. Nothing is fetched from elsewhere:
+                agents give a data: URI (base64), or the URL of a file that was uploaded to this server.
             question: The question, up to 2,000 characters.
             methods: Ids of pruning methods, see list_methods; or pairs of an id and parameters, so that one method can
                 run more than once: ["apet", ["apet", {"mode": "official"}]]. At most 32. No pruning is always run
                 first.
-            budget: Visual tokens to keep, from 1 to all of them; of a video, those of all its frames together.
-            budget_as: How the budget is counted: published, final or average.
+            budget: Visual tokens to keep, from 1 to all of them; for a video, over all its frames together.
+            budget_as: What the budget counts: tokens as each paper counts them (published), tokens after the last stage
+                (final), or their average over the layers of the LLM (average).
             params: Parameters by method, for every entry of it, e.g. {"apet": {"basis_tokens": 10}}; those of a pair
                 come on top.
-            seed: Seed of everything random.
-            max_new_tokens: Longest answer in tokens.
-            repeats: Above 1, times are medians of so many runs after a warm-up.
-            expected_answer: The right answer, if known; used for the verdicts only.
+            seed: The random seed.
+            max_new_tokens: Maximum length of an answer in tokens.
+            repeats: Above 1, times are medians over this many runs, after a warm-up.
+            expected_answer: The correct answer, if known; used only for the verdicts.
             model: Id of a model that this server offers.
-            frames: Of a video, how many frames the model looks at, 1 to 64; null for the model's own choice.
+            frames: For a video, how many frames the model sees, 1 to 64; null for the model's default.
 
         Returns:
-            The Comparison as JSON: request, model, token grid (and of a video the frames), and one run per method with
-            its stages.
+            The Comparison as JSON: request, model, token grid (for a video also the frames), and one run per method
+            with its stages.
         """
         try:
             asked = _asked(
@@ -128,7 +129,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
 
         Returns:
             One object per method: id, label, family, claim, notes, params (name, kind, default, range, help), and
-            missing: what the server's first model lacks for it as a sentence, null when it can run.
+            missing: what the server's first model lacks for it, as a sentence; null if it can run.
         """
         missing = missing_by_method(pruners, planning(default_model))
         return [{**method_facts(pruner), "missing": missing.get(pruner.id)} for pruner in pruners]

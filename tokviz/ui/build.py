@@ -84,7 +84,7 @@ def build_page(
                     start = [form.menu.value, form.max_new_tokens.value, form.repeats.value]
                     cost = read_only(
                         act.cost(models[0][1], *start),
-                        label="What a run will cost",
+                        label="Estimated cost of the run",
                         lines=1,
                         max_lines=2,
                         elem_id="tokviz-cost",
@@ -271,13 +271,13 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
                 numbers.table(first) if first else None,
                 headers=numbers.TABLE_HEADERS,
                 interactive=False,
-                label="The numbers of every lane",
+                label="Numbers of every run",
                 column_widths=[*numbers.TABLE_WIDTHS],
                 elem_id="tokviz-table",
             )
         with gr.Tab("Methods"):
             gr.Markdown(_method_table(pruners), elem_id="tokviz-method-notes")
-            with gr.Accordion("Where sources differ or are silent, and what was done", open=False):
+            with gr.Accordion("Where paper and code differ or say nothing, and what tokviz does", open=False):
                 gr.Markdown(_method_notes(pruners))
         with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
             with gr.Column(min_width=200):
@@ -289,7 +289,7 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
                 level_choices, frames_choice = figure_choices(first)
                 level = gr.Dropdown(label="Tokens of", filterable=False, **level_choices)
                 frames = gr.Textbox(
-                    label="Frames", placeholder="at most 8, evenly", info="Numbers such as 1, 4, 9", **frames_choice
+                    label="Frames", placeholder="up to 8, evenly spaced", info="Such as 1, 4, 9", **frames_choice
                 )
                 make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
                 files = gr.File(label="Figure", interactive=False, visible=False, elem_id="tokviz-figure-files")

@@ -33,7 +33,7 @@ MAX_METHODS = 32
 """Most entries of one request, all methods once and some of them again: what they leave fits into a session file."""
 UNKNOWN_TOTAL = 1024
 """Upper end of the budget slider until a model or an example says how many visual tokens there are."""
-_WHOLE = {"budget": "The budget", "seed": "The seed", "max_new_tokens": "New tokens", "repeats": "Repeats"}
+_WHOLE = {"budget": "The budget", "seed": "The seed", "max_new_tokens": "Max new tokens", "repeats": "Repeats"}
 
 
 @dataclass
@@ -88,7 +88,7 @@ class RequestForm(_Fields):
                 raise BadInput(f"{words} must be a whole number.")
             given[name] = int(given[name])
         if given["frames"] is not None and not is_whole(given["frames"]):
-            raise BadInput("Frames must be a whole number, or empty for the model's own choice.")
+            raise BadInput("Video frames must be a whole number, or left empty for the model's default.")
         given["frames"] = None if given["frames"] is None else int(given["frames"])
         return RunRequest(methods=methods, **given)
 
@@ -183,7 +183,7 @@ def _budget(start: Mapping[str, Any], n_tokens: int | None) -> dict[str, Any]:
     """The budget, what share of all tokens it is, the papers' budgets as buttons, and how it is counted."""
     tokens = start.get("budget", 64)
     budget = gr.Slider(
-        1, n_tokens or UNKNOWN_TOTAL, tokens, step=1, label="Budget, visual tokens", elem_id="tokviz-budget"
+        1, n_tokens or UNKNOWN_TOTAL, tokens, step=1, label="Budget (visual tokens)", elem_id="tokviz-budget"
     )
     total = gr.Number(n_tokens, visible=False, label="visual tokens")
     words = f"{share(tokens, n_tokens)} of {n_tokens} visual tokens" if n_tokens else ""
@@ -224,16 +224,16 @@ def _advanced(start: Mapping[str, Any]) -> dict[str, Any]:
 
     with gr.Row():
         seed = number(start.get("seed", 0), "Seed", minimum=0, min_width=80)
-        new_tokens = number(32, "New tokens", min_width=80)
+        new_tokens = number(32, "Max new tokens", min_width=80)
     return {
         "seed": seed,
         "max_new_tokens": new_tokens,
-        "repeats": number(1, "Repeats", info="Above 1, times are medians after a warm-up."),
+        "repeats": number(1, "Repeats", info="Above 1: times are medians, after a warm-up."),
         "frames": number(
             start.get("frames"),
-            "Frames of a video",
+            "Video frames",
             maximum=MAX_SAMPLED,
-            info="Empty: as many as the model was trained with.",
+            info="Empty: as many as the model was trained on.",
         ),
         "precision": choice(
             text.PRECISIONS, "Weights", no_bits, "Fewer bits need less memory; answers may change.", "tokviz-precision"
@@ -242,7 +242,7 @@ def _advanced(start: Mapping[str, Any]) -> dict[str, Any]:
             text.KERNELS,
             "Attention kernel",
             no_kernels,
-            "Automatic: flash attention where it is installed.",
+            "Automatic: flash attention if it is installed.",
             "tokviz-kernel",
         ),
     }
@@ -318,11 +318,11 @@ def method_entries(value: Any, refusal: str) -> list[tuple[str, dict[str, Any]]]
 def read_menu(pruners: Sequence[Pruner], value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
     """The chosen methods in the order of the menu, each with all its parameters; equal ones once.
 
-    The value comes from a browser: ``{"chosen": entries}``, see ``method_entries``. Ids that are not on offer are left
-    out. Raises BadInput for another shape, and with the method's own sentence for parameters that it does not have.
+    The value comes from a browser: that of ``MethodMenu``, its entries as of ``method_entries``. Ids that are not on
+    offer are left out. Raises BadInput, with the method's own sentence for parameters that it does not have.
     """
-    chosen = value.get("chosen") if isinstance(value, Mapping) else None
-    entries = method_entries(chosen, "The page sent a list of methods that cannot be read; please reload it.")
+    is_menu = isinstance(value, Mapping) and {"chosen"} <= set(value) <= {"chosen", "missing"}
+    entries = method_entries(value["chosen"] if is_menu else None, text.UNREADABLE_MENU)
     picked: list[tuple[str, dict[str, Any]]] = []
     for pruner in offered(pruners):
         for method, params in entries:

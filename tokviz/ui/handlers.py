@@ -9,7 +9,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Handlers:
             example.comparison,
             title=example.title,
             why=example.why,
-            origin=f"Example · stored result of {example.comparison.model.name}, not computed just now",
+            origin=f"Example · stored result of {example.comparison.model.name}, not computed now",
             **shown_files(example.comparison),
         ) | {"example": index}
 
@@ -225,7 +225,7 @@ class Handlers:
         done = len(comparison.runs)
         total = max(len(comparison.request.methods), done)
         lane = running if running is not None else done
-        return f"Answering, lane {min(lane + 1, total)} of {total} …"
+        return f"Answering: run {min(lane + 1, total)} of {total} …"
 
     @staticmethod
     def _final(comparison: Comparison) -> dict[str, Any]:
@@ -250,7 +250,6 @@ class Handlers:
         stored = [(one.method, one.params) for one in known.request.methods]
         ids = [method for method, _ in stored]
         if all(method in ids for method, _ in asked.methods):
-
 
             def place(one: tuple[str, Mapping[str, Any]]) -> int:
                 return stored.index(one) if one in stored else ids.index(one[0])
@@ -316,7 +315,7 @@ class Handlers:
             return [gr.skip(), None, *self._kept(form)]
         try:
             comparison = read_session(path)
-            origin = "Opened file · its numbers are shown as they were stored"
+            origin = "Opened session · numbers as they were stored"
             words = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
             return self._reopened(form, comparison, origin, words, model)
         except BadInput as error:

@@ -14,7 +14,18 @@ from typing import Any, Protocol
 
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
-from ..records import Chart, Comparison, Reading, RequestedMethod, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
+from ..records import (
+    Chart,
+    Comparison,
+    Reading,
+    RequestedMethod,
+    Run,
+    StageRecord,
+    TextScores,
+    TokenGrid,
+    TokenMap,
+    VideoRecord,
+)
 from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
@@ -126,7 +137,7 @@ def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, An
 def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str, Any]:
     judged = judge(comparison, run)
     return {
-        **_head(run.key, run.label, run.family),
+        **_head(run.key, run.label, run.variant, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
         "verdict": None if judged is None else vars(judged),
@@ -141,7 +152,7 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
     named = next((method for method in live.methods if method.id == asked.method), None)
     label, family = (named.label, named.family) if named else (asked.method, "control")
     return {
-        **_head(asked.key, f"{label} ({asked.variant})" if asked.variant else label, family),
+        **_head(asked.key, f"{label} ({asked.variant})" if asked.variant else label, asked.variant, family),
         "status": "running" if index == live.running else "waiting",
         "answer": live.answers.get(index, ""),
         "verdict": None,
@@ -152,8 +163,10 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
     }
 
 
-def _head(key: str, label: str, family: MethodFamily) -> dict[str, Any]:
-    return {"key": key, "label": label, "family": "" if key == UNPRUNED else text.FAMILY_LABELS[family]}
+def _head(key: str, label: str, variant: str, family: MethodFamily) -> dict[str, Any]:
+    """``label`` ends with the variant, if there is one."""
+    shown = "" if key == UNPRUNED else text.FAMILY_LABELS[family]
+    return {"key": key, "label": label, "variant": cut(variant), "family": shown}
 
 
 def _stages(run: Run, grid: TokenGrid) -> list[dict[str, Any]]:
@@ -245,7 +258,7 @@ def _facts(stage: StageRecord) -> list[list[str]]:
     facts = [[fact_name(name), fact_value(value)] for name, value in told.items()]
     if stage.planned_keep is not None and stage.planned_keep != len(stage.kept) + stage.n_extra:
         facts.append(["planned to keep", fact_value(stage.planned_keep)])
-    return [*facts, ["positions of the tokens behind", text.POSITIONS[stage.positions]]]
+    return [*facts, ["positions of later tokens", text.POSITIONS[stage.positions]]]
 
 
 def _grid(grid: TokenGrid) -> dict[str, Any]:
