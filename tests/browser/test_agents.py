@@ -141,6 +141,16 @@ def test_an_agent_compares(tools_site, image):
     assert "base64" not in text
 
 
+def test_an_agent_compares_a_method_with_itself(tools_site, image):
+    tools = {tool["name"]: tool for tool in httpx.get(f"{tools_site}gradio_api/mcp/schema").json()}
+    id, pair = tools["compare"]["inputSchema"]["properties"]["methods"]["items"]["anyOf"]
+    assert "apet" in id["enum"] and (pair["type"], pair["minItems"], pair["maxItems"]) == ("array", 2, 2)
+    methods = ["apet", ["apet", {"mode": "official"}]]
+    failed, text = call(tools_site, "compare", {"image": data_uri(image), **QUESTION, "methods": methods})
+    assert not failed, text
+    assert [run["variant"] for run in json.loads(text)["runs"]] == ["", "", "mode=official"]
+
+
 def test_an_upload_is_named_by_its_address(tools_site, image):
     (path,) = httpx.post(f"{tools_site}gradio_api/upload", files={"files": image.read_bytes()}).json()
     failed, text = call(tools_site, "compare", {"image": f"{tools_site}gradio_api/file={path}", **QUESTION})

@@ -61,9 +61,7 @@ def test_two_tabs_are_answered_one_after_the_other(site, browser, open_page, hel
     first.wait_for_function(IN_THE_MIDDLE)
     with watched_page(browser, site) as second:
         ask(second, "the second tab ?")
-        second.wait_for_function(
-            "document.querySelector('.tokviz-notice').textContent === 'Queued: 1 run ahead …'"
-        )
+        second.wait_for_function("document.querySelector('.tokviz-notice').textContent === 'Queued: 1 run ahead …'")
         assert second.locator("#tokviz-stop").is_enabled()
         held.release()
         second.wait_for_function(ALL_DONE)

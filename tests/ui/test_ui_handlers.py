@@ -102,8 +102,9 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
     statuses = [[lane["status"] for lane in view["lanes"]] for view in views]
     assert statuses[0] == ["waiting"] * 4 and statuses[-1] == ["done"] * 4
     assert any("running" in status for status in statuses)
-    view, notice, table, session, key, *_ = outputs[-1]
-    assert notice is None and len(table["data"]) == 4
+    view, notice, key, *_ = outputs[-1]
+    session, table, level, frames = act.tabs(key)
+    assert notice is None and len(table["data"]) == 4 and not level["visible"] and not frames["visible"]
     finished = Comparison.from_json(Path(session).read_bytes())
     assert Path(session).parent.name == key
     assert [run.method for run in finished.runs] == [lane["key"] for lane in view["lanes"]]
@@ -242,8 +243,8 @@ def test_truth_of_an_example_is_used_only_for_its_own_image_and_question(act, ru
 def test_an_example_fills_the_form(act, form):
     outputs = act.show_example(form, 1, "tokviz-tiny")
     assert outputs[0]["title"].startswith("A panorama") and outputs[0]["example"] == 1
-    assert outputs[4] == "example-1"
-    filled = dict(zip([c.label for c in form.inputs], outputs[5:-1], strict=True))
+    assert outputs[2] == "example-1"
+    filled = dict(zip([c.label for c in form.inputs], outputs[3:-1], strict=True))
     assert outputs[-1] == 576
     assert filled["Question"] == "what color is the triangle ?"
     assert [method for method, _ in filled["Methods"]["chosen"]] == ["full", "fastervlm", "apet", "todre", "fastv"]
@@ -268,8 +269,8 @@ def test_a_session_with_two_runs_of_a_method_opens_with_both_of_them(act, form, 
     assert [(lane["key"], lane["variant"]) for lane in outputs[0]["lanes"]][-2:] == [
         ("todre", ""), ("apet (mode=official)", "mode=official"),
     ]  # fmt: skip
-    assert outputs[2]["data"][-1][0] == "ApET (mode=official)"
-    menu = dict(zip([c.label for c in form.inputs], outputs[5:-1], strict=True))["Methods"]
+    assert act.tabs(outputs[2])[1]["data"][-1][0] == "ApET (mode=official)"
+    menu = dict(zip([c.label for c in form.inputs], outputs[3:-1], strict=True))["Methods"]
     assert [entry for entry in menu["chosen"] if entry[0] == "apet"] == [["apet", {}], ["apet", {"mode": "official"}]]
     assert len(read_menu(PRUNERS, menu)) == 4
 
@@ -321,7 +322,7 @@ def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
     path.write_text(comparison(300, 200).to_json())
     outputs = run_async(act.open_session(form, str(path), "tokviz-tiny", TAB))
     assert outputs[0]["origin"].startswith("Opened session")
-    assert files.read_session(outputs[3]) == comparison(300, 200)
+    assert files.read_session(act.tabs(outputs[2])[0]) == comparison(300, 200)
     path.write_text("{}")
     refused = run_async(act.open_session(form, str(path), "tokviz-tiny", TAB))
     assert refused[1]["kind"] == "error" and len(refused) == len(outputs)
@@ -356,7 +357,7 @@ def test_a_full_disk_is_a_sentence(monkeypatch):
 
 
 def test_settings_of_an_example_are_not_the_visitors(act, form):
-    filled = dict(zip([c.label for c in form.inputs], act.show_example(form, 1, "tokviz-tiny")[5:-1], strict=True))
+    filled = dict(zip([c.label for c in form.inputs], act.show_example(form, 1, "tokviz-tiny")[3:-1], strict=True))
     assert filled["Repeats"] == gr.skip() and filled["Max new tokens"] == gr.skip()
 
 
@@ -440,7 +441,7 @@ def test_a_reloaded_page_shows_again_what_it_showed(act, form):
     session = comparison(300, 200)
     key = Path(files.session_file(session)).parent.name
     shown = act.show_again(form, key, "tokviz-tiny")
-    assert shown[0]["question"] == session.request.question and shown[4] == key
+    assert shown[0]["question"] == session.request.question and shown[2] == key
     elsewhere = Path(files.session_file(session)).parents[3] / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / files.SESSION_FILE).write_text(session.to_json())

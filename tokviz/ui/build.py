@@ -100,7 +100,7 @@ def build_page(
         )
         add_endpoints(run, pruners, models, act.line)
 
-        results = [view, notice, tabs.table, tabs.session, key]
+        results = [view, notice, key]
         changes = [_wire_run(act, form, compare, stop, results)]
         sized: list[Any] = [form.model, form.menu, form.max_new_tokens, form.repeats]
         weigh = with_sentences(act.cost)
@@ -130,9 +130,9 @@ def build_page(
         again = with_sentences(lambda key, name: act.show_again(form, key, name))
         changes.append(page.load(again, [key, form.model], shown, js=_RECALL, **_CHEAP))
         key.change(None, key, None, js=_REMEMBER, **_QUIET)
-        controls = with_sentences(act.figure_controls)
+        fill = with_sentences(act.tabs)
         for change in changes:
-            change.then(controls, key, drawn[2:], queue=False, **_QUIET)
+            change.then(fill, key, [tabs.session, tabs.table, *drawn[2:]], queue=False, **_QUIET)
         page.unload(act.leave)
     page.heavy = [view, tabs.table, form.menu]
     page.act = act

@@ -20,6 +20,7 @@ from ..records import Comparison, ImageRecord, TokenGrid
 from ..serving.model_menu import model_options
 from ..serving.storage import storage, temporary_file
 from ..session_limits import MAX_BYTES
+from . import numbers
 from .failures import refusal
 
 if TYPE_CHECKING:
@@ -200,9 +201,10 @@ def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[
 
 
 @functools.lru_cache(maxsize=256)
-def choices_of(session: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``figure_choices`` of a session file, whose name follows from its content."""
-    return figure_choices(read_session(session) if session else None)
+def of_session(session: str) -> tuple[Any, ...]:
+    """The table of a session file, and its ``figure_choices``. The name of the file follows from its content."""
+    comparison = read_session(session)
+    return numbers.table(comparison), *figure_choices(comparison)
 
 
 def level_names(grid: TokenGrid) -> list[tuple[str, str]]:

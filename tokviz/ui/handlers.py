@@ -27,16 +27,16 @@ from ..serving.model_menu import check_may_load, model_option
 from ..serving.queue import RunQueue, Shares, StopFlags, Waiting, Working, in_turn
 from ..serving.running import PACE, Loader, Runner, RunRequest, RunSize, is_zero_gpu
 from ..serving.storage import storage, temporary_file
-from . import numbers, text
+from . import text
 from .components import notice
 from .failures import UNEXPECTED, log_failure
 from .files import (
     SESSION_FILE,
     VIDEOS,
-    choices_of,
     figure_options,
     fitting_model,
     image_bytes,
+    of_session,
     read_session,
     session_file,
     shown_files,
@@ -50,11 +50,13 @@ FIGURE_FORMATS = ("png", "svg", "pdf")
 _SKIP = gr.skip()
 
 
-def _outputs(
-    view: Any = _SKIP, told: Any = _SKIP, *, results: Sequence[Any] = (_SKIP,) * 3, totals: Sequence[Any] = (_SKIP,) * 4
-) -> list[Any]:
-    """What a run sends: view, notice, table, session button, key of what is shown, ``form.totals``."""
-    return [view, told, *results, *totals]
+def _outputs(view: Any = _SKIP, told: Any = _SKIP, key: Any = _SKIP, totals: Sequence[Any] = (_SKIP,) * 4) -> list[Any]:
+    """What a run sends: view, notice, key of what is shown, ``form.totals``.
+
+    Nothing else: of objects in a stream gradio sends what changed, and an output that leaves a component as it is
+    empties in the browser the object that it holds. Only our own components, which copy their values, stand that.
+    """
+    return [view, told, key, *totals]
 
 
 class Handlers:
@@ -90,20 +92,14 @@ class Handlers:
         ) | {"example": index}
 
     def show_example(self, form: RequestForm, index: int, model: str) -> list[Any]:
-        """Outputs: view, notice, table, session button, key of what is shown, then the form's inputs and total.
+        """Outputs: view, notice, key of what is shown, then the form's inputs and total.
 
         ``model``: the one that is chosen.
         """
         example = self.examples[index]
         comparison = example.comparison
         filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison))
-        return [self.example_payload(index), None, *self.results(comparison, f"example-{index}"), *filled]
-
-    @staticmethod
-    def results(comparison: Comparison, key: str = "") -> list[Any]:
-        """Outputs that belong to a finished comparison: table, session button, key by which the browser names it."""
-        path = session_file(comparison)
-        return [numbers.table(comparison), path, key or Path(path).parent.name]
+        return [self.example_payload(index), None, f"example-{index}", *filled]
 
     def missing(self, model: str) -> dict[str, str]:
         """What each method lacks on a model, as sentences; empty while nothing is known of the model."""
@@ -177,7 +173,7 @@ class Handlers:
                 yield _outputs(view, notice("busy", words), totals=form.total_is(comparison.grid.n_tokens))
             if last is not None and self.flags.of(session) is stop:
                 words = text.STOPPED if stop.is_set() else notices
-                yield _outputs(self._final(last), notice("info", words) if words else None, results=self.results(last))
+                yield _outputs(self._final(last), notice("info", words) if words else None, _key_of(last))
         except BadInput as error:
             if self.flags.of(session) is stop:
                 yield self._broken_off(last, notice("info" if stop.is_set() else "error", str(error)))
@@ -354,16 +350,20 @@ class Handlers:
     ) -> list[Any]:
         view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
         filled = form.filled_from(comparison, None, fitting_model(model, comparison))
-        return [view, notice("info", words) if words else None, *self.results(comparison), *filled]
+        return [view, notice("info", words) if words else None, _key_of(comparison), *filled]
 
     @staticmethod
     def _kept(form: RequestForm) -> list[Any]:
         """Everything behind view and notice stays as it is."""
-        return [gr.skip()] * (4 + len(form.inputs))
+        return [gr.skip()] * (2 + len(form.inputs))
 
-    def figure_controls(self, key: str) -> list[Any]:
-        """What there is to choose of what is shown. Outputs: level, frames."""
-        return [gr.update(**choice) for choice in choices_of(self._shown_file(key))]
+    def tabs(self, key: str) -> list[Any]:
+        """What the tabs hold of what is shown. Outputs: session button, table, level and frames of the figure."""
+        session = self._shown_file(key)
+        if session is None:
+            return [gr.skip()] * 4
+        table, *choices = of_session(session)
+        return [session, table, *(gr.update(**choice) for choice in choices)]
 
     def figure(self, key: str, view: str, level: str | None, frames: str) -> list[Any]:
         """What is shown as a figure of one view. Outputs: files, notice."""
@@ -382,6 +382,11 @@ class Handlers:
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]
+
+
+def _key_of(comparison: Comparison) -> str:
+    """By which a browser names a comparison that it shows."""
+    return Path(session_file(comparison)).parent.name
 
 
 def _file_digest(comparison: Comparison) -> str:
