@@ -220,7 +220,7 @@ function buildSettings(row, copy) {
     controls.forEach((control, i) => control.set(valueOf(copy, method.params[i])));
     reset.hidden = !variantOf(row, copy);
     remove.hidden = row.copies.length < 2;
-    same.textContent = sameAs(row, copy) ? "The same settings as above: both are one lane. Change one of them." : "";
+    same.textContent = sameAs(row, copy) ? "The same settings as above: both would be the same run. Change a setting." : "";
   };
   root.append(head, same, ...controls.map((control) => control.root));
   return { root, set };

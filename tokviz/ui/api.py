@@ -10,7 +10,6 @@ import inspect
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -33,8 +32,8 @@ from .form import MAX_METHODS, is_whole, method_entries, missing_by_method, para
 
 BY_HAND = "<!-- from here on by hand -->"
 
-_SECTION = re.compile(r"^(Args|Returns):\s*$")
-_ARGUMENT = re.compile(r"^ {4}(\w+): (.*)$")
+_SECTION = re.compile(r"^(Args|Returns):$", re.MULTILINE)
+_ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)$", re.MULTILINE)
 _SETTINGS: dict[str, Any] = {
     "type": "object",
     "additionalProperties": {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]},
@@ -242,44 +241,18 @@ def method_facts(pruner: Pruner) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class EndpointDocs:
-    """A docstring in parts, each one line. ``arguments``: per parameter, in the order of the docstring."""
+def read_docs(function: Callable[..., Any]) -> tuple[str, dict[str, str], str]:
+    """What a docstring in Google's style says of the function, each parameter and what it returns, each on one line.
 
-    description: str
-    arguments: Mapping[str, str]
-    returns: str
-
-    @property
-    def whole(self) -> str:
-        """What the endpoint does and what it answers, for a list of tools."""
-        return f"{self.description} Returns: {self.returns}"
-
-    def docstring(self) -> str:
-        """The docstring as gradio can read it: nothing of a part on a second line."""
-        lines = [self.description, "", "Args:", *(f"    {name}: {told}" for name, told in self.arguments.items())]
-        return "\n".join([*lines, "", "Returns:", f"    {self.returns}"])
-
-
-def read_docs(function: Callable[..., Any]) -> EndpointDocs:
-    """The parts of a docstring in Google's style. Raises ValueError when what it returns is not said."""
-    parts: dict[str, list[str]] = {"": []}
-    arguments: dict[str, list[str]] = {}
-    section = ""
-    for line in (inspect.getdoc(function) or "").splitlines():
-        head = _SECTION.match(line)
-        argument = _ARGUMENT.match(line) if section == "Args" else None
-        if head:
-            section = head[1]
-            parts[section] = []
-        elif argument:
-            parts["Args"] = arguments[argument[1]] = [argument[2]]
-        else:
-            parts[section].append(line)
-    if not _joined(parts.get("Returns", [])):
+    Raises ValueError when what it returns is not said.
+    """
+    about, *sections = _SECTION.split(inspect.getdoc(function) or "")
+    parts = dict(zip(sections[::2], sections[1::2], strict=True))
+    returns = " ".join(parts.get("Returns", "").split())
+    if not returns:
         raise ValueError(f"{function.__name__} does not say what it returns.")
-    told = {name: _joined(lines) for name, lines in arguments.items()}
-    return EndpointDocs(_joined(parts[""]), told, _joined(parts["Returns"]))
+    arguments = {name: " ".join(told.split()) for name, told in _ARGUMENT.findall(parts.get("Args", ""))}
+    return " ".join(about.split()), arguments, returns
 
 
 def documented(
@@ -300,23 +273,20 @@ def documented(
 
     Raises ValueError when a component's parameter is not described.
     """
-    docs = read_docs(function)
+    about, arguments, returns = read_docs(function)
     for component in inputs:
         name = str(component.label)
-        if not docs.arguments.get(name):
+        if not arguments.get(name):
             raise ValueError(f"{function.__name__} does not describe its parameter {name}.")
-        _describe(component, docs.arguments[name], schemas.get(name))
+        _describe(component, arguments[name], schemas.get(name))
     if output is not None:
-        _describe(output, docs.returns)
-    function.__doc__ = docs.docstring()
-    return {"api_description": docs.whole}
+        _describe(output, returns)
+    lines = [about, "", "Args:", *(f"    {name}: {told}" for name, told in arguments.items()), "", "Returns:"]
+    function.__doc__ = "\n".join([*lines, f"    {returns}"])
+    return {"api_description": f"{about} Returns: {returns}"}
 
 
 def _describe(component: gr.components.Component, told: str, schema: Mapping[str, Any] | None = None) -> None:
     kind = component.api_info if schema is None else lambda: schema
     # The second is what the API page and gradio_client show of a parameter.
     component.api_info = lambda: {**kind(), "description": told, "additional_description": told}  # type: ignore
-
-
-def _joined(lines: Sequence[str]) -> str:
-    return " ".join(line.strip() for line in lines if line.strip())

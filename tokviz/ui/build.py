@@ -183,25 +183,13 @@ _COLOURS = {
     "block_shadow": ("none", "none"),
 }
 """Of the theme, light and dark."""
-_BLUES = [
-    "#eef6fb",
-    "#d7eaf5",
-    "#b0d6ec",
-    "#84c1e4",
-    "#56b4e9",
-    "#0072b2",
-    "#00649c",
-    "#005686",
-    "#004870",
-    "#003a5a",
-    "#002c44",
-]
+_BLUES = ["eef6fb", "d7eaf5", "b0d6ec", "84c1e4", "56b4e9", "0072b2", "00649c", "005686", "004870", "003a5a", "002c44"]
 """Okabe and Ito's blue, from light to dark."""
 
 
 def theme() -> gr.themes.Base:
     """Quiet frames, one accent; only fonts that come with gradio, in the weights that it ships whole."""
-    blue = gr.themes.Color(*_BLUES, name="okabe-ito-blue")  # type: ignore[misc]  # eleven, and the name
+    blue = gr.themes.Color(*(f"#{shade}" for shade in _BLUES), name="okabe-ito-blue")  # type: ignore[misc]  # eleven, and the name
     dark = {f"{name}_dark": colour for name, (_, colour) in _COLOURS.items()}
     return gr.themes.Base(
         primary_hue=blue,

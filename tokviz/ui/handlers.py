@@ -298,7 +298,7 @@ class Handlers:
         return [gr.skip(), notice("info", " ".join(notices)) if notices else None]
 
     async def open_session(self, form: RequestForm, path: str | None, model: str, request: gr.Request) -> list[Any]:
-        """``opened_session`` when it is the caller's turn."""
+        """``opened_session`` when it is the caller's turn; what is wrong with the file is a notice."""
         try:
             async with self.openings.turn(address_of(request.client, request.headers)):
                 return await asyncio.to_thread(self.opened_session, form, path, model)
@@ -306,32 +306,25 @@ class Handlers:
             return [gr.skip(), notice("error", str(error)), *self._kept(form)]
 
     def opened_session(self, form: RequestForm, path: str | None, model: str) -> list[Any]:
-        """Show an uploaded session file. Outputs and ``model`` as of ``show_example``."""
+        """Show an uploaded session file. Outputs and ``model`` as of ``show_example``. Raises BadInput."""
         if path is None:
             return [gr.skip(), None, *self._kept(form)]
-        try:
-            comparison = read_session(path)
-            origin = "Opened session · numbers as they were stored"
-            words = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
-            return self._reopened(form, comparison, origin, words, model)
-        except BadInput as error:
-            return [gr.skip(), notice("error", str(error)), *self._kept(form)]
+        comparison = read_session(path)
+        words = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
+        return self._reopened(form, comparison, "Opened session · numbers as they were stored", words, model)
 
     def show_again(self, form: RequestForm, key: str, model: str) -> list[Any]:
         """What a page showed before it was loaded anew. Outputs and ``model`` as of ``show_example``.
 
         ``key`` comes from the browser; one that is not known, or no longer, leaves the first screen as it is.
         """
-        if key == "example-0":  # the first screen is there
-            return [gr.skip(), None, *self._kept(form)]
         example = self._example_of(key)
-        if example is not None:
+        if example:  # the first is on the first screen
             return self.show_example(form, example, model)
-        path = self._shown_file(key)
+        path = None if example == 0 else self._shown_file(key)
         if path is None:
             return [gr.skip(), None, *self._kept(form)]
-        comparison = read_session(path)
-        return self._reopened(form, comparison, "Shown again after the page was reloaded", None, model)
+        return self._reopened(form, read_session(path), "Shown again after the page was reloaded", None, model)
 
     def _example_of(self, key: str) -> int | None:
         found = re.fullmatch(r"example-(\d{1,4})", key)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
@@ -33,6 +33,9 @@ from ..viz.overlays import basis_tokens
 from ..viz.verdict import judge
 from . import numbers, text
 
+if TYPE_CHECKING:
+    from ..pruners.pruner import Pruner
+
 MAX_CHART_POINTS = 20_000
 """More points than any stage has tokens; a page that draws more would freeze."""
 MAX_TOKENS = 100_000
@@ -41,22 +44,6 @@ MAX_WORDS = 20_000
 MAX_SECONDS = 1e6
 LARGEST = 1e300
 """Beyond it the distance of two numbers may not be finite, and nothing can be drawn to scale."""
-
-
-class MethodName(Protocol):
-    """What a lane's head needs to know of a method; every ``Pruner`` is one."""
-
-    @property
-    def id(self) -> str:
-        """Method id."""
-
-    @property
-    def label(self) -> str:
-        """Name to show."""
-
-    @property
-    def family(self) -> MethodFamily:
-        """Family of methods."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ class Live:
 
     running: int | None = None
     answers: Mapping[int, str] = field(default_factory=dict)
-    methods: Sequence[MethodName] = ()
+    methods: Sequence[Pruner] = ()
 
 
 def to_payload(
