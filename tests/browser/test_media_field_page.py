@@ -108,7 +108,7 @@ def test_a_film_is_opened_from_a_file_and_an_image_after_it(open_page, site, tmp
     path.write_text(film_comparison(4, lit=2, rows=5, cols=8, budget=24).to_json())
     page.get_by_role("tab", name="Export").click()
     page.locator("input[accept='.json']").set_input_files(str(path))
-    notice_says(page, "It holds the frames, not the video")
+    notice_says(page, "It contains the sampled frames, not the video")
     field_shows(page, "none")
     page.wait_for_function("document.querySelectorAll('.tv-film-cell img').length === 4")
     page.wait_for_function("[...document.querySelectorAll('.tv-film-cell img')].every((i) => i.naturalWidth === 384)")

@@ -78,7 +78,7 @@ def test_groups_hold_what_was_merged_in_earlier_stages(browser):
 
 def test_order_shows_picks_and_the_sequence_of_the_llm(rich):
     view(rich, "Order")
-    assert "picks in no order" in tools(rich, STEPS).inner_text()
+    assert "at once, in no order" in tools(rich, STEPS).inner_text()
     picked = rich.evaluate(PIXELS, CLUSTERS)
     tools(rich, CLUSTERS).get_by_label("order").select_option(label="place in the sequence behind this stage")
     assert rich.evaluate(PIXELS, CLUSTERS) != picked
@@ -126,7 +126,7 @@ def test_points_and_patches_light_each_other(rich):
     why_of(rich, "Density clusters")
     panel = rich.locator(".tv-why-panel")
     assert panel.locator(".tv-chart-label").all_inner_texts() == [
-        "The prompt's words", "Decision graph", "Patches per group", "Log-determinant by step", "This stage",
+        "Words of the prompt", "Decision graph", "Patches per group", "Log-determinant by step", "This stage",
     ]  # fmt: skip
     scatter, bars = panel.locator(".tv-chart").nth(1), panel.locator(".tv-chart").nth(2)
     assert scatter.locator(".tv-dot").count() == 144 + 2  # and two in the key: everything kept was picked
@@ -166,7 +166,7 @@ def test_words_facts_and_tables_say_the_same_in_text(rich):
 
 
 def test_readings_over_the_stages_have_their_threshold_and_lead_to_the_stage(rich):
-    rich.get_by_label("Why Five steps kept what it kept").click()
+    rich.get_by_label("Why Five steps kept these tokens").click()
     chart = rich.locator(".tv-why-panel .tv-chart").first
     assert chart.locator(".tv-chart-label").inner_text() == "attention on the image over the stages"
     assert chart.locator(".tv-threshold").count() == 1 and chart.locator(".tv-threshold-label").text_content() == "0.2"

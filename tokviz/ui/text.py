@@ -18,7 +18,7 @@ FAMILY_LABELS: dict[MethodFamily, str] = {
 }
 
 FAMILY_EXPLAINED: dict[MethodFamily, str] = {
-    "approximation-error": "Keep what a few basis tokens cannot approximate.",
+    "approximation-error": "Keep what a small basis cannot approximate.",
     "attention-ranked": "Keep what gets the most attention.",
     "diversity": "Keep the patches that differ most.",
     "merging": "Merge similar patches into one token.",
