@@ -28,7 +28,7 @@ from . import text
 from .components import ImageField
 from .failures import UNEXPECTED, log_failure, refusal
 from .files import as_plain
-from .form import MAX_METHODS, is_whole, method_entries, missing_by_method, param_facts
+from .form import MAX_METHODS, method_entries, missing_by_method, param_facts, whole_number
 
 BY_HAND = "<!-- from here on by hand -->"
 
@@ -196,27 +196,17 @@ def _asked(default_model: str, **given: Any) -> RunRequest:
     for name in ("question", "budget_as", "expected", "model"):
         if given[name] is not None and not isinstance(given[name], str):
             raise BadInput(f"{'expected_answer' if name == 'expected' else name} must be text.")
-    whole: dict[str, Any] = {
-        name: _whole(name, given[name]) for name in ("budget", "seed", "repeats", "max_new_tokens")
+    for name in ("budget", "seed", "repeats", "max_new_tokens", "frames"):
+        if name != "frames" or given[name] is not None:
+            given[name] = whole_number(name, given[name])
+    wanted = {
+        "model": model_option(model).shown if model else default_model,
+        "question": given["question"] or "",
+        "methods": tuple(methods),
+        "params": params or {},
+        "expected": given["expected"] or None,
     }
-    frames = None if given["frames"] is None else _whole("frames", given["frames"])
-    return RunRequest(
-        model=model_option(model).shown if model else default_model,
-        image=given["image"],
-        question=given["question"] or "",
-        methods=tuple(methods),
-        budget_as=given["budget_as"],
-        params=params or {},
-        expected=given["expected"] or None,
-        frames=frames,
-        **whole,
-    )
-
-
-def _whole(name: str, value: Any) -> int:
-    if not is_whole(value):
-        raise BadInput(f"{name} must be a whole number, not {value!r}.")
-    return int(value)
+    return RunRequest(**{**given, **wanted})
 
 
 def method_notes(method: str) -> list[str]:
@@ -231,10 +221,7 @@ def method_notes(method: str) -> list[str]:
 def method_facts(pruner: Pruner) -> dict[str, Any]:
     """A method as plain data for programs."""
     return {
-        "id": pruner.id,
-        "label": pruner.label,
-        "family": pruner.family,
-        "claim": pruner.claim,
+        **{name: getattr(pruner, name) for name in ("id", "label", "family", "claim")},
         "paper": pruner.paper.url if pruner.paper else None,
         "notes": method_notes(pruner.id),
         "params": param_facts(pruner),

@@ -16,6 +16,7 @@ from ..pruners.pruner import Pruner
 from ..records import Comparison
 from ..serving.model_cache import model_facts
 from ..serving.running import RunRequest
+from ..short import passed
 from ..types import PlanningInfo
 from ..viz.format import share
 from . import text
@@ -83,14 +84,10 @@ class RequestForm(_Fields):
             raise BadInput(text.NO_QUESTION)
         if not methods:
             raise BadInput(text.NO_METHOD)
-        for name, words in _WHOLE.items():
-            if not is_whole(given[name]):
-                raise BadInput(f"{words} must be a whole number.")
-            given[name] = int(given[name])
-        if given["frames"] is not None and not is_whole(given["frames"]):
-            raise BadInput("Video frames must be a whole number, or left empty for the model's default.")
-        given["frames"] = None if given["frames"] is None else int(given["frames"])
-        return RunRequest(methods=methods, **given)
+        wanted = {name: whole_number(words, given[name]) for name, words in _WHOLE.items()}
+        if given["frames"] is not None:
+            wanted["frames"] = whole_number("Video frames, unless left empty,", given["frames"])
+        return RunRequest(methods=methods, **{**given, **wanted})
 
     @property
     def totals(self) -> list[Component]:
@@ -131,6 +128,13 @@ class RequestForm(_Fields):
 def is_whole(value: Any) -> bool:
     """Whether a client's value is a whole number (JSON may spell it 3.0)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+
+
+def whole_number(what: str, value: Any) -> int:
+    """A client's value as a whole number. Raises BadInput."""
+    if not is_whole(value):
+        raise BadInput(f"{what} must be a whole number, not {passed(value)}.")
+    return int(value)
 
 
 def build_form(
@@ -268,15 +272,8 @@ def families(pruners: Sequence[Pruner]) -> list[dict[str, Any]]:
             "url": paper.url,
             "about": f"{paper.title} ({paper.authors}, {paper.year})",
         }
-        group["methods"].append(
-            {
-                "id": pruner.id,
-                "label": pruner.label,
-                "claim": pruner.claim,
-                "paper": about,
-                "params": param_facts(pruner),
-            }
-        )
+        method = {name: getattr(pruner, name) for name in ("id", "label", "claim")}
+        group["methods"].append({**method, "paper": about, "params": param_facts(pruner)})
     return list(groups.values())
 
 
