@@ -105,7 +105,7 @@ function drawFilm() {
   const words = `${frameWords(film.frame)}${isEvidence ? " · evidence" : ""}`;
   range.setAttribute("aria-valuetext", words);
   part("scrub-told").textContent = words.replace("frame ", "").replace(" ·", ` of ${video.frames.length} ·`);
-  part("film-scale").textContent = lanes.length ? `Bars: share of a frame's patches that was kept; full height is ${Math.round(100 * top)}%.` : "";
+  part("film-scale").textContent = lanes.length ? `Bars: share of a frame's patches that was kept; full height ${Math.round(100 * top)}%.` : "";
   drawPartners();
 }
 

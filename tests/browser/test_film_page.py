@@ -187,7 +187,7 @@ def test_a_group_over_several_frames_is_shown_on_the_strip(film, session):
     marks = film.locator(".tv-film-partners").all_inner_texts()
     assert marks == [str(count) if count else "" for count in frames]
     what = film.locator(".tv-what").nth(2).inner_text()
-    assert f"group of {sum(frames)} over {sum(1 for count in frames if count)} frames" in what
+    assert f"group of {sum(frames)} across {sum(1 for count in frames if count)} frames" in what
 
 
 def test_a_pin_stays_where_it_is_while_the_film_moves_on(film):
