@@ -125,7 +125,7 @@ def test_an_agent_reads_what_the_docstrings_say(tools_site):
     assert set(tools) == {"compare", "list_methods", "list_models"}
     told = tools["compare"]["inputSchema"]["properties"]
     assert told["budget"]["description"].startswith("Visual tokens to keep, from 1 to all of them")
-    assert told["image"]["description"].endswith("serves an upload under.")  # to the end, not one line of four
+    assert told["image"]["description"].endswith("was uploaded to this server.")  # to the end, not one line of four
     assert all(parameter["description"] for parameter in told.values())
     for tool in tools.values():
         assert "Returns: " in tool["description"]
@@ -139,6 +139,16 @@ def test_an_agent_compares(tools_site, image):
     assert [run["method"] for run in comparison["runs"]] == ["full", "apet"]
     assert comparison["request"]["methods"][1]["params"]["basis_tokens"] == 5
     assert "base64" not in text
+
+
+def test_an_agent_compares_a_method_with_itself(tools_site, image):
+    tools = {tool["name"]: tool for tool in httpx.get(f"{tools_site}gradio_api/mcp/schema").json()}
+    id, pair = tools["compare"]["inputSchema"]["properties"]["methods"]["items"]["anyOf"]
+    assert "apet" in id["enum"] and (pair["type"], pair["minItems"], pair["maxItems"]) == ("array", 2, 2)
+    methods = ["apet", ["apet", {"mode": "official"}]]
+    failed, text = call(tools_site, "compare", {"image": data_uri(image), **QUESTION, "methods": methods})
+    assert not failed, text
+    assert [run["variant"] for run in json.loads(text)["runs"]] == ["", "", "mode=official"]
 
 
 def test_an_upload_is_named_by_its_address(tools_site, image):

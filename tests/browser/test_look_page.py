@@ -122,7 +122,7 @@ def test_lanes_say_that_they_belong_to_another_image_until_they_do(browser, site
         places = page.evaluate(ANSWERS)
         upload(page, still(tmp_path / "mine.png", (200, 30, 30)))
         expect(page.locator(".tv-stale")).to_have_text(
-            "These lanes belong to the example, not to the file you chose: press Compare."
+            "These results belong to the example, not to the file you chose: press Compare."
         )
         assert not page.locator(".tv-title").is_visible()
         assert page.locator(".tv-stale").get_attribute("role") == "status"
@@ -148,7 +148,7 @@ def test_a_run_belongs_to_the_image_that_it_was_asked_about(browser, site, paced
             expect(page.locator(".tv-stale")).to_have_text("")
             page.wait_for_function("document.querySelectorAll('.tv-lane')[1].dataset.status === 'running'")
             upload(page, still(tmp_path / "two.png", (30, 30, 200)))
-            expect(page.locator(".tv-stale")).to_contain_text("the run that is under way")
+            expect(page.locator(".tv-stale")).to_contain_text("the run in progress")
         finally:
             paced.release()
         page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=done]').length >= 4")

@@ -61,9 +61,7 @@ def test_two_tabs_are_answered_one_after_the_other(site, browser, open_page, hel
     first.wait_for_function(IN_THE_MIDDLE)
     with watched_page(browser, site) as second:
         ask(second, "the second tab ?")
-        second.wait_for_function(
-            "document.querySelector('.tokviz-notice').textContent === 'In the queue: 1 run comes first …'"
-        )
+        second.wait_for_function("document.querySelector('.tokviz-notice').textContent === 'Queued: 1 run ahead …'")
         assert second.locator("#tokviz-stop").is_enabled()
         held.release()
         second.wait_for_function(ALL_DONE)
@@ -124,7 +122,7 @@ def test_a_reload_shows_what_was_shown(site, open_page, paced):
 def test_the_visitors_own_settings_survive_an_example(site, open_page, paced):
     page = open_page(site)
     page.get_by_role("button", name="Advanced").click()
-    repeats, tokens = page.get_by_label("Repeats"), page.get_by_label("New tokens")
+    repeats, tokens = page.get_by_label("Repeats"), page.get_by_label("Max new tokens")
     expect(repeats).to_have_value("1")
     page.locator("#tokviz-examples button").nth(1).click()
     page.get_by_role("heading", name="panorama").wait_for()

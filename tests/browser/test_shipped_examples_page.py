@@ -42,7 +42,7 @@ def test_a_lane_whose_tokens_are_withdrawn_at_the_end_says_so_beside_what_was_ke
     lane.get_by_text("1 of 576 patches kept", exact=True).wait_for()
     assert "until all are withdrawn before layer 5" in lane.locator(".tv-what").inner_text()
     numbers = lane.locator(".tv-numbers").inner_text().replace("\n", " ")
-    assert "visual tokens 0 0% until withdrawn 1 0.2%" in numbers, numbers
+    assert "visual tokens 0 0% before withdrawal 1 0.2%" in numbers, numbers
     merging = page.locator(".tv-lane", has=page.get_by_role("heading", name="ApET")).locator(".tv-numbers")
     assert "evidence at end 2 of 35" in merging.inner_text().replace("\n", " ")
     assert "absorbed at end 33 of 35" in merging.inner_text().replace("\n", " ")
