@@ -6,7 +6,7 @@ from synthetic_rich import rich_comparison
 from watching import watched_page
 
 import tokviz
-from tokviz.records import Comparison
+from tokviz.comparison import Comparison
 from tokviz.serving.model_cache import planning
 from tokviz.ui.form import MAX_METHODS, missing_by_method, offered
 

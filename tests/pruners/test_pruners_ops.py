@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tokviz
-from tokviz.pruners import ops, pairs, pruner, sampling
+from tokviz.pruners import density, ops, pairs, pruner, sampling
 from tokviz.types import Signals
 
 INF, NAN = math.inf, math.nan
@@ -269,7 +269,7 @@ def test_greedy_picks_against_brute_force(seed):
 def test_density_peaks_by_hand():
     # 0, 1, 10 with two neighbours (itself and one): mean squared distances 0.5, 0.5, 40.5. Row 0 counts as densest
     # (tie, lower index) and gets the largest distance 10; row 1 is 1 from row 0; row 2 is 9 from row 1.
-    peaks = sampling.density_peaks(rows([0], [1], [10]), 2, neighbours=2)
+    peaks = density.density_peaks(rows([0], [1], [10]), 2, neighbours=2)
     assert peaks.log_density.tolist() == pytest.approx([-0.5, -0.5, -40.5])
     assert peaks.separation.tolist() == [10, 1, 9]
     assert peaks.centres.tolist() == [0, 1]
@@ -281,7 +281,7 @@ def test_density_peaks_against_loops(seed):
     n, width = 2 + seed % 12, 1 + seed % 5
     # With 2 neighbours (a row and its nearest) mutually nearest rows are equally dense, and rounding would decide.
     x, count, neighbours = gaussian(seed, n, width), 1 + seed % min(4, n), 3 + seed % 3
-    peaks = sampling.density_peaks(x, count, neighbours)
+    peaks = density.density_peaks(x, count, neighbours)
     centres, owner = slow.density_peaks(x.double().numpy(), count, neighbours)
     assert peaks.centres.tolist() == centres
     assert peaks.owner.tolist() == owner

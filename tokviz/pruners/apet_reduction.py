@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..types import Params
+from .density import density_peaks
 from .ops import complement, merge_into_nearest, reconstruction_error, ties_at_threshold, top_k
-from .sampling import density_peaks, farthest_from_mean, farthest_points, random_rows
+from .sampling import farthest_from_mean, farthest_points, random_rows
 
 # The official solve adds this to the diagonal of B B^T (absolute, whatever the scale of the features).
 OFFICIAL_RIDGE = 1e-5

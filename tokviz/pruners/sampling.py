@@ -1,4 +1,4 @@
-"""Picking rows one after the other: farthest points, k-center, density peaks.
+"""Picking rows one after the other: farthest points, k-center.
 
 Farthest point sampling (Euclid), greedy k-center and greedy max-min (cosine) are one loop: pick the row whose distance
 to its nearest pick is largest. ``greedy_cover`` is that loop; the methods differ in the distance and the first pick.
@@ -15,18 +15,14 @@ import torch
 from torch import Tensor
 
 from ..types import Chart, Diagnostics, Selection, TokenMap
-from .ops import row_blocks, row_lengths, spread, top_k
-from .pairs import PairRows, StoredRows, euclidean_distances
+from .ops import row_blocks, row_lengths, spread
+from .pairs import PairRows, StoredRows
 from .per_view import Usable
 
 # How many rows a step of farthest point sampling measures exactly.
 CANDIDATES = 8
 # Rows whose squared distance is below this share of the largest squared length are duplicates (methods.md 16).
 DUPLICATE_SHARE = 1e-12
-# Rows of a distance matrix that density peaks look at at once.
-ROW_TILE = 128
-# Columns of a group of which only the smallest number is looked at first.
-GROUPED_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -212,78 +208,6 @@ def _distance_chart(cover: GreedyCover, picks: Tensor, radius: float, unit: str)
         return ()
     name, label, tokens = "distance_over_picks", "Distance of each pick to the nearest earlier one", picks[1:].tolist()
     return (Chart(name, label, "line", gaps, steps, x_label="pick", y_label=unit, line=radius, tokens=tokens),)
-
-
-@dataclass(frozen=True)
-class DensityPeaks:
-    """What ``density_peaks`` found.
-
-    Shape: centres ``(count,)``, highest ``density * separation`` first; log_density (natural) and separation ``(n,)``,
-    the two axes of the decision graph; owner ``(n,)``, for every row the centre nearest to it (itself for a centre).
-    """
-
-    centres: Tensor
-    log_density: Tensor
-    separation: Tensor
-    owner: Tensor
-
-
-def density_peaks(features: Tensor, count: int, neighbours: int, include_self: bool = True) -> DensityPeaks:
-    """DPC-kNN: centres are rows that are dense and far from anything denser (``methods.md`` 2, 6, 16).
-
-    With ``d = ||x - y|| / sqrt(D)``: density = exp(-mean of d^2 over the ``neighbours`` nearest), the row itself being
-    one of them, as in SparseVLM's code, unless ``include_self`` is False; separation = smallest d to a denser row, for
-    the densest row the largest d of all. Of equally dense rows the lower index counts as denser (the official code adds
-    random noise instead). Rows are ranked by ``log(density * separation)``, as the density itself underflows to 0 for
-    rows that are far apart. Duplicates are exactly 0 apart (see
-    ``euclidean_distances``); one ``(n, n)`` matrix is held, all else goes by row tiles.
-    Shape: features ``(n, D)`` finite, ``1 <= count <= n``, neighbours >= 1 (fewer where there are not so many rows).
-    """
-    n, device = len(features), features.device
-    distance = euclidean_distances(features).div_(features.shape[1] ** 0.5)
-    crowding = _mean_square_of_nearest(distance, min(neighbours, n if include_self else n - 1), include_self)
-    by_density = torch.sort(crowding, stable=True).indices
-    place = torch.empty(n, dtype=torch.int32, device=device)
-    place[by_density] = torch.arange(n, dtype=torch.int32, device=device)
-    separation = torch.cat(
-        [
-            tile.masked_fill(place.unsqueeze(0) >= places.unsqueeze(1), torch.inf).amin(1)
-            for tile, places in zip(distance.split(ROW_TILE), place.split(ROW_TILE), strict=True)
-        ]
-    )
-    separation[by_density[0]] = distance.max()
-    # Distances that overflow make inf - inf: such rows are the last choice.
-    centres = top_k((separation.log() - crowding).nan_to_num(nan=-torch.inf), count)
-    ascending = centres.sort().values
-    owner = ascending[distance[ascending].argmin(0)]
-    owner[centres] = centres
-    return DensityPeaks(centres, -crowding, separation, owner)
-
-
-def _mean_square_of_nearest(distance: Tensor, neighbours: int, include_self: bool) -> Tensor:
-    """Mean of the ``neighbours`` smallest squared distances of every row. Shape: ``(n, n)``, diagonal 0 -> ``(n,)``."""
-    if neighbours < 1:
-        return torch.zeros(len(distance), device=distance.device)
-    if not include_self:
-        distance.fill_diagonal_(torch.inf)
-    nearest = [_smallest(tile, neighbours).square().mean(1) for tile in distance.split(ROW_TILE)]
-    distance.fill_diagonal_(0.0)
-    return torch.cat(nearest)
-
-
-def _smallest(rows: Tensor, count: int) -> Tensor:
-    """The ``count`` smallest numbers of every row, ascending. Shape: ``(r, n)`` -> ``(r, count)``.
-
-    In a long row they lie in the ``count`` groups of columns whose own smallest are smallest, or equal what does.
-    """
-    size = rows.shape[1] // GROUPED_COLUMNS
-    if size < 2 * count:
-        return rows.topk(count, largest=False).values
-    groups = rows[:, : size * GROUPED_COLUMNS].unflatten(1, (GROUPED_COLUMNS, size))
-    best = groups.amin(1).topk(count, largest=False, sorted=False).indices
-    candidates = groups.gather(2, best.unsqueeze(1).expand(-1, GROUPED_COLUMNS, -1)).flatten(1)
-    rest = rows[:, size * GROUPED_COLUMNS :]
-    return torch.cat([candidates, rest], 1).topk(count, largest=False).values
 
 
 def random_rows(n: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:
