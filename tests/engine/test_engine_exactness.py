@@ -49,7 +49,7 @@ def schedules(positions):
 
 
 def against_oracle(model, inputs, stages, choose, tolerance):
-    plain = unpruned(model, inputs)
+    plain = unpruned(model, inputs)[1]
     with prune(model, FAMILY, None, stages, choose) as trace:
         sequences, logits = generated(model, inputs)
     new = sequences[:, inputs["input_ids"].shape[1] :]
