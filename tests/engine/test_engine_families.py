@@ -35,7 +35,7 @@ def case(request):
 
 @pytest.fixture(params=["keep", "reindex"])
 def positions(request):
-    """"reindex" for families that renumber (``conftest.py``): positions of several axes never are."""
+    """ "reindex" for families that renumber (``conftest.py``): positions of several axes never are."""
     return request.param
 
 
