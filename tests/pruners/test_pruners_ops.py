@@ -4,6 +4,7 @@ import numpy as np
 import pruner_references as slow
 import pytest
 import torch
+from loops import each
 
 import tokviz
 from tokviz.pruners import density, ops, pairs, pruner, sampling
@@ -47,7 +48,7 @@ def ranked_plainly(scores, count):
     return sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:count]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@each("seed", range(40))
 def test_partial_sorts_choose_as_a_stable_sort(seed):
     n = [5, 40, 600, 2500][seed % 4]  # below and above the size from which a partial sort is taken
     scores = gaussian(seed, n, 1).squeeze(1)
@@ -168,7 +169,7 @@ def test_no_basis_leaves_the_length_and_a_deficient_one_does_not_crash():
         assert error.item() == pytest.approx(4 if basis.any() else 5)
 
 
-@pytest.mark.parametrize("seed", range(100))
+@each("seed", range(100))
 def test_reconstruction_error_against_lstsq(seed):
     n, width, m = 3 + seed % 9, 2 + seed % 7, 1 + seed % 4
     x, basis = gaussian(seed, n, width) * 10.0 ** (seed % 5 - 2), gaussian(seed + 1000, m, width)
@@ -181,7 +182,7 @@ def test_reconstruction_error_against_lstsq(seed):
     assert np.allclose(singular.numpy(), np.linalg.svd(basis.double().numpy())[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@each("seed", range(30))
 def test_ridge_against_the_normal_equations_of_the_official_code(seed):
     x, basis, ridge = gaussian(seed, 8, 6), gaussian(seed + 500, 3, 6), 10.0 ** (seed % 6 - 5)
     x64, b64 = x.double(), basis.double()
@@ -208,7 +209,7 @@ def test_merge_without_sources_changes_nothing():
     assert merge.sizes.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("seed", range(100))
+@each("seed", range(100))
 def test_merge_against_loops(seed):
     n, width = 2 + seed % 14, 2 + seed % 5
     x, order = gaussian(seed, n, width), torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -254,7 +255,7 @@ def test_k_center_masks_picks_and_reports_gaps_and_coverage():
     assert duplicates.picks.tolist() == [2, 0, 1, 3]
 
 
-@pytest.mark.parametrize("seed", range(200))
+@each("seed", range(200))
 def test_greedy_picks_against_brute_force(seed):
     n, width = 3 + seed % 14, 2 + seed % 6  # two rows are always equally far from their mean
     x, count = gaussian(seed, n, width), 1 + seed % n
@@ -276,7 +277,7 @@ def test_density_peaks_by_hand():
     assert peaks.owner.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("seed", range(100))
+@each("seed", range(100))
 def test_density_peaks_against_loops(seed):
     n, width = 2 + seed % 12, 1 + seed % 5
     # With 2 neighbours (a row and its nearest) mutually nearest rows are equally dense, and rounding would decide.
