@@ -216,7 +216,7 @@ function tableOf(header, n, cells) {
     const frame = make("div", "tv-table-frame");
     frame.tabIndex = 0;
     frame.setAttribute("role", "region");
-    frame.setAttribute("aria-label", "The numbers of this diagram");
+    frame.setAttribute("aria-label", "The numbers of this chart");
     frame.append(table);
     root.append(frame);
   });

@@ -38,14 +38,14 @@ function barTop(lanes) {
 // What is kept of the tokens that a frame has, alone or together with others.
 function countWords({ frames, kept, all, extraKept, extra }, frame, withOthers = true) {
   const shared = frames.length > 1 ? ` with ${framesWords(frames.filter((other) => other !== frame))}` : "";
-  const others = extra && withOthers ? ` · ${extraKept} of ${extra} that ${extra === 1 ? "is" : "are"} no patch` : "";
+  const others = extra && withOthers ? ` · ${extraKept} of ${extra} non-patch tokens` : "";
   return `${frameWords(frame)} · ${kept} of ${all} kept${shared}${others}`;
 }
 
 // The same of the whole video.
 function allFramesWords(lane, kept) {
   const [extraKept, extra] = countsOf(lane).reduce(([a, b], count) => [a + count.extraKept, b + count.extra], [0, 0]);
-  const others = extra ? `, ${extraKept} of ${extra} no patches` : "";
+  const others = extra ? `, ${extraKept} of ${extra} non-patch` : "";
   return `all frames: ${kept} of ${state.grid.row.length} tokens${others}`;
 }
 

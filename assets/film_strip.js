@@ -105,7 +105,7 @@ function drawFilm() {
   const words = `${frameWords(film.frame)}${isEvidence ? " · evidence" : ""}`;
   range.setAttribute("aria-valuetext", words);
   part("scrub-told").textContent = words.replace("frame ", "").replace(" ·", ` of ${video.frames.length} ·`);
-  part("film-scale").textContent = lanes.length ? `Bars: patches kept of a frame, full height ${Math.round(100 * top)}%.` : "";
+  part("film-scale").textContent = lanes.length ? `Bars: share of a frame's patches that was kept; full height ${Math.round(100 * top)}%.` : "";
   drawPartners();
 }
 
@@ -124,7 +124,7 @@ function drawPartners() {
     cell.classList.toggle("tv-film-home", home.has(at));
     cell.querySelector(".tv-film-partners").textContent = tally[at] ? String(tally[at]) : "";
   });
-  part("film-told").textContent = group.length > 1 ? `${lane.data.label}: numbers on the frames say where the ${group.length} patches of this group lie.` : "";
+  part("film-told").textContent = group.length > 1 ? `${lane.data.label}: numbers on the frames say how many of the ${group.length} patches of this group lie there.` : "";
 }
 
 function framesOf(token) {
@@ -142,7 +142,7 @@ function visit(token) {
 function acrossFrames(payload, group) {
   if (!payload.video) return "";
   const frames = new Set(group.map((token) => payload.whole.view[token]));
-  return frames.size > 1 ? ` over ${frames.size} frames` : "";
+  return frames.size > 1 ? ` across ${frames.size} frames` : "";
 }
 
 function play(on) {

@@ -46,7 +46,7 @@ async function take(file) {
   if (!file) return;
   const number = ++uploads;
   const size = `${(file.size / MEGA).toFixed(file.size < 10 * MEGA ? 1 : 0)} MB`;
-  const fault = !file.size ? "is empty" : file.size > props.max_mb * MEGA ? `has ${size}; the limit is ${props.max_mb} MB` : "";
+  const fault = !file.size ? "is empty" : file.size > props.max_mb * MEGA ? `is ${size}; the limit is ${props.max_mb} MB` : "";
   if (fault) {
     say(`${clip(file.name, 60)} ${fault}.`);
     setTimeout(() => { if (number === uploads) say(""); }, 6000);

@@ -1,8 +1,9 @@
-// The menu of methods: reads props.families (fixed) and props.value {chosen, params, missing}; writes props.value.
+// The menu of methods: reads props.families and props.most (fixed) and props.value {chosen, missing}; writes props.value.
+// A method may be chosen more than once: each of its copies has parameters of its own and is a lane of its own.
 
 const part = (name) => element.querySelector(`.tm-${name}`);
 const MANY_LANES = 8;
-const menu = { chosen: new Set(), params: {}, missing: {}, rows: new Map(), groups: [], published: "" };
+const menu = { rows: new Map(), missing: {}, groups: [], published: "" };
 
 function make(tag, className, text) {
   const node = document.createElement(tag);
@@ -11,11 +12,83 @@ function make(tag, className, text) {
   return node;
 }
 
+function makeButton(className, text, name, act) {
+  const button = make("button", className, text);
+  button.type = "button";
+  button.setAttribute("aria-label", name);
+  button.addEventListener("click", act);
+  return button;
+}
+
 function publish() {
-  const value = { chosen: [...menu.rows.keys()].filter((id) => menu.chosen.has(id)), params: menu.params, missing: menu.missing };
-  menu.published = JSON.stringify(value);
+  const chosen = [...menu.rows.values()].flatMap(({ method, copies }) => copies.map((copy) => [method.id, copy.params]));
+  menu.published = JSON.stringify({ chosen, missing: menu.missing });
   props.value = JSON.parse(menu.published);
   trigger("input");
+}
+
+function update() {
+  publish();
+  draw();
+}
+
+// --- copies of a method ---------------------------------------------------------------------------------------------
+
+function valueOf(copy, param) {
+  const given = copy.params[param.name];
+  return given === undefined || given === null ? param.default : given;
+}
+
+function valuesOf({ method }, copy) {
+  return JSON.stringify(method.params.map((param) => valueOf(copy, param)));
+}
+
+// As the lanes will be labelled: with what is not the default, where a method runs more than once.
+function variantOf(row, copy) {
+  const changed = row.method.params.filter((param) => valueOf(copy, param) !== param.default);
+  return changed.map((param) => `${param.name}=${shownValue(valueOf(copy, param))}`).join(", ");
+}
+
+function shownValue(value) {
+  return typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(6))) : String(value);
+}
+
+function labelOf(row, copy) {
+  const variant = new Set(row.copies.map((one) => valuesOf(row, one))).size > 1 ? variantOf(row, copy) : "";
+  return variant ? `${row.method.label} (${variant})` : row.method.label;
+}
+
+// The earlier copy with the same settings, counted from 1; 0: there is none.
+function sameAs(row, copy) {
+  return row.copies.slice(0, row.copies.indexOf(copy)).findIndex((one) => valuesOf(row, one) === valuesOf(row, copy)) + 1;
+}
+
+function makeCopy(params) {
+  return { params: { ...params }, settings: null };
+}
+
+function chosenTotal() {
+  return [...menu.rows.values()].reduce((total, { copies }) => total + copies.length, 0);
+}
+
+// A copy begins as the last one was; as it is of no use before something is changed, its settings are opened.
+function addCopy(row) {
+  const copy = makeCopy(row.copies.at(-1).params);
+  row.copies.push(copy);
+  update();
+  openSettings(copy);
+}
+
+function removeCopy(row, copy) {
+  row.copies = row.copies.filter((one) => one !== copy);
+  update();
+  (row.copies.length ? row.again : row.box).focus();
+}
+
+function openSettings(copy) {
+  part("all-settings").open = true;
+  copy.settings.root.scrollIntoView({ block: "nearest" });
+  copy.settings.root.querySelector("input, select").focus({ preventScroll: true });
 }
 
 // --- choosing -------------------------------------------------------------------------------------------------------
@@ -27,8 +100,9 @@ function buildFamily(family) {
   const line = make("span", "tm-family-line");
   line.append(make("span", "tm-family-name", family.label), count);
   summary.append(line, make("span", "tm-family-why", family.why));
-  root.append(summary, ...family.methods.map(buildMethod));
-  menu.groups.push({ root, count, ids: family.methods.map((method) => method.id) });
+  const rows = family.methods.map(buildMethod);
+  root.append(summary, ...rows.map((row) => row.root));
+  menu.groups.push({ root, count, rows });
   return root;
 }
 
@@ -42,108 +116,126 @@ function buildMethod(method) {
   claim.id = `tokviz-claim-${method.id}`;
   missing.id = `tokviz-missing-${method.id}`;
   box.setAttribute("aria-describedby", `${claim.id} ${missing.id}`);
+  const row = { root, box, missing, method, copies: [], before: [makeCopy({})], list: make("ul", "tm-copies") };
+  // What is chosen again comes back as it was.
   box.addEventListener("change", () => {
-    if (box.checked) menu.chosen.add(method.id);
-    else menu.chosen.delete(method.id);
-    publish();
-    draw();
+    [row.copies, row.before] = box.checked ? [row.before, []] : [[], row.copies];
+    update();
   });
-  const name = make("span", "tm-label", method.label);
-  label.append(box, name, claim, missing);
-  root.append(label);
+  label.append(box, make("span", "tm-label", method.label), claim, missing);
+  const aside = make("span", "tm-aside");
+  row.again = makeButton("tm-again", "+", `Add ${method.label} again, with other settings`, () => addCopy(row));
+  aside.append(row.again);
+  root.append(label, aside, row.list);
   if (method.paper && method.paper.url.startsWith("https://")) {
     const link = make("a", "tm-paper", `${method.paper.year} ↗`);
     Object.assign(link, { href: method.paper.url, target: "_blank", rel: "noopener noreferrer", title: method.paper.about });
     link.setAttribute("aria-label", `Paper of ${method.label}: ${method.paper.about}, opens in a new tab`);
-    root.append(link);
+    aside.append(link);
   }
-  menu.rows.set(method.id, { root, box, missing, method, settings: null });
-  return root;
+  menu.rows.set(method.id, row);
+  return row;
+}
+
+function drawRow(row, isFull) {
+  const { root, box, missing, method, copies, again } = row;
+  const reason = menu.missing[method.id] || "";
+  box.checked = copies.length > 0;
+  // What is chosen can always be taken out again.
+  box.disabled = Boolean(reason) && !box.checked;
+  missing.textContent = reason;
+  root.classList.toggle("tm-unserved", Boolean(reason));
+  again.hidden = !copies.length || !method.params.length;
+  again.disabled = isFull;
+  again.title = isFull ? `At most ${props.most} entries` : "Add again, with other settings";
+  row.list.replaceChildren(...(copies.length > 1 ? copies.map((copy) => copyLine(row, copy)) : []));
+}
+
+function copyLine(row, copy) {
+  const line = make("li", "tm-copy");
+  const [words, label] = [variantOf(row, copy) || "default settings", labelOf(row, copy)];
+  const same = sameAs(row, copy);
+  line.append(makeButton("tm-copy-name", words, `Settings of ${label}`, () => openSettings(copy)),
+    makeButton("tm-copy-remove", "×", `Remove ${label}`, () => removeCopy(row, copy)));
+  if (same) line.append(make("span", "tm-copy-same", "same as above, runs once"));
+  return line;
 }
 
 function draw() {
-  menu.rows.forEach(({ root, box, missing }, id) => {
-    const reason = menu.missing[id] || "";
-    box.checked = menu.chosen.has(id);
-    // What is chosen can always be taken out again.
-    box.disabled = Boolean(reason) && !box.checked;
-    missing.textContent = reason;
-    root.classList.toggle("tm-unserved", Boolean(reason));
-  });
-  menu.groups.forEach(({ count, ids }) => {
-    const on = ids.filter((id) => menu.chosen.has(id)).length;
-    const unserved = ids.filter((id) => menu.missing[id]).length;
-    count.textContent = [on ? `${on} of ${ids.length}` : `${ids.length}`, unserved ? `${unserved} unavailable` : ""].filter(Boolean).join(" · ");
+  const n = chosenTotal();
+  menu.rows.forEach((row) => drawRow(row, n >= props.most));
+  menu.groups.forEach(({ count, rows }) => {
+    const on = rows.filter(({ copies }) => copies.length).length;
+    const unserved = rows.filter(({ method }) => menu.missing[method.id]).length;
+    count.textContent = [on ? `${on} of ${rows.length}` : `${rows.length}`, unserved ? `${unserved} unavailable` : ""].filter(Boolean).join(" · ");
     count.classList.toggle("tm-on", on > 0);
   });
-  const n = menu.chosen.size;
-  part("count").textContent = `${n} of ${menu.rows.size} chosen`;
+  const methods = [...menu.rows.values()].filter(({ copies }) => copies.length).length;
+  part("count").textContent = `${methods} of ${menu.rows.size} chosen${n > methods ? ` + ${n - methods} ${n - methods === 1 ? "copy" : "copies"}` : ""}`;
   part("many").hidden = n <= MANY_LANES;
-  part("many").textContent = `${n} methods and no pruning run one after another: ${n + 1} answers to wait for, ${n + 1} images to compare.`;
+  part("many").textContent = `${n} methods and the unpruned model run one after another: ${n + 1} answers to wait for, ${n + 1} images to compare.`;
   drawSettings();
 }
 
 function openChosen() {
-  menu.groups.forEach(({ root, ids }) => { root.open = root.open || ids.some((id) => menu.chosen.has(id)); });
+  menu.groups.forEach(({ root, rows }) => { root.open = root.open || rows.some(({ copies }) => copies.length); });
 }
 
 // --- settings -------------------------------------------------------------------------------------------------------
 
 function drawSettings() {
-  const shown = [...menu.rows.values()].filter(({ method }) => menu.chosen.has(method.id) && method.params.length);
+  const shown = [...menu.rows.values()].filter(({ method }) => method.params.length)
+    .flatMap((row) => row.copies.map((copy) => [row, copy]));
   part("all-settings").hidden = !shown.length;
-  part("all-settings").querySelector("summary").textContent = `Settings of ${shown.length === 1 ? "1 chosen method" : `${shown.length} chosen methods`}`;
-  const nodes = shown.map((row) => {
-    row.settings = row.settings || buildSettings(row.method);
-    row.settings.set();
-    return row.settings.root;
+  part("all-settings").querySelector("summary").textContent = `Settings of ${shown.length === 1 ? "the chosen method" : `the ${shown.length} chosen methods`}`;
+  const nodes = shown.map(([row, copy]) => {
+    copy.settings = copy.settings || buildSettings(row, copy);
+    copy.settings.set();
+    return copy.settings.root;
   });
   const groups = part("groups");
   if (groups.children.length !== nodes.length || nodes.some((node, i) => groups.children[i] !== node)) groups.replaceChildren(...nodes);
 }
 
-function valueOf(method, param) {
-  const given = (menu.params[method.id] || {})[param.name];
-  return given === undefined || given === null ? param.default : given;
-}
+let groupsBuilt = 0;
 
-function buildSettings(method) {
+function buildSettings(row, copy) {
+  const { method } = row;
   const root = make("section", "tm-group");
+  root.dataset.method = method.id;
+  groupsBuilt += 1;
   const head = make("div", "tm-group-head");
-  const reset = make("button", "tm-reset", "defaults");
-  reset.type = "button";
-  reset.setAttribute("aria-label", `Defaults of ${method.label}`);
-  head.append(make("h3", "tm-group-title", method.label), reset);
-  const controls = method.params.map((param) => buildControl(method, param));
+  const title = make("h3", "tm-group-title");
+  const reset = makeButton("tm-reset", "defaults", "", () => { copy.params = {}; update(); });
+  const remove = makeButton("tm-reset", "remove", "", () => removeCopy(row, copy));
+  const same = make("p", "tm-copy-same");
+  head.append(title, reset, remove);
+  const change = (name, value) => { copy.params = { ...copy.params, [name]: value }; update(); };
+  const controls = method.params.map((param) => buildControl(`tokviz-${method.id}-${groupsBuilt}-${param.name}`, param, change));
   const set = () => {
-    controls.forEach((control, i) => control.set(valueOf(method, method.params[i])));
-    reset.hidden = method.params.every((param) => valueOf(method, param) === param.default);
+    const label = labelOf(row, copy);
+    title.textContent = label;
+    reset.setAttribute("aria-label", `Defaults of ${label}`);
+    remove.setAttribute("aria-label", `Remove ${label}`);
+    controls.forEach((control, i) => control.set(valueOf(copy, method.params[i])));
+    reset.hidden = !variantOf(row, copy);
+    remove.hidden = row.copies.length < 2;
+    same.textContent = sameAs(row, copy) ? "The same settings as above: both would be the same run. Change a setting." : "";
   };
-  reset.addEventListener("click", () => {
-    delete menu.params[method.id];
-    publish();
-    set();
-  });
-  root.append(head, ...controls.map((control) => control.root));
+  root.append(head, same, ...controls.map((control) => control.root));
   return { root, set };
 }
 
 // One control from its spec: choice, switch, number with or without a slider.
-function buildControl(method, param) {
+function buildControl(id, param, change) {
   const root = make("div", "tm-param");
-  const id = `tokviz-${method.id}-${param.name}`;
-  root.id = id;
+  root.dataset.param = param.name;
   const label = make("label", "tm-param-label", param.label);
   label.htmlFor = `${id}-input`;
   const help = make("p", "tm-help", param.help);
   help.id = `${id}-help`;
-  const change = (value) => {
-    menu.params[method.id] = { ...menu.params[method.id], [param.name]: value };
-    publish();
-    menu.rows.get(method.id).settings.set();
-  };
   const build = { bool: switchFor, choice: selectFor }[param.kind] || numberFor;
-  const { nodes, input, set } = build(param, change);
+  const { nodes, input, set } = build(param, (value) => change(param.name, value));
   input.id = `${id}-input`;
   nodes.forEach((node) => node.setAttribute("aria-describedby", help.id));
   root.append(label, ...nodes, help);
@@ -179,7 +271,7 @@ function numberFor(param, change) {
   // What cannot be a value of this parameter goes back to what it was.
   input.addEventListener("change", () => {
     const value = Number(input.value);
-    if (input.value.trim() === "" || !input.checkValidity() || !Number.isFinite(value)) menu.rows.forEach((row) => row.settings && row.settings.set());
+    if (input.value.trim() === "" || !input.checkValidity() || !Number.isFinite(value)) drawSettings();
     else change(value);
   });
   if (slider) {
@@ -192,15 +284,20 @@ function numberFor(param, change) {
 
 // --- values from Python ---------------------------------------------------------------------------------------------
 
-// An update may hold any of the three keys; the others stay as they are in this browser.
+// An update may hold either key; the other stays as it is in this browser.
 function accept(value) {
   if (!value || JSON.stringify(value) === menu.published) return;
-  if (value.chosen) menu.chosen = new Set(value.chosen.filter((id) => menu.rows.has(id)));
-  if (value.params) menu.params = { ...menu.params, ...JSON.parse(JSON.stringify(value.params)) };
+  if (value.chosen) {
+    const entries = value.chosen.map((entry) => (typeof entry === "string" ? [entry, {}] : entry));
+    menu.rows.forEach((row, id) => {
+      const copies = entries.filter(([method]) => method === id).map(([, params]) => makeCopy(params));
+      if (!copies.length && row.copies.length) row.before = row.copies;
+      row.copies = copies;
+    });
+    openChosen();
+  }
   if (value.missing) menu.missing = { ...value.missing };
-  if (value.chosen) openChosen();
-  draw();
-  publish();
+  update();
 }
 
 part("family-list").replaceChildren(...props.families.map(buildFamily));

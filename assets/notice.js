@@ -2,7 +2,7 @@ const line = element.querySelector(".tokviz-notice");
 // While it works the server says something every few seconds. When it falls silent, the run is lost: the browser was
 // away, or the server is gone.
 const SILENCE_MS = 30000;
-const LOST = "The connection to the server was interrupted, and this run was given up: press Compare to ask again.";
+const LOST = "The connection to the server was lost, and with it this run: press Compare to ask again.";
 let silence = 0;
 
 function write(kind, text) {

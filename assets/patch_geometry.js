@@ -1,5 +1,5 @@
 // Geometry and numbers of the patch view. No DOM here. Boxes and points are in pixels of the original image.
-// The files that tokviz/ui/patch_view.py lists are joined in that order into one function body; this is the first.
+// The files that tokviz/ui/components.py lists are joined in that order into one function body; this is the first.
 
 function boxOf(grid, token) {
   const i = 4 * token;

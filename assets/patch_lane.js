@@ -12,11 +12,13 @@ function buildLane(number) {
   const head = make("header", "tv-head");
   const label = make("h3", "tv-label");
   label.id = `tv-lane-${number}`;
-  root.setAttribute("aria-labelledby", label.id);
+  const variant = make("p", "tv-variant");
+  variant.id = `tv-variant-${number}`;
+  root.setAttribute("aria-labelledby", `${label.id} ${variant.id}`);
   const family = make("span", "tv-family");
   const why = make("button", "tv-ask-why", "why?");
   why.type = "button";
-  head.append(label, family, why);
+  head.append(label, family, why, variant);
   const frame = make("div", "tv-frame");
   const bars = buildBars();
   const image = make("div", "tv-image");
@@ -51,7 +53,7 @@ function buildLane(number) {
   const remarks = make("div", "tv-remarks");
   root.append(head, frame, below, outcome, numbers, remarks);
   return {
-    root, label, family, why, image, bars, canvas, svg, unseen, rooms, where, what, parts, answer, verdict, numbers, remarks,
+    root, label, variant, family, why, image, bars, canvas, svg, unseen, rooms, where, what, parts, answer, verdict, numbers, remarks,
     stageAt: -1, stageChosen: false, mapAt: 0, orderAt: 0, data: null, indices: [], survival: null,
   };
 }
@@ -68,13 +70,17 @@ function fillLane(lane, data, payload, view) {
   lane.filled = (lane.filled || 0) + 1;
   lane.survival = { depth: survivalOf(stages, nTokens), stages: stages.length };
   lane.why.hidden = !stages.length;
-  lane.why.setAttribute("aria-label", `Why ${data.label} kept what it kept`);
+  lane.why.setAttribute("aria-label", `Why ${data.label} kept these tokens`);
   if (lane.stageAt >= stages.length) lane.stageChosen = false;
   suggestStage(lane, view);
   lane.root.dataset.status = data.status;
-  lane.label.textContent = data.label;
+  // Of a method that runs more than once, what sets this run apart has a line of its own.
+  const ending = ` (${data.variant})`;
+  const hasVariant = data.variant && data.label.endsWith(ending);
+  lane.label.textContent = hasVariant ? data.label.slice(0, -ending.length) : data.label;
+  lane.variant.textContent = hasVariant ? data.variant : "";
   lane.family.textContent = data.family;
-  const keys = payload.video ? " Comma and full stop go a frame back and forth." : "";
+  const keys = payload.video ? " Comma and period step through the frames." : "";
   lane.image.setAttribute("aria-label",
     `${data.label}: patches of the image. Arrow keys move between patches, Enter pins one, Escape releases it.${keys}`);
   fillOutcome(lane, data);
@@ -123,7 +129,7 @@ function withdrawalWords(lane) {
 }
 
 function fillOutcome(lane, data) {
-  const waiting = { waiting: "waiting", running: data.answer ? "" : "working" }[data.status];
+  const waiting = { waiting: "waiting", running: data.answer ? "" : "running" }[data.status];
   lane.answer.className = "tv-answer";
   lane.answer.classList.toggle("tv-long", data.answer.length > 28);
   lane.answer.classList.toggle("tv-quiet", Boolean(waiting || data.error));
@@ -191,7 +197,7 @@ function describe(lane, payload, token) {
   if (token < 0) return ["", ""];
   const where = placeOf(payload, token);
   const stage = lane.data.stages[lane.stageAt];
-  if (!stage) return [where, lane.data.status === "done" ? "kept: nothing is pruned" : ""];
+  if (!stage) return [where, lane.data.status === "done" ? "kept: no pruning" : ""];
   if (lane.view === "dropped") return [`${where} · ${droppedAt(lane, token)}`, ""];
   const index = lane.indices[lane.stageAt];
   const facts = [];
@@ -208,16 +214,16 @@ function droppedAt(lane, token) {
   const { depth, stages } = lane.survival;
   const left = depth[token];
   if (left === stages) return "kept to the end";
-  return `left: ${lane.data.stages[left].label}${stages > 1 ? `, stage ${left + 1} of ${stages}` : ""}`;
+  return `dropped: ${lane.data.stages[left].label}${stages > 1 ? `, stage ${left + 1} of ${stages}` : ""}`;
 }
 
 function fate(lane, payload, token) {
   const stage = lane.data.stages[lane.stageAt];
   const index = lane.indices[lane.stageAt];
-  if (index.kept[token]) return index.basis[token] ? "kept as basis" : "kept";
+  if (index.kept[token]) return index.basis[token] ? "kept, a basis token" : "kept";
   const left = lane.survival.depth[token];
-  const since = left < lane.stageAt ? `, ${lane.data.stages[left].label}` : "";
+  const earlier = left < lane.stageAt ? ` earlier: ${lane.data.stages[left].label}` : "";
   const carrier = stage.carriers ? stage.carriers[token] : -1;
-  if (carrier >= 0) return `merged into ${placeOf(payload, carrier)}${since}`;
-  return since ? `gone since${since.slice(1)}` : "dropped";
+  if (carrier >= 0) return `merged into ${placeOf(payload, carrier)}${earlier && `,${earlier}`}`;
+  return `dropped${earlier}`;
 }

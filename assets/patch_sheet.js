@@ -13,8 +13,8 @@ function isVideo(grid) {
 function sheetChoices(grid) {
   const levels = isVideo(grid) ? [] : levelsOf(grid);
   if (levels.length < 2) return [];
-  return [{ value: BOTH, name: "both, on the image" }, ...levels.map(({ level, name }) => ({ value: String(level), name })),
-    { value: APART, name: "as the model gets them" }];
+  return [{ value: BOTH, name: "both, overlaid" }, ...levels.map(({ level, name }) => ({ value: String(level), name })),
+    { value: APART, name: "as the model sees them" }];
 }
 
 // payload: as it came. choice: one of the values of sheetChoices, or the number of a frame of a video.
@@ -118,7 +118,7 @@ function placeOf(payload, token) {
   const name = frames.length ? framesWords(frames) : levelsOf(whole).length > 1 && view ? levelName(whole, view) : "";
   const here = grid.row[token] >= 0;
   const prefix = name && (!here || payload.named) ? `${name}: ` : "";
-  if (whole.row[token] < 0) return `${prefix}a token that is no patch`;
+  if (whole.row[token] < 0) return `${prefix}a non-patch token`;
   const padding = hasArea(boxOf(whole, token)) ? "" : " (padding)";
   return `${prefix}row ${rowInLevel(whole, token)}, column ${colInLevel(whole, token)}${padding}`;
 }

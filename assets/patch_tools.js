@@ -39,8 +39,8 @@ function stepper(holder, texts, change) {
     button.addEventListener("click", () => change(Math.min(Math.max(Number(control.value) + by, 0), texts.length - 1)));
     return button;
   };
-  const back = arrow("‹", -1, "Earlier");
-  const forth = arrow("›", 1, "Later");
+  const back = arrow("‹", -1, "Previous stage");
+  const forth = arrow("›", 1, "Next stage");
   control.addEventListener("input", () => change(Number(control.value)));
   label.append(words, control);
   const row = make("div", "tv-stepper-row");
@@ -135,9 +135,9 @@ function viewNotes(lane, view, stage, orderings) {
   }
   const notes = {
     kept: () => [],
-    score: () => (stage.maps[lane.mapAt] ? mapLegend(stage.maps[lane.mapAt], stage.maps.length > 1) : [make("p", "tv-note", "This stage ranks no patches.")]),
+    score: () => (stage.maps[lane.mapAt] ? mapLegend(stage.maps[lane.mapAt], stage.maps.length > 1) : [make("p", "tv-note", "This stage computes no scores.")]),
     order: () => (orderings.length ? orderLegend(orderings[lane.orderAt], orderings.length > 1)
-      : [make("p", "tv-note", "All at once: this stage picks in no order.")]),
+      : [make("p", "tv-note", "This stage selects all at once, in no order.")]),
     clusters: () => [make("p", "tv-note", groupsNote(lane, stage))],
     dropped: () => survivalLegend(lane),
   }[view]();
@@ -149,21 +149,21 @@ function addedNotes(view, stage) {
   const notes = [];
   if (stage.extra && (view === "kept" || view === "order")) {
     const name = stage.extra_name ? `: ${stage.extra_name}` : "";
-    const words = stage.extra === 1 ? "+ 1 token that is no patch" : `+ ${stage.extra} tokens that are no patches`;
+    const words = stage.extra === 1 ? "+ 1 non-patch token" : `+ ${stage.extra} non-patch tokens`;
     notes.push(make("p", "tv-note", words + name));
   }
-  if (stage.sequence && view === "kept") notes.push(make("p", "tv-note", "They go on in another order than the image's: see Order."));
+  if (stage.sequence && view === "kept") notes.push(make("p", "tv-note", "The sequence is not in raster order: see Order."));
   return notes;
 }
 
 function groupsNote(lane, stage) {
-  if (!stage.carriers) return "This method merges nothing: dropped is gone.";
+  if (!stage.carriers) return "Nothing is merged: dropped tokens are lost.";
   const { groups } = lane.indices[lane.stageAt];
   const sizes = [...groups.values()].map((members) => members.length);
   const merged = sizes.filter((size) => size > 1).length;
-  const alone = sizes.length - merged ? `; ${sizes.length - merged} tokens stand for one patch` : "";
+  const alone = sizes.length - merged ? `; ${sizes.length - merged} tokens stand for a single patch` : "";
   const before = lane.data.stages.slice(0, lane.stageAt).some((earlier) => earlier.merges) ? " after all merges so far" : "";
-  return `${merged} groups${before}, the largest of ${Math.max(0, ...sizes)} patches${alone}.`;
+  return `${merged} groups${before}, the largest with ${Math.max(0, ...sizes)} patches${alone}.`;
 }
 
 function scaleStrip(low, high, colours) {
@@ -197,14 +197,14 @@ function rgb(share) {
 // A few stages: one line each. Many: a strip from the first to leave to those that stay.
 function survivalLegend(lane) {
   const { depth, stages } = lane.survival;
-  if (stages < 2) return [make("p", "tv-note", "One stage: what it dropped left there.")];
+  if (stages < 2) return [make("p", "tv-note", "Only one stage: every dropped token is dropped there.")];
   const counts = new Array(stages + 1).fill(0);
   depth.forEach((survived) => { counts[survived] += 1; });
   const name = (at) => (at === stages ? "kept to the end" : lane.data.stages[at].label);
   if (stages > MENU_LIMIT) {
     const colours = counts.map((_, at) => rgb(depthShare(at, stages)));
     return [scaleStrip("first", "end", colours),
-      make("p", "tv-note", `dark: left ${name(0)} · bright: left ${name(stages - 1)} · ${counts[stages]} kept to the end`)];
+      make("p", "tv-note", `dark: dropped ${name(0)} · bright: dropped ${name(stages - 1)} · ${counts[stages]} kept to the end`)];
   }
   const list = make("ul", "tv-depths");
   counts.forEach((count, at) => {
@@ -212,7 +212,7 @@ function survivalLegend(lane) {
     const item = make("li");
     const swatch = make("span", "tv-swatch tv-swatch-depth");
     swatch.style.background = rgb(depthShare(at, stages));
-    item.append(swatch, make("span", "tv-count", String(count)), make("span", "", at === stages ? name(at) : `left: ${name(at)}`));
+    item.append(swatch, make("span", "tv-count", String(count)), make("span", "", at === stages ? name(at) : `dropped: ${name(at)}`));
     list.append(item);
   });
   return [list];

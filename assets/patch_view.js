@@ -91,9 +91,9 @@ function legendEntries(view, stages) {
   if (view === "score" || view === "order") entries.push(["outlined", "kept"]);
   if (view === "dropped") entries.push(["outlined", "kept to the end"]);
   if (view === "dropped" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
-  if (view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch that carries it"], ["kept", "kept alone"], ["dropped", "dropped"]);
-  if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only of the whole image, coarsely"]);
-  if (state.payload.grid.stacked && (view === "score" || view === "dropped")) entries.push(["group", "where levels overlap: the higher"]);
+  if (view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch it is merged into"], ["kept", "kept, not merged"], ["dropped", "dropped"]);
+  if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only coarsely, from the whole image"]);
+  if (state.payload.grid.stacked && (view === "score" || view === "dropped")) entries.push(["group", "where levels overlap, the higher is shown"]);
   if (state.plain.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
   return entries;

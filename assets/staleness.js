@@ -20,9 +20,9 @@ function belongs(payload, previous) {
 function staleWords(payload) {
   if (payload.stale || media.told) return payload.stale || media.told;
   if (media.shown === media.choices) return "";
-  const owner = Number.isInteger(payload.example) ? "the example" : isLive(payload) ? "the run that is under way" : "an earlier question";
-  return media.removed ? `These lanes belong to ${owner}, whose image or video is no longer in the form.`
-    : `These lanes belong to ${owner}, not to the file you chose: press Compare.`;
+  const owner = Number.isInteger(payload.example) ? "the example" : isLive(payload) ? "the run in progress" : "an earlier question";
+  return media.removed ? `These results belong to ${owner}, whose image or video is no longer in the form.`
+    : `These results belong to ${owner}, not to the file you chose: press Compare.`;
 }
 
 function showStaleness() {

@@ -35,7 +35,7 @@ function drawWhy() {
 }
 
 function drawWhyLanes(lanes) {
-  refill(part("why-lanes"), lanes.map((lane) => `${lane.data.method} ${lane.data.label}`).join("\n"), lanes.indexOf(why.lane), (holder) => {
+  refill(part("why-lanes"), lanes.map((lane) => `${lane.data.key} ${lane.data.label}`).join("\n"), lanes.indexOf(why.lane), (holder) => {
     const inputs = lanes.map((lane, i) => {
       const input = Object.assign(make("input"), { type: "radio", name: "tv-why-lane", value: String(i) });
       input.addEventListener("change", () => { why.lane = whyLanes()[i]; drawWhy(); });
@@ -128,21 +128,21 @@ function wordsCard(words, scores) {
     const value = scores.values[i];
     const node = make("span", chosen.has(i) ? "tv-word tv-word-chosen" : "tv-word", visibleWord(word));
     node.style.setProperty("--tv-share", value === null || high <= 0 ? 0 : Math.max(value / high, 0).toFixed(3));
-    node.addEventListener("pointerenter", () => { told.textContent = `${visibleWord(word)} · ${shortNumber(value)}${chosen.has(i) ? " · listened to" : ""}`; });
+    node.addEventListener("pointerenter", () => { told.textContent = `${visibleWord(word)} · ${shortNumber(value)}${chosen.has(i) ? " · used" : ""}`; });
     line.append(node);
   });
   line.addEventListener("pointerleave", () => { told.textContent = ""; });
-  root.append(make("figcaption", "tv-chart-label", "The prompt's words"), line, make("p", "tv-note", wordsSentence(scores, words.length)), told,
-    tableOf(["word", scores.label, "listened to"], words.length, (i) => [visibleWord(words[i]), shortNumber(scores.values[i]), chosen.has(i) ? "yes" : "no"]));
+  root.append(make("figcaption", "tv-chart-label", "Words of the prompt"), line, make("p", "tv-note", wordsSentence(scores, words.length)), told,
+    tableOf(["word", scores.label, "used"], words.length, (i) => [visibleWord(words[i]), shortNumber(scores.values[i]), chosen.has(i) ? "yes" : "no"]));
   return root;
 }
 
 function wordsSentence({ label, values, chosen, line }, n) {
-  const parts = [`Colour: ${label}`, `underlined: the ${chosen.length} of ${n} words that the method listened to`];
+  const parts = [`Colour: ${label}`, `underlined: the ${chosen.length} of ${n} words that the method used`];
   if (line !== null) {
-    const equal = Math.abs(line * n - 1) < 0.005 ? ` (the equal share, 1 of ${n})` : "";
+    const equal = Math.abs(line * n - 1) < 0.005 ? ` (an equal share, 1 of ${n})` : "";
     const above = values.every((value, i) => value === null || chosen.includes(i) === (value >= line));
-    parts.push(above ? `they reach the line of ${shortNumber(line)}${equal}` : `the line is at ${shortNumber(line)}${equal}`);
+    parts.push(above ? `they reach the threshold of ${shortNumber(line)}${equal}` : `the threshold is ${shortNumber(line)}${equal}`);
   }
   return `${parts.join("; ")}.`;
 }
@@ -151,7 +151,7 @@ function factsCard(stage) {
   const root = make("div", "tv-chart tv-facts-card");
   const list = make("dl", "tv-facts");
   const rows = [["where", stage.label], ["patches", `${stage.n_in} in, ${stage.kept.length} kept`],
-    ...(stage.extra ? [["added tokens that are no patch", String(stage.extra)]] : []), ...stage.facts];
+    ...(stage.extra ? [["added non-patch tokens", String(stage.extra)]] : []), ...stage.facts];
   rows.forEach(([name, value]) => list.append(make("dt", "", name), make("dd", "", value)));
   root.append(make("p", "tv-chart-label", stage.title || "This stage"), list);
   return root;

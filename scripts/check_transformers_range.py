@@ -28,8 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "transformers_range.md"
 TESTS = ("tests/engine", "tests/models")
 NOTES = (
-    "Between the two, transformers itself changed what Qwen2.5-VL is told of time: 5.17 counts whole seconds only "
-    "between two grids of a video, 5.23 parts of them, too. Pruned and unpruned model agree in both.",
+    "Between these two versions, transformers itself changed the temporal positions of Qwen2.5-VL: between two grids "
+    "of a video, 5.17 counts only whole seconds, while 5.23 also counts fractions. The pruned and the unpruned model "
+    "agree in both.",
 )
 SHOWN = ("transformers", "huggingface_hub", "tokenizers", "torch")
 
@@ -129,11 +130,11 @@ def page(outcomes: Sequence[Outcome], tests: Sequence[str], only: str) -> str:
         for name in outcome.failed
     ]
     return "\n".join([
-        "# Both ends of the supported transformers",
+        "# Oldest and newest supported transformers",
         "",
-        f"Written by `python -m scripts.check_transformers_range`, on Python {sys.version.split()[0]}. It ran "
-        f"{' '.join(f'`{test}`' for test in tests)}{f' (`-k {only!r}`)' if only else ''}. Skipped are combinations "
-        "that do not exist: renumbered positions of a model with several axes, for one.",
+        f"Written by `python -m scripts.check_transformers_range`, on Python {sys.version.split()[0]}. Tests: "
+        f"{' '.join(f'`{test}`' for test in tests)}{f' (`-k {only!r}`)' if only else ''}. Skipped tests are "
+        "combinations that do not exist, such as renumbered positions in a model with several position axes.",
         "",
         *NOTES,
         "",

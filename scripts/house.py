@@ -65,7 +65,13 @@ def room_of(module: str) -> str:
     return parts[1] if (ROOT / PACKAGE / parts[1]).is_dir() else "base"
 
 
-def imports_of(module: str) -> Iterator[Import]:
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text())
+
+
+@cache
+def imports_of(module: str) -> tuple[Import, ...]:
     """What a module imports from the package."""
     path = modules()[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -85,7 +91,7 @@ def imports_of(module: str) -> Iterator[Import]:
             else:
                 yield from visit(child, inner)
 
-    yield from visit(ast.parse(path.read_text()), "import")
+    return tuple(visit(_tree(module), "import"))
 
 
 def _targets(node: ast.ImportFrom, package: str) -> Iterator[str]:
@@ -126,14 +132,18 @@ def upward() -> list[Import]:
 
 def libraries_of(module: str) -> set[str]:
     """Libraries that are imported when a module is, by itself or by what it imports. The standard library included."""
+    return {library for name in _loaded_with(module) for library in _own_libraries(name)} - {PACKAGE}
+
+
+@cache
+def _own_libraries(module: str) -> frozenset[str]:
     found: set[str] = set()
-    for name in _loaded_with(module):
-        for node in _executed(ast.parse(modules()[name].read_text()).body):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif not node.level and node.module:
-                found.add(node.module.split(".")[0])
-    return found - {PACKAGE}
+    for node in _executed(_tree(module).body):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif not node.level and node.module:
+            found.add(node.module.split(".")[0])
+    return frozenset(found)
 
 
 def loads(module: str, other: str) -> bool:

@@ -24,11 +24,11 @@ LLAVA = PlanningInfo(n_visual=576, n_layers=32, n_vision_layers=23, has_text_tow
 TILES = PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True, n_vision_layers=23, has_text_tower=True)
 
 FAMILIES = {
-    "control": ("Controls", "what every method has to beat"),
-    "attention-ranked": ("Attention-ranked", "keep what the model already looks at"),
-    "approximation-error": ("Approximation error", "keep what the others cannot be rebuilt from"),
-    "diversity": ("Diversity", "keep tokens that differ most from each other"),
-    "merging": ("Merging", "melt similar tokens into one"),
+    "control": ("Controls", "baselines that every method has to beat"),
+    "attention-ranked": ("Attention-ranked", "keep what gets the most attention"),
+    "approximation-error": ("Approximation error", "keep what a few basis tokens cannot approximate"),
+    "diversity": ("Diversity", "keep the tokens that differ most"),
+    "merging": ("Merging", "merge similar tokens into one"),
     "text-guided": ("Text-guided", "let the question decide"),
     "progressive": ("Progressive", "drop in steps, deeper and deeper inside the LLM"),
 }
@@ -37,22 +37,22 @@ TOWER, PROMPT, LLM = range(3)
 SIGNALS = {
     "cls_attention": (TOWER, "[CLS] attention"),
     "cls_logits": (TOWER, "[CLS] attention before the softmax"),
-    "cls_full_width": (TOWER, "[CLS] attention over all heads as one"),
+    "cls_full_width": (TOWER, "[CLS] attention with all heads as one"),
     "cls_feature": (TOWER, "[CLS] feature"),
     "encoder_keys": (TOWER, "keys"),
     "full_keys": (TOWER, "keys of all heads"),
     "received_attention": (TOWER, "attention received (without [CLS])"),
     "clip_relevance": (TOWER, "CLIP's text tower"),
-    "text_features": (PROMPT, "text behind the image"),
+    "text_features": (PROMPT, "text after the image"),
     "question_features": (PROMPT, "the question"),
-    "llm_input": (PROMPT, "all that enters the LLM"),
+    "llm_input": (PROMPT, "the whole input of the LLM"),
     "last_row": (LLM, "attention of the last prompt token"),
     "text_rows": (LLM, "attention of the text"),
     "head_rows": (LLM, "attention of the text per head"),
     "rotary_similarity": (LLM, "rotary distances"),
     "previous_features": (LLM, "hidden states one layer earlier"),
-    "key_norms": (LLM, "norms of the keys"),
-    "normed_features": (LLM, "hidden states behind the final norm"),
+    "key_norms": (LLM, "key norms"),
+    "normed_features": (LLM, "hidden states after the final norm"),
 }
 """Where each signal comes from, and its name in the table of needs."""
 LAYERS = {"last": " (last layer)", "feature": "", "previous": "", "this": " (of the next layer)", None: ""}
@@ -60,21 +60,23 @@ LAYERS = {"last": " (last layer)", "feature": "", "previous": "", "this": " (of 
 INTRODUCTION = """\
 # Methods
 
-Written by `python -m scripts.write_methods_doc` from the objects in `tokviz/pruners`; change those, not this file.
-Every method has a page: its parameters, what it leaves at published budgets, and where paper and code differ.
+Written by `python -m scripts.write_methods_doc` from the objects in `tokviz/pruners`; change those, not this file. Each
+method has its own page: its parameters, how many tokens it leaves at the published budgets, and where the paper and the
+code differ.
 
-A budget has three meanings, and papers mix them. **F** is how many visual tokens are left after the last stage.
-**A_in** is the average that the LLM's layers really process. **A_log** is the average of the counts *after* each layer,
-as SparseVLM's logger takes it: a layer behind which tokens are dropped is billed at its pruned size. Below, budgets are
-counted as each method's paper counts them, for 576 visual tokens and 32 layers (LLaVA-1.5-7B), or for the 2880 of
-LLaVA-NeXT where a method needs crops.
+A budget can mean three things, and papers mix them. **F** is the number of visual tokens left after the last stage.
+**A_in** is the average number that the LLM's layers actually process. **A_log** is the average of the counts *after*
+each layer, as SparseVLM's logger computes it: if tokens are dropped after a layer, that layer counts with its pruned
+size. Below, budgets are counted as in each method's paper, for 576 visual tokens and 32 layers (LLaVA-1.5-7B), or for
+the 2880 of LLaVA-NeXT if a method needs crops.
 
-*Before layer i* means that layer `i`, counted from 0, is the first that sees fewer tokens. Published layer numbers hold
-at the published depths (32, 40, 28 layers); other models get them in proportion.
+*Before layer i* means that layer `i`, counted from 0, is the first that sees fewer tokens. Published layer numbers
+apply at the published depths (32, 40, 28 layers); for other models they are scaled in proportion.
 
-*Positions* are LLaVA's. On Qwen's models, whose positions have three axes, every stage of every method keeps the three
-ids of what stays, and stages before the LLM act behind the merger of patches. What Qwen3-VL's vision tower adds to its
-tokens inside the LLM (deepstack), a kept token gets for itself, whatever was merged into it; an added token gets none.
+*Positions* refers to LLaVA. On Qwen models, whose positions have three axes, every stage of every method keeps the
+three ids of the tokens that stay, and stages before the LLM run after the patch merger. Qwen3-VL's vision tower also
+adds features to its tokens inside the LLM (deepstack): a kept token gets its own, whatever was merged into it, and an
+added token gets none.
 """
 
 
@@ -141,9 +143,9 @@ def must_have(pruner: Pruner) -> str:
     if Need("clip_relevance") in required:
         words.append("CLIP's text tower")
     if pruner.needs_tiles:
-        words.append("a thumbnail with crops")
+        words.append("a thumbnail and crops")
     if pruner.merges_in_vision:
-        words.append("a vision tower that can be merged in")
+        words.append("a vision tower whose layers can merge tokens")
     return ", ".join(words) or "–"
 
 
@@ -169,7 +171,7 @@ def overview() -> str:
             )
             for pruner in members
         ]
-        head = ("method", "claim", "paper", "where", "merges", "positions", "parameters")
+        head = ("method", "claim", "paper", "where it prunes", "merges", "positions", "parameters")
         parts.append(f"### {name}: {idea}\n\n{table(head, *rows)}")
     return "\n".join(parts)
 
@@ -238,11 +240,11 @@ def head(pruner: Pruner) -> str:
     if pruner.paper is not None:
         paper = pruner.paper
         parts.append(f"{paper.authors}, [{paper.title}]({paper.url}), {paper.year}.")
-    stands = [f"- where: {where(pruner)}", f"- positions: {positions(pruner)}"]
+    stands = [f"- prunes: {where(pruner)}", f"- positions: {positions(pruner)}"]
     sources = {"the vision tower": TOWER, "the prompt": PROMPT, "inside the LLM": LLM}
     stands += [f"- from {name}: {words}" for name, place in sources.items() if (words := needs(pruner, place)) != "–"]
     if pruner.does_without:
-        stands.append("- \\*: the method can do without")
+        stands.append("- \\*: optional, the method can do without it")
     parts += ["\n".join(stands), "## Parameters"]
     parts.append("\n".join(parameter(param) for param in pruner.params) or "None.")
     parts += ["## What it leaves", plans(pruner).rstrip()]
@@ -257,8 +259,8 @@ def page(pruner: Pruner, old: str) -> str:
 def methods_doc() -> str:
     """The whole of ``docs/methods.md``."""
     reads = (
-        "Everything is taken from the stock model while it runs; attention is recomputed for the few rows that a\n"
-        "method reads, so that the model keeps its fast kernel. \\*: the method can do without.\n"
+        "All of it is captured from the stock model while it runs. Attention is recomputed only for the few rows that\n"
+        "a method reads, so the model keeps its fast kernel. \\*: optional, the method can do without it.\n"
     )
     parts = [INTRODUCTION, "## Families\n", overview(), "## What each method reads\n", reads, requirements()]
     return "\n".join(parts)

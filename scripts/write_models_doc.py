@@ -24,25 +24,25 @@ BEGIN, END = "<!-- models: written by scripts/write_models_doc.py -->\n", "<!-- 
 INTRODUCTION = """\
 # Models
 
-Written by `python -m scripts.write_models_doc` from `tokviz/models`, one file per family. A family says where visual
-tokens lie (which patches of which crop or frame each one is), and nothing about methods; methods say what to keep, and
-nothing about families.
+Written by `python -m scripts.write_models_doc` from `tokviz/models`, one file per family. A family declares where the
+visual tokens are (which patches of which crop or frame each one covers) and knows nothing about methods; methods decide
+what to keep and know nothing about families.
 
-Any checkpoint of these architectures loads: an id of the hub, an entry of the menu below, or a local folder
-(`tokviz.load("folder")`, `TOKVIZ_MODEL=folder make run`). Another architecture is refused by name.
-`trust_remote_code` is never on.
+Any checkpoint of these architectures can be loaded: a Hub id, an entry of the menu below, or a local folder
+(`tokviz.load("folder")`, `TOKVIZ_MODEL=folder make run`). Other architectures are refused with an error that names
+them. `trust_remote_code` is never enabled.
 
 ## Families
 """
 OUTRO = """\
 
-## What is measured and what is not
+## What is tested and what is not
 
-Every family is tested on tiny stock models with random weights and on the real processors with small settings: pruning
-before and inside the LLM equals masked attention on the full sequence, keeping everything is the stock model bit for
-bit, each token's box is where a gradient image says (under 0.06 of a cell), and every method runs from a local folder
-to an answer. The published checkpoints themselves were not at hand: memory is an estimate from the sizes, and where no
-revision is given the newest one of the hub is loaded.
+Every family is tested on tiny stock models with random weights and on the real processors with small settings. The
+tests check that pruning before and inside the LLM equals masked attention on the full sequence, that keeping everything
+gives the stock model bit for bit, that each token's box is where a gradient image says it is (within 0.06 of a cell),
+and that every method runs end to end, from a local folder to an answer. The published checkpoints themselves were not
+available to us: memory is estimated from their sizes, and if no revision is given, the newest one on the Hub is loaded.
 """
 
 
@@ -59,19 +59,16 @@ def pages() -> dict[str, str]:
 def _page(family: ModelFamily) -> str:
     info = _planning(family)
     module = type(family).__module__.replace(".", "/") + ".py"
-    patches = "several patches are merged into a token behind it" if info.merges_patches else "one patch is one token"
+    patches = "several patches are merged into one token after it" if info.merges_patches else "one patch is one token"
     facts = [
         f"answers about {_media(family.takes)}",
         f"vision tower: {patches}; methods that rank by attention use "
         + ("[CLS] attention" if info.has_cls else "the attention that each patch receives, as there is no [CLS]"),
         "merging inside the tower: "
-        + (
-            "no"
-            if info.merges_patches or info.n_vision_layers is None
-            else f"{info.n_vision_layers} layers can be merged in"
-        ),
-        "positions: " + ("as each method publishes" if family.reindexes else "kept, as they have several axes"),
-        f"published settings: {info.published_as or 'none of its own; others are carried over in proportion'}",
+        + ("no" if info.merges_patches or info.n_vision_layers is None else f"in {info.n_vision_layers} layers"),
+        "positions: "
+        + ("as published for each method" if family.reindexes else "kept, because they have several axes"),
+        f"published settings: {info.published_as or 'none of its own; those of other models are scaled in proportion'}",
     ]
     refused = [f"- {pruner.missing(info)}" for pruner in PRUNERS if pruner.missing(info) is not None]
     lines = [
@@ -85,13 +82,13 @@ def _page(family: ModelFamily) -> str:
         "",
         "## On the menu",
         "",
-        "| id | size | bfloat16, GB | 4 bits, GB | asks about | revision | licence |",
+        "| id | size | bfloat16, GB | 4-bit, GB | answers about | revision | licence |",
         "|---|---|---|---|---|---|---|",
         *(_entry(entry) for entry in family.catalog),
         "",
-        "Memory is estimated. Any other checkpoint of this `model_type` loads as well, from the hub or a folder.",
+        "Memory is estimated. Any other checkpoint of this `model_type` can be loaded too, from the Hub or a folder.",
         "",
-        "## Methods that it cannot run",
+        "## Methods it cannot run",
         "",
         *(refused or ["None."]),
     ]
@@ -104,7 +101,7 @@ def _planning(family: ModelFamily) -> PlanningInfo:
 
 def _families() -> str:
     lines = [
-        "| `model_type` | answers about | in short | ranks by | positions | methods refused |",
+        "| `model_type` | answers about | summary | ranks by | positions | methods it cannot run |",
         "|---|---|---|---|---|---|",
     ]
     for family in FAMILIES.values():
@@ -113,7 +110,7 @@ def _families() -> str:
         lines.append(
             f"| [`{family.id}`](families/{family.id}.md) | {_media(family.takes)} | {_first_paragraph(family)} | "
             f"{'[CLS] attention' if info.has_cls else 'attention received'} | "
-            f"{'each method as published' if family.reindexes else 'kept: they have several axes'} | "
+            f"{'as published for each method' if family.reindexes else 'kept: they have several axes'} | "
             f"{', '.join(refused) or 'none'} |"
         )
     return "\n".join(lines) + "\n"
@@ -134,9 +131,9 @@ def _menu() -> str:
     lines = [
         "## The menu",
         "",
-        "Memory in GB is estimated: weights, the unpruned KV cache of the largest image and one layer's activations.",
+        "Memory is in GB and estimated: weights, the unpruned KV cache of the largest image, one layer's activations.",
         "",
-        "| id | size | bfloat16 | 4 bits | asks about | revision | licence |",
+        "| id | size | bfloat16 | 4-bit | answers about | revision | licence |",
         "|---|---|---|---|---|---|---|",
         *(_entry(entry) for entry in CATALOG),
     ]

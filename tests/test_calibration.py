@@ -53,8 +53,7 @@ def first_token(vlm, prompt, withdrawn_at):
 
 
 def test_against_masked_attention(vlm):
-    # Where the answer is "no", a model that sees nothing says the same: the third sample would test nothing.
-    for sample in [scene_samples(4)[number] for number in (0, 1, 3)]:
+    for sample in scene_samples(2):
         inputs, _ = model_inputs(vlm, sample.image, sample.question)
         prompt = encode(vlm.model, vlm.family, inputs, ())
         full = first_token(vlm, prompt, vlm.record.n_layers)
@@ -71,12 +70,11 @@ def test_against_masked_attention(vlm):
 def test_the_mean_over_samples_decides(vlm):
     samples = scene_samples(2)
     heard = []
-    found = calibrate_vtw(vlm, samples, eta=0.5, first=2, on_sample=heard.append)
-    each = torch.stack([divergence_per_layer(vlm, sample, range(2, 8)) for sample in samples])
+    found = calibrate_vtw(vlm, samples, eta=0.5, first=5, on_sample=heard.append)
+    each = torch.stack([divergence_per_layer(vlm, sample, range(5, 8)) for sample in samples])
     assert heard == [1, 2]
-    assert (found.n_samples, found.n_layers, found.layers) == (2, 8, tuple(range(2, 8)))
+    assert (found.n_samples, found.n_layers, found.layers) == (2, 8, (5, 6, 7))
     assert list(found.divergence) == pytest.approx(each.mean(0).tolist(), rel=1e-12)
-    assert found == calibrate_vtw(vlm, samples, eta=0.5, first=2)
 
 
 def test_the_first_layer_within_eta_is_taken_even_if_a_later_one_is_closer():

@@ -24,6 +24,12 @@ def test_every_room_has_its_share():
     assert min(map(rooms.count, ("engine", "media", "models", "pruners", "runs", "ui"))) >= 10
 
 
+@pytest.fixture(autouse=True)
+def without_plugins(monkeypatch):
+    """What pytest loads by itself would take longer than the tests that it runs here."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 @pytest.fixture
 def small(tmp_path):
     """A project of one function and its test, and a mutant that the test catches."""

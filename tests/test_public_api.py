@@ -254,6 +254,36 @@ def test_what_breaks_the_contract_is_an_error_in_the_name_of_the_function(vlm, s
         tokviz.compare(vlm, scene_image, QUESTION, [broken], budget=20)
 
 
+def test_a_method_that_keeps_fewer_tokens_than_asked_says_so_on_the_run(vlm, scene_image):
+    @tokviz.pruner("few", label="Only a few")
+    def few(signals, keep, *, short: int = 13):
+        return tokviz.keep_highest(signals.features.norm(dim=1), keep - short)
+
+    @tokviz.pruner("summed")
+    def summed(signals, keep, *, more: int = 0):
+        rest = signals.features.mean(0, keepdim=True)
+        return tokviz.Selection(torch.arange(keep - 1 + more), extra=rest)
+
+    asked = [few, (few, {"short": 0}), summed]
+    some, all_, added = tokviz.compare(vlm, scene_image, QUESTION, asked, budget=20).runs[1:]
+    assert some.warnings == ["Only a few kept 7 visual tokens where it was to keep 20."]
+    assert not all_.warnings and not added.warnings, "an added token is one of those asked for"
+    assert some.stages[0].score is not None and "ties_at_threshold" in some.stages[0].facts
+    with pytest.raises(ValueError, match="summed was to keep 20 tokens and kept 21"):
+        tokviz.compare(vlm, scene_image, QUESTION, [(summed, {"more": 1})], budget=20)
+
+
+def test_where_only_patches_can_stay_their_number_is_enough():
+    among = torch.arange(10) < 6
+    stage = tokviz.pruner("patches")(
+        lambda signals, keep: tokviz.keep_highest(signals.features[:, 0], keep, among=signals.candidates)
+    )
+    planned = stage.schedule(tokviz.Budget(8), tokviz.PlanningInfo(n_visual=10, n_layers=4), {}).stages[0]
+    signals = tokviz.Signals(torch.randn(10, 3), candidates=among)
+    selection = planned.select(signals, 8, {}, torch.Generator())
+    assert selection.kept.tolist() == list(range(6)) and not selection.diagnostics.warnings
+
+
 def test_two_different_methods_of_one_id_are_refused(vlm, scene_image):
     other = tokviz.pruner("apet")(lambda signals, keep: range(keep))
     with pytest.raises(tokviz.BadInput, match="Two different methods have the id 'apet'"):

@@ -21,73 +21,20 @@ from .records import BudgetMeanings, Chart, Reading, TextScores, TokenMap
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-NeedKind = Literal[
-    "cls_attention",
-    "cls_logits",
-    "cls_full_width",
-    "cls_feature",
-    "encoder_keys",
-    "full_keys",
-    "received_attention",
-    "text_features",
-    "question_features",
-    "llm_input",
-    "clip_relevance",
-    "last_row",
-    "text_rows",
-    "head_rows",
-    "rotary_similarity",
-    "previous_features",
-    "key_norms",
-    "normed_features",
-]
-
 
 @dataclass(frozen=True)
 class Need:
     """One signal that a stage wants beside its features. The engine captures just what is asked for.
 
-    kind, of the vision tower (``layer`` says which):
-        ``cls_attention``   [CLS] row, mean over heads, patches only -> ``Signals.cls_attention``
-        ``cls_logits``      the same row before the softmax, scaled, mean over heads -> ``Signals.cls_logits``
-        ``cls_full_width``  [CLS] row of the heads' queries and keys laid side by side as one head of the full width,
-                            scale width^-1/2 (PruMerge) -> ``Signals.cls_full_width``
-        ``cls_feature``     the [CLS] token's own encoder feature -> ``Signals.cls_feature``
-        ``encoder_keys``    keys, mean over heads, patches only -> ``Signals.keys``
-        ``full_keys``       keys, heads laid side by side, patches only -> ``Signals.full_keys``
-        ``received_attention``  of a tower without [CLS]: attention that a patch receives from all patches of its
-                            image or frame, mean over heads and queries -> ``Signals.received_attention``
-                            Where several patches become one token (Qwen), keys and attention of a token are the mean
-                            of its patches, and both layers are the last one that attends over whole frames.
-    kind, before the LLM:
-        ``text_features``   embeddings of all tokens behind the last visual token, at the stage's site ->
-                            ``Signals.text_features``
-        ``question_features``  of those, only what the user wrote (no template, no roles) ->
-                            ``Signals.question_features``
-        ``llm_input``       what entered layer 0, whatever the stage's site: visual and text embeddings ->
-                            ``Signals.input_features``, ``Signals.input_text``
-        ``clip_relevance``  similarity of each patch to the question in the space of the CLIP model that the vision
-                            tower was taken from -> ``Signals.clip_relevance``
-    kind, inside the LLM:
-        ``last_row``        attention row of the last prompt token on the visual tokens -> ``Signals.attention_rows``
-        ``text_rows``       rows of all tokens behind the last visual token -> ``Signals.attention_rows``
-        ``head_rows``       those rows head by head -> ``Signals.head_rows``
-        ``rotary_similarity``  dot product of the all-ones vector rotated to the position of each text token with the
-                            one rotated to that of each visual token, scaled by d^-1/2 like attention logits ->
-                            ``Signals.rotary_similarity``
-        ``previous_features``  hidden states that entered the layer before the stage -> ``Signals.previous_features``
-        ``key_norms``       L1 norm of the keys as attention sees them, heads laid side by side, of visual and of text
-                            tokens -> ``Signals.key_norms``, ``Signals.text_key_norms``
-        ``normed_features`` hidden states at the stage through the LLM's final norm -> ``Signals.normed_features``,
-                            ``Signals.normed_text``
-    layer:
-        for vision signals ``"feature"`` (the layer whose output becomes the visual features; CLIP layer 22 of 24 in
+    kind: ``last_row``, ``text_rows`` -> ``Signals.attention_rows``; ``encoder_keys`` -> ``keys``; ``llm_input`` ->
+        ``input_features`` and ``input_text``; ``key_norms`` and ``normed_features`` also fill ``text_key_norms`` and
+        ``normed_text``. All others are named as the field of ``Signals`` that they fill, where what they are is told.
+    layer: for vision signals ``"feature"`` (the layer whose output becomes the visual features; CLIP layer 22 of 24 in
         LLaVA-1.5) or ``"last"``; for attention rows and key norms ``"previous"`` (the layer before the stage, which has
-        already run on the unpruned sequence) or ``"this"`` (the layer the stage stands before, recomputed from its
-        input).
+        already run on the unpruned sequence) or ``"this"`` (the one it stands before, recomputed from its input).
     """
 
-    kind: NeedKind
+    kind: str
     layer: Literal["feature", "last", "previous", "this"] | None = None
 
 
@@ -117,21 +64,44 @@ NORMED_FEATURES = Need("normed_features")
 class Signals:
     """What one stage may look at, for one sequence; rows are the visual tokens still alive, in sequence order.
 
-    Shape:
-        features: ``(N, D)`` at the stage's site. cls_attention, cls_logits, cls_full_width, received_attention,
-        clip_relevance, key_norms: ``(N,)``. cls_feature: ``(D,)``, of an image cut into tiles ``(tiles, D)``. keys,
-        full_keys: ``(N, d_k)``. text_features, normed_text, input_text: ``(M, D)``; text_key_norms: ``(M,)``.
-        question_features: ``(Q, D)``. input_features: ``(N_0, D)``, all that entered the LLM. attention_rows:
-        ``(rows, N)``, probabilities (softmax over the whole causal row), mean over heads, float32. head_rows:
-        ``(H, M, N)``. rotary_similarity: ``(M, N)``. previous_features, normed_features: ``(N, D)``. candidates:
-        ``(N,)`` bool, False for rows that are no image patch (newline, video [CLS]), of which the vision tower knows
-        nothing: their encoder features and keys are 0, their [CLS] scores NaN; None when every row is a patch. view:
-        ``(N,)`` int, the tile or frame of each row (a newline's is that of the patch before it); None when there is
-        one. cell: ``(N, 2)`` int, row and column of each patch in its image: of the thumbnail for
-        tile 0, of the stitched and unpadded grid of crops for all other tiles; -1 for rows that are no patch; None when
-        the engine does not know. sizes: ``(N,)``, how many patches each row already stands for; None when each is one.
-        origin: ``(N,)`` int64, inside the vision tower the original index of each row (the smallest one of a merged
-        row), where rows may be in any order; None elsewhere and when rows are 0..N-1.
+    Where several patches become one token (Qwen), keys and attention of a token are the mean of its patches.
+    "Text" is all tokens behind the last visual one.
+
+    Attributes:
+        features: ``(N, D)`` at the stage's site.
+        cls_attention: ``(N,)``, [CLS] row of the vision tower, mean over heads, patches only.
+        cls_logits: ``(N,)``, the same row before the softmax, scaled, mean over heads.
+        cls_full_width: ``(N,)``, [CLS] row of the heads' queries and keys laid side by side as one head of the full
+            width, scale width^-1/2 (PruMerge).
+        cls_feature: ``(D,)``, the [CLS] token's own encoder feature; ``(tiles, D)`` of an image cut into tiles.
+        received_attention: ``(N,)``, of a tower without [CLS]: what a patch receives from all patches of its image or
+            frame in the last layer that attends over whole ones, mean over heads and queries.
+        keys: ``(N, d_k)``, keys of the vision tower, mean over heads; inside the tower those of the stage's layer.
+        full_keys: ``(N, H d_k)``, the heads' keys laid side by side.
+        text_features: ``(M, D)``, embeddings of the text, at the stage's site.
+        question_features: ``(Q, D)``, of those, only what the user wrote (no template, no roles).
+        input_features: ``(N_0, D)``, what entered LLM layer 0, whatever the stage's site: visual embeddings.
+        input_text: ``(M, D)``, and text embeddings.
+        clip_relevance: ``(N,)``, similarity of each patch to the question in the space of the CLIP model that the
+            vision tower was taken from.
+        attention_rows: ``(rows, N)`` float32, attention of the last prompt token (one row) or of all text on the visual
+            tokens: probabilities (softmax over the whole causal row), mean over heads.
+        head_rows: ``(H, M, N)``, those of all text head by head.
+        rotary_similarity: ``(M, N)``, dot product of the all-ones vector rotated to the position of each text token
+            with the one rotated to that of each visual token, scaled by d^-1/2 like attention logits.
+        previous_features: ``(N, D)``, hidden states that entered the layer before the stage.
+        key_norms: ``(N,)``, L1 norm of the keys as attention sees them, heads laid side by side.
+        text_key_norms: ``(M,)``, of the text's keys.
+        normed_features: ``(N, D)``, hidden states at the stage through the LLM's final norm.
+        normed_text: ``(M, D)``, of the text.
+        candidates: ``(N,)`` bool, False for rows that are no image patch (newline, video [CLS]), of which the vision
+            tower knows nothing: their encoder features and keys are 0, their [CLS] scores NaN; None when all are.
+        view: ``(N,)`` int, the tile or frame of each row (a newline's is that of the patch before it); None for one.
+        cell: ``(N, 2)`` int, row and column of each patch in its image: of the thumbnail for tile 0, of the stitched
+            and unpadded grid of crops for the others; -1 for rows that are no patch; None when not known.
+        sizes: ``(N,)``, how many patches each row already stands for; None when each is one.
+        origin: ``(N,)`` int64, inside the vision tower the original index of each row (the smallest of a merged one),
+            where rows may be in any order; None elsewhere and when rows are 0..N-1.
     """
 
     features: Tensor

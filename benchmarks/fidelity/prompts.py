@@ -121,8 +121,9 @@ def joined(prompts: Sequence[Prompt]) -> Prompt:
 
     def stacked(name: str) -> Any:
         columns = [getattr(prompt, name) for prompt in prompts]
-        if columns[0] is None:
+        if all(column is None for column in columns):
             return None
+        columns = [torch.zeros_like(p.visual_mask) if c is None else c for p, c in zip(prompts, columns, strict=True)]
         behind = (0, 0) if columns[0].dim() == 3 else ()
         return torch.cat([pad(column, (*behind, width - column.shape[1], 0)) for column in columns])
 

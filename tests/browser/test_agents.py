@@ -125,7 +125,7 @@ def test_an_agent_reads_what_the_docstrings_say(tools_site):
     assert set(tools) == {"compare", "list_methods", "list_models"}
     told = tools["compare"]["inputSchema"]["properties"]
     assert told["budget"]["description"].startswith("Visual tokens to keep, from 1 to all of them")
-    assert told["image"]["description"].endswith("serves an upload under.")  # to the end, not one line of four
+    assert told["image"]["description"].endswith("was uploaded to this server.")  # to the end, not one line of four
     assert all(parameter["description"] for parameter in told.values())
     for tool in tools.values():
         assert "Returns: " in tool["description"]
@@ -139,6 +139,16 @@ def test_an_agent_compares(tools_site, image):
     assert [run["method"] for run in comparison["runs"]] == ["full", "apet"]
     assert comparison["request"]["methods"][1]["params"]["basis_tokens"] == 5
     assert "base64" not in text
+
+
+def test_an_agent_compares_a_method_with_itself(tools_site, image):
+    tools = {tool["name"]: tool for tool in httpx.get(f"{tools_site}gradio_api/mcp/schema").json()}
+    id, pair = tools["compare"]["inputSchema"]["properties"]["methods"]["items"]["anyOf"]
+    assert "apet" in id["enum"] and (pair["type"], pair["minItems"], pair["maxItems"]) == ("array", 2, 2)
+    methods = ["apet", ["apet", {"mode": "official"}]]
+    failed, text = call(tools_site, "compare", {"image": data_uri(image), **QUESTION, "methods": methods})
+    assert not failed, text
+    assert [run["variant"] for run in json.loads(text)["runs"]] == ["", "", "mode=official"]
 
 
 def test_an_upload_is_named_by_its_address(tools_site, image):
@@ -222,13 +232,14 @@ def test_an_agent_that_asks_hears_that_its_call_goes_on(tools_site, image):
 STRAY_THREAD = "import threading, app; threading.Thread(target=threading.Event().wait).start(); app.main()"
 
 
-@pytest.mark.parametrize("command, agents", [(["app.py"], 4), (["-c", STRAY_THREAD], 0)])
-def test_the_server_ends_when_it_is_told(tmp_path, image, command, agents):
-    """While agents wait, and where a library has left a thread that never ends."""
+def test_the_server_ends_when_it_is_told(tmp_path, image):
+    """While agents wait, and though a library has left a thread that never ends."""
     port, root = free_port(), Path(__file__).resolve().parents[2]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PORT": str(port), "TOKVIZ_MODEL": "tokviz-tiny"}
     with open(tmp_path / "log", "w") as log:
-        server = subprocess.Popen([sys.executable, *command], cwd=root, env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [sys.executable, "-c", STRAY_THREAD], cwd=root, env=environment, stdout=log, stderr=log
+        )
     url = f"http://127.0.0.1:{port}/"
     long = {"image": data_uri(image), **QUESTION, "max_new_tokens": 64, "repeats": 100}
 
@@ -245,11 +256,11 @@ def test_the_server_ends_when_it_is_told(tmp_path, image, command, agents):
             except httpx.TransportError:
                 assert server.poll() is None and time.monotonic() < deadline, told()
                 await asyncio.sleep(0.2)
-        asked = [asyncio.create_task(called(over_http(url), "compare", long)) for _ in range(agents)]
-        await asyncio.sleep(1.5 if agents else 0)
+        asked = [asyncio.create_task(called(over_http(url), "compare", long)) for _ in range(4)]
+        await asyncio.sleep(1.5)
         assert not any(task.done() for task in asked)
         server.send_signal(signal.SIGTERM)
-        code = await asyncio.to_thread(server.wait, 30)
+        code = await asyncio.to_thread(server.wait, 60)
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)

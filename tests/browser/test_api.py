@@ -51,6 +51,21 @@ def test_compare_returns_the_comparison(client, files):
     assert len(whole["random"].kept) == BUDGET
 
 
+def test_one_method_runs_more_than_once_with_other_parameters(client, files):
+    methods = ["apet", ["apet", {"mode": "official"}], ["apet", {"mode": "paper"}], ["random", {}]]
+    whole = Comparison.model_validate(
+        ask(client, files / "plain.png", methods=methods, params={"apet": {"basis_tokens": 5}})
+    )
+    # The third is the first once more.
+    assert [run.key for run in whole.runs] == [
+        "full",
+        "apet (basis_tokens=5)",
+        "apet (mode=official, basis_tokens=5)",
+        "random",
+    ]
+    assert [run.params["mode"] for run in whole.runs if run.method == "apet"] == ["paper", "official"]
+
+
 def test_a_method_that_the_model_cannot_serve_says_so_in_its_lane_and_in_the_list(client, files):
     listed = {method["id"]: method["missing"] for method in client.predict(api_name="/list_methods")}
     unserved = {method: sentence for method, sentence in listed.items() if sentence}
@@ -82,6 +97,11 @@ def test_unusual_images_are_read_in_display_orientation(client, files, name, siz
         ("plain.png", {"budget": 100_000}, "budget must be a whole number from 1"),
         ("plain.png", {"budget": 2.5}, "budget must be a whole number"),
         ("plain.png", {"methods": ["nonsense"]}, "There is no method 'nonsense'"),
+        ("plain.png", {"methods": "apet"}, "methods must be a list of ids"),
+        ("plain.png", {"methods": ["apet", ["apet"]]}, "methods must be a list of ids"),
+        ("plain.png", {"methods": [["apet", {"speed": 2}]]}, "has no parameter 'speed'"),
+        ("plain.png", {"methods": [["apet", {"mode": {"a": [1]}}]]}, "mode must be one of"),
+        ("plain.png", {"methods": [["apet", {"basis_tokens": i}] for i in range(1, 41)]}, "at most 32 methods"),
         ("plain.png", {"model": "someone/else"}, "does not offer a model"),
         ("plain.png", {"budget_as": "monthly"}, "budget_as must be"),
         ("plain.png", {"params": {"fastervlm": {"speed": 2}}}, "has no parameter 'speed'"),
@@ -113,7 +133,7 @@ def test_the_docstrings_of_the_endpoints_arrive(client, live_site):
         assert parameter["type"]["description"] == parameter["python_type"]["description"], name
         assert parameter["type"]["description"].endswith("."), name
     assert compare["question"]["python_type"]["description"] == "The question, up to 2,000 characters."
-    assert compare["image"]["python_type"]["description"].endswith("serves an upload under.")  # its fourth line
+    assert compare["image"]["python_type"]["description"].endswith("was uploaded to this server.")  # its fourth line
     assert told["/compare"]["returns"][0]["python_type"]["description"].startswith("The Comparison as JSON")
     assert "Returns: One object per method: id, label" in told["/list_methods"]["description"]
     assert "Visual tokens to keep" in client.view_api(print_info=False, return_format="str")

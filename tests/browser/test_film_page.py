@@ -106,7 +106,7 @@ def test_it_opens_at_the_frame_of_the_evidence_and_draws_it(film, session):
     kept = kept_per_frame(session, 2)[LIT]
     assert film.locator(".tv-where").nth(2).inner_text() == f"frame {LIT + 1} · 2.50 s · {kept} of 160 kept"
     extra = sum(1 for t in session.runs[2].stages[-1].kept if session.grid.row[t] < 0)
-    assert film.locator(".tv-what").nth(2).inner_text() == f"all frames: 96 of 1288 tokens, {extra} of 8 no patches"
+    assert film.locator(".tv-what").nth(2).inner_text() == f"all frames: 96 of 1288 tokens, {extra} of 8 non-patch"
 
 
 def test_the_scrubber_moves_every_lane(film):
@@ -166,7 +166,7 @@ def test_pointing_at_a_bar_says_the_numbers(film, session):
     kept = kept_per_frame(session, 2)[2]
     extra = int(session.grid.n_tokens // 8 * 3 - 1 in session.runs[2].stages[-1].kept)
     said = film.locator(".tv-film-told").inner_text()
-    assert said == f"ApET: frame 3 · 1.00 s · {kept} of 160 kept · {extra} of 1 that is no patch"
+    assert said == f"ApET: frame 3 · 1.00 s · {kept} of 160 kept · {extra} of 1 non-patch tokens"
     assert now(film) == LIT, "pointing chooses nothing"
     film.locator(".tv-film-table summary").click()
     film.locator(".tv-film-table td").first.wait_for()  # filled when it is opened
@@ -187,7 +187,7 @@ def test_a_group_over_several_frames_is_shown_on_the_strip(film, session):
     marks = film.locator(".tv-film-partners").all_inner_texts()
     assert marks == [str(count) if count else "" for count in frames]
     what = film.locator(".tv-what").nth(2).inner_text()
-    assert f"group of {sum(frames)} over {sum(1 for count in frames if count)} frames" in what
+    assert f"group of {sum(frames)} across {sum(1 for count in frames if count)} frames" in what
 
 
 def test_a_pin_stays_where_it_is_while_the_film_moves_on(film):

@@ -1,12 +1,14 @@
 """The menu of methods in a real browser: choosing, settings, papers, what the model cannot serve, keyboard."""
 
 import pytest
+from playwright.sync_api import expect
 from synthetic_rich import rich_comparison
 from watching import watched_page
 
 import tokviz
+from tokviz.comparison import Comparison
 from tokviz.serving.model_cache import planning
-from tokviz.ui.form import missing_by_method, offered
+from tokviz.ui.form import MAX_METHODS, missing_by_method, offered
 
 pytestmark = pytest.mark.browser
 READY = "document.querySelectorAll('.tm-method').length > 0"
@@ -30,6 +32,19 @@ def read_only(browser, site):
 def open_families(page):
     for summary in page.locator(".tm-family:not([open]) > summary").all()[::-1]:
         summary.click()
+
+
+def setting(page, method, copy, name):
+    """The control of one parameter of one copy of a method."""
+    return page.locator(f".tm-group[data-method={method}]").nth(copy).locator(f"[data-param={name}]")
+
+
+def copies(page, method):
+    return [line.split("\n")[0] for line in page.locator(f"#tokviz-method-{method} .tm-copy").all_inner_texts()]
+
+
+def titles(page):
+    return page.locator(".tm-group-title").all_inner_texts()
 
 
 def test_every_method_can_be_reached_and_links_to_its_paper(read_only):
@@ -73,7 +88,7 @@ def test_keys_choose_a_method_and_its_settings_reach_the_run(menu, paced):
     assert titles == [
         p.label for p in offered(tokviz.methods()) if p.id in ("apet", "fastervlm", "todre", "random") and p.params
     ]
-    basis = menu.locator("#tokviz-apet-basis_tokens")
+    basis = setting(menu, "apet", 0, "basis_tokens")
     basis.locator("input[type=number]").fill("7")
     basis.locator("input[type=number]").press("Enter")
     assert basis.locator("input[type=range]").input_value() == "7"
@@ -86,11 +101,101 @@ def test_keys_choose_a_method_and_its_settings_reach_the_run(menu, paced):
         " && document.querySelector('.tv-origin').hidden && document.querySelector('.tokviz-notice').textContent === ''"
     )
     asked = paced.requests[-1]
-    assert asked.params["apet"] == {"basis_tokens": 7} and "random" in asked.methods
+    methods = dict(asked.methods)
+    assert methods["apet"]["basis_tokens"] == 7 and methods["random"] == {}
     menu.get_by_label("Defaults of ApET").click()
     assert basis.locator("input[type=number]").input_value() == "10"
     menu.locator("#tokviz-examples button").nth(1).click()
     menu.wait_for_function("!document.querySelector('#tokviz-method-random input').checked")
+
+
+@pytest.mark.parametrize("width", [1440, 400])
+def test_a_copy_of_a_method_has_settings_of_its_own_and_goes_alone(site, open_page, width):
+    page = open_page(site, width)
+    page.wait_for_function(READY)
+    row = page.locator("#tokviz-method-apet")
+    again = page.get_by_label("Add ApET again, with other settings")
+    assert copies(page, "apet") == []  # one alone has no line of its own
+    again.focus()
+    page.keyboard.press("Enter")
+    # As it was it would be the same lane: what can be changed is at hand.
+    expect(setting(page, "apet", 1, "mode").locator("select")).to_be_focused()
+    assert copies(page, "apet") == ["default settings", "default settings"]
+    assert row.locator(".tm-copy-same").inner_text() == "same as above, runs once"
+    setting(page, "apet", 1, "mode").locator("select").select_option("official")
+    again.click()
+    setting(page, "apet", 2, "basis_tokens").locator("input[type=number]").fill("4")
+    page.keyboard.press("Enter")
+    assert copies(page, "apet") == ["default settings", "mode=official", "mode=official, basis_tokens=4"]
+    assert row.locator(".tm-copy-same").count() == 0
+    assert titles(page)[:3] == ["ApET", "ApET (mode=official)", "ApET (mode=official, basis_tokens=4)"]
+    assert page.locator(".tm-count").inner_text().endswith("chosen + 2 copies")
+    assert setting(page, "apet", 0, "mode").locator("select").input_value() == "paper"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("#tokviz-methods").evaluate("node => node.scrollWidth <= node.clientWidth")
+    row.get_by_label("Remove ApET (mode=official)", exact=True).click()
+    assert copies(page, "apet") == ["default settings", "mode=official, basis_tokens=4"]
+    expect(again).to_be_focused()
+    page.locator("#tokviz-method-apet input").uncheck()
+    assert copies(page, "apet") == [] and not any(title.startswith("ApET") for title in titles(page))
+    page.locator("#tokviz-method-apet input").check()  # what is chosen again comes back as it was
+    assert copies(page, "apet") == ["default settings", "mode=official, basis_tokens=4"]
+    row.get_by_label("Remove ApET", exact=True).click()
+    # The only one left is told apart from nothing.
+    assert copies(page, "apet") == [] and titles(page)[0] == "ApET"
+    assert setting(page, "apet", 0, "basis_tokens").locator("input[type=number]").input_value() == "4"
+
+
+def test_copies_end_at_the_limit(site, open_page):
+    page = open_page(site)
+    page.wait_for_function(READY)
+    again = page.get_by_label("Add ApET again, with other settings")
+    page.evaluate("for (let i = 0; i < 99; i++) document.querySelector('#tokviz-method-apet .tm-again').click()")
+    assert len(copies(page, "apet")) == MAX_METHODS - 2  # two other methods are chosen
+    expect(again).to_be_disabled()
+    assert page.locator(".tm-many").is_visible()
+    page.locator("#tokviz-method-apet").get_by_label("Remove ApET", exact=True).last.click()
+    expect(again).to_be_enabled()
+
+
+def test_two_runs_of_a_method_are_two_lanes_and_come_back_with_the_session(live_site, open_page, tmp_path):
+    page = open_page(live_site)
+    page.wait_for_function(READY)
+    for method in ("fastervlm", "todre"):
+        page.locator(f"#tokviz-method-{method} input").uncheck()
+    page.get_by_label("Add ApET again, with other settings").click()
+    setting(page, "apet", 1, "mode").locator("select").select_option("official")
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function(
+        "document.querySelectorAll('.tv-lane[data-status=\"done\"]').length === 3"
+        " && document.querySelector('.tv-origin').hidden"
+    )
+    heads = page.locator(".tv-lane").locator(".tv-label, .tv-variant")
+    assert heads.all_inner_texts() == ["No pruning", "", "ApET", "", "ApET", "mode=official"]
+    page.get_by_role("region", name="ApET mode=official", exact=True).get_by_label(
+        "Why ApET (mode=official) kept these tokens"
+    ).click()
+    chosen = page.locator(".tv-why-lanes label:has(input:checked)")
+    assert chosen.inner_text() == "ApET (mode=official)"
+    assert "official" in page.locator(".tv-facts").inner_text()
+    expect(page.locator("#tokviz-stop")).to_be_disabled()
+    # Both were empty after a run that had been streamed to its end.
+    expect(page.get_by_role("gridcell", name="ApET (mode=official)")).to_be_visible()
+    page.get_by_role("tab", name="Export").click()
+    with page.expect_download() as download:
+        page.locator("#tokviz-session").click()
+    path = tmp_path / "session.json"
+    download.value.save_as(path)
+    stored = Comparison.load(path)
+    assert [run.key for run in stored.runs] == ["full", "apet", "apet (mode=official)"]
+    assert stored["apet"].kept != stored["apet (mode=official)"].kept
+    page.locator("#tokviz-examples button").nth(1).click()
+    page.get_by_role("heading", name="panorama").wait_for()
+    page.wait_for_function("document.querySelectorAll('#tokviz-method-apet .tm-copy').length === 0")
+    page.locator("input[accept='.json']").set_input_files(str(path))
+    page.wait_for_function("document.querySelectorAll('#tokviz-method-apet .tm-copy').length === 2")
+    assert copies(page, "apet") == ["default settings", "mode=official"]
+    assert heads.all_inner_texts() == ["No pruning", "", "ApET", "", "ApET", "mode=official"]
 
 
 def test_many_lanes_are_announced(read_only):

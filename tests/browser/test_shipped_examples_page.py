@@ -15,11 +15,14 @@ def page(browser, shipped_site):
         yield opened
 
 
-def test_every_shipped_case_opens_without_a_model(page, loads):
+def test_a_shipped_case_of_every_kind_opens_without_a_model(page, loads):
+    """Every other one and the clips; what is stored of all is checked in tests/cases."""
     before = list(loads)
     examples = load_examples()
     assert len(examples) >= 2
     for index, example in enumerate(examples):
+        if index % 2 and not example.comparison.grid.is_video:
+            continue
         page.locator("#tokviz-examples button").nth(index).click()
         page.get_by_text(example.why).wait_for()
         assert page.locator(".tv-title").inner_text() == example.title
@@ -42,7 +45,7 @@ def test_a_lane_whose_tokens_are_withdrawn_at_the_end_says_so_beside_what_was_ke
     lane.get_by_text("1 of 576 patches kept", exact=True).wait_for()
     assert "until all are withdrawn before layer 5" in lane.locator(".tv-what").inner_text()
     numbers = lane.locator(".tv-numbers").inner_text().replace("\n", " ")
-    assert "visual tokens 0 0% until withdrawn 1 0.2%" in numbers, numbers
+    assert "visual tokens 0 0% before withdrawal 1 0.2%" in numbers, numbers
     merging = page.locator(".tv-lane", has=page.get_by_role("heading", name="ApET")).locator(".tv-numbers")
     assert "evidence at end 2 of 35" in merging.inner_text().replace("\n", " ")
     assert "absorbed at end 33 of 35" in merging.inner_text().replace("\n", " ")

@@ -52,7 +52,7 @@ def page(browser):
 
 
 def choose(page, name):
-    page.get_by_label("Which tokens of the image are drawn").select_option(label=name)
+    page.get_by_label("Level whose tokens are drawn").select_option(label=name)
 
 
 def told(page, x, y, lane=1):
@@ -76,9 +76,9 @@ PLACES = [(0.11, 0.13), (0.48, 0.37), (0.73, 0.83), (0.93, 0.52)]
 
 
 def test_crops_are_drawn_as_one_grid_and_the_thumbnail_on_demand(page):
-    select = page.get_by_label("Which tokens of the image are drawn")
+    select = page.get_by_label("Level whose tokens are drawn")
     assert select.is_visible() and select.locator("option").all_inner_texts() == [
-        "both, on the image", "whole image", "4 crops", "as the model gets them",
+        "both, overlaid", "whole image", "4 crops", "as the model sees them",
     ]  # fmt: skip
     assert select.input_value() == "both"
     choose(page, "4 crops")
@@ -106,9 +106,9 @@ def colourfulness(page, x, y, lane=1):
 
 def test_both_levels_on_the_image_show_what_no_token_shows_any_more(page):
     """Four quarters: kept in both, in the thumbnail alone (above right), in the crops alone, in neither."""
-    choose(page, "both, on the image")
+    choose(page, "both, overlaid")
     page.mouse.move(5, 5)
-    assert "kept only of the whole image" in page.locator(".tv-legend").inner_text()
+    assert "kept only coarsely, from the whole image" in page.locator(".tv-legend").inner_text()
     # Spots within one cell of both levels, away from all lines: what is drawn there, and what the image shows.
     spots = {"both": (0.21, 0.27), "coarse": (0.71, 0.27), "fine": (0.21, 0.73), "neither": (0.71, 0.73)}
     change = {
@@ -129,7 +129,7 @@ def test_both_levels_on_the_image_show_what_no_token_shows_any_more(page):
 
 
 def test_apart_every_view_stands_by_itself_with_its_share(page):
-    choose(page, "as the model gets them")
+    choose(page, "as the model sees them")
     box = page.locator(".tv-image").nth(1).bounding_box()
     # Wide crops lie below the thumbnail of 12 x 12; cells are 10 wide, gaps 14 and 28.
     columns = GRID.views[1].cols + GRID.views[2].cols
@@ -158,7 +158,7 @@ def test_arrows_walk_across_the_seam_of_two_crops(page):
 
 def test_merging_over_both_levels_draws_only_what_lies_in_one(page):
     page.get_by_label("Clusters", exact=True).check(force=True)
-    for name in ("4 crops", "whole image", "both, on the image", "as the model gets them"):
+    for name in ("4 crops", "whole image", "both, overlaid", "as the model sees them"):
         choose(page, name)
         said = [told(page, x, y, lane=2) for x, y in PLACES]
         assert all("row -1" not in words for words in said)
@@ -178,7 +178,7 @@ def test_an_image_without_crops_has_no_choice_of_levels(browser):
     plain = browser.new_page()
     plain.set_content(document(comparison(*SIZE)))
     plain.wait_for_function("document.querySelectorAll('.tv-canvas').length > 1")
-    assert not plain.get_by_label("Which tokens of the image are drawn").is_visible()
+    assert not plain.get_by_label("Level whose tokens are drawn").is_visible()
     plain.close()
 
 

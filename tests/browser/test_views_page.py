@@ -78,11 +78,11 @@ def test_groups_hold_what_was_merged_in_earlier_stages(browser):
 
 def test_order_shows_picks_and_the_sequence_of_the_llm(rich):
     view(rich, "Order")
-    assert "picks in no order" in tools(rich, STEPS).inner_text()
+    assert "at once, in no order" in tools(rich, STEPS).inner_text()
     picked = rich.evaluate(PIXELS, CLUSTERS)
     tools(rich, CLUSTERS).get_by_label("order").select_option(label="place in the sequence behind this stage")
     assert rich.evaluate(PIXELS, CLUSTERS) != picked
-    assert "+ 1 token that is no patch: [CLS]" in tools(rich, CLUSTERS).inner_text()
+    assert "+ 1 non-patch token: [CLS]" in tools(rich, CLUSTERS).inner_text()
 
 
 def test_dropped_at_tells_where_each_token_left(rich):
@@ -91,12 +91,12 @@ def test_dropped_at_tells_where_each_token_left(rich):
     sizes = [144, *(len(stage.kept) for stage in run.stages)]
     lines = tools(rich, STEPS).locator(".tv-depths li").all_inner_texts()
     assert [line.split() for line in lines] == [
-        [str(before - after), "left:", *stage.site_label.split()]
+        [str(before - after), "dropped:", *stage.site_label.split()]
         for before, after, stage in zip(sizes, sizes[1:], run.stages, strict=False)
     ]
     token = next(t for t in run.stages[0].kept if t not in run.stages[1].kept)
     hover_patch(rich, STEPS, token)
-    assert "left: before layer 3, stage 2 of 5" in rich.locator(".tv-where").nth(STEPS).inner_text()
+    assert "dropped: before layer 3, stage 2 of 5" in rich.locator(".tv-where").nth(STEPS).inner_text()
     assert rich.locator(".tv-where").nth(CLUSTERS).inner_text() != ""
     rich.mouse.move(5, 5)
     assert rich.locator(".tv-where").nth(STEPS).inner_text() == "0 of 144 patches kept to the end"
@@ -112,7 +112,7 @@ def test_23_stages_are_walked_with_a_slider_that_keeps_the_focus(rich):
         rich.keyboard.press("ArrowLeft")
     assert "stage 20 of 23" in tools(rich, MERGES).inner_text()
     assert slider.evaluate("node => node === document.activeElement")
-    tools(rich, MERGES).get_by_label("Later").click()
+    tools(rich, MERGES).get_by_label("Next stage").click()
     assert "inside vision layer 20" in tools(rich, MERGES).inner_text()
     # A patch that an early stage merged is still told by whom it is carried now.
     early = rich_comparison()["merges"].stages[0]
@@ -126,7 +126,7 @@ def test_points_and_patches_light_each_other(rich):
     why_of(rich, "Density clusters")
     panel = rich.locator(".tv-why-panel")
     assert panel.locator(".tv-chart-label").all_inner_texts() == [
-        "The prompt's words", "Decision graph", "Patches per group", "Log-determinant by step", "This stage",
+        "Words of the prompt", "Decision graph", "Patches per group", "Log-determinant by step", "This stage",
     ]  # fmt: skip
     scatter, bars = panel.locator(".tv-chart").nth(1), panel.locator(".tv-chart").nth(2)
     assert scatter.locator(".tv-dot").count() == 144 + 2  # and two in the key: everything kept was picked
@@ -154,9 +154,9 @@ def test_words_facts_and_tables_say_the_same_in_text(rich):
     scores = rich_comparison()["clusters"].stages[0].text
     assert panel.locator(".tv-word").count() == len(WORDS)
     assert panel.locator(".tv-word-chosen").count() == sum(scores.chosen)
-    assert "the equal share, 1 of 13" in panel.locator(".tv-words-card").inner_text()
+    assert "an equal share, 1 of 13" in panel.locator(".tv-words-card").inner_text()
     facts = panel.locator(".tv-facts").inner_text()
-    for expected in ("144 in, 16 kept", "added token", "[CLS]", "dc percentile", "0.02", "close up the gap"):
+    for expected in ("144 in, 16 kept", "added token", "[CLS]", "dc percentile", "0.02", "renumbered without gaps"):
         assert expected in facts
     table = panel.locator(".tv-chart").nth(2).locator("details")
     table.locator("summary").click()
@@ -166,7 +166,7 @@ def test_words_facts_and_tables_say_the_same_in_text(rich):
 
 
 def test_readings_over_the_stages_have_their_threshold_and_lead_to_the_stage(rich):
-    rich.get_by_label("Why Five steps kept what it kept").click()
+    rich.get_by_label("Why Five steps kept these tokens").click()
     chart = rich.locator(".tv-why-panel .tv-chart").first
     assert chart.locator(".tv-chart-label").inner_text() == "attention on the image over the stages"
     assert chart.locator(".tv-threshold").count() == 1 and chart.locator(".tv-threshold-label").text_content() == "0.2"

@@ -147,6 +147,7 @@ def test_bad_input_ends_with_a_sentence(loaded, capsys, tmp_path, monkeypatch, a
     assert captured.out == "" and sentence in captured.err and len(captured.err.splitlines()) == 1
 
 
+@pytest.mark.generator
 @pytest.mark.timeout(900)  # six processes that import torch, on a machine that may be busy
 def test_two_workers_are_killed_and_interrupted_leave_nothing_behind_and_go_on(loaded, tmp_path):
     asked = ["--methods", "divprune", "--budgets", "6%,5%,4%,3%", "--scenes", "20"]

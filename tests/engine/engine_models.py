@@ -113,11 +113,11 @@ _unpruned: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def unpruned(model, inputs, steps=6):
-    """Logits without pruning, made once per model and prompt."""
+    """Tokens and logits without pruning, made once per model and prompt."""
     made = _unpruned.setdefault(model, {})
     key = str(inputs["input_ids"].tolist()), steps
     if key not in made:
-        made[key] = generated(model, inputs, steps)[1]
+        made[key] = generated(model, inputs, steps)
     return made[key]
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_models import FAMILY, everything, generated, merged, prompt, ragged, stage
+from engine_models import FAMILY, everything, generated, merged, prompt, ragged, stage, unpruned
 from engine_sequences import adding, exchanging, merging_and_adding, only_shuffling, rebuilt, shuffling
 
 from tokviz.engine import encode, kv_cache_bytes, prune, shorten
@@ -41,7 +41,7 @@ def schedules(positions):
 
 
 def against_rebuilt(model, inputs, stages, choose, tolerance):
-    plain = generated(model, inputs, steps=4)[1]
+    plain = unpruned(model, inputs, steps=4)[1]
     with prune(model, FAMILY, None, stages, choose) as trace:
         sequences, logits = generated(model, inputs, steps=4)
     expected, orders = rebuilt(model, inputs, stages, choose, sequences[:, inputs["input_ids"].shape[1] :])
@@ -77,8 +77,11 @@ def test_position_policies_may_differ(sdpa64, early, late):
 
 @CHOICES
 @POSITIONS
-@pytest.mark.parametrize("batch", ["image first", "left-padded", "1 and 0 images"])
-def test_the_hook_free_way_is_bit_identical_to_the_hooks(model, batch, positions, choose):
+@pytest.mark.parametrize(
+    ("batch", "kind"), [("image first", "sdpa64"), ("left-padded", "eager32"), ("1 and 0 images", "sdpa32")]
+)
+def test_the_hook_free_way_is_bit_identical_to_the_hooks(request, kind, batch, positions, choose):
+    model = request.getfixturevalue(kind)
     inputs = prompt(model, BATCHES[batch])
     stages = schedules(positions)["everywhere"]
     early, late = stages[:2], stages[2:]
@@ -98,7 +101,7 @@ def test_the_hook_free_way_is_bit_identical_to_the_hooks(model, batch, positions
     first, _ = shorten(model, FAMILY, encoded, early[1:], choose)
     again, _ = shorten(model, FAMILY, first, [replace(early[1], keep=5)], choose)
     at_once, _ = shorten(model, FAMILY, encoded, [early[1], replace(early[1], keep=5)], choose)
-    assert torch.equal(again.inputs_embeds, at_once.inputs_embeds) and again.n_extra == at_once.n_extra
+    assert torch.equal(again.inputs_embeds, at_once.inputs_embeds) and _added(again) == _added(at_once)
     assert torch.equal(again.text_mask, at_once.text_mask)
 
 
@@ -116,6 +119,10 @@ def test_a_shortened_prompt_remembers_where_its_positions_began(sdpa64):
         logits = generated(sdpa64, short.generate_inputs())[1]
     with prune(sdpa64, FAMILY, None, stages, choose):
         assert torch.equal(generated(sdpa64, inputs)[1], logits)
+
+
+def _added(prompt):
+    return None if prompt.added_mask is None else prompt.added_mask.tolist()
 
 
 def _told(rows):
@@ -159,7 +166,7 @@ def test_added_tokens_are_no_visual_columns_and_no_question(sdpa64):
 
     encoded = encode(sdpa64, FAMILY, inputs, ())
     short, _ = shorten(sdpa64, FAMILY, encoded, stages[:1], choose)
-    assert short.n_visual == [6, 4] and short.n_extra == [2, 2]
+    assert short.n_visual == [6, 4] and short.added_mask.sum(1).tolist() == [2, 2]
     assert short.text_mask.sum(1).tolist() == [6, 3]
     with prune(sdpa64, FAMILY, short, stages[1:], choose):
         generated(sdpa64, short.generate_inputs(), steps=1)
@@ -183,7 +190,7 @@ def test_a_row_whose_images_are_gone_keeps_its_question(sdpa64):
 
     encoded = encode(sdpa64, FAMILY, prompt(sdpa64, BATCHES["one row"]), ())
     short, _ = shorten(sdpa64, FAMILY, encoded, [stage("projector", 1)], summary)
-    assert short.text_mask.sum() == 6 and short.n_visual == [0] and short.n_extra == [1]
+    assert short.text_mask.sum() == 6 and short.n_visual == [0] and short.added_mask.sum(1).tolist() == [1]
     with prune(sdpa64, FAMILY, short, [stage(2, 1)], summary) as trace:
         generated(sdpa64, short.generate_inputs(), steps=1)
     assert trace.events == [[]]

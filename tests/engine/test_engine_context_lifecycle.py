@@ -293,7 +293,6 @@ def test_the_clock_counts_milliseconds():
 
     with Stopwatch("cpu") as watch:
         time.sleep(0.02)
-        assert watch.elapsed() >= 20
     assert 20 <= watch.milliseconds < 500
 
 

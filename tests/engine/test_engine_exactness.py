@@ -6,6 +6,7 @@ import pytest
 import torch
 from engine_models import FAMILY, everything, generated, merged, nothing, prompt, ragged, spread, stage, unpruned
 from engine_oracle import oracle
+from loops import each
 
 from tokviz.engine import encode, prune, shorten
 from tokviz.types import (
@@ -49,7 +50,7 @@ def schedules(positions):
 
 
 def against_oracle(model, inputs, stages, choose, tolerance):
-    plain = unpruned(model, inputs)
+    plain = unpruned(model, inputs)[1]
     with prune(model, FAMILY, None, stages, choose) as trace:
         sequences, logits = generated(model, inputs)
     new = sequences[:, inputs["input_ids"].shape[1] :]
@@ -107,7 +108,7 @@ def test_keeping_everything_is_bit_identical_to_the_unpatched_model(model, batch
     inputs = prompt(model, BATCHES[batch])
     needs = (LAST_ROW, PREVIOUS_FEATURES, TEXT_FEATURES)
     stages = [stage("encoder", 16, positions), stage("projector", 16, positions), stage(2, 16, positions, needs)]
-    plain = generated(model, inputs)
+    plain = unpruned(model, inputs)
     with prune(model, FAMILY, None, stages, everything) as trace:
         kept = generated(model, inputs)
     assert torch.equal(plain[0], kept[0]) and torch.equal(plain[1], kept[1])
@@ -186,9 +187,7 @@ def _features(features):
     return Signals(features=features)
 
 
-@pytest.mark.parametrize(
-    "needs", [(LAST_ROW,), (TEXT_ROWS,), (Need("last_row", "this"),), (Need("text_rows", "this"),)]
-)
+@each("needs", [(LAST_ROW,), (TEXT_ROWS,), (Need("last_row", "this"),), (Need("text_rows", "this"),)])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_attention_guided_stages_choose_as_the_oracle_does(model, tolerance, batch, needs):
     seen = []
@@ -224,9 +223,8 @@ SEVERAL = {
 }
 
 
-@pytest.mark.parametrize("needs", SEVERAL)
-@pytest.mark.parametrize("positions", ["keep", "reindex"])
-@pytest.mark.parametrize("batch", ["left-padded", "2, 1 and 0 images"])
+@each("needs", SEVERAL)
+@pytest.mark.parametrize(("batch", "positions"), [("left-padded", "keep"), ("2, 1 and 0 images", "reindex")])
 def test_every_signal_inside_the_llm_is_the_oracles(model, tolerance, batch, positions, needs):
     """After stages that dropped and merged tokens, at two stages of one layer, rows padded."""
     wanted, seen = SEVERAL[needs], []

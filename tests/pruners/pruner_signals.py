@@ -6,6 +6,7 @@ that are not finite are so in EVERY signal that has a number per token. ``for_st
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Which view and cell each row is, and which rows are patches. Shape: view ``(N,)``, cell ``(N, 2)``."""
 
@@ -161,10 +162,12 @@ def fill(kind, shape, g):
     return torch.zeros(shape) if kind == "all zero" else x
 
 
+@cache
 def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, text=4, llm_input=0):
     """Every signal of the ``N`` rows of ``layout``, and which rows are not finite.
 
-    text: M. llm_input: by how many rows the LLM's input was longer than what is left now.
+    Made once: every variant of every method sees the same tensors. text: M. llm_input: by how many rows the LLM's input
+    was longer than what is left now.
     Shape: -> Signals, ``(N,)`` bool.
     """
     n, g = layout.n, generator(seed)

@@ -6,6 +6,7 @@ import numpy as np
 import pruner_references as slow
 import pytest
 import torch
+from loops import each
 
 from tokviz.pruners import get
 from tokviz.pruners.apet import select_stage_1, select_stage_1_jointly, select_stage_2
@@ -138,7 +139,7 @@ def test_dpc_takes_its_centres_as_basis():
     assert [selection.order.tolist().index(step) for step in range(4)] == centres
 
 
-@pytest.mark.parametrize("seed", range(150))
+@each("seed", range(150))
 def test_both_modes_against_brute_force(seed):
     # The basis must not span the space, or every error is rounding and so is the ranking.
     n, width, basis_tokens = 6 + seed % 12, 6 + seed % 4, 1 + seed % 4
@@ -197,7 +198,7 @@ def test_a_view_without_a_share_is_dropped_and_merges_into_nothing():
     assert torch.equal(selection.features[0], FIVE[0])
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_official_density_peaks_reconstruct_from_the_means_of_the_clusters(seed):
     x = torch.randn(24, 8, generator=generator(seed)) * 3
     exact = x.double().numpy()
@@ -235,7 +236,7 @@ def test_charts_show_the_singular_values_and_the_groups():
     assert (groups.kind, groups.tokens, groups.y) == ("bars", [0], [2.0])
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each("seed", range(10))
 def test_a_basis_that_spans_the_space_leaves_raster_order(seed):
     x = torch.randn(20, 4, generator=generator(seed)) * 50  # the first 10 farthest points span all 4 dimensions
     selection = select_stage_1(Signals(x), 13, params(), generator())

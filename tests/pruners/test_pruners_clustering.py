@@ -11,7 +11,7 @@ from text_guided_references import keep_and_recycle as keep_and_recycle_referenc
 from text_guided_references import n_clusters
 from text_guided_references import raters as raters_reference
 
-from tokviz.pruners import sampling
+from tokviz.pruners import density
 from tokviz.pruners.clustering import cluster_means, keep_and_recycle, recycled_clusters, split_keep
 from tokviz.pruners.raters import alignment, rated_attention, text_raters
 from tokviz.types import Signals, TokenMap
@@ -49,7 +49,7 @@ def test_equally_dense_points_on_paper():
 
 def test_a_row_between_two_centres_joins_the_one_with_the_lower_index():
     points = torch.tensor([[-1.0], [-1.2], [0.0], [0.95], [1.0], [1.05]])
-    peaks = sampling.density_peaks(points, 2, 2)
+    peaks = density.density_peaks(points, 2, 2)
     assert peaks.centres.tolist() == [4, 0]  # the more prominent one first
     assert peaks.owner.tolist() == [0, 0, 0, 4, 4, 4]
 
@@ -80,19 +80,19 @@ def test_density_peaks_as_the_reference(knn):
         x, g = random_features(seed, n, 1 + seed % 5, kind)
         count = int(torch.randint(1, n + 1, (1,), generator=g))
         found = cluster_means(x, torch.arange(n), count, knn)
-        centres, owner, density, separation = density_peaks_reference(x.double().numpy(), count, knn)
+        centres, owner, rho, separation = density_peaks_reference(x.double().numpy(), count, knn)
         assert found.centres.tolist() == centres
         assert found.owner.tolist() == owner
-        assert found.log_density.exp().tolist() == pytest.approx(density, rel=1e-4)
+        assert found.log_density.exp().tolist() == pytest.approx(rho, rel=1e-4)
         assert found.separation.tolist() == pytest.approx(separation, rel=1e-5)
 
 
 def test_row_tiles_change_nothing(monkeypatch):
     x, _ = random_features(3, 50, 4, "duplicates")
     for include_self in (True, False):
-        whole = sampling.density_peaks(x, 7, 3, include_self)
-        monkeypatch.setattr(sampling, "ROW_TILE", 8)
-        tiled = sampling.density_peaks(x, 7, 3, include_self)
+        whole = density.density_peaks(x, 7, 3, include_self)
+        monkeypatch.setattr(density, "ROW_TILE", 8)
+        tiled = density.density_peaks(x, 7, 3, include_self)
         monkeypatch.undo()
         for name in ("centres", "log_density", "separation", "owner"):
             assert torch.equal(getattr(whole, name), getattr(tiled, name))

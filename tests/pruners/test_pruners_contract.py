@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from loops import each
 from pruner_signals import INFOS, SQUARE, TILED, plannable_infos, settings, stages_of
 
 import tokviz.pruners as pruners
@@ -82,7 +83,7 @@ def test_bad_parameter_values_are_refused(kind, value, message):
 
 
 @by_id
-@pytest.mark.parametrize("tokens", [0, -1, 2.5, True, "64", None, math.nan, math.inf])
+@each("tokens", [0, -1, 2.5, True, "64", None, math.nan, math.inf])
 def test_budgets_below_one_or_not_whole_are_refused(pruner, tokens):
     with pytest.raises(BadInput, match="whole number of at least 1"):
         pruner.schedule(Budget(tokens), plannable_infos(pruner)[0], pruner.complete({}))
@@ -225,7 +226,7 @@ LACKING = {
 
 
 @by_id
-@pytest.mark.parametrize("lack", LACKING)
+@each("lack", LACKING)
 def test_what_a_model_lacks_is_one_sentence_and_the_schedule_refuses_with_it(pruner, lack):
     info = LACKING[lack]
     sentence = pruner.missing(info)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from loops import each
 from pruner_signals import each_variant
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -22,7 +23,7 @@ class OneDevice(TorchDispatchMode):
 
 
 @each_variant(only=lambda variant: variant.pruner.family != "control")
-@pytest.mark.parametrize("kind", ["nan", "all nan"])
+@each("kind", ["nan", "all nan"])
 def test_every_tensor_is_made_where_the_signals_are(variant, kind):
     """With ``meta`` as the default device a tensor that is made without one cannot meet those of the signals."""
     for layout in variant.layouts()[-2:]:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from loops import each
 
-from tokviz.pruners import ops, pairs, sampling, vispruner
+from tokviz.pruners import density, ops, pairs, sampling, vispruner
 
 
 def gaussian(seed, n, width):
@@ -30,8 +31,8 @@ def hard_features(kind, seed):
 KINDS = ("gaussian", "far from the origin", "outliers", "duplicates", "lattice", "near duplicates", "tiny")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(20))
+@each("kind", KINDS)
+@each("seed", range(20))
 def test_farthest_points_by_bounds_are_those_by_differences(kind, seed):
     x = hard_features(kind, seed)
     squares, first = ops.row_lengths(x).square(), torch.tensor([seed % len(x)])
@@ -47,8 +48,8 @@ def test_farthest_points_are_usually_certain_without_the_plain_way():
         assert sampling._farthest_points_by_bounds(x, ops.row_lengths(x).square(), 10, torch.tensor([0]))[1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(5))
+@each("kind", KINDS)
+@each("seed", range(5))
 def test_farthest_from_mean_is_that_by_differences(kind, seed):
     x = hard_features(kind, seed)
     assert sampling.farthest_from_mean(x).item() == (x - x.mean(0)).square().sum(1).argmax().item()
@@ -62,7 +63,7 @@ def test_symmetric_products_are_the_products_and_exactly_symmetric(n):
     assert torch.allclose(found, x @ x.T, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_euclidean_distances_against_differences_in_float64(kind):
     x = hard_features(kind, 3)
     exact = (x.double().unsqueeze(1) - x.double()).square().sum(2).sqrt()
@@ -119,8 +120,8 @@ def test_half_precision_lengths_and_unit_rows_are_those_of_float32():
     assert torch.equal(ops.unit_rows(x.float(), rows), ops.unit_rows(x.float())[rows])
 
 
-@pytest.mark.parametrize("listed", [1, 4, 64])
-@pytest.mark.parametrize("seed", range(6))
+@each("listed", [1, 4, 64])
+@each("seed", range(6))
 def test_thinning_by_lists_is_thinning_by_search(listed, seed):
     # With one neighbour listed the list runs out at once and the rounds are searched in full.
     n = 90 + 23 * seed
@@ -131,13 +132,13 @@ def test_thinning_by_lists_is_thinning_by_search(listed, seed):
     assert torch.equal(torch.cat(listing.similarity), torch.cat(search.similarity))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("count", [1, 9, 17])
+@each("kind", KINDS)
+@each("count", [1, 9, 17])
 def test_rows_computed_ahead_give_the_cover_of_the_stored_matrix(kind, count):
     unit = ops.unit_rows(hard_features(kind, 7))
     first = torch.tensor([count])
     ahead = sampling.greedy_cover(pairs.RowsAhead(unit, sampling.cosine_distances), first, count)
-    stored = pairs.stored_rows(pairs.symmetric_product(unit), sampling.cosine_distances)
+    stored = pairs.StoredRows(pairs.symmetric_product(unit), sampling.cosine_distances)
     assert torch.equal(ahead.picks, sampling.greedy_cover(stored, first, count).picks)
 
 
@@ -152,8 +153,8 @@ def test_rows_are_computed_ahead_until_half_of_them_are_there():
     assert not rows.found
 
 
-@pytest.mark.parametrize("columns", [40, 160, 161, 175])
-@pytest.mark.parametrize("count", [1, 4, 5])
+@each("columns", [40, 800, 801, 1607])
+@each("count", [1, 4, 5])
 def test_smallest_of_grouped_columns_are_the_smallest(columns, count):
     x = gaussian(columns, 30, columns).mul(3).round()  # many are equal
-    assert torch.equal(sampling._smallest(x, count), x.sort(1).values[:, :count])
+    assert torch.equal(density._smallest(x, count)[0], x.sort(1).values[:, :count])

@@ -4,9 +4,10 @@ import numpy as np
 import pruner_references as slow
 import pytest
 import torch
+from loops import each
 
 import tokviz
-from tokviz.pruners import ops, pairs, pruner, sampling
+from tokviz.pruners import density, ops, pairs, pruner, sampling
 from tokviz.types import Signals
 
 INF, NAN = math.inf, math.nan
@@ -47,7 +48,7 @@ def ranked_plainly(scores, count):
     return sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:count]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@each("seed", range(40))
 def test_partial_sorts_choose_as_a_stable_sort(seed):
     n = [5, 40, 600, 2500][seed % 4]  # below and above the size from which a partial sort is taken
     scores = gaussian(seed, n, 1).squeeze(1)
@@ -168,7 +169,7 @@ def test_no_basis_leaves_the_length_and_a_deficient_one_does_not_crash():
         assert error.item() == pytest.approx(4 if basis.any() else 5)
 
 
-@pytest.mark.parametrize("seed", range(100))
+@each("seed", range(100))
 def test_reconstruction_error_against_lstsq(seed):
     n, width, m = 3 + seed % 9, 2 + seed % 7, 1 + seed % 4
     x, basis = gaussian(seed, n, width) * 10.0 ** (seed % 5 - 2), gaussian(seed + 1000, m, width)
@@ -181,7 +182,7 @@ def test_reconstruction_error_against_lstsq(seed):
     assert np.allclose(singular.numpy(), np.linalg.svd(basis.double().numpy())[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@each("seed", range(30))
 def test_ridge_against_the_normal_equations_of_the_official_code(seed):
     x, basis, ridge = gaussian(seed, 8, 6), gaussian(seed + 500, 3, 6), 10.0 ** (seed % 6 - 5)
     x64, b64 = x.double(), basis.double()
@@ -208,7 +209,7 @@ def test_merge_without_sources_changes_nothing():
     assert merge.sizes.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("seed", range(100))
+@each("seed", range(100))
 def test_merge_against_loops(seed):
     n, width = 2 + seed % 14, 2 + seed % 5
     x, order = gaussian(seed, n, width), torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -239,7 +240,7 @@ def test_farthest_points_stop_at_duplicates():
 
 
 def k_center(similarity, first, count):
-    distances_to = pairs.stored_rows(similarity, sampling.cosine_distances)
+    distances_to = pairs.StoredRows(similarity, sampling.cosine_distances)
     return sampling.greedy_cover(distances_to, first, count)
 
 
@@ -254,7 +255,7 @@ def test_k_center_masks_picks_and_reports_gaps_and_coverage():
     assert duplicates.picks.tolist() == [2, 0, 1, 3]
 
 
-@pytest.mark.parametrize("seed", range(200))
+@each("seed", range(200))
 def test_greedy_picks_against_brute_force(seed):
     n, width = 3 + seed % 14, 2 + seed % 6  # two rows are always equally far from their mean
     x, count = gaussian(seed, n, width), 1 + seed % n
@@ -269,19 +270,19 @@ def test_greedy_picks_against_brute_force(seed):
 def test_density_peaks_by_hand():
     # 0, 1, 10 with two neighbours (itself and one): mean squared distances 0.5, 0.5, 40.5. Row 0 counts as densest
     # (tie, lower index) and gets the largest distance 10; row 1 is 1 from row 0; row 2 is 9 from row 1.
-    peaks = sampling.density_peaks(rows([0], [1], [10]), 2, neighbours=2)
+    peaks = density.density_peaks(rows([0], [1], [10]), 2, neighbours=2)
     assert peaks.log_density.tolist() == pytest.approx([-0.5, -0.5, -40.5])
     assert peaks.separation.tolist() == [10, 1, 9]
     assert peaks.centres.tolist() == [0, 1]
     assert peaks.owner.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("seed", range(100))
+@each("seed", range(100))
 def test_density_peaks_against_loops(seed):
     n, width = 2 + seed % 12, 1 + seed % 5
     # With 2 neighbours (a row and its nearest) mutually nearest rows are equally dense, and rounding would decide.
     x, count, neighbours = gaussian(seed, n, width), 1 + seed % min(4, n), 3 + seed % 3
-    peaks = sampling.density_peaks(x, count, neighbours)
+    peaks = density.density_peaks(x, count, neighbours)
     centres, owner = slow.density_peaks(x.double().numpy(), count, neighbours)
     assert peaks.centres.tolist() == centres
     assert peaks.owner.tolist() == owner

@@ -220,7 +220,7 @@ def random_signals(seed):
 @pytest.mark.parametrize("neighbours", [0, 5])
 def test_stage_2_as_the_reference(signal, neighbours):
     params = PRUNER.complete({"signal": signal, "neighbours": neighbours, "order": "append"})
-    for seed in range(150):
+    for seed in range(100):
         signals, keep = random_signals(seed)
         found = select_rated(signals, keep, params, torch.Generator())
         mean, chosen = raters(signals.input_features.double().numpy(), signals.input_text.double().numpy(), 0.5)

@@ -17,7 +17,7 @@ SETTINGS = [
 INFOS = [
     PlanningInfo(n * views, layers, n_views=views, has_tiles=views > 1, n_vision_layers=min(23, layers))
     for layers in (1, 2, 3, 8, 28, 32)
-    for n, views in ((1, 1), (18, 1), (49, 1), (144, 1), (5, 3))
+    for n, views in ((1, 1), (18, 1), (144 if layers in (3, 8, 32) else 49, 1), (5, 3))
 ]
 
 

@@ -5,6 +5,7 @@ import math
 import pruner_references as slow
 import pytest
 import torch
+from loops import each
 
 from tokviz.pruners import divprune, fastervlm, fastv, get, todre
 from tokviz.pruners.controls import select_random, select_uniform
@@ -149,7 +150,7 @@ def test_divprune_does_not_repeat_duplicates_and_takes_newlines_like_any_other()
     assert 3 in divprune.select(Signals(duplicates, candidates=newline), 1, {}, generator()).kept.tolist()
 
 
-@pytest.mark.parametrize("seed", range(100))
+@each("seed", range(100))
 def test_divprune_against_brute_force(seed):
     n, width = 3 + seed % 12, 3 + seed % 4
     x, keep = gaussian(seed, n, width), 1 + seed % (2 + seed % 12)
@@ -208,7 +209,7 @@ def test_todre_takes_the_pivot_of_anyres_images_from_the_thumbnail():
     assert todre.select_diverse(signals, 1, {}, generator()).kept.tolist() == [2]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@each("seed", range(60))
 def test_todre_against_brute_force(seed):
     n, width = 3 + seed % 12, 2 + seed % 5
     x, keep = gaussian(seed, n, width), 1 + seed % (2 + seed % 12)

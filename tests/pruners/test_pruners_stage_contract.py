@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from loops import each
 from pruner_signals import (
     DTYPES,
     KINDS,
@@ -156,7 +157,8 @@ def test_a_stage_keeps_exactly_what_it_was_asked_for(variant):
             bad = bad & signals.candidates
         untouched = mapped(signals, lambda _, tensor: tensor.clone())
         usable = int((~bad).sum())
-        for keep in variant.keeps(layout.n):
+        # Every content with all budgets on one layout, with a few on another.
+        for keep in variant.keeps(layout.n) if seed < len(KINDS) else variant.few_keeps(layout.n):
             selection = variant.select(signals, keep, seed)
             check(selection, signals, keep)
             if keep is None or keep <= 0:
@@ -176,7 +178,7 @@ def test_a_stage_keeps_exactly_what_it_was_asked_for(variant):
 
 
 @each_variant(only=lambda v: v.pruner.family != "control")
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@each("value", [math.nan, math.inf, -math.inf])
 def test_one_broken_signal_breaks_nothing(variant, value):
     layout = variant.layouts()[-1] if variant.pruner.needs_tiles else variant.layouts()[8]
     whole, _ = variant.signals(3, layout)
@@ -185,7 +187,7 @@ def test_one_broken_signal_breaks_nothing(variant, value):
             continue
         rows = torch.arange(layout.n) % 5 == 2
         signals = broken(whole, name, rows, value)
-        fixed = [keep for keep in (1, layout.n // 3, layout.n // 2, layout.n - 2) if keep >= variant.least(layout.n)]
+        fixed = [keep for keep in (layout.n // 3, layout.n // 2) if keep >= variant.least(layout.n)]
         for keep in (None,) if variant.adaptive else (0,) if variant.withdraws else fixed:
             selection = variant.select(signals, keep)
             check(selection, signals, keep)
@@ -228,9 +230,9 @@ def test_same_input_and_seed_give_the_same_bits(variant):
 
 @each_variant()
 def test_half_precision_is_ranked_in_float32(variant):
-    for seed in range(8):
+    for seed in range(4):
         layouts = variant.layouts()
-        layout, dtype = layouts[(3 + seed) % len(layouts)], DTYPES[1 + seed % 2]
+        layout, dtype = layouts[(3 + 2 * seed) % len(layouts)], DTYPES[1 + seed % 2]
         half, _ = variant.signals(seed, layout, dtype=dtype)
         full = mapped(half, lambda _, tensor: tensor.float() if tensor.is_floating_point() else tensor)
         for keep in variant.few_keeps(layout.n):
@@ -305,7 +307,7 @@ def test_a_map_that_says_high_is_kept_first_is_the_ranking_in_each_view(variant)
     for seed in range(5):
         layout = layouts[(3 + seed) % len(layouts)]
         signals, _ = variant.signals(seed, layout)
-        for keep in variant.keeps(layout.n):
+        for keep in variant.few_keeps(layout.n):
             selection = variant.select(signals, keep, seed)
             kept = torch.zeros(layout.n, dtype=torch.bool).index_fill(0, selection.kept, True)
             shown = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokviz.models.flops import decode_flops, prefill_flops
+from tokviz.models.base import decode_flops, prefill_flops
 from tokviz.models.llava import centre_crop_grid
 from tokviz.records import GridView, Run, StageRecord, TokenGrid
 from tokviz.runs.metrics import (

@@ -3,7 +3,7 @@
 import pytest
 
 import tokviz
-from tokviz.models.flops import merging_flops, prefill_flops
+from tokviz.models.base import merging_flops, prefill_flops
 from tokviz.names import VisionLayer
 from tokviz.viz.tables import notes
 

@@ -23,7 +23,7 @@ from tokviz.ui.payload import to_payload
 
 
 def request(**changed):
-    start = {"model": "m", "image": None, "question": "?", "methods": ("apet",), "budget": 24}
+    start = {"model": "m", "image": None, "question": "?", "methods": (("apet", {}),), "budget": 24}
     return running.RunRequest(**{**start, **changed})
 
 
@@ -118,7 +118,7 @@ def test_the_field_gets_the_clip_of_an_example_and_nothing_of_an_opened_session(
 
 def test_an_uploaded_video_is_looked_at_at_once(act, clip, tmp_path):
     field, notice = Handlers._checked(str(clip))
-    assert notice == {"kind": "info", "text": "A video of 2.0 s, 8 frames of 384 × 240 pixels."}
+    assert notice == {"kind": "info", "text": "Video: 2.0 s, 8 frames of 384 × 240 pixels."}
     assert "value" not in field
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(clip.read_bytes()[:300])
@@ -129,7 +129,7 @@ def test_an_uploaded_video_is_looked_at_at_once(act, clip, tmp_path):
 
 def test_the_truth_of_a_clip_is_told_in_frames_of_the_file(session, clip):
     act = Handlers(None, None, (), [example_of(session, clip)])
-    asked = request(model="m", image=str(clip), question=session.request.question, methods=("apet",), budget=24)
+    asked = request(model="m", image=str(clip), question=session.request.question, methods=(("apet", {}),), budget=24)
     known = act._with_truth(asked)
     assert known.expected == "yellow" and known.evidence == (LAMP,) and known.evidence_at == (48,)
     other = act._with_truth(request(image=str(clip), question="what is it ?"))
@@ -140,7 +140,13 @@ def test_the_truth_of_a_clip_is_told_in_frames_of_the_file(session, clip):
                                                    ((0, 30, 60), {"evidence": [], "evidence_frames": []})])  # fmt: skip
 def test_evidence_counts_only_in_frames_that_are_looked_at(indices, expected):
     asked = request(
-        model="m", image="clip.mp4", question="?", methods=("apet",), budget=24, evidence=(LAMP,), evidence_at=(48,)
+        model="m",
+        image="clip.mp4",
+        question="?",
+        methods=(("apet", {}),),
+        budget=24,
+        evidence=(LAMP,),
+        evidence_at=(48,),
     )
     assert running._evidence(asked, SimpleNamespace(indices=indices)) == expected
 
@@ -164,7 +170,7 @@ def test_a_request_about_a_video_reaches_the_comparison_with_its_frames(monkeypa
         model="m",
         image=str(clip),
         question="?",
-        methods=("apet",),
+        methods=(("apet", {}),),
         budget=24,
         evidence=(LAMP,),
         evidence_at=(5,),
@@ -187,7 +193,7 @@ def test_examples_find_their_clip(tmp_path, session, clip):
 
 def test_the_export_asks_for_levels_of_tiles_and_frames_of_videos(session, tiles):
     level, frames = files.figure_choices(tiles)
-    assert level["choices"] == [("both, on the image", "both"), ("whole image", "0"), ("4 crops", "1")]
+    assert level["choices"] == [("both, overlaid", "both"), ("whole image", "0"), ("4 crops", "1")]
     assert level["visible"] and level["value"] == "both" and not frames["visible"]
     level, frames = files.figure_choices(session)
     assert frames["visible"] and not level["visible"]

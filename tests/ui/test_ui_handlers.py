@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from synthetic import comparison, make_image, write_examples
 import tokviz
 from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
+from tokviz.records import RequestedMethod
 from tokviz.runs.examples import load_examples
 from tokviz.serving import model_cache, running
 from tokviz.serving.model_menu import model_options
@@ -25,7 +27,7 @@ from tokviz.serving.running import Pace
 from tokviz.serving.storage import temporary_file
 from tokviz.ui import files
 from tokviz.ui.failures import UNEXPECTED
-from tokviz.ui.form import build_form
+from tokviz.ui.form import build_form, read_menu
 from tokviz.ui.handlers import Handlers
 
 TAB = SimpleNamespace(session_hash="tab", client=("127.0.0.1", 1), headers={})
@@ -70,7 +72,7 @@ def file(tmp_path):
 
 
 def request(**changed):
-    start = {"model": "m", "image": None, "question": "?", "methods": ("apet",), "budget": 24}
+    start = {"model": "m", "image": None, "question": "?", "methods": (("apet", {}),), "budget": 24}
     return running.RunRequest(**{**start, **changed})
 
 
@@ -78,8 +80,7 @@ def values(form, **changed):
     start = {"image": None, "question": "what is it ?", "model": "model", "budget": 64, "budget_as": "published",
              "seed": 0, "max_new_tokens": 32, "repeats": 1, "frames": None, "precision": "auto",
              "kernel": "auto"}  # fmt: skip
-    chosen, params = changed.pop("methods", ("apet",)), changed.pop("params", {})
-    menu = changed.pop("menu", {"chosen": [*chosen], "params": params, "missing": {}})
+    menu = changed.pop("menu", {"chosen": [*changed.pop("methods", ("apet",))], "missing": {}})
     return [*{**start, **changed}.values(), menu]
 
 
@@ -102,11 +103,12 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
     statuses = [[lane["status"] for lane in view["lanes"]] for view in views]
     assert statuses[0] == ["waiting"] * 4 and statuses[-1] == ["done"] * 4
     assert any("running" in status for status in statuses)
-    view, notice, table, session, key, *_ = outputs[-1]
-    assert notice is None and len(table["data"]) == 4
+    view, notice, key, *_ = outputs[-1]
+    session, table, level, frames = act.tabs(key)
+    assert notice is None and len(table["data"]) == 4 and not level["visible"] and not frames["visible"]
     finished = Comparison.from_json(Path(session).read_bytes())
     assert Path(session).parent.name == key
-    assert [run.method for run in finished.runs] == [lane["method"] for lane in view["lanes"]]
+    assert [run.method for run in finished.runs] == [lane["key"] for lane in view["lanes"]]
 
 
 @pytest.mark.parametrize(
@@ -116,9 +118,11 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
         ({"question": "  "}, "Write a question"),
         ({"methods": ()}, "Choose at least one method"),
         ({"methods": ("full", "nonsense")}, "Choose at least one method"),
-        ({"menu": None}, "no list of methods"),
-        ({"menu": {"chosen": "apet"}}, "no list of methods"),
-        ({"menu": {"chosen": ["apet"], "params": {"apet": [1]}}}, "settings that cannot be read"),
+        ({"menu": None}, "list of methods that cannot be read"),
+        ({"menu": {"chosen": "apet"}}, "list of methods that cannot be read"),
+        ({"methods": (["apet", [1]],)}, "list of methods that cannot be read"),
+        ({"methods": (["apet", {"speed": 2}],)}, "ApET has no parameter 'speed'"),
+        ({"methods": ("apet",) * 1000}, "at most 32 methods"),
         ({"seed": None}, "The seed must be a whole number"),
         ({"budget": 3.5}, "The budget must be a whole number"),
     ],
@@ -146,7 +150,7 @@ def test_a_model_that_cannot_be_loaded_leaves_lanes_that_say_whose_they_are(runn
 
     outputs = run(Handlers(runner, failing, PRUNERS, examples), form, values(form, image=file))
     told = outputs[-1][1]
-    assert told["kind"] == "error" and told["stale"].startswith("These lanes belong to an earlier request")
+    assert told["kind"] == "error" and told["stale"].startswith("These results belong to an earlier request")
     assert outputs[-1][0] == gr.skip() and runner.requests == []
 
 
@@ -169,19 +173,21 @@ def test_what_a_run_will_cost_is_said_before_it_starts(act, form, file, monkeypa
     pace = Pace()
     monkeypatch.setattr("tokviz.ui.handlers.PACE", pace)
     monkeypatch.setattr("tokviz.serving.running.PACE", pace)
-    menu = {"chosen": ["apet", "divprune", "fastervlm"], "params": {}}
+    menu = {"chosen": ["apet", "divprune", "fastervlm"]}
     seven = "llava-hf/llava-1.5-7b-hf"
     assert act.cost(seven, menu, 32, 1) == ""  # nothing is measured yet
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    declared = running.declared_seconds(request(model=seven, methods=tuple(menu["chosen"]), budget=64))
-    assert act.cost(seven, menu, 32, 1) == f"This run asks for {declared} s of your GPU time." and 10 <= declared <= 20
+    declared = running.declared_seconds(
+        request(model=seven, methods=tuple((method, {}) for method in menu["chosen"]), budget=64)
+    )
+    assert act.cost(seven, menu, 32, 1) == f"This run requests {declared} s of your GPU time." and 10 <= declared <= 20
     assert act.cost(seven, {**menu, "chosen": ["apet"]}, 8, 1) < act.cost(seven, menu, 32, 1)
     for odd in (None, 2.5, 0, "many"):
         assert act.cost(seven, menu, odd, 1) == act.cost(seven, menu, 32, odd) == ""
     assert act.cost(seven, None, 32, 1) == act.cost("not offered", menu, 32, 1) == ""
     monkeypatch.delenv("SPACES_ZERO_GPU")
     run(act, form, values(form, image=file, model="tokviz-tiny"))
-    assert act.cost("tokviz-tiny", menu, 32, 1).endswith("estimated from the last run here.")
+    assert act.cost("tokviz-tiny", menu, 32, 1).endswith("estimated from the last run.")
 
 
 def test_stop_ends_the_run_after_what_is_finished(act, form, file):
@@ -238,12 +244,57 @@ def test_truth_of_an_example_is_used_only_for_its_own_image_and_question(act, ru
 def test_an_example_fills_the_form(act, form):
     outputs = act.show_example(form, 1, "tokviz-tiny")
     assert outputs[0]["title"].startswith("A panorama") and outputs[0]["example"] == 1
-    assert outputs[4] == "example-1"
-    filled = dict(zip([c.label for c in form.inputs], outputs[5:-1], strict=True))
+    assert outputs[2] == "example-1"
+    filled = dict(zip([c.label for c in form.inputs], outputs[3:-1], strict=True))
     assert outputs[-1] == 576
     assert filled["Question"] == "what color is the triangle ?"
-    assert filled["Methods"]["chosen"] == ["full", "fastervlm", "apet", "todre", "fastv"]
+    assert [method for method, _ in filled["Methods"]["chosen"]] == ["full", "fastervlm", "apet", "todre", "fastv"]
     assert Image.open(filled["Image or video"].path).size == (760, 420)
+
+
+def with_copies(whole):
+    """The comparison with a second run of ApET, asked for between the others."""
+    full, faster, apet, todre = whole.request.methods[:4]
+    copy = RequestedMethod(method="apet", params={"mode": "official"}, variant="mode=official")
+    run = whole["apet"].model_copy(
+        update={"label": "ApET (mode=official)", "variant": copy.variant, "params": copy.params}
+    )
+    asked = whole.request.model_copy(update={"methods": [full, apet, todre, copy, faster]})
+    return whole.model_copy(update={"request": asked, "runs": [*whole.runs[:4], run]})
+
+
+def test_a_session_with_two_runs_of_a_method_opens_with_both_of_them(act, form, tmp_path):
+    path = tmp_path / "session.json"
+    path.write_text(with_copies(comparison()).to_json())
+    outputs = act.opened_session(form, str(path), "tokviz-tiny")
+    assert [(lane["key"], lane["variant"]) for lane in outputs[0]["lanes"]][-2:] == [
+        ("todre", ""), ("apet (mode=official)", "mode=official"),
+    ]  # fmt: skip
+    assert act.tabs(outputs[2])[1]["data"][-1][0] == "ApET (mode=official)"
+    menu = dict(zip([c.label for c in form.inputs], outputs[3:-1], strict=True))["Methods"]
+    assert [entry for entry in menu["chosen"] if entry[0] == "apet"] == [["apet", {}], ["apet", {"mode": "official"}]]
+    assert len(read_menu(PRUNERS, menu)) == 4
+
+
+def test_an_example_that_is_run_again_keeps_the_order_of_its_lanes_with_copies(runner, form, examples):
+    known = with_copies(examples[0].comparison)
+    complete = [
+        asked.model_copy(update={"params": tokviz.pruners.get(asked.method).complete(asked.params)})
+        for asked in known.request.methods
+    ]
+    known = known.model_copy(update={"request": known.request.model_copy(update={"methods": complete})})
+    act = Handlers(runner, lambda spec: (), PRUNERS, [replace(examples[0], comparison=known)])
+    own = {"image": files.request_file(known).path, "question": known.request.question}
+    copies = ["fastervlm", ["apet", {"mode": "official"}], "todre", "apet", ["apet", {"basis_tokens": 5}]]
+    run(act, form, values(form, **own, methods=copies))
+    asked = runner.requests[-1].methods
+    assert [(method, params.get("mode"), params.get("basis_tokens")) for method, params in asked] == [
+        ("apet", "paper", 10), ("apet", "paper", 5), ("todre", None, None), ("apet", "official", 10),
+        ("fastervlm", None, None),
+    ]  # fmt: skip
+    run(act, form, values(form, **own, methods=[*copies, "random"]))  # not asked for there: the order of the menu
+    assert [method for method, _ in runner.requests[-1].methods[:3]] == ["apet"] * 3
+    assert runner.requests[-1].methods[0][1]["mode"] == "official"
 
 
 @pytest.mark.parametrize(
@@ -271,8 +322,8 @@ def test_a_session_file_opens_and_a_damaged_one_is_refused(act, form, tmp_path):
     path = tmp_path / "session.json"
     path.write_text(comparison(300, 200).to_json())
     outputs = run_async(act.open_session(form, str(path), "tokviz-tiny", TAB))
-    assert outputs[0]["origin"].startswith("Opened file")
-    assert files.read_session(outputs[3]) == comparison(300, 200)
+    assert outputs[0]["origin"].startswith("Opened session")
+    assert files.read_session(act.tabs(outputs[2])[0]) == comparison(300, 200)
     path.write_text("{}")
     refused = run_async(act.open_session(form, str(path), "tokviz-tiny", TAB))
     assert refused[1]["kind"] == "error" and len(refused) == len(outputs)
@@ -307,8 +358,8 @@ def test_a_full_disk_is_a_sentence(monkeypatch):
 
 
 def test_settings_of_an_example_are_not_the_visitors(act, form):
-    filled = dict(zip([c.label for c in form.inputs], act.show_example(form, 1, "tokviz-tiny")[5:-1], strict=True))
-    assert filled["Repeats"] == gr.skip() and filled["New tokens"] == gr.skip()
+    filled = dict(zip([c.label for c in form.inputs], act.show_example(form, 1, "tokviz-tiny")[3:-1], strict=True))
+    assert filled["Repeats"] == gr.skip() and filled["Max new tokens"] == gr.skip()
 
 
 def test_a_second_press_stops_the_first_run_and_is_answered(act, runner, form, file):
@@ -346,12 +397,12 @@ def test_who_waits_is_told_so_and_can_stop(act, runner, form, file):
         outputs = []
         async for output in act.compare_in_turn(form, values(form, image=file), TAB):
             outputs.append(output)
-            if isinstance(output[1], dict) and "1 run comes first" in output[1]["text"]:
+            if isinstance(output[1], dict) and "1 run ahead" in output[1]["text"]:
                 act.stop(TAB)
         return outputs
 
     outputs = run_async(wait_and_stop())
-    assert outputs[-1][1] == {"kind": "info", "text": "Stopped before it began."}
+    assert outputs[-1][1] == {"kind": "info", "text": "Stopped before it started."}
     assert outputs[-1][-1] == gr.update(interactive=False) and runner.requests == []
     held.leave()
     assert act.line.enter("next").before == 0
@@ -391,7 +442,7 @@ def test_a_reloaded_page_shows_again_what_it_showed(act, form):
     session = comparison(300, 200)
     key = Path(files.session_file(session)).parent.name
     shown = act.show_again(form, key, "tokviz-tiny")
-    assert shown[0]["question"] == session.request.question and shown[4] == key
+    assert shown[0]["question"] == session.request.question and shown[2] == key
     elsewhere = Path(files.session_file(session)).parents[3] / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / files.SESSION_FILE).write_text(session.to_json())

@@ -13,9 +13,10 @@ from tokviz.models.catalog import embedded_folder
 from tokviz.names import UNPRUNED, MethodFamily
 from tokviz.pruners.pruner import Paper, Param, Pruner
 from tokviz.serving import model_cache
+from tokviz.session_limits import MAX_RUNS
 from tokviz.types import CLIP_RELEVANCE, CLS_ATTENTION, PlanningInfo, Schedule
 from tokviz.ui import text
-from tokviz.ui.form import families, menu_value, missing_by_method, offered, read_menu
+from tokviz.ui.form import MAX_METHODS, families, missing_by_method, offered, read_menu
 
 PRUNERS = tokviz.methods()
 N_TOKENS = json.loads((embedded_folder() / "config.json").read_text())["image_seq_length"]
@@ -68,19 +69,63 @@ def test_a_model_greys_out_what_it_cannot_serve_with_the_methods_own_sentence():
     assert missing_by_method(some, None) == {}
 
 
-def test_the_value_comes_back_in_the_order_of_the_menu_and_without_strangers():
-    some = [pruner("one"), pruner("two", "control"), pruner("three", "attention-ranked")]
-    value = menu_value(["two", "one", "three", "full", "nobody"], {"one": {"p": 1}, "nobody": {"p": 2}}, {})
-    assert read_menu(some, value) == (("three", "one", "two"), {"three": {}, "one": {"p": 1}, "two": {}})
+def test_the_value_comes_back_in_the_order_of_the_menu_complete_and_without_strangers():
+    power = Param("power", "Power", "float", 1.0, "How strong.")
+    some = [pruner("one", params=(power,)), pruner("two", "control"), pruner("three", "attention-ranked")]
+    value = {"chosen": ["two", ["one", {"power": 2}], "three", "full", ["nobody", {"p": 2}]], "missing": {}}
+    assert read_menu(some, value) == (("three", {}), ("one", {"power": 2}), ("two", {}))
+
+
+def test_a_method_comes_back_once_for_each_of_its_settings():
+    chosen = [
+        ["apet", {}],
+        ["apet", {"mode": "official"}],
+        "fastervlm",
+        ["apet", {"mode": "paper", "basis_tokens": 10}],
+    ]
+    read = read_menu(PRUNERS, {"chosen": chosen})
+    # The last one has the settings of the first: it would be the same lane.
+    assert [(method, params.get("mode")) for method, params in read] == [
+        ("apet", "paper"), ("apet", "official"), ("fastervlm", None),
+    ]  # fmt: skip
+    assert read_menu(PRUNERS, {"chosen": [list(pair) for pair in read]}) == read
 
 
 @pytest.mark.parametrize(
     "value",
-    [None, [], {}, {"chosen": "apet"}, {"chosen": ["apet"], "params": []}, {"chosen": ["apet"], "params": {"apet": 1}}],
-)
+    [
+        None, [], {}, {"chosen": "apet"}, {"chosen": None}, {"chosen": {"apet": {}}}, {"chosen": [1]},
+        {"chosen": [["apet"]]}, {"chosen": [["apet", 1]]}, {"chosen": [["apet", {}, {}]]}, {"chosen": [[{}, "apet"]]},
+        {"chosen": [{"apet": {}}]}, {"chosen": ["apet"], "params": {"apet": {"mode": "official"}}},  # of an older page
+    ],
+)  # fmt: skip
 def test_a_forged_value_is_refused_with_a_sentence(value):
     with pytest.raises(BadInput, match="please reload"):
         read_menu(PRUNERS, value)
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"speed": 2}, "ApET has no parameter 'speed'"),
+        ({"basis_tokens": "ten"}, "basis_tokens must be a number, not 'ten'"),
+        ({"basis_tokens": 10**400}, "basis_tokens must lie between 1 and 64"),
+        ({"mode": ["official"]}, "mode must be one of paper, official"),
+        ({"mode": {"path": "/etc/passwd"}}, "mode must be one of paper, official"),
+        ({"mode": None}, "mode must be one of paper, official"),
+    ],
+)
+def test_settings_that_a_method_does_not_have_are_refused_before_anything_runs(params, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        read_menu(PRUNERS, {"chosen": ["apet", ["apet", params]]})
+
+
+def test_a_thousand_copies_are_refused():
+    copies = [["vispruner", {"important_share": i / 1000}] for i in range(1000)]
+    with pytest.raises(BadInput, match=f"at most {MAX_METHODS} methods; this one asks for 1,000"):
+        read_menu(PRUNERS, {"chosen": copies})
+    assert len(read_menu(PRUNERS, {"chosen": copies[:MAX_METHODS]})) == MAX_METHODS < MAX_RUNS
+    assert len(offered(PRUNERS)) < MAX_METHODS  # each of them once, and some again
 
 
 def test_parameters_reach_the_script_with_their_limits():

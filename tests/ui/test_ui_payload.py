@@ -7,9 +7,10 @@ import pytest
 from synthetic import HOSTILE, comparison
 from synthetic_rich import rich_comparison
 
+import tokviz
 from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
-from tokviz.records import Chart, TextScores, Timing
+from tokviz.records import Chart, RequestedMethod, TextScores, Timing
 from tokviz.runs import metrics as measures
 from tokviz.ui import numbers
 from tokviz.ui.payload import Live, to_payload
@@ -27,7 +28,7 @@ def rich():
 
 
 def lane(payload, method):
-    return next(lane for lane in payload["lanes"] if lane["method"] == method)
+    return next(lane for lane in payload["lanes"] if lane["key"] == method)
 
 
 def with_runs(whole, count):
@@ -37,7 +38,7 @@ def with_runs(whole, count):
 def test_every_lane_is_complete_and_plain_json(whole):
     payload = to_payload(whole, title="t", why="w", origin="o")
     assert json.loads(json.dumps(payload, allow_nan=False)) == payload
-    assert [entry["method"] for entry in payload["lanes"]] == ["full", "fastervlm", "apet", "todre", "fastv"]
+    assert [entry["key"] for entry in payload["lanes"]] == ["full", "fastervlm", "apet", "todre", "fastv"]
     assert len(payload["grid"]["box"]) == 4 * 576
     assert len(json.dumps(payload)) < 120_000
 
@@ -129,8 +130,8 @@ def test_what_was_kept_until_all_was_withdrawn_stands_beside_the_zero(whole):
     )  # fmt: skip
     shown = {n.label: n for n in numbers.of_run(lane, whole.model_copy(update={"runs": [whole.runs[0], lane]}))}
     assert (shown["visual tokens"].value, shown["visual tokens"].ratio) == ("0", "0%")
-    assert (shown["until withdrawn"].value, shown["until withdrawn"].ratio) == ("64", "11.1%")
-    assert "until withdrawn" not in {n.label for n in numbers.of_run(run, whole)}
+    assert (shown["before withdrawal"].value, shown["before withdrawal"].ratio) == ("64", "11.1%")
+    assert "before withdrawal" not in {n.label for n in numbers.of_run(run, whole)}
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,27 @@ def test_unfinished_lanes_wait_and_stream(whole):
     assert [entry["status"] for entry in lanes] == ["done", "done", "running", "waiting", "waiting"]
     assert lanes[2]["answer"] == "cy"
     assert [entry["status"] for entry in to_payload(with_runs(whole, 0), live=Live())["lanes"]] == ["waiting"] * 5
+
+
+def test_runs_of_one_method_are_lanes_of_their_own_and_are_named_before_they_run(whole):
+    copy = RequestedMethod(method="apet", params={"mode": "official"}, variant="mode=official")
+    asked = whole.request.model_copy(update={"methods": [whole.request.methods[0], whole.request.methods[2], copy]})
+    waiting = whole.model_copy(update={"request": asked, "runs": [whole.runs[0]]})
+    heads = [
+        ("full", "No pruning", ""), ("apet", "ApET", ""),
+        ("apet (mode=official)", "ApET (mode=official)", "mode=official"),
+    ]  # fmt: skip
+    lanes = to_payload(waiting, live=Live(running=1, methods=tokviz.methods()))["lanes"]
+    assert [(entry["key"], entry["label"], entry["variant"]) for entry in lanes] == heads
+    named = {"label": "ApET (mode=official)", "variant": "mode=official", "answer": "green"}
+    finished = waiting.model_copy(
+        update={"runs": [whole.runs[0], whole.runs[2], whole.runs[2].model_copy(update=named)]}
+    )
+    payload = to_payload(finished)
+    assert [(entry["key"], entry["label"], entry["variant"]) for entry in payload["lanes"]] == heads
+    assert [entry["answer"] for entry in payload["lanes"]] == ["cyan", "cyan", "green"]
+    assert [row[0] for row in numbers.table(finished)["data"]] == [label for _, label, _ in heads]
+    assert payload["id"] == to_payload(waiting)["id"]
 
 
 def test_without_live_only_finished_lanes_are_shown(whole):

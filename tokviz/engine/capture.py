@@ -283,3 +283,38 @@ def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     for part in query.split(max(1, _LOGITS_AT_ONCE // (heads * n)), dim=1):
         total += attention_logits(part, key, scaling).softmax(dim=-1).sum(dim=(0, 1))
     return (total / (heads * n)).float()
+
+
+def _cls_probabilities(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    every = torch.ones(1, key.shape[1], dtype=torch.bool, device=key.device)
+    return attention_rows(query[:, :1], key, scaling, every).mean(dim=0)[0].float()
+
+
+def _cls_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    return attention_logits(query[:, :1], key, scaling).mean(dim=0)[0].float()
+
+
+def _cls_full_width(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    # scaling is d^-1/2 for heads of width d (times what is folded into the query); all H heads together have width H d.
+    wide_query, wide_key = (tensor.transpose(0, 1).flatten(1)[None] for tensor in (query[:, :1], key))
+    return _cls_probabilities(wide_query, wide_key, scaling * query.shape[0] ** -0.5)
+
+
+Look = Callable[[Tensor, Tensor, float], Tensor]
+"""``(query (P, H, >= 1 or n, d), key (P, H, n, d), scaling) -> (P, n, ...)``, of P images, [CLS] included."""
+
+
+def _image_by_image(look: Look) -> Look:
+    return lambda query, key, scaling: torch.stack([look(q, k, scaling) for q, k in zip(query, key, strict=True)])
+
+
+CLS_LOOKS: dict[str, Look] = {
+    "cls_attention": _image_by_image(_cls_probabilities),
+    "cls_logits": _image_by_image(_cls_logits),
+    "cls_full_width": _image_by_image(_cls_full_width),
+}
+PATCH_LOOKS: dict[str, Look] = {
+    "received_attention": _image_by_image(received_attention),
+    "encoder_keys": lambda _query, key, _scaling: key.mean(dim=1),
+    "full_keys": lambda _query, key, _scaling: key.transpose(1, 2).flatten(2),
+}

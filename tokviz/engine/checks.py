@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -156,7 +157,6 @@ def check_call(kwargs: Mapping[str, Any], stages: Sequence[Stage]) -> None:
         raise Unsupported(
             "Assisted generation puts guessed tokens behind the question, which this method reads; generate without it."
         )
-    check_cache(kwargs.get("past_key_values"))
 
 
 def check_cache(cache: Any) -> None:
@@ -170,6 +170,18 @@ def check_cache(cache: Any) -> None:
         )
     if getattr(cache, "offloading", False):
         raise Unsupported("Offloaded caches cannot be pruned; use the default dynamic cache.")
+
+
+def copied_mask(mask: Tensor, like: Tensor, what: str, other: str) -> Tensor:
+    """A caller's mask ``(b, L)`` as bool, repeated for copies of its rows (beams), on the device of ``like (B, L)``.
+
+    Raises Unsupported, with the names of the two, where it is not the mask of this very prompt.
+    """
+    copies, rest = divmod(like.shape[0], mask.shape[0])
+    if rest or mask.shape[1] != like.shape[1]:
+        shapes = f"{tuple(mask.shape)} but the {other} {tuple(like.shape[:2])}"
+        raise Unsupported(f"The {what} mask is {shapes}; give the mask of this very prompt.")
+    return mask.to(like.device, torch.bool).repeat_interleave(copies, dim=0)
 
 
 def check_modalities(input_ids: Tensor, visual_token_ids: Sequence[int]) -> None:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..models.base import ModelFamily
-from ..types import Selection, Signals, Stage
+from ..types import Stage
 from .capture import claim, here
 from .checks import check_hooks, check_model, check_stages
 from .hooks import HookPruner
 from .prefill import PromptHints
 from .prompt import Prompt, encode, merged_prompt
 from .signals import Geometry
-from .stages import Chooser, Select, StageEvent
+from .stages import Chooser, Select, StageEvent, selector
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,15 +108,9 @@ def prune(
 ) -> Iterator[Pruned]:
     """Run the model's own ``generate`` inside the block on fewer visual tokens, as ``stages`` say.
 
-    Serves every stage: those inside the vision tower, before the LLM and inside it::
-
-        with prune(model, family, inputs, stages, select) as pruned:
-            output = model.generate(**pruned.inputs, max_new_tokens=32)  # the new tokens only
-        pruned.kept
-
-    Sampling, beams, returned sequences, left-padded batches, streaming and a second turn on ``pruned.cache`` work as
-    without pruning: to ``generate`` the sequence keeps its full length. Acts in the thread that enters and in calls
-    bound with ``Pruned.bind``, in no other; several threads may hold contexts on one model at the same time.
+    Serves every stage: those inside the vision tower, before the LLM and inside it; see ``tokviz.prune``. To
+    ``generate`` the sequence keeps its full length. Acts in the thread that enters and in calls bound with
+    ``Pruned.bind``, in no other; several threads may hold contexts on one model at the same time.
 
     Args:
         inputs: What the processor made (encoded at once, before the block is entered), a prompt from ``encode``
@@ -187,8 +181,4 @@ def running_on(
     """
     if not stages and prompt.deepstack is None:
         return nullcontext()
-    return prune(model, family, prompt, stages, select or _nobody, diagnose=diagnose)
-
-
-def _nobody(stage: Stage, signals: Signals, row: int) -> Selection:
-    raise ValueError(f"running_on has stage {stage.title!r} and no select callback")
+    return prune(model, family, prompt, stages, select or selector({}, 0), diagnose=diagnose)

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from .capture import after_forward, before_forward, can_tap, here, tapped
 from .checks import check_cache, check_call
 from .prefill import Decode, Prefill, PromptHints, PromptReader, View, causal_mask
 from .sequence import State, gather, rotary_axes
-from .signals import Entered, LayerSignals, Moment, Rotary
+from .signals import Entered, LayerSignals, Moment
 from .stages import Chooser
 from .vision import VISION_KINDS, captured
 
@@ -74,7 +75,7 @@ class HookPruner:
         self._hook(stack, self.language_model, self._before_lm)
         stack.callback(after_forward(self.language_model, self._after_lm, self._is_here))
         for number in self._hooked_layers():
-            self._hook(stack, self.layers[number], self._layer_hook(number))
+            self._hook(stack, self.layers[number], partial(self._before_layer, number))
         prompt = self.reader.hints.prompt
         if prompt is not None and prompt.deepstack is not None:
             stack.enter_context(prompt.deepstack.fed())
@@ -89,9 +90,6 @@ class HookPruner:
 
     def _hook(self, stack: ExitStack, module: Any, hook: Any) -> None:
         stack.callback(before_forward(module, hook, self._is_here))
-
-    def _layer_hook(self, number: int) -> Any:
-        return lambda args, kwargs: self._before_layer(number, args, kwargs)
 
     def _tap(self, signals: LayerSignals) -> Any:
         def tap(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
@@ -221,11 +219,7 @@ class HookPruner:
     ) -> Tensor:
         before, rotary, history = forward.rows, forward.rotary(kwargs), forward.history
         now = Entered(hidden, rotary, before)
-
-        def tables(row: int) -> Rotary:
-            return self._rotary_tables(hidden.device, before.positions, row)
-
-        moment = Moment(self.signals[layer], history, now, forward.llm_input, self.language_model.norm, tables)
+        moment = Moment(self.signals[layer], history, now, forward.llm_input, self.language_model)
         hidden, index = forward.run(number, stage, hidden, moment)
         if forward.rows is before:
             return hidden
@@ -239,13 +233,6 @@ class HookPruner:
         mask = forward.rows.real if forward.segments[-1].padded else None
         forward.view = View(causal_mask(self.language_model.config, hidden, mask, 0), rotary)
         return hidden
-
-    def _rotary_tables(self, device: torch.device, positions: Tensor, row: int) -> tuple[Tensor, Tensor]:
-        """Float32 cosines and sines at one row's positions. Shape: ``(B|1, L)`` or with axes -> ``(L, d)`` each."""
-        axes = rotary_axes(positions)
-        mine = axes[..., row if axes.shape[-2] > 1 else 0, :].unsqueeze(-2).to(device)
-        cos, sin = self.language_model.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), mine)
-        return cos[0], sin[0]
 
     def _decode_layer(self, forward: Decode, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         segment = forward.segment(number)

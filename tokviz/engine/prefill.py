@@ -18,13 +18,13 @@ from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..types import Stage
 from .cache import PlainLengths, Segment
-from .checks import check_axes, check_modalities, check_prompt
+from .checks import check_axes, check_modalities, check_prompt, copied_mask
 from .prompt import Prompt
 from .sequence import Deepstack, Rows, State
 from .signals import Geometry, LayerHistory, Moment, Rotary, SignalReader
 from .stages import Chooser, Decisions, StageEvent, StageRunner
 from .tower_merging import VisionMerging
-from .vision import MergedVisionCapture, VisionCapture, VisionSignals
+from .vision import Capture, VisionSignals
 
 
 @dataclass
@@ -151,7 +151,7 @@ class PromptReader:
     def __init__(self, model: Any, family: ModelFamily, hints: PromptHints, chooser: Chooser) -> None:
         self.model, self.family, self.hints, self.chooser = model, family, hints, chooser
         self.visual_mask = hints.visual_mask if hints.prompt is None else hints.prompt.visual_mask
-        self.capture: VisionCapture | MergedVisionCapture | None = None
+        self.capture: Capture | None = None
         self.events: list[list[StageEvent]] = []
         self.alive: Sequence[Tensor] = ()
         self.cache: Any = None
@@ -232,17 +232,12 @@ class PromptReader:
 
     def _rows(self, real: Tensor, visual: Tensor, positions: Tensor | None, decided: bool) -> Rows:
         """Describe the prompt with what the caller said; what was decided before needs no more than its columns."""
-        batch = real.shape[0]
         given = self._given()
         if given is not None:
             return given.rows(real, visual, positions)
         asked = None if decided else self.hints.question_mask
         if asked is not None:
-            copies, rest = divmod(batch, asked.shape[0])
-            if rest or asked.shape[1] != real.shape[1]:
-                shapes = f"{tuple(asked.shape)} but the prompt is {tuple(real.shape)}"
-                raise Unsupported(f"The question mask is {shapes}; give the mask of this very prompt.")
-            asked = asked.to(real.device, torch.bool).repeat_interleave(copies, dim=0)
+            asked = copied_mask(asked, real, "question", "prompt is")
         return Rows.of(real, visual, positions, asked=asked)
 
     def _geometry(self, batch: int) -> Sequence[Geometry | None] | None:
@@ -265,11 +260,7 @@ class PromptReader:
             return self._visual_ids(self._ids)
         if self.visual_mask is None:
             raise Unsupported("Embeddings do not say which tokens are visual; give prune() a visual_mask or a prompt.")
-        copies, rest = divmod(embeds.shape[0], self.visual_mask.shape[0])
-        if rest or self.visual_mask.shape[1] != embeds.shape[1]:
-            shapes = f"{tuple(self.visual_mask.shape)} but the embeddings are {tuple(embeds.shape[:2])}"
-            raise Unsupported(f"The visual mask is {shapes}; give the mask of this very prompt.")
-        return self.visual_mask.to(embeds.device).repeat_interleave(copies, dim=0)
+        return copied_mask(self.visual_mask, embeds, "visual", "embeddings are")
 
     def _repeated(self, cache: Any, visual: Tensor, embeds: Tensor) -> _Uncached | None:
         """Without a cache every step is a prefill of one more token; what was decided on the first stays decided."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from threading import get_ident
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..names import VisionLayer
 from ..types import Need, Stage
-from .capture import Active, before_forward, here
+from .capture import before_forward, here
 from .checks import check_axes, check_modalities, check_model, check_prompt, check_stages
 from .sequence import Deepstack, Rows, State, gather, rotary_axes
 from .signals import Geometry, SignalReader
@@ -74,18 +75,16 @@ class Prompt:
         """Visual tokens alive per row."""
         return [int(alive.numel()) for alive in self.alive]
 
-    @property
-    def n_extra(self) -> list[int]:
-        """Tokens per row that stages added in the place of visual ones."""
-        return [0] * len(self.alive) if self.added_mask is None else self.added_mask.sum(dim=1).tolist()
-
     def rows(self, real: Tensor, visual: Tensor, positions: Tensor | None) -> Rows:
         """Describe this prompt, or copies of each of its rows. Shape: real, visual ``(copies * B, L)`` bool."""
         batch = real.shape[0]
         copies = batch // len(self.alive)
 
         def copied(mask: Tensor | None) -> Tensor | None:
-            return None if mask is None else mask.to(real.device).repeat_interleave(copies, dim=0)
+            if mask is None:
+                return None
+            mask = mask.to(real.device)
+            return mask if copies == 1 else mask.repeat_interleave(copies, dim=0)
 
         return Rows.of(
             real,
@@ -99,9 +98,11 @@ class Prompt:
             first_position=copied(self.first_position),
         )
 
-    def positions(self) -> Tensor:
-        """Its position ids, or those that ``generate`` counts off the mask."""
-        return counted_positions(self.attention_mask) if self.position_ids is None else self.position_ids
+    @cached_property
+    def own_rows(self) -> Rows:
+        """Describe this prompt; without position ids by those that ``generate`` counts off the mask."""
+        positions = counted_positions(self.attention_mask) if self.position_ids is None else self.position_ids
+        return self.rows(self.attention_mask.bool(), self.visual_mask, positions)
 
     def generate_inputs(self) -> dict[str, Tensor]:
         """Keyword arguments for ``model.generate`` or ``model.forward``.
@@ -145,11 +146,14 @@ def encode(
     check_stages(model, family, (), needs)
     if here(model) is not None:
         raise Unsupported("encode() must not run inside prune(); encode first, then enter the context.")
-    thread_is_ours = _only_this_thread()
+    mine = get_ident()
     if question_mask is not None and question_mask.shape != inputs["input_ids"].shape:
         shapes = f"{tuple(question_mask.shape)} but the prompt is {tuple(inputs['input_ids'].shape)}"
         raise Unsupported(f"The question mask is {shapes}; give the mask of this very prompt.")
     caught: dict[str, Any] = {}
+
+    def thread_is_ours() -> bool:
+        return get_ident() == mine
 
     def catch(_args: Any, kwargs: dict[str, Any]) -> None:
         caught.update(kwargs)
@@ -168,11 +172,6 @@ def encode(
     encoded = _prompt(model, family, inputs, caught, vision, watch.milliseconds)
     asked = None if question_mask is None else question_mask.to(encoded.visual_mask.device, torch.bool)
     return replace(encoded, question_mask=asked, geometry=geometry)
-
-
-def _only_this_thread() -> Active:
-    mine = get_ident()
-    return lambda: get_ident() == mine
 
 
 def _prompt(
@@ -224,11 +223,13 @@ def shorten(
     check_stages(model, family, stages, ())
     chooser = Chooser(select, diagnose)
     merging = merged_prompt(model, family, prompt, stages, chooser)
-    rows = before = prompt.rows(prompt.attention_mask.bool(), prompt.visual_mask, prompt.positions())
+    rows = prompt.own_rows
     events = [[] for _ in prompt.alive] if merging is None else merging.events
     reader = SignalReader(prompt.vision, prompt.geometry)
     runner = StageRunner(chooser, Decisions(events), reader, lambda features: family.project(model, features))
-    encoder = tuple(vision.of(alive) for vision, alive in zip(prompt.vision, prompt.alive, strict=True))
+    encoder: tuple[Tensor, ...] = ()
+    if any(stage.site == "encoder" for stage in stages):
+        encoder = tuple(vision.of(alive) for vision, alive in zip(prompt.vision, prompt.alive, strict=True))
     state, input_ids, vision_ms = State(rows, prompt.inputs_embeds, encoder), prompt.input_ids, prompt.vision_ms
     steps: list[Tensor | None] = []
     if merging is not None:
@@ -241,9 +242,12 @@ def shorten(
             steps.append(index)
     for index in steps:
         if index is not None:
-            input_ids = gather(input_ids, index).masked_fill(index < 0, pad_id(model))
+            input_ids = gather(input_ids, index)
+            if len(index) > 1:  # a row alone has no pads; they are masked, so any id does
+                pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+                input_ids = input_ids.masked_fill(index < 0, pad)
     rows = state.rows
-    if rows is before and state.hidden is prompt.inputs_embeds:
+    if rows is prompt.own_rows and state.hidden is prompt.inputs_embeds:
         return prompt, events
     counted = torch.equal(rows.positions, counted_positions(rows.real))
     short = replace(
@@ -271,11 +275,6 @@ def merged_prompt(
     inside = [stage for stage in stages if isinstance(stage.site, VisionLayer)]
     if not inside:
         return None
-    rows = prompt.rows(prompt.attention_mask.bool(), prompt.visual_mask, prompt.positions())
     views = [vision.view for vision in prompt.vision]
-    return merge_in_vision(model, family, prompt.pixel_values, rows, views, inside, chooser)
-
-
-def pad_id(model: Any) -> int:
-    """The id written where a shortened prompt is padded; masked, so any id does."""
-    return getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    rows, pixels = prompt.own_rows, prompt.pixel_values
+    return merge_in_vision(model, family, inside, chooser, pixels=pixels, rows=rows, views=views)

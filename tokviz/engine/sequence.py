@@ -21,6 +21,8 @@ from ..types import Selection
 
 def left_packed(stay: Tensor) -> Tensor:
     """Ascending indices of the True columns, padded on the left with -1. Shape: ``(B, L)`` bool -> ``(B, K)`` int64."""
+    if len(stay) == 1:
+        return stay[0].nonzero()[:, 0][None]
     counts = stay.sum(dim=1)
     width = int(counts.max())
     # A stable sort of False before True leaves the staying columns last and in their order.
@@ -40,13 +42,6 @@ def gather(tensor: Tensor, index: Tensor) -> Tensor:
     return tensor[torch.arange(index.shape[0], device=tensor.device)[:, None], index]
 
 
-def gather_positions(positions: Tensor, index: Tensor) -> Tensor:
-    """Position ids at ``index``. Shape: ``(B|1, L)`` or ``(axes, B|1, L)``; the last axis is gathered."""
-    if positions.dim() == 2:
-        return gather(positions, index)
-    return torch.stack([gather(axis, index) for axis in positions])
-
-
 def rotary_axes(positions: Tensor) -> Tensor:
     """The positions that tokens are rotated by.
 
@@ -57,15 +52,18 @@ def rotary_axes(positions: Tensor) -> Tensor:
     return positions[1:] if positions.dim() == 3 and positions.shape[0] == 4 else positions
 
 
+_MASKS = ("real", "visual", "question", "added", "asked")
+
+
 @dataclass(frozen=True)
 class Rows:
     """What is known of every column of the current sequence.
 
     Shape:
-        real, visual, question, added: ``(B, L)`` bool. ``question`` marks real tokens behind the last visual token of
-        the prompt as it arrived, so a stage that drops the last image does not turn text between images into
-        question. ``added`` marks tokens that a stage put in the place of dropped visual ones; they are not visual.
-        asked: ``(B, L)`` bool, what the user wrote, or None when nobody said. positions: ``(B|1, L)`` or
+        real, visual, question, added, asked: ``(B, L)`` bool. ``question`` marks real tokens behind the last visual
+        token of the prompt as it arrived, so a stage that drops the last image does not turn text between images into
+        question. ``added`` marks tokens that a stage put in the place of dropped visual ones; they are not visual;
+        None while there are none. asked: what the user wrote, or None when nobody said. positions: ``(B|1, L)`` or
         ``(axes, B|1, L)``. alive: per row ``(n,)`` original indices of the visual tokens still there, in the order of
         their columns. sizes: per row ``(n,)``, how many patches each stands for, or None for one each.
         first_position, next_position: ``(B, 1)``, where the unpruned sequence begins and where decoding would go on.
@@ -75,7 +73,7 @@ class Rows:
     real: Tensor
     visual: Tensor
     question: Tensor
-    added: Tensor
+    added: Tensor | None
     asked: Tensor | None
     positions: Tensor
     alive: tuple[Tensor, ...]
@@ -118,7 +116,7 @@ class Rows:
             real=real,
             visual=visual,
             question=question,
-            added=torch.zeros_like(visual) if added is None else added,
+            added=added,
             asked=asked,
             positions=positions,
             alive=tuple(alive),
@@ -142,6 +140,8 @@ class Rows:
 
     def sequence(self, row: int) -> Tensor:
         """Original indices of a row's visual tokens as the LLM gets them, -1 for added ones. Shape: ``(n + E,)``."""
+        if self.added is None:
+            return self.alive[row]
         original = torch.full_like(self.visual[row], -1, dtype=torch.int64)
         original[self.columns(row)] = self.alive[row].to(original.device)
         return original[self.visual[row] | self.added[row]]
@@ -151,22 +151,18 @@ class Rows:
 
         Equal for all visual columns when they are contiguous; different where text separates images.
         """
-        return (~(self.visual[row] | self.added[row])).cumsum(dim=0)
+        filled = self.visual[row] if self.added is None else self.visual[row] | self.added[row]
+        return (~filled).cumsum(dim=0)
 
     def take(self, index: Tensor) -> Rows:
         """The columns after a gather; positions keep their gaps. ``alive`` and ``sizes`` stay as they are."""
-        masks = [self.real, self.visual, self.question, self.added, *([] if self.asked is None else [self.asked])]
-        stays = (index >= 0).to(self.real.device)
-        real, visual, question, added, *asked = (gather(torch.stack(masks, dim=2), index) & stays[..., None]).unbind(2)
-        return replace(
-            self,
-            real=real,
-            visual=visual,
-            question=question,
-            added=added,
-            asked=asked[0] if asked else None,
-            positions=gather_positions(self.positions, index),
-        )
+        masks: dict[str, Any] = {name: mask for name in _MASKS if (mask := getattr(self, name)) is not None}
+        stay = (index >= 0).to(self.real.device)[..., None]
+        taken = (gather(torch.stack(list(masks.values()), dim=2), index) & stay).unbind(2)
+        masks.update(zip(masks, taken, strict=True))
+        axes = [self.positions] if self.positions.dim() == 2 else list(self.positions)
+        positions = [gather(axis, index) for axis in axes]
+        return replace(self, **masks, positions=positions[0] if self.positions.dim() == 2 else torch.stack(positions))
 
     def reindexed(self) -> Rows | None:
         """Positions renumbered without gaps from where the unpruned row began; None when there is no gap to close."""
@@ -238,7 +234,7 @@ class Placement:
         return cls(tokens, slots, taken, order, moved=not torch.equal(tokens, slots))
 
 
-_MASK, _FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
+_VISUAL, _FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
 
 
 class Deepstack:
@@ -262,7 +258,7 @@ class Deepstack:
 
         Shape: visual ``(B, L)`` bool, which of the unpruned columns hold visual tokens.
         """
-        kwargs.pop(_MASK, None)
+        kwargs.pop(_VISUAL, None)
         features: Sequence[Tensor] | None = kwargs.pop(_FEATURES, None)
         if features is None:
             return None

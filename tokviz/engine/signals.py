@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..types import Need, Signals, Stage
 from .capture import attention_rows, lifted
-from .sequence import Rows, State
+from .sequence import Rows, State, rotary_axes
 from .vision import VisionSignals
 
 MEAN_ROW_KINDS = ("last_row", "text_rows")
@@ -110,16 +110,21 @@ class LayerHistory:
 class Moment:
     """The state in which a stage inside the LLM finds the sequence.
 
-    now: what enters its layer. llm_input: hidden and rows that entered layer 0, None where nobody asked. norm: the
-    LLM's final norm. tables: ``row -> (cos, sin)`` in float32, each ``(L, d)``.
+    now: what enters its layer. llm_input: hidden and rows that entered layer 0, None where nobody asked.
     """
 
     layers: LayerSignals
     history: LayerHistory
     now: Entered
     llm_input: tuple[Tensor, Rows] | None
-    norm: Any
-    tables: Callable[[int], Rotary]
+    language_model: Any
+
+    def tables(self, row: int) -> Rotary:
+        """Float32 cosines and sines at one row's positions. Shape: ``(L, d)`` each."""
+        axes, device = rotary_axes(self.now.rows.positions), self.now.hidden.device
+        mine = axes[..., row if axes.shape[-2] > 1 else 0, :].unsqueeze(-2).to(device)
+        cos, sin = self.language_model.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), mine)
+        return cos[0], sin[0]
 
 
 @dataclass(frozen=True)
@@ -168,9 +173,10 @@ class SignalReader:
                     "input_text": entered[row, then.question[row].to(entered.device)],
                 }
             case "normed_features" if moment is not None:
+                norm = moment.language_model.norm
                 return {
-                    "normed_features": moment.norm(hidden[row, rows.columns(row).to(hidden.device)]),
-                    "normed_text": moment.norm(hidden[row, rows.question[row].to(hidden.device)]),
+                    "normed_features": norm(hidden[row, rows.columns(row).to(hidden.device)]),
+                    "normed_text": norm(hidden[row, rows.question[row].to(hidden.device)]),
                 }
             case kind if kind in INSIDE_LLM_KINDS:
                 return {}

@@ -63,12 +63,8 @@ class Stopwatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.milliseconds = self.elapsed()
-
-    def elapsed(self) -> float:
-        """Milliseconds since the context was entered."""
         synchronise(self.device)
-        return (time.perf_counter() - self._start) * 1000
+        self.milliseconds = (time.perf_counter() - self._start) * 1000
 
 
 @dataclass(frozen=True)
@@ -177,7 +173,8 @@ class StageRunner:
                 decided[row] = (
                     decided[first] if signals is None else self.chooser.decide(stage, signals, row // self.copies)
                 )
-                made[number, row] = _effective(decided[row].selection)
+                # Only what changes the sequence: a forward pass without a cache repeats it.
+                made[number, row] = replace(decided[row].selection, order=None, assignment=None, diagnose=None)
             selections[row] = made[number, row] if self.frozen else decided[row].selection
         after, index = self.apply(stage, state, selections)
         for row, choice in decided.items():
@@ -195,19 +192,22 @@ class StageRunner:
         stayed where it was. Without any change the rows come back as they were.
         """
         rows, hidden = state.rows, state.hidden
-        stay, added, written = rows.real.clone(), rows.added.clone(), hidden
+        stay, added, written = rows.real.clone(), rows.added, hidden
         alive, sizes, encoder = list(rows.alive), list(rows.sizes), list(state.encoder)
-        source = torch.arange(rows.real.shape[1], device=rows.real.device).expand_as(rows.real).clone()
-        moved = renewed = False
+        every = torch.arange(stay.shape[1], device=stay.device)
+        source, renewed = every, False
         for row, selection in enumerate(selections):
             if selection is None:
                 continue
             placed, columns = Placement.of(selection, rows, row), rows.columns(row)
             stay[row, columns] = False
             stay[row, placed.slots] = True
-            added[row, placed.taken] = True
-            source[row, placed.slots] = placed.tokens
-            moved |= placed.moved
+            if placed.moved:
+                source = every.expand_as(stay).clone() if source is every else source
+                source[row, placed.slots] = placed.tokens
+            if len(placed.taken):
+                added = torch.zeros_like(stay) if added is None else added.clone()
+                added[row, placed.taken] = True
             kept = selection.kept.to(columns.device)
             alive[row] = alive[row][kept.to(alive[row].device)][placed.order.to(alive[row].device)]
             sizes[row] = _sizes(selection, rows.sizes[row], placed)
@@ -221,12 +221,14 @@ class StageRunner:
                     written = hidden.clone() if written is hidden else written
                     written[row, at.to(hidden.device)] = made.to(hidden.device, hidden.dtype)
         index = None
-        if moved or not torch.equal(stay, rows.real):
-            packed = left_packed(stay)
-            index = source.gather(1, packed.clamp(min=0)).masked_fill(packed < 0, -1) if moved else packed
+        if source is not every or not torch.equal(stay, rows.real):
+            index = packed = left_packed(stay)
+            if source is not every:
+                index = source.gather(1, packed.clamp(min=0)).masked_fill(packed < 0, -1)
         if index is None and not renewed:
             return State(rows, written, tuple(encoder)), None
-        rows = replace(rows, visual=rows.visual & ~added, added=added, alive=tuple(alive), sizes=tuple(sizes))
+        visual = rows.visual if added is None else rows.visual & ~added
+        rows = replace(rows, visual=visual, added=added, alive=tuple(alive), sizes=tuple(sizes))
         if index is not None:
             rows, written = rows.take(index), gather(written, index)
         return State(rows, written, tuple(encoder)), index
@@ -273,7 +275,7 @@ def check_selection(selection: Selection, features: Tensor, stage: Stage) -> Non
     where = f"stage {stage.title!r} ({stage.site_label})"
     if kept.dtype != torch.int64 or kept.dim() != 1:
         raise ValueError(f"{where}: kept must be (K,) int64, got {tuple(kept.shape)} {kept.dtype}")
-    if kept.numel() and (int(kept[0]) < 0 or int(kept[-1]) >= n or not bool((kept[1:] > kept[:-1]).all())):
+    if kept.numel() and not bool((kept.diff() > 0).all() & (kept[0] >= 0) & (kept[-1] < n)):  # one wait
         raise ValueError(f"{where}: kept must be ascending, unique and within 0..{n - 1}")
     n_extra = 0 if selection.extra is None else selection.extra.shape[0]
     width, n_out = features.shape[1:], kept.numel() + n_extra
@@ -290,11 +292,6 @@ def check_selection(selection: Selection, features: Tensor, stage: Stage) -> Non
     expected_order = torch.arange(n_out, device=sequence.device)
     if sequence.dtype != torch.int64 or not torch.equal(sequence.sort().values, expected_order):
         raise ValueError(f"{where}: sequence must hold every position 0..{n_out - 1} of [*kept, *extra] once (int64)")
-
-
-def _effective(selection: Selection) -> Selection:
-    """The part of a selection that changes the sequence, to be repeated in a forward pass without a cache."""
-    return replace(selection, order=None, assignment=None, diagnose=None)
 
 
 def to_record(selection: Selection) -> Selection:

@@ -43,7 +43,10 @@ class VisionMerging:
     def apply(self, runner: StageRunner, state: State) -> tuple[State, Tensor | None]:
         """Put the merged tokens in the place of all others; rows may be copies. Returns as ``StageRunner.apply``."""
         # Another kernel rounds differently: where nothing was merged, what the model itself encoded is the answer.
-        if all(_keeps_everything(made, events) for made, events in zip(self.selections, self.events, strict=True)):
+        pairs = zip(self.selections, self.events, strict=True)
+        if all(
+            made is None or (len(made.kept) == len(events[0].alive) and made.sequence is None) for made, events in pairs
+        ):
             return state, None
         copied = [row // runner.copies for row in range(len(state.rows.alive))]
         state = replace(state, encoder=tuple(self.features[row] for row in copied))
@@ -51,18 +54,15 @@ class VisionMerging:
         return replace(state, rows=state.rows.reindexed() or state.rows), index
 
 
-def _keeps_everything(selection: Selection | None, events: Sequence[StageEvent]) -> bool:
-    return selection is None or (len(selection.kept) == len(events[0].alive) and selection.sequence is None)
-
-
 def merge_in_vision(
     model: Any,
     family: ModelFamily,
+    stages: Sequence[Stage],
+    chooser: Chooser,
+    *,
     pixels: Tensor | None,
     rows: Rows,
     views: Sequence[Tensor | None],
-    stages: Sequence[Stage],
-    chooser: Chooser,
 ) -> VisionMerging:
     """Run the vision tower on all images, with ``stages`` (all at ``VisionLayer`` sites, in order) carried out in it.
 

@@ -15,7 +15,6 @@ from ..names import Media, VideoFacts
 from ..records import TokenGrid
 from ..types import PlanningInfo, PublishedModel
 from .catalog import PUBLISHED, CatalogEntry
-from .flops import prefill_flops
 from .geometry import stock_frames
 
 BOTH: tuple[Media, ...] = ("image", "video")
@@ -88,6 +87,18 @@ class ImageTokens:
     patch: Tensor
     sources: Tensor | None = None
     weights: Tensor | None = None
+
+
+def frames_as_tokens(videos: Tensor, patch: Tensor, sources: Tensor, n_patches: int) -> list[ImageTokens]:
+    """Videos whose frames all become the same tokens, one frame after the other.
+
+    Shape: videos ``(videos, frames, ...)``; of one frame patch ``(n,)`` and sources ``(n, k)`` as in ``ImageTokens``,
+    and ``n_patches`` that the tower saw of it.
+    """
+    n_videos, n_frames = videos.shape[:2]
+    frame, within = torch.arange(n_frames).repeat_interleave(len(patch)), sources.repeat(n_frames, 1)
+    at = (within + frame[:, None] * n_patches).masked_fill(within < 0, -1)
+    return [ImageTokens(n_frames, frame, patch.repeat(n_frames), at)] * n_videos
 
 
 class Unplanned(Exception):
@@ -285,3 +296,39 @@ class ModelFamily(ABC):
 
 
 _NO_VIDEO = "This model answers questions about images, not about videos; choose a model that takes videos."
+
+
+# -- FLOPs by formula, to compare runs of one model -------------------------------------------------------------------
+
+
+def prefill_flops(tokens_per_layer: Sequence[int], d: int, m: int) -> float:
+    """FLOPs of one forward pass: sum over layers of 4nd² + 2n²d + 2ndm.
+
+    Source: ToDRE (``papers/todre.md`` section 3.1, Eq. 1), generalised from T equal layers to a count per layer. As in
+    the paper one multiply-add counts once, and a gated FFN's third matrix and grouped keys are not considered; use it
+    to compare runs of one model, not as a count of instructions.
+
+    Args: tokens_per_layer ``(T,)`` sequence lengths n; d hidden size; m FFN width.
+    """
+    return float(sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in tokens_per_layer))
+
+
+def merging_flops(entering: Sequence[int], leaving: Sequence[int], d: int, m: int) -> float:
+    """FLOPs of layers that merge between attention and MLP: sum of 4nd² + 2n²d + 2n'dm, from n to n' tokens.
+
+    ``prefill_flops`` with the two halves of a layer at their own lengths; what the matching itself costs is left out.
+
+    Args: entering, leaving ``(T,)`` tokens per layer; d hidden size; m MLP width.
+    """
+    pairs = zip(entering, leaving, strict=True)
+    return float(sum(4 * n * d * d + 2 * n * n * d + 2 * rest * d * m for n, rest in pairs))
+
+
+def decode_flops(tokens_per_layer: Sequence[int], d: int, m: int, new_tokens: int) -> float:
+    """FLOPs of decoding: sum over layers and steps t = 1…new_tokens of 4d² + 2d(n + t − 1) + 2dm.
+
+    Source: ToDRE Eq. 2, with the KV-cache length n of each layer its own.
+    """
+    return float(
+        sum(4 * d * d + 2 * d * (n + step) + 2 * d * m for n in tokens_per_layer for step in range(new_tokens))
+    )

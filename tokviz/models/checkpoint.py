@@ -130,16 +130,11 @@ def folder_of(name: str | Path) -> Path | None:
 
 def _object(file: Path) -> dict[str, Any]:
     """What a file says, {} where it says nothing that can be used; a model's own is missed by whoever asks it."""
-    found = _json(file)
-    return found if isinstance(found, dict) else {}
-
-
-def _json(file: Path) -> Any:
-    """What a file says, None where it cannot be read."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        return None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _damaged(name: str) -> str:

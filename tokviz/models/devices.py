@@ -76,7 +76,11 @@ class DeviceMap:
         else:
             where = {}
         if self.quantization is not None:
-            where["quantization_config"] = _bitsandbytes(self.quantization, self.dtype)
+            from transformers import BitsAndBytesConfig
+
+            four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": self.dtype}
+            bits = four if self.quantization == "4bit" else {"load_in_8bit": True}
+            where["quantization_config"] = BitsAndBytesConfig(**bits)
         return where
 
 
@@ -233,11 +237,3 @@ def _needs_several(device_map: DeviceMap, parameters: Parameters | None) -> bool
     if device_map.device.type != "cuda" or torch.cuda.device_count() < 2 or not has_package("accelerate"):
         return False
     return parameters is None or device_map.needed_gb(parameters) > 0.9 * free_gb(device_map.device)
-
-
-def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

@@ -19,8 +19,7 @@ from .llava import Llava
 from .llava_next import LlavaNext
 from .llava_next_video import LlavaNextVideo
 from .llava_onevision import LlavaOnevision
-from .qwen3_vl import Qwen3VL
-from .qwen_vl import Qwen2VL, Qwen25VL
+from .qwen_vl import Qwen2VL, Qwen3VL, Qwen25VL
 from .video_llava import VideoLlava
 
 GROUP = "tokviz.families"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..records import TokenGrid
-from .base import BOTH, ImageTokens
+from .base import BOTH, ImageTokens, frames_as_tokens
 from .geometry import check_frames, frame_by_frame, middle_of_frame
 from .llava_next import LlavaNext
 
@@ -32,7 +32,8 @@ class LlavaNextVideo(LlavaNext):
         """As LLaVA-NeXT, and the processor must write as many tokens for a frame as pooling leaves."""
         super().check(model, processor, name)
         check_frames(model, processor, name)
-        stride, n = int(model.config.spatial_pool_stride), _patches_along(model)
+        side, patch = self.sides(model)
+        stride, n = int(model.config.spatial_pool_stride), side // patch
         pooled = n // stride  # patches that fill no cell are left out, as pooling does
         if n * n // 4 != pooled * pooled:  # the processor's own count
             raise Unsupported(
@@ -45,28 +46,14 @@ class LlavaNextVideo(LlavaNext):
         videos = arguments.get("pixel_values_videos")
         if videos is None:
             return super().images(model, arguments, n_images, n_patches)
-        n_videos, n_frames = videos.shape[:2]
-        side = _patches_along(model)
-        frame = torch.arange(n_frames).repeat_interleave(n_patches)
-        inside = _pooled_patches(side, model.config.spatial_pool_stride)
-        tokens = ImageTokens(
-            n_tiles=n_frames,
-            tile=frame,
-            patch=torch.arange(n_patches).repeat(n_frames),
-            sources=inside.repeat(n_frames, 1) + frame[:, None] * side * side,
-        )
-        return [tokens] * n_videos
+        side, patch = self.sides(model)
+        inside = _pooled_patches(side // patch, model.config.spatial_pool_stride)
+        return frames_as_tokens(videos, torch.arange(n_patches), inside, (side // patch) ** 2)
 
     def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
         """Cells of 2 x 2 patches (as many as are pooled) of the middle square of every frame."""
         cell = model.config.vision_config.patch_size * model.config.spatial_pool_stride
         return frame_by_frame(middle_of_frame(processor, frame_size, cell), n_frames)
-
-
-def _patches_along(model: Any) -> int:
-    """Patches along a side of the tower's image."""
-    vision = model.config.vision_config
-    return int(vision.image_size // vision.patch_size)
 
 
 def _pooled_patches(side: int, stride: int) -> Tensor:

@@ -47,14 +47,12 @@ def why_not_fetched(name: str, error: BaseException) -> BadInput:
 
 def why_not_loaded(name: str, error: BaseException, folder: Path) -> BadInput:
     """Of an error that transformers, torch or safetensors raised while the files in ``folder`` became a model."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, torch.OutOfMemoryError) for cause in causes):
-        return BadInput(
-            f"The GPU ran out of memory while {name} was loaded: choose 8-bit or 4-bit weights, or a smaller model."
-        )
-    if any(_is_host_memory(cause) for cause in causes):
-        return BadInput(f"This machine ran out of memory while {name} was loaded: choose a smaller model.")
-    if any(isinstance(cause, OSError) and cause.errno in _NO_DISK for cause in causes):
+    no_memory = _no_memory(
+        error, f"while {name} was loaded: choose", "8-bit or 4-bit weights, or a smaller model", "a smaller model"
+    )
+    if no_memory is not None:
+        return no_memory
+    if any(isinstance(cause, OSError) and cause.errno in _NO_DISK for cause in _causes(error)):
         return BadInput(f"The disk is full: {name} could not be unpacked. Make room and try again.")
     if isinstance(error, ImportError):
         return _missing_package(name, error)
@@ -70,20 +68,17 @@ def why_not_loaded(name: str, error: BaseException, folder: Path) -> BadInput:
 
 def out_of_memory(name: str, error: BaseException) -> BadInput | None:
     """The sentence for an error while a loaded model answered, where it says that memory ran out; else None."""
+    on_gpu = "8-bit or 4-bit weights, a smaller model or a smaller image"
+    return _no_memory(error, f"while {name} answered: choose", on_gpu, "a smaller model or image")
+
+
+def _no_memory(error: BaseException, when: str, on_gpu: str, on_host: str) -> BadInput | None:
     causes = list(_causes(error))
     if any(isinstance(cause, torch.OutOfMemoryError) for cause in causes):
-        return BadInput(
-            f"The GPU ran out of memory while {name} answered: choose 8-bit or 4-bit weights, a smaller model or a "
-            "smaller image."
-        )
+        return BadInput(f"The GPU ran out of memory {when} {on_gpu}.")
     if any(_is_host_memory(cause) for cause in causes):
-        return BadInput(f"This machine ran out of memory while {name} answered: choose a smaller model or image.")
+        return BadInput(f"This machine ran out of memory {when} {on_host}.")
     return None
-
-
-def unsupported(name: str, kind: str, supported: list[str]) -> Unsupported:
-    """The sentence for an architecture that tokviz does not know."""
-    return Unsupported(f"{name} is a {kind!r} model; supported architectures are {', '.join(sorted(supported))}.")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

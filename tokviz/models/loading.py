@@ -19,8 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
-from ..errors import BadInput, knows_its_keywords
-from ..records import ModelRecord
+from ..errors import BadInput, Unsupported, knows_its_keywords
 from ..short import kind_of, passed
 from . import hub
 from .base import ModelFamily
@@ -30,12 +29,13 @@ from .devices import DeviceMap, LoadOptions, Quantization, check_room, choose_de
 from .families import FAMILIES
 from .hub import Progress, Report, weights_reported
 from .kernels import Kernel, choose_kernel, kernels_in_use
-from .load_errors import unsupported, why_not_loaded
+from .load_errors import why_not_loaded
 from .vlm import VisionLanguageModel, loaded_record
 
 # What transformers and safetensors raise on damaged or odd folders (found by damaging them), and torch without memory.
 _BROKEN: tuple[type[Exception], ...] = (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError)
 _BROKEN += (AttributeError, MemoryError, SafetensorError, UnpicklingError)
+_PARTLY_ON_CPU = "Not everything fits on the GPU: a part of the weights lies in the machine's memory, which is slow."
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ def _checked(
     _check_placeholders(model, processor, family, name)
     family.check(model, processor, name)
     record = loaded_record(model, family, name, quantization)
-    return VisionLanguageModel(model, processor, family, record, (*notices, *_asides(record)))
+    if "cpu" in record.devices:
+        notices += (_PARTLY_ON_CPU,)
+    return VisionLanguageModel(model, processor, family, record, notices)
 
 
 def _check_placeholders(model: Any, processor: Any, family: ModelFamily, name: str) -> None:
@@ -215,7 +217,8 @@ def prepare(
 
 def _family_of(kind: str, name: str) -> ModelFamily:
     if kind not in FAMILIES:
-        raise unsupported(name, kind, list(FAMILIES))
+        supported = ", ".join(sorted(FAMILIES))
+        raise Unsupported(f"{name} is a {kind!r} model; supported architectures are {supported}.")
     return FAMILIES[kind]
 
 
@@ -302,7 +305,13 @@ def _check_kernel(model: Any, family: ModelFamily, name: str, devices: list[torc
 def _resolve(name_or_path: object) -> tuple[Path | str, str | None, str]:
     """``(folder or hub id, revision, name to show)``."""
     if not isinstance(name_or_path, str | Path):
-        raise BadInput(_no_name(name_or_path))
+        if isinstance(name_or_path, VisionLanguageModel):
+            raise BadInput("This model is already loaded: pass it to tokviz.compare.")
+        held = " A model that you hold already goes to tokviz.wrap(model, processor)."
+        raise BadInput(
+            f"tokviz.load takes a name, not {kind_of(name_or_path)}: {EMBEDDED_MODEL!r}, a folder, or a hub id "
+            f"'owner/name'.{held if isinstance(name_or_path, torch.nn.Module) else ''}"
+        )
     name = str(name_or_path)
     if name in EMBEDDED and isinstance(name_or_path, str):
         if not (embedded_folder(name) / "config.json").is_file():
@@ -324,26 +333,9 @@ def _resolve(name_or_path: object) -> tuple[Path | str, str | None, str]:
     )
 
 
-def _no_name(given: object) -> str:
-    """What to pass instead of a model object or anything else that is no name."""
-    said = f"tokviz.load takes a name, not {kind_of(given)}: {EMBEDDED_MODEL!r}, a folder, or a hub id 'owner/name'."
-    if isinstance(given, VisionLanguageModel):
-        return "This model is already loaded: pass it to tokviz.compare."
-    if isinstance(given, torch.nn.Module):
-        return f"{said} A model that you hold already goes to tokviz.wrap(model, processor)."
-    return said
-
-
 def _is_hub_id(name: str) -> bool:
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
     return name.count("/") == 1
-
-
-def _asides(record: ModelRecord) -> list[str]:
-    """What the user should know about how the model came out."""
-    if "cpu" in record.devices:
-        return ["Not everything fits on the GPU: a part of the weights lies in the machine's memory, which is slow."]
-    return []

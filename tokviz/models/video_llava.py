@@ -18,7 +18,7 @@ from ..errors import Unsupported
 from ..names import Media
 from ..records import TokenGrid
 from ..types import PlanningInfo
-from .base import BOTH, ImageTokens, VisionTower
+from .base import BOTH, ImageTokens, VisionTower, frames_as_tokens
 from .geometry import check_frames, frame_by_frame, middle_of_frame
 from .llava import Llava
 
@@ -58,17 +58,8 @@ class VideoLlava(Llava):
         videos = arguments.get("pixel_values_videos")
         if videos is None:
             return super().images(model, arguments, n_images, n_patches)
-        n_videos, n_frames = videos.shape[:2]
-        row, frame = torch.arange(n_patches), torch.arange(n_frames).repeat_interleave(n_patches)
-        patch, source = row.repeat(n_frames), frame * (n_patches - 1) + (row - 1).repeat(n_frames)
-        is_cls = patch == 0
-        tokens = ImageTokens(
-            n_tiles=n_frames,
-            tile=frame,
-            patch=patch.masked_fill(is_cls, -1),
-            sources=source.masked_fill(is_cls, -1)[:, None],
-        )
-        return [tokens] * n_videos
+        row = torch.arange(n_patches)
+        return frames_as_tokens(videos, row.masked_fill(row == 0, -1), row[:, None] - 1, n_patches - 1)
 
     def video_grid(self, model: Any, processor: Any, frame_size: tuple[int, int], n_frames: int) -> TokenGrid:
         """[CLS] and the patches of the middle square of every frame."""

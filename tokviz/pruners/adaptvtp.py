@@ -8,24 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..types import (
-    QUESTION_FEATURES,
-    TEXT_FEATURES,
-    Budget,
-    Chart,
-    Diagnostics,
-    Params,
-    PlanningInfo,
-    Reading,
-    Schedule,
-    Selection,
-    Signals,
-    TokenMap,
-)
-from .diagnostics import explained
+from ..records import Chart, Reading, TokenMap
+from ..types import QUESTION_FEATURES, TEXT_FEATURES, Diagnostics, Params, Selection, Signals
 from .ops import highest, required, spread, take_rows, unit_rows, usable_rows, whole_groups
 from .pairs import cosine_rows, distances_to
-from .per_view import Usable, unrankable, usable
+from .per_view import Usable, all_rows, unrankable, usable
 from .pruner import Paper, Pruner, choice, fixed_count, number, single_stage, switch
 
 
@@ -96,8 +83,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Shape: signals.features ``(N, D)``, question_features ``(Q, D)`` or text_features ``(M, D)`` -> kept ``(keep,)``.
     Source: AdaptVTP Eq. 3-4 and 8-16; no code is public.
     """
-    features = signals.features
-    found = usable(signals, pool=torch.arange(len(features), device=features.device))
+    features, found = signals.features, usable(signals, pool=all_rows(signals.features))
     rows = found.rows
     if len(rows) == 0:
         return unrankable(keep, found.pool)
@@ -105,19 +91,17 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
         text = required(signals.question_features, "question_features")
     else:
         text = required(signals.text_features, "text_features")
-    text = text[usable_rows(text, torch.arange(len(text), device=text.device))]
-    alpha = alignment(take_rows(features, rows), text, bool(params["normalize"])) if len(text) else None
-    survivors = torch.arange(len(rows), device=rows.device)
+    text = text[usable_rows(text, all_rows(text))]
+    alpha = alignment(take_rows(features, rows), text, params["normalize"]) if len(text) else None
+    survivors = all_rows(rows)
     if params["filter"] and alpha is not None:
         # 1e-9: a share such as 0.29 of 100 must not lose a token to its binary representation.
-        wanted = max(math.floor(float(params["survivors"]) * len(found.pool) + 1e-9), keep)
+        wanted = max(math.floor(params["survivors"] * len(found.pool) + 1e-9), keep)
         survivors = highest(alpha, min(wanted, len(alpha)))
     cover = greedy_max_sum(take_rows(features, rows[survivors]), min(keep, len(survivors)))
     picks = rows[survivors[cover.picks]]
-    return Selection(
-        kept=found.kept(picks, keep),
-        order=spread(torch.arange(len(picks), device=rows.device), picks, len(features), -1),
-        diagnose=lambda: _explained(features, found, survivors, cover, alpha, len(text)),
+    return found.picked(
+        picks, keep, len(features), lambda: _explained(features, found, survivors, cover, alpha, len(text))
     )
 
 
@@ -130,56 +114,43 @@ def _explained(
     maps = [
         TokenMap("filtered", "Dropped by the text filter", filtered, direction="1 was dropped before any was compared")
     ]
-    charts = [_sigma_chart(cover)] if len(cover.picks) > 1 else []
-    readings, warnings = [], []
-    facts: dict[str, int | float] = {
+    facts: dict[str, float] = {
         "survivors": len(survivors),
         "text_tokens": n_text,
         "first_pick": int(alive[cover.picks[0]]),
     }
+    charts, readings, warnings = _sigma_chart(cover), [], []
     if alpha is None:
         warnings.append("There is no text token to compare with, so that no token was filtered out.")
     else:
-        length = features[rows].float().norm(dim=1)
-        everywhere = spread(alpha, rows, n, torch.nan)
-        direction = "high passes the filter by the text, where that is on"
-        maps.insert(0, TokenMap("alignment", "Alignment α with the text", everywhere, "negative distance", direction))
+        length, everywhere = features[rows].float().norm(dim=1), spread(alpha, rows, n, torch.nan)
+        passes = "high passes the filter by the text, where that is on"
+        maps.insert(0, TokenMap("alignment", "Alignment α with the text", everywhere, "negative distance", passes))
         charts.append(_alignment_chart(alpha, length, rows, survivors))
         measured = correlation(alpha, -length)
         if measured is not None:
             facts["correlation_with_length"] = measured
             label = "Correlation of α with minus the length of the token"
             readings.append(Reading("correlation_with_length", label, measured))
-    score = TokenMap(
-        "mean_distance",
-        "Mean distance to the kept tokens",
-        spread(1.0 - cover.similarity, alive, n, torch.nan),
-        unit="cosine distance",
-        direction="high is kept first; of a kept token, to those kept before it",
-    )
-    return explained(
-        score,
+    distance = spread(1.0 - cover.similarity, alive, n, torch.nan)
+    high = "high is kept first; of a kept token, to those kept before it"
+    return found.explained(
+        TokenMap("mean_distance", "Mean distance to the kept tokens", distance, "cosine distance", high),
         maps=maps,
         charts=charts,
         readings=readings,
         facts=facts,
-        non_finite=found.non_finite,
-        of=n,
         warnings=warnings,
     )
 
 
-def _sigma_chart(cover: MaxSum) -> Chart:
+def _sigma_chart(cover: MaxSum) -> list[Chart]:
     """Mean cosine of every pick after the first to those before it."""
-    return Chart(
-        "sigma",
-        "Similarity of each pick to those before it",
-        "line",
-        y=cover.similarity[cover.picks[1:]].tolist(),
-        x=list(range(2, len(cover.picks) + 1)),
-        x_label="pick",
-        y_label="mean cosine σ / (t - 1)",
-    )
+    picks, label = cover.picks[1:], "Similarity of each pick to those before it"
+    if len(picks) == 0:
+        return []
+    steps, mean = list(range(2, len(picks) + 2)), "mean cosine σ / (t - 1)"
+    return [Chart("sigma", label, "line", cover.similarity[picks].tolist(), steps, x_label="pick", y_label=mean)]
 
 
 def _alignment_chart(alpha: Tensor, length: Tensor, rows: Tensor, survivors: Tensor) -> Chart:
@@ -196,12 +167,6 @@ def _alignment_chart(alpha: Tensor, length: Tensor, rows: Tensor, survivors: Ten
         tokens=rows.tolist(),
         marked=survivors.tolist(),
     )
-
-
-def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """Plan one stage on the embeddings that enter the LLM: all meanings of the budget coincide."""
-    need = QUESTION_FEATURES if params["text"] == "question" else TEXT_FEATURES
-    return single_stage(select, needs=(need,), title="Text filter, then spread out")(budget, info, params)
 
 
 PRUNER = Pruner(
@@ -233,5 +198,9 @@ PRUNER = Pruner(
         ),
         switch("normalize", "Unit lengths", False, "Compare directions only, so that long tokens do not lose."),
     ),
-    schedule=schedule,
+    schedule=single_stage(
+        select,
+        needs=lambda info, params: (QUESTION_FEATURES if params["text"] == "question" else TEXT_FEATURES,),
+        title="Text filter, then spread out",
+    ),
 )

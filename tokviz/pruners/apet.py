@@ -3,81 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import Unsupported
-from ..types import (
-    Budget,
-    Chart,
-    Diagnostics,
-    Params,
-    PlanningInfo,
-    Schedule,
-    SelectFunction,
-    Selection,
-    Signals,
-    Stage,
-    TokenMap,
-)
+from ..records import Chart, TokenMap
+from ..types import Budget, Diagnostics, Params, PlanningInfo, Schedule, Selection, Signals, Stage
 from .apet_reduction import BasisPlaces, Reduction, reduce_tokens
-from .diagnostics import explained, over_steps
-from .ops import complement, kept_rows, row_lengths, spread, take_rows, ties_at_threshold
-from .per_view import Usable, shared, unrankable, usable
+from .diagnostics import explained, lines_per_view
+from .ops import complement, kept_rows, row_lengths, spread, take_rows, top_k
+from .per_view import Usable, all_rows, shared, unrankable, usable
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, whole
 
 _Part = tuple[Tensor, Reduction]
 """The usable rows of one view ``(n_v,)``, and what was decided about them."""
 
 
-def _stage_select(places: BasisPlaces, per_view: bool) -> SelectFunction:
-    @fixed_count
-    def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-        """Rank by reconstruction error, keep, merge; ``apet_reduction`` has the modes.
-
-        Tokens that are not finite are never basis or merged, and stay only if the count cannot be met without them.
-        Rows that are no patch (newlines, a frame's [CLS]) always stay and are not counted in ``keep``. Crops of one
-        image and frames of a video share ``keep`` equally at stage 1, each with a basis of its own; stage 2 takes all
-        visual tokens together.
-        Shape: signals.features ``(N, D)`` -> kept ``(keep + non-patches,)``, features ``(K, D)`` in the given dtype.
-        Source: ApET section 3.3, Eq. 4-5. Differs in both modes: float32 throughout, and farthest point sampling starts
-        at the token farthest from the mean unless ``start`` is random (official: unseeded random).
-        """
-        found, n = usable(signals), len(signals.features)
-        other = complement(found.pool, n)
-        if keep >= len(found.pool):
-            return Selection(kept=torch.arange(n, device=signals.features.device))
-        if len(found.rows) <= keep:
-            return _without_ranking(found, keep, other)
-        parts = [
-            (view, reduce_tokens(take_rows(signals.features, view), share, params, generator, places))
-            for view, share in (shared(signals, found.rows, keep) if per_view else [(found.rows, keep)])
-        ]
-        return _selection(signals, parts, found, other, params, params["mode"] == "official" and places != "behind")
-
-    return select
-
-
-select_stage_1 = _stage_select("by_position", per_view=True)
-select_stage_1_jointly = _stage_select("by_position", per_view=False)
-select_each_frame = _stage_select("behind", per_view=True)
-select_stage_2 = _stage_select("by_rank", per_view=False)
-
-
-def _without_ranking(found: Usable, keep: int, other: Tensor) -> Selection:
-    """All usable tokens, and unusable ones to make up the number; nothing is merged, as no usable token is dropped."""
-    kept = torch.cat([found.kept(found.rows, keep), other]).sort().values
-    if len(found.rows) == 0:
-        return Selection(kept, diagnose=unrankable(keep, found.pool).diagnose)
-    return Selection(kept, diagnose=lambda: explained(non_finite=found.non_finite, of=len(found.pool)))
-
-
-def _selection(
-    signals: Signals, parts: Sequence[_Part], found: Usable, other: Tensor, params: Params, overwrites: bool
+def _select(
+    signals: Signals, keep: int, params: Params, generator: Generator, places: BasisPlaces, per_view: bool
 ) -> Selection:
-    """Back to the numbering of the stage, with rows that are no patch (``other``) kept as they are."""
-    n = len(signals.features)
+    """Rank by reconstruction error, keep, merge; ``apet_reduction`` has the modes.
+
+    Tokens that are not finite are never basis or merged, and stay only if the count cannot be met without them. Rows
+    that are no patch (newlines, a frame's [CLS]) always stay and are not counted in ``keep``. Crops of an image and
+    frames of a video share ``keep`` equally at stage 1, each with a basis of its own; stage 2 takes all together.
+    Shape: signals.features ``(N, D)`` -> kept ``(keep + non-patches,)``, features ``(K, D)`` in the given dtype.
+    Source: ApET section 3.3, Eq. 4-5.
+    """
+    found, n = usable(signals), len(signals.features)
+    other = complement(found.pool, n)
+    if keep >= len(found.pool):
+        return Selection(all_rows(signals.features))
+    if len(found.rows) <= keep:  # no usable token is dropped, so that nothing is merged
+        kept = torch.cat([found.kept(found.rows, keep), other]).sort().values
+        if len(found.rows) == 0:
+            return Selection(kept, diagnose=unrankable(keep, found.pool).diagnose)
+        return Selection(kept, diagnose=lambda: explained(non_finite=found.non_finite, of=len(found.pool)))
+    parts = [
+        (view, reduce_tokens(take_rows(signals.features, view), share, params, generator, places))
+        for view, share in (shared(signals, found.rows, keep) if per_view else [(found.rows, keep)])
+    ]
     assignment = torch.full((n,), -1, device=other.device).index_copy(0, other, other)
     for rows, part in parts:
         assignment[rows] = torch.where(part.owner < 0, -1, rows[part.owner])
@@ -86,12 +53,20 @@ def _selection(
     kept = torch.cat([reduced, other]).sort().values
     return Selection(
         kept=kept,
-        order=spread(torch.arange(len(picks), device=other.device), picks, n, -1),
+        order=spread(all_rows(picks), picks, n, -1),
         assignment=assignment,
         features=kept_rows(signals.features, kept, reduced, torch.cat([part.features for _, part in parts])),
         sequence=_sequence(signals, parts, kept),
-        diagnose=lambda: _explained(signals, parts, found, other, params, overwrites),
+        diagnose=lambda: _explained(
+            signals, parts, found, other, params, params["mode"] == "official" and places != "behind"
+        ),
     )
+
+
+select_stage_1 = fixed_count(partial(_select, places="by_position", per_view=True))
+select_stage_1_jointly = fixed_count(partial(_select, places="by_position", per_view=False))
+select_each_frame = fixed_count(partial(_select, places="behind", per_view=True))
+select_stage_2 = fixed_count(partial(_select, places="by_rank", per_view=False))
 
 
 def _first_draws(basis: Tensor, params: Params) -> Tensor:
@@ -108,62 +83,53 @@ def _sequence(signals: Signals, parts: Sequence[_Part], kept: Tensor) -> Tensor 
     """
     if all(part.sequence is None for _, part in parts):
         return None
-    n = len(signals.features)
-    place = torch.zeros(n, dtype=torch.int64, device=kept.device)
+    place = torch.zeros(len(signals.features), dtype=torch.int64, device=kept.device)
     for rows, part in parts:
         inner = part.rows if part.sequence is None else part.sequence
-        place[rows[inner]] = 1 + torch.arange(len(inner), device=kept.device)
+        place[rows[inner]] = 1 + all_rows(inner)
     view = torch.zeros_like(place) if signals.view is None else signals.view
-    return (view[kept] * (n + 1) + place[kept]).argsort(stable=True)
+    return (view[kept] * (len(place) + 1) + place[kept]).argsort(stable=True)
 
 
 def _explained(
     signals: Signals, parts: Sequence[_Part], found: Usable, other: Tensor, params: Params, overwrites: bool
 ) -> Diagnostics:
-    n, device, several = len(signals.features), other.device, len(parts) > 1
-    error, step = (torch.full((n,), torch.nan, device=device) for _ in range(2))
-    sizes = torch.zeros(n, device=device).index_fill(0, other, 1.0)
+    several, n = len(parts) > 1, len(signals.features)
+    error, step = (torch.full((n,), torch.nan, device=other.device) for _ in range(2))
+    sizes, draws = torch.zeros_like(error).index_fill(0, other, 1.0), 0
     for rows, part in parts:
-        draws = _first_draws(part.basis, params)
-        order = spread(torch.arange(len(draws), device=device), draws, len(rows), -1)
+        first = _first_draws(part.basis, params)
+        order = spread(all_rows(first), first, len(rows), -1)
         error[rows] = part.error
         sizes[rows[part.rows]] = 1.0
         sizes[rows[part.targets]] = part.sizes.float()
         step[rows[part.overwritten]] = order[part.basis][: len(part.overwritten)].float()
-    beside = "" if overwrites else ", beside the basis tokens, which always stay"
-    relative = error / row_lengths(signals.features).clamp_min(1e-12)
-    compared = "to compare; the error itself ranks"
+        draws += len(first)
+    ranks = "high is kept first" + ("" if overwrites else ", beside the basis tokens, which always stay")
+    relative, compared = error / row_lengths(signals.features).clamp_min(1e-12), "to compare; the error itself ranks"
     replaced = "step of the basis token whose feature replaced this one"
     maps = [
         TokenMap("relative_error", "Error / length of the feature", relative, direction=compared),
         TokenMap("group_size", "Tokens merged into one", sizes, unit="tokens", direction="0 is dropped"),
         TokenMap("basis_in", "Overwritten by basis token", step, direction=replaced),
     ]
-    charts = [
-        over_steps(
-            "singular_values" + (f"_{number}" if several else ""),
-            "Singular values of the basis",
-            part.singular,
-            x_label="direction",
-            y_label="singular value",
-            about=int(rows[0]) if several else None,
-        )
-        for number, (rows, part) in enumerate(parts)
-        if len(part.singular)
-    ]
-    facts: dict[str, object] = {
+    name, singular = "singular_values" + ("_{}" if several else ""), [(rows, part.singular) for rows, part in parts]
+    charts = lines_per_view(name, "Singular values of the basis", singular, "direction", "singular value")
+    groups = top_k(sizes, int((sizes > 1).sum()))
+    if len(groups):
+        label, counts = "Tokens merged into one, largest group first", sizes[groups].tolist()
+        charts.append(Chart("group_sizes", label, "bars", counts, tokens=groups.tolist(), y_label="tokens"))
+    facts = {
         "mode": params["mode"],
         "sampling": params["sampling"],
-        "basis_used": sum(len(_first_draws(part.basis, params)) for _, part in parts),
+        "basis_used": draws,
         "singular_values": [float(f"{value:.6g}") for _, part in parts for value in part.singular.tolist()],
-        "ties_at_threshold": max(
-            ties_at_threshold(part.ranked, part.wanted) if part.wanted else 0 for _, part in parts
-        ),
+        "ties_at_threshold": max(part.ties() for _, part in parts),
     }
     return explained(
-        TokenMap("error", "Approximation error", error, direction=f"high is kept first{beside}", scale="log"),
+        TokenMap("error", "Approximation error", error, direction=ranks, scale="log"),
         maps=maps if overwrites else maps[:2],
-        charts=[*charts, *_group_chart(parts)],
+        charts=charts,
         order_is_basis=True,
         facts={**facts, "kept_per_view": [len(part.rows) for _, part in parts]} if several else facts,
         non_finite=found.non_finite,
@@ -171,30 +137,13 @@ def _explained(
     )
 
 
-def _group_chart(parts: Sequence[_Part]) -> tuple[Chart, ...]:
-    """The sizes of the groups that several tokens were merged into, largest first."""
-    sizes = {
-        token: size
-        for rows, part in parts
-        for token, size in zip(rows[part.targets].tolist(), part.sizes.tolist(), strict=True)
-        if size > 1
-    }
-    if not sizes:
-        return ()
-    groups = sorted(sizes, key=lambda token: (-sizes[token], token))
-    counts = [float(sizes[token]) for token in groups]
-    label = "Tokens merged into one, largest group first"
-    return (Chart("group_sizes", label, "bars", y=counts, tokens=groups, y_label="tokens"),)
-
-
 def plan_counts(budget: Budget, info: PlanningInfo) -> tuple[int, int]:
-    """How many tokens stages 1 and 2 keep, for a stage 2 at half depth.
+    """How many tokens stages 1 and 2 keep, for a stage 2 at half depth; each at least 1, above N a stage does nothing.
 
-    ``published`` and ``average``: 1.5 B, then 0.5 B, so that the layers process B on average, exactly as the paper's
-    tables (192: 288, 96; 64: 96, 32). Halves go down in stage 1 and up in stage 2. When 1.5 B exceeds N, or the number
-    of layers is odd, stage 2 takes what keeps the average at B. ``final``: stage 2 keeps B and stage 1 keeps 3 B, the
-    same ratio. ``published`` on Qwen: stage 2 keeps 0.333 of stage 1, rounded down, as its scripts say (20%: 0.3 N and
-    0.333 of that). Both counts are at least 1; counts above N mean that the stage does nothing.
+    ``published`` and ``average``: 1.5 B, then 0.5 B, so that the layers process B on average, as in the paper's tables
+    (192: 288, 96; 64: 96, 32). When 1.5 B exceeds N, or the number of layers is odd, stage 2 takes what keeps the
+    average at B. ``final``: stage 2 keeps B and stage 1 keeps 3 B, the same ratio. ``published`` on Qwen: stage 2 keeps
+    0.333 of stage 1, rounded down, as its scripts say.
     """
     tokens, n, layers = budget_tokens(budget), info.n_visual, info.n_layers
     if budget.counted_as == "final":
@@ -212,38 +161,27 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
 
     Counts: see ``plan_counts``. Families that merge patches behind their encoder have stage 1 on the embeddings that
     enter the LLM. Videos: stage 1 in each frame by itself, but for Qwen; on Video-LLaVA, as its code does, behind the
-    projector and without stage 2, so that all meanings of the budget agree. Raises BadInput for a budget below 1 token,
-    Unsupported for the official mode where there is no official code, or where it differs in ways that are not
-    implemented (``methods.md`` 1.2).
+    projector and without stage 2. Raises BadInput for a budget below 1 token, Unsupported for the official mode where
+    there is no official code.
     """
-    if params["mode"] == "official" and not _has_official_code(info):
+    published, filmed = info.published_as, info.has_frames
+    if params["mode"] == "official" and published != ("video_llava" if filmed else "llava"):
         raise Unsupported(
             "ApET's official mode reproduces its code for LLaVA's images and Video-LLaVA's videos. "
             "Choose mode paper for this model."
         )
-    if info.published_as == "video_llava" and info.has_frames:
-        stage = Stage(
-            "projector", budget_tokens(budget), select_each_frame, title="Approximation error, frame by frame"
-        )
-        return Schedule((stage,))
+    title = "Approximation error, frame by frame"
+    if published == "video_llava" and filmed:
+        return Schedule((Stage("projector", budget_tokens(budget), select_each_frame, title=title),))
     first, second = plan_counts(budget, info)
-    llava = info.published_as in ("llava", "video_llava")  # whose encoders make the very tokens that are projected
-    per_view = llava or (info.has_frames and info.published_as != "qwen")
+    llava = published in ("llava", "video_llava")  # whose encoders make the very tokens that are projected
+    select = select_stage_1 if llava or (filmed and published != "qwen") else select_stage_1_jointly
     return Schedule(
         (
-            Stage(
-                "encoder" if llava else "projector",
-                first,
-                select_stage_1 if per_view else select_stage_1_jointly,
-                title="Stage 1: approximation error",
-            ),
+            Stage("encoder" if llava else "projector", first, select, title="Stage 1: approximation error"),
             Stage(info.n_layers // 2, second, select_stage_2, title="Stage 2: approximation error"),
         )
     )
-
-
-def _has_official_code(info: PlanningInfo) -> bool:
-    return info.published_as == ("video_llava" if info.has_frames else "llava")
 
 
 PRUNER = Pruner(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ..types import Params
-from .ops import complement, merge_into_nearest, reconstruction_error, top_k
-from .sampling import density_peaks, farthest_from_mean, farthest_points, random_rows
+from .density import density_peaks
+from .ops import complement, merge_into_nearest, reconstruction_error, ties_at_threshold, top_k
+from .sampling import farthest_from_mean, farthest_points, random_rows
 
 # The official solve adds this to the diagonal of B B^T (absolute, whatever the scale of the features).
 OFFICIAL_RIDGE = 1e-5
@@ -31,26 +33,26 @@ class Reduction:
     Shape:
         rows, features: ``(T,)`` ascending and ``(T, D)`` float32, the tokens that stay.
         owner: ``(n,)``, the kept token that carries each one, -1 if none.
+        error: ``(n,)``, NaN where nothing was ranked.
         targets, sizes: ``(t,)``, those that took others in, and how many tokens each is the mean of.
-        sequence: ``(T,)``, the rows in the order in which the LLM gets them, None for ascending.
         basis: ``(M,)``, the tokens that became the basis, in order; one drawn again comes again.
-        overwritten: the tokens over which the features of the basis were written, in the order of ``basis``.
-        error: ``(n,)``, NaN where nothing was ranked. ranked: those of the tokens that competed for ``wanted`` places.
         singular: ``(min(M, D),)``, singular values of the basis.
+        overwritten: the tokens over which the features of the basis were written, in the order of ``basis``.
+        sequence: ``(T,)``, the rows in the order in which the LLM gets them, None for ascending.
+        ties: counts errors at the threshold, 0 where there was none.
     """
 
     rows: Tensor
     features: Tensor
     owner: Tensor
+    error: Tensor
     targets: Tensor
     sizes: Tensor
     basis: Tensor
-    overwritten: Tensor
-    error: Tensor
-    ranked: Tensor
-    wanted: int
     singular: Tensor
+    overwritten: Tensor
     sequence: Tensor | None = None
+    ties: Callable[[], int] = lambda: 0
 
 
 def sample_basis(features: Tensor, count: int, params: Params, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -80,100 +82,64 @@ def sample_basis(features: Tensor, count: int, params: Params, generator: Genera
 
 
 def reduce_tokens(features: Tensor, keep: int, params: Params, generator: Generator, places: BasisPlaces) -> Reduction:
-    """Reduce ``n`` tokens to ``keep``, by ``params["mode"]``; places: of the basis, in official mode.
+    """Keep the tokens with the largest error beside the basis, and merge each of the others into the most similar one.
 
     The basis is M' = min(M, keep - 1) tokens (none for keep = 1, when the error is the token's length), fewer if there
-    are fewer distinct ones. Behind a frame it is always made of tokens, none of them twice.
+    are fewer distinct ones. ``paper``: the basis stays at its places, with the T - M largest errors of the rest.
+    ``official``: the T largest errors stay, and the feature of the M last of them is overwritten by a basis token's;
+    what those held is lost, they receive no merges, and the basis tokens' own places count as dropped.
+    ``official`` and places ``behind``: ALL others merge into the T - M largest errors, best first, then come the basis
+    tokens as they were, always tokens and none of them twice. So what they hold is there twice: by itself, and in the
+    mean of the most similar of the others.
     Shape: features ``(n, D)`` float32, finite.
+    Source: ApET section 3.3 ("we explicitly retain the base tokens"); official ``llava/model/utils.py``,
+    ``modeling_llama_x.py`` and ``video-llava/videollava/model/llava_arch.py``, ``encode_videos``.
     """
-    if keep <= 0 or keep >= len(features):
-        return _unranked(features, stay=keep > 0)
-    official = params["mode"] == "official"
-    drawn = {**params, "mode": "paper"} if places == "behind" else params
-    basis, values = sample_basis(features, min(int(params["basis_tokens"]), keep - 1), drawn, generator)
-    error, singular = reconstruction_error(features, values, OFFICIAL_RIDGE if official else 0.0)
+    n, everything = len(features), torch.arange(len(features), device=features.device)
+    if keep <= 0 or keep >= n:
+        return _unranked(features, everything, stay=keep > 0)
+    official, behind = params["mode"] == "official", places == "behind"
+    drawn = {**params, "mode": "paper"} if behind else params
+    basis, written = sample_basis(features, min(params["basis_tokens"], keep - 1), drawn, generator)
+    error, singular = reconstruction_error(features, written, OFFICIAL_RIDGE if official else 0.0)
     rounding = ROUNDING * max(ROUNDING_TERMS, features.shape[1]) ** 0.5
     error = error.masked_fill(error <= rounding * features.norm(dim=1), 0.0)
-    if official and places != "behind":
-        found = _overwrite(features, error, basis, values, keep, by_rank=places == "by_rank")
+    if official and not behind:
+        ranked, wanted = error, keep
+        best = top_k(error, keep)
+        targets, overwritten = best[: keep - len(basis)].sort().values, best[keep - len(basis) :]
+        overwritten = overwritten if places == "by_rank" else overwritten.sort().values
+        kept, sources, sequence = best.sort().values, complement(best, n), None
     else:
-        found = _keep_basis(features, error, basis, keep, merges_basis=official)
-    return replace(found, singular=singular)
-
-
-def _keep_basis(features: Tensor, error: Tensor, basis: Tensor, keep: int, merges_basis: bool) -> Reduction:
-    """Keep the basis and the T - M largest errors of the rest.
-
-    Each stays at its own place, and the rest merges into all of them. ``merges_basis`` does as the official code for
-    videos: ALL others merge into the T - M, best first, then come the basis tokens as they were. So what the basis
-    tokens hold is there twice: by itself, and in the mean of the most similar of the others.
-    Source: ApET section 3.3 ("we explicitly retain the base tokens"); official
-    ``video-llava/videollava/model/llava_arch.py``, ``encode_videos``.
-    """
-    n = len(features)
-    rest = complement(basis, n)
-    ranked, wanted = error[rest], keep - len(basis)
-    best = rest[top_k(ranked, wanted)]
-    kept = torch.cat([basis, best]).sort().values
-    targets = best.sort().values if merges_basis else kept
-    sources = complement(targets, n)
+        rest = complement(basis, n)
+        ranked, wanted = error[rest], keep - len(basis)
+        best = rest[top_k(ranked, wanted)]
+        kept, overwritten = torch.cat([basis, best]).sort().values, basis[:0]
+        targets, sequence = (best.sort().values, torch.cat([best, basis])) if official else (kept, None)
+        sources = complement(targets, n)
     merge = merge_into_nearest(features, targets, sources)
     values = merge.features
-    if merges_basis:
-        values = features[kept].index_copy_(0, torch.searchsorted(kept, targets), merge.features)
-    owner = torch.arange(n, device=kept.device).index_copy(0, sources, merge.owner)
+    if official:
+        values = features[kept].index_copy_(0, torch.searchsorted(kept, targets), values)
+        values.index_copy_(0, torch.searchsorted(kept, overwritten), written[: len(overwritten)])
+    owner = everything.index_copy(0, sources, merge.owner)
     return Reduction(
         rows=kept,
         features=values,
-        owner=owner.index_copy(0, basis, basis),
+        owner=owner.index_copy(0, basis, basis) if behind else owner,
+        error=error,
         targets=targets,
         sizes=merge.sizes,
         basis=basis,
-        overwritten=kept[:0],
-        error=error,
-        ranked=ranked,
-        wanted=wanted,
-        singular=error[:0],
-        sequence=torch.cat([best, basis]) if merges_basis else None,
+        singular=singular,
+        overwritten=overwritten,
+        sequence=sequence,
+        ties=lambda: ties_at_threshold(ranked, wanted),
     )
 
 
-def _overwrite(features: Tensor, error: Tensor, basis: Tensor, values: Tensor, keep: int, by_rank: bool) -> Reduction:
-    """Keep the T largest errors; the feature of the M last of them is overwritten by a basis token's.
-
-    What the M overwritten tokens held is lost, they receive no merges, and the basis tokens' own places count as
-    dropped. Basis features are written in the order of picking to the overwritten places in ascending order (stage 1)
-    or in order of rank (stage 2).
-    Source: official ``llava/model/utils.py`` and ``modeling_llama_x.py``.
-    """
-    n, m = len(features), len(basis)
-    ranked = top_k(error, keep)
-    targets, places = ranked[: keep - m].sort().values, ranked[keep - m :]
-    places = places if by_rank else places.sort().values
-    dropped = complement(ranked, n)
-    merge = merge_into_nearest(features, targets, dropped)
-    kept, order = torch.cat([targets, places]).sort()
-    return Reduction(
-        rows=kept,
-        features=torch.cat([merge.features, values])[order],
-        owner=torch.arange(n, device=kept.device).index_copy(0, dropped, merge.owner),
-        targets=targets,
-        sizes=merge.sizes,
-        basis=basis,
-        overwritten=places,
-        error=error,
-        ranked=error,
-        wanted=keep,
-        singular=error[:0],
-    )
-
-
-def _unranked(features: Tensor, stay: bool) -> Reduction:
+def _unranked(features: Tensor, everything: Tensor, stay: bool) -> Reduction:
     """Every token stays as it is, or none does and nothing is left to merge into."""
-    n, device = len(features), features.device
-    everything = torch.arange(n, device=device)
-    rows, none = everything if stay else everything[:0], everything[:0]
-    owner = everything if stay else torch.full((n,), -1, device=device)
-    error = features.new_full((n,), torch.nan)
-    empty = error[:0]
-    return Reduction(rows, features[rows], owner, none, none, none, none, error, empty, wanted=0, singular=empty)
+    none, error = everything[:0], torch.full_like(features[:, 0], torch.nan)
+    rows, owner = (everything, everything) if stay else (none, torch.full_like(everything, -1))
+    return Reduction(rows, features[rows], owner, error, none, none, none, error[:0], none)

@@ -8,22 +8,13 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import Unsupported
-from ..types import (
-    CLIP_RELEVANCE,
-    QUESTION_FEATURES,
-    Budget,
-    Diagnostics,
-    Params,
-    PlanningInfo,
-    Schedule,
-    Selection,
-    Signals,
-    TokenMap,
-)
-from .diagnostics import explained, over_steps
+from ..names import Params
+from ..records import TokenMap
+from ..types import CLIP_RELEVANCE, QUESTION_FEATURES, Diagnostics, Need, PlanningInfo, Selection, Signals
+from .diagnostics import lines_per_view
 from .ops import required, spread, take_rows, top_k, unit_rows, usable_rows, whole_groups
 from .pairs import cosine_rows
-from .per_view import Usable, in_each_view, unrankable, usable
+from .per_view import all_rows, in_each_view, unrankable, usable
 from .pruner import Paper, Pruner, choice, fixed_count, single_stage
 
 # The official min-max scaling adds this, so that the least relevant token keeps a little weight.
@@ -100,7 +91,7 @@ def question_relevance(question: Tensor, unit: Tensor) -> Tensor | None:
 
     Shape: question ``(Q, D)``, unit ``(n, D)`` -> ``(n,)``.
     """
-    question = question[usable_rows(question, torch.arange(len(question), device=question.device))].float()
+    question = question[usable_rows(question, all_rows(question))].float()
     if len(question) == 0:
         return None
     return (whole_groups(unit) @ unit_rows(question.mean(0, keepdim=True)).squeeze(0))[: len(unit)]
@@ -115,21 +106,18 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     that are no patch are never kept. Without a question token all tokens are equally relevant, and a warning says so.
     Shape: signals.features ``(N, D)``, clip_relevance ``(N,)`` or question_features ``(Q, D)`` -> kept
     ``(min(keep, patches),)``.
-    Source: CDPruner Eq. 3-9, official ``llava_arch.py``. Differs: see ``largest_volume`` and ``scaled``; zero tokens
-    have cosine 0 with everything instead of NaN; cosines are taken in float32 throughout.
+    Source: CDPruner Eq. 3-9, official ``llava_arch.py``; see ``largest_volume`` and ``scaled``.
     """
-    source, relevance = str(params["relevance"]), None
+    source, n, in_clip = params["relevance"], len(signals.features), []
     if source == "clip":
-        in_clip = -required(signals.clip_relevance, "clip_relevance").float()
-        found = usable(signals, in_clip)
-    else:
-        found = usable(signals)
-    rows, n = found.rows, len(signals.features)
+        in_clip = [-required(signals.clip_relevance, "clip_relevance").float()]
+    found = usable(signals, *in_clip)
+    rows = found.rows
     if len(rows) == 0:
-        return unrankable(min(keep, len(found.pool)), found.pool)
+        return unrankable(keep, found.pool)
     unit = unit_rows(take_rows(signals.features, rows))
-    if source == "clip":
-        relevance = in_clip[rows]
+    if in_clip:
+        relevance: Tensor | None = in_clip[0][rows]
     else:
         relevance = question_relevance(required(signals.question_features, "question_features"), unit)
     if relevance is None:
@@ -143,61 +131,31 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
         return largest_volume(unit[part], weights[part], share)
 
     volumes = in_each_view(signals, rows, keep, reduce)
+
+    def diagnose() -> Diagnostics:
+        variance = torch.full((n,), torch.nan, device=rows.device)
+        for view, volume in volumes:
+            variance[view] = volume.variance
+        name, high = "Volume added when picked", "high is kept first; dropped tokens show what they would still add"
+        relevant = spread(weights, rows, n, torch.nan)
+        gains = [(view, volume.gains.log()) for view, volume in volumes]
+        independent = sum(len(gain) for _, gain in gains)
+        no_question = "There is no question token to compare with, so that all tokens count as equally relevant."
+        return found.explained(
+            TokenMap("conditional_variance", name, variance, "factor of the determinant", high, "log"),
+            maps=(TokenMap("relevance", _RELEVANCE_LABELS[source], relevant, direction="high weighs more"),),
+            charts=lines_per_view("gain_{}", "Log-determinant gained by each pick", gains, "pick", "ln of the gain"),
+            facts={
+                "relevance": source,
+                "independent_picks": independent,
+                "filled_by_relevance": len(picks) - independent,
+                "log_determinant": sum(float(gain.sum()) for _, gain in gains),
+            },
+            warnings=(no_question,) if source == "constant" else (),
+        )
+
     picks = torch.cat([view[volume.picks] for view, volume in volumes])
-    return Selection(
-        kept=found.kept(picks, keep),
-        order=spread(torch.arange(len(picks), device=picks.device), picks, n, -1),
-        diagnose=lambda: _explained(n, found, weights, volumes, source),
-    )
-
-
-def _explained(
-    n: int, found: Usable, weights: Tensor, volumes: list[tuple[Tensor, Volume]], source: str
-) -> Diagnostics:
-    """``volumes``: for each view its rows ``(n_v,)`` and what was picked; weights ``(n,)`` of the usable rows."""
-    variance = torch.full((n,), torch.nan, device=weights.device)
-    for view, volume in volumes:
-        variance[view] = volume.variance
-    score = TokenMap(
-        "conditional_variance",
-        "Volume added when picked",
-        variance,
-        unit="factor of the determinant",
-        direction="high is kept first; dropped tokens show what they would still add",
-        scale="log",
-    )
-    relevance = TokenMap(
-        "relevance",
-        _RELEVANCE_LABELS[source],
-        spread(weights, found.rows, n, torch.nan),
-        direction="high weighs more",
-    )
-    no_question = "There is no question token to compare with, so that all tokens count as equally relevant."
-    return explained(
-        score,
-        maps=(relevance,),
-        charts=[
-            over_steps(
-                f"gain_{number}",
-                "Log-determinant gained by each pick",
-                volume.gains.log(),
-                x_label="pick",
-                y_label="ln of the gain",
-                about=int(view[0]) if len(volumes) > 1 else None,
-            )
-            for number, (view, volume) in enumerate(volumes)
-            if len(volume.gains)
-        ],
-        facts={
-            "relevance": source,
-            "independent_picks": sum(len(volume.gains) for _, volume in volumes),
-            "filled_by_relevance": sum(len(volume.picks) - len(volume.gains) for _, volume in volumes),
-            "log_determinant": sum(float(volume.gains.log().sum()) for _, volume in volumes),
-        },
-        non_finite=found.non_finite,
-        of=len(found.pool),
-        warnings=(no_question,) if source == "constant" else (),
-    )
+    return found.picked(picks, keep, n, diagnose)
 
 
 _RELEVANCE_LABELS = {
@@ -207,19 +165,16 @@ _RELEVANCE_LABELS = {
 }
 
 
-def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """Plan one stage on the embeddings that enter the LLM: all meanings of the budget coincide.
-
-    Raises Unsupported for ``clip`` relevance without CLIP's text tower.
-    """
-    need = CLIP_RELEVANCE if params["relevance"] == "clip" else QUESTION_FEATURES
-    planned = single_stage(select, needs=(need,), title="Largest volume (conditional DPP)")(budget, info, params)
-    if params["relevance"] == "clip" and not info.has_text_tower:
+def needs(info: PlanningInfo, params: Params) -> tuple[Need]:
+    """What makes the relevance. Raises Unsupported for ``clip`` without CLIP's text tower."""
+    if params["relevance"] == "llm":
+        return (QUESTION_FEATURES,)
+    if not info.has_text_tower:
         raise Unsupported(
             "CDPruner's relevance by CLIP needs the text tower of the CLIP model that the vision tower was taken from, "
             "and this model comes without it. Choose relevance llm."
         )
-    return planned
+    return (CLIP_RELEVANCE,)
 
 
 PRUNER = Pruner(
@@ -243,6 +198,6 @@ PRUNER = Pruner(
             "give). clip: as published, in the space of CLIP, with its text tower.",
         ),
     ),
-    schedule=schedule,
     does_without=(CLIP_RELEVANCE,),
+    schedule=single_stage(select, needs=needs, title="Largest volume (conditional DPP)"),
 )

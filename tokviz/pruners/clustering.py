@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..types import Chart, Diagnostics, Selection, TokenMap
+from .density import density_peaks
 from .diagnostics import explained
 from .ops import fill_up, group_sums, kept_rows, sanitised, spread, ties_at_threshold, top_k, usable_rows
 from .per_view import unrankable
-from .sampling import density_peaks
 
 # What the score of ``keep_and_recycle`` means for a token: a recycled one stays as a centre although its score is low.
 KEPT_OR_RECYCLED = "high is kept first; of the others the centres of recycled clusters stay"

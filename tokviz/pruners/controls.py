@@ -30,9 +30,7 @@ def select_random(signals: Signals, keep: int, params: Params, generator: Genera
 def select_uniform(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Keep the middle of each of ``keep`` equal slices of the raster sequence.
 
-    Even along the sequence, not over the plane: a budget that divides the number of rows well gives a lattice, others
-    give points that drift from row to row (slanted lines), and few points can share a column. Every count is met
-    exactly, which no plane lattice could do. Rows that are no patch count like any other. Shape: kept ``(keep,)``.
+    Even along the sequence, not over the plane. Rows that are no patch count like any other. Shape: kept ``(keep,)``.
     """
     return Selection(kept=evenly_spaced(len(signals.features), keep, signals.features.device))
 

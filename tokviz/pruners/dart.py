@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import BadInput
-from ..types import (
-    KEY_NORMS,
-    NORMED_FEATURES,
-    Budget,
-    Diagnostics,
-    Params,
-    PlanningInfo,
-    Schedule,
-    Selection,
-    Signals,
-    Stage,
-    TextScores,
-    TokenMap,
-)
-from .diagnostics import explained
+from ..names import Params
+from ..records import TextScores, TokenMap
+from ..types import KEY_NORMS, NORMED_FEATURES, Budget, Diagnostics, PlanningInfo, Schedule, Selection, Signals
 from .ops import complement, required, row_lengths, spread, top_k, unit_rows, usable_rows, whole_groups
-from .per_view import Usable, unrankable
-from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, whole
-from .schedules import carried_layers, survivors_for_average
+from .per_view import Usable, all_rows, unrankable
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, single_stage, whole
+from .schedules import carried_layers
 
+NEEDS = (KEY_NORMS, NORMED_FEATURES)
 PUBLISHED_LAYER = 2
 
 
@@ -71,78 +60,58 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     """The visual pivots, and ``keep`` minus their number of tokens that duplicate visual and text pivots least.
 
     Pivots: the tokens with the longest keys (L1 norm) in the layer before, four visual and four text ones behind the
-    image. Visual pivots choose first, then text pivots, both by descending norm; the official code iterates over a
-    Python set, whose order means nothing. Rows that are no patch take part like any other.
+    image. Visual pivots choose first, then text pivots, both by descending norm. Rows that are no patch take part.
     Shape: signals.key_norms ``(N,)``, text_key_norms ``(M,)``, normed_features ``(N, D)``, normed_text ``(M, D)`` ->
     kept ``(keep,)``.
-    Source: DART; llmc ``token_reduction/dart.py`` ``get_retained_image_token``. Differs: the order of the pivots,
-    float32, ties to the lowest index.
+    Source: DART; llmc ``token_reduction/dart.py`` ``get_retained_image_token``.
     """
     norms = required(signals.key_norms, "key_norms").float()
     text_norms = required(signals.text_key_norms, "text_key_norms").float()
     features = required(signals.normed_features, "normed_features")
     text = required(signals.normed_text, "normed_text")
-    everything = torch.arange(len(features), device=features.device)
+    everything = all_rows(features)
     rows = usable_rows(norms, usable_rows(features, everything))
     if len(rows) == 0:
         return unrankable(keep, everything)
-    text_rows = usable_rows(text_norms, usable_rows(text, torch.arange(len(text), device=text.device)))
-    text_pivots = text_rows[top_k(text_norms[text_rows], int(params["text_pivots"]))]
-    visual_pivots = rows[top_k(norms[rows], min(int(params["visual_pivots"]), keep))]
+    text_rows = usable_rows(text_norms, usable_rows(text, all_rows(text)))
+    text_pivots = text_rows[top_k(text_norms[text_rows], params["text_pivots"])]
+    visual_pivots = rows[top_k(norms[rows], min(params["visual_pivots"], keep))]
     candidates = rows[~torch.isin(rows, visual_pivots)]
     pivots = torch.cat([features[visual_pivots], text[text_pivots]])
     found = least_duplicated(features, pivots, candidates, min(keep - len(visual_pivots), len(candidates)))
-    picked, of = torch.cat([visual_pivots, found.picks]), Usable(everything, rows)
-    return Selection(
-        kept=of.kept(picked, keep),
-        order=spread(everything[: len(picked)], picked, len(features), -1),
-        diagnose=lambda: _explained(norms, text_norms, of, visual_pivots, text_pivots, found),
-    )
+    of, picks = Usable(everything, rows), torch.cat([visual_pivots, found.picks])
+
+    def diagnose() -> Diagnostics:
+        n, distance = len(norms), 1.0 - found.cosine
+        # A kept token shows its distance to the pivot that took it, a dropped one that to its farthest pivot.
+        shown = distance.max(0).values.index_copy(0, found.picks, distance[found.pivot, found.picks])
+        shown = shown.index_fill(0, complement(rows, n), torch.nan).index_fill(0, visual_pivots, torch.nan)
+        chosen = torch.zeros_like(text_norms, dtype=torch.bool).index_fill(0, text_pivots, True)
+        by = torch.cat([torch.arange(len(visual_pivots), device=rows.device), found.pivot]).float() + 1.0
+        high = "high is kept first; dropped tokens show the largest distance to any pivot"
+        numbered = f"visual pivots are 1 to {len(visual_pivots)}, text pivots follow"
+        return of.explained(
+            TokenMap("distance_to_pivot", "Distance to the pivot that took it", shown, "cosine distance", high),
+            maps=(
+                TokenMap("key_norm", "Length of the key (L1)", norms, direction="the highest become pivots"),
+                TokenMap("pivot", "Pivot that took it", spread(by, picks, n, torch.nan), direction=numbered),
+            ),
+            text=TextScores("text_key_norm", "Length of the key (L1); the highest become pivots", text_norms, chosen),
+            facts={"visual_pivots": visual_pivots.tolist(), "text_pivots": text_pivots.tolist()},
+        )
+
+    return of.picked(picks, keep, len(features), diagnose)
 
 
-def _explained(
-    norms: Tensor, text_norms: Tensor, of: Usable, visual_pivots: Tensor, text_pivots: Tensor, found: LeastDuplicated
-) -> Diagnostics:
-    n = len(norms)
-    distance = 1.0 - found.cosine
-    # A kept token shows its distance to the pivot that took it, a dropped one how far it is from the farthest pivot.
-    shown = distance.max(0).values.index_copy(0, found.picks, distance[found.pivot, found.picks])
-    shown = shown.index_fill(0, complement(of.rows, n), torch.nan).index_fill(0, visual_pivots, torch.nan)
-    numbers = torch.arange(len(visual_pivots), device=norms.device)
-    pivot = torch.cat([numbers, found.pivot]).float() + 1.0
-    score = TokenMap(
-        "distance_to_pivot",
-        "Distance to the pivot that took it",
-        shown,
-        unit="cosine distance",
-        direction="high is kept first; dropped tokens show the largest distance to any pivot",
-    )
-    taken = TokenMap(
-        "pivot",
-        "Pivot that took it",
-        spread(pivot, torch.cat([visual_pivots, found.picks]), n, torch.nan),
-        direction=f"visual pivots are 1 to {len(visual_pivots)}, text pivots follow",
-    )
-    chosen = torch.zeros(len(text_norms), dtype=torch.bool, device=norms.device).index_fill(0, text_pivots, True)
-    return explained(
-        score,
-        maps=(TokenMap("key_norm", "Length of the key (L1)", norms, direction="the highest become pivots"), taken),
-        text=TextScores("text_key_norm", "Length of the key (L1); the highest become pivots", text_norms, chosen),
-        facts={"visual_pivots": visual_pivots.tolist(), "text_pivots": text_pivots.tolist()},
-        non_finite=of.non_finite,
-        of=n,
-    )
-
-
-def pruning_layer(n_layers: int) -> int:
-    """The layer before which tokens go: 2 at the published depths, elsewhere in proportion, at least 1.
-
-    Raises BadInput for a model of one layer.
-    """
-    layers = carried_layers([PUBLISHED_LAYER], n_layers)
+def layer(info: PlanningInfo, params: Params) -> int:
+    """2 at the published depths, elsewhere in proportion, at least 1. Raises BadInput for a model of one layer."""
+    layers = carried_layers([PUBLISHED_LAYER], info.n_layers)
     if not layers:
         raise BadInput("DART reads the keys of one layer and prunes before the next; this model has a single layer.")
     return layers[0]
+
+
+_exact = single_stage(select, layer, needs=NEEDS, title="Least duplicated", label="DART")
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
@@ -152,14 +121,10 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     pivot: 4 + 8 * 16 = 132 for B = 128. ``final``: R = B. ``average``: R such that the layers process B on average.
     Raises BadInput for a budget below 1 token, when the average cannot be met, and for a model of one layer.
     """
-    tokens, layer = budget_tokens(budget), pruning_layer(info.n_layers)
-    if budget.counted_as == "average":
-        tokens = survivors_for_average("DART", tokens, info, layer)
-    elif budget.counted_as == "published" and params["count"] == "official" and tokens < info.n_visual:
-        visual, text = int(params["visual_pivots"]), int(params["text_pivots"])
-        tokens = visual + (visual + text) * (tokens // (visual + text))
-    needs = (KEY_NORMS, NORMED_FEATURES)
-    return Schedule((Stage(layer, tokens, select, needs, positions="keep", title="Least duplicated"),))
+    tokens, pivots = budget_tokens(budget), params["visual_pivots"] + params["text_pivots"]
+    if budget.counted_as == "published" and params["count"] == "official" and tokens < info.n_visual:
+        budget = replace(budget, tokens=params["visual_pivots"] + pivots * (tokens // pivots))
+    return _exact(budget, info, params)
 
 
 PRUNER = Pruner(
@@ -173,7 +138,7 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2502.11494",
     ),
-    needs=(KEY_NORMS, NORMED_FEATURES),
+    needs=NEEDS,
     params=(
         choice(
             "count",

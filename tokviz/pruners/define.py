@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -12,7 +13,8 @@ from torch import Generator, Tensor
 from ..errors import BadInput
 from ..names import MethodFamily, PositionPolicy, Site, VisionLayer
 from ..short import passed
-from ..types import Need, Params, Selection, Signals, TokenMap
+from ..types import Need, Params, SelectFunction, Selection, Signals, TokenMap
+from .ops import candidate_rows
 from .per_view import ranked
 from .plugins import check_pruner
 from .pruner import Paper, Param, Pruner, fixed_count, single_stage
@@ -34,8 +36,9 @@ def pruner(
     """Make a pruner of ``function(signals, keep, *, ...)``, for everything that takes the id of a method.
 
     The function gets the ``Signals`` of one image or video and how many tokens to keep, always fewer than there are,
-    and returns a ``Selection`` or the indices of the tokens that stay, in any order. It must be pure. Where it has a
-    parameter ``generator``, it gets the seeded ``torch.Generator`` of the run.
+    and returns a ``Selection`` or the indices of the tokens that stay, in any order. More than asked for is an error;
+    fewer is a warning on the run. It must be pure. Where it has a parameter ``generator``, it gets the seeded
+    ``torch.Generator`` of the run.
 
     Its other parameters are keywords with defaults, and become parameters of the method: ``bool``, ``int``, ``float``,
     or ``Literal`` of several texts. ``Annotated[float, Field(ge=0, le=1, description="...")]`` (pydantic's, or bounds
@@ -69,7 +72,7 @@ def pruner(
 
     def made(function: SelectLike) -> Pruner:
         name = label or id
-        select = _select(function)
+        select = _select(function, name)
         result = Pruner(
             id=id,
             label=name,
@@ -87,8 +90,8 @@ def pruner(
     return made
 
 
-def _select(function: SelectLike) -> Any:
-    """The select function of a stage, which checks what came back."""
+def _select(function: SelectLike, label: str) -> SelectFunction:
+    """The select function of a stage, which checks what came back. Kept and added tokens count, as for every method."""
     wants_generator = "generator" in inspect.signature(function).parameters
 
     @fixed_count
@@ -103,8 +106,12 @@ def _select(function: SelectLike) -> Any:
                     f"{kept.dtype} of shape {tuple(kept.shape)}"
                 )
             made = Selection(kept=kept.long().sort().values)
-        if len(made.kept) > keep:
-            raise ValueError(f"{_name(function)} was to keep {keep} tokens and kept {len(made.kept)}")
+        left = len(made.kept) + (0 if made.extra is None else len(made.extra))
+        if left > keep:
+            raise ValueError(f"{_name(function)} was to keep {keep} tokens and kept {left}")
+        if left < keep and left < len(candidate_rows(signals)):  # rows that are no patch may all go
+            fewer = f"{label} kept {left} visual tokens where it was to keep {keep}."
+            return made.with_diagnostics(lambda found: replace(found, warnings=(*found.warnings, fewer)))
         return made
 
     return select

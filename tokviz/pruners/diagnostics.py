@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..types import Chart, Diagnostics, Reading, Selection, TextScores, TokenMap
+from ..types import Chart, Diagnostics, Selection, TokenMap
 from .ops import required, spread
 
 UNRANKABLE = "No token has a finite score or feature: evenly spaced tokens were kept instead of ranked ones."
@@ -24,26 +24,17 @@ def explained(
     non_finite: int,
     of: int,
     facts: Mapping[str, Any] | None = None,
-    maps: Sequence[TokenMap] = (),
-    charts: Sequence[Chart] = (),
-    readings: Sequence[Reading] = (),
-    text: TextScores | None = None,
-    order_is_basis: bool = False,
-    extra_name: str = "",
     warnings: Sequence[str] = (),
+    **shown: Any,
 ) -> Diagnostics:
-    """Diagnostics that also say how many of the ``of`` tokens could not be compared, in the facts and as a warning."""
-    return Diagnostics(
-        score=score,
-        maps=tuple(maps),
-        charts=tuple(charts),
-        readings=tuple(readings),
-        text=text,
-        order_is_basis=order_is_basis,
-        extra_name=extra_name,
-        facts={**(facts or {}), "non_finite": non_finite},
-        warnings=(*non_finite_warnings(non_finite, of), *warnings),
-    )
+    """Diagnostics that also say how many of the ``of`` tokens could not be compared, in the facts and as a warning.
+
+    shown: The other fields of ``Diagnostics``.
+    """
+    facts = {**(facts or {}), "non_finite": non_finite}
+    warnings = (*non_finite_warnings(non_finite, of), *warnings)
+    fixed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in shown.items()}
+    return Diagnostics(score, facts=facts, warnings=warnings, **fixed)
 
 
 def non_finite_warnings(non_finite: int, n: int) -> tuple[str, ...]:
@@ -65,37 +56,40 @@ def lengths(features: Tensor, selection: Selection, marked: Tensor, what: str) -
 
     what: the marked tokens in a word or two. Shape: features ``(N, D)``, those that the stage was given.
     """
-    before = features.float().norm(dim=1)
+    kept, before = selection.kept, features.float().norm(dim=1)
     after = required(selection.features, "features").float().norm(dim=1)
-    direction = "decides nothing; compare it with the length after merging"
+    compared = "decides nothing; compare it with the length after merging"
     longer = f"{what} of rule sum are about twice as long as before"
+    everywhere = spread(after, kept, len(before), torch.nan)
     maps = (
-        TokenMap("length", "Length of the feature", before, "L2 norm", direction),
-        TokenMap(
-            "length_after",
-            "Length after merging",
-            spread(after, selection.kept, len(before), torch.nan),
-            "L2 norm",
-            longer,
-        ),
+        TokenMap("length", "Length of the feature", before, "L2 norm", compared),
+        TokenMap("length_after", "Length after merging", everywhere, "L2 norm", longer),
     )
-    chart = Chart(
-        "lengths",
-        "Length of kept features before and after merging",
-        "scatter",
-        x=before[selection.kept].tolist(),
-        y=after.tolist(),
-        tokens=selection.kept.tolist(),
-        marked=torch.searchsorted(selection.kept, marked).tolist(),
-        x_label="before",
-        y_label=f"after ({what} marked)",
+    label, numbers = "Length of kept features before and after merging", torch.searchsorted(kept, marked).tolist()
+    x_label, y_label, x, y = "before", f"after ({what} marked)", before[kept].tolist(), after.tolist()
+    return maps, Chart(
+        "lengths", label, "scatter", y, x, x_label=x_label, y_label=y_label, tokens=kept.tolist(), marked=numbers
     )
-    return maps, chart
 
 
-def over_steps(
-    name: str, label: str, values: Tensor, x_label: str, y_label: str, about: int | None = None, **more: Any
-) -> Chart:
-    """A line over the steps 1, 2, ... of a loop. Shape: values ``(steps,)``."""
-    steps = list(range(1, len(values) + 1))
-    return Chart(name, label, "line", values.tolist(), steps, x_label=x_label, y_label=y_label, about=about, **more)
+def lines_per_view(
+    name: str, label: str, views: Sequence[tuple[Tensor, Tensor]], x_label: str, y_label: str
+) -> list[Chart]:
+    """A line over the steps 1, 2, ... of a loop for each view in which it went on; ``name`` has a {} for its number.
+
+    Shape: views, for each its rows ``(n_v,)`` and the values of the steps ``(steps,)``.
+    """
+    return [
+        Chart(
+            name.format(number),
+            label,
+            "line",
+            y=values.tolist(),
+            x=list(range(1, len(values) + 1)),
+            x_label=x_label,
+            y_label=y_label,
+            about=int(rows[0]) if len(views) > 1 else None,
+        )
+        for number, (rows, values) in enumerate(views)
+        if len(values)
+    ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Generator
 
 from ..types import Params, Selection, Signals
 from .ops import take_rows, unit_rows
 from .pairs import nearest_cosines
-from .per_view import unrankable, usable
+from .per_view import all_rows, unrankable, usable
 from .pruner import Paper, Pruner, fixed_count, single_stage
 from .sampling import cosine_distances, diverse_selection, greedy_cover
 
@@ -17,15 +16,11 @@ from .sampling import cosine_distances, diverse_selection, greedy_cover
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Max-min cosine distance: first the most isolated token, then always the one farthest from everything kept.
 
-    The first pick has the largest distance to its nearest neighbour. Rows that are no patch (newlines) are picked like
-    any other, as in the official code.
+    The first pick has the largest distance to its nearest neighbour. Rows that are no patch are picked like any other.
     Shape: signals.features ``(N, D)`` -> kept ``(keep,)``.
-    Source: DivPrune, greedy max-min; official ``LLaVA/llava/model/llava_arch.py``. Differs: the official loop does not
-    mask picked tokens and so repeats them among duplicates, has NaN distances for zero tokens, and ranks in the model's
-    dtype; here picked tokens are masked, a zero token has cosine 0 with everything, and ranking is float32.
+    Source: DivPrune, greedy max-min; official ``LLaVA/llava/model/llava_arch.py``.
     """
-    features = signals.features
-    found = usable(signals, pool=torch.arange(len(features), device=features.device))
+    features, found = signals.features, usable(signals, pool=all_rows(signals.features))
     if len(found.rows) == 0:
         return unrankable(keep, found.pool)
     to_neighbour, distances_to = nearest_cosines(unit_rows(take_rows(features, found.rows)), cosine_distances)
@@ -44,5 +39,5 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2503.02175",
     ),
-    schedule=single_stage(select, "projector", title="Farthest apart"),
+    schedule=single_stage(select, title="Farthest apart"),
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Generator
 
-from ..types import CLS_ATTENTION, RECEIVED_ATTENTION, Params, PlanningInfo, Selection, Signals
-from .per_view import ranked_per_view, tower_attention
+from ..types import Params, Selection, Signals
+from .per_view import TOWER_ATTENTION, ranked_per_view, tower_attention
 from .pruner import Paper, Pruner, fixed_count, single_stage
 
 
@@ -13,17 +13,11 @@ from .pruner import Paper, Pruner, fixed_count, single_stage
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Top-k of the [CLS] row of the layer that makes the features, mean over heads; without [CLS], of what is received.
 
-    Rows that are no patch have no [CLS] attention and are never kept (the official code cuts them out too). Crops share
-    ``keep`` equally and are ranked each by itself, as in the official code.
+    Rows that are no patch are never kept. Crops share ``keep`` equally and are ranked each by itself.
     Shape: signals.cls_attention ``(N,)`` -> kept ``(keep,)``.
-    Source: FasterVLM, official ``clip_encoder.py`` and ``llava_arch.py``. Differs: ranks in float32, ties to the lowest
-    index.
+    Source: FasterVLM, official ``clip_encoder.py`` and ``llava_arch.py``.
     """
     return ranked_per_view(signals, tower_attention(signals), keep)
-
-
-def _title(info: PlanningInfo) -> str:
-    return "Highest [CLS] attention" if info.has_cls else "Highest attention received"
 
 
 PRUNER = Pruner(
@@ -37,7 +31,11 @@ PRUNER = Pruner(
         2024,
         "https://arxiv.org/abs/2412.01818v1",
     ),
-    needs=(CLS_ATTENTION, RECEIVED_ATTENTION),
-    does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
-    schedule=single_stage(select, "projector", needs=(CLS_ATTENTION, RECEIVED_ATTENTION), title=_title),
+    needs=TOWER_ATTENTION,
+    does_without=TOWER_ATTENTION,
+    schedule=single_stage(
+        select,
+        needs=TOWER_ATTENTION,
+        title=lambda info: "Highest [CLS] attention" if info.has_cls else "Highest attention received",
+    ),
 )

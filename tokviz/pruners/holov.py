@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Generator, Tensor
 
 from ..records import Chart, TokenMap
-from ..types import CLS_ATTENTION, RECEIVED_ATTENTION, Diagnostics, Params, Selection, Signals
-from .diagnostics import explained
+from ..types import Diagnostics, Params, Selection, Signals
 from .ops import fill_up, spread, top_k
-from .per_view import tower_attention, unrankable, usable
+from .per_view import TOWER_ATTENTION, tower_attention, unrankable, usable
 from .pruner import Paper, Pruner, choice, fixed_count, single_stage, whole
 
 # Constants of the official code: attention is scaled up, variance enters with this weight, and divisions are guarded.
@@ -47,20 +44,12 @@ def holistic_scores(features: Tensor, attention: Tensor) -> Tensor:
     return attention + VARIANCE_WEIGHT * (variance * to_match)
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """Tokens per strip: what the weights gave, and what is taken once no strip gives more than it has."""
+def allocate(scores: Tensor, sizes: list[int], keep: int, redistribute: bool) -> tuple[Tensor, list[int], list[int]]:
+    """Weights of the strips, how many tokens each is given by them, and how many it gives in the end.
 
-    given: list[int]
-    taken: list[int]
-
-
-def allocate(scores: Tensor, sizes: list[int], keep: int, redistribute: bool) -> tuple[Tensor, Allocation]:
-    """Weights of the strips, and how many tokens each gives.
-
-    Each strip gets floor(weight * keep); what is left goes to the highest weights, one each. What exceeds a strip is
-    lost, or, with ``redistribute``, goes one by one down the strips with room in order of weight, round after round.
-    Shape: scores ``(P,)``, mean holistic score of each strip -> ``(P,)``, Allocation.
+    Each strip is given floor(weight * keep); what is left goes to the highest weights, one each. What exceeds a strip
+    is lost, or, with ``redistribute``, goes one by one down the strips with room in order of weight, round after round.
+    Shape: scores ``(P,)``, mean holistic score of each strip -> ``(P,)``, ``P`` ints, ``P`` ints.
     """
     weights = scores / (scores.sum() + GUARD)
     given = (weights * keep).floor().long().clamp_min(0).tolist()
@@ -72,88 +61,75 @@ def allocate(scores: Tensor, sizes: list[int], keep: int, redistribute: bool) ->
         with_room = [strip for strip in by_weight if taken[strip] < sizes[strip]]
         for strip in with_room[: keep - sum(taken)]:
             taken[strip] += 1
-    return weights, Allocation(given, taken)
+    return weights, given, taken
 
 
 @fixed_count
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Cut the sequence into strips, share ``keep`` among them by their mean score, keep the highest attention in each.
 
-    The strips run over all views together, in the order of the sequence, and over patches only. ``surplus = zeros``
-    appends a zero vector for every token that a strip was given beyond its size, as the official code does.
+    The strips run over all views together, in the order of the sequence, and over finite patches only. ``surplus =
+    zeros`` appends a zero vector for every token that a strip was given beyond its size.
     Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` -> kept ``(K,)``, extra ``(E, D)`` with
     K + E = ``min(keep, patches)``.
-    Source: HoloV, official ``llava/model/utils.py``. Differs: float32 and stable ties; in raster order and with the
-    surplus given to other strips, unless asked otherwise; tokens that are not finite are taken out before cutting.
+    Source: HoloV, official ``llava/model/utils.py``.
     """
     score = tower_attention(signals, "high is kept first in its strip")
     attention, found = score.values, usable(signals, score.values)
     rows, keep = found.rows, min(keep, len(found.pool))
     if len(rows) == 0:
         return unrankable(keep, found.pool, score)
-    sizes = strip_sizes(len(rows), int(params["strips"]))
+    sizes = strip_sizes(len(rows), params["strips"])
     strips = rows.split(sizes)
     scores = [holistic_scores(signals.features[strip], attention[strip]) for strip in strips]
     redistribute = params["surplus"] == "redistribute" or len(rows) < keep  # then every usable token stays
     means = torch.stack([part.mean() for part in scores])
-    weights, shares = allocate(means, sizes, min(keep, len(rows)), redistribute)
+    weights, given, taken = allocate(means, sizes, min(keep, len(rows)), redistribute)
     # A strip that stays whole stays in raster order, also where the others are in order of attention (as officially).
     picks = torch.cat(
         [
             strip if count == len(strip) else strip[top_k(attention[strip], count)]
-            for strip, count in zip(strips, shares.taken, strict=True)
+            for strip, count in zip(strips, taken, strict=True)
         ]
     )
     zeros = 0 if redistribute else keep - len(picks)
     ordered = picks if zeros else fill_up(picks, keep, found.pool)
-    kept = ordered.sort().values
-    sequence = None
+    kept, sequence = ordered.sort().values, None
     if params["order"] == "attention":
         added = torch.arange(zeros, device=kept.device) + len(kept)
         sequence = torch.cat([torch.searchsorted(kept, ordered), added])
 
     def diagnose() -> Diagnostics:
-        return explained(
+        of_strip = torch.arange(len(sizes), device=rows.device).repeat_interleave(
+            torch.tensor(sizes, device=rows.device)
+        )
+        holistic, weight, number = (
+            spread(values, rows, len(attention), torch.nan)
+            for values in (torch.cat(scores), weights[of_strip], of_strip.float())
+        )
+        mean, more = "its mean over a strip is the strip's weight", "high gives more tokens"
+        return found.explained(
             score,
-            maps=_maps(torch.cat(scores), weights, sizes, rows, len(attention)),
-            charts=(_chart(shares, sizes),),
+            maps=(
+                TokenMap("holistic", "Holistic score: attention and variety", holistic, direction=mean),
+                TokenMap("strip_weight", "Weight of the strip", weight, "share of the budget", more),
+                TokenMap("strip", "Strip", number, direction="number in the order of the sequence"),
+            ),
+            charts=(_chart(given, taken, sizes),),
             extra_name="zero tokens",
-            facts={"strips": len(sizes), "given": shares.given, "taken": shares.taken, "zero_tokens": zeros},
-            non_finite=found.non_finite,
-            of=len(found.pool),
+            facts={"strips": len(sizes), "given": given, "taken": taken, "zero_tokens": zeros},
         )
 
     extra = signals.features.new_zeros(zeros, signals.features.shape[1]) if zeros else None
     return Selection(kept=kept, extra=extra, sequence=sequence, diagnose=diagnose)
 
 
-def _maps(scores: Tensor, weights: Tensor, sizes: list[int], rows: Tensor, n_all: int) -> tuple[TokenMap, ...]:
-    lengths = torch.tensor(sizes, device=rows.device)
-    numbers = torch.arange(len(sizes), device=rows.device).float()
-    holistic, weight, number = (
-        spread(values, rows, n_all, torch.nan)
-        for values in (scores, weights.repeat_interleave(lengths), numbers.repeat_interleave(lengths))
-    )
-    mean, more = "its mean over a strip is the strip's weight", "high gives more tokens"
-    return (
-        TokenMap("holistic", "Holistic score: attention and variety", holistic, direction=mean),
-        TokenMap("strip_weight", "Weight of the strip", weight, "share of the budget", more),
-        TokenMap("strip", "Strip", number, direction="number in the order of the sequence"),
-    )
-
-
-def _chart(shares: Allocation, sizes: list[int]) -> Chart:
+def _chart(given: list[int], taken: list[int], sizes: list[int]) -> Chart:
     """Tokens kept in each strip; marked are the strips that were given more than they have."""
-    return Chart(
-        "tokens_per_strip",
-        "Tokens kept per strip; marked strips were given more than they have",
-        "bars",
-        y=shares.taken,
-        names=[str(strip + 1) for strip in range(len(sizes))],
-        x_label="strip",
-        y_label="tokens",
-        marked=[strip for strip, size in enumerate(sizes) if shares.given[strip] > size],
-    )
+    label = "Tokens kept per strip; marked strips were given more than they have"
+    names = [str(strip + 1) for strip in range(len(sizes))]
+    full = [strip for strip, size in enumerate(sizes) if given[strip] > size]
+    return Chart("tokens_per_strip", label, "bars", taken, names=names, x_label="strip", y_label="tokens", marked=full)
 
 
 PRUNER = Pruner(
@@ -167,8 +143,8 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2510.02912",
     ),
-    needs=(CLS_ATTENTION, RECEIVED_ATTENTION),
-    does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
+    needs=TOWER_ATTENTION,
+    does_without=TOWER_ATTENTION,
     params=(
         choice(
             "surplus",
@@ -193,7 +169,5 @@ PRUNER = Pruner(
             maximum=64,
         ),
     ),
-    schedule=single_stage(
-        select, "projector", needs=(CLS_ATTENTION, RECEIVED_ATTENTION), title="Attention within strips"
-    ),
+    schedule=single_stage(select, needs=TOWER_ATTENTION, title="Attention within strips"),
 )

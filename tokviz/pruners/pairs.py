@@ -20,8 +20,8 @@ LARGEST_COSINE_MATRIX = 8192
 COMPUTED_SHARE = 1 / 20
 # Up to this share rows are computed ahead on a CPU, where asking which row is next costs nothing.
 AHEAD_SHARE = 1 / 6
-# Numbers that are held in float64 at once for a product, and bytes of a block (as float32) that is squared there.
-WIDENED_AT_ONCE = 1 << 23
+# Numbers that are held in another precision at once for a product, and bytes of a block (as float32) that is squared.
+CONVERTED_AT_ONCE = 1 << 23
 WIDENED_BYTES = 256 << 10
 
 Finish = Callable[[Tensor, Tensor], Tensor]
@@ -36,35 +36,32 @@ class PairRows(Protocol):
 
 
 def symmetric_product(
-    rows: Tensor, finish: Callable[[Tensor, slice, slice], Tensor] | None = None, widen: bool = False
+    rows: Tensor,
+    finish: Callable[[Tensor, slice, slice], Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """``rows @ rows.T`` in float32, exactly symmetric, for half the work: blocks below the diagonal are mirrored.
+    """``rows @ rows.T`` in float32, exactly symmetric, for half the work: what is below the diagonal is mirrored.
 
     Equal rows get the very same products (see ``whole_groups``), so that ties between them are ties.
     finish: ``(products, slice of rows, slice of columns) -> block of the result``, what is to be made of a block of
-    products, which it may overwrite. widen: the products are computed in float64.
+    products, which it may overwrite. dtype: in which products are computed.
     Shape: ``(n, D)`` -> ``(n, n)``.
     """
     n = len(rows)
-    step = max(96, min(1024, -(-n // 160) * 16))
-    blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+    step = max(128, min(1024, -(-n // 160) * 16))
+    wide = max(1, CONVERTED_AT_ONCE // (step * max(1, rows.shape[1]))) * step
+    if n <= wide:
+        rows = whole_groups(rows, dtype)
     result = torch.empty(n, n, device=rows.device)
-    widened = [rows[part].double() for part in blocks] if widen and rows.numel() <= WIDENED_AT_ONCE else None
-
-    def block(number: int) -> Tensor:
-        if widened is not None:
-            return whole_groups(widened[number])
-        part = rows[blocks[number]]
-        return whole_groups(part.double() if widen else part)
-
-    for number, own in enumerate(blocks):
-        left = block(number)
-        for further, other in enumerate(blocks[number:], number):
-            right = left if further == number else block(further)
-            products = (left @ right.T)[: own.stop - own.start, : other.stop - other.start]
+    for start in range(0, n, step):
+        own = slice(start, min(start + step, n))
+        left = whole_groups(rows[start : start + step], dtype)
+        for first in range(start, n, wide):
+            other = slice(first, min(first + wide, n))
+            products = left @ whole_groups(rows[first : first + wide], dtype).T
+            products = products[: own.stop - start, : other.stop - first]
             result[own, other] = products if finish is None else finish(products, own, other)
-            if other is not own:
-                result[other, own] = result[own, other].T
+        result[own.stop :, own] = result[own, own.stop :].T
         # The two halves of a block on the diagonal need not be rounded alike.
         corner = result[own, own]
         corner.copy_(corner.triu() + corner.triu(1).T)
@@ -78,12 +75,12 @@ def euclidean_distances(features: Tensor) -> Tensor:
     over thousands of columns, closer to the exact value. Distances below 1e-7 of the two rows' lengths are rounding
     and count as 0. Shape: ``(n, D)`` finite -> ``(n, n)`` float32.
     """
-    squares = torch.cat([_squared_lengths(features[rows].double()) for rows in row_blocks(features, WIDENED_BYTES)])
+    squares = squared_lengths(features)
 
     def distances(products: Tensor, own: slice, other: slice) -> Tensor:
         return _apart(squares[own].unsqueeze(1) + squares[other], products)
 
-    return symmetric_product(features, distances, widen=True)
+    return symmetric_product(features, distances, torch.float64)
 
 
 def _apart(squares: Tensor, products: Tensor) -> Tensor:
@@ -92,9 +89,9 @@ def _apart(squares: Tensor, products: Tensor) -> Tensor:
     return products.masked_fill_(products <= squares.mul_(1e-14), 0.0).sqrt_()
 
 
-def _squared_lengths(rows: Tensor) -> Tensor:
-    """Squared lengths of rows that are overwritten. Shape: ``(n, D)`` -> ``(n,)``."""
-    return rows.square_().sum(1)
+def squared_lengths(features: Tensor) -> Tensor:
+    """Squared lengths of all rows, in float64. Shape: ``(n, D)`` -> ``(n,)``."""
+    return torch.cat([features[rows].double().square().sum(1) for rows in row_blocks(features, WIDENED_BYTES)])
 
 
 def distances_to(features: Tensor, points: Tensor) -> Tensor:
@@ -102,12 +99,12 @@ def distances_to(features: Tensor, points: Tensor) -> Tensor:
 
     Shape: features ``(n, D)``, points ``(m, D)``, finite -> ``(n, m)`` float32.
     """
+    found, squares = torch.empty(len(features), len(points), device=features.device), squared_lengths(points)
     points = points.double()
-    found, squares = torch.empty(len(features), len(points), device=features.device), points.square().sum(1)
     for rows in row_blocks(features):
         part = features[rows].double()
         products = part @ points.T
-        found[rows] = _apart(_squared_lengths(part).unsqueeze(1) + squares, products)
+        found[rows] = _apart(part.square_().sum(1).unsqueeze(1) + squares, products)
     return found
 
 
@@ -127,7 +124,7 @@ def cosine_rows(unit: Tensor, count: int | None = None, finish: Finish | None = 
     if n <= LARGEST_COSINE_MATRIX and (count is None or count >= COMPUTED_SHARE * n):
         if count is not None and count <= AHEAD_SHARE * n and unit.device.type == "cpu":
             return RowsAhead(unit, finish)
-        return stored_rows(symmetric_product(unit), finish)
+        return StoredRows(symmetric_product(unit), finish)
     padded = whole_groups(unit)
 
     def computed(pick: Tensor, worth: Tensor | None = None) -> Tensor:
@@ -137,14 +134,15 @@ def cosine_rows(unit: Tensor, count: int | None = None, finish: Finish | None = 
     return computed
 
 
-def stored_rows(matrix: Tensor, finish: Finish | None = None) -> PairRows:
+class StoredRows:
     """The rows of a matrix that is there, which ``finish`` may overwrite. Shape: ``(n, n)``."""
-    done = matrix if finish is None else finish(matrix, torch.arange(len(matrix), device=matrix.device))
 
-    def stored(pick: Tensor, worth: Tensor | None = None) -> Tensor:
-        return done.index_select(0, pick).squeeze(0)
+    def __init__(self, matrix: Tensor, finish: Finish | None = None) -> None:
+        self.matrix = matrix if finish is None else finish(matrix, torch.arange(len(matrix), device=matrix.device))
 
-    return stored
+    def __call__(self, pick: Tensor, worth: Tensor | None = None) -> Tensor:
+        """Return the row of ``pick (1,)``. Shape: -> ``(n,)``."""
+        return self.matrix.index_select(0, pick).squeeze(0)
 
 
 class RowsAhead:
@@ -167,7 +165,7 @@ class RowsAhead:
         number = int(pick)
         if number not in self.found:
             if len(self.found) > len(self.unit) // 2:
-                self.stored, self.found = stored_rows(symmetric_product(self.unit), self.finish), {}
+                self.stored, self.found = StoredRows(symmetric_product(self.unit), self.finish), {}
                 return self.stored(pick, worth)
             self._compute(pick, self.seen if worth is None else worth)
         return self.found[number]
@@ -192,7 +190,7 @@ def nearest_cosines(unit: Tensor, finish: Finish | None = None) -> tuple[Tensor,
     n = len(unit)
     if n <= LARGEST_COSINE_MATRIX:
         matrix = symmetric_product(unit).fill_diagonal_(-torch.inf)
-        return matrix.amax(1), stored_rows(matrix, finish)
+        return matrix.amax(1), StoredRows(matrix, finish)
     largest = torch.empty(n, device=unit.device)
     for rows in row_blocks(unit, SCRATCH_BYTES // 8 * unit.shape[1] // n):
         part = unit[rows] @ unit.T

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..types import Diagnostics, Selection, Signals, TokenMap
+from ..types import CLS_ATTENTION, RECEIVED_ATTENTION, Diagnostics, Selection, Signals, TokenMap
 from .diagnostics import UNRANKABLE, explained
-from .ops import candidate_rows, fill_up, highest, required, sanitised, ties_at_threshold, usable_rows
+from .ops import candidate_rows, fill_up, highest, required, sanitised, spread, ties_at_threshold, usable_rows
 
 Part = TypeVar("Part")
+TOWER_ATTENTION = (CLS_ATTENTION, RECEIVED_ATTENTION)
+"""What ``tower_attention`` reads: the one or the other."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,20 @@ class Usable:
         Shape: picks ``(k,)`` -> ``(min(max(k, keep), P),)``.
         """
         return fill_up(picks, keep, self.pool).sort().values
+
+    def picked(self, picks: Tensor, keep: int, n: int, diagnose: Callable[[], Diagnostics]) -> Selection:
+        """What a greedy method picked of ``n`` rows, in the order of picking ``(k,)``; see ``kept``."""
+        order = spread(torch.arange(len(picks), device=picks.device), picks, n, -1)
+        return Selection(self.kept(picks, keep), order, diagnose=diagnose)
+
+    def explained(self, score: TokenMap, **shown: Any) -> Diagnostics:
+        """Diagnostics that also tell of the rows that cannot be compared; see ``diagnostics.explained``."""
+        return explained(score, non_finite=self.non_finite, of=len(self.pool), **shown)
+
+
+def all_rows(features: Tensor) -> Tensor:
+    """The numbers of the rows of ``features (n, ...)``. Shape: ``(n,)``."""
+    return torch.arange(len(features), device=features.device)
 
 
 def usable(signals: Signals, *others: Tensor, pool: Tensor | None = None) -> Usable:

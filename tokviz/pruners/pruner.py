@@ -157,7 +157,7 @@ def needs_on(info: PlanningInfo, *needs: Need) -> tuple[Need, ...]:
 
 def single_stage(
     select: SelectFunction,
-    site: Site = "projector",
+    site: Site | Callable[[PlanningInfo, Params], Site] = "projector",
     *,
     needs: tuple[Need, ...] | Callable[[PlanningInfo, Params], tuple[Need, ...]] = (),
     title: str | Callable[[PlanningInfo], str] = "",
@@ -172,6 +172,7 @@ def single_stage(
 
     Args:
         select: what the stage does; decorate it with ``fixed_count``.
+        site: where it lies, or how to find that.
         needs: signals, or how to find them; see ``needs_on``.
         title: a few words about the stage, or how to find them.
         positions: None keeps those of the tokens behind a stage inside the LLM and closes the gap before it.
@@ -181,17 +182,18 @@ def single_stage(
 
     def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
         tokens = budget_tokens(budget)
-        if isinstance(site, int):
-            if not 0 <= site < info.n_layers:
-                raise BadInput(f"{label} drops tokens before layer {site}; this model has 0 to {info.n_layers - 1}.")
+        where = site(info, params) if callable(site) else site
+        if isinstance(where, int):
+            if not 0 <= where < info.n_layers:
+                raise BadInput(f"{label} drops tokens before layer {where}; this model has 0 to {info.n_layers - 1}.")
             if budget.counted_as == "average":
-                tokens = survivors_for_average(label, tokens, info, site)
+                tokens = survivors_for_average(label, tokens, info, where)
         stage = Stage(
-            "projector" if site == "encoder" and info.merges_patches else site,
+            "projector" if where == "encoder" and info.merges_patches else where,
             tokens,
             tiled if tiled and info.has_tiles else select,
             needs_on(info, *(needs(info, params) if callable(needs) else needs)),
-            positions or ("keep" if isinstance(site, int) else "reindex"),
+            positions or ("keep" if isinstance(where, int) else "reindex"),
             title(info) if callable(title) else title,
         )
         return Schedule((stage,))

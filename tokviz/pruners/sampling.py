@@ -1,4 +1,4 @@
-"""Picking rows one after the other: farthest points, k-center, density peaks.
+"""Picking rows one after the other: farthest points, k-center.
 
 Farthest point sampling (Euclid), greedy k-center and greedy max-min (cosine) are one loop: pick the row whose distance
 to its nearest pick is largest. ``greedy_cover`` is that loop; the methods differ in the distance and the first pick.
@@ -10,23 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..types import Chart, Diagnostics, Selection, TokenMap
-from .diagnostics import explained
-from .ops import row_blocks, row_lengths, spread, top_k
-from .pairs import PairRows, euclidean_distances
+from .ops import row_blocks, row_lengths, spread
+from .pairs import PairRows, StoredRows
 from .per_view import Usable
 
 # How many rows a step of farthest point sampling measures exactly.
 CANDIDATES = 8
 # Rows whose squared distance is below this share of the largest squared length are duplicates (methods.md 16).
 DUPLICATE_SHARE = 1e-12
-# Rows of a distance matrix that density peaks look at at once.
-ROW_TILE = 128
-# Columns of a group of which only the smallest number is looked at first.
-GROUPED_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -53,12 +49,26 @@ def greedy_cover(distances_to: PairRows, first: Tensor, count: int) -> GreedyCov
     picks, gaps = [first], [torch.full((1,), torch.inf, device=first.device)]
     # A picked row is worth -inf from then on: min() keeps it there, so it can never be picked again.
     nearest = distances_to(first).float().index_fill(0, first, -torch.inf)
+    if isinstance(distances_to, StoredRows) and nearest.device.type == "cpu":
+        return _stored_cover(distances_to.matrix.numpy(), first, count, nearest)
     for _ in range(count - 1):
         pick = nearest.argmax(0, keepdim=True)
         picks.append(pick)
         gaps.append(nearest.index_select(0, pick))
         torch.minimum(nearest, distances_to(pick, nearest), out=nearest).index_fill_(0, pick, -torch.inf)
     return GreedyCover(torch.cat(picks), torch.cat(gaps), nearest)
+
+
+def _stored_cover(distances: np.ndarray[Any, Any], first: Tensor, count: int, nearest: Tensor) -> GreedyCover:
+    """The loop of ``greedy_cover`` over a stored matrix: NumPy takes a tenth of torch's time per small call."""
+    picks, gaps, running = [int(first)], [float("inf")], nearest.numpy()
+    for _ in range(count - 1):
+        pick = int(running.argmax())
+        picks.append(pick)
+        gaps.append(float(running[pick]))
+        np.minimum(running, distances[pick], out=running)
+        running[pick] = -np.inf
+    return GreedyCover(torch.tensor(picks), torch.tensor(gaps, dtype=nearest.dtype), nearest)
 
 
 def _distance_bounds(features: Tensor, squares: Tensor, point: Tensor, square: Tensor) -> Tensor:
@@ -168,129 +178,36 @@ def diverse_selection(
     ``score`` ranks tokens as they were picked: a kept token has its distance to the nearest earlier pick, a dropped one
     its distance to the nearest kept token. The first pick has no earlier one: it gets the distance of the next in line.
     """
-    picks = usable.rows[cover.picks]
+    picks, unit = usable.rows[cover.picks], "cosine distance"
 
     def diagnose() -> Diagnostics:
         second = cover.gaps[1] if len(cover.gaps) > 1 else cover.nearest.max().clamp_min(0.0)
         gaps = torch.cat([second.unsqueeze(0), cover.gaps[1:]])
         to_kept = cover.nearest.index_fill(0, cover.picks, 0.0)
         radius = float(f"{float(to_kept.max()):.6g}")
-        score = TokenMap(
-            "distance_when_picked",
-            "Distance when picked",
-            spread(cover.nearest.index_copy(0, cover.picks, gaps), usable.rows, n, torch.nan),
-            unit="cosine distance",
-            direction="high is kept first; dropped tokens show their distance to the nearest kept one",
+        when_picked, nearest_kept = (
+            spread(values, usable.rows, n, torch.nan)
+            for values in (cover.nearest.index_copy(0, cover.picks, gaps), to_kept)
         )
-        nearest_kept = TokenMap(
-            "nearest_kept",
-            "Distance to the nearest kept token",
-            spread(to_kept, usable.rows, n, torch.nan),
-            unit="cosine distance",
-            direction="0 is kept; high is badly covered",
-        )
-        return explained(
-            score,
-            maps=(nearest_kept,),
-            charts=_distance_chart(cover, picks, radius),
+        ranks = "high is kept first; dropped tokens show their distance to the nearest kept one"
+        covers, label = "0 is kept; high is badly covered", "Distance to the nearest kept token"
+        return usable.explained(
+            TokenMap("distance_when_picked", "Distance when picked", when_picked, unit, ranks),
+            maps=(TokenMap("nearest_kept", label, nearest_kept, unit, covers),),
+            charts=_distance_chart(cover, picks, radius, unit),
             facts={first: int(picks[0]), **(facts or {}), "coverage_radius": radius},
-            non_finite=usable.non_finite,
-            of=len(usable.pool),
         )
 
-    order = spread(torch.arange(len(picks), device=picks.device), picks, n, -1)
-    return Selection(usable.kept(picks, keep), order=order, diagnose=diagnose)
+    return usable.picked(picks, keep, n, diagnose)
 
 
-def _distance_chart(cover: GreedyCover, picks: Tensor, radius: float) -> tuple[Chart, ...]:
+def _distance_chart(cover: GreedyCover, picks: Tensor, radius: float, unit: str) -> tuple[Chart, ...]:
     """Distance at every pick from the second on, as the first has nothing to be far from."""
-    if len(picks) < 2:
+    gaps, steps = cover.gaps[1:].tolist(), list(range(2, len(picks) + 1))
+    if not steps:
         return ()
-    return (
-        Chart(
-            "distance_over_picks",
-            "Distance of each pick to the nearest earlier one",
-            "line",
-            y=cover.gaps[1:].tolist(),
-            x=list(range(2, len(picks) + 1)),
-            x_label="pick",
-            y_label="cosine distance",
-            line=radius,
-            tokens=picks[1:].tolist(),
-        ),
-    )
-
-
-@dataclass(frozen=True)
-class DensityPeaks:
-    """What ``density_peaks`` found.
-
-    Shape: centres ``(count,)``, highest ``density * separation`` first; log_density (natural) and separation ``(n,)``,
-    the two axes of the decision graph; owner ``(n,)``, for every row the centre nearest to it (itself for a centre).
-    """
-
-    centres: Tensor
-    log_density: Tensor
-    separation: Tensor
-    owner: Tensor
-
-
-def density_peaks(features: Tensor, count: int, neighbours: int, include_self: bool = True) -> DensityPeaks:
-    """DPC-kNN: centres are rows that are dense and far from anything denser (``methods.md`` 2, 6, 16).
-
-    With ``d = ||x - y|| / sqrt(D)``: density = exp(-mean of d^2 over the ``neighbours`` nearest), the row itself being
-    one of them, as in SparseVLM's code, unless ``include_self`` is False; separation = smallest d to a denser row, for
-    the densest row the largest d of all. Of equally dense rows the lower index counts as denser (the official code adds
-    random noise instead). Rows are ranked by ``log(density * separation)``, as the density itself underflows to 0 for
-    rows that are far apart. Duplicates are exactly 0 apart (see
-    ``euclidean_distances``); one ``(n, n)`` matrix is held, all else goes by row tiles.
-    Shape: features ``(n, D)`` finite, ``1 <= count <= n``, neighbours >= 1 (fewer where there are not so many rows).
-    """
-    n, device = len(features), features.device
-    distance = euclidean_distances(features).div_(features.shape[1] ** 0.5)
-    crowding = _mean_square_of_nearest(distance, min(neighbours, n if include_self else n - 1), include_self)
-    by_density = torch.sort(crowding, stable=True).indices
-    place = torch.empty(n, dtype=torch.int32, device=device)
-    place[by_density] = torch.arange(n, dtype=torch.int32, device=device)
-    separation = torch.cat(
-        [
-            tile.masked_fill(place.unsqueeze(0) >= places.unsqueeze(1), torch.inf).amin(1)
-            for tile, places in zip(distance.split(ROW_TILE), place.split(ROW_TILE), strict=True)
-        ]
-    )
-    separation[by_density[0]] = distance.max()
-    # Distances that overflow make inf - inf: such rows are the last choice.
-    centres = top_k((separation.log() - crowding).nan_to_num(nan=-torch.inf), count)
-    ascending = centres.sort().values
-    owner = ascending[distance[ascending].argmin(0)]
-    owner[centres] = centres
-    return DensityPeaks(centres, -crowding, separation, owner)
-
-
-def _mean_square_of_nearest(distance: Tensor, neighbours: int, include_self: bool) -> Tensor:
-    """Mean of the ``neighbours`` smallest squared distances of every row. Shape: ``(n, n)``, diagonal 0 -> ``(n,)``."""
-    if neighbours < 1:
-        return torch.zeros(len(distance), device=distance.device)
-    if not include_self:
-        distance.fill_diagonal_(torch.inf)
-    nearest = [_smallest(tile, neighbours).square().mean(1) for tile in distance.split(ROW_TILE)]
-    distance.fill_diagonal_(0.0)
-    return torch.cat(nearest)
-
-
-def _smallest(rows: Tensor, count: int) -> Tensor:
-    """The ``count`` smallest numbers of every row, ascending. Shape: ``(r, n)`` -> ``(r, count)``.
-
-    In a long row they lie in the ``count`` groups of columns whose own smallest are smallest, or equal what does.
-    """
-    size = rows.shape[1] // GROUPED_COLUMNS
-    if size < 2 * count:
-        return rows.topk(count, largest=False).values
-    groups = rows[:, : size * GROUPED_COLUMNS].unflatten(1, (GROUPED_COLUMNS, size))
-    best = groups.amin(1).topk(count, largest=False, sorted=False).indices
-    candidates = groups.gather(2, best.unsqueeze(1).expand(-1, GROUPED_COLUMNS, -1)).flatten(1)
-    rest = rows[:, size * GROUPED_COLUMNS :]
-    return torch.cat([candidates, rest], 1).topk(count, largest=False).values
+    name, label, tokens = "distance_over_picks", "Distance of each pick to the nearest earlier one", picks[1:].tolist()
+    return (Chart(name, label, "line", gaps, steps, x_label="pick", y_label=unit, line=radius, tokens=tokens),)
 
 
 def random_rows(n: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -9,18 +9,9 @@ import torch
 from torch import Generator
 
 from ..errors import BadInput
-from ..types import (
-    PREVIOUS_FEATURES,
-    Budget,
-    Params,
-    PlanningInfo,
-    Schedule,
-    Selection,
-    Signals,
-    Stage,
-    TokenMap,
-    tokens_per_layer,
-)
+from ..names import Params
+from ..records import TokenMap
+from ..types import PREVIOUS_FEATURES, Budget, PlanningInfo, Schedule, Selection, Signals, Stage, tokens_per_layer
 from .ops import required, row_blocks
 from .per_view import ranked
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count
@@ -37,16 +28,14 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     ``h_p`` is what enters layer p, the stage's, and ``h_(p-1)`` what entered the layer before. Rows that are no patch
     are ranked like any other.
     Shape: signals.features, previous_features ``(N, D)`` -> kept ``(keep,)``.
-    Source: V2Drop, official ``llava/model/language_model/V2Drop.py``. Differs: the visual span is exact (the code
-    assumes 35 and 576), ranks in float32, ties to the lowest index.
+    Source: V2Drop, official ``llava/model/language_model/V2Drop.py``.
     """
     before = required(signals.previous_features, "previous_features")
     variation = torch.empty(len(before), device=before.device)
     for rows in row_blocks(before):
         change = signals.features[rows].float() - before[rows].float()
         variation[rows] = torch.linalg.vector_norm(change, dim=1)
-    score = TokenMap("variation", "Change in the layer before", variation, unit="L2 norm")
-    return ranked(score, keep)
+    return ranked(TokenMap("variation", "Change in the layer before", variation, unit="L2 norm"), keep)
 
 
 def published_layers(n_layers: int) -> list[int]:
@@ -54,16 +43,10 @@ def published_layers(n_layers: int) -> list[int]:
     return carried_layers((3, 16, 22) if n_layers == 28 else (3, 17, 22), n_layers)
 
 
-def counts_of(n: int, ratios: tuple[float, ...], last: int) -> list[int]:
+def counts_of(n: int, ratios: tuple[float, float], last: int) -> list[int]:
     """Tokens after each stage when each keeps ``int(ratio * what it is given)``, at least 1, and the last ``last``."""
     kept = accumulate(ratios, lambda left, ratio: max(1, int(left * ratio)), initial=n)
     return [*list(kept)[1:], last]
-
-
-def average_of(n: int, counts: list[int], n_layers: int) -> float:
-    """A_in of these counts on a model of ``n_layers``."""
-    drops = list(zip(published_layers(n_layers), counts, strict=False))
-    return sum(tokens_per_layer(n, n_layers, list(drops))) / n_layers
 
 
 def solve_average(n: int, tokens: int, last: int, n_layers: int) -> list[int]:
@@ -76,7 +59,8 @@ def solve_average(n: int, tokens: int, last: int, n_layers: int) -> list[int]:
         return counts_of(n, (ratio, ratio), last)
 
     def average(ratio: float) -> float:
-        return average_of(n, counts(ratio), n_layers)
+        drops = list(zip(published_layers(n_layers), counts(ratio), strict=False))
+        return sum(tokens_per_layer(n, n_layers, drops)) / n_layers
 
     least, most = average(0.0), average(1.0)
     if not least - 0.5 <= tokens <= most + 0.5:
@@ -88,7 +72,7 @@ def solve_average(n: int, tokens: int, last: int, n_layers: int) -> list[int]:
 
 
 def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> list[int]:
-    """Tokens after each of the three stages. See ``schedule``."""
+    """Tokens after each of the three stages; see ``schedule``."""
     tokens, n, official = budget_tokens(budget), info.n_visual, params["mode"] == "official"
     if tokens >= n or info.n_layers < 2:
         return [n, n, n]
@@ -108,13 +92,11 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> list[int]
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """Three stages before layers 3, 17 and 22 (Qwen2-VL: 3, 16, 22; other depths in proportion); positions stay.
 
-    ``published``: for 192, 128 and 64 of 576, or the same share, the paper's ratios: drop 50/70/100 %, 72/75/100 %,
-    95/95/100 % (A_in 193.4, 130.7, 66.4; 193.8, 131.0, 66.7 with the code's one survivor). Other budgets have no
-    published ratios: one ratio for stages 1 and 2 whose A_in comes nearest to B, on 32 layers unless the model's depth
-    was published on. In mode official the released ratios 0.5, 0.5, 0 (Qwen2-VL: 0.25, 0.05, 0) with at least one
-    survivor, whatever the budget: A_in 202.8 for N = 576. ``average``: the same single ratio, solved for this model's
-    depth. ``final``: B survive, at equal ratios; no paper does so. A budget of N or more drops nothing, and
-    neither does a model of one layer. Raises BadInput when a budget cannot be met.
+    ``published``: the paper's ratios for 192, 128 and 64 of 576, or the same share; for other budgets one ratio for
+    stages 1 and 2 whose A_in comes nearest to B, on 32 layers unless the model's depth was published on. In mode
+    official the released ratios 0.5, 0.5, 0 (Qwen2-VL: 0.25, 0.05, 0) with at least one survivor, whatever the budget.
+    ``average``: one ratio, solved for this model's depth. ``final``: B survive, at equal ratios; no paper does so.
+    A budget of N or more drops nothing, nor does a model of one layer. Raises BadInput when a budget cannot be met.
     """
     layers, counts = published_layers(info.n_layers), plan_counts(budget, info, params)
     counts = counts[len(counts) - len(layers) :]  # too shallow for three stages: the last ones decide what is left

@@ -8,11 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..records import TokenMap
-from ..types import CLS_ATTENTION, RECEIVED_ATTENTION, Diagnostics, Params, Selection, Signals
-from .diagnostics import explained, over_steps
+from ..types import Diagnostics, Params, Selection, Signals
+from .diagnostics import lines_per_view
 from .ops import top_k
 from .pairs import cosine_similarity
-from .per_view import shared, tower_attention, unrankable, usable
+from .per_view import TOWER_ATTENTION, shared, tower_attention, unrankable, usable
 from .pruner import Paper, Pruner, fixed_count, number, single_stage
 
 # The official loop removes this many tokens per round.
@@ -42,9 +42,7 @@ def remove_duplicates(features: Tensor, count: int, listed: Tensor | None = None
     Ties go to the row that is listed first. A list of odd length has one even row more, and a round never removes more
     than its even rows.
     Shape: features ``(N, D)``, listed ``(n,)`` its finite rows in the order of the first list (None: all, as they
-    are); ``1 <= count <= n``.
-    Source: VisPruner, official ``llava_arch.py`` ``encode_images``. Differs: the official code stops with an error at a
-    list of odd length, and where it would have to remove more than half.
+    are); ``1 <= count <= n``. Source: VisPruner, official ``llava_arch.py`` ``encode_images``.
     """
     return _thin_out(cosine_similarity(features, listed), count, NEIGHBOURS_LISTED)
 
@@ -117,51 +115,43 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
 
     The rest enters ``remove_duplicates`` in descending order of attention. Rows that are no patch are never kept.
     Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` -> kept ``(min(keep, patches),)``.
-    Source: VisPruner, official ``llava_arch.py``. Differs: see ``remove_duplicates``; ranks in float32, ties to the
-    lowest index; a zero token has cosine 0 with everything instead of NaN.
+    Source: VisPruner, official ``llava_arch.py``; see ``remove_duplicates``.
     """
     score = tower_attention(signals, "the highest are important; of the others the most distinct stay")
     found = usable(signals, score.values)
     if len(found.rows) == 0:
-        return unrankable(min(keep, len(found.pool)), found.pool, score)
-    important, distinct, views = [], [], []
+        return unrankable(keep, found.pool, score)
+    views = []
     for view, share in shared(signals, found.rows, keep):
-        n_important = int(share * float(params["important_share"]))
+        n_important = int(share * params["important_share"])
         by_attention = view[top_k(score.values[view], len(view))]
-        important.append(by_attention[:n_important])
-        rest, thinned = by_attention[n_important:], None
+        important, rest = by_attention[:n_important], by_attention[n_important:]
+        thinned = Thinned(rest[:0], torch.zeros_like(rest), [])
         if share > n_important:
             thinned = remove_duplicates(signals.features, share - n_important, rest)
-            distinct.append(rest[thinned.left])
-        views.append((view, rest, thinned))
+        views.append((view, important, rest, thinned))
+    picks = torch.cat([part for _, important, rest, thinned in views for part in (important, rest[thinned.left])])
 
     def diagnose() -> Diagnostics:
         group, removed_in = (torch.full_like(score.values, torch.nan) for _ in range(2))
-        charts, label = [], "Similarity at which tokens were removed"
         group[found.rows] = 0.0
-        for place, (view, rest, thinned) in enumerate(views):
-            if thinned is None or not thinned.similarity:
-                continue
+        for _, important, rest, thinned in views:
+            group[important], group[rest[thinned.left]] = 2.0, 1.0
             removed_in[rest] = torch.where(thinned.removed_in > 0, thinned.removed_in.float(), torch.nan)
-            values, about = torch.cat(thinned.similarity), int(view[0]) if len(views) > 1 else None
-            charts.append(
-                over_steps(f"similarity_{place}", label, values, "round", "lowest cosine that was removed", about)
-            )
-        for value, rows in ((2.0, important), (1.0, distinct)):
-            group[torch.cat([found.rows[:0], *rows])] = value
-        return explained(
+        n_important = sum(len(important) for _, important, _, _ in views)
+        steps = [(view, torch.cat([score.values[:0], *thinned.similarity])) for view, *_, thinned in views]
+        label, lowest = "Similarity at which tokens were removed", "lowest cosine that was removed"
+        return found.explained(
             score,
             maps=(
                 TokenMap("group", "Important or distinct", group, direction="2 kept by attention, 1 kept as distinct"),
                 TokenMap("removed_in", "Round of removal", removed_in, "round", "low went first"),
             ),
-            charts=charts,
-            facts={"important": sum(map(len, important)), "distinct": sum(map(len, distinct))},
-            non_finite=found.non_finite,
-            of=len(found.pool),
+            charts=lines_per_view("similarity_{}", label, steps, "round", lowest),
+            facts={"important": n_important, "distinct": len(picks) - n_important},
         )
 
-    return Selection(found.kept(torch.cat([*important, *distinct]), keep), diagnose=diagnose)
+    return Selection(found.kept(picks, keep), diagnose=diagnose)
 
 
 PRUNER = Pruner(
@@ -175,8 +165,8 @@ PRUNER = Pruner(
         2024,
         "https://arxiv.org/abs/2412.01818",
     ),
-    needs=(CLS_ATTENTION, RECEIVED_ATTENTION),
-    does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),
+    needs=TOWER_ATTENTION,
+    does_without=TOWER_ATTENTION,
     params=(
         number(
             "important_share",
@@ -185,5 +175,5 @@ PRUNER = Pruner(
             "How much of the budget goes to the highest [CLS] attention; the rest goes to distinct tokens. Paper: 0.5.",
         ),
     ),
-    schedule=single_stage(select, "encoder", needs=(CLS_ATTENTION, RECEIVED_ATTENTION), title="Important and distinct"),
+    schedule=single_stage(select, "encoder", needs=TOWER_ATTENTION, title="Important and distinct"),
 )

@@ -9,7 +9,7 @@ from ..errors import BadInput, Unsupported
 from ..types import Budget, Params, PlanningInfo, PublishedModel, Schedule, Selection, Signals, Stage
 from .pruner import Paper, Pruner, budget_tokens, choice, whole
 
-PUBLISHED_LAYERS = {32: 15, 40: 20}
+PUBLISHED_LAYERS = {32: 15, 40: 20}  # the released default, and that of its chat
 VIDEO_LLAVA_LAYER = 16  # of 32
 
 
@@ -22,18 +22,20 @@ def select_nothing(signals: Signals, keep: int | None, params: Params, generator
 
 
 def published_layer(n_layers: int, published_as: PublishedModel | None = "llava") -> int | None:
-    """K of the released code: 15 of 32 layers (its default and README), 20 of 40 (its chat), else in proportion to 32.
+    """K of the released code, in proportion to 32 at depths that it says nothing about.
 
-    Its code for Video-LLaVA has 16 of 32. None for a model of one layer, which has no layer that could do without.
+    None for a model of one layer, which has no layer that could do without.
     """
-    if published_as == "video_llava" and n_layers > 1:
+    if n_layers < 2:
+        return None
+    if published_as == "video_llava":
         return max(1, VIDEO_LLAVA_LAYER * n_layers // 32)
-    return PUBLISHED_LAYERS.get(n_layers, max(1, 15 * n_layers // 32)) if n_layers > 1 else None
+    return PUBLISHED_LAYERS.get(n_layers, max(1, 15 * n_layers // 32))
 
 
 def withdrawal_layer(budget: Budget, info: PlanningInfo, params: Params) -> int | None:
-    """K, the first layer without visual tokens, or None when all layers keep them. See ``schedule``."""
-    tokens, layer = budget_tokens(budget), int(params["layer"])
+    """K, the first layer without visual tokens, or None when all layers keep them; see ``schedule``."""
+    tokens, layer = budget_tokens(budget), params["layer"]
     if layer:
         return layer if layer < info.n_layers else None  # as officially: a K behind the last layer is no pruning
     if tokens >= info.n_visual:
@@ -52,21 +54,19 @@ def withdrawal_layer(budget: Budget, info: PlanningInfo, params: Params) -> int 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """One stage that keeps nothing, before layer K; the text keeps its positions, or closes the gap on request.
 
-    VTW has no token budget: its only setting is K, and the layers process N K / L tokens on average. ``published``: the
-    published K whatever the budget (a budget of N or more drops nothing). ``average``: the K whose average is nearest
-    to B, K = round(L B / N), at least 1. ``final``: impossible. The parameter ``layer`` sets K and overrules all three.
+    The layers process N K / L tokens on average. ``published``: the published K whatever the budget (one of N or more
+    drops nothing). ``average``: the K whose average is nearest to B, K = round(L B / N), at least 1. ``final``:
+    impossible. The parameter ``layer`` sets K and overrules all three.
     Raises BadInput for ``final`` without a layer, and for a budget below 1 token.
     """
-    layer = withdrawal_layer(budget, info, params)
+    layer, positions = withdrawal_layer(budget, info, params), params["positions"]
     if layer is None:
         return Schedule(())
-    if params["positions"] == "reindex" and not info.renumbers:
+    if positions == "reindex" and not info.renumbers:
         raise Unsupported(
             "VTW cannot renumber the text's positions: on this model they have several axes. Choose positions keep."
         )
-    return Schedule(
-        (Stage(layer, 0, select_nothing, positions=params["positions"], title="Withdrawal of all visual tokens"),)
-    )
+    return Schedule((Stage(layer, 0, select_nothing, positions=positions, title="Withdrawal of all visual tokens"),))
 
 
 PRUNER = Pruner(

@@ -10,8 +10,7 @@ from typing import Any
 
 from ..engine import Answer, Prompt, StageEvent, answer, running_on, selector, shorten
 from ..errors import BadInput, Stopped
-from ..models.base import ModelFamily
-from ..models.flops import decode_flops, merging_flops, prefill_flops
+from ..models.base import ModelFamily, decode_flops, merging_flops, prefill_flops
 from ..models.loading import VisionLanguageModel
 from ..names import VisionLayer
 from ..pruners import Pruner

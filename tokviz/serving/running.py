@@ -107,7 +107,7 @@ class RunRequest:
     model: str
     image: str | None
     question: str
-    methods: tuple[str, ...]
+    methods: tuple[tuple[str, Mapping[str, Any]], ...]
     budget: int
     budget_as: BudgetMeaning = "published"
     params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

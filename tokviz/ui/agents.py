@@ -31,7 +31,7 @@ from .failures import UNEXPECTED, log_failure
 
 _OWN_ADDRESS = re.compile(r"https?://[^/]+/(?:[^?#]*/)?gradio_api/file=([^?#]+)")
 _NO_FILE = (
-    "The file must be given as a data: URI (base64), or as the address that this server serves an upload under; "
+    "Give the file as a data: URI (base64), or as the URL of a file that was uploaded to this server; "
     "nothing is fetched from elsewhere."
 )
 
@@ -56,7 +56,7 @@ def given_file(named: str, giver: str) -> str:
         try:
             path = str(processing_utils.save_base64_to_cache(named, str(storage().folder)))
         except (ValueError, IndexError, KeyError, binascii.Error) as error:
-            raise BadInput("The data: URI is damaged: it must be data:image/png;base64,... or alike.") from error
+            raise BadInput("The data: URI is malformed: it must look like data:image/png;base64,...") from error
         storage().uploaded(giver, [path])
         return path
     address = _OWN_ADDRESS.fullmatch(named)

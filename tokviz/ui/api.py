@@ -10,7 +10,6 @@ import inspect
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -29,19 +28,17 @@ from . import text
 from .components import ImageField
 from .failures import UNEXPECTED, log_failure, refusal
 from .files import as_plain
-from .form import is_whole, missing_by_method, param_facts
+from .form import MAX_METHODS, method_entries, missing_by_method, param_facts, whole_number
 
 BY_HAND = "<!-- from here on by hand -->"
 
-_SECTION = re.compile(r"^(Args|Returns):\s*$")
-_ARGUMENT = re.compile(r"^ {4}(\w+): (.*)$")
-_SETTINGS = {
+_SECTION = re.compile(r"^(Args|Returns):$", re.MULTILINE)
+_ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)$", re.MULTILINE)
+_SETTINGS: dict[str, Any] = {
     "type": "object",
-    "additionalProperties": {
-        "type": "object",
-        "additionalProperties": {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]},
-    },
+    "additionalProperties": {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]},
 }
+_PARAMS: dict[str, Any] = {"type": "object", "additionalProperties": _SETTINGS}
 """What ``params`` may hold; agents' tools cannot be called with gradio's own word for "any JSON"."""
 
 
@@ -53,7 +50,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         caller: gr.Request,
         image: str | None,
         question: str,
-        methods: list[str],
+        methods: list[str | list[Any]],
         budget: int = 64,
         budget_as: BudgetMeaning = "published",
         params: dict[str, dict[str, Any]] | None = None,
@@ -67,25 +64,29 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         """Answer a question about an image or video without pruning and with each method; return what each one kept.
 
         Args:
-            image: The image file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 30 MB and 25 megapixels), or a video
-                file for a model that takes videos (MP4, MOV, WebM, MKV, AVI; at most 100 MB, 10 minutes, 36,000 frames
-                and 9.4 megapixels per frame). Which of them it is, is seen from its content. Nothing is fetched from
-                elsewhere: agents give a data: URI (base64), or the address that this server serves an upload under.
+            image: An image file (PNG, JPEG, WebP, GIF, BMP, TIFF; at most 30 MB and 25 megapixels), or a video file for
+                a model that takes videos (MP4, MOV, WebM, MKV, AVI; at most 100 MB, 10 minutes, 36,000 frames and 9.4
+                megapixels per frame). Its content decides which of them it is. Nothing is fetched from elsewhere:
+                agents give a data: URI (base64), or the URL of a file that was uploaded to this server.
             question: The question, up to 2,000 characters.
-            methods: Ids of pruning methods, see list_methods. No pruning is always run first.
-            budget: Visual tokens to keep, from 1 to all of them; of a video, those of all its frames together.
-            budget_as: How the budget is counted: published, final or average.
-            params: Parameters per method, e.g. {"apet": {"basis_tokens": 10}}.
-            seed: Seed of everything random.
-            max_new_tokens: Longest answer in tokens.
-            repeats: Above 1, times are medians of so many runs after a warm-up.
-            expected_answer: The right answer, if known; used for the verdicts only.
+            methods: Ids of pruning methods, see list_methods; or pairs of an id and parameters, so that one method can
+                run more than once: ["apet", ["apet", {"mode": "official"}]]. At most 32. No pruning is always run
+                first.
+            budget: Visual tokens to keep, from 1 to all of them; for a video, over all its frames together.
+            budget_as: What the budget counts: tokens as each paper counts them (published), tokens after the last stage
+                (final), or their average over the layers of the LLM (average).
+            params: Parameters by method, for every entry of it, e.g. {"apet": {"basis_tokens": 10}}; those of a pair
+                come on top.
+            seed: The random seed.
+            max_new_tokens: Maximum length of an answer in tokens.
+            repeats: Above 1, times are medians over this many runs, after a warm-up.
+            expected_answer: The correct answer, if known; used only for the verdicts.
             model: Id of a model that this server offers.
-            frames: Of a video, how many frames the model looks at, 1 to 64; null for the model's own choice.
+            frames: For a video, how many frames the model sees, 1 to 64; null for the model's default.
 
         Returns:
-            The Comparison as JSON: request, model, token grid (and of a video the frames), and one run per method with
-            its stages.
+            The Comparison as JSON: request, model, token grid (for a video also the frames), and one run per method
+            with its stages.
         """
         try:
             asked = _asked(
@@ -127,7 +128,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
 
         Returns:
             One object per method: id, label, family, claim, notes, params (name, kind, default, range, help), and
-            missing: what the server's first model lacks for it as a sentence, null when it can run.
+            missing: what the server's first model lacks for it, as a sentence; null if it can run.
         """
         missing = missing_by_method(pruners, planning(default_model))
         return [{**method_facts(pruner), "missing": missing.get(pruner.id)} for pruner in pruners]
@@ -162,10 +163,17 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         ]
         output = gr.JSON(label="comparison")
         ask = gr.Button("compare")
-    told = documented(compare, inputs, output, {"params": _SETTINGS})
+    told = documented(compare, inputs, output, {"methods": _entries(ids), "params": _PARAMS})
     ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None, **told)
     gr.api(list_methods, api_name="list_methods", concurrency_limit=8, **documented(list_methods))
     gr.api(list_models, api_name="list_models", concurrency_limit=8, **documented(list_models))
+
+
+def _entries(ids: Sequence[str]) -> dict[str, Any]:
+    """What ``methods`` may hold. In the form of older JSON schemas, which is all that some agents can read."""
+    id = {"type": "string", "enum": list(ids)}
+    pair = {"type": "array", "items": {"anyOf": [id, _SETTINGS]}, "minItems": 2, "maxItems": 2}
+    return {"type": "array", "items": {"anyOf": [id, pair]}, "maxItems": MAX_METHODS}
 
 
 def _loaded(name: str) -> dict[str, Any] | None:
@@ -175,9 +183,12 @@ def _loaded(name: str) -> dict[str, Any] | None:
 
 def _asked(default_model: str, **given: Any) -> RunRequest:
     """The request of a program. Raises BadInput for values of the wrong kind; what they may be, the run checks."""
-    methods, params, model = given["methods"], given["params"], given["model"]
-    if not (isinstance(methods, list) and all(isinstance(method, str) for method in methods)):
-        raise BadInput('methods must be a list of method ids such as ["apet", "divprune"].')
+    params, model = given["params"], given["model"]
+    methods = method_entries(
+        given["methods"],
+        'methods must be a list of ids, or of pairs of an id and parameters, such as ["apet", ["apet", {"mode": '
+        '"official"}]].',
+    )
     if params is not None and not (
         isinstance(params, dict) and all(isinstance(values, dict) for values in params.values())
     ):
@@ -185,27 +196,17 @@ def _asked(default_model: str, **given: Any) -> RunRequest:
     for name in ("question", "budget_as", "expected", "model"):
         if given[name] is not None and not isinstance(given[name], str):
             raise BadInput(f"{'expected_answer' if name == 'expected' else name} must be text.")
-    whole: dict[str, Any] = {
-        name: _whole(name, given[name]) for name in ("budget", "seed", "repeats", "max_new_tokens")
+    for name in ("budget", "seed", "repeats", "max_new_tokens", "frames"):
+        if name != "frames" or given[name] is not None:
+            given[name] = whole_number(name, given[name])
+    wanted = {
+        "model": model_option(model).shown if model else default_model,
+        "question": given["question"] or "",
+        "methods": tuple(methods),
+        "params": params or {},
+        "expected": given["expected"] or None,
     }
-    frames = None if given["frames"] is None else _whole("frames", given["frames"])
-    return RunRequest(
-        model=model_option(model).shown if model else default_model,
-        image=given["image"],
-        question=given["question"] or "",
-        methods=tuple(methods),
-        budget_as=given["budget_as"],
-        params=params or {},
-        expected=given["expected"] or None,
-        frames=frames,
-        **whole,
-    )
-
-
-def _whole(name: str, value: Any) -> int:
-    if not is_whole(value):
-        raise BadInput(f"{name} must be a whole number, not {value!r}.")
-    return int(value)
+    return RunRequest(**{**given, **wanted})
 
 
 def method_notes(method: str) -> list[str]:
@@ -220,54 +221,25 @@ def method_notes(method: str) -> list[str]:
 def method_facts(pruner: Pruner) -> dict[str, Any]:
     """A method as plain data for programs."""
     return {
-        "id": pruner.id,
-        "label": pruner.label,
-        "family": pruner.family,
-        "claim": pruner.claim,
+        **{name: getattr(pruner, name) for name in ("id", "label", "family", "claim")},
         "paper": pruner.paper.url if pruner.paper else None,
         "notes": method_notes(pruner.id),
         "params": param_facts(pruner),
     }
 
 
-@dataclass(frozen=True)
-class EndpointDocs:
-    """A docstring in parts, each one line. ``arguments``: per parameter, in the order of the docstring."""
+def read_docs(function: Callable[..., Any]) -> tuple[str, dict[str, str], str]:
+    """What a docstring in Google's style says of the function, each parameter and what it returns, each on one line.
 
-    description: str
-    arguments: Mapping[str, str]
-    returns: str
-
-    @property
-    def whole(self) -> str:
-        """What the endpoint does and what it answers, for a list of tools."""
-        return f"{self.description} Returns: {self.returns}"
-
-    def docstring(self) -> str:
-        """The docstring as gradio can read it: nothing of a part on a second line."""
-        lines = [self.description, "", "Args:", *(f"    {name}: {told}" for name, told in self.arguments.items())]
-        return "\n".join([*lines, "", "Returns:", f"    {self.returns}"])
-
-
-def read_docs(function: Callable[..., Any]) -> EndpointDocs:
-    """The parts of a docstring in Google's style. Raises ValueError when what it returns is not said."""
-    parts: dict[str, list[str]] = {"": []}
-    arguments: dict[str, list[str]] = {}
-    section = ""
-    for line in (inspect.getdoc(function) or "").splitlines():
-        head = _SECTION.match(line)
-        argument = _ARGUMENT.match(line) if section == "Args" else None
-        if head:
-            section = head[1]
-            parts[section] = []
-        elif argument:
-            parts["Args"] = arguments[argument[1]] = [argument[2]]
-        else:
-            parts[section].append(line)
-    if not _joined(parts.get("Returns", [])):
+    Raises ValueError when what it returns is not said.
+    """
+    about, *sections = _SECTION.split(inspect.getdoc(function) or "")
+    parts = dict(zip(sections[::2], sections[1::2], strict=True))
+    returns = " ".join(parts.get("Returns", "").split())
+    if not returns:
         raise ValueError(f"{function.__name__} does not say what it returns.")
-    told = {name: _joined(lines) for name, lines in arguments.items()}
-    return EndpointDocs(_joined(parts[""]), told, _joined(parts["Returns"]))
+    arguments = {name: " ".join(told.split()) for name, told in _ARGUMENT.findall(parts.get("Args", ""))}
+    return " ".join(about.split()), arguments, returns
 
 
 def documented(
@@ -288,23 +260,20 @@ def documented(
 
     Raises ValueError when a component's parameter is not described.
     """
-    docs = read_docs(function)
+    about, arguments, returns = read_docs(function)
     for component in inputs:
         name = str(component.label)
-        if not docs.arguments.get(name):
+        if not arguments.get(name):
             raise ValueError(f"{function.__name__} does not describe its parameter {name}.")
-        _describe(component, docs.arguments[name], schemas.get(name))
+        _describe(component, arguments[name], schemas.get(name))
     if output is not None:
-        _describe(output, docs.returns)
-    function.__doc__ = docs.docstring()
-    return {"api_description": docs.whole}
+        _describe(output, returns)
+    lines = [about, "", "Args:", *(f"    {name}: {told}" for name, told in arguments.items()), "", "Returns:"]
+    function.__doc__ = "\n".join([*lines, f"    {returns}"])
+    return {"api_description": f"{about} Returns: {returns}"}
 
 
 def _describe(component: gr.components.Component, told: str, schema: Mapping[str, Any] | None = None) -> None:
     kind = component.api_info if schema is None else lambda: schema
     # The second is what the API page and gradio_client show of a parameter.
     component.api_info = lambda: {**kind(), "description": told, "additional_description": told}  # type: ignore
-
-
-def _joined(lines: Sequence[str]) -> str:
-    return " ".join(line.strip() for line in lines if line.strip())

@@ -28,7 +28,7 @@ from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .components import ASSETS, MAX_UPLOAD_MB, ExamplePills, FileButton, Notice, PageHead, PatchView
 from .failures import with_sentences
 from .files import figure_choices, request_file, session_file
-from .form import RequestForm, build_form, read_only
+from .form import RequestForm, build_form, read_only, stored_methods
 from .handlers import Handlers
 from .link_preview import LinkPreview
 
@@ -84,7 +84,7 @@ def build_page(
                     start = [form.menu.value, form.max_new_tokens.value, form.repeats.value]
                     cost = read_only(
                         act.cost(models[0][1], *start),
-                        label="What a run will cost",
+                        label="Estimated cost of the run",
                         lines=1,
                         max_lines=2,
                         elem_id="tokviz-cost",
@@ -100,7 +100,7 @@ def build_page(
         )
         add_endpoints(run, pruners, models, act.line)
 
-        results = [view, notice, tabs.table, tabs.session, key]
+        results = [view, notice, key]
         changes = [_wire_run(act, form, compare, stop, results)]
         sized: list[Any] = [form.model, form.menu, form.max_new_tokens, form.repeats]
         weigh = with_sentences(act.cost)
@@ -130,9 +130,9 @@ def build_page(
         again = with_sentences(lambda key, name: act.show_again(form, key, name))
         changes.append(page.load(again, [key, form.model], shown, js=_RECALL, **_CHEAP))
         key.change(None, key, None, js=_REMEMBER, **_QUIET)
-        controls = with_sentences(act.figure_controls)
+        fill = with_sentences(act.tabs)
         for change in changes:
-            change.then(controls, key, drawn[2:], queue=False, **_QUIET)
+            change.then(fill, key, [tabs.session, tabs.table, *drawn[2:]], queue=False, **_QUIET)
         page.unload(act.leave)
     page.heavy = [view, tabs.table, form.menu]
     page.act = act
@@ -183,25 +183,13 @@ _COLOURS = {
     "block_shadow": ("none", "none"),
 }
 """Of the theme, light and dark."""
-_BLUES = [
-    "#eef6fb",
-    "#d7eaf5",
-    "#b0d6ec",
-    "#84c1e4",
-    "#56b4e9",
-    "#0072b2",
-    "#00649c",
-    "#005686",
-    "#004870",
-    "#003a5a",
-    "#002c44",
-]
+_BLUES = ["eef6fb", "d7eaf5", "b0d6ec", "84c1e4", "56b4e9", "0072b2", "00649c", "005686", "004870", "003a5a", "002c44"]
 """Okabe and Ito's blue, from light to dark."""
 
 
 def theme() -> gr.themes.Base:
     """Quiet frames, one accent; only fonts that come with gradio, in the weights that it ships whole."""
-    blue = gr.themes.Color(*_BLUES, name="okabe-ito-blue")  # type: ignore[misc]  # eleven, and the name
+    blue = gr.themes.Color(*(f"#{shade}" for shade in _BLUES), name="okabe-ito-blue")  # type: ignore[misc]  # eleven, and the name
     dark = {f"{name}_dark": colour for name, (_, colour) in _COLOURS.items()}
     return gr.themes.Base(
         primary_hue=blue,
@@ -234,8 +222,7 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     start = {
         "image": request_file(comparison, act.examples[0].clip),
         "question": request.question,
-        "methods": [method.method for method in request.methods],
-        "params": {method.method: method.params for method in request.methods},
+        "methods": stored_methods(comparison),
         "budget": request.budget,
         "budget_as": request.budget_as,
         "seed": request.seed,
@@ -272,13 +259,13 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
                 numbers.table(first) if first else None,
                 headers=numbers.TABLE_HEADERS,
                 interactive=False,
-                label="The numbers of every lane",
+                label="Numbers of every run",
                 column_widths=[*numbers.TABLE_WIDTHS],
                 elem_id="tokviz-table",
             )
         with gr.Tab("Methods"):
             gr.Markdown(_method_table(pruners), elem_id="tokviz-method-notes")
-            with gr.Accordion("Where sources differ or are silent, and what was done", open=False):
+            with gr.Accordion("Where paper and code differ or say nothing, and what tokviz does", open=False):
                 gr.Markdown(_method_notes(pruners))
         with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
             with gr.Column(min_width=200):
@@ -290,7 +277,7 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
                 level_choices, frames_choice = figure_choices(first)
                 level = gr.Dropdown(label="Tokens of", filterable=False, **level_choices)
                 frames = gr.Textbox(
-                    label="Frames", placeholder="at most 8, evenly", info="Numbers such as 1, 4, 9", **frames_choice
+                    label="Frames", placeholder="up to 8, evenly spaced", info="Such as 1, 4, 9", **frames_choice
                 )
                 make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
                 files = gr.File(label="Figure", interactive=False, visible=False, elem_id="tokviz-figure-files")

@@ -113,12 +113,18 @@ class ExamplePills(Widget):
 
 
 class MethodMenu(Widget):
-    """Checkboxes by family, settings of the chosen methods: ``form.menu_value`` of ``form.families``."""
+    """Checkboxes by family, settings of the chosen methods, any of them once more with others.
+
+    The value is ``{"chosen": [[id, params], ...], "missing": {id: sentence}}``; an update may leave keys out, the page
+    keeps what it has. families: of ``form.families``. most: entries that can be chosen.
+    """
 
     _html, _css, _scripts = "method_menu.html", "method_menu.css", ("method_menu.js",)
 
-    def __init__(self, value: dict[str, Any] | None = None, *, families: Sequence[Any] = (), **settings: Any):
-        super().__init__(value, families=list(families), **settings)
+    def __init__(
+        self, value: dict[str, Any] | None = None, *, families: Sequence[Any] = (), most: int = 0, **settings: Any
+    ):
+        super().__init__(value, families=list(families), most=most, **settings)
 
 
 class ChosenFile(GradioRootModel):

@@ -17,7 +17,7 @@ import gradio as gr
 from ..errors import BadInput
 
 log = logging.getLogger("tokviz")
-UNEXPECTED = "Something went wrong inside tokviz; the server's log has the details. The page goes on working."
+UNEXPECTED = "Something went wrong in tokviz; the details are in the server's log. You can go on using the page."
 
 
 def refusal(error: BadInput) -> gr.Error:

@@ -21,6 +21,7 @@ from ..records import ImageRecord, TokenGrid
 from ..serving.model_menu import model_options
 from ..serving.storage import storage, temporary_file
 from ..session_limits import MAX_BYTES
+from . import numbers
 from .failures import refusal
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def check_client_value(value: Any) -> None:
         current = pending.pop()
         seen += 1
         if seen > _MOST_VALUES:
-            raise BadInput("The request holds too many values.")
+            raise BadInput("The request contains too many values.")
         if isinstance(current, dict):
             if "path" in current and current["path"] is not None:
                 storage().own_file(current["path"])
@@ -58,7 +59,7 @@ def check_client_value(value: Any) -> None:
         elif isinstance(current, list | tuple):
             pending.extend(current)
         elif isinstance(current, float) and not math.isfinite(current):
-            raise BadInput(f"The request holds {current} where a number is wanted.")
+            raise BadInput(f"The request contains {current} where a number is expected.")
 
 
 def uploaded_path(payload: Any) -> str | None:
@@ -89,7 +90,7 @@ def image_bytes(record: ImageRecord) -> bytes:
     try:
         return base64.b64decode(record.base64, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise BadInput("The session is damaged: its image is not readable.") from error
+        raise BadInput("The session is damaged: its image cannot be read.") from error
 
 
 def shown_files(comparison: Comparison, from_stranger: bool = False) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def _read_carefully(deadline: float) -> Callable[[bytes], InputImage]:
         from ..media.images import checked_image
 
         if time.monotonic() > deadline:
-            raise BadInput("Decoding the images of this session takes too long; it is not opened.")
+            raise BadInput("Decoding the images of this session takes too long, so it was not opened.")
         return checked_image(data)
 
     return read
@@ -167,12 +168,14 @@ def read_session(path: str | Path) -> Comparison:
     """A stored session that can be shown. Raises BadInput."""
     try:
         if Path(path).stat().st_size > MAX_BYTES:
-            raise BadInput(f"A session has at most {MAX_BYTES // 1_000_000} MB; this file is larger.")
+            raise BadInput(f"A session file may have at most {MAX_BYTES // 1_000_000} MB; this one is larger.")
         comparison = Comparison.from_json(Path(path).read_bytes())
     except FileNotFoundError as error:
-        raise BadInput("What was shown here is no longer on the server: ask again, or open the file.") from error
+        raise BadInput(
+            "What was shown here is no longer on the server: press Compare again, or open the session file."
+        ) from error
     if not comparison.runs:
-        raise BadInput("The session holds no runs: there is nothing to show.")
+        raise BadInput("The session contains no runs, so there is nothing to show.")
     return comparison
 
 
@@ -193,15 +196,16 @@ def fitting_model(chosen: str, comparison: Comparison) -> str | None:
 def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of the export's fields for levels (of a tiled image) and frames (of a video), else hidden."""
     grid = None if comparison is None else comparison.grid
-    choices = [("both, on the image", _BOTH_LEVELS), *level_names(grid)] if grid is not None and grid.is_tiled else []
+    choices = [("both, overlaid", _BOTH_LEVELS), *level_names(grid)] if grid is not None and grid.is_tiled else []
     level = {"choices": choices, "value": choices[0][1] if choices else None, "visible": bool(choices)}
     return level, {"value": "", "visible": grid is not None and grid.is_video}
 
 
 @functools.lru_cache(maxsize=256)
-def choices_of(session: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``figure_choices`` of a session file, whose name follows from its content."""
-    return figure_choices(read_session(session) if session else None)
+def of_session(session: str) -> tuple[Any, ...]:
+    """The table of a session file, and its ``figure_choices``. The name of the file follows from its content."""
+    comparison = read_session(session)
+    return numbers.table(comparison), *figure_choices(comparison)
 
 
 def level_names(grid: TokenGrid) -> list[tuple[str, str]]:
@@ -222,7 +226,7 @@ def figure_options(comparison: Comparison, level: str | None, frames: str) -> di
         return {}
     numbers = frames.replace(",", " ").split()
     if not all(number.isdecimal() and len(number) < 6 for number in numbers):
-        raise BadInput("Write the numbers of the frames with commas between them, such as 1, 4, 9.")
+        raise BadInput("Separate the frame numbers with commas, such as 1, 4, 9.")
     n_frames = len(comparison.video.frames) if comparison.video else 0
     wrong = [number for number in numbers if not 1 <= int(number) <= n_frames]
     if wrong:

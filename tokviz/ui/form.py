@@ -16,6 +16,7 @@ from ..names import UNPRUNED
 from ..pruners.pruner import Pruner
 from ..serving.model_cache import model_facts
 from ..serving.running import RunRequest
+from ..short import passed
 from ..types import PlanningInfo
 from ..viz.format import share
 from . import text
@@ -29,9 +30,11 @@ PUBLISHED_SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
 LLAVA_TOKENS = 576
 MAX_SAMPLED = 64
 """Frames that a model may look at, ``tokviz.media.video.MAX_SAMPLED`` without its imports."""
+MAX_METHODS = 32
+"""Most entries of one request, all methods once and some of them again: what they leave fits into a session file."""
 UNKNOWN_TOTAL = 1024
 """Upper end of the budget slider until a model or an example says how many visual tokens there are."""
-_WHOLE = {"budget": "The budget", "seed": "The seed", "max_new_tokens": "New tokens", "repeats": "Repeats"}
+_WHOLE = {"budget": "The budget", "seed": "The seed", "max_new_tokens": "Max new tokens", "repeats": "Repeats"}
 
 
 @dataclass
@@ -74,21 +77,17 @@ class RequestForm(_Fields):
     def request(self, values: Sequence[Any]) -> RunRequest:
         """The values of ``inputs`` as a request. Raises BadInput with one sentence when a field is missing."""
         given = dict(zip(INPUTS, values, strict=True))
-        methods, params = read_menu(self.pruners, given.pop("menu"))
+        methods = read_menu(self.pruners, given.pop("menu"))
         if given["image"] is None:
             raise BadInput(text.NO_IMAGE)
         if not (given["question"] or "").strip():
             raise BadInput(text.NO_QUESTION)
         if not methods:
             raise BadInput(text.NO_METHOD)
-        for name, words in _WHOLE.items():
-            if not is_whole(given[name]):
-                raise BadInput(f"{words} must be a whole number.")
-            given[name] = int(given[name])
-        if given["frames"] is not None and not is_whole(given["frames"]):
-            raise BadInput("Frames must be a whole number, or empty for the model's own choice.")
-        given["frames"] = None if given["frames"] is None else int(given["frames"])
-        return RunRequest(methods=methods, params=params, **given)
+        wanted = {name: whole_number(words, given[name]) for name, words in _WHOLE.items()}
+        if given["frames"] is not None:
+            wanted["frames"] = whole_number("Video frames, unless left empty,", given["frames"])
+        return RunRequest(methods=methods, **{**given, **wanted})
 
     @property
     def totals(self) -> list[Component]:
@@ -121,10 +120,7 @@ class RequestForm(_Fields):
             "budget_as": request.budget_as,
             "seed": request.seed,
             "frames": None if comparison.video is None else len(comparison.video.frames),
-            "menu": {
-                "chosen": [asked.method for asked in request.methods],
-                "params": {asked.method: asked.params for asked in reversed(request.methods)},
-            },
+            "menu": {"chosen": stored_methods(comparison)},
         }
         return [*(updates.get(name, gr.skip()) for name in INPUTS), n_tokens]
 
@@ -132,6 +128,13 @@ class RequestForm(_Fields):
 def is_whole(value: Any) -> bool:
     """Whether a client's value is a whole number (JSON may spell it 3.0)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+
+
+def whole_number(what: str, value: Any) -> int:
+    """A client's value as a whole number. Raises BadInput."""
+    if not is_whole(value):
+        raise BadInput(f"{what} must be a whole number, not {passed(value)}.")
+    return int(value)
 
 
 def build_form(
@@ -144,7 +147,7 @@ def build_form(
     """Create the form inside the current layout.
 
     Args:
-        start: first values (image, question, methods, params, budget).
+        start: first values (image, question, methods, budget).
         n_tokens: N if it is known already.
         missing: what which method lacks on the first model.
     """
@@ -163,8 +166,13 @@ def build_form(
     with gr.Column(elem_classes="tokviz-card"):
         made |= _budget(start, n_tokens)
     with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-methods"):
-        value = menu_value(start.get("methods", ()), start.get("params", {}), missing)
-        made["menu"] = MethodMenu(value, families=families(pruners), label="Methods", elem_id="tokviz-method-menu")
+        made["menu"] = MethodMenu(
+            {"chosen": list(start.get("methods", ())), "missing": dict(missing)},
+            families=families(pruners),
+            most=MAX_METHODS,
+            label="Methods",
+            elem_id="tokviz-method-menu",
+        )
     with gr.Accordion("Advanced", open=False, elem_classes="tokviz-card"):
         made |= _advanced(start)
     return RequestForm(**made)
@@ -179,7 +187,7 @@ def _budget(start: Mapping[str, Any], n_tokens: int | None) -> dict[str, Any]:
     """The budget, what share of all tokens it is, the papers' budgets as buttons, and how it is counted."""
     tokens = start.get("budget", 64)
     budget = gr.Slider(
-        1, n_tokens or UNKNOWN_TOTAL, tokens, step=1, label="Budget, visual tokens", elem_id="tokviz-budget"
+        1, n_tokens or UNKNOWN_TOTAL, tokens, step=1, label="Budget (visual tokens)", elem_id="tokviz-budget"
     )
     total = gr.Number(n_tokens, visible=False, label="visual tokens")
     words = f"{share(tokens, n_tokens)} of {n_tokens} visual tokens" if n_tokens else ""
@@ -220,16 +228,16 @@ def _advanced(start: Mapping[str, Any]) -> dict[str, Any]:
 
     with gr.Row():
         seed = number(start.get("seed", 0), "Seed", minimum=0, min_width=80)
-        new_tokens = number(32, "New tokens", min_width=80)
+        new_tokens = number(32, "Max new tokens", min_width=80)
     return {
         "seed": seed,
         "max_new_tokens": new_tokens,
-        "repeats": number(1, "Repeats", info="Above 1, times are medians after a warm-up."),
+        "repeats": number(1, "Repeats", info="Above 1: times are medians, after a warm-up."),
         "frames": number(
             start.get("frames"),
-            "Frames of a video",
+            "Video frames",
             maximum=MAX_SAMPLED,
-            info="Empty: as many as the model was trained with.",
+            info="Empty: as many as the model was trained on.",
         ),
         "precision": choice(
             text.PRECISIONS, "Weights", no_bits, "Fewer bits need less memory; answers may change.", "tokviz-precision"
@@ -238,7 +246,7 @@ def _advanced(start: Mapping[str, Any]) -> dict[str, Any]:
             text.KERNELS,
             "Attention kernel",
             no_kernels,
-            "Automatic: flash attention where it is installed.",
+            "Automatic: flash attention if it is installed.",
             "tokviz-kernel",
         ),
     }
@@ -264,15 +272,8 @@ def families(pruners: Sequence[Pruner]) -> list[dict[str, Any]]:
             "url": paper.url,
             "about": f"{paper.title} ({paper.authors}, {paper.year})",
         }
-        group["methods"].append(
-            {
-                "id": pruner.id,
-                "label": pruner.label,
-                "claim": pruner.claim,
-                "paper": about,
-                "params": param_facts(pruner),
-            }
-        )
+        method = {name: getattr(pruner, name) for name in ("id", "label", "claim")}
+        group["methods"].append({**method, "paper": about, "params": param_facts(pruner)})
     return list(groups.values())
 
 
@@ -281,11 +282,9 @@ def param_facts(pruner: Pruner) -> list[dict[str, Any]]:
     return [{**vars(param), "choices": list(param.choices)} for param in pruner.params]
 
 
-def menu_value(
-    chosen: Sequence[str], params: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]
-) -> dict[str, Any]:
-    """The menu's whole value. An update may leave keys out: the page keeps what it has."""
-    return {"chosen": list(chosen), "params": {k: dict(v) for k, v in params.items()}, "missing": dict(missing)}
+def stored_methods(comparison: Comparison) -> list[list[Any]]:
+    """The methods of a stored request as the menu takes them."""
+    return [[asked.method, asked.params] for asked in comparison.request.methods]
 
 
 def missing_by_method(pruners: Sequence[Pruner], info: PlanningInfo | None) -> dict[str, str]:
@@ -296,18 +295,35 @@ def missing_by_method(pruners: Sequence[Pruner], info: PlanningInfo | None) -> d
     return {method: sentence for method, sentence in sentences.items() if sentence is not None}
 
 
-def read_menu(pruners: Sequence[Pruner], value: Any) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
-    """Chosen method ids in the order of the menu, and the parameters of each.
+def method_entries(value: Any, refusal: str) -> list[tuple[str, dict[str, Any]]]:
+    """A client's list of ids, or pairs of an id and parameters, as pairs; what they name is not looked at.
 
-    The value comes from a browser. Raises BadInput when it has not the shape of ``menu_value``; parameter values are
-    checked by the methods themselves.
+    Raises BadInput: with the sentence ``refusal`` for another shape, and for more than ``MAX_METHODS`` entries.
     """
-    chosen = value.get("chosen") if isinstance(value, Mapping) else None
-    params = value.get("params", {}) if isinstance(value, Mapping) else None
-    if not isinstance(chosen, list) or not isinstance(params, Mapping):
-        raise BadInput("The page sent no list of methods; please reload it.")
-    picked = tuple(pruner.id for pruner in offered(pruners) if pruner.id in chosen)
-    given = {method: params.get(method, {}) for method in picked}
-    if not all(isinstance(values, Mapping) for values in given.values()):
-        raise BadInput("The page sent settings that cannot be read; please reload it.")
-    return picked, {method: dict(values) for method, values in given.items()}
+    if not isinstance(value, list | tuple):
+        raise BadInput(refusal)
+    if len(value) > MAX_METHODS:
+        raise BadInput(f"One request compares at most {MAX_METHODS} methods; this one asks for {len(value):,}.")
+    entries = [(entry, {}) if isinstance(entry, str) else entry for entry in value]
+    for entry in entries:
+        is_pair = isinstance(entry, list | tuple) and len(entry) == 2
+        if not (is_pair and isinstance(entry[0], str) and isinstance(entry[1], dict)):
+            raise BadInput(refusal)
+    return [(method, dict(params)) for method, params in entries]
+
+
+def read_menu(pruners: Sequence[Pruner], value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """The chosen methods in the order of the menu, each with all its parameters; equal ones once.
+
+    The value comes from a browser: that of ``MethodMenu``, its entries as of ``method_entries``. Ids that are not on
+    offer are left out. Raises BadInput, with the method's own sentence for parameters that it does not have.
+    """
+    is_menu = isinstance(value, Mapping) and {"chosen"} <= set(value) <= {"chosen", "missing"}
+    entries = method_entries(value["chosen"] if is_menu else None, text.UNREADABLE_MENU)
+    picked: list[tuple[str, dict[str, Any]]] = []
+    for pruner in offered(pruners):
+        for method, params in entries:
+            complete = method == pruner.id and (method, dict(pruner.complete(params)))
+            if complete and complete not in picked:
+                picked.append(complete)
+    return tuple(picked)

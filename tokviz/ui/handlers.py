@@ -9,7 +9,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,16 @@ from ..serving.model_menu import check_may_load, model_option
 from ..serving.queue import RunQueue, Shares, StopFlags, Waiting, Working, in_turn
 from ..serving.running import PACE, Loader, Runner, RunRequest, RunSize, is_zero_gpu
 from ..serving.storage import storage, temporary_file
-from . import numbers, text
+from . import text
 from .components import notice
 from .failures import UNEXPECTED, log_failure
 from .files import (
     SESSION_FILE,
     VIDEOS,
-    choices_of,
     figure_options,
     fitting_model,
     image_bytes,
+    of_session,
     read_session,
     session_file,
     shown_files,
@@ -50,11 +50,13 @@ FIGURE_FORMATS = ("png", "svg", "pdf")
 _SKIP = gr.skip()
 
 
-def _outputs(
-    view: Any = _SKIP, told: Any = _SKIP, *, results: Sequence[Any] = (_SKIP,) * 3, totals: Sequence[Any] = (_SKIP,) * 4
-) -> list[Any]:
-    """What a run sends: view, notice, table, session button, key of what is shown, ``form.totals``."""
-    return [view, told, *results, *totals]
+def _outputs(view: Any = _SKIP, told: Any = _SKIP, key: Any = _SKIP, totals: Sequence[Any] = (_SKIP,) * 4) -> list[Any]:
+    """What a run sends: view, notice, key of what is shown, ``form.totals``.
+
+    Nothing else: of objects in a stream gradio sends what changed, and an output that leaves a component as it is
+    empties in the browser the object that it holds. Only our own components, which copy their values, stand that.
+    """
+    return [view, told, key, *totals]
 
 
 class Handlers:
@@ -85,25 +87,19 @@ class Handlers:
             example.comparison,
             title=example.title,
             why=example.why,
-            origin=f"Example · stored result of {example.comparison.model.name}, not computed just now",
+            origin=f"Example · stored result of {example.comparison.model.name}, not computed now",
             **shown_files(example.comparison),
         ) | {"example": index}
 
     def show_example(self, form: RequestForm, index: int, model: str) -> list[Any]:
-        """Outputs: view, notice, table, session button, key of what is shown, then the form's inputs and total.
+        """Outputs: view, notice, key of what is shown, then the form's inputs and total.
 
         ``model``: the one that is chosen.
         """
         example = self.examples[index]
         comparison = example.comparison
         filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison))
-        return [self.example_payload(index), None, *self.results(comparison, f"example-{index}"), *filled]
-
-    @staticmethod
-    def results(comparison: Comparison, key: str = "") -> list[Any]:
-        """Outputs that belong to a finished comparison: table, session button, key by which the browser names it."""
-        path = session_file(comparison)
-        return [numbers.table(comparison), path, key or Path(path).parent.name]
+        return [self.example_payload(index), None, f"example-{index}", *filled]
 
     def missing(self, model: str) -> dict[str, str]:
         """What each method lacks on a model, as sentences; empty while nothing is known of the model."""
@@ -177,7 +173,7 @@ class Handlers:
                 yield _outputs(view, notice("busy", words), totals=form.total_is(comparison.grid.n_tokens))
             if last is not None and self.flags.of(session) is stop:
                 words = text.STOPPED if stop.is_set() else notices
-                yield _outputs(self._final(last), notice("info", words) if words else None, results=self.results(last))
+                yield _outputs(self._final(last), notice("info", words) if words else None, _key_of(last))
         except BadInput as error:
             if self.flags.of(session) is stop:
                 yield self._broken_off(last, notice("info" if stop.is_set() else "error", str(error)))
@@ -225,7 +221,7 @@ class Handlers:
         done = len(comparison.runs)
         total = max(len(comparison.request.methods), done)
         lane = running if running is not None else done
-        return f"Answering, lane {min(lane + 1, total)} of {total} …"
+        return f"Answering: run {min(lane + 1, total)} of {total} …"
 
     @staticmethod
     def _final(comparison: Comparison) -> dict[str, Any]:
@@ -246,9 +242,15 @@ class Handlers:
             scale = video.width / known.grid.image_size[0]
             truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
             truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
-        stored = tuple(one.method for one in known.request.methods if one.method in asked.methods)
-        if len(stored) == len(asked.methods):  # the lanes stay where they are when an example is run again
-            truth["methods"] = stored
+        # The lanes stay where they are when an example is run again; a method's further copies go behind its first.
+        stored = [(one.method, one.params) for one in known.request.methods]
+        ids = [method for method, _ in stored]
+        if all(method in ids for method, _ in asked.methods):
+
+            def place(one: tuple[str, Mapping[str, Any]]) -> int:
+                return stored.index(one) if one in stored else ids.index(one[0])
+
+            truth["methods"] = tuple(sorted(asked.methods, key=place))
         return replace(asked, **truth)
 
     def stop(self, request: gr.Request) -> Any:
@@ -265,7 +267,7 @@ class Handlers:
         if not (is_whole(max_new_tokens) and is_whole(repeats) and max_new_tokens > 0 and repeats > 0):
             return ""
         try:
-            chosen, _ = read_menu(self.pruners, menu)
+            chosen = read_menu(self.pruners, menu)
             parameters = model_option(model).parameters
         except BadInput:  # said when it is asked
             return ""
@@ -296,7 +298,7 @@ class Handlers:
         return [gr.skip(), notice("info", " ".join(notices)) if notices else None]
 
     async def open_session(self, form: RequestForm, path: str | None, model: str, request: gr.Request) -> list[Any]:
-        """``opened_session`` when it is the caller's turn."""
+        """``opened_session`` when it is the caller's turn; what is wrong with the file is a notice."""
         try:
             async with self.openings.turn(address_of(request.client, request.headers)):
                 return await asyncio.to_thread(self.opened_session, form, path, model)
@@ -304,32 +306,25 @@ class Handlers:
             return [gr.skip(), notice("error", str(error)), *self._kept(form)]
 
     def opened_session(self, form: RequestForm, path: str | None, model: str) -> list[Any]:
-        """Show an uploaded session file. Outputs and ``model`` as of ``show_example``."""
+        """Show an uploaded session file. Outputs and ``model`` as of ``show_example``. Raises BadInput."""
         if path is None:
             return [gr.skip(), None, *self._kept(form)]
-        try:
-            comparison = read_session(path)
-            origin = "Opened file · its numbers are shown as they were stored"
-            words = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
-            return self._reopened(form, comparison, origin, words, model)
-        except BadInput as error:
-            return [gr.skip(), notice("error", str(error)), *self._kept(form)]
+        comparison = read_session(path)
+        words = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
+        return self._reopened(form, comparison, "Opened session · numbers as they were stored", words, model)
 
     def show_again(self, form: RequestForm, key: str, model: str) -> list[Any]:
         """What a page showed before it was loaded anew. Outputs and ``model`` as of ``show_example``.
 
         ``key`` comes from the browser; one that is not known, or no longer, leaves the first screen as it is.
         """
-        if key == "example-0":  # the first screen is there
-            return [gr.skip(), None, *self._kept(form)]
         example = self._example_of(key)
-        if example is not None:
+        if example:  # the first is on the first screen
             return self.show_example(form, example, model)
-        path = self._shown_file(key)
+        path = None if example == 0 else self._shown_file(key)
         if path is None:
             return [gr.skip(), None, *self._kept(form)]
-        comparison = read_session(path)
-        return self._reopened(form, comparison, "Shown again after the page was reloaded", None, model)
+        return self._reopened(form, read_session(path), "Shown again after the page was reloaded", None, model)
 
     def _example_of(self, key: str) -> int | None:
         found = re.fullmatch(r"example-(\d{1,4})", key)
@@ -348,16 +343,20 @@ class Handlers:
     ) -> list[Any]:
         view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
         filled = form.filled_from(comparison, None, fitting_model(model, comparison))
-        return [view, notice("info", words) if words else None, *self.results(comparison), *filled]
+        return [view, notice("info", words) if words else None, _key_of(comparison), *filled]
 
     @staticmethod
     def _kept(form: RequestForm) -> list[Any]:
         """Everything behind view and notice stays as it is."""
-        return [gr.skip()] * (4 + len(form.inputs))
+        return [gr.skip()] * (2 + len(form.inputs))
 
-    def figure_controls(self, key: str) -> list[Any]:
-        """What there is to choose of what is shown. Outputs: level, frames."""
-        return [gr.update(**choice) for choice in choices_of(self._shown_file(key))]
+    def tabs(self, key: str) -> list[Any]:
+        """What the tabs hold of what is shown. Outputs: session button, table, level and frames of the figure."""
+        session = self._shown_file(key)
+        if session is None:
+            return [gr.skip()] * 4
+        table, *choices = of_session(session)
+        return [session, table, *(gr.update(**choice) for choice in choices)]
 
     def figure(self, key: str, view: str, level: str | None, frames: str) -> list[Any]:
         """What is shown as a figure of one view. Outputs: files, notice."""
@@ -376,6 +375,11 @@ class Handlers:
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]
+
+
+def _key_of(comparison: Comparison) -> str:
+    """By which a browser names a comparison that it shows."""
+    return Path(session_file(comparison)).parent.name
 
 
 def _file_digest(comparison: Comparison) -> str:

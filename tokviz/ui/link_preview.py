@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 TITLE = "tokviz: what visual-token pruners keep"
 DESCRIPTION = (
     "One image or video, one question, many visual-token pruning methods side by side: which patches each one keeps, "
-    "why, what it merges, and what that does to the answer of a vision-language model."
+    "why, what it merges, and how that changes the answer of a vision-language model."
 )
 _PREVIEW_TAG = re.compile(rb"""\s*<meta\s+(?:property|name)=["'](?:og|twitter):[^>]*>""")
 _CONFIG = b"window.gradio_config"

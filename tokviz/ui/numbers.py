@@ -54,7 +54,7 @@ def _tokens(run: Run, n_tokens: int) -> list[Number]:
     lines = [Number("visual tokens", f"{final:,}", share(final, n_tokens) if run.stages else "")]
     withdrawn = measures.withdrawal(run)
     if withdrawn is not None:  # the image shows what was left before that
-        lines.append(Number("until withdrawn", f"{withdrawn.n_in:,}", share(withdrawn.n_in, n_tokens)))
+        lines.append(Number("before withdrawal", f"{withdrawn.n_in:,}", share(withdrawn.n_in, n_tokens)))
     if run.actual and abs(run.actual.average_in - final) >= 0.05:
         average = f"{run.actual.average_in:,.1f}"
         lines.append(Number("mean per layer", average, share(run.actual.average_in, n_tokens)))
@@ -99,19 +99,19 @@ def _duration(label: str, key: str, run: Run, unpruned: Run | None) -> list[Numb
 
 
 _COLUMNS = {
-    "method": 130,
-    "family": 170,
+    "method": 190,
+    "family": 190,
     "answer": 180,
     "verdict": 180,
     "final tokens": 120,
     "average per layer": 160,
     "prefill ms": 120,
-    "times are": 120,
+    "timing": 120,
     "decode ms/token": 150,
     "selection ms": 130,
     "KV cache bytes": 150,
     "prefill FLOPs, estimated": 210,
-    "remarks": 320,
+    "notes": 320,
 }
 TABLE_HEADERS = list(_COLUMNS)
 TABLE_WIDTHS = list(_COLUMNS.values())

@@ -10,16 +10,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
-from ..records import Chart, Reading, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
+from ..records import Chart, Reading, RequestedMethod, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
 from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
 from . import numbers, text
+
+if TYPE_CHECKING:
+    from ..pruners.pruner import Pruner
 
 MAX_CHART_POINTS = 20_000
 """More points than any stage has tokens; a page that draws more would freeze."""
@@ -29,22 +32,6 @@ MAX_WORDS = 20_000
 MAX_SECONDS = 1e6
 LARGEST = 1e300
 """Beyond it the distance of two numbers may not be finite, and nothing can be drawn to scale."""
-
-
-class MethodName(Protocol):
-    """What a lane's head needs to know of a method; every ``Pruner`` is one."""
-
-    @property
-    def id(self) -> str:
-        """Method id."""
-
-    @property
-    def label(self) -> str:
-        """Name to show."""
-
-    @property
-    def family(self) -> MethodFamily:
-        """Family of methods."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +44,7 @@ class Live:
 
     running: int | None = None
     answers: Mapping[int, str] = field(default_factory=dict)
-    methods: Sequence[MethodName] = ()
+    methods: Sequence[Pruner] = ()
 
 
 def to_payload(
@@ -109,28 +96,23 @@ def comparison_id(comparison: Comparison) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
-def lane_ids(comparison: Comparison) -> list[str]:
-    """Keys of the runs in the order of the lanes: no pruning first, then as requested."""
-    done = [run.key for run in comparison.runs]
-    return list(dict.fromkeys([*done, UNPRUNED, *(method.key for method in comparison.request.methods)]))
-
-
 def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, Any]]:
     """One dict per lane: head, status, answer, verdict, numbers, stages."""
     asked = comparison.request
     evidence = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     result = [_lane(comparison, run, evidence) for run in comparison.runs]
     if live is not None:
-        names = {method.id: method for method in live.methods}
-        for index, method in enumerate(lane_ids(comparison)[len(result) :], start=len(result)):
-            result.append(_unfinished_lane(method, names.get(method), index, live))
+        done = {run.key for run in comparison.runs}
+        waiting = [RequestedMethod(method=UNPRUNED), *asked.methods]
+        for method in {one.key: one for one in waiting if one.key not in done}.values():
+            result.append(_unfinished_lane(method, len(result), live))
     return result
 
 
 def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str, Any]:
     judged = measures.judge(comparison, run)
     return {
-        **_head(run.key, run.label, run.family),
+        **_head(run.key, run.label, run.variant, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
         "verdict": None if judged is None else {"kind": judged.tone, "sign": judged.sign, "text": judged.text},
@@ -141,12 +123,11 @@ def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str
     }
 
 
-def _unfinished_lane(method: str, name: MethodName | None, index: int, live: Live) -> dict[str, Any]:
-    label, family = (name.label, name.family) if name else (method, "control")
-    if method == UNPRUNED and name is None:
-        label = "No pruning"
+def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str, Any]:
+    named = next((method for method in live.methods if method.id == asked.method), None)
+    label, family = (named.label, named.family) if named else (asked.method, "control")
     return {
-        **_head(method, label, family),
+        **_head(asked.key, f"{label} ({asked.variant})" if asked.variant else label, asked.variant, family),
         "status": "running" if index == live.running else "waiting",
         "answer": live.answers.get(index, ""),
         "verdict": None,
@@ -157,8 +138,10 @@ def _unfinished_lane(method: str, name: MethodName | None, index: int, live: Liv
     }
 
 
-def _head(method: str, label: str, family: MethodFamily) -> dict[str, Any]:
-    return {"method": method, "label": label, "family": "" if method == UNPRUNED else text.FAMILY_LABELS[family]}
+def _head(key: str, label: str, variant: str, family: MethodFamily) -> dict[str, Any]:
+    """``label`` ends with the variant, if there is one."""
+    shown = "" if key == UNPRUNED else text.FAMILY_LABELS[family]
+    return {"key": key, "label": label, "variant": cut(variant), "family": shown}
 
 
 def _stages(run: Run, grid: TokenGrid) -> list[dict[str, Any]]:
@@ -250,7 +233,7 @@ def _facts(stage: StageRecord) -> list[list[str]]:
     facts = [[fact_name(name), fact_value(value)] for name, value in told.items()]
     if stage.planned_keep is not None and stage.planned_keep != len(stage.kept) + stage.n_extra:
         facts.append(["planned to keep", fact_value(stage.planned_keep)])
-    return [*facts, ["positions of the tokens behind", text.POSITIONS[stage.positions]]]
+    return [*facts, ["positions of later tokens", text.POSITIONS[stage.positions]]]
 
 
 def _grid(grid: TokenGrid) -> dict[str, Any]:

@@ -81,8 +81,8 @@ def serve() -> NoReturn:
         page.launch(server_name=host, server_port=port, mcp_server=serve_agents(), **launch_settings())
     except OSError as error:  # of the server's start: once it runs, gradio waits until it is told to end
         raise BadInput(
-            f"The page cannot be served on port {port} of {host}: the port is taken, or the address is not this "
-            "machine's. Choose another with --port and --host."
+            f"The page cannot be served on port {port} of {host}: the port is taken, or this machine does not have "
+            "that address. Choose others with --port and --host."
         ) from error
     all_over(10)
     # What is left cannot be stopped, such as a model that is being loaded: threads would hold the process up, and torch

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...types import Signals
 
@@ -86,13 +85,18 @@ def unit_rows(features: Tensor, rows: Tensor | None = None) -> Tensor:
     return features.float().div_(lengths)
 
 
-def whole_groups(rows: Tensor) -> Tensor:
+def whole_groups(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The rows and as many zero rows as make their number a multiple of 16. Shape: ``(n, D)`` -> ``(n', D)``.
 
     Matrix kernels sum the last few rows in another order unless there is a whole group of them, and then
     duplicates would not have the very same product.
     """
-    return pad(rows, (0, 0, 0, -len(rows) % 16)) if len(rows) % 16 else rows
+    n, missing = len(rows), -len(rows) % 16
+    if not missing:
+        return rows.to(dtype or rows.dtype)
+    padded = torch.empty(n + missing, rows.shape[1], dtype=dtype or rows.dtype, device=rows.device)
+    padded[:n], padded[n:] = rows, 0
+    return padded
 
 
 def complement(rows: Tensor, n: int) -> Tensor:
