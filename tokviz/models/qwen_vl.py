@@ -347,7 +347,7 @@ def _windows(vision: Any, grid_thw: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Qwen3VL(QwenVL):
-    """Qwen3-VL: every vision layer attends over whole frames, and some speak again inside the LLM (deepstack).
+    """Qwen3-VL: every vision layer attends over whole frames, and three of them speak again inside the LLM (deepstack).
 
     What the tower's layers ``deepstack_visual_indexes`` made of a token is added to it behind the LLM's first layers
     (``engine/sequence.py``). Frames of a video stand in the prompt pair by pair, the seconds as text between them.
