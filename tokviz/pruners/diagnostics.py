@@ -33,7 +33,7 @@ def explained(
     """
     facts = {**(facts or {}), "non_finite": non_finite}
     warnings = (*non_finite_warnings(non_finite, of), *warnings)
-    fixed = {name: tuple(value) if isinstance(value, list) else value for name, value in shown.items()}
+    fixed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in shown.items()}
     return Diagnostics(score, facts=facts, warnings=warnings, **fixed)
 
 
