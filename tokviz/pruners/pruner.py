@@ -134,7 +134,7 @@ def fixed_count(select: Callable[[Signals, int, Params, Generator], Selection]) 
     only ever sees ``0 < keep < N``. Raises ValueError for a stage without a count.
     """
 
-    @wraps(select)
+    @wraps(getattr(select, "func", select))  # of a partial, which has no name of its own
     def counted(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
         if keep is None:
             raise ValueError("This stage keeps a planned number of tokens, but its Stage.keep is None.")
