@@ -97,7 +97,7 @@ def test_views_redraw_and_legends_carry_numbers(first_screen):
         page.get_by_label(view, exact=True).check(force=True)
         drawn.append(page.evaluate(PIXELS, 2))
     assert len(set(drawn)) == 3
-    assert "groups, the largest of" in page.locator(".tv-tools").nth(2).inner_text()
+    assert "groups, the largest with" in page.locator(".tv-tools").nth(2).inner_text()
     page.get_by_label("Score", exact=True).check(force=True)
     legend = page.locator(".tv-tools").nth(1).inner_text()
     assert "log scale" in legend and "high is kept first" in legend and "[CLS] attention" in legend
@@ -110,7 +110,7 @@ def test_views_redraw_and_legends_carry_numbers(first_screen):
 
 def test_a_stage_can_be_chosen(first_screen):
     page = first_screen
-    stages = page.locator(".tv-tools").nth(3).get_by_label("stage")
+    stages = page.locator(".tv-tools").nth(3).locator(".tv-stepper select")
     assert stages.locator("option").all_inner_texts() == ["576 → 256: after the projector", "256 → 64: before layer 5"]
     stages.select_option(index=0)
     assert page.locator(".tv-where").nth(3).inner_text() == "256 of 576 patches kept"
