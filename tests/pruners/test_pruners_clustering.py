@@ -13,7 +13,7 @@ from text_guided_references import raters as raters_reference
 
 from tokviz.pruners import density
 from tokviz.pruners.clustering import cluster_means, keep_and_recycle, recycled_clusters, split_keep
-from tokviz.pruners.raters import alignment, rated_attention, text_raters
+from tokviz.pruners.raters import alignment, mean_of_raters, text_raters
 from tokviz.types import Signals, TokenMap
 
 
@@ -38,7 +38,7 @@ KINDS = ("gaussian", "duplicates", "zero rows", "constant")
 def test_equally_dense_points_on_paper():
     # Points on a line; each has a neighbour at distance 1, so that all are equally dense and the first is the densest.
     x = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0]])
-    found = cluster_means(x, torch.arange(5), count=2, neighbours=1)
+    found = cluster_means(x, [(torch.arange(5), 2)], neighbours=1)
     assert found.log_density.tolist() == pytest.approx([-1.0] * 5)
     assert found.separation.tolist() == [11, 1, 1, 8, 1]  # 11: the largest distance of all
     assert found.centres.tolist() == [0, 3]
@@ -56,7 +56,7 @@ def test_a_row_between_two_centres_joins_the_one_with_the_lower_index():
 
 def test_own_distance_counts_only_as_in_the_official_code():
     x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
-    others = cluster_means(x, torch.arange(4), count=2, neighbours=2)
+    others = cluster_means(x, [(torch.arange(4), 2)], neighbours=2)
     # Mean of the two smallest squared distances to others: (1 + 9) / 2, (1 + 4) / 2, (4 + 9) / 2, (16 + 36) / 2.
     assert others.log_density.tolist() == pytest.approx([-5, -2.5, -6.5, -26])
     assert others.separation.tolist() == [1, 7, 2, 4]
@@ -64,7 +64,7 @@ def test_own_distance_counts_only_as_in_the_official_code():
     assert others.centres.tolist() == [1, 0]
     assert others.owner.tolist() == [0, 1, 1, 1]
     assert others.means.flatten().tolist() == pytest.approx([11 / 3, 0.0])
-    itself = cluster_means(x, torch.arange(4), count=2, neighbours=0)
+    itself = cluster_means(x, [(torch.arange(4), 2)], neighbours=0)
     # Its own 0 and the nearest other: 1 / 2, 1 / 2, 4 / 2, 16 / 2. The first of the equal pair counts as denser.
     assert itself.log_density.tolist() == pytest.approx([-0.5, -0.5, -2, -8])
     assert itself.separation.tolist() == [7, 1, 2, 4]
@@ -79,7 +79,7 @@ def test_density_peaks_as_the_reference(knn):
         n = 1 + seed % 17
         x, g = random_features(seed, n, 1 + seed % 5, kind)
         count = int(torch.randint(1, n + 1, (1,), generator=g))
-        found = cluster_means(x, torch.arange(n), count, knn)
+        found = cluster_means(x, [(torch.arange(n), count)], knn)
         centres, owner, rho, separation = density_peaks_reference(x.double().numpy(), count, knn)
         assert found.centres.tolist() == centres
         assert found.owner.tolist() == owner
@@ -100,7 +100,7 @@ def test_row_tiles_change_nothing(monkeypatch):
 
 def test_far_apart_rows_are_still_ranked_when_their_density_underflows():
     x = torch.tensor([[0.0], [300.0], [1000.0], [1001.0], [1100.0]])
-    found = cluster_means(x, torch.arange(5), count=2, neighbours=2)
+    found = cluster_means(x, [(torch.arange(5), 2)], neighbours=2)
     assert float(found.log_density.exp().max()) == 0.0  # exp(-4900) and less
     centres, *_ = density_peaks_reference(x.double().numpy(), 2, 2)
     assert found.centres.tolist() == centres == [3, 2]
@@ -240,5 +240,5 @@ def test_without_text_the_last_row_decides():
     assert nobody.rows.tolist() == []
     assert nobody.line is None
     rows = torch.rand(3, 6)
-    assert torch.equal(rated_attention(rows, nobody), rows[2])
-    assert rated_attention(rows[:0], nobody).isnan().all()
+    assert torch.equal(mean_of_raters(rows, nobody), rows[2])
+    assert mean_of_raters(rows[:0], nobody).isnan().all()

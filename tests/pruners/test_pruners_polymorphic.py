@@ -11,14 +11,13 @@ from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners.clustering import split_keep
 from tokviz.pruners.polymorphic import (
     PRUNER,
-    geometric_ratio,
     merged_count,
     plan_counts,
     schedule,
     select_consolidated,
     select_rated,
 )
-from tokviz.pruners.schedules import carried_layers, layer_spans
+from tokviz.pruners.schedules import carried_layers, geometric_ratio, layer_spans
 from tokviz.types import RECEIVED_ATTENTION, Budget, PlanningInfo, Signals
 
 LLAVA_7B, LLAVA_13B, TINY = PlanningInfo(576, 32), PlanningInfo(576, 40), PlanningInfo(144, 8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,38 +37,25 @@ class Clusters:
     separation: Tensor
 
 
-def cluster_means(features: Tensor, rows: Tensor, count: int, neighbours: int) -> Clusters:
-    """DPC-kNN over ``rows``: every cluster becomes the plain mean of its members, the centre among them.
+def cluster_means(features: Tensor, parts: Sequence[tuple[Tensor, int]], neighbours: int) -> Clusters:
+    """DPC-kNN in each part by itself: every cluster becomes the plain mean of its members, the centre among them.
 
     neighbours: K_nn nearest other rows make the density; 0 does as SparseVLM's code, which takes as many as there are
     clusters and counts the row itself as its own nearest.
-    Shape: features ``(N, D)``, rows ``(m,)`` finite, ``1 <= count <= m``.
+    Shape: features ``(N, D)``; parts, at least one, each of rows ``(m,)`` finite and how many clusters, 1 to m.
     Source: SparseVLM ``cluster_and_merge`` (``methods.md`` 6.4c); Polymorphic Eq. 1-7. Differs from the code: ties
     instead of noise (see ``density_peaks``), and no 1e-6 in the denominator of the mean.
     """
-    peaks = density_peaks(features[rows].float(), count, neighbours or count, include_self=neighbours == 0)
-    place = torch.empty_like(rows)
-    place[peaks.centres] = torch.arange(count, device=rows.device)
-    sums, sizes = group_sums(features, rows, place[peaks.owner], count)
-    return Clusters(
-        rows=rows,
-        owner=rows[peaks.owner],
-        centres=rows[peaks.centres],
-        means=sums.div_(sizes.unsqueeze(1)),
-        sizes=sizes.float(),
-        log_density=peaks.log_density,
-        separation=peaks.separation,
-    )
-
-
-def joined(parts: list[Clusters], features: Tensor) -> Clusters:
-    """Clusters of several views as one, view after view. Shape: features ``(N, D)``, for the width when none is."""
-    if len(parts) == 1:
-        return parts[0]
-    if not parts:
-        rows = torch.empty(0, dtype=torch.int64, device=features.device)
-        return Clusters(rows, rows, rows, features[:0].float(), *(features.new_empty(0).float() for _ in range(3)))
-    return Clusters(*(torch.cat([getattr(part, name) for part in parts]) for name in Clusters.__dataclass_fields__))
+    found = []
+    for rows, count in parts:
+        peaks = density_peaks(features[rows].float(), count, neighbours or count, include_self=neighbours == 0)
+        place = torch.empty_like(rows)
+        place[peaks.centres] = torch.arange(count, device=rows.device)
+        sums, sizes = group_sums(features, rows, place[peaks.owner], count)
+        means = sums.div_(sizes.unsqueeze(1))
+        numbers = (rows[peaks.owner], rows[peaks.centres], means, sizes.float(), peaks.log_density, peaks.separation)
+        found.append((rows, *numbers))
+    return Clusters(*(of_parts[0] if len(found) == 1 else torch.cat(of_parts) for of_parts in zip(*found, strict=True)))
 
 
 def recycled_clusters(pruned: int) -> tuple[int, int]:
@@ -97,25 +84,27 @@ def split_keep(n: int, keep: int) -> tuple[int, int]:
 class Rankable:
     """The rows that a stage may keep, and those of them that have a feature and a score.
 
-    Shape: pool ``(P,)``, rows ``(n,)``, both ascending; scores and ranked ``(N,)``, as given and ready to be ranked.
+    Shape: pool ``(P,)``, rows ``(n,)``, both ascending; score.values and ranked ``(N,)``, as given and ready to be
+    ranked.
     """
 
     pool: Tensor
     rows: Tensor
-    scores: Tensor
+    score: TokenMap
     ranked: Tensor
 
-    @property
-    def non_finite(self) -> int:
-        """How many rows of the pool lack a feature or a score."""
-        return len(self.pool) - int(torch.isfinite(self.scores[self.rows].float()).sum())
+    def explained(self, of: int | None = None, **shown: Any) -> Diagnostics:
+        """Diagnostics that also tell of the rows without a feature or a score, ``of`` how many (None: the pool)."""
+        finite = int(torch.isfinite(self.score.values[self.rows].float()).sum())
+        of = len(self.pool) if of is None else of
+        return explained(self.score, non_finite=len(self.pool) - finite, of=of, **shown)
 
 
-def rankable(features: Tensor, scores: Tensor, pool: Tensor) -> Rankable:
-    """Find the rows of ``pool (P,)`` that can be ranked. Shape: features ``(N, D)``, scores ``(N,)``."""
-    ranked, broken = sanitised(scores)
+def rankable(features: Tensor, score: TokenMap, pool: Tensor) -> Rankable:
+    """Find the rows of ``pool (P,)`` that can be ranked. Shape: features ``(N, D)``, score.values ``(N,)``."""
+    ranked, broken = sanitised(score.values)
     rows = usable_rows(features, pool)
-    return Rankable(pool, rows[ranked[rows] > -torch.inf] if broken else rows, scores, ranked)
+    return Rankable(pool, rows[ranked[rows] > -torch.inf] if broken else rows, score, ranked)
 
 
 def keep_and_recycle(features: Tensor, score: TokenMap, keep: int, neighbours: int, append: bool) -> Selection:
@@ -125,114 +114,82 @@ def keep_and_recycle(features: Tensor, score: TokenMap, keep: int, neighbours: i
     Shape: features ``(N, D)``, score.values ``(N,)``, ``0 < keep < N`` -> kept ``(keep,)``, features ``(keep, D)``.
     Source: SparseVLM ``attn_postprocess_topk`` and recycling; Polymorphic section 3.3.
     """
-    found = rankable(features, score.values, torch.arange(len(features), device=features.device))
+    found = rankable(features, score, torch.arange(len(features), device=features.device))
     rows = found.rows
     if len(rows) <= keep:
-        return kept_without_merging(found, keep, found.pool, score)
+        return kept_without_merging(found, keep, found.pool)
     selected, n_clusters = split_keep(len(rows), keep)
     recycled = recycled_clusters(len(rows) - selected)[0] if n_clusters else 0
     by_score = rows[top_k(found.ranked[rows], len(rows))]
-    again = by_score[selected : selected + recycled].sort().values
-    parts = [cluster_means(features, again, n_clusters, neighbours)] if n_clusters else []
-
-    def facts() -> dict[str, int]:
-        return {
-            "selected": selected,
-            "recycled": recycled,
-            "clusters": n_clusters,
-            "ties_at_threshold": ties_at_threshold(found.ranked[rows], selected),
-        }
-
-    return clustered_selection(features, by_score[:selected], parts, score, append, found, facts)
+    parts = [(by_score[selected : selected + recycled].sort().values, n_clusters)] if n_clusters else []
+    facts = {"selected": selected, "recycled": recycled, "clusters": n_clusters}
+    clusters = cluster_means(features, parts, neighbours) if parts else None
+    return clustered_selection(features, found, by_score[:selected], clusters, [(rows, selected)], append, facts)
 
 
-def kept_without_merging(found: Rankable, keep: int, pool: Tensor, score: TokenMap) -> Selection:
+def kept_without_merging(found: Rankable, keep: int, pool: Tensor) -> Selection:
     """All rows that can be ranked, and others of ``pool`` to make up the number: nothing usable is left to merge."""
     if len(found.rows) == 0:
-        return unrankable(keep, pool, score)
-    kept = fill_up(found.rows, keep, pool).sort().values
-    return Selection(kept, diagnose=lambda: explained(score, non_finite=found.non_finite, of=len(pool)))
+        return unrankable(keep, pool, found.score)
+    return Selection(fill_up(found.rows, keep, pool).sort().values, diagnose=lambda: found.explained(of=len(pool)))
 
 
 def clustered_selection(
     features: Tensor,
-    alone: Tensor,
-    parts: list[Clusters],
-    score: TokenMap,
-    append: bool,
     found: Rankable,
-    facts: Callable[[], Mapping[str, Any]],
+    alone: Tensor,
+    clusters: Clusters | None,
+    lines: Sequence[tuple[Tensor, int]],
+    append: bool,
+    facts: Mapping[str, Any],
 ) -> Selection:
-    """The Selection of tokens kept ``alone (k,)`` and of the clusters of every view, each at its centre's place.
+    """The Selection of tokens kept ``alone (k,)`` and of clusters, each at its centre's place.
 
-    append: the LLM gets the clusters behind the tokens kept alone, most prominent first, as in SparseVLM's code;
-    otherwise every cluster stands where its centre stood.
+    lines: of what rows how many were kept alone, by their score. append: the LLM gets the clusters behind the tokens
+    kept alone, most prominent first, as in SparseVLM's code; otherwise every cluster stands where its centre stood.
     """
-    n, device, merges = len(features), features.device, bool(parts)
-    clusters = joined(parts, features)
-    kept = torch.cat([alone, clusters.centres]).sort().values
-    owner = torch.full((n,), -1, device=device).index_copy_(0, clusters.rows, clusters.owner)
+    n, device = len(features), features.device
+    assignment = torch.full((n,), -1, device=device)
+    kept, merged, sequence = alone.sort().values, None, None
+    if clusters is not None:
+        assignment.index_copy_(0, clusters.rows, clusters.owner)
+        order = torch.cat([kept, clusters.centres])
+        kept = order.sort().values
+        merged = kept_rows(features, kept, clusters.centres, clusters.means)
+        sequence = torch.searchsorted(kept, order) if append else None
 
     def diagnose() -> Diagnostics:
-        sizes = torch.zeros(n, device=device).index_fill(0, alone, 1.0).index_copy(0, clusters.centres, clusters.sizes)
-        return explained(
-            score,
-            maps=(*_graph_maps(clusters, n), group_sizes(sizes)),
-            charts=decision_graph(clusters),
-            facts=facts(),
-            non_finite=found.non_finite,
-            of=len(found.pool),
-        )
+        ties = max([1, *(ties_at_threshold(found.ranked[rows], count) for rows, count in lines)])
+        sizes = torch.zeros(n, device=device).index_fill(0, alone, 1.0)
+        maps, charts = ((), ()) if clusters is None else _decision_graph(clusters, n)
+        if clusters is not None:
+            sizes.index_copy_(0, clusters.centres, clusters.sizes)
+        sizes_map = TokenMap("group_size", "Tokens merged into one", sizes, unit="tokens", direction="0 is dropped")
+        return found.explained(maps=(*maps, sizes_map), charts=charts, facts={**facts, "ties_at_threshold": ties})
 
-    return Selection(
-        kept=kept,
-        assignment=owner.index_copy_(0, alone, alone),
-        features=kept_rows(features, kept, clusters.centres, clusters.means) if merges else None,
-        sequence=torch.searchsorted(kept, torch.cat([alone.sort().values, clusters.centres]))
-        if append and merges
-        else None,
-        diagnose=diagnose,
-    )
+    return Selection(kept, None, assignment.index_copy_(0, alone, alone), merged, None, sequence, diagnose=diagnose)
 
 
-def group_sizes(sizes: Tensor) -> TokenMap:
-    """How many tokens each kept one stands for. Shape: ``(N,)``."""
-    return TokenMap("group_size", "Tokens merged into one", sizes, unit="tokens", direction="0 is dropped")
-
-
-def _graph_maps(clusters: Clusters, n: int) -> tuple[TokenMap, ...]:
-    if len(clusters.rows) == 0:
-        return ()
-    density, separation = (spread(v, clusters.rows, n, torch.nan) for v in (clusters.log_density, clusters.separation))
-    return (
-        TokenMap("log_density", "Local density, ln ρ", density, direction="high with high δ makes a cluster centre"),
-        TokenMap(
-            "separation",
-            "Distance δ to a denser token",
-            separation,
-            unit="distance / √D",
-            direction="high with high ρ makes a cluster centre",
-        ),
-    )
-
-
-def decision_graph(clusters: Clusters) -> tuple[Chart, ...]:
-    """Density against separation of every clustered token, centres marked; nothing when no token was clustered.
+def _decision_graph(clusters: Clusters, n: int) -> tuple[tuple[TokenMap, ...], tuple[Chart, ...]]:
+    """Density against separation of every clustered token of ``n``, as maps and as a chart with the centres marked.
 
     The density is shown as its logarithm: between hidden states deep in an LLM the density itself underflows to 0.
     """
-    if len(clusters.rows) == 0:
-        return ()
-    return (
-        Chart(
-            name="decision_graph",
-            label="Decision graph: centres are dense and far from denser tokens",
-            kind="scatter",
-            x=clusters.log_density.tolist(),
-            y=clusters.separation.tolist(),
-            x_label="local density, ln ρ",
-            y_label="distance δ to a denser token",
-            tokens=clusters.rows.tolist(),
-            marked=torch.isin(clusters.rows, clusters.centres).nonzero().squeeze(1).tolist(),
-        ),
+    density, delta = (spread(v, clusters.rows, n, torch.nan) for v in (clusters.log_density, clusters.separation))
+    dense, far = ("high with high δ makes a cluster centre", "high with high ρ makes a cluster centre")
+    maps = (
+        TokenMap("log_density", "Local density, ln ρ", density, direction=dense),
+        TokenMap("separation", "Distance δ to a denser token", delta, "distance / √D", far),
     )
+    chart = Chart(
+        name="decision_graph",
+        label="Decision graph: centres are dense and far from denser tokens",
+        kind="scatter",
+        x=clusters.log_density.tolist(),
+        y=clusters.separation.tolist(),
+        x_label="local density, ln ρ",
+        y_label="distance δ to a denser token",
+        tokens=clusters.rows.tolist(),
+        marked=torch.isin(clusters.rows, clusters.centres).nonzero().squeeze(1).tolist(),
+    )
+    return maps, (chart,)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,66 +42,39 @@ def density_peaks(features: Tensor, count: int, neighbours: int, include_self: b
     Shape: features ``(n, D)`` finite, ``1 <= count <= n``, neighbours >= 1 (fewer where there are not so many rows).
     """
     n, scale, device = len(features), features.shape[1] ** 0.5, features.device
-    neighbours = min(neighbours, n if include_self else n - 1)
-    found: _Distances = _Exact(features, include_self)
-    nearest, columns = found.nearest(neighbours)
-    crowding = (nearest / scale).square().mean(1) if neighbours else torch.zeros(n, device=device)
+    include_self = include_self or n == 1
+    distance = euclidean_distances(features)
+    nearest, columns = _nearest(distance, min(neighbours, n if include_self else n - 1), include_self)
+    crowding = (nearest / scale).square().mean(1)
     by_density = torch.sort(crowding, stable=True).indices
     place = torch.empty(n, dtype=torch.int32, device=device)
     place[by_density] = torch.arange(n, dtype=torch.int32, device=device)
     # A denser row is mostly among the nearest ones; only the other rows are looked for in all.
-    separation = nearest.masked_fill(place[columns] >= place.unsqueeze(1), torch.inf)
-    separation = torch.cat([separation, torch.full((n, 1), torch.inf, device=device)], 1).amin(1)
-    separation[by_density[0]] = found.largest()
-    for rows in (separation == torch.inf).nonzero().squeeze(1).split(ROW_TILE):
-        separation[rows] = found.smallest(rows, place < place[rows].unsqueeze(1))
+    separation = nearest.masked_fill(place[columns] >= place.unsqueeze(1), torch.inf).amin(1)
+    separation[by_density[0]] = distance.max()
+    missing = (separation == torch.inf).nonzero().squeeze(1)
+    for rows in missing.split(ROW_TILE) if len(missing) else ():
+        not_denser = place >= place[rows].unsqueeze(1)
+        separation[rows] = distance[rows].masked_fill_(not_denser, torch.inf).amin(1)
     separation /= scale
     # Distances that overflow make inf - inf: such rows are the last choice.
     centres = top_k((separation.log() - crowding).nan_to_num(nan=-torch.inf), count)
     ascending = centres.sort().values
-    owner = ascending[found.closest(ascending)]
+    owner = ascending[(distance[ascending] / scale).argmin(0)]  # divided, as rounding decides what is equal
     owner[centres] = centres
     return DensityPeaks(centres, -crowding, separation, owner)
 
 
-class _Distances(Protocol):
-    """What density peaks ask of the distances ``||x - y||`` of all rows; every answer is exact."""
+def _nearest(distance: Tensor, count: int, include_self: bool) -> tuple[Tensor, Tensor]:
+    """The ``count`` smallest distances of every row, ascending, and to which rows they are.
 
-    def nearest(self, count: int) -> tuple[Tensor, Tensor]:
-        """The smallest distances of every row, ascending, and to which rows. Shape: two of ``(n, count)``."""
-
-    def smallest(self, rows: Tensor, among: Tensor) -> Tensor:
-        """The smallest distance of some rows to those that count. Shape: ``(r,)``, ``(r, n)`` bool -> ``(r,)``."""
-
-    def largest(self) -> Tensor:
-        """The largest distance of all. Shape: ``()``."""
-
-    def closest(self, points: Tensor) -> Tensor:
-        """Which of some rows is closest to each row, the first of equals. Shape: ``(m,)`` -> ``(n,)``, in 0..m-1."""
-
-
-class _Exact:
-    """Distances read off the whole matrix."""
-
-    def __init__(self, features: Tensor, include_self: bool) -> None:
-        self.scale, self.matrix = features.shape[1] ** 0.5, euclidean_distances(features)
-        self.own = 0.0 if include_self else torch.inf
-
-    def nearest(self, count: int) -> tuple[Tensor, Tensor]:
-        self.matrix.fill_diagonal_(self.own)
-        found = [_smallest(tile, count) for tile in self.matrix.split(ROW_TILE)]
-        self.matrix.fill_diagonal_(0.0)
-        values, columns = zip(*found, strict=True)
-        return torch.cat(values), torch.cat(columns)
-
-    def smallest(self, rows: Tensor, among: Tensor) -> Tensor:
-        return self.matrix[rows].masked_fill_(~among, torch.inf).amin(1)
-
-    def largest(self) -> Tensor:
-        return self.matrix.max()
-
-    def closest(self, points: Tensor) -> Tensor:
-        return (self.matrix[points] / self.scale).argmin(0)  # divided, as rounding decides what is equal
+    Shape: ``(n, n)``, diagonal 0 -> two of ``(n, count)``.
+    """
+    if not include_self:
+        distance.fill_diagonal_(torch.inf)
+    values, columns = zip(*(_smallest(tile, count) for tile in distance.split(ROW_TILE)), strict=True)
+    distance.fill_diagonal_(0.0)
+    return torch.cat(values), torch.cat(columns)
 
 
 def _smallest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -157,47 +157,32 @@ def _clean(values: Tensor) -> Tensor:
     return values.masked_fill(missing, 0.0 if bool(missing.all()) else values[~missing].min())
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """One tile. Shape: rows, scores (what ranks its patches, -inf last), seen (the thumbnail's part), each ``(n,)``."""
-
-    rows: Tensor
-    scores: Tensor
-    seen: Tensor
-
-
-def _ranking(tiles: Tiles, scores: Tensor, all_usable: bool) -> tuple[Tensor, list[_Tile]]:
-    """The thumbnail's scores, and thumbnail and crops with what their patches are ranked by.
+def _ranks(tiles: Tiles, scores: Tensor, all_usable: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The thumbnail's scores, and for every row of ``tiles`` what ranks it in its tile and what the thumbnail gives it.
 
     Thumbnail: its score. Crops: the crop's scores and its slice of the thumbnail resized (bilinear) to the stitched
-    grid, each divided by its length. Shape: scores ``(N,)``, NaN where they are unusable -> ``(side, side)``.
+    grid, each divided by its length.
+    Shape: scores ``(N,)``, NaN where unusable -> ``(side, side)``, ``(P,)`` with -inf where unusable, ``(P,)``.
     """
-    own, *of_crops = scores[tiles.rows].split(tiles.sizes)
-    thumbnail = (own if all_usable else _clean(own)).view(tiles.side, tiles.side)
-    resized = interpolate(thumbnail[None, None], size=tiles.size, mode="bilinear", align_corners=False).flatten()
-    first, *rows = tiles.rows.split(tiles.sizes)
-    found = [_Tile(first, own, own)]
-    for part, local, seen in zip(rows, of_crops, resized[tiles.cells].split(tiles.sizes[1:]), strict=True):
-        if all_usable:
-            combined = _unit(local) + _unit(seen)
-        else:
-            combined = (_unit(_clean(local)) + _unit(seen)).masked_fill(local.isnan(), torch.nan)
-        found.append(_Tile(part, combined, seen))
-    if all_usable:
-        return thumbnail, found
-    return thumbnail, [replace(tile, scores=tile.scores.nan_to_num(nan=-torch.inf)) for tile in found]
+    scores = scores[tiles.rows]
+    own, *of_crops = scores.split(tiles.sizes) if all_usable else map(_clean, scores.split(tiles.sizes))
+    thumbnail = own.view(1, 1, tiles.side, tiles.side)
+    seen = interpolate(thumbnail, size=tiles.size, mode="bilinear", align_corners=False).flatten()[tiles.cells]
+    both = zip(of_crops, seen.split(tiles.sizes[1:]), strict=True)
+    ranks = torch.cat([own, *(_unit(local) + _unit(outer) for local, outer in both)])
+    if not all_usable:
+        ranks.masked_fill_(scores.isnan(), -torch.inf)
+    return thumbnail[0, 0], ranks, torch.cat([scores[: tiles.sizes[0]], seen])
 
 
-def _counts(tiles: list[_Tile], ratios: list[float], tokens: int, exact: bool, all_usable: bool) -> list[int]:
+def _counts(sizes: list[int], usable: list[int], ratios: list[float], tokens: int, exact: bool) -> list[int]:
     """Tokens of the thumbnail and of each crop: floors as officially, or together exactly ``tokens``.
 
     When exact, unusable tokens count only where the others do not suffice.
     """
-    sizes = [len(tile.rows) for tile in tiles]
     targets = [share * size for share, size in zip(ratios, sizes, strict=True)]
     if not exact:
         return [int(target + 1e-9) for target in targets]
-    usable = sizes if all_usable else [int((tile.scores > -torch.inf).sum()) for tile in tiles]
     if tokens > sum(usable):
         spare = [size - good for size, good in zip(sizes, usable, strict=True)]
         more = exact_counts([float(count) for count in spare], spare, tokens - sum(usable))
@@ -206,53 +191,67 @@ def _counts(tiles: list[_Tile], ratios: list[float], tokens: int, exact: bool, a
     return [first, *exact_counts(targets[1:], usable[1:], tokens - first)]
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """What stays. Shape: first, others: the thumbnail's best first and the crops' rows; ranks, seen ``(P,)``."""
+
+    first: Tensor
+    others: Tensor
+    ranks: Tensor
+    seen: Tensor
+    ratios: list[float]
+    counts: list[int]
+
+
+def _choose(tiles: Tiles, given: Tensor, rows: Tensor, tokens: int, exact: bool) -> _Chosen:
+    """Choose among ``rows (n,)``, those that can be ranked. Shape: given ``(N,)``, the scores."""
+    all_usable, ratio = len(rows) == len(tiles.rows), tokens / len(tiles.rows)
+    scores = given if all_usable else ops.spread(given[rows], rows, len(given), torch.nan)
+    thumbnail, ranks, seen = _ranks(tiles, scores, all_usable)
+    ratios = crop_ratios(crop_sums(thumbnail, tiles.grid), ratio)
+    of_tiles = [ratio, *(ratios[row * tiles.grid[1] + column] for row, column in tiles.places)]
+    (own, *parts), (first, *crops) = ranks.split(tiles.sizes), tiles.rows.split(tiles.sizes)
+    usable = tiles.sizes if all_usable else [int((part > -torch.inf).sum()) for part in (own, *parts)]
+    counts = _counts(tiles.sizes, usable, of_tiles, tokens, exact)
+    best = [crop[ops.highest(part, count)] for crop, part, count in zip(crops, parts, counts[1:], strict=True)]
+    return _Chosen(first[ops.top_k(own, counts[0])], torch.cat(best), ranks, seen, ratios, counts)
+
+
 def _select(signals: Signals, tokens: int, params: Params) -> Selection:
-    pool, n = ops.candidate_rows(signals), len(signals.features)
+    pool, features = ops.candidate_rows(signals), signals.features
+    n, exact = len(features), params["counts"] == "exact"
     if tokens >= len(pool):
         return Selection(kept=torch.arange(n, device=pool.device))
     newlines = pool[:0] if signals.candidates is None else ops.complement(pool, n)
     name = "cls_logits" if params["scores"] == "logits" else "cls_attention"
     given = ops.required(getattr(signals, name), name).float()
-    rows = ops.usable_rows(given, ops.usable_rows(signals.features, pool))
+    # One number tells, as a linear layer made these features: to read them all would cost ten times what choosing does.
+    rows = ops.usable_rows(given, ops.usable_rows(features[:, 0], pool))
     if len(rows) == 0:
         fallback = unrankable(tokens, pool)
         return replace(fallback, kept=torch.cat([fallback.kept, newlines]).sort().values)
-    all_usable = len(rows) == len(pool)
-    scores = given if all_usable else ops.spread(given[rows], rows, n, torch.nan)
-    found, ratio = find_tiles(signals, pool), tokens / len(pool)
-    thumbnail, tiles = _ranking(found, scores, all_usable)
-    ratios = crop_ratios(crop_sums(thumbnail, found.grid), ratio)
-    of_tiles = [ratio, *(ratios[row * found.grid[1] + column] for row, column in found.places)]
-    counts = _counts(tiles, of_tiles, tokens, params["counts"] == "exact", all_usable)
-    first = tiles[0].rows[ops.top_k(tiles[0].scores, counts[0])]
-    others = [tile.rows[ops.highest(tile.scores, count)] for tile, count in zip(tiles[1:], counts[1:], strict=True)]
-    order = torch.cat([first, torch.cat([*others, newlines]).sort().values])
+    tiles = find_tiles(signals, pool)
+    chosen = _choose(tiles, given, rows, tokens, exact)
+    order = torch.cat([chosen.first, torch.cat([chosen.others, newlines]).sort().values])
     kept = order.sort().values
 
     def diagnose() -> Diagnostics:
-        facts = {
-            "ratio": ratio,
-            "tokens_of_thumbnail_and_crops": counts,
-            "crop_grid": f"{found.grid[0]} x {found.grid[1]}",
-            "crop_ratios": [float(f"{share:.6g}") for share in ratios],
-            "newlines_kept": len(newlines),
-        }
-        place = torch.cat([tile.rows for tile in tiles])
-        shares = torch.cat([torch.full((len(t.rows),), k / len(t.rows)) for t, k in zip(tiles, counts, strict=True)])
-        ranks = torch.cat([tile.scores for tile in tiles])
-        ranked, seen, share = (
-            ops.spread(values.to(place.device), place, n, torch.nan)
-            for values in (
-                ranks.masked_fill(ranks == -torch.inf, torch.nan),
-                torch.cat([t.seen for t in tiles]),
-                shares,
-            )
-        )
+        shares = [count / size for count, size in zip(chosen.counts, tiles.sizes, strict=True)]
+        of_tile = given.new_tensor(shares).repeat_interleave(torch.tensor(tiles.sizes, device=given.device))
+        finite = chosen.ranks.masked_fill(chosen.ranks == -torch.inf, torch.nan)
+        ranks, seen, share = (ops.spread(x, tiles.rows, n, torch.nan) for x in (finite, chosen.seen, of_tile))
+        ratio, grid = tokens / len(pool), tiles.grid
         return explained(
-            TokenMap("rank_score", "Score within its tile", ranked),
+            TokenMap("rank_score", "Score within its tile", ranks),
             maps=_maps(given, seen, share, name, str(params["scores"])),
-            charts=(_ratio_chart(found.grid, ratios, ratio),),
-            facts=facts,
+            charts=(_ratio_chart(grid, chosen.ratios, ratio),),
+            facts={
+                "ratio": ratio,
+                "tokens_of_thumbnail_and_crops": chosen.counts,
+                "crop_grid": f"{grid[0]} x {grid[1]}",
+                "crop_ratios": [float(f"{share:.6g}") for share in chosen.ratios],
+                "newlines_kept": len(newlines),
+            },
             non_finite=len(pool) - len(rows),
             of=len(pool),
         )

@@ -22,7 +22,15 @@ from ..types import (
 )
 from .per_view import last_row, ranked
 from .pruner import Paper, Param, Pruner, budget_tokens, choice, fixed_count, number
-from .schedules import bracket, carried_layers, layer_spans, reference_depth, weighted_average
+from .schedules import (
+    carried_layers,
+    geometric_ratio,
+    layer_spans,
+    least_budget,
+    reference_depth,
+    staircase,
+    weighted_average,
+)
 
 PUBLISHED_RATIOS = (0.5, 0.25, 0.125)
 LAYER_LISTS = {"8-16-24": (8, 16, 24), "4-8-16": (4, 8, 16), "2-6-15": (2, 6, 15)}
@@ -39,19 +47,16 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     Source: PyramidDrop, official ``llava/model/modeling_llama_pdrop.py``. Differs: ranks in float32 (the code casts
     back to the model's dtype first), ties to the lowest index.
     """
-    score = last_row(signals)
-    selection = ranked(score, keep)
+    score, label = last_row(signals), "Attention of the last prompt token on all visual tokens"
 
-    def with_reading(found: Diagnostics) -> Diagnostics:
-        label = "Attention of the last prompt token on all visual tokens"
-        return replace(
-            found, readings=(Reading("visual_attention", label, float(score.values.sum()), unit="probability"),)
-        )
+    def with_reading(own: Diagnostics) -> Diagnostics:
+        reading = Reading("visual_attention", label, float(score.values.sum()), unit="probability")
+        return replace(own, readings=(reading,))
 
-    return selection.with_diagnostics(with_reading)
+    return ranked(score, keep).with_diagnostics(with_reading)
 
 
-def counts_of(n: int, ratios: tuple[float, ...]) -> list[int]:
+def counts_of(n: int, ratios: Sequence[float]) -> list[int]:
     """Tokens after each stage: ``int(N ratio)`` of the ORIGINAL N, never more than the stage before left."""
     counts: list[int] = []
     for ratio in ratios:
@@ -59,33 +64,23 @@ def counts_of(n: int, ratios: tuple[float, ...]) -> list[int]:
     return counts
 
 
-def _powers(ratio: float) -> tuple[float, ...]:
-    return tuple(ratio**stage for stage in (1, 2, 3))
-
-
-def _average(n: float, counts: Sequence[float], layers: list[int], n_layers: int) -> float:
-    """A_in of counts, which may be fractions. Shape: as many counts as layers."""
-    return weighted_average([n, *counts], layer_spans(layers, n_layers))
-
-
 def solve_ratio(n: int, tokens: int, published: tuple[int, ...], n_layers: int) -> float | None:
     """The ratio r with counts N r, N r^2, N r^3 and A_in = ``tokens``; None when fewer than one token would be left.
 
-    Shape: published, a list of ``LAYER_LISTS``. Solves ``sum_k span_k r^k = L B / N``, which grows with r.
+    Shape: published, a list of ``LAYER_LISTS``.
     """
     layers = carried_layers(published, n_layers)
     if len(layers) < len(published):
         return None
-    ratio, _ = bracket(lambda r: _average(n, tuple(n * power for power in _powers(r)), layers, n_layers), tokens)
+    ratio = geometric_ratio(n, tokens, layer_spans(layers, n_layers))
     return ratio if n * ratio**3 >= 1.0 else None
 
 
-def _nearest_counts(n: int, tokens: int, ratio: float, layers: list[int], n_layers: int) -> list[int]:
+def _nearest_counts(n: int, tokens: int, ratio: float, spans: list[int]) -> list[int]:
     """Integer counts near N r^k whose A_in is nearest to ``tokens``: each rounded, the last stage makes up for it."""
-    first, second = (max(1, round(n * power)) for power in _powers(ratio)[:2])
-    spent = _average(n, (first, second, 0), layers, n_layers) * n_layers
-    last = round((tokens * n_layers - spent) / (n_layers - layers[2]))
-    return [first, second, min(max(1, last), second)]
+    first, second = (max(1, round(n * ratio**stage)) for stage in (1, 2))
+    spent = weighted_average([n, first, second, 0], spans) * sum(spans)
+    return [first, second, min(max(1, round((tokens * sum(spans) - spent) / spans[3])), second)]
 
 
 def _solved(budget: Budget, info: PlanningInfo, params: Params) -> tuple[tuple[int, ...], list[int]]:
@@ -94,17 +89,17 @@ def _solved(budget: Budget, info: PlanningInfo, params: Params) -> tuple[tuple[i
     chosen = params["layers"]
     lists = list(LAYER_LISTS.values()) if chosen == "auto" else [LAYER_LISTS[chosen]]
     if budget.counted_as == "final":
-        first, second, _ = counts_of(n, _powers((tokens / n) ** (1 / 3)))
+        first, second, _ = counts_of(n, staircase(1, (tokens / n) ** (1 / 3), 3)[1:])
         return lists[0], [max(first, tokens), max(second, tokens), tokens]
     average = budget.counted_as == "average"
     depth = info.n_layers if average else reference_depth(info.n_layers)
     for published in lists:
         ratio = solve_ratio(n, tokens, published, depth)
         if ratio is not None:
-            layers = carried_layers(published, depth)
-            exact = _nearest_counts(n, tokens, ratio, layers, depth)
-            return published, exact if average else counts_of(n, _powers(ratio))
-    least = next((t for t in range(tokens, n) if solve_ratio(n, t, lists[-1], depth) is not None), n)
+            spans = layer_spans(carried_layers(published, depth), depth)
+            falling = counts_of(n, staircase(1, ratio, 3)[1:])
+            return published, _nearest_counts(n, tokens, ratio, spans) if average else falling
+    least = least_budget(lambda more: solve_ratio(n, more, lists[-1], depth) is not None, tokens, n)
     raise BadInput(
         f"PDrop cannot reach an average of {tokens}: its first layers process all {n}. Ask for at least {least}, "
         "count the budget as final, or choose its published ratios."
@@ -114,11 +109,10 @@ def _solved(budget: Budget, info: PlanningInfo, params: Params) -> tuple[tuple[i
 def plan(budget: Budget, info: PlanningInfo, params: Params) -> tuple[tuple[int, ...], list[int]]:
     """Which published list of layers, and how many tokens are left after each. See ``schedule``."""
     tokens, n = budget_tokens(budget), info.n_visual
-    ratios = PUBLISHED_RATIOS
-    if params["ratios"] == "own":
-        ratios = (float(params["ratio_1"]), float(params["ratio_2"]), float(params["ratio_3"]))
     if params["ratios"] != "solved":
-        return LAYER_LISTS["8-16-24" if params["layers"] == "auto" else params["layers"]], counts_of(n, ratios)
+        own = [float(params[f"ratio_{stage}"]) for stage in (1, 2, 3)]
+        layers = LAYER_LISTS["8-16-24" if params["layers"] == "auto" else params["layers"]]
+        return layers, counts_of(n, own if params["ratios"] == "own" else PUBLISHED_RATIOS)
     if tokens >= n or info.n_layers < 2:
         return LAYER_LISTS["8-16-24"], [n, n, n]
     return _solved(budget, info, params)

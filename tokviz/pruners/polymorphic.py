@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import BadInput, Unsupported
-from ..names import PositionPolicy
+from ..names import PositionPolicy, Site
 from ..types import (
     CLS_ATTENTION,
     LLM_INPUT,
@@ -29,18 +29,17 @@ from ..types import (
 )
 from .clustering import (
     KEPT_OR_RECYCLED,
-    Clusters,
     cluster_means,
     clustered_selection,
     keep_and_recycle,
     kept_without_merging,
     rankable,
 )
-from .ops import candidate_rows, complement, required, ties_at_threshold, top_k
+from .ops import candidate_rows, complement, required, top_k
 from .per_view import shared
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, needs_on, number, switch, whole
 from .raters import Raters, alignment_logits, log_odds, rated_attention, text_raters
-from .schedules import bracket, carried_layers, layer_spans, least_budget, weighted_average
+from .schedules import carried_layers, geometric_ratio, layer_spans, least_budget, staircase, weighted_average
 
 # Layers before which tokens go (layers 3, 7, 16 of LLaVA and 3, 7, 13 of Qwen2-VL count from 1 and prune behind it).
 PUBLISHED_LAYERS = {28: (3, 7, 13), 32: (3, 7, 16), 40: (3, 7, 16)}
@@ -60,45 +59,34 @@ def select_consolidated(signals: Signals, keep: int, params: Params, generator: 
     Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` (or received_attention) -> kept ``(keep,)``.
     Raises Unsupported when there is neither. Source: Polymorphic section 3.2, Eq. 1-7; no code is public.
     """
-    label, attention = "[CLS] attention", signals.cls_attention
-    if attention is None:
-        label, attention = "Attention received from all visual tokens", signals.received_attention
-    if attention is None:
+    if signals.cls_attention is None and signals.received_attention is None:
         raise Unsupported(
             "Polymorphic keeps the tokens that [CLS], or without one all visual tokens, attend to, and this model's "
             "vision tower shows neither. Switch its stage 1 off."
         )
-    direction = "high stays for itself; of the others the centres of clusters stay"
-    score = TokenMap("attention", label, attention.float(), "probability", direction, "log")
+    label, attention = "[CLS] attention", signals.cls_attention
+    if attention is None:
+        label, attention = "Attention received from all visual tokens", signals.received_attention
+    stays = "high stays for itself; of the others the centres of clusters stay"
+    score = TokenMap("attention", label, required(attention, "attention").float(), "probability", stays, "log")
     features, neighbours = signals.features, int(params["neighbours"])
-    found = rankable(features, score.values, candidate_rows(signals))
+    found = rankable(features, score, candidate_rows(signals))
     if len(found.rows) <= keep:
-        patches_first = torch.cat([found.pool, complement(found.pool, len(features))])
-        return kept_without_merging(found, keep, patches_first, score)
+        return kept_without_merging(found, keep, torch.cat([found.pool, complement(found.pool, len(features))]))
     alone: list[Tensor] = []
-    parts: list[Clusters] = []
-    ranked_to: list[tuple[Tensor, int]] = []
+    rest: list[tuple[Tensor, int]] = []
+    lines: list[tuple[Tensor, int]] = []
     for view, share in shared(signals, found.rows, keep):
         count = merged_count(share) if share < len(view) else 0
         by_score = view[top_k(found.ranked[view], len(view))]
         alone.append(by_score[: share - count])
         if count:
-            rest = by_score[share - count :].sort().values
-            parts.append(cluster_means(features, rest, count, neighbours))
-            ranked_to.append((view, share - count))
-    dominant = torch.cat(alone)
-
-    def facts() -> dict[str, int]:
-        ties = [ties_at_threshold(found.ranked[view], single) for view, single in ranked_to]
-        clusters = sum(len(part.centres) for part in parts)
-        return {
-            "dominant": len(dominant),
-            "clusters": clusters,
-            "neighbours": neighbours,
-            "ties_at_threshold": max([1, *ties]),
-        }
-
-    return clustered_selection(features, dominant, parts, score, params["order"] == "append", found, facts)
+            rest.append((by_score[share - count :].sort().values, count))
+            lines.append((view, share - count))
+    dominant, clusters = torch.cat(alone), sum(count for _, count in rest)
+    means = cluster_means(features, rest, neighbours) if rest else None
+    facts = {"dominant": len(dominant), "clusters": clusters, "neighbours": neighbours}
+    return clustered_selection(features, found, dominant, means, lines, params["order"] == "append", facts)
 
 
 @fixed_count
@@ -113,27 +101,20 @@ def select_rated(signals: Signals, keep: int, params: Params, generator: Generat
     input_text -> kept ``(keep,)``.
     Source: Polymorphic section 3.3, Eq. 9-12; recycling by SparseVLM's rule; no code is public.
     """
-    raters, logits = text_raters(signals, scaled=True), None
+    raters, neighbours, logits = text_raters(signals, scaled=True), int(params["neighbours"]), None
     if params["signal"] == "attn":
-        values = rated_attention(required(signals.attention_rows, "attention_rows"), raters)
-        score = TokenMap("rater_attention", "Attention of the raters", values, "probability", KEPT_OR_RECYCLED, "log")
+        score = rated_attention(signals, raters, KEPT_OR_RECYCLED)
     else:
         text = required(signals.text_features, "text_features")
         logits = alignment_logits(signals.features, text, signals.features.shape[1] ** -0.5)
-        odds = log_odds(logits, raters.chosen)
-        label = "Alignment with the raters, as log odds"
+        odds, label = log_odds(logits, raters.chosen), "Alignment with the raters, as log odds"
         score = TokenMap("alignment_log_odds", label, odds, "ln odds", KEPT_OR_RECYCLED)
-    neighbours = int(params["neighbours"])
+    rule = {"raters": len(raters.rows), "rater_rule": raters.rule, "neighbours": neighbours}
 
     def rated(own: Diagnostics) -> Diagnostics:
-        facts = {
-            "signal": str(params["signal"]),
-            "raters": len(raters.rows),
-            "rater_rule": raters.rule,
-            "neighbours": neighbours,
-        }
+        facts = {"signal": str(params["signal"]), **rule, **own.facts}
         maps, readings = ((), ()) if logits is None else _alignment(logits, raters)
-        return replace(own, facts={**facts, **own.facts}, text=raters.text, readings=readings, maps=(*maps, *own.maps))
+        return replace(own, facts=facts, text=raters.text, readings=readings, maps=(*maps, *own.maps))
 
     found = keep_and_recycle(signals.features, score, keep, neighbours, params["order"] == "append")
     return found.with_diagnostics(rated)
@@ -146,30 +127,14 @@ def _alignment(logits: Tensor, raters: Raters) -> tuple[tuple[TokenMap, ...], tu
     """
     shares = logits.softmax(1)
     alpha = shares[:, raters.chosen].sum(1) / max(1, len(raters.rows))
-    direction = "high leans on the raters; its log odds rank"
-    several = shares.shape[1] > 1 and len(shares) > 0
+    leans, several = "high leans on the raters; its log odds rank", shares.shape[1] > 1 and len(shares) > 0
     one_hot = float((shares.max(1).values > 0.99).float().mean()) if several else 0.0
-    return (
-        (TokenMap("alignment", "Alignment α with the raters", alpha, "share of the softmax", direction),),
-        (Reading("one_hot", "Visual tokens whose softmax is one-hot", one_hot, unit="share"),),
-    )
+    reading = Reading("one_hot", "Visual tokens whose softmax is one-hot", one_hot, unit="share")
+    return (TokenMap("alignment", "Alignment α with the raters", alpha, "share of the softmax", leans),), (reading,)
 
 
 def _whole(counts: list[float]) -> list[int]:
     return [max(1, math.floor(count + 0.5)) for count in counts]
-
-
-def _staircase(first: float, ratio: float, stages: int) -> list[float]:
-    return [first * ratio**stage for stage in range(stages + 1)]
-
-
-def geometric_ratio(first: float, average: float, spans: list[int]) -> float:
-    """The ratio r in 0..1 with which first, first r, first r^2, ..., each seen by its span of layers, has this average.
-
-    ``sum_k span_k r^k = L average / first`` grows with r. 1 when ``first`` is not above the average, 0 when no ratio is
-    small enough. Numbers: 384 down to 192 over layers 3, 4, 9, 16 has r = 0.7075.
-    """
-    return bracket(lambda r: weighted_average(_staircase(first, r, len(spans) - 1), spans), average)[0]
 
 
 def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int, list[int], list[int]]:
@@ -187,34 +152,34 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
     if tokens >= n or not layers:
         return min(tokens, n), layers, [n] * len(layers)
     spans, stages = layer_spans(layers, info.n_layers), len(layers)
-    factor = float(params["factor"]) if params["stage_1"] else n / tokens
+    stage_1 = bool(params["stage_1"])
+    factor = float(params["factor"]) if stage_1 else n / tokens
     if budget.counted_as == "final":
         end = geometric_ratio(factor, 1.0, spans) ** stages
-        first = n if not params["stage_1"] or tokens >= n * end else math.floor(tokens / end + 0.5)
-        counts = _whole(_staircase(first, (tokens / first) ** (1 / stages), stages))
+        first = n if not stage_1 or tokens >= n * end else math.floor(tokens / end + 0.5)
+        counts = _whole(staircase(first, (tokens / first) ** (1 / stages), stages))
         return first, layers, [*(max(tokens, count) for count in counts[1:-1]), tokens]
     falling = _falling(tokens, n, factor, spans)
     if falling is None:
-
-        def accepted(more: int) -> bool:
-            return _falling(more, n, factor if params["stage_1"] else n / more, spans) is not None
-
-        least = least_budget(accepted, tokens, n)
-        entering = min(n, math.floor(factor * tokens + 0.5))
+        least = least_budget(lambda t: _falling(t, n, factor if stage_1 else n / t, spans) is not None, tokens, n)
         raise BadInput(
-            f"Polymorphic cannot reach an average of {tokens}: {entering} enter the LLM, and its first {spans[0]} "
-            f"of {info.n_layers} layers process them all. {'Lower K' if params['stage_1'] else 'Switch stage 1 on'}, "
-            f"or ask for at least {least}."
+            f"Polymorphic cannot reach an average of {tokens}: {_entering(tokens, n, factor)} enter the LLM, and its "
+            f"first {spans[0]} of {info.n_layers} layers process them all. "
+            f"{'Lower K' if stage_1 else 'Switch stage 1 on'}, or ask for at least {least}."
         )
     return falling[0], layers, falling[1:]
 
 
+def _entering(tokens: int, n: int, factor: float) -> int:
+    return min(n, math.floor(factor * tokens + 0.5))
+
+
 def _falling(tokens: int, n: int, factor: float, spans: list[int]) -> list[int] | None:
     """Counts from what enters the LLM on, with this average to the nearest; None where none falls steeply enough."""
-    first, stages = min(n, math.floor(factor * tokens + 0.5)), len(spans) - 1
+    first, stages = _entering(tokens, n, factor), len(spans) - 1
     if weighted_average([first] + [1] * stages, spans) > tokens + 0.5:
         return None
-    counts = _whole(_staircase(first, geometric_ratio(first, tokens, spans), stages))
+    counts = _whole(staircase(first, geometric_ratio(first, tokens, spans), stages))
     return counts if weighted_average(counts, spans) <= tokens + 0.5 else None
 
 
@@ -228,28 +193,17 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     """
     first, layers, counts = plan_counts(budget, info, params)
     positions: PositionPolicy = "reindex" if info.renumbers else "keep"
-    stages = []
-    if params["stage_1"]:
-        stages.append(
-            Stage(
-                "projector" if info.merges_patches else "encoder",
-                first,
-                select_consolidated,
-                needs=needs_on(info, CLS_ATTENTION, RECEIVED_ATTENTION),
-                positions=positions,
-                title="Stage 1: neglected tokens clustered",
-            )
-        )
+    site: Site = "projector" if info.merges_patches else "encoder"
+    needs = needs_on(info, CLS_ATTENTION, RECEIVED_ATTENTION)
+    clustered = Stage(site, first, select_consolidated, needs, positions, "Stage 1: neglected tokens clustered")
     if params["stage_1"] and all(count == first for count in counts):
-        return Schedule(tuple(stages))
-    signal = TEXT_ROWS if params["signal"] == "attn" else TEXT_FEATURES
-    stages += [
-        Stage(
-            layer, count, select_rated, (LLM_INPUT, signal), positions, "Stage 2: rated by text, pruned ones recycled"
-        )
-        for layer, count in zip(layers, counts, strict=True)
-    ]
-    return Schedule(tuple(stages))
+        return Schedule((clustered,))
+    needs = (LLM_INPUT, TEXT_ROWS if params["signal"] == "attn" else TEXT_FEATURES)
+    title = "Stage 2: rated by text, pruned ones recycled"
+    rated = (
+        Stage(layer, count, select_rated, needs, positions, title) for layer, count in zip(layers, counts, strict=True)
+    )
+    return Schedule((clustered, *rated) if params["stage_1"] else tuple(rated))
 
 
 PRUNER = Pruner(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..types import Signals, TextScores
+from ..types import Signals, TextScores, TokenMap
 from .ops import complement, required, take_rows, usable_rows, whole_groups
 
 # A share counts as above the average 1/N_t when it is so by more than float32 rounding.
@@ -23,17 +24,25 @@ def alignment(visual: Tensor, text: Tensor, scale: float) -> Tensor:
     return alignment_logits(visual, text, scale).softmax(1)
 
 
-def alignment_logits(visual: Tensor, text: Tensor, scale: float) -> Tensor:
-    """``scale * V T^T``, -inf for text tokens that are not finite. Shape: ``(N, D)``, ``(M, D)`` -> ``(N, M)``."""
+def alignment_logits(visual: Tensor, text: Tensor, scale: float, broken: Tensor | None = None) -> Tensor:
+    """``scale * V T^T``, -inf for text tokens that are not finite. Shape: ``(N, D)``, ``(M, D)`` -> ``(N, M)``.
+
+    broken: the rows of text that are not finite ``(b,)``, where that is known.
+    """
     visual, text = visual.float(), text.float()
-    everything = torch.arange(len(text), device=text.device)
-    broken = complement(usable_rows(text, everything), len(text))
+    broken = _broken(text) if broken is None else broken
     if len(broken):
         text = text.index_fill(0, broken, 0.0)
     logits = (whole_groups(visual) @ text.T)[: len(visual)]
     if scale != 1.0:
         logits.mul_(scale)
     return logits.index_fill_(1, broken, -torch.inf) if len(broken) else logits
+
+
+def _broken(text: Tensor) -> Tensor:
+    """The rows that are not finite. Shape: ``(M, D)`` -> ``(b,)``."""
+    usable = usable_rows(text, torch.arange(len(text), device=text.device))
+    return usable[:0] if len(usable) == len(text) else complement(usable, len(text))
 
 
 def log_odds(logits: Tensor, chosen: Tensor) -> Tensor:
@@ -85,25 +94,25 @@ def text_raters(signals: Signals, scaled: bool) -> Raters:
     """
     visual = required(signals.input_features, "input_features")
     text = required(signals.input_text, "input_text")
-    pool = torch.arange(len(text), device=text.device)
-    usable = usable_rows(text, pool)
-    seen = usable_rows(visual, torch.arange(len(visual), device=visual.device))
-    shares = torch.zeros(len(text), device=text.device)
+    broken, scale = _broken(text), visual.shape[1] ** -0.5 if scaled else 1.0
     nobody = torch.zeros(len(text), dtype=torch.bool, device=text.device)
-    if len(usable) == 0:
-        return Raters(shares, nobody, None, "no text token behind the image")
-    everybody = nobody.index_fill(0, usable, True)
-    line = 1.0 / len(usable)
-    if len(seen) == 0:
-        return Raters(shares, everybody, line, "all text tokens, as no visual token is finite")
-    shares = alignment(take_rows(visual, seen), text, visual.shape[1] ** -0.5 if scaled else 1.0).mean(0)
+    if len(broken) == len(text):
+        return Raters(nobody.float(), nobody, None, "no text token behind the image")
+    everybody = (~nobody).index_fill(0, broken, False)
+    line = 1.0 / (len(text) - len(broken))
+    shares = alignment_logits(visual, text, scale, broken).softmax(1).mean(0)
+    if not math.isfinite(shares.sum()):  # a visual token that is not finite takes no part
+        seen = usable_rows(visual, torch.arange(len(visual), device=visual.device))
+        if len(seen) == 0:
+            return Raters(nobody.float(), everybody, line, "all text tokens, as no visual token is finite")
+        shares = alignment_logits(take_rows(visual, seen), text, scale, broken).softmax(1).mean(0)
     chosen = (shares > line * (1 + ROUNDING)) & everybody
     if bool(chosen.any()):
         return Raters(shares, chosen, line, "text tokens above the average share")
     return Raters(shares, everybody, line, "all text tokens, as none is above the average share")
 
 
-def rated_attention(rows: Tensor, raters: Raters) -> Tensor:
+def mean_of_raters(rows: Tensor, raters: Raters) -> Tensor:
     """Mean of the raters' attention rows; of the last row when there is no rater.
 
     Rows of raters that are NaN throughout are not left out: they show as tokens without a score.
@@ -114,3 +123,9 @@ def rated_attention(rows: Tensor, raters: Raters) -> Tensor:
         return torch.full((rows.shape[1],), torch.nan, device=rows.device)
     chosen = raters.rows
     return rows[chosen].mean(0) if len(chosen) else rows[-1]
+
+
+def rated_attention(signals: Signals, raters: Raters, direction: str) -> TokenMap:
+    """The attention of the raters on the visual tokens, see ``mean_of_raters``. Shape: values ``(N,)`` float32."""
+    values = mean_of_raters(required(signals.attention_rows, "attention_rows"), raters)
+    return TokenMap("rater_attention", "Attention of the raters", values, "probability", direction, "log")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -55,12 +56,9 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     nothing (officially at least one token is always recycled).
     """
     raters = text_raters(signals, scaled=False)
-    attention = rated_attention(required(signals.attention_rows, "attention_rows"), raters)
-    score = TokenMap("rater_attention", "Attention of the raters", attention, "probability", KEPT_OR_RECYCLED, "log")
+    score = rated_attention(signals, raters, KEPT_OR_RECYCLED)
     found = keep_and_recycle(signals.features, score, keep, neighbours=0, append=True)
-    return found.with_diagnostics(
-        lambda own: replace(own, facts={**_facts("v1", raters), **own.facts}, text=raters.text)
-    )
+    return found.with_diagnostics(lambda own: _rated(own, raters, version="v1"))
 
 
 @fixed_count
@@ -85,30 +83,23 @@ def select_plus(signals: Signals, keep: int, params: Params, generator: Generato
     # Tokens without a score count as not looked at, or one of them would make every head's sum NaN.
     looked_at = corrected.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).sum((1, 2))
     heads = torch.sort(looked_at, descending=True, stable=True).indices[:count].sort().values
-    score = TokenMap(
-        "corrected_attention",
-        "Attention of the raters, corrected for distance",
-        corrected[heads].mean((0, 1)),
-        unit="probability / rotary similarity",
-    )
-    found = ranked(score, keep)
+    attention, unit = corrected[heads].mean((0, 1)), "probability / rotary similarity"
+    score = TokenMap("corrected_attention", "Attention of the raters, corrected for distance", attention, unit)
 
     def with_heads(own: Diagnostics) -> Diagnostics:
-        correction = TokenMap(
-            "rotary_similarity",
-            "What distance alone gives (divided out)",
-            similarity[chosen].mean(0),
-            direction="high is near to the text: its attention counts for less",
-        )
-        return replace(
-            own,
-            facts={**_facts("plus", raters), "heads": heads.tolist(), **own.facts},
-            maps=(correction,),
-            text=raters.text,
-            warnings=(*own.warnings, *_distance_warnings(similarity[chosen])),
-        )
+        label = "What distance alone gives (divided out)"
+        near = "high is near to the text: its attention counts for less"
+        correction = TokenMap("rotary_similarity", label, similarity[chosen].mean(0), direction=near)
+        warnings = (*own.warnings, *_distance_warnings(similarity[chosen]))
+        rated = _rated(own, raters, version="plus", heads=heads.tolist())
+        return replace(rated, maps=(correction,), warnings=warnings)
 
-    return found.with_diagnostics(with_heads)
+    return ranked(score, keep).with_diagnostics(with_heads)
+
+
+def _rated(own: Diagnostics, raters: Raters, version: str, **facts: Any) -> Diagnostics:
+    rule = {"version": version, "raters": int(raters.chosen.sum()), "rater_rule": raters.rule}
+    return replace(own, facts={**rule, **facts, **own.facts}, text=raters.text)
 
 
 def _distance_warnings(similarity: Tensor) -> tuple[str, ...]:
@@ -120,10 +111,6 @@ def _distance_warnings(similarity: Tensor) -> tuple[str, ...]:
         f"{far} of {similarity.shape[1]} visual tokens lie so far from the text that their rotary similarity is not "
         "positive: dividing by it, as SparseVLM+ does, says nothing about them.",
     )
-
-
-def _facts(version: str, raters: Raters) -> dict[str, str | int]:
-    return {"version": version, "raters": int(raters.chosen.sum()), "rater_rule": raters.rule}
 
 
 def priority_heads(n_heads: int) -> int:
@@ -206,21 +193,13 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     v1 closes the gap in the positions (reindex), SparseVLM+ keeps them. A model of fewer than 4 layers has room for the
     last stages only. Raises BadInput when the average cannot be met.
     """
-    version = str(params["version"])
-    plus = version == "plus"
-    return Schedule(
-        tuple(
-            Stage(
-                layer,
-                count,
-                select_plus if plus else select,
-                needs=(LLM_INPUT, HEAD_ROWS, ROTARY_SIMILARITY) if plus else (LLM_INPUT, TEXT_ROWS),
-                positions="keep" if plus else "reindex",
-                title="Rated by text" if plus else "Rated by text, pruned ones recycled",
-            )
-            for layer, count in zip(*plan_counts(version, budget, info), strict=True)
-        )
-    )
+    version, rated = str(params["version"]), "Rated by text"
+    stages = zip(*plan_counts(version, budget, info), strict=True)
+    if version == "plus":
+        needs = (LLM_INPUT, HEAD_ROWS, ROTARY_SIMILARITY)
+        return Schedule(tuple(Stage(layer, count, select_plus, needs, "keep", rated) for layer, count in stages))
+    needs, title = (LLM_INPUT, TEXT_ROWS), f"{rated}, pruned ones recycled"
+    return Schedule(tuple(Stage(layer, count, select, needs, "reindex", title) for layer, count in stages))
 
 
 PRUNER = Pruner(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ def sanitised(scores: Tensor) -> tuple[Tensor, int]:
     """
     scores = scores.float()
     # A sum is finite only if every term is; where it overflows, the terms are looked at one by one.
-    if bool(torch.isfinite(scores.sum())):
+    if math.isfinite(scores.sum()):
         return scores, 0
     finite = torch.isfinite(scores)
     lowest = torch.full_like(scores, -torch.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -69,7 +70,7 @@ def usable_rows(values: Tensor, pool: Tensor) -> Tensor:
     """
     numbers = values if values.dim() == 1 else row_lengths(values).square_()
     # A sum is finite only if every term is; where it overflows, the terms are looked at one by one.
-    return pool if bool(torch.isfinite(numbers.sum())) else pool[torch.isfinite(numbers)[pool]]
+    return pool if math.isfinite(numbers.sum()) else pool[torch.isfinite(numbers)[pool]]
 
 
 def unit_rows(features: Tensor, rows: Tensor | None = None) -> Tensor:
