@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 def add_to(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = commands.add_parser(
-        "calibrate", allow_abbrev=False, help="search the layer at which VTW may withdraw the picture from a model"
+        "calibrate", allow_abbrev=False, help="find the layer at which VTW can withdraw the image"
     )
     parser.set_defaults(run=run_calibrate)
     add = parser.add_argument
-    add("method", choices=("vtw",), help="the method whose setting is searched")
-    add("--model", default="tokviz-tiny", metavar="NAME", help="model of the menu, folder, or hub id")
+    add("method", choices=("vtw",), help="the method to calibrate")
+    add("--model", default="tokviz-tiny", metavar="NAME", help="menu entry, folder, or Hub id (default: %(default)s)")
     samples = parser.add_mutually_exclusive_group()
     samples.add_argument(
-        "--scenes", type=int, default=20, metavar="N", help="held-out drawn scenes to ask about (default: %(default)s)"
+        "--scenes", type=int, default=20, metavar="N", help="number of held-out drawn scenes (default: %(default)s)"
     )
-    samples.add_argument("--cases", metavar="FOLDER", help="stored cases instead (folders with a session.json)")
-    samples.add_argument("--images", metavar="FOLDER", help="pictures of a folder instead; needs --question")
-    add("--question", metavar="TEXT", help="the question about the pictures of --images")
-    add("--eta", type=float, metavar="NATS", help="divergence at which the answer counts as unchanged (default: 0.003)")
-    add("--first", type=int, metavar="K", help="first layer to try (default: 5 of 32, in proportion elsewhere)")
-    add("--json", metavar="FILE", help="write the curve")
+    samples.add_argument("--cases", metavar="FOLDER", help="use stored cases instead (folders with a session.json)")
+    samples.add_argument("--images", metavar="FOLDER", help="use the images in a folder instead; needs --question")
+    add("--question", metavar="TEXT", help="the question to ask about the images in --images")
+    add("--eta", type=float, metavar="NATS", help="largest divergence of an unchanged answer (default: 0.003)")
+    add("--first", type=int, metavar="K", help="first layer to try (default: 5 of 32, scaled for other depths)")
+    add("--json", metavar="FILE", help="write the curve to FILE")
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
     """Search, print the curve and the layer, write the curve. Ends with 2 when no layer is good enough."""
     if (arguments.images is None) != (arguments.question is None):
-        raise BadInput("--images and --question belong together: give both or none.")
+        raise BadInput("--images and --question go together: give both or neither.")
     if arguments.json:
         check_writable(Path(arguments.json))
     progress = Console(stderr=True)

@@ -266,7 +266,7 @@ def test_a_method_that_keeps_fewer_tokens_than_asked_says_so_on_the_run(vlm, sce
 
     asked = [few, (few, {"short": 0}), summed]
     some, all_, added = tokviz.compare(vlm, scene_image, QUESTION, asked, budget=20).runs[1:]
-    assert some.warnings == ["Only a few kept 7 visual tokens where it was to keep 20."]
+    assert some.warnings == ["Only a few kept 7 of the 20 visual tokens that it was asked for."]
     assert not all_.warnings and not added.warnings, "an added token is one of those asked for"
     assert some.stages[0].score is not None and "ties_at_threshold" in some.stages[0].facts
     with pytest.raises(ValueError, match="summed was to keep 20 tokens and kept 21"):

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     )
     from .types import ENCODER_KEYS as KEYS
 
-# Resolved at first use, so that `import tokviz` and the first screen of the page cost no torch.
+# Imported on first use, so that `import tokviz` and the first screen of the page do not import torch.
 _NAMES = {
     "api": "Inputs inputs_for list_models prune",
     "errors": "BadInput Unsupported",

@@ -1,4 +1,4 @@
-"""Pruning inside one's own ``generate``, and the inputs for it."""
+"""Prune inside your own ``generate`` call, and prepare the inputs for it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 
 class Inputs(dict[str, Tensor]):
-    """What the processor makes of an image and a question, for ``prune`` or the model's own ``generate(**inputs)``.
+    """Processor output for an image and a question, for ``prune`` or the model's own ``generate(**inputs)``.
 
-    question_mask: ``(1, L)`` bool, the tokens that the user wrote; None where they cannot be told apart. grid: where
-    the visual tokens lie.
+    Attributes:
+        question_mask: ``(1, L)`` bool, True for the tokens that the user wrote; None if they cannot be told apart.
+        grid: Where the visual tokens are in the image or video.
     """
 
     question_mask: Tensor | None
@@ -43,16 +44,17 @@ class Inputs(dict[str, Tensor]):
 def inputs_for(vlm: VisionLanguageModel, image: Source, question: str, *, frames: int | None = None) -> Inputs:
     """Prepare an image or video and a question as ``compare`` does, with the model's own chat template.
 
-    Inputs of one's own (several turns, several images, batches) serve as well; these know more: which words are the
-    user's, and where each visual token lies, which a few methods must know.
+    Processor output of your own (several turns, several images, batches) works with ``prune`` too. This function also
+    records which tokens the user wrote and where each visual token is, which a few methods need.
 
     Args:
-        vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
-        image: As for ``compare``.
-        question: One question.
-        frames: Of a video, how many frames the model looks at.
+        vlm: The model, from ``tokviz.load`` or ``tokviz.wrap``.
+        image: An image or video, in any form that ``compare`` accepts.
+        question: A single question.
+        frames: For a video, how many frames to sample.
 
-    Raises BadInput with one sentence.
+    Raises:
+        BadInput: If an argument cannot be used; the message is one sentence.
     """
     check_model(vlm)
     media = open_media(vlm, image, frames)
@@ -76,27 +78,31 @@ def prune(
     question_mask: Tensor | None = None,
     this_thread: bool = True,
 ) -> Iterator[Pruned]:
-    """Prune visual tokens inside one's own ``generate``: sampling, beams, batches, streaming, a second turn.
+    """Prune visual tokens inside your own ``generate``: sampling, beam search, batches, streaming, a second turn.
 
-    Serves every method, those inside the vision tower too. ``pruned.inputs`` are what ``generate`` takes in the place
-    of ``inputs``; it returns the new tokens only. ``pruned.kept`` are then, per row, the original indices of the visual
-    tokens that are left, ``pruned.cache`` is the cache for a second turn inside the same block. Only this thread is
-    pruned, and calls that are bound to it: ``Thread(target=pruned.bind(vlm.model.generate), kwargs=...)``.
+    Works with every method, including those that prune inside the vision tower. Pass ``pruned.inputs`` to ``generate``
+    in place of ``inputs``; it returns only the new tokens. Afterwards, ``pruned.kept`` holds, for each row, the
+    original indices of the visual tokens that are left, and ``pruned.cache`` is the cache for a second turn inside the
+    same block. Pruning applies only to this thread and to calls that are bound to it:
+    ``Thread(target=pruned.bind(vlm.model.generate), kwargs=...)``.
 
     Args:
-        vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
-        inputs: What its processor made, or ``tokviz.inputs_for``. Batches are padded on the left.
-        method: An id, a pruner object, or a pair of either with parameters.
-        budget: Visual tokens to keep in each row.
+        vlm: The model, from ``tokviz.load`` or ``tokviz.wrap``.
+        inputs: The output of the model's processor, or of ``tokviz.inputs_for``. Batches are padded on the left.
+        method: A method id, a pruner object, or a pair of either with parameters.
+        budget: Number of visual tokens to keep in each row.
         budget_as: What the budget counts; see ``compare``.
         params: Parameters of the method, ``{name: value}``.
-        seed: Of everything random, for each row alike.
-        question_mask: ``(B, L)`` bool, the tokens that the user wrote, for methods that listen to nothing else; known
-            of ``tokviz.inputs_for``.
+        seed: Seed for everything random, the same for every row.
+        question_mask: ``(B, L)`` bool, True for the tokens that the user wrote, for methods that use only those. Not
+            needed with inputs from ``tokviz.inputs_for``.
         this_thread: False to prune bound calls only.
 
+    Yields:
+        The ``Pruned`` context, with ``inputs``, ``kept``, ``cache`` and ``bind``.
+
     Raises:
-        BadInput: With one sentence, before the block is entered, when the method cannot run or meet the budget here.
+        BadInput: If the method cannot run on this model or cannot meet the budget; raised before the block is entered.
 
     Example:
         >>> inputs = tokviz.inputs_for(vlm, "scene.png", "what color is the star?")
@@ -129,7 +135,7 @@ def prune(
 
 
 def _grids(vlm: VisionLanguageModel, inputs: Mapping[str, Any]) -> list[TokenGrid] | None:
-    """Where the visual tokens of each row lie, as far as its inputs tell: of those of ours, and of one sized image."""
+    """Where the visual tokens of each row are, if known: for our own inputs and for one sized image per row."""
     if isinstance(inputs, Inputs):
         return [inputs.grid]
     sizes = inputs.get("image_sizes")
@@ -152,7 +158,7 @@ def _infos(
 
 
 def _common_stages(plans: Sequence[Schedule]) -> tuple[Stage, ...]:
-    """The stages of the first row, where those of all rows lie at the same sites; how many tokens stay may differ."""
+    """The stages of the first row, if all rows have theirs at the same sites; the numbers of kept tokens may differ."""
 
     def shape(plan: Schedule) -> list[Any]:
         return [(stage.site, stage.needs, stage.positions, stage.proportional_attention) for stage in plan.stages]
@@ -163,7 +169,10 @@ def _common_stages(plans: Sequence[Schedule]) -> tuple[Stage, ...]:
 
 
 def list_models() -> tuple[CatalogEntry, ...]:
-    """The models of the menu: what each takes and needs. ``load`` takes others of the same architectures as well."""
+    """List the models on the menu, with their inputs and memory needs.
+
+    ``load`` also accepts other checkpoints of the same architectures.
+    """
     from .models.catalog import CATALOG
 
     return tuple(CATALOG)

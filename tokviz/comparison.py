@@ -24,11 +24,13 @@ _VERSION = re.compile(rb'\s*\{\s*"schema_version"\s*:\s*(\d{1,9})\s*,')
 
 
 class Comparison(Record):
-    """The runs of one request. ``runs[0]`` is the unpruned one (method ``full``).
+    """The runs of one request. ``runs[0]`` is the unpruned run (method ``full``).
 
-    text_tokens: the prompt's tokens behind the last visual token, as text; empty in sessions of earlier versions.
-    video: None when the question was about an image; else ``image`` is its first sampled frame, and ``evidence`` of
-    the request lies in the frames that ``request.evidence_frames`` says.
+    Attributes:
+        image: The image, or the first sampled frame of a video.
+        video: The video, or None for a question about an image. For a video, the boxes in ``request.evidence`` lie in
+            the frames ``request.evidence_frames``.
+        text_tokens: The prompt's tokens after the last visual token, as text; empty in sessions from earlier versions.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -44,7 +46,7 @@ class Comparison(Record):
     warnings: Many[str] = Field(default_factory=list)
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """The question, who was asked, and the first answers; ``[...]`` and ``to_json`` have the rest."""
+        """The question, the model, and the first answers; ``[...]`` and ``to_json`` have the rest."""
         shown = {short(run.key): short(run.answer if run.error is None else run.error) for run in self.runs[:4]}
         return [
             ("model", short(self.model.name)),
@@ -72,13 +74,14 @@ class Comparison(Record):
 
     @property
     def answers(self) -> dict[str, str]:
-        """What each run answered, by its key; without the runs that could not be carried out."""
+        """The answer of each run by its key, without the runs that failed."""
         return {run.key: run.answer for run in self.runs if run.error is None}
 
     def __getitem__(self, name: str | int) -> Run:
-        """The run of this key, of this method id where the method ran once, or at this place.
+        """Return a run by its key, by its method id if the method ran only once, or by its index.
 
-        Raises KeyError with the keys that are there.
+        Raises:
+            KeyError: If there is no such run; the message lists the keys that exist.
         """
         if isinstance(name, int):
             return self.runs[name]
@@ -88,19 +91,23 @@ class Comparison(Record):
         raise KeyError(f"no run {name!r}; this comparison has {[run.key for run in found or self.runs]}")
 
     def __iter__(self) -> Iterator[Run]:  # type: ignore[override]
-        """The runs, the unpruned one first."""
+        """Iterate over the runs, the unpruned one first."""
         return iter(self.runs)
 
     def __len__(self) -> int:
-        """How many runs there are, the unpruned one included."""
+        """Return the number of runs, including the unpruned one."""
         return len(self.runs)
 
     def __bool__(self) -> bool:
-        """Always, also before the first run is finished."""
+        """Return True, even before the first run has finished."""
         return True
 
     def to_pandas(self) -> DataFrame:
-        """A table with a row per run: answer, verdict, tokens, times, cost. Raises BadInput where pandas is missing."""
+        """Return a table with one row per run: answer, verdict, tokens, times, cost.
+
+        Raises:
+            BadInput: If pandas is not installed.
+        """
         from .viz.tables import data_frame
 
         return data_frame(self)
@@ -138,31 +145,42 @@ class Comparison(Record):
         return comparison_figure(self, **options)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the image once per run, with what the run kept and answered."""
+        """Show the image once per run in a notebook, with what the run kept and answered."""
         from .viz.notebook import to_html
 
         return to_html(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the whole comparison to a file, whole or not at all. Raises BadInput when that fails."""
+        """Write the comparison to a file, completely or not at all.
+
+        Raises:
+            BadInput: If the file cannot be written.
+        """
         write_or_refuse(path, self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Comparison:
-        """Read a file that ``save`` wrote. Raises BadInput with one sentence."""
+        """Read a file written by ``save``.
+
+        Raises:
+            BadInput: If the file cannot be read or is not a tokviz session; the message is one sentence.
+        """
         with open_file(path, "session") as file:
             return cls.from_json(file.read(MAX_BYTES + 1))
 
     def to_json(self) -> str:
-        """The whole comparison as JSON text (schema version included)."""
+        """Return the whole comparison as JSON text, including the schema version."""
         return self.model_dump_json()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Comparison:
-        """Read what ``to_json`` wrote. Raises BadInput with one sentence when the text is no tokviz session.
+        """Read the output of ``to_json``.
 
-        Any file is answered in seconds: what is larger than a session can be is refused before it is built, see
-        ``session_limits``.
+        Any input is answered within seconds: anything larger than a session can be is rejected before it is parsed into
+        records; see ``session_limits``.
+
+        Raises:
+            BadInput: If the text is not a tokviz session; the message is one sentence.
         """
         other = "This session has schema version {}; this tokviz reads version {}: run the comparison again."
         data = text.encode() if isinstance(text, str) else text

@@ -1,7 +1,7 @@
-"""What is left of a run: plain numbers and text, written to JSON and read back without loss. No torch, no gradio.
+"""What is stored of a run: plain numbers and text, written to JSON and read back without loss. No torch, no gradio.
 
-Views, exports and stored sessions see these records and nothing else. Every index refers to the ORIGINAL N visual
-tokens. How a run comes about (signals, selections, stages) is in ``types.py``.
+Views, exports and stored sessions use these records and nothing else. Every index refers to the ORIGINAL N visual
+tokens. The types in use during a run (signals, selections, stages) are in ``types.py``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 class _FailFast(FailFast):
-    """pydantic's mark, hashable, so that a list that has it can be a part of a union."""
+    """A hashable version of pydantic's marker, so that a list that has it can be part of a union."""
 
     __hash__ = object.__hash__
 
 
 Many = Annotated[list[T], _FailFast()]
-"""A list that is refused at its first wrong entry: a message for each of millions would take gigabytes."""
+"""A list that is rejected at its first invalid entry: one message for each of millions would take gigabytes."""
 
 if TYPE_CHECKING:  # a method fills these with tensors
     Numbers = Any
@@ -35,12 +35,12 @@ else:
 
 
 class Record(BaseModel):
-    """Base of everything that goes to JSON: immutable, unknown keys refused, NaN never written (null instead)."""
+    """Base of everything that is written to JSON: immutable, unknown keys rejected, NaN written as null."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """What ``repr``, ``str`` and rich show: long texts and lists are not written out."""
+        """What ``repr``, ``str`` and rich show: long texts and lists are abbreviated."""
         return [(name, short(value)) for name, value in self]
 
 
@@ -53,13 +53,16 @@ class BudgetMeanings(Record):
 
 
 class GridView(Record):
-    """One regular grid of patches: an image, a tile or a frame. ``seen`` is what of the image it covers.
+    """A regular grid of patches: an image, a tile or a frame.
 
-    level: views of one level show different parts of the image, side by side, and can be drawn together; an image
-    that is looked at twice, whole (0) and in crops (1), has two levels. top, left: where the view's first row and
-    column lie among the rows and columns of its level.
-    frames: of a video, which of the sampled frames (counted from 0) the view shows, one or several that became one grid
-    (two of Qwen's); then every view is a level of its own. Empty for images.
+    Attributes:
+        seen: The part of the image that the view covers.
+        level: Views on the same level show different parts of the image, side by side, and can be drawn together. An
+            image that is given to the model twice, whole (0) and in crops (1), has two levels.
+        top: Row of its level at which the view starts.
+        left: Column of its level at which the view starts.
+        frames: For a video, which of the sampled frames (from 0) the view shows: one, or several that became one grid
+            (two in Qwen models). Each view is then a level of its own. Empty for images.
     """
 
     name: str
@@ -73,11 +76,17 @@ class GridView(Record):
 
 
 class TokenGrid(Record):
-    """Where each visual token lies. The only place that knows geometry; built by the model family.
+    """Where each visual token is. The only place that knows geometry; built by the model family.
 
-    Shape: all lists have ``N`` entries in the order in which the LLM receives the unpruned tokens. ``row`` and ``col``
-    are -1 and ``box`` is None for tokens that are no patch (newline, video [CLS]). Boxes are in pixels of the original
-    image (of each frame, for a video, whose frames have one size) and are clipped to it.
+    All lists have ``N`` entries, in the order in which the LLM receives the unpruned tokens.
+
+    Attributes:
+        image_size: Width and height of the original image (of each frame, for a video, whose frames have one size).
+        views: The images, tiles or frames.
+        view: Index into ``views`` for each token.
+        row: Row in the view; -1 for tokens that are not patches (newline, video [CLS]).
+        col: Column in the view; -1 for tokens that are not patches.
+        box: Box in pixels of the original image or frame, clipped to it; None for tokens that are not patches.
     """
 
     image_size: tuple[int, int]
@@ -116,7 +125,7 @@ class TokenGrid(Record):
 
 @dataclass(frozen=True, repr=False)
 class _Diagnostic:
-    """Base of what a stage leaves for the views: made of tensors by a method, of plain lists in a record."""
+    """Base of what a stage leaves for the views: built from tensors by a method, from plain lists in a record."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="null")
 
@@ -126,10 +135,12 @@ class _Diagnostic:
 
 @dataclass(frozen=True, repr=False)
 class TokenMap(_Diagnostic):
-    """A named number per visual token.
+    """A named number for each visual token.
 
-    Shape: values ``(N,)``; in a record those of the original N tokens, None where the token had already been dropped or
-    the value is not finite. ``direction`` says in words what high means.
+    Attributes:
+        values: ``(N,)``. In a record, one for each of the original N tokens; None if the token had already been dropped
+            or the value is not finite.
+        direction: What a high value means, in words.
     """
 
     name: str
@@ -142,12 +153,16 @@ class TokenMap(_Diagnostic):
 
 @dataclass(frozen=True, repr=False)
 class Chart(_Diagnostic):
-    """A small diagram, which views draw without knowing the method.
+    """A small chart, which views can draw without knowing the method.
 
-    kind: ``line`` (y over x), ``scatter`` (points), ``bars`` (y per entry of ``names``).
-    line: a threshold drawn across. tokens: for a scatter or bars, the visual token of each point, so that views link
-    points and patches. marked: positions in ``y`` that the method picked. about: one of the tokens whose image, tile
-    or frame the diagram is about, None for all. Tokens are rows of the stage, in a record original indices.
+    Tokens are rows of the stage; in a record, they are original indices.
+
+    Attributes:
+        kind: ``line`` (y over x), ``scatter`` (points) or ``bars`` (y for each entry of ``names``).
+        line: A threshold to draw across the chart.
+        tokens: For a scatter or bars, the visual token of each point, so that views can link points and patches.
+        marked: Positions in ``y`` that the method picked.
+        about: A token of the image, tile or frame that the chart is about; None if it is about all of them.
     """
 
     name: str
@@ -166,7 +181,7 @@ class Chart(_Diagnostic):
 
 @dataclass(frozen=True, repr=False)
 class Reading(_Diagnostic):
-    """One number that a stage measured, and the threshold it was held against; views draw it over the stages."""
+    """A number that a stage measured, and the threshold it was compared with; views draw it over the stages."""
 
     name: str
     label: str
@@ -177,9 +192,12 @@ class Reading(_Diagnostic):
 
 @dataclass(frozen=True, repr=False)
 class TextScores(_Diagnostic):
-    """A number per text token behind the last visual token, and which of them a method chose to listen to (raters).
+    """A number for each text token after the last visual token, and which of them the method used as raters.
 
-    Shape: values ``(M,)``, chosen ``(M,)`` bool. line: the threshold that decided, None when none did.
+    Attributes:
+        values: ``(M,)``.
+        chosen: ``(M,)`` bool, True for the raters.
+        line: The threshold that decided; None if there was none.
     """
 
     name: str
@@ -190,15 +208,21 @@ class TextScores(_Diagnostic):
 
 
 class StageRecord(Record):
-    """One stage of one run. Every index and list refers to the ORIGINAL N visual tokens, so that views compose nothing.
+    """One stage of one run. Every index refers to the ORIGINAL N visual tokens, so views never have to map indices.
 
-    kept: ascending original indices alive after this stage. order: step at which a token was picked, -1 else.
-    order_is_basis: whether the picked tokens are a basis from which the others are rebuilt.
-    assignment: original index of the token that carries it after this stage (itself if kept), -1 if dropped without a
-    merge or dropped earlier; None if the stage does not merge.
-    n_extra: tokens that are no patch and that the stage added; extra_name: what they are ([CLS], a summary).
-    sequence: the order in which the LLM gets the tokens, original indices, -1 for an added token; None when it is
-    ascending with added tokens last.
+    Attributes:
+        planned_keep: Planned number of tokens to keep; None if it was decided at run time.
+        n_in: Number of tokens that entered the stage.
+        kept: Original indices alive after this stage, ascending.
+        order: Step at which each token was picked, else -1.
+        assignment: Original index of the token that carries each token after this stage (itself if kept); -1 if it was
+            dropped without merging or dropped earlier. None if the stage does not merge.
+        order_is_basis: Whether the picked tokens are a basis from which the others are reconstructed.
+        n_extra: Number of tokens that the stage added and that are not patches.
+        extra_name: What the added tokens are ([CLS], a summary).
+        sequence: Order in which the LLM gets the tokens, as original indices, -1 for an added token. None if it is
+            ascending with added tokens last.
+        selection_ms: Time that the selection took, in ms.
     """
 
     title: str
@@ -228,12 +252,16 @@ class StageRecord(Record):
         return [token for token, step in enumerate(self.order or ()) if step >= 0] if self.order_is_basis else []
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """Where, and how many of how many are left."""
+        """The site, and how many tokens are left of how many."""
         return [("title", short(self.title)), ("site", self.site), ("n_in", self.n_in), ("kept", short(self.kept))]
 
 
 class Timing(Record):
-    """A measured duration in ms. ``single_shot`` when there was one cold measurement instead of a median."""
+    """A measured duration in ms.
+
+    Attributes:
+        single_shot: Whether this is one cold measurement instead of a median.
+    """
 
     median_ms: float
     samples: int
@@ -241,7 +269,7 @@ class Timing(Record):
 
 
 class AnswerToken(Record):
-    """One generated token and the log-probability (natural log) the model gave it."""
+    """A generated token and the log-probability (natural log) that the model gave it."""
 
     id: int
     text: str
@@ -249,7 +277,7 @@ class AnswerToken(Record):
 
 
 class Cost(Record):
-    """What the run cost. FLOPs are computed from a formula (see ``measures.py``), bytes are read off the real cache."""
+    """The cost of a run: FLOPs computed from a formula (see ``measures.py``), bytes read from the real cache."""
 
     prefill_flops: float
     decode_flops: float
@@ -259,9 +287,13 @@ class Cost(Record):
 
 
 class Run(Record):
-    """One method on one request. ``error`` is a sentence for the user when the method could not be run.
+    """One method on one request.
 
-    variant: what sets the run apart from others of the same method, as text ("mode=official"); empty for one alone.
+    Attributes:
+        variant: What distinguishes the run from others of the same method, as text (``"mode=official"``); empty if
+            there is only one.
+        tokens_per_layer: Number of visual tokens that each LLM layer processed.
+        error: A sentence for the user if the method could not run, else None.
     """
 
     method: str
@@ -281,29 +313,29 @@ class Run(Record):
     error: str | None = None
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """The method, and its answer or why there is none."""
+        """The method, and its answer or the reason why there is none."""
         said = ("answer", short(self.answer)) if self.error is None else ("error", short(self.error))
         left = None if self.actual is None else self.actual.final
         return [("method", short(self.key)), said, ("tokens_left", left), ("stages", short(self.stages))]
 
     @property
     def key(self) -> str:
-        """The name of this run in its comparison: the method id, with the variant where there is one."""
+        """The run's name in its comparison: the method id, plus the variant if there is one."""
         return key_of(self.method, self.variant)
 
     @property
     def kept(self) -> list[int] | None:
-        """Original indices of the visual tokens alive after the last stage; None when nothing was pruned."""
+        """Original indices of the visual tokens left after the last stage; None if nothing was pruned."""
         return self.stages[-1].kept if self.stages else None
 
 
 def key_of(method: str, variant: str) -> str:
-    """The name of a run in its comparison, e.g. ``"apet (mode=official)"``."""
+    """Return the name of a run in its comparison, e.g. ``"apet (mode=official)"``."""
     return f"{method} ({variant})" if variant else method
 
 
 class ImageRecord(Record):
-    """The image of a request: size in pixels after EXIF rotation, digest, and the file itself as base64."""
+    """The image of a request: size in pixels after EXIF rotation, digest, and the file itself in base64."""
 
     width: int
     height: int
@@ -314,7 +346,7 @@ class ImageRecord(Record):
 
 
 class FrameRecord(Record):
-    """One sampled frame: its number in the file (from 0), the time it is shown at in seconds, and what it shows."""
+    """A sampled frame: its number in the file (from 0), its display time in seconds, and its image."""
 
     index: int
     time_s: float
@@ -322,7 +354,7 @@ class FrameRecord(Record):
 
 
 class VideoRecord(Record):
-    """The video of a request: the file's facts (size in px after rotation), digest of its bytes, the sampled frames."""
+    """The video of a request: facts about the file (size in px after rotation), its digest, and the sampled frames."""
 
     name: str = ""
     sha256: str
@@ -335,7 +367,7 @@ class VideoRecord(Record):
 
 
 class RequestedMethod(Record):
-    """A method that was asked for, with all its parameters; ``variant`` as in ``Run``."""
+    """A requested method with all its parameters; ``variant`` as in ``Run``."""
 
     method: str
     params: dict[str, Any] = {}
@@ -348,9 +380,11 @@ class RequestedMethod(Record):
 
 
 class Request(Record):
-    """What was asked.
+    """The request that a comparison answers.
 
-    evidence_frames: of a video, the sampled frame (counted from 0) of each box of ``evidence``; else empty.
+    Attributes:
+        evidence: Boxes around what shows the answer, in pixels.
+        evidence_frames: For a video, the sampled frame (from 0) of each box in ``evidence``; else empty.
     """
 
     question: str
@@ -366,11 +400,15 @@ class Request(Record):
 
 
 class ModelRecord(Record):
-    """Which model answered, and on what.
+    """The model that answered, and what it ran on.
 
-    attention: the kernel of the LLM's layers; tower_attention: of the vision tower, where that is another one.
-    quantization: ``8bit`` or ``4bit`` weights of linear layers, None for weights in ``dtype``. parameters: numbers in
-    the model, 0 in sessions of earlier versions. devices: where the weights lie, when on more than one.
+    Attributes:
+        attention: The attention kernel of the LLM's layers.
+        embedded: Whether the model ships with tokviz.
+        tower_attention: The attention kernel of the vision tower, if it is a different one.
+        quantization: ``8bit`` or ``4bit`` weights of linear layers; None for weights in ``dtype``.
+        parameters: Number of parameters; 0 in sessions from earlier versions.
+        devices: Devices that hold the weights, if more than one.
     """
 
     name: str

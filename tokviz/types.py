@@ -1,11 +1,11 @@
-"""The nouns of tokviz while a model runs: one meaning each, everywhere. No torch, no gradio at import time.
+"""The vocabulary of tokviz while a model runs: each term has one meaning everywhere. Imports no torch and no gradio.
 
 Letters used throughout the project: ``N`` visual tokens before a stage, ``K`` kept, ``E`` added, ``D`` width, ``M``
-text tokens behind the last visual token, ``L`` LLM layers (``layer i`` is 0-based), ``(R, C)`` grid rows and columns. A
+text tokens after the last visual token, ``L`` LLM layers (``layer i`` is 0-based), ``(R, C)`` grid rows and columns. A
 higher score always means "keep".
 
-These dataclasses are what pruners and engine hand to each other; they hold tensors. What is left afterwards (plain
-numbers and text, written to JSON) is in ``records.py``; views, exports and stored sessions see only that.
+Pruners and engine exchange these dataclasses, which hold tensors. What is stored afterwards (plain numbers and text,
+written to JSON) is in ``records.py``; views, exports and stored sessions use only that.
 """
 
 from __future__ import annotations
@@ -134,11 +134,14 @@ class Signals:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Why a stage decided as it did, for the views. Rows of maps and charts are those that the stage was given.
+    """The reasons for a stage's decision, for the views. Rows of maps and charts are the rows that the stage was given.
 
-    score: the map that ranked the tokens, None where nothing did (random, withdrawal). order_is_basis: whether the
-    tokens that were picked step by step are a basis from which the others are rebuilt. extra_name: what the tokens of
-    ``Selection.extra`` are, in words. facts: plain numbers and texts worth recording. warnings: sentences for the user.
+    Attributes:
+        score: The map that ranked the tokens; None if nothing did (random, withdrawal).
+        order_is_basis: Whether the tokens picked step by step are a basis from which the others are reconstructed.
+        extra_name: What the tokens in ``Selection.extra`` are, in words.
+        facts: Plain numbers and texts worth recording.
+        warnings: Sentences for the user.
     """
 
     score: TokenMap | None = None
@@ -154,21 +157,20 @@ class Diagnostics:
 
 @dataclass(frozen=True)
 class Selection:
-    """What one stage decided, in indices of the rows it was given.
+    """The decision of one stage, in indices of the rows it was given.
 
-    Args:
+    Attributes:
         kept: ``(K,)`` int64, ascending, unique.
-        order: ``(N,)`` int64, the 0-based step at which a greedy method picked the token, -1 where it did not.
-        assignment: ``(N,)`` int64, for every token the row of the kept token that carries it: itself for kept tokens,
-            the absorber for merged ones, -1 for tokens that were dropped without merging. None when the method never
-            merges.
-        features: ``(K, D)``, rows of ``kept`` after merging; None when unchanged.
-        extra: ``(E, D)``, further tokens that the LLM gets although they are no patch ([CLS], a summary token), with
-            K + E <= N.
+        order: ``(N,)`` int64, the 0-based step at which a greedy method picked each token; -1 if it did not.
+        assignment: ``(N,)`` int64, for every token, the row of the kept token that carries it: itself for kept tokens,
+            the absorber for merged ones, -1 for tokens dropped without merging. None if the method never merges.
+        features: ``(K, D)``, the rows of ``kept`` after merging; None if unchanged.
+        extra: ``(E, D)``, additional tokens for the LLM that are not patches ([CLS], a summary token), with K + E <= N.
         sequence: ``(K + E,)`` int64, the order in which the LLM gets the tokens, as positions in ``[*kept, *extra]``;
             None for kept ascending, then extra.
-        sizes: ``(K,)``, how many patches each kept row now stands for, where a later stage or attention must know.
-        diagnose: makes the ``Diagnostics``; called only when somebody asks for them, so that they cost nothing else.
+        sizes: ``(K,)``, the number of patches that each kept row now stands for, if a later stage or attention needs
+            it.
+        diagnose: Builds the ``Diagnostics``. Called only when they are requested, so they cost nothing otherwise.
     """
 
     kept: Tensor
@@ -182,11 +184,11 @@ class Selection:
 
     @cached_property
     def diagnostics(self) -> Diagnostics:
-        """What the method has to say about this selection, computed at the first look."""
+        """The diagnostics of this selection, computed on first access."""
         return Diagnostics() if self.diagnose is None else self.diagnose()
 
     def with_diagnostics(self, change: Callable[[Diagnostics], Diagnostics]) -> Selection:
-        """The same selection with other diagnostics, made of its own when they are asked for."""
+        """Return the same selection with ``change`` applied to its diagnostics when they are requested."""
         return replace(self, diagnose=lambda: change(self.diagnostics))
 
 
@@ -195,22 +197,19 @@ SelectFunction = Callable[[Signals, "int | None", Params, "Generator"], Selectio
 
 @dataclass(frozen=True)
 class Stage:
-    """One place where visual tokens are dropped.
+    """A place where visual tokens are dropped.
 
-    site:
-        ``VisionLayer(i)`` (inside vision layer i, between its attention and its MLP; features and ``keys`` are that
-        layer's, without [CLS]), ``"encoder"`` (vision features before the projector), ``"projector"`` (embeddings that
-        enter the LLM), or an int ``i``: before LLM layer ``i`` (0-based), i.e. the first layer that sees fewer tokens.
-    keep:
-        how many visual tokens stay, or None when the method decides at run time (ToDRE's withdrawal).
-    select:
-        ``(signals, keep, params, generator) -> Selection``; pure.
-    positions:
-        what happens to position ids of the tokens behind: ``reindex`` closes the gap, ``keep`` leaves it (and is the
-        only policy of models whose positions have several axes).
-    proportional_attention:
-        for a ``VisionLayer`` site: attention in the layers behind adds ln(``Selection.sizes``) to every key's logit, so
-        that a merged token weighs as much as its patches.
+    Attributes:
+        site: ``VisionLayer(i)`` (inside vision layer ``i``, between its attention and its MLP; features and ``keys``
+            are that layer's, without [CLS]), ``"encoder"`` (vision features before the projector), ``"projector"``
+            (embeddings that enter the LLM), or an int ``i``: before LLM layer ``i`` (0-based), which is the first layer
+            that sees fewer tokens.
+        keep: Number of visual tokens to keep; None if the method decides at run time (ToDRE's withdrawal).
+        select: ``(signals, keep, params, generator) -> Selection``; pure.
+        positions: What happens to the position ids of later tokens: ``reindex`` closes the gap, ``keep`` leaves it.
+            Models whose positions have several axes support only ``keep``.
+        proportional_attention: For a ``VisionLayer`` site: attention in the following layers adds
+            ln(``Selection.sizes``) to every key's logit, so that a merged token weighs as much as its patches.
     """
 
     site: Site
@@ -229,30 +228,39 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The stages of one run, in the order in which they happen."""
+    """The stages of one run, in execution order."""
 
     stages: tuple[Stage, ...]
 
     def counts_per_layer(self, n_visual: int, n_layers: int) -> list[int]:
-        """Planned number of visual tokens that each LLM layer processes.
+        """Return the planned number of visual tokens that each LLM layer processes.
 
-        Shape: list of ``L`` ints. A stage whose count is decided at run time is assumed to keep everything.
+        A stage whose count is decided at run time is assumed to keep everything.
+
+        Returns:
+            A list of ``L`` ints.
         """
         return tokens_per_layer(n_visual, n_layers, [(s.site, s.keep) for s in self.stages])
 
     def final_count(self, n_visual: int) -> int:
-        """Planned count after the last stage."""
+        """Return the planned number of visual tokens after the last stage."""
         for stage in self.stages:
             n_visual = n_visual if stage.keep is None else min(n_visual, stage.keep)
         return n_visual
 
     def meanings(self, n_visual: int, n_layers: int) -> BudgetMeanings:
-        """All three meanings of this schedule's budget (``methods.md`` 0.2)."""
+        """Return this schedule's budget in all three meanings (``methods.md`` 0.2)."""
         return budget_meanings(self.counts_per_layer(n_visual, n_layers), self.final_count(n_visual))
 
 
 def tokens_per_layer(n_visual: int, n_layers: int, drops: Sequence[tuple[Site, int | None]]) -> list[int]:
-    """Visual tokens that each layer processes, given ``(site, count after it)`` pairs in order. Shape: ``L`` ints."""
+    """Return the number of visual tokens that each layer processes, as ``L`` ints.
+
+    Args:
+        n_visual: Visual tokens that enter the first stage.
+        n_layers: Number of LLM layers.
+        drops: ``(site, count after it)`` pairs, in order; a count of None keeps everything.
+    """
     counts = []
     pending = list(drops)
     for layer in range(n_layers):
@@ -264,10 +272,10 @@ def tokens_per_layer(n_visual: int, n_layers: int, drops: Sequence[tuple[Site, i
 
 
 def budget_meanings(per_layer: Sequence[int], final: int) -> BudgetMeanings:
-    """F, A_in and A_log of a list of per-layer counts (``methods.md`` 0.2).
+    """Return F, A_in and A_log for a list of per-layer counts (``methods.md`` 0.2).
 
-    A_in bills every layer with the tokens it really processed; A_log with the count after it, as SparseVLM's logger
-    does (a layer behind which tokens are dropped is billed at its pruned size).
+    A_in counts every layer with the tokens it actually processed; A_log counts it with the tokens left after it, as
+    SparseVLM's logger does (if tokens are dropped after a layer, the layer counts with its pruned size).
     """
     after = [*per_layer[1:], final]
     return BudgetMeanings(
@@ -277,10 +285,12 @@ def budget_meanings(per_layer: Sequence[int], final: int) -> BudgetMeanings:
 
 @dataclass(frozen=True)
 class Budget:
-    """What the user asked for: ``tokens`` visual tokens, counted as ``counted_as``.
+    """The budget that the user asked for.
 
-    published: as the method's own paper counts its tables; final: the count after the last stage; average: the average
-    that the LLM's layers process (A_in).
+    Attributes:
+        tokens: Number of visual tokens.
+        counted_as: ``published``: as the method's own paper counts in its tables; ``final``: after the last stage;
+            ``average``: the average that the LLM's layers process (A_in).
     """
 
     tokens: int
@@ -288,22 +298,29 @@ class Budget:
 
 
 PublishedModel = Literal["llava", "video_llava", "qwen"]
-"""The models that papers of this field publish their code and settings for."""
+"""The models for which papers in this field publish code and settings."""
 
 
 @dataclass(frozen=True)
 class PlanningInfo:
     """What a method may know about the model and the prompt when it plans its stages.
 
-    n_visual: visual tokens N that enter the LLM unpruned. n_layers: LLM layers L. n_views: images, tiles or frames
-    that N is made of. has_tiles: view 0 is a thumbnail and the others are crops of the same image. has_frames: the
-    views are frames of a video, in order. merges_patches: the encoder merges patches into visual tokens (2x2 in Qwen),
-    so sites inside or behind it see other rows than the LLM. n_vision_layers: how many layers of the vision tower the
-    features pass through (23 of CLIP's 24 in LLaVA-1.5); None when the family gives no access to them. has_text_tower:
-    the CLIP text tower that belongs to the vision tower is at hand. renumbers: positions can be renumbered; never where
-    they have several axes (Qwen), where every stage keeps them. projects_cls: the feature of a [CLS] token can become a
-    visual token; not where several patches lie side by side in front of the projector (InternVL). published_as: the
-    model whose published settings hold for this one, None where papers say nothing about its kind.
+    Attributes:
+        n_visual: Visual tokens N that enter the LLM unpruned.
+        n_layers: LLM layers L.
+        n_views: Number of images, tiles or frames that make up N.
+        has_tiles: View 0 is a thumbnail and the others are crops of the same image.
+        has_frames: The views are frames of a video, in order.
+        merges_patches: The encoder merges patches into visual tokens (2x2 in Qwen), so the rows at sites inside or
+            right after it are not the rows that the LLM gets.
+        n_vision_layers: Number of vision tower layers that the features pass through (23 of CLIP's 24 in LLaVA-1.5);
+            None if the family gives no access to them.
+        has_text_tower: The CLIP text tower that belongs to the vision tower is available.
+        renumbers: Positions can be renumbered. Never true if they have several axes (Qwen), where every stage keeps
+            them.
+        projects_cls: The feature of a [CLS] token can become a visual token. Not true if several patches are
+            concatenated before the projector (InternVL).
+        published_as: The model whose published settings apply to this one; None if papers say nothing about its kind.
     """
 
     n_visual: int

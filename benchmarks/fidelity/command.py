@@ -33,10 +33,10 @@ _LINE_EVERY_S = 20.0
 
 def add_to(commands: Any) -> None:
     """Declare the command with its two benchmarks."""
-    parser = commands.add_parser("bench", help="right answers of every method on held-out scenes; ablations")
+    parser = commands.add_parser("bench", help="measure the accuracy of every method on held-out scenes; ablations")
     kinds = parser.add_subparsers(title="benchmarks", required=True, metavar="benchmark")
     fidelity = kinds.add_parser(
-        "fidelity", allow_abbrev=False, help="all methods at the papers' budgets, in the shape of their tables"
+        "fidelity", allow_abbrev=False, help="all methods at the papers' budgets, in tables like theirs"
     )
     fidelity.set_defaults(run=run_fidelity)
     fidelity.add_argument(
@@ -48,38 +48,37 @@ def add_to(commands: Any) -> None:
     fidelity.add_argument(
         "--budgets",
         metavar="N,N",
-        help="visual tokens to keep, or percentages of them (default: 192,128,64,32 of 576, in proportion elsewhere)",
+        help="visual tokens to keep, or percentages of them (default: 192,128,64,32 of 576, scaled for other models)",
     )
     ablations = kinds.add_parser(
-        "ablations", allow_abbrev=False, help="settings that the papers vary, with the papers' own results beside"
+        "ablations", allow_abbrev=False, help="settings that the papers vary, next to their own results"
     )
     ablations.set_defaults(run=run_ablations)
     for kind in (fidelity, ablations):
         add = kind.add_argument
         add("--model", default=EMBEDDED_MODEL, metavar="FOLDER", help="model folder (default: %(default)s)")
         add("--scenes", type=int, metavar="N", help=f"held-out scenes, ten questions each (default: {SCENES})")
-        add("--workers", type=int, default=2, metavar="N", help="processes of one thread (default: %(default)s)")
+        add("--workers", type=int, default=2, metavar="N", help="single-threaded processes (default: %(default)s)")
         add(
             "--minutes",
             type=float,
             metavar="M",
-            help="begin no more scenes after this time, and make the table of those that are finished",
+            help="start no new scenes after this many minutes, and build the table from the finished ones",
         )
         add(
             "--cache",
             default="out/fidelity-cache",
             metavar="DIR",
-            help="where outcomes are stored and found again "
-            "(default: %(default)s); take another folder after changing a method's code",
+            help="where results are cached (default: %(default)s); use another folder after changing a method's code",
         )
         add(
             "--out",
             default=f"out/{'fidelity' if kind is fidelity else 'ablations'}",
             metavar="DIR",
-            help="where the table is written (default: %(default)s)",
+            help="where to write the table (default: %(default)s)",
         )
-        add("--docs", metavar="DIR", help="write the short page there too")
-        add("--quick", action="store_true", help=f"{QUICK_SCENES} scenes: a look at the command, no result")
+        add("--docs", metavar="DIR", help="also write the short page to this folder")
+        add("--quick", action="store_true", help=f"only {QUICK_SCENES} scenes, to try the command; not a result")
 
 
 def run_fidelity(arguments: argparse.Namespace) -> int:

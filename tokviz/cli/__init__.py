@@ -1,6 +1,6 @@
 """``tokviz`` and ``python -m tokviz``.
 
-Exit codes: 0 fine, 2 bad input (one sentence on stderr says what to do), 130 interrupted, 1 a defect (traceback).
+Exit codes: 0 success, 2 bad input (one sentence on stderr says what to do), 130 interrupted, 1 a bug (traceback).
 Torch and models are imported by the command that needs them, so that ``--help`` and bad arguments answer at once.
 """
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..pruners.pruner import Param
 
 _BESIDE = {
-    "bench": ("benchmarks.fidelity.command", "right answers of every method on held-out scenes; ablations"),
-    "calibrate": ("benchmarks.vtw_calibration_command", "search the layer at which VTW may withdraw the image"),
+    "bench": ("benchmarks.fidelity.command", "measure the accuracy of every method on held-out scenes; ablations"),
+    "calibrate": ("benchmarks.vtw_calibration_command", "find the layer at which VTW can withdraw the image"),
 }
 """Commands that ask about scenes that the project draws, and write its own reports: module and help."""
 
@@ -27,9 +27,9 @@ _BESIDE = {
 def add_to(commands: Any) -> None:
     """Declare the commands; those beside the package are real in a checkout, elsewhere they say how to have them."""
     _add_serve(commands)
-    methods = commands.add_parser("methods", help="what there is, what each needs, its parameters")
+    methods = commands.add_parser("methods", help="list the methods, their needs and their parameters")
     methods.set_defaults(run=run_methods)
-    models = commands.add_parser("models", help="the menu of models")
+    models = commands.add_parser("models", help="list the models on the menu")
     models.set_defaults(run=run_models)
     for name, (module, help) in _BESIDE.items():
         if (IMPORT_FOLDER / Path(*module.split("."))).with_suffix(".py").is_file():
@@ -47,15 +47,15 @@ def _add_serve(commands: Any) -> None:
     parser = commands.add_parser(
         "serve",
         allow_abbrev=False,
-        help="serve the page in which methods are compared",
-        description=f"Serve the page until Ctrl-C. {rest}; what is given here goes before them.",
+        help="serve the web page for comparing methods",
+        description=f"Serve the page until Ctrl-C. {rest}; options given here override them.",
     )
     parser.set_defaults(run=run_serve)
     add = parser.add_argument
-    address = "address to serve on; 0.0.0.0 for every one of this machine"
+    address = "address to serve on; 0.0.0.0 for all interfaces"
     add("--host", metavar="HOST", help=f"{address} (default: the variable HOST or GRADIO_SERVER_NAME, else 127.0.0.1)")
     add("--port", type=int, metavar="PORT", help="port (default: the variable PORT or GRADIO_SERVER_PORT, else 7860)")
-    offered = "models that the page offers, ids or folders, the first one by default"
+    offered = "models to offer on the page, ids or folders; the first is preselected"
     menu = "(default: the variable TOKVIZ_MODEL, else the whole menu)"
     add("--model", metavar="NAME,NAME", help=f"{offered} {menu}")
 
@@ -100,7 +100,7 @@ def run_models(arguments: argparse.Namespace) -> int:
     """Print the catalog of models: what each needs, takes and is; the memory is estimated."""
     from ..models.catalog import CATALOG, EMBEDDED
 
-    sizes = (">size", ">GB, bf16", ">GB, 4 bits")
+    sizes = (">size", ">GB, bf16", ">GB, 4-bit")
     table = new_table("Models (GB are estimated)", "id", "family", *sizes, "takes", "licence", "revision", "note")
     table.columns[0].no_wrap = True  # ids are copied
     for entry in CATALOG:
@@ -114,6 +114,6 @@ def run_models(arguments: argparse.Namespace) -> int:
 
 def _needs_a_checkout(arguments: argparse.Namespace) -> int:
     raise BadInput(
-        f"tokviz {arguments.command} draws its own scenes, which an installed tokviz does not carry: run "
+        f"tokviz {arguments.command} draws its own scenes, which are not part of an installed tokviz: run "
         f"`python -m tokviz {arguments.command}` in a checkout of the repository."
     )

@@ -30,35 +30,35 @@ if TYPE_CHECKING:
 def add_to(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = commands.add_parser(
-        "compare", allow_abbrev=False, help="answer a question with and without pruning, at one budget"
+        "compare", allow_abbrev=False, help="answer a question with and without pruning, at a given budget"
     )
     parser.set_defaults(run=run_compare)
     add = parser.add_argument
-    kinds = "PNG, JPEG, WebP, GIF, BMP, TIFF, or a video: MP4, MOV, WebM, MKV, AVI; told apart by what is in it"
+    kinds = "PNG, JPEG, WebP, GIF, BMP, TIFF, or a video: MP4, MOV, WebM, MKV, AVI; detected from the content"
     add("file", nargs="?", metavar="FILE", help=f"image ({kinds})")
-    add("--image", "--video", dest="image", metavar="FILE", help="the same, as an option")
+    add("--image", "--video", dest="image", metavar="FILE", help="same as FILE, as an option")
     add("--question", required=True, metavar="TEXT", help="one question about the image or video")
-    frames = "frames of a video that the model looks at, 1 to 64 (default: as many as the model's family takes)"
+    frames = "number of frames to sample from a video, 1 to 64 (default: depends on the model family)"
     add("--frames", type=int, metavar="N", help=frames)
-    own = "method ids, each with parameters of its own where it has a colon: apet,apet:mode=official"
+    own = "method ids, optionally with parameters after a colon: apet,apet:mode=official"
     add("--methods", default=",".join(DEFAULT_METHODS), metavar="ID,ID", help=f"{own} (default: %(default)s)")
     add("--budget", type=int, default=64, metavar="N", help="visual tokens to keep (default: %(default)s)")
-    counted = "what the budget counts: as the method's paper does, after the last stage, or on average over the model's"
+    counted = "what the budget counts: as in the method's paper, after the last stage, or on average over the model's"
     meanings = ("published", "final", "average")
     add("--budget-as", default="published", choices=meanings, help=f"{counted} layers (default: %(default)s)")
-    add("--model", default="tokviz-tiny", metavar="NAME", help="model of the menu, folder, or hub id")
+    add("--model", default="tokviz-tiny", metavar="NAME", help="menu entry, folder, or Hub id (default: %(default)s)")
     add_loading_options(parser)
-    add("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: %(default)s)")
-    add("--repeats", type=int, default=1, metavar="N", help="more than 1: median times after a warm-up")
-    add("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer (default: %(default)s)")
-    add("--param", action="append", default=[], metavar="ID.NAME=VALUE", help="a method's parameter; repeatable")
-    add("--answer", metavar="TEXT", help="the right answer, to mark answers right or wrong")
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: %(default)s)")
+    add("--repeats", type=int, default=1, metavar="N", help="timed runs; above 1: medians after a warm-up")
+    add("--max-new-tokens", type=int, default=32, metavar="N", help="maximum answer length (default: %(default)s)")
+    add("--param", action="append", default=[], metavar="ID.NAME=VALUE", help="set a method's parameter; repeatable")
+    add("--answer", metavar="TEXT", help="the right answer, to mark each answer as right or wrong")
     boxes = (
-        "box around what shows the answer, in pixels, of a video in those of the frames looked at (from 0); repeatable"
+        "box in pixels around the evidence for the answer; for a video, FRAME is a sampled frame (from 0); repeatable"
     )
     add("--evidence", action="append", default=[], metavar="[FRAME:]X0,Y0,X1,Y1", help=boxes)
-    add("--json", metavar="FILE", help="write the session")
-    add("--figure", metavar="FILE", help="write a figure (.png, .svg or .pdf)")
+    add("--json", metavar="FILE", help="write the session to FILE")
+    add("--figure", metavar="FILE", help="write a figure to FILE (.png, .svg or .pdf)")
     add("--view", default="kept", choices=VIEWS, help="what the figure shows (default: %(default)s)")
 
 
@@ -121,7 +121,7 @@ def _checked(source: str, frames: int | None) -> InputImage | str:
         probe(source)
         return source
     if frames is not None:
-        raise BadInput("--frames is for videos; this is an image.")
+        raise BadInput("--frames only applies to videos; this is an image.")
     return read_image(source)
 
 
@@ -200,7 +200,7 @@ def parse_params(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict
         if not (equals and dot and method and parameter):
             raise BadInput(f"--param takes method.name=value, e.g. apet.mode=official, not {text!r}.")
         if method not in pruners:
-            raise BadInput(f"--param {text!r} is about {method!r}, which is not among --methods.")
+            raise BadInput(f"--param {text!r} sets a parameter of {method!r}, which is not in --methods.")
         given.setdefault(method, {})[parameter] = _value(pruners[method], parameter, value.strip())
     for method, values in given.items():
         pruners[method].complete(values)
@@ -236,5 +236,5 @@ def parse_evidence(text: str) -> tuple[int | None, tuple[float, float, float, fl
         return int(frame) if colon else None, (x0, y0, x1, y1)
     except ValueError as error:
         raise BadInput(
-            f"--evidence takes x0,y0,x1,y1 in pixels (of a video frame:x0,y0,x1,y1), not {text!r}."
+            f"--evidence takes x0,y0,x1,y1 in pixels (frame:x0,y0,x1,y1 for a video), not {text!r}."
         ) from error

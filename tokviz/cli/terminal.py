@@ -21,17 +21,17 @@ _LOADING = ("device", "device_map", "dtype", "attention", "quantization")
 def add_loading_options(parser: argparse.ArgumentParser) -> None:
     """Declare where a model goes, how precise it is, which kernel it runs; without them ``tokviz.load`` chooses."""
     add = parser.add_argument
-    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
-    spread = "auto: spread the weights over all GPUs (default: when one cannot hold them)"
+    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
+    spread = "auto: spread the weights over all GPUs (default: only if they do not fit on one)"
     add("--device-map", choices=("auto",), help=spread)
     kinds = ("auto", "float32", "bfloat16", "float16")
-    numbers = "number type of the weights (default: float32 on a CPU, 16 bits on a GPU)"
+    numbers = "data type of the weights (default: float32 on a CPU, 16-bit on a GPU)"
     add("--dtype", default="auto", choices=kinds, help=numbers)
     kernels = (
-        "auto, sdpa, flash, kernels (the hub's flash attention) or eager (default: flash where installed, else sdpa)"
+        "auto, sdpa, flash, kernels (flash attention from the Hub) or eager (default: flash if installed, else sdpa)"
     )
     add("--attention", default="auto", metavar="KERNEL", help=kernels)
-    add("--quantization", choices=("8bit", "4bit"), help="weights of fewer bits, by bitsandbytes on an NVIDIA GPU")
+    add("--quantization", choices=("8bit", "4bit"), help="quantize the weights with bitsandbytes, on an NVIDIA GPU")
 
 
 def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:

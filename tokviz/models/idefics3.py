@@ -21,13 +21,14 @@ _MAX_SIDE = 4096
 
 
 class Idefics3(ModelFamily):
-    """Idefics3 and the first SmolVLM: crops of a large copy of the image and, last, the whole image; 2x2 or more
-    patches become one token. Between the images stands text (``<row_1_col_2>``).
+    """Idefics3 and the first SmolVLM: crops of a large copy of the image, then the whole image, with text
+    between them (``<row_1_col_2>``); 2x2 or more patches become one token.
 
-    SigLIP tower without [CLS], ``scale_factor`` squared patches side by side into one linear layer, Llama decoder.
+    SigLIP tower without [CLS], ``scale_factor`` squared patches concatenated into one linear layer, Llama decoder.
 
-    Every image (crop or whole image) becomes as many tokens. What enters the projection is one row per token already,
-    so features can be pruned and merged before it; attention received and keys of a token are the mean of its patches.
+    Every image (crop or whole image) becomes the same number of tokens. What enters the projection is already one row
+    per token, so features can be pruned and merged before it; a token's attention received and keys are the mean over
+    its patches.
     """
 
     id = "idefics3"
@@ -86,7 +87,7 @@ class Idefics3(ModelFamily):
 
 
 class SmolVLM(Idefics3):
-    """SmolVLM2: as Idefics3, and videos: each frame is one image, named by its time in the text.
+    """SmolVLM2: like Idefics3, plus videos: each frame is one image, labelled with its time in the text.
 
     The tokens of frames are ``<image>`` tokens too.
     """

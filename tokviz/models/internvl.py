@@ -1,4 +1,4 @@
-"""InternVL as transformers has it: InternViT with [CLS], 2 x 2 patches side by side into the projector, Qwen2.5.
+"""InternVL as in transformers: InternViT with [CLS], 2 x 2 patches concatenated before the projector, Qwen2.5.
 
 An image is squeezed into a rectangle of square crops, and behind them comes the whole image once more, unless there
 is one crop. Of a video every frame is one square, behind its number in words ("Frame1: ").

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and every stock ``LlavaForConditionalGeneration`` with a CLIP tower, the embedded model included."""
+"""LLaVA-1.5 and every stock ``LlavaForConditionalGeneration`` with a CLIP tower, including the embedded model."""
 
 from __future__ import annotations
 

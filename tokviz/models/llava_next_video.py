@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video: images as LLaVA-NeXT; the frames of a video are pooled, 2 x 2 patches to one, then projected.
+"""LLaVA-NeXT-Video: images as in LLaVA-NeXT; video frames are pooled, 2 x 2 patches to one, then projected.
 
 A frame is the middle square of the image, without thumbnail, crops and newlines: 12 x 12 tokens of the published
 models. What lies before the projector are the pooled features; the vision tower's own signals (attention, keys) of a

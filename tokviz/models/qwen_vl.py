@@ -360,7 +360,7 @@ class Qwen3VL(QwenVL):
         return vision.hidden_size, vision.intermediate_size
 
     def patch_merging(self, model: Any) -> PatchMerging:
-        """``visual`` with its merger, and how many of its layers speak again inside the LLM."""
+        """``visual`` with its merger, and how many of its layers also feed the LLM."""
         n_added = len(model.config.vision_config.deepstack_visual_indexes)
         return replace(super().patch_merging(model), added_in_llm=n_added)
 

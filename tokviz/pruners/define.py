@@ -1,4 +1,4 @@
-"""``@pruner``: a method out of one function, whose keyword parameters become the parameters of the method."""
+"""``@pruner``: make a method from a single function, whose keyword parameters become the method's parameters."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _select(function: SelectLike, label: str) -> SelectFunction:
         if left > keep:
             raise ValueError(f"{_name(function)} was to keep {keep} tokens and kept {left}")
         if left < keep and left < len(candidate_rows(signals)):  # rows that are no patch may all go
-            fewer = f"{label} kept {left} visual tokens where it was to keep {keep}."
+            fewer = f"{label} kept {left} of the {keep} visual tokens that it was asked for."
             return made.with_diagnostics(lambda found: replace(found, warnings=(*found.warnings, fewer)))
         return made
 
@@ -122,7 +122,7 @@ def _name(function: SelectLike) -> str:
 
 
 def _params(function: SelectLike) -> Iterable[Param]:
-    """The parameters of a method from the keywords of its function. Raises TypeError."""
+    """The method's parameters, from the function's keywords. Raises TypeError."""
     hints = get_type_hints(function, include_extras=True)
     given = [p for p in inspect.signature(function).parameters.values() if p.name != "generator"]
     if len(given) < 2 or any(p.kind is p.VAR_POSITIONAL for p in given):
@@ -167,14 +167,16 @@ def _bound(metadata: Iterable[Any], name: str) -> float | None:
 
 
 def keep_highest(scores: Tensor, keep: int, *, among: Tensor | None = None, label: str = "Score") -> Selection:
-    """Keep the ``keep`` tokens with the highest score; ties go to the lowest index, what is not finite comes last.
+    """Keep the ``keep`` tokens with the highest scores.
+
+    Ties go to the lowest index; scores that are not finite rank last.
 
     Args:
         scores: ``(N,)``.
-        keep: How many.
-        among: ``(N,)`` bool or ``(P,)`` indices, the tokens that take part, such as ``signals.candidates``; None for
+        keep: Number of tokens to keep.
+        among: ``(N,)`` bool or ``(P,)`` indices: the tokens to choose from, such as ``signals.candidates``; None for
             all.
-        label: What the scores are, for the heat map.
+        label: Name of the scores, shown with the heat map.
     """
     pool = None
     if among is not None:

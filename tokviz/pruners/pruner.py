@@ -266,7 +266,7 @@ class Pruner:
         if "clip_relevance" in needed and not info.has_text_tower:
             return f"{self.label} compares patches with the question by CLIP's text tower, which this model lacks."
         if self.needs_tiles and not info.has_tiles:
-            looks = "looks at the frames of a video" if info.has_frames else "looks at one image"
+            looks = "takes the frames of a video" if info.has_frames else "takes one image"
             return f"{self.label} compares a thumbnail with its crops, and this model {looks} without crops."
         no_tower = info.n_vision_layers is None or info.merges_patches
         if self.merges_in_vision and no_tower and not self.does_without_tower:
