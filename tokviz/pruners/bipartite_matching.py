@@ -91,23 +91,12 @@ def weighted_means(features: Tensor, sizes: Tensor, sources: Tensor, targets: Te
 
 def sizes_chart(sizes: Tensor, label: str, x_label: str) -> Chart:
     """How many tokens there are of each size. Shape: sizes ``(K,)`` int64."""
-    counts = torch.bincount(sizes).tolist()
-    present = [size for size, count in enumerate(counts) if count]
-    return Chart(
-        "group_sizes",
-        label,
-        "bars",
-        y=[counts[size] for size in present],
-        names=[str(size) for size in present],
-        x_label=x_label,
-        y_label="tokens",
-    )
+    counts = {size: count for size, count in enumerate(torch.bincount(sizes).tolist()) if count}
+    y, names = list(counts.values()), [str(size) for size in counts]
+    return Chart("group_sizes", label, "bars", y, names=names, x_label=x_label, y_label="tokens")
 
 
 def least_similar(similarity: Tensor) -> tuple[Reading, ...]:
     """The similarity of the least similar pair; nothing when there is no finite one. Shape: any number of them."""
-    finite = similarity[similarity.isfinite()]
-    if len(finite) == 0:
-        return ()
-    label = "Similarity of the least similar merged pair"
-    return (Reading("least_similar_pair", label, float(finite.min()), unit="cosine"),)
+    finite, label = similarity[similarity.isfinite()], "Similarity of the least similar merged pair"
+    return (Reading("least_similar_pair", label, float(finite.min()), unit="cosine"),) if len(finite) else ()

@@ -21,7 +21,6 @@ from ..types import (
     Params,
     PlanningInfo,
     Schedule,
-    SelectFunction,
     Selection,
     Signals,
     Stage,
@@ -217,7 +216,17 @@ def _choose(tiles: Tiles, given: Tensor, rows: Tensor, tokens: int, exact: bool)
     return _Chosen(first[ops.top_k(own, counts[0])], torch.cat(best), ranks, seen, ratios, counts)
 
 
-def _select(signals: Signals, tokens: int, params: Params) -> Selection:
+def select(signals: Signals, tokens: int, params: Params, generator: Generator) -> Selection:
+    """Thumbnail: its highest scores. Crops: highest local + thumbnail score, as many as the crop's ratio says.
+
+    R = budget / patches. The thumbnail keeps int(n R). A crop keeps the share min(1, R (1 + w - mean w)), w = softmax
+    of the sums of the thumbnail's scores over what the crop shows, / 10. Rows that are no patch (newlines) always stay
+    and are not counted.
+    Shape: signals.cls_logits or cls_attention ``(N,)``, view ``(N,)``, cell ``(N, 2)`` -> kept ``(tokens +
+    newlines,)``; with official counts as many as the floors give.
+    Source: GlobalCom2, official ``llava/model/llava_arch.py``. Differs: float32, ties to the lowest index, scores that
+    are not finite count as the smallest one, newlines only of rows that unpadding left.
+    """
     pool, features = ops.candidate_rows(signals), signals.features
     n, exact = len(features), params["counts"] == "exact"
     if tokens >= len(pool):
@@ -236,22 +245,33 @@ def _select(signals: Signals, tokens: int, params: Params) -> Selection:
     kept = order.sort().values
 
     def diagnose() -> Diagnostics:
-        shares = [count / size for count, size in zip(chosen.counts, tiles.sizes, strict=True)]
-        of_tile = given.new_tensor(shares).repeat_interleave(torch.tensor(tiles.sizes, device=given.device))
+        kept_of = [count / size for count, size in zip(chosen.counts, tiles.sizes, strict=True)]
+        shares = given.new_tensor(kept_of).repeat_interleave(torch.tensor(tiles.sizes, device=given.device))
         finite = chosen.ranks.masked_fill(chosen.ranks == -torch.inf, torch.nan)
-        ranks, seen, share = (ops.spread(x, tiles.rows, n, torch.nan) for x in (finite, chosen.seen, of_tile))
-        ratio, grid = tokens / len(pool), tiles.grid
+        ranks, seen, share = (ops.spread(x, tiles.rows, n, torch.nan) for x in (finite, chosen.seen, shares))
+        (high, wide), ratio, unit = tiles.grid, tokens / len(pool), str(params["scores"])
+        own, other = (
+            "ranks the thumbnail; one half of the score of a crop's token",
+            "the other half of the score of a crop's token",
+        )
+        facts = {
+            "ratio": ratio,
+            "tokens_of_thumbnail_and_crops": chosen.counts,
+            "crop_grid": f"{high} x {wide}",
+            "crop_ratios": [float(f"{share:.6g}") for share in chosen.ratios],
+            "newlines_kept": len(newlines),
+        }
+        names = [f"row {row + 1}, column {column + 1}" for row in range(high) for column in range(wide)]
+        label, axes = "Share of its tokens that the rule gives each crop", {"x_label": "crop", "y_label": "share"}
         return explained(
             TokenMap("rank_score", "Score within its tile", ranks),
-            maps=_maps(given, seen, share, name, str(params["scores"])),
-            charts=(_ratio_chart(grid, chosen.ratios, ratio),),
-            facts={
-                "ratio": ratio,
-                "tokens_of_thumbnail_and_crops": chosen.counts,
-                "crop_grid": f"{grid[0]} x {grid[1]}",
-                "crop_ratios": [float(f"{share:.6g}") for share in chosen.ratios],
-                "newlines_kept": len(newlines),
-            },
+            maps=(
+                TokenMap(name, "[CLS] scores of the tile itself", given, unit, own),
+                TokenMap("from_thumbnail", "Thumbnail's scores, resized to the crops", seen, unit, other),
+                TokenMap("tile_share", "Share of its tile that stays", share, direction="high keeps more tokens"),
+            ),
+            charts=(Chart("crop_ratios", label, "bars", chosen.ratios, names=names, line=ratio, **axes),),
+            facts=facts,
             non_finite=len(pool) - len(rows),
             of=len(pool),
         )
@@ -261,37 +281,7 @@ def _select(signals: Signals, tokens: int, params: Params) -> Selection:
     return Selection(kept=kept, sequence=sequence, diagnose=diagnose)
 
 
-def _maps(given: Tensor, from_thumbnail: Tensor, shares: Tensor, name: str, unit: str) -> tuple[TokenMap, ...]:
-    ranks = "ranks the thumbnail; one half of the score of a crop's token"
-    half = "the other half of the score of a crop's token"
-    return (
-        TokenMap(name, "[CLS] scores of the tile itself", given, unit, ranks),
-        TokenMap("from_thumbnail", "Thumbnail's scores, resized to the crops", from_thumbnail, unit, half),
-        TokenMap("tile_share", "Share of its tile that stays", shares, direction="high keeps more tokens"),
-    )
-
-
-def _ratio_chart(grid: tuple[int, int], ratios: list[float], ratio: float) -> Chart:
-    names = [f"row {row + 1}, column {column + 1}" for row in range(grid[0]) for column in range(grid[1])]
-    label = "Share of its tokens that the rule gives each crop"
-    return Chart("crop_ratios", label, "bars", ratios, names=names, x_label="crop", y_label="share", line=ratio)
-
-
-def _stage_select(tokens: int) -> SelectFunction:
-    def select(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
-        """Thumbnail: its highest scores. Crops: highest local + thumbnail score, as many as the crop's ratio says.
-
-        R = budget / patches. The thumbnail keeps int(n R). A crop keeps the share min(1, R (1 + w - mean w)), w =
-        softmax of the sums of the thumbnail's scores over what the crop shows, / 10. Rows that are no patch (newlines)
-        always stay and are not counted.
-        Shape: signals.cls_logits or cls_attention ``(N,)``, view ``(N,)``, cell ``(N, 2)`` -> kept ``(keep +
-        newlines,)``; with official counts as many as the floors give.
-        Source: GlobalCom2, official ``llava/model/llava_arch.py``. Differs: float32, ties to the lowest index, scores
-        that are not finite count as the smallest one, newlines only of rows that unpadding left.
-        """
-        return _select(signals, tokens if keep is None else keep, params)
-
-    return select
+_select_exactly = fixed_count(select)
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
@@ -301,13 +291,15 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     extra). R = B / patches: 720 of 2880 is the published 25 %. With official counts the floors decide at run time how
     many stay. Raises BadInput for a budget below 1 token, Unsupported for a model without crops.
     """
-    tokens = budget_tokens(budget)
-    need = CLS_LOGITS_LAST_LAYER if params["scores"] == "logits" else CLS_ATTENTION_LAST_LAYER
-    keep = tokens if params["counts"] == "exact" else None
-    select = _stage_select(tokens)
-    if keep is not None:
-        select = fixed_count(select)
-    return Schedule((Stage("projector", keep, select, (need,), title="Thumbnail guides the crops"),))
+    tokens, title = budget_tokens(budget), "Thumbnail guides the crops"
+    needs = (CLS_LOGITS_LAST_LAYER if params["scores"] == "logits" else CLS_ATTENTION_LAST_LAYER,)
+    if params["counts"] == "exact":
+        return Schedule((Stage("projector", tokens, _select_exactly, needs, title=title),))
+
+    def by_floors(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
+        return select(signals, tokens, params, generator)
+
+    return Schedule((Stage("projector", None, by_floors, needs, title=title),))
 
 
 PRUNER = Pruner(

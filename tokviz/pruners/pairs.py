@@ -39,16 +39,17 @@ def symmetric_product(
     rows: Tensor,
     finish: Callable[[Tensor, slice, slice], Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    count: int | None = None,
 ) -> Tensor:
     """``rows @ rows.T`` in float32, exactly symmetric, for half the work: what is below the diagonal is mirrored.
 
     Equal rows get the very same products (see ``whole_groups``), so that ties between them are ties.
     finish: ``(products, slice of rows, slice of columns) -> block of the result``, what is to be made of a block of
-    products, which it may overwrite. dtype: in which products are computed.
+    products, which it may overwrite. dtype: that of the products. count: n, where rows that do not count follow.
     Shape: ``(n, D)`` -> ``(n, n)``.
     """
-    n = len(rows)
-    step = max(128, min(1024, -(-n // 160) * 16))
+    n = len(rows) if count is None else count
+    step = max(96, min(1024, -(-n // 160) * 16))
     wide = max(1, CONVERTED_AT_ONCE // (step * max(1, rows.shape[1]))) * step
     if n <= wide:
         rows = whole_groups(rows, dtype)
@@ -75,12 +76,15 @@ def euclidean_distances(features: Tensor) -> Tensor:
     over thousands of columns, closer to the exact value. Distances below 1e-7 of the two rows' lengths are rounding
     and count as 0. Shape: ``(n, D)`` finite -> ``(n, n)`` float32.
     """
+    n = len(features)
+    if features.numel() <= CONVERTED_AT_ONCE:
+        features = whole_groups(features, torch.float64)  # once for lengths and products
     squares = squared_lengths(features)
 
     def distances(products: Tensor, own: slice, other: slice) -> Tensor:
         return _apart(squares[own].unsqueeze(1) + squares[other], products)
 
-    return symmetric_product(features, distances, torch.float64)
+    return symmetric_product(features, distances, torch.float64, n)
 
 
 def _apart(squares: Tensor, products: Tensor) -> Tensor:

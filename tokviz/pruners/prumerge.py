@@ -159,13 +159,8 @@ def _select(signals: Signals, keep: int | None, params: Params, choose: ChooseCe
             everything = torch.arange(len(view), device=view.device)
             return _View(view, Centres(everything, everything[:0]))
         centres = choose(attention, None if share is None else max(share - 1, 1), params)
-        absorbed = absorb(
-            take_rows(features, view),
-            take_rows(keys, view),
-            attention,
-            centres.all.sort().values,
-            int(params["neighbours"]),
-        )
+        given, chosen = (take_rows(features, view), take_rows(keys, view), attention), centres.all.sort().values
+        absorbed = absorb(*given, chosen, int(params["neighbours"]))
         # A share of one has no room for the summary.
         return _View(view, centres, replace(absorbed, summary=None) if share == 1 else absorbed)
 
@@ -174,8 +169,8 @@ def _select(signals: Signals, keep: int | None, params: Params, choose: ChooseCe
     else:
         views = [view for _, view in in_each_view(signals, rows, keep, reduce)]
     ordered = torch.cat([view.rows[view.centres.all] for view in views])
-    wanted = len(ordered) if keep is None or keep <= len(rows) else keep
-    return _selection(features, found, score, views, fill_up(ordered, wanted, pool), params["order"] == "attention")
+    ordered = fill_up(ordered, len(ordered) if keep is None or keep <= len(rows) else keep, pool)
+    return _selection(features, found, score, views, ordered, params["order"] == "attention")
 
 
 def _selection(
@@ -192,9 +187,8 @@ def _selection(
             assignment[view.rows] = torch.where(owner < 0, -1, view.rows[owner.clamp_min(0)])
             if view.absorbed.summary is not None:
                 summaries.append(view.absorbed.summary)
-    kept = ordered.sort().values
+    kept, sequence = ordered.sort().values, None
     assignment[kept] = kept
-    sequence = None
     if by_attention:
         added = torch.arange(len(summaries), device=kept.device) + len(kept)
         sequence = torch.cat([torch.searchsorted(kept, ordered), added])
@@ -209,8 +203,7 @@ def _selection(
 
 
 def _explained(found: Usable, score: TokenMap, views: list[_View], n_summaries: int) -> Diagnostics:
-    n, nan = len(score.values), torch.nan
-    taken_in, group = (torch.zeros(n, device=found.rows.device) for _ in range(2))
+    taken_in, group = (torch.zeros(len(score.values), device=found.rows.device) for _ in range(2))
     lines = [outlier_line(score.values[view.rows]) for view in views]
     for view in views:
         group[view.rows[view.centres.by_attention]] = 2.0
@@ -220,53 +213,46 @@ def _explained(found: Usable, score: TokenMap, views: list[_View], n_summaries: 
 
     def shown(values: Tensor) -> Tensor:
         """NaN where a row is no patch or not finite."""
-        return spread(values[found.rows], found.rows, n, nan)
+        return spread(values[found.rows], found.rows, len(values), torch.nan)
 
     outlying = sum(int((score.values[view.rows] > line).sum()) for view, line in zip(views, lines, strict=True))
     by_grid = int((group == 1).sum())
     direction = "high is kept first" + ("; others come from the grid" if by_grid else "")
     summed_up = "the sum of what was dropped, weighted by attention"
     kept_by, dropped = "2 by attention, 1 by the grid, 0 dropped", "a dropped one with 0 is in the summary at most"
+    facts = {"outliers": outlying, "by_attention": int((group == 2).sum()), "by_grid": by_grid}
     return explained(
         replace(score, values=shown(score.values), direction=direction),
         maps=(
             TokenMap("group", "Kept by", shown(group), direction=kept_by),
             TokenMap("taken_in", "Kept tokens that it was added to", shown(taken_in), "tokens", dropped),
         ),
-        charts=[
-            _chart(score, number, view, line, len(views))
-            for number, (view, line) in enumerate(zip(views, lines, strict=True))
-        ],
+        charts=[_chart(score, number, views, line) for number, line in enumerate(lines)],
         readings=(Reading("outliers", "Share of outliers of attention", outlying / len(found.rows)),),
         extra_name=summed_up,
-        facts={
-            "outliers": outlying,
-            "by_attention": int((group == 2).sum()),
-            "by_grid": by_grid,
-            "summary_tokens": n_summaries,
-            **({"added": summed_up} if n_summaries else {}),
-        },
+        facts={**facts, "summary_tokens": n_summaries, **({"added": summed_up} if n_summaries else {})},
         non_finite=found.non_finite,
         of=len(found.pool),
     )
 
 
-def _chart(score: TokenMap, number: int, view: _View, line: float, n_views: int) -> Chart:
-    """Attention of every token, highest first, and the line above which it is an outlier."""
+def _chart(score: TokenMap, number: int, views: list[_View], line: float) -> Chart:
+    """Attention of every token of a view, highest first, and the line above which it is an outlier."""
+    view = views[number]
     attention = score.values[view.rows]
     ranked = top_k(attention, len(attention))
     return Chart(
         f"attention_{number}",
         "Attention, ranked, and the outlier line Q3 + 1.5 IQR",
         "scatter",
-        x=list(range(1, len(ranked) + 1)),
         y=attention[ranked].tolist(),
+        x=list(range(1, len(ranked) + 1)),
         x_label="rank",
         y_label=score.label,
         line=line,
         tokens=view.rows[ranked].tolist(),
         marked=torch.isin(ranked, view.centres.all).nonzero().squeeze(1).tolist(),
-        about=int(view.rows[0]) if n_views > 1 else None,
+        about=int(view.rows[0]) if len(views) > 1 else None,
     )
 
 

@@ -196,8 +196,8 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     version, rated = str(params["version"]), "Rated by text"
     stages = zip(*plan_counts(version, budget, info), strict=True)
     if version == "plus":
-        plus_needs = (LLM_INPUT, HEAD_ROWS, ROTARY_SIMILARITY)
-        return Schedule(tuple(Stage(layer, count, select_plus, plus_needs, "keep", rated) for layer, count in stages))
+        signals = (LLM_INPUT, HEAD_ROWS, ROTARY_SIMILARITY)
+        return Schedule(tuple(Stage(layer, count, select_plus, signals, "keep", rated) for layer, count in stages))
     needs, title = (LLM_INPUT, TEXT_ROWS), f"{rated}, pruned ones recycled"
     return Schedule(tuple(Stage(layer, count, select, needs, "reindex", title) for layer, count in stages))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import accumulate
 
 import torch
 from torch import Generator, Tensor
@@ -30,13 +31,11 @@ from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, switch
 from .tome_after_encoder import select_after_encoder
 
 
-def _matched(signals: Signals, usable: Tensor | None, r: int, has_cls: bool) -> Pairs:
+def _matched(keys: Tensor, views: list[Tensor], usable: Tensor | None, r: int, has_cls: bool) -> Pairs:
     """``bipartite_soft_matching`` for every image by itself; each gives ``r / images`` tokens.
 
     Raises BadInput when ``r`` cannot be shared equally or is more than half of the tokens.
     """
-    keys = required(signals.keys, "keys")
-    views = rows_by_view(signals, torch.arange(len(keys), device=keys.device))
     share, rest = divmod(r, len(views))
     if rest:
         raise BadInput(f"{r} tokens cannot be merged away equally in {len(views)} images.")
@@ -64,43 +63,42 @@ def _merge_select(has_cls: bool, leaves_tower: bool) -> SelectFunction:
         features ``(keep, D)`` in the given dtype, sizes ``(keep,)``. Raises BadInput when ``keep`` is below half.
         Source: ToMe sections 3 and Eq. 1; facebookresearch/ToMe ``merge.py`` (``merge_wavg``, ``merge_source``).
         """
-        return _select(signals, keep, has_cls, leaves_tower and params["order"] == "raster")
+        features, keys, n = signals.features, required(signals.keys, "keys"), len(signals.features)
+        everything = torch.arange(n, device=features.device)
+        found = usable(signals, keys, pool=everything)
+        sizes = torch.ones_like(everything) if signals.sizes is None else signals.sizes
+        origin = everything if signals.origin is None else signals.origin
+        mask = None
+        if found.non_finite:
+            mask = torch.zeros_like(sizes, dtype=torch.bool).index_fill(0, found.rows, True)
+        pairs = _matched(keys, rows_by_view(signals, everything), mask, n - keep, has_cls)
+        sources, targets, dropped = pairs.sources, pairs.targets, everything[:0]
+        if mask is not None:  # what cannot be compared must leave where the count demands it
+            merged = pairs.similarity > -torch.inf
+            sources, targets, dropped = sources[merged], targets[merged], sources[~merged]
+        place, smallest, kept, assignment = _named(pairs, origin, dropped)
+        groups, means, totals = weighted_means(features, sizes, sources, targets)
+        values, group_sizes = features[kept], sizes[pairs.order]
+        values[torch.searchsorted(kept, assignment[groups])] = means
+        group_sizes[place[groups]] = totals
+        in_raster_order = leaves_tower and params["order"] == "raster"
+        order = smallest.argsort() if in_raster_order else everything[:keep]  # places in the order in which they go on
+        position = torch.empty_like(order)
+        position[order] = everything[:keep]
+        kept_places = place[kept]
+        return Selection(
+            kept=kept,
+            assignment=assignment,
+            features=values,
+            sequence=position[kept_places].argsort(),
+            sizes=group_sizes[kept_places],
+            diagnose=lambda: _explained(pairs, group_sizes, place, dropped, len(sources), found.non_finite),
+        )
 
     return select
 
 
 _SELECT = {(cls, last): _merge_select(cls, last) for cls in (True, False) for last in (True, False)}
-
-
-def _select(signals: Signals, keep: int, has_cls: bool, in_raster_order: bool) -> Selection:
-    features, n = signals.features, len(signals.features)
-    everything = torch.arange(n, device=features.device)
-    found = usable(signals, required(signals.keys, "keys"), pool=everything)
-    sizes = torch.ones_like(everything) if signals.sizes is None else signals.sizes
-    origin = everything if signals.origin is None else signals.origin
-    mask = None if found.non_finite == 0 else torch.zeros_like(sizes, dtype=torch.bool).index_fill(0, found.rows, True)
-    pairs = _matched(signals, mask, n - keep, has_cls)
-    sources, targets, dropped = pairs.sources, pairs.targets, everything[:0]
-    if mask is not None:  # what cannot be compared must leave where the count demands it
-        merged = pairs.similarity > -torch.inf
-        sources, targets, dropped = sources[merged], targets[merged], sources[~merged]
-    place, smallest, kept, assignment = _named(pairs, origin, dropped)
-    groups, means, totals = weighted_means(features, sizes, sources, targets)
-    values, group_sizes = features[kept], sizes[pairs.order]
-    values[torch.searchsorted(kept, assignment[groups])] = means
-    group_sizes[place[groups]] = totals
-    order = smallest.argsort() if in_raster_order else everything[:keep]  # places in the order in which they go on
-    position = torch.empty_like(order)
-    position[order] = everything[:keep]
-    kept_places = place[kept]
-    return Selection(
-        kept=kept,
-        assignment=assignment,
-        features=values,
-        sequence=position[kept_places].argsort(),
-        sizes=group_sizes[kept_places],
-        diagnose=lambda: _explained(pairs, group_sizes, place, dropped, len(sources), found.non_finite),
-    )
 
 
 def _named(pairs: Pairs, origin: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -127,22 +125,19 @@ def _explained(
     pairs: Pairs, group_sizes: Tensor, place: Tensor, dropped: Tensor, merged: int, non_finite: int
 ) -> Diagnostics:
     """Shape: group_sizes ``(K,)`` in ToMe's order, place ``(N,)``, dropped ``(d,)``."""
-    nan, n = torch.nan, len(place)
-    edges = spread(pairs.similarity.masked_fill(~torch.isfinite(pairs.similarity), nan), pairs.sources, n, nan)
-    sizes = group_sizes.float()[place].index_fill(0, dropped, nan)
-    distance = (1 - pairs.best).masked_fill(~torch.isfinite(pairs.best), nan)
-    score = TokenMap(
-        "partner_distance",
-        "Distance to the most similar partner (tokens of the giving half)",
-        spread(distance, pairs.giving, n, nan),
-        unit="1 - cosine",
-        direction="low is merged first",
-    )
+    n = len(place)
+
+    def shown(values: Tensor, rows: Tensor) -> Tensor:
+        return spread(values.masked_fill(~values.isfinite(), torch.nan), rows, n, torch.nan)
+
+    label = "Distance to the most similar partner (tokens of the giving half)"
+    distance, similarity = shown(1 - pairs.best, pairs.giving), shown(pairs.similarity, pairs.sources)
+    sizes = group_sizes.float()[place].index_fill(0, dropped, torch.nan)
     return Diagnostics(
-        score=score,
+        score=TokenMap("partner_distance", label, distance, "1 - cosine", "low is merged first"),
         maps=(
             TokenMap("group_size", "Patches in its group", sizes, "patches", "high stands for many patches"),
-            TokenMap("merged_similarity", "Similarity to the partner", edges, "cosine", "high was merged first"),
+            TokenMap("merged_similarity", "Similarity to the partner", similarity, "cosine", "high was merged first"),
         ),
         charts=(sizes_chart(group_sizes, "How many tokens stand for how many patches", "patches"),),
         readings=least_similar(pairs.similarity),
@@ -202,21 +197,22 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
             f"ToMe merges the same number of tokens in each of {views} images: "
             f"ask for {n - views * (total // views)} tokens, or count the budget as published."
         )
-    stages, left = [], n
-    last = max((layer for layer, r in enumerate(merges) if r), default=-1)
-    for layer, r in enumerate(merges):
-        if r:
-            left -= views * r
-            stages.append(
-                Stage(
-                    VisionLayer(layer),
-                    left,
-                    _SELECT[info.has_cls, layer == last],
-                    title=f"Merge {views * r} pairs",
-                    proportional_attention=bool(params["proportional_attention"]),
-                )
+    merging = [(layer, views * r) for layer, r in enumerate(merges) if r]
+    left = accumulate((-r for _, r in merging), initial=n)
+    next(left)
+    weighted = bool(params["proportional_attention"])
+    return Schedule(
+        tuple(
+            Stage(
+                VisionLayer(layer),
+                keep,
+                _SELECT[info.has_cls, layer == merging[-1][0]],
+                title=f"Merge {r} pairs",
+                proportional_attention=weighted,
             )
-    return Schedule(tuple(stages))
+            for (layer, r), keep in zip(merging, left, strict=True)
+        )
+    )
 
 
 PRUNER = Pruner(
