@@ -262,7 +262,7 @@ def select(signals: Signals, tokens: int, params: Params, generator: Generator) 
             "newlines_kept": len(newlines),
         }
         names = [f"row {row + 1}, column {column + 1}" for row in range(high) for column in range(wide)]
-        label, axes = "Share of its tokens that the rule gives each crop", {"x_label": "crop", "y_label": "share"}
+        label = "Share of its tokens that the rule gives each crop"
         return explained(
             TokenMap("rank_score", "Score within its tile", ranks),
             maps=(
@@ -270,7 +270,18 @@ def select(signals: Signals, tokens: int, params: Params, generator: Generator) 
                 TokenMap("from_thumbnail", "Thumbnail's scores, resized to the crops", seen, unit, other),
                 TokenMap("tile_share", "Share of its tile that stays", share, direction="high keeps more tokens"),
             ),
-            charts=(Chart("crop_ratios", label, "bars", chosen.ratios, names=names, line=ratio, **axes),),
+            charts=(
+                Chart(
+                    "crop_ratios",
+                    label,
+                    "bars",
+                    chosen.ratios,
+                    names=names,
+                    line=ratio,
+                    x_label="crop",
+                    y_label="share",
+                ),
+            ),
             facts=facts,
             non_finite=len(pool) - len(rows),
             of=len(pool),
