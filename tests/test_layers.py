@@ -86,6 +86,10 @@ def test_what_lies_beside_the_package_loads_no_heavy_library_either():
     absent = ["gradio", "matplotlib.pyplot", "torch", "transformers"]
     program = f"import sys, {light.replace(' ', ', ')}; print(sorted(set({absent!r}) & set(sys.modules)))"
     assert _output_of(program) == "[]"
+
+
+@pytest.mark.generator
+def test_what_measures_in_processes_of_its_own_loads_no_page():
     without_page = "import sys, benchmarks.vtw_calibration, benchmarks.fidelity.workers; "
     absent = ["gradio", "tokviz.runs.compare", "tokviz.ui"]
     assert _output_of(f"{without_page}print(sorted(set({absent!r}) & set(sys.modules)))") == "[]"

@@ -309,6 +309,7 @@ def test_the_file_is_complete_after_every_line_and_grows_when_resumed(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.generator
 def test_the_command_measures_writes_and_goes_on(tmp_path, capsys):
     out = str(tmp_path / "found")
     common = ["--device", "cpu", "--shape", "tiny", "--models", "qwen2.5-vl-7b", "--repeats", "1", "--tokens", "2",

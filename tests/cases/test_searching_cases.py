@@ -43,6 +43,7 @@ def asked(vlm, budget, seeds):
     ]
 
 
+@pytest.mark.generator
 def test_it_finds_what_plain_comparisons_find(vlm, budget, seeds, asked):
     found = {(case.seed, case.question): case for case in find_flips(vlm, seeds, METHODS, budget)}
     expected, told = {}, set()

@@ -333,6 +333,7 @@ def test_parameters_of_the_wrong_type_are_refused():
             parse_value(Param("p", "P", kind, 0, ""), text)
 
 
+@pytest.mark.generator  # test_wheel.py runs it installed
 def test_the_real_command_in_a_fresh_process(image, tmp_path):
     figure, session = tmp_path / "figure.png", tmp_path / "session.json"
     command = [

@@ -74,6 +74,7 @@ def test_it_writes_the_tables_and_computes_nothing_twice(loaded, asked, tmp_path
     assert asked[len(ROWS) :] == [(method, [1]) for method in ROWS], "a second scene, and nothing of the first"
 
 
+@pytest.mark.generator
 def test_an_interrupted_run_leaves_a_clean_cache_and_goes_on(loaded, asked, tmp_path, capsys, monkeypatch):
     from benchmarks.fidelity import questions
 
@@ -91,6 +92,7 @@ def test_an_interrupted_run_leaves_a_clean_cache_and_goes_on(loaded, asked, tmp_
     assert asked == [(method, [scene]) for scene in (0, 1) for method in ROWS]
 
 
+@pytest.mark.generator
 def test_when_the_time_is_up_the_table_is_of_the_finished_scenes(loaded, asked, tmp_path, capsys, monkeypatch):
     from benchmarks.fidelity import questions
 
@@ -107,6 +109,7 @@ def test_when_the_time_is_up_the_table_is_of_the_finished_scenes(loaded, asked, 
     assert found["command"].endswith("--scenes 1"), "what makes this table again, not how long it was waited for"
 
 
+@pytest.mark.generator
 def test_ablations_run_through_the_same_cache(loaded, asked, tmp_path, capsys, monkeypatch):
     assert bench(tmp_path, *FEW, "--scenes", 1) == 0
     _, unpruned = from_lines(next((tmp_path / "cache").rglob("full-*.jsonl")).read_text())
