@@ -282,7 +282,7 @@ def test_what_an_agent_sends_counts_as_the_agents(tools_site, tmp_path, monkeypa
     asked = {"image": data_uri(image), **QUESTION}
     failed, text = call(tools_site, "compare", asked, {"x-forwarded-for": "9.9.9.3"})
     assert not failed, text
-    own = [path for path, owners in storage()._owners.items() if "9.9.9.3" in owners]
+    own = [path for path, file in storage()._files.items() if "9.9.9.3" in file.owners]
     assert image.read_bytes() in [path.read_bytes() for path in own]
 
 

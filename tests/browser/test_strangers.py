@@ -229,7 +229,7 @@ def test_an_upload_that_is_cut_leaves_nothing(client, site):
 
 def owned(address):
     """Names of the files in the storage that count as a visitor's."""
-    return {path.name for path, owners in storage()._owners.items() if address in owners}
+    return {path.name for path, file in storage()._files.items() if address in file.owners}
 
 
 def test_what_the_page_makes_counts_as_the_visitors_who_asked(client, tmp_path, monkeypatch):
