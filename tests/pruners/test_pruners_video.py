@@ -210,7 +210,7 @@ def test_vtw_withdraws_from_video_llava_before_layer_16():
 
 
 def test_globalcom2_says_that_frames_have_no_crops():
-    assert get("globalcom2").missing(NEXT_VIDEO).endswith("this model looks at the frames of a video without crops.")
+    assert get("globalcom2").missing(NEXT_VIDEO).endswith("this model takes the frames of a video without crops.")
 
 
 @pytest.mark.parametrize("info", [VIDEO_LLAVA, NEXT_VIDEO], ids=lambda info: info.family)

@@ -234,8 +234,7 @@ def select(signals: Signals, tokens: int, params: Params, generator: Generator) 
     newlines = pool[:0] if signals.candidates is None else ops.complement(pool, n)
     name = "cls_logits" if params["scores"] == "logits" else "cls_attention"
     given = ops.required(getattr(signals, name), name).float()
-    # One number tells, as a linear layer made these features: to read them all would cost ten times what choosing does.
-    rows = ops.usable_rows(given, ops.usable_rows(features[:, 0], pool))
+    rows = ops.usable_rows(given, ops.usable_rows(features, pool))
     if len(rows) == 0:
         fallback = unrankable(tokens, pool)
         return replace(fallback, kept=torch.cat([fallback.kept, newlines]).sort().values)

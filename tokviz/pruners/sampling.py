@@ -68,7 +68,8 @@ def _stored_cover(distances: np.ndarray[Any, Any], first: Tensor, count: int, ne
         gaps.append(float(running[pick]))
         np.minimum(running, distances[pick], out=running)
         running[pick] = -np.inf
-    return GreedyCover(torch.tensor(picks), torch.tensor(gaps, dtype=nearest.dtype), nearest)
+    here = nearest.device  # the default one may be another
+    return GreedyCover(torch.tensor(picks, device=here), torch.tensor(gaps, dtype=nearest.dtype, device=here), nearest)
 
 
 def _distance_bounds(features: Tensor, squares: Tensor, point: Tensor, square: Tensor) -> Tensor:
