@@ -15,7 +15,7 @@ run: $(VENV)/.run-ready
 # Interpreters that the tests start compile the package once: PYTHONDONTWRITEBYTECODE, where set, is lifted. Files are
 # handed out in their order: the longest of one test would otherwise come last, with one core idle beside them.
 pytest = PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKVIZ_CHROMIUM="$$(cat $(VENV)/chromium-path)" \
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.test-ready
 	@sh scripts/find_chromium.sh $(BIN)/python > $(VENV)/chromium-path

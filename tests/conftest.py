@@ -9,11 +9,6 @@ import pytest
 from PIL import Image
 
 
-def pytest_xdist_auto_num_workers(config):
-    """Three on two cores: browsers and servers leave a third of the time idle. At most four, for memory."""
-    return min(4, max(3, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 3))
-
-
 @pytest.fixture(scope="session")
 def vlm():
     """The embedded model."""
