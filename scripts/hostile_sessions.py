@@ -64,7 +64,7 @@ def opened(data: bytes, *, figures: bool = True) -> Outcome:
         comparison = Comparison.from_json(data)
         clock.append(time.process_time())
         if not comparison.runs:
-            raise BadInput("The session holds no runs: there is nothing to show.")
+            raise BadInput("The session contains no runs, so there is nothing to show.")
         json.dumps(to_payload(comparison), allow_nan=False)
         clock.append(time.process_time())
         for view in ("kept", "score", "clusters", "dropped") if figures else ():
