@@ -13,13 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from .errors import BadInput, nearest
 from .names import BudgetMeaning, Params, PositionPolicy, Site, site_label
 from .records import BudgetMeanings, Chart, Reading, TextScores, TokenMap
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+
+SignalKind = Literal[
+    "cls_attention", "cls_logits", "cls_full_width", "cls_feature", "received_attention", "encoder_keys", "full_keys",
+    "text_features", "question_features", "llm_input", "clip_relevance", "last_row", "text_rows", "head_rows",
+    "rotary_similarity", "previous_features", "key_norms", "normed_features",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,18 @@ class Need:
     layer: for vision signals ``"feature"`` (the layer whose output becomes the visual features; CLIP layer 22 of 24 in
         LLaVA-1.5) or ``"last"``; for attention rows and key norms ``"previous"`` (the layer before the stage, which has
         already run on the unpruned sequence) or ``"this"`` (the one it stands before, recomputed from its input).
+
+    Raises BadInput for a kind that does not exist.
     """
 
-    kind: str
+    kind: SignalKind
     layer: Literal["feature", "last", "previous", "this"] | None = None
+
+    def __post_init__(self) -> None:
+        known = get_args(SignalKind)
+        if self.kind not in known:
+            near = nearest(self.kind, known)
+            raise BadInput(f"There is no signal {self.kind!r}{f'; did you mean {near!r}?' if near else '.'}")
 
 
 CLS_ATTENTION = Need("cls_attention", "feature")

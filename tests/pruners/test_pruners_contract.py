@@ -274,3 +274,8 @@ def test_a_need_that_can_be_replaced_is_never_missing():
     pruner = replace(pruners.get("divprune"), needs=(need,), does_without=(need,))
     assert pruner.missing(LACKING["everything"]) is None
     assert replace(pruner, does_without=()).missing(LACKING["everything"]) is not None
+
+
+def test_a_misspelt_need_names_the_nearest_signal():
+    with pytest.raises(BadInput, match=r"There is no signal .cls_atention.; did you mean .cls_attention.\?"):
+        Need("cls_atention")

@@ -110,7 +110,7 @@ def test_a_figure_of_a_video_says_frames_times_counts_answers_and_verdicts():
     session = film([0, 1, 4, 14], others=True, evidence=[(0, 0, 6, 6)], evidence_frames=[1])
     written = words(comparison_figure(session, dpi=60))
     for expected in ("frame 1 · 0.00 s", "frame 4 · 1.50 s", "2 of 4", "0 of 4", "all 4", "Full", "Apet", "red", "blue",
-                     "no patches: 2 of 4 kept", "evidence: 0 of 1 patches kept"):  # fmt: skip
+                     "non-patch tokens: 2 of 4 kept", "evidence: 0 of 1 patches kept"):  # fmt: skip
         assert any(expected in line for line in written), (expected, written)
     assert written.count("all 4") == 4 and written.count("0 of 4") == 3
     assert any(line.startswith("Bars: patches kept of a frame, full length 50%.") for line in written)

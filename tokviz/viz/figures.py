@@ -356,7 +356,7 @@ class _Row:
         """Tokens that are no patch, of all frames together."""
         others = sum(count.others for count in self.counts)
         kept = sum(count.others_kept for count in self.counts)
-        return [f"no patches: {kept} of {others} kept"] if others else []
+        return [f"non-patch tokens: {kept} of {others} kept"] if others else []
 
     @property
     def height(self) -> float:

@@ -115,7 +115,7 @@ def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[Lege
         ("kept" in drawn, frame(blue, "#ffffff"), "kept (outlined)"),
         ("kept" in drawn, box(dropped, dropped), "dropped"),
         (any(panel.basis for panel in panels), frame(gold, "#ffffff"), "basis token"),
-        (coarse, frame(theme.ink, "#a9abae"), "kept only of the whole image, coarsely"),
+        (coarse, frame(theme.ink, "#a9abae"), "kept only coarsely, from the whole image"),
         ("score" in drawn, frame(theme.ink), "kept (on heat maps)"),
         ("dropped" in drawn, frame(theme.ink), "kept to the end (on heat maps)"),
         ("clusters" in drawn, box("#7aa7c4", dark), "merge group; a ring marks the kept token that carries it"),
