@@ -46,6 +46,7 @@ SIGNALS = {
     "text_features": (PROMPT, "text after the image"),
     "question_features": (PROMPT, "the question"),
     "llm_input": (PROMPT, "the whole input of the LLM"),
+    "sequence_index": (PROMPT, "places of the tokens in the prompt"),
     "last_row": (LLM, "attention of the last prompt token"),
     "text_rows": (LLM, "attention of the text"),
     "head_rows": (LLM, "attention of the text per head"),
@@ -236,7 +237,8 @@ HEAD, TAIL = "<!-- written by scripts/write_methods_doc.py -->\n", "<!-- from he
 
 def head(pruner: Pruner) -> str:
     """What a method's page says from its declaration."""
-    parts = [f"# {pruner.label}", f"`{pruner.id}`. {pruner.claim}"]
+    also = f" Also published as {', '.join(pruner.aliases)}." if pruner.aliases else ""
+    parts = [f"# {pruner.label}", f"`{pruner.id}`. {pruner.claim}{also}"]
     if pruner.paper is not None:
         paper = pruner.paper
         parts.append(f"{paper.authors}, [{paper.title}]({paper.url}), {paper.year}.")

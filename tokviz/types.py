@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SignalKind = Literal[
     "cls_attention", "cls_logits", "cls_full_width", "cls_feature", "received_attention", "encoder_keys", "full_keys",
     "text_features", "question_features", "llm_input", "clip_relevance", "last_row", "text_rows", "head_rows",
-    "rotary_similarity", "previous_features", "key_norms", "normed_features",
+    "rotary_similarity", "previous_features", "key_norms", "normed_features", "sequence_index",
 ]  # fmt: skip
 
 
@@ -35,8 +35,9 @@ class Need:
     """One signal that a stage wants beside its features. The engine captures just what is asked for.
 
     kind: ``last_row``, ``text_rows`` -> ``Signals.attention_rows``; ``encoder_keys`` -> ``keys``; ``llm_input`` ->
-        ``input_features`` and ``input_text``; ``key_norms`` and ``normed_features`` also fill ``text_key_norms`` and
-        ``normed_text``. All others are named as the field of ``Signals`` that they fill, where what they are is told.
+        ``input_features`` and ``input_text``; ``key_norms``, ``normed_features`` and ``sequence_index`` also fill
+        ``text_key_norms``, ``normed_text`` and ``text_index``. All others are named as the field of ``Signals`` that
+        they fill, where what they are is told.
     layer: for vision signals ``"feature"`` (the layer whose output becomes the visual features; CLIP layer 22 of 24 in
         LLaVA-1.5) or ``"last"``; for attention rows and key norms ``"previous"`` (the layer before the stage, which has
         already run on the unpruned sequence) or ``"this"`` (the one it stands before, recomputed from its input).
@@ -74,6 +75,7 @@ ROTARY_SIMILARITY = Need("rotary_similarity")
 PREVIOUS_FEATURES = Need("previous_features")
 KEY_NORMS = Need("key_norms", "previous")
 NORMED_FEATURES = Need("normed_features")
+SEQUENCE_INDEX = Need("sequence_index")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ class Signals:
         text_key_norms: ``(M,)``, of the text's keys.
         normed_features: ``(N, D)``, hidden states at the stage through the LLM's final norm.
         normed_text: ``(M, D)``, of the text.
+        sequence_index: ``(N,)`` int64, where each row stands in the prompt at this stage, padding not counted.
+        text_index: ``(M,)`` int64, of the text.
         candidates: ``(N,)`` bool, False for rows that are no image patch (newline, video [CLS]), of which the vision
             tower knows nothing: their encoder features and keys are 0, their [CLS] scores NaN; None when all are.
         view: ``(N,)`` int, the tile or frame of each row (a newline's is that of the patch before it); None for one.
@@ -141,6 +145,8 @@ class Signals:
     text_key_norms: Tensor | None = None
     normed_features: Tensor | None = None
     normed_text: Tensor | None = None
+    sequence_index: Tensor | None = None
+    text_index: Tensor | None = None
     candidates: Tensor | None = None
     view: Tensor | None = None
     cell: Tensor | None = None

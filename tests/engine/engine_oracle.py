@@ -122,6 +122,9 @@ def _signals(lm, stage, state, columns, features, where, n_prompt):
     for need in stage.needs:
         if need.kind == "text_features":
             found["text_features"] = state["hidden"][question]
+        elif need.kind == "sequence_index":
+            index = state["key"].cumsum(0) - 1
+            found.update(sequence_index=index[columns], text_index=index[question])
         elif need.kind == "previous_features":
             found["previous_features"] = state["inputs"][stage.site - 1][columns]
         elif need.kind in ("last_row", "text_rows", "head_rows", "key_norms"):

@@ -97,6 +97,10 @@ def _looked(stage, tokens, visual, told):
             found.update(input_features=torch.stack(features), input_text=torch.stack(text))
         elif need.kind == "text_features":
             found["text_features"] = torch.stack([token.hidden for token in question])
+        elif need.kind == "sequence_index":
+            places = {id(token): place for place, token in enumerate(tokens)}
+            found["sequence_index"] = torch.tensor([places[id(token)] for token in visual])
+            found["text_index"] = torch.tensor([places[id(token)] for token in question])
         elif need.kind == "previous_features":
             found["previous_features"] = torch.stack([told["inputs"][id(token)] for token in visual])
         elif need.kind == "rotary_similarity":

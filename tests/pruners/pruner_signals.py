@@ -60,6 +60,7 @@ SIGNALS_OF = {
     "previous_features": ("previous_features",),
     "key_norms": ("key_norms", "text_key_norms"),
     "normed_features": ("normed_features", "normed_text"),
+    "sequence_index": ("sequence_index", "text_index"),
 }
 """The fields of ``Signals`` that each kind of need fills."""
 
@@ -209,6 +210,8 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         text_key_norms=torch.rand(text, generator=g) * 4,
         normed_features=tokens(width),
         normed_text=torch.randn(text, width, generator=g),
+        sequence_index=torch.arange(n) + 35,
+        text_index=torch.arange(text) + 35 + n,
         candidates=layout.candidates,
         view=layout.view,
         cell=layout.cell,
@@ -250,7 +253,8 @@ def shuffled(signals, order):
     def change(name, tensor):
         if name in PER_TOKEN_LAST_AXIS:
             return tensor[..., order]
-        return tensor[order] if name in (*PER_TOKEN, "candidates", "view", "cell", "sizes") else tensor
+        whole = ("sequence_index", "candidates", "view", "cell", "sizes")
+        return tensor[order] if name in (*PER_TOKEN, *whole) else tensor
 
     return mapped(signals, change)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tokviz.pruners import get, pairs
-from tokviz.pruners.adaptvtp import alignment, correlation, greedy_max_sum, select
+from tokviz.pruners.adaptvtp import alignment, correlation, select
+from tokviz.pruners.sampling import greedy_max_sum
 from tokviz.types import QUESTION_FEATURES, TEXT_FEATURES, Budget, PlanningInfo, Signals
 
 NAN = math.nan

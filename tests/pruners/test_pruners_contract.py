@@ -276,6 +276,10 @@ def test_a_need_that_can_be_replaced_is_never_missing():
     assert replace(pruner, does_without=()).missing(LACKING["everything"]) is not None
 
 
+def test_a_method_is_found_by_the_name_of_its_later_version():
+    assert pruners.get("TrimTokenator") is pruners.get("trimtokenator") is pruners.get("adaptvtp")
+
+
 def test_a_misspelt_need_names_the_nearest_signal():
     with pytest.raises(BadInput, match=r"There is no signal .cls_atention.; did you mean .cls_attention.\?"):
         Need("cls_atention")

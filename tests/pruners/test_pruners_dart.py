@@ -7,7 +7,7 @@ import torch
 
 from tokviz.errors import BadInput
 from tokviz.pruners import get
-from tokviz.pruners.dart import least_duplicated, select
+from tokviz.pruners.dart import least_duplicated, released_order, select
 from tokviz.types import KEY_NORMS, NORMED_FEATURES, Budget, PlanningInfo, Signals
 
 NAN = math.nan
@@ -28,8 +28,11 @@ def directions(*degrees):
     return torch.stack([angles.cos(), angles.sin()], 1)
 
 
-def signals(features, norms, text, text_norms):
+def signals(features, norms, text, text_norms, start=35):
+    places = torch.arange(len(features) + len(text)) + start
     return Signals(
+        sequence_index=places[: len(features)],
+        text_index=places[len(features) :],
         features=torch.zeros(len(features), 3),
         key_norms=torch.as_tensor(norms, dtype=torch.float32),
         text_key_norms=torch.as_tensor(text_norms, dtype=torch.float32),
@@ -78,6 +81,22 @@ def test_pivots_choose_in_order_of_their_norm_and_the_visual_ones_first():
     # away); the text at 270 takes 100; nothing is left for the text at 90.
     assert picks_of(selection) == [0, 2, 4, 1, 3]
     assert selection.diagnostics.facts["text_pivots"] == [1, 0]
+
+
+def test_the_released_order_is_that_of_a_set_of_places():
+    # Four numbers in a table of 8 slots, by their remainders: 35 is 3, 70 is 6, 33 is 1, 64 is 0.
+    assert released_order(torch.tensor([35, 70, 33, 64])).tolist() == [3, 2, 0, 1]
+    # Eight numbers in a table of 32: 64 is 0, 33 is 1, 130 is 2, 35 is 3, 70 is 6, 40 is 8, 300 is 12, 31 is 31.
+    assert released_order(torch.tensor([31, 40, 300, 130, 35, 70, 33, 64])).tolist() == [7, 6, 3, 4, 5, 1, 2, 0]
+
+
+def test_in_the_released_order_a_text_pivot_may_choose_first():
+    # As above, but the image begins at place 2: pivots stand at 2 (0 degrees), 4 (170), 9 (270) and 8 (90), and a set
+    # of them is 8, 9, 2, 4. 90 takes 260; 270 takes 100; 0 takes 200; nothing is left for 170 to take.
+    given = params(visual_pivots=2, text_pivots=2, order="released")
+    selection = select(signals(SIX, NORMS, TEXT, [5, 6], start=2), 6 - 1, given, generator())
+    assert picks_of(selection) == [0, 2, 5, 3, 4]
+    assert values(selection, "pivot") == pytest.approx([1, NAN, 2, 3, 1, 4], nan_ok=True)
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 5])])

@@ -216,13 +216,15 @@ def random_signals(seed):
 
 
 @pytest.mark.parametrize("signal", ["embed", "attn"])
-@pytest.mark.parametrize("neighbours", [0, 5])
-def test_stage_2_as_the_reference(signal, neighbours):
-    params = PRUNER.complete({"signal": signal, "neighbours": neighbours, "order": "append"})
+@pytest.mark.parametrize(("neighbours", "rated_on"), [(0, "input"), (5, "input"), (5, "layer")])
+def test_stage_2_as_the_reference(signal, neighbours, rated_on):
+    params = PRUNER.complete({"signal": signal, "neighbours": neighbours, "raters": rated_on, "order": "append"})
     for seed in range(100):
         signals, keep = random_signals(seed)
         found = select_rated(signals, keep, params, torch.Generator())
-        mean, chosen = raters(signals.input_features.double().numpy(), signals.input_text.double().numpy(), 0.5)
+        matrix = (signals.features, signals.text_features)
+        visual, text = matrix if rated_on == "layer" else (signals.input_features, signals.input_text)
+        mean, chosen = raters(visual.double().numpy(), text.double().numpy(), 0.5)
         assert found.diagnostics.text.values.tolist() == pytest.approx(mean, abs=1e-5)
         assert found.diagnostics.text.chosen.nonzero().flatten().tolist() == chosen
         alpha = next(

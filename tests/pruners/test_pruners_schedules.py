@@ -111,12 +111,14 @@ def test_fastv_published_and_final_are_the_survivors():
         assert sites(schedule) == [(2, 128)]
         # A_in = (2 * 576 + 30 * 128) / 32; A_log = (576 + 31 * 128) / 32.
         assert meanings(schedule, LLAVA_7B) == pytest.approx((128, 156.0, 142.0))
-    assert sites(plan("fastv", 64, info=PlanningInfo(576, 8))) == [(2, 64)]  # on the embedded model
+    scaled = {layers: plan("fastv", 64, info=PlanningInfo(576, layers)).stages[0].site for layers in (8, 28, 40, 48)}
+    assert scaled == {8: 1, 28: 2, 40: 2, 48: 3}
+    assert sites(plan("fastv", 64, info=PlanningInfo(576, 8), layer=2)) == [(2, 64)]
     assert plan("fastv", 16).stages[0].positions == "keep"
     with pytest.raises(BadInput, match="at least 37"):
-        plan("fastv", 16, "average", TINY)  # 2 * 144 / 8 = 36 are spent before anything can be dropped
-    assert sites(plan("fastv", 37, "average", TINY)) == [(2, 1)]
-    assert sites(plan("fastv", 144, "average", TINY)) == [(2, 144)]
+        plan("fastv", 16, "average", TINY, layer=2)  # 2 * 144 / 8 = 36 are spent before anything can be dropped
+    assert sites(plan("fastv", 37, "average", TINY, layer=2)) == [(2, 1)]
+    assert sites(plan("fastv", 144, "average", TINY, layer=2)) == [(2, 144)]
 
 
 def test_fastv_layer_must_exist():

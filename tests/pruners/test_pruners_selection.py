@@ -163,11 +163,27 @@ def test_divprune_against_brute_force(seed):
 # ------------------------------------------------------------ ToDRE
 
 
+V1 = get("todre").complete({})
+
+
+def test_todre_v2_takes_what_is_far_from_all_kept_ones_together():
+    # Pivot 0, then 170. Of 60 the cosine distances to both are 0.5 and 1.342, together 1.842, and the smaller one 0.5;
+    # of 165 they are 1.966 and 0.004, together 1.970.
+    signals = Signals(directions(60, 0, 170, 165), cls_attention=torch.tensor([0.1, 0.5, 0.2, 0.2]))
+    assert todre.select_diverse(signals, 3, V1, generator()).kept.tolist() == [0, 1, 2]
+    selection = todre.select_diverse(signals, 3, {**V1, "version": "v2"}, generator())
+    assert selection.kept.tolist() == [1, 2, 3]
+    assert selection.order.tolist() == [-1, 0, 1, 2]
+    score = selection.diagnostics.score.values.tolist()
+    assert score[2:] == pytest.approx([cosine_distance(170), 1.970 / 2], abs=1e-3)
+    assert score[0] == pytest.approx((1.842 + cosine_distance(105)) / 3, abs=1e-3)
+
+
 def test_todre_expands_from_the_pivot():
     # Pivot 90. Angles to it: 90, 80, -, 10, 110 -> token 4. Then min over {90, 200}: 90, 80, -, 10 -> token 0.
     attention = torch.tensor([0.1, 0.1, 0.5, 0.2, 0.1])
     signals = Signals(directions(0, 10, 90, 100, 200), cls_attention=attention)
-    selection = todre.select_diverse(signals, 3, {}, generator())
+    selection = todre.select_diverse(signals, 3, V1, generator())
     assert selection.kept.tolist() == [0, 2, 4]
     assert selection.order.tolist() == [2, -1, 0, -1, 1]
     assert selection.diagnostics.facts["pivot"] == 2
@@ -180,14 +196,14 @@ def test_todre_expands_from_the_pivot():
 def test_todre_ignores_length():
     long = directions(0, 10, 90, 100, 200) * torch.tensor([[1.0], [50.0], [3.0], [0.1], [7.0]])
     attention = torch.tensor([0.1, 0.1, 0.5, 0.2, 0.1])
-    assert todre.select_diverse(Signals(long, cls_attention=attention), 3, {}, generator()).kept.tolist() == [0, 2, 4]
+    assert todre.select_diverse(Signals(long, cls_attention=attention), 3, V1, generator()).kept.tolist() == [0, 2, 4]
 
 
 def test_todre_pivot_without_cls_attention():
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
     received = Signals(x, received_attention=torch.tensor([0.2, 0.5, 0.3]))
-    assert todre.select_diverse(received, 1, {}, generator()).kept.tolist() == [1]
-    selection = todre.select_diverse(Signals(x), 1, {}, generator())
+    assert todre.select_diverse(received, 1, V1, generator()).kept.tolist() == [1]
+    selection = todre.select_diverse(Signals(x), 1, V1, generator())
     assert selection.kept.tolist() == [2]  # the mean is (10/3, 10/3)
     assert selection.diagnostics.facts["pivot_rule"] == "farthest from the mean"
 
@@ -195,8 +211,8 @@ def test_todre_pivot_without_cls_attention():
 def test_todre_drops_rows_that_are_no_patch_even_below_its_count():
     candidates = torch.tensor([True, True, False, True, False])
     signals = Signals(directions(0, 10, 90, 100, 200), cls_attention=torch.rand(5), candidates=candidates)
-    assert todre.select_diverse(signals, 4, {}, generator()).kept.tolist() == [0, 1, 3]
-    assert todre.select_diverse(signals, 5, {}, generator()).kept.tolist() == [0, 1, 2, 3, 4]  # identity at N
+    assert todre.select_diverse(signals, 4, V1, generator()).kept.tolist() == [0, 1, 3]
+    assert todre.select_diverse(signals, 5, V1, generator()).kept.tolist() == [0, 1, 2, 3, 4]  # identity at N
 
 
 def test_todre_takes_the_pivot_of_anyres_images_from_the_thumbnail():
@@ -205,8 +221,8 @@ def test_todre_takes_the_pivot_of_anyres_images_from_the_thumbnail():
         cls_attention=torch.tensor([0.1, 0.2, 0.7]),
         view=torch.tensor([0, 0, 1]),
     )
-    assert todre.select_diverse_from_thumbnail(signals, 1, {}, generator()).kept.tolist() == [1]
-    assert todre.select_diverse(signals, 1, {}, generator()).kept.tolist() == [2]
+    assert todre.select_diverse_from_thumbnail(signals, 1, V1, generator()).kept.tolist() == [1]
+    assert todre.select_diverse(signals, 1, V1, generator()).kept.tolist() == [2]
 
 
 @each("seed", range(60))
@@ -214,7 +230,7 @@ def test_todre_against_brute_force(seed):
     n, width = 3 + seed % 12, 2 + seed % 5
     x, keep = gaussian(seed, n, width), 1 + seed % (2 + seed % 12)
     attention = torch.rand(n, generator=generator(seed))
-    selection = todre.select_diverse(Signals(x, cls_attention=attention), keep, {}, generator())
+    selection = todre.select_diverse(Signals(x, cls_attention=attention), keep, V1, generator())
     picks = slow.k_center(x.double().numpy(), keep, int(attention.argmax()))
     assert selection.kept.tolist() == sorted(picks)
     assert [selection.order.tolist().index(step) for step in range(keep)] == picks

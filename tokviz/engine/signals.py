@@ -34,6 +34,7 @@ TEXT_KINDS = (
     "llm_input",
     "normed_features",
     "rotary_similarity",
+    "sequence_index",
     *LLM_LAYER_KINDS,
 )
 """Look at the tokens behind the last visual token, guessed ones included."""
@@ -178,6 +179,9 @@ class SignalReader:
                     "normed_features": norm(hidden[row, rows.columns(row).to(hidden.device)]),
                     "normed_text": norm(hidden[row, rows.question[row].to(hidden.device)]),
                 }
+            case "sequence_index":
+                index = rows.real[row].cumsum(0) - 1
+                return {"sequence_index": index[rows.columns(row)], "text_index": index[rows.question[row]]}
             case kind if kind in INSIDE_LLM_KINDS:
                 return {}
             case kind:

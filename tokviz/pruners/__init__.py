@@ -63,10 +63,13 @@ def methods() -> tuple[Pruner, ...]:
 
 
 def get(id: str) -> Pruner:
-    """Return the method with this id. Raises BadInput naming the nearest one and those that exist."""
+    """Return the method with this id or alias. Raises BadInput naming the nearest one and those that exist."""
     known = {pruner.id: pruner for pruner in methods()}
     if id in known:
         return known[id]
+    aliases = {alias.lower(): pruner for pruner in known.values() for alias in pruner.aliases}
+    if isinstance(id, str) and id.lower() in aliases:
+        return aliases[id.lower()]
     near = nearest(id, known)
     advice = f"; did you mean {near!r}?" if near else "."
     raise BadInput(f"There is no method {passed(id)}{advice} Known methods: {', '.join(known)}.")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from ..records import Chart, Reading, TokenMap
 from ..types import QUESTION_FEATURES, TEXT_FEATURES, Diagnostics, Params, Selection, Signals
-from .ops import highest, required, spread, take_rows, unit_rows, usable_rows, whole_groups
-from .pairs import cosine_rows, distances_to
+from .ops import highest, required, spread, take_rows, unit_rows, usable_rows
+from .pairs import distances_to
 from .per_view import Usable, all_rows, unrankable, usable
 from .pruner import Paper, Pruner, choice, fixed_count, number, single_stage, switch
+from .sampling import MaxSum, greedy_max_sum, mean_distance, sigma_chart
 
 
 def alignment(features: Tensor, text: Tensor, normalize: bool) -> Tensor:
@@ -31,47 +31,6 @@ def correlation(a: Tensor, b: Tensor) -> float | None:
     a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
     product = float((a @ b) / (a.norm() * b.norm()))
     return product if math.isfinite(product) else None
-
-
-@dataclass(frozen=True)
-class MaxSum:
-    """What ``greedy_max_sum`` picked.
-
-    Shape: picks ``(count,)`` in the order of picking; similarity ``(n,)``, mean cosine to the tokens picked earlier: of
-    a pick when it was picked (of the first one its mean over all rows), of every other row at the end.
-    """
-
-    picks: Tensor
-    similarity: Tensor
-
-
-def greedy_max_sum(features: Tensor, count: int) -> MaxSum:
-    """Pick the row that is least similar to all rows, then always the one least similar, on average, to the picks.
-
-    Ties go to the lowest index; no row comes twice. No waiting on a GPU in the loop.
-    Shape: features ``(n, D)`` finite, ``1 <= count <= n``. Source: Eq. 8-16, where sigma is a running sum.
-    """
-    unit = unit_rows(features)
-    cosines_with = cosine_rows(unit, count, negated)
-    to_all = (whole_groups(unit) @ unit.mean(0))[: len(unit)]
-    pick = to_all.argmin(0, keepdim=True)
-    picks, when_picked = [pick], []
-    # Minus sigma: what a row is worth. A picked one is worth -inf from then on, so it can never be picked again.
-    worth = cosines_with(pick, -to_all).index_fill(0, pick, -torch.inf)
-    for _ in range(1, count):
-        pick = worth.argmax(0, keepdim=True)
-        picks.append(pick)
-        when_picked.append(worth.index_select(0, pick))
-        worth.add_(cosines_with(pick, worth)).index_fill_(0, pick, -torch.inf)
-    chosen = torch.cat(picks)
-    sums = torch.cat([to_all[:0], *when_picked]) / -torch.arange(1, count, device=unit.device)
-    means = torch.cat([to_all.index_select(0, chosen[:1]), sums])
-    return MaxSum(chosen, (worth / -count).index_copy(0, chosen, means))
-
-
-def negated(similarity: Tensor, rows: Tensor) -> Tensor:
-    """Minus the similarity, in its place: the ``finish`` of rows of cosines."""
-    return similarity.neg_()
 
 
 @fixed_count
@@ -119,7 +78,7 @@ def _explained(
         "text_tokens": n_text,
         "first_pick": int(alive[cover.picks[0]]),
     }
-    charts, readings, warnings = _sigma_chart(cover), [], []
+    charts, readings, warnings = sigma_chart(cover), [], []
     if alpha is None:
         warnings.append("There is no text token to compare with, so that no token was filtered out.")
     else:
@@ -132,25 +91,9 @@ def _explained(
             facts["correlation_with_length"] = measured
             label = "Correlation of α with minus the length of the token"
             readings.append(Reading("correlation_with_length", label, measured))
-    distance = spread(1.0 - cover.similarity, alive, n, torch.nan)
-    high = "high is kept first; of a kept token, to those kept before it"
     return found.explained(
-        TokenMap("mean_distance", "Mean distance to the kept tokens", distance, "cosine distance", high),
-        maps=maps,
-        charts=charts,
-        readings=readings,
-        facts=facts,
-        warnings=warnings,
+        mean_distance(cover, alive, n), maps=maps, charts=charts, readings=readings, facts=facts, warnings=warnings
     )
-
-
-def _sigma_chart(cover: MaxSum) -> list[Chart]:
-    """Mean cosine of every pick after the first to those before it."""
-    picks, label = cover.picks[1:], "Similarity of each pick to those before it"
-    if len(picks) == 0:
-        return []
-    steps, mean = list(range(2, len(picks) + 2)), "mean cosine σ / (t - 1)"
-    return [Chart("sigma", label, "line", cover.similarity[picks].tolist(), steps, x_label="pick", y_label=mean)]
 
 
 def _alignment_chart(alpha: Tensor, length: Tensor, rows: Tensor, survivors: Tensor) -> Chart:
@@ -175,7 +118,7 @@ PRUNER = Pruner(
     family="text-guided",
     claim="Drops the 20% of the tokens that lie farthest from the text, then keeps the most spread-out rest.",
     paper=Paper(
-        "Towards Adaptive Visual Token Pruning for Large Multimodal Models",
+        "TrimTokenator: Towards Adaptive Visual Token Pruning for Large Multimodal Models",
         "Zhang et al.",
         2025,
         "https://arxiv.org/abs/2509.00320",
@@ -198,6 +141,7 @@ PRUNER = Pruner(
         ),
         switch("normalize", "Unit lengths", False, "Compare directions only, so that long tokens do not lose."),
     ),
+    aliases=("TrimTokenator",),
     schedule=single_stage(
         select,
         needs=lambda info, params: (QUESTION_FEATURES if params["text"] == "question" else TEXT_FEATURES,),

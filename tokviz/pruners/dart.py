@@ -10,7 +10,18 @@ from torch import Generator, Tensor
 from ..errors import BadInput
 from ..names import Params
 from ..records import TextScores, TokenMap
-from ..types import KEY_NORMS, NORMED_FEATURES, Budget, Diagnostics, PlanningInfo, Schedule, Selection, Signals
+from ..types import (
+    KEY_NORMS,
+    NORMED_FEATURES,
+    SEQUENCE_INDEX,
+    Budget,
+    Diagnostics,
+    Need,
+    PlanningInfo,
+    Schedule,
+    Selection,
+    Signals,
+)
 from .ops import complement, required, row_lengths, spread, top_k, unit_rows, usable_rows, whole_groups
 from .per_view import Usable, all_rows, unrankable
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, single_stage, whole
@@ -55,14 +66,27 @@ def least_duplicated(features: Tensor, pivots: Tensor, candidates: Tensor, count
     return LeastDuplicated(torch.cat(picks), torch.cat(pivot), cosine)
 
 
+def released_order(places: Tensor) -> Tensor:
+    """The order in which the released code lets pivots choose: that of a copied Python set of their places.
+
+    Such a set of small numbers is ordered by their remainders, mostly: the table of 8 pivots has 32 slots.
+    Shape: places ``(P,)`` -> indices ``(P,)``.
+    Source: DART, ``get_retained_image_token``; CPython 3.11, whose sets order whole numbers as all others do so far.
+    """
+    numbers = places.tolist()
+    at = {number: index for index, number in enumerate(numbers)}
+    return torch.tensor([at[number] for number in set(numbers).copy()], dtype=torch.int64, device=places.device)
+
+
 @fixed_count
 def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """The visual pivots, and ``keep`` minus their number of tokens that duplicate visual and text pivots least.
 
     Pivots: the tokens with the longest keys (L1 norm) in the layer before, four visual and four text ones behind the
-    image. Visual pivots choose first, then text pivots, both by descending norm. Rows that are no patch take part.
-    Shape: signals.key_norms ``(N,)``, text_key_norms ``(M,)``, normed_features ``(N, D)``, normed_text ``(M, D)`` ->
-    kept ``(keep,)``.
+    image. Visual pivots choose first, then text pivots, both by descending norm; with ``order = released`` in the order
+    in which CPython walks through a set of their places in the prompt. Rows that are no patch take part.
+    Shape: signals.key_norms ``(N,)``, text_key_norms ``(M,)``, normed_features ``(N, D)``, normed_text ``(M, D)``,
+    sequence_index ``(N,)``, text_index ``(M,)`` -> kept ``(keep,)``.
     Source: DART; llmc ``token_reduction/dart.py`` ``get_retained_image_token``.
     """
     norms = required(signals.key_norms, "key_norms").float()
@@ -78,6 +102,11 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     visual_pivots = rows[top_k(norms[rows], min(params["visual_pivots"], keep))]
     candidates = rows[~torch.isin(rows, visual_pivots)]
     pivots = torch.cat([features[visual_pivots], text[text_pivots]])
+    turns = torch.arange(len(pivots), device=rows.device)
+    if params["order"] == "released":
+        visual_index = required(signals.sequence_index, "sequence_index")[visual_pivots]
+        turns = released_order(torch.cat([visual_index, required(signals.text_index, "text_index")[text_pivots]]))
+        pivots = pivots[turns]
     found = least_duplicated(features, pivots, candidates, min(keep - len(visual_pivots), len(candidates)))
     of, picks = Usable(everything, rows), torch.cat([visual_pivots, found.picks])
 
@@ -87,7 +116,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
         shown = distance.max(0).values.index_copy(0, found.picks, distance[found.pivot, found.picks])
         shown = shown.index_fill(0, complement(rows, n), torch.nan).index_fill(0, visual_pivots, torch.nan)
         chosen = torch.zeros_like(text_norms, dtype=torch.bool).index_fill(0, text_pivots, True)
-        by = torch.cat([torch.arange(len(visual_pivots), device=rows.device), found.pivot]).float() + 1.0
+        by = torch.cat([torch.arange(len(visual_pivots), device=rows.device), turns[found.pivot]]).float() + 1.0
         high = "high is kept first; dropped tokens show the largest distance to any pivot"
         numbered = f"visual pivots are 1 to {len(visual_pivots)}, text pivots follow"
         return of.explained(
@@ -111,7 +140,11 @@ def layer(info: PlanningInfo, params: Params) -> int:
     return layers[0]
 
 
-_exact = single_stage(select, layer, needs=NEEDS, title="Least duplicated", label="DART")
+def _needs(info: PlanningInfo, params: Params) -> tuple[Need, ...]:
+    return (*NEEDS, SEQUENCE_INDEX) if params["order"] == "released" else NEEDS
+
+
+_exact = single_stage(select, layer, needs=_needs, title="Least duplicated", label="DART")
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
@@ -138,7 +171,7 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2502.11494",
     ),
-    needs=NEEDS,
+    needs=(*NEEDS, SEQUENCE_INDEX),
     params=(
         choice(
             "count",
@@ -146,6 +179,13 @@ PRUNER = Pruner(
             ("exact", "official"),
             "exact keeps the budget, pivots included. official keeps the pivots and floor(budget / pivots) tokens for "
             "each of them: 132 for a budget of 128.",
+        ),
+        choice(
+            "order",
+            "Order of the pivots",
+            ("insertion", "released"),
+            "Who chooses first. insertion: visual pivots, then text pivots, by descending norm. released: as the "
+            "released code walks through a Python set of their places in the prompt.",
         ),
         whole(
             "visual_pivots",

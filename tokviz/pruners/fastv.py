@@ -10,6 +10,9 @@ from ..errors import BadInput
 from ..types import LAST_ROW, Chart, Params, PlanningInfo, Selection, Signals, TokenMap
 from .per_view import last_row, ranked
 from .pruner import Paper, Pruner, fixed_count, single_stage, whole
+from .schedules import carried_layers
+
+PUBLISHED_LAYER = 2
 
 
 @fixed_count
@@ -41,12 +44,17 @@ def _chart(score: TokenMap, kept: Tensor) -> Chart:
 
 
 def layer(info: PlanningInfo, params: Params) -> int:
-    """K, the first layer that sees fewer tokens. Raises BadInput when it is not a layer of this model, or the first."""
-    k, n_layers = params["layer"], info.n_layers
-    if n_layers < 2:
+    """K, the first layer that sees fewer tokens. Raises BadInput when it is not a layer of this model, or the first.
+
+    Layer 0 has no layer before it that could attend, so that 0 stands for the published 2, in proportion to 32 layers.
+    """
+    n_layers = info.n_layers
+    published = carried_layers([PUBLISHED_LAYER], n_layers)
+    if not published:
         raise BadInput(
             "FastV reads the attention of one layer and prunes before the next; this model has a single one."
         )
+    k = params["layer"] or published[0]
     if not 0 < k < n_layers:
         raise BadInput(
             f"FastV's layer must lie between 1 and {n_layers - 1} for a model of {n_layers} layers, not {k}."
@@ -71,9 +79,10 @@ PRUNER = Pruner(
         whole(
             "layer",
             "Layer K",
-            2,
-            "The first K layers see every token; the attention of layer K-1 decides. Paper: 2.",
-            minimum=1,
+            0,
+            "The first K layers see every token; the attention of layer K-1 decides. 0: as published, 2 of 28, 32 or "
+            "40, else in proportion to 32.",
+            minimum=0,
             maximum=63,
         ),
     ),

@@ -93,15 +93,17 @@ def select_consolidated(signals: Signals, keep: int, params: Params, generator: 
 def select_rated(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Stage 2: raters score the visual tokens, the best stay, the best 30% of the others come back as clusters.
 
-    Raters are found once, on what entered the LLM. ``embed`` scores by Eq. 9 and 11 on the hidden states before this
-    layer: the mean share that a visual token gives the raters of its softmax over all text. It ranks by the log odds of
-    that share, which order the tokens alike and do not saturate. ``attn`` scores by the raters' attention, as SparseVLM
-    does. Exactly ``keep`` tokens and clusters stay, where Eq. 12's threshold would keep more on ties.
+    Raters are found on what entered the LLM, the same at every stage; with ``raters = layer`` on the hidden states
+    before this layer, the one matrix of which Eq. 9-11 speak. ``embed`` scores by Eq. 9 and 11 on the hidden states
+    before this layer: the mean share that a visual token gives the raters of its softmax over all text. It ranks by the
+    log odds of that share, which order the tokens alike and do not saturate. ``attn`` scores by the raters' attention,
+    as SparseVLM does. Exactly ``keep`` tokens and clusters stay, where Eq. 12's threshold would keep more on ties.
     Shape: signals.features ``(N, D)``, text_features ``(M, D)`` or attention_rows ``(M, N)``, input_features,
     input_text -> kept ``(keep,)``.
     Source: Polymorphic section 3.3, Eq. 9-12; recycling by SparseVLM's rule; no code is public.
     """
-    raters, neighbours, logits = text_raters(signals, scaled=True), int(params["neighbours"]), None
+    rated_on = (signals.features, signals.text_features) if params["raters"] == "layer" else None
+    raters, neighbours, logits = text_raters(signals, scaled=True, on=rated_on), int(params["neighbours"]), None
     if params["signal"] == "attn":
         score = rated_attention(signals, raters, KEPT_OR_RECYCLED)
     else:
@@ -147,8 +149,7 @@ def plan_counts(budget: Budget, info: PlanningInfo, params: Params) -> tuple[int
     for small budgets.
     """
     tokens, n = budget_tokens(budget), info.n_visual
-    published = PUBLISHED_LAYERS.get(info.n_layers, PUBLISHED_LAYERS[32])
-    layers = carried_layers(published, info.n_layers)
+    layers = carried_layers(PUBLISHED_LAYERS, info.n_layers)
     if tokens >= n or not layers:
         return min(tokens, n), layers, [n] * len(layers)
     spans, stages = layer_spans(layers, info.n_layers), len(layers)
@@ -198,7 +199,9 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     clustered = Stage(site, first, select_consolidated, needs, positions, "Stage 1: neglected tokens clustered")
     if params["stage_1"] and all(count == first for count in counts):
         return Schedule((clustered,))
-    needs = (LLM_INPUT, TEXT_ROWS if params["signal"] == "attn" else TEXT_FEATURES)
+    rated_on = TEXT_FEATURES if params["raters"] == "layer" else LLM_INPUT
+    needs = (rated_on, TEXT_ROWS if params["signal"] == "attn" else TEXT_FEATURES)
+    needs = tuple(dict.fromkeys(needs))
     title = "Stage 2: rated by text, pruned ones recycled"
     rated = (
         Stage(layer, count, select_rated, needs, positions, title) for layer, count in zip(layers, counts, strict=True)
@@ -241,6 +244,13 @@ PRUNER = Pruner(
             ("embed", "attn"),
             "embed: similarity of the hidden states of image and text, the paper's formula; attn: attention of the "
             "raters, as in SparseVLM.",
+        ),
+        choice(
+            "raters",
+            "Raters found",
+            ("input", "layer"),
+            "input: once, on what enters the LLM, as in SparseVLM; layer: at every stage anew, on the matrix that also "
+            "scores, as Eq. 10 and 11 read literally.",
         ),
         whole(
             "neighbours",

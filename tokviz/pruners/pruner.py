@@ -221,6 +221,7 @@ class Pruner:
         merges_in_vision: has stages inside vision layers.
         does_without_tower: but can merge behind them as well.
         merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
+        aliases: other names that it is published under; ``get`` knows them.
 
     Where paper and code differ, and what was done where a source is silent, is told in ``docs/methods/<id>.md``.
     """
@@ -238,6 +239,7 @@ class Pruner:
     merges_in_vision: bool = False
     does_without_tower: bool = False
     merges: bool = False
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         plan = getattr(self.schedule, "__wrapped__", self.schedule)  # dataclasses.replace hands over a wrapped one

@@ -83,17 +83,18 @@ class Raters:
         return TextScores("rater_share", "Mean share of the visual tokens", self.shares, self.chosen, self.line)
 
 
-def text_raters(signals: Signals, scaled: bool) -> Raters:
-    """Text tokens whose mean share of the visual tokens exceeds the average, from what entered the LLM.
+def text_raters(signals: Signals, scaled: bool, on: tuple[Tensor, Tensor | None] | None = None) -> Raters:
+    """Text tokens whose mean share of the visual tokens exceeds the average, from what entered the LLM or ``on``.
 
     The shares of one visual token sum to 1, so that their average is 1/N_t whatever the tokens are. With a single text
     token, or with all alike, none exceeds it: then all of them are raters.
     scaled: divide the dot products by sqrt(D) before the softmax (Polymorphic Eq. 9); SparseVLM does not.
+    on: visual ``(N, D)`` and text ``(M, D)`` to find them on.
     Shape: signals.input_features ``(N_0, D)``, input_text ``(M, D)``.
     Source: SparseVLM section 3.2 and official ``modelling_sparse_llama.py``; Polymorphic Eq. 9-10.
     """
-    visual = required(signals.input_features, "input_features")
-    text = required(signals.input_text, "input_text")
+    visual, text = on if on else (signals.input_features, signals.input_text)
+    visual, text = required(visual, "input_features"), required(text, "input_text")
     broken, scale = _broken(text), visual.shape[1] ** -0.5 if scaled else 1.0
     nobody = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     if len(broken) == len(text):

@@ -1,4 +1,4 @@
-"""Picking rows one after the other: farthest points, k-center.
+"""Picking rows one after the other: farthest points, k-center, max-sum.
 
 Farthest point sampling (Euclid), greedy k-center and greedy max-min (cosine) are one loop: pick the row whose distance
 to its nearest pick is largest. ``greedy_cover`` is that loop; the methods differ in the distance and the first pick.
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..types import Chart, Diagnostics, Selection, TokenMap
-from .ops import row_blocks, row_lengths, spread
-from .pairs import PairRows, StoredRows
+from .ops import row_blocks, row_lengths, spread, unit_rows, whole_groups
+from .pairs import PairRows, StoredRows, cosine_rows
 from .per_view import Usable
 
 # How many rows a step of farthest point sampling measures exactly.
@@ -209,6 +209,64 @@ def _distance_chart(cover: GreedyCover, picks: Tensor, radius: float, unit: str)
         return ()
     name, label, tokens = "distance_over_picks", "Distance of each pick to the nearest earlier one", picks[1:].tolist()
     return (Chart(name, label, "line", gaps, steps, x_label="pick", y_label=unit, line=radius, tokens=tokens),)
+
+
+@dataclass(frozen=True)
+class MaxSum:
+    """What ``greedy_max_sum`` picked.
+
+    Shape: picks ``(count,)`` in the order of picking; similarity ``(n,)``, mean cosine to the tokens picked earlier: of
+    a pick when it was picked (of the first one its mean over all rows), of every other row at the end.
+    """
+
+    picks: Tensor
+    similarity: Tensor
+
+
+def greedy_max_sum(features: Tensor, count: int, first: Tensor | None = None) -> MaxSum:
+    """Pick the row that is least similar to all rows, then always the one least similar, on average, to the picks.
+
+    Ties go to the lowest index; no row comes twice. No waiting on a GPU in the loop.
+    Shape: features ``(n, D)`` finite, ``1 <= count <= n``; first, a pick to begin with in place of that row ``(1,)``.
+    Source: AdaptVTP Eq. 8-16, where sigma is a running sum; ToDRE (arXiv v2).
+    """
+    unit = unit_rows(features)
+    cosines_with = cosine_rows(unit, count, negated)
+    to_all = (whole_groups(unit) @ unit.mean(0))[: len(unit)]
+    pick = to_all.argmin(0, keepdim=True) if first is None else first
+    picks, when_picked = [pick], []
+    # Minus sigma: what a row is worth. A picked one is worth -inf from then on, so it can never be picked again.
+    worth = cosines_with(pick, -to_all).index_fill(0, pick, -torch.inf)
+    for _ in range(1, count):
+        pick = worth.argmax(0, keepdim=True)
+        picks.append(pick)
+        when_picked.append(worth.index_select(0, pick))
+        worth.add_(cosines_with(pick, worth)).index_fill_(0, pick, -torch.inf)
+    chosen = torch.cat(picks)
+    sums = torch.cat([to_all[:0], *when_picked]) / -torch.arange(1, count, device=unit.device)
+    means = torch.cat([to_all.index_select(0, chosen[:1]), sums])
+    return MaxSum(chosen, (worth / -count).index_copy(0, chosen, means))
+
+
+def negated(similarity: Tensor, rows: Tensor) -> Tensor:
+    """Minus the similarity, in its place: the ``finish`` of rows of cosines."""
+    return similarity.neg_()
+
+
+def mean_distance(cover: MaxSum, rows: Tensor, n: int) -> TokenMap:
+    """The score of a method that picks by ``greedy_max_sum`` among ``rows`` of ``n``. Shape: values ``(n,)``."""
+    distance = spread(1.0 - cover.similarity, rows, n, torch.nan)
+    high = "high is kept first; of a kept token, to those kept before it"
+    return TokenMap("mean_distance", "Mean distance to the kept tokens", distance, "cosine distance", high)
+
+
+def sigma_chart(cover: MaxSum) -> list[Chart]:
+    """Return the mean cosine of every pick after the first to those before it."""
+    picks, label = cover.picks[1:], "Similarity of each pick to those before it"
+    if len(picks) == 0:
+        return []
+    steps, mean = list(range(2, len(picks) + 2)), "mean cosine σ / (t - 1)"
+    return [Chart("sigma", label, "line", cover.similarity[picks].tolist(), steps, x_label="pick", y_label=mean)]
 
 
 def random_rows(n: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import BadInput
 from ..types import PlanningInfo
@@ -11,16 +11,19 @@ PUBLISHED_DEPTHS = (28, 32, 40)
 """Depths of the models that methods were published on: Qwen2-VL 7B, LLaVA 7B and 13B."""
 
 
-def carried_layers(published: Sequence[int], n_layers: int) -> list[int]:
+def carried_layers(published: Sequence[int] | Mapping[int, Sequence[int]], n_layers: int) -> list[int]:
     """The layers that stand for published ones in a model of ``n_layers``.
 
-    As printed for 28, 32 and 40 layers; elsewhere in proportion to 32, ``layer * n_layers // 32``, at least 1. One that
-    would repeat the layer before moves to the next, and what falls off the end of a very shallow model is left out.
+    A list was printed for 28, 32 and 40 layers alike, a mapping says what was printed for which depth (32 among them).
+    Elsewhere in proportion to 32, ``layer * n_layers // 32``, at least 1. One that would repeat the layer before moves
+    to the next, and what falls off the end of a very shallow model is left out.
     Example: (2, 6, 15) on 8 layers is [1, 2, 3].
     """
+    by_depth = published if isinstance(published, Mapping) else dict.fromkeys(PUBLISHED_DEPTHS, published)
+    printed = by_depth.get(n_layers)
     layers: list[int] = []
-    for layer in published:
-        place = layer if n_layers in PUBLISHED_DEPTHS else layer * n_layers // 32
+    for layer in printed or by_depth[32]:
+        place = layer if printed else layer * n_layers // 32
         layers.append(max(place, layers[-1] + 1 if layers else 1))
     return [layer for layer in layers if layer < n_layers]
 

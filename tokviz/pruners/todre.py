@@ -24,9 +24,17 @@ from ..types import (
 )
 from .ops import required, sanitised, take_rows, unit_rows
 from .pairs import cosine_rows
-from .per_view import unrankable, usable
-from .pruner import Paper, Pruner, budget_tokens, fixed_count, needs_on, number, switch
-from .sampling import cosine_distances, diverse_selection, farthest_from_mean, greedy_cover
+from .per_view import Usable, unrankable, usable
+from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, needs_on, number, switch
+from .sampling import (
+    cosine_distances,
+    diverse_selection,
+    farthest_from_mean,
+    greedy_cover,
+    greedy_max_sum,
+    mean_distance,
+    sigma_chart,
+)
 
 
 def _pivot(signals: Signals, rows: Tensor, thumbnail_only: bool) -> tuple[Tensor, str]:
@@ -44,19 +52,35 @@ def _pivot(signals: Signals, rows: Tensor, thumbnail_only: bool) -> tuple[Tensor
     return farthest_from_mean(take_rows(signals.features, rows)), "farthest from the mean"
 
 
-def _select_diverse(signals: Signals, keep: int, thumbnail_only: bool) -> Selection:
+def _select_diverse(signals: Signals, keep: int, params: Params, thumbnail_only: bool) -> Selection:
     found = usable(signals)
     if len(found.rows) == 0:
         return unrankable(keep, found.pool)
     pivot, rule = _pivot(signals, found.rows, thumbnail_only)
+    if params["version"] == "v2":
+        return _max_sum(signals, keep, found, pivot, rule)
     distances_to = cosine_rows(unit_rows(take_rows(signals.features, found.rows)), keep, cosine_distances)
     cover = greedy_cover(distances_to, pivot, min(keep, len(found.rows)))
     return diverse_selection(len(signals.features), found, cover, keep, "pivot", {"pivot_rule": rule})
 
 
+def _max_sum(signals: Signals, keep: int, found: Usable, pivot: Tensor, rule: str) -> Selection:
+    n, rows = len(signals.features), found.rows
+    cover = greedy_max_sum(take_rows(signals.features, rows), min(keep, len(rows)), pivot)
+    picks = rows[cover.picks]
+
+    def diagnose() -> Diagnostics:
+        facts = {"pivot": int(picks[0]), "pivot_rule": rule}
+        return found.explained(mean_distance(cover, rows, n), charts=sigma_chart(cover), facts=facts)
+
+    return found.picked(picks, keep, n, diagnose)
+
+
 @fixed_count
 def select_diverse(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Stage 1: from the pivot on, always the token whose largest cosine to the kept ones is smallest.
+
+    ``version = v2``: the one whose sum of cosine distances to the kept ones is largest (max-sum, not max-min).
 
     Pivot: highest [CLS] attention of the last vision layer; without a [CLS] token the highest attention received, and
     without that the token farthest from the mean. Rows that are no patch are never kept, not even when ``keep`` exceeds
@@ -65,13 +89,13 @@ def select_diverse(signals: Signals, keep: int, params: Params, generator: Gener
     Source: ToDRE (arXiv v1) Eq. 3-6, Algorithm 1; no code is public. Differs from the print of Algorithm 1, which
     neither normalises (Eq. 5 does) nor masks picked tokens.
     """
-    return _select_diverse(signals, keep, thumbnail_only=False)
+    return _select_diverse(signals, keep, params, thumbnail_only=False)
 
 
 @fixed_count
 def select_diverse_from_thumbnail(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Stage 1 for AnyRes images: like ``select_diverse``, with the pivot taken from view 0, the thumbnail."""
-    return _select_diverse(signals, keep, thumbnail_only=True)
+    return _select_diverse(signals, keep, params, thumbnail_only=True)
 
 
 def select_withdrawal(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
@@ -141,7 +165,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
                 tokens,
                 select_diverse_from_thumbnail if info.has_tiles else select_diverse,
                 needs=needs_on(info, CLS_ATTENTION_LAST_LAYER, RECEIVED_ATTENTION),
-                title="Diverse subset (greedy k-center)",
+                title=f"Diverse subset (greedy {'max-sum' if params['version'] == 'v2' else 'k-center'})",
             )
         )
     if params["stage_2"]:
@@ -171,6 +195,13 @@ PRUNER = Pruner(
             0.03,
             "Visual tokens go once text spends less than this share of its attention on them; 0 never withdraws.",
             step=0.005,
+        ),
+        choice(
+            "version",
+            "Version of the paper",
+            ("v1", "v2"),
+            "v1: greedy k-center, the token least similar to its most similar kept one. v2 (November 2025): greedy "
+            "max-sum, the token least similar to all kept ones together.",
         ),
         switch("stage_1", "Stage 1", True, "Off: all tokens enter the LLM (the paper's ablation stage 2 only)."),
         switch("stage_2", "Stage 2", True, "Off: what stage 1 keeps stays to the end (the paper's stage 1 only)."),

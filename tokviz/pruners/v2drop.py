@@ -17,6 +17,9 @@ from .per_view import ranked
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count
 from .schedules import bracket, carried_layers, reference_depth
 
+PUBLISHED_LAYERS = {28: (3, 16, 22), 32: (3, 17, 22), 40: (3, 17, 22)}
+"""Before which layers tokens go. 40: what the code does, whose layers are fixed; no result was published there."""
+
 PAPER_RATIOS = {192: (0.5, 0.3), 128: (0.28, 0.25), 64: (0.05, 0.05)}
 """What stages 1 and 2 keep of what they are given, by budget of 576 tokens; the third keeps nothing."""
 
@@ -40,7 +43,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
 
 def published_layers(n_layers: int) -> list[int]:
     """The layers before which tokens go: 3, 17, 22, for 28 layers (Qwen2-VL) 3, 16, 22; else in proportion to 32."""
-    return carried_layers((3, 16, 22) if n_layers == 28 else (3, 17, 22), n_layers)
+    return carried_layers(PUBLISHED_LAYERS, n_layers)
 
 
 def counts_of(n: int, ratios: tuple[float, float], last: int) -> list[int]:

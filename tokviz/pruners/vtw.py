@@ -8,9 +8,10 @@ from torch import Generator
 from ..errors import BadInput, Unsupported
 from ..types import Budget, Params, PlanningInfo, PublishedModel, Schedule, Selection, Signals, Stage
 from .pruner import Paper, Pruner, budget_tokens, choice, whole
+from .schedules import carried_layers
 
-PUBLISHED_LAYERS = {32: 15, 40: 20}  # the released default, and that of its chat
-VIDEO_LLAVA_LAYER = 16  # of 32
+PUBLISHED_LAYERS = {32: (15,), 40: (20,)}  # the released default, and that of its chat
+VIDEO_LLAVA_LAYERS = {32: (16,)}
 
 
 def select_nothing(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
@@ -26,11 +27,8 @@ def published_layer(n_layers: int, published_as: PublishedModel | None = "llava"
 
     None for a model of one layer, which has no layer that could do without.
     """
-    if n_layers < 2:
-        return None
-    if published_as == "video_llava":
-        return max(1, VIDEO_LLAVA_LAYER * n_layers // 32)
-    return PUBLISHED_LAYERS.get(n_layers, max(1, 15 * n_layers // 32))
+    layers = carried_layers(VIDEO_LLAVA_LAYERS if published_as == "video_llava" else PUBLISHED_LAYERS, n_layers)
+    return layers[0] if layers else None
 
 
 def withdrawal_layer(budget: Budget, info: PlanningInfo, params: Params) -> int | None:
