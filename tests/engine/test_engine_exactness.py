@@ -17,6 +17,7 @@ from tokviz.types import (
     NORMED_FEATURES,
     PREVIOUS_FEATURES,
     ROTARY_SIMILARITY,
+    SEQUENCE_INDEX,
     TEXT_FEATURES,
     TEXT_ROWS,
     Diagnostics,
@@ -215,7 +216,16 @@ def _order(rows):
 
 
 SEVERAL = {
-    "several at once": (TEXT_ROWS, HEAD_ROWS, ROTARY_SIMILARITY, KEY_NORMS, LLM_INPUT, NORMED_FEATURES, TEXT_FEATURES),
+    "several at once": (
+        TEXT_ROWS,
+        HEAD_ROWS,
+        ROTARY_SIMILARITY,
+        KEY_NORMS,
+        LLM_INPUT,
+        NORMED_FEATURES,
+        TEXT_FEATURES,
+        SEQUENCE_INDEX,
+    ),
     "of the next layer": (Need("last_row", "this"), Need("head_rows", "this"), Need("key_norms", "this")),
     "mixed layers": (LAST_ROW, Need("head_rows", "this"), KEY_NORMS, PREVIOUS_FEATURES),
     "keys alone": (KEY_NORMS,),
