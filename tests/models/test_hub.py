@@ -44,7 +44,8 @@ def found(tmp_path_factory):
     with ExitStack() as hub, open(folder / "said", "w") as said:
         address = hub.enter_context(serving(embedded_folder()))
         settings = {"HF_ENDPOINT": address, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0",
-                    "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "2"}  # fmt: skip
+                    "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1",
+                    "HF_HUB_ETAG_TIMEOUT": "2"}  # fmt: skip
         with subprocess.Popen(
             [sys.executable, "-c", SCRIPT], env={**os.environ, **settings}, text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=said, cwd=Path(__file__).resolve().parents[2],
