@@ -91,13 +91,8 @@ def singly(vlm, grid, budget, method):
 
 @pytest.mark.parametrize(
     "method",
-    # One that merges around the projector and drops inside the LLM, and one that reads the question there.
-    ["apet", "sparsevlm"]
-    + [
-        pytest.param(pruner.id, marks=pytest.mark.generator)
-        for pruner in methods()
-        if pruner.id not in ("apet", "sparsevlm")
-    ],
+    # On every change one that reads the question inside the LLM and drops there in stages.
+    [pytest.param(pruner.id, marks=[pytest.mark.generator] * (pruner.id != "sparsevlm")) for pruner in methods()],
 )
 def test_a_batch_of_questions_is_answered_as_each_of_them_alone(vlm, grid, budget, scenes, recipes, method):
     alone = singly(vlm, grid, budget, method)
