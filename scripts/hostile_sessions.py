@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,16 @@ def stage_of(data: Json) -> Json:
 
 def image_of(size: tuple[int, int], shade: int = 0, said: tuple[int, int] | None = None) -> Json:
     """A plain image, small as a file however many pixels it has; ``said``: the size that the record claims."""
+    width, height = said or size
+    stored = _stored_image(size, shade)
+    return {"width": width, "height": height, "sha256": "0" * 64, "mime": "image/png", "base64": stored, "name": ""}
+
+
+@cache
+def _stored_image(size: tuple[int, int], shade: int) -> str:
     buffer = io.BytesIO()
     Image.new("L", size, shade).save(buffer, "PNG", compress_level=9)
-    width, height = said or size
-    stored = base64.b64encode(buffer.getvalue()).decode()
-    return {"width": width, "height": height, "sha256": "0" * 64, "mime": "image/png", "base64": stored, "name": ""}
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def gridded(n_tokens: int, *, whole: bool = False, stages: int = 1, pairs: bool = False) -> Json:

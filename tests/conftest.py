@@ -1,5 +1,6 @@
 """Shared: the embedded model (loaded once) and a scene whose answer is known."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -7,6 +8,16 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import pytest
 from PIL import Image
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Torch, gradio and the tests themselves are here to stay: no later collection of garbage walks through them.
+
+    The page's models are let go with a full collection each, which took a quarter of a second and is milliseconds now.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

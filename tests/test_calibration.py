@@ -52,6 +52,7 @@ def first_token(vlm, prompt, withdrawn_at):
     return logits.double().log_softmax(-1)
 
 
+@pytest.mark.generator
 def test_against_masked_attention(vlm):
     for sample in scene_samples(2):
         inputs, _ = model_inputs(vlm, sample.image, sample.question)
@@ -67,6 +68,7 @@ def test_against_masked_attention(vlm):
         assert max(expected) > 1e-3, "the image makes no difference: nothing would be tested"
 
 
+@pytest.mark.generator
 def test_the_mean_over_samples_decides(vlm):
     samples = scene_samples(2)
     heard = []

@@ -370,9 +370,18 @@ def said(vlm, ids):
     return vlm.processor.batch_decode(ids, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("pruner", [*tokviz.methods(), my_norm], ids=lambda pruner: pruner.id)
-def test_every_method_keeps_and_answers_inside_generate_what_it_does_in_a_comparison(vlm, scene_image, inputs, pruner):
-    run = tokviz.compare(vlm, scene_image, QUESTION, [pruner], budget=40, seed=5, max_new_tokens=6)[-1]
+EVERYTHING = [*tokviz.methods(), my_norm]
+
+
+@pytest.fixture(scope="module")
+def compared(vlm, scene_image):
+    """Every method in one comparison; that none minds its company is tested in ``test_behaviour.py``."""
+    return tokviz.compare(vlm, scene_image, QUESTION, EVERYTHING, budget=40, seed=5, max_new_tokens=6)
+
+
+@pytest.mark.parametrize("pruner", EVERYTHING, ids=lambda pruner: pruner.id)
+def test_every_method_keeps_and_answers_inside_generate_what_it_does_in_a_comparison(vlm, compared, inputs, pruner):
+    run = compared[pruner.id]
     if run.error:
         with pytest.raises(tokviz.BadInput) as refused, tokviz.prune(vlm, inputs, pruner, budget=40):
             pass

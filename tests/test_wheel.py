@@ -10,6 +10,7 @@ import sysconfig
 import time
 import venv
 import zipfile
+from contextlib import contextmanager
 from email import message_from_bytes
 from pathlib import Path
 
@@ -78,8 +79,9 @@ def check_content(wheel):
     assert wheel.stat().st_size < MOST_MB * 1e6
 
 
-def check_serving(program, folder, temporary):
-    """``tokviz serve`` answers, with a page that is dressed, and ends when it is told to."""
+@contextmanager
+def serving(program, folder, temporary):
+    """``tokviz serve``, started: the process, its address, and what it says."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -88,26 +90,30 @@ def check_serving(program, folder, temporary):
         server = subprocess.Popen(
             command, cwd=folder, env=outside(GRADIO_TEMP_DIR=str(temporary)), stdout=log, stderr=log
         )
-    told = (temporary / "log").read_text
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                page = httpx.get(f"http://127.0.0.1:{port}/", timeout=30)
-                break
-            except httpx.TransportError:
-                assert server.poll() is None and time.monotonic() < deadline, told()
-                time.sleep(0.2)
-        assert page.status_code == 200 and "tokviz" in page.text
-        config = httpx.get(f"http://127.0.0.1:{port}/config", timeout=30).json()
-        assert "tokviz-view" in str(config["components"]) and "example-0" in str(config["components"])
-        assert config["css"], "no style sheet"
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0, told()
-        assert "Traceback" not in told()
+        yield server, f"http://127.0.0.1:{port}", (temporary / "log").read_text
     finally:
         server.kill()
         server.wait()
+
+
+def check_serving(server, address, told):
+    """``tokviz serve`` answers, with a page that is dressed, and ends when it is told to."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            page = httpx.get(f"{address}/", timeout=30)
+            break
+        except httpx.TransportError:
+            assert server.poll() is None and time.monotonic() < deadline, told()
+            time.sleep(0.2)
+    assert page.status_code == 200 and "tokviz" in page.text
+    config = httpx.get(f"{address}/config", timeout=30).json()
+    assert "tokviz-view" in str(config["components"]) and "example-0" in str(config["components"])
+    assert config["css"], "no style sheet"
+    server.send_signal(signal.SIGINT)
+    assert server.wait(30) == 0, told()
+    assert "Traceback" not in told()
 
 
 def python_of_readme():
@@ -123,9 +129,9 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
     wheel = built(tmp_path / "dist")
     check_content(wheel)
     programs = installed(wheel, tmp_path / "venv")
-    empty, temporary = tmp_path / "empty", tmp_path / "temporary"
-    empty.mkdir()
-    temporary.mkdir()
+    empty, served, temporary = (tmp_path / name for name in ("empty", "served", "temporary"))
+    for folder in (empty, served, temporary):
+        folder.mkdir()
     python, program = (str(programs / name) for name in ("python", "tokviz"))
     place, image = run(
         python, "-c", "import tokviz; from tokviz.files import resource as r; print(tokviz.__file__);"
@@ -133,14 +139,14 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
     ).split()  # fmt: skip
     assert Path(place).is_relative_to(tmp_path / "venv") and Path(image).is_relative_to(Path(place).parent)
 
-    said = run(program, "compare", image, "--question", "what color is the star?", "--methods", "apet,fastv",
-        "--figure", "figure.pdf", "--json", "session.json", folder=empty, quiet=True)  # fmt: skip
-    assert "ApET" in said and "\x1b" not in said and (empty / "figure.pdf").read_bytes().startswith(b"%PDF")
-    assert run(program, "--version", folder=empty) == f"tokviz {tokviz.__version__}\n"
-    for name in ("session.json", "figure.pdf"):
-        (empty / name).unlink()
-    check_serving(program, empty, temporary)
-    assert not list(empty.iterdir()), "serving leaves nothing in the folder it is started from"
+    with serving(program, served, temporary) as server:  # it starts while others work
+        said = run(program, "compare", image, "--question", "what color is the star?", "--methods", "apet,fastv",
+            "--figure", "figure.pdf", "--json", "session.json", folder=empty, quiet=True)  # fmt: skip
+        assert "ApET" in said and "\x1b" not in said and (empty / "figure.pdf").read_bytes().startswith(b"%PDF")
+        assert sorted(path.name for path in empty.iterdir()) == ["figure.pdf", "session.json"]
+        assert run(program, "--version", folder=empty) == f"tokviz {tokviz.__version__}\n"
+        check_serving(*server)
+    assert not list(served.iterdir()), "serving leaves nothing in the folder it is started from"
 
     with Image.open(image) as input_image:
         input_image.save(empty / "scene.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from PIL import Image
@@ -20,8 +21,9 @@ def _ask(*arguments: Any, thing: Any = None, name: str = "tokviz-tiny", **keywor
     return ask
 
 
+@cache
 def refusals() -> dict[str, Callable[[], Any]]:
-    """Name -> what is refused."""
+    """Name -> what is refused. Made once: each of some 250 cases looks itself up in it."""
     found: dict[str, Callable[[], Any]] = {
         "no question": _ask(""),
         "blank question": _ask("  \n"),

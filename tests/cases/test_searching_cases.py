@@ -67,6 +67,7 @@ def test_it_finds_what_plain_comparisons_find(vlm, budget, seeds, asked):
             assert outcome.inside == (method == "fastv") and 0 < outcome.sure <= 1
 
 
+@pytest.mark.generator
 def test_a_shortlist_that_loses_nothing_ends_the_question(vlm, budget, asked, monkeypatch):
     """Stored runs are handed out one by one, so that it is known which of them would have been carried out."""
     ran = []

@@ -71,5 +71,6 @@ def test_a_case_is_what_a_plain_comparison_says(film, clips):
     assert found == 1
 
 
+@pytest.mark.generator
 def test_wrong_answers_of_the_model_itself_are_no_cases(film):
     assert list(find_clip_flips(film, EXAMPLE_SEEDS[:2], METHODS, 2, size=SIZE)) == []

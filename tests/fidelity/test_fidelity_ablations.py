@@ -353,6 +353,7 @@ def test_what_cannot_be_compared_is_refused():
         document(outcomes | {variant("fastv", 64): uncounted}, ABOUT)
 
 
+@pytest.mark.generator
 def test_a_report_is_the_same_twice():
     rng = np.random.default_rng(3)
     outcomes = {v: answers(lambda n: bool(rng.random() < 0.6)) for v in variants()}

@@ -91,13 +91,8 @@ def singly(vlm, grid, budget, method):
 
 @pytest.mark.parametrize(
     "method",
-    # One that merges around the projector and drops inside the LLM, and one that reads the question there.
-    ["apet", "sparsevlm"]
-    + [
-        pytest.param(pruner.id, marks=pytest.mark.generator)
-        for pruner in methods()
-        if pruner.id not in ("apet", "sparsevlm")
-    ],
+    # On every change one that reads the question inside the LLM and drops there in stages.
+    [pytest.param(pruner.id, marks=[pytest.mark.generator] * (pruner.id != "sparsevlm")) for pruner in methods()],
 )
 def test_a_batch_of_questions_is_answered_as_each_of_them_alone(vlm, grid, budget, scenes, recipes, method):
     alone = singly(vlm, grid, budget, method)
@@ -115,6 +110,7 @@ def test_a_batch_of_questions_is_answered_as_each_of_them_alone(vlm, grid, budge
         assert (mine.final, outcome(mine, grid).average) == (run.actual.final, run.actual.average_in)
 
 
+@pytest.mark.generator
 def test_exchanging_the_question_is_encoding_with_it(vlm, grid, scenes):
     from tokviz.engine import encode
     from tokviz.models.prompts import model_inputs
@@ -162,6 +158,7 @@ def test_a_shared_prefix_holds_the_keys_and_values_of_the_whole_prompt(vlm, scen
 # ----------------------------------------------------------------------------------------------------------- the oracle
 
 
+@pytest.mark.generator
 def test_the_oracle_keeps_evidence_first_and_fills_up_by_lot(vlm, grid, budget, recipes, scenes):
     seen = 0
     for answered in answer_variant(vlm, grid, recipes[EVIDENCE_ORACLE], scenes):
@@ -194,6 +191,7 @@ def test_covered_pixels_are_areas_of_overlap(grid):
     assert twice[0] == side * side, "a patch has no more pixels than it has"
 
 
+@pytest.mark.generator
 def test_recall_is_of_the_tokens_that_the_product_calls_evidence(vlm, grid, scenes, recipes):
     for answered in answer_variant(vlm, grid, recipes["uniform"], scenes[:1]):
         case, found = answered.case, outcome(answered, grid)
@@ -369,6 +367,7 @@ def test_variants_are_told_apart_by_what_they_do():
     assert shared_questions({VARIANT: [OUTCOME, replace(OUTCOME, number=1)], others[0]: [OUTCOME]}) == [OUTCOME.id]
 
 
+@pytest.mark.generator
 def test_a_chunk_grows_and_is_never_recomputed(vlm, grid, recipes, tmp_path, monkeypatch):
     from benchmarks.fidelity import workers
 
@@ -436,6 +435,7 @@ def test_the_table_uses_the_scenes_that_all_variants_have(tmp_path):
     assert all([outcome.seed for outcome in outcomes] == [100, 101, 102] for outcomes in found.outcomes.values())
 
 
+@pytest.mark.generator
 def test_other_weights_are_another_cache(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()

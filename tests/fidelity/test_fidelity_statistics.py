@@ -65,6 +65,7 @@ def test_interval_approaches_the_exact_distribution_of_all_draws_of_scenes():
     assert (low[0, 0], high[0, 0]) == pytest.approx(np.quantile(every, [0.025, 0.975]), abs=1e-9)
 
 
+@pytest.mark.generator
 def test_intervals_of_dependent_questions_are_wider_than_those_of_independent_ones():
     rng = np.random.default_rng(1)
     scenes = rng.random(100) < 0.5
@@ -101,6 +102,7 @@ def test_yes_no_without_any_yes_is_undefined_not_zero():
         stats.yes_no(["maybe"], ["no"])
 
 
+@pytest.mark.generator
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
 def test_f1_is_the_harmonic_mean_of_precision_and_recall(pairs):
     expected = ["yes" if wanted else "no" for wanted, _ in pairs]
@@ -128,6 +130,7 @@ def test_mcnemar_of_thousands_neither_overflows_nor_vanishes():
     assert 0 < stats.mcnemar(900, 100) < 1e-150
 
 
+@pytest.mark.generator
 @given(bits, st.randoms())
 def test_discordant_counts(ours, random):
     ours = np.array(ours)
@@ -169,6 +172,7 @@ def test_spearman_by_hand():
     assert stats.spearman(range(10), range(10)) == stats.Correlation(pytest.approx(1), 10, None)
 
 
+@pytest.mark.generator
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=6))
 def test_spearman_with_ties_against_brute_force(pairs):

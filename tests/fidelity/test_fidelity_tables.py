@@ -116,6 +116,7 @@ def test_the_benchmark_with_known_skills_is_judged_as_it_was_made(document):
     assert "claims nothing" in third
 
 
+@pytest.mark.generator
 def test_conclusions_turn_with_the_numbers():
     turned = {**SKILLS, "apet": (0.6, 0.5, 0.2, 0.6), EVIDENCE_ORACLE: (0.7, 0.6, 0.5, 0.4)}
     document = summarise(outcomes(skills=turned), about(), resamples=200)
@@ -139,6 +140,7 @@ def test_the_mean_over_the_budgets_is_of_the_same_methods(document):
     assert f"over the {len(same)} methods that ran at every budget goes {mean}" in second
 
 
+@pytest.mark.generator
 def test_what_does_not_keep_to_the_budget_is_set_apart(made):
     """A dear method counts in the spread, but what the others span is said beside it; one without tokens at the end
     says nothing about the evidence."""
@@ -155,6 +157,7 @@ def test_what_is_said_of_the_training_is_what_it_does():
     assert f"down to {min(COUNTS)} of {max(COUNTS)} and by lot" in (TEMPLATES / "reasons.md.j2").read_text()
 
 
+@pytest.mark.generator
 def test_the_pages_hold_every_method_and_the_demands(files):
     folder, paths = files
     assert [path.relative_to(folder).as_posix() for path in paths] == [
@@ -173,6 +176,7 @@ def test_the_pages_hold_every_method_and_the_demands(files):
     assert len(short) < len(page) / 2
 
 
+@pytest.mark.generator
 def test_tables_are_rectangular(files):
     for path in files[1]:
         if path.suffix == ".md":
@@ -181,6 +185,7 @@ def test_tables_are_rectangular(files):
                     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in layer.splitlines()}) == 1, layer
 
 
+@pytest.mark.generator
 def test_text_from_outside_cannot_build_columns_or_html(files):
     page = files[1][1].read_text()
     assert r"Sparse\|VLM &lt;b&gt; at 32: cannot reach 32" in page and "<b>" not in page
@@ -206,6 +211,7 @@ def test_the_committed_pages_are_those_of_the_committed_numbers():
     assert (ROOT / "docs" / "fidelity.md").read_text() == short
 
 
+@pytest.mark.generator
 def test_the_same_outcomes_give_the_same_document(document, made):
     again = summarise(dict(made), about(), resamples=400)
     assert json.dumps(again) == json.dumps(document)
@@ -229,6 +235,7 @@ def test_best_and_second_best_are_marked_and_controls_are_not(document):
     assert sum(text.startswith("**") for text in average.values()) == 1
 
 
+@pytest.mark.generator
 def test_blind_baselines_stand_below_the_unpruned_model(made):
     blind = {"Grey picture": {"existence": 0.5, "reading": 0.031}}
     document = summarise(made, about(blind=blind), resamples=50)
@@ -249,6 +256,7 @@ def test_the_most_frequent_answer_is_known_per_kind_of_question(made):
     assert most_frequent(questions) == {"attribute": 4 / 5}
 
 
+@pytest.mark.generator
 def test_only_shared_questions_count(made):
     shorter = {variant: own[:-7] if variant.method == "tome" else own for variant, own in made.items()}
     document = summarise(shorter, about(), resamples=50)
@@ -256,6 +264,7 @@ def test_only_shared_questions_count(made):
     assert "7 questions that not every variant has" in full_page(document)
 
 
+@pytest.mark.generator
 def test_a_family_that_the_unpruned_model_cannot_answer_is_left_out_and_named(made):
     def without_reading(own):
         return [replace(o, right=False, answer="?") if o.family == "reading" else o for o in own]
@@ -270,6 +279,7 @@ def test_a_family_that_the_unpruned_model_cannot_answer_is_left_out_and_named(ma
     assert "answers no question right of: reading" in page and not re.search(r"\bnan\b|None", page)
 
 
+@pytest.mark.generator
 def test_a_family_in_which_the_unpruned_model_only_guesses_is_named(made):
     def guessing(own):
         return [replace(o, right=i % 2 == 0) if o.family == "counting" else o for i, o in enumerate(own)]
@@ -281,6 +291,7 @@ def test_a_family_in_which_the_unpruned_model_only_guesses_is_named(made):
     assert "most frequent answer beyond error in: counting" in full_page(document)
 
 
+@pytest.mark.generator
 def test_what_cannot_be_compared_is_refused(made):
     without_full = {variant: own for variant, own in made.items() if variant.method != FULL}
     with pytest.raises(BadInput, match="unpruned"):
@@ -299,6 +310,7 @@ def test_what_cannot_be_compared_is_refused(made):
         summarise(nothing, about())
 
 
+@pytest.mark.generator
 def test_a_small_run_with_few_methods_writes_too(made, tmp_path):
     few = {v: own[:10] for v, own in made.items() if v.method in (FULL, "random", "apet") and v.budget in (None, 32)}
     bare = {name: value for name, value in about().items() if name not in ("methods", "left_out")}
@@ -307,6 +319,7 @@ def test_a_small_run_with_few_methods_writes_too(made, tmp_path):
     assert "nothing can be ranked" in page and "not judged" in page and "Nothing: every variant ran." in page
 
 
+@pytest.mark.generator
 def test_variants_of_one_method_keep_their_own_rows(made):
     own = next(own for variant, own in made.items() if (variant.method, variant.budget) == ("apet", 64))
     document = summarise({**made, Variant("apet", {"m": 6}, "ApET, M = 6", 64): own}, about(), resamples=50)
@@ -314,6 +327,7 @@ def test_variants_of_one_method_keep_their_own_rows(made):
     assert any(r["label"] == "ApET, M = 6" and r["params"] == {"m": 6} for r in document["rows"])
 
 
+@pytest.mark.generator
 def test_charts_are_images_and_repeatable(made):
     few = {v: own for v, own in made.items() if v.method in (FULL, "random", "apet", "fastv")}
     document = summarise(few, about(), resamples=50)

@@ -4,61 +4,72 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_hub import serving
+from huggingface_hub import constants
 
 import tokviz
+from tokviz.errors import BadInput
 from tokviz.models.catalog import embedded_folder
 
 SCRIPT = """
 import json, sys, time
 time.sleep = lambda seconds: None  # the client waits between its attempts
 import tokviz
-found = {}
-for name, options in json.loads(sys.argv[1]):
-    steps = []
-    try:
-        vlm = tokviz.load(name, on_progress=lambda words, share: steps.append((words, share)), **options)
-        found[name] = ["loaded", vlm.record.name, vlm.record.parameters, steps]
-    except Exception as error:
-        found[name] = [type(error).__name__, str(error)]
-print(json.dumps(found))
+for line in sys.stdin:
+    found = {}
+    for name in json.loads(line):
+        steps = []
+        try:
+            vlm = tokviz.load(name, on_progress=lambda words, share: steps.append((words, share)))
+            found[name] = ["loaded", vlm.record.name, vlm.record.parameters, steps]
+        except Exception as error:
+            found[name] = [type(error).__name__, str(error)]
+    print(json.dumps(found), flush=True)
 """
 REPOSITORIES = ("good", "gated", "withdrawn", "sick", "empty", "huge", "nosuch")
 
 
-def loading(names, address, home, **environment):
-    """What comes of each name in a fresh interpreter, whose hub is at ``address`` and whose cache is in ``home``."""
-    whole = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
-             "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "2",
-             **environment}  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps([(name, {}) for name in names])], env=whole, text=True,
-        capture_output=True, cwd=Path(__file__).resolve().parents[2], timeout=250,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Retry" not in done.stderr and "thrown while" not in done.stderr and "127.0.0.1" not in done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A cache of the hub of these tests."""
-    return tmp_path_factory.mktemp("hub")
+def found(tmp_path_factory):
+    """What came of every repository while the hub was there, and of some after it had gone.
 
+    In a fresh interpreter, as the client reads its settings when it is imported; in one, as that takes the most time.
+    """
+    folder = tmp_path_factory.mktemp("hub")
+    with ExitStack() as hub, open(folder / "said", "w") as said:
+        address = hub.enter_context(serving(embedded_folder()))
+        settings = {"HF_ENDPOINT": address, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0",
+                    "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1",
+                    "HF_HUB_ETAG_TIMEOUT": "2"}  # fmt: skip
+        with subprocess.Popen(
+            [sys.executable, "-c", SCRIPT], env={**os.environ, **settings}, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=said, cwd=Path(__file__).resolve().parents[2],
+        ) as loading:  # fmt: skip
 
-@pytest.fixture(scope="module")
-def found(home):
-    """What came of every repository."""
-    with serving(embedded_folder()) as address:
-        return loading([f"tiny/{name}" for name in REPOSITORIES] + ["not an/id"], address, home)
+            def come_of(*names):
+                loading.stdin.write(json.dumps(names) + "\n")
+                loading.stdin.flush()
+                told = loading.stdout.readline()
+                assert told, (folder / "said").read_text()[-2000:]
+                return json.loads(told)
+
+            there = come_of(*(f"tiny/{name}" for name in REPOSITORIES), "not an/id")
+            hub.close()
+            gone = come_of("tiny/good", "tiny/other")
+    words = (folder / "said").read_text()
+    assert loading.returncode == 0, words[-2000:]
+    assert "Retry" not in words and "thrown while" not in words and "127.0.0.1" not in words
+    return SimpleNamespace(there=there, gone=gone)
 
 
 @pytest.mark.slow
 def test_a_model_of_the_hub_loads_with_progress(found, vlm):
-    state, name, parameters, steps = found["tiny/good"]
+    state, name, parameters, steps = found.there["tiny/good"]
     assert (state, name, parameters) == ("loaded", "tiny/good", vlm.record.parameters)
     words = list(dict.fromkeys(step.partition(" ")[0] for step, _ in steps))
     assert words == ["Reading", "Downloading", "Loading"]
@@ -79,19 +90,18 @@ def test_each_trouble_has_its_own_sentence(found):
         "tiny/nosuch": "has no model tiny/nosuch, or it is private",
     }
     for name, sentence in expected.items():
-        kind, words = found[name][:2]
-        assert kind == "BadInput" and sentence in words, (name, found[name])
+        kind, words = found.there[name][:2]
+        assert kind == "BadInput" and sentence in words, (name, found.there[name])
         assert "\n" not in words and "http" not in words and "Traceback" not in words and "/tmp" not in words
-    assert len({found[name][1] for name in expected}) == len(expected)
-    assert "There is no model" in found["not an/id"][1] or "no id of the model hub" in found["not an/id"][1]
+    assert len({found.there[name][1] for name in expected}) == len(expected)
+    assert "There is no model" in found.there["not an/id"][1] or "no id of the model hub" in found.there["not an/id"][1]
 
 
 @pytest.mark.slow
-def test_without_a_hub_the_cache_is_enough_and_else_it_is_said(found, home, tmp_path):
-    nowhere = "http://127.0.0.1:9"
-    again = loading(["tiny/good", "tiny/other"], nowhere, home)
-    assert again["tiny/good"][0] == "loaded"
-    assert "The model hub cannot be reached" in again["tiny/other"][1] and "connection" in again["tiny/other"][1]
-    offline = loading(["tiny/good"], nowhere, tmp_path, HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set" in offline["tiny/good"][1]
-    assert tokviz.load  # the same function as everybody's
+def test_without_a_hub_the_cache_is_enough_and_else_it_is_said(found, monkeypatch):
+    assert found.gone["tiny/good"][0] == "loaded"
+    assert "The model hub cannot be reached" in found.gone["tiny/other"][1]
+    assert "connection" in found.gone["tiny/other"][1]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what the variable of that name sets
+    with pytest.raises(BadInput, match="HF_HUB_OFFLINE is set"):
+        tokviz.load("tiny/other")

@@ -39,6 +39,23 @@ def test_the_unpruned_run_comes_first_and_every_method_ran_or_says_what_it_lacks
     assert comparison.runs[0].stages == [] and comparison.runs[0].kept is None
 
 
+@pytest.fixture(scope="module")
+def again(vlm, scene_image, comparison, budget):
+    """The same request once more, watched from outside, on a model that is warm."""
+    towers = []
+    before = hooks(vlm)
+    handle = vlm.model.base_model.vision_tower.register_forward_hook(lambda *_: towers.append(1))
+    try:
+        result = tokviz.compare(vlm, scene_image, QUESTION, ALL, budget=budget, seed=3)
+    finally:
+        handle.remove()
+    return SimpleNamespace(comparison=result, tower_runs=len(towers), hooks_before=before, hooks_after=hooks(vlm))
+
+
+def hooks(vlm):
+    return [(name, len(m._forward_pre_hooks), len(m._forward_hooks)) for name, m in vlm.model.named_modules()]
+
+
 def ran(comparison):
     """The runs of methods that this model can carry out."""
     return [run for run in comparison.runs if run.error is None]
@@ -111,9 +128,8 @@ def test_single_stage_methods_keep_the_budget(comparison, budget):
     assert comparison["apet"].actual.average_in == pytest.approx(budget)
 
 
-def test_same_seed_same_numbers(vlm, scene_image, comparison, budget):
-    again = tokviz.compare(vlm, scene_image, QUESTION, ALL, budget=budget, seed=3)
-    for one, other in zip(comparison.runs, again.runs, strict=True):
+def test_same_seed_same_numbers(comparison, again):
+    for one, other in zip(comparison.runs, again.comparison.runs, strict=True):
         assert one.answer_tokens == other.answer_tokens
         assert [s.model_dump(exclude={"selection_ms"}) for s in one.stages] == [
             s.model_dump(exclude={"selection_ms"}) for s in other.stages
@@ -138,24 +154,12 @@ def test_a_budget_of_everything_changes_nothing(vlm, scene_image, comparison):
         assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-4)
 
 
-def test_the_vision_tower_runs_once_for_all_lanes(vlm, scene_image, budget):
-    tokviz.compare(vlm, scene_image, QUESTION, [], budget=budget)  # the model is warm from here on
-    calls = []
-    handle = vlm.model.base_model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        tokviz.compare(vlm, scene_image, QUESTION, ALL, budget=budget)
-    finally:
-        handle.remove()
-    assert len(calls) == 1
+def test_the_vision_tower_runs_once_for_all_lanes(again):
+    assert again.tower_runs == 1
 
 
-def test_no_hook_is_left(vlm, scene_image, budget):
-    def hooks():
-        return [(name, len(m._forward_pre_hooks), len(m._forward_hooks)) for name, m in vlm.model.named_modules()]
-
-    before = hooks()
-    tokviz.compare(vlm, scene_image, QUESTION, ALL, budget=budget)
-    assert hooks() == before
+def test_no_hook_is_left(again):
+    assert again.hooks_after == again.hooks_before
 
 
 def test_medians_are_marked_as_such(vlm, scene_image, comparison, budget):
@@ -327,23 +331,25 @@ def edit_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_prefill_and_selection_add_up(vlm, scene_image, budget):
+def test_prefill_and_selection_add_up(vlm, scene_image, budget, monkeypatch):
     from tokviz.pruners import fastv
 
     slow = fastv.PRUNER.schedule
+    clock, ahead = time.perf_counter, [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + ahead[0])
 
     def slowed(budget, info, params):
         stage = slow(budget, info, params).stages[0]
 
         def select(*arguments):
-            time.sleep(2)  # far more than a prefill takes, on crowded cores too
+            ahead[0] += 20  # seconds: far more than a prefill takes, on crowded cores too
             return stage.select(*arguments)
 
         return Schedule((replace(stage, select=select),))
 
     slow_fastv = replace(fastv.PRUNER, schedule=slowed)
     timings = tokviz.compare(vlm, scene_image, QUESTION, [slow_fastv], budget=budget)["fastv"].timings
-    assert timings["selection"].median_ms >= 2000 > timings["prefill"].median_ms > 0
+    assert timings["selection"].median_ms >= 20_000 > timings["prefill"].median_ms > 0
 
 
 def test_only_selection_that_ran_inside_prefill_is_taken_out_of_it():
@@ -373,8 +379,8 @@ def test_an_unreachable_hub_is_one_sentence():
         tokviz.load("llava-hf/llava-1.5-7b-hf")
 
 
-def test_the_model_stays_on_its_fast_kernel(vlm, scene_image, budget):
-    tokviz.compare(vlm, scene_image, QUESTION, ALL, budget=budget)
+@pytest.mark.usefixtures("again")
+def test_the_model_stays_on_its_fast_kernel(vlm):
     assert vlm.text_config._attn_implementation == "sdpa"
     assert vlm.model.config.vision_config._attn_implementation == "sdpa"
     assert vlm.record.attention == "sdpa" and vlm.model.dtype == torch.float32

@@ -62,6 +62,7 @@ def test_a_clip_is_not_its_picture_set_in_motion() -> None:
     assert [item.name for item in clip.objects] != [item.name for item in scene.objects]
 
 
+@pytest.mark.generator
 def test_boxes_match_the_owner_maps_in_every_frame(clips: list[Clip]) -> None:
     for clip in clips:
         for thing, item in enumerate([*clip.objects, *clip.signs]):
@@ -73,6 +74,7 @@ def test_boxes_match_the_owner_maps_in_every_frame(clips: list[Clip]) -> None:
                     assert box == pytest.approx(found, abs=2), (clip.seed, item, t)
 
 
+@pytest.mark.generator
 def test_centers_are_where_the_frames_show_the_thing(clips: list[Clip]) -> None:
     for clip in clips:
         for thing, item in enumerate(clip.objects):
@@ -228,6 +230,7 @@ def test_clips_say_two_words_that_pictures_do_not(small_clips: list[Clip]) -> No
     assert said - set(vocabulary()) == set(CLIP_WORDS)
 
 
+@pytest.mark.generator
 @pytest.mark.parametrize("seeds", [TRAINING_SEEDS, VALIDATION_SEEDS])
 def test_training_ranges_keep_what_is_held_out(seeds: range) -> None:
     for seed in seeds[:40]:

@@ -68,6 +68,7 @@ def test_every_shape_and_colour_is_trained_although_a_pair_is_not() -> None:
     assert len({color for color, _ in UNSEEN_PAIRS}) == len({shape for _, shape in UNSEEN_PAIRS}) == len(UNSEEN_PAIRS)
 
 
+@pytest.mark.generator
 @pytest.mark.parametrize(
     ("seeds", "dense"),
     [
@@ -100,6 +101,7 @@ def test_training_with_its_own_question_maker_never_names_an_unseen_pair() -> No
             assert question is None or not named_pairs(question.text) & UNSEEN_PAIRS, (seed, question)
 
 
+@pytest.mark.generator
 @pytest.mark.parametrize(
     "seeds",
     [
@@ -118,6 +120,7 @@ def test_held_out_scenes_show_and_name_in_part_what_training_never_saw(seeds: ra
     assert named >= UNSEEN_PAIRS
 
 
+@pytest.mark.generator
 def test_an_unseen_pair_is_asked_about_as_often_when_it_is_there_as_when_it_is_not() -> None:
     answers = []
     for seed in range(HELD_OUT_SEEDS.start + 40_000, HELD_OUT_SEEDS.start + 40_120):

@@ -48,6 +48,7 @@ def test_the_picture_does_not_depend_on_how_much_is_asked() -> None:
     assert len(few.questions) < len(many.questions)
 
 
+@pytest.mark.generator
 def test_boxes_hold_their_things_exactly(scenes: list[Scene]) -> None:
     for scene in scenes:
         for i, item in enumerate([*scene.objects, *scene.signs]):
@@ -60,6 +61,7 @@ def test_boxes_hold_their_things_exactly(scenes: list[Scene]) -> None:
             assert rows.min() <= y0 + 2 and rows.max() + 1 >= y1 - 2, (scene.seed, item)
 
 
+@pytest.mark.generator
 def test_objects_have_their_color_in_the_picture(scenes: list[Scene]) -> None:
     names, values = list(COLORS), np.array(list(COLORS.values()))
     for scene in scenes:
@@ -118,6 +120,7 @@ def test_a_picture_shows_at_most_one_sign_of_a_kind(scenes: list[Scene]) -> None
         assert len(kinds) == len(set(kinds)) and set(kinds) <= set(SIGN_KINDS)
 
 
+@pytest.mark.generator
 def test_letters_come_in_many_sizes() -> None:
     heights: dict[str, set[float]] = {kind: set() for kind in SIGN_KINDS}
     for seed in range(HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.start + 600):
@@ -176,6 +179,7 @@ def test_other_sizes_scale_the_same_scene_into_the_central_square(size: tuple[in
             assert second.box == pytest.approx(mapped, abs=off), (seed, size, first)
 
 
+@pytest.mark.generator
 @pytest.mark.parametrize("size", OTHER_SIZES)
 def test_what_is_asked_about_lies_in_the_central_square(size: tuple[int, int]) -> None:
     for seed in SEEDS[:40]:
@@ -187,6 +191,7 @@ def test_what_is_asked_about_lies_in_the_central_square(size: tuple[int, int]) -
             assert x0 <= box[0] < box[2] <= x1 and y0 <= box[1] < box[3] <= y1, (seed, box)
 
 
+@pytest.mark.generator
 @pytest.mark.parametrize("size", OTHER_SIZES)
 def test_the_evidence_falls_on_the_same_tokens_at_every_size(size: tuple[int, int]) -> None:
     agreement = []

@@ -53,6 +53,7 @@ def test_kinds_forget_colours_shapes_and_sizes() -> None:
     assert kind("where is the red star?", "top", "spatial") == tables.PLACE.split(": ")[1]
 
 
+@pytest.mark.generator
 def test_groups_say_what_is_new() -> None:
     seen: Counter[str] = Counter()
     for number in range(120):
@@ -71,6 +72,7 @@ def test_groups_say_what_is_new() -> None:
     assert {name for _, name in (*tally.OBJECT_BINS, *tally.TEXT_BINS)} <= set(seen)
 
 
+@pytest.mark.generator
 def test_nothing_is_new_in_training_scenes() -> None:
     groups = {
         group
@@ -134,6 +136,7 @@ def picture_mean(image: np.ndarray) -> float:
     return float(pixel_values(image[None]).mean((1, 2, 3))[0])
 
 
+@pytest.mark.generator
 @pytest.mark.usefixtures("transparent")
 def test_every_question_meets_its_own_the_next_and_a_grey_picture() -> None:
     rows = evaluate.measure(FEW)

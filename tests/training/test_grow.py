@@ -75,6 +75,7 @@ def test_a_coarse_tower_fits_into_the_fine_one() -> None:
     assert not left.unexpected_keys and not [key for key in left.missing_keys if not key.endswith("position_ids")]
 
 
+@pytest.mark.generator
 @torch.no_grad()
 def test_growing_to_the_same_size_and_exporting_gives_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -38,6 +38,7 @@ def test_every_question_and_answer_is_in_the_vocabulary() -> None:
             assert ids[3:] == [*encode(question.text), vocabulary()["assistant"], *encode(question.answer)]
 
 
+@pytest.mark.generator
 @pytest.mark.parametrize("shares", [QUESTION_SHARES, EARLY_SHARES])
 def test_training_prompts_never_show_or_name_an_unseen_pair(shares: dict[str, float]) -> None:
     rng, named = np.random.default_rng(0), set()
@@ -55,6 +56,7 @@ def test_training_prompts_never_show_or_name_an_unseen_pair(shares: dict[str, fl
     assert len(named) > 30  # of the 42 that training has: the check saw what there is to see
 
 
+@pytest.mark.generator
 def test_held_out_scenes_do_show_and_name_unseen_pairs() -> None:
     shown = {(item.color, item.shape) for i in range(60) for item in generate_scene(HELD_OUT_SEEDS[i]).objects}
     assert shown >= UNSEEN_PAIRS
@@ -64,6 +66,7 @@ def test_training_seeds_of_both_stages_are_training_seeds() -> None:
     assert FIRST_SEED in TRAINING_SEEDS and FIRST_SEED not in VALIDATION_SEEDS
 
 
+@pytest.mark.generator
 def test_nouns_point_at_the_one_thing_they_name() -> None:
     checked = 0
     for number in range(40):
@@ -82,6 +85,7 @@ def test_nouns_point_at_the_one_thing_they_name() -> None:
     assert checked > 100
 
 
+@pytest.mark.generator
 def test_a_relation_points_at_both_things_and_plurals_at_none() -> None:
     relations = counts = 0
     for number in range(30):
@@ -128,6 +132,7 @@ def test_counts_are_targets_where_a_count_comes_next_and_nowhere_else() -> None:
     assert count_loss(torch.ones(1, 24), pack([blocks[1:]], 24)) == 0.0
 
 
+@pytest.mark.generator
 def test_a_sign_is_asked_about_only_where_it_is_one_thing() -> None:
     rng, doubled = np.random.default_rng(1), 0
     for number in range(25):

@@ -164,6 +164,7 @@ def test_a_clip_played_backwards_turns_times_around_and_nothing_else() -> None:
     assert np.array_equal(again.frames, clip.frames) and again.objects == clip.objects
 
 
+@pytest.mark.generator
 def test_features_of_a_clip_played_backwards_are_what_the_tower_would_give(eyes: Eyes, example: ClipExample) -> None:
     turned = backwards(example)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -262,6 +263,7 @@ def _owned(example: ClipExample) -> tuple[np.ndarray, np.ndarray]:
     return example.priorities, example.tracks
 
 
+@pytest.mark.generator
 def test_loss_falls(picture: LlavaForConditionalGeneration, example: ClipExample) -> None:
     features = example.features.float()
     task = VideoTask(features.mean(0), features.std(0) + 1e-4)
