@@ -71,6 +71,10 @@ each layer, as SparseVLM's logger computes it: if tokens are dropped after a lay
 size. Below, budgets are counted as in each method's paper, for 576 visual tokens and 32 layers (LLaVA-1.5-7B), or for
 the 2880 of LLaVA-NeXT if a method needs crops.
 
+Every method takes the parameter `positions`: `source` (the default) treats the positions of later tokens as the
+method's paper or code does, `keep` leaves every token the position that it had in the whole prompt, `reindex` numbers
+what is left without gaps. Models whose positions have several axes (Qwen-VL) always keep them.
+
 *Before layer i* means that layer `i`, counted from 0, is the first that sees fewer tokens. Published layer numbers
 apply at the published depths (32, 40, 28 layers); for other models they are scaled in proportion.
 
@@ -248,7 +252,9 @@ def head(pruner: Pruner) -> str:
     if pruner.does_without:
         stands.append("- \\*: optional, the method can do without it")
     parts += ["\n".join(stands), "## Parameters"]
-    parts.append("\n".join(parameter(param) for param in pruner.params) or "None.")
+    parts.append(
+        "\n".join(parameter(param) for param in pruner.params) or "None but `positions`, which every method takes."
+    )
     parts += ["## What it leaves", plans(pruner).rstrip()]
     return "\n\n".join(parts) + "\n\n"
 

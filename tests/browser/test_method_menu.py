@@ -86,7 +86,7 @@ def test_keys_choose_a_method_and_its_settings_reach_the_run(menu, paced):
     # Only chosen methods have settings.
     titles = menu.locator(".tm-group-title").all_inner_texts()
     assert titles == [
-        p.label for p in offered(tokviz.methods()) if p.id in ("apet", "fastervlm", "todre", "random") and p.params
+        p.label for p in offered(tokviz.methods()) if p.id in ("apet", "fastervlm", "todre", "random") and p.settings
     ]
     basis = setting(menu, "apet", 0, "basis_tokens")
     basis.locator("input[type=number]").fill("7")
@@ -102,7 +102,7 @@ def test_keys_choose_a_method_and_its_settings_reach_the_run(menu, paced):
     )
     asked = paced.requests[-1]
     methods = dict(asked.methods)
-    assert methods["apet"]["basis_tokens"] == 7 and methods["random"] == {}
+    assert methods["apet"]["basis_tokens"] == 7 and methods["random"] == {"positions": "source"}
     menu.get_by_label("Defaults of ApET").click()
     assert basis.locator("input[type=number]").input_value() == "10"
     menu.locator("#tokviz-examples button").nth(1).click()

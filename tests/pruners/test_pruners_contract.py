@@ -51,9 +51,9 @@ def test_declaration(pruner):
 
 @by_id
 def test_params_have_help_and_a_default_that_they_accept(pruner):
-    names = [param.name for param in pruner.params]
+    names = [param.name for param in pruner.settings]
     assert len(set(names)) == len(names)
-    for param in pruner.params:
+    for param in pruner.settings:
         assert param.label
         assert param.help
         assert param.check(param.default) == param.default
@@ -62,7 +62,7 @@ def test_params_have_help_and_a_default_that_they_accept(pruner):
             assert param.step > 0
         if param.kind == "choice":
             assert param.default in param.choices
-    assert pruner.complete(None) == pruner.complete({}) == {param.name: param.default for param in pruner.params}
+    assert pruner.complete(None) == pruner.complete({}) == {param.name: param.default for param in pruner.settings}
     with pytest.raises(BadInput, match=f"{re.escape(pruner.label)} has no parameter 'colour'"):
         pruner.complete({"colour": 1})
 

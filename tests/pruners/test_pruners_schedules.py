@@ -191,5 +191,20 @@ def test_where_positions_have_several_axes_every_stage_keeps_them():
         if pruner.missing(QWEN) is None:
             stages = pruner.schedule(Budget(200, "average"), QWEN, pruner.complete({})).stages
             assert all(stage.positions == "keep" for stage in stages), pruner.id
-    with pytest.raises(Unsupported, match="several axes"):
-        plan("vtw", 64, info=QWEN, positions="reindex")
+            if stages:
+                with pytest.raises(Unsupported, match="several axes"):
+                    plan(pruner.id, 200, "average", QWEN, positions="reindex")
+
+
+def test_every_method_takes_a_policy_for_positions_and_by_default_has_its_own():
+    for pruner in PRUNERS:
+        info = PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True, n_vision_layers=23, has_text_tower=True)
+        own, keep, reindex = (
+            pruner.schedule(Budget(1200), info, {**pruner.complete({}), "positions": policy}).stages
+            for policy in ("source", "keep", "reindex")
+        )
+        assert own == pruner.schedule(Budget(1200), info, pruner.complete({})).stages
+        assert {stage.positions for stage in keep} <= {"keep"} and {stage.positions for stage in reindex} <= {"reindex"}
+        assert [replace(stage, positions="keep") for stage in own] == list(keep)
+    with pytest.raises(BadInput, match="has no parameter"):
+        get("full").complete({"positions": "keep"})

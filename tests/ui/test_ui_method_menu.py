@@ -48,7 +48,7 @@ def test_every_method_is_shown_once_with_its_claim_paper_and_parameters():
             method["paper"]["url"] == p.paper.url and method["paper"]["url"].startswith("https://")
         )
         assert [(q["name"], q["default"], q["help"]) for q in method["params"]] == [
-            (q.name, q.default, q.help) for q in p.params
+            (q.name, q.default, q.help) for q in p.settings
         ]
 
 
@@ -69,11 +69,14 @@ def test_a_model_greys_out_what_it_cannot_serve_with_the_methods_own_sentence():
     assert missing_by_method(some, None) == {}
 
 
+OWN = {"positions": "source"}
+
+
 def test_the_value_comes_back_in_the_order_of_the_menu_complete_and_without_strangers():
     power = Param("power", "Power", "float", 1.0, "How strong.")
     some = [pruner("one", params=(power,)), pruner("two", "control"), pruner("three", "attention-ranked")]
     value = {"chosen": ["two", ["one", {"power": 2}], "three", "full", ["nobody", {"p": 2}]], "missing": {}}
-    assert read_menu(some, value) == (("three", {}), ("one", {"power": 2}), ("two", {}))
+    assert read_menu(some, value) == (("three", OWN), ("one", {"power": 2, **OWN}), ("two", OWN))
 
 
 def test_a_method_comes_back_once_for_each_of_its_settings():
@@ -131,7 +134,7 @@ def test_a_thousand_copies_are_refused():
 def test_parameters_reach_the_script_with_their_limits():
     param = Param("share", "Share", "float", 0.5, "How much.", minimum=0.0, maximum=1.0, step=0.05)
     [group] = families([pruner("one", params=(param,))])
-    assert group["methods"][0]["params"] == [
+    assert group["methods"][0]["params"][:-1] == [
         {"name": "share", "label": "Share", "kind": "float", "default": 0.5, "help": "How much.", "minimum": 0.0,
          "maximum": 1.0, "step": 0.05, "choices": []}
     ]  # fmt: skip

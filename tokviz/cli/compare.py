@@ -209,7 +209,7 @@ def parse_params(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict
 
 def _value(pruner: Pruner, name: str, text: str) -> bool | int | float | str:
     """A parameter's text in its type; as it is where the method has no such parameter, which the method says itself."""
-    spec = next((param for param in pruner.params if param.name == name), None)
+    spec = next((param for param in pruner.settings if param.name == name), None)
     return text if spec is None else parse_value(spec, text)
 
 

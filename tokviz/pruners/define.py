@@ -92,12 +92,14 @@ def pruner(
 
 def _select(function: SelectLike, label: str) -> SelectFunction:
     """The select function of a stage, which checks what came back. Kept and added tokens count, as for every method."""
-    wants_generator = "generator" in inspect.signature(function).parameters
+    takes = inspect.signature(function).parameters
+    wants_generator = "generator" in takes
 
     @fixed_count
     def select(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
         random = {"generator": generator} if wants_generator else {}
-        made = function(signals, keep, **params, **random)
+        own = {name: value for name, value in params.items() if name in takes}  # not the switches of every method
+        made = function(signals, keep, **own, **random)
         if not isinstance(made, Selection):
             kept = torch.as_tensor(made, device=signals.features.device)
             if kept.is_floating_point() or kept.dtype == torch.bool or kept.dim() != 1:

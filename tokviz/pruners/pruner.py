@@ -16,7 +16,7 @@ import torch
 from torch import Generator
 
 from ..errors import BadInput, Unsupported, nearest
-from ..names import BudgetMeaning, MethodFamily, PositionPolicy, Site
+from ..names import UNPRUNED, BudgetMeaning, MethodFamily, PositionPolicy, Site
 from ..short import passed
 from ..types import (
     RECEIVED_ATTENTION,
@@ -97,6 +97,16 @@ def number(
 def switch(name: str, label: str, default: bool, help: str) -> Param:
     """On or off."""
     return Param(name, label, "bool", default, help)
+
+
+POSITIONS = choice(
+    "positions",
+    "Positions of later tokens",
+    ("source", "keep", "reindex"),
+    "source: as the method's paper or code has it; keep: every token keeps the position that it had in the whole "
+    "prompt; reindex: what is left is numbered without gaps.",
+)
+"""The switch of every method that prunes: what becomes of rotary positions. Renumbering loses where things are."""
 
 
 def budget_tokens(budget: Budget) -> int:
@@ -213,7 +223,7 @@ class Pruner:
         paper: where it was published; None for a control.
         needs: every signal that any of its stages may ask for, so that the page can say what a model must provide.
         does_without: those of them that it can replace when the model lacks them.
-        params: its parameters.
+        params: its own parameters; see ``settings`` for all that it takes.
         schedule: ``(budget, info, params) -> Schedule``; pure. Raises BadInput when the budget cannot be met, saying
             why, and (for every method alike, see ``missing``) Unsupported for a model that lacks what the method needs.
             Where positions cannot be renumbered, every stage keeps them.
@@ -250,12 +260,26 @@ class Pruner:
             if missing is not None:
                 raise Unsupported(missing)
             planned = plan(budget, info, params)
-            if info.renumbers:
+            asked = params.get(POSITIONS.name, "source") if POSITIONS in self.settings else "source"
+            if asked == "source":
+                # Kept tokens of multi-dimensional positions keep them, whatever the method does elsewhere.
+                asked = "source" if info.renumbers else "keep"
+            elif asked == "reindex" and not info.renumbers and planned.stages:
+                raise Unsupported(
+                    f"{self.label} cannot renumber positions here: on this model they have several axes. "
+                    "Choose positions source or keep."
+                )
+            if asked == "source":
                 return planned
-            # Kept tokens of multi-dimensional positions keep them, whatever the method does elsewhere.
-            return Schedule(tuple(replace(stage, positions="keep") for stage in planned.stages))
+            return Schedule(tuple(replace(stage, positions=asked) for stage in planned.stages))
 
         object.__setattr__(self, "schedule", schedule)
+
+    @property
+    def settings(self) -> tuple[Param, ...]:
+        """The method's own parameters, and the switches of every method; a control that never prunes has none."""
+        own = {param.name for param in self.params}
+        return self.params if self.id == UNPRUNED or POSITIONS.name in own else (*self.params, POSITIONS)
 
     def missing(self, info: PlanningInfo) -> str | None:
         """What this method needs and this model cannot give, as one sentence; None when it can run.
@@ -277,13 +301,13 @@ class Pruner:
 
     def complete(self, given: Mapping[str, Any] | None) -> dict[str, ParamValue]:
         """Defaults overlaid with ``given``, every value checked. Raises BadInput for unknown names or bad values."""
-        known = {param.name: param for param in self.params}
+        known = {param.name: param for param in self.settings}
         unknown = sorted(set(given or {}) - set(known), key=str)
         if unknown:
             near = nearest(unknown[0], known)
             has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
             advice = f"did you mean {near!r}?" if near else f"{has}."
             raise BadInput(f"{self.label} has no parameter {passed(unknown[0])}; {advice}")
-        values = {param.name: param.default for param in self.params}
+        values = {param.name: param.default for param in self.settings}
         values.update({name: known[name].check(value) for name, value in (given or {}).items()})
         return values

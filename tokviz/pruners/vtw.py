@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Generator
 
-from ..errors import BadInput, Unsupported
+from ..errors import BadInput
 from ..types import Budget, Params, PlanningInfo, PublishedModel, Schedule, Selection, Signals, Stage
-from .pruner import Paper, Pruner, budget_tokens, choice, whole
+from .pruner import Paper, Pruner, budget_tokens, whole
 from .schedules import carried_layers
 
 PUBLISHED_LAYERS = {32: (15,), 40: (20,)}  # the released default, and that of its chat
@@ -50,21 +50,17 @@ def withdrawal_layer(budget: Budget, info: PlanningInfo, params: Params) -> int 
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage that keeps nothing, before layer K; the text keeps its positions, or closes the gap on request.
+    """One stage that keeps nothing, before layer K; the text keeps its positions.
 
     The layers process N K / L tokens on average. ``published``: the published K whatever the budget (one of N or more
     drops nothing). ``average``: the K whose average is nearest to B, K = round(L B / N), at least 1. ``final``:
     impossible. The parameter ``layer`` sets K and overrules all three.
     Raises BadInput for ``final`` without a layer, and for a budget below 1 token.
     """
-    layer, positions = withdrawal_layer(budget, info, params), params["positions"]
+    layer = withdrawal_layer(budget, info, params)
     if layer is None:
         return Schedule(())
-    if positions == "reindex" and not info.renumbers:
-        raise Unsupported(
-            "VTW cannot renumber the text's positions: on this model they have several axes. Choose positions keep."
-        )
-    return Schedule((Stage(layer, 0, select_nothing, positions=positions, title="Withdrawal of all visual tokens"),))
+    return Schedule((Stage(layer, 0, select_nothing, positions="keep", title="Withdrawal of all visual tokens"),))
 
 
 PRUNER = Pruner(
@@ -87,12 +83,6 @@ PRUNER = Pruner(
             "proportion). `python -m tokviz calibrate` searches it for a model.",
             minimum=0,
             maximum=127,
-        ),
-        choice(
-            "positions",
-            "Positions of the text",
-            ("keep", "reindex"),
-            "keep leaves the gap of the withdrawn tokens (the released default); reindex closes it.",
         ),
     ),
     schedule=schedule,

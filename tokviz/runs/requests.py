@@ -101,7 +101,7 @@ def _params_by_method(pruners: Mapping[str, Pruner], params: object) -> dict[str
 
 def _variant(pruner: Pruner, values: Mapping[str, Any]) -> str:
     """What of the parameters is not the default: enough to tell two runs of one method apart."""
-    changed = (param for param in pruner.params if values[param.name] != param.default)
+    changed = (param for param in pruner.settings if values[param.name] != param.default)
     return ", ".join(f"{param.name}={_value_text(values[param.name])}" for param in changed)
 
 

@@ -279,7 +279,7 @@ def families(pruners: Sequence[Pruner]) -> list[dict[str, Any]]:
 
 def param_facts(pruner: Pruner) -> list[dict[str, Any]]:
     """The parameters of a method as plain data."""
-    return [{**vars(param), "choices": list(param.choices)} for param in pruner.params]
+    return [{**vars(param), "choices": list(param.choices)} for param in pruner.settings]
 
 
 def stored_methods(comparison: Comparison) -> list[list[Any]]:
