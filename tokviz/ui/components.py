@@ -17,6 +17,7 @@ from pydantic import model_validator
 
 from ..files import resource
 from .files import IMAGES, VIDEOS, shown_file, uploaded_path
+from .payload import packed
 
 ASSETS = resource("assets")
 MAX_UPLOAD_MB = 100
@@ -70,6 +71,10 @@ class PatchView(Widget):
     """Lanes side by side: images with overlays, answers, numbers. The value is the dict of ``payload.to_payload``."""
 
     _html, _css, _scripts = "patch_view.html", "patch_view.css", _VIEW_SCRIPTS
+
+    def postprocess(self, value: Any) -> Any:
+        """What the browser gets: the payload packed."""
+        return packed(value) if value else value
 
 
 class PageHead(Widget):
