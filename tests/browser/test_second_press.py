@@ -71,7 +71,7 @@ def test_a_reload_shows_the_example_that_was_shown(site, shared_page):
 
 
 def test_two_tabs_are_answered_one_after_the_other_and_one_that_goes_away_gives_its_turn_up(
-    site, browser, shared_page, held
+    site, browser, shared_page, held, monkeypatch
 ):
     first = shared_page(site)
     ask(first, "the first tab ?")
@@ -86,6 +86,7 @@ def test_two_tabs_are_answered_one_after_the_other_and_one_that_goes_away_gives_
         first.wait_for_function(ALL_DONE)
         assert first.locator(".tv-asked").inner_text() == "the first tab ?"
         held.hold(1)
+        monkeypatch.setattr("tokviz.serving.queue.BEAT_S", 0.5)  # how often it is looked whether anybody listens
         ask(second, "will leave ?")
         second.wait_for_function(IN_THE_MIDDLE)
         leaves = len(held.stops) - 1

@@ -191,6 +191,7 @@ def test_a_run_whose_caller_left_is_stopped(client, paced, secret, monkeypatch):
     from tokviz.serving import callers
 
     monkeypatch.setattr(callers, "RETURN_S", 0.5)
+    monkeypatch.setattr("tokviz.serving.queue.BEAT_S", 0.2)
     (path,) = upload(client, secret).json()
     paced.hold(0)
     try:
