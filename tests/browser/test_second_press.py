@@ -33,16 +33,16 @@ def asked(page, question):
 def test_a_press_during_a_run_replaces_it(site, shared_page, held):
     """Five of five times the page said "waiting" for ever, with Stop grey."""
     page = shared_page(site)
-    for number, by in enumerate(("button", "Enter", "Enter", "button", "button")):
+    for number, by in enumerate(("button", "button", "Enter", "Enter")):
         ask(page, f"the question number {number} ?", by)
         asked(page, f"the question number {number} ?")
         page.wait_for_function(IN_THE_MIDDLE)
         assert page.locator("#tokviz-stop").is_enabled()
     held.release()
     page.wait_for_function(ALL_DONE)
-    assert page.locator(".tv-asked").inner_text() == "the question number 4 ?"
+    assert page.locator(".tv-asked").inner_text() == "the question number 3 ?"
     expect(page.locator("#tokviz-stop")).to_be_disabled()
-    assert all(stop.is_set() for stop in held.stops[-5:-1])
+    assert all(stop.is_set() for stop in held.stops[-4:-1])
 
 
 def test_two_presses_at_once_leave_one_run_that_is_shown_to_its_end_and_again_after_a_reload(site, shared_page, paced):
@@ -83,8 +83,10 @@ def test_two_tabs_are_answered_one_after_the_other_and_one_that_goes_away_gives_
         held.release()
         second.wait_for_function(ALL_DONE)
         assert second.locator(".tv-asked").inner_text() == "the second tab ?"
+        first.bring_to_front()
         first.wait_for_function(ALL_DONE)
         assert first.locator(".tv-asked").inner_text() == "the first tab ?"
+        second.bring_to_front()
         held.hold(1)
         monkeypatch.setattr("tokviz.serving.queue.BEAT_S", 0.5)  # how often it is looked whether anybody listens
         ask(second, "will leave ?")
@@ -92,6 +94,7 @@ def test_two_tabs_are_answered_one_after_the_other_and_one_that_goes_away_gives_
         leaves = len(held.stops) - 1
     assert held.stops[leaves].wait(20)
     held.release()
+    first.bring_to_front()
     ask(first, "comes next ?")
     asked(first, "comes next ?")
     first.wait_for_function(ALL_DONE)

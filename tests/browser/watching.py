@@ -83,6 +83,7 @@ class SharedTabs:
             self._tabs[url] = page, problems, page.evaluate(_SHOWN)
             return page
         page, _, first = self._tabs[url]
+        page.bring_to_front()  # a tab behind another draws once in a second
         page.set_viewport_size({"width": width, "height": 900})
         page.mouse.move(5, 5)
         if page.evaluate(_SHOWN) != first:
