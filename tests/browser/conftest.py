@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ui"))
 from paced import PacedRunner
 from synthetic import write_examples
 from synthetic_rich import write_rich_examples
-from watching import watched_page
+from watching import SharedTabs, watched_page
 
 from tokviz.models.catalog import EMBEDDED_MODEL
 
@@ -143,3 +143,27 @@ def open_page(browser):
     """``open_page(url, width=1440, theme="light")``; fails the test on any page error or foreign request."""
     with ExitStack() as pages:
         yield lambda url, width=1440, theme="light": pages.enter_context(watched_page(browser, url, width, theme))
+
+
+@pytest.fixture(scope="module")
+def _tabs(browser):
+    tabs = SharedTabs(browser)
+    yield tabs
+    tabs.close()
+
+
+@pytest.fixture
+def shared_page(_tabs, request):
+    """``shared_page(url, width=1440)``: the one page of a site that tests of a module share, on its first example.
+
+    Fails the test on any page error or foreign request. After a test that failed, the next one gets a fresh page.
+    """
+    failed = request.session.testsfailed
+    yield lambda url, width=1440: _tabs.at_home(url, width)
+    if request.session.testsfailed > failed:
+        _tabs.close()
+        return
+    problems = _tabs.problems()
+    if problems:
+        _tabs.close()
+    assert problems == []
