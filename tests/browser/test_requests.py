@@ -89,7 +89,7 @@ def test_bad_input_gets_a_sentence_and_the_page_goes_on(site, shared_page, tmp_p
     corrupt.write_bytes(b"\x89PNG\r\n\x1a\nthis is no image at all")
     upload(page, corrupt)
     page.wait_for_function("document.querySelector('.tokviz-notice-error') !== null")
-    assert "no image that can be read" in notice(page).inner_text()
+    assert "not a readable image" in notice(page).inner_text()
     page.locator("#tokviz-compare").click()
     page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Choose an image')")
     page.locator("#tokviz-examples button").first.click()
