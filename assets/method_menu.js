@@ -1,4 +1,4 @@
-// The menu of methods: reads props.families and props.most (fixed) and props.value {chosen, missing}; writes props.value.
+// The menu of methods: reads props.families (JSON text), props.most (both fixed), props.value {chosen, missing}, which it writes.
 // A method may be chosen more than once: each of its copies has parameters of its own and is a lane of its own.
 
 const part = (name) => element.querySelector(`.tm-${name}`);
@@ -300,6 +300,6 @@ function accept(value) {
   update();
 }
 
-part("family-list").replaceChildren(...props.families.map(buildFamily));
+part("family-list").replaceChildren(...JSON.parse(props.families).map(buildFamily));
 watch("value", () => accept(props.value));
 accept(props.value);

@@ -58,9 +58,8 @@ function buildLane(number) {
   };
 }
 
-function fillLane(lane, data, payload, view) {
+function fillLane(lane, data, told, payload, view) {
   // While an answer streams, most lanes come again as they were: what is open or hovered there stays.
-  const told = JSON.stringify(data);
   if (told === lane.told) return;
   lane.told = told;
   const nTokens = payload.grid.row.length;

@@ -235,10 +235,16 @@ function chooseLevel(choice) {
   chooseSheet();
 }
 
-function show(payload) {
-  part("root").hidden = !payload || !payload.lanes;
+// Grid, words and lanes travel as text, see "packed" in tokviz/ui/payload.py.
+function unpack(value) {
+  return { ...value, grid: JSON.parse(value.grid), words: JSON.parse(value.words), lanes: value.lanes.map((lane) => JSON.parse(lane)) };
+}
+
+function show(value) {
+  part("root").hidden = !value || !value.lanes;
   part("empty").hidden = !part("root").hidden;
   if (part("root").hidden) return;
+  let payload = unpack(value);
   const previous = state.plain;
   belongs(payload, previous);
   state.plain = payload;
@@ -270,7 +276,7 @@ function show(payload) {
     const lane = state.lanes[i];
     const finished = lane.data && lane.data.status !== data.status;
     if (finished) lane.stageChosen = false;
-    fillLane(lane, data, payload, state.view);
+    fillLane(lane, data, value.lanes[i], payload, state.view);
     placeSheet(lane, payload);
   });
   const roots = state.lanes.map((lane) => lane.root);

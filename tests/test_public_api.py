@@ -546,3 +546,12 @@ def test_a_video_is_prepared_too(video_vlm=None):
     Image.new("RGB", (64, 64), "red").save(image, "PNG")
     with pytest.raises(tokviz.BadInput, match="setting for videos"):
         tokviz.inputs_for(vlm, image.getvalue(), "what is it ?", frames=4)
+
+
+def test_contexts_cannot_be_nested_and_say_so_in_the_users_own_words(vlm, inputs):
+    with tokviz.prune(vlm, inputs, "divprune", budget=20) as pruned:
+        assert repr(pruned) == "Pruned(not run yet)"
+        with pytest.raises(tokviz.BadInput, match="inside prune"), tokviz.prune(vlm, inputs, "fastv", budget=20):
+            pass
+        vlm.model.generate(**pruned.inputs, max_new_tokens=2)
+        assert repr(pruned) == "Pruned(visual tokens left: 20)"

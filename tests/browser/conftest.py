@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ui"))
 from paced import PacedRunner
 from synthetic import write_examples
 from synthetic_rich import write_rich_examples
-from watching import watched_page
+from watching import SharedTabs, watched_page
 
 from tokviz.models.catalog import EMBEDDED_MODEL
 
@@ -39,6 +39,12 @@ def _serve(page):
     settings = launch_settings()
     page.launch(server_name="127.0.0.1", server_port=_free_port(), prevent_thread_lock=True, quiet=True, **settings)
     return page
+
+
+def _end(page):
+    """Close the server at once: it would wait five seconds for the connections that the browser keeps."""
+    page.server.force_exit = True
+    page.close()
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +94,7 @@ def site(examples, paced, loads, tmp_path_factory):
     os.environ.setdefault("TOKVIZ_MODEL", EMBEDDED_MODEL)
     page = _serve(build_page(paced, load=loads, examples=examples))
     yield page.local_url
-    page.close()
+    _end(page)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +104,7 @@ def shipped_site(site, paced, loads):
 
     page = _serve(build_page(paced, load=loads))
     yield page.local_url
-    page.close()
+    _end(page)
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +117,7 @@ def rich_site(site, paced, tmp_path_factory):
     write_rich_examples(folder)
     page = _serve(build_page(paced, load=lambda spec: (), examples=load_examples(folder)))
     yield page.local_url
-    page.close()
+    _end(page)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +127,7 @@ def live_site(site, examples):
 
     page = _serve(build_page(examples=examples))
     yield page.local_url
-    page.close()
+    _end(page)
 
 
 @pytest.fixture(scope="session")
@@ -143,3 +149,27 @@ def open_page(browser):
     """``open_page(url, width=1440, theme="light")``; fails the test on any page error or foreign request."""
     with ExitStack() as pages:
         yield lambda url, width=1440, theme="light": pages.enter_context(watched_page(browser, url, width, theme))
+
+
+@pytest.fixture(scope="module")
+def _tabs(browser):
+    tabs = SharedTabs(browser)
+    yield tabs
+    tabs.close()
+
+
+@pytest.fixture
+def shared_page(_tabs, request):
+    """``shared_page(url, width=1440)``: the one page of a site that tests of a module share, on its first example.
+
+    Fails the test on any page error or foreign request. After a test that failed, the next one gets a fresh page.
+    """
+    failed = request.session.testsfailed
+    yield lambda url, width=1440: _tabs.at_home(url, width)
+    if request.session.testsfailed > failed:
+        _tabs.close()
+        return
+    problems = _tabs.problems()
+    if problems:
+        _tabs.close()
+    assert problems == []

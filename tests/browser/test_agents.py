@@ -67,14 +67,23 @@ class EndlessRuns:
         yield from ()
 
 
-@pytest.fixture
-def endless(site, examples):
+@pytest.fixture(scope="module")
+def endless_page(site, examples):
     from tokviz.ui.build import build_page
 
     runs = EndlessRuns()
     page = launched(build_page(runs, examples=examples))
     yield page, runs
     page.close()
+
+
+@pytest.fixture
+def endless(endless_page):
+    """A page whose runs end only when they are told to, and those runs: none has begun."""
+    page, runs = endless_page
+    runs.began.clear()
+    runs.ended.clear()
+    return page, runs
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_the_model_chooses_how_many_frames_and_an_image_has_none(client, files):
         ("cut.mp4", {}, "damaged or incomplete"),
         ("empty.mp4", {}, "is empty"),
         ("song.mp4", {}, "sound but no video"),
-        ("text.mp4", {}, "no video that can be read"),
+        ("text.mp4", {}, "not a readable video"),
         ("clip.mp4", {"frames": 0}, "from 1 to 64, not 0"),
         ("clip.mp4", {"frames": 2.5}, "frames must be a whole number"),
         ("clip.mp4", {"model": EMBEDDED_MODEL}, "does not answer questions about videos"),

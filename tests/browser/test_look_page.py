@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from synthetic import comparison
 from test_requests import upload
 from view_alone import document, payload
-from watching import PATIENCE_MS, watched_page
+from watching import PATIENCE_MS
 
 from tokviz.ui.components import asset
 
@@ -51,19 +51,10 @@ def test_nothing_jumps_while_the_page_loads(browser, site, width):
     context.close()
 
 
-@pytest.fixture(scope="module")
-def rich(browser, rich_site):
-    """A page with every view."""
-    with watched_page(browser, rich_site) as page:
-        page.wait_for_function("document.documentElement.dataset.tokvizReady === ''")
-        page.evaluate("document.fonts.ready")
-        yield page
-
-
 @pytest.mark.parametrize("width", WIDTHS)
-def test_neither_pointing_nor_another_view_moves_anything(rich, width):
-    page = rich
-    page.set_viewport_size({"width": width, "height": 900})
+def test_neither_pointing_nor_another_view_moves_anything(rich_site, shared_page, width):
+    page = shared_page(rich_site, width)
+    page.evaluate("document.fonts.ready")
     page.locator(".tv-views").get_by_label(VIEWS[0], exact=True).check(force=True)
     page.wait_for_function(TWO_FRAMES)
     answers = page.evaluate(ANSWERS)
@@ -75,15 +66,8 @@ def test_neither_pointing_nor_another_view_moves_anything(rich, width):
             assert page.evaluate(POINT_AT, lane) == [before], (view, lane)
 
 
-@pytest.fixture(scope="module")
-def opened(browser, site):
-    """A page for tests that leave it as they found it."""
-    with watched_page(browser, site) as page:
-        yield page
-
-
-def test_an_error_leaves_compare_where_it_is_and_comes_into_sight(opened):
-    page = opened
+def test_an_error_leaves_compare_where_it_is_and_comes_into_sight(site, shared_page):
+    page = shared_page(site)
     compare, error = page.locator("#tokviz-compare"), page.locator(".tokviz-notice-error")
     for width, height in ((1440, 900), (1024, 2200), (400, 900)):
         page.set_viewport_size({"width": width, "height": height})
@@ -100,18 +84,18 @@ def test_an_error_leaves_compare_where_it_is_and_comes_into_sight(opened):
             page.wait_for_function(IN_SIGHT, arg=".tokviz-notice-error")
         page.locator("#tokviz-examples button").first.click()
         expect(error).to_have_count(0)
-    page.set_viewport_size({"width": 1440, "height": 900})
 
 
 @pytest.mark.parametrize("key", ["Tab", "Shift+Tab"])
-def test_tab_closes_a_menu_and_goes_on(opened, key):
-    menu = opened.locator("#tokviz-model input")
+def test_tab_closes_a_menu_and_goes_on(site, shared_page, key):
+    page = shared_page(site)
+    menu = page.locator("#tokviz-model input")
     menu.click()
-    opened.locator("[role=listbox]").wait_for()
-    opened.keyboard.press(key)
-    expect(opened.locator("[role=listbox]")).to_have_count(0)
+    page.locator("[role=listbox]").wait_for()
+    page.keyboard.press(key)
+    expect(page.locator("[role=listbox]")).to_have_count(0)
     expect(menu).to_have_attribute("aria-expanded", "false")
-    assert opened.evaluate("document.activeElement.matches('.mf-remove, .tokviz-theme')"), "the next in order"
+    assert page.evaluate("document.activeElement.matches('.mf-remove, .tokviz-theme')"), "the next in order"
 
 
 def still(path, shade):
@@ -125,55 +109,55 @@ def stale(page):
     return page.locator(".tv-stale").inner_text()
 
 
-def test_lanes_say_that_they_belong_to_another_image_until_they_do(browser, site, paced, tmp_path):
-    with watched_page(browser, site) as page:
-        assert stale(page) == "" and page.locator(".tv-title").is_visible()
-        places = page.evaluate(ANSWERS)
-        upload(page, still(tmp_path / "mine.png", (200, 30, 30)))
-        expect(page.locator(".tv-stale")).to_have_text(
-            "These results belong to the example, not to the file you chose: press Compare."
-        )
-        assert not page.locator(".tv-title").is_visible()
-        assert page.locator(".tv-stale").get_attribute("role") == "status"
-        assert float(page.locator(".tv-lanes").evaluate("node => getComputedStyle(node).opacity")) < 0.7
-        assert page.evaluate(ANSWERS) == places and page.evaluate(LIT) == []
-        # They can be explored all the same.
-        page.locator(".tv-image").nth(1).hover(position={"x": 30, "y": 30})
-        assert page.locator(".tv-where").nth(1).inner_text().startswith("row ")
-        page.get_by_label("Remove the image or video").click()
-        expect(page.locator(".tv-stale")).to_contain_text("no longer in the form")
-        page.locator("#tokviz-examples button").first.click()
-        expect(page.locator(".tv-stale")).to_have_text("")
-        assert page.locator(".tv-title").is_visible()
+def test_lanes_say_that_they_belong_to_another_image_until_they_do(site, shared_page, paced, tmp_path):
+    page = shared_page(site)
+    assert stale(page) == "" and page.locator(".tv-title").is_visible()
+    places = page.evaluate(ANSWERS)
+    upload(page, still(tmp_path / "mine.png", (200, 30, 30)))
+    expect(page.locator(".tv-stale")).to_have_text(
+        "These results belong to the example, not to the file you chose: press Compare."
+    )
+    assert not page.locator(".tv-title").is_visible()
+    assert page.locator(".tv-stale").get_attribute("role") == "status"
+    assert float(page.locator(".tv-lanes").evaluate("node => getComputedStyle(node).opacity")) < 0.7
+    assert page.evaluate(ANSWERS) == places and page.evaluate(LIT) == []
+    # They can be explored all the same.
+    page.locator(".tv-image").nth(1).hover(position={"x": 30, "y": 30})
+    assert page.locator(".tv-where").nth(1).inner_text().startswith("row ")
+    page.get_by_label("Remove the image or video").click()
+    expect(page.locator(".tv-stale")).to_contain_text("no longer in the form")
+    page.locator("#tokviz-examples button").first.click()
+    expect(page.locator(".tv-stale")).to_have_text("")
+    assert page.locator(".tv-title").is_visible()
 
 
-def test_a_run_belongs_to_the_image_that_it_was_asked_about(browser, site, paced, tmp_path):
-    with watched_page(browser, site) as page:
-        upload(page, still(tmp_path / "one.png", (30, 200, 30)))
-        expect(page.locator(".tv-stale")).not_to_have_text("")
-        paced.hold(1)
-        try:
-            page.locator("#tokviz-compare").click()
-            expect(page.locator(".tv-stale")).to_have_text("")
-            page.wait_for_function("document.querySelectorAll('.tv-lane')[1].dataset.status === 'running'")
-            upload(page, still(tmp_path / "two.png", (30, 30, 200)))
-            expect(page.locator(".tv-stale")).to_contain_text("the run in progress")
-        finally:
-            paced.release()
-        page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=done]').length >= 4")
-        expect(page.locator(".tv-stale")).to_contain_text("an earlier question")
+def test_a_run_belongs_to_the_image_that_it_was_asked_about(site, shared_page, paced, tmp_path):
+    page = shared_page(site)
+    upload(page, still(tmp_path / "one.png", (30, 200, 30)))
+    expect(page.locator(".tv-stale")).not_to_have_text("")
+    paced.hold(1)
+    try:
         page.locator("#tokviz-compare").click()
         expect(page.locator(".tv-stale")).to_have_text("")
+        page.wait_for_function("document.querySelectorAll('.tv-lane')[1].dataset.status === 'running'")
+        upload(page, still(tmp_path / "two.png", (30, 30, 200)))
+        expect(page.locator(".tv-stale")).to_contain_text("the run in progress")
+    finally:
+        paced.release()
+    page.wait_for_function("document.querySelectorAll('.tv-lane[data-status=done]').length >= 4")
+    expect(page.locator(".tv-stale")).to_contain_text("an earlier question")
+    page.locator("#tokviz-compare").click()
+    expect(page.locator(".tv-stale")).to_have_text("")
 
 
-def test_the_pill_that_is_lit_is_the_example_that_is_shown(browser, site, paced):
-    with watched_page(browser, site) as page:
-        assert page.evaluate(LIT) == [0]
-        page.locator("#tokviz-examples button").nth(1).click()
-        page.wait_for_function(f"String({LIT}) === '1'")
-        page.locator("#tokviz-compare").click()
-        page.wait_for_function("document.querySelector('.tv-origin').hidden")
-        assert page.evaluate(LIT) == []
+def test_the_pill_that_is_lit_is_the_example_that_is_shown(site, shared_page, paced):
+    page = shared_page(site)
+    assert page.evaluate(LIT) == [0]
+    page.locator("#tokviz-examples button").nth(1).click()
+    page.wait_for_function(f"String({LIT}) === '1'")
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function("document.querySelector('.tv-origin').hidden")
+    assert page.evaluate(LIT) == []
 
 
 def test_the_server_can_call_lanes_stale_and_unlight_the_pills(browser):

@@ -33,8 +33,8 @@ def field_shows(page, kind):
     page.wait_for_function(f"document.querySelector('.mf-root').dataset.shows === {kind!r}")
 
 
-def test_a_video_is_uploaded_and_can_be_played(open_page, site, paced, tmp_path):
-    page = open_page(site)
+def test_a_video_is_uploaded_and_can_be_played(shared_page, site, paced, tmp_path):
+    page = shared_page(site)
     field_shows(page, "image")
     upload(page, clip(tmp_path / "lamp.webm"))
     notice_says(page, "Video: 2.0 s, 8 frames of 384 × 240 pixels.")
@@ -52,8 +52,8 @@ def test_a_video_is_uploaded_and_can_be_played(open_page, site, paced, tmp_path)
     notice_says(page, "Choose an image or a video first")
 
 
-def test_an_image_is_dropped_over_a_video(open_page, site, tmp_path):
-    page = open_page(site)
+def test_an_image_is_dropped_over_a_video(shared_page, site, tmp_path):
+    page = shared_page(site)
     upload(page, clip(tmp_path / "lamp.webm"))
     field_shows(page, "video")
     image = io.BytesIO()
@@ -77,8 +77,8 @@ def sound(path):
             out.mux(packet)
 
 
-def test_files_that_are_neither_are_refused_with_a_sentence(open_page, site, tmp_path):
-    page = open_page(site)
+def test_files_that_are_neither_are_refused_with_a_sentence(shared_page, site, tmp_path):
+    page = shared_page(site)
     (tmp_path / "empty.mp4").write_bytes(b"")
     upload(page, tmp_path / "empty.mp4")  # not even sent
     page.wait_for_function("document.querySelector('.mf-status').textContent === 'empty.mp4 is empty.'")
@@ -102,8 +102,8 @@ def test_a_client_cannot_name_a_file_of_the_server():
         MediaField.data_model.model_validate({"path": "/etc/hostname"}, context={"validate_meta": True})
 
 
-def test_a_film_is_opened_from_a_file_and_an_image_after_it(open_page, site, tmp_path):
-    page = open_page(site)
+def test_a_film_is_opened_from_a_file_and_an_image_after_it(shared_page, site, tmp_path):
+    page = shared_page(site)
     path = tmp_path / "film.json"
     path.write_text(film_comparison(4, lit=2, rows=5, cols=8, budget=24).to_json())
     page.get_by_role("tab", name="Export").click()

@@ -3,7 +3,6 @@
 import pytest
 from playwright.sync_api import expect
 from synthetic_rich import rich_comparison
-from watching import watched_page
 
 import tokviz
 from tokviz.comparison import Comparison
@@ -15,18 +14,12 @@ READY = "document.querySelectorAll('.tm-method').length > 0"
 
 
 @pytest.fixture
-def menu(site, open_page):
-    page = open_page(site)
-    page.wait_for_function(READY)
+def menu(site, shared_page):
+    """The menu of methods with those of the first example, and nothing folded out that is not at first."""
+    page = shared_page(site)
+    page.evaluate("""() => document.querySelectorAll('.tm-family, .tm-all-settings').forEach((part) => {
+      part.open = part.matches('.tm-family') && part.querySelector('input:checked') !== null; })""")
     return page
-
-
-@pytest.fixture(scope="module")
-def read_only(browser, site):
-    """A page for the tests that change nothing but what is folded out."""
-    with watched_page(browser, site) as page:
-        page.wait_for_function(READY)
-        yield page
 
 
 def open_families(page):
@@ -47,8 +40,9 @@ def titles(page):
     return page.locator(".tm-group-title").all_inner_texts()
 
 
-def test_every_method_can_be_reached_and_links_to_its_paper(read_only):
-    menu = read_only
+def test_every_method_can_be_reached_and_links_to_its_paper(site, open_page):
+    menu = open_page(site)
+    menu.wait_for_function(READY)
     pruners = offered(tokviz.methods())
     assert menu.locator(".tm-count").inner_text() == f"3 of {len(pruners)} chosen"
     # Families with a chosen method stand open, the others are one line and an explanation.
@@ -64,8 +58,7 @@ def test_every_method_can_be_reached_and_links_to_its_paper(read_only):
     assert menu.locator("#tokviz-methods").evaluate("node => node.scrollWidth <= node.clientWidth")
 
 
-def test_what_the_model_cannot_serve_is_greyed_out_with_the_reason_in_sight(read_only):
-    menu = read_only
+def test_what_the_model_cannot_serve_is_greyed_out_with_the_reason_in_sight(menu):
     missing = missing_by_method(tokviz.methods(), planning("tokviz-tiny"))
     open_families(menu)
     greyed = [row.get_attribute("id") for row in menu.locator(".tm-unserved").all()]
@@ -110,9 +103,9 @@ def test_keys_choose_a_method_and_its_settings_reach_the_run(menu, paced):
 
 
 @pytest.mark.parametrize("width", [1440, 400])
-def test_a_copy_of_a_method_has_settings_of_its_own_and_goes_alone(site, open_page, width):
-    page = open_page(site, width)
-    page.wait_for_function(READY)
+def test_a_copy_of_a_method_has_settings_of_its_own_and_goes_alone(menu, width):
+    page = menu
+    page.set_viewport_size({"width": width, "height": 900})
     row = page.locator("#tokviz-method-apet")
     again = page.get_by_label("Add ApET again, with other settings")
     assert copies(page, "apet") == []  # one alone has no line of its own
@@ -146,9 +139,8 @@ def test_a_copy_of_a_method_has_settings_of_its_own_and_goes_alone(site, open_pa
     assert setting(page, "apet", 0, "basis_tokens").locator("input[type=number]").input_value() == "4"
 
 
-def test_copies_end_at_the_limit(site, open_page):
-    page = open_page(site)
-    page.wait_for_function(READY)
+def test_copies_end_at_the_limit(menu):
+    page = menu
     again = page.get_by_label("Add ApET again, with other settings")
     page.evaluate("for (let i = 0; i < 99; i++) document.querySelector('#tokviz-method-apet .tm-again').click()")
     assert len(copies(page, "apet")) == MAX_METHODS - 2  # two other methods are chosen
@@ -198,13 +190,13 @@ def test_two_runs_of_a_method_are_two_lanes_and_come_back_with_the_session(live_
     assert heads.all_inner_texts() == ["No pruning", "", "ApET", "", "ApET", "mode=official"]
 
 
-def test_many_lanes_are_announced(read_only):
-    open_families(read_only)
+def test_many_lanes_are_announced(menu):
+    open_families(menu)
     boxes = ".tm-method input[type=checkbox]:enabled:not(:checked)"
-    read_only.evaluate("boxes => document.querySelectorAll(boxes).forEach((box) => box.click())", boxes)
-    assert "run one after another" in read_only.locator(".tm-many").inner_text()
+    menu.evaluate("boxes => document.querySelectorAll(boxes).forEach((box) => box.click())", boxes)
+    assert "run one after another" in menu.locator(".tm-many").inner_text()
 
 
-def test_a_lane_of_such_a_method_carries_the_sentence(rich_site, open_page):
-    page = open_page(rich_site)
+def test_a_lane_of_such_a_method_carries_the_sentence(rich_site, shared_page):
+    page = shared_page(rich_site)
     assert page.locator(".tv-lane").last.locator(".tv-answer").inner_text() == rich_comparison().runs[-1].error

@@ -33,8 +33,8 @@ def choose(page, label):
     page.get_by_role("option", name=label).click()
 
 
-def test_a_model_is_described_loaded_with_progress_and_survives_one_that_fails(menu_site, open_page):
-    page = open_page(menu_site)
+def test_a_model_is_described_loaded_with_progress_and_survives_one_that_fails(menu_site, shared_page):
+    page = shared_page(menu_site)
     facts, notice = page.locator("#tokviz-facts textarea"), page.locator("#tokviz-notice .tokviz-notice")
     expect(facts).to_have_value("llava · 5.0 M parameters · images")
     told = page.evaluate_handle("""() => {
@@ -59,9 +59,9 @@ def test_a_model_is_described_loaded_with_progress_and_survives_one_that_fails(m
     page.wait_for_function("told => told.some((words) => words.startsWith('Answering'))", arg=told)
 
 
-def test_choices_that_this_machine_has_no_use_for_say_why(menu_site, open_page):
+def test_choices_that_this_machine_has_no_use_for_say_why(menu_site, shared_page):
     no_bits, no_kernels = devices.why_not_faster()
-    page = open_page(menu_site)
+    page = shared_page(menu_site)
     page.get_by_text("Advanced", exact=True).click()
     for name, reason in (("precision", no_bits), ("kernel", no_kernels)):
         field = page.locator(f"#tokviz-{name}")
@@ -72,8 +72,8 @@ def test_choices_that_this_machine_has_no_use_for_say_why(menu_site, open_page):
             expect(field.locator("input")).to_be_disabled()
 
 
-def test_an_open_menu_lies_over_what_is_below_it(menu_site, open_page):
-    page = open_page(menu_site)
+def test_an_open_menu_lies_over_what_is_below_it(menu_site, shared_page):
+    page = shared_page(menu_site)
     page.locator("#tokviz-model input").click()
     option = page.get_by_role("option", name="LLaVA-1.5 7B").bounding_box()
     at = page.evaluate("([x, y]) => document.elementFromPoint(x, y).textContent", [option["x"] + 60, option["y"] + 9])

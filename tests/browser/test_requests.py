@@ -35,8 +35,8 @@ def held(paced):
     paced.release()
 
 
-def test_an_example_opened_during_a_run_is_what_stays(site, open_page, held):
-    page = open_page(site)
+def test_an_example_opened_during_a_run_is_what_stays(site, shared_page, held):
+    page = shared_page(site)
     page.locator("#tokviz-compare").click()
     page.wait_for_function(IN_THE_MIDDLE)
     page.locator("#tokviz-examples button").nth(1).click()
@@ -51,8 +51,8 @@ def test_an_example_opened_during_a_run_is_what_stays(site, open_page, held):
     assert "stored result" in page.locator(".tv-origin").inner_text()
 
 
-def test_lanes_stream_and_the_example_keeps_its_truth(site, open_page, held):
-    page = open_page(site)
+def test_lanes_stream_and_the_example_keeps_its_truth(site, shared_page, held):
+    page = shared_page(site)
     page.locator("#tokviz-compare").click()
     page.wait_for_function(IN_THE_MIDDLE)
     assert page.locator(".tv-answer").all_inner_texts() == ["cyan", "b", "waiting", "waiting"]
@@ -67,34 +67,29 @@ def test_lanes_stream_and_the_example_keeps_its_truth(site, open_page, held):
     assert dict(asked.methods) == {id: get(id).complete({}) for id in ("fastervlm", "apet", "todre")}
 
 
-def test_another_question_has_no_known_answer(site, open_page, paced):
-    page = open_page(site)
-    page.locator("#tokviz-question textarea").fill("how many circles are there ?")
-    page.locator("#tokviz-compare").click()
-    page.wait_for_function("document.querySelector('.tv-asked').textContent.startsWith('how many')")
-    page.wait_for_function(ALL_DONE)
-    assert paced.requests[-1].expected is None and paced.requests[-1].evidence == ()
-
-
-def test_stop_keeps_what_is_finished(site, open_page, held):
-    page = open_page(site)
+def test_stop_keeps_what_is_finished_and_another_question_has_no_known_answer(site, shared_page, held):
+    page = shared_page(site)
     page.locator("#tokviz-compare").click()
     page.wait_for_function(IN_THE_MIDDLE)
     page.locator("#tokviz-stop").click()
     page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Stopped')")
     assert [lane.get_attribute("data-status") for lane in page.locator(".tv-lane").all()] == ["done"]
+    assert held.requests[-1].expected == "cyan"
     held.release()
+    page.locator("#tokviz-question textarea").fill("how many circles are there ?")
     page.locator("#tokviz-compare").click()
+    page.wait_for_function("document.querySelector('.tv-asked').textContent.startsWith('how many')")
     page.wait_for_function(ALL_DONE)
+    assert held.requests[-1].expected is None and held.requests[-1].evidence == ()
 
 
-def test_bad_input_gets_a_sentence_and_the_page_goes_on(site, open_page, tmp_path):
-    page = open_page(site)
+def test_bad_input_gets_a_sentence_and_the_page_goes_on(site, shared_page, tmp_path):
+    page = shared_page(site)
     corrupt = tmp_path / "corrupt.png"
     corrupt.write_bytes(b"\x89PNG\r\n\x1a\nthis is no image at all")
     upload(page, corrupt)
     page.wait_for_function("document.querySelector('.tokviz-notice-error') !== null")
-    assert "no image that can be read" in notice(page).inner_text()
+    assert "not a readable image" in notice(page).inner_text()
     page.locator("#tokviz-compare").click()
     page.wait_for_function("document.querySelector('.tokviz-notice').textContent.startsWith('Choose an image')")
     page.locator("#tokviz-examples button").first.click()
@@ -111,8 +106,8 @@ def test_bad_input_gets_a_sentence_and_the_page_goes_on(site, open_page, tmp_pat
     assert page.locator(".tv-lane").count() == 4
 
 
-def test_a_session_file_is_downloaded_and_opened_again(site, open_page, tmp_path):
-    page = open_page(site)
+def test_a_session_file_is_downloaded_and_opened_again(site, shared_page, tmp_path):
+    page = shared_page(site)
     page.get_by_role("tab", name="Export").click()
     with page.expect_download() as download:
         page.locator("#tokviz-session").click()
@@ -131,8 +126,8 @@ def test_a_session_file_is_downloaded_and_opened_again(site, open_page, tmp_path
     assert "not a tokviz session" in notice(page).inner_text()
 
 
-def test_the_real_model_answers_in_every_lane(live_site, open_page, tmp_path):
-    page = open_page(live_site)
+def test_the_real_model_answers_in_every_lane(live_site, shared_page, tmp_path):
+    page = shared_page(live_site)
     image = tmp_path / "wide.png"
     Image.radial_gradient("L").convert("RGB").resize((640, 400)).save(image)
     upload(page, image)

@@ -30,33 +30,50 @@ def asked(page, question):
     page.wait_for_function("question => document.querySelector('.tv-asked')?.textContent === question", arg=question)
 
 
-@pytest.mark.parametrize("by", ["button", "Enter"])
-def test_a_press_during_a_run_replaces_it(site, open_page, held, by):
+def test_a_press_during_a_run_replaces_it(site, shared_page, held):
     """Five of five times the page said "waiting" for ever, with Stop grey."""
-    page = open_page(site)
-    for number in range(2):
+    page = shared_page(site)
+    for number, by in enumerate(("button", "button", "Enter", "Enter")):
         ask(page, f"the question number {number} ?", by)
         asked(page, f"the question number {number} ?")
         page.wait_for_function(IN_THE_MIDDLE)
         assert page.locator("#tokviz-stop").is_enabled()
     held.release()
     page.wait_for_function(ALL_DONE)
-    assert page.locator(".tv-asked").inner_text() == "the question number 1 ?"
+    assert page.locator(".tv-asked").inner_text() == "the question number 3 ?"
     expect(page.locator("#tokviz-stop")).to_be_disabled()
-    assert all(stop.is_set() for stop in held.stops[-2:-1])
+    assert all(stop.is_set() for stop in held.stops[-4:-1])
 
 
-def test_two_presses_at_once_leave_one_run_that_is_shown_to_its_end(site, open_page, paced):
-    page = open_page(site)
+def test_two_presses_at_once_leave_one_run_that_is_shown_to_its_end_and_again_after_a_reload(site, shared_page, paced):
+    page = shared_page(site)
     page.locator("#tokviz-question textarea").fill("pressed twice ?")
     page.evaluate("() => { const press = document.querySelector('#tokviz-compare'); press.click(); press.click(); }")
     asked(page, "pressed twice ?")
     page.wait_for_function(ALL_DONE)
     expect(page.locator("#tokviz-stop")).to_be_disabled()
+    page.wait_for_function("!['', 'example-0'].includes(sessionStorage.getItem('tokviz-shown'))")
+    answers = page.locator(".tv-answer").all_inner_texts()
+    page.reload()
+    asked(page, "pressed twice ?")
+    assert page.locator(".tv-answer").all_inner_texts() == answers
+    assert "reloaded" in page.locator(".tv-origin").inner_text()
+    expect(page.locator("#tokviz-question textarea")).to_have_value("pressed twice ?")
 
 
-def test_two_tabs_are_answered_one_after_the_other(site, browser, open_page, held):
-    first = open_page(site)
+def test_a_reload_shows_the_example_that_was_shown(site, shared_page):
+    page = shared_page(site)
+    page.locator("#tokviz-examples button").nth(1).click()
+    page.get_by_role("heading", name="panorama").wait_for()
+    page.wait_for_function("sessionStorage.getItem('tokviz-shown') === 'example-1'")
+    page.reload()
+    page.get_by_role("heading", name="panorama").wait_for()
+
+
+def test_two_tabs_are_answered_one_after_the_other_and_one_that_goes_away_gives_its_turn_up(
+    site, browser, shared_page, held, monkeypatch
+):
+    first = shared_page(site)
     ask(first, "the first tab ?")
     first.wait_for_function(IN_THE_MIDDLE)
     with watched_page(browser, site) as second:
@@ -66,21 +83,21 @@ def test_two_tabs_are_answered_one_after_the_other(site, browser, open_page, hel
         held.release()
         second.wait_for_function(ALL_DONE)
         assert second.locator(".tv-asked").inner_text() == "the second tab ?"
-    first.wait_for_function(ALL_DONE)
-    assert first.locator(".tv-asked").inner_text() == "the first tab ?"
-
-
-def test_a_tab_that_goes_away_gives_its_turn_to_the_next(site, browser, open_page, held):
-    with watched_page(browser, site) as leaving:
-        ask(leaving, "will leave ?")
-        leaving.wait_for_function(IN_THE_MIDDLE)
+        first.bring_to_front()
+        first.wait_for_function(ALL_DONE)
+        assert first.locator(".tv-asked").inner_text() == "the first tab ?"
+        second.bring_to_front()
+        held.hold(1)
+        monkeypatch.setattr("tokviz.serving.queue.BEAT_S", 0.5)  # how often it is looked whether anybody listens
+        ask(second, "will leave ?")
+        second.wait_for_function(IN_THE_MIDDLE)
         leaves = len(held.stops) - 1
     assert held.stops[leaves].wait(20)
     held.release()
-    page = open_page(site)
-    ask(page, "comes next ?")
-    asked(page, "comes next ?")
-    page.wait_for_function(ALL_DONE)
+    first.bring_to_front()
+    ask(first, "comes next ?")
+    asked(first, "comes next ?")
+    first.wait_for_function(ALL_DONE)
 
 
 def test_a_run_that_falls_silent_is_not_shown_as_running(site, browser, held, monkeypatch):
@@ -101,26 +118,8 @@ def test_a_run_that_falls_silent_is_not_shown_as_running(site, browser, held, mo
     context.close()
 
 
-def test_a_reload_shows_what_was_shown(site, open_page, paced):
-    page = open_page(site)
-    ask(page, "before the reload ?")
-    asked(page, "before the reload ?")
-    page.wait_for_function(ALL_DONE)
-    answers = page.locator(".tv-answer").all_inner_texts()
-    page.reload()
-    asked(page, "before the reload ?")
-    assert page.locator(".tv-answer").all_inner_texts() == answers
-    assert "reloaded" in page.locator(".tv-origin").inner_text()
-    expect(page.locator("#tokviz-question textarea")).to_have_value("before the reload ?")
-    page.locator("#tokviz-examples button").nth(1).click()
-    page.get_by_role("heading", name="panorama").wait_for()
-    page.wait_for_function("sessionStorage.getItem('tokviz-shown') === 'example-1'")
-    page.reload()
-    page.get_by_role("heading", name="panorama").wait_for()
-
-
-def test_the_visitors_own_settings_survive_an_example(site, open_page, paced):
-    page = open_page(site)
+def test_the_visitors_own_settings_survive_an_example(site, shared_page, paced):
+    page = shared_page(site)
     page.get_by_role("button", name="Advanced").click()
     repeats, tokens = page.get_by_label("Repeats"), page.get_by_label("Max new tokens")
     expect(repeats).to_have_value("1")
@@ -130,8 +129,8 @@ def test_the_visitors_own_settings_survive_an_example(site, open_page, paced):
     expect(tokens).to_have_value("32")
 
 
-def test_after_a_model_that_failed_the_lanes_say_whose_they_are(site, open_page, loads, paced, monkeypatch):
-    page = open_page(site)
+def test_after_a_model_that_failed_the_lanes_say_whose_they_are(site, shared_page, loads, paced, monkeypatch):
+    page = shared_page(site)
     monkeypatch.setattr("tokviz.ui.handlers.is_loaded", lambda asked: False)
     monkeypatch.setattr(loads, "refusal", "The model hub cannot be reached.")
     page.locator("#tokviz-compare").click()

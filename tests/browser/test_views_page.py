@@ -3,7 +3,6 @@
 import pytest
 from synthetic import HOSTILE
 from synthetic_rich import WORDS, rich_comparison
-from watching import watched_page
 
 from tokviz.ui.components import asset
 
@@ -15,19 +14,9 @@ PIXELS = """i => { const c = document.querySelectorAll('.tv-canvas')[i];
 MERGES, CLUSTERS, STEPS = 1, 2, 3
 
 
-@pytest.fixture(scope="module")
-def opened(browser, rich_site):
-    with watched_page(browser, rich_site) as page:
-        yield page
-
-
 @pytest.fixture
-def rich(opened):
-    opened.mouse.move(5, 5)
-    opened.locator(".tv-image").first.focus()
-    opened.keyboard.press("Escape")
-    view(opened, "Kept")
-    return opened
+def rich(shared_page, rich_site):
+    return shared_page(rich_site)
 
 
 def view(page, name):
@@ -177,8 +166,8 @@ def test_readings_over_the_stages_have_their_threshold_and_lead_to_the_stage(ric
     assert "before layer 2" in rich.locator(".tv-facts").inner_text()
 
 
-def test_hostile_names_of_charts_words_and_facts_stay_text(rich_site, open_page):
-    page = open_page(rich_site)
+def test_hostile_names_of_charts_words_and_facts_stay_text(rich):
+    page = rich
     page.locator("#tokviz-examples button").nth(1).click()
     page.get_by_role("heading", name="Hostile").wait_for()
     why_of(page, "Density clusters")
@@ -190,8 +179,9 @@ def test_hostile_names_of_charts_words_and_facts_stay_text(rich_site, open_page)
     page.locator(".tv-why-panel").get_by_text("attention on the image over the stages").wait_for()
 
 
-def test_nothing_of_it_needs_sideways_scrolling(rich_site, open_page):
-    page = open_page(rich_site, 400, "dark")
+def test_nothing_of_it_needs_sideways_scrolling(rich_site, shared_page):
+    page = shared_page(rich_site, 400)
+    page.get_by_label("Switch between light and dark").click()
     for width in (400, 1440):
         page.set_viewport_size({"width": width, "height": 900})
         why_of(page, "Density clusters")

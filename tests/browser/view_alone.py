@@ -4,7 +4,7 @@ import json
 
 from tokviz.records import ImageRecord
 from tokviz.ui.components import _VIEW_SCRIPTS, asset
-from tokviz.ui.payload import to_payload
+from tokviz.ui.payload import packed, to_payload
 
 
 def _file(record: ImageRecord) -> dict[str, str]:
@@ -14,8 +14,8 @@ def _file(record: ImageRecord) -> dict[str, str]:
 def payload(session) -> dict:
     """What the page would give to the view: a film has no image."""
     if session.video:
-        return to_payload(session, frames=[_file(frame.image) for frame in session.video.frames])
-    return to_payload(session, image=_file(session.image))
+        return packed(to_payload(session, frames=[_file(frame.image) for frame in session.video.frames]))
+    return packed(to_payload(session, image=_file(session.image)))
 
 
 def document(session) -> str:

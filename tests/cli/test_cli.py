@@ -181,7 +181,7 @@ def test_an_image_that_is_none_ends_with_2(tmp_path, capsys):
     path = tmp_path / "notes.png"
     path.write_text("not an image")
     assert compare(path) == 2
-    assert "no image that can be read" in refusal(capsys)
+    assert "not a readable image" in refusal(capsys)
 
 
 @pytest.mark.parametrize("error", [BadInput("This is wrong."), Unsupported("That is not possible.")])

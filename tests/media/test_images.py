@@ -88,9 +88,9 @@ def test_an_animation_gives_its_first_frame():
     ("source", "sentence"),
     [
         (None, "There is no image"),
-        (b"", "no image that can be read"),
-        (b"not an image at all", "no image that can be read"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image that can be read"),
+        (b"", "not a readable image"),
+        (b"not an image at all", "not a readable image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable image"),
         ("missing.png", "no image file named 'missing.png'"),
         (encoded(Image.new("RGB", (1, 1)), "PNG"), "1 × 1"),
         (encoded(Image.new("RGB", (9000, 8)), "PNG"), "at most 30 times"),

@@ -164,11 +164,11 @@ def hostile():
     jpeg = coded([large], "avi", "mjpeg", pix_fmt="yuvj420p")
     many = lying(lying(mp4, b"stsz", 4, ">II", 1, 10**7), b"stts", 4, ">III", 1, 10**7, 1)
     yield "empty", b"", "is empty"
-    yield "text", b"one day I will be a video\n" * 40, "no video that can be read"
-    yield "playlist", b"#EXTM3U\n#EXTINF:5,\nfile:///etc/passwd\n", "no video that can be read"
-    yield "list of files", b"ffconcat version 1.0\nfile '/etc/passwd'\n", "no video that can be read"
-    yield "transport stream", coded(grey_frames(8), "mpegts", "libx264"), "no video that can be read"
-    yield "image", b"\x00\x00\x00\x1cftypavif" + b"\x00" * 600, "no video that can be read"
+    yield "text", b"one day I will be a video\n" * 40, "not a readable video"
+    yield "playlist", b"#EXTM3U\n#EXTINF:5,\nfile:///etc/passwd\n", "not a readable video"
+    yield "list of files", b"ffconcat version 1.0\nfile '/etc/passwd'\n", "not a readable video"
+    yield "transport stream", coded(grey_frames(8), "mpegts", "libx264"), "not a readable video"
+    yield "image", b"\x00\x00\x00\x1cftypavif" + b"\x00" * 600, "not a readable video"
     yield "song in MP4", sound_only(), "sound but no video"
     yield "song in WAV", sound_only("wav", "pcm_s16le"), "sound but no video"
     yield "song in WebM", sound_only("webm", "libopus"), "sound but no video"

@@ -140,7 +140,7 @@ def test_the_order_of_frames_matters(film):
         ({"evidence": [(0, 0, 9, 9)], "evidence_frames": [4], "frames": 4}, "0 to 3, not 4"),
         ({"evidence": [(0, 0, 9, 9)], "evidence_frames": [-1], "frames": 4}, "0 to 3, not -1"),
         ({"evidence": [(9, 0, 0, 9)], "evidence_frames": [0]}, "evidence box"),
-        ({"source": b""}, "no image that can be read"),
+        ({"source": b""}, "not a readable image"),
         ({"source": sound_only()}, "sound but no video"),
         ({"source": "nowhere.mp4"}, "no video file named"),
         ({"source": Image.new("RGB", SIZE), "frames": 4}, "a setting for videos"),
@@ -163,7 +163,7 @@ def test_more_frames_than_the_model_can_read_are_refused_before_they_are_encoded
 def test_a_text_file_that_calls_itself_a_video_is_refused_as_one(film, tmp_path):
     path = tmp_path / "clip.mp4"
     path.write_text("not a video")
-    with pytest.raises(BadInput, match="no video that can be read"):
+    with pytest.raises(BadInput, match="not a readable video"):
         ask(film, path)
 
 

@@ -13,7 +13,7 @@ from tokviz.errors import BadInput
 from tokviz.records import Chart, RequestedMethod, TextScores, Timing
 from tokviz.runs import metrics as measures
 from tokviz.ui import numbers
-from tokviz.ui.payload import Live, to_payload
+from tokviz.ui.payload import Live, packed, to_payload
 from tokviz.viz import format
 
 
@@ -41,6 +41,15 @@ def test_every_lane_is_complete_and_plain_json(whole):
     assert [entry["key"] for entry in payload["lanes"]] == ["full", "fastervlm", "apet", "todre", "fastv"]
     assert len(payload["grid"]["box"]) == 4 * 576
     assert len(json.dumps(payload)) < 120_000
+
+
+def test_long_lists_travel_as_text_that_says_the_same(whole):
+    payload = to_payload(whole, image={"path": "a.png"})
+    sent = packed(payload)
+    assert isinstance(sent["grid"], str) and all(isinstance(entry, str) for entry in sent["lanes"])
+    back = {name: json.loads(sent[name]) for name in ("grid", "words")}
+    assert {**sent, **back, "lanes": [*map(json.loads, sent["lanes"])]} == payload
+    assert packed(sent) == sent, "gradio may hand a value through twice"
 
 
 def test_verdicts_against_the_expected_answer(whole):

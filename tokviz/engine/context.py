@@ -35,6 +35,11 @@ class Pruned:
         self._running = 0
         self._closed = False
 
+    def __repr__(self) -> str:
+        kept = [len(alive) for alive in self._pruner.reader.alive]
+        left = f"visual tokens left: {', '.join(map(str, kept))}" if kept else "not run yet"
+        return f"Pruned({left})"
+
     @property
     def inputs(self) -> dict[str, Tensor]:
         """What ``model.generate`` takes; it returns the new tokens only."""

@@ -145,7 +145,10 @@ def encode(
     check_model(model, family)
     check_stages(model, family, (), needs)
     if here(model) is not None:
-        raise Unsupported("encode() must not run inside prune(); encode first, then enter the context.")
+        raise Unsupported(
+            "This thread is inside prune() already, and contexts cannot be nested. Leave it first; what "
+            "encodes a prompt (prune, encode, compare) runs outside."
+        )
     mine = get_ident()
     if question_mask is not None and question_mask.shape != inputs["input_ids"].shape:
         shapes = f"{tuple(question_mask.shape)} but the prompt is {tuple(inputs['input_ids'].shape)}"

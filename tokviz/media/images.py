@@ -129,7 +129,7 @@ def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
             return factory(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
-    raise BadInput("This file is no image that can be read: use PNG, JPEG, WebP, GIF, BMP or TIFF.")
+    raise BadInput("This file is not a readable image: use PNG, JPEG, WebP, GIF, BMP or TIFF.")
 
 
 def _webp(image: Any) -> Image.Image:

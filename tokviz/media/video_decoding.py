@@ -128,7 +128,7 @@ def opened(source: str | Path | bytes, clock: Clock, counted: bool = False) -> I
     if kind == "sound":
         raise BadInput(NO_VIDEO.format("sound but no video"))
     if kind is None or kind == "other":
-        raise BadInput(f"This file is no video that can be read: use {FORMATS}.")
+        raise BadInput(f"This file is not a readable video: use {FORMATS}.")
     need("av", "video", "Reading a video")
     options = {"max_pixels": str(MAX_FRAME_PIXELS), "max_streams": str(_STREAMS), "protocol_whitelist": ""}
     with io.BytesIO(source) if isinstance(source, bytes) else open_file(source, "video") as file:

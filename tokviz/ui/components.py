@@ -17,6 +17,7 @@ from pydantic import model_validator
 
 from ..files import resource
 from .files import IMAGES, VIDEOS, shown_file, uploaded_path
+from .payload import packed
 
 ASSETS = resource("assets")
 MAX_UPLOAD_MB = 100
@@ -71,6 +72,10 @@ class PatchView(Widget):
 
     _html, _css, _scripts = "patch_view.html", "patch_view.css", _VIEW_SCRIPTS
 
+    def postprocess(self, value: Any) -> Any:
+        """What the browser gets: the payload packed."""
+        return packed(value) if value else value
+
 
 class PageHead(Widget):
     """Name of the page, chips about the model that answered, switch between light and dark."""
@@ -116,15 +121,14 @@ class MethodMenu(Widget):
     """Checkboxes by family, settings of the chosen methods, any of them once more with others.
 
     The value is ``{"chosen": [[id, params], ...], "missing": {id: sentence}}``; an update may leave keys out, the page
-    keeps what it has. families: of ``form.families``. most: entries that can be chosen.
+    keeps what it has. families: of ``form.families`` as JSON text, which gradio's page copies at once. most: entries
+    that can be chosen.
     """
 
     _html, _css, _scripts = "method_menu.html", "method_menu.css", ("method_menu.js",)
 
-    def __init__(
-        self, value: dict[str, Any] | None = None, *, families: Sequence[Any] = (), most: int = 0, **settings: Any
-    ):
-        super().__init__(value, families=list(families), most=most, **settings)
+    def __init__(self, value: dict[str, Any] | None = None, *, families: str = "[]", most: int = 0, **settings: Any):
+        super().__init__(value, families=families, most=most, **settings)
 
 
 class ChosenFile(GradioRootModel):

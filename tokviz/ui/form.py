@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -168,7 +169,7 @@ def build_form(
     with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-methods"):
         made["menu"] = MethodMenu(
             {"chosen": list(start.get("methods", ())), "missing": dict(missing)},
-            families=families(pruners),
+            families=json.dumps(families(pruners)),
             most=MAX_METHODS,
             label="Methods",
             elem_id="tokviz-method-menu",

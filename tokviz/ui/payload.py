@@ -6,6 +6,7 @@ The comparison may be partial (runs still missing): a lane that has no run yet i
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -57,7 +58,7 @@ def to_payload(
     image: Mapping[str, Any] | None = None,
     frames: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Everything that ``assets/patch_view.js`` draws from.
+    """Everything that ``assets/patch_view.js`` draws from, before it is ``packed``.
 
     Args: live says what is still being computed (None: nothing). title, why: of an example. origin: where the numbers
     come from when they were not computed just now ("stored result", "opened file"). image: the displayed file as
@@ -86,6 +87,21 @@ def to_payload(
         "lanes": lanes(comparison, live),
         "warnings": list(comparison.warnings),
     }
+
+
+def packed(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload as it travels: grid, words and every lane as JSON text, the rest as it is; packed ones stay so.
+
+    Gradio's page copies what it shows several times at every change, one call of the browser per number: of 576 tokens
+    that was most of the time between a press and its answer. Text is copied at once, and a lane that did not change is
+    the same text.
+    """
+
+    def text_of(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    texts = {name: text_of(payload[name]) for name in ("grid", "words")}
+    return {**payload, **texts, "lanes": [text_of(lane) for lane in payload["lanes"]]}
 
 
 def comparison_id(comparison: Comparison) -> str:
