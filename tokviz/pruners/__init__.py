@@ -29,6 +29,7 @@ from . import (
 from .controls import FULL, RANDOM, UNIFORM
 from .plugins import add, packaged, registered
 from .pruner import Pruner
+from .stack import JOIN, stack
 
 PRUNERS: tuple[Pruner, ...] = (
     FULL,
@@ -63,13 +64,18 @@ def methods() -> tuple[Pruner, ...]:
 
 
 def get(id: str) -> Pruner:
-    """Return the method with this id or alias. Raises BadInput naming the nearest one and those that exist."""
+    """Return the method with this id or alias, or the stack of two: ``divprune+fastv``.
+
+    Raises BadInput naming the nearest one and those that exist.
+    """
     known = {pruner.id: pruner for pruner in methods()}
     if id in known:
         return known[id]
     aliases = {alias.lower(): pruner for pruner in known.values() for alias in pruner.aliases}
     if isinstance(id, str) and id.lower() in aliases:
         return aliases[id.lower()]
+    if isinstance(id, str) and id.count(JOIN) == 1:
+        return stack(*(get(part.strip()) for part in id.split(JOIN)))
     near = nearest(id, known)
     advice = f"; did you mean {near!r}?" if near else "."
     raise BadInput(f"There is no method {passed(id)}{advice} Known methods: {', '.join(known)}.")
