@@ -1,4 +1,4 @@
-// The menu of methods: reads props.families (JSON text), props.most (both fixed), props.value {chosen, missing}, which it writes.
+// The menu of methods: reads props.families, props.share (JSON text), props.most (all fixed), props.value {chosen, missing}, which it writes.
 // A method may be chosen more than once: each of its copies has parameters of its own and is a lane of its own.
 
 const part = (name) => element.querySelector(`.tm-${name}`);
@@ -137,9 +137,56 @@ function buildMethod(method) {
   return row;
 }
 
+// --- two methods on top of each other -------------------------------------------------------------------------------
+
+// As tokviz.pruners.stack makes it: the share, and the parameters of both under names of their own.
+function stackOf(first, second) {
+  const own = (place, method) => method.params.map((param) =>
+    ({ ...param, name: `${place}_${param.name}`, label: `${method.label}: ${param.label}` }));
+  return {
+    id: `${first.id}+${second.id}`, parts: [first.id, second.id], label: `${first.label} + ${second.label}`, paper: null,
+    claim: `${first.label} before the LLM, then ${second.label} on what is left, inside it.`,
+    params: [JSON.parse(props.share), ...own("first", first), ...own("second", second)],
+  };
+}
+
+// The row of a stack, made when it is first asked for; undefined where one of its methods is unknown.
+function stackRow(id) {
+  const [first, second, more] = id.split("+").map((part) => menu.rows.get(part)?.method);
+  if (menu.rows.has(id) || !first || !second || more) return menu.rows.get(id);
+  const row = buildMethod(stackOf(first, second));
+  part("stack-list").append(row.root);
+  part("stacks").open = true;
+  return row;
+}
+
+function buildStackMaker() {
+  const methods = [...menu.rows.values()].map(({ method }) => method);
+  const pick = (place, name) => {
+    const select = make("select", "tm-stack-pick");
+    select.setAttribute("aria-label", name);
+    select.append(...methods.filter((method) => method.place === place)
+      .map((method) => Object.assign(make("option", "", method.label), { value: method.id })));
+    return select;
+  };
+  const [first, second] = [pick("first", "Method before the LLM"), pick("second", "Method inside the LLM")];
+  const add = makeButton("tm-stack-add", "Add", "Add this stack", () => {
+    const row = stackRow(`${first.value}+${second.value}`);
+    if (row.copies.length) return row.root.scrollIntoView({ block: "nearest" });
+    row.box.click();
+  });
+  menu.stackMaker = { first, second, add };
+  part("stack-new").append(first, make("span", "tm-stack-plus", "+"), second, add);
+  part("stacks").hidden = !first.options.length || !second.options.length;
+}
+
+function missingOf(method) {
+  return [method.id, ...(method.parts || [])].map((id) => menu.missing[id]).find(Boolean) || "";
+}
+
 function drawRow(row, isFull) {
   const { root, box, missing, method, copies, again } = row;
-  const reason = menu.missing[method.id] || "";
+  const reason = missingOf(method);
   box.checked = copies.length > 0;
   // What is chosen can always be taken out again.
   box.disabled = Boolean(reason) && !box.checked;
@@ -164,6 +211,7 @@ function copyLine(row, copy) {
 function draw() {
   const n = chosenTotal();
   menu.rows.forEach((row) => drawRow(row, n >= props.most));
+  menu.stackMaker.add.disabled = n >= props.most;
   menu.groups.forEach(({ count, rows }) => {
     const on = rows.filter(({ copies }) => copies.length).length;
     const unserved = rows.filter(({ method }) => menu.missing[method.id]).length;
@@ -289,6 +337,7 @@ function accept(value) {
   if (!value || JSON.stringify(value) === menu.published) return;
   if (value.chosen) {
     const entries = value.chosen.map((entry) => (typeof entry === "string" ? [entry, {}] : entry));
+    entries.forEach(([id]) => id.includes("+") && stackRow(id));
     menu.rows.forEach((row, id) => {
       const copies = entries.filter(([method]) => method === id).map(([, params]) => makeCopy(params));
       if (!copies.length && row.copies.length) row.before = row.copies;
@@ -301,5 +350,6 @@ function accept(value) {
 }
 
 part("family-list").replaceChildren(...JSON.parse(props.families).map(buildFamily));
+buildStackMaker();
 watch("value", () => accept(props.value));
 accept(props.value);

@@ -29,7 +29,7 @@ def open_families(page):
 
 def setting(page, method, copy, name):
     """The control of one parameter of one copy of a method."""
-    return page.locator(f".tm-group[data-method={method}]").nth(copy).locator(f"[data-param={name}]")
+    return page.locator(f'.tm-group[data-method="{method}"]').nth(copy).locator(f"[data-param={name}]")
 
 
 def copies(page, method):
@@ -200,3 +200,28 @@ def test_many_lanes_are_announced(menu):
 def test_a_lane_of_such_a_method_carries_the_sentence(rich_site, shared_page):
     page = shared_page(rich_site)
     assert page.locator(".tv-lane").last.locator(".tv-answer").inner_text() == rich_comparison().runs[-1].error
+
+
+def test_two_methods_are_stacked_set_and_run(site, open_page, paced):
+    page = open_page(site)
+    page.wait_for_function(READY)
+    page.locator(".tm-stacks > summary").click()
+    page.get_by_label("Method before the LLM").select_option("divprune")
+    page.get_by_label("Method inside the LLM").select_option("fastv")
+    page.get_by_label("Add this stack").click()
+    row = page.locator("[id='tokviz-method-divprune+fastv']")
+    assert row.locator("input").is_checked() and "DivPrune + FastV" in row.inner_text()
+    page.locator(".tm-all-settings > summary").click()
+    for name, value in (("share", "3"), ("second_layer", "4")):
+        field = setting(page, "divprune+fastv", 0, name).locator("input[type=number]")
+        field.fill(value)
+        field.press("Enter")
+    page.locator("#tokviz-compare").click()
+    page.wait_for_function("document.querySelector('.tv-origin').hidden")
+    params = dict(paced.requests[-1].methods)["divprune+fastv"]
+    assert (params["share"], params["second_layer"], params["first_positions"]) == (3.0, 4, "source")
+    # What cannot stand in a place is not on offer there.
+    first = page.get_by_label("Method before the LLM").locator("option").evaluate_all("all => all.map((o) => o.value)")
+    second = page.get_by_label("Method inside the LLM").locator("option").evaluate_all("all => all.map((o) => o.value)")
+    assert {"visionzip", "divprune", "random", "tome"} <= set(first) and {"fastv", "pdrop", "vtw"} <= set(second)
+    assert not set(first) & set(second) and not {"apet", "polymorphic", "todre"} & {*first, *second}

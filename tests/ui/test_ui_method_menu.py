@@ -165,3 +165,11 @@ def test_a_configuration_that_says_too_little_is_not_guessed(tmp_path: Path, cha
     (tmp_path / "config.json").write_text("not json")
     assert checkpoint.planning_before_loading(str(tmp_path)) is None
     assert checkpoint.planning_before_loading("owner/name") is None
+
+
+def test_a_stack_comes_back_from_the_menu_with_the_parameters_of_both():
+    value = {"chosen": [["divprune+fastv", {"second_layer": 3}], "divprune", "fastv+nobody", "full+fastv", "a+b+c"]}
+    (alone, _), (stacked, params) = read_menu(PRUNERS, value)
+    assert (alone, stacked, params["second_layer"], params["share"]) == ("divprune", "divprune+fastv", 3, 2.0)
+    with pytest.raises(BadInput, match=r"DivPrune \+ FastV has no parameter 'layer'"):
+        read_menu(PRUNERS, {"chosen": [["divprune+fastv", {"layer": 3}]]})

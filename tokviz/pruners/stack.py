@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
+from typing import Literal
 
 from torch import Generator
 
@@ -14,6 +15,36 @@ from .pruner import Pruner, budget_tokens, number
 
 JOIN = "+"
 """Between the ids of two methods in the id of their stack: ``divprune+fastv``."""
+
+
+SHARE = number(
+    "share",
+    "Split of the budget",
+    2.0,
+    "The first method leaves this many times the budget, the second brings that down to the budget.",
+    minimum=1.0,
+    maximum=8.0,
+    step=0.25,
+)
+"""The parameter that a stack has beside those of its two methods."""
+
+_TYPICAL = PlanningInfo(2880, 32, n_views=5, n_vision_layers=23, has_text_tower=True)
+
+
+@cache
+def place_in_stack(pruner: Pruner) -> Literal["first", "second"] | None:
+    """Where the method stands in a stack with its default parameters, on a model that serves it; None: nowhere."""
+    info = replace(_TYPICAL, has_tiles=pruner.needs_tiles)
+    try:
+        stages = pruner.schedule(Budget(2000, "final"), info, pruner.complete({})).stages
+    except BadInput:
+        return None
+    inside = {isinstance(stage.site, int) for stage in stages}
+    if len(inside) != 1:
+        return None
+    if inside == {True}:
+        return "second"
+    return None if any(stage.keep is None for stage in stages) else "first"
 
 
 @cache
@@ -61,15 +92,7 @@ def stack(first: Pruner, second: Pruner) -> Pruner:
         needs=tuple(dict.fromkeys((*first.needs, *second.needs))),
         does_without=tuple(dict.fromkeys((*first.does_without, *second.does_without))),
         params=(
-            number(
-                "share",
-                "Split of the budget",
-                2.0,
-                f"{first.label} leaves this many times the budget, {second.label} brings it down to the budget.",
-                minimum=1.0,
-                maximum=8.0,
-                step=0.25,
-            ),
+            SHARE,
             *(
                 replace(param, name=f"{place}_{param.name}", label=f"{pruner.label}: {param.label}")
                 for place, pruner in both

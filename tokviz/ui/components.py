@@ -121,14 +121,22 @@ class MethodMenu(Widget):
     """Checkboxes by family, settings of the chosen methods, any of them once more with others.
 
     The value is ``{"chosen": [[id, params], ...], "missing": {id: sentence}}``; an update may leave keys out, the page
-    keeps what it has. families: of ``form.families`` as JSON text, which gradio's page copies at once. most: entries
-    that can be chosen.
+    keeps what it has. families, share: of ``form.families`` and ``form.stack_share`` as JSON text, which gradio's page
+    copies at once. most: entries that can be chosen.
     """
 
     _html, _css, _scripts = "method_menu.html", "method_menu.css", ("method_menu.js",)
 
-    def __init__(self, value: dict[str, Any] | None = None, *, families: str = "[]", most: int = 0, **settings: Any):
-        super().__init__(value, families=families, most=most, **settings)
+    def __init__(
+        self,
+        value: dict[str, Any] | None = None,
+        *,
+        families: str = "[]",
+        share: str = "null",
+        most: int = 0,
+        **settings: Any,
+    ):
+        super().__init__(value, families=families, share=share, most=most, **settings)
 
 
 class ChosenFile(GradioRootModel):

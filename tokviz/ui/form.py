@@ -14,7 +14,8 @@ from gradio.components import Component
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import UNPRUNED
-from ..pruners.pruner import Pruner
+from ..pruners.pruner import Param, Pruner
+from ..pruners.stack import JOIN, SHARE, place_in_stack, stack
 from ..serving.model_cache import model_facts
 from ..serving.running import RunRequest
 from ..short import passed
@@ -170,6 +171,7 @@ def build_form(
         made["menu"] = MethodMenu(
             {"chosen": list(start.get("methods", ())), "missing": dict(missing)},
             families=json.dumps(families(pruners)),
+            share=json.dumps(stack_share()),
             most=MAX_METHODS,
             label="Methods",
             elem_id="tokviz-method-menu",
@@ -274,13 +276,23 @@ def families(pruners: Sequence[Pruner]) -> list[dict[str, Any]]:
             "about": f"{paper.title} ({paper.authors}, {paper.year})",
         }
         method = {name: getattr(pruner, name) for name in ("id", "label", "claim")}
-        group["methods"].append({**method, "paper": about, "params": param_facts(pruner)})
+        facts = {"paper": about, "params": param_facts(pruner), "place": place_in_stack(pruner)}
+        group["methods"].append({**method, **facts})
     return list(groups.values())
 
 
 def param_facts(pruner: Pruner) -> list[dict[str, Any]]:
     """The parameters of a method as plain data."""
-    return [{**vars(param), "choices": list(param.choices)} for param in pruner.settings]
+    return [_facts(param) for param in pruner.settings]
+
+
+def _facts(param: Param) -> dict[str, Any]:
+    return {**vars(param), "choices": list(param.choices)}
+
+
+def stack_share() -> dict[str, Any]:
+    """The parameter that only stacks have, as plain data; the menu makes all others of those of the two methods."""
+    return _facts(SHARE)
 
 
 def stored_methods(comparison: Comparison) -> list[list[Any]]:
@@ -322,7 +334,13 @@ def read_menu(pruners: Sequence[Pruner], value: Any) -> tuple[tuple[str, dict[st
     is_menu = isinstance(value, Mapping) and {"chosen"} <= set(value) <= {"chosen", "missing"}
     entries = method_entries(value["chosen"] if is_menu else None, text.UNREADABLE_MENU)
     picked: list[tuple[str, dict[str, Any]]] = []
-    for pruner in offered(pruners):
+    known = {pruner.id: pruner for pruner in offered(pruners)}
+    stacks = [
+        stack(*(known[id] for id in method.split(JOIN)))
+        for method in dict.fromkeys(method for method, _ in entries)
+        if method.count(JOIN) == 1 and set(method.split(JOIN)) <= set(known)
+    ]
+    for pruner in (*offered(pruners), *stacks):
         for method, params in entries:
             complete = method == pruner.id and (method, dict(pruner.complete(params)))
             if complete and complete not in picked:
