@@ -36,7 +36,7 @@ def place_in_stack(pruner: Pruner) -> Literal["first", "second"] | None:
     """Where the method stands in a stack with its default parameters, on a model that serves it; None: nowhere."""
     info = replace(_TYPICAL, has_tiles=pruner.needs_tiles)
     try:
-        stages = pruner.schedule(Budget(2000, "final"), info, pruner.complete({})).stages
+        stages = pruner.schedule(Budget(1500), info, pruner.complete({})).stages
     except BadInput:
         return None
     inside = {isinstance(stage.site, int) for stage in stages}
