@@ -37,7 +37,7 @@ class Case:
     """One row of the table.
 
     rule: the floor in words. published: the procedure as published. tiled: measured on a thumbnail with crops.
-    keep: K for this stage where it is not the common one.
+    filmed: measured on frames. keep: K for this stage where it is not the common one.
     """
 
     method: str
@@ -45,6 +45,7 @@ class Case:
     floor: Floor
     published: Callable[[Signals, int, Deadline], object]
     tiled: bool = False
+    filmed: bool = False
     keep: Callable[[Size], int] = lambda size: size.keep
 
     def stage(self, size: Size) -> tuple[Pruner, Stage]:
@@ -53,7 +54,7 @@ class Case:
         Only its functions and needs are used: how many tokens it keeps is the benchmark's to say.
         """
         pruner = get(self.method)
-        info = planning_info(size.n, self.tiled)
+        info = planning_info(size.n, self.tiled, self.filmed)
         refusal: Exception | None = None
         for budget in (size.keep, size.n // 2, size.n - 1):
             try:
@@ -148,6 +149,7 @@ CASES: tuple[Case, ...] = (
     Case("apet", "12 reads + K x (N-K) product", _apet, merging.apet),
     Case("divprune", _GREEDY, _greedy, published.divprune),
     Case("todre", _GREEDY, _greedy, published.todre),
+    Case("evs", _READ, _reads(1), published.evs, filmed=True),
     Case("dart", "8 reads", _reads(8), published.dart),
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),

@@ -189,3 +189,11 @@ def dart(s: Signals, keep: int, tick: Tick) -> Tensor:
         cosines = cosine_similarity(pivot.unsqueeze(0), rows, dim=1)
         chosen |= {left[place] for place in cosines.topk(min(each, len(left)), largest=False).indices.tolist()}
     return torch.tensor(sorted(chosen))
+
+
+def evs(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """EVS: cosine of every token with the one before it, the first frame above all, and a full sort."""
+    frames = s.features.unflatten(0, (int(s.view[-1]) + 1, -1))
+    change = 1 - cosine_similarity(frames[1:], frames[:-1], dim=-1)
+    ranked = torch.cat([torch.full_like(change[:1], 255), change]).flatten().argsort(descending=True, stable=True)
+    return ranked[:keep].sort().values
