@@ -150,6 +150,7 @@ CASES: tuple[Case, ...] = (
     Case("divprune", _GREEDY, _greedy, published.divprune),
     Case("todre", _GREEDY, _greedy, published.todre),
     Case("evs", _READ, _reads(1), published.evs, filmed=True),
+    Case("vidcom2", "3 reads", _reads(3), published.vidcom2, filmed=True),
     Case("dart", "8 reads", _reads(8), published.dart),
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),

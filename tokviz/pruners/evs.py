@@ -80,7 +80,6 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     def diagnose() -> Diagnostics:
         n, is_new, first = len(signals.features), change == torch.inf, int((frame == frame.min()).sum())
         values = spread(change.masked_fill(is_new, torch.nan), rows, n, torch.nan)
-        # Not "kept first": the ranking is over all frames, and those without a value come before them all.
         score = TokenMap("change", "Change since the previous frame", values, "1 - cosine", "high is kept first")
         age = spread(frames_since_kept(frame, place, picks), rows, n, torch.nan)
         numbers = torch.bincount(frame[picks], minlength=int(frame.max()) + 1).tolist()
