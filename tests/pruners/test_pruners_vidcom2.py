@@ -1,6 +1,7 @@
 """VidCom2 on films that can be checked on paper, against a slow reference, and its three ways of counting."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -190,7 +191,7 @@ def slow(x, frames, ratio, total, cosine):
     rest = sorted(set(range(n)) - set(picks), key=lambda i: (score[i], i))
     exact += rest[: total - len(exact)]
     levels = sorted(score)
-    margin = min(margin, *(b - a for a, b in zip(levels, levels[1:], strict=False)))
+    margin = min(margin, *(b - a for a, b in pairwise(levels)))
     return sorted(picks), sorted(exact), margin
 
 

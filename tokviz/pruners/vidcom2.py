@@ -155,7 +155,10 @@ def _select(
 
 
 def _explained(signals: Signals, found: Usable, scored: Outliers, views: Tensor, picks: Tensor) -> Diagnostics:
-    """Maps of both distances and of what each frame was given; bars per frame. Shape: views ``(T,)``, picks ``(k,)``."""
+    """Maps of both distances and of what each frame was given; bars per frame.
+
+    Shape: views ``(T,)``, picks ``(k,)`` numbers of ``found.rows``.
+    """
     n, frame = len(signals.features), scored.frame
     sizes = torch.bincount(frame)
 
