@@ -15,7 +15,7 @@ from tokviz.types import Budget, Signals, Stage
 
 from . import published_merging as merging
 from . import published_procedures as published
-from .inputs import FULL_WIDTH, KEY_WIDTH, QUESTION, TEXT, planning_info
+from .inputs import FULL_WIDTH, KEY_WIDTH, QUESTION, TEXT, n_views, planning_info
 from .measuring import Deadline, Machine
 
 
@@ -131,6 +131,12 @@ def _prumerge(machine: Machine, size: Size) -> float:
     return machine.read + machine.product(size.keep, size.n, FULL_WIDTH)
 
 
+def _fastvid(machine: Machine, size: Size) -> float:
+    """All rows once for the transitions and once to be merged; the distances of one frame, were it the only one."""
+    frame = size.n // n_views(size.n)
+    return 2 * machine.read + machine.product(frame, frame, size.width)
+
+
 def _one_tower_layer(size: Size) -> int:
     """What one of 23 layers leaves when all of them together leave K."""
     return size.n - -(-(size.n - size.keep) // 23)
@@ -155,6 +161,7 @@ CASES: tuple[Case, ...] = (
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
+    Case("fastvid", "2 reads + product in anchor frames", _fastvid, merging.fastvid, filmed=True),
     Case("sparsevlm", "1 read + text product + product of recycled", _sparsevlm, merging.sparsevlm),
     Case("polymorphic", "1 read + product of the rest", _polymorphic, merging.polymorphic),
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),

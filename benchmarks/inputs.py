@@ -61,6 +61,7 @@ def make_signals(
         "cls_attention": ("cls_attention", lambda: shares(1)[0]),
         "cls_logits": ("cls_logits", lambda: rows(1, n)[0]),
         "cls_full_width": ("cls_full_width", lambda: shares(1)[0]),
+        "received_attention": ("received_attention", lambda: shares(1)[0]),
         "cls_feature": ("cls_feature", lambda: rows(1, width)[0]),
         "encoder_keys": ("keys", lambda: rows(n, KEY_WIDTH)),
         "full_keys": ("full_keys", lambda: rows(n, FULL_WIDTH)),

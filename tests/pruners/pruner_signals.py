@@ -41,7 +41,8 @@ FILMED = PlanningInfo(
 POOLED = PlanningInfo(
     n_visual=4 * 36, n_layers=8, family="llava_next_video", n_views=4, has_frames=True, takes_video=True
 )
-INFOS = (SQUARE, TILED, MERGED, FILMED, POOLED)
+GRIDDED = replace(MERGED, n_visual=4 * 36, n_views=4, has_frames=True, takes_video=True)
+INFOS = (SQUARE, TILED, MERGED, FILMED, POOLED, GRIDDED)
 
 SIGNALS_OF = {
     "cls_attention": ("cls_attention",),

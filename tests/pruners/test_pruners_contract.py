@@ -105,7 +105,10 @@ def depth(site):
     return {"encoder": -2, "projector": -1}.get(site, site)
 
 
-KEEP_POSITIONS = {"evs": "the place of a token in the video is what the paper keeps"}
+KEEP_POSITIONS = {
+    "evs": "the place of a token in the video is what the paper keeps",
+    "fastvid": "anchors stay where they are, in the paper and in the code",
+}
 """Methods that keep positions although they prune before the LLM, and why."""
 
 

@@ -268,6 +268,7 @@ POSITION_MATTERS = {
     "prumerge_plus": "adds evenly spaced rows",
     "sparsevlm": "density peaks of mutually nearest tokens tie, and ties go to the lowest index",
     "polymorphic": "density peaks, as above",
+    "fastvid": "density peaks, as above",
     "evs": "of a first frame that is cut the lowest rows stay, as nothing tells them apart",
     "globalcom2": "crops are slices of a map over the grid",
 }
