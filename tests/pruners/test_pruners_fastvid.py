@@ -1,6 +1,7 @@
 """FastVID on a film that can be checked on paper, its shares, and a slow reference token by token."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -98,12 +99,12 @@ def test_an_anchor_that_takes_nothing_in_stays_as_it_is():
 
 def test_cuts_are_the_lowest_transitions_and_all_below_the_threshold():
     similarity = torch.tensor([0.94, 0.91, 0.42, 0.89, 0.35])
-    assert segments(similarity, 2, 0.5) == [range(0, 3), range(3, 5), range(5, 6)]
-    assert segments(similarity, 1, 0.0) == [range(0, 6)]
-    assert segments(similarity, 4, 0.0) == [range(0, 3), range(3, 4), range(4, 5), range(5, 6)]
+    assert segments(similarity, 2, 0.5) == [range(3), range(3, 5), range(5, 6)]
+    assert segments(similarity, 1, 0.0) == [range(6)]
+    assert segments(similarity, 4, 0.0) == [range(3), range(3, 4), range(4, 5), range(5, 6)]
     assert len(segments(similarity, 64, 0.0)) == 6
-    assert segments(torch.ones(3), 2, 0.0) == [range(0, 1), range(1, 4)], "of equal ones the first"
-    assert segments(torch.empty(0), 8, 0.9) == [range(0, 1)]
+    assert segments(torch.ones(3), 2, 0.0) == [range(1), range(1, 4)], "of equal ones the first"
+    assert segments(torch.empty(0), 8, 0.9) == [range(1)]
 
 
 def test_transitions_are_cosines_of_means():
@@ -166,13 +167,13 @@ def slow(x, attention, frames, keep, given):
     """Segments, salient tokens, anchors and their merged features, one by one in float64."""
     x, size = x.double(), len(x) // frames
     means = [x[t * size : t * size + size].mean(0) for t in range(frames)]
-    similarity = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(means, means[1:], strict=False)]
+    similarity = [float(a @ b / (a.norm() * b.norm())) for a, b in pairwise(means)]
     lowest = sorted(range(frames - 1), key=lambda t: (similarity[t], t))[: given["segments"] - 1]
     cuts = sorted({*lowest, *(t for t in range(frames - 1) if similarity[t] < given["threshold"])})
     ends = [0, *(t + 1 for t in cuts), frames]
     shares = [keep // frames + (t < keep % frames) for t in range(frames)]
     found, gap = {}, 1.0
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in pairwise(ends):
         total = sum(shares[start:end])
         count = int(total * given["context"])
         anchors_of = list(range(end - 1, start - 1, -given["interval"]))
