@@ -162,6 +162,7 @@ CASES: tuple[Case, ...] = (
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
     Case("fastvid", "2 reads + product in anchor frames", _fastvid, merging.fastvid, filmed=True),
+    Case("holitom", "2 reads", _reads(2), merging.holitom, filmed=True),
     Case("sparsevlm", "1 read + text product + product of recycled", _sparsevlm, merging.sparsevlm),
     Case("polymorphic", "1 read + product of the rest", _polymorphic, merging.polymorphic),
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),

@@ -154,3 +154,24 @@ def fastvid(s: Signals, keep: int, tick: Tick) -> Tensor:
             weight = (1 / (count + 1)).clamp(min=0.6)
             results.append(weight * rest[peaks] + (1 - weight) * (hot.T @ rest) / count.clamp(min=1))
     return torch.cat(results)
+
+
+def holitom(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """HoliTom where nothing stands still, as in made-up films: transitions, all windows, then attention per frame."""
+    n_frames = int(s.view[-1]) + 1
+    frames = normalize(s.features, dim=1).unflatten(0, (n_frames, -1))
+    still = cosine_similarity(frames[:-1], frames[1:], dim=-1) > 0.8
+    saved = torch.zeros(n_frames, n_frames)
+    for start in range(n_frames - 1):
+        tick()
+        counts = still[start:].long().cumprod(0).sum(1)
+        for length, count in enumerate(counts.tolist(), 1):
+            saved[start, start + length] = count * length
+    best = [0.0]
+    for stop in range(n_frames):
+        tick()
+        best.append(max(best[stop], *(best[start] + float(saved[start, stop]) for start in range(stop + 1))))
+    score = s.received_attention if s.cls_attention is None else s.cls_attention
+    each = -(-keep // n_frames)
+    picks = score.unflatten(0, (n_frames, -1)).topk(each, dim=1).indices.sort(1).values
+    return (picks + frames.shape[1] * torch.arange(n_frames, device=picks.device).unsqueeze(1)).flatten()
