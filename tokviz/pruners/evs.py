@@ -66,7 +66,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
 
     That is the first frame, and a token whose predecessor is gone or not finite. Among equals the lowest index stays.
     Shape: signals.features ``(N, D)`` -> kept ``(min(keep, patches),)``.
-    Source: EVS, Algorithm 1; vLLM ``multimodal/evs.py`` ``compute_retention_mask``.
+    Source: EVS; vLLM ``multimodal/evs.py`` ``compute_retention_mask``.
     """
     found = usable(signals)
     rows = found.rows

@@ -58,7 +58,7 @@ def transitions(features: Tensor, frames: Sequence[Tensor]) -> Tensor:
 def segments(similarity: Tensor, least: int, threshold: float) -> list[Segment]:
     """Frames cut behind the ``least - 1`` lowest transitions and behind every one below the threshold.
 
-    Ties go to the earlier one. Shape: similarity ``(T - 1,)``. Source: FastVID, Eq. 1 and 2.
+    Ties go to the earlier one. Shape: similarity ``(T - 1,)``. Source: FastVID, section 3.2.
     """
     cut = similarity < threshold
     cut[highest(-similarity, min(least - 1, len(similarity)))] = True
@@ -98,7 +98,7 @@ def merge(features: Tensor, anchors: Tensor, sources: Tensor, least_weight: floa
     """Anchors after merging: ``w * anchor + (1 - w) * mean of its n tokens``, ``w = max(1 / (n + 1), least_weight)``.
 
     Every source goes to the anchor with the highest cosine. Shape: anchors ``(a,)``, sources ``(s,)`` -> ``(a, D)``.
-    Source: FastVID, Eq. 5.
+    Source: FastVID, section 3.3, anchor-centric aggregation.
     """
     nearest = nearest_by_cosine(features[anchors], features, sources)
     sums, counts = group_sums(features, sources, nearest, len(anchors))
