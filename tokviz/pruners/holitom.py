@@ -52,7 +52,8 @@ def still_cells(similarity: Tensor, threshold: float) -> list[list[int]]:
 def best_windows(still: list[list[int]]) -> list[range]:
     """Cut the frames into windows so that the most tokens are averaged away: cells that stand still, times frames - 1.
 
-    Dynamic programming over all cuts; a shorter last window wins a tie. Source: HoliTom, "global redundancy-aware temporal merging".
+    Dynamic programming over all cuts; a shorter last window wins a tie.
+    Source: HoliTom, "global redundancy-aware temporal merging"; official ``select_static_windows``.
     """
     n_frames = len(still) + 1
     best, start_of = [0], [0]
