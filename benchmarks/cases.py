@@ -15,7 +15,7 @@ from tokviz.types import Budget, Signals, Stage
 
 from . import published_merging as merging
 from . import published_procedures as published
-from .inputs import FULL_WIDTH, KEY_WIDTH, QUESTION, TEXT, planning_info
+from .inputs import FULL_WIDTH, KEY_WIDTH, QUESTION, TEXT, n_views, planning_info
 from .measuring import Deadline, Machine
 
 
@@ -37,7 +37,7 @@ class Case:
     """One row of the table.
 
     rule: the floor in words. published: the procedure as published. tiled: measured on a thumbnail with crops.
-    keep: K for this stage where it is not the common one.
+    filmed: measured on frames. keep: K for this stage where it is not the common one.
     """
 
     method: str
@@ -45,6 +45,7 @@ class Case:
     floor: Floor
     published: Callable[[Signals, int, Deadline], object]
     tiled: bool = False
+    filmed: bool = False
     keep: Callable[[Size], int] = lambda size: size.keep
 
     def stage(self, size: Size) -> tuple[Pruner, Stage]:
@@ -53,7 +54,7 @@ class Case:
         Only its functions and needs are used: how many tokens it keeps is the benchmark's to say.
         """
         pruner = get(self.method)
-        info = planning_info(size.n, self.tiled)
+        info = planning_info(size.n, self.tiled, self.filmed)
         refusal: Exception | None = None
         for budget in (size.keep, size.n // 2, size.n - 1):
             try:
@@ -130,6 +131,12 @@ def _prumerge(machine: Machine, size: Size) -> float:
     return machine.read + machine.product(size.keep, size.n, FULL_WIDTH)
 
 
+def _fastvid(machine: Machine, size: Size) -> float:
+    """All rows once for the transitions and once to be merged; the distances of one frame, were it the only one."""
+    frame = size.n // n_views(size.n)
+    return 2 * machine.read + machine.product(frame, frame, size.width)
+
+
 def _one_tower_layer(size: Size) -> int:
     """What one of 23 layers leaves when all of them together leave K."""
     return size.n - -(-(size.n - size.keep) // 23)
@@ -148,10 +155,14 @@ CASES: tuple[Case, ...] = (
     Case("apet", "12 reads + K x (N-K) product", _apet, merging.apet),
     Case("divprune", _GREEDY, _greedy, published.divprune),
     Case("todre", _GREEDY, _greedy, published.todre),
+    Case("evs", _READ, _reads(1), published.evs, filmed=True),
+    Case("vidcom2", "3 reads", _reads(3), published.vidcom2, filmed=True),
     Case("dart", "8 reads", _reads(8), published.dart),
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
+    Case("fastvid", "2 reads + product in anchor frames", _fastvid, merging.fastvid, filmed=True),
+    Case("holitom", "2 reads", _reads(2), merging.holitom, filmed=True),
     Case("sparsevlm", "1 read + text product + product of recycled", _sparsevlm, merging.sparsevlm),
     Case("polymorphic", "1 read + product of the rest", _polymorphic, merging.polymorphic),
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),

@@ -14,8 +14,12 @@ TEXT, QUESTION, KEY_WIDTH, FULL_WIDTH = 64, 24, 64, 1024
 """Text tokens behind the picture, those of the question, and the widths of CLIP's keys (mean of heads, all heads)."""
 
 
-def planning_info(n: int, tiled: bool) -> PlanningInfo:
-    """LLaVA-1.5-7B, or LLaVA-NeXT with a thumbnail and crops, with ``n`` visual tokens."""
+def planning_info(n: int, tiled: bool, filmed: bool = False) -> PlanningInfo:
+    """LLaVA-1.5-7B, LLaVA-NeXT with a thumbnail and crops, or LLaVA-OneVision with frames, with ``n`` visual tokens."""
+    if filmed:
+        return PlanningInfo(
+            n, 28, "llava_onevision", has_cls=False, n_views=n_views(n), has_frames=True, takes_video=True
+        )
     if tiled:
         views = n_views(n)
         return PlanningInfo(n, 32, "llava_next", n_views=views, has_tiles=True, n_vision_layers=23, has_text_tower=True)
@@ -40,7 +44,9 @@ def features(n: int, width: int, generator: torch.Generator) -> Tensor:
     return rows.mul_(torch.randn(n, 1, generator=generator).mul_(0.3).exp_())
 
 
-def make_signals(stage: Stage, n: int, width: int, tiled: bool, device: torch.device, seed: int = 0) -> Signals:
+def make_signals(
+    stage: Stage, n: int, width: int, tiled: bool, device: torch.device, seed: int = 0, filmed: bool = False
+) -> Signals:
     """What ``stage`` declares, for ``n`` tokens of ``width``, on ``device``; the same numbers on every device."""
     g = torch.Generator().manual_seed(seed)
     kinds = {need.kind for need in stage.needs}
@@ -55,6 +61,7 @@ def make_signals(stage: Stage, n: int, width: int, tiled: bool, device: torch.de
         "cls_attention": ("cls_attention", lambda: shares(1)[0]),
         "cls_logits": ("cls_logits", lambda: rows(1, n)[0]),
         "cls_full_width": ("cls_full_width", lambda: shares(1)[0]),
+        "received_attention": ("received_attention", lambda: shares(1)[0]),
         "cls_feature": ("cls_feature", lambda: rows(1, width)[0]),
         "encoder_keys": ("keys", lambda: rows(n, KEY_WIDTH)),
         "full_keys": ("full_keys", lambda: rows(n, FULL_WIDTH)),
@@ -79,6 +86,8 @@ def make_signals(stage: Stage, n: int, width: int, tiled: bool, device: torch.de
         given["keys"] = rows(n, KEY_WIDTH)
     if tiled:
         given |= tiles(n)
+    if filmed:
+        given |= frames(n)
     return Signals(**{name: tensor.to(device) for name, tensor in given.items()})
 
 
@@ -90,3 +99,11 @@ def tiles(n: int) -> dict[str, Tensor]:
     crops = torch.cartesian_prod(torch.arange(side), torch.arange(side * (views - 1)))
     view = torch.cat([torch.zeros(side * side, dtype=torch.int64), 1 + crops[:, 1] // side])
     return {"view": view, "cell": torch.cat([thumbnail, crops])}
+
+
+def frames(n: int) -> dict[str, Tensor]:
+    """``view`` and ``cell`` of equal square frames. Shape: ``(n,)``, ``(n, 2)``."""
+    count = n_views(n)
+    side = isqrt(n // count)
+    cell = torch.cartesian_prod(torch.arange(side), torch.arange(side)).repeat(count, 1)
+    return {"view": torch.arange(count).repeat_interleave(side * side), "cell": cell}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity, normalize, one_hot
 
 from tokviz.types import Signals
 
@@ -126,3 +126,52 @@ def prumerge(s: Signals, keep: int, tick: Tick) -> tuple[Tensor, Tensor]:
     dropped[chosen] = False
     summary = (s.features[dropped] * s.cls_full_width[dropped].unsqueeze(1)).sum(0)
     return chosen, torch.stack([*merged, summary])
+
+
+def fastvid(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """FastVID with every frame a segment of its own, as eight frames are: salient tokens, peaks, merging per frame."""
+    n_frames = int(s.view[-1]) + 1
+    score = s.received_attention if s.cls_attention is None else s.cls_attention
+    each = max(1, keep // n_frames)
+    anchors = int(0.4 * each)
+    results = []
+    for x, attention in zip(s.features.chunk(n_frames), score.chunk(n_frames), strict=True):
+        tick()
+        salient = attention.topk(each - anchors).indices
+        left = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        left[salient] = False
+        rest = x[left]
+        results.append(x[salient])
+        if anchors:
+            distance = torch.cdist(rest, rest) / rest.shape[1] ** 0.5
+            density = (-distance.topk(4, largest=False).values.square().mean(1)).exp()
+            denser = density.unsqueeze(0) > density.unsqueeze(1)
+            separation = torch.where(denser, distance, distance.max()).min(1).values
+            peaks = (density * separation).topk(anchors).indices
+            unit = normalize(rest, dim=1)
+            hot = one_hot((unit @ unit[peaks].T).argmax(1), anchors).float()
+            count = hot.sum(0).unsqueeze(1)
+            weight = (1 / (count + 1)).clamp(min=0.6)
+            results.append(weight * rest[peaks] + (1 - weight) * (hot.T @ rest) / count.clamp(min=1))
+    return torch.cat(results)
+
+
+def holitom(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """HoliTom where nothing stands still, as in made-up films: transitions, all windows, then attention per frame."""
+    n_frames = int(s.view[-1]) + 1
+    frames = normalize(s.features, dim=1).unflatten(0, (n_frames, -1))
+    still = cosine_similarity(frames[:-1], frames[1:], dim=-1) > 0.8
+    saved = torch.zeros(n_frames, n_frames)
+    for start in range(n_frames - 1):
+        tick()
+        counts = still[start:].long().cumprod(0).sum(1)
+        for length, count in enumerate(counts.tolist(), 1):
+            saved[start, start + length] = count * length
+    best = [0.0]
+    for stop in range(n_frames):
+        tick()
+        best.append(max(best[stop], *(best[start] + float(saved[start, stop]) for start in range(stop + 1))))
+    score = s.received_attention if s.cls_attention is None else s.cls_attention
+    each = -(-keep // n_frames)
+    picks = score.unflatten(0, (n_frames, -1)).topk(each, dim=1).indices.sort(1).values
+    return (picks + frames.shape[1] * torch.arange(n_frames, device=picks.device).unsqueeze(1)).flatten()

@@ -189,3 +189,33 @@ def dart(s: Signals, keep: int, tick: Tick) -> Tensor:
         cosines = cosine_similarity(pivot.unsqueeze(0), rows, dim=1)
         chosen |= {left[place] for place in cosines.topk(min(each, len(left)), largest=False).indices.tolist()}
     return torch.tensor(sorted(chosen))
+
+
+def evs(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """EVS: cosine of every token with the one before it, the first frame above all, and a full sort."""
+    frames = s.features.unflatten(0, (int(s.view[-1]) + 1, -1))
+    change = 1 - cosine_similarity(frames[1:], frames[:-1], dim=-1)
+    ranked = torch.cat([torch.full_like(change[:1], 255), change]).flatten().argsort(descending=True, stable=True)
+    return ranked[:keep].sort().values
+
+
+def vidcom2(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """VidCom2: the quiet half of the channels, kernels to two centres, a softmax over frames, a top-k per frame."""
+    n_frames = int(s.view[-1]) + 1
+    quiet = s.features.var(0, unbiased=False).topk(s.features.shape[1] // 2, largest=False).indices
+    frames = normalize(s.features[:, quiet], dim=1).unflatten(0, (n_frames, -1))
+
+    def near(centre: Tensor) -> Tensor:
+        squared = (frames - centre).square().sum(-1)
+        return sum(torch.exp(-squared / (2 * width)) for width in (0.125, 0.25, 0.5, 1.0, 2.0))
+
+    to_video = near(frames.mean((0, 1), keepdim=True))
+    similarity = to_video + near(frames.mean(1, keepdim=True))
+    weight = (-to_video.mean(1) / 0.01).softmax(0)
+    scale = (keep / len(s.features) * (1 + weight - weight.mean())).clamp(max=1)
+    size = frames.shape[1]
+    picks = []
+    for frame, count in enumerate((scale * size).round().long().clamp(min=1).tolist()):
+        tick()
+        picks.append(similarity[frame].topk(count, largest=False).indices.sort().values + frame * size)
+    return torch.cat(picks)

@@ -66,7 +66,7 @@ def measure_case(case: Case, machine: Machine, size: Size) -> Row:
     """Selection through the stage's registered function, the published procedure and the floor, one after the other."""
     device, keep = machine.device, case.keep(size)
     pruner, stage = case.stage(size)
-    signals = make_signals(stage, size.n, size.width, case.tiled, device)
+    signals = make_signals(stage, size.n, size.width, case.tiled, device, filmed=case.filmed)
     params = pruner.complete({})
 
     def select() -> object:

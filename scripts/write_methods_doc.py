@@ -22,6 +22,9 @@ DOC, README = ROOT / "docs" / "methods.md", ROOT / "README.md"
 PAGES = ROOT / "docs" / "methods"
 LLAVA = PlanningInfo(n_visual=576, n_layers=32, n_vision_layers=23, has_text_tower=True)
 TILES = PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True, n_vision_layers=23, has_text_tower=True)
+FILM = PlanningInfo(6272, 28, "llava_onevision", has_cls=False, n_views=32, has_frames=True, takes_video=True)
+PUBLISHED_BUDGETS = {LLAVA: (192, 128, 64), TILES: (640, 320, 160), FILM: (1568, 1254, 627)}
+"""Budgets that papers print for each of them; of a film 25, 20 and 10 per cent."""
 
 FAMILIES = {
     "control": ("Controls", "baselines that every method has to beat"),
@@ -69,7 +72,8 @@ A budget can mean three things, and papers mix them. **F** is the number of visu
 **A_in** is the average number that the LLM's layers actually process. **A_log** is the average of the counts *after*
 each layer, as SparseVLM's logger computes it: if tokens are dropped after a layer, that layer counts with its pruned
 size. Below, budgets are counted as in each method's paper, for 576 visual tokens and 32 layers (LLaVA-1.5-7B), or for
-the 2880 of LLaVA-NeXT if a method needs crops.
+the 2880 of LLaVA-NeXT if a method needs crops, or the 32 frames of 196 tokens of LLaVA-OneVision-7B (28 layers) if it
+needs a video.
 
 Every method takes the parameter `positions`: `source` (the default) treats the positions of later tokens as the
 method's paper or code does, `keep` leaves every token the position that it had in the whole prompt, `reindex` numbers
@@ -98,7 +102,7 @@ def table(*rows: tuple[str, ...]) -> str:
 
 def info_of(pruner: Pruner) -> PlanningInfo:
     """The model that the plans of ``pruner`` are printed for."""
-    return LLAVA if pruner.missing(LLAVA) is None else TILES
+    return next(info for info in (LLAVA, TILES, FILM) if pruner.missing(info) is None)
 
 
 def plan(pruner: Pruner, tokens: int) -> Schedule:
@@ -149,6 +153,8 @@ def must_have(pruner: Pruner) -> str:
         words.append("CLIP's text tower")
     if pruner.needs_tiles:
         words.append("a thumbnail and crops")
+    if pruner.needs_frames:
+        words.append("frames of a video")
     if pruner.merges_in_vision:
         words.append("a vision tower whose layers can merge tokens")
     return ", ".join(words) or "–"
@@ -212,7 +218,7 @@ def plans(pruner: Pruner) -> str:
     """The planned stages and the three meanings at the published budgets."""
     info = info_of(pruner)
     rows = []
-    for tokens in (192, 128, 64) if info is LLAVA else (640, 320, 160):
+    for tokens in PUBLISHED_BUDGETS[info]:
         try:
             schedule = plan(pruner, tokens)
         except BadInput as refusal:

@@ -333,6 +333,7 @@ class PlanningInfo:
         n_views: Number of images, tiles or frames that make up N.
         has_tiles: View 0 is a thumbnail and the others are crops of the same image.
         has_frames: The views are frames of a video, in order.
+        takes_video: The model answers questions about videos, whatever this prompt holds.
         merges_patches: The encoder merges patches into visual tokens (2x2 in Qwen), so the rows at sites inside or
             right after it are not the rows that the LLM gets.
         n_vision_layers: Number of vision tower layers that the features pass through (23 of CLIP's 24 in LLaVA-1.5);
@@ -352,6 +353,7 @@ class PlanningInfo:
     n_views: int = 1
     has_tiles: bool = False
     has_frames: bool = False
+    takes_video: bool = False
     merges_patches: bool = False
     n_vision_layers: int | None = None
     has_text_tower: bool = False

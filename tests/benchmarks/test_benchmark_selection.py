@@ -102,7 +102,7 @@ class HostWaits(TorchDispatchMode):
 
 def waits(case: Case, keep: int) -> int:
     pruner, stage = case.stage(Size(144, 16, keep))
-    signals = make_signals(stage, 144, 16, case.tiled, CPU)
+    signals = make_signals(stage, 144, 16, case.tiled, CPU, filmed=case.filmed)
     with HostWaits() as found:
         stage.select(signals, keep, pruner.complete({}), torch.Generator().manual_seed(0))
     return found.count

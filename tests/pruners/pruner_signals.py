@@ -38,8 +38,11 @@ MERGED = PlanningInfo(
 FILMED = PlanningInfo(
     n_visual=4 * 37, n_layers=8, family="video_llava", n_views=4, has_frames=True, published_as="video_llava"
 )
-POOLED = PlanningInfo(n_visual=4 * 36, n_layers=8, family="llava_next_video", n_views=4, has_frames=True)
-INFOS = (SQUARE, TILED, MERGED, FILMED, POOLED)
+POOLED = PlanningInfo(
+    n_visual=4 * 36, n_layers=8, family="llava_next_video", n_views=4, has_frames=True, takes_video=True
+)
+GRIDDED = replace(MERGED, n_visual=4 * 36, n_views=4, has_frames=True, takes_video=True)
+INFOS = (SQUARE, TILED, MERGED, FILMED, POOLED, GRIDDED)
 
 SIGNALS_OF = {
     "cls_attention": ("cls_attention",),
@@ -149,6 +152,16 @@ TILES = (
 
 
 FRAMES = (frames(3, 2, 2, cls=False), frames(2, 2, 3, cls=True))
+CLIPS = (
+    frames(2, 1, 1, cls=False),
+    frames(2, 1, 3, cls=False),
+    frames(4, 2, 1, cls=False),
+    frames(3, 3, 2, cls=False),
+    frames(5, 2, 3, cls=False),
+    frames(4, 1, 2, cls=True),
+    *FRAMES,
+)
+"""What methods get that compare the frames of a video."""
 
 
 def fill(kind, shape, g):
@@ -340,6 +353,8 @@ class Variant:
         """Images that this stage can meet; newlines are there only behind the projector, crops behind the tower."""
         if isinstance(self.stage.site, VisionLayer):
             return list(RASTERS)
+        if self.pruner.needs_frames:
+            return list(CLIPS)
         found = TILES if self.pruner.needs_tiles else (*RASTERS, *TILES)
         inside_llm = isinstance(self.stage.site, int) or self.stage.site == "projector"
         found = [layout for layout in found if inside_llm or layout.candidates is None]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from loops import each
-from pruner_signals import INFOS, SQUARE, TILED, plannable_infos, settings, stages_of
+from pruner_signals import INFOS, POOLED, SQUARE, TILED, plannable_infos, settings, stages_of
 
 import tokviz.pruners as pruners
 from tokviz.errors import BadInput, Unsupported
@@ -105,6 +105,13 @@ def depth(site):
     return {"encoder": -2, "projector": -1}.get(site, site)
 
 
+KEEP_POSITIONS = {
+    "evs": "the place of a token in the video is what the paper keeps",
+    "fastvid": "anchors stay where they are, in the paper and in the code",
+}
+"""Methods that keep positions although they prune before the LLM, and why."""
+
+
 def check_stage(pruner, stage, info):
     assert stage.title
     assert stage.positions in ("keep", "reindex")
@@ -113,7 +120,8 @@ def check_stage(pruner, stage, info):
     if not info.renumbers:
         assert stage.positions == "keep"
     else:
-        assert isinstance(stage.site, int) or stage.positions == "reindex", "before the LLM nobody keeps positions"
+        kept = isinstance(stage.site, int) or pruner.id in KEEP_POSITIONS
+        assert kept or stage.positions == "reindex", "before the LLM hardly anybody keeps positions"
     if isinstance(stage.site, int):
         assert 0 <= stage.site < info.n_layers
     elif isinstance(stage.site, VisionLayer):
@@ -197,7 +205,7 @@ def test_stages_without_a_count_decide_at_run_time():
         for _, _, stage in stages_of(pruner, pruner.complete(given))
         if stage.keep is None
     }
-    assert uncounted <= {"todre", "globalcom2", "prumerge", "prumerge_plus", "sparsevlm"}
+    assert uncounted <= {"todre", "globalcom2", "prumerge", "prumerge_plus", "sparsevlm", "vidcom2", "holitom"}
     assert "todre" in uncounted
 
 
@@ -239,17 +247,25 @@ def test_what_a_model_lacks_is_one_sentence_and_the_schedule_refuses_with_it(pru
             pruner.schedule(Budget(48), info, pruner.complete({}))
 
 
+POOLED_IMAGE = replace(POOLED, has_frames=False, n_views=1)
+
+
 @by_id
 def test_missing_follows_the_declaration(pruner):
     needed = {need.kind for need in pruner.needs if need not in pruner.does_without}
-    no_cls = any(kind.startswith("cls_") for kind in needed)
-    assert (pruner.missing(LACKING["[CLS]"]) is not None) == no_cls
-    assert (pruner.missing(LACKING["text tower"]) is not None) == ("clip_relevance" in needed)
-    assert (pruner.missing(LACKING["crops"]) is not None) == pruner.needs_tiles
     tower_only = pruner.merges_in_vision and not pruner.does_without_tower
-    assert (pruner.missing(LACKING["vision tower"]) is not None) == tower_only
-    assert (pruner.missing(LACKING["vision tower's patches"]) is not None) == tower_only
-    assert pruner.missing(TILED) is None
+    lacked = {
+        "[CLS]": any(kind.startswith("cls_") for kind in needed),
+        "text tower": "clip_relevance" in needed,
+        "crops": pruner.needs_tiles,
+        "vision tower": tower_only,
+        "vision tower's patches": tower_only,
+    }
+    for lack, expected in lacked.items():  # all of them are images
+        assert (pruner.missing(LACKING[lack]) is not None) == (expected or pruner.needs_frames), lack
+    assert (pruner.missing(TILED) is not None) == pruner.needs_frames
+    if pruner.needs_frames:
+        assert pruner.missing(POOLED) is None and pruner.missing(POOLED_IMAGE) is not None
     assert len(plannable_infos(pruner)) == sum(pruner.missing(info) is None for info in INFOS)
 
 
@@ -259,6 +275,9 @@ def test_missing_follows_the_declaration(pruner):
         ({"needs": (Need("cls_logits", "last"),)}, LACKING["[CLS]"], "reads the [CLS] token"),
         ({"needs": (Need("clip_relevance"),)}, LACKING["text tower"], "CLIP's text tower"),
         ({"needs_tiles": True}, LACKING["crops"], "without crops"),
+        ({"needs_frames": True}, POOLED_IMAGE, "the frames of a video, and this is an image."),
+        ({"needs_frames": True}, replace(POOLED, n_views=1), "the frames of a video, and there is only one here."),
+        ({"needs_frames": True}, SQUARE, "the frames of a video, and this model takes images only."),
         ({"merges_in_vision": True}, LACKING["vision tower"], "merges inside the vision tower"),
         ({"merges_in_vision": True}, LACKING["vision tower's patches"], "merges inside the vision tower"),
     ],
@@ -266,7 +285,7 @@ def test_missing_follows_the_declaration(pruner):
 def test_missing_names_what_it_is(change, info, words):
     pruner = replace(pruners.get("divprune"), **change)
     assert words in pruner.missing(info)
-    assert pruner.missing(TILED) is None
+    assert pruner.missing(POOLED if pruner.needs_frames else TILED) is None
 
 
 def test_a_need_that_can_be_replaced_is_never_missing():

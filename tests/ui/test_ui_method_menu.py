@@ -72,6 +72,15 @@ def test_a_model_greys_out_what_it_cannot_serve_with_the_methods_own_sentence():
 OWN = {"positions": "source"}
 
 
+def test_a_model_that_takes_videos_offers_what_compares_frames_before_it_knows_what_it_is_asked_about():
+    some = [pruner("plain"), pruner("tiles", needs_tiles=True), pruner("frames", needs_frames=True)]
+    bare = PlanningInfo(n_visual=144, n_layers=8)
+    assert set(missing_by_method(some, bare)) == {"tiles", "frames"}
+    assert "this model takes images only" in missing_by_method(some, bare)["frames"]
+    both = replace(bare, takes_video=True)
+    assert missing_by_method(some, both) == {"tiles": some[1].missing(both)}
+
+
 def test_the_value_comes_back_in_the_order_of_the_menu_complete_and_without_strangers():
     power = Param("power", "Power", "float", 1.0, "How strong.")
     some = [pruner("one", params=(power,)), pruner("two", "control"), pruner("three", "attention-ranked")]

@@ -189,6 +189,7 @@ class ModelFamily(ABC):
             merges_patches=self.merges_patches,
             projects_cls=self.projects_cls,
             renumbers=self.reindexes,
+            takes_video="video" in self.takes,
             **known,
         )
 

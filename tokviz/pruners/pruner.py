@@ -228,6 +228,7 @@ class Pruner:
             why, and (for every method alike, see ``missing``) Unsupported for a model that lacks what the method needs.
             Where positions cannot be renumbered, every stage keeps them.
         needs_tiles: works only on a thumbnail with crops (LLaVA-NeXT).
+        needs_frames: works only on two or more frames of a video.
         merges_in_vision: has stages inside vision layers.
         does_without_tower: but can merge behind them as well.
         merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
@@ -246,6 +247,7 @@ class Pruner:
     does_without: tuple[Need, ...] = ()
     params: tuple[Param, ...] = ()
     needs_tiles: bool = False
+    needs_frames: bool = False
     merges_in_vision: bool = False
     does_without_tower: bool = False
     merges: bool = False
@@ -294,6 +296,10 @@ class Pruner:
         if self.needs_tiles and not info.has_tiles:
             looks = "takes the frames of a video" if info.has_frames else "takes one image"
             return f"{self.label} compares a thumbnail with its crops, and this model {looks} without crops."
+        if self.needs_frames and not (info.has_frames and info.n_views > 1):
+            given = "this is an image" if info.takes_video else "this model takes images only"
+            given = "there is only one here" if info.has_frames else given
+            return f"{self.label} compares the frames of a video, and {given}."
         no_tower = info.n_vision_layers is None or info.merges_patches
         if self.merges_in_vision and no_tower and not self.does_without_tower:
             return f"{self.label} merges inside the vision tower, and this model's tower does not allow it."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +304,9 @@ def missing_by_method(pruners: Sequence[Pruner], info: PlanningInfo | None) -> d
     """What each method lacks on a model, as sentences; empty when nothing is known of the model yet."""
     if info is None:
         return {}
-    sentences = {pruner.id: pruner.missing(info) for pruner in offered(pruners)}
+    # What the model will be asked about is not known yet; where it takes videos, it may be one.
+    filmed = replace(info, has_frames=True, n_views=max(2, info.n_views)) if info.takes_video else info
+    sentences = {p.id: p.missing(filmed if p.needs_frames else info) for p in offered(pruners)}
     return {method: sentence for method, sentence in sentences.items() if sentence is not None}
 
 
