@@ -260,6 +260,7 @@ def test_a_stage_looks_only_at_what_it_declares(variant):
 
 POSITION_MATTERS = {
     "random": "draws row numbers",
+    "random_at": "draws row numbers",
     "uniform": "evenly spaced in the sequence",
     "tome": "even rows merge into odd rows",
     "visionzip": "targets are evenly spaced in what is left",

@@ -26,7 +26,7 @@ from . import (
     vispruner,
     vtw,
 )
-from .controls import FULL, RANDOM, UNIFORM
+from .controls import FULL, RANDOM, RANDOM_AT, UNIFORM
 from .plugins import add, packaged, registered
 from .pruner import Pruner
 
@@ -34,6 +34,7 @@ PRUNERS: tuple[Pruner, ...] = (
     FULL,
     RANDOM,
     UNIFORM,
+    RANDOM_AT,
     fastervlm.PRUNER,
     visionzip.PRUNER,
     vispruner.PRUNER,
