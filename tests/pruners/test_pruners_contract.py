@@ -211,6 +211,7 @@ LACKING = {
     "[CLS]": replace(TILED, has_cls=False),
     "text tower": replace(TILED, has_text_tower=False),
     "crops": SQUARE,
+    "evidence": replace(TILED, has_evidence=False),
     "vision tower": replace(TILED, n_vision_layers=None),
     "vision tower's patches": replace(TILED, merges_patches=True),
     "everything": PlanningInfo(
@@ -245,6 +246,7 @@ def test_missing_follows_the_declaration(pruner):
     no_cls = any(kind.startswith("cls_") for kind in needed)
     assert (pruner.missing(LACKING["[CLS]"]) is not None) == no_cls
     assert (pruner.missing(LACKING["text tower"]) is not None) == ("clip_relevance" in needed)
+    assert (pruner.missing(LACKING["evidence"]) is not None) == ("evidence" in needed)
     assert (pruner.missing(LACKING["crops"]) is not None) == pruner.needs_tiles
     tower_only = pruner.merges_in_vision and not pruner.does_without_tower
     assert (pruner.missing(LACKING["vision tower"]) is not None) == tower_only

@@ -1,5 +1,6 @@
 """The controls that are more than a draw of rows: random tokens inside the LLM, pooling, the marked evidence."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from tokviz.errors import BadInput, Unsupported
-from tokviz.pruners import get, pool
-from tokviz.pruners.controls import select_random
+from tokviz.pruners import get, oracle, pool
+from tokviz.pruners.controls import select_random, select_uniform
 from tokviz.types import Budget, PlanningInfo, Signals
 
 LLAVA = PlanningInfo(576, 32)
@@ -192,3 +193,54 @@ def test_pooling_against_brute_force():
 def test_pooling_without_places_says_what_to_do():
     with pytest.raises(Unsupported, match=r"where the visual tokens lie.*tokviz\.inputs_for"):
         pooled(Signals(torch.zeros(9, 2)), 4)
+
+
+# ------------------------------------------------------------ oracle
+
+
+def marked(shares, keep):
+    return oracle.select(Signals(torch.zeros(len(shares), 1), evidence=torch.tensor(shares)), keep, {}, generator())
+
+
+def test_oracle_by_hand():
+    # Most evidence first: 4, then 1 before 6 (a tie), then 2. Of 0, 3, 5, 7 place 2, then 1 and 3, then 0, 2 and 3.
+    shares = [0.0, 0.5, 0.1, 0.0, 1.0, 0.0, 0.5, 0.0]
+    kept = {keep: marked(shares, keep).kept.tolist() for keep in range(1, 8)}
+    assert kept == {
+        1: [4],
+        2: [1, 4],
+        3: [1, 4, 6],
+        4: [1, 2, 4, 6],
+        5: [1, 2, 4, 5, 6],
+        6: [1, 2, 3, 4, 6, 7],
+        7: [0, 1, 2, 4, 5, 6, 7],
+    }
+    found = marked(shares, 6).diagnostics
+    assert found.facts == {"tokens_with_evidence": 4, "of_them_kept": 4, "evenly_spaced": 2}
+    assert found.score.values.tolist() == pytest.approx(shares)
+    assert found.warnings == ()
+
+
+def test_without_any_token_that_shows_evidence_the_oracle_is_uniform_and_says_so():
+    selection = marked([0.0] * 16, 4)
+    assert torch.equal(selection.kept, select_uniform(Signals(torch.zeros(16, 1)), 4, {}, generator()).kept)
+    assert selection.diagnostics.warnings == (oracle.NOT_SHOWN,)
+    assert marked([torch.nan, 0.0, 1.0, torch.nan], 1).kept.tolist() == [2]
+    assert marked([torch.nan, 0.0, 1.0, torch.nan], 2).kept.tolist() == [1, 2]
+
+
+def test_oracle_against_brute_force():
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(2, 30))
+        shares, keep = (rng.integers(-4, 5, n).clip(0) / 4).tolist(), int(rng.integers(1, n))
+        best = [i for i in sorted(range(n), key=lambda i: (-shares[i], i)) if shares[i] > 0][:keep]
+        rest = [i for i in range(n) if i not in best]
+        others = [rest[(2 * i + 1) * len(rest) // (2 * (keep - len(best)))] for i in range(keep - len(best))]
+        assert marked(shares, keep).kept.tolist() == sorted(best + others)
+
+
+def test_oracle_refuses_without_evidence_and_says_what_to_pass():
+    pruner = get("oracle")
+    with pytest.raises(Unsupported, match=r"Oracle needs evidence.*evidence=\[.*inputs_for.*--evidence"):
+        pruner.schedule(Budget(8), replace(LLAVA, has_evidence=False), {})

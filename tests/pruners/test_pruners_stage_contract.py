@@ -276,6 +276,7 @@ POSITION_MATTERS = {
     "polymorphic": "density peaks, as above",
     "globalcom2": "crops are slices of a map over the grid",
     "pool": "a cell is its row of lowest index",
+    "oracle": "what has no evidence is evenly spaced in the sequence",
 }
 """Methods that do not choose alike when tokens are shuffled, and why."""
 
