@@ -264,7 +264,8 @@ class Bench:
             attention=self.kernels[1],
             embedded=False,
         )
-        return planning_info(VisionLanguageModel(self.model, None, self.family, record), self.grid)
+        vlm = VisionLanguageModel(self.model, None, self.family, record)
+        return planning_info(vlm, self.grid, has_evidence=False)
 
     def encoded(self, needs: set[Need]) -> Prompt:
         """The prompt at the LLM's door, with the vision signals asked for."""

@@ -50,6 +50,7 @@ SIGNALS = {
     "question_features": (PROMPT, "the question"),
     "llm_input": (PROMPT, "the whole input of the LLM"),
     "sequence_index": (PROMPT, "places of the tokens in the prompt"),
+    "evidence": (PROMPT, "the marked evidence"),
     "last_row": (LLM, "attention of the last prompt token"),
     "text_rows": (LLM, "attention of the text"),
     "head_rows": (LLM, "attention of the text per head"),
@@ -151,6 +152,8 @@ def must_have(pruner: Pruner) -> str:
         words.append("a [CLS] token")
     if Need("clip_relevance") in required:
         words.append("CLIP's text tower")
+    if Need("evidence") in required:
+        words.append("marked evidence")
     if pruner.needs_tiles:
         words.append("a thumbnail and crops")
     if pruner.needs_frames:

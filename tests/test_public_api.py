@@ -19,7 +19,9 @@ from pydantic import Field
 from transformers import TextIteratorStreamer
 
 import tokviz
+from tokviz.errors import BadInput
 from tokviz.pruners import plugins
+from tokviz.runs.metrics import evidence_shares
 
 QUESTION = "what color is the star?"
 ROOT = Path(__file__).parents[1]
@@ -465,6 +467,25 @@ def test_a_second_turn_goes_on_from_the_cache(vlm, inputs, method):
         )
     assert torch.equal(second[:, : ids.shape[1]], ids) and second.shape[1] > ids.shape[1]
     assert 0 < len(kept) <= 24 and vlm.model.generate(**inputs, max_new_tokens=1) is not None
+
+
+def test_prune_knows_the_evidence_that_the_inputs_were_made_with(vlm, inputs, scene_image):
+    with pytest.raises(BadInput, match=r"Oracle needs evidence.*tokviz\.inputs_for"):
+        tokviz.prune(vlm, inputs, "oracle", budget=9).__enter__()
+    bare = dict(inputs.items())  # as a processor of one's own returns it
+    with pytest.raises(BadInput, match="Oracle needs evidence"):
+        tokviz.prune(vlm, bare, "oracle", budget=9).__enter__()
+    box = (40.0, 30.0, 120.0, 90.0)
+    marked = tokviz.inputs_for(vlm, scene_image, "what color is the star?", evidence=[box])
+    assert marked.evidence == evidence_shares(marked.grid, [box])
+    with tokviz.prune(vlm, marked, "oracle", budget=9) as pruned:
+        vlm.model.generate(**pruned.inputs, max_new_tokens=1)
+    compared = tokviz.compare(vlm, scene_image, "what color is the star?", ["oracle"], 9, evidence=[box])
+    assert pruned.kept[0].tolist() == compared["oracle"].kept
+    with pytest.raises(BadInput, match="evidence box"):
+        tokviz.inputs_for(vlm, scene_image, "what?", evidence=[(9, 0, 3, 5)])
+    with pytest.raises(BadInput, match="this is an image"):
+        tokviz.inputs_for(vlm, scene_image, "what?", evidence=[box], evidence_frames=[0])
 
 
 def test_other_threads_and_what_comes_after_are_not_pruned(vlm, inputs):

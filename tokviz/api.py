@@ -15,12 +15,13 @@ from .errors import BadInput, knows_its_keywords
 from .media.video import Video
 from .models.loading import VisionLanguageModel
 from .models.prompts import model_inputs
-from .names import BudgetMeaning
+from .names import Box, BudgetMeaning
 from .pruners import Pruner
 from .records import TokenGrid
 from .runs.execute import needs_of, planning_info, planning_of
-from .runs.inputs import Source, geometry_of, grid_of, open_media
-from .runs.requests import check_model, check_question, method_entry
+from .runs.inputs import Source, geometry_of, grid_of, open_media, placed_evidence
+from .runs.metrics import evidence_shares
+from .runs.requests import check_model, check_question, evidence_boxes, listed, method_entry
 from .short import kind_of
 from .types import Budget, PlanningInfo, Schedule, Selection, Signals, Stage
 
@@ -34,14 +35,24 @@ class Inputs(dict[str, Tensor]):
     Attributes:
         question_mask: ``(1, L)`` bool, True for the tokens that the user wrote; None if they cannot be told apart.
         grid: Where the visual tokens are in the image or video.
+        evidence: For each visual token, how much of its patch is marked as evidence; None if nothing is.
     """
 
     question_mask: Tensor | None
     grid: TokenGrid
+    evidence: list[float] | None
 
 
 @knows_its_keywords
-def inputs_for(vlm: VisionLanguageModel, image: Source, question: str, *, frames: int | None = None) -> Inputs:
+def inputs_for(
+    vlm: VisionLanguageModel,
+    image: Source,
+    question: str,
+    *,
+    frames: int | None = None,
+    evidence: Sequence[Box] = (),
+    evidence_frames: Sequence[int] = (),
+) -> Inputs:
     """Prepare an image or video and a question as ``compare`` does, with the model's own chat template.
 
     Processor output of your own (several turns, several images, batches) works with ``prune`` too. This function also
@@ -52,6 +63,8 @@ def inputs_for(vlm: VisionLanguageModel, image: Source, question: str, *, frames
         image: An image or video, in any form that ``compare`` accepts.
         question: A single question.
         frames: For a video, how many frames to sample.
+        evidence: Boxes in pixels around what answers the question, for methods that need to know it (``oracle``).
+        evidence_frames: For a video, the sampled frame of each box, from 0.
 
     Raises:
         BadInput: If an argument cannot be used; the message is one sentence.
@@ -61,6 +74,8 @@ def inputs_for(vlm: VisionLanguageModel, image: Source, question: str, *, frames
     made, mask = model_inputs(vlm, media if isinstance(media, Video) else media.image, check_question(question, vlm))
     inputs = Inputs(made)
     inputs.question_mask, inputs.grid = mask, grid_of(vlm, media)
+    at = listed("evidence_frames", evidence_frames)
+    inputs.evidence = evidence_shares(inputs.grid, *placed_evidence(media, evidence_boxes(evidence), at))
     return inputs
 
 
@@ -118,8 +133,10 @@ def prune(
         question_mask = inputs.question_mask
     on_device = {name: value.to(vlm.device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
     grids = _grids(vlm, inputs)
-    geometry = None if grids is None else [geometry_of(grid) for grid in grids]
-    needs = needs_of(pruner, planning_of(vlm, 1, has_tiles=grids is not None and grids[0].is_tiled))
+    evidence = inputs.evidence if isinstance(inputs, Inputs) else None
+    geometry = None if grids is None else [geometry_of(grid, evidence) for grid in grids]
+    tiled, marked = grids is not None and grids[0].is_tiled, evidence is not None
+    needs = needs_of(pruner, planning_of(vlm, 1, has_tiles=tiled, has_evidence=marked))
     prompt = encode(vlm.model, vlm.family, on_device, needs, question_mask=question_mask, geometry=geometry)
     asked = Budget(budget, budget_as)
     plans = [pruner.schedule(asked, info, values) for info in _infos(vlm, inputs, prompt, grids)]
@@ -147,12 +164,13 @@ def _grids(vlm: VisionLanguageModel, inputs: Mapping[str, Any]) -> list[TokenGri
 def _infos(
     vlm: VisionLanguageModel, inputs: Mapping[str, Any], prompt: Prompt, grids: Sequence[TokenGrid] | None
 ) -> list[PlanningInfo]:
+    marked = isinstance(inputs, Inputs) and inputs.evidence is not None
     if grids is not None and [grid.n_tokens for grid in grids] == prompt.n_visual:
-        return [planning_info(vlm, grid) for grid in grids]
+        return [planning_info(vlm, grid, has_evidence=marked) for grid in grids]
     has_frames = inputs.get("pixel_values_videos") is not None
     views = [1 if vision.view is None else len(torch.unique(vision.view)) for vision in prompt.vision]
     return [
-        planning_of(vlm, n_visual, n_views=n_views, has_frames=has_frames)
+        planning_of(vlm, n_visual, n_views=n_views, has_frames=has_frames, has_evidence=marked)
         for n_visual, n_views in zip(prompt.n_visual, views, strict=True)
     ]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SignalKind = Literal[
     "cls_attention", "cls_logits", "cls_full_width", "cls_feature", "received_attention", "encoder_keys", "full_keys",
     "text_features", "question_features", "llm_input", "clip_relevance", "last_row", "text_rows", "head_rows",
-    "rotary_similarity", "previous_features", "key_norms", "normed_features", "sequence_index",
+    "rotary_similarity", "previous_features", "key_norms", "normed_features", "sequence_index", "evidence",
 ]  # fmt: skip
 
 
@@ -76,6 +76,7 @@ PREVIOUS_FEATURES = Need("previous_features")
 KEY_NORMS = Need("key_norms", "previous")
 NORMED_FEATURES = Need("normed_features")
 SEQUENCE_INDEX = Need("sequence_index")
+EVIDENCE = Need("evidence")
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class Signals:
         normed_text: ``(M, D)``, of the text.
         sequence_index: ``(N,)`` int64, where each row stands in the prompt at this stage, padding not counted.
         text_index: ``(M,)`` int64, of the text.
+        evidence: ``(N,)``, share of each patch that the boxes around the evidence for the right answer cover, 0 to 1,
+            0 for rows that are no patch. No property of the image: for controls that know the answer.
         candidates: ``(N,)`` bool, False for rows that are no image patch (newline, video [CLS]), of which the vision
             tower knows nothing: their encoder features and keys are 0, their [CLS] scores NaN; None when all are.
         view: ``(N,)`` int, the tile or frame of each row (a newline's is that of the patch before it); None for one.
@@ -147,6 +150,7 @@ class Signals:
     normed_text: Tensor | None = None
     sequence_index: Tensor | None = None
     text_index: Tensor | None = None
+    evidence: Tensor | None = None
     candidates: Tensor | None = None
     view: Tensor | None = None
     cell: Tensor | None = None
@@ -344,6 +348,8 @@ class PlanningInfo:
         projects_cls: The feature of a [CLS] token can become a visual token. Not true if several patches are
             concatenated before the projector (InternVL).
         published_as: The model whose published settings apply to this one; None if papers say nothing about its kind.
+        has_evidence: Whether it is marked where in the image the evidence for the right answer lies; not false until
+            the request is known, so that planning for a model alone refuses nothing.
     """
 
     n_visual: int
@@ -360,3 +366,4 @@ class PlanningInfo:
     renumbers: bool = True
     projects_cls: bool = True
     published_as: PublishedModel | None = "llava"
+    has_evidence: bool = True

@@ -15,7 +15,7 @@ import tokviz
 from scenes import EXAMPLE_SEEDS
 from tokviz.comparison import Comparison
 from tokviz.runs.metrics import evidence_tokens, normalised
-from tokviz.types import PlanningInfo
+from tokviz.types import EVIDENCE, PlanningInfo
 
 from .choosing import Shown
 from .search import FoundCase, Outcome, outcomes_of, separate
@@ -50,8 +50,9 @@ def parser(doc: str | None, noun: str, most: int, count: int) -> argparse.Argume
 
 
 def runnable(info: PlanningInfo) -> list[str]:
-    """Ids of the methods that a model can serve, without the unpruned run."""
-    return [p.id for p in tokviz.methods() if p.id != "full" and p.missing(info) is None]
+    """Ids of the methods that a model can serve, without the unpruned run and without those that know the evidence."""
+    found = [p for p in tokviz.methods() if p.id != "full" and EVIDENCE not in p.needs]
+    return [p.id for p in found if p.missing(info) is None]
 
 
 def search(

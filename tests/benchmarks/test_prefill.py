@@ -27,6 +27,8 @@ PUBLISHED = {"llava-1.5-7b": (576, 32), "llava-next-7b": (2880 + 48, 32), "qwen2
 """Visual tokens (LLaVA-NeXT with a newline behind each of the 48 rows of crops) and LLM layers."""
 KEEP_NEWLINES = ("apet", "globalcom2")
 """Methods that keep every newline of LLaVA-NeXT and do not count it (``methods.md`` 0.3)."""
+FEWER = ("pool",)
+"""Methods that may leave fewer tokens than planned: a grid has as many cells as its sides give."""
 
 
 @pytest.fixture(
@@ -125,7 +127,11 @@ def test_lines_hold_what_the_cache_really_holds(made):
         else:  # random weights attend so evenly that ToDRE withdraws nothing, which is what a plan assumes
             newlines = made.grid.row.count(-1) if plan.method in KEEP_NEWLINES else 0
             counts = plan.schedule.counts_per_layer(n, made.n_layers)
-            assert line.tokens_per_layer == [count + newlines for count in counts], plan.key
+            planned_for = [count + newlines for count in counts]
+            if plan.method in FEWER:
+                assert all(0 < left <= most for left, most in zip(line.tokens_per_layer, planned_for, strict=True))
+            else:
+                assert line.tokens_per_layer == planned_for, plan.key
         assert (line.map_bytes > 0) == (plan.how == "eager"), plan.key
 
 

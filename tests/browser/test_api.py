@@ -51,6 +51,24 @@ def test_compare_returns_the_comparison(client, files):
     assert len(whole["random"].kept) == BUDGET
 
 
+def test_the_oracle_goes_by_the_boxes_that_a_program_gives(client, files):
+    boxes = [[10, 10, 90, 60], [100, 20, 120, 40]]
+    whole = Comparison.model_validate(ask(client, files / "plain.png", methods=["oracle"], evidence=boxes))
+    assert whole.request.evidence == [tuple(box) for box in boxes] and len(whole["oracle"].kept) == BUDGET
+    assert whole["oracle"].stages[0].facts["tokens_with_evidence"] > 0
+    whole = Comparison.model_validate(ask(client, files / "plain.png", methods=["oracle"]))
+    assert whole["oracle"].error.startswith("Oracle needs evidence")
+    for wrong, sentence in (
+        ([[1, 2, 3]], "evidence must be a list of boxes"),
+        ("all", "evidence must be a list of boxes"),
+        ([[9, 0, 3, 5]], "An evidence box is x0, y0, x1, y1"),
+        ([["a", 0, 3, 5]], "An evidence box is x0, y0, x1, y1"),
+        ([[0, 1, 1, 3, 5]], "Evidence in frames is for videos"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            ask(client, files / "plain.png", evidence=wrong)
+
+
 def test_one_method_runs_more_than_once_with_other_parameters(client, files):
     methods = ["apet", ["apet", {"mode": "official"}], ["apet", {"mode": "paper"}], ["random", {}]]
     whole = Comparison.model_validate(

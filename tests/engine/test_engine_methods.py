@@ -17,6 +17,8 @@ PADDED = [[5, "image", 6], [2, "image", 3]]
 INFO = PlanningInfo(PATCHES, LAYERS, n_vision_layers=3)
 ATTENTION = ("last_row", "text_rows", "head_rows")
 CELLS = torch.tensor([[place // 4, place % 4] for place in range(PATCHES)])
+EVIDENCE = torch.tensor([0.0, 1.0, 0.5]).repeat(6)[:PATCHES]
+PLACES = Geometry(cell=CELLS, evidence=EVIDENCE)
 HERE = [pruner for pruner in PRUNERS if pruner.missing(INFO) is None]
 
 
@@ -75,7 +77,7 @@ def chosen_by(params):
 def carried_out(model, inputs, stages, choose):
     """Logits and kept tokens as a lane gets them: shortened prompt first, hooks for the rest."""
     needs = {need for stage in stages for need in stage.needs}
-    told = {"question_mask": words(inputs), "geometry": [Geometry(cell=CELLS)] * len(inputs["input_ids"])}
+    told = {"question_mask": words(inputs), "geometry": [PLACES] * len(inputs["input_ids"])}
     encoded = encode(model, FAMILY, inputs, needs, **told)
     early = [stage for stage in stages if not isinstance(stage.site, int)]
     late = [stage for stage in stages if isinstance(stage.site, int)]
@@ -123,7 +125,7 @@ def test_every_stage_keeps_what_eager_attention_weights_say(request, kernel, pru
             seen[row] = signals
             return everything(stage, signals, row)
 
-        told = {"question_mask": words(inputs), "geometry": [Geometry(cell=CELLS)] * 2}
+        told = {"question_mask": words(inputs), "geometry": [PLACES] * 2}
         with torch.no_grad(), prune(model, FAMILY, None, [stage], look, **told):
             model(**inputs)
         for row, signals in seen.items():

@@ -18,6 +18,7 @@ ROWS = [[5, "visual", 6]]
 GRID = CASES["qwen2_vl"].prompt(torch.zeros(0), ROWS)["image_grid_thw"][0].tolist()
 N, COLUMNS = GRID[1] * GRID[2] // MERGE**2, GRID[2] // MERGE
 CELLS = torch.tensor([[token // COLUMNS, token % COLUMNS] for token in range(N)])
+PLACES = Geometry(cell=CELLS, evidence=torch.arange(N) % 3 / 2)
 INFO = PlanningInfo(N, LAYERS, "qwen2_vl", has_cls=False, merges_patches=True, renumbers=False, published_as="qwen")
 HERE = [pruner for pruner in PRUNERS if pruner.missing(INFO) is None]
 ATTENTION = ("last_row", "text_rows", "head_rows")
@@ -63,7 +64,7 @@ def carried_out(model, inputs, stages, params):
 
     needs = {need for stage in stages for need in stage.needs}
     encoded = encode(
-        model, here(model), inputs, needs, question_mask=words(inputs), geometry=[Geometry(cell=CELLS)]
+        model, here(model), inputs, needs, question_mask=words(inputs), geometry=[PLACES]
     )  # fmt: skip
     late = [stage for stage in stages if isinstance(stage.site, int)]
     short, events = shorten(model, here(model), encoded, [s for s in stages if s not in late], choose)
@@ -114,7 +115,7 @@ def test_every_stage_in_the_llm_keeps_what_eager_attention_weights_say(model, pr
             seen.append(signals)
             return everything(stage, signals, row)
 
-        told = {"question_mask": words(inputs), "geometry": [Geometry(cell=CELLS)]}
+        told = {"question_mask": words(inputs), "geometry": [PLACES]}
         with torch.no_grad(), prune(model, here(model), None, [stage], look, **told):
             model(**inputs)
         with torch.no_grad():

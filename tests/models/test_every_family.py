@@ -21,11 +21,13 @@ from tokviz.models.prompts import model_inputs
 from tokviz.pruners import PRUNERS, get
 from tokviz.runs.execute import planning_info
 from tokviz.runs.inputs import geometry_of
+from tokviz.runs.metrics import evidence_shares
 from tokviz.types import Budget
 
 ALL = [pruner.id for pruner in PRUNERS]
 SIZE = (60, 40)
 QUESTION = "what is it ?"
+BOX = (10, 10, 35, 30)
 
 
 def video_file():
@@ -51,6 +53,7 @@ def asked(request, tmp_path_factory):
     case.processor().save_pretrained(folder)
     vlm = tokviz.load(folder)
     thing, options = (noise(*SIZE, seed=7), {}) if case.media == "image" else (video_file(), {"frames": N_FRAMES})
+    options |= {"evidence": [BOX], "evidence_frames": [1] if options else []}
     n = tokviz.compare(vlm, thing, QUESTION, [], budget=1, max_new_tokens=1, **options).grid.n_tokens
     return case, vlm, tokviz.compare(vlm, thing, QUESTION, ALL, budget=n // 2, max_new_tokens=3, **options)
 
@@ -128,6 +131,7 @@ def test_keeping_every_token_is_the_stock_model_whatever_the_method(asked):
     case, vlm, comparison = asked
     grid, n = comparison.grid, comparison.grid.n_tokens
     info, (inputs, words) = planning_info(vlm, grid), model_inputs(vlm, thing_of(case, vlm), QUESTION)
+    marked = evidence_shares(grid, [BOX], [1] * grid.is_video)
     running = [pruner for pruner in PRUNERS if pruner.missing(info) is None]
     with torch.no_grad():
         stock = vlm.model(**inputs).logits
@@ -142,7 +146,8 @@ def test_keeping_every_token_is_the_stock_model_whatever_the_method(asked):
 
         needs = {need for stage in stages for need in stage.needs}
         with torch.no_grad():
-            encoded = encode(vlm.model, case.here, inputs, needs, question_mask=words, geometry=[geometry_of(grid)])
+            told = {"question_mask": words, "geometry": [geometry_of(grid, marked)]}
+            encoded = encode(vlm.model, case.here, inputs, needs, **told)
             short, events = shorten(vlm.model, case.here, encoded, [s for s in stages if s not in late], choose)
             with prune(vlm.model, case.here, short, late, choose) as trace:
                 assert torch.equal(vlm.model(**short.generate_inputs()).logits, stock), pruner.id

@@ -26,6 +26,7 @@ from tokviz.models.tiles import best_resolution
 from tokviz.pruners import PRUNERS, get
 from tokviz.runs.execute import planning_info
 from tokviz.runs.inputs import geometry_of
+from tokviz.runs.metrics import evidence_shares
 from tokviz.types import Budget, PlanningInfo
 
 BIG_SIDE, PATCH = 96, 8
@@ -200,11 +201,12 @@ def planning_of(vlm, size):
 ALL = [pruner.id for pruner in PRUNERS]
 HERE = [p for p in PRUNERS if p.missing(PlanningInfo(44, 6, "llava_next", n_views=5, has_tiles=True)) is None]
 IMAGE = noise(60, 40, seed=7)
+BOX = (10, 10, 35, 30)
 
 
 @pytest.fixture(scope="module")
 def comparison(next_vlm) -> Comparison:
-    return tokviz.compare(next_vlm, IMAGE, "what is it ?", ALL, budget=20, max_new_tokens=3)
+    return tokviz.compare(next_vlm, IMAGE, "what is it ?", ALL, budget=20, max_new_tokens=3, evidence=[BOX])
 
 
 def test_every_method_runs_or_says_what_the_model_lacks(next_vlm, comparison):
@@ -243,7 +245,8 @@ def test_keeping_every_token_is_bit_identical_to_the_stock_model(next_vlm, prune
     needs = {need for stage in stages for need in stage.needs}
     with torch.no_grad():
         stock = vlm.model(**inputs).logits
-        encoded = encode(vlm.model, vlm.family, inputs, needs, question_mask=words, geometry=[geometry_of(grid)])
+        told = {"question_mask": words, "geometry": [geometry_of(grid, evidence_shares(grid, [BOX]))]}
+        encoded = encode(vlm.model, vlm.family, inputs, needs, **told)
         early = [stage for stage in stages if stage not in late]
         short, events = shorten(vlm.model, vlm.family, encoded, early, choose)
         with prune(vlm.model, vlm.family, short, late, choose) as trace:

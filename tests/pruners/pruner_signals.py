@@ -64,6 +64,7 @@ SIGNALS_OF = {
     "key_norms": ("key_norms", "text_key_norms"),
     "normed_features": ("normed_features", "normed_text"),
     "sequence_index": ("sequence_index", "text_index"),
+    "evidence": ("evidence",),
 }
 """The fields of ``Signals`` that each kind of need fills."""
 
@@ -72,7 +73,7 @@ ALWAYS = ("features", "candidates", "view", "cell", "sizes")
 
 PER_TOKEN = (
     "features", "cls_attention", "cls_logits", "cls_full_width", "received_attention", "keys", "full_keys",
-    "clip_relevance", "previous_features", "key_norms", "normed_features",
+    "clip_relevance", "previous_features", "key_norms", "normed_features", "evidence",
 )  # fmt: skip
 PER_TOKEN_LAST_AXIS = ("attention_rows", "head_rows", "rotary_similarity")
 IN_FLOAT32 = ("attention_rows", "head_rows", "rotary_similarity")
@@ -229,6 +230,7 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         view=layout.view,
         cell=layout.cell,
         sizes=torch.randint(1, 4, (n,), generator=g) if seed % 2 else None,
+        evidence=tokens().clamp(0, 1),
     )
     for name in (*PER_TOKEN, *PER_TOKEN_LAST_AXIS):
         # An infinite score is ranked like the largest finite one, an infinite feature is unusable: only NaN is both.

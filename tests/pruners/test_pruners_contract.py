@@ -219,6 +219,7 @@ LACKING = {
     "[CLS]": replace(TILED, has_cls=False),
     "text tower": replace(TILED, has_text_tower=False),
     "crops": SQUARE,
+    "evidence": replace(TILED, has_evidence=False),
     "vision tower": replace(TILED, n_vision_layers=None),
     "vision tower's patches": replace(TILED, merges_patches=True),
     "everything": PlanningInfo(
@@ -257,6 +258,7 @@ def test_missing_follows_the_declaration(pruner):
     lacked = {
         "[CLS]": any(kind.startswith("cls_") for kind in needed),
         "text tower": "clip_relevance" in needed,
+        "evidence": "evidence" in needed,
         "crops": pruner.needs_tiles,
         "vision tower": tower_only,
         "vision tower's patches": tower_only,

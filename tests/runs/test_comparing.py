@@ -18,15 +18,17 @@ from tokviz.models.catalog import embedded_folder
 from tokviz.pruners import PRUNERS, get
 from tokviz.runs.compare import compare_events
 from tokviz.runs.execute import Execution, execution_timings, planning_info
+from tokviz.runs.metrics import evidence_shares
 from tokviz.types import Schedule
 
 ALL = [pruner.id for pruner in PRUNERS]
 QUESTION = "how many objects are there?"
+BOX = (40.0, 30.0, 120.0, 90.0)
 
 
 @pytest.fixture(scope="module")
 def comparison(vlm, scene_image, budget) -> Comparison:
-    return tokviz.compare(vlm, scene_image, QUESTION, ALL, budget=budget, seed=3)
+    return tokviz.compare(vlm, scene_image, QUESTION, ALL, budget=budget, seed=3, evidence=[BOX])
 
 
 def test_the_unpruned_run_comes_first_and_every_method_ran_or_says_what_it_lacks(vlm, comparison):
@@ -46,7 +48,7 @@ def again(vlm, scene_image, comparison, budget):
     before = hooks(vlm)
     handle = vlm.model.base_model.vision_tower.register_forward_hook(lambda *_: towers.append(1))
     try:
-        result = tokviz.compare(vlm, scene_image, QUESTION, ALL, budget=budget, seed=3)
+        result = tokviz.compare(vlm, scene_image, QUESTION, ALL, budget=budget, seed=3, evidence=[BOX])
     finally:
         handle.remove()
     return SimpleNamespace(comparison=result, tower_runs=len(towers), hooks_before=before, hooks_after=hooks(vlm))
@@ -399,3 +401,15 @@ def test_an_answer_that_was_cut_says_so(vlm, scene_image):
 def test_more_evidence_than_a_session_holds_is_refused(vlm, scene_image):
     with pytest.raises(BadInput, match="1,025 evidence boxes"):
         tokviz.compare(vlm, scene_image, QUESTION, [], evidence=[(0, 0, 1, 1)] * 1025)
+
+
+def test_oracle_keeps_the_marked_evidence_or_says_that_none_is_marked(vlm, scene_image, comparison, budget):
+    run, grid = comparison["oracle"], comparison.grid
+    shares = evidence_shares(grid, [BOX])
+    shown = {token for token, share in enumerate(shares) if share > 0}
+    assert len(shown) > budget or shown <= set(run.kept)
+    assert len(run.kept) == budget and run.stages[0].facts["tokens_with_evidence"] == len(shown)
+    assert run.stages[0].score.values == pytest.approx(shares, rel=1e-5)
+    alone = tokviz.compare(vlm, scene_image, QUESTION, ["oracle", "uniform"], budget=budget, max_new_tokens=1)
+    assert alone["oracle"].error == get("oracle").missing(planning_info(vlm, grid, has_evidence=False))
+    assert "--evidence" in alone["oracle"].error and alone["uniform"].error is None

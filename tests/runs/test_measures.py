@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from tokviz.runs.metrics import (
     Fates,
     carriers,
     evidence_recall,
+    evidence_shares,
     evidence_tokens,
     fates,
     stages_that_select,
@@ -62,6 +64,41 @@ def test_evidence_recall_counts_patches_that_show_it():
     assert evidence_recall(grid, evidence, [5, 0]) == 0.5
     assert evidence_recall(grid, [(0.0, 0.0, 0.1, 0.1)], [0]) is None
     assert evidence_tokens(grid, [(0.0, 0.0, 1.0, 10.0)]) == [0]  # a tenth is enough
+
+
+def test_evidence_shares_count_what_several_boxes_cover_once():
+    grid = centre_crop_grid((40, 40), 40, 40, 10)
+    assert evidence_shares(grid, []) is None
+    # Half of patch 0; all of patch 5, a corner of it twice; a quarter of 6; what lies outside of the image is nothing.
+    found = evidence_shares(grid, [(0.0, 0.0, 5.0, 10.0), (10.0, 10.0, 20.0, 20.0), (15.0, 15.0, 25.0, 20.0),
+                                   (50.0, 0.0, 1e308, 40.0)])  # fmt: skip
+    assert found == [0.5, 0, 0, 0, 0, 1, 0.25, *[0] * 9]
+    assert evidence_shares(grid, [(50.0, 50.0, 60.0, 60.0)]) == [0] * 16
+    with pytest.raises(ValueError, match="frame of each"):
+        evidence_shares(film(grid), [(0.0, 0.0, 5.0, 5.0)])
+
+
+def film(grid):
+    """Two frames, each as the image."""
+    frames = [grid.views[0].model_copy(update={"level": frame, "frames": (frame,)}) for frame in range(2)]
+    twice = {name: getattr(grid, name) * 2 for name in ("row", "col", "box")}
+    return grid.model_copy(update={"views": frames, "view": [0] * 16 + [1] * 16, **twice})
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_evidence_shares_are_the_marked_pixels_of_each_patch(seed):
+    rng = np.random.default_rng(seed)
+    grid, n_boxes = centre_crop_grid((40, 40), 40, 40, 10), int(rng.integers(1, 6))
+    corners = np.sort(rng.integers(0, 41, (n_boxes, 2, 2)), axis=1) + [[[0, 0]], [[1, 1]]][seed % 2]
+    boxes = [(x0, y0, x1 + 1, y1 + 1) for (x0, y0), (x1, y1) in corners.astype(float).tolist()]
+    pixels = np.zeros((2, 50, 50))
+    at = rng.integers(0, 2, n_boxes).tolist()
+    for (x0, y0, x1, y1), frame in zip(boxes, at, strict=True):
+        pixels[frame, int(y0) : int(y1), int(x0) : int(x1)] = 1
+    of_frames = pixels[:, :40, :40].reshape(2, 4, 10, 4, 10).mean((2, 4)).reshape(2, 16)
+    assert evidence_shares(film(grid), boxes, at) == pytest.approx(of_frames.flatten().tolist())
+    whole = pixels.max(0)[:40, :40].reshape(4, 10, 4, 10).mean((1, 3)).flatten()
+    assert evidence_shares(grid, boxes) == pytest.approx(whole.tolist())
 
 
 def test_timing_says_whether_it_is_a_median():

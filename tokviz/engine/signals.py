@@ -43,6 +43,10 @@ _NO_QUESTION = (
     "{title!r} listens to the user's own words, and nobody said which tokens those are: pass question_mask (B, L) to "
     "encode() or prune()."
 )
+_NO_EVIDENCE = (
+    "{title!r} goes by the marked evidence, and nobody said where it lies: give encode() or prune() a geometry with "
+    "evidence, or make the inputs with tokviz.inputs_for(..., evidence=[(x0, y0, x1, y1)])."
+)
 _EMPTY_QUESTION = (
     "{title!r} listens to the user's own words, but no token of them stands behind the last image; ask there, and in "
     "words that the model's tokenizer does not leave out."
@@ -63,11 +67,13 @@ class Geometry:
     """Where the N original visual tokens of one row (sequence) lie; None where it is not known.
 
     Shape: view ``(N,)`` int, the tile or frame of each token, None when there is one. cell ``(N, 2)`` int, row and
-    column as ``Signals.cell`` counts them, -1 for tokens that are no patch.
+    column as ``Signals.cell`` counts them, -1 for tokens that are no patch. evidence ``(N,)``, how much of each token's
+    patch is marked as evidence, None when nothing is marked.
     """
 
     view: Tensor | None = None
     cell: Tensor | None = None
+    evidence: Tensor | None = None
 
     def of(self, alive: Tensor) -> dict[str, Tensor]:
         """``view``, ``cell`` and ``candidates`` of the tokens alive, as far as known. Shape: alive ``(n,)``."""
@@ -182,11 +188,19 @@ class SignalReader:
             case "sequence_index":
                 index = rows.real[row].cumsum(0) - 1
                 return {"sequence_index": index[rows.columns(row)], "text_index": index[rows.question[row]]}
+            case "evidence":
+                return {"evidence": self._evidence(stage, rows.alive[row], row)}
             case kind if kind in INSIDE_LLM_KINDS:
                 return {}
             case kind:
                 name = "keys" if kind == "encoder_keys" else kind
                 return {name: self._seen(need, stage, rows.alive[row], row)}
+
+    def _evidence(self, stage: Stage, alive: Tensor, row: int) -> Tensor:
+        geometry = None if self.geometry is None else self.geometry[row]
+        if geometry is None or geometry.evidence is None:
+            raise Unsupported(_NO_EVIDENCE.format(title=stage.title))
+        return geometry.evidence[alive.to(geometry.evidence.device)].to(alive.device)
 
     def _seen(self, need: Need, stage: Stage, alive: Tensor, row: int) -> Tensor:
         layer = "last" if need.layer == "last" else "feature"

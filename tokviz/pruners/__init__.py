@@ -17,8 +17,10 @@ from . import (
     globalcom2,
     holitom,
     holov,
+    oracle,
     pdrop,
     polymorphic,
+    pool,
     prumerge,
     prumerge_plus,
     sparsevlm,
@@ -30,7 +32,7 @@ from . import (
     vispruner,
     vtw,
 )
-from .controls import FULL, RANDOM, UNIFORM
+from .controls import FULL, RANDOM, RANDOM_AT, UNIFORM
 from .plugins import add, packaged, registered
 from .pruner import Pruner
 from .stack import JOIN, stack
@@ -39,6 +41,9 @@ PRUNERS: tuple[Pruner, ...] = (
     FULL,
     RANDOM,
     UNIFORM,
+    RANDOM_AT,
+    pool.PRUNER,
+    oracle.PRUNER,
     fastervlm.PRUNER,
     visionzip.PRUNER,
     vispruner.PRUNER,

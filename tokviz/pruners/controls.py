@@ -1,4 +1,4 @@
-"""Controls: no pruning, random tokens, evenly spaced tokens. What a method has to beat."""
+"""Controls: no pruning, random tokens before the LLM or inside it, evenly spaced tokens. What a method has to beat."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Generator
 
 from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals
 from .ops import evenly_spaced
-from .pruner import Pruner, budget_tokens, fixed_count, single_stage
+from .pruner import Pruner, budget_tokens, fixed_count, single_stage, whole
 from .sampling import random_rows
 
 
@@ -24,6 +24,12 @@ def select_random(signals: Signals, keep: int, params: Params, generator: Genera
     """
     features = signals.features
     return Selection(kept=random_rows(len(features), keep, generator, features.device).sort().values)
+
+
+def random_layer(info: PlanningInfo, params: Params) -> int:
+    """The first layer that sees fewer tokens: the one asked for, or half of the model's depth."""
+    layer: int = params["layer"]
+    return layer or info.n_layers // 2
 
 
 @fixed_count
@@ -57,4 +63,22 @@ UNIFORM = Pruner(
     family="control",
     claim="Keeps evenly spaced tokens: what a coarser image would give.",
     schedule=single_stage(select_uniform, title="Evenly spaced tokens"),
+)
+
+RANDOM_AT = Pruner(
+    id="random_at",
+    label="Random from a layer on",
+    family="control",
+    claim="Keeps random tokens (seeded) from one LLM layer on: what a method that prunes there has to beat.",
+    params=(
+        whole(
+            "layer",
+            "Layer",
+            0,
+            "The first layer that sees fewer tokens; all before it see every one. 0: half of the model's layers.",
+            minimum=0,
+            maximum=127,
+        ),
+    ),
+    schedule=single_stage(select_random, random_layer, title="Random tokens", label="Random from a layer on"),
 )

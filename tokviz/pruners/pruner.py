@@ -293,6 +293,11 @@ class Pruner:
             return f"{self.label} reads the [CLS] token, and the vision tower of this model has none."
         if "clip_relevance" in needed and not info.has_text_tower:
             return f"{self.label} compares patches with the question by CLIP's text tower, which this model lacks."
+        if "evidence" in needed and not info.has_evidence:
+            return (
+                f"{self.label} needs evidence, boxes around what answers the question: evidence=[(x0, y0, x1, y1)] of "
+                "tokviz.compare or tokviz.inputs_for, --evidence on the command line, or an example on the page."
+            )
         if self.needs_tiles and not info.has_tiles:
             looks = "takes the frames of a video" if info.has_frames else "takes one image"
             return f"{self.label} compares a thumbnail with its crops, and this model {looks} without crops."

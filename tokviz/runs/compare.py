@@ -34,7 +34,7 @@ from ..types import Budget, Need
 from .examples import stored_digests
 from .execute import Settings, needs_of, planning_info, run_method, unheard
 from .inputs import Source, geometry_of, grid_of, image_of, notices_of, open_media, placed_evidence, untrained
-from .metrics import timing
+from .metrics import evidence_shares, timing
 from .requests import (
     ChosenMethod,
     MethodLike,
@@ -208,7 +208,8 @@ class _Job:
         """Run every lane in order. Everything that touches the model happens in the calling thread."""
         asked, needs = self.request, self._needs()
         budget = Budget(asked.budget, asked.budget_as)
-        settings = Settings(budget, asked.seed, asked.repeats, asked.max_new_tokens, self.stop)
+        shared = asked.seed, asked.repeats, asked.max_new_tokens, self.stop
+        settings = Settings(budget, *shared, has_evidence=bool(asked.evidence))
         if self.vlm.model not in _WARM:  # else the first run, the unpruned one, would look slower than it is
             warm_up = self._encode(needs)
             with running_on(self.vlm.model, self.vlm.family, warm_up):
@@ -239,7 +240,7 @@ class _Job:
 
     def _needs(self) -> set[Need]:
         """The signals of every method that can run here; the others refuse in their own lane, not the whole request."""
-        info = planning_info(self.vlm, self.grid)
+        info = planning_info(self.vlm, self.grid, has_evidence=bool(self.request.evidence))
         return {need for chosen in self.chosen for need in needs_of(chosen.pruner, info)}
 
     def _encode(self, needs: set[Need]) -> Prompt:
@@ -247,15 +248,16 @@ class _Job:
             raise BadInput("Stopped before the image was encoded.")
         shown = self.media if isinstance(self.media, Video) else self.media.image
         inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
-        length = inputs["input_ids"].shape[1]
-        check_context(self.vlm, length, self.request.max_new_tokens, self.request.question, self.grid)
+        length, asked = inputs["input_ids"].shape[1], self.request
+        check_context(self.vlm, length, asked.max_new_tokens, asked.question, self.grid)
+        shown_evidence = evidence_shares(self.grid, asked.evidence, asked.evidence_frames)
         return encode(
             self.vlm.model,
             self.vlm.family,
             inputs,
             needs,
             question_mask=question_mask,
-            geometry=[geometry_of(self.grid)],
+            geometry=[geometry_of(self.grid, shown_evidence)],
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -26,13 +26,14 @@ CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."
 
 @dataclass(frozen=True)
 class Settings:
-    """What all methods of a request share."""
+    """What all methods of a request share. has_evidence: whether it says where the evidence lies."""
 
     budget: Budget
     seed: int
     repeats: int
     max_new_tokens: int
     stop: threading.Event
+    has_evidence: bool = False
 
 
 @dataclass
@@ -62,7 +63,7 @@ def run_method(
     pruner, params = chosen.pruner, chosen.requested.params
     base: dict[str, Any] = {**chosen.requested.model_dump(), "label": chosen.label, "family": pruner.family}
     n_layers = vlm.record.n_layers
-    info = planning_info(vlm, grid)
+    info = planning_info(vlm, grid, has_evidence=settings.has_evidence)
     missing = pruner.missing(info)
     if missing is not None:
         return Run(**base, error=missing)
@@ -102,17 +103,30 @@ def run_method(
     )
 
 
-def planning_info(vlm: VisionLanguageModel, grid: TokenGrid) -> PlanningInfo:
+def planning_info(vlm: VisionLanguageModel, grid: TokenGrid, *, has_evidence: bool = True) -> PlanningInfo:
     """What methods may know about this model and an image of this geometry before anything runs."""
-    return planning_of(vlm, grid.n_tokens, n_views=len(grid.views), has_tiles=grid.is_tiled, has_frames=grid.is_video)
+    return planning_of(
+        vlm,
+        grid.n_tokens,
+        n_views=len(grid.views),
+        has_tiles=grid.is_tiled,
+        has_frames=grid.is_video,
+        has_evidence=has_evidence,
+    )
 
 
 def planning_of(
-    vlm: VisionLanguageModel, n_visual: int, *, n_views: int = 1, has_tiles: bool = False, has_frames: bool = False
+    vlm: VisionLanguageModel,
+    n_visual: int,
+    *,
+    n_views: int = 1,
+    has_tiles: bool = False,
+    has_frames: bool = False,
+    has_evidence: bool = True,
 ) -> PlanningInfo:
     """``planning_info`` where only the number of visual tokens, and what they are made of, is known."""
     tower = vlm.family.vision_tower(vlm.model)
-    return vlm.family.planning(
+    info = vlm.family.planning(
         n_visual=n_visual,
         n_layers=vlm.record.n_layers,
         has_cls=vlm.family.has_cls(vlm.model),
@@ -121,6 +135,7 @@ def planning_of(
         has_frames=has_frames,
         n_vision_layers=None if tower is None else len(tower.layers),
     )
+    return replace(info, has_evidence=has_evidence)
 
 
 def needs_of(pruner: Pruner, info: PlanningInfo) -> set[Need]:

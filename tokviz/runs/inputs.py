@@ -114,8 +114,11 @@ def grid_of(vlm: VisionLanguageModel, media: InputImage | Video) -> TokenGrid:
     return vlm.family.grid(vlm.model, vlm.processor, media.image.size, {})
 
 
-def geometry_of(grid: TokenGrid) -> Geometry:
-    """What the engine may know of a grid: the view and the cell of each token, cells counted in the view's level."""
+def geometry_of(grid: TokenGrid, evidence: Sequence[float] | None = None) -> Geometry:
+    """What the engine may know of a grid: the view and the cell of each token, cells counted in the view's level.
+
+    evidence: ``metrics.evidence_shares``, where evidence is marked. Shape: ``(N,)``.
+    """
     import torch
 
     from ..engine import Geometry
@@ -123,7 +126,8 @@ def geometry_of(grid: TokenGrid) -> Geometry:
     tops, lefts = (torch.tensor([getattr(view, edge) for view in grid.views]) for edge in ("top", "left"))
     view, cell = torch.tensor(grid.view), torch.tensor([grid.row, grid.col]).T
     cell = torch.where(cell < 0, cell, cell + torch.stack([tops, lefts], dim=1)[view])
-    return Geometry(view=view if len(grid.views) > 1 else None, cell=cell)
+    marked = None if evidence is None else torch.tensor(evidence)
+    return Geometry(view=view if len(grid.views) > 1 else None, cell=cell, evidence=marked)
 
 
 def image_of(media: InputImage | Video) -> ImageRecord:

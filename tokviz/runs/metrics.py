@@ -6,7 +6,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,9 +133,7 @@ def evidence_tokens(grid: TokenGrid, evidence: Sequence[Box], frames: Sequence[i
     patches = np.array([box for box in grid.box if box], dtype=np.float64).reshape(-1, 4)
     if not is_video:
         return [int(token) for token in tokens[_shows_any(patches, evidence)]]
-    boxes_of: dict[int, list[Box]] = {}
-    for box, frame in zip(evidence, frames, strict=True):
-        boxes_of.setdefault(frame, []).append(box)
+    boxes_of = _by_frame(evidence, frames)
     views = np.array(grid.view, dtype=np.int64)[tokens]
     shows = np.zeros(len(tokens), dtype=bool)
     for number, view in enumerate(grid.views):
@@ -144,6 +142,14 @@ def evidence_tokens(grid: TokenGrid, evidence: Sequence[Box], frames: Sequence[i
             here = np.flatnonzero(views == number)
             shows[here] = _shows_any(patches[here], boxes)
     return [int(token) for token in tokens[shows]]
+
+
+def _by_frame(evidence: Sequence[Box], frames: Sequence[int]) -> dict[int, list[Box]]:
+    """The boxes of each frame that has any."""
+    boxes_of: dict[int, list[Box]] = {}
+    for box, frame in zip(evidence, frames, strict=True):
+        boxes_of.setdefault(frame, []).append(box)
+    return boxes_of
 
 
 def _shows_any(patches: NDArray[np.float64], boxes: Sequence[Box]) -> NDArray[np.bool_]:
@@ -157,6 +163,51 @@ def _shows_any(patches: NDArray[np.float64], boxes: Sequence[Box]) -> NDArray[np
             height = np.maximum(np.minimum(y1, box[3]) - np.maximum(y0, box[1]), 0)
             shows |= (area > 0) & (width * height / area >= 0.1)
     return shows
+
+
+def evidence_shares(grid: TokenGrid, evidence: Sequence[Box], frames: Sequence[int] = ()) -> list[float] | None:
+    """How much of each token's patch the boxes cover together, 0 to 1; None without boxes. Arguments as above.
+
+    0 for tokens that are no patch, and for patches of padding.
+    """
+    if not evidence:
+        return None
+    if grid.is_video and len(frames) != len(evidence):
+        raise ValueError(f"expected the frame of each of {len(evidence)} boxes, but got {len(frames)} frames")
+    shares, numbers = np.zeros(grid.n_tokens), np.array(grid.view)
+    patches = np.array([box or (0.0, 0.0, 0.0, 0.0) for box in grid.box], dtype=np.float64).reshape(-1, 4)
+    groups: list[tuple[NDArray[np.int_], list[Box]]] = [(np.arange(grid.n_tokens), list(evidence))]
+    if grid.is_video:
+        boxes_of = _by_frame(evidence, frames)
+        placed = ([box for frame in view.frames for box in boxes_of.get(frame, ())] for view in grid.views)
+        groups = [(np.flatnonzero(numbers == number), boxes) for number, boxes in enumerate(placed) if boxes]
+    for tokens, boxes in groups:
+        shares[tokens] = _covered(patches[tokens], np.array(boxes, dtype=np.float64), grid.image_size)
+    return [float(share) for share in shares]
+
+
+def _covered(patches: NDArray[np.float64], boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """The share of each patch that lies in at least one box. Shape: ``(n, 4)``, ``(b, 4)`` -> ``(n,)``.
+
+    The edges of all boxes cut the image into rectangles, each of which lies in a box as a whole or not at all.
+    """
+    width, height = size
+    boxes = np.clip(boxes, 0.0, [width, height, width, height])
+    across, down = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
+    inside = np.zeros((len(down) - 1, len(across) - 1), dtype=np.float64)
+    for x0, y0, x1, y1 in boxes:
+        columns, rows = np.searchsorted(across, [x0, x1]), np.searchsorted(down, [y0, y1])
+        inside[rows[0] : rows[1], columns[0] : columns[1]] = 1.0
+
+    def overlaps(low: NDArray[np.float64], high: NDArray[np.float64], cuts: NDArray[np.float64]) -> Any:
+        shared = np.minimum(high[:, None], cuts[1:]) - np.maximum(low[:, None], cuts[:-1])
+        return np.maximum(shared, 0.0)
+
+    x0, y0, x1, y1 = patches.T
+    area = (x1 - x0) * (y1 - y0)
+    covered = (overlaps(y0, y1, down) @ inside * overlaps(x0, x1, across)).sum(1)
+    shares: NDArray[np.float64] = np.divide(covered, area, out=np.zeros_like(area), where=area > 0)
+    return np.clip(shares, 0.0, 1.0)
 
 
 def evidence_recall(

@@ -198,9 +198,10 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
 
 def _evidence(request: RunRequest, media: InputImage | Video) -> dict[str, Any]:
     """The evidence as ``compare_events`` wants it; of a video only what lies in frames that are looked at."""
-    if not request.evidence_at:
-        return {"evidence": request.evidence}
-    looked_at = {number: position for position, number in enumerate(getattr(media, "indices", ()))}
+    indices = getattr(media, "indices", None)
+    if not request.evidence_at or indices is None:  # frames of an image are refused there
+        return {"evidence": request.evidence, "evidence_frames": request.evidence_at}
+    looked_at = {number: position for position, number in enumerate(indices)}
     boxes = zip(request.evidence, request.evidence_at, strict=True)
     there = [(box, looked_at[number]) for box, number in boxes if number in looked_at]
     return {"evidence": [box for box, _ in there], "evidence_frames": [position for _, position in there]}

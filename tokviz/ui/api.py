@@ -17,13 +17,14 @@ import gradio as gr
 
 from ..errors import BadInput
 from ..files import resource
-from ..names import UNPRUNED, BudgetMeaning
+from ..names import UNPRUNED, Box, BudgetMeaning
 from ..pruners.pruner import Pruner
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded, loaded, planning
 from ..serving.model_menu import check_may_load, model_option, model_options
 from ..serving.queue import RunQueue, Waiting, Working, in_turn
 from ..serving.running import Runner, RunRequest
+from ..session_limits import MAX_EVIDENCE
 from . import text
 from .components import ImageField
 from .failures import UNEXPECTED, log_failure, refusal
@@ -40,6 +41,11 @@ _SETTINGS: dict[str, Any] = {
 }
 _PARAMS: dict[str, Any] = {"type": "object", "additionalProperties": _SETTINGS}
 """What ``params`` may hold; agents' tools cannot be called with gradio's own word for "any JSON"."""
+_BOXES: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 5},
+    "maxItems": MAX_EVIDENCE,
+}
 
 
 def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], line: RunQueue) -> None:
@@ -60,6 +66,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         expected_answer: str = "",
         model: str = default_model,
         frames: float | None = None,
+        evidence: list[list[float]] | None = None,
     ) -> dict[str, Any]:
         """Answer a question about an image or video without pruning and with each method; return what each one kept.
 
@@ -83,6 +90,9 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             expected_answer: The correct answer, if known; used only for the verdicts.
             model: Id of a model that this server offers.
             frames: For a video, how many frames the model sees, 1 to 64; null for the model's default.
+            evidence: Boxes around what answers the question, [x0, y0, x1, y1] in pixels of the image; for a video
+                [frame, x0, y0, x1, y1] with the number of the frame in the file, from 0. Used for what became of the
+                evidence, and by the method oracle.
 
         Returns:
             The Comparison as JSON: request, model, token grid (for a video also the frames), and one run per method
@@ -103,6 +113,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
                 expected=expected_answer,
                 model=model,
                 frames=frames,
+                evidence=evidence,
             )
             stop, session = threading.Event(), caller.session_hash or ""
             address = address_of(caller.client, caller.headers)
@@ -160,10 +171,11 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             gr.Textbox("", label="expected_answer"),
             gr.Dropdown([name for _, name in models], value=default_model, label="model", **own),
             gr.Number(None, label="frames"),
+            gr.JSON(None, label="evidence"),
         ]
         output = gr.JSON(label="comparison")
         ask = gr.Button("compare")
-    told = documented(compare, inputs, output, {"methods": _entries(ids), "params": _PARAMS})
+    told = documented(compare, inputs, output, {"methods": _entries(ids), "params": _PARAMS, "evidence": _BOXES})
     ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None, **told)
     gr.api(list_methods, api_name="list_methods", concurrency_limit=8, **documented(list_methods))
     gr.api(list_models, api_name="list_models", concurrency_limit=8, **documented(list_models))
@@ -199,7 +211,10 @@ def _asked(default_model: str, **given: Any) -> RunRequest:
     for name in ("budget", "seed", "repeats", "max_new_tokens", "frames"):
         if name != "frames" or given[name] is not None:
             given[name] = whole_number(name, given[name])
+    boxes, frames = _evidence(given.pop("evidence"))
     wanted = {
+        "evidence": boxes,
+        "evidence_at": frames,
         "model": model_option(model).shown if model else default_model,
         "question": given["question"] or "",
         "methods": tuple(methods),
@@ -207,6 +222,19 @@ def _asked(default_model: str, **given: Any) -> RunRequest:
         "expected": given["expected"] or None,
     }
     return RunRequest(**{**given, **wanted})
+
+
+def _evidence(given: Any) -> tuple[tuple[Box, ...], tuple[int, ...]]:
+    """The boxes of a program, and the file's frames that they lie in. Raises BadInput; the run checks the edges."""
+    boxes = [] if given is None else given
+    sizes = {len(box) if isinstance(box, list) else 0 for box in boxes} if isinstance(boxes, list) else {0}
+    if not (sizes <= {4} or sizes <= {5}):
+        raise BadInput(
+            "evidence must be a list of boxes [x0, y0, x1, y1] in pixels, or, all of them, [frame, x0, y0, x1, y1] of "
+            "a video."
+        )
+    frames = tuple(whole_number("The frame of an evidence box", box[0]) for box in boxes if len(box) == 5)
+    return tuple(tuple(box[-4:]) for box in boxes), frames
 
 
 def method_notes(method: str) -> list[str]:
