@@ -75,6 +75,11 @@ def _greedy(machine: Machine, size: Size) -> float:
     return machine.greedy(size.n, size.keep)
 
 
+def _coverage(machine: Machine, size: Size) -> float:
+    """All pairs, and every pair looked at once: what is worth less than the best needs no second look."""
+    return machine.product(size.n, size.n, size.width) + machine.read_of(size.n, size.n)
+
+
 def _apet(machine: Machine, size: Size) -> float:
     return 12 * machine.read + machine.product(size.keep, size.n - size.keep, size.width)
 
@@ -149,6 +154,7 @@ CASES: tuple[Case, ...] = (
     Case("divprune", _GREEDY, _greedy, published.divprune),
     Case("todre", _GREEDY, _greedy, published.todre),
     Case("dart", "8 reads", _reads(8), published.dart),
+    Case("scope", "product + 1 read of it", _coverage, published.scope),
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),

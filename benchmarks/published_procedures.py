@@ -130,6 +130,23 @@ def vispruner(s: Signals, keep: int, tick: Tick) -> Tensor:
     return torch.cat([important, rest]).sort().values
 
 
+def scope(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """SCOPE: every step computes anew what each token would add to the coverage of all, times its attention."""
+    unit = normalize(s.features, dim=1)
+    similarity = unit @ unit.T
+    covered = torch.zeros(len(unit), device=unit.device)
+    left = torch.zeros(len(unit), device=unit.device)
+    chosen = torch.empty(keep, dtype=torch.int64, device=unit.device)
+    for step in range(keep):
+        tick()
+        gain = (similarity - covered.unsqueeze(1)).clamp_min(0).sum(0) * s.cls_attention
+        pick = (gain + left).argmax()
+        chosen[step] = pick
+        left[pick] = -torch.inf
+        covered = torch.maximum(covered, similarity[pick])
+    return chosen.sort().values
+
+
 def holov(s: Signals, keep: int, tick: Tick) -> Tensor:
     """HoloV: 16 strips; attention plus the variance of cosines in each strip shares out the tokens."""
     strips = torch.arange(len(s.features), device=s.features.device).tensor_split(16)

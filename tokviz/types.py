@@ -162,6 +162,8 @@ class Diagnostics:
         score: The map that ranked the tokens; None if nothing did (random, withdrawal).
         order_is_basis: Whether the tokens picked step by step are a basis from which the others are reconstructed.
         extra_name: What the tokens in ``Selection.extra`` are, in words.
+        covered_by: ``(N,)`` int64, for every token the row of the kept token that stands for it although nothing was
+            merged, itself for kept ones; -1 for none. Drawn as merge groups are. None if the method has no such groups.
         facts: Plain numbers and texts worth recording.
         warnings: Sentences for the user.
     """
@@ -173,6 +175,7 @@ class Diagnostics:
     text: TextScores | None = None
     order_is_basis: bool = False
     extra_name: str = ""
+    covered_by: Tensor | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
