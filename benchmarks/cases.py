@@ -148,6 +148,7 @@ CASES: tuple[Case, ...] = (
     Case("visionzip", "1 read + key product", _visionzip, merging.visionzip),
     Case("vispruner", "product + blocks per round", _vispruner, published.vispruner),
     Case("holov", "1 read + products of strips", _strips, published.holov),
+    Case("hiprune", _READ, _reads(1), published.hiprune),
     Case("globalcom2", _READ, _reads(1), published.globalcom2, tiled=True),
     Case("fastv", _READ, _reads(1), published.last_row),
     Case("apet", "12 reads + K x (N-K) product", _apet, merging.apet),

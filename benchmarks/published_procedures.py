@@ -147,6 +147,17 @@ def scope(s: Signals, keep: int, tick: Tick) -> Tensor:
     return chosen.sort().values
 
 
+def hiprune(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """HiPrune: the best in the object layer, their neighbours by number, and the best of the rest in the deep layer."""
+    n = len(s.features)
+    anchors = s.object_attention.topk(round(keep * 0.1 / 5)).indices
+    width = max(1, int(n**0.5))
+    near = torch.cat([anchors, anchors - 1, anchors + 1, anchors - width, anchors + width]).clamp(0, n - 1).unique()
+    deep = s.deep_attention.clone()
+    deep[near] -= 1
+    return torch.cat([near, deep.topk(keep - len(near)).indices]).sort().values
+
+
 def holov(s: Signals, keep: int, tick: Tick) -> Tensor:
     """HoloV: 16 strips; attention plus the variance of cosines in each strip shares out the tokens."""
     strips = torch.arange(len(s.features), device=s.features.device).tensor_split(16)

@@ -49,6 +49,8 @@ SIGNALS_OF = {
     "encoder_keys": ("keys",),
     "full_keys": ("full_keys",),
     "received_attention": ("received_attention",),
+    "object_attention": ("object_attention",),
+    "deep_attention": ("deep_attention",),
     "text_features": ("text_features",),
     "question_features": ("question_features",),
     "llm_input": ("input_features", "input_text"),
@@ -68,8 +70,8 @@ ALWAYS = ("features", "candidates", "view", "cell", "sizes")
 """Fields that every stage sees without asking."""
 
 PER_TOKEN = (
-    "features", "cls_attention", "cls_logits", "cls_full_width", "received_attention", "keys", "full_keys",
-    "clip_relevance", "previous_features", "key_norms", "normed_features",
+    "features", "cls_attention", "cls_logits", "cls_full_width", "received_attention", "object_attention",
+    "deep_attention", "keys", "full_keys", "clip_relevance", "previous_features", "key_norms", "normed_features",
 )  # fmt: skip
 PER_TOKEN_LAST_AXIS = ("attention_rows", "head_rows", "rotary_similarity")
 IN_FLOAT32 = ("attention_rows", "head_rows", "rotary_similarity")
@@ -212,6 +214,8 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         normed_text=torch.randn(text, width, generator=g),
         sequence_index=torch.arange(n) + 35,
         text_index=torch.arange(text) + 35 + n,
+        object_attention=probabilities(),
+        deep_attention=probabilities(),
         candidates=layout.candidates,
         view=layout.view,
         cell=layout.cell,

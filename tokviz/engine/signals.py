@@ -14,7 +14,7 @@ from ..errors import Unsupported
 from ..types import Need, Signals, Stage
 from .capture import attention_rows, lifted
 from .sequence import Rows, State, rotary_axes
-from .vision import VisionSignals
+from .vision import VisionSignals, tower_layer
 
 MEAN_ROW_KINDS = ("last_row", "text_rows")
 """Fill ``Signals.attention_rows``; a stage can have one of them."""
@@ -189,7 +189,7 @@ class SignalReader:
                 return {name: self._seen(need, stage, rows.alive[row], row)}
 
     def _seen(self, need: Need, stage: Stage, alive: Tensor, row: int) -> Tensor:
-        layer = "last" if need.layer == "last" else "feature"
+        layer = tower_layer(need)
         vision = None if self.vision is None else self.vision[row]
         values = None if vision is None else vision.seen.get(need.kind, {}).get(layer)
         if vision is None or values is None:
