@@ -80,6 +80,10 @@ def _coverage(machine: Machine, size: Size) -> float:
     return machine.product(size.n, size.n, size.width) + machine.read_of(size.n, size.n)
 
 
+def _mmtok(machine: Machine, size: Size) -> float:
+    return machine.product(size.n, QUESTION, size.width) + _coverage(machine, size)
+
+
 def _apet(machine: Machine, size: Size) -> float:
     return 12 * machine.read + machine.product(size.keep, size.n - size.keep, size.width)
 
@@ -163,6 +167,7 @@ CASES: tuple[Case, ...] = (
     Case("polymorphic", "1 read + product of the rest", _polymorphic, merging.polymorphic),
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),
     Case("cdpruner", f"{_GREEDY} + factor rows", _cdpruner, published.cdpruner),
+    Case("mmtok", "products + 1 read of them", _mmtok, published.mmtok),
     Case("pdrop", _READ, _reads(1), published.last_row),
     Case("v2drop", "2 reads", _reads(2), published.variation),
     Case("vtw", "none", _nothing, published.withdraw),

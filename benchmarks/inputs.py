@@ -61,6 +61,7 @@ def make_signals(stage: Stage, n: int, width: int, tiled: bool, device: torch.de
         "encoder_keys": ("keys", lambda: rows(n, KEY_WIDTH)),
         "full_keys": ("full_keys", lambda: rows(n, FULL_WIDTH)),
         "text_features": ("text_features", lambda: rows(TEXT, width)),
+        "encoder_features": ("encoder_features", lambda: features(n, width, g)),
         "question_features": ("question_features", lambda: rows(QUESTION, width)),
         "clip_relevance": ("clip_relevance", lambda: rows(1, n)[0].tanh()),
         "last_row": ("attention_rows", lambda: shares(1)),

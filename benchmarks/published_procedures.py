@@ -158,6 +158,23 @@ def hiprune(s: Signals, keep: int, tick: Tick) -> Tensor:
     return torch.cat([near, deep.topk(keep - len(near)).indices]).sort().values
 
 
+def mmtok(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """MMTok: every step computes anew what each token would add to the cover of all words and all tokens."""
+    tokens, encoded, words = (normalize(x, dim=1) for x in (s.features, s.encoder_features, s.question_features))
+    of_words = (words @ tokens.T / 0.02).softmax(1) / len(words)
+    of_image = (encoded @ encoded.T / 0.2).softmax(1) / len(tokens)
+    cover = torch.cat([of_words, 0.5 * of_image])
+    best, left = torch.zeros(len(cover), device=cover.device), torch.zeros(len(tokens), device=cover.device)
+    chosen = torch.empty(keep, dtype=torch.int64, device=cover.device)
+    for step in range(keep):
+        tick()
+        pick = ((cover - best.unsqueeze(1)).clamp_min(0).sum(0) + left).argmax()
+        chosen[step] = pick
+        left[pick] = -torch.inf
+        best = torch.maximum(best, cover[:, pick])
+    return chosen.sort().values
+
+
 def holov(s: Signals, keep: int, tick: Tick) -> Tensor:
     """HoloV: 16 strips; attention plus the variance of cosines in each strip shares out the tokens."""
     strips = torch.arange(len(s.features), device=s.features.device).tensor_split(16)

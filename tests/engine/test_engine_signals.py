@@ -14,9 +14,12 @@ from tokviz.types import (
     CLS_ATTENTION_LAST_LAYER,
     CLS_FEATURE,
     DEEP_ATTENTION,
+    ENCODER_FEATURES,
     ENCODER_KEYS,
     LAST_ROW,
     OBJECT_ATTENTION,
+    QUESTION_FEATURES,
+    TEXT_FEATURES,
     TEXT_ROWS,
     Need,
     Selection,
@@ -290,3 +293,29 @@ def test_attention_rows_of_half_precision_are_those_of_float32():
     rows = attention_rows(query, key[:2], 0.25, mask)
     assert rows.dtype == torch.float32
     assert torch.equal(rows, attention_rows(query.float(), key[:2].float(), 0.25, mask))
+
+
+@pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
+def test_features_before_the_projector_behind_it_and_the_place_of_the_question(request, kernel):
+    model, needs = request.getfixturevalue(kernel), (ENCODER_FEATURES, QUESTION_FEATURES, TEXT_FEATURES)
+    inputs = prompt(model, TWO_IMAGES)
+    seen = {}
+
+    def choose(stage, signals, row):
+        seen[stage.site, row] = signals
+        return everything(stage, signals, row)
+
+    asked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    asked[:, -3:-1] = True
+    stages = [stage("encoder", 99, "keep"), stage("projector", 99, "keep", needs)]
+    with torch.no_grad(), prune(model, FAMILY, None, stages, choose, question_mask=asked):
+        model(**inputs)
+        states = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
+    for row, images in ((0, slice(0, 2)), (1, slice(2, 3))):
+        found = seen["projector", row]
+        assert torch.equal(found.encoder_features, seen["encoder", row].features)
+        assert (found.encoder_features - states[images, 1:].flatten(0, 1)).abs().max() <= 1e-6
+        assert found.question_index.dtype == torch.int64
+        last = len(found.text_features) - 1
+        assert found.question_index.tolist() == [last - 2, last - 1]
+        assert torch.equal(found.text_features[found.question_index], found.question_features)

@@ -52,7 +52,8 @@ SIGNALS_OF = {
     "object_attention": ("object_attention",),
     "deep_attention": ("deep_attention",),
     "text_features": ("text_features",),
-    "question_features": ("question_features",),
+    "question_features": ("question_features", "question_index"),
+    "encoder_features": ("encoder_features",),
     "llm_input": ("input_features", "input_text"),
     "clip_relevance": ("clip_relevance",),
     "last_row": ("attention_rows",),
@@ -71,7 +72,8 @@ ALWAYS = ("features", "candidates", "view", "cell", "sizes")
 
 PER_TOKEN = (
     "features", "cls_attention", "cls_logits", "cls_full_width", "received_attention", "object_attention",
-    "deep_attention", "keys", "full_keys", "clip_relevance", "previous_features", "key_norms", "normed_features",
+    "deep_attention", "encoder_features", "keys", "full_keys", "clip_relevance", "previous_features", "key_norms",
+    "normed_features",
 )  # fmt: skip
 PER_TOKEN_LAST_AXIS = ("attention_rows", "head_rows", "rotary_similarity")
 IN_FLOAT32 = ("attention_rows", "head_rows", "rotary_similarity")
@@ -216,6 +218,8 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         text_index=torch.arange(text) + 35 + n,
         object_attention=probabilities(),
         deep_attention=probabilities(),
+        encoder_features=tokens(width),
+        question_index=torch.arange(questions),
         candidates=layout.candidates,
         view=layout.view,
         cell=layout.cell,

@@ -200,6 +200,8 @@ BEFORE_THE_LLM = [
     *before_llm("vispruner", "encoder", NEXT_7B, 640, 320, 160),
     *before_llm("scope", "encoder", LLAVA_7B, 192, 128, 64),
     *before_llm("scope", "encoder", NEXT_7B, 640, 320, 160),
+    *before_llm("mmtok", "projector", LLAVA_7B, 192, 128, 64),
+    *before_llm("mmtok", "projector", NEXT_7B, 640, 320, 160),
     *before_llm("hiprune", "projector", LLAVA_7B, 192, 128, 64),
     *before_llm("hiprune", "projector", NEXT_7B, 640, 320, 160),
     *before_llm("holov", "projector", LLAVA_7B, 192, 128, 64),

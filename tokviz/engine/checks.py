@@ -92,7 +92,7 @@ def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs
                 "This method compares patches with the question by CLIP's text tower, which is not loaded with this "
                 "model; choose a method that does without."
             )
-        if need.kind in VISION_KINDS:
+        if need.kind in VISION_KINDS and need.kind != "encoder_features":
             family.vision_attention(model, tower_layer(need))
 
 

@@ -165,7 +165,13 @@ class SignalReader:
             case "text_features":
                 return {"text_features": hidden[row, rows.question[row].to(hidden.device)]}
             case "question_features":
-                return {"question_features": hidden[row, _asked(rows, row, stage).to(hidden.device)]}
+                asked = _asked(rows, row, stage)
+                return {
+                    "question_features": hidden[row, asked.to(hidden.device)],
+                    "question_index": asked[rows.question[row]].nonzero().squeeze(1).to(hidden.device),
+                }
+            case "encoder_features":
+                return {"encoder_features": self._vision(need, stage, row).of(rows.alive[row])}
             case "llm_input":
                 inside = None if moment is None else moment.llm_input
                 entered, then = (hidden, rows) if inside is None else inside
@@ -188,11 +194,15 @@ class SignalReader:
                 name = "keys" if kind == "encoder_keys" else kind
                 return {name: self._seen(need, stage, rows.alive[row], row)}
 
+    def _vision(self, need: Need, stage: Stage, row: int) -> VisionSignals:
+        if self.vision is None:
+            raise ValueError(f"{stage.title!r} needs {need.kind} of the vision tower; ask encode() for it")
+        return self.vision[row]
+
     def _seen(self, need: Need, stage: Stage, alive: Tensor, row: int) -> Tensor:
-        layer = tower_layer(need)
-        vision = None if self.vision is None else self.vision[row]
-        values = None if vision is None else vision.seen.get(need.kind, {}).get(layer)
-        if vision is None or values is None:
+        layer, vision = tower_layer(need), self._vision(need, stage, row)
+        values = vision.seen.get(need.kind, {}).get(layer)
+        if values is None:
             raise ValueError(f"{stage.title!r} needs {need.kind} of the {layer} vision layer; ask encode() for it")
         if need.kind != "cls_feature":
             return values[alive.to(values.device)]

@@ -37,8 +37,8 @@ PerLayer = Mapping[str, Mapping[str, Tensor]]
 
 _LOOKS = {**CLS_LOOKS, **PATCH_LOOKS}
 
-VISION_KINDS = (*_LOOKS, "cls_feature")
-"""Needs that are read off the vision tower, in the layer that ``Need.layer`` names."""
+VISION_KINDS = (*_LOOKS, "cls_feature", "encoder_features")
+"""Needs that are read off the vision tower, in the layer that ``Need.layer`` names, or as they leave it."""
 
 
 def tower_layer(need: Need) -> TowerLayer:
@@ -126,7 +126,7 @@ def captured(
     """
     wanted: dict[TowerLayer, set[str]] = {}
     for need in needs:
-        if need.kind in VISION_KINDS:
+        if need.kind in VISION_KINDS and need.kind != "encoder_features":  # what leaves the tower is always kept
             wanted.setdefault(tower_layer(need), set()).add(need.kind)
     merging = family.patch_merging(model)
     with ExitStack() as stack:
