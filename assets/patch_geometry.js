@@ -96,7 +96,8 @@ function hasUnseenMargin(payload) {
 }
 
 // The payload says of a stage only what it changed, on the tokens it was given. Here every list gets its N entries:
-// kept (indices), order, maps, and carriers: who carries each token after this stage, through all merges so far.
+// kept (indices), order, maps, and carriers: who carries each token after this stage, through all merges so far, or,
+// where nothing was merged and the stage says so (covers), who stands for it: of this stage alone.
 function unpackStages(stages, nTokens) {
   let alive = Array.from({ length: nTokens }, (_, token) => token);
   let carriers = null;
@@ -112,7 +113,9 @@ function unpackStages(stages, nTokens) {
     const maps = stage.maps.map((map) => ({ ...map, values: spread(map.values, null) }));
     if (stage.absorbed || carriers) carriers = nextCarriers(carriers, kept, stage.absorbed || [], nTokens);
     alive = kept;
-    return { ...stage, kept, order, maps, carriers, merges: Boolean(stage.absorbed) };
+    const covers = Boolean(stage.covered) && !carriers;
+    const groups = covers ? nextCarriers(null, kept, stage.covered, nTokens) : carriers;
+    return { ...stage, kept, order, maps, carriers: groups, merges: Boolean(stage.absorbed), covers };
   });
 }
 

@@ -113,7 +113,7 @@ function tellingStage(stages, view) {
   const at = {
     score: () => stages.findIndex((stage) => stage.maps.length),
     order: () => stages.findIndex((stage) => stage.order || stage.sequence),
-    clusters: () => last((stage) => stage.merges),
+    clusters: () => last((stage) => stage.merges || stage.covers),
   }[view]?.() ?? -1;
   if (at >= 0) return at;
   const selected = last((stage) => stage.kept.length && stage.kept.length < stage.n_in);
@@ -223,6 +223,6 @@ function fate(lane, payload, token) {
   const left = lane.survival.depth[token];
   const earlier = left < lane.stageAt ? ` earlier: ${lane.data.stages[left].label}` : "";
   const carrier = stage.carriers ? stage.carriers[token] : -1;
-  if (carrier >= 0) return `merged into ${placeOf(payload, carrier)}${earlier && `,${earlier}`}`;
+  if (carrier >= 0) return `${stage.covers ? "dropped, covered by" : "merged into"} ${placeOf(payload, carrier)}${earlier && `,${earlier}`}`;
   return `dropped${earlier}`;
 }

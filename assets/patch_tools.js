@@ -163,6 +163,7 @@ function groupsNote(lane, stage) {
   const merged = sizes.filter((size) => size > 1).length;
   const alone = sizes.length - merged ? `; ${sizes.length - merged} tokens stand for a single patch` : "";
   const before = lane.data.stages.slice(0, lane.stageAt).some((earlier) => earlier.merges) ? " after all merges so far" : "";
+  if (stage.covers) return `Nothing is merged. ${merged} kept tokens stand for others, one for ${Math.max(0, ...sizes)} patches${alone}.`;
   return `${merged} groups${before}, the largest with ${Math.max(0, ...sizes)} patches${alone}.`;
 }
 

@@ -91,7 +91,10 @@ function legendEntries(view, stages) {
   if (view === "score" || view === "order") entries.push(["outlined", "kept"]);
   if (view === "dropped") entries.push(["outlined", "kept to the end"]);
   if (view === "dropped" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
-  if (view === "clusters") entries.push(["group", "colour: one group"], ["ring", "the patch it is merged into"], ["kept", "kept, not merged"], ["dropped", "dropped"]);
+  if (view === "clusters") {
+    const ring = stages.some((stage) => stage.covers) ? "the patch it is merged into, or covered by" : "the patch it is merged into";
+    entries.push(["group", "colour: one group"], ["ring", ring], ["kept", "kept, not merged"], ["dropped", "dropped"]);
+  }
   if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only coarsely, from the whole image"]);
   if (state.payload.grid.stacked && (view === "score" || view === "dropped")) entries.push(["group", "where levels overlap, the higher is shown"]);
   if (state.plain.evidence.length) entries.push(["evidence", "evidence for the answer"]);

@@ -76,6 +76,15 @@ def _greedy(machine: Machine, size: Size) -> float:
     return machine.greedy(size.n, size.keep)
 
 
+def _coverage(machine: Machine, size: Size) -> float:
+    """All pairs, and every pair looked at once: what is worth less than the best needs no second look."""
+    return machine.product(size.n, size.n, size.width) + machine.read_of(size.n, size.n)
+
+
+def _mmtok(machine: Machine, size: Size) -> float:
+    return machine.product(size.n, QUESTION, size.width) + _coverage(machine, size)
+
+
 def _apet(machine: Machine, size: Size) -> float:
     return 12 * machine.read + machine.product(size.keep, size.n - size.keep, size.width)
 
@@ -150,6 +159,7 @@ CASES: tuple[Case, ...] = (
     Case("visionzip", "1 read + key product", _visionzip, merging.visionzip),
     Case("vispruner", "product + blocks per round", _vispruner, published.vispruner),
     Case("holov", "1 read + products of strips", _strips, published.holov),
+    Case("hiprune", _READ, _reads(1), published.hiprune),
     Case("globalcom2", _READ, _reads(1), published.globalcom2, tiled=True),
     Case("fastv", _READ, _reads(1), published.last_row),
     Case("apet", "12 reads + K x (N-K) product", _apet, merging.apet),
@@ -158,6 +168,7 @@ CASES: tuple[Case, ...] = (
     Case("evs", _READ, _reads(1), published.evs, filmed=True),
     Case("vidcom2", "3 reads", _reads(3), published.vidcom2, filmed=True),
     Case("dart", "8 reads", _reads(8), published.dart),
+    Case("scope", "product + 1 read of it", _coverage, published.scope),
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
@@ -167,6 +178,7 @@ CASES: tuple[Case, ...] = (
     Case("polymorphic", "1 read + product of the rest", _polymorphic, merging.polymorphic),
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),
     Case("cdpruner", f"{_GREEDY} + factor rows", _cdpruner, published.cdpruner),
+    Case("mmtok", "products + 1 read of them", _mmtok, published.mmtok),
     Case("pdrop", _READ, _reads(1), published.last_row),
     Case("v2drop", "2 reads", _reads(2), published.variation),
     Case("vtw", "none", _nothing, published.withdraw),

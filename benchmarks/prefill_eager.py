@@ -14,17 +14,18 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from tokviz.engine import Prompt, Stopwatch
+from tokviz.engine.vision import tower_layer
 from tokviz.types import Need, Params, Schedule, Selection, Signals, Stage
 
 from .prefill_models import Bench
 
-VISION_MAPS = ("cls_attention", "cls_logits", "received_attention")
+VISION_MAPS = ("cls_attention", "cls_logits", "received_attention", "object_attention", "deep_attention")
 """Signals that the official codes read off maps of the vision tower. Others (keys, features) cost them no map."""
 LLM_MAPS = ("last_row", "text_rows", "head_rows")
 """Signals that the official codes read off maps of the LLM, unless they recompute them as PyramidDrop does."""
@@ -131,7 +132,7 @@ def eager_prompt(bench: Bench, schedule: Schedule, needs: set[Need]) -> tuple[Pr
     """
     model, family = bench.model, bench.family
     wanted = {need for need in needs if need.kind in (*VISION_MAPS, "encoder_keys")}
-    asked: Any = {need: family.vision_attention(model, _tower_layer(need)) for need in wanted}
+    asked: Any = {need: family.vision_attention(model, tower_layer(need)) for need in wanted}
     modules = list(asked.values())
     if family.patch_merging(model) is None:  # output_attentions keeps those of all layers
         modules = [module for module in model.modules() if type(module) is type(modules[0])]
@@ -142,14 +143,10 @@ def eager_prompt(bench: Bench, schedule: Schedule, needs: set[Need]) -> tuple[Pr
             seen: dict[str, dict[str, Tensor]] = {kind: dict(layers) for kind, layers in prompt.vision[0].seen.items()}
             for need, module in asked.items():
                 values = _of_tokens(bench, need, _read(need.kind, maps, id(module)))
-                seen.setdefault(need.kind, {})[_tower_layer(need)] = values
+                seen.setdefault(need.kind, {})[tower_layer(need)] = values
         peak = maps.peak_bytes
     vision = [replace(prompt.vision[0], seen=seen)]
     return replace(prompt, vision=vision, vision_ms=prompt.vision_ms + watch.milliseconds), peak
-
-
-def _tower_layer(need: Need) -> Literal["feature", "last"]:
-    return "last" if need.layer == "last" else "feature"
 
 
 def _read(kind: str, maps: Maps, module: int) -> Tensor:

@@ -130,6 +130,51 @@ def vispruner(s: Signals, keep: int, tick: Tick) -> Tensor:
     return torch.cat([important, rest]).sort().values
 
 
+def scope(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """SCOPE: every step computes anew what each token would add to the coverage of all, times its attention."""
+    unit = normalize(s.features, dim=1)
+    similarity = unit @ unit.T
+    covered = torch.zeros(len(unit), device=unit.device)
+    left = torch.zeros(len(unit), device=unit.device)
+    chosen = torch.empty(keep, dtype=torch.int64, device=unit.device)
+    for step in range(keep):
+        tick()
+        gain = (similarity - covered.unsqueeze(1)).clamp_min(0).sum(0) * s.cls_attention
+        pick = (gain + left).argmax()
+        chosen[step] = pick
+        left[pick] = -torch.inf
+        covered = torch.maximum(covered, similarity[pick])
+    return chosen.sort().values
+
+
+def hiprune(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """HiPrune: the best in the object layer, their neighbours by number, and the best of the rest in the deep layer."""
+    n = len(s.features)
+    anchors = s.object_attention.topk(round(keep * 0.1 / 5)).indices
+    width = max(1, int(n**0.5))
+    near = torch.cat([anchors, anchors - 1, anchors + 1, anchors - width, anchors + width]).clamp(0, n - 1).unique()
+    deep = s.deep_attention.clone()
+    deep[near] -= 1
+    return torch.cat([near, deep.topk(keep - len(near)).indices]).sort().values
+
+
+def mmtok(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """MMTok: every step computes anew what each token would add to the cover of all words and all tokens."""
+    tokens, encoded, words = (normalize(x, dim=1) for x in (s.features, s.encoder_features, s.question_features))
+    of_words = (words @ tokens.T / 0.02).softmax(1) / len(words)
+    of_image = (encoded @ encoded.T / 0.2).softmax(1) / len(tokens)
+    cover = torch.cat([of_words, 0.5 * of_image])
+    best, left = torch.zeros(len(cover), device=cover.device), torch.zeros(len(tokens), device=cover.device)
+    chosen = torch.empty(keep, dtype=torch.int64, device=cover.device)
+    for step in range(keep):
+        tick()
+        pick = ((cover - best.unsqueeze(1)).clamp_min(0).sum(0) + left).argmax()
+        chosen[step] = pick
+        left[pick] = -torch.inf
+        best = torch.maximum(best, cover[:, pick])
+    return chosen.sort().values
+
+
 def holov(s: Signals, keep: int, tick: Tick) -> Tensor:
     """HoloV: 16 strips; attention plus the variance of cosines in each strip shares out the tokens."""
     strips = torch.arange(len(s.features), device=s.features.device).tensor_split(16)

@@ -45,6 +45,9 @@ SIGNALS = {
     "encoder_keys": (TOWER, "keys"),
     "full_keys": (TOWER, "keys of all heads"),
     "received_attention": (TOWER, "attention received (without [CLS])"),
+    "object_attention": (TOWER, "attention received in the object layer"),
+    "deep_attention": (TOWER, "attention received"),
+    "encoder_features": (TOWER, "features before the projector"),
     "clip_relevance": (TOWER, "CLIP's text tower"),
     "text_features": (PROMPT, "text after the image"),
     "question_features": (PROMPT, "the question"),
@@ -60,7 +63,7 @@ SIGNALS = {
     "normed_features": (LLM, "hidden states after the final norm"),
 }
 """Where each signal comes from, and its name in the table of needs."""
-LAYERS = {"last": " (last layer)", "feature": "", "previous": "", "this": " (of the next layer)", None: ""}
+LAYERS = {"last": " (last layer)", "this": " (of the next layer)"}
 
 INTRODUCTION = """\
 # Methods
@@ -138,7 +141,7 @@ def needs(pruner: Pruner, place: int) -> str:
     for need in pruner.needs:
         found, name = SIGNALS[need.kind]
         if found == place:
-            words.append(name + LAYERS[need.layer] + ("\\*" if need in pruner.does_without else ""))
+            words.append(name + LAYERS.get(need.layer or "", "") + ("\\*" if need in pruner.does_without else ""))
     if pruner.merges_in_vision and place == TOWER:
         words.append("keys of every layer")
     return ", ".join(dict.fromkeys(words)) or "–"

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from tokviz.names import Media
-from tokviz.types import ENCODER_KEYS, RECEIVED_ATTENTION, Need
+from tokviz.types import DEEP_ATTENTION, ENCODER_KEYS, OBJECT_ATTENTION, RECEIVED_ATTENTION, Need
 
 START, END = 92, 93
 MARKS = {"<|image_pad|>": IMAGE, "<|video_pad|>": VIDEO, "<|vision_start|>": START, "<|vision_end|>": END}
@@ -91,7 +91,7 @@ class TinyQwen(Case):
     """``family`` is one of ``KINDS``."""
 
     early = ("projector",)
-    vision = (RECEIVED_ATTENTION, ENCODER_KEYS)
+    vision = (RECEIVED_ATTENTION, ENCODER_KEYS, OBJECT_ATTENTION, DEEP_ATTENTION)
 
     def __init__(self, family: str, media: Media = "image") -> None:
         super().__init__(media)
@@ -184,11 +184,24 @@ class TinyQwen(Case):
     def by_hand(self, model: Any, images: Any) -> dict[Need, torch.Tensor]:
         """Attention received within frames, and keys, of the last layer that looks at whole frames.
 
+        Also attention received in the object layer, the second of four.
+        """
+        received, keys = self._of_block(model, images, 2 if self.family == "qwen2_5_vl" else 3)
+        return {
+            RECEIVED_ATTENTION: received,
+            DEEP_ATTENTION: received,
+            ENCODER_KEYS: keys,
+            OBJECT_ATTENTION: self._of_block(model, images, 1)[0],
+        }
+
+    def _of_block(self, model: Any, images: Any, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention received within frames, and keys, in the order of the LLM. Shape: ``(frames, n, ...)`` each.
+
         The order of the patches in the tower is found by comparing what enters layer 0 with what the embedding of
         patches made, in a run without learned positions (which Qwen3-VL adds in between).
         """
         tower, states = deepcopy(model.model.visual), {}
-        attention = tower.blocks[2 if self.family == "qwen2_5_vl" else 3].attn
+        attention = tower.blocks[number].attn
         tower.patch_embed.register_forward_hook(lambda _m, _a, output: states.update(patches=output))
         tower.blocks[0].register_forward_pre_hook(lambda _m, args: states.update(entered=args[0]))
         attention.register_forward_pre_hook(
@@ -212,10 +225,8 @@ class TinyQwen(Case):
         received = (query @ key.transpose(2, 3) * key.shape[-1] ** -0.5).softmax(-1).mean(dim=(1, 2))
         placed = torch.empty_like(received.flatten()), torch.empty_like(key.mean(1).flatten(0, 1))
         placed[0][order], placed[1][order] = received.flatten(), key.mean(1).flatten(0, 1)
-        return {
-            RECEIVED_ATTENTION: placed[0].unflatten(0, (len(images), -1)),
-            ENCODER_KEYS: placed[1].unflatten(0, (len(images), -1)),
-        }
+        received, keys = (rows.unflatten(0, (len(images), -1)) for rows in placed)
+        return received, keys
 
 
 @cache

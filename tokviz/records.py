@@ -217,6 +217,8 @@ class StageRecord(Record):
         order: Step at which each token was picked, else -1.
         assignment: Original index of the token that carries each token after this stage (itself if kept); -1 if it was
             dropped without merging or dropped earlier. None if the stage does not merge.
+        covered_by: Original index of the kept token that stands for each token without a merge (itself if kept); -1 if
+            there is none. None if the method has no such groups.
         order_is_basis: Whether the picked tokens are a basis from which the others are reconstructed.
         n_extra: Number of tokens that the stage added and that are not patches.
         extra_name: What the added tokens are ([CLS], a summary).
@@ -243,6 +245,7 @@ class StageRecord(Record):
     charts: Many[Chart] = []
     readings: Many[Reading] = []
     text: TextScores | None = None
+    covered_by: Many[int] | None = None
     facts: dict[str, Any]
     selection_ms: float | None
 

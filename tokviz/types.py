@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 
 SignalKind = Literal[
-    "cls_attention", "cls_logits", "cls_full_width", "cls_feature", "received_attention", "encoder_keys", "full_keys",
-    "text_features", "question_features", "llm_input", "clip_relevance", "last_row", "text_rows", "head_rows",
-    "rotary_similarity", "previous_features", "key_norms", "normed_features", "sequence_index", "evidence",
+    "cls_attention", "cls_logits", "cls_full_width", "cls_feature", "received_attention", "object_attention",
+    "deep_attention", "encoder_keys", "full_keys", "encoder_features", "text_features", "question_features",
+    "llm_input", "clip_relevance", "last_row", "text_rows", "head_rows", "rotary_similarity", "previous_features",
+    "key_norms", "normed_features", "sequence_index", "evidence",
 ]  # fmt: skip
 
 
@@ -35,18 +36,20 @@ class Need:
     """One signal that a stage wants beside its features. The engine captures just what is asked for.
 
     kind: ``last_row``, ``text_rows`` -> ``Signals.attention_rows``; ``encoder_keys`` -> ``keys``; ``llm_input`` ->
-        ``input_features`` and ``input_text``; ``key_norms``, ``normed_features`` and ``sequence_index`` also fill
-        ``text_key_norms``, ``normed_text`` and ``text_index``. All others are named as the field of ``Signals`` that
-        they fill, where what they are is told.
+        ``input_features`` and ``input_text``; ``key_norms``, ``normed_features``, ``sequence_index`` and
+        ``question_features`` also fill ``text_key_norms``, ``normed_text``, ``text_index`` and ``question_index``. All
+        others are named as the field of ``Signals`` that they fill, where what they are is told.
     layer: for vision signals ``"feature"`` (the layer whose output becomes the visual features; CLIP layer 22 of 24 in
-        LLaVA-1.5) or ``"last"``; for attention rows and key norms ``"previous"`` (the layer before the stage, which has
-        already run on the unpruned sequence) or ``"this"`` (the one it stands before, recomputed from its input).
+        LLaVA-1.5), ``"last"`` or ``"object"`` (a middle one, whose attention follows objects: the 9th of CLIP's 24, the
+        16th of 32 of Qwen, as HiPrune has it); for attention rows and key norms ``"previous"`` (the layer before the
+        stage, which has already run on the unpruned sequence) or ``"this"`` (the one it stands before, recomputed from
+        its input).
 
     Raises BadInput for a kind that does not exist.
     """
 
     kind: SignalKind
-    layer: Literal["feature", "last", "previous", "this"] | None = None
+    layer: Literal["feature", "last", "object", "previous", "this"] | None = None
 
     def __post_init__(self) -> None:
         known = get_args(SignalKind)
@@ -63,6 +66,9 @@ CLS_FEATURE = Need("cls_feature", "feature")
 ENCODER_KEYS = Need("encoder_keys", "feature")
 FULL_KEYS_LAST_LAYER = Need("full_keys", "last")
 RECEIVED_ATTENTION = Need("received_attention", "last")
+OBJECT_ATTENTION = Need("object_attention", "object")
+DEEP_ATTENTION = Need("deep_attention", "feature")
+ENCODER_FEATURES = Need("encoder_features")
 TEXT_FEATURES = Need("text_features")
 QUESTION_FEATURES = Need("question_features")
 LLM_INPUT = Need("llm_input")
@@ -95,10 +101,15 @@ class Signals:
         cls_feature: ``(D,)``, the [CLS] token's own encoder feature; ``(tiles, D)`` of an image cut into tiles.
         received_attention: ``(N,)``, of a tower without [CLS]: what a patch receives from all patches of its image or
             frame in the last layer that attends over whole ones, mean over heads and queries.
+        object_attention: ``(N,)``, of any tower: what a patch receives, from [CLS] too, in the tower's object layer,
+            mean over heads and queries.
+        deep_attention: ``(N,)``, the same in the layer that makes the features (of Qwen as ``received_attention``).
         keys: ``(N, d_k)``, keys of the vision tower, mean over heads; inside the tower those of the stage's layer.
         full_keys: ``(N, H d_k)``, the heads' keys laid side by side.
+        encoder_features: ``(N, D_v)``, vision features before the projector (behind it where it merges patches).
         text_features: ``(M, D)``, embeddings of the text, at the stage's site.
         question_features: ``(Q, D)``, of those, only what the user wrote (no template, no roles).
+        question_index: ``(Q,)`` int64, which of the text's rows these are.
         input_features: ``(N_0, D)``, what entered LLM layer 0, whatever the stage's site: visual embeddings.
         input_text: ``(M, D)``, and text embeddings.
         clip_relevance: ``(N,)``, similarity of each patch to the question in the space of the CLIP model that the
@@ -133,10 +144,14 @@ class Signals:
     cls_full_width: Tensor | None = None
     cls_feature: Tensor | None = None
     received_attention: Tensor | None = None
+    object_attention: Tensor | None = None
+    deep_attention: Tensor | None = None
     keys: Tensor | None = None
     full_keys: Tensor | None = None
+    encoder_features: Tensor | None = None
     text_features: Tensor | None = None
     question_features: Tensor | None = None
+    question_index: Tensor | None = None
     input_features: Tensor | None = None
     input_text: Tensor | None = None
     clip_relevance: Tensor | None = None
@@ -166,6 +181,8 @@ class Diagnostics:
         score: The map that ranked the tokens; None if nothing did (random, withdrawal).
         order_is_basis: Whether the tokens picked step by step are a basis from which the others are reconstructed.
         extra_name: What the tokens in ``Selection.extra`` are, in words.
+        covered_by: ``(N,)`` int64, for every token the row of the kept token that stands for it although nothing was
+            merged, itself for kept ones; -1 for none. Drawn as merge groups are. None if the method has no such groups.
         facts: Plain numbers and texts worth recording.
         warnings: Sentences for the user.
     """
@@ -177,6 +194,7 @@ class Diagnostics:
     text: TextScores | None = None
     order_is_basis: bool = False
     extra_name: str = ""
+    covered_by: Tensor | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 

@@ -103,7 +103,18 @@ def test_attention_guided_methods_are_measured_as_published_too(made):
     """By what their stages need: maps of the tower, or of an LLM layer that has run; nobody else."""
     wanted, _ = planned(made)
     eager_ones = {plan.method for plan in wanted if plan.how == "eager"}
-    guided = {"fastervlm", "visionzip", "vispruner", "holov", "todre", "polymorphic", "fastv", "sparsevlm"}
+    guided = {
+        "fastervlm",
+        "visionzip",
+        "vispruner",
+        "holov",
+        "hiprune",
+        "scope",
+        "todre",
+        "polymorphic",
+        "fastv",
+        "sparsevlm",
+    }
     without_cls = {"prumerge", "prumerge_plus"}  # they recompute the row of a [CLS], as their code does
     assert eager_ones == guided | (
         {"globalcom2"} if made.info.has_tiles else set() if made.info.has_cls else without_cls

@@ -4,6 +4,7 @@ What holds for every family is tested in ``test_engine_families.py``.
 """
 
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -139,6 +140,10 @@ def test_attention_received_is_looked_at_where_whole_frames_are_attended():
         case = CASES[family]
         model = tiny(case)
         assert case.here.vision_attention(model, "last") is model.model.visual.blocks[layer].attn
+        assert case.here.vision_attention(model, "object") is model.model.visual.blocks[1].attn, "16 of 32"
+    whole = SimpleNamespace(depth=32, fullatt_block_indexes=[7, 15, 23, 31])
+    here = CASES["qwen2_5_vl"].here
+    assert [here.last_whole_frame_layer(whole, among) for among in (None, 16, 15, 8, 7)] == [31, 15, 7, 7, 7]
 
 
 def test_windows_are_out_of_the_order_of_the_llm(case):

@@ -8,12 +8,18 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tokviz.engine import encode, prune
 from tokviz.engine.capture import attention_rows, tapped
 from tokviz.errors import Unsupported
+from tokviz.models.base import object_layer
 from tokviz.types import (
     CLS_ATTENTION,
     CLS_ATTENTION_LAST_LAYER,
     CLS_FEATURE,
+    DEEP_ATTENTION,
+    ENCODER_FEATURES,
     ENCODER_KEYS,
     LAST_ROW,
+    OBJECT_ATTENTION,
+    QUESTION_FEATURES,
+    TEXT_FEATURES,
     TEXT_ROWS,
     Need,
     Selection,
@@ -146,6 +152,30 @@ def test_further_vision_signals_are_what_the_tower_computes(request, kernel, way
 
 
 @pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
+@pytest.mark.parametrize("way", ["encode", "hooks"])
+def test_attention_received_in_two_layers_is_that_of_the_eager_tower(request, kernel, way, eager_attentions):
+    """From [CLS] too; the object layer is the first of four (9 of 24), the features leave the third."""
+    model, needs = request.getfixturevalue(kernel), (OBJECT_ATTENTION, DEEP_ATTENTION, CLS_ATTENTION)
+    inputs = prompt(model, TWO_IMAGES)
+    if way == "encode":
+        rows = encode(model, FAMILY, inputs, needs).vision[:2]
+        found = [[row.seen[need.kind][need.layer] for need in needs[:2]] for row in rows]
+    else:
+        seen = captured(model, inputs, [stage("projector", 99, "keep", needs)])
+        found = [(seen["projector", row].object_attention, seen["projector", row].deep_attention) for row in (0, 1)]
+    maps = eager_attentions[1].attentions
+    for mine, images in zip(found, (slice(0, 2), slice(2, 3)), strict=True):
+        for values, weights in zip(mine, (maps[0], maps[2]), strict=True):
+            assert values.dtype == torch.float32
+            assert (values - weights[images].mean((1, 2))[:, 1:].flatten()).abs().max() <= 1e-6
+
+
+def test_the_object_layer_is_in_proportion_to_the_published_ones():
+    assert [object_layer(depth) for depth in (1, 2, 4, 12, 24, 27, 48)] == [1, 1, 1, 4, 9, 10, 18]
+    assert [object_layer(depth, 16, 32) for depth in (1, 4, 27, 32)] == [1, 2, 13, 16]
+
+
+@pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
 @pytest.mark.parametrize("layer", ["feature", "last"])
 def test_the_cls_feature_is_the_layers_first_row(request, kernel, layer):
     model, need = request.getfixturevalue(kernel), Need("cls_feature", layer)
@@ -263,3 +293,29 @@ def test_attention_rows_of_half_precision_are_those_of_float32():
     rows = attention_rows(query, key[:2], 0.25, mask)
     assert rows.dtype == torch.float32
     assert torch.equal(rows, attention_rows(query.float(), key[:2].float(), 0.25, mask))
+
+
+@pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
+def test_features_before_the_projector_behind_it_and_the_place_of_the_question(request, kernel):
+    model, needs = request.getfixturevalue(kernel), (ENCODER_FEATURES, QUESTION_FEATURES, TEXT_FEATURES)
+    inputs = prompt(model, TWO_IMAGES)
+    seen = {}
+
+    def choose(stage, signals, row):
+        seen[stage.site, row] = signals
+        return everything(stage, signals, row)
+
+    asked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    asked[:, -3:-1] = True
+    stages = [stage("encoder", 99, "keep"), stage("projector", 99, "keep", needs)]
+    with torch.no_grad(), prune(model, FAMILY, None, stages, choose, question_mask=asked):
+        model(**inputs)
+        states = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
+    for row, images in ((0, slice(0, 2)), (1, slice(2, 3))):
+        found = seen["projector", row]
+        assert torch.equal(found.encoder_features, seen["encoder", row].features)
+        assert (found.encoder_features - states[images, 1:].flatten(0, 1)).abs().max() <= 1e-6
+        assert found.question_index.dtype == torch.int64
+        last = len(found.text_features) - 1
+        assert found.question_index.tolist() == [last - 2, last - 1]
+        assert torch.equal(found.text_features[found.question_index], found.question_features)

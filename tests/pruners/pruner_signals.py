@@ -52,8 +52,11 @@ SIGNALS_OF = {
     "encoder_keys": ("keys",),
     "full_keys": ("full_keys",),
     "received_attention": ("received_attention",),
+    "object_attention": ("object_attention",),
+    "deep_attention": ("deep_attention",),
     "text_features": ("text_features",),
-    "question_features": ("question_features",),
+    "question_features": ("question_features", "question_index"),
+    "encoder_features": ("encoder_features",),
     "llm_input": ("input_features", "input_text"),
     "clip_relevance": ("clip_relevance",),
     "last_row": ("attention_rows",),
@@ -72,8 +75,9 @@ ALWAYS = ("features", "candidates", "view", "cell", "sizes")
 """Fields that every stage sees without asking."""
 
 PER_TOKEN = (
-    "features", "cls_attention", "cls_logits", "cls_full_width", "received_attention", "keys", "full_keys",
-    "clip_relevance", "previous_features", "key_norms", "normed_features", "evidence",
+    "features", "cls_attention", "cls_logits", "cls_full_width", "received_attention", "object_attention",
+    "deep_attention", "encoder_features", "keys", "full_keys", "clip_relevance", "previous_features", "key_norms",
+    "normed_features", "evidence",
 )  # fmt: skip
 PER_TOKEN_LAST_AXIS = ("attention_rows", "head_rows", "rotary_similarity")
 IN_FLOAT32 = ("attention_rows", "head_rows", "rotary_similarity")
@@ -226,6 +230,10 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         normed_text=torch.randn(text, width, generator=g),
         sequence_index=torch.arange(n) + 35,
         text_index=torch.arange(text) + 35 + n,
+        object_attention=probabilities(),
+        deep_attention=probabilities(),
+        encoder_features=tokens(width),
+        question_index=torch.arange(questions),
         candidates=layout.candidates,
         view=layout.view,
         cell=layout.cell,

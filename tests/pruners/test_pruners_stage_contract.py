@@ -144,6 +144,12 @@ def check(selection: Selection, signals, keep, may_keep_fewer=False):
         assert selection.assignment.dtype == torch.int64
         assert all(assignment[index] == index for index in kept)
         assert set(assignment) - {-1} <= set(kept)
+    covered_by = selection.diagnostics.covered_by
+    if covered_by is not None:
+        assert selection.assignment is None, "what is merged is carried, not covered"
+        assert (covered_by.shape, covered_by.dtype) == ((n,), torch.int64)
+        assert covered_by[selection.kept].tolist() == kept
+        assert set(covered_by.tolist()) - {-1} <= set(kept)
 
 
 def check_identity(selection, n):

@@ -165,7 +165,9 @@ def test_todre_looks_for_the_pivot_in_the_thumbnail_of_any_model_with_crops():
 # -- the others --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fastervlm", "vispruner", "visionzip", "cdpruner", "polymorphic", "prumerge_plus"])
+@pytest.mark.parametrize(
+    "name", ["fastervlm", "vispruner", "visionzip", "scope", "cdpruner", "polymorphic", "prumerge_plus"]
+)
 def test_these_rank_each_frame_by_itself_with_an_equal_share(name):
     """One frame has all the attention and all the length: a joint ranking would keep it alone."""
     n, frames = 36, 4

@@ -28,6 +28,7 @@ def test_lists_are_spread_over_the_original_tokens():
         diagnose=lambda: Diagnostics(
             score=TokenMap("s", "Score", torch.tensor([0.123456789, math.nan, math.inf, -2.0])),
             facts={"pivot": torch.tensor(3), "bad": math.nan},
+            covered_by=torch.tensor([0, 0, 2, -1]),
         ),
     )
     found = record(selection, [7, 9, 4])
@@ -35,6 +36,7 @@ def test_lists_are_spread_over_the_original_tokens():
     assert found.score.values == [None, None, None, None, -2.0, None, None, 0.123457, None, None]
     assert found.order == [-1, -1, -1, -1, 2, -1, -1, 1, -1, 0]
     assert found.assignment == [-1, -1, 4, -1, 4, -1, -1, 7, -1, 9]
+    assert found.covered_by == [-1, -1, 7, -1, -1, -1, -1, 7, -1, 9]
     assert found.facts == {"pivot": 3, "bad": None} and found.selection_ms == 2.5
 
 

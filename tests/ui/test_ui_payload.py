@@ -258,6 +258,7 @@ def test_the_view_keeps_its_pins_only_while_the_request_stays(whole):
     [
         {"kept": [0, 576]}, {"kept": [-1, 0]}, {"kept": [3, 2]}, {"kept": [2, 2]},
         {"order": [0]}, {"assignment": [-2] * 576}, {"assignment": [0] * 575},
+        {"covered_by": [576] * 576}, {"covered_by": [0] * 575},
         {"kept": [1, 2], "sequence": [1]}, {"kept": [1, 2], "sequence": [1, 3]},
         {"kept": [1, 2], "sequence": [2, 1, -1]},
         {"n_extra": -1}, {"n_extra": 577}, {"facts": {str(i): i for i in range(201)}},

@@ -9,6 +9,7 @@ from matplotlib import colormaps
 
 from tokviz.errors import BadInput
 from tokviz.models.llava import centre_crop_grid, padded_square_grid
+from tokviz.runs.metrics import carriers
 from tokviz.viz import palette
 from tokviz.viz.overlays import (
     _carriers,
@@ -231,6 +232,20 @@ def test_merge_groups_have_a_colour_a_border_and_a_ring_on_their_kept_token():
     assert tuple(drawn[6, 2]) != palette.CASING[0]  # no border inside a group
     ring_rows = (drawn[:6, :6] == palette.CASING[1]).all(axis=2).any(axis=1)
     assert ring_rows.any() and not (drawn[6:] == palette.CASING[1]).all(axis=2).any()
+
+
+def test_regions_are_drawn_as_merge_groups_are_but_carry_nothing():
+    merging = tiny([0, 1], assignment=[0, 1, 0, -1])
+    record = merging.runs[1].stages[0].model_copy(update={"assignment": None, "covered_by": [0, 1, 0, -1]})
+    covering = merging.runs[1].model_copy(update={"stages": [record]})
+    session = merging.model_copy(update={"runs": [merging.runs[0], covering]})
+    drawn, merged = (cluster_overlay(open_canvas(one), one.runs[1]) for one in (session, merging))
+    np.testing.assert_array_equal(drawn, merged)
+    assert merge_stage(covering) == 0
+    assert carriers([record], 4) == [0, 1, -1, -1], "what is covered is lost all the same"
+    damaged = covering.model_copy(update={"stages": [record.model_copy(update={"covered_by": [0, 1, 0, 44]})]})
+    with pytest.raises(BadInput, match="damaged"):
+        cluster_overlay(open_canvas(session), damaged)
 
 
 def test_groups_hold_what_earlier_stages_merged():

@@ -313,8 +313,11 @@ CLS_LOOKS: dict[str, Look] = {
     "cls_logits": _image_by_image(_cls_logits),
     "cls_full_width": _image_by_image(_cls_full_width),
 }
+RECEIVED_LOOKS: dict[str, Look] = dict.fromkeys(
+    ("received_attention", "object_attention", "deep_attention"), _image_by_image(received_attention)
+)
 PATCH_LOOKS: dict[str, Look] = {
-    "received_attention": _image_by_image(received_attention),
+    **RECEIVED_LOOKS,
     "encoder_keys": lambda _query, key, _scaling: key.mean(dim=1),
     "full_keys": lambda _query, key, _scaling: key.transpose(1, 2).flatten(2),
 }

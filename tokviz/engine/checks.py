@@ -17,7 +17,7 @@ from ..types import Need, Stage
 from .cache import PrunedCache
 from .capture import is_hub_kernel
 from .signals import INSIDE_LLM_KINDS, LLM_LAYER_KINDS, MEAN_ROW_KINDS, TEXT_KINDS
-from .vision import VISION_KINDS
+from .vision import VISION_KINDS, tower_layer
 
 _VISION, _ENCODER, _PROJECTOR, _LLM = range(4)
 
@@ -92,8 +92,8 @@ def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs
                 "This method compares patches with the question by CLIP's text tower, which is not loaded with this "
                 "model; choose a method that does without."
             )
-        if need.kind in VISION_KINDS:
-            family.vision_attention(model, "last" if need.layer == "last" else "feature")
+        if need.kind in VISION_KINDS and need.kind != "encoder_features":
+            family.vision_attention(model, tower_layer(need))
 
 
 def _check_merging(stages: Sequence[Stage]) -> None:

@@ -14,7 +14,7 @@ from ..errors import Unsupported
 from ..types import Need, Signals, Stage
 from .capture import attention_rows, lifted
 from .sequence import Rows, State, rotary_axes
-from .vision import VisionSignals
+from .vision import VisionSignals, tower_layer
 
 MEAN_ROW_KINDS = ("last_row", "text_rows")
 """Fill ``Signals.attention_rows``; a stage can have one of them."""
@@ -171,7 +171,13 @@ class SignalReader:
             case "text_features":
                 return {"text_features": hidden[row, rows.question[row].to(hidden.device)]}
             case "question_features":
-                return {"question_features": hidden[row, _asked(rows, row, stage).to(hidden.device)]}
+                asked = _asked(rows, row, stage)
+                return {
+                    "question_features": hidden[row, asked.to(hidden.device)],
+                    "question_index": asked[rows.question[row]].nonzero().squeeze(1).to(hidden.device),
+                }
+            case "encoder_features":
+                return {"encoder_features": self._vision(need, stage, row).of(rows.alive[row])}
             case "llm_input":
                 inside = None if moment is None else moment.llm_input
                 entered, then = (hidden, rows) if inside is None else inside
@@ -202,11 +208,15 @@ class SignalReader:
             raise Unsupported(_NO_EVIDENCE.format(title=stage.title))
         return geometry.evidence[alive.to(geometry.evidence.device)].to(alive.device)
 
+    def _vision(self, need: Need, stage: Stage, row: int) -> VisionSignals:
+        if self.vision is None:
+            raise ValueError(f"{stage.title!r} needs {need.kind} of the vision tower; ask encode() for it")
+        return self.vision[row]
+
     def _seen(self, need: Need, stage: Stage, alive: Tensor, row: int) -> Tensor:
-        layer = "last" if need.layer == "last" else "feature"
-        vision = None if self.vision is None else self.vision[row]
-        values = None if vision is None else vision.seen.get(need.kind, {}).get(layer)
-        if vision is None or values is None:
+        layer, vision = tower_layer(need), self._vision(need, stage, row)
+        values = vision.seen.get(need.kind, {}).get(layer)
+        if values is None:
             raise ValueError(f"{stage.title!r} needs {need.kind} of the {layer} vision layer; ask encode() for it")
         if need.kind != "cls_feature":
             return values[alive.to(values.device)]

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ..errors import Unsupported
-from ..models.base import ImageTokens, ModelFamily, PatchMerging
+from ..models.base import ImageTokens, ModelFamily, PatchMerging, TowerLayer
 from ..types import Need
 from .capture import (
     CLS_LOOKS,
     PATCH_LOOKS,
+    RECEIVED_LOOKS,
     Active,
     after_forward,
     before_forward,
@@ -30,15 +31,19 @@ from .capture import (
     watched_encoding,
 )
 
-TowerLayer = Literal["feature", "last"]
 PerLayer = Mapping[str, Mapping[str, Tensor]]
-"""Kind of signal -> vision layer ("feature", "last") -> values."""
+"""Kind of signal -> vision layer ("feature", "last", "object") -> values."""
 
 
 _LOOKS = {**CLS_LOOKS, **PATCH_LOOKS}
 
-VISION_KINDS = (*_LOOKS, "cls_feature")
-"""Needs that are read off the vision tower, in the layer that ``Need.layer`` names."""
+VISION_KINDS = (*_LOOKS, "cls_feature", "encoder_features")
+"""Needs that are read off the vision tower, in the layer that ``Need.layer`` names, or as they leave it."""
+
+
+def tower_layer(need: Need) -> TowerLayer:
+    """In which vision layer a need of ``VISION_KINDS`` is read off."""
+    return need.layer if need.layer in ("last", "object") else "feature"
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,9 @@ class VisionSignals:
 
     Shape: features ``(N, D_v)`` before the projector (behind it where that merges patches); seen[kind][layer]:
     ``cls_attention``, ``cls_logits`` and ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches;
-    ``received_attention`` ``(N,)`` float32; ``encoder_keys`` ``(N, d_k)``, mean over heads; ``full_keys`` ``(N, H
-    d_k)``; ``cls_feature`` ``(images, D_v)``; view ``(N,)`` the image (or frame) of each token, None when there is one.
+    ``received_attention``, ``object_attention`` and ``deep_attention`` ``(N,)`` float32; ``encoder_keys`` ``(N, d_k)``,
+    mean over heads; ``full_keys`` ``(N, H d_k)``; ``cls_feature`` ``(images, D_v)``; view ``(N,)`` the image (or frame)
+    of each token, None when there is one.
     patch: ``(N,)`` bool, False for tokens that are no patch (newline): the tower did not see them, so their features
     and keys are 0 and their [CLS] rows NaN; None when every token is one. n_images: of this row.
     """
@@ -120,8 +126,8 @@ def captured(
     """
     wanted: dict[TowerLayer, set[str]] = {}
     for need in needs:
-        if need.kind in VISION_KINDS:
-            wanted.setdefault("last" if need.layer == "last" else "feature", set()).add(need.kind)
+        if need.kind in VISION_KINDS and need.kind != "encoder_features":  # what leaves the tower is always kept
+            wanted.setdefault(tower_layer(need), set()).add(need.kind)
     merging = family.patch_merging(model)
     with ExitStack() as stack:
         if merging is None:
@@ -130,7 +136,13 @@ def captured(
             yield capture
         else:
             merged = MergedVisionCapture(merging, set().union(*wanted.values()))
-            merged.watch(stack, family.vision_attention(model, "last"), active)
+            merged.watch(stack, active)
+            # Both other layers that a need can name are the same one here.
+            objects = wanted.pop("object", set())
+            watched: dict[TowerLayer, set[str]] = {"last": set().union(*wanted.values()), "object": objects}
+            for layer, kinds in watched.items():
+                if kinds:
+                    merged.watch_attention(stack, family.vision_attention(model, layer), kinds, active)
             yield merged
 
 
@@ -286,7 +298,7 @@ class VisionCapture(Capture):
 
         def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, float]:
             hidden = args[0] if args else kwargs["hidden_states"]
-            asking = hidden if "received_attention" in kinds else hidden[:, :1]
+            asking = hidden if kinds & RECEIVED_LOOKS.keys() else hidden[:, :1]
             return heads("q", asking), heads("k", hidden), attention.scale
 
         def see(query: Tensor, key: Tensor, scaling: float) -> None:
@@ -337,8 +349,9 @@ class _SequenceRun:
         for count in counts:
             part = slice(start, start + count)
             frame = self.frame[part] - self.frame[part][:1]
-            # Both layers that a need can name are the same one here.
-            seen = {kind: {"feature": values[part], "last": values[part]} for kind, values in self.seen.items()}
+            # Each kind was seen in one layer, whatever a need calls it.
+            layers: tuple[TowerLayer, ...] = ("feature", "last", "object")
+            seen = {kind: dict.fromkeys(layers, values[part]) for kind, values in self.seen.items()}
             rows.append(VisionSignals(self.features[part], seen, frame if bool((frame > 0).any()) else None))
             start += count
         return rows
@@ -353,32 +366,38 @@ class MergedVisionCapture(Capture):
         if unknown := sorted(self._kinds - PATCH_LOOKS.keys()):
             raise Unsupported(f"A vision tower that merges patches has no {unknown[0]}.")
 
-    def watch(self, stack: ExitStack, attention: Any, active: Active) -> None:
-        """Put hooks and taps in place until ``stack`` is left."""
+    def watch(self, stack: ExitStack, active: Active) -> None:
+        """Put hooks on the tower until ``stack`` is left."""
         stack.callback(before_forward(self._merging.tower, self.see_images, active))
         stack.callback(after_forward(self._merging.tower, self.see_tokens, active))
+
+    def watch_attention(self, stack: ExitStack, attention: Any, kinds: Iterable[str], active: Active) -> None:
+        """Read ``kinds`` off the attention of one vision layer until ``stack`` is left."""
+        kinds = frozenset(kinds)
 
         def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, float]:
             return *self._merging.queries_and_keys(attention, args, kwargs), attention.scaling
 
-        if self._kinds:
-            watch_attention(stack, attention, self.see_attention, recompute, active)
+        def see(query: Tensor, key: Tensor, scaling: float) -> None:
+            self.see_attention(query, key, scaling, kinds)
+
+        watch_attention(stack, attention, see, recompute, active)
 
     def see_images(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pre-hook of the tower: a new run begins."""
         self._local.lengths = _frame_lengths(kwargs["grid_thw"])
         self._local.pieces = {kind: [] for kind in self._kinds}
 
-    def see_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
+    def see_attention(self, query: Tensor, key: Tensor, scaling: float, kinds: Iterable[str] | None = None) -> None:
         """Keep what is wanted of one attention call: a frame, or all frames side by side (flash attention).
 
-        Shape: query and key ``(1, H, patches, d)``.
+        kinds: of what this layer shows; None for all. Shape: query and key ``(1, H, patches, d)``.
         """
         lengths: list[int] = self._local.lengths
         one_frame = len(lengths) == 1 or query.shape[2] != sum(lengths)
         for q, k in [(query, key)] if one_frame else zip(query.split(lengths, 2), key.split(lengths, 2), strict=True):
-            for kind, pieces in self._local.pieces.items():
-                pieces.append(PATCH_LOOKS[kind](q, k, scaling)[0])
+            for kind in self._kinds if kinds is None else kinds:
+                self._local.pieces[kind].append(PATCH_LOOKS[kind](q, k, scaling)[0])
 
     def see_tokens(self, kwargs: dict[str, Any], output: Any) -> None:
         """Hook behind the tower: from patches in its order to tokens in the LLM's."""

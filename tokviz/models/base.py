@@ -18,6 +18,8 @@ from .catalog import PUBLISHED, CatalogEntry
 from .geometry import stock_frames
 
 BOTH: tuple[Media, ...] = ("image", "video")
+TowerLayer = Literal["feature", "last", "object"]
+"""A layer of the vision tower: whose output becomes the features, the last one, a middle one that follows objects."""
 _LARGEST = 2**40
 """No number of a configuration that counts something is larger."""
 
@@ -103,6 +105,14 @@ def frames_as_tokens(videos: Tensor, patch: Tensor, sources: Tensor, n_patches: 
 
 class Unplanned(Exception):
     """A ``config.json`` does not say what planning needs; loading will tell."""
+
+
+def object_layer(depth: int, published: int = 9, of: int = 24) -> int:
+    """Number, from 1, of the vision layer whose attention follows objects, in a tower of ``depth`` layers.
+
+    In proportion to what HiPrune published, number 9 of CLIP's 24 and 16 of the 32 of Qwen2.5-VL, rounded down.
+    """
+    return max(1, depth * published // of)
 
 
 def stated(config: Mapping[str, Any], *path: str | int, least: int = 1) -> int:
@@ -237,13 +247,13 @@ class ModelFamily(ABC):
     # -- the vision tower ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def vision_layer(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
-        """The vision layer whose output becomes the features, or the last one; returns ``(P, rows, D_v)``.
+    def vision_layer(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
+        """The vision layer whose output becomes the features, the last or the object one; returns ``(P, rows, D_v)``.
 
         Where images and videos have towers of their own, ``media`` says which; else both have the same layer.
         """
 
-    def vision_attention(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
+    def vision_attention(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
         """The attention module of ``vision_layer``."""
         attention: nn.Module = getattr(self.vision_layer(model, layer, media), self.attention_name)
         return attention

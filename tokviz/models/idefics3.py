@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from ..errors import Unsupported
 from ..names import Box, Media, VideoFacts
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import BOTH, ImageTokens, ModelFamily, Unplanned, stated, stated_sides
+from .base import BOTH, ImageTokens, ModelFamily, TowerLayer, Unplanned, object_layer, stated, stated_sides
 from .geometry import frame_by_frame, token_grid
 
 _MAX_SIDE = 4096
@@ -63,10 +63,10 @@ class Idefics3(ModelFamily):
         """``model.model.text_model`` (called with keywords only)."""
         return model.base_model.text_model
 
-    def vision_layer(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
-        """The last layer of the tower: the features leave it (through a norm)."""
+    def vision_layer(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
+        """The last layer of the tower, as the features leave it (through a norm), or the object layer."""
         layers: Sequence[nn.Module] = model.base_model.vision_model.encoder.layers
-        return layers[-1]
+        return layers[object_layer(len(layers)) - 1 if layer == "object" else -1]
 
     def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
         """Every image is an image of its own to the engine; ``n_patches`` are rows of the projection, its tokens."""

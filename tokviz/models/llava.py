@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -11,7 +11,16 @@ from ..errors import Unsupported
 from ..names import Media
 from ..records import TokenGrid
 from ..types import PlanningInfo, PublishedModel
-from .base import ModelFamily, VisionTower, VisionTowerLayer, stated, stated_sides, stated_text
+from .base import (
+    ModelFamily,
+    TowerLayer,
+    VisionTower,
+    VisionTowerLayer,
+    object_layer,
+    stated,
+    stated_sides,
+    stated_text,
+)
 from .geometry import centre_crop_grid, padded_square_grid, side_of, squeezed_grid
 
 
@@ -70,9 +79,11 @@ class Llava(ModelFamily):
         layers: Sequence[nn.Module] = _tower(model).encoder.layers
         return layers
 
-    def vision_layer(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
-        """The layer that makes the features (``vision_feature_layer``), or the last layer of the tower."""
+    def vision_layer(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
+        """The layer that makes the features (``vision_feature_layer``), the last or the object layer of the tower."""
         layers = self.vision_layers(model, media)
+        if layer == "object":
+            return layers[object_layer(len(layers)) - 1]
         return layers[-1] if layer == "last" else layers[_feature_layers(model, len(layers)) - 1]
 
     def vision_tower(self, model: Any) -> VisionTower | None:

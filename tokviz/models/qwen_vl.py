@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,17 @@ from ..errors import BadInput, Unsupported
 from ..names import Box, Media, VideoFacts
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import BOTH, ImageTokens, ModelFamily, PatchMerging, Unplanned, prefill_flops, stated
+from .base import (
+    BOTH,
+    ImageTokens,
+    ModelFamily,
+    PatchMerging,
+    TowerLayer,
+    Unplanned,
+    object_layer,
+    prefill_flops,
+    stated,
+)
 from .geometry import token_grid
 
 FRAMES_PER_SECOND = 2.0
@@ -46,14 +56,22 @@ class QwenVL(ModelFamily):
     placeholders = ("image_token_id", "video_token_id")
     attention_name = "attn"
 
-    def vision_layer(self, model: Any, layer: Literal["feature", "last"], media: Media = "image") -> nn.Module:
-        """The last layer that attends over whole frames, for both: the features leave the last layer."""
-        found: nn.Module = model.base_model.visual.blocks[self.last_whole_frame_layer(model.config.vision_config)]
+    def vision_layer(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
+        """The last layer that attends over whole frames, for both: the features leave the last layer.
+
+        The object layer is the last such one in the first half (HiPrune: number 16 of 32).
+        """
+        vision = model.config.vision_config
+        number = self.last_whole_frame_layer(vision, object_layer(vision.depth, 16, 32) if layer == "object" else None)
+        found: nn.Module = model.base_model.visual.blocks[number]
         return found
 
-    def last_whole_frame_layer(self, vision: Any) -> int:
-        """Number of the last layer whose attention is not cut into windows: by default the very last."""
-        return int(vision.depth) - 1
+    def last_whole_frame_layer(self, vision: Any, among: int | None = None) -> int:
+        """Number of the last layer whose attention is not cut into windows: by default the very last.
+
+        among: how many layers, from the first, are looked at; None for all.
+        """
+        return int(vision.depth if among is None else among) - 1
 
     def tower_positions(self, vision: Any, grid_thw: Tensor) -> Tensor:
         """For every token in the LLM's order its position in the order of the tower: by default the same.
@@ -306,12 +324,15 @@ class Qwen25VL(QwenVL):
 
     id = "qwen2_5_vl"
 
-    def last_whole_frame_layer(self, vision: Any) -> int:
-        """The last of ``fullatt_block_indexes`` (31 of 7, 15, 23, 31): in all others attention stays in a window."""
+    def last_whole_frame_layer(self, vision: Any, among: int | None = None) -> int:
+        """The last of ``fullatt_block_indexes`` (31 of 7, 15, 23, 31): in all others attention stays in a window.
+
+        Where there is none among the first ones, the very first.
+        """
         whole = [layer for layer in vision.fullatt_block_indexes if 0 <= layer < vision.depth]
         if not whole:
             raise Unsupported("No vision layer of this model attends over whole images (fullatt_block_indexes).")
-        return max(whole)
+        return max((layer for layer in whole if among is None or layer < among), default=min(whole))
 
     def tower_positions(self, vision: Any, grid_thw: Tensor) -> Tensor:
         """Where the window order has put each token. Shape: ``(n, 3)`` -> ``(N,)``."""

@@ -34,10 +34,13 @@ def _stage_record(event: StageEvent, n_visual: int, milliseconds: float) -> Stag
         full[alive] = values
         return full.tolist()
 
-    assignment = None
-    if selection.assignment is not None:
-        local = selection.assignment.numpy()
-        assignment = spread(np.where(local >= 0, alive[local], -1), -1)
+    def original(rows: Any) -> list[int] | None:
+        """Rows of the stage, one for each of its tokens, as original indices; -1 stays -1."""
+        if rows is None:
+            return None
+        local = rows.cpu().numpy()
+        return spread(np.where(local >= 0, alive[local], -1), -1)
+
     found = event.diagnostics or Diagnostics()
     return StageRecord(
         title=stage.title,
@@ -49,7 +52,7 @@ def _stage_record(event: StageEvent, n_visual: int, milliseconds: float) -> Stag
         kept=event.kept.tolist(),
         score=None if found.score is None else _original_map(found.score, alive, n_visual),
         order=None if selection.order is None else spread(selection.order.numpy(), -1),
-        assignment=assignment,
+        assignment=original(selection.assignment),
         maps=[_original_map(token_map, alive, n_visual) for token_map in found.maps],
         order_is_basis=found.order_is_basis,
         n_extra=event.n_extra,
@@ -58,6 +61,7 @@ def _stage_record(event: StageEvent, n_visual: int, milliseconds: float) -> Stag
         charts=[_original_chart(chart, alive) for chart in found.charts],
         readings=[replace(one, value=_rounded(one.value), line=_rounded(one.line)) for one in found.readings],
         text=None if found.text is None else _plain_text_scores(found.text),
+        covered_by=original(found.covered_by),
         facts={name: _plain(value) for name, value in found.facts.items()},
         selection_ms=milliseconds,
     )

@@ -170,11 +170,17 @@ def _stages(run: Run, grid: TokenGrid) -> list[dict[str, Any]]:
 
 
 def _stage(stage: StageRecord, alive: Sequence[int], grid: TokenGrid) -> dict[str, Any]:
-    """``gone``: tokens that leave here. ``absorbed``: pairs of a token that leaves and the one that carries it on."""
+    """``gone``: tokens that leave here. ``absorbed``: pairs of a token that leaves and the one that carries it on.
+
+    ``covered``: the same of one that stands for it without a merge.
+    """
     maps = [m for m in (stage.score, *stage.maps) if m is not None]
     kept = set(stage.kept)
     gone = [token for token in alive if token not in kept]
-    carriers = stage.assignment
+
+    def pairs(of: Sequence[int] | None) -> list[int] | None:
+        return None if of is None else [i for t in gone if of[t] >= 0 for i in (t, of[t])]
+
     return {
         "label": cut(stage.site_label),
         "layer": stage.site if isinstance(stage.site, int) else None,
@@ -183,7 +189,8 @@ def _stage(stage: StageRecord, alive: Sequence[int], grid: TokenGrid) -> dict[st
         "gone": gone,
         "order": None if stage.order is None else [stage.order[token] for token in alive],
         "basis": stage.basis,
-        "absorbed": None if carriers is None else [i for t in gone if carriers[t] >= 0 for i in (t, carriers[t])],
+        "absorbed": pairs(stage.assignment),
+        "covered": pairs(stage.covered_by),
         "extra": stage.n_extra,
         "extra_name": cut(stage.extra_name),
         "sequence": stage.sequence,
@@ -322,10 +329,11 @@ def _misfit(stage: StageRecord, alive: set[int], n_tokens: int, n_words: int) ->
     """What of a stage cannot be, in a few words; None when everything fits."""
     if any(a >= b for a, b in pairwise(stage.kept)) or not alive.issuperset(stage.kept):
         return "kept tokens"
-    lists = [stage.order, stage.assignment, *(m.values for m in (stage.score, *stage.maps) if m is not None)]
+    carried = (stage.assignment, stage.covered_by)
+    lists = [stage.order, *carried, *(m.values for m in (stage.score, *stage.maps) if m is not None)]
     if any(len(values) != n_tokens for values in lists if values is not None):
         return "the length of a map"
-    if stage.assignment is not None and not all(-1 <= token < n_tokens for token in stage.assignment):
+    if any(not all(-1 <= token < n_tokens for token in tokens) for tokens in carried if tokens is not None):
         return "merged tokens"
     if not 0 <= stage.n_extra <= n_tokens:
         return "added tokens"

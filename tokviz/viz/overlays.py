@@ -57,8 +57,13 @@ def score_stage(run: Run) -> int | None:
 
 
 def merge_stage(run: Run) -> int | None:
-    """Index of the last stage that merges, whose groups hold all that was merged before; None when no stage does."""
-    return max((i for i, stage in enumerate(run.stages) if stage.assignment is not None), default=None)
+    """Index of the last stage that merges, whose groups hold all that was merged before.
+
+    Where no stage merges, the last one whose kept tokens stand for others without a merge; None when no stage does.
+    """
+    merging = [i for i, stage in enumerate(run.stages) if stage.assignment is not None]
+    covering = [i for i, stage in enumerate(run.stages) if stage.covered_by is not None]
+    return max(merging or covering, default=None)
 
 
 def survival_map(run: Run, n_tokens: int) -> TokenMap:
@@ -168,13 +173,16 @@ def cluster_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
     """One colour per merge group, lines between groups, a ring on the kept token of each.
 
     A group holds everything that was merged into its token up to this stage. Kept tokens that absorbed nothing keep
-    the image's colours; tokens dropped without a merge are greyed. Raises BadInput when the stage does not merge.
+    the image's colours; tokens dropped without a merge are greyed. Where this stage merges nothing, but its kept tokens
+    stand for others, the groups are those. Raises BadInput when there are neither.
     """
     record = stage_record(run, stage)
-    if record.assignment is None:
+    if record.assignment is None and record.covered_by is None:
         raise BadInput(f"{run.label} merges nothing at this stage; look at what it kept instead.")
     pixels, raster = canvas.pixels, canvas.raster
     carrier = _carriers(run.stages[: stage + 1 or None], raster)
+    if record.assignment is None and record.covered_by is not None:
+        carrier = _covering(record, raster)
     colors = group_colors(carrier)
     grouped = raster.spread(~np.isnan(colors[:, 0]))
     dropped = raster.spread(carrier < 0)
@@ -229,6 +237,15 @@ def _carriers(stages: Sequence[StageRecord], raster: PatchRaster) -> NDArray[np.
         if carrier is not None and (len(carrier) != n_tokens or not all(-1 <= token < n_tokens for token in carrier)):
             raise BadInput("The merge groups of this session do not fit its grid; the file is damaged.")
     return np.array(carriers(stages, n_tokens), dtype=np.int64)
+
+
+def _covering(stage: StageRecord, raster: PatchRaster) -> NDArray[np.int64]:
+    """The kept token that stands for each token at this stage; -1 where there is none."""
+    raster.flags(stage.kept)  # refuses what is no token
+    covered = stage.covered_by or []
+    if len(covered) != raster.n_tokens or not all(-1 <= token < raster.n_tokens for token in covered):
+        raise BadInput("The regions of this session do not fit its grid; the file is damaged.")
+    return np.array(covered, dtype=np.int64)
 
 
 def _group_borders(carrier: NDArray[np.int64], raster: PatchRaster) -> NDArray[np.bool_]:

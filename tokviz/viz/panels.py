@@ -118,7 +118,7 @@ def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[Lege
         (coarse, frame(theme.ink, "#a9abae"), "kept only coarsely, from the whole image"),
         ("score" in drawn, frame(theme.ink), "kept (on heat maps)"),
         ("dropped" in drawn, frame(theme.ink), "kept to the end (on heat maps)"),
-        ("clusters" in drawn, box("#7aa7c4", dark), "merge group; a ring marks the kept token that carries it"),
+        ("clusters" in drawn, box("#7aa7c4", dark), "group; a ring marks the kept token that carries or covers it"),
         (bool(canvas.comparison.request.evidence), frame(red, dashed=True), "evidence for the answer"),
         (unseen, box("#eeeeee", "#969696", linewidth=0.6, hatch="//////"), "not seen by the model"),
     ]
