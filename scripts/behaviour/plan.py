@@ -37,6 +37,9 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
 }
 """What else must be set for a parameter to mean anything."""
 PAIRS: dict[str, list[dict[str, Any]]] = {
+    "divprune": [{"positions": "keep"}],
+    "fastv": [{"positions": "reindex"}],
+    "vtw": [{"positions": "reindex"}],
     "apet": [{"mode": "official", "sampling": "random"}, {"sampling": "random", "start": "random"}],
     "visionzip": [{"cls_token": "left_out", "order": "raster"}],
     "holov": [{"surplus": "zeros", "order": "attention"}],
@@ -46,7 +49,7 @@ PAIRS: dict[str, list[dict[str, Any]]] = {
     "todre": [{"tau": 1.0, "stage_1": False}],
     "tome": [{"order": "official", "proportional_attention": False}],
 }
-"""Parameters that act on each other."""
+"""Parameters that act on each other, and the switches of every method, which are not among its own."""
 
 
 @dataclass(frozen=True)
