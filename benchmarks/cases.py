@@ -139,6 +139,10 @@ def _prumerge(machine: Machine, size: Size) -> float:
     return machine.read + machine.product(size.keep, size.n, FULL_WIDTH)
 
 
+def _vscan(machine: Machine, size: Size) -> float:
+    return 2 * machine.read + machine.product(size.keep, size.n - size.keep, size.width)
+
+
 def _one_tower_layer(size: Size) -> int:
     """What one of 23 layers leaves when all of them together leave K."""
     return size.n - -(-(size.n - size.keep) // 23)
@@ -163,6 +167,7 @@ CASES: tuple[Case, ...] = (
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
+    Case("vscan", "2 reads + product with the rest", _vscan, merging.vscan),
     Case("sparsevlm", "1 read + text product + product of recycled", _sparsevlm, merging.sparsevlm),
     Case("polymorphic", "1 read + product of the rest", _polymorphic, merging.polymorphic),
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),

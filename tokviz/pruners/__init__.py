@@ -27,6 +27,7 @@ from . import (
     v2drop,
     visionzip,
     vispruner,
+    vscan,
     vtw,
 )
 from .controls import FULL, RANDOM, UNIFORM
@@ -52,6 +53,7 @@ PRUNERS: tuple[Pruner, ...] = (
     tome.PRUNER,
     prumerge.PRUNER,
     prumerge_plus.PRUNER,
+    vscan.PRUNER,
     sparsevlm.PRUNER,
     polymorphic.PRUNER,
     adaptvtp.PRUNER,
