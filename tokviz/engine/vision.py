@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -355,8 +355,7 @@ class _SequenceRun:
             part = slice(start, start + count)
             frame = self.frame[part] - self.frame[part][:1]
             # Each kind was seen in one layer, whatever a need calls it.
-            layers: tuple[TowerLayer, ...] = ("feature", "last", "object", "shallow")
-            seen = {kind: dict.fromkeys(layers, values[part]) for kind, values in self.seen.items()}
+            seen = {kind: dict.fromkeys(get_args(TowerLayer), values[part]) for kind, values in self.seen.items()}
             rows.append(VisionSignals(self.features[part], seen, frame if bool((frame > 0).any()) else None))
             start += count
         return rows
