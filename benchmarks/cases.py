@@ -146,6 +146,10 @@ def _fastvid(machine: Machine, size: Size) -> float:
     return 2 * machine.read + machine.product(frame, frame, size.width)
 
 
+def _vscan(machine: Machine, size: Size) -> float:
+    return 2 * machine.read + machine.product(size.keep, size.n - size.keep, size.width)
+
+
 def _one_tower_layer(size: Size) -> int:
     """What one of 23 layers leaves when all of them together leave K."""
     return size.n - -(-(size.n - size.keep) // 23)
@@ -174,6 +178,7 @@ CASES: tuple[Case, ...] = (
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
     Case("fastvid", "2 reads + product in anchor frames", _fastvid, merging.fastvid, filmed=True),
     Case("holitom", "2 reads", _reads(2), merging.holitom, filmed=True),
+    Case("vscan", "2 reads + product with the rest", _vscan, merging.vscan),
     Case("sparsevlm", "1 read + text product + product of recycled", _sparsevlm, merging.sparsevlm),
     Case("polymorphic", "1 read + product of the rest", _polymorphic, merging.polymorphic),
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),

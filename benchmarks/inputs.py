@@ -65,6 +65,7 @@ def make_signals(
         "cls_feature": ("cls_feature", lambda: rows(1, width)[0]),
         "object_attention": ("object_attention", lambda: shares(1)[0]),
         "deep_attention": ("deep_attention", lambda: shares(1)[0]),
+        "shallow_attention": ("shallow_attention", lambda: shares(1)[0]),
         "encoder_keys": ("keys", lambda: rows(n, KEY_WIDTH)),
         "full_keys": ("full_keys", lambda: rows(n, FULL_WIDTH)),
         "text_features": ("text_features", lambda: rows(TEXT, width)),

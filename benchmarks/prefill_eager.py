@@ -25,7 +25,9 @@ from tokviz.types import Need, Params, Schedule, Selection, Signals, Stage
 
 from .prefill_models import Bench
 
-VISION_MAPS = ("cls_attention", "cls_logits", "received_attention", "object_attention", "deep_attention")
+VISION_MAPS = (
+    "cls_attention", "cls_logits", "received_attention", "object_attention", "deep_attention", "shallow_attention",
+)  # fmt: skip
 """Signals that the official codes read off maps of the vision tower. Others (keys, features) cost them no map."""
 LLM_MAPS = ("last_row", "text_rows", "head_rows")
 """Signals that the official codes read off maps of the LLM, unless they recompute them as PyramidDrop does."""
@@ -142,7 +144,9 @@ def eager_prompt(bench: Bench, schedule: Schedule, needs: set[Need]) -> tuple[Pr
         with Stopwatch(bench.device) as watch:
             seen: dict[str, dict[str, Tensor]] = {kind: dict(layers) for kind, layers in prompt.vision[0].seen.items()}
             for need, module in asked.items():
-                values = _of_tokens(bench, need, _read(need.kind, maps, id(module)))
+                of_cls = need.kind == "shallow_attention" and family.has_cls(model)
+                kind = "cls_attention" if of_cls else need.kind
+                values = _of_tokens(bench, need, _read(kind, maps, id(module)))
                 seen.setdefault(need.kind, {})[tower_layer(need)] = values
         peak = maps.peak_bytes
     vision = [replace(prompt.vision[0], seen=seen)]

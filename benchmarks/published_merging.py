@@ -58,6 +58,25 @@ def visionzip(s: Signals, keep: int, tick: Tick) -> tuple[Tensor, Tensor]:
     return (~chosen).nonzero().squeeze(1), torch.cat([s.features[~chosen], hidden[spots] + merged])
 
 
+def vscan(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """VScan's first stage: the best of each window, the best of the rest, all others averaged into the nearest."""
+    n, width = len(s.features), max(1, int(len(s.features) ** 0.5))
+    place = torch.arange(n, device=s.features.device)
+    window = place // width // 6 * width + place % width // 6
+    names = window.unique()
+    local = [
+        inside[s.shallow_attention[inside].topk(min(len(inside), keep // 2 // len(names))).indices]
+        for inside in ((window == name).nonzero().squeeze(1) for name in names)
+    ]
+    chosen = torch.zeros(n, dtype=torch.bool, device=place.device)
+    chosen[torch.cat(local)] = True
+    chosen[s.cls_attention.masked_fill(chosen, 0).topk(keep - int(chosen.sum())).indices] = True
+    kept, others = s.features[chosen], s.features[~chosen]
+    owner = (normalize(others, dim=1) @ normalize(kept, dim=1).T).argmax(1)
+    sums = kept.clone().scatter_add_(0, owner.unsqueeze(1).expand_as(others), others)
+    return sums / (1 + torch.bincount(owner, minlength=keep)).unsqueeze(1)
+
+
 def tome(s: Signals, keep: int, tick: Tick) -> Tensor:
     """ToMe, one layer: best partners of every second token, the most similar pairs averaged by scattering."""
     r = len(s.features) - keep

@@ -47,6 +47,7 @@ SIGNALS = {
     "received_attention": (TOWER, "attention received (without [CLS])"),
     "object_attention": (TOWER, "attention received in the object layer"),
     "deep_attention": (TOWER, "attention received"),
+    "shallow_attention": (TOWER, "[CLS] attention, or attention received, in a shallow layer"),
     "encoder_features": (TOWER, "features before the projector"),
     "clip_relevance": (TOWER, "CLIP's text tower"),
     "text_features": (PROMPT, "text after the image"),

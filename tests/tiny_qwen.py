@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from tokviz.names import Media
-from tokviz.types import DEEP_ATTENTION, ENCODER_KEYS, OBJECT_ATTENTION, RECEIVED_ATTENTION, Need
+from tokviz.types import DEEP_ATTENTION, ENCODER_KEYS, OBJECT_ATTENTION, RECEIVED_ATTENTION, SHALLOW_ATTENTION, Need
 
 START, END = 92, 93
 MARKS = {"<|image_pad|>": IMAGE, "<|video_pad|>": VIDEO, "<|vision_start|>": START, "<|vision_end|>": END}
@@ -91,7 +91,7 @@ class TinyQwen(Case):
     """``family`` is one of ``KINDS``."""
 
     early = ("projector",)
-    vision = (RECEIVED_ATTENTION, ENCODER_KEYS, OBJECT_ATTENTION, DEEP_ATTENTION)
+    vision = (RECEIVED_ATTENTION, ENCODER_KEYS, OBJECT_ATTENTION, DEEP_ATTENTION, SHALLOW_ATTENTION)
 
     def __init__(self, family: str, media: Media = "image") -> None:
         super().__init__(media)
@@ -192,6 +192,8 @@ class TinyQwen(Case):
             DEEP_ATTENTION: received,
             ENCODER_KEYS: keys,
             OBJECT_ATTENTION: self._of_block(model, images, 1)[0],
+            # A quarter of the way, the first; of Qwen2.5-VL that has windows, and the first without follows.
+            SHALLOW_ATTENTION: self._of_block(model, images, int(self.family == "qwen2_5_vl"))[0],
         }
 
     def _of_block(self, model: Any, images: Any, number: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 SignalKind = Literal[
     "cls_attention", "cls_logits", "cls_full_width", "cls_feature", "received_attention", "object_attention",
-    "deep_attention", "encoder_keys", "full_keys", "encoder_features", "text_features", "question_features",
-    "llm_input", "clip_relevance", "last_row", "text_rows", "head_rows", "rotary_similarity", "previous_features",
-    "key_norms", "normed_features", "sequence_index", "evidence",
+    "deep_attention", "shallow_attention", "encoder_keys", "full_keys", "encoder_features", "text_features",
+    "question_features", "llm_input", "clip_relevance", "last_row", "text_rows", "head_rows", "rotary_similarity",
+    "previous_features", "key_norms", "normed_features", "sequence_index", "evidence",
 ]  # fmt: skip
 
 
@@ -41,15 +41,15 @@ class Need:
         others are named as the field of ``Signals`` that they fill, where what they are is told.
     layer: for vision signals ``"feature"`` (the layer whose output becomes the visual features; CLIP layer 22 of 24 in
         LLaVA-1.5), ``"last"`` or ``"object"`` (a middle one, whose attention follows objects: the 9th of CLIP's 24, the
-        16th of 32 of Qwen, as HiPrune has it); for attention rows and key norms ``"previous"`` (the layer before the
-        stage, which has already run on the unpruned sequence) or ``"this"`` (the one it stands before, recomputed from
-        its input).
+        16th of 32 of Qwen, as HiPrune has it) or ``"shallow"`` (a quarter of the way, as VScan has it); for attention
+        rows and key norms ``"previous"`` (the layer before the stage, which has already run on the unpruned sequence)
+        or ``"this"`` (the one it stands before, recomputed from its input).
 
     Raises BadInput for a kind that does not exist.
     """
 
     kind: SignalKind
-    layer: Literal["feature", "last", "object", "previous", "this"] | None = None
+    layer: Literal["feature", "last", "object", "shallow", "previous", "this"] | None = None
 
     def __post_init__(self) -> None:
         known = get_args(SignalKind)
@@ -68,6 +68,7 @@ FULL_KEYS_LAST_LAYER = Need("full_keys", "last")
 RECEIVED_ATTENTION = Need("received_attention", "last")
 OBJECT_ATTENTION = Need("object_attention", "object")
 DEEP_ATTENTION = Need("deep_attention", "feature")
+SHALLOW_ATTENTION = Need("shallow_attention", "shallow")
 ENCODER_FEATURES = Need("encoder_features")
 TEXT_FEATURES = Need("text_features")
 QUESTION_FEATURES = Need("question_features")
@@ -104,6 +105,8 @@ class Signals:
         object_attention: ``(N,)``, of any tower: what a patch receives, from [CLS] too, in the tower's object layer,
             mean over heads and queries.
         deep_attention: ``(N,)``, the same in the layer that makes the features (of Qwen as ``received_attention``).
+        shallow_attention: ``(N,)``, in the tower's shallow layer, [CLS] row or, of a tower without one, what a patch
+            receives, mean over heads.
         keys: ``(N, d_k)``, keys of the vision tower, mean over heads; inside the tower those of the stage's layer.
         full_keys: ``(N, H d_k)``, the heads' keys laid side by side.
         encoder_features: ``(N, D_v)``, vision features before the projector (behind it where it merges patches).
@@ -146,6 +149,7 @@ class Signals:
     received_attention: Tensor | None = None
     object_attention: Tensor | None = None
     deep_attention: Tensor | None = None
+    shallow_attention: Tensor | None = None
     keys: Tensor | None = None
     full_keys: Tensor | None = None
     encoder_features: Tensor | None = None

@@ -8,7 +8,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tokviz.engine import encode, prune
 from tokviz.engine.capture import attention_rows, tapped
 from tokviz.errors import Unsupported
-from tokviz.models.base import object_layer
+from tokviz.models.base import object_layer, shallow_layer
 from tokviz.types import (
     CLS_ATTENTION,
     CLS_ATTENTION_LAST_LAYER,
@@ -19,6 +19,7 @@ from tokviz.types import (
     LAST_ROW,
     OBJECT_ATTENTION,
     QUESTION_FEATURES,
+    SHALLOW_ATTENTION,
     TEXT_FEATURES,
     TEXT_ROWS,
     Need,
@@ -154,24 +155,30 @@ def test_further_vision_signals_are_what_the_tower_computes(request, kernel, way
 @pytest.mark.parametrize("kernel", ["sdpa64", "eager64"])
 @pytest.mark.parametrize("way", ["encode", "hooks"])
 def test_attention_received_in_two_layers_is_that_of_the_eager_tower(request, kernel, way, eager_attentions):
-    """From [CLS] too; the object layer is the first of four (9 of 24), the features leave the third."""
-    model, needs = request.getfixturevalue(kernel), (OBJECT_ATTENTION, DEEP_ATTENTION, CLS_ATTENTION)
+    """From [CLS] too; the object layer is the first of four (9 of 24), the features leave the third.
+
+    In the shallow layer, the first of four as well, it is the [CLS] row that counts.
+    """
+    model, needs = request.getfixturevalue(kernel), (OBJECT_ATTENTION, DEEP_ATTENTION, SHALLOW_ATTENTION, CLS_ATTENTION)
     inputs = prompt(model, TWO_IMAGES)
     if way == "encode":
         rows = encode(model, FAMILY, inputs, needs).vision[:2]
-        found = [[row.seen[need.kind][need.layer] for need in needs[:2]] for row in rows]
+        found = [[row.seen[need.kind][need.layer] for need in needs[:3]] for row in rows]
     else:
         seen = captured(model, inputs, [stage("projector", 99, "keep", needs)])
-        found = [(seen["projector", row].object_attention, seen["projector", row].deep_attention) for row in (0, 1)]
+        fields = ("object_attention", "deep_attention", "shallow_attention")
+        found = [[getattr(seen["projector", row], name) for name in fields] for row in (0, 1)]
     maps = eager_attentions[1].attentions
     for mine, images in zip(found, (slice(0, 2), slice(2, 3)), strict=True):
-        for values, weights in zip(mine, (maps[0], maps[2]), strict=True):
+        received = [weights[images].mean((1, 2))[:, 1:].flatten() for weights in (maps[0], maps[2])]
+        for values, expected in zip(mine, (*received, maps[0][images, :, 0, 1:].mean(1).flatten()), strict=True):
             assert values.dtype == torch.float32
-            assert (values - weights[images].mean((1, 2))[:, 1:].flatten()).abs().max() <= 1e-6
+            assert (values - expected).abs().max() <= 1e-6
 
 
 def test_the_object_layer_is_in_proportion_to_the_published_ones():
     assert [object_layer(depth) for depth in (1, 2, 4, 12, 24, 27, 48)] == [1, 1, 1, 4, 9, 10, 18]
+    assert [shallow_layer(depth) for depth in (1, 4, 24, 27, 32)] == [1, 1, 6, 6, 8]
     assert [object_layer(depth, 16, 32) for depth in (1, 4, 27, 32)] == [1, 2, 13, 16]
 
 

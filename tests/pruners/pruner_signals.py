@@ -54,6 +54,7 @@ SIGNALS_OF = {
     "received_attention": ("received_attention",),
     "object_attention": ("object_attention",),
     "deep_attention": ("deep_attention",),
+    "shallow_attention": ("shallow_attention",),
     "text_features": ("text_features",),
     "question_features": ("question_features", "question_index"),
     "encoder_features": ("encoder_features",),
@@ -77,7 +78,7 @@ ALWAYS = ("features", "candidates", "view", "cell", "sizes")
 PER_TOKEN = (
     "features", "cls_attention", "cls_logits", "cls_full_width", "received_attention", "object_attention",
     "deep_attention", "encoder_features", "keys", "full_keys", "clip_relevance", "previous_features", "key_norms",
-    "normed_features", "evidence",
+    "normed_features", "shallow_attention", "evidence",
 )  # fmt: skip
 PER_TOKEN_LAST_AXIS = ("attention_rows", "head_rows", "rotary_similarity")
 IN_FLOAT32 = ("attention_rows", "head_rows", "rotary_similarity")
@@ -233,6 +234,7 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         object_attention=probabilities(),
         deep_attention=probabilities(),
         encoder_features=tokens(width),
+        shallow_attention=probabilities(),
         question_index=torch.arange(questions),
         candidates=layout.candidates,
         view=layout.view,

@@ -68,6 +68,15 @@ APET = [
     Published("apet", QWEN_7B, 100, [("projector", 150), (14, 49)], (49, 99.5, (13 * 150 + 15 * 49) / 28)),
 ]
 
+VSCAN = [
+    # The released scripts: 1.5 B enter, half as many as B stay behind layer L/2; Qwen: 0.167 N, then 0.333 of it.
+    Published("vscan", LLAVA_7B, 192, [("projector", 288), (16, 96)], (96, 192.0, 186.0)),
+    Published("vscan", LLAVA_7B, 128, [("projector", 192), (16, 64)], (64, 128.0, 124.0)),
+    Published("vscan", LLAVA_7B, 64, [("projector", 96), (16, 32)], (32, 64.0, 62.0)),
+    Published("vscan", NEXT_7B, 320, [("projector", 480), (16, 160)], (160, 320.0, 310.0)),
+    Published("vscan", QWEN_7B, 100, [("projector", 150), (14, 49)], (49, 99.5, (13 * 150 + 15 * 49) / 28)),
+]
+
 SPARSEVLM = [
     # Counts include the recycled clusters (section 5): 309 = 300 + 9. A_in = (3*576 + 4a + 9b + 16c) / 32.
     Published("sparsevlm", LLAVA_7B, 192, [(3, 309), (7, 204), (16, 113)], (113, 206.5, 192.03125)),
@@ -222,5 +231,5 @@ BEFORE_THE_LLM = [
 ]
 
 SETTINGS = [
-    *APET, *SPARSEVLM, *POLYMORPHIC, *TODRE, *FASTV, *PDROP, *V2DROP, *VTW, *TOME, *DART, *BEFORE_THE_LLM,
+    *VSCAN, *APET, *SPARSEVLM, *POLYMORPHIC, *TODRE, *FASTV, *PDROP, *V2DROP, *VTW, *TOME, *DART, *BEFORE_THE_LLM,
 ]  # fmt: skip

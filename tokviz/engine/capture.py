@@ -314,7 +314,8 @@ CLS_LOOKS: dict[str, Look] = {
     "cls_full_width": _image_by_image(_cls_full_width),
 }
 RECEIVED_LOOKS: dict[str, Look] = dict.fromkeys(
-    ("received_attention", "object_attention", "deep_attention"), _image_by_image(received_attention)
+    ("received_attention", "object_attention", "deep_attention", "shallow_attention"),
+    _image_by_image(received_attention),
 )
 PATCH_LOOKS: dict[str, Look] = {
     **RECEIVED_LOOKS,

@@ -24,6 +24,7 @@ from .capture import (
     PATCH_LOOKS,
     RECEIVED_LOOKS,
     Active,
+    Look,
     after_forward,
     before_forward,
     lifted,
@@ -32,10 +33,10 @@ from .capture import (
 )
 
 PerLayer = Mapping[str, Mapping[str, Tensor]]
-"""Kind of signal -> vision layer ("feature", "last", "object") -> values."""
+"""Kind of signal -> vision layer ("feature", "last", "object", "shallow") -> values."""
 
 
-_LOOKS = {**CLS_LOOKS, **PATCH_LOOKS}
+_LOOKS = {**CLS_LOOKS, **PATCH_LOOKS}  # a shallow look at a tower with [CLS] is one at its row
 
 VISION_KINDS = (*_LOOKS, "cls_feature", "encoder_features")
 """Needs that are read off the vision tower, in the layer that ``Need.layer`` names, or as they leave it."""
@@ -43,7 +44,7 @@ VISION_KINDS = (*_LOOKS, "cls_feature", "encoder_features")
 
 def tower_layer(need: Need) -> TowerLayer:
     """In which vision layer a need of ``VISION_KINDS`` is read off."""
-    return need.layer if need.layer in ("last", "object") else "feature"
+    return need.layer if need.layer in ("last", "object", "shallow") else "feature"
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class VisionSignals:
 
     Shape: features ``(N, D_v)`` before the projector (behind it where that merges patches); seen[kind][layer]:
     ``cls_attention``, ``cls_logits`` and ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches;
-    ``received_attention``, ``object_attention`` and ``deep_attention`` ``(N,)`` float32; ``encoder_keys`` ``(N, d_k)``,
-    mean over heads; ``full_keys`` ``(N, H d_k)``; ``cls_feature`` ``(images, D_v)``; view ``(N,)`` the image (or frame)
-    of each token, None when there is one.
+    ``received_attention``, ``object_attention``, ``deep_attention`` and ``shallow_attention`` ``(N,)`` float32;
+    ``encoder_keys`` ``(N, d_k)``, mean over heads; ``full_keys`` ``(N, H d_k)``; ``cls_feature`` ``(images, D_v)``;
+    view ``(N,)`` the image (or frame) of each token, None when there is one.
     patch: ``(N,)`` bool, False for tokens that are no patch (newline): the tower did not see them, so their features
     and keys are 0 and their [CLS] rows NaN; None when every token is one. n_images: of this row.
     """
@@ -138,8 +139,9 @@ def captured(
             merged = MergedVisionCapture(merging, set().union(*wanted.values()))
             merged.watch(stack, active)
             # Both other layers that a need can name are the same one here.
-            objects = wanted.pop("object", set())
-            watched: dict[TowerLayer, set[str]] = {"last": set().union(*wanted.values()), "object": objects}
+            apart: tuple[TowerLayer, ...] = ("object", "shallow")
+            watched: dict[TowerLayer, set[str]] = {layer: wanted.pop(layer, set()) for layer in apart}
+            watched["last"] = set().union(*wanted.values())
             for layer, kinds in watched.items():
                 if kinds:
                     merged.watch_attention(stack, family.vision_attention(model, layer), kinds, active)
@@ -303,9 +305,12 @@ class VisionCapture(Capture):
 
         def see(query: Tensor, key: Tensor, scaling: float) -> None:
             for kind in kinds:
-                self._keep(kind, layer, _LOOKS[kind](query, key, scaling)[:, self._first :])
+                self._keep(kind, layer, self._look(kind)(query, key, scaling)[:, self._first :])
 
         watch_attention(stack, attention, see, recompute, active)
+
+    def _look(self, kind: str) -> Look:
+        return _LOOKS["cls_attention" if kind == "shallow_attention" and self._first else kind]
 
     def _cls_hook(self, layer: TowerLayer) -> Callable[[Any, Any], None]:
         def see(_kwargs: Any, output: Any) -> None:

@@ -18,8 +18,9 @@ from .catalog import PUBLISHED, CatalogEntry
 from .geometry import stock_frames
 
 BOTH: tuple[Media, ...] = ("image", "video")
-TowerLayer = Literal["feature", "last", "object"]
-"""A layer of the vision tower: whose output becomes the features, the last one, a middle one that follows objects."""
+TowerLayer = Literal["feature", "last", "object", "shallow"]
+"""A layer of the vision tower: whose output becomes the features, the last one, a middle one that follows objects, and
+one a quarter of the way."""
 _LARGEST = 2**40
 """No number of a configuration that counts something is larger."""
 
@@ -113,6 +114,11 @@ def object_layer(depth: int, published: int = 9, of: int = 24) -> int:
     In proportion to what HiPrune published, number 9 of CLIP's 24 and 16 of the 32 of Qwen2.5-VL, rounded down.
     """
     return max(1, depth * published // of)
+
+
+def shallow_layer(depth: int) -> int:
+    """Number, from 1, of the vision layer a quarter of the way: VScan's 6th of CLIP's 24, 8th of 32 of Qwen2.5-VL."""
+    return max(1, depth // 4)
 
 
 def stated(config: Mapping[str, Any], *path: str | int, least: int = 1) -> int:
@@ -248,8 +254,9 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def vision_layer(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
-        """The vision layer whose output becomes the features, the last or the object one; returns ``(P, rows, D_v)``.
+        """The vision layer whose output becomes the features, the last, object or shallow one; see ``TowerLayer``.
 
+        It returns ``(P, rows, D_v)``.
         Where images and videos have towers of their own, ``media`` says which; else both have the same layer.
         """
 

@@ -13,7 +13,17 @@ from ..errors import Unsupported
 from ..names import Box, Media, VideoFacts
 from ..records import GridView, TokenGrid
 from ..types import PlanningInfo
-from .base import BOTH, ImageTokens, ModelFamily, TowerLayer, Unplanned, object_layer, stated, stated_sides
+from .base import (
+    BOTH,
+    ImageTokens,
+    ModelFamily,
+    TowerLayer,
+    Unplanned,
+    object_layer,
+    shallow_layer,
+    stated,
+    stated_sides,
+)
 from .geometry import frame_by_frame, token_grid
 
 _MAX_SIDE = 4096
@@ -64,9 +74,10 @@ class Idefics3(ModelFamily):
         return model.base_model.text_model
 
     def vision_layer(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
-        """The last layer of the tower, as the features leave it (through a norm), or the object layer."""
+        """The last layer of the tower, as the features leave it (through a norm), the object or the shallow layer."""
         layers: Sequence[nn.Module] = model.base_model.vision_model.encoder.layers
-        return layers[object_layer(len(layers)) - 1 if layer == "object" else -1]
+        depth = len(layers)
+        return layers[{"object": object_layer(depth), "shallow": shallow_layer(depth)}.get(layer, depth) - 1]
 
     def images(self, model: Any, arguments: Mapping[str, Any], n_images: int, n_patches: int) -> Sequence[ImageTokens]:
         """Every image is an image of its own to the engine; ``n_patches`` are rows of the projection, its tokens."""

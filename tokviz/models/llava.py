@@ -17,6 +17,7 @@ from .base import (
     VisionTower,
     VisionTowerLayer,
     object_layer,
+    shallow_layer,
     stated,
     stated_sides,
     stated_text,
@@ -80,10 +81,12 @@ class Llava(ModelFamily):
         return layers
 
     def vision_layer(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
-        """The layer that makes the features (``vision_feature_layer``), the last or the object layer of the tower."""
+        """The layer that makes the features (``vision_feature_layer``), the last, object or shallow one."""
         layers = self.vision_layers(model, media)
         if layer == "object":
             return layers[object_layer(len(layers)) - 1]
+        if layer == "shallow":
+            return layers[shallow_layer(len(layers)) - 1]
         return layers[-1] if layer == "last" else layers[_feature_layers(model, len(layers)) - 1]
 
     def vision_tower(self, model: Any) -> VisionTower | None:

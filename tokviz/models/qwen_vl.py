@@ -29,6 +29,7 @@ from .base import (
     Unplanned,
     object_layer,
     prefill_flops,
+    shallow_layer,
     stated,
 )
 from .geometry import token_grid
@@ -59,10 +60,12 @@ class QwenVL(ModelFamily):
     def vision_layer(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
         """The last layer that attends over whole frames, for both: the features leave the last layer.
 
-        The object layer is the last such one in the first half (HiPrune: number 16 of 32).
+        The object layer is the last such one in the first half (HiPrune: number 16 of 32), the shallow one the last in
+        the first quarter (VScan: 8).
         """
         vision = model.config.vision_config
-        number = self.last_whole_frame_layer(vision, object_layer(vision.depth, 16, 32) if layer == "object" else None)
+        among = {"object": object_layer(vision.depth, 16, 32), "shallow": shallow_layer(vision.depth)}.get(layer)
+        number = self.last_whole_frame_layer(vision, among)
         found: nn.Module = model.base_model.visual.blocks[number]
         return found
 

@@ -33,6 +33,7 @@ from . import (
     vidcom2,
     visionzip,
     vispruner,
+    vscan,
     vtw,
 )
 from .controls import FULL, RANDOM, RANDOM_AT, UNIFORM
@@ -66,6 +67,7 @@ PRUNERS: tuple[Pruner, ...] = (
     prumerge_plus.PRUNER,
     fastvid.PRUNER,
     holitom.PRUNER,
+    vscan.PRUNER,
     sparsevlm.PRUNER,
     polymorphic.PRUNER,
     adaptvtp.PRUNER,
