@@ -211,6 +211,7 @@ LACKING = {
     "[CLS]": replace(TILED, has_cls=False),
     "text tower": replace(TILED, has_text_tower=False),
     "crops": SQUARE,
+    "smaller images": replace(TILED, shrinks=False),
     "evidence": replace(TILED, has_evidence=False),
     "vision tower": replace(TILED, n_vision_layers=None),
     "vision tower's patches": replace(TILED, merges_patches=True),
@@ -232,7 +233,10 @@ def test_what_a_model_lacks_is_one_sentence_and_the_schedule_refuses_with_it(pru
     info = LACKING[lack]
     sentence = pruner.missing(info)
     if sentence is None:
-        assert pruner.schedule(Budget(info.n_visual // 4), info, pruner.complete({})).stages or pruner.id == "full"
+        assert (
+            pruner.schedule(Budget(info.n_visual // 4), info, pruner.complete({})) != Schedule(())
+            or pruner.id == "full"
+        )
     else:
         assert sentence.startswith(pruner.label)
         assert sentence.endswith(".")
@@ -247,6 +251,7 @@ def test_missing_follows_the_declaration(pruner):
     assert (pruner.missing(LACKING["[CLS]"]) is not None) == no_cls
     assert (pruner.missing(LACKING["text tower"]) is not None) == ("clip_relevance" in needed)
     assert (pruner.missing(LACKING["evidence"]) is not None) == ("evidence" in needed)
+    assert (pruner.missing(LACKING["smaller images"]) is not None) == pruner.encodes_anew
     assert (pruner.missing(LACKING["crops"]) is not None) == pruner.needs_tiles
     tower_only = pruner.merges_in_vision and not pruner.does_without_tower
     assert (pruner.missing(LACKING["vision tower"]) is not None) == tower_only

@@ -20,6 +20,7 @@ class Llava(ModelFamily):
 
     id = "llava"
     published_as: PublishedModel | None = "llava"
+    shrinks: Literal["image", "square"] | None = "square"
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Patches only, of one vision layer; and the processor makes the squares, and tokens, that the model takes."""
