@@ -202,7 +202,7 @@ def plans(bench: Bench, chosen: Sequence[Pruner], budgets: Sequence[int]) -> tup
         for pruner in chosen:
             params = dict(pruner.complete({}))
             try:
-                schedule = pruner.schedule(Budget(budget), bench.info, params)
+                schedule = pruner.schedule(Budget(budget), bench.info, params).of_stages
             except BadInput as error:
                 refused.append({"method": pruner.id, "budget": budget, "reason": str(error)})
                 continue

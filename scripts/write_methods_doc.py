@@ -119,6 +119,7 @@ def sites(schedule: Schedule) -> list[str]:
     """Where the stages stand, those inside the vision tower as one."""
     inside = [s.site.vision_layer for s in schedule.stages if isinstance(s.site, VisionLayer)]
     labels = [f"inside vision layers {inside[0]} to {inside[-1]}"] if inside else []
+    labels += ["the image itself"] if schedule.smaller is not None else []
     return labels + [s.site_label for s in schedule.stages if not isinstance(s.site, VisionLayer)]
 
 
@@ -207,7 +208,7 @@ def requirements() -> str:
 
 def counts(schedule: Schedule) -> str:
     """Stages and what they leave, e.g. ``encoder output: 288; before layer 16: 96``."""
-    parts = []
+    parts = [] if schedule.smaller is None else [f"the image itself: at most {schedule.smaller}"]
     for kind, group in groupby(schedule.stages, key=lambda s: (isinstance(s.site, VisionLayer), s.keep is None)):
         stages = list(group)
         inside, at_run_time = kind

@@ -139,7 +139,7 @@ def prune(
     needs = needs_of(pruner, planning_of(vlm, 1, has_tiles=tiled, has_evidence=marked))
     prompt = encode(vlm.model, vlm.family, on_device, needs, question_mask=question_mask, geometry=geometry)
     asked = Budget(budget, budget_as)
-    plans = [pruner.schedule(asked, info, values) for info in _infos(vlm, inputs, prompt, grids)]
+    plans = [pruner.schedule(asked, info, values).of_stages for info in _infos(vlm, inputs, prompt, grids)]
     stages = _common_stages(plans)
     choose = selector(values, seed)
 

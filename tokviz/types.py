@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from .errors import BadInput, nearest
+from .errors import BadInput, Unsupported, nearest
 from .names import BudgetMeaning, Params, PositionPolicy, Site, site_label
 from .records import BudgetMeanings, Chart, Reading, TextScores, TokenMap
 
@@ -276,9 +276,25 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The stages of one run, in execution order."""
+    """The stages of one run, in execution order.
+
+    Attributes:
+        smaller: If the image itself is to be given to the model smaller, instead of any stage: in at most how many
+            visual tokens. Only ``compare`` can do that; see ``of_stages``.
+    """
 
     stages: tuple[Stage, ...]
+    smaller: int | None = None
+
+    @property
+    def of_stages(self) -> Schedule:
+        """This schedule, for who can carry out stages and nothing else. Raises Unsupported for another encoding."""
+        if self.smaller is not None:
+            raise Unsupported(
+                "This method gives the model a smaller image instead of dropping tokens, which tokviz.compare does: "
+                "run it there, or give the model a smaller image yourself."
+            )
+        return self
 
     def counts_per_layer(self, n_visual: int, n_layers: int) -> list[int]:
         """Return the planned number of visual tokens that each LLM layer processes.
@@ -288,10 +304,12 @@ class Schedule:
         Returns:
             A list of ``L`` ints.
         """
-        return tokens_per_layer(n_visual, n_layers, [(s.site, s.keep) for s in self.stages])
+        encoded = n_visual if self.smaller is None else min(n_visual, self.smaller)
+        return tokens_per_layer(encoded, n_layers, [(s.site, s.keep) for s in self.stages])
 
     def final_count(self, n_visual: int) -> int:
         """Return the planned number of visual tokens after the last stage."""
+        n_visual = n_visual if self.smaller is None else min(n_visual, self.smaller)
         for stage in self.stages:
             n_visual = n_visual if stage.keep is None else min(n_visual, stage.keep)
         return n_visual
@@ -372,6 +390,7 @@ class PlanningInfo:
         published_as: The model whose published settings apply to this one; None if papers say nothing about its kind.
         has_evidence: Whether it is marked where in the image the evidence for the right answer lies; not false until
             the request is known, so that planning for a model alone refuses nothing.
+        shrinks: Whether the image can be given to the model in fewer tokens.
     """
 
     n_visual: int
@@ -389,3 +408,4 @@ class PlanningInfo:
     projects_cls: bool = True
     published_as: PublishedModel | None = "llava"
     has_evidence: bool = True
+    shrinks: bool = True

@@ -69,7 +69,7 @@ def recipe(vlm: VisionLanguageModel, grid: TokenGrid, variant: Variant) -> Recip
     else:
         pruner = get(variant.method)
         params = pruner.complete(variant.params)
-        schedule = pruner.schedule(budget, planning_info(vlm, grid), params)
+        schedule = pruner.schedule(budget, planning_info(vlm, grid), params).of_stages
     before = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
     inside = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
     n_once = 0 if variant.method == EVIDENCE_ORACLE else _asks_nothing(before)

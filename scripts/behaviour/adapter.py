@@ -338,7 +338,7 @@ def generate(name: str, method: str, given: Mapping[str, Any], share: float, row
     info = dataclasses.replace(planning_info(vlm, grid_of_first(name)), n_visual=n_visual)
     pruner = registry.get(method)
     params = pruner.complete(given)
-    stages = pruner.schedule(Budget(max(1, int(n_visual * share))), info, params).stages
+    stages = pruner.schedule(Budget(max(1, int(n_visual * share))), info, params).of_stages.stages
     notes: list[dict[str, Any]] = []
 
     def choose(stage: Any, signals: Any, row: int) -> Any:

@@ -156,8 +156,8 @@ def test_a_budget_of_everything_changes_nothing(vlm, scene_image, comparison):
         assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-4)
 
 
-def test_the_vision_tower_runs_once_for_all_lanes(again):
-    assert again.tower_runs == 1
+def test_the_vision_tower_runs_once_for_all_lanes_and_once_more_for_a_smaller_image(again):
+    assert again.comparison["downsample"].error is None and again.tower_runs == 2
 
 
 def test_no_hook_is_left(again):

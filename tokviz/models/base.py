@@ -185,6 +185,10 @@ class ModelFamily(ABC):
         """The published checkpoints that the menu of models offers. Families of other packages list their own."""
         return tuple(entry for entry in PUBLISHED if entry.family == self.id and entry.config is not None)
 
+    shrinks: Literal["image", "square"] | None = None
+    """How one image becomes fewer tokens: a smaller ``image`` (then ``token_side`` says how small), or the ``square``
+    that a fixed tower sees, with its position embeddings interpolated; None where that is not known."""
+
     # -- from a configuration ------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -196,6 +200,7 @@ class ModelFamily(ABC):
 
     def planning(self, *, n_visual: int, n_layers: int, has_cls: bool, **known: Any) -> PlanningInfo:
         """What methods may know about a model of this family; ``known``: further fields of PlanningInfo."""
+        known.setdefault("shrinks", self.shrinks is not None)
         return PlanningInfo(
             n_visual=n_visual,
             n_layers=n_layers,
@@ -234,6 +239,13 @@ class ModelFamily(ABC):
         Raises Unsupported for families that take no video.
         """
         raise Unsupported(_NO_VIDEO)
+
+    def token_side(self, processor: Any) -> int:
+        """Side in px of what becomes one visual token, of a family whose smaller images have fewer.
+
+        Raises Unsupported for others.
+        """
+        raise Unsupported("This model makes as many visual tokens of every image.")
 
     # -- the LLM -------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class InternVL(Llava):
     """
 
     id = "internvl"
+    shrinks = None
     takes = BOTH
     published_as = None
     projects_cls = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -30,6 +30,7 @@ class Llava(ModelFamily):
 
     id = "llava"
     published_as: PublishedModel | None = "llava"
+    shrinks: Literal["image", "square"] | None = "square"
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Patches only, of one vision layer; and the processor makes the squares, and tokens, that the model takes."""

@@ -28,6 +28,7 @@ class LlavaNext(Llava):
     """Tower, projector and decoder as in LLaVA-1.5 (Llama or Mistral); ``image_sizes`` decide the tokens."""
 
     id = "llava_next"
+    shrinks = None
     layout_arguments: tuple[str, ...] = ("image_sizes",)
 
     def check(self, model: Any, processor: Any, name: str) -> None:

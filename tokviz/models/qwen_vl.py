@@ -52,6 +52,7 @@ class QwenVL(ModelFamily):
 
     takes = BOTH
     published_as = "qwen"
+    shrinks = "image"
     reindexes = False
     merges_patches = True
     placeholders = ("image_token_id", "video_token_id")
@@ -180,6 +181,10 @@ class QwenVL(ModelFamily):
     def _check_resizes(processor: Any) -> None:
         if not getattr(processor, "do_resize", True):
             raise Unsupported("This processor does not resize images; tokviz needs do_resize for Qwen models.")
+
+    def token_side(self, processor: Any) -> int:
+        """Of a group of patches that are merged."""
+        return int(processor.image_processor.patch_size * processor.image_processor.merge_size)
 
     def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
         """Two frames per second (or what the processor says) within the processor's limits, or ``wanted``.

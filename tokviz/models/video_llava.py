@@ -27,6 +27,7 @@ class VideoLlava(Llava):
     """Two CLIP-like towers of one shape (LanguageBind's), ``image_tower`` and ``video_tower``."""
 
     id = "video_llava"
+    shrinks = None
     takes = BOTH
     published_as = "video_llava"
     layout_arguments = ("pixel_values_videos",)

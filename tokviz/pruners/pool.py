@@ -59,7 +59,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     n, group, grids, cells = len(features), torch.full_like(signals.cell[:, 0], -1), [], 0
     for rows, share in shared(signals, found.pool, keep):
         if share:
-            grids.append(_cells_of(signals.cell[rows], share))
+            grids.append(cells_of(signals.cell[rows], share))
             group[rows] = cells + grids[-1][1]
             cells += grids[-1][0][0] * grids[-1][0][1]
     members = found.rows[group[found.rows] >= 0]
@@ -81,7 +81,7 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     return selection.with_diagnostics(lambda _: _explained(features, found, selection, sizes, keep))
 
 
-def _cells_of(cell: Tensor, tokens: int) -> tuple[Grid, Tensor]:
+def cells_of(cell: Tensor, tokens: int) -> tuple[Grid, Tensor]:
     """The grid of one view, and the number of the cell of each of its patches. Shape: cell ``(n, 2)`` -> ``(n,)``."""
     corner = cell.amin(0)
     rows, columns = (cell.amax(0) - corner + 1).tolist()

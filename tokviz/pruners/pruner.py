@@ -231,6 +231,7 @@ class Pruner:
         needs_frames: works only on two or more frames of a video.
         merges_in_vision: has stages inside vision layers.
         does_without_tower: but can merge behind them as well.
+        encodes_anew: gives the model another image instead of dropping tokens.
         merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
         aliases: other names that it is published under; ``get`` knows them.
 
@@ -250,6 +251,7 @@ class Pruner:
     needs_frames: bool = False
     merges_in_vision: bool = False
     does_without_tower: bool = False
+    encodes_anew: bool = False
     merges: bool = False
     aliases: tuple[str, ...] = ()
 
@@ -273,7 +275,7 @@ class Pruner:
                 )
             if asked == "source":
                 return planned
-            return Schedule(tuple(replace(stage, positions=asked) for stage in planned.stages))
+            return replace(planned, stages=tuple(replace(stage, positions=asked) for stage in planned.stages))
 
         object.__setattr__(self, "schedule", schedule)
 
@@ -293,6 +295,11 @@ class Pruner:
             return f"{self.label} reads the [CLS] token, and the vision tower of this model has none."
         if "clip_relevance" in needed and not info.has_text_tower:
             return f"{self.label} compares patches with the question by CLIP's text tower, which this model lacks."
+        if self.encodes_anew and (info.has_frames or not info.shrinks):
+            what = "a video" if info.has_frames else "images"
+            return (
+                f"{self.label} needs a model that can take {what} in fewer tokens, and tokviz cannot shrink them here."
+            )
         if "evidence" in needed and not info.has_evidence:
             return (
                 f"{self.label} needs evidence, boxes around what answers the question: evidence=[(x0, y0, x1, y1)] of "

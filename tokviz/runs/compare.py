@@ -47,6 +47,7 @@ from .requests import (
     evidence_boxes,
     listed,
 )
+from .smaller import Smaller, encode_smaller
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -230,7 +231,7 @@ class _Job:
             for lane, chosen in enumerate(self.chosen):
                 emit(Event("lane", lane, "", partial))
                 on_text = _text_events(emit, lane, partial)
-                run = run_method(self.vlm, prompt, self.grid, chosen, settings, on_text)
+                run = run_method(self.vlm, prompt, self.grid, chosen, settings, on_text, self._encode_smaller)
                 runs.append(run)
                 partial = self.comparison(runs, timings)
                 emit(Event("run", lane, run.answer, partial))
@@ -242,6 +243,13 @@ class _Job:
         """The signals of every method that can run here; the others refuse in their own lane, not the whole request."""
         info = planning_info(self.vlm, self.grid, has_evidence=bool(self.request.evidence))
         return {need for chosen in self.chosen for need in needs_of(chosen.pruner, info)}
+
+    def _encode_smaller(self, tokens: int) -> Smaller:
+        if self.stop.is_set():
+            raise Stopped
+        if isinstance(self.media, Video):
+            raise BadInput("Downsampling shrinks images, not the frames of videos.")
+        return encode_smaller(self.vlm, self.media.image, self.request.question, self.grid, tokens)
 
     def _encode(self, needs: set[Need]) -> Prompt:
         if self.stop.is_set():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..records import AnswerToken, Cost, Run, Timing, TokenGrid
 from ..types import Budget, Need, PlanningInfo, Schedule, budget_meanings, tokens_per_layer
 from .metrics import timing
 from .requests import ChosenMethod
+from .smaller import Encode, Smaller, fewer_than_asked, smaller_record
 from .traces import stage_records
 
 EMPTY_ANSWER = "The model gave an empty answer."
@@ -40,12 +42,14 @@ class Settings:
 class Execution:
     """A schedule carried out once: its events in original indices, and the answer with its clocks.
 
-    vision_ms: what its own run of the vision tower took, None when it used the one that all methods share.
+    vision_ms: what its own run of the vision tower took, None when it used the one that all methods share. smaller: the
+    image that it was about, where that was another encoding.
     """
 
     events: list[StageEvent]
     answer: Answer
     vision_ms: float | None
+    smaller: Smaller | None = None
 
 
 def run_method(
@@ -55,6 +59,7 @@ def run_method(
     chosen: ChosenMethod,
     settings: Settings,
     on_text: Callable[[str], None],
+    encode_anew: Encode,
 ) -> Run:
     """Carry out one method and record it. A method that cannot run on this request gives a Run with ``error``.
 
@@ -69,19 +74,26 @@ def run_method(
         return Run(**base, error=missing)
     try:
         schedule = pruner.schedule(settings.budget, info, params)
-        work = vlm.model, vlm.family, prompt, schedule, params, settings
-        first = execute(*work, on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)), diagnose=True)
+        if schedule.smaller is None:
+            carry_out = partial(execute, vlm.model, vlm.family, prompt, schedule, params, settings)
+        else:
+            carry_out = partial(execute_smaller, vlm, encode_anew, schedule.smaller, settings)
+        first = carry_out(on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)), diagnose=True)
         executions = [first]
         if settings.repeats > 1:  # the first one was the warm-up
-            executions = [execute(*work) for _ in range(settings.repeats)]
+            executions = [carry_out() for _ in range(settings.repeats)]
     except BadInput as error:
         return Run(**base, error=str(error))
     execution = executions[-1]
     selection_ms = [[s.events[i].milliseconds for s in executions] for i in range(len(execution.events))]
     records = stage_records(first.events, grid.n_tokens, [median(samples) for samples in selection_ms])
-    per_layer = processed(execution.events, grid.n_tokens, n_layers)
+    smaller, entered = execution.smaller, grid.n_tokens
+    if smaller is not None and schedule.smaller is not None:
+        prompt, entered = smaller.prompt, smaller.n_tokens
+        records = [smaller_record(smaller, grid, schedule.smaller)]
+    per_layer = processed(execution.events, entered, n_layers)
     said = _decode(vlm, execution.answer.token_ids)
-    final = len(execution.events[-1].sequence) if execution.events else grid.n_tokens
+    final = len(execution.events[-1].sequence) if execution.events else entered
     return Run(
         **base,
         planned=schedule.meanings(grid.n_tokens, n_layers),
@@ -97,6 +109,7 @@ def run_method(
         cost=_cost(vlm, prompt, grid, per_layer, execution),
         warnings=[
             *(warning for event in first.events if event.diagnostics for warning in event.diagnostics.warnings),
+            *([] if smaller is None else fewer_than_asked(smaller, settings.budget.tokens)),
             *([] if said else [EMPTY_ANSWER]),
             *_cut(vlm, execution.answer.token_ids, settings),
         ],
@@ -196,6 +209,29 @@ def execute(
     return Execution(events, generated, short.vision_ms if merges_in_vision else None)
 
 
+def execute_smaller(
+    vlm: VisionLanguageModel,
+    encode_anew: Encode,
+    tokens: int,
+    settings: Settings,
+    on_tokens: Callable[[list[int]], None] = unheard,
+    *,
+    diagnose: bool = False,
+) -> Execution:
+    """Encode the image anew in at most so many tokens and answer, without any stage; ``diagnose``: there is nothing to.
+
+    Raises Stopped when the user stopped it, BadInput where the image cannot become so small.
+    """
+    smaller = encode_anew(tokens)
+    with running_on(vlm.model, vlm.family, smaller.prompt):
+        generated = answer(
+            vlm.model, smaller.prompt, max_new_tokens=settings.max_new_tokens, on_tokens=on_tokens, stop=settings.stop
+        )
+    if generated.stopped:
+        raise Stopped
+    return Execution([], generated, smaller.prompt.vision_ms, smaller)
+
+
 def _cut(vlm: VisionLanguageModel, token_ids: list[int], settings: Settings) -> list[str]:
     """A warning when the model would have gone on, or nothing."""
     ends = vlm.model.generation_config.eos_token_id
@@ -241,7 +277,9 @@ def _cost(
     return Cost(
         prefill_flops=prefill_flops(lengths, text.hidden_size, text.intermediate_size),
         decode_flops=decode_flops(lengths, text.hidden_size, text.intermediate_size, len(execution.answer.token_ids)),
-        vision_flops=_vision_flops(vlm, grid, execution.events),
+        vision_flops=(
+            _vision_flops(vlm, grid, execution.events) if execution.smaller is None else execution.smaller.vision_flops
+        ),
         kv_cache_bytes=execution.answer.kv_bytes,
         peak_memory_bytes=execution.answer.peak_bytes,
     )

@@ -130,9 +130,7 @@ def frame_table(comparison: Comparison) -> Table | None:
 def notes(comparison: Comparison) -> list[str]:
     """Sentences below the tables: what vision time means, what could not be run, warnings. Cleaned, one line each."""
     once_more = " and ".join(run.label for run in comparison.runs if "vision" in run.timings)
-    once_more = (
-        f", and once more for {once_more}, whose tokens become fewer inside the vision tower" if once_more else ""
-    )
+    once_more = f", and once more for {once_more}, whose vision tower sees fewer tokens" if once_more else ""
     lines = [
         f"The image is encoded once for all methods{once_more}. "
         "FLOPs are those of the language model, estimated by a formula."
