@@ -119,7 +119,7 @@ def test_unusual_images_are_read_in_display_orientation(client, files, name, siz
         ("plain.png", {"methods": ["apet", ["apet"]]}, "methods must be a list of ids"),
         ("plain.png", {"methods": [["apet", {"speed": 2}]]}, "has no parameter 'speed'"),
         ("plain.png", {"methods": [["apet", {"mode": {"a": [1]}}]]}, "mode must be one of"),
-        ("plain.png", {"methods": [["apet", {"basis_tokens": i}] for i in range(1, 41)]}, "at most 32 methods"),
+        ("plain.png", {"methods": [["apet", {"basis_tokens": i}] for i in range(1, 50)]}, "at most 48 methods"),
         ("plain.png", {"model": "someone/else"}, "does not offer a model"),
         ("plain.png", {"budget_as": "monthly"}, "budget_as must be"),
         ("plain.png", {"params": {"fastervlm": {"speed": 2}}}, "has no parameter 'speed'"),

@@ -62,7 +62,7 @@ def upload(client, path):
 
 
 def compared(image):
-    return [image, "what color is it ?", ["apet"], 64, "published", {}, 0, 8, 1, "", "", None]
+    return [image, "what color is it ?", ["apet"], 64, "published", {}, 0, 8, 1, "", "", None, None]
 
 
 @pytest.fixture

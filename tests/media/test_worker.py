@@ -77,7 +77,7 @@ def test_open_media_gives_the_same_in_both_ways(isolated, vlm, tmp_path):
     path.write_bytes(encoded(noise(60, 40)))
     for source in (path, str(path), path.read_bytes()):
         assert media.open_media(vlm, source, isolated=isolated).image.tobytes() == read_image(path).image.tobytes()
-    with pytest.raises(BadInput, match="no image"):
+    with pytest.raises(BadInput, match="not a readable image"):
         media.open_media(vlm, b"nothing", isolated=isolated)
     with pytest.raises(BadInput, match="There is no image"):
         media.open_media(vlm, None, isolated=isolated)

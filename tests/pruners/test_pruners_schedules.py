@@ -189,16 +189,23 @@ def test_without_cls_what_tokens_receive_ranks_them_behind_the_merger(method):
 def test_where_positions_have_several_axes_every_stage_keeps_them():
     for pruner in PRUNERS:
         if pruner.missing(QWEN) is None:
-            stages = pruner.schedule(Budget(200, "average"), QWEN, pruner.complete({})).stages
+            stages = pruner.schedule(Budget(400, "average"), QWEN, pruner.complete({})).stages
             assert all(stage.positions == "keep" for stage in stages), pruner.id
             if stages:
                 with pytest.raises(Unsupported, match="several axes"):
-                    plan(pruner.id, 200, "average", QWEN, positions="reindex")
+                    plan(pruner.id, 400, "average", QWEN, positions="reindex")
+
+
+TILED = PlanningInfo(
+    2880, 32, "llava_next", n_views=5, has_tiles=True, n_vision_layers=23, has_text_tower=True, has_evidence=True
+)
+FILM = PlanningInfo(2880, 32, "llava_next_video", n_views=20, has_frames=True)
+SHRUNK = PlanningInfo(2880, 32)
 
 
 def test_every_method_takes_a_policy_for_positions_and_by_default_has_its_own():
     for pruner in PRUNERS:
-        info = PlanningInfo(2880, 32, "llava_next", n_views=5, has_tiles=True, n_vision_layers=23, has_text_tower=True)
+        info = FILM if pruner.needs_frames else SHRUNK if pruner.encodes_anew else TILED
         own, keep, reindex = (
             pruner.schedule(Budget(1200), info, {**pruner.complete({}), "positions": policy}).stages
             for policy in ("source", "keep", "reindex")

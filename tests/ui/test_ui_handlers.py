@@ -122,7 +122,7 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
         ({"menu": {"chosen": "apet"}}, "list of methods that cannot be read"),
         ({"methods": (["apet", [1]],)}, "list of methods that cannot be read"),
         ({"methods": (["apet", {"speed": 2}],)}, "ApET has no parameter 'speed'"),
-        ({"methods": ("apet",) * 1000}, "at most 32 methods"),
+        ({"methods": ("apet",) * 1000}, "at most 48 methods"),
         ({"seed": None}, "The seed must be a whole number"),
         ({"budget": 3.5}, "The budget must be a whole number"),
     ],

@@ -32,7 +32,7 @@ PUBLISHED_SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
 LLAVA_TOKENS = 576
 MAX_SAMPLED = 64
 """Frames that a model may look at, ``tokviz.media.video.MAX_SAMPLED`` without its imports."""
-MAX_METHODS = 32
+MAX_METHODS = 48
 """Most entries of one request, all methods once and some of them again: what they leave fits into a session file."""
 UNKNOWN_TOTAL = 1024
 """Upper end of the budget slider until a model or an example says how many visual tokens there are."""
