@@ -84,6 +84,11 @@ Every method takes the parameter `positions`: `source` (the default) treats the 
 method's paper or code does, `keep` leaves every token the position that it had in the whole prompt, `reindex` numbers
 what is left without gaps. Models whose positions have several axes (Qwen-VL) always keep them.
 
+Two methods can be stacked, one before the LLM and one inside it: `divprune+fastv` is an id like any other, in Python,
+on the command line, at `/compare` and in the page. The first leaves `share` times the budget (2 by default), the second
+brings that down to the budget, counted its own way. The parameters of both are the stack's, as `first_...` and
+`second_...`. Two methods that cannot stand there say so.
+
 *Before layer i* means that layer `i`, counted from 0, is the first that sees fewer tokens. Published layer numbers
 apply at the published depths (32, 40, 28 layers); for other models they are scaled in proportion.
 

@@ -101,7 +101,7 @@ def get(id: str) -> Pruner:
         return stack(*(get(part.strip()) for part in id.split(JOIN)))
     near = nearest(id, known)
     advice = f"; did you mean {near!r}?" if near else "."
-    raise BadInput(f"There is no method {passed(id)}{advice} Known methods: {', '.join(known)}.")
+    raise BadInput(f"There is no method {passed(id)}{advice} Known: {', '.join(known)}.")
 
 
 def register(pruner: Pruner) -> Pruner:
