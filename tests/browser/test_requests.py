@@ -55,7 +55,7 @@ def test_lanes_stream_and_the_example_keeps_its_truth(site, shared_page, held):
     page = shared_page(site)
     page.locator("#tokviz-compare").click()
     page.wait_for_function(IN_THE_MIDDLE)
-    assert page.locator(".tv-answer").all_inner_texts() == ["cyan", "b", "waiting", "waiting"]
+    expect(page.locator(".tv-answer")).to_have_text(["cyan", "b", "waiting", "waiting"])
     assert "run 2 of 4" in notice(page).inner_text()
     held.release()
     page.wait_for_function(ALL_DONE)
