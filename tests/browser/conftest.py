@@ -34,16 +34,12 @@ def _free_port() -> int:
 
 
 def _serve(page):
+    """Serve until the process ends: gradio would wait five seconds for what the browser still listens to."""
     from tokviz.ui.build import launch_settings
 
     settings = launch_settings()
     page.launch(server_name="127.0.0.1", server_port=_free_port(), prevent_thread_lock=True, quiet=True, **settings)
     return page
-
-
-def _end(page):
-    """Tell the server to end, unwaited for: gradio would wait five seconds for what the browser still listens to."""
-    page.server.should_exit = page.server.force_exit = True
 
 
 @pytest.fixture(scope="session")
@@ -92,8 +88,7 @@ def site(examples, paced, loads, tmp_path_factory):
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     os.environ.setdefault("TOKVIZ_MODEL", EMBEDDED_MODEL)
     page = _serve(build_page(paced, load=loads, examples=examples))
-    yield page.local_url
-    _end(page)
+    return page.local_url
 
 
 @pytest.fixture(scope="session")
@@ -102,8 +97,7 @@ def shipped_site(site, paced, loads):
     from tokviz.ui.build import build_page
 
     page = _serve(build_page(paced, load=loads))
-    yield page.local_url
-    _end(page)
+    return page.local_url
 
 
 @pytest.fixture(scope="session")
@@ -115,8 +109,7 @@ def rich_site(site, paced, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rich")
     write_rich_examples(folder)
     page = _serve(build_page(paced, load=lambda spec: (), examples=load_examples(folder)))
-    yield page.local_url
-    _end(page)
+    return page.local_url
 
 
 @pytest.fixture(scope="session")
@@ -125,8 +118,7 @@ def live_site(site, examples):
     from tokviz.ui.build import build_page
 
     page = _serve(build_page(examples=examples))
-    yield page.local_url
-    _end(page)
+    return page.local_url
 
 
 @pytest.fixture(scope="session")
