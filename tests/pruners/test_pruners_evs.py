@@ -4,22 +4,13 @@ import math
 
 import pytest
 import torch
+from films import FILM, QWEN, generator
 
 from tokviz.errors import Unsupported
 from tokviz.pruners import get
 from tokviz.pruners.evs import changes, places, previous
 from tokviz.pruners.serving_flags import vllm_flags, vllm_rate, vllm_total
 from tokviz.types import Budget, PlanningInfo, Signals
-
-FILM = PlanningInfo(8 * 144, 32, "llava_next_video", n_views=8, has_frames=True, takes_video=True)
-QWEN = PlanningInfo(
-    4 * 150, 28, "qwen2_5_vl", has_cls=False, n_views=4, has_frames=True, takes_video=True, merges_patches=True,
-    renumbers=False, published_as="qwen",
-)  # fmt: skip
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def stage(info, tokens, **params):

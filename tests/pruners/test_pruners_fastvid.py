@@ -5,21 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from films import FILM, QWEN, generator
 
 from tokviz.errors import Unsupported
 from tokviz.pruners import get
 from tokviz.pruners.fastvid import merge, segments, split_of, transitions
 from tokviz.types import CLS_ATTENTION, RECEIVED_ATTENTION, Budget, PlanningInfo, Signals
-
-FILM = PlanningInfo(8 * 144, 32, "llava_next_video", n_views=8, has_frames=True, takes_video=True)
-QWEN = PlanningInfo(
-    4 * 150, 28, "qwen2_5_vl", has_cls=False, n_views=4, has_frames=True, takes_video=True, merges_patches=True,
-    renumbers=False, published_as="qwen",
-)  # fmt: skip
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def params(**given):

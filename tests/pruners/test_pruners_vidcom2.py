@@ -5,17 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from films import FILM, generator
 
 from tokviz.pruners import get
 from tokviz.pruners.vidcom2 import kernels, lowest_in_each_frame, outliers, quiet_channels, reconciled
 from tokviz.types import Budget, PlanningInfo, Signals
 
-FILM = PlanningInfo(8 * 144, 32, "llava_next_video", n_views=8, has_frames=True, takes_video=True)
 WIDTHS = (0.125, 0.25, 0.5, 1, 2)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def params(**given):

@@ -7,6 +7,7 @@ shrunk to fewer patches, with its position embeddings interpolated by transforme
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import get_ident
@@ -125,7 +126,8 @@ def smaller_record(smaller: Smaller, grid: TokenGrid, asked_for: int) -> StageRe
     first = {place: token for token, place in reversed(list(enumerate(number)))}
     carrier = [first[place] for place in number]
     kept = sorted(first.values())
-    sizes: list[float | None] = [float(carrier.count(token)) for token in range(n)]
+    members = Counter(carrier)
+    sizes: list[float | None] = [float(members[token]) for token in range(n)]
     of_size, label = "0 is the same token as another of these", "Tokens of the whole image in one"
     return StageRecord(
         title="Smaller image",
