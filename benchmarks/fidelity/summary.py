@@ -18,7 +18,7 @@ from tokviz.errors import BadInput
 from . import statistics as stats
 from .depth import depth_result, is_depth
 from .draws import bands
-from .outcomes import BASELINES, CONTROLS, FAMILIES, FULL, Outcome, Variant, judged_budget
+from .outcomes import BASELINES, CONTROLS, FAMILIES, Outcome, Variant, judged_budget
 from .published import Ours, compare, published_budget
 from .retained import Measured, Outcomes, estimate, measure
 from .separation import separation

@@ -49,7 +49,7 @@ def test_draws_and_layers_stand_in_no_table_of_methods(document):
     """They would be ranked with the methods, and random tokens compared with random tokens."""
     assert [(row["method"], row["budget"]) for row in document["rows"] if row["params"]] == []
     plain = summarise(
-        {v: own for v, own in outcomes().items()}
+        outcomes()
         | skilled({Variant("pool", {}, "Pooling", 64): 0.6, Variant("downsample", {}, "Downsampling", 64): 0.81}),
         about(),
         resamples=200,

@@ -166,7 +166,7 @@ def test_a_layer_that_is_asked_for():
 
 
 def test_a_model_of_one_layer_is_refused():
-    with pytest.raises(BadInput, match="keys of one layer.* single one"):
+    with pytest.raises(BadInput, match=r"keys of one layer.* single one"):
         plan(64, info=PlanningInfo(576, 1))
 
 
