@@ -26,7 +26,7 @@ def test_the_committed_files_are_current():
     assert writer.DOC.read_text(encoding="utf-8") == writer.methods_doc(), f"docs/methods.md {AGAIN}"
     readme = writer.README.read_text(encoding="utf-8")
     assert writer.with_list(readme) == readme, f"README.md {AGAIN}"
-    assert {file.stem for file in writer.PAGES.glob("*.md")} == {pruner.id for pruner in PRUNERS}
+    assert {file.stem for file in writer.PAGES.glob("*.md")} == {pruner.id for pruner in PRUNERS} | {"not-here"}
 
 
 @by_id
