@@ -52,6 +52,15 @@ def test_every_published_method_says_where_it_follows_what(pruner):
     assert pruner.family == "control" or "## Where paper and code differ\n\n- " in by_hand
 
 
+@by_id
+def test_the_page_and_agents_get_the_notes_without_headings_and_links(pruner):
+    from tokviz.ui.api import method_notes
+
+    notes = method_notes(pruner.id)
+    assert len(notes) == len(re.findall(r"^- ", written(pruner).partition(writer.TAIL)[2], re.MULTILINE))
+    assert not [note for note in notes if "## " in note or re.search(r"\]\(\S+\.md", note) or "\n" in note]
+
+
 def test_it_names_no_machine():
     assert not re.search(r"/(work|root|home|tmp)/", writer.methods_doc() + "".join(map(written, PRUNERS)))
 
