@@ -34,6 +34,7 @@ from .form import MAX_METHODS, method_entries, missing_by_method, param_facts, w
 
 BY_HAND = "<!-- from here on by hand -->"
 
+_LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 _SECTION = re.compile(r"^(Args|Returns):$", re.MULTILINE)
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)$", re.MULTILINE)
 _SETTINGS: dict[str, Any] = {
@@ -241,12 +242,17 @@ def _evidence(given: Any) -> tuple[tuple[Box, ...], tuple[int, ...]]:
 
 
 def method_notes(method: str) -> list[str]:
-    """Where paper and code of a method differ: the list on its page in docs, empty where docs are not at hand."""
+    """Where paper and code of a method differ: the list on its page in docs, empty where docs are not at hand.
+
+    As text: links to other pages of docs lead nowhere from here.
+    """
     page = resource(f"docs/methods/{method}.md")
     if not page.is_file():
         return []
     by_hand = page.read_text(encoding="utf-8").partition(BY_HAND)[2]
-    return [" ".join(note.split()) for note in by_hand.split("\n- ")[1:]]
+    # A note ends where its list does: what follows it may be the next heading.
+    notes = (note.partition("\n\n")[0] for note in by_hand.split("\n- ")[1:])
+    return [" ".join(_LINK.sub(r"\1", note).split()) for note in notes]
 
 
 def method_facts(pruner: Pruner) -> dict[str, Any]:
