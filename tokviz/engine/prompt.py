@@ -18,7 +18,7 @@ from ..names import VisionLayer
 from ..types import Need, Stage
 from .capture import before_forward, here
 from .checks import check_axes, check_modalities, check_model, check_prompt, check_stages
-from .sequence import Deepstack, Rows, State, gather, rotary_axes
+from .sequence import Carried, Deepstack, Rows, State, gather, rotary_axes
 from .signals import Geometry, SignalReader
 from .stages import Chooser, Decisions, Select, StageEvent, StageRunner, Stopwatch
 from .tower_merging import VisionMerging, merge_in_vision
@@ -45,7 +45,8 @@ class Prompt:
         visual tokens lie, None when nobody said. deepstack: what is added inside the LLM, None where nothing is.
         What a shortened prompt remembers of the encoded one, None before: text_mask ``(B, L)`` bool, tokens behind the
         last visual token; added_mask ``(B, L)`` bool, tokens that a stage added; sizes, per row ``(n,)``, how many
-        patches each visual token stands for; first_position ``(B, 1)``, where its positions began.
+        patches each visual token stands for; first_position ``(B, 1)``, where its positions began; carried, how many
+        original visual tokens each column weighs as in attention, None for one each.
 
     Example (returns the new tokens only)::
 
@@ -69,6 +70,7 @@ class Prompt:
     added_mask: Tensor | None = None
     sizes: Sequence[Tensor | None] | None = None
     first_position: Tensor | None = None
+    carried: Carried | None = None
 
     @property
     def n_visual(self) -> list[int]:
@@ -96,6 +98,7 @@ class Prompt:
             added=copied(self.added_mask),
             sizes=None if self.sizes is None else [self.sizes[row // copies] for row in range(batch)],
             first_position=copied(self.first_position),
+            carried=None if self.carried is None else copied(self.carried.sizes),
         )
 
     @cached_property
@@ -112,6 +115,11 @@ class Prompt:
         if self.deepstack is not None and not self.deepstack.is_fed:
             raise Unsupported(
                 "This model adds features of the images inside its LLM, which embeddings do not hold: run it inside "
+                "running_on(model, family, prompt)."
+            )
+        if self.carried is not None and not self.carried.is_fed:
+            raise Unsupported(
+                "Merged tokens of this prompt weigh as many as they carry, which embeddings do not hold: run it inside "
                 "running_on(model, family, prompt)."
             )
         inputs = {"inputs_embeds": self.inputs_embeds, "attention_mask": self.attention_mask}
@@ -266,6 +274,7 @@ def shorten(
         added_mask=rows.added,
         sizes=rows.sizes,
         first_position=rows.first_position,
+        carried=None if rows.carried is None else Carried(rows.carried),
         vision_ms=vision_ms,
     )
     return short, events
