@@ -84,9 +84,9 @@ Every method takes the parameter `positions`: `source` (the default) treats the 
 method's paper or code does, `keep` leaves every token the position that it had in the whole prompt, `reindex` numbers
 what is left without gaps. Models whose positions have several axes (Qwen-VL) always keep them.
 
-Every method that merges takes the parameter `rectify`, off by default: ln(group size) is added to the attention logits of
-its merged tokens, as keys, in every later layer of the LLM, for the prompt and for every new token. A merged token then
-draws as much attention as the tokens that it carries, as in ToMe's proportional attention (Eq. 1) and ERA (arXiv
+Every method that merges takes the parameter `rectify`, off by default: ln(group size) is added to the attention logits
+of its merged tokens, as keys, in every later layer of the LLM, for the prompt and for every new token. A merged token
+then draws as much attention as the tokens that it carries, as in ToMe's proportional attention (Eq. 1) and ERA (arXiv
 2606.31982). A group's size is the number of original visual tokens that the lane's record lets a kept token carry,
 itself included, over all of the method's stages; a token that a stage adds ([CLS], a summary) counts as one. It works
 with SDPA and eager attention, where ln(group size) is rounded to the model's precision, and not with flash attention,

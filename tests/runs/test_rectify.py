@@ -44,7 +44,7 @@ def test_a_setting_that_merges_nothing_says_that_nothing_changed(comparison):
 
 
 def test_methods_that_merge_nothing_refuse(vlm, scene_image):
-    with pytest.raises(BadInput, match="DivPrune merges nothing.*choose a method that merges"):
+    with pytest.raises(BadInput, match=r"DivPrune merges nothing.*choose a method that merges"):
         tokviz.compare(vlm, scene_image, QUESTION, [("divprune", {"rectify": True})])
     with pytest.raises(BadInput, match="DivPrune merges nothing"):
         parse_methods("divprune:rectify=true")

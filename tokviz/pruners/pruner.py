@@ -310,7 +310,7 @@ class Pruner:
             return f"{self.label} reads the [CLS] token, and the vision tower of this model has none."
         if "clip_relevance" in needed and not info.has_text_tower:
             return f"{self.label} compares patches with the question by CLIP's text tower, which this model lacks."
-        if self.encodes_anew and (info.has_frames or not info.shrinks):
+        if self.encodes_anew and not info.shrinks:
             what = "a video" if info.has_frames else "images"
             return (
                 f"{self.label} needs a model that can take {what} in fewer tokens, and tokviz cannot shrink them here."
