@@ -120,7 +120,9 @@ class InternVL(Llava):
         cell = patch * _scale(model)
         if grid.is_video:
             return shrunk_frames(grid, tokens, cell)
-        most = {}  # of how many crops a tiling is made, by its crops; 1 for none, up to as many as there are
+        most: dict[
+            tuple[int, int], int
+        ] = {}  # of how many crops a tiling is made, by its crops; 1 for none, up to as many as there are
         for count in range(1, len(grid.views) + 1):
             most.setdefault(crops(grid.image_size, side, min(image_processor.min_patches, count), count), count)
         tilings = (
