@@ -21,7 +21,7 @@ from tokviz.models.families import FAMILIES
 from tokviz.models.llava import centre_crop_grid
 from tokviz.models.llava_next import tile_grid
 from tokviz.models.loading import VisionLanguageModel
-from tokviz.models.qwen_vl import merged_patch_grid
+from tokviz.models.qwen_geometry import merged_patch_grid
 from tokviz.records import ModelRecord, TokenGrid
 from tokviz.runs.execute import planning_info
 from tokviz.runs.inputs import geometry_of

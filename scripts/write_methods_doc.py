@@ -86,6 +86,14 @@ tokens as the method's paper or code does, `keep` leaves every token the positio
 `reindex` numbers what is left without gaps. Models whose positions have several axes (Qwen-VL) always keep them, and
 refuse `reindex`.
 
+Every method that merges takes the parameter `rectify`, off by default: ln(group size) is added to the attention logits
+of its merged tokens, as keys, in every later layer of the LLM, for the prompt and for every new token. A merged token
+then draws as much attention as the tokens that it carries, as in ToMe's proportional attention (Eq. 1) and ERA (arXiv
+2606.31982). A group's size is the number of original visual tokens that the lane's record lets a kept token carry,
+itself included, over all of the method's stages; a token that a stage adds ([CLS], a summary) counts as one. It works
+with SDPA and eager attention, where ln(group size) is rounded to the model's precision, and not with flash attention,
+which adds nothing to logits.
+
 Two methods can be stacked, one before the LLM and one inside it: `divprune+fastv` is an id like any other, in Python,
 on the command line, at `/compare` and in the page. The first leaves `share` times the budget (2 by default), and the
 second brings that down to the budget, counted its own way. The parameters of both are the stack's, as `first_...` and
@@ -263,6 +271,8 @@ def without_parameters(pruner: Pruner) -> str:
         return "None."
     if pruner.encodes_anew:
         return "None. `positions` is accepted and changes nothing, as no token is dropped."
+    if pruner.merges:
+        return "None but `positions`, which every method that drops tokens takes, and `rectify`, which every one that merges takes."
     return "None but `positions`, which every method that drops tokens takes."
 
 

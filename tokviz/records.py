@@ -224,6 +224,8 @@ class StageRecord(Record):
         extra_name: What the added tokens are ([CLS], a summary).
         sequence: Order in which the LLM gets the tokens, as original indices, -1 for an added token. None if it is
             ascending with added tokens last.
+        rectify: Whether ln(group size) was added to the attention logits of the tokens that it merged, in every later
+            layer of the LLM.
         selection_ms: Time that the selection took, in ms.
     """
 
@@ -246,6 +248,7 @@ class StageRecord(Record):
     readings: Many[Reading] = []
     text: TextScores | None = None
     covered_by: Many[int] | None = None
+    rectify: bool = False
     facts: dict[str, Any]
     selection_ms: float | None
 

@@ -258,6 +258,8 @@ class Stage:
             Models whose positions have several axes support only ``keep``.
         proportional_attention: For a ``VisionLayer`` site: attention in the following layers adds
             ln(``Selection.sizes``) to every key's logit, so that a merged token weighs as much as its patches.
+        rectify: Attention in every later layer of the LLM adds ln(group size) to the logits of the tokens that this
+            stage merged, as keys; a group's size is how many original visual tokens a kept one carries.
     """
 
     site: Site
@@ -267,6 +269,7 @@ class Stage:
     positions: PositionPolicy = "reindex"
     title: str = ""
     proportional_attention: bool = False
+    rectify: bool = False
 
     @property
     def site_label(self) -> str:

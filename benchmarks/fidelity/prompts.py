@@ -84,8 +84,11 @@ def end_of_image(prompt: Prompt) -> int:
 def with_text(prompt: Prompt, text: TextBehind) -> Prompt:
     """The same picture (encoded, or shortened by stages that do not read the text) with another question behind it.
 
-    ``prompt`` is one row without pads. Positions of the text go on where they went on before.
+    ``prompt`` is one row without pads. Positions of the text go on where they went on before. Raises Unsupported where
+    merged tokens weigh as many as they carry.
     """
+    if prompt.carried is not None:
+        raise Unsupported("The benchmark cannot put other questions behind merged tokens that weigh as many (rectify).")
     end, length = end_of_image(prompt), text.ids.shape[1]
 
     def behind(mask: Tensor | None, value: bool) -> Tensor | None:

@@ -44,6 +44,7 @@ PAIRS: dict[str, list[dict[str, Any]]] = {
     "visionzip": [{"cls_token": "left_out", "order": "raster"}],
     "holov": [{"surplus": "zeros", "order": "attention"}],
     "polymorphic": [{"order": "append", "signal": "attn"}, {"stage_1": False, "neighbours": 0}],
+    "sparsevlm": [{"rectify": True}],
     "prumerge": [{"adaptive": True, "order": "attention"}],
     "prumerge_plus": [{"adaptive": True, "order": "attention"}],
     "todre": [{"tau": 1.0, "stage_1": False}],

@@ -41,6 +41,7 @@ def _one(case, model, ids, seen, stages, choose, row, new_tokens):
         features, hidden[where] = seen.features, seen.embeddings
     alive = torch.arange(len(where))
     state = {"hidden": hidden, "key": torch.ones(len(sequence), dtype=torch.bool), "maps": {}, "inputs": {}, "keys": {}}
+    state["weight"] = torch.ones(len(sequence), dtype=torch.float64)
     state["positions"] = torch.arange(len(sequence))
     if not case.here.reindexes:
         state["positions"] = state["positions"].expand(3, -1)
@@ -70,6 +71,10 @@ def _one(case, model, ids, seen, stages, choose, row, new_tokens):
                     state["hidden"][columns[selection.kept][patch]] = projected[patch]
             elif selection.features is not None:
                 state["hidden"][columns[selection.kept]] = selection.features
+            if stage.rectify:
+                for token, carrier in enumerate(selection.assignment.tolist()):
+                    if token != carrier >= 0:
+                        state["weight"][columns[carrier]] += state["weight"][columns[token]]
             state["key"][columns[dropped]] = False
             if stage.positions == "reindex":
                 state["positions"] = (state["key"].cumsum(0) - 1).clamp(min=0)
@@ -111,6 +116,7 @@ def _attention(lm, layer, state):
     groups, own = query.shape[0] // key.shape[0], key
     key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)
     logits = query @ key.transpose(1, 2) * attention.head_dim**-0.5
+    logits = logits + state["weight"].log().to(logits.dtype)  # of a merged token: of all that it carries
     allowed = torch.ones(length, length, dtype=torch.bool).tril() & state["key"]
     allowed |= torch.eye(length, dtype=torch.bool)  # a dropped token looks at itself; nobody looks at it
     return logits.masked_fill(~allowed, -torch.inf).softmax(-1), value, own

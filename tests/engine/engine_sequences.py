@@ -22,6 +22,7 @@ class Token:
     position: int
     index: int | None = None
     vision: torch.Tensor | None = None
+    weight: int = 1
 
 
 def rebuilt(model, inputs, stages, choose, new_tokens):
@@ -84,6 +85,7 @@ def _state(tokens):
         "hidden": torch.stack([token.hidden for token in tokens]),
         "positions": torch.tensor([token.position for token in tokens]),
         "key": torch.ones(len(tokens), dtype=torch.bool),
+        "weight": torch.tensor([token.weight for token in tokens], dtype=torch.float64),
     }
 
 
@@ -131,6 +133,10 @@ def _after(model, tokens, stage, choose, row, told):
     extra = [] if selection.extra is None else list(selection.extra)
     changed = [] if selection.features is None else list(selection.features)
     kept_tokens = [tokens[places[number]] for number in kept]
+    if stage.rectify:
+        for number, carrier in enumerate(selection.assignment.tolist()):
+            if number != carrier >= 0:
+                tokens[places[carrier]].weight += tokens[places[number]].weight
     for token, feature in zip(kept_tokens, changed, strict=False):
         token.vision, token.hidden = _made(model, stage, feature, token)
     taken = dropped[len(dropped) - len(extra) :]

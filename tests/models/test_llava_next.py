@@ -199,9 +199,8 @@ def planning_of(vlm, size):
 # -- methods on real tiles ---------------------------------------------------------------------------------------------
 
 ALL = [pruner.id for pruner in PRUNERS]
-HERE = [
-    p for p in PRUNERS if p.missing(PlanningInfo(44, 6, "llava_next", n_views=5, has_tiles=True, shrinks=False)) is None
-]
+TILED = PlanningInfo(44, 6, "llava_next", n_views=5, has_tiles=True)
+HERE = [p for p in PRUNERS if p.missing(TILED) is None and not p.encodes_anew]
 IMAGE = noise(60, 40, seed=7)
 BOX = (10, 10, 35, 30)
 
@@ -218,8 +217,8 @@ def test_every_method_runs_or_says_what_the_model_lacks(next_vlm, comparison):
         assert run.error == get(run.method).missing(info), run.method
         assert run.error is not None or run.answer_tokens
     refused = {run.method for run in comparison.runs if run.error}
-    # An image has no frames, and crops have one size.
-    assert refused == {p.id for p in PRUNERS if p.needs_frames or p.encodes_anew}
+    # An image has no frames.
+    assert refused == {p.id for p in PRUNERS if p.needs_frames}
     assert Comparison.from_json(comparison.to_json()) == comparison
 
 

@@ -21,7 +21,7 @@ from tokviz.models.catalog import CATALOG, find
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
 from tokviz.models.prompts import model_inputs
-from tokviz.models.qwen_vl import merged_patch_grid
+from tokviz.models.qwen_geometry import merged_patch_grid
 from tokviz.runs.execute import planning_info
 from tokviz.runs.inputs import geometry_of
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tokviz.errors import BadInput, Unsupported
+from tokviz.grids import nearest_grid
 from tokviz.pruners import get, oracle, pool
 from tokviz.pruners.controls import select_random, select_uniform
 from tokviz.types import Budget, PlanningInfo, Signals
@@ -87,7 +88,7 @@ def pooled(signals, keep):
     ],
 )
 def test_the_nearest_grid(shape, tokens, grid):
-    assert pool.nearest_grid(*shape, tokens) == grid
+    assert nearest_grid(*shape, tokens) == grid
 
 
 def test_the_nearest_grid_against_all_grids():
@@ -99,7 +100,7 @@ def test_the_nearest_grid_against_all_grids():
                 stretch = Fraction(high * columns, wide * rows)
                 return max(Fraction(min(tokens, rows * columns), high * wide), stretch, 1 / stretch)
 
-            high, wide = pool.nearest_grid(rows, columns, tokens)
+            high, wide = nearest_grid(rows, columns, tokens)
             assert high * wide <= tokens and high <= rows and wide <= columns
             others = [(a, b) for a in range(1, rows + 1) for b in range(1, columns + 1) if a * b <= tokens]
             assert far(high, wide) == min(far(*other) for other in others)
@@ -158,7 +159,7 @@ def test_a_row_that_is_not_finite_is_not_averaged_and_stands_for_a_cell_only_alo
 )
 def test_where_the_grid_divides_it_is_adaptive_average_pooling(rows, columns, keep, dtype):
     features = torch.randn(rows * columns, 16, dtype=dtype, generator=generator(keep))
-    high, wide = pool.nearest_grid(rows, columns, keep)
+    high, wide = nearest_grid(rows, columns, keep)
     assert rows % high == columns % wide == 0
     image = features.T.reshape(1, 16, rows, columns)
     expected = torch.nn.functional.adaptive_avg_pool2d(image, (high, wide)).flatten(2)[0].T
@@ -176,7 +177,7 @@ def test_pooling_against_brute_force():
         if keep >= len(features):
             assert len(selection.kept) == len(features)
             continue
-        high, wide = pool.nearest_grid(*shape, keep)
+        high, wide = nearest_grid(*shape, keep)
         groups = {}
         for index in range(len(features)):
             row, column = divmod(index, shape[1])

@@ -8,9 +8,9 @@ from tiny_families import CASES
 
 import tokviz
 from tokviz.errors import BadInput
+from tokviz.grids import nearest_grid
 from tokviz.models.prompts import model_inputs
 from tokviz.pruners import get
-from tokviz.pruners.pool import nearest_grid
 from tokviz.runs.metrics import fates
 from tokviz.types import Budget, PlanningInfo, Schedule
 
@@ -82,10 +82,11 @@ def test_a_model_of_dynamic_resolution_is_the_stock_model_on_a_smaller_image(dyn
     assert run.cost.vision_flops == whole["full"].cost.vision_flops
 
 
-def test_an_image_that_the_processor_makes_no_smaller_is_refused_in_its_lane(dynamic):
+def test_the_lower_limit_of_a_processor_is_set_aside(dynamic):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     run = tokviz.compare(dynamic, image, "what is it ?", ["downsample"], 1, max_new_tokens=1)["downsample"]
-    assert run.error.startswith("Downsampling to 1 tokens is not possible here") or run.actual.final == 1
+    assert run.error is None and run.actual.final == 1 and run.stages[0].facts["pixels"] == "8 x 8"
+    assert dynamic.family.grid(dynamic.model, dynamic.processor, (8, 8), {}).n_tokens > 1
 
 
 def test_every_token_is_no_pruning_and_repeats_encode_again(vlm, scene_image):

@@ -27,7 +27,8 @@ class Segment:
 
     Shape: real ``(B, K)`` bool, one column per cached prompt token. shift: ``(B, 1)``, by how much positions behind the
     prompt are lowered in these layers, or None. ``padded``: whether ``real`` has a False, known without asking the
-    device. ``rotates``: whether these layers count positions differently from the first segment.
+    device. ``rotates``: whether these layers count positions differently from the first segment. carried: ``(B, K)``
+    int64, how many tokens each of these keys weighs as, None for one each.
     """
 
     first_layer: int
@@ -35,6 +36,7 @@ class Segment:
     padded: bool
     shift: Tensor | None
     rotates: bool = False
+    carried: Tensor | None = None
 
     def mask(self, cached: int, tail: Tensor | None, n_new: int) -> Tensor | None:
         """2D mask over ``cached`` kept tokens and ``n_new`` new ones, None when every column is real.
@@ -57,13 +59,19 @@ class CacheState:
     """What was pruned from the sequence in this cache.
 
     ``full_length`` is the unpruned length of the prompt in columns; ``segments`` come in layer order, the first begins
-    at layer 0; ``sites`` are the in-LLM sites of the context that pruned it. ``model``: a cache must not keep it alive.
+    at layer 0; ``sites`` are the in-LLM sites of the context that pruned it, ``rectifies`` whether it weighs merged
+    tokens. ``model``: a cache must not keep it alive.
     """
 
     model: weakref.ref[Any]
     sites: tuple[int, ...]
+    rectifies: bool
     full_length: int
     segments: list[Segment]
+
+    def goes_on_in(self, context: Any) -> bool:
+        """Whether ``context`` has the hooks that this cache needs."""
+        return context is not None and (context.sites, context.rectifies) == (self.sites, self.rectifies)
 
     @property
     def removed(self) -> int:
@@ -110,8 +118,7 @@ class PrunedCache(DynamicCache):
         """As stock; refused outside ``prune``, where the model would silently use wrong masks and positions."""
         state = state_of(self)
         model = None if state is None else state.model()
-        context = None if model is None else here(model)
-        if state is not None and (context is None or context.sites != state.sites):
+        if state is not None and (model is None or not state.goes_on_in(here(model))):
             raise Unsupported("This cache was pruned; use it inside prune() with the same stages.")
         return super().get_mask_sizes(query_length, layer_idx)
 
@@ -147,6 +154,7 @@ class PrunedCache(DynamicCache):
                 segment,
                 real=segment.real[index.to(segment.real.device)],
                 shift=None if segment.shift is None else segment.shift[index.to(segment.shift.device)],
+                carried=None if segment.carried is None else segment.carried[index.to(segment.carried.device)],
             )
             for segment in state.segments
         ]

@@ -57,6 +57,16 @@ def check_model(model: Any, family: ModelFamily) -> None:
         raise Unsupported("Chunked prefill cannot be pruned; set prefill_chunk_size to None.")
 
 
+def check_kernel(model: Any, family: ModelFamily) -> None:
+    """Raises Unsupported for attention kernels that have no place for what is added to their logits."""
+    kernel = str(family.language_model(model).config._attn_implementation)
+    if kernel not in ("eager", "sdpa"):
+        raise Unsupported(
+            f"To weigh merged tokens (rectify), ln(group size) is added to attention logits, which kernel {kernel!r} "
+            "cannot do; load the model with sdpa or eager attention, or switch rectify off."
+        )
+
+
 def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs: Sequence[Need]) -> None:
     """Raises Unsupported when a stage's site or a signal it needs does not exist in this model."""
     n_layers = len(family.layers(model))
@@ -81,6 +91,8 @@ def check_stages(model: Any, family: ModelFamily, stages: Sequence[Stage], needs
                 "become one token; put it behind the projector."
             )
         _check_needs(stage)
+    if any(stage.rectify for stage in stages):
+        check_kernel(model, family)
     _check_merging(stages)
     for need in (*needs, *(need for stage in stages for need in stage.needs)):
         if need.kind.startswith("cls_") and not family.has_cls(model):

@@ -15,7 +15,7 @@ from ..errors import Unsupported
 from ..models.base import ModelFamily
 from ..types import Stage
 from .capture import claim, here
-from .checks import check_hooks, check_model, check_stages
+from .checks import check_hooks, check_kernel, check_model, check_stages
 from .hooks import HookPruner
 from .prefill import PromptHints
 from .prompt import Prompt, encode, merged_prompt
@@ -148,6 +148,8 @@ def prune(
         needs = {need for stage in stages for need in stage.needs}
         prompt = encode(model, family, inputs, needs, question_mask=question_mask, geometry=geometry)
     merging = None if prompt is None else merged_prompt(model, family, prompt, stages, chooser)
+    if prompt is not None and prompt.carried is not None:
+        check_kernel(model, family)
     pruner = HookPruner(
         model, family, stages, chooser, PromptHints(visual_mask, question_mask, geometry, prompt, merging)
     )
@@ -184,6 +186,6 @@ def running_on(
     ``stages`` are those inside the LLM, ``select`` as for ``prune``. Without any, models whose embeddings say
     everything run without a hook, and ``None`` is returned.
     """
-    if not stages and prompt.deepstack is None:
+    if not stages and prompt.deepstack is None and prompt.carried is None:
         return nullcontext()
     return prune(model, family, prompt, stages, select or selector({}, 0), diagnose=diagnose)

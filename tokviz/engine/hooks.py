@@ -60,6 +60,9 @@ class HookPruner:
         self._wants_llm_input = any(
             n.kind == "llm_input" for late in self.late.values() for _, s in late for n in s.needs
         )
+        carries = hints.prompt is not None and hints.prompt.carried is not None
+        self.weighs_early = carries or any(s.rectify for s in self.stages if not isinstance(s.site, int))
+        self.rectifies = self.weighs_early or any(stage.rectify for stage in self.stages)
         self.aborted = False
         self.used = False
         self._local = threading.local()
@@ -77,8 +80,9 @@ class HookPruner:
         for number in self._hooked_layers():
             self._hook(stack, self.layers[number], partial(self._before_layer, number))
         prompt = self.reader.hints.prompt
-        if prompt is not None and prompt.deepstack is not None:
-            stack.enter_context(prompt.deepstack.fed())
+        for beside in () if prompt is None else (prompt.deepstack, prompt.carried):
+            if beside is not None:
+                stack.enter_context(beside.fed())
         needs = [need for stage in self.stages for need in stage.needs]
         looks = any(need.kind in VISION_KINDS for need in needs)
         if prompt is None and (looks or any(stage.site == "encoder" for stage in self.stages)):
@@ -100,7 +104,12 @@ class HookPruner:
         return tap
 
     def _hooked_layers(self) -> list[int]:
-        """All from the first stage in the LLM on, and those behind a layer where the tower's features are added."""
+        """All from the first stage in the LLM on, and those behind a layer where the tower's features are added.
+
+        All of them where tokens that were merged before the LLM are to weigh as many.
+        """
+        if self.weighs_early:
+            return list(range(len(self.layers)))
         first = [site - 1 if signals.wants_previous_input else site for site, signals in self.signals.items()]
         merging = self.family.patch_merging(self.model)
         behind = range(1, 1 + (0 if merging is None else merging.added_in_llm))
@@ -167,7 +176,7 @@ class HookPruner:
         state = state_of(cache)
         if state is None:
             return None
-        if state.sites != self.sites:
+        if not state.goes_on_in(self):
             raise Unsupported("This cache was pruned by other stages; use it with the stages it was made with.")
         length = cache.get_seq_length()
         if mask is not None and mask.shape[1] != length + n_new:
@@ -192,8 +201,10 @@ class HookPruner:
         if cache is None:
             return
         first = forward.segments[0]
-        if len(forward.segments) > 1 or first.real.shape[1] != forward.full_length or first.shift is not None:
-            attach(cache, CacheState(weakref.ref(self.model), self.sites, forward.full_length, forward.segments))
+        same_length = len(forward.segments) == 1 and first.real.shape[1] == forward.full_length
+        if not same_length or first.shift is not None or first.carried is not None:
+            model = weakref.ref(self.model)
+            attach(cache, CacheState(model, self.sites, self.rectifies, forward.full_length, forward.segments))
 
     # -- a layer's door ------------------------------------------------------------------------------------------------
 
@@ -206,6 +217,8 @@ class HookPruner:
         hidden = args[0]
         if forward.deepstack is not None and number > 0:
             hidden = forward.deepstack.added(number - 1, hidden, forward.rows)
+        if forward.view is None and forward.rows.carried is not None:
+            forward.view = View(self._mask(forward, hidden), kwargs["position_embeddings"])
         forward.history.origin = None
         for stage_number, stage in self.late.get(number, ()):
             hidden = self._prune_layer(forward, number, stage_number, stage, hidden, kwargs)
@@ -230,13 +243,16 @@ class HookPruner:
         elif index is not None:
             rotary = gather(rotary[0], index), gather(rotary[1], index)
         forward.open_segment(layer)
-        mask = forward.rows.real if forward.segments[-1].padded else None
-        forward.view = View(causal_mask(self.language_model.config, hidden, mask, 0), rotary)
+        forward.view = View(self._mask(forward, hidden), rotary)
         return hidden
+
+    def _mask(self, forward: Prefill, hidden: Tensor) -> Tensor | None:
+        rows = forward.rows
+        return causal_mask(self.language_model.config, hidden, rows.real if rows.padded else None, 0, rows.carried)
 
     def _decode_layer(self, forward: Decode, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         segment = forward.segment(number)
-        if segment.first_layer == 0:
+        if segment.first_layer == 0 and segment.carried is None:
             return None
         view = forward.views.get(segment.first_layer)
         if view is None:
@@ -248,6 +264,7 @@ class HookPruner:
                 if segment.shift is not None:
                     positions = positions - segment.shift.to(hidden.device)
                 rotary = self.language_model.rotary_emb(hidden, positions)
-            view = View(causal_mask(self.language_model.config, hidden, mask, cached), rotary)
+            carried = None if segment.carried is None else segment.carried[:, :cached]
+            view = View(causal_mask(self.language_model.config, hidden, mask, cached, carried), rotary)
             forward.views[segment.first_layer] = view
         return args, view.given_to(kwargs)

@@ -82,8 +82,8 @@ class Prefill:
         # A second stage before the same layer replaces the first; one before layer 0 replaces the prompt itself.
         if self.segments and self.segments[-1].first_layer == first_layer:
             self.segments.pop()
-        rotates = bool(self.segments) and self.rows.shift is not self.segments[0].shift
-        self.segments.append(Segment(first_layer, self.rows.real, self.rows.padded, self.rows.shift, rotates))
+        rows, rotates = self.rows, bool(self.segments) and self.rows.shift is not self.segments[0].shift
+        self.segments.append(Segment(first_layer, rows.real, rows.padded, rows.shift, rotates, rows.carried))
 
 
 @dataclass
@@ -104,11 +104,25 @@ class Decode:
         return next(segment for segment in reversed(self.segments) if segment.first_layer <= layer)
 
 
-def causal_mask(config: Any, hidden: Tensor, mask: Tensor | None, cached: int) -> Tensor | None:
+def causal_mask(
+    config: Any, hidden: Tensor, mask: Tensor | None, cached: int, carried: Tensor | None = None
+) -> Tensor | None:
     """The mask that transformers itself makes for so many cached tokens, in the form this kernel wants.
 
-    Shape: hidden ``(B, q, D)``; mask ``(B, cached + q)`` or None when every column is real.
+    Where keys weigh as many tokens as they carry, what both SDPA and eager attention add to their logits: ln(carried),
+    and the lowest number where a query may not look. Shape: hidden ``(B, q, D)``; mask ``(B, cached + q)`` or None when
+    every column is real; carried ``(B, k)`` of the first ``k <= cached + q`` columns, 1 for the others -> additive
+    ``(B, 1, q, cached + q)``.
     """
+    if carried is not None:
+        length, device = cached + hidden.shape[1], hidden.device
+        columns = torch.arange(length, device=device)
+        seen = (columns <= columns[cached:, None])[None]
+        if mask is not None:
+            seen = seen & mask.to(device, torch.bool)[:, None]
+        sizes = torch.nn.functional.pad(carried, (0, length - carried.shape[1]), value=1).to(device)
+        bias = sizes.to(torch.promote_types(hidden.dtype, torch.float32)).log().to(hidden.dtype)
+        return bias[:, None].where(seen, torch.finfo(hidden.dtype).min)[:, None]
     lengths: Any = PlainLengths(cached)
     made: Any = create_causal_mask(config=config, inputs_embeds=hidden, attention_mask=mask, past_key_values=lengths)
     return made

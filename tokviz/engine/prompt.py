@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import get_ident
@@ -18,7 +18,7 @@ from ..names import VisionLayer
 from ..types import Need, Stage
 from .capture import before_forward, here
 from .checks import check_axes, check_modalities, check_model, check_prompt, check_stages
-from .sequence import Deepstack, Rows, State, gather, rotary_axes
+from .sequence import Carried, Deepstack, Rows, State, gather, rotary_axes
 from .signals import Geometry, SignalReader
 from .stages import Chooser, Decisions, Select, StageEvent, StageRunner, Stopwatch
 from .tower_merging import VisionMerging, merge_in_vision
@@ -45,7 +45,8 @@ class Prompt:
         visual tokens lie, None when nobody said. deepstack: what is added inside the LLM, None where nothing is.
         What a shortened prompt remembers of the encoded one, None before: text_mask ``(B, L)`` bool, tokens behind the
         last visual token; added_mask ``(B, L)`` bool, tokens that a stage added; sizes, per row ``(n,)``, how many
-        patches each visual token stands for; first_position ``(B, 1)``, where its positions began.
+        patches each visual token stands for; first_position ``(B, 1)``, where its positions began; carried, how many
+        original visual tokens each column weighs as in attention, None for one each.
 
     Example (returns the new tokens only)::
 
@@ -69,6 +70,7 @@ class Prompt:
     added_mask: Tensor | None = None
     sizes: Sequence[Tensor | None] | None = None
     first_position: Tensor | None = None
+    carried: Carried | None = None
 
     @property
     def n_visual(self) -> list[int]:
@@ -96,6 +98,7 @@ class Prompt:
             added=copied(self.added_mask),
             sizes=None if self.sizes is None else [self.sizes[row // copies] for row in range(batch)],
             first_position=copied(self.first_position),
+            carried=None if self.carried is None else copied(self.carried.sizes),
         )
 
     @cached_property
@@ -114,6 +117,11 @@ class Prompt:
                 "This model adds features of the images inside its LLM, which embeddings do not hold: run it inside "
                 "running_on(model, family, prompt)."
             )
+        if self.carried is not None and not self.carried.is_fed:
+            raise Unsupported(
+                "Merged tokens of this prompt weigh as many as they carry, which embeddings do not hold: run it inside "
+                "running_on(model, family, prompt)."
+            )
         inputs = {"inputs_embeds": self.inputs_embeds, "attention_mask": self.attention_mask}
         if self.position_ids is not None:
             inputs["position_ids"] = self.position_ids
@@ -130,7 +138,7 @@ def encode(
     model: Any,
     family: ModelFamily,
     inputs: Mapping[str, Any],
-    needs: Iterable[Need],
+    needs: Iterable[Need] | None,
     *,
     question_mask: Tensor | None = None,
     geometry: Sequence[Geometry | None] | None = None,
@@ -138,12 +146,13 @@ def encode(
     """Run the stock model up to its language model and keep what arrives there, with the vision signals asked for.
 
     One encode serves all methods of a request. ``question_mask`` and ``geometry``: see ``Prompt``; without them,
-    methods that listen to the user's words refuse, and signals have no ``cell``. Raises Unsupported for models and
-    inputs that cannot be pruned.
+    methods that listen to the user's words refuse, and signals have no ``cell``. ``needs`` None: nobody looks at the
+    vision tower, whose images may have any size; no stage before the projector can run on such a prompt. Raises
+    Unsupported for models and inputs that cannot be pruned.
     """
-    needs = tuple(needs)
+    needs = None if needs is None else tuple(needs)
     check_model(model, family)
-    check_stages(model, family, (), needs)
+    check_stages(model, family, (), needs or ())
     if here(model) is not None:
         raise Unsupported(
             "This thread is inside prune() already, and contexts cannot be nested. Leave it first; what "
@@ -165,7 +174,7 @@ def encode(
     remove = before_forward(family.language_model(model), catch, thread_is_ours)
     try:
         with (
-            captured(model, family, needs, thread_is_ours, inputs) as vision,
+            nullcontext() if needs is None else captured(model, family, needs, thread_is_ours, inputs) as vision,
             Stopwatch(model.device) as watch,
             suppress(StopForward),
         ):
@@ -188,17 +197,19 @@ def _prompt(
     check_modalities(input_ids, family.visual_token_ids(model))
     check_axes(family, caught.get("position_ids"), visual)
     counts = visual.sum(dim=1).tolist()
-    vision = capture.consume(counts) if sum(counts) else None
-    if vision is None and sum(counts):
+    vision = capture.consume(counts) if sum(counts) and capture is not None else None
+    if vision is None and sum(counts) and capture is not None:
         raise Unsupported("The prompt holds image tokens but no image was encoded; pass pixel_values.")
-    nothing = VisionSignals(features=caught["inputs_embeds"].new_empty(0, 0))
+    if vision is None:  # nobody looked: all that is known is what the LLM gets
+        embeds = caught["inputs_embeds"]
+        vision = [VisionSignals(features=row[mine]) for row, mine in zip(embeds, visual, strict=True)]
     return Prompt(
         input_ids=input_ids,
         inputs_embeds=caught["inputs_embeds"],
         attention_mask=mask,
         position_ids=caught.get("position_ids"),
         visual_mask=visual,
-        vision=vision or [nothing] * len(counts),
+        vision=vision,
         alive=[torch.arange(n, device=input_ids.device) for n in counts],
         vision_ms=vision_ms,
         pixel_values=inputs.get("pixel_values"),
@@ -266,6 +277,7 @@ def shorten(
         added_mask=rows.added,
         sizes=rows.sizes,
         first_position=rows.first_position,
+        carried=None if rows.carried is None else Carried(rows.carried),
         vision_ms=vision_ms,
     )
     return short, events

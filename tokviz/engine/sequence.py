@@ -65,7 +65,9 @@ class Rows:
         question. ``added`` marks tokens that a stage put in the place of dropped visual ones; they are not visual;
         None while there are none. asked: what the user wrote, or None when nobody said. positions: ``(B|1, L)`` or
         ``(axes, B|1, L)``. alive: per row ``(n,)`` original indices of the visual tokens still there, in the order of
-        their columns. sizes: per row ``(n,)``, how many patches each stands for, or None for one each.
+        their columns. sizes: per row ``(n,)``, how many patches each stands for, or None for one each: what methods are
+        told. carried: ``(B, L)`` int64, how many original visual tokens each column carries in attention, 1 for what is
+        no merged token, None while there is none; only stages that rectify count.
         first_position, next_position: ``(B, 1)``, where the unpruned sequence begins and where decoding would go on.
         shift: ``(B, 1)``, by how much positions behind the prompt must be lowered, or None when nothing was renumbered.
     """
@@ -81,6 +83,7 @@ class Rows:
     first_position: Tensor
     next_position: Tensor
     shift: Tensor | None = None
+    carried: Tensor | None = None
 
     @classmethod
     def of(
@@ -95,11 +98,12 @@ class Rows:
         added: Tensor | None = None,
         sizes: Sequence[Tensor | None] | None = None,
         first_position: Tensor | None = None,
+        carried: Tensor | None = None,
     ) -> Rows:
         """Describe a prompt. ``positions`` None means 0..L-1, as a direct ``forward`` counts.
 
-        A prompt that was shortened before says what cannot be read off it any more: ``question``, ``added``, ``sizes``
-        and ``first_position``.
+        A prompt that was shortened before says what cannot be read off it any more: ``question``, ``added``, ``sizes``,
+        ``first_position`` and ``carried``.
         """
         batch, length = real.shape
         if positions is None:
@@ -123,6 +127,7 @@ class Rows:
             sizes=tuple(sizes) if sizes is not None else (None,) * batch,
             first_position=first_position,
             next_position=one_axis[:, -1:] + 1,
+            carried=carried,
         )
 
     @cached_property
@@ -161,8 +166,10 @@ class Rows:
         taken = (gather(torch.stack(list(masks.values()), dim=2), index) & stay).unbind(2)
         masks.update(zip(masks, taken, strict=True))
         axes = [self.positions] if self.positions.dim() == 2 else list(self.positions)
-        positions = [gather(axis, index) for axis in axes]
-        return replace(self, **masks, positions=positions[0] if self.positions.dim() == 2 else torch.stack(positions))
+        moved = [gather(axis, index) for axis in axes]
+        carried = None if self.carried is None else gather(self.carried, index).where(stay[..., 0], 1)
+        positions = moved[0] if self.positions.dim() == 2 else torch.stack(moved)
+        return replace(self, **masks, positions=positions, carried=carried)
 
     def reindexed(self) -> Rows | None:
         """Positions renumbered without gaps from where the unpruned row began; None when there is no gap to close."""
@@ -234,10 +241,42 @@ class Placement:
         return cls(tokens, slots, taken, order, moved=not torch.equal(tokens, slots))
 
 
+class Fed:
+    """What a prompt needs beside its embeddings and only a context can give the LLM; it knows of open ones."""
+
+    def __init__(self) -> None:
+        self._contexts = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether a context is open that gives it."""
+        return self._contexts > 0
+
+    @contextmanager
+    def fed(self) -> Iterator[None]:
+        """For the time of such a context."""
+        with self._lock:
+            self._contexts += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._contexts -= 1
+
+
+class Carried(Fed):
+    """How many original visual tokens each column of a shortened prompt carries. Shape: sizes ``(B, L)`` int64."""
+
+    def __init__(self, sizes: Tensor) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+
 _VISUAL, _FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
 
 
-class Deepstack:
+class Deepstack(Fed):
     """What some models (Qwen3-VL) add behind layers 0, 1, ... of the LLM, of all N original visual tokens of every row.
 
     The stock language model is handed it once, at prefill. Pruned, each layer must get that of the tokens that are
@@ -248,9 +287,8 @@ class Deepstack:
     """
 
     def __init__(self, rows: Sequence[Sequence[Tensor]]) -> None:
+        super().__init__()
         self.rows = [tuple(row) for row in rows]
-        self._contexts = 0
-        self._lock = threading.Lock()
 
     @classmethod
     def taken_from(cls, kwargs: dict[str, Any], visual: Tensor) -> Deepstack | None:
@@ -280,19 +318,3 @@ class Deepstack:
         hidden = hidden.clone()
         hidden[where] = hidden[where] + features
         return hidden
-
-    @property
-    def is_fed(self) -> bool:
-        """Whether a context is open that adds these features."""
-        return self._contexts > 0
-
-    @contextmanager
-    def fed(self) -> Iterator[None]:
-        """For the time of such a context."""
-        with self._lock:
-            self._contexts += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._contexts -= 1

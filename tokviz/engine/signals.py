@@ -262,7 +262,7 @@ class LayerSignals:
             if mask is not None and mask.dim() == 4:
                 allowed = mask[row if mask.shape[0] > 1 else 0, 0][at]
             else:
-                allowed = _causal_rows(rows.real[row].to(key.device), at)
+                allowed = _visible(rows, row, at)
             found.append(_see(query[row][:, at], key[row], scaling, allowed, self.of_previous))
         return found
 
@@ -298,10 +298,9 @@ class LayerSignals:
 
     def _recomputed(self, layer: Any, entered: Entered, row: int, kinds: Collection[str]) -> Seen:
         cos, sin = (half[row if half.shape[0] > 1 else 0] for half in entered.rotary)
-        device = entered.hidden.device
-        at, real = self.asked(entered.rows, row).to(device), entered.rows.real[row].to(device)
+        at = self.asked(entered.rows, row).to(entered.hidden.device)
         query, key = _recomputed_heads(layer, entered.hidden[row], (cos, sin), at)
-        return _see(query, key, layer.self_attn.scaling, _causal_rows(real, at), kinds)
+        return _see(query, key, layer.self_attn.scaling, _visible(entered.rows, row, at), kinds)
 
 
 def _see(query: Tensor, key: Tensor, scaling: float, allowed: Tensor, kinds: Collection[str]) -> Seen:
@@ -333,10 +332,16 @@ def _fields(seen: Seen, needs: Sequence[Need], columns: Tensor, text: Tensor) ->
     return found
 
 
-def _causal_rows(real: Tensor, at: Tensor) -> Tensor:
-    """Which columns the tokens ``at`` may look at. Shape: real ``(L,)`` bool, at ``(R,)`` -> ``(R, L)`` bool."""
-    columns = torch.arange(real.shape[0], device=real.device)
-    return (columns <= at[:, None]) & real
+def _visible(rows: Rows, row: int, at: Tensor) -> Tensor:
+    """Which columns the tokens ``at`` of a row may look at, or what attention adds to their logits.
+
+    Shape: at ``(R,)`` -> ``(R, L)`` bool, or float32 where merged tokens weigh as many as they carry.
+    """
+    real = rows.real[row].to(at.device)
+    seen = (torch.arange(len(real), device=at.device) <= at[:, None]) & real
+    if rows.carried is None:
+        return seen
+    return rows.carried[row].to(at.device, torch.float32).log().where(seen, -torch.inf)
 
 
 def _recomputed_heads(layer: Any, hidden: Tensor, rotary: Rotary, at: Tensor) -> tuple[Tensor, Tensor]:

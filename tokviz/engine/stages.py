@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..types import Diagnostics, Params, Selection, Signals, Stage
-from .sequence import Placement, State, gather, left_packed
+from .sequence import Placement, Rows, State, gather, left_packed
 from .signals import Moment, SignalReader
 
 Select = Callable[[Stage, Signals, int], Selection]
@@ -174,7 +174,9 @@ class StageRunner:
                     decided[first] if signals is None else self.chooser.decide(stage, signals, row // self.copies)
                 )
                 # Only what changes the sequence: a forward pass without a cache repeats it.
-                made[number, row] = replace(decided[row].selection, order=None, assignment=None, diagnose=None)
+                made[number, row] = replace(decided[row].selection, order=None, diagnose=None)
+                if not stage.rectify:
+                    made[number, row] = replace(made[number, row], assignment=None)
             selections[row] = made[number, row] if self.frozen else decided[row].selection
         after, index = self.apply(stage, state, selections)
         for row, choice in decided.items():
@@ -192,7 +194,7 @@ class StageRunner:
         stayed where it was. Without any change the rows come back as they were.
         """
         rows, hidden = state.rows, state.hidden
-        stay, added, written = rows.real.clone(), rows.added, hidden
+        stay, added, written, carried = rows.real.clone(), rows.added, hidden, rows.carried
         alive, sizes, encoder = list(rows.alive), list(rows.sizes), list(state.encoder)
         every = torch.arange(stay.shape[1], device=stay.device)
         source, renewed = every, False
@@ -211,6 +213,7 @@ class StageRunner:
             kept = selection.kept.to(columns.device)
             alive[row] = alive[row][kept.to(alive[row].device)][placed.order.to(alive[row].device)]
             sizes[row] = _sizes(selection, rows.sizes[row], placed)
+            carried = _carried(stage, selection, rows, row, placed, carried)
             renewed |= len(placed.taken) > 0 or sizes[row] is not rows.sizes[row]
             merged, extra, at_kept = selection.features, selection.extra, columns[kept]
             if stage.site == "encoder":
@@ -225,10 +228,10 @@ class StageRunner:
             index = packed = left_packed(stay)
             if source is not every:
                 index = source.gather(1, packed.clamp(min=0)).masked_fill(packed < 0, -1)
-        if index is None and not renewed:
+        if index is None and not renewed and carried is rows.carried:
             return State(rows, written, tuple(encoder)), None
         visual = rows.visual if added is None else rows.visual & ~added
-        rows = replace(rows, visual=visual, added=added, alive=tuple(alive), sizes=tuple(sizes))
+        rows = replace(rows, visual=visual, added=added, alive=tuple(alive), sizes=tuple(sizes), carried=carried)
         if index is not None:
             rows, written = rows.take(index), gather(written, index)
         return State(rows, written, tuple(encoder)), index
@@ -269,6 +272,31 @@ def _sizes(selection: Selection, before: Tensor | None, placed: Placement) -> Te
     return sizes[placed.order.to(sizes.device)]
 
 
+def _carried(
+    stage: Stage, selection: Selection, rows: Rows, row: int, placed: Placement, carried: Tensor | None
+) -> Tensor | None:
+    """How many original visual tokens every column carries after a stage, columns still as they were before it.
+
+    Those of a group add up, over all stages that rectify; a token that a stage adds carries itself. Shape: carried
+    ``(B, L)`` as far as it is known, None for one each, and back.
+    """
+    columns, kept = rows.columns(row), selection.kept.to(rows.real.device)
+    before = torch.ones_like(columns) if carried is None else carried[row, columns]
+    groups = before[kept]
+    if stage.rectify and selection.assignment is not None:
+        carrier = selection.assignment.to(before.device)
+        carries = carrier >= 0
+        groups = torch.zeros_like(before).index_add_(0, carrier[carries], before[carries])[kept]
+    elif stage.rectify and selection.sizes is not None:
+        groups = selection.sizes.to(before)
+    if carried is None and not bool((groups > 1).any()):
+        return None
+    carried = torch.ones_like(rows.real, dtype=torch.int64) if carried is None else carried.clone()
+    carried[row, columns[kept]] = groups
+    carried[row, placed.taken] = 1
+    return carried
+
+
 def check_selection(selection: Selection, features: Tensor, stage: Stage) -> None:
     """Raises ValueError when a method broke the contract of ``Selection``."""
     kept, n = selection.kept, features.shape[0]
@@ -286,6 +314,10 @@ def check_selection(selection: Selection, features: Tensor, stage: Stage) -> Non
             raise ValueError(f"{where}: {name} must be {expected}, got {tuple(tensor.shape)}")
     if n_out > n:
         raise ValueError(f"{where}: {kept.numel()} kept and {n_extra} extra tokens do not fit in the places of {n}")
+    if stage.rectify and selection.assignment is not None:
+        carrier = selection.assignment.to(kept.device)
+        if carrier.shape != (n,) or not torch.equal(carrier[kept], kept):
+            raise ValueError(f"{where}: assignment must be ({n},), of every kept token itself")
     sequence = selection.sequence
     if sequence is None:
         return

@@ -16,6 +16,7 @@ from ..records import TokenGrid
 from ..types import PlanningInfo, PublishedModel
 from .catalog import PUBLISHED, CatalogEntry
 from .geometry import stock_frames
+from .shrinking import Shrunk
 
 BOTH: tuple[Media, ...] = ("image", "video")
 TowerLayer = Literal["feature", "last", "object", "shallow"]
@@ -185,9 +186,8 @@ class ModelFamily(ABC):
         """The published checkpoints that the menu of models offers. Families of other packages list their own."""
         return tuple(entry for entry in PUBLISHED if entry.family == self.id and entry.config is not None)
 
-    shrinks: Literal["image", "square"] | None = None
-    """How one image becomes fewer tokens: a smaller ``image`` (then ``token_side`` says how small), or the ``square``
-    that a fixed tower sees, with its position embeddings interpolated; None where that is not known."""
+    shrinks: tuple[Media, ...] = ()
+    """What can be given to the model in fewer tokens, see ``shrunk``."""
 
     # -- from a configuration ------------------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class ModelFamily(ABC):
 
     def planning(self, *, n_visual: int, n_layers: int, has_cls: bool, **known: Any) -> PlanningInfo:
         """What methods may know about a model of this family; ``known``: further fields of PlanningInfo."""
-        known.setdefault("shrinks", self.shrinks is not None)
+        known.setdefault("shrinks", ("video" if known.get("has_frames") else "image") in self.shrinks)
         return PlanningInfo(
             n_visual=n_visual,
             n_layers=n_layers,
@@ -240,12 +240,25 @@ class ModelFamily(ABC):
         """
         raise Unsupported(_NO_VIDEO)
 
-    def token_side(self, processor: Any) -> int:
-        """Side in px of what becomes one visual token, of a family whose smaller images have fewer.
+    # -- in fewer tokens -----------------------------------------------------------------------------------------------
 
-        Raises Unsupported for others.
+    def shrunk(self, model: Any, processor: Any, grid: TokenGrid, tokens: int) -> Shrunk:
+        """How the image or video of this ``grid`` becomes at most ``tokens`` visual tokens, of what is in ``shrinks``.
+
+        The nearest number, with all frames of a video. Raises BadInput where it cannot become so few.
         """
-        raise Unsupported("This model makes as many visual tokens of every image.")
+        raise Unsupported("tokviz cannot give this model an image or video in fewer tokens.")
+
+    def interpolating(self, model: Any) -> tuple[nn.Module, ...]:
+        """The towers that must be told to interpolate their position embeddings for images of another size."""
+        return ()
+
+    def shrunk_features(self, model: Any, inputs: Mapping[str, Any], shrunk: Shrunk) -> Tensor | None:
+        """What enters the LLM, where the stock model cannot pack smaller images itself; None where it does.
+
+        Args: inputs: what the processor made, pixels of the size of ``shrunk.pixels`` by now. Shape: -> ``(N, D)``.
+        """
+        return None
 
     # -- the LLM -------------------------------------------------------------------------------------------------------
 

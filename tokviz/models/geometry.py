@@ -38,6 +38,11 @@ def side_of(size: Mapping[str, int]) -> int:
     return int(height)
 
 
+def pinpoints_of(given: Any) -> list[tuple[int, int]]:
+    """``(height, width)`` of each copy that crops may be cut from, as ints."""
+    return [(int(height), int(width)) for height, width in given]
+
+
 def centre_crop_grid(image_size: tuple[int, int], resize_to: int, crop: int, patch: int) -> TokenGrid:
     """Geometry of "resize the shortest edge, cut the centre square", CLIP's processor (``engine.md`` section 7).
 

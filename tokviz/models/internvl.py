@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import Unsupported
+from ..grids import Tiling
 from ..names import Media
 from ..records import TokenGrid
 from ..types import PlanningInfo
@@ -19,6 +20,7 @@ from .base import BOTH, ImageTokens, Unplanned, VisionTower, stated
 from .geometry import frame_by_frame, side_of
 from .idefics3 import groups_of_patches, shuffled_grid
 from .llava import Llava
+from .shrinking import Shrunk, chosen_tiling, shrunk_frames
 
 
 class InternVL(Llava):
@@ -29,7 +31,7 @@ class InternVL(Llava):
     """
 
     id = "internvl"
-    shrinks = None
+    shrinks = BOTH
     takes = BOTH
     published_as = None
     projects_cls = False
@@ -111,6 +113,31 @@ class InternVL(Llava):
         """Every frame is squeezed into one square."""
         side, patch = self.sides(model)
         return frame_by_frame(shuffled_grid(frame_size, 0, 0, side, patch * _scale(model)), n_frames)
+
+    def shrunk(self, model: Any, processor: Any, grid: TokenGrid, tokens: int) -> Shrunk:
+        """Fewer crops, and smaller squares; of a video every frame as a smaller square."""
+        (side, patch), image_processor = self.sides(model), processor.image_processor
+        cell = patch * _scale(model)
+        if grid.is_video:
+            return shrunk_frames(grid, tokens, cell)
+        most: dict[
+            tuple[int, int], int
+        ] = {}  # of how many crops a tiling is made, by its crops; 1 for none, up to as many as there are
+        for count in range(1, len(grid.views) + 1):
+            most.setdefault(crops(grid.image_size, side, min(image_processor.min_patches, count), count), count)
+        tilings = (
+            Tiling(high, wide, n, (high * wide + 1) * n * n) for high, wide in most for n in range(1, side // cell + 1)
+        )
+        found = chosen_tiling(tilings, side // cell, tokens)
+        count = most[found.high, found.wide]
+        limits = {"min_patches": min(image_processor.min_patches, count), "max_patches": count}
+        px = found.side * cell
+        smaller = shuffled_grid(grid.image_size, found.high, found.wide, px, cell)
+        return Shrunk(smaller, (px, px), found.words, options={"images_kwargs": limits})
+
+    def interpolating(self, model: Any) -> tuple[nn.Module, ...]:
+        """None: this tower interpolates by itself."""
+        return ()
 
 
 def _scale(model: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +23,7 @@ from .base import (
     stated_text,
 )
 from .geometry import centre_crop_grid, padded_square_grid, side_of, squeezed_grid
+from .shrinking import Shrunk, shrunk_square
 
 
 class Llava(ModelFamily):
@@ -30,7 +31,7 @@ class Llava(ModelFamily):
 
     id = "llava"
     published_as: PublishedModel | None = "llava"
-    shrinks: Literal["image", "square"] | None = "square"
+    shrinks: tuple[Media, ...] = ("image",)
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Patches only, of one vision layer; and the processor makes the squares, and tokens, that the model takes."""
@@ -118,6 +119,14 @@ class Llava(ModelFamily):
         if not shortest:
             return squeezed_grid(image_size, side_of(image_processor.size), side_of(crop), patch)
         return centre_crop_grid(image_size, int(shortest), side_of(crop), patch)
+
+    def shrunk(self, model: Any, processor: Any, grid: TokenGrid, tokens: int) -> Shrunk:
+        """The square that the tower sees, shrunk to whole patches."""
+        return shrunk_square(grid, tokens, self.sides(model)[1])
+
+    def interpolating(self, model: Any) -> tuple[nn.Module, ...]:
+        """The tower, which was trained at one size."""
+        return (model.base_model.vision_tower,)
 
 
 def _tower(model: Any) -> Any:

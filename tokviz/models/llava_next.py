@@ -17,8 +17,10 @@ from ..errors import Unsupported
 from ..records import TokenGrid
 from ..types import PlanningInfo
 from .base import ImageTokens, Unplanned, VisionTower, stated, stated_sides, stated_text
-from .geometry import side_of
+from .geometry import pinpoints_of, side_of
 from .llava import Llava
+from .shrinking import Shrunk
+from .shrunk_tiles import packed, shrunk_tiles, through_tower
 from .tiles import best_resolution, tile_grid
 
 _SQUARE = (1000, 1000)
@@ -28,7 +30,6 @@ class LlavaNext(Llava):
     """Tower, projector and decoder as in LLaVA-1.5 (Llama or Mistral); ``image_sizes`` decide the tokens."""
 
     id = "llava_next"
-    shrinks = None
     layout_arguments: tuple[str, ...] = ("image_sizes",)
 
     def check(self, model: Any, processor: Any, name: str) -> None:
@@ -84,6 +85,23 @@ class LlavaNext(Llava):
         pinpoints = pinpoints_of(processor.image_processor.image_grid_pinpoints)
         return tile_grid(image_size, pinpoints, vision.image_size, vision.patch_size)
 
+    def shrunk(self, model: Any, processor: Any, grid: TokenGrid, tokens: int) -> Shrunk:
+        """The thumbnail alone, or with the crops of any copy that they may be cut from, in smaller squares."""
+        return shrunk_tiles(model, grid, tokens, self.most_crops(model))
+
+    def shrunk_features(self, model: Any, inputs: Mapping[str, Any], shrunk: Shrunk) -> Tensor | None:
+        """Packed as the model itself does, whose own code knows one number of patches per tile."""
+        tiling = shrunk.tiling
+        if tiling is None:
+            return None
+        images = inputs["pixel_values"][0, : 1 + tiling.high * tiling.wide]
+        features = through_tower(model, images, self.has_cls(model))
+        return packed(model, features, shrunk.grid.image_size, tiling, self.most_crops(model))
+
+    def most_crops(self, model: Any) -> int | None:
+        """Of how many crops' area the stitched grid may be before the model shrinks it; None for any."""
+        return None
+
 
 def check_tiles(expected: int, n_images: int) -> None:
     """Raises Unsupported where the vision tower saw other images than the sizes of the images say."""
@@ -101,11 +119,6 @@ def _of_probe(n_tiles: int, numbers: Tensor, n_patches: int) -> ImageTokens:
         tile=numbers[last] // n_patches,
         patch=(numbers % n_patches).masked_fill(newline, -1),
     )
-
-
-def pinpoints_of(given: Any) -> list[tuple[int, int]]:
-    """``(height, width)`` of each copy that crops may be cut from, as ints."""
-    return [(int(height), int(width)) for height, width in given]
 
 
 def check_same_pinpoints(model: Any, processor: Any, name: str) -> None:

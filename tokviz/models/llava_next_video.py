@@ -18,6 +18,7 @@ from ..records import TokenGrid
 from .base import BOTH, ImageTokens, frames_as_tokens
 from .geometry import check_frames, frame_by_frame, middle_of_frame
 from .llava_next import LlavaNext
+from .shrinking import Shrunk, shrunk_frames
 
 
 class LlavaNextVideo(LlavaNext):
@@ -25,6 +26,7 @@ class LlavaNextVideo(LlavaNext):
 
     id = "llava_next_video"
     takes = BOTH
+    shrinks = BOTH
     layout_arguments = ("image_sizes", "pixel_values_videos")
     placeholders = ("image_token_id", "video_token_id")
 
@@ -54,6 +56,12 @@ class LlavaNextVideo(LlavaNext):
         """Cells of 2 x 2 patches (as many as are pooled) of the middle square of every frame."""
         cell = model.config.vision_config.patch_size * model.config.spatial_pool_stride
         return frame_by_frame(middle_of_frame(processor, frame_size, cell), n_frames)
+
+    def shrunk(self, model: Any, processor: Any, grid: TokenGrid, tokens: int) -> Shrunk:
+        """Images as LLaVA-NeXT; of a video every frame as a smaller square, which is pooled as ever."""
+        if not grid.is_video:
+            return super().shrunk(model, processor, grid, tokens)
+        return shrunk_frames(grid, tokens, model.config.vision_config.patch_size * model.config.spatial_pool_stride)
 
 
 def _pooled_patches(side: int, stride: int) -> Tensor:

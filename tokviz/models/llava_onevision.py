@@ -14,15 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 from ..errors import Unsupported
 from ..records import TokenGrid
 from ..types import PlanningInfo
 from .base import BOTH, ImageTokens, stated_text
-from .geometry import frame_by_frame, side_of
+from .geometry import frame_by_frame, pinpoints_of, side_of
 from .llava import check_feature_layer
-from .llava_next import LlavaNext, check_same_pinpoints, check_tiles, pinpoints_of
+from .llava_next import LlavaNext, check_same_pinpoints, check_tiles
+from .shrinking import Shrunk, shrunk_frames
+from .shrunk_tiles import through_tower
 from .tiles import Canvas, Line, canvas_of, square_canvas, square_grid, tile_grid
 
 
@@ -31,6 +33,7 @@ class LlavaOnevision(LlavaNext):
 
     id = "llava_onevision"
     takes = BOTH
+    shrinks = BOTH
     published_as = None
     merges_patches = True  # they are mixed behind the projector
     layout_arguments = ("image_sizes", "batch_num_images", "pixel_values_videos")
@@ -103,6 +106,26 @@ class LlavaOnevision(LlavaNext):
             col=[*video.col, -1],
             box=[*video.box, None],
         )
+
+    def most_crops(self, model: Any) -> int | None:
+        """As ``vision_aspect_ratio`` says."""
+        return _most_crops(model.config.vision_aspect_ratio)
+
+    def shrunk(self, model: Any, processor: Any, grid: TokenGrid, tokens: int) -> Shrunk:
+        """Images as LLaVA-NeXT; of a video every frame as a smaller square, of which the model halves both sides."""
+        if not grid.is_video:
+            return super().shrunk(model, processor, grid, tokens)
+        return shrunk_frames(grid, tokens, 2 * self.sides(model)[1], behind=1)
+
+    def shrunk_features(self, model: Any, inputs: Mapping[str, Any], shrunk: Shrunk) -> Tensor | None:
+        """Frames are pooled as the model does it, whose own code knows one number of patches per frame."""
+        if shrunk.tiling is not None:
+            return super().shrunk_features(model, inputs, shrunk)
+        features = through_tower(model, inputs["pixel_values_videos"][0], self.has_cls(model))
+        n = math.isqrt(features.shape[1])
+        half = [math.ceil(n / 2)] * 2
+        pooled = interpolate(features.unflatten(1, (n, n)).permute(0, 3, 1, 2), half, mode="bilinear")
+        return torch.cat([pooled.permute(0, 2, 3, 1).flatten(0, 2), model.base_model.image_newline[None].to(pooled)])
 
 
 def _most_crops(aspect_ratio: str) -> int:

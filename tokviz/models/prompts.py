@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,21 @@ _SLOT = "\ue000"
 
 
 def model_inputs(
-    vlm: VisionLanguageModel, media: Image.Image | Video, question: str
+    vlm: VisionLanguageModel,
+    media: Image.Image | Video,
+    question: str,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """The processor's output for one image or video and a question, with the model's chat template, on its device.
 
+    ``more``: further arguments of the processor.
     The second value is the question mask: ``(1, L)`` bool, True for tokens that hold something the user wrote; None
     when template or tokenizer do not let them be told apart.
     """
     tokenizer = vlm.processor.tokenizer
     text = _rendered(vlm, media, question)
     options = {"return_offsets_mapping": True} if tokenizer.is_fast else {}
-    encoded = vlm.processor(**_seen(media), text=[text], return_tensors="pt", **options)
+    encoded = vlm.processor(**_seen(media), text=[text], return_tensors="pt", **options, **more)
     inputs = {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
     offsets = inputs.pop("offset_mapping", None)
     span, mask = question_span(text, _rendered(vlm, media, _SLOT), question), None

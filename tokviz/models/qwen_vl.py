@@ -5,11 +5,9 @@ transformers is imported inside functions: families are asked about configuratio
 
 from __future__ import annotations
 
-import math
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput, Unsupported
-from ..names import Box, Media, VideoFacts
-from ..records import GridView, TokenGrid
+from ..grids import nearest_grid
+from ..names import Media, VideoFacts
+from ..records import TokenGrid
 from ..types import PlanningInfo
 from .base import (
     BOTH,
@@ -26,18 +25,16 @@ from .base import (
     ModelFamily,
     PatchMerging,
     TowerLayer,
-    Unplanned,
     object_layer,
     prefill_flops,
     shallow_layer,
     stated,
 )
-from .geometry import token_grid
+from .qwen_geometry import merged_patch_grid, planned_tokens, refused_in_a_sentence
+from .shrinking import Shrunk, coarser, each_frame, share_of_frame
 
 FRAMES_PER_SECOND = 2.0
 """At which the published models look at videos, where their processors do not say."""
-
-_PLANNED_SIDE = 1000
 
 
 class QwenVL(ModelFamily):
@@ -52,7 +49,7 @@ class QwenVL(ModelFamily):
 
     takes = BOTH
     published_as = "qwen"
-    shrinks = "image"
+    shrinks = BOTH
     reindexes = False
     merges_patches = True
     placeholders = ("image_token_id", "video_token_id")
@@ -142,7 +139,7 @@ class QwenVL(ModelFamily):
         """
         text = config.get("text_config", config)  # hub files have the decoder's sizes at the top
         return self.planning(
-            n_visual=stated(config, "visual_tokens") if "visual_tokens" in config else _planned_tokens(config),
+            n_visual=stated(config, "visual_tokens") if "visual_tokens" in config else planned_tokens(config),
             n_layers=stated({"text_config": text}, "text_config", "num_hidden_layers"),
             has_cls=False,
         )
@@ -161,7 +158,7 @@ class QwenVL(ModelFamily):
         image_processor = processor.image_processor
         self._check_resizes(image_processor)
         cell, size = image_processor.patch_size * image_processor.merge_size, image_processor.size
-        with _sentence("image", image_size):
+        with refused_in_a_sentence("image", image_size):
             height, width = self.resized(image_size, cell, size["shortest_edge"], size["longest_edge"])
         return merged_patch_grid(image_size, height // cell, width // cell)
 
@@ -182,9 +179,32 @@ class QwenVL(ModelFamily):
         if not getattr(processor, "do_resize", True):
             raise Unsupported("This processor does not resize images; tokviz needs do_resize for Qwen models.")
 
-    def token_side(self, processor: Any) -> int:
-        """Of a group of patches that are merged."""
-        return int(processor.image_processor.patch_size * processor.image_processor.merge_size)
+    def shrunk(self, model: Any, processor: Any, grid: TokenGrid, tokens: int) -> Shrunk:
+        """A smaller image, or smaller frames, which the processor takes like any other.
+
+        Where its limits would enlarge them again, the lower one is set aside for this call, which the model does not
+        mind. Raises BadInput where there is no token for every pair of frames.
+        """
+        part = processor.video_processor if grid.is_video else processor.image_processor
+        view, cell = grid.views[0], part.patch_size * part.merge_size
+        share = share_of_frame(grid, tokens) if grid.is_video else tokens
+        rows, cols = nearest_grid(view.rows, view.cols, share)
+        pixels = cols * cell, rows * cell
+        n_frames = sum(len(view.frames) for view in grid.views)
+        made = (
+            self.video_grid(model, processor, pixels, n_frames)
+            if grid.is_video
+            else self.grid(model, processor, pixels, {})
+        )
+        limits = {"size": {"shortest_edge": cell * cell, "longest_edge": part.size["longest_edge"]}}
+        name = "videos_kwargs" if grid.is_video else "images_kwargs"
+        return Shrunk(
+            coarser(grid, rows, cols),
+            pixels,
+            each_frame(grid, rows, cols) if grid.is_video else "",
+            resizes=True,
+            options={} if (made.views[0].rows, made.views[0].cols) == (rows, cols) else {name: limits},
+        )
 
     def sampled(self, processor: Any, facts: VideoFacts, wanted: int | None) -> list[int]:
         """Two frames per second (or what the processor says) within the processor's limits, or ``wanted``.
@@ -219,7 +239,7 @@ class QwenVL(ModelFamily):
         video_processor = processor.video_processor
         self._check_resizes(video_processor)
         cell, together = video_processor.patch_size * video_processor.merge_size, video_processor.temporal_patch_size
-        with _sentence("video", frame_size):
+        with refused_in_a_sentence("video", frame_size):
             height, width = self.resized_frames(video_processor, frame_size, n_frames)
         pairs = [tuple(range(first, min(first + together, n_frames))) for first in range(0, n_frames, together)]
         return merged_patch_grid(frame_size, height // cell, width // cell, pairs)
@@ -239,36 +259,6 @@ class QwenVL(ModelFamily):
         return self.resized(frame_size, cell, size["shortest_edge"], most)
 
 
-def _planned_tokens(config: Mapping[str, Any]) -> int:
-    """Tokens of an image of 1000 x 1000 px under the limits of a folder's processor, as ``resized`` makes them.
-
-    transformers' own rule is not asked: planning must not wait for it to be imported.
-    """
-    processor = config.get("image_processor")
-    if not isinstance(processor, Mapping) or not isinstance(size := processor.get("size") or {}, Mapping):
-        raise Unplanned("image_processor")
-    least = stated(size, "shortest_edge") if size.get("shortest_edge") else stated(processor, "min_pixels")
-    most = stated(size, "longest_edge") if size.get("longest_edge") else stated(processor, "max_pixels")
-    cell = stated(processor, "patch_size") * stated(processor, "merge_size")
-    side = round(_PLANNED_SIDE / cell)
-    if (side * cell) ** 2 > most:
-        side = max(1, int(most**0.5 // cell))
-    elif (side * cell) ** 2 < least:
-        side = math.ceil(least**0.5 / cell)
-    return int(side**2)
-
-
-@contextmanager
-def _sentence(what: str, size: tuple[int, int]) -> Iterator[None]:
-    """Say what the processor's resizing rule has against an image or video as BadInput."""
-    try:
-        yield
-    except ValueError as error:
-        raise BadInput(
-            f"This model cannot take {'an' if what == 'image' else 'a'} {what} of {size[0]} x {size[1]} px: {error}."
-        ) from error
-
-
 def _queries_and_keys(attention: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Shape: hidden states ``(patches, D_v)`` -> ``(1, H, patches, d)`` each, rotated."""
     hidden = args[0] if args else kwargs["hidden_states"]
@@ -276,45 +266,6 @@ def _queries_and_keys(attention: Any, args: tuple[Any, ...], kwargs: Mapping[str
     rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision  # type: ignore[attr-defined]
     query, key = rotate(query, key, *kwargs["position_embeddings"])
     return query.transpose(0, 1)[None], key.transpose(0, 1)[None]
-
-
-def merged_patch_grid(
-    image_size: tuple[int, int], rows: int, columns: int, frames: Sequence[tuple[int, ...]] = ((),)
-) -> TokenGrid:
-    """Geometry of "resize the whole image to ``rows x columns`` cells" (``engine.md`` section 7).
-
-    Args: image_size ``(width, height)`` px; rows and columns in tokens; frames: of a video, which of its frames
-    (counted from 0) each grid is made of.
-    """
-    width, height = image_size
-    views = [
-        GridView(name=_name(shown), rows=rows, cols=columns, seen=(0.0, 0.0, width, height), level=i, frames=shown)
-        for i, shown in enumerate(frames)
-    ]
-
-    def box(row: int, column: int) -> Box:
-        return (
-            column * width / columns,
-            row * height / rows,
-            (column + 1) * width / columns,
-            (row + 1) * height / rows,
-        )
-
-    return token_grid(
-        image_size,
-        views,
-        (
-            (grid, row, column, box(row, column))
-            for grid in range(len(frames))
-            for row in range(rows)
-            for column in range(columns)
-        ),
-    )
-
-
-def _name(frames: tuple[int, ...]) -> str:
-    numbers = " and ".join(str(frame + 1) for frame in frames)
-    return "image" if not frames else f"frame {numbers}" if len(frames) == 1 else f"frames {numbers}"
 
 
 class Qwen2VL(QwenVL):

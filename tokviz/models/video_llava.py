@@ -21,13 +21,14 @@ from ..types import PlanningInfo
 from .base import BOTH, ImageTokens, VisionTower, frames_as_tokens
 from .geometry import check_frames, frame_by_frame, middle_of_frame
 from .llava import Llava
+from .shrinking import Shrunk, shrunk_square
 
 
 class VideoLlava(Llava):
     """Two CLIP-like towers of one shape (LanguageBind's), ``image_tower`` and ``video_tower``."""
 
     id = "video_llava"
-    shrinks = None
+    shrinks = BOTH
     takes = BOTH
     published_as = "video_llava"
     layout_arguments = ("pixel_values_videos",)
@@ -66,3 +67,11 @@ class VideoLlava(Llava):
         """[CLS] and the patches of the middle square of every frame."""
         patch = model.config.vision_config.patch_size
         return frame_by_frame(middle_of_frame(processor, frame_size, patch), n_frames, with_cls=True)
+
+    def shrunk(self, model: Any, processor: Any, grid: TokenGrid, tokens: int) -> Shrunk:
+        """As LLaVA; every frame alike, its [CLS] beside."""
+        return shrunk_square(grid, tokens, self.sides(model)[1], beside=int(grid.is_video))
+
+    def interpolating(self, model: Any) -> tuple[nn.Module, ...]:
+        """Both towers."""
+        return model.base_model.image_tower, model.base_model.video_tower

@@ -32,6 +32,7 @@ def pruner(
     family: MethodFamily = "custom",
     paper: Paper | None = None,
     positions: PositionPolicy | None = None,
+    merges: bool = False,
 ) -> Callable[[SelectLike], Pruner]:
     """Make a pruner of ``function(signals, keep, *, ...)``, for everything that takes the id of a method.
 
@@ -55,6 +56,8 @@ def pruner(
         paper: Where it was published.
         positions: Whether what is left is renumbered without gaps ("reindex") or keeps its positions ("keep"); by
             default a stage before the LLM renumbers, and one inside it keeps them.
+        merges: Whether it returns selections whose ``assignment`` says which tokens a kept one carries. It then takes
+            ``rectify``, too.
 
     Raises:
         BadInput: For an id that cannot be written on a command line.
@@ -83,6 +86,7 @@ def pruner(
             params=tuple(_params(function)),
             schedule=single_stage(select, site, needs=needs, title=name, positions=positions, label=name),
             merges_in_vision=isinstance(site, VisionLayer),
+            merges=merges,
         )
         check_pruner(result)
         return result

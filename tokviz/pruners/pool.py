@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import Unsupported
+from ..grids import Grid, nearest_grid
 from ..types import Diagnostics, Params, Selection, Signals, TokenMap
 from .diagnostics import explained, group_sizes
 from .ops import group_sums, kept_rows, row_lengths, spread
 from .per_view import Usable, shared, usable
 from .pruner import Pruner, fixed_count, single_stage
-
-Grid = tuple[int, int]
-"""Rows and columns."""
-
-
-@lru_cache(maxsize=256)
-def nearest_grid(rows: int, columns: int, tokens: int) -> Grid:
-    """The grid of at most ``tokens`` cells that is nearest to ``rows x columns``, and no finer than it.
-
-    A grid is worse by its unused tokens, ``tokens / cells``, or by how much it changes the proportions, whichever is
-    the larger ratio; of equals the one with more cells, then the one with more columns.
-    Example: 192 tokens of 24 x 24 are 13 x 14, 128 are 11 x 11, 64 are 8 x 8. ``tokens >= 1``.
-    """
-
-    def badness(grid: Grid) -> tuple[float, int, int]:
-        high, wide = grid
-        # Quotients of whole numbers are rounded correctly, so that equal ratios are equal floats.
-        narrower, wider = (high * columns) / (wide * rows), (wide * rows) / (high * columns)
-        return max(tokens / (high * wide), narrower, wider), -high * wide, high
-
-    if tokens >= rows * columns:
-        return rows, columns
-    fitting = ((high, wide) for high in range(1, rows + 1) for wide in range(1, min(columns, tokens // high) + 1))
-    return min(fitting, key=badness)
 
 
 @fixed_count

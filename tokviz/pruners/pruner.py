@@ -109,6 +109,16 @@ POSITIONS = choice(
 """The switch of every method that prunes: what becomes of rotary positions. Renumbering loses where things are."""
 
 
+RECTIFY = switch(
+    "rectify",
+    "Merged tokens weigh as many",
+    False,
+    "Adds ln(group size) to the attention logits of merged tokens in every later layer of the LLM, so that each draws "
+    "as much attention as the tokens that it carries (proportional attention of ToMe, ERA).",
+)
+"""The switch of every method that merges. Source: ToMe section 3, Eq. 1; ERA (arXiv 2606.31982)."""
+
+
 def budget_tokens(budget: Budget) -> int:
     """The budget in tokens; every schedule starts here, so that every method refuses the same budgets.
 
@@ -264,6 +274,8 @@ class Pruner:
             if missing is not None:
                 raise Unsupported(missing)
             planned = plan(budget, info, params)
+            if RECTIFY in self.settings and params.get(RECTIFY.name, False):
+                planned = replace(planned, stages=tuple(replace(stage, rectify=True) for stage in planned.stages))
             asked = params.get(POSITIONS.name, "source") if POSITIONS in self.settings else "source"
             if asked == "source":
                 # Kept tokens of multi-dimensional positions keep them, whatever the method does elsewhere.
@@ -282,8 +294,11 @@ class Pruner:
     @property
     def settings(self) -> tuple[Param, ...]:
         """The method's own parameters, and the switches of every method; a control that never prunes has none."""
+        if self.id == UNPRUNED:
+            return self.params
         own = {param.name for param in self.params}
-        return self.params if self.id == UNPRUNED or POSITIONS.name in own else (*self.params, POSITIONS)
+        switches = (POSITIONS, RECTIFY) if self.merges else (POSITIONS,)
+        return (*self.params, *(param for param in switches if param.name not in own))
 
     def missing(self, info: PlanningInfo) -> str | None:
         """What this method needs and this model cannot give, as one sentence; None when it can run.
@@ -295,7 +310,7 @@ class Pruner:
             return f"{self.label} reads the [CLS] token, and the vision tower of this model has none."
         if "clip_relevance" in needed and not info.has_text_tower:
             return f"{self.label} compares patches with the question by CLIP's text tower, which this model lacks."
-        if self.encodes_anew and (info.has_frames or not info.shrinks):
+        if self.encodes_anew and not info.shrinks:
             what = "a video" if info.has_frames else "images"
             return (
                 f"{self.label} needs a model that can take {what} in fewer tokens, and tokviz cannot shrink them here."
@@ -322,6 +337,11 @@ class Pruner:
         known = {param.name: param for param in self.settings}
         unknown = sorted(set(given or {}) - set(known), key=str)
         if unknown:
+            if unknown[0] == RECTIFY.name:
+                raise BadInput(
+                    f"{self.label} merges nothing, so that no token can weigh as many (rectify); choose a method that "
+                    "merges."
+                )
             near = nearest(unknown[0], known)
             has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
             advice = f"did you mean {near!r}?" if near else f"{has}."

@@ -250,9 +250,8 @@ class _Job:
     def _encode_smaller(self, tokens: int) -> Smaller:
         if self.stop.is_set():
             raise Stopped
-        if isinstance(self.media, Video):
-            raise BadInput("Downsampling shrinks images, not the frames of videos.")
-        return encode_smaller(self.vlm, self.media.image, self.request.question, self.grid, tokens)
+        shown = self.media if isinstance(self.media, Video) else self.media.image
+        return encode_smaller(self.vlm, shown, self.request.question, self.grid, tokens)
 
     def _encode(self, needs: set[Need]) -> Prompt:
         if self.stop.is_set():

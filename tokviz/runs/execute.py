@@ -15,7 +15,7 @@ from ..models.base import ModelFamily, decode_flops, merging_flops, prefill_flop
 from ..models.loading import VisionLanguageModel
 from ..names import VisionLayer
 from ..pruners import Pruner
-from ..records import AnswerToken, Cost, Run, Timing, TokenGrid
+from ..records import AnswerToken, Cost, Run, StageRecord, Timing, TokenGrid
 from ..types import Budget, Need, PlanningInfo, Schedule, budget_meanings, tokens_per_layer
 from .metrics import timing
 from .requests import ChosenMethod
@@ -23,6 +23,7 @@ from .smaller import Encode, Smaller, fewer_than_asked, smaller_record
 from .traces import stage_records
 
 EMPTY_ANSWER = "The model gave an empty answer."
+NOTHING_WEIGHED = "No token carries another here, so that rectify changed nothing."
 CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."
 
 
@@ -110,6 +111,7 @@ def run_method(
         warnings=[
             *(warning for event in first.events if event.diagnostics for warning in event.diagnostics.warnings),
             *([] if smaller is None else fewer_than_asked(smaller, settings.budget.tokens)),
+            *_unweighed(records),
             *([] if said else [EMPTY_ANSWER]),
             *_cut(vlm, execution.answer.token_ids, settings),
         ],
@@ -230,6 +232,15 @@ def execute_smaller(
     if generated.stopped:
         raise Stopped
     return Execution([], generated, smaller.prompt.vision_ms, smaller)
+
+
+def _unweighed(records: Sequence[StageRecord]) -> list[str]:
+    """A warning where merged tokens were to weigh as many as they carry and there is none, or nothing."""
+    rectified = [record for record in records if record.rectify]
+    carriers = [enumerate(record.assignment or ()) for record in rectified]
+    if not rectified or any(0 <= carrier != token for pairs in carriers for token, carrier in pairs):
+        return []
+    return [NOTHING_WEIGHED]
 
 
 def _cut(vlm: VisionLanguageModel, token_ids: list[int], settings: Settings) -> list[str]:

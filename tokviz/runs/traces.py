@@ -62,6 +62,7 @@ def _stage_record(event: StageEvent, n_visual: int, milliseconds: float) -> Stag
         readings=[replace(one, value=_rounded(one.value), line=_rounded(one.line)) for one in found.readings],
         text=None if found.text is None else _plain_text_scores(found.text),
         covered_by=original(found.covered_by),
+        rectify=stage.rectify,
         facts={name: _plain(value) for name, value in found.facts.items()},
         selection_ms=milliseconds,
     )

@@ -256,6 +256,8 @@ def _facts(stage: StageRecord) -> list[list[str]]:
     facts = [[fact_name(name), fact_value(value)] for name, value in told.items()]
     if stage.planned_keep is not None and stage.planned_keep != len(stage.kept) + stage.n_extra:
         facts.append(["planned to keep", fact_value(stage.planned_keep)])
+    if stage.rectify or stage.assignment is not None:
+        facts.append(["merged tokens weigh", text.WEIGHTS[stage.rectify]])
     return [*facts, ["positions of later tokens", text.POSITIONS[stage.positions]]]
 
 

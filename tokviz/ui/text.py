@@ -31,6 +31,9 @@ FAMILY_EXPLAINED: dict[MethodFamily, str] = {
 
 POSITIONS: dict[PositionPolicy, str] = {"reindex": "renumbered without gaps", "keep": "unchanged"}
 
+WEIGHTS: dict[bool, str] = {True: "as many as they carry, in attention of later layers", False: "one token each"}
+"""What merged tokens weigh, rectified or not."""
+
 BUDGET_MEANINGS: list[tuple[str, str]] = [
     ("as published by each method", "published"),
     ("final count, after the last stage", "final"),
