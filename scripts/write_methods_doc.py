@@ -272,7 +272,10 @@ def without_parameters(pruner: Pruner) -> str:
     if pruner.encodes_anew:
         return "None. `positions` is accepted and changes nothing, as no token is dropped."
     if pruner.merges:
-        return "None but `positions`, which every method that drops tokens takes, and `rectify`, which every one that merges takes."
+        return (
+            "None but `positions`, which every method that drops tokens takes, and `rectify`, which every method that "
+            "merges takes."
+        )
     return "None but `positions`, which every method that drops tokens takes."
 
 

@@ -3,8 +3,8 @@
 import asyncio
 import base64
 import json
-import re
 import os
+import re
 import signal
 import socket
 import subprocess
