@@ -118,7 +118,8 @@ def test_evidence_of_a_merging_method_is_kept_absorbed_or_lost(whole):
     def lines(*stages):
         lane = run.model_copy(update={"stages": list(stages)})
         found = numbers.of_run(lane, whole.model_copy(update={"runs": [whole.runs[0], lane]}))
-        return {n.label: n.value for n in found if any(word in n.label for word in ("evidence", "absorbed", "lost"))}
+        fates = ("evidence into", "evidence at", "absorbed", "lost")
+        return {n.label: n.value for n in found if any(fate in n.label for fate in fates)}
 
     into = {
         "evidence into LLM": f"1 of {n}", "evidence absorbed": f"2 of {n}", "evidence lost": f"{n - 3} of {n}",

@@ -17,7 +17,7 @@ from ..names import DEFAULT_METHODS
 from ..viz.figures import figure_format, save_figure
 from ..viz.format import plain_text
 from ..viz.panels import VIEWS
-from ..viz.tables import answer_table, cost_table, frame_table, notes
+from ..viz.tables import answer_table, cost_table, frame_table, measure_table, notes
 from .terminal import add_loading_options, check_writable, loading_options, out, quiet_unless
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def _compare_with_progress(
 def _print_comparison(comparison: Comparison) -> None:
     console = out()
     console.print(answer_table(comparison))
+    console.print(measure_table(comparison))
     console.print(cost_table(comparison))
     frames = frame_table(comparison)
     if frames is not None:

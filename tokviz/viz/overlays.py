@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from ..records import Run, StageRecord, TokenMap
-from ..runs.metrics import carriers
+from ..runs.metrics import carriers, distance_map
 from . import palette
 from .raster import (
     Canvas,
@@ -149,6 +149,16 @@ def survival_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
     """
     kept = stage_record(run, stage).kept
     return _framed(_heat(canvas, survival_map(run, canvas.raster.n_tokens), kept), canvas)
+
+
+def distance_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
+    """Heat map of ``distance_map``; kept regions are outlined.
+
+    Raises BadInput when the run has no such stage, or a damaged one.
+    """
+    kept = stage_record(run, stage).kept
+    canvas.raster.flags(kept)  # refuses what is no token
+    return _framed(_heat(canvas, distance_map(canvas.comparison.grid, kept), kept), canvas)
 
 
 def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int]) -> Pixels:
