@@ -56,9 +56,8 @@ def test_views_are_measured_one_by_one_without_what_is_no_patch(monkeypatch):
     features[3] = 100.0
     features[4:] = torch.tensor([1.0, 1.0, 0.0])  # view 1: one
     view, patch = torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.tensor([True] * 3 + [False] + [True] * 3)
-    vision = VisionSignals(
-        features, {"cls_attention": {"feature": torch.tensor([1, 1, 1, torch.nan, 1, 0, 0])}}, view, patch
-    )
+    seen = {"cls_attention": {"feature": torch.tensor([1, 1, 1, torch.nan, 1, 0, 0])}}
+    vision = VisionSignals(features, seen, view, patch)
     assert mean_effective_rank(vision) == pytest.approx(2)
     assert mean_effective_rank(vision, [0, 3, 4, 6]) == pytest.approx(1)
     assert mean_effective_rank(vision, [0, 1]) == pytest.approx(1), "a view that is left empty counts as 0"
@@ -183,9 +182,8 @@ def test_ranks_of_runs_are_those_of_what_they_kept(vlm, compared):
     assert compared.measures.effective_rank == whole == compared["vtw"].effective_rank
     assert 0 < compared.measures.attention_entropy < math.log(compared.grid.n_tokens)
     assert compared.measures.notes == [] and compared.measures.views == 1
-    assert all(
-        1 <= compared[name].effective_rank < min(whole, 64) for name in ("apet", "random", "fastv", "downsample")
-    )
+    pruned = [compared[name] for name in ("apet", "random", "fastv", "downsample")]
+    assert all(1 <= run.effective_rank < min(whole, 64) for run in pruned)
     again = tokviz.Comparison.from_json(compared.to_json())
     assert again.measures == compared.measures and again["apet"].effective_rank == compared["apet"].effective_rank
 
