@@ -204,10 +204,9 @@ BUDGET_WORDS = {
 def footer(comparison: Comparison) -> list[str]:
     """The small lines below a figure: model, budget, seed, version, and what the embedded model is not."""
     request, model = comparison.request, comparison.model
-    version = comparison.versions.get("tokviz", "")
     lines = [
         f"{model.name} · budget {request.budget} of {comparison.grid.n_tokens} visual tokens, "
-        f"{BUDGET_WORDS[request.budget_as]} · seed {request.seed} · tokviz {version}".rstrip()
+        f"{BUDGET_WORDS[request.budget_as]} · seed {request.seed} · {version_words(comparison)}"
     ]
     if model.embedded:
         lines.append(
@@ -215,6 +214,11 @@ def footer(comparison: Comparison) -> list[str]:
             "no claim about the published numbers of large models."
         )
     return lines
+
+
+def version_words(comparison: Comparison) -> str:
+    """The version of tokviz that measured."""
+    return f"tokviz {comparison.versions.get('tokviz', '')}".rstrip()
 
 
 def chosen_runs(comparison: Comparison, names: Sequence[str] | None) -> list[Run]:
