@@ -78,10 +78,11 @@ def horizon_figure(found: InformationHorizon, *, theme: ThemeName = "light", dpi
 
 
 def _limits(found: InformationHorizon) -> tuple[float, float]:
-    """One scale for all layers, from 0 (or the largest rise) to the largest change, never narrower than the floor."""
+    """One scale for all layers, as wide as the changes and no narrower than the floor, below which nothing is told."""
     values = [change for entry in found.layers for change in entry.blocks]
-    floor = max((found.floor(entry) for entry in found.layers), default=0.0)
-    return min([0.0, *values]), max([floor, 1e-9, *values])
+    floor = max([1e-9, *map(found.floor, found.layers)])
+    low = min([0.0, *values])
+    return (low if low < -floor else 0.0), max([floor, *values])
 
 
 def _scale_words(found: InformationHorizon, limits: tuple[float, float]) -> tuple[str, list[float], str, str]:
