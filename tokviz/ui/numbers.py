@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..comparison import Comparison
@@ -17,7 +17,7 @@ Look = Literal["exact", "measured", "estimated", "published"]
 
 @dataclass(frozen=True)
 class Number:
-    """One line: label, value with unit, ratio to no pruning, how it was obtained. ``look`` picks the typography."""
+    """One line: label, value with unit, ratio to no pruning (or what else stands beside it), how it was obtained. ``look`` picks the typography."""
 
     label: str
     value: str
@@ -73,29 +73,30 @@ def _evidence(run: Run, shown: Sequence[int], n_tokens: int) -> list[Number]:
         measures.fates(shown, stages, n_tokens)
         for stages in (measures.stages_before_llm(run), measures.stages_that_select(run))
     )
+    into_names, end_names = (
+        ("evidence into LLM", "evidence absorbed", "carried by", "evidence lost"),
+        ("evidence at end", "absorbed at end", "carried at end by", "lost at end"),
+    )
     carriers = [
         len(set(measures.absorbed_into(shown, stages, n_tokens).values()))
         for stages in (measures.stages_before_llm(run), measures.stages_that_select(run))
     ]
-    lines = [
-        *_fate_lines(("evidence into LLM", "evidence absorbed", "evidence lost"), into_llm, carriers[0]),
-        *_fate_lines(("evidence at end", "absorbed at end", "lost at end"), at_end, carriers[1]),
-    ]
-    return lines if into_llm != at_end else lines[: len(lines) // 2]
+    lines = _fate_lines(into_names, into_llm, carriers[0])
+    return lines if into_llm == at_end else [*lines, *_fate_lines(end_names, at_end, carriers[1])]
 
 
-def _fate_lines(labels: tuple[str, str, str], fates: measures.Fates, carriers: int) -> list[Number]:
+def _fate_lines(labels: tuple[str, str, str, str], fates: measures.Fates, carriers: int) -> list[Number]:
     """One line where nothing was merged: what was not kept is lost. ``carriers``: kept tokens that hold what was."""
-    lists = (fates.kept, fates.absorbed, fates.lost)
-    total = sum(map(len, lists))
-    lines = [
-        Number(label, f"{len(tokens)} of {total}", share(len(tokens), total))
-        for label, tokens in zip(labels, lists, strict=True)
-    ]
+    kept, absorbed, carried_by, lost = labels
+    total = len(fates.kept) + len(fates.absorbed) + len(fates.lost)
+
+    def line(label: str, tokens: Sequence[int]) -> Number:
+        return Number(label, f"{len(tokens)} of {total}", share(len(tokens), total))
+
     if not fates.absorbed:
-        return lines[:1]
-    lines[1] = replace(lines[1], how=f"by {carriers} kept token{'' if carriers == 1 else 's'}")
-    return lines
+        return [line(kept, fates.kept)]
+    by = Number(carried_by, f"{carriers} kept token{'' if carriers == 1 else 's'}")
+    return [line(kept, fates.kept), line(absorbed, fates.absorbed), by, line(lost, fates.lost)]
 
 
 def _distances(run: Run, shown: Sequence[int], grid: TokenGrid) -> list[Number]:
@@ -108,9 +109,11 @@ def _distances(run: Run, shown: Sequence[int], grid: TokenGrid) -> list[Number]:
         far = None if tokens == [] else measures.reach(grid, kept, tokens)
         if far is None or far.mean is None or far.largest is None:
             continue
-        apart = f"; {far.apart:,} have none in their {'frame' if grid.is_video else 'level'}" if far.apart else ""
-        how = f"mean, at most {far.largest:.1f}{apart}"
-        lines.append(Number(label, f"{far.mean:.1f} patch{'' if f'{far.mean:.1f}' == '1.0' else 'es'}", how=how))
+        mean = f"{far.mean:.1f}"
+        where = "frame" if grid.is_video else "level"
+        how = f"{far.apart:,} more have none in their {where}" if far.apart else ""
+        most = f"max {far.largest:.1f}"
+        lines.append(Number(label, f"{mean} patch{'' if mean == '1.0' else 'es'}", most, how))
     return lines
 
 
@@ -133,9 +136,9 @@ def _margins(run: Run) -> list[Number]:
     """By how much the answer's first token leads; and the smallest lead, where it is another token's."""
     if run.margin is None or run.least_margin is None:
         return []
-    lines = [Number("answer margin", f"{run.margin:.2f} nats", how="first token", look="measured")]
+    lines = [Number("answer margin", f"{run.margin:.2f} nats", look="measured")]
     if run.least_margin < run.margin:
-        lines.append(Number("smallest margin", f"{run.least_margin:.2f} nats", how="any token", look="measured"))
+        lines.append(Number("smallest margin", f"{run.least_margin:.2f} nats", look="measured"))
     return lines
 
 
