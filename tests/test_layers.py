@@ -29,6 +29,7 @@ MAY_LOAD = {
 LAZY_UPWARDS = {
     ("tokviz.comparison", "tokviz.viz.tables"): "a comparison makes its own table",
     ("tokviz.comparison", "tokviz.viz.figures"): "a comparison draws itself",
+    ("tokviz.horizon", "tokviz.viz.horizon"): "a horizon makes its own table and draws itself",
     ("tokviz.comparison", "tokviz.viz.notebook"): "a comparison shows itself in a notebook",
 }
 """Imports inside functions that go up, with the reason."""

@@ -37,7 +37,16 @@ def test_the_shell_commands_that_are_shown_exist(capsys):
         for page in pages
         for words in re.findall(r"(?:^|`|-m )tokviz ([a-z]+(?: (?:fidelity|ablations|vtw))?)", page, re.MULTILINE)
     }
-    commands = {"compare", "methods", "models", "serve", "calibrate vtw", "bench fidelity", "bench ablations"}
+    commands = {
+        "compare",
+        "horizon",
+        "methods",
+        "models",
+        "serve",
+        "calibrate vtw",
+        "bench fidelity",
+        "bench ablations",
+    }
     shown.discard("runs")  # "tokviz runs a vision-language model" is a sentence
     assert commands <= shown <= commands | {"bench", "calibrate"}
     for words in shown:

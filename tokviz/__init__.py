@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .api import Inputs, inputs_for, list_models, prune
     from .comparison import Comparison
     from .errors import BadInput, Unsupported
+    from .horizon import HorizonLayer, InformationHorizon
     from .models.loading import VisionLanguageModel, load, wrap
     from .names import VisionLayer
     from .pruners import Pruner, methods, register
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .records import Chart, Reading, Run, TextScores, TokenMap
     from .runs.compare import Event, compare, compare_events
     from .runs.examples import Example, load_examples
+    from .runs.horizon import information_horizon
     from .types import (
         CLIP_RELEVANCE,
         CLS_ATTENTION,
@@ -77,6 +79,8 @@ _NAMES = {
     "pruners.ops": "evenly_spaced merge_into_nearest",
     "pruners.per_view": "equal_shares rows_by_view",
     "comparison": "Comparison",
+    "horizon": "HorizonLayer InformationHorizon",
+    "runs.horizon": "information_horizon",
     "records": "Chart Reading Run TextScores TokenMap",
     "runs.compare": "Event compare compare_events",
     "runs.examples": "Example load_examples",
@@ -122,6 +126,8 @@ __all__ = [
     "Diagnostics",
     "Event",
     "Example",
+    "HorizonLayer",
+    "InformationHorizon",
     "Inputs",
     "Need",
     "Paper",
@@ -145,6 +151,7 @@ __all__ = [
     "compare_events",
     "equal_shares",
     "evenly_spaced",
+    "information_horizon",
     "inputs_for",
     "keep_highest",
     "list_models",

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from .errors import BadInput
 from .files import open_file, write_or_refuse
-from .records import ImageRecord, Many, ModelRecord, Record, Request, Run, Timing, TokenGrid, VideoRecord
+from .records import ImageMeasures, ImageRecord, Many, ModelRecord, Record, Request, Run, Timing, TokenGrid, VideoRecord
 from .session_limits import MAX_BYTES, NO_SESSION, check_contents, check_text
 from .short import short
 
@@ -31,6 +31,7 @@ class Comparison(Record):
         video: The video, or None for a question about an image. For a video, the boxes in ``request.evidence`` lie in
             the frames ``request.evidence_frames``.
         text_tokens: The prompt's tokens after the last visual token, as text; empty in sessions from earlier versions.
+        measures: How spread out the image is; None in sessions from earlier versions.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -42,6 +43,7 @@ class Comparison(Record):
     text_tokens: Many[str] = Field(default_factory=list)
     runs: Many[Run]
     versions: dict[str, str]
+    measures: ImageMeasures | None = None
     timings: dict[str, Timing] = Field(default_factory=dict)
     warnings: Many[str] = Field(default_factory=list)
 
@@ -116,7 +118,7 @@ class Comparison(Record):
         self,
         path: str | Path | None = None,
         *,
-        view: Literal["kept", "score", "clusters", "dropped"] = "kept",
+        view: Literal["kept", "score", "clusters", "dropped", "distance"] = "kept",
         methods: Sequence[str] | None = None,
         theme: Literal["light", "dark"] = "light",
         level: int | Literal["both"] | None = None,
@@ -127,7 +129,8 @@ class Comparison(Record):
 
         Args:
             path: A file that ends in .png, .svg or .pdf.
-            view: What is drawn of a run: kept tokens, scores, merge groups, or how many stages each token survived.
+            view: What is drawn of a run: kept tokens, scores, merge groups, how many stages each token survived, or how
+                far each is from the nearest kept one.
             methods: Runs beside the unpruned one, by key; None for all.
             theme: Colours of the page.
             level: Of an image that is looked at whole (0) and in crops (1), which is drawn, or both; None for the last.

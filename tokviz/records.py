@@ -275,11 +275,24 @@ class Timing(Record):
 
 
 class AnswerToken(Record):
-    """A generated token and the log-probability (natural log) that the model gave it."""
+    """A generated token and the log-probability (natural log) that the model gave it.
+
+    Attributes:
+        runner_up: Log-probability of the most likely other token at this place; None in sessions from earlier versions.
+    """
 
     id: int
     text: str
     logprob: float | None
+    runner_up: float | None = None
+
+    @property
+    def margin(self) -> float | None:
+        """Log-probability of this token minus that of the runner-up, in nats; near 0, little would change the answer.
+
+        Never negative, as answers are greedy, unless the model's own settings forbid the likeliest token.
+        """
+        return None if self.logprob is None or self.runner_up is None else self.logprob - self.runner_up
 
 
 class Cost(Record):
@@ -299,6 +312,9 @@ class Run(Record):
         variant: What distinguishes the run from others of the same method, as text (``"mode=official"``); empty if
             there is only one.
         tokens_per_layer: Number of visual tokens that each LLM layer processed.
+        effective_rank: How many directions the features of the tokens kept spread over, see ``ImageMeasures``: of those
+            that the last stage left, or the last before all are withdrawn, by their features as the vision tower made
+            them, before any merge. None if it was not measured.
         error: A sentence for the user if the method could not run, else None.
     """
 
@@ -315,6 +331,7 @@ class Run(Record):
     answer_tokens: Many[AnswerToken] = []
     timings: dict[str, Timing] = {}
     cost: Cost | None = None
+    effective_rank: float | None = None
     warnings: Many[str] = []
     error: str | None = None
 
@@ -330,6 +347,17 @@ class Run(Record):
         return key_of(self.method, self.variant)
 
     @property
+    def margin(self) -> float | None:
+        """The margin of the answer's first token (see ``AnswerToken.margin``), which decides a short answer."""
+        return self.answer_tokens[0].margin if self.answer_tokens else None
+
+    @property
+    def least_margin(self) -> float | None:
+        """The smallest margin of all tokens of the answer, its end included: where it came closest to another one."""
+        margins = [token.margin for token in self.answer_tokens if token.margin is not None]
+        return min(margins, default=None)
+
+    @property
     def kept(self) -> list[int] | None:
         """Original indices of the visual tokens left after the last stage; None if nothing was pruned."""
         return self.stages[-1].kept if self.stages else None
@@ -338,6 +366,28 @@ class Run(Record):
 def key_of(method: str, variant: str) -> str:
     """Return the name of a run in its comparison, e.g. ``"apet (mode=official)"``."""
     return f"{method} ({variant})" if variant else method
+
+
+class ImageMeasures(Record):
+    """Two numbers that say how much of the image is spread out, in the sense of AgilePruner (arXiv 2603.01236).
+
+    Methods that rank by attention do well where both are low, methods that keep tokens diverse where both are high.
+
+    Attributes:
+        attention_entropy: Entropy in nats of the [CLS] row of attention, mean over heads, over the visual tokens of a
+            view, in the layer of the vision tower whose output becomes the features. Between 0 (one token has it all)
+            and ln N (all alike). None without [CLS].
+        effective_rank: The exponential of the entropy of the singular values of the features ``(N, D)`` of a view,
+            divided by their sum: between 1 and min(N, D). Features as they leave the tower, neither centred nor scaled
+            (behind the projector where it merges patches). None if it was too large to be measured in passing.
+        views: Number of images, tiles or frames that both are the mean of.
+        notes: Why a number is missing, in sentences.
+    """
+
+    attention_entropy: float | None
+    effective_rank: float | None
+    views: int = 1
+    notes: Many[str] = []
 
 
 class ImageRecord(Record):

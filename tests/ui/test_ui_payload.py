@@ -10,7 +10,7 @@ from synthetic_rich import rich_comparison
 import tokviz
 from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
-from tokviz.records import Chart, RequestedMethod, TextScores, Timing
+from tokviz.records import AnswerToken, Chart, ImageMeasures, RequestedMethod, TextScores, Timing
 from tokviz.runs import metrics as measures
 from tokviz.ui import numbers
 from tokviz.ui.payload import Live, packed, to_payload
@@ -104,6 +104,36 @@ def test_evidence_counts_the_patches_that_survived(whole):
     assert shown["evidence into LLM"].value == f"0 of {total}"
 
 
+def test_measures_that_explain_have_a_line_each(whole):
+    run = whole["apet"]
+    margins = ((-0.1, -2.6), (-1.0, -1.5))
+    tokens = [AnswerToken(id=1, text="a", logprob=said, runner_up=other) for said, other in margins]
+    kept = [token for token in range(576) if token % 2 == 0]
+    stage = run.stages[0].model_copy(update={"kept": kept, "assignment": None})
+    lane = run.model_copy(update={"stages": [stage], "answer_tokens": tokens, "effective_rank": 30.0})
+    unpruned = whole.runs[0].model_copy(update={"effective_rank": 60.0})
+    found = ImageMeasures(attention_entropy=5.5, effective_rank=60.0)
+    session = whole.model_copy(update={"runs": [unpruned, lane], "measures": found})
+    shown = {n.label: (n.value, n.ratio) for n in numbers.of_run(lane, session)}
+    assert shown["dropped to nearest kept"] == ("1.0 patch", "max 1.0")
+    assert shown["effective rank"] == ("30.0", "50.0%")
+    assert (shown["answer margin"][0], shown["smallest margin"][0]) == ("2.50 nats", "0.50 nats")
+    assert "attention entropy" not in shown
+    shown = {n.label: n.value for n in numbers.of_run(unpruned, session)}
+    assert (shown["attention entropy"], shown["effective rank"]) == ("5.50 nats", "60.0")
+    assert not {"dropped to nearest kept", "answer margin"} & set(shown)
+    row = dict(zip(numbers.TABLE_HEADERS, numbers.table(session)["data"][1], strict=True))
+    assert (row["nearest kept, mean"], row["effective rank"], row["answer margin, nats"]) == (1.0, 30.0, 2.5)
+    assert row["evidence kept"] + row["evidence lost"] > 0 == row["evidence absorbed"]
+    maps = to_payload(session)["lanes"][1]["stages"][0]["maps"]
+    assert maps[-1]["label"] == "Distance to the nearest kept token" and maps[-1]["values"][:3] == [0.0, 1.0, 0.0]
+
+
+def _alone(whole, run, stage):
+    lane = run.model_copy(update={"stages": [stage]})
+    return lane, whole.model_copy(update={"runs": [whole.runs[0], lane]})
+
+
 def test_evidence_of_a_merging_method_is_kept_absorbed_or_lost(whole):
     asked = whole.request
     shown = measures.evidence_tokens(whole.grid, asked.evidence, asked.evidence_frames)
@@ -118,13 +148,16 @@ def test_evidence_of_a_merging_method_is_kept_absorbed_or_lost(whole):
     def lines(*stages):
         lane = run.model_copy(update={"stages": list(stages)})
         found = numbers.of_run(lane, whole.model_copy(update={"runs": [whole.runs[0], lane]}))
-        return {n.label: n.value for n in found if any(word in n.label for word in ("evidence", "absorbed", "lost"))}
+        fates = ("evidence into", "evidence at", "absorbed", "lost")
+        return {n.label: n.value for n in found if any(fate in n.label for fate in fates)}
 
     into = {
         "evidence into LLM": f"1 of {n}", "evidence absorbed": f"2 of {n}", "evidence lost": f"{n - 3} of {n}",
     }  # fmt: skip
     assert lines(merged) == into
     dropping = merged.model_copy(update={"site": 3, "n_in": 2, "kept": [first], "assignment": None})
+    carried = {n.label: n.value for n in numbers.of_run(*_alone(whole, run, merged))}
+    assert carried["carried by"] == "1 kept token"
     # What was absorbed into the other one goes with it: nothing is carried any more.
     assert lines(merged, dropping) == {**into, "evidence at end": f"1 of {n}"}
     plain = merged.model_copy(update={"assignment": None})

@@ -17,7 +17,7 @@ from ..names import DEFAULT_METHODS
 from ..viz.figures import figure_format, save_figure
 from ..viz.format import plain_text
 from ..viz.panels import VIEWS
-from ..viz.tables import answer_table, cost_table, frame_table, notes
+from ..viz.tables import answer_table, cost_table, frame_table, measure_table, notes
 from .terminal import add_loading_options, check_writable, loading_options, out, quiet_unless
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     outputs = [Path(name) for name in (arguments.json, arguments.figure) if name]
     if arguments.figure:
         figure_format(arguments.figure)
-    source = _one_file(arguments)
+    source = one_file(arguments)
     for path in outputs:
         check_writable(path, source)
     if len({path.resolve() for path in outputs}) < len(outputs):
@@ -75,7 +75,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     progress = Console(stderr=True)
     quiet_unless(progress.is_terminal)
 
-    shown = _checked(source, arguments.frames)
+    shown = checked(source, arguments.frames)
     evidence = [parse_evidence(text) for text in arguments.evidence]
     methods = parse_methods(arguments.methods)
     options = {
@@ -104,7 +104,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _one_file(arguments: argparse.Namespace) -> str:
+def one_file(arguments: argparse.Namespace) -> str:
     """The image or video, given in one of two ways. Raises BadInput."""
     named: list[str] = [name for name in (arguments.file, arguments.image) if name is not None]
     if len(named) != 1:
@@ -112,7 +112,7 @@ def _one_file(arguments: argparse.Namespace) -> str:
     return named[0]
 
 
-def _checked(source: str, frames: int | None) -> InputImage | str:
+def checked(source: str, frames: int | None) -> InputImage | str:
     """The image, or the name of the video that the model will choose frames of. Raises BadInput."""
     from ..media.images import read_image
     from ..media.video import is_video, named_as_video, probe
@@ -159,6 +159,7 @@ def _compare_with_progress(
 def _print_comparison(comparison: Comparison) -> None:
     console = out()
     console.print(answer_table(comparison))
+    console.print(measure_table(comparison))
     console.print(cost_table(comparison))
     frames = frame_table(comparison)
     if frames is not None:

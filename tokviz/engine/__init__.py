@@ -6,6 +6,7 @@ around an unchanged ``model.generate`` (every stage). They combine: ``running_on
 
 from .cache import kv_cache_bytes
 from .context import Pruned, prune, running_on
+from .forced import ForcedAnswer
 from .generate import Answer, answer
 from .prompt import Prompt, encode, shorten
 from .signals import Geometry
@@ -14,6 +15,7 @@ from .vision import VisionSignals
 
 __all__ = [
     "Answer",
+    "ForcedAnswer",
     "Geometry",
     "Prompt",
     "Pruned",

@@ -22,12 +22,14 @@ from .stages import synchronise
 class Answer:
     """What ``answer`` produced: token ids, their natural log-probabilities, and what it took.
 
-    prefill_ms runs from the call to the first token; decode_ms holds one entry per further token. kv_bytes is the size
-    of the real cache after prefill. peak_bytes is the device's peak during generation, None where it reports none.
+    runners_up: for each token the log-probability of the most likely other one, -inf where there is none. prefill_ms
+    runs from the call to the first token; decode_ms holds one entry per further token. kv_bytes is the size of the real
+    cache after prefill. peak_bytes is the device's peak during generation, None where it reports none.
     """
 
     token_ids: list[int]
     logprobs: list[float]
+    runners_up: list[float]
     prefill_ms: float
     decode_ms: list[float]
     kv_bytes: int
@@ -66,20 +68,29 @@ def answer(
         stopping_criteria=StoppingCriteriaList([listener]),
     )
     token_ids = output.sequences[0].tolist()
-    logprobs = [
-        float(torch.log_softmax(logits[0].float(), -1)[token])
-        for logits, token in zip(output.logits, token_ids, strict=True)
-    ]
+    scores = [scored(logits[0], token) for logits, token in zip(output.logits, token_ids, strict=True)]
     ticks = listener.ticks
     return Answer(
         token_ids=token_ids,
-        logprobs=logprobs,
+        logprobs=[said for said, _ in scores],
+        runners_up=[other for _, other in scores],
         prefill_ms=(ticks[1] - ticks[0]) * 1000,
         decode_ms=[(after - before) * 1000 for before, after in pairwise(ticks[1:])],
         kv_bytes=listener.kv_bytes,
         peak_bytes=torch.cuda.max_memory_allocated(device) if on_cuda else None,
         stopped=stop.is_set(),
     )
+
+
+def scored(logits: Tensor, token: int) -> tuple[float, float]:
+    """The log-probability of ``token`` and that of the most likely other token, -inf without any.
+
+    Shape: logits ``(vocabulary,)``.
+    """
+    logprobs = torch.log_softmax(logits.float(), -1)
+    said = float(logprobs[token])
+    logprobs[token] = -torch.inf
+    return said, float(logprobs.max())
 
 
 class _TokenListener(StoppingCriteria):

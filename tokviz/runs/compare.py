@@ -28,11 +28,12 @@ from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import model_inputs
 from ..names import DEFAULT_METHODS, Box, BudgetMeaning
-from ..records import Request, Run, Timing, TokenGrid
+from ..records import ImageMeasures, Request, Run, Timing, TokenGrid
 from ..short import short_repr
-from ..types import Budget, Need
+from ..types import CLS_ATTENTION, Budget, Need
 from .examples import stored_digests
 from .execute import Settings, needs_of, planning_info, run_method, unheard
+from .image_measures import image_measures
 from .inputs import Source, geometry_of, grid_of, image_of, notices_of, open_media, placed_evidence, untrained
 from .metrics import evidence_shares, timing
 from .requests import (
@@ -186,6 +187,7 @@ class _Job:
     chosen: list[ChosenMethod]
     stop: threading.Event
     text_tokens: list[str] = field(default_factory=list)
+    measures: ImageMeasures | None = None
 
     def comparison(self, runs: list[Run], timings: dict[str, Timing]) -> Comparison:
         return Comparison(
@@ -197,6 +199,7 @@ class _Job:
             text_tokens=self.text_tokens,
             runs=list(runs),
             versions=versions(),
+            measures=self.measures,
             timings=timings,
             warnings=[
                 *notices_of(self.media),
@@ -226,6 +229,7 @@ class _Job:
         if n_visual != self.grid.n_tokens:
             raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
         self.text_tokens = text_behind_the_image(self.vlm, prompt)
+        self.measures = image_measures(self.vlm, prompt)
         timings = {"vision": timing([p.vision_ms for p in prompts])}
         runs: list[Run] = []
         partial = self.comparison(runs, timings)
@@ -234,7 +238,10 @@ class _Job:
             for lane, chosen in enumerate(self.chosen):
                 emit(Event("lane", lane, "", partial))
                 on_text = _text_events(emit, lane, partial)
-                run = run_method(self.vlm, prompt, self.grid, chosen, settings, on_text, self._encode_smaller)
+                encode_anew = self._encode_smaller
+                run = run_method(
+                    self.vlm, prompt, self.grid, chosen, settings, on_text, encode_anew, measures=self.measures
+                )
                 runs.append(run)
                 partial = self.comparison(runs, timings)
                 emit(Event("run", lane, run.answer, partial))
@@ -243,9 +250,13 @@ class _Job:
         emit(Event("done", len(runs) - 1, "", partial))
 
     def _needs(self) -> set[Need]:
-        """The signals of every method that can run here; the others refuse in their own lane, not the whole request."""
+        """The signals of every method that can run here; the others refuse in their own lane, not the whole request.
+
+        And the one row of attention that says how spread out the image is.
+        """
         info = planning_info(self.vlm, self.grid, has_evidence=bool(self.request.evidence))
-        return {need for chosen in self.chosen for need in needs_of(chosen.pruner, info)}
+        measured = {CLS_ATTENTION} if info.has_cls else set()
+        return measured | {need for chosen in self.chosen for need in needs_of(chosen.pruner, info)}
 
     def _encode_smaller(self, tokens: int) -> Smaller:
         if self.stop.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from ..models.base import ModelFamily, decode_flops, merging_flops, prefill_flop
 from ..models.loading import VisionLanguageModel
 from ..names import VisionLayer
 from ..pruners import Pruner
-from ..records import AnswerToken, Cost, Run, StageRecord, Timing, TokenGrid
+from ..records import AnswerToken, Cost, ImageMeasures, Run, StageRecord, Timing, TokenGrid
 from ..types import Budget, Need, PlanningInfo, Schedule, budget_meanings, tokens_per_layer
+from .image_measures import mean_effective_rank, rank_of_kept
 from .metrics import timing
 from .requests import ChosenMethod
 from .smaller import Encode, Smaller, fewer_than_asked, smaller_record
@@ -61,8 +63,11 @@ def run_method(
     settings: Settings,
     on_text: Callable[[str], None],
     encode_anew: Encode,
+    measures: ImageMeasures | None = None,
 ) -> Run:
     """Carry out one method and record it. A method that cannot run on this request gives a Run with ``error``.
+
+    measures: of the whole image, so that what is known of it is not measured again.
 
     Raises Stopped when the user stopped it.
     """
@@ -93,18 +98,24 @@ def run_method(
         prompt, entered = smaller.prompt, smaller.n_tokens
         records = [smaller_record(smaller, grid, schedule.smaller)]
     per_layer = processed(execution.events, entered, n_layers)
-    said = _decode(vlm, execution.answer.token_ids)
+    said = execution.answer
+    words = _decode(vlm, said.token_ids)
     final = len(execution.events[-1].sequence) if execution.events else entered
-    return Run(
+    run = Run(
         **base,
         planned=schedule.meanings(grid.n_tokens, n_layers),
         actual=budget_meanings(per_layer, final),
         tokens_per_layer=per_layer,
         stages=records,
-        answer=said,
+        answer=words,
         answer_tokens=[
-            AnswerToken(id=token, text=vlm.processor.tokenizer.decode([token]), logprob=logprob)
-            for token, logprob in zip(execution.answer.token_ids, execution.answer.logprobs, strict=True)
+            AnswerToken(
+                id=token,
+                text=vlm.processor.tokenizer.decode([token]),
+                logprob=logprob,
+                runner_up=runner_up if math.isfinite(runner_up) else None,
+            )
+            for token, logprob, runner_up in zip(said.token_ids, said.logprobs, said.runners_up, strict=True)
         ],
         timings=execution_timings(executions),
         cost=_cost(vlm, prompt, grid, per_layer, execution),
@@ -112,10 +123,12 @@ def run_method(
             *(warning for event in first.events if event.diagnostics for warning in event.diagnostics.warnings),
             *([] if smaller is None else fewer_than_asked(smaller, settings.budget.tokens)),
             *_unweighed(records),
-            *([] if said else [EMPTY_ANSWER]),
-            *_cut(vlm, execution.answer.token_ids, settings),
+            *([] if words else [EMPTY_ANSWER]),
+            *_cut(vlm, said.token_ids, settings),
         ],
     )
+    rank = mean_effective_rank(smaller.prompt.vision[0]) if smaller else rank_of_kept(run, prompt.vision[0], measures)
+    return run.model_copy(update={"effective_rank": rank})
 
 
 def planning_info(vlm: VisionLanguageModel, grid: TokenGrid, *, has_evidence: bool = True) -> PlanningInfo:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..comparison import Comparison
 from ..names import Box
-from ..records import Run, StageRecord, Timing, TokenGrid
+from ..records import Run, StageRecord, Timing, TokenGrid, TokenMap
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
 Tone = Literal["good", "bad", "same", "different"]
@@ -255,6 +255,72 @@ def fates(tokens: Sequence[int], stages: Sequence[StageRecord], n_visual: int) -
     )
 
 
+def absorbed_into(tokens: Sequence[int], stages: Sequence[StageRecord], n_visual: int) -> dict[int, int]:
+    """For each of ``tokens`` that was merged into another one, the kept token that carries it now. See ``carriers``."""
+    carrier = carriers(stages, n_visual)
+    return {token: carrier[token] for token in tokens if carrier[token] not in (token, -1)}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far some tokens lie from what was kept, in patches: the mean and the largest distance.
+
+    apart: how many of them lie where nothing was kept at all (another frame, or another level of a tiled image); they
+    have no distance and are in neither number.
+    """
+
+    mean: float | None
+    largest: float | None
+    apart: int
+
+
+_AT_ONCE = 2**22
+"""Distances that are in memory together."""
+
+
+def nearest_kept(grid: TokenGrid, kept: Sequence[int]) -> list[float | None]:
+    """How far the nearest kept patch is from each token, in patches: 0 for kept ones, 1 for a direct neighbour.
+
+    Between the centres of patches, in a straight line (a diagonal neighbour is at 1.41). Patches of one level of one
+    image only: crops lie side by side, but the whole image in front of them is a level of its own, as is each frame of
+    a video. None for tokens that are no patch, and where nothing of a token's level was kept.
+    """
+    row, col, view = (np.array(numbers, dtype=np.int64) for numbers in (grid.row, grid.col, grid.view))
+    level, top, left = (np.array([getattr(v, name) for v in grid.views]) for name in ("level", "top", "left"))
+    patch, there = row >= 0, np.zeros(grid.n_tokens, dtype=bool)
+    there[list(kept)] = True
+    place = np.stack([row + top[view], col + left[view]], axis=1).astype(np.float64)
+    nearest = np.full(grid.n_tokens, np.nan)
+    for number in np.unique(level[view[patch]]):
+        here = patch & (level[view] == number)
+        tokens, others = np.flatnonzero(here), place[here & there]
+        if not len(others):
+            continue
+        for part in np.array_split(tokens, max(1, -(-len(tokens) * len(others) // _AT_ONCE))):
+            apart = ((place[part][:, None] - others[None]) ** 2).sum(-1)
+            nearest[part] = np.sqrt(apart.min(axis=1))
+    return [None if np.isnan(distance) else float(distance) for distance in nearest]
+
+
+def distance_map(grid: TokenGrid, kept: Sequence[int]) -> TokenMap:
+    """``nearest_kept`` as a map."""
+    words = "high lies far from everything kept"
+    return TokenMap("nearest_kept", "Distance to the nearest kept token", nearest_kept(grid, kept), "patches", words)
+
+
+def reach(grid: TokenGrid, kept: Sequence[int], tokens: Sequence[int] | None = None) -> Reach | None:
+    """``nearest_kept`` of those patches among ``tokens`` (None: all) that were not kept; None where all were."""
+    there, distances = set(kept), nearest_kept(grid, kept)
+    asked = range(grid.n_tokens) if tokens is None else tokens
+    dropped = [token for token in asked if token not in there and grid.row[token] >= 0]
+    if not dropped:
+        return None
+    known = [distance for token in dropped if (distance := distances[token]) is not None]
+    if not known:
+        return Reach(None, None, len(dropped))
+    return Reach(sum(known) / len(known), max(known), len(dropped) - len(known))
+
+
 def stages_before_llm(run: Run) -> list[StageRecord]:
     """The stages whose result enters the LLM."""
     return [stage for stage in run.stages if not isinstance(stage.site, int)]
@@ -264,6 +330,12 @@ def stages_that_select(run: Run) -> list[StageRecord]:
     """All stages up to the last that left tokens: a withdrawal of everything at the end is no selection."""
     last = max((at for at, stage in enumerate(run.stages) if stage.kept), default=-1)
     return run.stages[: last + 1]
+
+
+def selected(run: Run) -> list[int] | None:
+    """Tokens left by the last stage that left any (``stages_that_select``), ascending; None where none dropped any."""
+    stages = stages_that_select(run)
+    return stages[-1].kept if stages else None
 
 
 def withdrawal(run: Run) -> StageRecord | None:

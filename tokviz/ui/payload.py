@@ -175,6 +175,8 @@ def _stage(stage: StageRecord, alive: Sequence[int], grid: TokenGrid) -> dict[st
     ``covered``: the same of one that stands for it without a merge.
     """
     maps = [m for m in (stage.score, *stage.maps) if m is not None]
+    if 0 < len(stage.kept) < stage.n_in:
+        maps.append(measures.distance_map(grid, stage.kept))
     kept = set(stage.kept)
     gone = [token for token in alive if token not in kept]
 

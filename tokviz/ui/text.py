@@ -45,6 +45,7 @@ FIGURE_VIEWS: list[tuple[str, str]] = [
     ("scores", "score"),
     ("merge groups", "clusters"),
     ("where each token was dropped", "dropped"),
+    ("distance to the nearest kept token", "distance"),
 ]
 
 NO_IMAGE = "Choose an image or a video first: drop a PNG, JPEG or MP4 file, for example, into the field above."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,13 @@ def figure_bytes(comparison: Comparison, file_format: str = "png", **options: An
     """
     if file_format not in FORMATS:
         raise BadInput(f"Figures can be written as {', '.join(FORMATS)}, not as {file_format!r}.")
-    figure = comparison_figure(comparison, **options)
-    title = plain_text(f"tokviz: {comparison.request.question}", 300)
+    title = f"tokviz: {comparison.request.question}"
+    return written(lambda: comparison_figure(comparison, **options), file_format, title)
+
+
+def written(make: Callable[[], Figure], file_format: str, title: str) -> bytes:
+    """A figure as the bytes of a file of one of ``FORMATS``; the title is untrusted text."""
+    figure, title = make(), plain_text(title, 300)
     metadata_of: dict[str, dict[str, str | None]] = {
         "png": {"Title": title, "Software": "tokviz"},
         "svg": {"Title": title, "Creator": "tokviz", "Date": None},

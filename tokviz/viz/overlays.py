@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from ..records import Run, StageRecord, TokenMap
-from ..runs.metrics import carriers
+from ..runs.metrics import carriers, distance_map
 from . import palette
 from .raster import (
     Canvas,
@@ -151,9 +151,24 @@ def survival_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
     return _framed(_heat(canvas, survival_map(run, canvas.raster.n_tokens), kept), canvas)
 
 
-def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int]) -> Pixels:
+def distance_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
+    """Heat map of ``distance_map``; kept regions are outlined.
+
+    Raises BadInput when the run has no such stage, or a damaged one.
+    """
+    kept = stage_record(run, stage).kept
+    canvas.raster.flags(kept)  # refuses what is no token
+    return _framed(_heat(canvas, distance_map(canvas.comparison.grid, kept), kept), canvas)
+
+
+def heat_overlay(canvas: Canvas, values: TokenMap, limits: tuple[float, float]) -> Pixels:
+    """Heat map of any map of the canvas's tokens, over ``limits`` that several maps may share; nothing is outlined."""
+    return _framed(_heat(canvas, values, (), limits), canvas)
+
+
+def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int], limits: tuple[float, float] | None = None) -> Pixels:
     pixels, raster = canvas.pixels, canvas.raster
-    shares = np.append(_map_shares(values, raster.n_tokens), np.nan)
+    shares = np.append(_map_shares(values, raster.n_tokens, limits), np.nan)
     here = shares[raster.owner]
     if canvas.coarse is not None:  # the higher of both levels
         here = np.fmax(here, shares[canvas.coarse.owner])
@@ -212,11 +227,14 @@ def group_colors(carrier: NDArray[np.int64]) -> NDArray[np.float64]:
     return colors
 
 
-def _map_shares(values: TokenMap, n_tokens: int) -> NDArray[np.float64]:
-    """Every value as a share of the colour bar, NaN where there is none. Shape: ``(N,)``, 0 to 1."""
+def _map_shares(values: TokenMap, n_tokens: int, limits: tuple[float, float] | None = None) -> NDArray[np.float64]:
+    """Every value as a share of the colour bar, NaN where there is none. Shape: ``(N,)``, 0 to 1.
+
+    limits: of the bar; None for ``map_limits``.
+    """
     if len(values.values) != n_tokens:
         raise BadInput("A map of this session has another length than its grid; the file is damaged.")
-    limits = map_limits(values)
+    limits = map_limits(values) if limits is None else limits
     numbers = np.array([np.nan if value is None else value for value in values.values])
     if limits is None:
         return np.full(n_tokens, np.nan)

@@ -11,10 +11,11 @@ import numpy as np
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..records import Run, TokenMap
-from ..runs.metrics import Verdict, fates, judge, withdrawal
+from ..runs.metrics import Verdict, distance_map, fates, judge, withdrawal
 from . import palette
 from .overlays import (
     cluster_overlay,
+    distance_overlay,
     kept_basis,
     kept_overlay,
     kept_stage,
@@ -29,19 +30,21 @@ from .palette import Theme
 from .raster import Canvas, Pixels, grey_out
 from .sheet import LegendItem
 
-View = Literal["kept", "score", "clusters", "dropped"]
-VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "dropped")
+View = Literal["kept", "score", "clusters", "dropped", "distance"]
+VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "dropped", "distance")
 _OVERLAYS = {
     "kept": kept_overlay,
     "score": score_overlay,
     "clusters": cluster_overlay,
     "dropped": survival_overlay,
+    "distance": distance_overlay,
 }
 _INSTEAD: dict[View, str | None] = {
     "kept": None,
     "score": "ranks no tokens: kept ones shown",
     "clusters": "merges nothing: kept ones shown",
     "dropped": "drops in one stage: kept ones shown",
+    "distance": "leaves no token to measure from: kept ones shown",
 }
 """Why kept patches are shown where another view was asked for."""
 
@@ -80,6 +83,8 @@ def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
         scale = run.stages[drawn[1]].score
     elif shown == "dropped":
         scale = survival_map(run, comparison.grid.n_tokens)
+    elif drawn is not None and shown == "distance":
+        scale = distance_map(comparison.grid, run.stages[drawn[1]].kept)
     return Panel(
         title=run.label,
         subtitle="reference" if run is unpruned else run.family.replace("-", " "),
@@ -116,7 +121,7 @@ def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[Lege
         ("kept" in drawn, box(dropped, dropped), "dropped"),
         (any(panel.basis for panel in panels), frame(gold, "#ffffff"), "basis token"),
         (coarse, frame(theme.ink, "#a9abae"), "kept only coarsely, from the whole image"),
-        ("score" in drawn, frame(theme.ink), "kept (on heat maps)"),
+        (bool(drawn & {"score", "distance"}), frame(theme.ink), "kept (on heat maps)"),
         ("dropped" in drawn, frame(theme.ink), "kept to the end (on heat maps)"),
         ("clusters" in drawn, box("#7aa7c4", dark), "group; a ring marks the kept token that carries or covers it"),
         (bool(canvas.comparison.request.evidence), frame(red, dashed=True), "evidence for the answer"),
@@ -165,12 +170,18 @@ def _drawn(run: Run, view: View) -> tuple[View, int] | None:
         "score": score_stage(run),
         "clusters": merge_stage(run),
         "dropped": len(run.stages) - 1 if len(run.stages) > 1 else None,
+        "distance": _distance_stage(run),
     }
     stage = candidates.get(view)
     if stage is not None:
         return view, stage
     stage = kept_stage(run)
     return None if stage is None else ("kept", stage)
+
+
+def _distance_stage(run: Run) -> int | None:
+    stage = kept_stage(run)
+    return stage if stage is not None and run.stages[stage].kept else None
 
 
 def _image(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels:
@@ -193,10 +204,9 @@ BUDGET_WORDS = {
 def footer(comparison: Comparison) -> list[str]:
     """The small lines below a figure: model, budget, seed, version, and what the embedded model is not."""
     request, model = comparison.request, comparison.model
-    version = comparison.versions.get("tokviz", "")
     lines = [
         f"{model.name} · budget {request.budget} of {comparison.grid.n_tokens} visual tokens, "
-        f"{BUDGET_WORDS[request.budget_as]} · seed {request.seed} · tokviz {version}".rstrip()
+        f"{BUDGET_WORDS[request.budget_as]} · seed {request.seed} · {version_words(comparison)}"
     ]
     if model.embedded:
         lines.append(
@@ -204,6 +214,11 @@ def footer(comparison: Comparison) -> list[str]:
             "no claim about the published numbers of large models."
         )
     return lines
+
+
+def version_words(comparison: Comparison) -> str:
+    """The version of tokviz that measured."""
+    return f"tokviz {comparison.versions.get('tokviz', '')}".rstrip()
 
 
 def chosen_runs(comparison: Comparison, names: Sequence[str] | None) -> list[Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -11,7 +12,17 @@ from rich.text import Text
 from ..comparison import Comparison
 from ..errors import need
 from ..records import Run
-from ..runs.metrics import Tone, judge, kept_per_frame
+from ..runs.metrics import (
+    Tone,
+    absorbed_into,
+    evidence_tokens,
+    fates,
+    judge,
+    kept_per_frame,
+    reach,
+    selected,
+    stages_that_select,
+)
 from .format import flops, milliseconds, plain_text, size
 from .overlays import kept_stage
 
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
 
 _STYLES: dict[Tone, str] = {"good": "green", "bad": "red", "different": "yellow", "same": ""}
 _ANSWER_CHARACTERS = 400
+_FATES = ("kept", "absorbed", "lost")
 
 
 def cell(text: object, style: str = "") -> Text:
@@ -54,6 +66,27 @@ def answer_table(comparison: Comparison) -> Table:
     return table
 
 
+def measure_table(comparison: Comparison) -> Table:
+    """Measures that explain: where the evidence went, distances in patches, effective rank, margins in nats."""
+    asked, grid = comparison.request, comparison.grid
+    shown = evidence_tokens(grid, asked.evidence, asked.evidence_frames)
+    fate = (">evidence kept", ">absorbed", ">lost") if shown else ()
+    columns = (*fate, ">dropped to nearest kept, mean", ">max", ">effective rank", ">margin", ">smallest")
+    table = new_table("Measures (distances in patches, margins in nats)", "method", *columns)
+    for run in comparison.runs:
+        if run.error is not None:
+            continue
+        found = _explaining(comparison, run, shown)
+        fates_of = [_number(found[f"evidence_{name}"], "d") for name in _FATES] if shown else []
+        names = ("nearest_kept_mean", "nearest_kept_max", "effective_rank", "margin", "least_margin")
+        table.add_row(cell(run.label), *map(cell, [*fates_of, *(_number(found[name], ".2f") for name in names)]))
+    return table
+
+
+def _number(value: float | None, how: str) -> str:
+    return "–" if value is None else format(value, how)
+
+
 def cost_table(comparison: Comparison) -> Table:
     """Times as measured here, bytes of the real KV cache, FLOPs of the language model by formula."""
     repeats = comparison.request.repeats
@@ -81,10 +114,12 @@ def data_frame(comparison: Comparison) -> DataFrame:
     need("pandas", "ui", "A table")
     import pandas
 
-    return pandas.DataFrame([_row(comparison, run) for run in comparison]).set_index("run")
+    asked = comparison.request
+    shown = evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
+    return pandas.DataFrame([_row(comparison, run, shown) for run in comparison]).set_index("run")
 
 
-def _row(comparison: Comparison, run: Run) -> dict[str, Any]:
+def _row(comparison: Comparison, run: Run, shown: Sequence[int]) -> dict[str, Any]:
     judged, cost = judge(comparison, run), run.cost
     times = {**comparison.timings, **run.timings}
     return {
@@ -101,8 +136,34 @@ def _row(comparison: Comparison, run: Run) -> dict[str, Any]:
         },
         "kv_cache_bytes": None if cost is None else cost.kv_cache_bytes,
         "flops": None if cost is None else cost.prefill_flops + cost.decode_flops,
+        **_explaining(comparison, run, shown),
         "kept": run.kept,
         "error": run.error,
+    }
+
+
+def _explaining(comparison: Comparison, run: Run, shown: Sequence[int]) -> dict[str, Any]:
+    """What became of the evidence, how far it and all else lies from what was kept, how diverse that is, the margin.
+
+    ``evidence_carriers`` names for each absorbed token of the evidence the kept token that it was merged into.
+    """
+    grid, kept, found = comparison.grid, selected(run), comparison.measures
+    became = carried = None
+    if shown and run.error is None:
+        stages = stages_that_select(run)
+        became, carried = fates(shown, stages, grid.n_tokens), absorbed_into(shown, stages, grid.n_tokens)
+    far = None if kept is None else reach(grid, kept)
+    near = None if kept is None or not shown else reach(grid, kept, shown)
+    return {
+        **{f"evidence_{name}": None if became is None else len(getattr(became, name)) for name in _FATES},
+        "evidence_carriers": carried,
+        "evidence_distance": None if near is None else near.mean,
+        "nearest_kept_mean": None if far is None else far.mean,
+        "nearest_kept_max": None if far is None else far.largest,
+        "effective_rank": run.effective_rank,
+        "attention_entropy": None if found is None else found.attention_entropy,
+        "margin": run.margin,
+        "least_margin": run.least_margin,
     }
 
 
@@ -139,10 +200,25 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append(
             f"{comparison.model.name} is a small embedded model: no claim about the published numbers of large models."
         )
+    lines += spread_notes(comparison)
     lines += [f"{run.label} was not run: {run.error}" for run in comparison.runs if run.error]
     lines += [f"Note: {warning}" for warning in comparison.warnings]
     lines += [f"Note on {run.label}: {warning}" for run in comparison.runs for warning in run.warnings]
     return [plain_text(line) for line in lines]
+
+
+def spread_notes(comparison: Comparison) -> list[str]:
+    """How spread out the image is, in sentences; nothing for sessions from earlier versions."""
+    found = comparison.measures
+    if found is None:
+        return []
+    numbers = [
+        "" if found.attention_entropy is None else f"attention entropy of [CLS] {found.attention_entropy:.2f} nats",
+        "" if found.effective_rank is None else f"effective rank of the features {found.effective_rank:.1f}",
+    ]
+    known = " and ".join(filter(None, numbers))
+    over = f" (mean over {found.views} views)" if found.views > 1 else ""
+    return [*([f"The image has {known}{over}."] if known else []), *found.notes]
 
 
 def _verdict(comparison: Comparison, run: Run) -> Text:
