@@ -285,4 +285,4 @@ def test_halves_against_determinants():
             independent = min(share, np.linalg.matrix_rank(L, tol=1e-4))
             numbered = [pick - rows[0] for pick in part][:independent]
             if weight < 1:  # the least relevant token is worth nothing there
-                assert_greedy(L, numbered, gains[[pick for pick in part][:independent]].tolist())
+                assert_greedy(L, numbered, gains[part[:independent]].tolist())

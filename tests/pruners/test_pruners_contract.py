@@ -108,6 +108,7 @@ def depth(site):
 KEEP_POSITIONS = {
     "evs": "the place of a token in the video is what the paper keeps",
     "fastvid": "anchors stay where they are, in the paper and in the code",
+    "dart": "on embeddings too, as the engine that does so gathers rows of its rotary table",
 }
 """Methods that keep positions although they prune before the LLM, and why."""
 
