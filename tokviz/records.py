@@ -289,6 +289,22 @@ class Cost(Record):
     peak_memory_bytes: int | None
 
 
+class ServingFlag(Record):
+    """What makes a serving stack prune as many tokens as a run did, by the same method.
+
+    Attributes:
+        command: To be copied, with ``MODEL`` in place of the model; empty where the stack cannot do it, which ``note``
+            explains.
+        read_in: The version of the stack, or of its documentation, that this was read in.
+        note: Where the stack differs, or empty.
+    """
+
+    stack: str
+    command: str
+    read_in: str
+    note: str = ""
+
+
 class Run(Record):
     """One method on one request.
 
@@ -296,6 +312,7 @@ class Run(Record):
         variant: What distinguishes the run from others of the same method, as text (``"mode=official"``); empty if
             there is only one.
         tokens_per_layer: Number of visual tokens that each LLM layer processed.
+        serving: How serving stacks do the same, for methods that some of them have.
         error: A sentence for the user if the method could not run, else None.
     """
 
@@ -313,6 +330,7 @@ class Run(Record):
     timings: dict[str, Timing] = {}
     cost: Cost | None = None
     warnings: Many[str] = []
+    serving: Many[ServingFlag] = []
     error: str | None = None
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from ..errors import BadInput, Unsupported
 from ..names import Params
-from ..records import TokenMap
+from ..records import ServingFlag, TokenMap
 from ..types import (
     CLIP_RELEVANCE,
     PROMPT_FEATURES,
@@ -30,6 +30,7 @@ from .ops import required, spread, take_rows, top_k, unit_rows, usable_rows, who
 from .pairs import cosine_rows
 from .per_view import Usable, all_rows, in_each_view, shared, unrankable, usable
 from .pruner import Paper, Pruner, choice, fixed_count, number, single_stage
+from .serving_flags import Served, openvino_cdpruner
 
 # The official min-max scaling adds this, so that the least relevant token keeps a little weight.
 RELEVANCE_FLOOR = 1e-6
@@ -230,7 +231,12 @@ def select_deployed(
         for place, (half, _) in enumerate(halves):
             halved[half] = float(place)
         shown = TokenMap("half", "Half that the token competes in", halved, direction="number in the order of tokens")
-        return _explained(found, n, volumes, weights, "prompt", len(picks), (shown,))
+        own = _explained(found, n, volumes, weights, "prompt", len(picks), (shown,))
+        first = {int(view[0]) for view, _ in shared(signals, rows, keep)}
+        drawn = [int(half[0]) for half, volume in volumes if len(volume.gains)]
+        names = ["first half" if row in first else "second half" for row in drawn]
+        charts = [replace(chart, label=f"{chart.label}, {name}") for chart, name in zip(own.charts, names, strict=True)]
+        return replace(own, charts=tuple(charts))
 
     return found.picked(picks, keep, n, diagnose)
 
@@ -278,6 +284,14 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     return single_stage(chosen, needs=(SEQUENCE_INDEX, PROMPT_FEATURES), title=title)(budget, info, params)
 
 
+def deployed(served: Served, params: Params) -> tuple[ServingFlag, ...]:
+    """OpenVINO GenAI's settings, and how the run differs from what they do."""
+    if params["kernel"] == "openvino":
+        return openvino_cdpruner(served, params["relevance_weight"], split=True)
+    whole = "its relevance is to the whole prompt: kernel = openvino shows what its default keeps"
+    return openvino_cdpruner(served, 1.0, split=False, note=whole)
+
+
 PRUNER = Pruner(
     id="cdpruner",
     label="CDPruner",
@@ -314,4 +328,5 @@ PRUNER = Pruner(
     ),
     does_without=(CLIP_RELEVANCE,),
     schedule=schedule,
+    deployed=deployed,
 )

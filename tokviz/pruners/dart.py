@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from ..errors import BadInput
 from ..names import Params
-from ..records import TextScores, TokenMap
+from ..records import ServingFlag, TextScores, TokenMap
 from ..types import (
     KEY_NORMS,
     NORMED_FEATURES,
@@ -27,6 +27,7 @@ from .ops import complement, required, row_blocks, row_lengths, top_k, unit_rows
 from .per_view import Usable, all_rows, unrankable
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, single_stage, whole
 from .schedules import carried_layers
+from .serving_flags import Served, edge_dart
 
 NEEDS = (KEY_NORMS, NORMED_FEATURES)
 EMBEDDING_NEEDS = (SEQUENCE_INDEX, PROMPT_FEATURES)
@@ -307,6 +308,14 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     return (_before if params["at"] == "embeddings" else _inside)(budget, info, params)
 
 
+def deployed(served: Served, params: Params) -> tuple[ServingFlag, ...]:
+    """TensorRT-Edge-LLM's flags, and how the run differs from what it does."""
+    inside = "it compares embeddings before the LLM: at = embeddings shows what it keeps"
+    order = "its pivots choose in the order of insertion"
+    differs = [*([inside] if params["at"] == "layer" else []), *([order] if params["order"] == "released" else [])]
+    return edge_dart(served, params["visual_pivots"], params["text_pivots"], "; ".join(differs))
+
+
 PRUNER = Pruner(
     id="dart",
     label="DART",
@@ -359,4 +368,5 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
+    deployed=deployed,
 )

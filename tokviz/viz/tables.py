@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..comparison import Comparison
 from ..errors import need
-from ..records import Run
+from ..records import Run, ServingFlag
 from ..runs.metrics import Tone, judge, kept_per_frame
 from .format import flops, milliseconds, plain_text, size
 from .overlays import kept_stage
@@ -140,9 +140,16 @@ def notes(comparison: Comparison) -> list[str]:
             f"{comparison.model.name} is a small embedded model: no claim about the published numbers of large models."
         )
     lines += [f"{run.label} was not run: {run.error}" for run in comparison.runs if run.error]
+    lines += [f"{run.label} as deployed: {_deployed(flag)}" for run in comparison.runs for flag in run.serving]
     lines += [f"Note: {warning}" for warning in comparison.warnings]
     lines += [f"Note on {run.label}: {warning}" for run in comparison.runs for warning in run.warnings]
     return [plain_text(line) for line in lines]
+
+
+def _deployed(flag: ServingFlag) -> str:
+    """``vLLM: vllm serve MODEL ... (read in ...; what differs)``."""
+    told = "; ".join(filter(None, (flag.note, f"read in: {flag.read_in}")))
+    return f"{flag.stack}: {flag.command} ({told})" if flag.command else f"{flag.stack}: {told}"
 
 
 def _verdict(comparison: Comparison, run: Run) -> Text:
