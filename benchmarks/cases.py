@@ -171,6 +171,7 @@ CASES: tuple[Case, ...] = (
     Case("todre", _GREEDY, _greedy, published.todre),
     Case("evs", _READ, _reads(1), published.evs, filmed=True),
     Case("vidcom2", "3 reads", _reads(3), published.vidcom2, filmed=True),
+    Case("dycoke", _READ, _reads(1), published.dycoke, filmed=True),
     Case("dart", "8 reads", _reads(8), published.dart),
     Case("scope", "product + 1 read of it", _coverage, published.scope),
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),

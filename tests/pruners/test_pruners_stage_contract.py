@@ -295,6 +295,7 @@ POSITION_MATTERS = {
     "fastvid": "density peaks, as above",
     "holitom": "density peaks, as above",
     "evs": "of a first frame that is cut the lowest rows stay, as nothing tells them apart",
+    "dycoke": "of whole frames that are cut evenly spaced rows stay",
     "globalcom2": "crops are slices of a map over the grid",
     "pool": "a cell is its row of lowest index",
     "oracle": "what has no evidence is evenly spaced in the sequence",
