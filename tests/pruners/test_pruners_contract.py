@@ -215,6 +215,7 @@ def test_stages_without_a_count_decide_at_run_time():
         "vidcom2",
         "holitom",
         "dycoke",
+        "flashvid",
     }
     assert "todre" in uncounted
 

@@ -294,6 +294,7 @@ POSITION_MATTERS = {
     "polymorphic": "density peaks, as above",
     "fastvid": "density peaks, as above",
     "holitom": "density peaks, as above",
+    "flashvid": "density peaks, as above",
     "evs": "of a first frame that is cut the lowest rows stay, as nothing tells them apart",
     "dycoke": "of whole frames that are cut evenly spaced rows stay",
     "globalcom2": "crops are slices of a map over the grid",
