@@ -159,6 +159,20 @@ def cluster_counts(sizes: list[int], keep: int, exact: bool) -> list[int]:
     return counts
 
 
+def centres_of(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Density peaks: ``count`` rows, ascending, and the number of the one that each row belongs to.
+
+    For a single peak the only neighbour is the row itself: all are equally dense, and the first one is it.
+    Shape: ``(n, D)`` -> ``(count,)``, ``(n,)``.
+    """
+    rows = torch.arange(len(values), device=values.device)
+    if count in (1, len(values)):
+        return rows[:count], rows if count > 1 else torch.zeros_like(rows)
+    found = density_peaks(values, count, min(NEIGHBOURS, count))
+    middle = found.centres.sort().values
+    return middle, torch.searchsorted(middle, found.owner)
+
+
 def prune_segment(
     features: Tensor, attention: Tensor, frames: Sequence[Tensor], chosen: list[int], others: int, params: Params
 ) -> Pruned:
@@ -186,17 +200,12 @@ def prune_segment(
     for mine, count in zip(roots, cluster_counts([len(part) for part in roots], others, exact), strict=True):
         if count == 0:
             owner[mine] = -1
-        elif count < len(mine):
-            found = density_peaks(values[mine], count, min(NEIGHBOURS, count))
-            middle = found.centres.sort().values
-            group = torch.searchsorted(middle, found.owner)
-            sums, members = group_sums(values[mine], torch.arange(len(mine), device=device), group, count)
-            owner[mine] = mine[found.owner]
-            centres.append(mine[middle])
-            held.append(sums / members.unsqueeze(1))
-        else:
-            centres.append(mine)
-            held.append(values[mine])
+            continue
+        middle, own = centres_of(values[mine], count)
+        sums, members = group_sums(values[mine], torch.arange(len(mine), device=device), own, count)
+        owner[mine] = mine[middle[own]]
+        centres.append(mine[middle])
+        held.append(sums / members.unsqueeze(1))
     kept = torch.cat([tokens[:0], *centres])
     carrier = owner[root]
     return Pruned(
