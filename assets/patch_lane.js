@@ -90,7 +90,54 @@ function fillLane(lane, data, told, payload, view) {
   });
   lane.numbers.replaceChildren(...shown.flatMap(numberNodes));
   const remarks = data.warnings.map((text) => make("p", "tv-warning", text));
-  lane.remarks.replaceChildren(...remarks);
+  lane.remarks.replaceChildren(...servingNodes(data.serving || []), ...remarks);
+}
+
+// How serving stacks do the same: the first one open, others folded away. Commands are text that can be copied.
+function servingNodes(flags) {
+  if (!flags.length) return [];
+  const [first, ...others] = flags.map(servingNode);
+  const root = make("div", "tv-serving");
+  root.append(first);
+  if (others.length) {
+    const more = make("details", "tv-serving-more");
+    const names = flags.slice(1).map((flag) => flag.stack).join(", ");
+    more.append(make("summary", "", `also ${names}`), ...others);
+    root.append(more);
+  }
+  return [root];
+}
+
+function servingNode(flag) {
+  const node = make("div", "tv-serving-flag");
+  const head = make("p", "tv-serving-head", `As deployed: ${flag.stack}`);
+  node.append(head);
+  if (flag.command) {
+    const code = make("code", "tv-serving-command");
+    // A line ends between arguments: browsers would break one behind its hyphens.
+    flag.command.split(" ").forEach((word, i) => code.append(i ? " " : "", make("span", "", word)));
+    const copy = make("button", "tv-serving-copy", "copy");
+    copy.type = "button";
+    copy.setAttribute("aria-label", `Copy the command for ${flag.stack}`);
+    copy.addEventListener("click", () => copyCommand(copy, code));
+    head.append(copy);
+    node.append(code);
+  }
+  node.append(make("p", "tv-serving-read", [flag.note, `Read in: ${flag.read_in}`].filter(Boolean).join(". ")));
+  return node;
+}
+
+// Where the clipboard is closed to the page (plain http), the command is selected for the keyboard's own copy.
+async function copyCommand(button, code) {
+  let said = "copied";
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+  } catch {
+    getSelection().selectAllChildren(code);
+    said = "selected";
+  }
+  button.textContent = said;
+  setTimeout(() => { button.textContent = "copy"; }, 1500);
 }
 
 // Which stage a view opens on, until the visitor chooses one in this lane.

@@ -146,6 +146,13 @@ def _fastvid(machine: Machine, size: Size) -> float:
     return 2 * machine.read + machine.product(frame, frame, size.width)
 
 
+def _flashvid(machine: Machine, size: Size) -> float:
+    """All rows once for the transitions and once to be merged; distances in every frame and to the one before."""
+    frames = n_views(size.n)
+    frame = size.n // frames
+    return 2 * machine.read + 2 * frames * machine.product(frame, frame, size.width)
+
+
 def _vscan(machine: Machine, size: Size) -> float:
     return 2 * machine.read + machine.product(size.keep, size.n - size.keep, size.width)
 
@@ -171,12 +178,14 @@ CASES: tuple[Case, ...] = (
     Case("todre", _GREEDY, _greedy, published.todre),
     Case("evs", _READ, _reads(1), published.evs, filmed=True),
     Case("vidcom2", "3 reads", _reads(3), published.vidcom2, filmed=True),
+    Case("dycoke", _READ, _reads(1), published.dycoke, filmed=True),
     Case("dart", "8 reads", _reads(8), published.dart),
     Case("scope", "product + 1 read of it", _coverage, published.scope),
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
     Case("fastvid", "2 reads + product in anchor frames", _fastvid, merging.fastvid, filmed=True),
+    Case("flashvid", "2 reads + products of frames", _flashvid, merging.flashvid, filmed=True),
     Case("holitom", "2 reads", _reads(2), merging.holitom, filmed=True),
     Case("vscan", "2 reads + product with the rest", _vscan, merging.vscan),
     Case("sparsevlm", "1 read + text product + product of recycled", _sparsevlm, merging.sparsevlm),

@@ -69,6 +69,7 @@ def make_signals(
         "encoder_keys": ("keys", lambda: rows(n, KEY_WIDTH)),
         "full_keys": ("full_keys", lambda: rows(n, FULL_WIDTH)),
         "text_features": ("text_features", lambda: rows(TEXT, width)),
+        "prompt_features": ("prompt_features", lambda: rows(TEXT, width)),
         "encoder_features": ("encoder_features", lambda: features(n, width, g)),
         "question_features": ("question_features", lambda: rows(QUESTION, width)),
         "clip_relevance": ("clip_relevance", lambda: rows(1, n)[0].tanh()),
@@ -84,6 +85,8 @@ def make_signals(
         given |= {"input_features": given["features"].clone(), "input_text": rows(TEXT, width)}
     if "key_norms" in kinds:
         given["text_key_norms"] = rows(1, TEXT)[0].abs()
+    if "prompt_features" in kinds:
+        given["prompt_index"] = torch.arange(TEXT) + n
     if "normed_features" in kinds:
         given["normed_text"] = rows(TEXT, width)
     if stage.site.__class__.__name__ == "VisionLayer":

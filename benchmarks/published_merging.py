@@ -175,6 +175,37 @@ def fastvid(s: Signals, keep: int, tick: Tick) -> Tensor:
     return torch.cat(results)
 
 
+def flashvid(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """FlashVID with every frame a segment of its own: calibrated max-min picks, then density peaks of the rest."""
+    n_frames = int(s.view[-1]) + 1
+    score = s.received_attention if s.cls_attention is None else s.cls_attention
+    each = max(1, keep // n_frames)
+    chosen = max(1, int(0.7 * each))
+    results = []
+    for x, attention in zip(s.features.chunk(n_frames), score.chunk(n_frames), strict=True):
+        tick()
+        unit = normalize(x, dim=1)
+        distance = (1 - unit @ unit.T) * attention * (x @ x.mean(0))
+        picks = [distance.topk(2, dim=0, largest=False).values[1].argmax()]
+        for _ in range(chosen - 1):
+            tick()
+            nearest = distance[torch.stack(picks)].min(0).values
+            nearest[torch.stack(picks)] = -torch.inf
+            picks.append(nearest.argmax())
+        left = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        left[torch.stack(picks)] = False
+        rest = x[left]
+        results.append(x[~left])
+        if each > chosen:
+            apart = torch.cdist(rest, rest) / rest.shape[1] ** 0.5
+            density = (-apart.topk(min(7, each - chosen), largest=False).values.square().mean(1)).exp()
+            separation = torch.where(density.unsqueeze(0) > density.unsqueeze(1), apart, apart.max()).min(1).values
+            centres = (density * separation).topk(each - chosen).indices
+            hot = one_hot(apart[:, centres].argmin(1), each - chosen).float()
+            results.append(hot.T @ rest / hot.sum(0).clamp(min=1).unsqueeze(1))
+    return torch.cat(results)
+
+
 def holitom(s: Signals, keep: int, tick: Tick) -> Tensor:
     """HoliTom where nothing stands still, as in made-up films: transitions, all windows, then attention per frame."""
     n_frames = int(s.view[-1]) + 1

@@ -244,6 +244,23 @@ def evs(s: Signals, keep: int, tick: Tick) -> Tensor:
     return ranked[:keep].sort().values
 
 
+def dycoke(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """DyCoke: cosines of the second and fourth frame of a window, then of the third, and a top-k in each."""
+    n_frames = int(s.view[-1]) + 1
+    frames = normalize(s.features, dim=1).unflatten(0, (n_frames, -1))
+    cells, first = frames.shape[1], -(-n_frames // 4)
+    each = max(0, min(cells, (keep - first * cells) // max(1, n_frames - first)))
+    kept = []
+    for number in range(n_frames):
+        tick()
+        rows = torch.arange(cells, device=frames.device) + number * cells
+        if number % 4:
+            earlier = frames[number - (2 if number % 4 == 2 else 1)]
+            rows = rows[cosine_similarity(frames[number], earlier, dim=1).topk(each, largest=False).indices]
+        kept.append(rows)
+    return torch.cat(kept).sort().values
+
+
 def vidcom2(s: Signals, keep: int, tick: Tick) -> Tensor:
     """VidCom2: the quiet half of the channels, kernels to two centres, a softmax over frames, a top-k per frame."""
     n_frames = int(s.view[-1]) + 1

@@ -54,6 +54,7 @@ SIGNALS = {
     "question_features": (PROMPT, "the question"),
     "llm_input": (PROMPT, "the whole input of the LLM"),
     "sequence_index": (PROMPT, "places of the tokens in the prompt"),
+    "prompt_features": (PROMPT, "all of its text"),
     "evidence": (PROMPT, "the marked evidence"),
     "last_row": (LLM, "attention of the last prompt token"),
     "text_rows": (LLM, "attention of the text"),

@@ -305,6 +305,22 @@ class Cost(Record):
     peak_memory_bytes: int | None
 
 
+class ServingFlag(Record):
+    """What makes a serving stack prune as many tokens as a run did, by the same method.
+
+    Attributes:
+        command: To be copied, with ``MODEL`` in place of the model; empty where the stack cannot do it, which ``note``
+            explains.
+        read_in: The version of the stack, or of its documentation, that this was read in.
+        note: Where the stack differs, or empty.
+    """
+
+    stack: str
+    command: str
+    read_in: str
+    note: str = ""
+
+
 class Run(Record):
     """One method on one request.
 
@@ -315,6 +331,7 @@ class Run(Record):
         effective_rank: How many directions the features of the tokens kept spread over, see ``ImageMeasures``: of those
             that the last stage left, or the last before all are withdrawn, by their features as the vision tower made
             them, before any merge. None if it was not measured.
+        serving: How serving stacks do the same, for methods that some of them have.
         error: A sentence for the user if the method could not run, else None.
     """
 
@@ -333,6 +350,7 @@ class Run(Record):
     cost: Cost | None = None
     effective_rank: float | None = None
     warnings: Many[str] = []
+    serving: Many[ServingFlag] = []
     error: str | None = None
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:

@@ -46,6 +46,7 @@ MAX_STAGES = 256
 MAX_PER_STAGE = 200
 """Most maps, charts, readings or facts of one stage: far more than a method leaves, few enough to be drawn."""
 MAX_ANSWER_TOKENS = 4_096
+MAX_SERVING = 20
 MAX_LINES = 1_000
 """Warnings, methods, devices, layers: whatever is listed beside the tokens."""
 
@@ -131,6 +132,7 @@ def _counts(comparison: Comparison) -> Iterable[tuple[int, int, str]]:
         yield len(run.stages), MAX_STAGES, "stages in a lane"
         yield len(run.answer_tokens), MAX_ANSWER_TOKENS, "answer tokens in a lane"
         yield len(run.warnings), MAX_LINES, "warnings in a lane"
+        yield len(run.serving), MAX_SERVING, "serving stacks in a lane"
         yield len(run.tokens_per_layer), MAX_LINES, "layers in a lane"
         for stage in run.stages:
             most = max(len(stage.maps), len(stage.charts), len(stage.readings), len(stage.facts))

@@ -27,7 +27,7 @@ SignalKind = Literal[
     "cls_attention", "cls_logits", "cls_full_width", "cls_feature", "received_attention", "object_attention",
     "deep_attention", "shallow_attention", "encoder_keys", "full_keys", "encoder_features", "text_features",
     "question_features", "llm_input", "clip_relevance", "last_row", "text_rows", "head_rows", "rotary_similarity",
-    "previous_features", "key_norms", "normed_features", "sequence_index", "evidence",
+    "previous_features", "key_norms", "normed_features", "sequence_index", "prompt_features", "evidence",
 ]  # fmt: skip
 
 
@@ -36,9 +36,10 @@ class Need:
     """One signal that a stage wants beside its features. The engine captures just what is asked for.
 
     kind: ``last_row``, ``text_rows`` -> ``Signals.attention_rows``; ``encoder_keys`` -> ``keys``; ``llm_input`` ->
-        ``input_features`` and ``input_text``; ``key_norms``, ``normed_features``, ``sequence_index`` and
-        ``question_features`` also fill ``text_key_norms``, ``normed_text``, ``text_index`` and ``question_index``. All
-        others are named as the field of ``Signals`` that they fill, where what they are is told.
+        ``input_features`` and ``input_text``; ``key_norms``, ``normed_features``, ``sequence_index``,
+        ``prompt_features`` and ``question_features`` also fill ``text_key_norms``, ``normed_text``, ``text_index``,
+        ``prompt_index`` and ``question_index``. All others are named as the field of ``Signals`` that they fill, where
+        what they are is told.
     layer: for vision signals ``"feature"`` (the layer whose output becomes the visual features; CLIP layer 22 of 24 in
         LLaVA-1.5), ``"last"`` or ``"object"`` (a middle one, whose attention follows objects: the 9th of CLIP's 24, the
         16th of 32 of Qwen, as HiPrune has it) or ``"shallow"`` (a quarter of the way, as VScan has it); for attention
@@ -83,6 +84,7 @@ PREVIOUS_FEATURES = Need("previous_features")
 KEY_NORMS = Need("key_norms", "previous")
 NORMED_FEATURES = Need("normed_features")
 SEQUENCE_INDEX = Need("sequence_index")
+PROMPT_FEATURES = Need("prompt_features")
 EVIDENCE = Need("evidence")
 
 
@@ -129,6 +131,9 @@ class Signals:
         normed_text: ``(M, D)``, of the text.
         sequence_index: ``(N,)`` int64, where each row stands in the prompt at this stage, padding not counted.
         text_index: ``(M,)`` int64, of the text.
+        prompt_features: ``(T, D)``, embeddings at the stage's site of every token of the prompt that is not visual, in
+            front of the image, between images and behind it, template and all.
+        prompt_index: ``(T,)`` int64, where each of them stands, counted as ``sequence_index``.
         evidence: ``(N,)``, share of each patch that the boxes around the evidence for the right answer cover, 0 to 1,
             0 for rows that are no patch. No property of the image: for controls that know the answer.
         candidates: ``(N,)`` bool, False for rows that are no image patch (newline, video [CLS]), of which the vision
@@ -169,6 +174,8 @@ class Signals:
     normed_text: Tensor | None = None
     sequence_index: Tensor | None = None
     text_index: Tensor | None = None
+    prompt_features: Tensor | None = None
+    prompt_index: Tensor | None = None
     evidence: Tensor | None = None
     candidates: Tensor | None = None
     view: Tensor | None = None

@@ -33,7 +33,7 @@ ORACLE_LABEL = "Evidence oracle"
 MAX_NEW_TOKENS = 4
 """Right answers have at most two words and an end; what has not ended by now is wrong."""
 
-_READS_THE_TEXT = {"text_features", "question_features", "llm_input", "clip_relevance"}
+_READS_THE_TEXT = {"text_features", "question_features", "llm_input", "clip_relevance", "prompt_features"}
 
 
 @dataclass(frozen=True)

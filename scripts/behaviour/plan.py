@@ -34,6 +34,8 @@ NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("pdrop", "ratio_1"): {"ratios": "own"},
     ("pdrop", "ratio_2"): {"ratios": "own"},
     ("pdrop", "ratio_3"): {"ratios": "own"},
+    ("cdpruner", "relevance_weight"): {"kernel": "openvino"},
+    ("holitom", "inside_ratio"): {"inside": "merge"},
 }
 """What else must be set for a parameter to mean anything."""
 PAIRS: dict[str, list[dict[str, Any]]] = {

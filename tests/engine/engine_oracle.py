@@ -131,6 +131,11 @@ def _signals(lm, stage, state, columns, features, where, n_prompt):
         elif need.kind == "sequence_index":
             index = state["key"].cumsum(0) - 1
             found.update(sequence_index=index[columns], text_index=index[question])
+        elif need.kind == "prompt_features":
+            around = state["key"].clone()
+            around[columns] = False
+            around[n_prompt:] = False
+            found.update(prompt_features=state["hidden"][around], prompt_index=(state["key"].cumsum(0) - 1)[around])
         elif need.kind == "previous_features":
             found["previous_features"] = state["inputs"][stage.site - 1][columns]
         elif need.kind in ("last_row", "text_rows", "head_rows", "key_norms"):

@@ -103,6 +103,10 @@ def _looked(stage, tokens, visual, told):
             places = {id(token): place for place, token in enumerate(tokens)}
             found["sequence_index"] = torch.tensor([places[id(token)] for token in visual])
             found["text_index"] = torch.tensor([places[id(token)] for token in question])
+        elif need.kind == "prompt_features":
+            around = [(place, token) for place, token in enumerate(tokens) if token.index is None]
+            found["prompt_features"] = torch.stack([token.hidden for _, token in around])
+            found["prompt_index"] = torch.tensor([place for place, _ in around])
         elif need.kind == "previous_features":
             found["previous_features"] = torch.stack([told["inputs"][id(token)] for token in visual])
         elif need.kind == "rotary_similarity":

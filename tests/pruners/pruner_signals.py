@@ -68,6 +68,7 @@ SIGNALS_OF = {
     "key_norms": ("key_norms", "text_key_norms"),
     "normed_features": ("normed_features", "normed_text"),
     "sequence_index": ("sequence_index", "text_index"),
+    "prompt_features": ("prompt_features", "prompt_index"),
     "evidence": ("evidence",),
 }
 """The fields of ``Signals`` that each kind of need fills."""
@@ -231,6 +232,8 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         normed_text=torch.randn(text, width, generator=g),
         sequence_index=torch.arange(n) + 35,
         text_index=torch.arange(text) + 35 + n,
+        prompt_features=torch.cat([text_features.flip(1) + 0.5, text_features]),
+        prompt_index=torch.cat([torch.arange(text) + 35 - text, torch.arange(text) + 35 + n]),
         object_attention=probabilities(),
         deep_attention=probabilities(),
         encoder_features=tokens(width),

@@ -210,8 +210,14 @@ BEFORE_THE_LLM = [
     # Of 196 tokens per frame 49, 39, 29, 19 stay (25, 19.9, 14.8, 9.7 per cent); vLLM's rate 0.75 is 25 per cent.
     *before_llm("fastvid", "projector", ONEVISION, 1568, 1248, 928, 608),
     *before_llm("holitom", "projector", ONEVISION, 1568),
+    # A_in = (18 * 1568 + 10 * 784) / 28, A_log = (17 * 1568 + 11 * 784) / 28.
+    Published("holitom", ONEVISION, 1568, [("projector", 1568), (18, 784)], (784, 1288.0, 1260.0), {"inside": "merge"}),
+    # 1.25 B, then 0.3 of these: (20 * 1960 + 8 * 588) / 28 is B.
+    Published("flashvid", ONEVISION, 1568, [("projector", 1960), (20, 588)], (588, 1568.0, 1519.0)),
     *before_llm("vidcom2", "projector", ONEVISION, 1568),
     *before_llm("evs", "projector", ONEVISION, 1568),
+    # A window of four frames keeps 1 + 3 (1 - k) of them: 47.5 per cent for k = 0.7.
+    *before_llm("dycoke", "projector", ONEVISION, 2979),
     *before_llm("cdpruner", "projector", LLAVA_7B, 192, 128, 64),
     *before_llm("cdpruner", "projector", NEXT_7B, 640, 320, 160),
     *before_llm("vispruner", "encoder", LLAVA_7B, 192, 128, 64),

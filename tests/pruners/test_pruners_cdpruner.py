@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from pruner_signals import MERGED, SQUARE
 
-from tokviz.errors import Unsupported
+from tokviz.errors import BadInput, Unsupported
 from tokviz.pruners import get
 from tokviz.pruners.cdpruner import largest_volume, scaled, select
 from tokviz.pruners.ops import unit_rows
@@ -204,3 +205,84 @@ def test_zero_tokens_come_last():
     found = largest_volume(unit_rows(x), torch.ones(7), 5)
     assert set(found.picks.tolist()[:2]) == {3, 5}
     assert found.picks.tolist()[2:] == [0, 1, 2]  # nothing adds volume any more: by weight, then by index
+
+
+# ------------------------------------------------------------------------------------------------- as OpenVINO does
+
+
+def deployed(x, text, keep, weight=0.5, info=SQUARE, **more):
+    given = params(kernel="openvino", relevance_weight=weight)
+    (stage,) = get("cdpruner").schedule(Budget(keep), info, given).stages
+    places = torch.arange(len(x)) + 10
+    more = {"sequence_index": places, "prompt_index": torch.arange(len(text)), **more}
+    return stage.select(Signals(x, prompt_features=text, **more), keep, given, generator())
+
+
+def test_each_half_has_its_own_dpp_on_paper():
+    # Halves of four and five tokens. Text points north. Relevance of the first half: 0, sqrt(3)/2, 1, 0; its kernel's
+    # diagonal (1 + r^2) / 2: 0.5, 0.875, 1, 0.5. North first; east then still adds 0.5, 60 degrees
+    # 0.875 - (cos 30 * (1 + 0.866) / 2)^2 = 0.222.
+    x = torch.cat([FOUR, FOUR, torch.tensor([[0.0, -1]])])
+    found = deployed(x, torch.tensor([[0.0, 3]]), 4)
+    assert picks_of(found)[:2] == [2, 0]
+    # In the second half south is as far from the text as can be: relevance 0; east 0.5, 60 degrees 0.933, north 1.
+    # North first again: 1. South is minus north: 0.5 - ((1 + 0) / 2)^2 = 0.25; east 0.5 - 0 = (1 + 0.25) / 2 = 0.625.
+    assert picks_of(found)[2:] == [6, 4]
+    shown = {token_map.name: token_map.values.tolist() for token_map in found.diagnostics.maps}
+    assert shown["half"] == [0] * 4 + [1] * 5
+    assert shown["relevance"] == pytest.approx([0, 0.75**0.5, 1, 0, 0.5, 0.5 + 0.75**0.5 / 2, 1, 0.5, 0], abs=1e-5)
+    assert found.diagnostics.score.values[[2, 0, 6, 4]].tolist() == pytest.approx([1, 0.5, 1, 0.625], abs=1e-5)
+    assert found.diagnostics.facts["relevance"] == "prompt"
+
+
+def test_the_second_half_keeps_one_more():
+    x = torch.randn(9, 6, generator=generator(3))
+    for keep, halves in ((1, (0, 1)), (2, (1, 1)), (5, (2, 3)), (8, (4, 4))):
+        kept = deployed(x, torch.ones(1, 6), keep).kept.tolist()
+        assert (sum(token < 4 for token in kept), sum(token >= 4 for token in kept)) == halves
+    view = torch.tensor([0] * 4 + [1] * 5)
+    kept = deployed(x, torch.ones(1, 6), 5, view=view).kept.tolist()  # 3 of view 0, 2 of view 1
+    assert [sum(low <= token < low + 2 for token in kept) for low in (0, 2, 4)] == [1, 2, 1]
+
+
+def test_what_begins_and_ends_an_image_is_no_text_where_there_is_such_a_thing():
+    # North at places 3 and 14; long and east at 4 and 13, beside the image at 5 to 12.
+    x, text = FOUR.repeat(2, 1), torch.tensor([[0.0, 1], [5, 0], [5, 0], [0, 1]])
+    told = {"sequence_index": torch.arange(8) + 5, "prompt_index": torch.tensor([3, 4, 13, 14])}
+    assert deployed(x, text, 2, info=MERGED, **told).kept.tolist() == [2, 6]
+    assert deployed(x, text, 2, **told).kept.tolist() == [0, 4]
+
+
+def test_openvino_without_text_is_diversity_alone():
+    found = deployed(FOUR.repeat(2, 1), torch.zeros(0, 2), 4)
+    assert picks_of(found) == [0, 2, 4, 6]
+    assert found.diagnostics.maps[0].values.tolist() == [0] * 8
+
+
+def test_openvino_has_no_relevance_by_clip():
+    with pytest.raises(BadInput, match="choose relevance llm or kernel paper"):
+        get("cdpruner").schedule(Budget(9), PlanningInfo(144, 8, has_text_tower=True),
+                                 params(kernel="openvino", relevance="clip"))  # fmt: skip
+
+
+def test_halves_against_determinants():
+    for seed in range(60):
+        g = generator(seed)
+        n, width, weight = 8 + seed % 9, 6 + seed % 8, (0.0, 0.5, 0.8, 1.0)[seed % 4]
+        x, text = torch.randn(n, width, generator=g), torch.randn(1 + seed % 5, width, generator=g)
+        keep = 2 + seed % (n - 3)
+        found = deployed(x, text, keep, weight)
+        picks, gains = picks_of(found), found.diagnostics.score.values
+        assert len(picks) == keep
+        mean = text.double().mean(0)
+        for rows, share in ((range(n // 2), keep // 2), (range(n // 2, n), keep - keep // 2)):
+            part = [pick for pick in picks if pick in rows]
+            assert len(part) == share
+            r = torch.cosine_similarity(x[list(rows)].double(), mean[None])
+            r = ((r - r.min()) / (r.max() - r.min())).numpy()
+            plain = kernel(x[list(rows)].double().numpy(), np.ones(len(rows)))
+            L = plain * (1 - weight + weight * r[:, None] * r)
+            independent = min(share, np.linalg.matrix_rank(L, tol=1e-4))
+            numbered = [pick - rows[0] for pick in part][:independent]
+            if weight < 1:  # the least relevant token is worth nothing there
+                assert_greedy(L, numbered, gains[part[:independent]].tolist())

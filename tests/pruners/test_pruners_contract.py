@@ -108,6 +108,7 @@ def depth(site):
 KEEP_POSITIONS = {
     "evs": "the place of a token in the video is what the paper keeps",
     "fastvid": "anchors stay where they are, in the paper and in the code",
+    "dart": "on embeddings too, as the engine that does so gathers rows of its rotary table",
 }
 """Methods that keep positions although they prune before the LLM, and why."""
 
@@ -205,7 +206,17 @@ def test_stages_without_a_count_decide_at_run_time():
         for _, _, stage in stages_of(pruner, pruner.complete(given))
         if stage.keep is None
     }
-    assert uncounted <= {"todre", "globalcom2", "prumerge", "prumerge_plus", "sparsevlm", "vidcom2", "holitom"}
+    assert uncounted <= {
+        "todre",
+        "globalcom2",
+        "prumerge",
+        "prumerge_plus",
+        "sparsevlm",
+        "vidcom2",
+        "holitom",
+        "dycoke",
+        "flashvid",
+    }
     assert "todre" in uncounted
 
 

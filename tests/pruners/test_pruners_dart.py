@@ -7,8 +7,16 @@ import torch
 
 from tokviz.errors import BadInput
 from tokviz.pruners import get
-from tokviz.pruners.dart import least_duplicated, released_order, select
-from tokviz.types import KEY_NORMS, NORMED_FEATURES, Budget, PlanningInfo, Signals
+from tokviz.pruners.dart import least_duplicated, proportional_shares, released_order, select
+from tokviz.types import (
+    KEY_NORMS,
+    NORMED_FEATURES,
+    PROMPT_FEATURES,
+    SEQUENCE_INDEX,
+    Budget,
+    PlanningInfo,
+    Signals,
+)
 
 NAN = math.nan
 LLAVA_7B = PlanningInfo(n_visual=576, n_layers=32)
@@ -231,3 +239,87 @@ def test_against_brute_force(kind):
         assert selection.kept.tolist() == sorted(rows[i] for i in kept)
         assert set(picks_of(selection)[: min(4, keep)]) == {rows[i] for i in kept[:4]}
     assert compared > 30
+
+
+# ------------------------------------------------------------------------------------------------- on embeddings
+
+
+def embedded(features, text, keep, index=None, text_index=None, **given):
+    given = params(at="embeddings", **given)
+    index = torch.arange(len(features)) + len(text) if index is None else torch.as_tensor(index)
+    text_index = torch.arange(len(text)) if text_index is None else torch.as_tensor(text_index)
+    (stage,) = get("dart").schedule(Budget(keep), LLAVA_7B, given).stages
+    found = Signals(features, sequence_index=index, prompt_features=text, prompt_index=text_index)
+    return stage.select(found, keep, given, generator())
+
+
+def test_the_stage_on_embeddings():
+    (stage,) = plan(64, at="embeddings")
+    assert (stage.site, stage.keep, stage.positions) == ("projector", 64, "keep")
+    assert stage.needs == (SEQUENCE_INDEX, PROMPT_FEATURES)
+    assert plan(64, at="embeddings", info=PlanningInfo(576, 1))[0].site == "projector"
+    assert plan(128, at="embeddings", count="official")[0].keep == 132
+
+
+def test_embeddings_choose_pivots_by_their_own_length_on_paper():
+    # Lengths by magnitudes. Visual pivot: token 0, at 0 degrees, 9 long. Text pivot: the longer one, at 270 degrees and
+    # in front of the image. Two for token 0: 170 and 200 degrees; one for the text: 100.
+    features = SIX * torch.tensor([9.0, 1, 7, 2, 3, 4])[:, None]
+    text = TEXT * torch.tensor([5.0, 6])[:, None]
+    found = embedded(features, text, 4, index=range(2, 8), text_index=[8, 0], visual_pivots=1, text_pivots=1)
+    assert picks_of(found) == [0, 2, 4, 3]
+    shown = found.diagnostics
+    assert shown.facts == {"visual_pivots": [0], "text_pivots": [0], "spans": [6], "non_finite": 0}
+    assert shown.text.values.tolist() == [5] and shown.text.chosen.tolist() == [False]  # what stands behind the image
+    assert values(found, "norm") == pytest.approx(features.abs().sum(1).tolist())
+
+
+def test_every_span_has_its_share_and_pivots_of_its_own():
+    # Spans of two and four tokens, a token of text between them: of three kept, one and two.
+    index = [1, 2, 4, 5, 6, 7]
+    found = embedded(SIX, TEXT, 3, index=index, text_index=[0, 3], visual_pivots=1, text_pivots=1)
+    assert found.diagnostics.facts["spans"] == [2, 4]
+    # 0 degrees is 1 long and 10 degrees 1.16: the first span keeps its pivot 1. In the second 200 is the longest, 1.28
+    # (170 and 260 are 1.16, 100 the same), and takes none, as 2 kept are the pivot and one of it: 260 is 60 away, 100
+    # is 100 away, 170 is 30.
+    assert found.kept.tolist() == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "keep", "shares"),
+    [
+        ([2, 4], 3, [1, 2]),
+        ([10, 10, 10], 10, [4, 3, 3]),
+        ([1, 99], 10, [1, 9]),
+        ([1, 1, 8], 1, [0, 0, 1]),
+        ([5, 0, 5], 4, [2, 0, 2]),
+        ([3, 3], 6, [3, 3]),
+    ],
+)
+def test_shares_of_spans(sizes, keep, shares):
+    assert proportional_shares(sizes, keep) == shares
+
+
+def test_embeddings_against_brute_force():
+    compared = 0
+    for seed in range(80):
+        g = generator(seed)
+        n, width, m = 6 + seed % 40, 3 + seed % 6, 1 + seed % 6
+        x, text = torch.randn(n, width, generator=g), torch.randn(m, width, generator=g)
+        first = n // 3 if seed % 2 else n
+        index = [*range(m, m + first), *range(m + first + 1, m + n + 1)]
+        keep = 2 + seed % (n - 2)
+        found = embedded(x, text, keep, index=index)
+        sizes = [size for size in (first, n - first) if size]
+        expected, margin, start = [], 1.0, 0
+        for size, share in zip(sizes, proportional_shares(sizes, keep), strict=True):
+            norms, words = x[start : start + size].abs().sum(1).tolist(), text.abs().sum(1).tolist()
+            kept, gap = slow(x[start : start + size], norms, text, words, share)
+            margin = min([margin, gap, *(abs(a - b) for a in norms for b in norms if a != b)])
+            expected += [start + token for token in kept]
+            start += size
+        assert len(found.kept) == keep
+        if margin > 1e-6:
+            compared += 1
+            assert found.kept.tolist() == sorted(expected), seed
+    assert compared > 60

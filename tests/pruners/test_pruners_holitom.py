@@ -7,9 +7,10 @@ import pytest
 import torch
 from films import FILM, QWEN, generator
 
+from tokviz.errors import BadInput
 from tokviz.pruners import get
-from tokviz.pruners.holitom import best_windows, counts_of, still_cells
-from tokviz.types import CLS_ATTENTION, RECEIVED_ATTENTION, Budget, PlanningInfo, Signals
+from tokviz.pruners.holitom import best_windows, counts_of, halving_weights, select_inside, still_cells
+from tokviz.types import CLS_ATTENTION, LAST_ROW, RECEIVED_ATTENTION, Budget, PlanningInfo, Signals
 
 
 def params(**given):
@@ -222,3 +223,78 @@ def test_against_brute_force():
         assert found.kept.tolist() == sorted(expected), seed
         assert torch.allclose(found.features, torch.stack([expected[i].float() for i in sorted(expected)]), atol=1e-5)
     assert compared > 25 and merged > 20
+
+
+# ------------------------------------------------------------------------------------------------- inside the LLM
+
+
+def inside(features, attention, keep):
+    return select_inside(Signals(features, attention_rows=attention[None]), keep, params(inside="merge"), generator())
+
+
+def test_each_token_halves_what_it_is_merged_into_on_paper():
+    # Tokens 1 (east) and 4 (north) are attended to most. 0 and 3 go east, 2 and 5 north, each in its turn.
+    features = torch.tensor([[8.0, 0], [16, 0], [0, 4], [4, 1], [0, 8], [1, 2]])
+    found = inside(features, torch.tensor([0.1, 0.3, 0.05, 0.1, 0.4, 0.05]), 2)
+    assert found.kept.tolist() == [1, 4] and found.assignment.tolist() == [1, 1, 4, 1, 4, 4]
+    # East: (16 + 8) / 2 = 12, then (12 + 4) / 2 and (0 + 1) / 2. North: (8 + 4) / 2 = 6, then (0 + 1) / 2, (6 + 2) / 2.
+    assert found.features.tolist() == [[8, 0.5], [0.5, 4]]
+    weight, sizes = (token_map.values.tolist() for token_map in found.diagnostics.maps)
+    assert weight == [0.25, 0.25, 0.25, 0.5, 0.25, 0.5] and sizes == [0, 3, 0, 0, 3, 0]
+    assert found.diagnostics.facts == {"merged": 4, "largest_group": 3, "non_finite": 0}
+
+
+def test_of_equally_similar_targets_the_one_with_more_attention_takes_it():
+    features = torch.tensor([[1.0, 0], [3, 0], [2, 0]])
+    found = inside(features, torch.tensor([0.2, 0.7, 0.1]), 2)
+    assert found.assignment.tolist() == [0, 1, 1] and found.features.tolist() == [[1, 0], [2.5, 0]]
+
+
+def test_weights_of_halving_add_up_to_one():
+    weights, own = halving_weights(torch.tensor([2, 0, 2, 2]), 4)
+    assert weights.tolist() == [0.125, 0.5, 0.25, 0.5] and own.tolist() == [0.5, 1, 0.125, 1]
+
+
+def test_halving_against_the_loop():
+    for seed in range(40):
+        g = generator(seed)
+        n, width = 5 + seed % 30, 2 + seed % 6
+        x, attention = torch.randn(n, width, generator=g), torch.rand(n, generator=g)
+        keep = 1 + seed % (n - 1)
+        found = inside(x, attention, keep)
+        best = sorted(range(n), key=lambda i: (-float(attention[i]), i))[:keep]
+        held, unit = x.double().clone(), torch.nn.functional.normalize(x.double(), dim=1)
+        for token in range(n):
+            if token not in best:
+                target = max(best, key=lambda i: float(unit[token] @ unit[i]))
+                held[target] = (held[target] + held[token]) / 2
+                assert found.assignment[token] == target
+        assert found.kept.tolist() == sorted(best)
+        assert torch.allclose(found.features.double(), held[sorted(best)], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "counted_as", "site", "counts"),
+    [
+        (28, "published", 18, (200, 100)),
+        (28, "final", 18, (400, 200)),
+        (28, "average", 18, (243, 123)),  # (18 * 243 + 10 * 123) / 28 = 200.1
+        (32, "published", 21, (200, 100)),
+        (6, "published", 3, (200, 100)),
+    ],
+)
+def test_the_stage_inside_the_llm(layers, counted_as, site, counts):
+    info = PlanningInfo(8 * 144, layers, "llava_next_video", n_views=8, has_frames=True)
+    first, second = get("holitom").schedule(Budget(200, counted_as), info, params(inside="merge")).stages
+    assert (first.site, second.site, second.needs, second.positions) == ("projector", site, (LAST_ROW,), "keep")
+    assert (first.keep, second.keep) == counts
+    rounded = get("holitom").schedule(Budget(200), info, params(inside="merge", count="official")).stages
+    assert [part.keep for part in rounded] == [None, None]
+    signals = Signals(torch.randn(9, 4, generator=generator()), attention_rows=torch.rand(1, 9, generator=generator(1)))
+    assert len(rounded[1].select(signals, None, params(), generator()).kept) == 4  # round(4.5) is 4
+
+
+def test_inside_a_model_of_one_layer_nothing_can_be_merged():
+    info = PlanningInfo(8 * 144, 1, "llava_next_video", n_views=8, has_frames=True)
+    with pytest.raises(BadInput, match="this model has only one"):
+        get("holitom").schedule(Budget(200), info, params(inside="merge"))

@@ -19,6 +19,7 @@ from tokviz.names import VideoFacts
 from tokviz.runs.compare import compare_events
 from tokviz.runs.inputs import _sampled, untrained
 from tokviz.runs.metrics import evidence_recall, evidence_tokens
+from tokviz.viz.tables import notes
 
 QUESTION = "what is it ?"
 SIZE = (64, 48)
@@ -257,3 +258,20 @@ def test_a_model_trained_with_videos_only_says_so_of_images():
         "tokviz-tiny-video was trained with videos only: its answers about an image mean little."
     ]
     assert untrained(model["tokviz-tiny-video"], video) == untrained(model["a folder"], image) == []
+
+
+def test_a_run_says_how_serving_stacks_do_the_same(film, clip):
+    methods = ["evs", "vidcom2", ("dart", {"at": "embeddings"}), "cdpruner", "divprune"]
+    runs = ask(film, clip, methods=methods, budget=12, frames=3)
+    told = {run.method: [flag.stack for flag in run.serving] for run in runs}
+    assert told == {
+        "full": [], "evs": ["vLLM", "SGLang", "TensorRT-LLM"], "vidcom2": ["vLLM"], "dart": ["TensorRT-Edge-LLM"],
+        "cdpruner": ["OpenVINO GenAI"], "divprune": [],
+    }  # fmt: skip
+    n = runs.grid.n_tokens
+    rate = float(runs["vidcom2"].serving[0].command.split("--video-pruning-rate ")[1].split()[0])
+    assert max(3, int(n * (1 - rate))) == 12 == len(runs["vidcom2"].kept)
+    assert Comparison.from_json(runs.to_json())["evs"].serving == runs["evs"].serving
+    (line,) = [line for line in notes(runs) if line.startswith("VidCom2 as deployed")]
+    assert runs["vidcom2"].serving[0].command in line and "read in: " in line
+    assert ask(film, clip, methods=["vidcom2"], budget=n, frames=3)["vidcom2"].serving == []

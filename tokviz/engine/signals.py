@@ -35,6 +35,7 @@ TEXT_KINDS = (
     "normed_features",
     "rotary_similarity",
     "sequence_index",
+    "prompt_features",
     *LLM_LAYER_KINDS,
 )
 """Look at the tokens behind the last visual token, guessed ones included."""
@@ -194,6 +195,11 @@ class SignalReader:
             case "sequence_index":
                 index = rows.real[row].cumsum(0) - 1
                 return {"sequence_index": index[rows.columns(row)], "text_index": index[rows.question[row]]}
+            case "prompt_features":
+                around = rows.real[row] & ~rows.visual[row]
+                around = around if rows.added is None else around & ~rows.added[row]
+                index = rows.real[row].cumsum(0) - 1
+                return {"prompt_features": hidden[row, around.to(hidden.device)], "prompt_index": index[around]}
             case "evidence":
                 return {"evidence": self._evidence(stage, rows.alive[row], row)}
             case kind if kind in INSIDE_LLM_KINDS:

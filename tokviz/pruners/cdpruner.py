@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
-from ..errors import Unsupported
+from ..errors import BadInput, Unsupported
 from ..names import Params
-from ..records import TokenMap
-from ..types import CLIP_RELEVANCE, QUESTION_FEATURES, Diagnostics, Need, PlanningInfo, Selection, Signals
+from ..records import ServingFlag, TokenMap
+from ..types import (
+    CLIP_RELEVANCE,
+    PROMPT_FEATURES,
+    QUESTION_FEATURES,
+    SEQUENCE_INDEX,
+    Budget,
+    Diagnostics,
+    Need,
+    PlanningInfo,
+    Schedule,
+    Selection,
+    Signals,
+)
 from .diagnostics import lines_per_view
 from .ops import required, spread, take_rows, top_k, unit_rows, usable_rows, whole_groups
 from .pairs import cosine_rows
-from .per_view import all_rows, in_each_view, unrankable, usable
-from .pruner import Paper, Pruner, choice, fixed_count, single_stage
+from .per_view import Usable, all_rows, in_each_view, shared, unrankable, usable
+from .pruner import Paper, Pruner, choice, fixed_count, number, single_stage
+from .serving_flags import Served, openvino_cdpruner
 
 # The official min-max scaling adds this, so that the least relevant token keeps a little weight.
 RELEVANCE_FLOOR = 1e-6
@@ -37,8 +52,10 @@ class Volume:
     variance: Tensor
 
 
-def largest_volume(unit: Tensor, weights: Tensor, count: int) -> Volume:
+def largest_volume(unit: Tensor, weights: Tensor, count: int, blend: float | None = None) -> Volume:
     """Fast greedy MAP of the DPP with kernel ``w_i cos(i, j) w_j``: always the row that adds most to its determinant.
+
+    blend: with kernel ``cos(i, j) (1 - blend + blend w_i w_j)`` instead, as OpenVINO GenAI has it.
 
     One Cholesky row per pick, ``count * n`` numbers in all. Once no row adds anything (the rank is exhausted, or only
     zero rows are left), the rows with the largest weights follow. Ties go to the lowest index; no row comes twice; no
@@ -48,9 +65,15 @@ def largest_volume(unit: Tensor, weights: Tensor, count: int) -> Volume:
     are worth 0 instead of the square root of a rounding error, which officially turns into NaN and repeats a token.
     """
     weights, n = weights.float(), len(unit)
-    kernel_row = cosine_rows(unit, count, lambda cosines, rows: cosines.mul_(weights).mul_(weights[rows].unsqueeze(1)))
+    if blend is None:
+        own = weights.square()
+        finish = lambda cosines, rows: cosines.mul_(weights).mul_(weights[rows].unsqueeze(1))  # noqa: E731
+    else:
+        own = 1 - blend + blend * weights.square()
+        finish = lambda cosines, rows: cosines.mul_(1 - blend + blend * weights * weights[rows].unsqueeze(1))  # noqa: E731
+    kernel_row = cosine_rows(unit, count, finish)
     # A token's cosine with itself is 1 and not 1 plus a rounding error, by which equals would be ranked.
-    own = weights.square() if bool(unit[:, 0].all()) else torch.where(unit.any(dim=1), weights.square(), 0.0)
+    own = own if bool(unit[:, 0].all()) else torch.where(unit.any(dim=1), own, 0.0)
     variance, spanned_below = own.clone(), SPANNED * own
     floor = torch.zeros_like(own)  # what a spanned row is worth, and -1 for one that was picked
     factors = torch.zeros(count, n + -n % 16, device=unit.device)  # as in ``whole_groups``: equal tokens stay equal
@@ -133,39 +156,106 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
     volumes = in_each_view(signals, rows, keep, reduce)
 
     def diagnose() -> Diagnostics:
-        variance = torch.full((n,), torch.nan, device=rows.device)
-        for view, volume in volumes:
-            variance[view] = volume.variance
-        name, high = "Volume added when picked", "high is kept first; dropped tokens show what they would still add"
         relevant = spread(weights, rows, n, torch.nan)
-        gains = [(view, volume.gains.log()) for view, volume in volumes]
-        independent = sum(len(gain) for _, gain in gains)
-        no_question = "There is no question token to compare with, so that all tokens count as equally relevant."
-        return found.explained(
-            TokenMap("conditional_variance", name, variance, "factor of the determinant", high, "log"),
-            maps=(TokenMap("relevance", _RELEVANCE_LABELS[source], relevant, direction="high weighs more"),),
-            charts=lines_per_view("gain_{}", "Log-determinant gained by each pick", gains, "pick", "ln of the gain"),
-            facts={
-                "relevance": source,
-                "independent_picks": independent,
-                "filled_by_relevance": len(picks) - independent,
-                "log_determinant": sum(float(gain.sum()) for _, gain in gains),
-            },
-            warnings=(no_question,) if source == "constant" else (),
-        )
+        return _explained(found, n, volumes, relevant, source, len(picks), ())
 
     picks = torch.cat([view[volume.picks] for view, volume in volumes])
     return found.picked(picks, keep, n, diagnose)
 
 
+def _explained(
+    found: Usable, n: int, volumes: Sequence[tuple[Tensor, Volume]], relevant: Tensor, source: str, count: int,
+    maps: tuple[TokenMap, ...],
+) -> Diagnostics:  # fmt: skip
+    """Volumes and relevance as maps; what every pick gained. Shape: relevant ``(n,)``, count of picks."""
+    variance = torch.full((n,), torch.nan, device=relevant.device)
+    for view, volume in volumes:
+        variance[view] = volume.variance
+    name, high = "Volume added when picked", "high is kept first; dropped tokens show what they would still add"
+    gains = [(view, volume.gains.log()) for view, volume in volumes]
+    independent = sum(len(gain) for _, gain in gains)
+    no_question = "There is no question token to compare with, so that all tokens count as equally relevant."
+    return found.explained(
+        TokenMap("conditional_variance", name, variance, "factor of the determinant", high, "log"),
+        maps=(TokenMap("relevance", _RELEVANCE_LABELS[source], relevant, direction="high weighs more"), *maps),
+        charts=lines_per_view("gain_{}", "Log-determinant gained by each pick", gains, "pick", "ln of the gain"),
+        facts={
+            "relevance": source,
+            "independent_picks": independent,
+            "filled_by_relevance": count - independent,
+            "log_determinant": sum(float(gain.sum()) for _, gain in gains),
+        },
+        warnings=(no_question,) if source == "constant" else (),
+    )
+
+
+def select_deployed(
+    signals: Signals, keep: int, params: Params, generator: Generator, markers: bool = False
+) -> Selection:
+    """The DPP in two halves of each view by itself, half of its share each, with a kernel that blends in relevance.
+
+    Of an odd share the second half keeps one more. Relevance: cosine with the mean embedding of all text of the prompt,
+    scaled to 0..1 in each half. markers: the token before and the one behind an image begin and end it, and are no
+    text.
+    Shape: signals.features ``(N, D)``, sequence_index ``(N,)``, prompt_features ``(T, D)``, prompt_index ``(T,)`` ->
+    kept ``(min(keep, patches),)``.
+    Source: OpenVINO GenAI 2026.3, ``cdpruner/cdpruner.cpp``, ``conditional_kernel.cpp``, ``fast_dpp.cpp``.
+    """
+    n, found = len(signals.features), usable(signals)
+    rows = found.rows
+    if len(rows) == 0:
+        return unrankable(keep, found.pool)
+    text = required(signals.prompt_features, "prompt_features")
+    if markers:
+        index = required(signals.sequence_index, "sequence_index")
+        beside = torch.cat([index - 1, index + 1])
+        text = text[~torch.isin(required(signals.prompt_index, "prompt_index"), beside)]
+    halves = [
+        half
+        for view, share in shared(signals, rows, keep)
+        for half in ((view[: len(view) // 2], share // 2), (view[len(view) // 2 :], share - share // 2))
+        if half[1]
+    ]
+    weights, volumes = torch.full((n,), torch.nan, device=rows.device), []
+    for half, share in halves:
+        unit = unit_rows(take_rows(signals.features, half))
+        relevance = question_relevance(text, unit)
+        weights[half] = blended = (
+            torch.zeros(len(half), device=rows.device) if relevance is None else spanned(relevance)
+        )
+        volumes.append((half, largest_volume(unit, blended, share, params["relevance_weight"])))
+    picks = torch.cat([half[volume.picks] for half, volume in volumes])
+
+    def diagnose() -> Diagnostics:
+        halved = torch.full((n,), torch.nan, device=rows.device)
+        for place, (half, _) in enumerate(halves):
+            halved[half] = float(place)
+        shown = TokenMap("half", "Half that the token competes in", halved, direction="number in the order of tokens")
+        own = _explained(found, n, volumes, weights, "prompt", len(picks), (shown,))
+        first = {int(view[0]) for view, _ in shared(signals, rows, keep)}
+        drawn = [int(half[0]) for half, volume in volumes if len(volume.gains)]
+        names = ["first half" if row in first else "second half" for row in drawn]
+        charts = [replace(chart, label=f"{chart.label}, {name}") for chart, name in zip(own.charts, names, strict=True)]
+        return replace(own, charts=tuple(charts))
+
+    return found.picked(picks, keep, n, diagnose)
+
+
+def spanned(relevance: Tensor) -> Tensor:
+    """Relevance from 0 to 1, all 0 when it is constant. Shape: ``(n,)``, n >= 1."""
+    low, high = relevance.float().aminmax()
+    return (relevance - low) / (high - low + RELEVANCE_FLOOR)
+
+
 _RELEVANCE_LABELS = {
+    "prompt": "Relevance: cosine of token and mean embedding of the prompt's text, scaled in each half",
     "clip": "Relevance: minus the cosine of patch and question in CLIP's space, scaled",
     "llm": "Relevance (variant): cosine of token and mean question embedding, scaled",
     "constant": "Relevance (no question: all equal)",
 }
 
 
-def needs(info: PlanningInfo, params: Params) -> tuple[Need]:
+def needs(info: PlanningInfo, params: Params) -> tuple[Need, ...]:
     """What makes the relevance. Raises Unsupported for ``clip`` without CLIP's text tower."""
     if params["relevance"] == "llm":
         return (QUESTION_FEATURES,)
@@ -175,6 +265,31 @@ def needs(info: PlanningInfo, params: Params) -> tuple[Need]:
             "and this model comes without it. Choose relevance llm."
         )
     return (CLIP_RELEVANCE,)
+
+
+_as_published = single_stage(select, needs=needs, title="Largest volume (conditional DPP)")
+
+
+def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
+    """One stage behind the projector. Raises BadInput for CLIP's relevance in OpenVINO's kernel, which has none."""
+    if params["kernel"] == "paper":
+        return _as_published(budget, info, params)
+    if params["relevance"] == "clip":
+        raise BadInput(
+            "OpenVINO's CDPruner takes the relevance in the LLM's space; choose relevance llm or kernel paper."
+        )
+    # Of the models that OpenVINO prunes, all mark where an image begins and ends.
+    chosen = fixed_count(partial(select_deployed, markers=info.merges_patches))
+    title = "Largest volume of two halves"
+    return single_stage(chosen, needs=(SEQUENCE_INDEX, PROMPT_FEATURES), title=title)(budget, info, params)
+
+
+def deployed(served: Served, params: Params) -> tuple[ServingFlag, ...]:
+    """OpenVINO GenAI's settings, and how the run differs from what they do."""
+    if params["kernel"] == "openvino":
+        return openvino_cdpruner(served, params["relevance_weight"], split=True)
+    whole = "its relevance is to the whole prompt: kernel = openvino shows what its default keeps"
+    return openvino_cdpruner(served, 1.0, split=False, note=whole)
 
 
 PRUNER = Pruner(
@@ -188,7 +303,7 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2506.10967",
     ),
-    needs=(QUESTION_FEATURES, CLIP_RELEVANCE),
+    needs=(QUESTION_FEATURES, CLIP_RELEVANCE, SEQUENCE_INDEX, PROMPT_FEATURES),
     params=(
         choice(
             "relevance",
@@ -197,7 +312,21 @@ PRUNER = Pruner(
             "llm: cosine of token and mean question embedding in the LLM's space (a variant that every model can "
             "give). clip: as published, in the space of CLIP, with its text tower.",
         ),
+        choice(
+            "kernel",
+            "Kernel",
+            ("paper", "openvino"),
+            "paper: tokens scaled by relevance, one DPP per image. openvino: as OpenVINO GenAI does, a DPP in each "
+            "half of the image, with a kernel that blends in relevance to the whole prompt.",
+        ),
+        number(
+            "relevance_weight",
+            "Weight of relevance",
+            0.5,
+            "With kernel openvino: 0 is diversity alone, 1 is the paper's kernel. OpenVINO's default: 0.5.",
+        ),
     ),
     does_without=(CLIP_RELEVANCE,),
-    schedule=single_stage(select, needs=needs, title="Largest volume (conditional DPP)"),
+    schedule=schedule,
+    deployed=deployed,
 )

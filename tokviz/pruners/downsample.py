@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..types import Budget, Params, PlanningInfo, Schedule
 from .pruner import Pruner, budget_tokens
+from .serving_flags import smaller_image
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
@@ -22,4 +23,5 @@ PRUNER = Pruner(
     claim="Gives the model a smaller image of as many tokens: no selection at all, and the tower gets cheaper too.",
     encodes_anew=True,
     schedule=schedule,
+    deployed=lambda served, params: smaller_image(served),
 )

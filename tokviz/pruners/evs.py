@@ -10,7 +10,7 @@ from ..types import Budget, Diagnostics, Params, PlanningInfo, Schedule, Selecti
 from .ops import highest, row_blocks, row_lengths, spread, ties_at_threshold, unit_rows
 from .per_view import all_rows, unrankable, usable
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, single_stage
-from .serving_flags import vllm_flags, vllm_total
+from .serving_flags import evs_elsewhere, vllm, vllm_flags, vllm_total
 
 
 def places(signals: Signals, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,4 +160,5 @@ PRUNER = Pruner(
     ),
     schedule=schedule,
     needs_frames=True,
+    deployed=lambda served, params: (*vllm("evs", served, served.frames[0]), *evs_elsewhere(served)),
 )

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
+from ..errors import BadInput
 from ..records import Chart, TokenMap
-from ..types import Budget, Diagnostics, Params, PlanningInfo, Schedule, Selection, Signals, Stage
+from ..types import LAST_ROW, Budget, Diagnostics, Params, PlanningInfo, Schedule, Selection, Signals, Stage
 from .density import density_peaks
 from .diagnostics import group_sizes
 from .evs import changes, places, previous
-from .ops import group_sums, highest, kept_rows, spread, without
-from .per_view import TOWER_ATTENTION, Usable, tower_attention, unrankable, usable
+from .ops import group_sums, highest, kept_rows, nearest_by_cosine, spread, top_k, without
+from .per_view import TOWER_ATTENTION, Usable, all_rows, last_row, tower_attention, unrankable, usable
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, needs_on, number, whole
+from .schedules import carried_layers
 
 
 @dataclass(frozen=True)
@@ -216,17 +219,109 @@ def _explained(
 select = fixed_count(_select)
 
 
+# ---- inside the LLM
+
+
+def halving_weights(group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """What each source, and each target, weighs after ``target = (target + source) / 2`` for its sources in turn.
+
+    Of ``m`` sources the last weighs 1/2, the one before 1/4, the first ``2^-m``, and so does the target.
+    Shape: group ``(s,)`` numbers of targets -> ``(s,)``, ``(n_groups,)`` float32.
+    """
+    counts = torch.bincount(group, minlength=n_groups)
+    by_group = torch.sort(group, stable=True).indices
+    number = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[group[by_group]]
+    behind = torch.empty_like(group).index_copy_(0, by_group, counts[group[by_group]] - number)
+    return torch.pow(0.5, behind.float()), torch.pow(0.5, counts.float())
+
+
+def _select_inside(
+    signals: Signals, keep: int | None, params: Params, generator: Generator, share: float | None = None
+) -> Selection:
+    """Keep what the last prompt token attends to most, and halve every other token into the most similar kept one.
+
+    Others go in their order, each with ``target = (target + token) / 2``, so that of several in one target the last
+    weighs most. Of equally similar targets the one with more attention takes it. Rows that are no patch take part.
+    share: the count as this share of the tokens that there are, rounded half to even.
+    Shape: signals.features ``(N, D)``, attention_rows ``(1, N)`` -> kept and features ``(K, D)``.
+    Source: HoliTom, official ``holitom/modeling_qwen2.py``.
+    """
+    features, score = signals.features, last_row(signals)
+    n = len(features)
+    keep = keep if share is None else max(1, round(n * share))
+    found = usable(signals, score.values, pool=all_rows(features))
+    if keep is None or keep >= n:
+        return Selection(all_rows(features))
+    if keep <= 0 or len(found.rows) == 0:
+        return unrankable(keep, found.pool, score)
+    best = found.rows[top_k(score.values[found.rows], keep)]
+    others = without(found.rows, best, n)
+    group = nearest_by_cosine(features[best], features, others)
+    weights, own = halving_weights(group, len(best))
+    held = group_sums(features, others, group, len(best), weights)[0] + features[best].float() * own.unsqueeze(1)
+    kept = found.kept(best, keep)
+    carrier = spread(kept, kept, n, -1).index_copy_(0, others, best[group])
+    selection = Selection(kept, assignment=carrier, features=kept_rows(features, kept, *_ascending(best, held)))
+
+    def diagnose() -> Diagnostics:
+        weight = spread(weights, others, n, torch.nan).index_copy_(0, best, own)
+        shown = TokenMap(
+            "weight", "Weight in the token that carries it", weight, "share", "later ones weigh more", "log"
+        )
+        facts = {"merged": len(others), "largest_group": int(torch.bincount(group).max()) + 1 if len(group) else 1}
+        return found.explained(score, maps=(shown, group_sizes(selection, n)), facts=facts)
+
+    return selection.with_diagnostics(lambda _: diagnose())
+
+
+select_inside = fixed_count(_select_inside)
+
+
+def inside_layer(n_layers: int) -> int:
+    """18 of 28 layers, elsewhere in proportion. Raises BadInput for a model of one layer."""
+    layers = carried_layers({28: (18,), 32: (21,)}, n_layers)
+    if not layers:
+        raise BadInput("HoliTom reads the attention of one layer and merges before the next; this model has only one.")
+    return layers[0]
+
+
+def plan_counts(budget: Budget, info: PlanningInfo, share: float) -> tuple[int, int]:
+    """How many tokens are left before the LLM, and inside it, where ``share`` of them stay.
+
+    ``published``: the budget is what enters the LLM, as the paper counts. ``final``: what is left at the end.
+    ``average``: both such that the layers process the budget on average. Each at least 1 and at most N.
+    """
+    tokens, n, layer = budget_tokens(budget), info.n_visual, inside_layer(info.n_layers)
+    if budget.counted_as == "published":
+        return min(tokens, n), max(1, round(min(tokens, n) * share))
+    if budget.counted_as == "final":
+        return min(n, max(tokens, round(tokens / share))), tokens
+    first = min(n, max(1, round(tokens * info.n_layers / (layer + (info.n_layers - layer) * share))))
+    behind = info.n_layers - layer
+    return first, min(first, max(1, round((tokens * info.n_layers - first * layer) / behind)))
+
+
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """One stage behind the projector, with the budget or with what rounding leaves of its ratio."""
+    """One stage behind the projector, with the budget or with what rounding leaves of its ratio; another inside the LLM
+    where that is asked for."""
     tokens, title, needs = budget_tokens(budget), "What stands still is merged", needs_on(info, *TOWER_ATTENTION)
+    inside, share = params["inside"] == "merge", 1.0 - params["inside_ratio"]
+    then: tuple[Stage, ...] = ()
+    if inside:
+        tokens, second = plan_counts(budget, info, share)
+        halve = select_inside if params["count"] == "exact" else partial(_select_inside, share=share)
+        count = second if params["count"] == "exact" else None
+        then = (
+            Stage(inside_layer(info.n_layers), count, halve, (LAST_ROW,), "keep", "Halved into what is attended to"),
+        )
     if params["count"] == "exact":
-        return Schedule((Stage("projector", tokens, select, needs, title=title),))
+        return Schedule((Stage("projector", tokens, select, needs, title=title), *then))
     ratio = min(1.0, tokens / info.n_visual)
 
     def as_rounded(signals: Signals, keep: int | None, params: Params, generator: Generator) -> Selection:
         return _select(signals, tokens, params, generator, ratio)
 
-    return Schedule((Stage("projector", None, as_rounded, needs, title=title),))
+    return Schedule((Stage("projector", None, as_rounded, needs, title=title), *then))
 
 
 PRUNER = Pruner(
@@ -240,7 +335,7 @@ PRUNER = Pruner(
         2025,
         "https://arxiv.org/abs/2505.21334",
     ),
-    needs=TOWER_ATTENTION,
+    needs=(*TOWER_ATTENTION, LAST_ROW),
     does_without=TOWER_ATTENTION,
     params=(
         number("threshold", "Threshold of standing still", 0.8, "A cell stands still while its cosine with the frame "
@@ -251,6 +346,11 @@ PRUNER = Pruner(
               minimum=1, maximum=64),
         choice("count", "Token count", ("exact", "official"), "exact: the budget. official: what rounding in every "
                "window and frame leaves."),
+        choice("inside", "Inside the LLM", ("off", "merge"), "off: before the LLM only, \"w/o M\" in the code. merge: "
+               "before layer 18 of 28 what the last prompt token attends to least goes into the most similar of the "
+               "rest."),
+        number("inside_ratio", "Merged inside the LLM", 0.5, "The share of the tokens that is merged there. Official: "
+               "0.5.", minimum=0.05, maximum=0.95),
     ),
     schedule=schedule,
     needs_frames=True,

@@ -7,7 +7,7 @@ page's controls, the API schema, the docs and the contract tests are generated f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ from torch import Generator
 
 from ..errors import BadInput, Unsupported, nearest
 from ..names import UNPRUNED, BudgetMeaning, MethodFamily, PositionPolicy, Site
+from ..records import ServingFlag
 from ..short import passed
 from ..types import (
     RECEIVED_ATTENTION,
@@ -31,6 +32,7 @@ from ..types import (
     Stage,
 )
 from .schedules import survivors_for_average
+from .serving_flags import Served
 
 ParamValue = bool | int | float | str
 ScheduleFunction = Callable[[Budget, PlanningInfo, Params], Schedule]
@@ -243,6 +245,8 @@ class Pruner:
         does_without_tower: but can merge behind them as well.
         encodes_anew: gives the model another image instead of dropping tokens.
         merges: a kept token can carry others (``Selection.assignment``), at least in its default setting.
+        deployed: ``(what the run pruned, params) -> flags`` of the serving stacks that have the method; see
+            ``serving_flags.py``.
         aliases: other names that it is published under; ``get`` knows them.
 
     Where paper and code differ, and what was done where a source is silent, is told in ``docs/methods/<id>.md``.
@@ -263,6 +267,7 @@ class Pruner:
     does_without_tower: bool = False
     encodes_anew: bool = False
     merges: bool = False
+    deployed: Callable[[Served, Params], Sequence[ServingFlag]] | None = None
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from ..records import Chart, TokenMap
+from ..records import Chart, ServingFlag, TokenMap
 from ..types import Budget, Diagnostics, Params, PlanningInfo, Schedule, Selection, Signals, Stage
 from .ops import group_sums, highest, row_blocks, spread, unit_rows
 from .per_view import Usable, all_rows, unrankable, usable
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count
-from .serving_flags import vllm_flags, vllm_total
+from .serving_flags import Served, vllm, vllm_flags, vllm_total
 
 # Widths of the Gaussian kernels and the share of the channels that take part, in the code; the softmax temperature.
 WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -211,6 +211,12 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     return Schedule((Stage("projector", None, as_rounded, title=title),))
 
 
+def deployed(served: Served, params: Params) -> tuple[ServingFlag, ...]:
+    """vLLM's flag, and how the run differs from what it does."""
+    differs = "" if params["similarity"] == "kernels" else "; it compares by kernels, not by cosine as here"
+    return vllm("vidcom2", served, len(served.frames), f"Qwen3-VL only{differs}")
+
+
 PRUNER = Pruner(
     id="vidcom2",
     label="VidCom2",
@@ -239,4 +245,5 @@ PRUNER = Pruner(
         ),
     ),
     schedule=schedule,
+    deployed=deployed,
 )

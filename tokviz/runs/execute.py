@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from statistics import median
 from typing import Any
 
@@ -16,6 +18,7 @@ from ..models.base import ModelFamily, decode_flops, merging_flops, prefill_flop
 from ..models.loading import VisionLanguageModel
 from ..names import VisionLayer
 from ..pruners import Pruner
+from ..pruners.serving_flags import Served
 from ..records import AnswerToken, Cost, ImageMeasures, Run, StageRecord, Timing, TokenGrid
 from ..types import Budget, Need, PlanningInfo, Schedule, budget_meanings, tokens_per_layer
 from .image_measures import mean_effective_rank, rank_of_kept
@@ -93,7 +96,7 @@ def run_method(
     execution = executions[-1]
     selection_ms = [[s.events[i].milliseconds for s in executions] for i in range(len(execution.events))]
     records = stage_records(first.events, grid.n_tokens, [median(samples) for samples in selection_ms])
-    smaller, entered = execution.smaller, grid.n_tokens
+    smaller, entered, whole = execution.smaller, grid.n_tokens, prompt
     if smaller is not None and schedule.smaller is not None:
         prompt, entered = smaller.prompt, smaller.n_tokens
         records = [smaller_record(smaller, grid, schedule.smaller)]
@@ -126,9 +129,25 @@ def run_method(
             *([] if words else [EMPTY_ANSWER]),
             *_cut(vlm, said.token_ids, settings),
         ],
+        serving=[]
+        if pruner.deployed is None or final >= grid.n_tokens
+        else list(pruner.deployed(_served(grid, whole, final, smaller, info), params)),
     )
     rank = mean_effective_rank(smaller.prompt.vision[0]) if smaller else rank_of_kept(run, prompt.vision[0], measures)
     return run.model_copy(update={"effective_rank": rank})
+
+
+def _served(grid: TokenGrid, prompt: Prompt, kept: int, smaller: Smaller | None, info: PlanningInfo) -> Served:
+    """What a run pruned, of the whole ``prompt``. kept: tokens at its end."""
+    frames = Counter(view for view, row in zip(grid.view, grid.row, strict=True) if row >= 0)
+    visual = prompt.visual_mask[0].tolist()
+    return Served(
+        frames=tuple(frames[view] for view in sorted(frames)),
+        spans=tuple(len(list(run)) for is_visual, run in groupby(visual) if is_visual),
+        kept=kept,
+        family=info.family,
+        pixels=None if smaller is None else math.prod(smaller.shrunk.pixels),
+    )
 
 
 def planning_info(vlm: VisionLanguageModel, grid: TokenGrid, *, has_evidence: bool = True) -> PlanningInfo:

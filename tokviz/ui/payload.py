@@ -16,10 +16,21 @@ from typing import TYPE_CHECKING, Any
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
-from ..records import Chart, Reading, RequestedMethod, Run, StageRecord, TextScores, TokenGrid, TokenMap, VideoRecord
+from ..records import (
+    Chart,
+    Reading,
+    RequestedMethod,
+    Run,
+    ServingFlag,
+    StageRecord,
+    TextScores,
+    TokenGrid,
+    TokenMap,
+    VideoRecord,
+)
 from ..runs import metrics as measures
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
-from ..viz.format import BAR_TOPS, cut, fact_name, fact_value
+from ..viz.format import BAR_TOPS, cut, fact_name, fact_value, plain_text
 from . import numbers, text
 
 if TYPE_CHECKING:
@@ -135,6 +146,7 @@ def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
         "stages": _stages(run, comparison.grid),
         "warnings": list(run.warnings),
+        "serving": [_serving(flag) for flag in run.serving],
         "error": run.error,
     }
 
@@ -150,8 +162,14 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
         "numbers": [],
         "stages": [],
         "warnings": [],
+        "serving": [],
         "error": None,
     }
+
+
+def _serving(flag: ServingFlag) -> dict[str, str]:
+    """A flag as words of one line each: what can be copied into a terminal must be what is seen."""
+    return {name: plain_text(getattr(flag, name)) for name in ("stack", "command", "read_in", "note")}
 
 
 def _head(key: str, label: str, variant: str, family: MethodFamily) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..comparison import Comparison
 from ..errors import need
-from ..records import Run
+from ..records import Run, ServingFlag
 from ..runs.metrics import (
     Tone,
     absorbed_into,
@@ -202,6 +202,7 @@ def notes(comparison: Comparison) -> list[str]:
         )
     lines += spread_notes(comparison)
     lines += [f"{run.label} was not run: {run.error}" for run in comparison.runs if run.error]
+    lines += [f"{run.label} as deployed: {_deployed(flag)}" for run in comparison.runs for flag in run.serving]
     lines += [f"Note: {warning}" for warning in comparison.warnings]
     lines += [f"Note on {run.label}: {warning}" for run in comparison.runs for warning in run.warnings]
     return [plain_text(line) for line in lines]
@@ -219,6 +220,12 @@ def spread_notes(comparison: Comparison) -> list[str]:
     known = " and ".join(filter(None, numbers))
     over = f" (mean over {found.views} views)" if found.views > 1 else ""
     return [*([f"The image has {known}{over}."] if known else []), *found.notes]
+
+
+def _deployed(flag: ServingFlag) -> str:
+    """``vLLM: vllm serve MODEL ... (read in ...; what differs)``."""
+    told = "; ".join(filter(None, (flag.note, f"read in: {flag.read_in}")))
+    return f"{flag.stack}: {flag.command} ({told})" if flag.command else f"{flag.stack}: {told}"
 
 
 def _verdict(comparison: Comparison, run: Run) -> Text:
