@@ -32,8 +32,7 @@ def dropped(n, lists):
     return lambda _stage, _signals, row: Selection(kept=torch.tensor(keeps[row], dtype=torch.int64))
 
 
-@pytest.mark.parametrize("positions", ["keep", "reindex"])
-@pytest.mark.parametrize("layer", [0, 1, 3, LAYERS - 1])
+@pytest.mark.parametrize(("layer", "positions"), [(0, "keep"), (1, "keep"), (LAYERS - 1, "keep"), (3, "reindex")])
 def test_dropping_is_masking_from_that_layer_on(made, layer, positions):
     case, model, inputs, prompt, answer, forced = made
     if positions == "reindex" and not case.here.reindexes:

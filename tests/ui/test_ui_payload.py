@@ -122,6 +122,9 @@ def test_measures_that_explain_have_a_line_each(whole):
     shown = {n.label: n.value for n in numbers.of_run(unpruned, session)}
     assert (shown["attention entropy"], shown["effective rank"]) == ("5.50 nats", "60.0")
     assert not {"dropped to nearest kept", "answer margin"} & set(shown)
+    without = session.model_copy(update={"measures": found.model_copy(update={"attention_entropy": None})})
+    line = next(n for n in numbers.of_run(unpruned, without) if n.label == "attention entropy")
+    assert (line.value, line.how) == ("–", "no [CLS]")
     row = dict(zip(numbers.TABLE_HEADERS, numbers.table(session)["data"][1], strict=True))
     assert (row["nearest kept, mean"], row["effective rank"], row["answer margin, nats"]) == (1.0, 30.0, 2.5)
     assert row["evidence kept"] + row["evidence lost"] > 0 == row["evidence absorbed"]

@@ -17,7 +17,10 @@ Look = Literal["exact", "measured", "estimated", "published"]
 
 @dataclass(frozen=True)
 class Number:
-    """One line: label, value with unit, ratio to no pruning (or what else stands beside it), how it was obtained. ``look`` picks the typography."""
+    """One line: label, value with unit, what stands beside it (mostly the ratio to no pruning), how it was obtained.
+
+    ``look`` picks the typography.
+    """
 
     label: str
     value: str
@@ -125,10 +128,10 @@ def _spread(run: Run, comparison: Comparison) -> list[Number]:
         of_whole = share(run.effective_rank, whole) if whole else ""
         lines.append(Number("effective rank", f"{run.effective_rank:.1f}", of_whole, look="measured"))
     found = comparison.measures
-    if run is unpruned and found is not None and found.attention_entropy is not None:
-        lines.append(
-            Number("attention entropy", f"{found.attention_entropy:.2f} nats", how="of [CLS]", look="measured")
-        )
+    if run is unpruned and found is not None:
+        entropy = found.attention_entropy
+        value, how = ("–", "no [CLS]") if entropy is None else (f"{entropy:.2f} nats", "of [CLS]")
+        lines.append(Number("attention entropy", value, how=how, look="measured"))
     return lines
 
 
