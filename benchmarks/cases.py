@@ -108,6 +108,11 @@ def _vispruner(machine: Machine, size: Size) -> float:
     return machine.product(first, first, size.width) + looks / side**2 * machine.read_of(side, side)
 
 
+def _ivcprune(machine: Machine, size: Size) -> float:
+    """The question's products with all values; those of the seeds are few beside it."""
+    return machine.product(TEXT, size.n, size.width)
+
+
 def _strips(machine: Machine, size: Size) -> float:
     strip = max(1, size.n // 16)
     return machine.read + 16 * machine.product(strip, strip, size.width)
@@ -184,6 +189,7 @@ CASES: tuple[Case, ...] = (
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),
     Case("cdpruner", f"{_GREEDY} + factor rows", _cdpruner, published.cdpruner),
     Case("mmtok", "products + 1 read of them", _mmtok, published.mmtok),
+    Case("ivcprune", "text product", _ivcprune, published.ivcprune),
     Case("pdrop", _READ, _reads(1), published.last_row),
     Case("v2drop", "2 reads", _reads(2), published.variation),
     Case("vtw", "none", _nothing, published.withdraw),

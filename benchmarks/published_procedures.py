@@ -175,6 +175,19 @@ def mmtok(s: Signals, keep: int, tick: Tick) -> Tensor:
     return chosen.sort().values
 
 
+def ivcprune(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """IVC-Prune: the whole map of value similarity, seeds by the question's rows, coordinates by two top-k."""
+    tokens = torch.cat([s.values, s.text_values, s.other_values]).transpose(0, 1)
+    similarity = (tokens @ tokens.transpose(1, 2) * tokens.shape[2] ** -0.5).softmax(2).mean(0)
+    n = len(s.values)
+    asking = torch.arange(n + 2, n + len(s.text_values), device=tokens.device)
+    seeds = similarity[asking].mean(0)[:n].topk(max(1, round(0.01 * n))).indices
+    ranked = similarity[torch.cat([seeds, asking])].mean(0)[:n].topk(n).indices
+    coordinates = s.rotary_means.topk(round(0.2 * keep), dim=0).indices.flatten()
+    first = torch.cat([coordinates, seeds]).unique()
+    return torch.cat([first, ranked[~torch.isin(ranked, first)]])[:keep].sort().values
+
+
 def holov(s: Signals, keep: int, tick: Tick) -> Tensor:
     """HoloV: 16 strips; attention plus the variance of cosines in each strip shares out the tokens."""
     strips = torch.arange(len(s.features), device=s.features.device).tensor_split(16)

@@ -77,7 +77,13 @@ def check_diagrams(selection, signals, n):
     if selection.diagnostics.text is not None:
         behind = next(
             t
-            for t in (signals.text_features, signals.input_text, signals.attention_rows, signals.normed_text)
+            for t in (
+                signals.text_features,
+                signals.input_text,
+                signals.attention_rows,
+                signals.normed_text,
+                signals.text_values,
+            )
             if t is not None
         )
         assert selection.diagnostics.text.values.shape == (len(behind),)

@@ -191,6 +191,7 @@ class HookPruner:
         self.reader.alive = forward.rows.alive
         if cache is None:
             return
+        forward.apply_cuts(cache)
         first = forward.segments[0]
         if len(forward.segments) > 1 or first.real.shape[1] != forward.full_length or first.shift is not None:
             attach(cache, CacheState(weakref.ref(self.model), self.sites, forward.full_length, forward.segments))
@@ -229,6 +230,10 @@ class HookPruner:
             rotary = self.language_model.rotary_emb(hidden, forward.rows.positions.to(hidden.device))
         elif index is not None:
             rotary = gather(rotary[0], index), gather(rotary[1], index)
+        if index is not None:
+            forward.moved(index)
+            if stage.cuts_cache:
+                forward.cut_cache(layer)
         forward.open_segment(layer)
         mask = forward.rows.real if forward.segments[-1].padded else None
         forward.view = View(causal_mask(self.language_model.config, hidden, mask, 0), rotary)
