@@ -15,7 +15,7 @@ from tokviz.types import Budget, Signals, Stage
 
 from . import published_merging as merging
 from . import published_procedures as published
-from .inputs import FULL_WIDTH, KEY_WIDTH, QUESTION, TEXT, n_views, planning_info
+from .inputs import FULL_WIDTH, KEY_WIDTH, PIXELS, QUESTION, TEXT, n_views, planning_info
 from .measuring import Deadline, Machine
 
 
@@ -108,6 +108,11 @@ def _vispruner(machine: Machine, size: Size) -> float:
     return machine.product(first, first, size.width) + looks / side**2 * machine.read_of(side, side)
 
 
+def _pixels(machine: Machine, size: Size) -> float:
+    """Every cell once, with two of its neighbours."""
+    return 3 * machine.read_of(size.n, PIXELS)
+
+
 def _ivcprune(machine: Machine, size: Size) -> float:
     """The question's products with all values; those of the seeds are few beside it."""
     return machine.product(TEXT, size.n, size.width)
@@ -178,6 +183,7 @@ CASES: tuple[Case, ...] = (
     Case("vidcom2", "3 reads", _reads(3), published.vidcom2, filmed=True),
     Case("dart", "8 reads", _reads(8), published.dart),
     Case("scope", "product + 1 read of it", _coverage, published.scope),
+    Case("pixelprune", "3 reads of the pixels", _pixels, published.pixelprune),
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),

@@ -175,6 +175,29 @@ def mmtok(s: Signals, keep: int, tick: Tick) -> Tensor:
     return chosen.sort().values
 
 
+def pixelprune(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """PixelPrune at the tolerance that it is given: cell by cell, each compared on the host with what stands for it."""
+    side = int(len(s.pixels) ** 0.5)
+    cells = s.pixels[: side * side].unflatten(0, (side, side)).clone()
+    chosen = [0]
+
+    def like(one: Tensor, other: Tensor) -> bool:
+        return bool(((one - other).abs().max() <= 0.5).item())
+
+    for place in range(1, side * side):
+        tick()
+        row, column = divmod(place, side)
+        left, above = cells[row, column - 1], cells[row - 1, column]
+        foretold = above if column == 0 else left
+        if row and column and like(cells[row - 1, column - 1], left) and not like(cells[row - 1, column - 1], above):
+            foretold = above
+        if like(cells[row, column], foretold):
+            cells[row, column] = foretold
+        else:
+            chosen.append(place)
+    return torch.tensor(chosen[:keep])
+
+
 def ivcprune(s: Signals, keep: int, tick: Tick) -> Tensor:
     """IVC-Prune: the whole map of value similarity, seeds by the question's rows, coordinates by two top-k."""
     tokens = torch.cat([s.values, s.text_values, s.other_values]).transpose(0, 1)

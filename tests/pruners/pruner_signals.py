@@ -248,7 +248,7 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         text_values=torch.randn(text, HEADS, 4, generator=g),
         other_values=torch.randn(2, HEADS, 4, generator=g),
         rotary_means=tokens(2).tanh(),
-        pixels=tokens(6).clamp(0, 1),
+        pixels=tokens(6).sigmoid(),
     )
     for name in (*PER_TOKEN, *PER_TOKEN_LAST_AXIS):
         # An infinite score is ranked like the largest finite one, an infinite feature is unusable: only NaN is both.

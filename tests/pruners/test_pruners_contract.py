@@ -107,6 +107,7 @@ def depth(site):
 
 KEEP_POSITIONS = {
     "evs": "the place of a token in the video is what the paper keeps",
+    "pixelprune": "the place of a cell in the image is what the released code keeps",
     "fastvid": "anchors stay where they are, in the paper and in the code",
 }
 """Methods that keep positions although they prune before the LLM, and why."""
@@ -205,7 +206,16 @@ def test_stages_without_a_count_decide_at_run_time():
         for _, _, stage in stages_of(pruner, pruner.complete(given))
         if stage.keep is None
     }
-    assert uncounted <= {"todre", "globalcom2", "prumerge", "prumerge_plus", "sparsevlm", "vidcom2", "holitom"}
+    assert uncounted <= {
+        "todre",
+        "globalcom2",
+        "prumerge",
+        "prumerge_plus",
+        "sparsevlm",
+        "vidcom2",
+        "holitom",
+        "pixelprune",
+    }
     assert "todre" in uncounted
 
 

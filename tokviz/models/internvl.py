@@ -29,6 +29,7 @@ class InternVL(Llava):
     """
 
     id = "internvl"
+    pixel_std = (0.229, 0.224, 0.225)
     shrinks = None
     takes = BOTH
     published_as = None
