@@ -108,6 +108,10 @@ def _vispruner(machine: Machine, size: Size) -> float:
     return machine.product(first, first, size.width) + looks / side**2 * machine.read_of(side, side)
 
 
+def _adafv(machine: Machine, size: Size) -> float:
+    return machine.product(TEXT, size.n, size.width) + machine.read
+
+
 def _pixels(machine: Machine, size: Size) -> float:
     """Every cell once, with two of its neighbours."""
     return 3 * machine.read_of(size.n, PIXELS)
@@ -195,6 +199,7 @@ CASES: tuple[Case, ...] = (
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),
     Case("cdpruner", f"{_GREEDY} + factor rows", _cdpruner, published.cdpruner),
     Case("mmtok", "products + 1 read of them", _mmtok, published.mmtok),
+    Case("adafv", "text product + 1 read", _adafv, published.adafv),
     Case("ivcprune", "text product", _ivcprune, published.ivcprune),
     Case("pdrop", _READ, _reads(1), published.last_row),
     Case("v2drop", "2 reads", _reads(2), published.variation),

@@ -52,7 +52,7 @@ def test_a_box_on_paper_leaves_its_corners():
     found = adaptive(signals(PAGE))
     # Number 5 is not its left neighbour (0), number 7 not its (1). In the third row 9 is foretold from above, as the
     # one above left is like the left one and unlike the one above: an edge runs down. So is 11. In the last row 13 is
-    # like its left neighbour; the cell above left (0) is like that, the one above (1) is not: foretold from above, wrong.
+    # like its left neighbour; the one above left (0) is like that, the one above (1) is not: from there, wrong.
     # 14: above left (1) is unlike left (0): from the left, right. 15: above left (1) is unlike left: from the left.
     assert found.kept.tolist() == [0, 5, 7, 13]
     # Whom each is like: 9 and 10 the box, 11 the paper right of it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import BadInput, nearest
 from ..short import passed
 from . import (
+    adafv,
     adaptvtp,
     apet,
     cdpruner,
@@ -78,6 +79,7 @@ PRUNERS: tuple[Pruner, ...] = (
     adaptvtp.PRUNER,
     cdpruner.PRUNER,
     mmtok.PRUNER,
+    adafv.PRUNER,
     ivcprune.PRUNER,
     pdrop.PRUNER,
     v2drop.PRUNER,
