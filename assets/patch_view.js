@@ -286,8 +286,17 @@ function show(value) {
   if (roots.some((root, i) => part("lanes").children[i] !== root) || part("lanes").children.length !== roots.length) {
     part("lanes").replaceChildren(...roots);
   }
+  if (payload.id === state.lost) giveUp();
   arrange();
   redrawWithTools();
+}
+
+function giveUp() {
+  for (const lane of state.lanes.filter(({ data }) => data.status === "waiting" || data.status === "running")) {
+    lane.root.dataset.status = "lost";
+    fillOutcome(lane, { ...lane.data, status: "lost", answer: lane.data.answer || "not answered" });
+    lane.answer.classList.add("tv-quiet");
+  }
 }
 
 element.querySelectorAll('input[name="tv-view"]').forEach((radio) => radio.addEventListener("change", () => {
@@ -307,13 +316,10 @@ part("levels").querySelector("select").addEventListener("change", (event) => {
   redrawWithTools();
 });
 wireFilm();
-// The notice gave a run up: nothing is on its way any more.
+// The notice gave a run up: nothing is on its way any more, and what was on its way when it did is late.
 document.addEventListener("tokviz:lost", () => {
-  for (const lane of state.lanes.filter(({ data }) => data.status === "waiting" || data.status === "running")) {
-    lane.root.dataset.status = "lost";
-    fillOutcome(lane, { ...lane.data, status: "lost", answer: lane.data.answer || "not answered" });
-    lane.answer.classList.add("tv-quiet");
-  }
+  state.lost = state.id;
+  giveUp();
 });
 new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 // Canvas colours come from CSS variables, which change with the theme.

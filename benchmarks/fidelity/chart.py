@@ -26,7 +26,13 @@ PANEL = (4.3, 3.1)
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#9a6f00", "#3a3a3a")
 """Okabe and Ito's set without the colours too light for lines on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
-_CONTROL_STYLES = {"random": (0, (1, 1.5)), "uniform": (0, (4, 2)), EVIDENCE_ORACLE: (0, (6, 1.5, 1, 1.5))}
+_CONTROL_STYLES = {
+    "random": (0, (1, 1.5)),
+    "uniform": (0, (4, 2)),
+    "pool": (0, (2, 1)),
+    "downsample": "-",
+    EVIDENCE_ORACLE: (0, (6, 1.5, 1, 1.5)),
+}
 _SETTINGS: dict[str, Any] = {"svg.hashsalt": "tokviz", "svg.fonttype": "path", "savefig.bbox": None}
 
 Row = Mapping[str, Any]
@@ -64,6 +70,7 @@ def retention_chart(document: Mapping[str, Any]) -> Figure:
             continue
         name, lines = panels[place]
         ends.append(_panel(axis, name, lines, list(controls.values()), budgets))
+        _bands(axis, document["bands"], budgets)
     for axis, own in zip(axes.flat, ends, strict=False):  # now that the shared scale is known
         _label_ends(axis, own, len(budgets) - 1)
     for axis in axes[:, 0]:
@@ -135,6 +142,15 @@ def _panel(
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     return ends
+
+
+def _bands(axis: Axes, bands: Sequence[Mapping[str, Any]], budgets: Sequence[int]) -> None:
+    """Lowest to highest draw of what is drawn by lot."""
+    for method in dict.fromkeys(band["method"] for band in bands):
+        own = [band for band in bands if band["method"] == method]
+        x = [float(budgets.index(band["budget"])) for band in own]
+        low, high = [band["low"] for band in own], [band["high"] for band in own]
+        axis.fill_between(x, low, high, color=THEMES["light"].muted, alpha=0.18, linewidth=0, zorder=0)
 
 
 def _errors(estimate: Mapping[str, Any]) -> tuple[float, float]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .workers import Job, Step
 
 SCENES, QUICK_SCENES = 250, 5
+DRAWS = 5
 _LINE_EVERY_S = 20.0
 """How often progress is written where no terminal draws a bar."""
 
@@ -43,18 +44,35 @@ def add_to(commands: Any) -> None:
         "--methods",
         default="all",
         metavar="ID,ID",
-        help="method ids, or all (default); no pruning, random, uniform and the evidence oracle always run",
+        help="method ids, or all (default); no pruning and the controls always run",
     )
     fidelity.add_argument(
         "--budgets",
         metavar="N,N",
         help="visual tokens to keep, or percentages of them (default: 192,128,64,32 of 576, scaled for other models)",
     )
+    fidelity.add_argument(
+        "--draws",
+        type=int,
+        default=DRAWS,
+        metavar="N",
+        help="how often random and uniform are drawn, for their band (default: %(default)s; 1: no band)",
+    )
+    fidelity.add_argument(
+        "--layers",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also FastV and DART, where asked for, beside random tokens at every layer of the language model",
+    )
     ablations = kinds.add_parser(
         "ablations", allow_abbrev=False, help="settings that the papers vary, next to their own results"
     )
     ablations.set_defaults(run=run_ablations)
-    for kind in (fidelity, ablations):
+    positions = kinds.add_parser(
+        "positions", allow_abbrev=False, help="kept against renumbered positions, where-questions apart"
+    )
+    positions.set_defaults(run=run_positions)
+    for kind in (fidelity, ablations, positions):
         add = kind.add_argument
         add("--model", default=EMBEDDED_MODEL, metavar="FOLDER", help="model folder (default: %(default)s)")
         add("--scenes", type=int, metavar="N", help=f"held-out scenes, ten questions each (default: {SCENES})")
@@ -73,7 +91,7 @@ def add_to(commands: Any) -> None:
         )
         add(
             "--out",
-            default=f"out/{'fidelity' if kind is fidelity else 'ablations'}",
+            default=f"out/{kind.prog.split()[-1]}",
             metavar="DIR",
             help="where to write the table (default: %(default)s)",
         )
@@ -84,11 +102,22 @@ def add_to(commands: Any) -> None:
 def run_fidelity(arguments: argparse.Namespace) -> int:
     """All methods at all budgets; writes fidelity.md and fidelity.json."""
     _quiet()
+    from .depth import depth_variants
+    from .draws import MOST_DRAWS
+    from .outcomes import judged_budget
     from .plan import parse_budgets, parse_methods, variants
     from .tables import write
 
     methods = parse_methods(arguments.methods)
-    return _run(arguments, lambda n_visual: variants(methods, parse_budgets(arguments.budgets, n_visual)), write)
+    if not 1 <= arguments.draws <= MOST_DRAWS:
+        raise BadInput(f"The number of draws must lie between 1 and {MOST_DRAWS}, not {arguments.draws}.")
+
+    def wanted(n_visual: int, n_layers: int) -> list[Variant]:
+        budgets = parse_budgets(arguments.budgets, n_visual)
+        inside = depth_variants(methods, judged_budget(budgets, n_visual), n_layers) if arguments.layers else []
+        return [*variants(methods, budgets, arguments.draws), *inside]
+
+    return _run(arguments, wanted, write)
 
 
 def run_ablations(arguments: argparse.Namespace) -> int:
@@ -96,7 +125,15 @@ def run_ablations(arguments: argparse.Namespace) -> int:
     _quiet()
     from .ablations import variants, write
 
-    return _run(arguments, lambda n_visual: variants(), write)
+    return _run(arguments, lambda n_visual, n_layers: variants(), write)
+
+
+def run_positions(arguments: argparse.Namespace) -> int:
+    """Kept against renumbered positions; writes positions.md and positions.json."""
+    _quiet()
+    from .positions import variants, write
+
+    return _run(arguments, lambda n_visual, n_layers: variants(n_visual), write)
 
 
 def _quiet() -> None:
@@ -106,7 +143,7 @@ def _quiet() -> None:
 
 def _run(
     arguments: argparse.Namespace,
-    wanted: Callable[[int], list[Variant]],
+    wanted: Callable[[int, int], list[Variant]],
     write: Callable[[dict[Variant, Any], About, Path, Path | None], list[Path]],
 ) -> int:
     """Check everything, run what the cache lacks, write the table of the scenes that all variants have."""
@@ -133,7 +170,7 @@ def _run(
     parts = chunks(scenes)
     vlm = tokviz.load(arguments.model)
     grid = benchmark_grid(vlm)
-    recipes, left_out = plan(vlm, grid, wanted(grid.n_tokens))
+    recipes, left_out = plan(vlm, grid, wanted(grid.n_tokens, vlm.record.n_layers))
     cache = OutcomeCache(cache_folder, fingerprint(model_folder))
     job = Job(arguments.model, vlm, grid, recipes, parts, cache)
     cache.sweep()
@@ -268,10 +305,14 @@ def _command(arguments: argparse.Namespace, finished: int) -> str:
 
     How far a run comes in ``--minutes`` depends on the machine, so the scenes that it finished stand there instead.
     """
-    kind = "fidelity" if arguments.run is run_fidelity else "ablations"
+    kind = arguments.run.__name__.removeprefix("run_")
     words = ["python", "-m", "tokviz", "bench", kind]
     for name in ("model", "methods", "budgets"):
         value = getattr(arguments, name, None)
         if value is not None and value not in (EMBEDDED_MODEL, "all"):
             words += [f"--{name}", str(value)]
+    if getattr(arguments, "draws", DRAWS) != DRAWS:
+        words += ["--draws", str(arguments.draws)]
+    if not getattr(arguments, "layers", True):
+        words.append("--no-layers")
     return shlex.join([*words, "--scenes", str(finished)])

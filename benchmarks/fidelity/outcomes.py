@@ -42,19 +42,28 @@ EVIDENCE_ORACLE = "evidence_oracle"
 registered method, because a method may not know the answer's place."""
 
 
+BASELINES = ("random", "uniform", "pool", "downsample")
+"""Ids of the controls that every method has to beat."""
+
+CONTROLS = (FULL, EVIDENCE_ORACLE, *BASELINES, "random_at")
+"""Ids of all that is no method."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """One row of a table at one budget: a method with its parameters.
 
     method: id of a registered method, or EVIDENCE_ORACLE. params: only what differs from the method's defaults. label:
     the row's name for readers; two variants that differ in nothing else are the same. budget: visual tokens, counted as
-    the method's paper counts them; None for FULL.
+    the method's paper counts them; None for FULL. draw: which of several drawings of what is drawn by lot; 0 is that of
+    the scene's own seed.
     """
 
     method: str
     params: Mapping[str, Any]
     label: str = field(compare=False)
     budget: int | None
+    draw: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "params", dict(self.params))
@@ -67,7 +76,8 @@ class Variant:
     @property
     def key(self) -> str:
         """The same text for equal variants and only for them."""
-        return json.dumps([self.method, dict(self.params), self.budget], sort_keys=True)
+        drawn = [self.draw] if self.draw else []
+        return json.dumps([self.method, dict(self.params), self.budget, *drawn], sort_keys=True)
 
     @property
     def row(self) -> str:
@@ -79,6 +89,15 @@ class Variant:
         """Where the cache keeps it: readable in front, unmistakable behind."""
         budget = "" if self.budget is None else f"-{self.budget}"
         return f"{self.method}{budget}-{hashlib.sha256(self.key.encode()).hexdigest()[:12]}.jsonl"
+
+
+def judged_budget(budgets: Iterable[int], n_visual: int) -> int:
+    """Where the spread between methods is judged: at 64 of 576 tokens, or at the smallest budget where that is none.
+
+    Raises ValueError without any budget.
+    """
+    ascending = sorted(budgets)
+    return next((budget for budget in ascending if 576 * budget == 64 * n_visual), min(ascending))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..wording import MISSING, cell, number, p_value, percent, points, render, span
 from ..wording import names as listed
-from .outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, MIRRORS
+from .outcomes import BASELINES, EVIDENCE_ORACLE, FAMILIES, FULL, MIRRORS
 from .statistics import EXACT_UP_TO, mean, spearman
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -53,7 +53,13 @@ def _values(document: Document) -> dict[str, Any]:
         "accuracy_rows": lambda budget, short: _accuracy_rows(rows_at(document, budget), short),
         "blind_rows": lambda width: _blind_rows(document, width),
         "retention_rows": lambda budget: _retention_rows(rows_at(document, budget)),
-        "test_rows": lambda budget: [_test_row(row) for row in rows_at(document, budget)],
+        "controls_at": lambda budget: _controls_at(document, budget),
+        "test_rows": lambda budget: [
+            _test_row(row, _controls_at(document, budget)) for row in rows_at(document, budget)
+        ],
+        "beaten": lambda budget: _beaten(document, budget),
+        "band_rows": lambda: _band_rows(document),
+        "depth_rows": lambda: _depth_rows(document["depth"]),
         "flip_heads": [f"{budget} tokens" for budget in budgets_of(document)],
         "flip_rows": lambda: _flip_rows(document),
         "ranking_rows": lambda ranking: [_ranking_row(row, labels) for row in ranking["methods"]],
@@ -107,7 +113,7 @@ def _at_judged(document: Document) -> dict[str, Any]:
     tested = [(row["label"], test) for row in rows if (test := row["against"].get("random"))]
     sure = [(label, test) for label, test in tested if test["p_holm"] < ALPHA]
     wins = {label: test["only_ours"] > test["only_theirs"] for label, test in sure}
-    controls = [next((r for r in all_rows if r["method"] == m), None) for m in ("random", "uniform", EVIDENCE_ORACLE)]
+    controls = [next((r for r in all_rows if r["method"] == m), None) for m in (*BASELINES, EVIDENCE_ORACLE)]
     return {
         "judged": judged,
         "ranked": rows,
@@ -153,6 +159,26 @@ def _evidence(rows: Sequence[Row]) -> dict[str, Any] | None:
     rho = spearman([a for a, _ in pairs], [b for _, b in pairs]).rho if len(pairs) >= 3 else None
     without = [row["label"] for row in rows if row["kept"] < 1]
     return None if rho is None else {"rho": rho, "n": len(pairs), "without": without}
+
+
+def _controls_at(document: Document, budget: int) -> list[Row]:
+    """The rows of the controls that methods have to beat, where they ran."""
+    rows = {row["method"]: row for row in rows_at(document, budget)}
+    return [rows[control] for control in BASELINES if control in rows]
+
+
+def _beaten(document: Document, budget: int) -> dict[str, Any]:
+    """Which methods answer more right than each control and than all of them, and which no more than any."""
+    controls, methods = _controls_at(document, budget), methods_at(document, budget)
+    by = {control["label"]: [row["label"] for row in methods if _beats(row, control["method"])] for control in controls}
+    every = [row["label"] for row in methods if all(row["label"] in own for own in by.values())]
+    none = [row["label"] for row in methods if not any(row["label"] in own for own in by.values())]
+    return {"by": by, "every": every, "none": none, "methods": len(methods)}
+
+
+def _beats(row: Row, control: str) -> bool:
+    test = row["against"].get(control)
+    return test is not None and test["p_holm"] < ALPHA and test["only_ours"] > test["only_theirs"]
 
 
 def _falling(document: Document) -> dict[str, Any]:
@@ -237,16 +263,41 @@ def _retention_rows(rows: Sequence[Row]) -> Rows:
     return [[cell(row["label"]), *cells] for row, cells in zip(rows, zip(*columns, strict=True), strict=True)]
 
 
-def _test_row(row: Row) -> list[str]:
-    """Paired difference of mean retention to each control, and the exact test."""
+def _test_row(row: Row, controls: Sequence[Row]) -> list[str]:
+    """Paired difference of mean retention to each control, and the exact test, corrected where methods are many."""
     cells = [cell(row["label"])]
-    for control in ("random", "uniform"):
-        if (test := row["against"].get(control)) is None:
-            cells += [MISSING] * 4
+    for control in controls:
+        if (test := row["against"].get(control["method"])) is None:
+            cells += [MISSING] * 3
         else:
-            split = f"{test['only_ours']} : {test['only_theirs']}"
-            cells += [points(test["difference"]), split, p_value(test["p"]), p_value(test["p_holm"])]
+            p = test["p"] if test["p_holm"] is None else test["p_holm"]
+            cells += [points(test["difference"]), f"{test['only_ours']} : {test['only_theirs']}", p_value(p)]
     return cells
+
+
+def _band_rows(document: Document) -> Rows:
+    return [
+        [
+            cell(band["label"]),
+            str(band["budget"]),
+            number(band["mean"]),
+            f"{number(band['low'])} to {number(band['high'])}",
+            ", ".join(number(draw) for draw in band["draws"]),
+        ]
+        for band in document["bands"]
+    ]
+
+
+def _depth_rows(depth: Mapping[str, Any]) -> Rows:
+    """Layer by layer: random tokens with their lowest and highest drawing, and every method's difference to them."""
+    rows = []
+    for at in depth["layers"]:
+        random = at["random"]
+        row = [str(at["layer"]), f"{number(random['value'])} [{number(random['low'])}, {number(random['high'])}]"]
+        for one in at["methods"]:
+            row += [number(one["mean_retention"]["value"]), points(one["difference"])]
+        rows.append(row)
+    return rows
 
 
 def _flip_rows(document: Document) -> Rows:

@@ -14,13 +14,14 @@ from tokviz.records import TokenGrid
 from tokviz.runs.execute import planning_info
 from tokviz.types import EVIDENCE, Budget, PlanningInfo
 
-from .outcomes import EVIDENCE_ORACLE, FULL, LeftOut, Variant
+from .draws import draw_variants
+from .outcomes import BASELINES, EVIDENCE_ORACLE, FULL, LeftOut, Variant
 from .running import ORACLE_LABEL, Recipe, recipe
 
 SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
 """The papers' budgets, 192, 128, 64 and 32 of 576 visual tokens, as fractions."""
 
-CONTROLS = (FULL, "random", "uniform")
+ALWAYS = (FULL, *BASELINES)
 """Rows that every benchmark has: what retention and tests are measured against."""
 
 
@@ -62,15 +63,16 @@ def parse_methods(text: str) -> list[str]:
         raise BadInput("There is no method to run: give ids, or all.")
     for name in sorted(asked - {"all", EVIDENCE_ORACLE}):
         get(name)
-    return [id for id in every if id in CONTROLS or id in asked or "all" in asked] + [EVIDENCE_ORACLE]
+    return [id for id in every if id in ALWAYS or id in asked or "all" in asked] + [EVIDENCE_ORACLE]
 
 
-def variants(ids: Sequence[str], budgets: Sequence[int]) -> list[Variant]:
-    """Every method at every budget, method by method; the unpruned model once."""
+def variants(ids: Sequence[str], budgets: Sequence[int], draws: int = 1) -> list[Variant]:
+    """Every method at every budget, method by method; the unpruned model once, what is drawn by lot ``draws`` times."""
     made = []
     for id in ids:
         label = ORACLE_LABEL if id == EVIDENCE_ORACLE else get(id).label
         made += [Variant(id, {}, label, budget) for budget in ([None] if id == FULL else budgets)]
+        made += draw_variants(id, label, budgets, draws)
     return made
 
 
@@ -112,7 +114,8 @@ def describe(variants: Iterable[Variant], info: PlanningInfo) -> dict[str, dict[
             schedule = pruner.schedule(Budget(variant.budget, "published"), info, pruner.complete(None))
         except BadInput:
             continue
-        entry["where"][str(variant.budget)] = where([stage.site for stage in schedule.stages])
+        sites = where([stage.site for stage in schedule.stages])
+        entry["where"][str(variant.budget)] = sites if schedule.smaller is None else "image"
     return described
 
 

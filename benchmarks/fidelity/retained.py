@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 from tokviz.errors import BadInput
 
 from . import statistics as stats
-from .outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Outcome, Variant, shared_questions
+from .outcomes import CONTROLS, FAMILIES, FULL, Outcome, Variant, shared_questions
 from .statistics import Floats
-
-CONTROLS = ("random", "uniform")
-"""What every method has to beat."""
 
 Outcomes = Mapping[Variant, Sequence[Outcome]]
 
@@ -36,8 +33,7 @@ class Retained:
 
     def at(self, budget: int) -> list[int]:
         """Indices of the methods at a budget, without the controls and the oracle."""
-        controls = (*CONTROLS, EVIDENCE_ORACLE)
-        return [v for v, own in enumerate(self.variants) if own.budget == budget and own.method not in controls]
+        return [v for v, own in enumerate(self.variants) if own.budget == budget and own.method not in CONTROLS]
 
     def find(self, method: str, budget: int | None) -> int | None:
         """Index of the first variant of a method at a budget (its defaults, where tables hold them first)."""

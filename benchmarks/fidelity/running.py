@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Generator
 
 from scenes import DEFAULT_SIZE
@@ -20,6 +21,7 @@ from tokviz.pruners.sampling import random_rows
 from tokviz.records import TokenGrid
 from tokviz.runs.execute import planning_info
 from tokviz.runs.metrics import normalised
+from tokviz.runs.smaller import encode_smaller
 from tokviz.types import Budget, Need, Params, Schedule, Selection, Signals, Stage, tokens_per_layer
 
 from .outcomes import EVIDENCE_ORACLE, Outcome, Variant
@@ -50,6 +52,11 @@ class Recipe:
     inside: tuple[Stage, ...]
 
     @property
+    def seed_offset(self) -> int:
+        """What is added to a scene's seed: nothing for the first draw, what no scene's seed reaches for others."""
+        return self.variant.draw * 10**12
+
+    @property
     def needs(self) -> set[Need]:
         """Signals that its stages ask for."""
         return {need for stage in self.schedule.stages for need in stage.needs}
@@ -69,7 +76,7 @@ def recipe(vlm: VisionLanguageModel, grid: TokenGrid, variant: Variant) -> Recip
     else:
         pruner = get(variant.method)
         params = pruner.complete(variant.params)
-        schedule = pruner.schedule(budget, planning_info(vlm, grid), params).of_stages
+        schedule = pruner.schedule(budget, planning_info(vlm, grid), params)
     before = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
     inside = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
     n_once = 0 if variant.method == EVIDENCE_ORACLE else _asks_nothing(before)
@@ -86,11 +93,12 @@ def _asks_nothing(stages: Sequence[Stage]) -> int:
 
 @dataclass(frozen=True)
 class EncodedScene:
-    """A scene with questions, encoded once."""
+    """A scene with questions, encoded once; drawn: the picture itself."""
 
     seed: int
     cases: tuple[Case, ...]
     image: EncodedImage
+    drawn: Image.Image
 
 
 @torch.inference_mode()
@@ -104,6 +112,7 @@ def encode_scenes(
             scene.seed,
             scene.cases,
             encode_image(vlm, grid, scene.image, [case.question for case in scene.cases], needs),
+            scene.image,
         )
         for scene in drawn
         if scene.cases
@@ -124,13 +133,14 @@ class _Row:
 class Answered:
     """What one question came to under one variant.
 
-    Shape: kept ``(N,)`` bool, the visual tokens alive behind the last stage; per_layer ``L`` ints, visual tokens that
-    each layer processes. final: visual tokens behind the last stage. Both counts hold tokens that a stage added.
+    Shape: kept ``(N,)`` bool, the visual tokens alive behind the last stage, None where the image was encoded smaller
+    and none of them was; per_layer ``L`` ints, visual tokens that each layer processes. final: visual tokens behind the
+    last stage. Both counts hold tokens that a stage added.
     """
 
     case: Case
     answer: str
-    kept: NDArray[np.bool_]
+    kept: NDArray[np.bool_] | None
     per_layer: list[int]
     final: int
 
@@ -146,7 +156,7 @@ def answer_variant(
     """
     if not scenes:
         return []
-    begun = [_begin(vlm, plan, scene) for scene in scenes]
+    begun = [_begin(vlm, grid, plan, scene) for scene in scenes]
     rows = [row for each in begun for row in each.rows]
     select = _select(plan, rows)
     prompt = joined([row.prompt for row in rows])
@@ -160,9 +170,10 @@ def answer_variant(
         made = vlm.model.generate(**prompt.generate_inputs(), **options)
     answers = vlm.processor.tokenizer.batch_decode(made, skip_special_tokens=True)
     inside: Sequence[list[StageEvent]] = [[] for _ in rows] if trace is None else trace.events
+    encoded = [each.encoded for each in begun for _ in each.rows]
     return [
-        _answered(row.case, answer.strip(), [*row.events, *before, *late], grid.n_tokens, vlm.record.n_layers)
-        for row, answer, before, late in zip(rows, answers, guided, inside, strict=True)
+        _answered(row.case, answer.strip(), [*row.events, *before, *late], grid, n, vlm.record.n_layers)
+        for row, answer, before, late, n in zip(rows, answers, guided, inside, encoded, strict=True)
     ]
 
 
@@ -175,23 +186,28 @@ def run_variant(
 
 @dataclass(frozen=True)
 class _Begun:
-    """One scene behind the stages that are the same for all its questions."""
+    """One scene behind the stages that are the same for all its questions. encoded: visual tokens it was encoded to."""
 
     image: Prompt
     rows: list[_Row]
+    encoded: int
 
 
-def _begin(vlm: VisionLanguageModel, plan: Recipe, scene: EncodedScene) -> _Begun:
-    generator = Generator().manual_seed(scene.seed)
+def _begin(vlm: VisionLanguageModel, grid: TokenGrid, plan: Recipe, scene: EncodedScene) -> _Begun:
+    generator = Generator().manual_seed(scene.seed + plan.seed_offset)
     select = selector(plan.params, [generator])
-    short, events = shorten(vlm.model, vlm.family, scene.image.prompt, plan.once, select)
+    image, encoded = scene.image.prompt, grid.n_tokens
+    if plan.schedule.smaller is not None:
+        smaller = encode_smaller(vlm, scene.drawn, scene.cases[0].question, grid, plan.schedule.smaller)
+        image, encoded = smaller.prompt, smaller.n_tokens
+    short, events = shorten(vlm.model, vlm.family, image, plan.once, select)
     state = generator.get_state()
     rows = []
     for case, text in zip(scene.cases, scene.image.texts, strict=True):
         mine = Generator()
         mine.set_state(state)
         rows.append(_Row(case, with_text(short, text), mine, events[0]))
-    return _Begun(short, rows)
+    return _Begun(short, rows, encoded)
 
 
 def _select(plan: Recipe, rows: Sequence[_Row]) -> Select:
@@ -204,19 +220,21 @@ def _select(plan: Recipe, rows: Sequence[_Row]) -> Select:
     return keep_what_answers
 
 
-def _answered(case: Case, answer: str, events: Sequence[StageEvent], n_visual: int, n_layers: int) -> Answered:
+def _answered(
+    case: Case, answer: str, events: Sequence[StageEvent], grid: TokenGrid, encoded: int, n_layers: int
+) -> Answered:
     counts = [(event.stage.site, len(event.sequence)) for event in events]
-    kept = np.full(n_visual, not events)
-    if events:
+    kept = None if encoded < grid.n_tokens else np.full(grid.n_tokens, not events)
+    if kept is not None and events:
         kept[events[-1].kept.numpy()] = True
     return Answered(
-        case, answer, kept, tokens_per_layer(n_visual, n_layers, counts), counts[-1][1] if counts else n_visual
+        case, answer, kept, tokens_per_layer(encoded, n_layers, counts), counts[-1][1] if counts else encoded
     )
 
 
 def outcome(answered: Answered, grid: TokenGrid) -> Outcome:
     """The numbers that are stored."""
-    case, evidence = answered.case, list(answered.case.evidence)
+    case, kept, evidence = answered.case, answered.kept, list(answered.case.evidence)
     return Outcome(
         seed=case.seed,
         number=case.number,
@@ -227,9 +245,9 @@ def outcome(answered: Answered, grid: TokenGrid) -> Outcome:
         right=normalised(answered.answer) == normalised(case.expected),
         kept=answered.final,
         average=sum(answered.per_layer) / len(answered.per_layer),
-        evidence_recall=float(answered.kept[evidence].mean()) if evidence else None,
-        position_correlation=position_correlation(answered.kept),
-        kept_thirds=thirds(answered.kept, grid.row),
+        evidence_recall=None if kept is None or not evidence else float(kept[evidence].mean()),
+        position_correlation=None if kept is None else position_correlation(kept),
+        kept_thirds=None if kept is None else thirds(kept, grid.row),
     )
 
 

@@ -16,15 +16,16 @@ import numpy as np
 from tokviz.errors import BadInput
 
 from . import statistics as stats
-from .outcomes import EVIDENCE_ORACLE, FAMILIES, FULL, Outcome, Variant
+from .depth import depth_result, is_depth
+from .draws import bands
+from .outcomes import BASELINES, CONTROLS, FAMILIES, Outcome, Variant, judged_budget
 from .published import Ours, compare, published_budget
-from .retained import CONTROLS, Measured, Outcomes, estimate, measure
+from .retained import Measured, Outcomes, estimate, measure
 from .separation import separation
 
-FORMAT = 1
+FORMAT = 2
+"""2: pooling and downsampling are controls, draws of the controls, methods inside the LLM layer by layer."""
 MOST_FREQUENT = "Most frequent answer"
-JUDGED_AT = 64
-"""Of 576 tokens: where the spread between methods is judged."""
 
 
 def summarise(
@@ -41,19 +42,24 @@ def summarise(
     Raises BadInput without an unpruned run, without shared questions, when the same question differs between variants,
     and when the unpruned model answers nothing right, so that retention has no meaning.
     """
-    measured = measure(outcomes, resamples=resamples, seed=seed)
+    drawing: dict[str, int] = {"resamples": resamples, "seed": seed}
+    tables = {variant: own for variant, own in outcomes.items() if not variant.draw and not is_depth(variant)}
+    tables = {variant: own for variant, own in tables.items() if variant.method not in BASELINES or not variant.params}
+    measured = measure(tables, **drawing)
     rows = [_row(measured, v, about) for v in range(len(measured.variants))]
     _correct(rows)
     document = {
         "format": FORMAT,
         "about": {**about},
         "families": list(FAMILIES),
-        "questions": _questions(measured, outcomes),
+        "questions": _questions(measured, tables),
         "families_left_out": [name for name, good in zip(FAMILIES, measured.answerable, strict=True) if not good],
         "bootstrap": {"resamples": resamples, "seed": seed, "level": stats.LEVEL, "cluster": "scene"},
         "rows": rows,
         "blind": _blind(measured, about),
         "families_at_chance": _at_chance(rows[measured.full], measured),
+        "bands": bands(outcomes, **drawing),
+        "depth": depth_result(outcomes, **drawing),
         "separation": separation(measured, _judged_at(measured.variants, about)),
         "published": compare(_ours(rows, about)),
     }
@@ -75,12 +81,12 @@ def _row(measured: Measured, v: int, about: Mapping[str, Any]) -> dict[str, Any]
         "budget": variant.budget,
         "type": described.get("family", ""),
         "where": described.get("where", {}).get(str(variant.budget), ""),
-        "control": variant.method in (FULL, EVIDENCE_ORACLE, *CONTROLS),
+        "control": variant.method in CONTROLS,
         "accuracy": _per_family(measured.accuracy[v], measured.accuracy_samples[:, v]),
         "retention": _per_family(measured.families[v], measured.family_samples[:, v]),
         "mean_retention": measured.of(v),
         "existence": _existence(own),
-        "against": {c: _against(measured, v, c) for c in CONTROLS if variant.budget is not None},
+        "against": {c: _against(measured, v, c) for c in BASELINES if variant.budget is not None},
         "evidence_recall": {"mean": stats.mean(recalls), "questions": len(recalls)},
         "flips": {"lost": lost, "gained": gained},
         "kept": stats.mean([outcome.kept for outcome in own]),
@@ -116,7 +122,7 @@ def _against(measured: Measured, v: int, control: str) -> dict[str, Any] | None:
 def _correct(rows: Sequence[dict[str, Any]]) -> None:
     """Fill in Holm's correction: over the methods of a budget, for each control apart."""
     for budget in {row["budget"] for row in rows}:
-        for control in CONTROLS:
+        for control in BASELINES:
             tests = [row["against"].get(control) for row in rows if row["budget"] == budget and not row["control"]]
             found = [test for test in tests if test is not None]
             for test, p in zip(found, stats.holm([test["p"] for test in found]), strict=True):
@@ -172,12 +178,10 @@ def _questions(measured: Measured, outcomes: Outcomes) -> dict[str, Any]:
 
 
 def _judged_at(variants: Sequence[Variant], about: Mapping[str, Any]) -> int:
-    """The budget that is 64 of 576; the smallest one when that was not run."""
-    budgets = sorted({variant.budget for variant in variants if variant.budget is not None})
-    same = [budget for budget in budgets if published_budget(budget, int(about["n_visual"])) == JUDGED_AT]
+    budgets = {variant.budget for variant in variants if variant.budget is not None}
     if not budgets:
         raise BadInput("There is nothing to compare: only the unpruned model ran.")
-    return same[0] if same else budgets[0]
+    return judged_budget(budgets, int(about["n_visual"]))
 
 
 def _ours(rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> dict[str, dict[int, Ours]]:
@@ -185,7 +189,7 @@ def _ours(rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> dict[str,
     found: dict[str, dict[int, Ours]] = {}
     for row in rows:
         budget = None if row["budget"] is None else published_budget(row["budget"], int(about["n_visual"]))
-        if budget is not None and not row["params"] and row["method"] not in (*CONTROLS, EVIDENCE_ORACLE):
+        if budget is not None and not row["params"] and row["method"] not in CONTROLS:
             families = {name: each["value"] for name, each in row["retention"].items()}
             found.setdefault(row["method"], {})[budget] = Ours(row["mean_retention"]["value"], families)
     return found

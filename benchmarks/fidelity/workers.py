@@ -57,10 +57,10 @@ def run_chunk(
     first = min(have for _, have in missing)
     needs = {need for plan, _ in missing for need in plan.needs}
     scenes = encode_scenes(vlm, grid, chunk[first:], needs)
-    same: dict[tuple[str, str, Schedule, int], list[Outcome]] = {}
+    same: dict[tuple[str, str, int, Schedule, int], list[Outcome]] = {}
     for plan, have in missing:
         started = time.perf_counter()
-        key = (plan.variant.method, plan.variant.row, plan.schedule, have)
+        key = (plan.variant.method, plan.variant.row, plan.variant.draw, plan.schedule, have)
         if key not in same:
             same[key] = run_variant(vlm, grid, plan, _from(scenes, chunk[have:]))
         cache.add(chunk, plan.variant, same[key], time.perf_counter() - started)

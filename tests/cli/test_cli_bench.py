@@ -17,8 +17,8 @@ from benchmarks.fidelity.running import run_variant
 from tokviz import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-FEW = ("--methods", "apet,fastv", "--budgets", "12%", "--workers", 1)
-ROWS = ["full", "random", "uniform", "fastv", "apet", "evidence_oracle"]
+FEW = ("--methods", "apet,fastv", "--budgets", "12%", "--workers", 1, "--draws", 1, "--no-layers")
+ROWS = ["full", "random", "uniform", "downsample", "pool", "fastv", "apet", "evidence_oracle"]
 
 
 @pytest.fixture

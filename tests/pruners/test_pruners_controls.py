@@ -223,7 +223,9 @@ def test_oracle_by_hand():
 
 def test_without_any_token_that_shows_evidence_the_oracle_is_uniform_and_says_so():
     selection = marked([0.0] * 16, 4)
-    assert torch.equal(selection.kept, select_uniform(Signals(torch.zeros(16, 1)), 4, {}, generator()).kept)
+    assert torch.equal(
+        selection.kept, select_uniform(Signals(torch.zeros(16, 1)), 4, {"phase": "middle"}, generator()).kept
+    )
     assert selection.diagnostics.warnings == (oracle.NOT_SHOWN,)
     assert marked([torch.nan, 0.0, 1.0, torch.nan], 1).kept.tolist() == [2]
     assert marked([torch.nan, 0.0, 1.0, torch.nan], 2).kept.tolist() == [1, 2]

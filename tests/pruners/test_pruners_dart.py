@@ -158,8 +158,15 @@ def test_the_layer(layers, layer):
     assert plan(64, info=PlanningInfo(576, layers))[0].site == layer
 
 
+def test_a_layer_that_is_asked_for():
+    found = get("dart").schedule(Budget(64, "published"), PlanningInfo(576, 8), get("dart").complete({"layer": 5}))
+    assert [stage.site for stage in found.stages] == [5]
+    with pytest.raises(BadInput, match="DART's layer must lie between 1 and 7 for a model of 8 layers, not 8"):
+        get("dart").schedule(Budget(64, "published"), PlanningInfo(576, 8), get("dart").complete({"layer": 8}))
+
+
 def test_a_model_of_one_layer_is_refused():
-    with pytest.raises(BadInput, match="single layer"):
+    with pytest.raises(BadInput, match=r"keys of one layer.* single one"):
         plan(64, info=PlanningInfo(576, 1))
 
 

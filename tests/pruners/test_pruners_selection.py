@@ -12,6 +12,7 @@ from tokviz.pruners.controls import select_random, select_uniform
 from tokviz.types import Signals
 
 NAN = math.nan
+MIDDLE = {"phase": "middle"}
 
 
 def generator(seed=0):
@@ -44,8 +45,20 @@ def test_random_is_fair():
 def test_uniform_on_a_4_by_4_raster():
     # 4 of 16: floor(16 (2i + 1) / 8) = 2, 6, 10, 14, one per row.
     # 5 of 16: floor(16 (2i + 1) / 10) = 1.6, 4.8, 8, 11.2, 14.4.
-    assert select_uniform(Signals(torch.zeros(16, 1)), 4, {}, generator()).kept.tolist() == [2, 6, 10, 14]
-    assert select_uniform(Signals(torch.zeros(16, 1)), 5, {}, generator()).kept.tolist() == [1, 4, 8, 11, 14]
+    assert select_uniform(Signals(torch.zeros(16, 1)), 4, MIDDLE, generator()).kept.tolist() == [2, 6, 10, 14]
+    assert select_uniform(Signals(torch.zeros(16, 1)), 5, MIDDLE, generator()).kept.tolist() == [1, 4, 8, 11, 14]
+
+
+def test_uniform_at_a_drawn_place_shifts_all_slices_alike():
+    """4 of 10: places u, u + 2.5, ... with u below 2.5, so that over many seeds every token is kept as often as any."""
+    kept = torch.stack(
+        [select_uniform(Signals(torch.zeros(10, 1)), 4, {"phase": "drawn"}, generator(s)).kept for s in range(1000)]
+    )
+    shifts = {tuple(row) for row in kept.tolist()}
+    # u = 0, 1/8, ..., 19/8: floor(u + 2.5 i) changes where u passes 0.5, 1, 1.5 and 2.
+    assert shifts == {(0, 2, 5, 7), (0, 3, 5, 8), (1, 3, 6, 8), (1, 4, 6, 9), (2, 4, 7, 9)}
+    counts = torch.bincount(kept.flatten(), minlength=10).tolist()
+    assert all(330 < count < 470 for count in counts), counts  # 400 expected
 
 
 # ------------------------------------------------------------ attention-ranked

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Generator
 
 from ..types import Budget, Params, PlanningInfo, Schedule, Selection, Signals
 from .ops import evenly_spaced
-from .pruner import Pruner, budget_tokens, fixed_count, single_stage, whole
+from .pruner import Pruner, budget_tokens, choice, fixed_count, single_stage, whole
 from .sampling import random_rows
 
 
@@ -34,11 +35,15 @@ def random_layer(info: PlanningInfo, params: Params) -> int:
 
 @fixed_count
 def select_uniform(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
-    """Keep the middle of each of ``keep`` equal slices of the raster sequence.
+    """Keep the middle of each of ``keep`` equal slices of the raster sequence, or one place in all of them, drawn once.
 
     Even along the sequence, not over the plane. Rows that are no patch count like any other. Shape: kept ``(keep,)``.
     """
-    return Selection(kept=evenly_spaced(len(signals.features), keep, signals.features.device))
+    n, device = len(signals.features), signals.features.device
+    if params["phase"] == "middle":
+        return Selection(kept=evenly_spaced(n, keep, device))
+    drawn = int(torch.randint(2 * n, (1,), generator=generator))
+    return Selection(kept=(torch.arange(keep, device=device) * 2 * n + drawn) // (2 * keep))
 
 
 FULL = Pruner(
@@ -62,6 +67,15 @@ UNIFORM = Pruner(
     label="Uniform",
     family="control",
     claim="Keeps evenly spaced tokens: what a coarser image would give.",
+    params=(
+        choice(
+            "phase",
+            "Phase",
+            ("middle", "drawn"),
+            "Where in each of the equal slices the kept token lies. middle: in its middle. drawn: at one place in all "
+            "of them, drawn with the seed, so that several seeds show how much the place matters.",
+        ),
+    ),
     schedule=single_stage(select_uniform, title="Evenly spaced tokens"),
 )
 

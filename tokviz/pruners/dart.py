@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from ..errors import BadInput
 from ..names import Params
 from ..records import TextScores, TokenMap
 from ..types import (
@@ -25,7 +24,7 @@ from ..types import (
 from .ops import complement, required, row_lengths, spread, top_k, unit_rows, usable_rows, whole_groups
 from .per_view import Usable, all_rows, unrankable
 from .pruner import Paper, Pruner, budget_tokens, choice, fixed_count, single_stage, whole
-from .schedules import carried_layers
+from .schedules import layer_asked
 
 NEEDS = (KEY_NORMS, NORMED_FEATURES)
 PUBLISHED_LAYER = 2
@@ -133,11 +132,11 @@ def select(signals: Signals, keep: int, params: Params, generator: Generator) ->
 
 
 def layer(info: PlanningInfo, params: Params) -> int:
-    """2 at the published depths, elsewhere in proportion, at least 1. Raises BadInput for a model of one layer."""
-    layers = carried_layers([PUBLISHED_LAYER], info.n_layers)
-    if not layers:
-        raise BadInput("DART reads the keys of one layer and prunes before the next; this model has a single layer.")
-    return layers[0]
+    """The first layer that sees fewer tokens: that asked for, or the published 2, in proportion to 32 layers.
+
+    Raises BadInput when it is not a layer of this model, or the first, before which there are no keys.
+    """
+    return layer_asked("DART", "keys", params["layer"], PUBLISHED_LAYER, info)
 
 
 def _needs(info: PlanningInfo, params: Params) -> tuple[Need, ...]:
@@ -173,6 +172,15 @@ PRUNER = Pruner(
     ),
     needs=(*NEEDS, SEQUENCE_INDEX),
     params=(
+        whole(
+            "layer",
+            "Layer",
+            0,
+            "The first layer that sees fewer tokens; the keys of the layer before decide. 0: as published, 2 of 28, 32 "
+            "or 40, else in proportion to 32.",
+            minimum=0,
+            maximum=63,
+        ),
         choice(
             "count",
             "Count",

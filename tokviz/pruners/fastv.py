@@ -6,11 +6,10 @@ from dataclasses import replace
 
 from torch import Generator, Tensor
 
-from ..errors import BadInput
 from ..types import LAST_ROW, Chart, Params, PlanningInfo, Selection, Signals, TokenMap
 from .per_view import last_row, ranked
 from .pruner import Paper, Pruner, fixed_count, single_stage, whole
-from .schedules import carried_layers
+from .schedules import layer_asked
 
 PUBLISHED_LAYER = 2
 
@@ -48,18 +47,7 @@ def layer(info: PlanningInfo, params: Params) -> int:
 
     Layer 0 has no layer before it that could attend, so that 0 stands for the published 2, in proportion to 32 layers.
     """
-    n_layers = info.n_layers
-    published = carried_layers([PUBLISHED_LAYER], n_layers)
-    if not published:
-        raise BadInput(
-            "FastV reads the attention of one layer and prunes before the next; this model has a single one."
-        )
-    k = params["layer"] or published[0]
-    if not 0 < k < n_layers:
-        raise BadInput(
-            f"FastV's layer must lie between 1 and {n_layers - 1} for a model of {n_layers} layers, not {k}."
-        )
-    return k
+    return layer_asked("FastV", "attention", params["layer"], PUBLISHED_LAYER, info)
 
 
 PRUNER = Pruner(

@@ -28,6 +28,25 @@ def carried_layers(published: Sequence[int] | Mapping[int, Sequence[int]], n_lay
     return [layer for layer in layers if layer < n_layers]
 
 
+def layer_asked(label: str, reads: str, asked: int, published: int, info: PlanningInfo) -> int:
+    """The first layer that sees fewer tokens, for a method that goes by the layer before it: ``asked``, 0 as published.
+
+    Raises BadInput when it is no layer of this model or the first, naming the method and what it ``reads``.
+    """
+    carried = carried_layers([published], info.n_layers)
+    if not carried:
+        raise BadInput(
+            f"{label} reads the {reads} of one layer and prunes before the next; this model has a single one."
+        )
+    layer = asked or carried[0]
+    if not 0 < layer < info.n_layers:
+        raise BadInput(
+            f"{label}'s layer must lie between 1 and {info.n_layers - 1} for a model of {info.n_layers} layers, not "
+            f"{layer}."
+        )
+    return layer
+
+
 def reference_depth(n_layers: int) -> int:
     """At how many layers a published budget is solved: the model's own number if it was published on, else 32."""
     return n_layers if n_layers in PUBLISHED_DEPTHS else 32
