@@ -15,7 +15,7 @@ from tokviz.types import Budget, Signals, Stage
 
 from . import published_merging as merging
 from . import published_procedures as published
-from .inputs import FULL_WIDTH, KEY_WIDTH, QUESTION, TEXT, n_views, planning_info
+from .inputs import FULL_WIDTH, KEY_WIDTH, PIXELS, QUESTION, TEXT, n_views, planning_info
 from .measuring import Deadline, Machine
 
 
@@ -108,6 +108,20 @@ def _vispruner(machine: Machine, size: Size) -> float:
     return machine.product(first, first, size.width) + looks / side**2 * machine.read_of(side, side)
 
 
+def _adafv(machine: Machine, size: Size) -> float:
+    return machine.product(TEXT, size.n, size.width) + machine.read
+
+
+def _pixels(machine: Machine, size: Size) -> float:
+    """Every cell once, with two of its neighbours."""
+    return 3 * machine.read_of(size.n, PIXELS)
+
+
+def _ivcprune(machine: Machine, size: Size) -> float:
+    """The question's products with all values; those of the seeds are few beside it."""
+    return machine.product(TEXT, size.n, size.width)
+
+
 def _strips(machine: Machine, size: Size) -> float:
     strip = max(1, size.n // 16)
     return machine.read + 16 * machine.product(strip, strip, size.width)
@@ -181,6 +195,7 @@ CASES: tuple[Case, ...] = (
     Case("dycoke", _READ, _reads(1), published.dycoke, filmed=True),
     Case("dart", "8 reads", _reads(8), published.dart),
     Case("scope", "product + 1 read of it", _coverage, published.scope),
+    Case("pixelprune", "3 reads of the pixels", _pixels, published.pixelprune),
     Case("tome", "1 copy + key product", _tome, merging.tome, keep=_one_tower_layer),
     Case("prumerge", "1 read + key product", _prumerge, merging.prumerge),
     Case("prumerge_plus", "1 read + key product", _prumerge, merging.prumerge),
@@ -193,6 +208,8 @@ CASES: tuple[Case, ...] = (
     Case("adaptvtp", f"text product + {_GREEDY}", _adaptvtp, published.adaptvtp),
     Case("cdpruner", f"{_GREEDY} + factor rows", _cdpruner, published.cdpruner),
     Case("mmtok", "products + 1 read of them", _mmtok, published.mmtok),
+    Case("adafv", "text product + 1 read", _adafv, published.adafv),
+    Case("ivcprune", "text product", _ivcprune, published.ivcprune),
     Case("pdrop", _READ, _reads(1), published.last_row),
     Case("v2drop", "2 reads", _reads(2), published.variation),
     Case("vtw", "none", _nothing, published.withdraw),

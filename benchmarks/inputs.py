@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tokviz.types import PlanningInfo, Signals, Stage
 
-TEXT, QUESTION, KEY_WIDTH, FULL_WIDTH = 64, 24, 64, 1024
-"""Text tokens behind the picture, those of the question, and the widths of CLIP's keys (mean of heads, all heads)."""
+TEXT, QUESTION, KEY_WIDTH, FULL_WIDTH, PIXELS = 64, 24, 64, 1024, 3 * 14 * 14
+"""Text tokens behind the picture, those of the question, the widths of CLIP's keys (mean of heads, all heads), and the
+numbers that a patch of CLIP shows."""
 
 
 def planning_info(n: int, tiled: bool, filmed: bool = False) -> PlanningInfo:
@@ -83,6 +84,14 @@ def make_signals(
     given.update({field: make() for kind, (field, make) in made.items() if kind in kinds})
     if "llm_input" in kinds:
         given |= {"input_features": given["features"].clone(), "input_text": rows(TEXT, width)}
+    if "values" in kinds:
+        heads = max(1, width // 128)
+        counts = {"values": n, "text_values": TEXT, "other_values": 35}
+        given |= {name: rows(count, width).unflatten(1, (heads, -1)) for name, count in counts.items()}
+    if "rotary_means" in kinds:
+        given["rotary_means"] = rows(n, 2)
+    if "pixels" in kinds:
+        given["pixels"] = rows(n, PIXELS).sigmoid()
     if "key_norms" in kinds:
         given["text_key_norms"] = rows(1, TEXT)[0].abs()
     if "prompt_features" in kinds:

@@ -175,6 +175,56 @@ def mmtok(s: Signals, keep: int, tick: Tick) -> Tensor:
     return chosen.sort().values
 
 
+def adafv(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """AdaFV: two ranked lists, prefix sums of what is behind the sure quarter of each, and the best product of two."""
+    cosines = normalize(s.text_features, dim=1) @ normalize(s.features, dim=1).T
+    by_text, text = (cosines * 100).softmax(-1).max(0).values.topk(keep)
+    by_tower, tower = s.cls_attention.topk(keep)
+    sure = int(keep * 0.25)
+    left = keep - 2 * sure
+    zero = by_text.new_zeros(1)
+    sums = [torch.cat([zero, values[sure:].cumsum(0)]) for values in (by_text, by_tower)]
+    first = torch.arange(left + 1, device=zero.device)
+    best = int((sums[0][first] * sums[1][left - first]).argmax())
+    return torch.cat([text[: sure + best], tower[: keep - sure - best]]).sort().values
+
+
+def pixelprune(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """PixelPrune at the tolerance that it is given: cell by cell, each compared on the host with what stands for it."""
+    side = int(len(s.pixels) ** 0.5)
+    cells = s.pixels[: side * side].unflatten(0, (side, side)).clone()
+    chosen = [0]
+
+    def like(one: Tensor, other: Tensor) -> bool:
+        return bool(((one - other).abs().max() <= 0.5).item())
+
+    for place in range(1, side * side):
+        tick()
+        row, column = divmod(place, side)
+        left, above = cells[row, column - 1], cells[row - 1, column]
+        foretold = above if column == 0 else left
+        if row and column and like(cells[row - 1, column - 1], left) and not like(cells[row - 1, column - 1], above):
+            foretold = above
+        if like(cells[row, column], foretold):
+            cells[row, column] = foretold
+        else:
+            chosen.append(place)
+    return torch.tensor(chosen[:keep])
+
+
+def ivcprune(s: Signals, keep: int, tick: Tick) -> Tensor:
+    """IVC-Prune: the whole map of value similarity, seeds by the question's rows, coordinates by two top-k."""
+    tokens = torch.cat([s.values, s.text_values, s.other_values]).transpose(0, 1)
+    similarity = (tokens @ tokens.transpose(1, 2) * tokens.shape[2] ** -0.5).softmax(2).mean(0)
+    n = len(s.values)
+    asking = torch.arange(n + 2, n + len(s.text_values), device=tokens.device)
+    seeds = similarity[asking].mean(0)[:n].topk(max(1, round(0.01 * n))).indices
+    ranked = similarity[torch.cat([seeds, asking])].mean(0)[:n].topk(n).indices
+    coordinates = s.rotary_means.topk(round(0.2 * keep), dim=0).indices.flatten()
+    first = torch.cat([coordinates, seeds]).unique()
+    return torch.cat([first, ranked[~torch.isin(ranked, first)]])[:keep].sort().values
+
+
 def holov(s: Signals, keep: int, tick: Tick) -> Tensor:
     """HoloV: 16 strips; attention plus the variance of cosines in each strip shares out the tokens."""
     strips = torch.arange(len(s.features), device=s.features.device).tensor_split(16)

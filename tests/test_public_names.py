@@ -145,7 +145,7 @@ def test_wrong_values_are_one_short_sentence(vlm, scene_image, changes, sentence
     request = {"image": scene_image, "question": QUESTION, "methods": ["apet"], "budget": 16} | changes
     with pytest.raises(BadInput, match=sentence) as refused:
         tokviz.compare(vlm, **request)
-    assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)  # the longest names all methods
 
 
 def test_values_are_shown_on_one_line_whatever_they_are():

@@ -27,7 +27,8 @@ SignalKind = Literal[
     "cls_attention", "cls_logits", "cls_full_width", "cls_feature", "received_attention", "object_attention",
     "deep_attention", "shallow_attention", "encoder_keys", "full_keys", "encoder_features", "text_features",
     "question_features", "llm_input", "clip_relevance", "last_row", "text_rows", "head_rows", "rotary_similarity",
-    "previous_features", "key_norms", "normed_features", "sequence_index", "prompt_features", "evidence",
+    "previous_features", "key_norms", "normed_features", "sequence_index", "prompt_features", "evidence", "values",
+    "rotary_means", "pixels",
 ]  # fmt: skip
 
 
@@ -38,8 +39,8 @@ class Need:
     kind: ``last_row``, ``text_rows`` -> ``Signals.attention_rows``; ``encoder_keys`` -> ``keys``; ``llm_input`` ->
         ``input_features`` and ``input_text``; ``key_norms``, ``normed_features``, ``sequence_index``,
         ``prompt_features`` and ``question_features`` also fill ``text_key_norms``, ``normed_text``, ``text_index``,
-        ``prompt_index`` and ``question_index``. All others are named as the field of ``Signals`` that they fill, where
-        what they are is told.
+        ``prompt_index`` and ``question_index``, ``values`` also ``text_values`` and ``other_values``. All others are
+        named as the field of ``Signals`` that they fill, where what they are is told.
     layer: for vision signals ``"feature"`` (the layer whose output becomes the visual features; CLIP layer 22 of 24 in
         LLaVA-1.5), ``"last"`` or ``"object"`` (a middle one, whose attention follows objects: the 9th of CLIP's 24, the
         16th of 32 of Qwen, as HiPrune has it) or ``"shallow"`` (a quarter of the way, as VScan has it); for attention
@@ -86,6 +87,9 @@ NORMED_FEATURES = Need("normed_features")
 SEQUENCE_INDEX = Need("sequence_index")
 PROMPT_FEATURES = Need("prompt_features")
 EVIDENCE = Need("evidence")
+VALUES = Need("values", "previous")
+ROTARY_MEANS = Need("rotary_means")
+PIXELS = Need("pixels")
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,13 @@ class Signals:
         prompt_index: ``(T,)`` int64, where each of them stands, counted as ``sequence_index``.
         evidence: ``(N,)``, share of each patch that the boxes around the evidence for the right answer cover, 0 to 1,
             0 for rows that are no patch. No property of the image: for controls that know the answer.
+        values: ``(N, H, d)``, value vectors of the layer before the stage, as many heads as it has of keys.
+        text_values: ``(M, H, d)``, of the text.
+        other_values: ``(P, H, d)``, of all other tokens of the prompt, in any order: what stands before the last image.
+        rotary_means: ``(N, 2)``, of the table of rotary cosines at each row's position the mean over its width, and of
+            that of the sines; where positions have several axes the mean over those, each with the whole table.
+        pixels: ``(N, P)``, the pixels that each patch (or group of merged patches) shows, scaled so that the lightest
+            and the darkest one are 1 apart; 0 for rows that are no patch.
         candidates: ``(N,)`` bool, False for rows that are no image patch (newline, video [CLS]), of which the vision
             tower knows nothing: their encoder features and keys are 0, their [CLS] scores NaN; None when all are.
         view: ``(N,)`` int, the tile or frame of each row (a newline's is that of the patch before it); None for one.
@@ -177,6 +188,11 @@ class Signals:
     prompt_features: Tensor | None = None
     prompt_index: Tensor | None = None
     evidence: Tensor | None = None
+    values: Tensor | None = None
+    text_values: Tensor | None = None
+    other_values: Tensor | None = None
+    rotary_means: Tensor | None = None
+    pixels: Tensor | None = None
     candidates: Tensor | None = None
     view: Tensor | None = None
     cell: Tensor | None = None
@@ -267,6 +283,8 @@ class Stage:
             ln(``Selection.sizes``) to every key's logit, so that a merged token weighs as much as its patches.
         rectify: Attention in every later layer of the LLM adds ln(group size) to the logits of the tokens that this
             stage merged, as keys; a group's size is how many original visual tokens a kept one carries.
+        cuts_cache: For a site inside the LLM: whatever was dropped so far also leaves the key-value cache of the layers
+            before, so that no new token sees it anywhere.
     """
 
     site: Site
@@ -277,6 +295,7 @@ class Stage:
     title: str = ""
     proportional_attention: bool = False
     rectify: bool = False
+    cuts_cache: bool = False
 
     @property
     def site_label(self) -> str:

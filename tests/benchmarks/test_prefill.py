@@ -109,6 +109,7 @@ def test_attention_guided_methods_are_measured_as_published_too(made):
         "vispruner",
         "holov",
         "hiprune",
+        "adafv",
         "vscan",
         "scope",
         "todre",

@@ -2,6 +2,7 @@
 
 The sequence keeps its full length; dropped tokens are masked out as keys from their stage on (one 4D-style mask per
 layer). No cache, no padding, own attention arithmetic, own positions. Signals are read off its own full attention maps.
+What a stage cuts from the cache of earlier layers, new tokens do not see there: they are run again once that is known.
 """
 
 from __future__ import annotations
@@ -24,14 +25,21 @@ def oracle(model, inputs, stages, choose, new_tokens, case: Case = CASES["llava"
     for row, (ids, real) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)):
         ids = ids[real]
         # A row of a pruned batch must not depend on its neighbours: each is computed alone.
-        row_logits, row_kept = _one(case, model, ids, images[row], stages, choose, row, new_tokens[row])
+        one = case, model, ids, images[row], stages, choose, row, new_tokens[row]
+        row_logits, row_kept, cut = _one(*one)
+        if cut:
+            row_logits, row_kept, _ = _one(*one, cut)
         logits.append(row_logits)
         kept.append(row_kept)
     return torch.stack(logits, dim=1), kept
 
 
 @torch.no_grad()
-def _one(case, model, ids, seen, stages, choose, row, new_tokens):
+def _one(case, model, ids, seen, stages, choose, row, new_tokens, cut=()):
+    """Logits, kept tokens, and what stages cut from the cache of earlier layers: pairs of layer and columns.
+
+    cut: those pairs, of a first run.
+    """
     lm, n_prompt = case.language_model(model), len(ids)
     sequence = torch.cat([ids, new_tokens[:-1]])
     hidden = lm.embed_tokens(sequence)
@@ -42,6 +50,8 @@ def _one(case, model, ids, seen, stages, choose, row, new_tokens):
     alive = torch.arange(len(where))
     state = {"hidden": hidden, "key": torch.ones(len(sequence), dtype=torch.bool), "maps": {}, "inputs": {}, "keys": {}}
     state["weight"] = torch.ones(len(sequence), dtype=torch.float64)
+    state |= {"cut": cut, "n_prompt": n_prompt, "layer": 0}
+    now_cut = []
     state["positions"] = torch.arange(len(sequence))
     if not case.here.reindexes:
         state["positions"] = state["positions"].expand(3, -1)
@@ -79,6 +89,8 @@ def _one(case, model, ids, seen, stages, choose, row, new_tokens):
             if stage.positions == "reindex":
                 state["positions"] = (state["key"].cumsum(0) - 1).clamp(min=0)
             alive = alive[selection.kept]
+            if stage.cuts_cache:  # and with it what earlier stages dropped
+                now_cut.append((site, where[~torch.isin(torch.arange(len(where)), alive)]))
             kept_by_stage.append(alive.tolist())
 
     run("encoder")
@@ -86,11 +98,11 @@ def _one(case, model, ids, seen, stages, choose, row, new_tokens):
     state["llm_input"] = state["hidden"].clone(), where[alive]
     for number in range(len(lm.layers)):
         run(number)
-        state["inputs"][number] = state["hidden"].clone()
+        state["inputs"][number], state["layer"] = state["hidden"].clone(), number
         state["hidden"], state["maps"][number], state["keys"][number] = _layer(lm, number, state)
         if seen is not None and number < len(seen.deepstack):
             state["hidden"][where] += seen.deepstack[number]  # of dropped tokens, too: nobody looks at them
-    return model.lm_head(lm.norm(state["hidden"]))[n_prompt - 1 :], kept_by_stage
+    return model.lm_head(lm.norm(state["hidden"]))[n_prompt - 1 :], kept_by_stage, now_cut
 
 
 def _layer(lm, number, state):
@@ -118,6 +130,9 @@ def _attention(lm, layer, state):
     logits = query @ key.transpose(1, 2) * attention.head_dim**-0.5
     logits = logits + state["weight"].log().to(logits.dtype)  # of a merged token: of all that it carries
     allowed = torch.ones(length, length, dtype=torch.bool).tril() & state["key"]
+    for site, columns in state["cut"]:
+        if state["layer"] < site:
+            allowed[state["n_prompt"] :, columns] = False
     allowed |= torch.eye(length, dtype=torch.bool)  # a dropped token looks at itself; nobody looks at it
     return logits.masked_fill(~allowed, -torch.inf).softmax(-1), value, own
 
@@ -157,6 +172,18 @@ def _signals(lm, stage, state, columns, features, where, n_prompt):
             speed = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
             apart = state["positions"][question][:, None] - state["positions"][columns]
             found["rotary_similarity"] = 2 * (apart[..., None] * speed).cos().sum(-1) / width**0.5
+        elif need.kind == "values":
+            layer = lm.layers[stage.site - 1]
+            wide = layer.self_attn.v_proj(layer.input_layernorm(state["inputs"][stage.site - 1]))
+            values = wide.view(len(wide), -1, layer.self_attn.head_dim)
+            other = [place for place in range(n_prompt) if place not in where and place <= where[-1]]
+            found.update(values=values[columns], text_values=values[question], other_values=values[other])
+        elif need.kind == "rotary_means":
+            width = lm.layers[0].self_attn.head_dim
+            base = lm.config.rope_parameters["rope_theta"]
+            speed = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+            turned = (state["positions"][..., columns, None] * speed).reshape(-1, len(columns), len(speed))
+            found["rotary_means"] = torch.stack([turned.cos().mean((0, 2)), turned.sin().mean((0, 2))], 1)
         elif need.kind == "llm_input":
             entered, visual = state.get("llm_input", (state["hidden"], columns))
             found.update(input_features=entered[visual], input_text=entered[question])

@@ -1,6 +1,6 @@
 """Pruned generation against the full-length masked oracle, and against itself by the other way."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -17,10 +17,12 @@ from tokviz.types import (
     NORMED_FEATURES,
     PREVIOUS_FEATURES,
     PROMPT_FEATURES,
+    ROTARY_MEANS,
     ROTARY_SIMILARITY,
     SEQUENCE_INDEX,
     TEXT_FEATURES,
     TEXT_ROWS,
+    VALUES,
     Diagnostics,
     Need,
     Selection,
@@ -76,6 +78,42 @@ def test_a_pruned_batch_equals_the_oracle(sdpa64, where, positions, choose):
 def test_every_kind_of_prompt_equals_the_oracle(model, tolerance, batch, positions):
     inputs = prompt(model, BATCHES[batch])
     against_oracle(model, inputs, schedules(positions)["everywhere"], merged, tolerance)
+
+
+CUTS = {
+    "one layer": (3,),
+    "two layers": (1, 3),
+    "the second of two": (1, -3),
+    "twice at one layer": (3, 3),
+    "first": (0, 4),
+}
+
+
+@pytest.mark.parametrize("choose", [ragged, merged], ids=lambda choose: choose.__name__)
+@pytest.mark.parametrize("positions", ["keep", "reindex"])
+@each("where", CUTS)
+def test_what_is_cut_from_earlier_layers_no_later_token_sees_there(sdpa64, where, positions, choose):
+    """Negative: of two stages only this one cuts."""
+    only = any(site < 0 for site in CUTS[where])
+    stages = [
+        replace(stage(abs(site), 9 - 4 * number, positions), cuts_cache=site < 0 or not only)
+        for number, site in enumerate(CUTS[where])
+    ]
+    inputs = prompt(sdpa64, BATCHES["left-padded"])
+    cut = against_oracle(sdpa64, inputs, stages, choose, 1e-6)
+    with prune(sdpa64, FAMILY, None, [replace(s, cuts_cache=False) for s in stages], choose):
+        left = generated(sdpa64, inputs)[1]
+    assert torch.equal(cut[0], left[0]), "the first new token comes of the prompt alone"
+    assert (cut[1:] - left[1:]).abs().max() > 1e-3, "nothing was cut: the test has no teeth"
+
+
+def test_a_cut_cache_is_small_in_every_layer(sdpa64):
+    inputs = prompt(sdpa64, BATCHES["one row"])
+    with prune(sdpa64, FAMILY, None, [replace(stage(3, 5), cuts_cache=True)], spread):
+        cache = sdpa64(**inputs, use_cache=True).past_key_values
+    lengths = {layer.keys.shape[2] for layer in cache.layers} | {layer.values.shape[2] for layer in cache.layers}
+    assert lengths == {3 + 5 + 6}
+    assert cache.get_seq_length() == inputs["input_ids"].shape[1]
 
 
 @pytest.mark.parametrize("early, late", [("keep", "reindex"), ("reindex", "keep")])
@@ -231,6 +269,7 @@ SEVERAL = {
     "of the next layer": (Need("last_row", "this"), Need("head_rows", "this"), Need("key_norms", "this")),
     "mixed layers": (LAST_ROW, Need("head_rows", "this"), KEY_NORMS, PREVIOUS_FEATURES),
     "keys alone": (KEY_NORMS,),
+    "values and positions": (VALUES, ROTARY_MEANS),
     "heads alone": (HEAD_ROWS,),
 }
 

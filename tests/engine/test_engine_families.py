@@ -17,7 +17,7 @@ from tiny_families import CASES
 from tokviz.engine import encode, prune, running_on, shorten
 from tokviz.engine.capture import watched_encoding
 from tokviz.errors import Unsupported
-from tokviz.types import CLS_FEATURE, LAST_ROW, TEXT_ROWS, Need, Selection
+from tokviz.types import CLS_FEATURE, LAST_ROW, PIXELS, TEXT_ROWS, Need, Selection
 
 BATCHES = {
     "one row": [[3, "visual", 6]],
@@ -358,3 +358,22 @@ def test_signals_of_a_forward_that_failed_are_nobody_elses(name):
             model(**{**inputs, "input_ids": torn})
         with pytest.raises(Unsupported, match="did not run inside"):
             model(**other.generate_inputs())
+
+
+def test_pixels_of_a_token_are_those_that_it_shows(case, exact):
+    """One number of what the tower is given changes: few tokens show it, each at one place, in units of 0 to 1."""
+    inputs = case.prompt(exact, [[3, "visual", 6]])
+    name = next(name for name in inputs if name.startswith("pixel_values"))
+    before = encode(exact, case.here, inputs, (PIXELS,)).vision[0].seen["pixels"]["feature"]
+    pixels = inputs[name].clone()
+    image = pixels if pixels.dim() == 2 else pixels.flatten(0, -4)[0]  # Qwen: (patches, numbers); a tile, a frame
+    middle = tuple(size // 2 for size in image.shape)
+    image[middle] += 1.0
+    after = encode(exact, case.here, {**inputs, name: pixels}, (PIXELS,)).vision[0].seen["pixels"]["feature"]
+    assert len(before) == int(case.is_visual(inputs["input_ids"]).sum())
+    changed = after - before
+    rows = changed.abs().amax(1) > 0
+    assert 1 <= int(rows.sum()) <= 4
+    channel = middle[0] if image is not pixels else middle[1] * 3 // image.shape[1]
+    assert torch.allclose(changed[rows].sum(1), torch.tensor(case.here.pixel_std[channel], dtype=changed.dtype))
+    assert bool(((changed[rows] != 0).sum(1) == 1).all())

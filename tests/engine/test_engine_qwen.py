@@ -24,7 +24,9 @@ from tokviz.types import (
     LLM_INPUT,
     NORMED_FEATURES,
     PREVIOUS_FEATURES,
+    ROTARY_MEANS,
     TEXT_ROWS,
+    VALUES,
     Need,
     Selection,
     Signals,
@@ -107,7 +109,8 @@ def test_a_decoding_loop_by_hand_leaves_positions_to_the_model_and_its_rope_delt
 def test_every_signal_inside_the_llm_is_the_oracles(case, kernel, rows):
     model = tiny(case) if kernel == "sdpa64" else tiny(case, torch.float32, "eager")
     tolerance = 1e-6 if kernel == "sdpa64" else 5e-5
-    wanted, seen = (TEXT_ROWS, HEAD_ROWS, KEY_NORMS, LLM_INPUT, NORMED_FEATURES, PREVIOUS_FEATURES), []
+    wanted = (TEXT_ROWS, HEAD_ROWS, KEY_NORMS, LLM_INPUT, NORMED_FEATURES, PREVIOUS_FEATURES, VALUES, ROTARY_MEANS)
+    seen = []
 
     def choose(stage, signals, row):
         seen.append(((str(stage.title), row), signals))

@@ -70,6 +70,9 @@ SIGNALS_OF = {
     "sequence_index": ("sequence_index", "text_index"),
     "prompt_features": ("prompt_features", "prompt_index"),
     "evidence": ("evidence",),
+    "values": ("values", "text_values", "other_values"),
+    "rotary_means": ("rotary_means",),
+    "pixels": ("pixels",),
 }
 """The fields of ``Signals`` that each kind of need fills."""
 
@@ -79,7 +82,7 @@ ALWAYS = ("features", "candidates", "view", "cell", "sizes")
 PER_TOKEN = (
     "features", "cls_attention", "cls_logits", "cls_full_width", "received_attention", "object_attention",
     "deep_attention", "encoder_features", "keys", "full_keys", "clip_relevance", "previous_features", "key_norms",
-    "normed_features", "shallow_attention", "evidence",
+    "normed_features", "shallow_attention", "evidence", "values", "rotary_means", "pixels",
 )  # fmt: skip
 PER_TOKEN_LAST_AXIS = ("attention_rows", "head_rows", "rotary_similarity")
 IN_FLOAT32 = ("attention_rows", "head_rows", "rotary_similarity")
@@ -244,6 +247,11 @@ def make_signals(seed, layout, kind="gaussian", dtype=torch.float32, width=7, te
         cell=layout.cell,
         sizes=torch.randint(1, 4, (n,), generator=g) if seed % 2 else None,
         evidence=tokens().clamp(0, 1),
+        values=tokens(HEADS, 4),
+        text_values=torch.randn(text, HEADS, 4, generator=g),
+        other_values=torch.randn(2, HEADS, 4, generator=g),
+        rotary_means=tokens(2).tanh(),
+        pixels=tokens(6).sigmoid(),
     )
     for name in (*PER_TOKEN, *PER_TOKEN_LAST_AXIS):
         # An infinite score is ranked like the largest finite one, an infinite feature is unusable: only NaN is both.

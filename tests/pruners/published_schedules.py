@@ -229,6 +229,8 @@ BEFORE_THE_LLM = [
     *before_llm("hiprune", "projector", LLAVA_7B, 192, 128, 64),
     *before_llm("hiprune", "projector", NEXT_7B, 640, 320, 160),
     *before_llm("holov", "projector", LLAVA_7B, 192, 128, 64),
+    # 75, 90 and 95 per cent less; overall_tokens of the released configuration is 144.
+    *before_llm("adafv", "projector", NEXT_7B, 720, 288, 144),
     *before_llm("prumerge", "encoder", LLAVA_7B, 192, 128, 64),
     *before_llm("prumerge_plus", "encoder", LLAVA_7B, 192, 128, 64),
     # As published, the outliers of attention decide at run time, and a plan assumes that everything stays.
@@ -236,6 +238,18 @@ BEFORE_THE_LLM = [
     Published("prumerge_plus", LLAVA_7B, 64, [("encoder", None)], (576, 576, 576), {"adaptive": True}),
 ]
 
+IVCPRUNE = [
+    # Half of Qwen2.5-VL's tokens before layer 16 of 28, 30 per cent of LLaVA's before layer 16 of 32.
+    Published("ivcprune", QWEN_7B, 500, [(16, 500)], (500, 22000 / 28, 21500 / 28)),
+    Published("ivcprune", LLAVA_7B, 173, [(16, 173)], (173, 374.5, 361.90625)),
+]
+
+PIXELPRUNE = [
+    # No budget is published: pixels decide at run time, and a plan assumes that everything stays.
+    Published("pixelprune", QWEN_7B, 500, [("projector", None)], (1000, 1000, 1000), {"count": "adaptive"}),
+]
+
 SETTINGS = [
-    *VSCAN, *APET, *SPARSEVLM, *POLYMORPHIC, *TODRE, *FASTV, *PDROP, *V2DROP, *VTW, *TOME, *DART, *BEFORE_THE_LLM,
+    *VSCAN, *APET, *SPARSEVLM, *POLYMORPHIC, *TODRE, *FASTV, *PDROP, *V2DROP, *VTW, *TOME, *DART,
+    *IVCPRUNE, *PIXELPRUNE, *BEFORE_THE_LLM,
 ]  # fmt: skip

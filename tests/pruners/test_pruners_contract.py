@@ -107,6 +107,7 @@ def depth(site):
 
 KEEP_POSITIONS = {
     "evs": "the place of a token in the video is what the paper keeps",
+    "pixelprune": "the place of a cell in the image is what the released code keeps",
     "fastvid": "anchors stay where they are, in the paper and in the code",
     "dart": "on embeddings too, as the engine that does so gathers rows of its rotary table",
 }
@@ -216,6 +217,7 @@ def test_stages_without_a_count_decide_at_run_time():
         "holitom",
         "dycoke",
         "flashvid",
+        "pixelprune",
     }
     assert "todre" in uncounted
 

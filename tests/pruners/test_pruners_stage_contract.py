@@ -83,6 +83,7 @@ def check_diagrams(selection, signals, n):
                 signals.attention_rows,
                 signals.normed_text,
                 None if signals.prompt_index is None else text_behind(signals),
+                signals.text_values,
             )
             if t is not None
         )

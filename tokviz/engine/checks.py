@@ -154,7 +154,7 @@ def _check_needs(stage: Stage) -> None:
                 "exist there yet."
             )
     elif stage.site == 0 and any(
-        n.kind == "previous_features" or (n.kind in LLM_LAYER_KINDS and n.layer != "this") for n in inside
+        n.kind in ("previous_features", "values") or (n.kind in LLM_LAYER_KINDS and n.layer != "this") for n in inside
     ):
         raise Unsupported(f"Stage {stage.title!r} looks at the layer before it; there is none before layer 0.")
 

@@ -200,6 +200,7 @@ class HookPruner:
         self.reader.alive = forward.rows.alive
         if cache is None:
             return
+        forward.apply_cuts(cache)
         first = forward.segments[0]
         same_length = len(forward.segments) == 1 and first.real.shape[1] == forward.full_length
         if not same_length or first.shift is not None or first.carried is not None:
@@ -242,6 +243,10 @@ class HookPruner:
             rotary = self.language_model.rotary_emb(hidden, forward.rows.positions.to(hidden.device))
         elif index is not None:
             rotary = gather(rotary[0], index), gather(rotary[1], index)
+        if index is not None:
+            forward.moved(index)
+            if stage.cuts_cache:
+                forward.cut_cache(layer)
         forward.open_segment(layer)
         forward.view = View(self._mask(forward, hidden), rotary)
         return hidden

@@ -20,7 +20,7 @@ from ..types import Stage
 from .cache import PlainLengths, Segment
 from .checks import check_axes, check_modalities, check_prompt, copied_mask
 from .prompt import Prompt
-from .sequence import Deepstack, Rows, State
+from .sequence import Deepstack, Rows, State, gather
 from .signals import Geometry, LayerHistory, Moment, Rotary, SignalReader
 from .stages import Chooser, Decisions, StageEvent, StageRunner
 from .tower_merging import VisionMerging
@@ -47,7 +47,9 @@ class Prefill:
     """The forward that receives the whole prompt: stages decide, the sequence shrinks from layer to layer.
 
     rows, encoder: as in ``State``, after the last stage that ran. deepstack: what the tower adds inside the LLM, None
-    for models that add nothing there. llm_input: what entered layer 0, None where nobody asks for it.
+    for models that add nothing there. llm_input: what entered layer 0, None where nobody asks for it. came_from: for
+    each segment where the current columns stood in it, ``(B, L)``, -1 for pads; None where they still stand there.
+    cuts: layers and the columns that their cache is to keep, ``(B, K)``.
     """
 
     cache: Any
@@ -58,6 +60,8 @@ class Prefill:
     deepstack: Deepstack | None = None
     llm_input: tuple[Tensor, Rows] | None = None
     segments: list[Segment] = field(default_factory=list)
+    came_from: list[Tensor | None] = field(default_factory=list)
+    cuts: list[tuple[int, Tensor]] = field(default_factory=list)
     view: View | None = None
     history: LayerHistory = field(default_factory=LayerHistory)
 
@@ -82,8 +86,50 @@ class Prefill:
         # A second stage before the same layer replaces the first; one before layer 0 replaces the prompt itself.
         if self.segments and self.segments[-1].first_layer == first_layer:
             self.segments.pop()
+            self.came_from.pop()
         rows, rotates = self.rows, bool(self.segments) and self.rows.shift is not self.segments[0].shift
         self.segments.append(Segment(first_layer, rows.real, rows.padded, rows.shift, rotates, rows.carried))
+        self.came_from.append(None)
+
+    def moved(self, index: Tensor) -> None:
+        """The sequence was gathered inside the LLM: remember where its columns stand in the layers before."""
+        self.came_from = [index if before is None else gather(before, index) for before in self.came_from]
+
+    def cut_cache(self, layer: int) -> None:
+        """Let the cache of all layers before this one hold the current columns only, each as it was cached there.
+
+        They keep the positions that they were cached with, whatever the stage does to those of the layers behind.
+        """
+        ends = [segment.first_layer for segment in self.segments[1:]] + [layer]
+        for segment, index, end in zip(self.segments, self.came_from, ends, strict=True):
+            if index is not None:
+                self.cuts += [(number, index) for number in range(segment.first_layer, end)]
+        self.apply_cuts(self.cache)
+        real, padded = self.rows.real, self.rows.padded
+        self.segments = [
+            replace(segment, real=real, padded=padded, carried=_carried(segment.carried, index))
+            for segment, index in zip(self.segments, self.came_from, strict=True)
+        ]
+        self.came_from = [None] * len(self.segments)
+
+    def apply_cuts(self, cache: Any) -> None:
+        """Carry out the cuts that wait, once the cache is known: a model that makes it itself shows it at the end."""
+        if cache is None:
+            return
+        for number, index in self.cuts:
+            layer = cache.layers[number]
+            layer.keys, layer.values = _columns(layer.keys, index), _columns(layer.values, index)
+        self.cuts.clear()
+
+
+def _carried(carried: Tensor | None, index: Tensor | None) -> Tensor | None:
+    """How many tokens each of the columns ``index (B, K)`` carries. Shape: ``(B, L)`` -> ``(B, K)``."""
+    return carried if carried is None or index is None else gather(carried, index)
+
+
+def _columns(states: Tensor, index: Tensor) -> Tensor:
+    """Keys or values of the columns ``index (B, K)``. Shape: ``(B, H, L, d)`` -> ``(B, H, K, d)``."""
+    return gather(states.transpose(1, 2), index.to(states.device)).transpose(1, 2)
 
 
 @dataclass

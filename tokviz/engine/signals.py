@@ -25,7 +25,9 @@ ATTENTION_KINDS = (*MEAN_ROW_KINDS, "head_rows")
 LLM_LAYER_KINDS = (*ATTENTION_KINDS, "key_norms")
 """Made of the queries and keys of the LLM layer that ``Need.layer`` names."""
 
-INSIDE_LLM_KINDS = (*LLM_LAYER_KINDS, "rotary_similarity", "previous_features", "normed_features")
+INSIDE_LLM_KINDS = (
+    *LLM_LAYER_KINDS, "rotary_similarity", "rotary_means", "previous_features", "values", "normed_features",
+)  # fmt: skip
 """Exist only for stages before an LLM layer."""
 
 TEXT_KINDS = (
@@ -36,6 +38,7 @@ TEXT_KINDS = (
     "rotary_similarity",
     "sequence_index",
     "prompt_features",
+    "values",
     *LLM_LAYER_KINDS,
 )
 """Look at the tokens behind the last visual token, guessed ones included."""
@@ -133,6 +136,21 @@ class Moment:
         mine = axes[..., row if axes.shape[-2] > 1 else 0, :].unsqueeze(-2).to(device)
         cos, sin = self.language_model.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), mine)
         return cos[0], sin[0]
+
+    def rotary_means(self, row: int, columns: Tensor) -> Tensor:
+        """``Signals.rotary_means`` of the visual columns ``(n,)``. Shape: ``(n, 2)`` float32.
+
+        Axes are turned one by one, as if all of them stood at that place, so that each meets every frequency. The last
+        two (height and width) are added first: cells that mirror each other have the very same mean.
+        """
+        axes, device = rotary_axes(self.now.rows.positions), self.now.hidden.device
+        mine = axes[..., row if axes.shape[-2] > 1 else 0, :][..., columns.to(axes.device)].to(device)
+        total = torch.zeros(len(columns), 2, dtype=torch.float64, device=device)
+        for axis in mine.reshape(-1, len(columns)).flip(0):
+            at = axis[None] if mine.dim() == 1 else axis.expand(len(mine), 1, -1)
+            tables = self.language_model.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), at)
+            total = total + torch.stack([table[0].double().mean(dim=1) for table in tables], dim=1)
+        return (total / mine.reshape(-1, len(columns)).shape[0]).float()
 
 
 @dataclass(frozen=True)
@@ -250,7 +268,7 @@ class LayerSignals:
         needs = [need for stage in stages for need in stage.needs]
         self.of_previous = {n.kind for n in needs if n.kind in LLM_LAYER_KINDS and n.layer != "this"}
         self.wants_text_rows = any(need.kind in ("text_rows", "head_rows") for need in needs)
-        self.wants_previous_input = any(need.kind == "previous_features" for need in needs) or (
+        self.wants_previous_input = any(need.kind in ("previous_features", "values") for need in needs) or (
             bool(self.of_previous) and not can_tap
         )
 
@@ -293,6 +311,12 @@ class LayerSignals:
         if "previous_features" in kinds:
             hidden = history.entered[self.site - 1].hidden
             found["previous_features"] = hidden[row, history.columns_before(row, columns).to(hidden.device)]
+        if "rotary_means" in kinds:
+            found["rotary_means"] = moment.rotary_means(row, columns)
+        if "values" in kinds:
+            entered = history.entered[self.site - 1]
+            at = (history.columns_before(row, c) for c in (columns, text))
+            found.update(_values(self.layers[self.site - 1], entered, row, *at))
         return found
 
     def _seen(self, moment: Moment, row: int, layer: str, kinds: Collection[str]) -> Seen:
@@ -367,6 +391,20 @@ def _recomputed_heads(layer: Any, hidden: Tensor, rotary: Rotary, at: Tensor) ->
     query = rotate(query, query, cos[:, at], sin[:, at])[0]
     key = rotate(key, key, cos, sin)[1]
     return query[0], key[0]
+
+
+def _values(layer: Any, entered: Entered, row: int, visual: Tensor, text: Tensor) -> dict[str, Tensor]:
+    """Value vectors of the prompt's tokens in a layer, from the states that entered it. Shape: ``(n, H, d)`` each.
+
+    Shape: visual ``(N,)`` and text ``(M,)`` columns of that layer.
+    """
+    rows = entered.rows
+    other = (rows.real[row] & ~rows.visual[row] & ~rows.question[row]).nonzero()[:, 0]
+    found = {}
+    for name, columns in (("values", visual), ("text_values", text), ("other_values", other)):
+        hidden = entered.hidden[row, columns.to(entered.hidden.device)]
+        found[name] = lifted(_heads(layer.self_attn, "v", layer.input_layernorm(hidden[None]))[0].transpose(0, 1))
+    return found
 
 
 def _rotary_similarity(attention: Any, rotary: Rotary, text: Tensor, visual: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import Unsupported
 from ..models.base import ImageTokens, ModelFamily, PatchMerging, TowerLayer
@@ -38,7 +38,7 @@ PerLayer = Mapping[str, Mapping[str, Tensor]]
 
 _LOOKS = {**CLS_LOOKS, **PATCH_LOOKS}  # a shallow look at a tower with [CLS] is one at its row
 
-VISION_KINDS = (*_LOOKS, "cls_feature", "encoder_features")
+VISION_KINDS = (*_LOOKS, "cls_feature", "encoder_features", "pixels")
 """Needs that are read off the vision tower, in the layer that ``Need.layer`` names, or as they leave it."""
 
 
@@ -136,7 +136,10 @@ def captured(
             capture.watch(stack, wanted, active)
             yield capture
         else:
-            merged = MergedVisionCapture(merging, set().union(*wanted.values()))
+            shown = any("pixels" in kinds for kinds in wanted.values())
+            wanted = {layer: kinds - {"pixels"} for layer, kinds in wanted.items()}
+            std = family.pixel_std if shown else None
+            merged = MergedVisionCapture(merging, set().union(*wanted.values()), std)
             merged.watch(stack, active)
             # Both other layers that a need can name are the same one here.
             apart: tuple[TowerLayer, ...] = ("object", "shallow")
@@ -198,6 +201,8 @@ class _ImagesRun:
         def of_row(kind: str, values: Tensor) -> Tensor:
             if kind == "cls_feature":
                 return values[part]
+            if kind == "pixels":
+                return _blanked(_side_by_side(values[part], images), absent, 0.0)
             if images and images[0].sources is not None:
                 mine = _mixed(values[part], images)
             else:
@@ -268,6 +273,30 @@ def _mixed(values: Tensor, images: Sequence[ImageTokens]) -> Tensor:
     return torch.cat(rows)
 
 
+def _side_by_side(values: Tensor, images: Sequence[ImageTokens]) -> Tensor:
+    """What all the patches show that a token stands for, one after the other, 0 for those that are none.
+
+    Shape: values ``(images, patches, P)``, of which each image takes its next ones -> ``(n, k P)``.
+    """
+    rows, first = [values.new_empty(0, values.shape[2])] if not images else [], 0
+    for image in images:
+        patches = values[first : first + image.n_tiles].flatten(0, 1)
+        own = (image.tile * values.shape[1] + image.patch).masked_fill(image.patch < 0, -1)[:, None]
+        sources = (own if image.sources is None else image.sources).to(values.device)
+        rows.append(patches[sources.clamp(min=0)].masked_fill((sources < 0)[..., None], 0.0).flatten(1))
+        first += image.n_tiles
+    return torch.cat(rows)
+
+
+def _as_seen(pixels: Tensor, std: Sequence[float]) -> Tensor:
+    """What processors divided by is multiplied again: levels of 0 to 255 are 1/255 apart.
+
+    Shape: ``(..., P)``, channel after channel -> the same, at least float32.
+    """
+    channels = lifted(pixels).unflatten(-1, (len(std), -1))
+    return (channels * torch.tensor(std, dtype=channels.dtype, device=channels.device)[:, None]).flatten(-2)
+
+
 class VisionCapture(Capture):
     """Of a tower that keeps a token per patch up to the projector."""
 
@@ -290,6 +319,9 @@ class VisionCapture(Capture):
             if "cls_feature" in kinds:
                 for whole in dict.fromkeys(family.vision_layer(model, layer, media) for media in family.takes):
                     stack.callback(after_forward(whole, self._cls_hook(layer), active))
+            if "pixels" in kinds:
+                for embedding in family.patch_embeddings(model):
+                    stack.callback(before_forward(embedding, self._pixel_hook(embedding, layer), active))
 
     def _watch(self, stack: ExitStack, attention: Any, layer: TowerLayer, kinds: set[str], active: Active) -> None:
         def heads(which: Literal["q", "k"], hidden: Tensor) -> Tensor:
@@ -316,6 +348,14 @@ class VisionCapture(Capture):
         def see(_kwargs: Any, output: Any) -> None:
             hidden = output if isinstance(output, Tensor) else output[0]
             self._keep("cls_feature", layer, hidden[:, 0])
+
+        return see
+
+    def _pixel_hook(self, embedding: nn.Conv2d, layer: TowerLayer) -> Callable[[Any, Any], None]:
+        def see(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            images = args[0] if args else kwargs["input"]
+            cut = torch.nn.functional.unfold(lifted(images), embedding.kernel_size, stride=embedding.stride)
+            self._keep("pixels", layer, _as_seen(cut.transpose(1, 2), self._family.pixel_std))
 
         return see
 
@@ -365,9 +405,12 @@ class _SequenceRun:
 class MergedVisionCapture(Capture):
     """Of a tower that merges patches: what is seen of them becomes one number (or vector) per token, in LLM order."""
 
-    def __init__(self, merging: PatchMerging, kinds: Iterable[str]) -> None:
+    def __init__(
+        self, merging: PatchMerging, kinds: Iterable[str], pixel_std: tuple[float, float, float] | None = None
+    ) -> None:
+        """pixel_std: see ``ModelFamily``; None where nobody wants pixels."""
         super().__init__()
-        self._merging, self._kinds = merging, frozenset(kinds)
+        self._merging, self._kinds, self._pixel_std = merging, frozenset(kinds), pixel_std
         if unknown := sorted(self._kinds - PATCH_LOOKS.keys()):
             raise Unsupported(f"A vision tower that merges patches has no {unknown[0]}.")
 
@@ -392,6 +435,10 @@ class MergedVisionCapture(Capture):
         """Pre-hook of the tower: a new run begins."""
         self._local.lengths = _frame_lengths(kwargs["grid_thw"])
         self._local.pieces = {kind: [] for kind in self._kinds}
+        if self._pixel_std is not None:  # as the processor laid them out: in the LLM's order
+            patches = args[0] if args else kwargs["hidden_states"]
+            shown = _as_seen(patches, self._pixel_std)
+            self._local.pixels = shown.reshape(len(shown) // self._merging.patches_per_token, -1)
 
     def see_attention(self, query: Tensor, key: Tensor, scaling: float, kinds: Iterable[str] | None = None) -> None:
         """Keep what is wanted of one attention call: a frame, or all frames side by side (flash attention).
@@ -412,6 +459,8 @@ class MergedVisionCapture(Capture):
         for kind, pieces in self._local.pieces.items():
             of_groups = lifted(torch.cat(pieces)).unflatten(0, (-1, size)).mean(dim=1)
             seen[kind] = of_groups[positions.to(of_groups.device)]
+        if self._pixel_std is not None:
+            seen["pixels"] = self._local.__dict__.pop("pixels")
         lengths = torch.tensor(self._local.lengths) // size
         frame = torch.arange(len(lengths)).repeat_interleave(lengths).to(output.pooler_output.device)
         self._local.run = _SequenceRun(output.pooler_output, seen, frame)

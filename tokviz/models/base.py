@@ -180,6 +180,8 @@ class ModelFamily(ABC):
     """Names in the configuration of the token ids whose positions hold visual tokens."""
     attention_name = "self_attn"
     """Of the attention module inside a vision layer."""
+    pixel_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    """By what the published processors divide red, green and blue of 0 to 1: CLIP's, unless a family says otherwise."""
 
     @property
     def catalog(self) -> tuple[CatalogEntry, ...]:
@@ -289,6 +291,12 @@ class ModelFamily(ABC):
         """The attention module of ``vision_layer``."""
         attention: nn.Module = getattr(self.vision_layer(model, layer, media), self.attention_name)
         return attention
+
+    def patch_embeddings(self, model: Any) -> list[nn.Conv2d]:
+        """The convolutions (of images, of videos) that make an embedding of each patch of pixels, none overlapping."""
+        sides = (self.sides(model)[1],) * 2
+        found = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+        return [module for module in found if module.in_channels == 3 and module.kernel_size == module.stride == sides]
 
     def vision_tower(self, model: Any) -> VisionTower | None:
         """The vision tower layer by layer; None where its tokens cannot become fewer on the way."""

@@ -42,6 +42,7 @@ class Idefics3(ModelFamily):
     """
 
     id = "idefics3"
+    pixel_std = (0.5, 0.5, 0.5)
 
     def check(self, model: Any, processor: Any, name: str) -> None:
         """Model and processor must cut images alike, and the processor must cut squares."""

@@ -32,6 +32,7 @@ class InternVL(Llava):
 
     id = "internvl"
     shrinks = BOTH
+    pixel_std = (0.229, 0.224, 0.225)
     takes = BOTH
     published_as = None
     projects_cls = False

@@ -32,6 +32,7 @@ class LlavaOnevision(LlavaNext):
     """As LLaVA-NeXT, with SigLIP, a Qwen2 decoder, and tokens that are mixtures of projected patches."""
 
     id = "llava_onevision"
+    pixel_std = (0.5, 0.5, 0.5)
     takes = BOTH
     shrinks = BOTH
     published_as = None

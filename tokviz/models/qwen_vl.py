@@ -334,6 +334,7 @@ class Qwen3VL(QwenVL):
     """
 
     id = "qwen3_vl"
+    pixel_std = (0.5, 0.5, 0.5)
 
     def widths(self, vision: Any) -> tuple[int, int]:
         """``hidden_size`` and ``intermediate_size``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import BadInput, nearest
 from ..short import passed
 from . import (
+    adafv,
     adaptvtp,
     apet,
     cdpruner,
@@ -21,9 +22,11 @@ from . import (
     hiprune,
     holitom,
     holov,
+    ivcprune,
     mmtok,
     oracle,
     pdrop,
+    pixelprune,
     polymorphic,
     pool,
     prumerge,
@@ -67,6 +70,7 @@ PRUNERS: tuple[Pruner, ...] = (
     dycoke.PRUNER,
     dart.PRUNER,
     scope.PRUNER,
+    pixelprune.PRUNER,
     tome.PRUNER,
     prumerge.PRUNER,
     prumerge_plus.PRUNER,
@@ -79,6 +83,8 @@ PRUNERS: tuple[Pruner, ...] = (
     adaptvtp.PRUNER,
     cdpruner.PRUNER,
     mmtok.PRUNER,
+    adafv.PRUNER,
+    ivcprune.PRUNER,
     pdrop.PRUNER,
     v2drop.PRUNER,
     vtw.PRUNER,
