@@ -168,8 +168,10 @@ def test_random_groups_equal_the_masked_reference_step_by_step(model, tolerance,
         rectified(stage(0, 8), stage(0, 5, "reindex")),
         [*rectified(stage("projector", 9)), stage(3, 4)],  # what later stages merge does not count
         [stage("projector", 9), *rectified(stage(3, 4, "reindex"))],
+        # Weights of earlier layers go along when their cache is cut to what a later stage left.
+        [*rectified(stage("projector", 9), stage(2, 7)), replace(stage(4, 4), cuts_cache=True)],
     ],
-    ids=["before", "inside", "layer 0", "first alone", "second alone"],
+    ids=["before", "inside", "layer 0", "first alone", "second alone", "cut behind"],
 )
 def test_only_stages_that_rectify_count(sdpa64, stages):
     against_oracle(sdpa64, prompt(sdpa64, PADDED), stages, merged, 1e-6)
