@@ -141,8 +141,8 @@ class Subject:
         return int(ids[0]) if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
 
     def word_of(self, token: int) -> str:
-        """The word that a token id stands for, as the tokenizer writes it."""
-        return str(self.processor.tokenizer.convert_ids_to_tokens(token))
+        """The word that a token id stands for, without a tokenizer's sign for the space before it."""
+        return str(self.processor.tokenizer.convert_ids_to_tokens(token)).lstrip("▁Ġ")
 
     def prompt(self, question: str, answer: str) -> Prompt:
         """A question by the chat template, with the answer that is right."""

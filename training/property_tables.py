@@ -207,9 +207,9 @@ WANTED: tuple[Wanted, ...] = (
     Wanted(6, "correlation of the last text token's attention with the raster position, mean of the blocks",
            "above 0 (our reading)", "late positions get more: ApET, Figure 2, a picture without numbers",
            number("position.last_row_pearson_mean", 3), above("position.last_row_pearson_mean", 0.0)),
-    Wanted(6, "the same, all text tokens", "above 0 (our reading)", NOTHING,
+    Wanted(6, "that correlation, all text tokens", "above 0 (our reading)", NOTHING,
            number("position.text_rows_pearson_mean", 3), above("position.text_rows_pearson_mean", 0.0)),
-    Wanted(6, "the same by ranks (Spearman)", "stated", NOTHING, number("position.text_rows_spearman_mean", 3)),
+    Wanted(6, "that correlation by ranks (Spearman), all text tokens", "stated", NOTHING, number("position.text_rows_spearman_mean", 3)),
 )  # fmt: skip
 """All properties; where a target is a matter of reading, the row says so."""
 
@@ -228,7 +228,7 @@ def cell(row: Wanted, result: Result) -> str:
 
 def summary_table(models: Mapping[str, Result]) -> str:
     """Properties as rows, models as columns."""
-    head = ["", "property", "wanted", "LLaVA-1.5 or its kin", *models]
+    head = ["", "property", "wanted", "LLaVA-1.5 or its kin", *(label.replace("|", "\\|") for label in models)]
     rows = [
         [str(row.number), row.what, row.wanted, row.published, *(cell(row, result) for result in models.values())]
         for row in WANTED
@@ -237,7 +237,7 @@ def summary_table(models: Mapping[str, Result]) -> str:
 
 
 def decoder_table(result: Result) -> str:
-    """Every block of the decoder; V marks blocks whose change V2Drop ranks by, P those before which Polymorphic looks."""
+    """Every block of the decoder; V: V2Drop ranks by its change, P: Polymorphic looks before it."""
 
     def at(name: str, block: int, scale: float = 1.0) -> str:
         value = entry_of(result, name)["mean"][block]
@@ -288,8 +288,9 @@ def page(models: Mapping[str, Result]) -> str:
     parts = [
         "# Properties of the embedded model",
         flow("""Written by `python -m training.properties`; `properties.json` has every number. "yes" and "no" say
-            whether a property is as wanted ("above" asks it of the lower end of the interval). What is known of LLaVA-1.5 is quoted from the papers named; "at second
-            hand" means that we read it quoted, not in the paper."""),
+            whether a property is as wanted ("above" asks it of the lower end of the interval). What is known of
+            LLaVA-1.5 is quoted from the papers named; "at second hand" means that we read it quoted, not in the
+            paper."""),
         flow(HOW),
         summary_table(models),
     ]
