@@ -209,7 +209,8 @@ WANTED: tuple[Wanted, ...] = (
            number("position.last_row_pearson_mean", 3), above("position.last_row_pearson_mean", 0.0)),
     Wanted(6, "that correlation, all text tokens", "above 0 (our reading)", NOTHING,
            number("position.text_rows_pearson_mean", 3), above("position.text_rows_pearson_mean", 0.0)),
-    Wanted(6, "that correlation by ranks (Spearman), all text tokens", "stated", NOTHING, number("position.text_rows_spearman_mean", 3)),
+    Wanted(6, "that correlation by ranks (Spearman), all text tokens", "stated", NOTHING,
+           number("position.text_rows_spearman_mean", 3)),
 )  # fmt: skip
 """All properties; where a target is a matter of reading, the row says so."""
 
