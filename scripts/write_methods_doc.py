@@ -71,31 +71,33 @@ INTRODUCTION = """\
 
 Written by `python -m scripts.write_methods_doc` from the objects in `tokviz/pruners`; change those, not this file. Each
 method has its own page: its parameters, how many tokens it leaves at the published budgets, and where the paper and the
-code differ.
+code differ. [Versions](versions.md) says which version of each paper tokviz follows and what later ones changed;
+[Methods that are not here](methods/not-here.md) says why.
 
 A budget can mean three things, and papers mix them. **F** is the number of visual tokens left after the last stage.
 **A_in** is the average number that the LLM's layers actually process. **A_log** is the average of the counts *after*
 each layer, as SparseVLM's logger computes it: if tokens are dropped after a layer, that layer counts with its pruned
-size. Below, budgets are counted as in each method's paper, for 576 visual tokens and 32 layers (LLaVA-1.5-7B), or for
-the 2880 of LLaVA-NeXT if a method needs crops, or the 32 frames of 196 tokens of LLaVA-OneVision-7B (28 layers) if it
+size. Below, budgets are counted as in each method's paper, for 576 visual tokens and 32 layers (LLaVA-1.5-7B); for the
+2880 of LLaVA-NeXT if a method needs crops; and for the 32 frames of 196 tokens of LLaVA-OneVision-7B (28 layers) if it
 needs a video.
 
-Every method takes the parameter `positions`: `source` (the default) treats the positions of later tokens as the
-method's paper or code does, `keep` leaves every token the position that it had in the whole prompt, `reindex` numbers
-what is left without gaps. Models whose positions have several axes (Qwen-VL) always keep them.
+Every method that drops tokens takes the parameter `positions`: `source` (the default) treats the positions of later
+tokens as the method's paper or code does, `keep` leaves every token the position that it had in the whole prompt, and
+`reindex` numbers what is left without gaps. Models whose positions have several axes (Qwen-VL) always keep them, and
+refuse `reindex`.
 
 Two methods can be stacked, one before the LLM and one inside it: `divprune+fastv` is an id like any other, in Python,
-on the command line, at `/compare` and in the page. The first leaves `share` times the budget (2 by default), the second
-brings that down to the budget, counted its own way. The parameters of both are the stack's, as `first_...` and
-`second_...`. Two methods that cannot stand there say so.
+on the command line, at `/compare` and in the page. The first leaves `share` times the budget (2 by default), and the
+second brings that down to the budget, counted its own way. The parameters of both are the stack's, as `first_...` and
+`second_...`. Pairs that cannot be stacked are refused with the reason.
 
 *Before layer i* means that layer `i`, counted from 0, is the first that sees fewer tokens. Published layer numbers
 apply at the published depths (32, 40, 28 layers); for other models they are scaled in proportion.
 
-*Positions* refers to LLaVA. On Qwen models, whose positions have three axes, every stage of every method keeps the
-three ids of the tokens that stay, and stages before the LLM run after the patch merger. Qwen3-VL's vision tower also
-adds features to its tokens inside the LLM (deepstack): a kept token gets its own, whatever was merged into it, and an
-added token gets none.
+The column *positions* is about LLaVA. On Qwen models, whose positions have three axes, every stage of every method
+keeps the three ids of the tokens that stay, and stages before the LLM run after the patch merger. Qwen3-VL's vision
+tower also adds features to its tokens inside the LLM (deepstack): a kept token gets its own, whatever was merged into
+it, and an added token gets none.
 """
 
 
@@ -255,6 +257,15 @@ def parameter(param: Param) -> str:
     return f"- `{param.name}` ({values}): {param.help}"
 
 
+def without_parameters(pruner: Pruner) -> str:
+    """What the page of a method says that has no parameter of its own."""
+    if not pruner.settings:
+        return "None."
+    if pruner.encodes_anew:
+        return "None. `positions` is accepted and changes nothing, as no token is dropped."
+    return "None but `positions`, which every method that drops tokens takes."
+
+
 HEAD, TAIL = "<!-- written by scripts/write_methods_doc.py -->\n", "<!-- from here on by hand -->\n"
 
 
@@ -271,9 +282,7 @@ def head(pruner: Pruner) -> str:
     if pruner.does_without:
         stands.append("- \\*: optional, the method can do without it")
     parts += ["\n".join(stands), "## Parameters"]
-    parts.append(
-        "\n".join(parameter(param) for param in pruner.params) or "None but `positions`, which every method takes."
-    )
+    parts.append("\n".join(parameter(param) for param in pruner.params) or without_parameters(pruner))
     parts += ["## What it leaves", plans(pruner).rstrip()]
     return "\n\n".join(parts) + "\n\n"
 

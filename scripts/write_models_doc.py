@@ -8,13 +8,14 @@ Run it after a change to a family or its menu entries; a test checks that the co
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tokviz.models.base import ModelFamily
 from tokviz.models.catalog import CATALOG, EMBEDDED_MODEL, CatalogEntry
 from tokviz.models.checkpoint import planning_before_loading
 from tokviz.models.families import FAMILIES
-from tokviz.pruners import PRUNERS
+from tokviz.pruners import PRUNERS, Pruner
 from tokviz.types import PlanningInfo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,8 +42,9 @@ OUTRO = """\
 Every family is tested on tiny stock models with random weights and on the real processors with small settings. The
 tests check that pruning before and inside the LLM equals masked attention on the full sequence, that keeping everything
 gives the stock model bit for bit, that each token's box is where a gradient image says it is (within 0.06 of a cell),
-and that every method runs end to end, from a local folder to an answer. The published checkpoints themselves were not
-available to us: memory is estimated from their sizes, and if no revision is given, the newest one on the Hub is loaded.
+and that every method that a family can run does so end to end, from a local folder to an answer. The published
+checkpoints themselves were not available to us: memory is estimated from their sizes, and if no revision is given, the
+newest one on the Hub is loaded.
 """
 
 
@@ -70,7 +72,7 @@ def _page(family: ModelFamily) -> str:
         + ("as published for each method" if family.reindexes else "kept, because they have several axes"),
         f"published settings: {info.published_as or 'none of its own; those of other models are scaled in proportion'}",
     ]
-    refused = [f"- {pruner.missing(info)}" for pruner in PRUNERS if pruner.missing(info) is not None]
+    refused = [f"- {why}" for _, why in _refused(family)]
     lines = [
         "<!-- written by scripts/write_models_doc.py -->",
         f"# `{family.id}`",
@@ -91,12 +93,42 @@ def _page(family: ModelFamily) -> str:
         "## Methods it cannot run",
         "",
         *(refused or ["None."]),
+        *_on_one_kind_only(family),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _planning(family: ModelFamily) -> PlanningInfo:
     return next(info for entry in family.catalog if (info := planning_before_loading(entry.id)) is not None)
+
+
+def _kinds(family: ModelFamily) -> dict[str, PlanningInfo]:
+    """What a method is asked to plan for, by what the question is about: an image or, if it is taken, a video."""
+    info = _planning(family)
+    film = replace(info, has_frames=True, has_tiles=False, n_views=max(2, info.n_views))
+    return {media: film if media == "video" else info for media in family.takes}
+
+
+def _refused(family: ModelFamily) -> list[tuple[Pruner, str]]:
+    """The methods that run on nothing that the family takes, each with its reason."""
+    kinds = list(_kinds(family).values())
+    reasons = [(pruner, [pruner.missing(info) for info in kinds]) for pruner in PRUNERS]
+    return [(pruner, found[0]) for pruner, found in reasons if found[0] is not None and None not in found]
+
+
+def _on_one_kind_only(family: ModelFamily) -> list[str]:
+    """Of a family that takes images and videos: the methods that run on one of them."""
+    kinds = _kinds(family)
+    lines = []
+    for media, info in kinds.items():
+        runs = [
+            pruner.label
+            for pruner in PRUNERS
+            if pruner.missing(info) is None and any(pruner.missing(other) for other in kinds.values())
+        ]
+        if runs:
+            lines += ["", f"On {media}s only: {', '.join(runs)}."]
+    return lines
 
 
 def _families() -> str:
@@ -106,7 +138,7 @@ def _families() -> str:
     ]
     for family in FAMILIES.values():
         info = _planning(family)
-        refused = [pruner.label for pruner in PRUNERS if pruner.missing(info) is not None]
+        refused = [pruner.label for pruner, _ in _refused(family)]
         lines.append(
             f"| [`{family.id}`](families/{family.id}.md) | {_media(family.takes)} | {_first_paragraph(family)} | "
             f"{'[CLS] attention' if info.has_cls else 'attention received'} | "

@@ -26,7 +26,7 @@ def test_the_committed_files_are_current():
     assert writer.DOC.read_text(encoding="utf-8") == writer.methods_doc(), f"docs/methods.md {AGAIN}"
     readme = writer.README.read_text(encoding="utf-8")
     assert writer.with_list(readme) == readme, f"README.md {AGAIN}"
-    assert {file.stem for file in writer.PAGES.glob("*.md")} == {pruner.id for pruner in PRUNERS}
+    assert {file.stem for file in writer.PAGES.glob("*.md")} == {pruner.id for pruner in PRUNERS} | {"not-here"}
 
 
 @by_id
@@ -50,6 +50,15 @@ def test_every_published_method_says_where_it_follows_what(pruner):
     by_hand = written(pruner).partition(writer.TAIL)[2]
     assert len(by_hand) > 80
     assert pruner.family == "control" or "## Where paper and code differ\n\n- " in by_hand
+
+
+@by_id
+def test_the_page_and_agents_get_the_notes_without_headings_and_links(pruner):
+    from tokviz.ui.api import method_notes
+
+    notes = method_notes(pruner.id)
+    assert len(notes) == len(re.findall(r"^- ", written(pruner).partition(writer.TAIL)[2], re.MULTILINE))
+    assert not [note for note in notes if "## " in note or re.search(r"\]\(\S+\.md", note) or "\n" in note]
 
 
 def test_it_names_no_machine():

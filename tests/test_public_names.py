@@ -1,13 +1,16 @@
 """What ``import tokviz`` offers, in the hands of somebody who has not read the documentation."""
 
 import inspect
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 import tokviz
+from tokviz import types
 from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
 from tokviz.media.images import read_image
@@ -32,6 +35,19 @@ def test_every_public_name_is_there():
     assert tokviz.compare.__name__ == "compare" and tokviz.load.__doc__ and len(tokviz.methods()) == len(PRUNERS)
     with pytest.raises(AttributeError, match="'nosuch'"):
         _ = tokviz.nosuch
+
+
+def test_every_signal_that_a_method_may_ask_for_is_public_and_described():
+    offered = {name: value for name in tokviz.__all__ if isinstance(value := getattr(tokviz, name), tokviz.Need)}
+    assert set(offered.values()) == {value for value in vars(types).values() if isinstance(value, tokviz.Need)}
+    assert {need.kind for need in offered.values()} == set(get_args(types.SignalKind))
+    page = (Path(__file__).resolve().parents[1] / "docs" / "own_pruner.md").read_text(encoding="utf-8")
+    for name, need in offered.items():
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        filled = set(line.split(" | ")[1].replace("`", "").split(", "))
+        rows = {"last_row": "attention_rows", "text_rows": "attention_rows", "encoder_keys": "keys"}
+        assert rows.get(need.kind, need.kind) in filled or need.kind == "llm_input"
+        assert filled <= {field.name for field in fields(tokviz.Signals)}
 
 
 def test_both_functions_take_the_same_keywords():

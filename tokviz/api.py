@@ -35,7 +35,7 @@ class Inputs(dict[str, Tensor]):
     Attributes:
         question_mask: ``(1, L)`` bool, True for the tokens that the user wrote; None if they cannot be told apart.
         grid: Where the visual tokens are in the image or video.
-        evidence: For each visual token, how much of its patch is marked as evidence; None if nothing is.
+        evidence: For each visual token, the share of its patch that the marked boxes cover; None if nothing is marked.
     """
 
     question_mask: Tensor | None
@@ -104,7 +104,8 @@ def prune(
     Args:
         vlm: The model, from ``tokviz.load`` or ``tokviz.wrap``.
         inputs: The output of the model's processor, or of ``tokviz.inputs_for``. Batches are padded on the left.
-        method: A method id, a pruner object, or a pair of either with parameters.
+        method: A method id, a stack of two (``"divprune+fastv"``), a pruner object, or a pair of any of these with
+            parameters.
         budget: Number of visual tokens to keep in each row.
         budget_as: What the budget counts; see ``compare``.
         params: Parameters of the method, ``{name: value}``.

@@ -388,8 +388,8 @@ class PlanningInfo:
         projects_cls: The feature of a [CLS] token can become a visual token. Not true if several patches are
             concatenated before the projector (InternVL).
         published_as: The model whose published settings apply to this one; None if papers say nothing about its kind.
-        has_evidence: Whether it is marked where in the image the evidence for the right answer lies; not false until
-            the request is known, so that planning for a model alone refuses nothing.
+        has_evidence: Whether boxes mark where in the image the evidence for the right answer lies. True as long as the
+            request is not known, so that planning for a model alone refuses nothing.
         shrinks: Whether the image can be given to the model in fewer tokens.
     """
 

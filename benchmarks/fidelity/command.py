@@ -68,7 +68,11 @@ def add_to(commands: Any) -> None:
         "ablations", allow_abbrev=False, help="settings that the papers vary, next to their own results"
     )
     ablations.set_defaults(run=run_ablations)
-    for kind in (fidelity, ablations):
+    positions = kinds.add_parser(
+        "positions", allow_abbrev=False, help="kept against renumbered positions, where-questions apart"
+    )
+    positions.set_defaults(run=run_positions)
+    for kind in (fidelity, ablations, positions):
         add = kind.add_argument
         add("--model", default=EMBEDDED_MODEL, metavar="FOLDER", help="model folder (default: %(default)s)")
         add("--scenes", type=int, metavar="N", help=f"held-out scenes, ten questions each (default: {SCENES})")
@@ -87,7 +91,7 @@ def add_to(commands: Any) -> None:
         )
         add(
             "--out",
-            default=f"out/{'fidelity' if kind is fidelity else 'ablations'}",
+            default=f"out/{kind.prog.split()[-1]}",
             metavar="DIR",
             help="where to write the table (default: %(default)s)",
         )
@@ -122,6 +126,14 @@ def run_ablations(arguments: argparse.Namespace) -> int:
     from .ablations import variants, write
 
     return _run(arguments, lambda n_visual, n_layers: variants(), write)
+
+
+def run_positions(arguments: argparse.Namespace) -> int:
+    """Kept against renumbered positions; writes positions.md and positions.json."""
+    _quiet()
+    from .positions import variants, write
+
+    return _run(arguments, lambda n_visual, n_layers: variants(n_visual), write)
 
 
 def _quiet() -> None:
@@ -293,7 +305,7 @@ def _command(arguments: argparse.Namespace, finished: int) -> str:
 
     How far a run comes in ``--minutes`` depends on the machine, so the scenes that it finished stand there instead.
     """
-    kind = "fidelity" if arguments.run is run_fidelity else "ablations"
+    kind = arguments.run.__name__.removeprefix("run_")
     words = ["python", "-m", "tokviz", "bench", kind]
     for name in ("model", "methods", "budgets"):
         value = getattr(arguments, name, None)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import os
 import signal
 import socket
@@ -152,12 +153,15 @@ def test_an_agent_compares(tools_site, image):
 
 def test_an_agent_compares_a_method_with_itself(tools_site, image):
     tools = {tool["name"]: tool for tool in httpx.get(f"{tools_site}gradio_api/mcp/schema").json()}
-    id, pair = tools["compare"]["inputSchema"]["properties"]["methods"]["items"]["anyOf"]
+    id, stack, pair = tools["compare"]["inputSchema"]["properties"]["methods"]["items"]["anyOf"]
+    assert re.search(stack["pattern"], "divprune+fastv") and not re.search(stack["pattern"], "divprune+nonsense")
     assert "apet" in id["enum"] and (pair["type"], pair["minItems"], pair["maxItems"]) == ("array", 2, 2)
-    methods = ["apet", ["apet", {"mode": "official"}]]
+    methods = ["apet", ["apet", {"mode": "official"}], "divprune+fastv"]
     failed, text = call(tools_site, "compare", {"image": data_uri(image), **QUESTION, "methods": methods})
     assert not failed, text
-    assert [run["variant"] for run in json.loads(text)["runs"]] == ["", "", "mode=official"]
+    runs = json.loads(text)["runs"]
+    assert [run["variant"] for run in runs] == ["", "", "mode=official", ""]
+    assert runs[-1]["method"] == "divprune+fastv" and len(runs[-1]["stages"]) == 2
 
 
 def test_an_upload_is_named_by_its_address(tools_site, image):

@@ -141,6 +141,13 @@ def test_todre_probes(layers, probes):
     assert all(stage.positions == "keep" for stage in schedule.stages[1:])
 
 
+@pytest.mark.parametrize(("layers", "probes"), [(32, [28]), (40, [35]), (28, [24]), (8, [7]), (2, [1]), (1, [])])
+def test_todre_v2_probes_once(layers, probes):
+    assert probe_layers(layers, "v2") == probes
+    schedule = plan("todre", 58, info=PlanningInfo(576, layers), version="v2")
+    assert sites(schedule) == [("projector", 58), *((layer, None) for layer in probes)]
+
+
 @pytest.mark.parametrize(
     ("stage_1", "stage_2", "expected"),
     [

@@ -145,13 +145,13 @@ def load(
 
     Args:
         name_or_path: ``"tokviz-tiny"``, a folder with a stock transformers checkpoint, or ``"owner/name"``.
-        device: default ``cuda`` when there is one, else ``cpu``.
-        dtype: default float32 on a CPU (bfloat16 where float32 does not fit), bfloat16 (float16 on older cards) on a
+        device: by default ``cuda`` where there is one, else ``cpu``.
+        dtype: by default float32 on a CPU (bfloat16 where float32 does not fit), bfloat16 (float16 on older cards) on a
             GPU.
         attention: ``auto`` (default: flash attention where it is installed and can run, else SDPA), ``sdpa``,
             ``flash``, ``kernels`` (the hub's flash attention), ``kernels-community/...`` or ``eager``.
         quantization: ``"8bit"`` or ``"4bit"`` weights, by bitsandbytes on an NVIDIA GPU.
-        device_map: ``"auto"`` spreads the weights over all GPUs; default: when one GPU cannot hold them.
+        device_map: ``"auto"`` spreads the weights over all GPUs; by default only if one GPU cannot hold them.
         allow_pickle: read a folder whose weights are pickled (``pytorch_model.bin``) instead of safetensors; for files
             whose author you trust. Default: no, unless ``TOKVIZ_ALLOW_PICKLE`` is 1.
         on_progress: called with what is being done, and the share of it that is done or None.

@@ -46,15 +46,15 @@ def pruner(
 
     Args:
         id: Its name on the command line and in sessions: letters, digits, hyphens.
-        needs: Signals beside the features, such as ``tokviz.KEYS``.
+        needs: Signals beside the features, such as ``tokviz.KEYS``; docs/own_pruner.md lists them.
         site: Where it drops tokens: ``"projector"`` (what enters the LLM), ``"encoder"``, the number of the layer of
-            the LLM to drop before, or ``VisionLayer(i)``.
+            the LLM to drop before, or ``VisionLayer(i)`` (inside the vision tower).
         label: For people; the id by default.
         claim: One line on what it keeps; the first line of the docstring by default.
         family: Which group it belongs to.
         paper: Where it was published.
-        positions: Whether later tokens close up ("reindex") or keep their positions ("keep"); by default they close up
-            before the LLM, and stay inside it.
+        positions: Whether what is left is renumbered without gaps ("reindex") or keeps its positions ("keep"); by
+            default a stage before the LLM renumbers, and one inside it keeps them.
 
     Raises:
         BadInput: For an id that cannot be written on a command line.

@@ -221,15 +221,15 @@ PRUNER = Pruner(
     needs=TOWER_ATTENTION,
     does_without=TOWER_ATTENTION,
     params=(
-        whole("segments", "Fewest segments", 8, "The video is cut at the lowest transitions into at least so many.",
+        whole("segments", "Fewest segments", 8, "The video is cut at its lowest transitions into at least this many.",
               minimum=1, maximum=64),
         number("threshold", "Threshold of a cut", 0.9, "Every transition below this cosine is a cut. Official: 0.9, on "
                "Qwen2.5-VL 0.84.", step=0.01),
-        number("context", "Share of context", 0.4, "The share of the tokens that are anchors. Official: 0.4."),
-        whole("interval", "Interval of anchor frames", 4, "Anchors are in the last frame of a segment and in every so "
-              "manyth before it. Official: 4.", minimum=1, maximum=32),
-        number("beta", "Least weight of an anchor", 0.6, "How much of a merged anchor is itself, at least. Official: "
-               "0.6."),
+        number("context", "Share of context", 0.4, "The share of the kept tokens that are anchors. Official: 0.4."),
+        whole("interval", "Interval of anchor frames", 4, "Anchors lie in the last frame of a segment and in every "
+              "n-th frame before it. Official: 4.", minimum=1, maximum=32),
+        number("beta", "Least weight of an anchor", 0.6, "An anchor keeps at least this share of itself when "
+               "tokens merge into it. Official: 0.6."),
         choice("code", "Code", ("llava_video", "onevision"), "llava_video: anchors are rounded per segment and never "
                "merge into themselves. onevision: rounded per frame, and an anchor is one of the tokens that it takes "
                "in."),

@@ -123,7 +123,7 @@ PRUNER = Pruner(
     family="attention-ranked",
     claim="Keeps what a middle vision layer attends to, the patches around it, and what a deep one attends to.",
     paper=Paper(
-        "HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language Models",
+        "HiPrune: Hierarchical Attention for Efficient Token Pruning in Vision-Language Models",
         "Liu et al.",
         2025,
         "https://arxiv.org/abs/2508.00553",

@@ -245,9 +245,10 @@ PRUNER = Pruner(
     params=(
         number("threshold", "Threshold of standing still", 0.8, "A cell stands still while its cosine with the frame "
                "before is above this. Official: 0.8, at 10 % 0.65.", step=0.01),
-        number("beta", "Weight of a centre", 0.6, "How much of a merged centre is itself. Official: 0.6."),
-        whole("neighbours", "Neighbours", 7, "Nearest cells that make the density of a cell. Official: 7.", minimum=1,
-              maximum=64),
+        number("beta", "Weight of a centre", 0.6, "A centre keeps this share of itself when cells merge into "
+               "it. Official: 0.6."),
+        whole("neighbours", "Neighbours", 7, "How many nearest cells make the density of a cell. Official: 7.",
+              minimum=1, maximum=64),
         choice("count", "Token count", ("exact", "official"), "exact: the budget. official: what rounding in every "
                "window and frame leaves."),
     ),

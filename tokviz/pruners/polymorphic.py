@@ -218,7 +218,7 @@ PRUNER = Pruner(
         "Polymorphic: Plug-and-Play Visual Token Compression for Scalable VLMs",
         "Anonymous (under review)",
         2025,
-        "https://openreview.net/search?term=Polymorphic%3A+Plug-and-Play+Visual+Token+Compression+for+Scalable+VLMs",
+        "https://openreview.net/forum?id=Px0UrEUcFQ",
     ),
     needs=(CLS_ATTENTION, RECEIVED_ATTENTION, LLM_INPUT, TEXT_FEATURES, TEXT_ROWS),
     does_without=(CLS_ATTENTION, RECEIVED_ATTENTION),

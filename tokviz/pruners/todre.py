@@ -80,14 +80,14 @@ def _max_sum(signals: Signals, keep: int, found: Usable, pivot: Tensor, rule: st
 def select_diverse(signals: Signals, keep: int, params: Params, generator: Generator) -> Selection:
     """Stage 1: from the pivot on, always the token whose largest cosine to the kept ones is smallest.
 
-    ``version = v2``: the one whose sum of cosine distances to the kept ones is largest (max-sum, not max-min).
+    ``version = v2``: the one whose sum of cosines to the kept ones is smallest (max-sum, not max-min).
 
     Pivot: highest [CLS] attention of the last vision layer; without a [CLS] token the highest attention received, and
     without that the token farthest from the mean. Rows that are no patch are never kept, not even when ``keep`` exceeds
     the number of patches.
     Shape: signals.features ``(N, D)``, cls_attention ``(N,)`` or None -> kept ``(min(keep, patches),)``.
-    Source: ToDRE (arXiv v1) Eq. 3-6, Algorithm 1; no code is public. Differs from the print of Algorithm 1, which
-    neither normalises (Eq. 5 does) nor masks picked tokens.
+    Source: ToDRE (arXiv v1) Eq. 3-6, Algorithm 1, and (arXiv v2) Eq. 3-7, Algorithm 1; no code is public. Differs from
+    the print of v1's Algorithm 1, which neither normalises (Eq. 5 does) nor masks picked tokens; v2's does both.
     """
     return _select_diverse(signals, keep, params, thumbnail_only=False)
 
@@ -140,16 +140,17 @@ def select_withdrawal(signals: Signals, keep: int | None, params: Params, genera
     return Selection(everything[:0] if withdrawn else everything, diagnose=diagnose)
 
 
-def probe_layers(n_layers: int) -> list[int]:
+def probe_layers(n_layers: int, version: str = "v1") -> list[int]:
     """The layers before which withdrawal is probed: L/2, 5L/8, 6L/8, 7L/8 rounded down, without repeats and layer 0.
 
-    A value is the first layer that sees fewer tokens; the attention comes from the layer before (``methods.md`` 0.1).
+    ``v2``: 7L/8 alone. A value is the first layer that sees fewer tokens; the attention comes from the layer before
+    (``methods.md`` 0.1).
     """
-    return sorted({n_layers * eighths // 8 for eighths in (4, 5, 6, 7)} - {0})
+    return sorted({n_layers * eighths // 8 for eighths in ((7,) if version == "v2" else (4, 5, 6, 7))} - {0})
 
 
 def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
-    """Stage 1 on the embeddings that enter the LLM, then up to four probes inside it, at which positions stay.
+    """Stage 1 on the embeddings that enter the LLM, then up to four probes (v2: one) inside it; positions stay there.
 
     ``published``: k = B of stage 1, as the paper's ratios count. ``final`` and ``average`` are the same: how many
     tokens survive, 0 or k, is decided at run time, and a plan cannot but assume that they stay. Without stage 1 all
@@ -171,7 +172,7 @@ def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
     if params["stage_2"]:
         stages += [
             Stage(layer, None, select_withdrawal, needs=(TEXT_ROWS,), positions="keep", title="Withdrawal probe")
-            for layer in probe_layers(info.n_layers)
+            for layer in probe_layers(info.n_layers, params["version"])
         ]
     return Schedule(tuple(stages))
 
@@ -193,15 +194,16 @@ PRUNER = Pruner(
             "tau",
             "Withdrawal threshold τ",
             0.03,
-            "Visual tokens go once text spends less than this share of its attention on them; 0 never withdraws.",
+            "Visual tokens go once text spends less than this share of its attention on them; 0 never withdraws. "
+            "Paper: 0.03 in v1, 0.1 in v2.",
             step=0.005,
         ),
         choice(
             "version",
             "Version of the paper",
             ("v1", "v2"),
-            "v1: greedy k-center, the token least similar to its most similar kept one. v2 (November 2025): greedy "
-            "max-sum, the token least similar to all kept ones together.",
+            "v1: greedy k-center, the token least similar to its most similar kept one; four probes. v2 (November "
+            "2025): greedy max-sum, the token least similar to all kept ones together; one probe, at 7/8 of the depth.",
         ),
         switch("stage_1", "Stage 1", True, "Off: all tokens enter the LLM (the paper's ablation stage 2 only)."),
         switch("stage_2", "Stage 2", True, "Off: what stage 1 keeps stays to the end (the paper's stage 1 only)."),

@@ -235,7 +235,7 @@ PRUNER = Pruner(
             "Similarity",
             ("kernels", "cosine"),
             "kernels: five Gaussian kernels of the distance to the centres, by the half of the channels that varies "
-            "least, as the code and vLLM do. cosine: with the mean of all channels, as the paper says.",
+            "least, as the code and vLLM do. cosine: the cosine with the centres, of all channels, as the paper says.",
         ),
     ),
     schedule=schedule,

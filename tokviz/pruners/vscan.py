@@ -190,12 +190,17 @@ PRUNER = Pruner(
     needs=(*NEEDS, LAST_ROW_OF_NEXT_LAYER),
     does_without=TOWER_ATTENTION,
     params=(
-        number("global_share", "Share of global tokens", 0.5, "The rest are local ones. Official: 0.5."),
+        number(
+            "global_share",
+            "Share of global tokens",
+            0.5,
+            "Of the tokens that stage 1 keeps; the rest are local. Official: 0.5.",
+        ),
         whole(
             "window",
             "Side of a window",
             6,
-            "In tokens. Official: 6 of 24 for LLaVA, 4 for Qwen2.5-VL.",
+            "In tokens: local tokens are chosen window by window. Official: 6 (of 24) for LLaVA, 4 for Qwen2.5-VL.",
             minimum=1,
             maximum=64,
         ),

@@ -95,26 +95,29 @@ def compare(
 
     Args:
         vlm: What ``tokviz.load`` or ``tokviz.wrap`` returned.
-        image: The path or the bytes of an image or video file (told apart by their content), a PIL image, or what
-            was read before, an ``InputImage`` or ``Video``.
+        image: The path or the bytes of an image or video file (told apart by their content), a PIL image, or an
+            ``InputImage`` or ``Video`` that was read before.
         question: One question, up to 2,000 characters.
-        methods: Ids, pruner objects (``tokviz.pruner``), or pairs of either with parameters:
-            ``["apet", ("apet", {"mode": "official"}), my_norm]``. The unpruned run is always the first one.
+        methods: Ids, stacks of two (``"divprune+fastv"``), pruner objects (``tokviz.pruner``), or pairs of any of
+            these with parameters: ``["apet", ("apet", {"mode": "official"}), my_norm]``. The unpruned run always comes
+            first, and need not be named.
         budget: Visual tokens, 1 to N (of all frames of a video together).
         budget_as: What the budget counts: as the method's paper does ("published"), the tokens after the last
             stage ("final"), or their average over the layers of the LLM ("average").
         params: Parameters by method, ``{method: {name: value}}``.
-        seed: Of everything random.
-        repeats: More than 1: median times after a warm-up.
-        max_new_tokens: The longest answer.
-        expected: The right answer.
-        evidence: Boxes in pixels of the image or video.
-        evidence_frames: Of a video, the sampled frame of each box, from 0.
-        frames: Of a video, how many frames the model looks at, 1 to 64; None for the family's own choice.
-        stop: Ends the comparison early when it is set.
+        seed: Seed of everything random.
+        repeats: How often each run is timed; if more than once, times are medians after a warm-up.
+        max_new_tokens: The maximum length of an answer, in tokens.
+        expected: The right answer, if it is known; answers are then judged by it.
+        evidence: Boxes ``(x0, y0, x1, y1)`` in pixels of the image or video, around what answers the question: for the
+            measures of evidence, and for methods that need to know it (``oracle``).
+        evidence_frames: For a video, the sampled frame of each box, from 0.
+        frames: For a video, how many frames the model looks at, 1 to 64; None for the family's own choice.
+        stop: An event that ends the comparison early when it is set.
 
     Raises:
-        BadInput: With one sentence. A method that cannot run on this model gives a Run with ``error`` instead.
+        BadInput: If an argument cannot be used; the message is one sentence. A method that cannot run on this model
+            gives a Run with ``error`` instead.
 
     Example:
         >>> tokviz.compare(vlm, "scene.png", "what color is the star?", ["apet", "random"], budget=64).answers
@@ -138,10 +141,10 @@ def _with_keywords_of(one: Callable[_P, object]) -> Callable[[Callable[..., _R]]
 
 @_with_keywords_of(compare)
 def compare_events(*args: Any, **kwargs: Any) -> Iterator[Event]:
-    """Like ``compare``, yielding an Event whenever something is new. Input is checked before the first event.
+    """Like ``compare``, but yield an Event whenever something is new. Input is checked before the first event.
 
-    When ``stop`` is set the generator ends early after a last ``done`` event with what there is; when it was set before
-    the image was encoded there is nothing to show, and BadInput says so.
+    If ``stop`` is set, the generator ends early, after a last ``done`` event with what there is. If it was set before
+    the image was encoded, there is nothing to show, and BadInput says so.
     """
     given = inspect.signature(compare).bind(*args, **kwargs)
     given.apply_defaults()

@@ -19,6 +19,7 @@ from ..errors import BadInput
 from ..files import resource
 from ..names import UNPRUNED, Box, BudgetMeaning
 from ..pruners.pruner import Pruner
+from ..pruners.stack import JOIN
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded, loaded, planning
 from ..serving.model_menu import check_may_load, model_option, model_options
@@ -33,6 +34,7 @@ from .form import MAX_METHODS, method_entries, missing_by_method, param_facts, w
 
 BY_HAND = "<!-- from here on by hand -->"
 
+_LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 _SECTION = re.compile(r"^(Args|Returns):$", re.MULTILINE)
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)$", re.MULTILINE)
 _SETTINGS: dict[str, Any] = {
@@ -77,8 +79,8 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
                 agents give a data: URI (base64), or the URL of a file that was uploaded to this server.
             question: The question, up to 2,000 characters.
             methods: Ids of pruning methods, see list_methods; or pairs of an id and parameters, so that one method can
-                run more than once: ["apet", ["apet", {"mode": "official"}]]. At most 32. No pruning is always run
-                first.
+                run more than once: ["apet", ["apet", {"mode": "official"}]]. Two ids with a plus between them are one
+                method before the LLM and one inside it: "divprune+fastv". At most 48. No pruning is always run first.
             budget: Visual tokens to keep, from 1 to all of them; for a video, over all its frames together.
             budget_as: What the budget counts: tokens as each paper counts them (published), tokens after the last stage
                 (final), or their average over the layers of the LLM (average).
@@ -183,9 +185,11 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
 
 def _entries(ids: Sequence[str]) -> dict[str, Any]:
     """What ``methods`` may hold. In the form of older JSON schemas, which is all that some agents can read."""
+    known = "|".join(ids)
     id = {"type": "string", "enum": list(ids)}
-    pair = {"type": "array", "items": {"anyOf": [id, _SETTINGS]}, "minItems": 2, "maxItems": 2}
-    return {"type": "array", "items": {"anyOf": [id, pair]}, "maxItems": MAX_METHODS}
+    stack = {"type": "string", "pattern": rf"^({known})\{JOIN}({known})$"}
+    pair = {"type": "array", "items": {"anyOf": [id, stack, _SETTINGS]}, "minItems": 2, "maxItems": 2}
+    return {"type": "array", "items": {"anyOf": [id, stack, pair]}, "maxItems": MAX_METHODS}
 
 
 def _loaded(name: str) -> dict[str, Any] | None:
@@ -238,12 +242,17 @@ def _evidence(given: Any) -> tuple[tuple[Box, ...], tuple[int, ...]]:
 
 
 def method_notes(method: str) -> list[str]:
-    """Where paper and code of a method differ: the list on its page in docs, empty where docs are not at hand."""
+    """Where paper and code of a method differ: the list on its page in docs, empty where docs are not at hand.
+
+    As text: links to other pages of docs lead nowhere from here.
+    """
     page = resource(f"docs/methods/{method}.md")
     if not page.is_file():
         return []
     by_hand = page.read_text(encoding="utf-8").partition(BY_HAND)[2]
-    return [" ".join(note.split()) for note in by_hand.split("\n- ")[1:]]
+    # A note ends where its list does: what follows it may be the next heading.
+    notes = (note.partition("\n\n")[0] for note in by_hand.split("\n- ")[1:])
+    return [" ".join(_LINK.sub(r"\1", note).split()) for note in notes]
 
 
 def method_facts(pruner: Pruner) -> dict[str, Any]:
