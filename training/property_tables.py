@@ -161,7 +161,8 @@ WANTED: tuple[Wanted, ...] = (
     Wanted(1, "the same before the projector", "some: 0.5 to 5 % (our reading)", "as above", _outliers("tower_"),
            _some_outliers("tower_")),
     Wanted(1, "median length over that of the words", "stated",
-           "10 to 100 (arXiv 2503.17349, at second hand); \"high-norm visual tokens and the low-norm text tokens\" (arXiv 2512.08374)",
+           "10 to 100 (arXiv 2503.17349, at second hand); \"high-norm visual tokens and the low-norm text tokens\" "
+           "(arXiv 2512.08374)",
            number("lengths.ratio", 1)),
     *_naming_rows(),
     Wanted(2, "small or large (two words)", "stated", NOTHING, number("alignment.naming_size")),
