@@ -29,8 +29,9 @@ ANCHORS: dict[str, tuple[RGB, ...]] = {
     "magenta": ((200, 28, 148),),
     "olive": ((128, 124, 30),),
     "tan": ((214, 176, 136),),
+    "salmon": ((250, 128, 114), (232, 110, 116)),
 }
-"""What people call by each name, light and dark; the last three only keep others away."""
+"""What people call by each name, light and dark; the last four only keep others away."""
 MARGIN = 5.0
 """A tint is nearer to an anchor of its name than to any other name's by this much (Lab, Euclidean)."""
 _RANGES: dict[str, tuple[float, float, float, float, float, float]] = {
@@ -41,7 +42,7 @@ _RANGES: dict[str, tuple[float, float, float, float, float, float]] = {
     "green": (85, 165, 0.35, 1.0, 0.16, 0.62),
     "blue": (203, 245, 0.5, 1.0, 0.22, 0.74),
     "purple": (265, 300, 0.35, 0.9, 0.2, 0.68),
-    "pink": (316, 352, 0.6, 1.0, 0.6, 0.88),
+    "pink": (316, 349, 0.6, 1.0, 0.6, 0.86),
     "black": (0, 360, 0.0, 0.25, 0.0, 0.17),
     "white": (0, 360, 0.0, 0.5, 0.93, 1.0),
     "gray": (0, 360, 0.0, 0.08, 0.36, 0.68),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from scenes.types import Box, Scene, SceneObject, SceneQuestion, SceneSign
-from scenes.wide.backgrounds import SIDE, camera, clutter, ground
+from scenes.wide.backgrounds import SIDE, Picture, camera, clutter, ground
 from scenes.wide.layout import Placed, Stage
 from scenes.wide.lettering import SignDesign, design_sign, paint_sign
 from scenes.wide.paint import paint, possible_style
-from scenes.wide.plan import random_plan, random_style
+from scenes.wide.plan import Plan, random_plan, random_style
 from scenes.wide.questions import WideQuestionMaker
 from scenes.words import FAMILIES
 
@@ -34,15 +34,7 @@ def generate_wide_scene(seed: int, *, questions_per_family: int = 2, dense: bool
         (336, 336, 3)
     """
     rng = np.random.default_rng([seed, 10])
-    plan = random_plan(rng, dense)
-    picture = ground(rng)
-    clutter(rng, picture)
-    stage = Stage(rng, picture, plan.manner)
-    for text, kind in plan.signs:
-        stage.add_sign(design_sign(rng, text, kind))
-    stage.close_signs()
-    for wish in plan.wishes:
-        stage.add_object(wish)
+    plan, stage, picture = arrange(rng, dense)
     for placed in stage.objects:
         paint(rng, placed, possible_style(placed, plan.manner.style or random_style(rng)), picture)
     for design, x, y in stage.signs:
@@ -57,6 +49,20 @@ def generate_wide_scene(seed: int, *, questions_per_family: int = 2, dense: bool
         maker = WideQuestionMaker(np.random.default_rng([seed, 11]), objects, signs, _SQUARE)
         questions = _ask(maker, questions_per_family)
     return Scene(seed, camera(rng, picture, fine), owner, objects, signs, questions, _SQUARE)
+
+
+def arrange(rng: np.random.Generator, dense: bool) -> tuple[Plan, Stage, Picture]:
+    """What is to be drawn, where each thing lies, and the ground to draw it on."""
+    plan = random_plan(rng, dense)
+    picture = ground(rng)
+    clutter(rng, picture)
+    stage = Stage(rng, picture, plan.manner)
+    for text, kind in plan.signs:
+        stage.add_sign(design_sign(rng, text, kind))
+    stage.close_signs()
+    for wish in plan.wishes:
+        stage.add_object(wish)
+    return plan, stage, picture
 
 
 def _clipped(low: np.ndarray, high: np.ndarray) -> Box:

@@ -23,7 +23,8 @@ LEAST_INSIDE = 0.72
 """Share of a thing that must lie inside the picture."""
 LEAST_CONTRAST = 32.0
 """Lab distance of a thing to the ground under it, and to what it partly hides."""
-CENTERS_APART = 16.0
+CENTERS_APART = 20.0
+"""More than the diagonal of a patch: each centre has a patch of its own."""
 _CELLS = 24
 
 

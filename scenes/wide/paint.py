@@ -14,8 +14,8 @@ from scenes.wide.layout import Placed, window
 from scenes.wide.shapes import Points
 
 Share = NDArray[np.float32]
-LEAST_OUTLINED = {"circle": 36.0}
-"""An outlined circle must be much thinner than a ring."""
+LEAST_OUTLINED = {"circle": 44.0}
+"""An outlined circle must be much thinner than a ring, which is a sixth of its side thick and more."""
 _LEAST_OUTLINED = 24.0
 _LEAST_TEXTURED = 20.0
 
@@ -80,8 +80,8 @@ def _second_tint(rng: np.random.Generator, placed: Placed) -> NDArray[np.float32
 
 def _stroke(rng: np.random.Generator, placed: Placed, picture: NDArray[np.uint8], color: tuple[int, ...]) -> None:
     """The outline alone; inside its edge, so that the thing does not grow."""
-    widest = 0.13 if placed.shape in ("circle", "star", "cross") else 0.18
-    thick = max(2, round(placed.side * between(rng, 0.05, widest) * 0.6))
+    widest = 0.045 if placed.shape == "circle" else 0.08 if placed.shape in ("star", "cross") else 0.11
+    thick = max(2, round(placed.side * between(rng, 0.03, widest)))
     center = np.array([placed.x, placed.y])
     inner = center + (placed.points - center) * (1 - thick / placed.side)
     cv2.polylines(picture, [_fixed(inner)], True, color, thick, cv2.LINE_AA, 4)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
+_WITH_IS = ("what", "where", "how", "there", "that", "it")
+_WITH_NOT = ("is", "are", "do", "does", "has", "have")
 REWRITES: tuple[tuple[str, str], ...] = (
     (r"[’‘`]", "'"),
     (r"\bcolour", "color"),
-    (r"\b(what|where|how|there|it|that|which)'?s\b", r"\1 is"),
+    *((rf"\b{word}'s\b", f"{word} is") for word in _WITH_IS),
+    *((rf"\b{word}s\b", f"{word} is") for word in ("what", "where", "there")),
     (r"\bcan'?t\b", "can not"),
-    (r"\b(is|are|do|does|has|have)n'?t\b", r"\1 not"),
-    (r"\b(what|how|there|they)'re\b", r"\1 are"),
+    *((rf"\b{word}n'?t\b", f"{word} not") for word in _WITH_NOT),
     (r"\bi'd\b", "i would"),
     (r"-", " "),
 )
-"""(pattern, replacement), in this order, on lower-case text: both `words_of` and the model's tokenizer apply them."""
+"""(pattern, replacement), in this order, on lower-case text: both `words_of` and the model's tokenizer apply them.
+
+The replacements are literal, because the tokenizers library knows no group references."""
 _PUNCTUATION = re.compile(r"[?.!,;:\"'()\[\]]")
 UNKNOWN = "<unk>"
 RESERVED: tuple[str, ...] = tuple(f"<word{i}>" for i in range(16))
@@ -316,7 +321,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 
 def words_of(text: str) -> list[str]:
     """The words of a question as the model's tokenizer splits it: lower case, one spelling, no punctuation."""
-    text = text.lower()
+    text = unicodedata.normalize("NFKC", text).lower()
     for pattern, replacement in REWRITES:
         text = re.sub(pattern, replacement, text)
     return _PUNCTUATION.sub(" ", text).split()
