@@ -109,7 +109,9 @@ class _Looks:
 
     def counted(self) -> list[Wish]:
         """0 to 10 things of one description among others that nearly fit it: what counting is learnt from."""
-        count = int(self.rng.random() * (MAX_WIDE_COUNT + 1))
+        # Mostly five and more: smaller counts abound in every scene.
+        least = 5 if self.rng.random() < 0.75 else 0
+        count = least + int(self.rng.random() * (MAX_WIDE_COUNT + 1 - least))
         color, shape = pick(self.rng, SEEN_PAIRS)
         kind = self.rng.random()
         goal_color, goal_shape = (color if kind < 0.75 else None), (shape if kind < 0.5 or kind > 0.75 else None)

@@ -20,7 +20,7 @@ UNKNOWN_SHARE = 0.1
 """Share of the questions of `make` about things that no known word names."""
 _CLEAR = 0.1
 _BORDER = 0.03
-_COUNT_WEIGHTS = np.array([0.4, 0.8, 1.0, 1.2, 1.5, 1.8, 2.2, 2.6, 3.0, 3.4, 3.8])
+_COUNT_WEIGHTS = np.array([0.4, 0.7, 1.0, 1.9, 3.4, 3.8, 5.0, 6.6, 8.4, 13.0, 14.0])
 """How much likelier a larger count is chosen where it is possible: large counts are possible more seldom."""
 _ALLOWED = np.ones((len(SIZES) + 1, len(COLOR_NAMES) + 1, len(SHAPES) + 1), bool)
 _ALLOWED[:, 1:, 1:] = [[(color, shape) in SEEN_PAIRS for shape in SHAPES] for color in COLOR_NAMES]
@@ -107,7 +107,7 @@ class WideQuestionMaker:
     def existence(self) -> WideQuestion | None:
         """Yes or no by a fair coin (None in a scene without objects, mostly), and "no" is usually a near miss."""
         rng = self.rng
-        if not self.objects and rng.random() < 0.8:
+        if not self.objects and rng.random() < 0.5:
             return None
         wanted = bool(self.objects) and rng.random() < 0.5
         kind = rng.random()
@@ -125,8 +125,8 @@ class WideQuestionMaker:
             swapped = self.counts[[0, 2, 1]] > 0
             if (both & (self.counts == 0) & swapped & self.allowed).any():
                 cell = self._pick(both & fits & (True if wanted else swapped))
-        elif kind < 0.43:
-            cell = (0, 0, 0) if wanted else None
+        if (kind < 0.02 and wanted) or (not self.objects and kind < 0.5):
+            cell = (0, 0, 0)
         if cell is None:
             cell = self._pair(wanted)
         if cell is None:
@@ -257,27 +257,20 @@ class WideQuestionMaker:
             return None
         relation = pick(self.rng, RELATIONS)
         axis, forward = (0 if relation in RELATIONS[:2] else 1), relation in (RELATIONS[0], RELATIONS[2])
+        along = np.array([self._position(number)[axis] for _, number in named])
+        before = np.argwhere(along[None] - along[:, None] >= _CLEAR)  # (earlier, later) along the axis
+        if not len(before):
+            return None
         wanted = self.rng.random() < 0.5
+        earlier, later = pick(self.rng, before).tolist()
+        pair = (earlier, later) if wanted == forward else (later, earlier)
+        phrase = self.write.relation(relation)
+        first, second = (self._named(named[i][0]) for i in pair)
         if not wanted and self.rng.random() < 0.125 and (absent := self._absent()) is not None:
-            there = self._named(pick(self.rng, named)[0])
-            pair = [there, self._named(absent)]
-            first, second = pair if self.rng.random() < 0.5 else pair[::-1]
-            phrase = self.write.relation(relation)
-            evidence = self._boxes(there.things)
-            return self.write.write("relation", "no", evidence, thing=first, other=second, relation=phrase)
-        for _ in range(10):
-            one, two = int(self.rng.random() * len(named)), int(self.rng.random() * len(named))
-            gap = self._position(named[two][1])[axis] - self._position(named[one][1])[axis]
-            if abs(gap) < _CLEAR:
-                continue
-            if ((gap > 0) == forward) != wanted:
-                one, two = two, one
-            first, second = self._named(named[one][0]), self._named(named[two][0])
-            evidence = self._boxes([named[one][1], named[two][1]])
-            phrase = self.write.relation(relation)
-            answer = "yes" if wanted else "no"
-            return self.write.write("relation", answer, evidence, thing=first, other=second, relation=phrase)
-        return None
+            first, second = (self._named(absent), second) if self.rng.random() < 0.5 else (first, self._named(absent))
+        evidence = self._boxes((*first.things, *second.things))
+        answer = "yes" if wanted else "no"
+        return self.write.write("relation", answer, evidence, thing=first, other=second, relation=phrase)
 
     def reading(self) -> WideQuestion | None:
         """What is written, or whether this or that is; "none" where nothing is."""

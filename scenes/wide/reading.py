@@ -9,9 +9,9 @@ from scenes.wide.dice import pick
 from scenes.wide.wording import Named, WideQuestion, Writer, unknown_word
 from scenes.words import SIGN_KINDS, SIGN_NUMBERS, SIGN_WORDS
 
-_ASK_ABSENT = {"word": 0.72, "number": 0.47, "digit": 0.43}
+_ASK_ABSENT = {"word": 0.84, "number": 0.62, "digit": 0.45}
 """How often "no" is said where it would be right, so that it is as frequent as "yes": signs are there more seldom."""
-_ASK_PRESENT = 0.39
+_ASK_PRESENT = 0.34
 """The same for any text at all, which is there more often than not."""
 
 
@@ -24,14 +24,14 @@ class ReadingMaker:
 
     def reading(self) -> WideQuestion | None:
         """What is written, or whether this or that is; None where "the sign" would be several."""
-        if not self.single:
+        if not self.single or (not self.signs and self.rng.random() < 0.6):
             return None
         kind = self.rng.random()
         if kind < 0.1:
             return self._whether_any()
         if kind < 0.2 and self.signs:
             return self._whether_this()
-        if kind < 0.5 and len(self.signs) < 2 and (self.signs or self.rng.random() < 0.25):
+        if kind < 0.5 and len(self.signs) < 2 and (self.signs or self.rng.random() < 0.5):
             answer = self.signs[0].text if self.signs else "none"
             return self.write.write("text", answer, self._boxes(self.signs), sign=self._sign(self.signs))
         present = [sign.kind for sign in self.signs]
