@@ -7,6 +7,7 @@ import unicodedata
 
 _WITH_IS = ("what", "where", "how", "there", "that", "it")
 _WITH_NOT = ("is", "are", "do", "does", "has", "have")
+_NUMBER_WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 REWRITES: tuple[tuple[str, str], ...] = (
     (r"[’‘`]", "'"),
     (r"\bcolour", "color"),
@@ -15,6 +16,7 @@ REWRITES: tuple[tuple[str, str], ...] = (
     (r"\bcan'?t\b", "can not"),
     *((rf"\b{word}n'?t\b", f"{word} not") for word in _WITH_NOT),
     (r"\bi'd\b", "i would"),
+    *((rf"\b{word}\b", str(number)) for number, word in enumerate(_NUMBER_WORDS, 2)),
     (r"-", " "),
 )
 """(pattern, replacement), in this order, on lower-case text: both `words_of` and the model's tokenizer apply them.
@@ -88,6 +90,15 @@ PHRASINGS: dict[str, str] = {
     "is {a} to be seen?": "exists",
     "does {a} appear in the image?": "exists",
     "there is {a}, right?": "exists",
+    "is there {a} in the photo?": "exists",
+    "is there {a} in the drawing?": "exists",
+    "is there {a} in the scene?": "exists",
+    "is there at least one {bare}?": "exists",
+    "do you see {a} in the photo?": "exists",
+    "are there any {many} in the photo?": "exists",
+    "are there {many} here?": "exists",
+    "does the photo show {a}?": "exists",
+    "does the image include {a}?": "exists",
     "is it true that there is {a}?": "exists",
     # attributes: a word
     "what color is {the}?": "color",
@@ -109,6 +120,9 @@ PHRASINGS: dict[str, str] = {
     "please name the color of {the}": "color",
     "name the color of {the}": "color",
     "color of {the}?": "color",
+    "what color is {the} in the photo?": "color",
+    "what is the color of {the} in the drawing?": "color",
+    "do you know the color of {the}?": "color",
     "what shape is {the}?": "shape",
     "what is the shape of {the}?": "shape",
     "what's the shape of {the}?": "shape",
@@ -123,6 +137,7 @@ PHRASINGS: dict[str, str] = {
     "can you tell me the shape of {the}?": "shape",
     "name the shape of {the}": "shape",
     "shape of {the}?": "shape",
+    "what shape is {the} in the scene?": "shape",
     "what is {the}?": "shape",
     "what size is {the}?": "size",
     "what is the size of {the}?": "size",
@@ -173,6 +188,11 @@ PHRASINGS: dict[str, str] = {
     "tell me the number of {many}": "count",
     "can you tell me how many {many} there are?": "count",
     "give the number of {many}": "count",
+    "how many {many} are in the photo?": "count",
+    "how many {many} are in the scene?": "count",
+    "count the {many} in the drawing": "count",
+    "how many {many} can be seen?": "count",
+    "how many {many} in total?": "count",
     # counting: yes or no
     "are there {n} {many}?": "is count",
     "are there exactly {n} {many}?": "is count",
@@ -187,6 +207,8 @@ PHRASINGS: dict[str, str] = {
     "where can you see {the}?": "place",
     "where do you see {the}?": "place",
     "where does {the} appear?": "place",
+    "where is {the} in the photo?": "place",
+    "where in the scene is {the}?": "place",
     "in which part of the picture is {the}?": "place",
     "in what part of the image is {the}?": "place",
     "which part of the image shows {the}?": "place",
@@ -287,6 +309,10 @@ PHRASINGS: dict[str, str] = {
     "describe the picture": "list",
     "describe the image": "list",
     "please describe this image": "list",
+    "describe the scene": "list",
+    "what does the photo show?": "list",
+    "what is in the drawing?": "list",
+    "which objects are in the image?": "list",
 }
 """Every wording with its kind of question; the first of a kind is the canonical one."""
 KIND_FAMILIES: dict[str, str] = {

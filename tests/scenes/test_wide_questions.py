@@ -174,6 +174,7 @@ def test_the_only_object_is_the_object() -> None:
         ("whats on the sign?", "what is on the sign"),
         ("I'd like to know, please", "i would like to know please"),
         ("top-left", "top left"),
+        ("are there two stars and ten rings?", "are there 2 stars and 10 rings"),
     ],
 )
 def test_spellings_become_one(text: str, plain: str) -> None:

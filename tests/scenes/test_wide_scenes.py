@@ -116,7 +116,7 @@ def test_owner_maps_agree_with_an_independent_rendering() -> None:
             # What is missing inside was taken by the edge of a thing that lies over it.
             assert (scene.owner[~ours & ~widened(~theirs)] > number).all(), (seed, number)
         overlaps += sum(v < 0.97 * f for v, f in zip(stage.visible, stage.full, strict=True))
-    assert overlaps > 20
+    assert overlaps > 10
 
 
 @pytest.mark.generator
