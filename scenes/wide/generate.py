@@ -36,7 +36,8 @@ def generate_wide_scene(seed: int, *, questions_per_family: int = 2, dense: bool
     rng = np.random.default_rng([seed, 10])
     plan, stage, picture = arrange(rng, dense)
     for placed in stage.objects:
-        paint(rng, placed, possible_style(placed, plan.manner.style or random_style(rng)), picture)
+        style = possible_style(placed, plan.manner.style or random_style(rng))
+        paint(rng, placed, style, picture, plan.manner.smooth)
     for design, x, y in stage.signs:
         paint_sign(rng, design, x, y, picture)
     objects = tuple(_record(placed) for placed in stage.objects)

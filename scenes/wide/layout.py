@@ -161,7 +161,7 @@ class Stage:
         away = spots[:, None] - others[:, :2]
         least = np.maximum((others[:, 2] + side) * self.manner.nearness, CENTERS_APART)
         free = ((away * away).sum(axis=2) >= least * least).all(axis=1)
-        if not len(plates):
+        if not len(plates) or not free.any():
             return np.asarray(free)
         clear = (
             (spots[:, None, 0] - half[0] >= plates[:, 2])

@@ -37,13 +37,13 @@ def _fixed(points: Points, x0: int = 0, y0: int = 0) -> NDArray[np.int32]:
     return np.round((points - (x0 + 0.5, y0 + 0.5)) * 16).astype(np.int32)
 
 
-def _soft_mask(placed: Placed, x0: int, y0: int, width: int, height: int) -> Share:
+def _soft_mask(placed: Placed, x0: int, y0: int, width: int, height: int, line: int) -> Share:
     """Coverage of the thing in its window, holes cut out, in 0..1."""
     mask = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(mask, [_fixed(placed.points, x0, y0)], (255,), cv2.LINE_AA, 4)
+    cv2.fillPoly(mask, [_fixed(placed.points, x0, y0)], (255,), line, 4)
     if placed.hole is not None:
         cut = np.zeros_like(mask)
-        cv2.fillPoly(cut, [_fixed(placed.hole, x0, y0)], (255,), cv2.LINE_AA, 4)
+        cv2.fillPoly(cut, [_fixed(placed.hole, x0, y0)], (255,), line, 4)
         mask = np.asarray(cv2.subtract(mask, cut))
     return mask.astype(np.float32) * np.float32(1 / 255)
 
@@ -78,38 +78,38 @@ def _second_tint(rng: np.random.Generator, placed: Placed) -> NDArray[np.float32
     return np.asarray(pick(rng, tints(placed.color)[0]), np.float32)
 
 
-def _stroke(rng: np.random.Generator, placed: Placed, picture: NDArray[np.uint8], color: tuple[int, ...]) -> None:
+def _stroke(rng: np.random.Generator, placed: Placed, picture: NDArray[np.uint8], line: int) -> None:
     """The outline alone; inside its edge, so that the thing does not grow."""
     widest = 0.045 if placed.shape == "circle" else 0.08 if placed.shape in ("star", "cross") else 0.11
     thick = max(2, round(placed.side * between(rng, 0.03, widest)))
     center = np.array([placed.x, placed.y])
     inner = center + (placed.points - center) * (1 - thick / placed.side)
-    cv2.polylines(picture, [_fixed(inner)], True, color, thick, cv2.LINE_AA, 4)
+    cv2.polylines(picture, [_fixed(inner)], True, placed.tint.tolist(), thick, line, 4)
 
 
-def paint(rng: np.random.Generator, placed: Placed, style: str, picture: NDArray[np.uint8]) -> None:
-    """Draw a thing in a style that `possible_style` allows."""
-    tint = tuple(placed.tint.tolist())
+def paint(rng: np.random.Generator, placed: Placed, style: str, picture: NDArray[np.uint8], smooth: bool) -> None:
+    """Draw a thing in a style that `possible_style` allows. Args: smooth: with softened edges."""
+    tint, line = tuple(placed.tint.tolist()), cv2.LINE_AA if smooth else cv2.LINE_8
     if style == "outline":
-        _stroke(rng, placed, picture, tint)
+        _stroke(rng, placed, picture, line)
         return
     if style in ("solid", "bordered") and placed.hole is None:
-        cv2.fillPoly(picture, [_fixed(placed.points)], tint, cv2.LINE_AA, 4)
+        cv2.fillPoly(picture, [_fixed(placed.points)], tint, line, 4)
     else:
-        _blend(rng, placed, style, picture)
+        _blend(rng, placed, style, picture, line)
     if style == "bordered":
         # Of the same hue, darker: another colour's border would make two answers right.
         dark = tuple(int(value * between(rng, 0.45, 0.65)) for value in tint)
         edge = dark if placed.color != "black" else (70, 70, 72)
         for points in (placed.points, placed.hole):
             if points is not None:
-                cv2.polylines(picture, [_fixed(points)], True, edge, 1 + int(placed.side > 40), cv2.LINE_AA, 4)
+                cv2.polylines(picture, [_fixed(points)], True, edge, 1 + int(placed.side > 40), line, 4)
 
 
-def _blend(rng: np.random.Generator, placed: Placed, style: str, picture: NDArray[np.uint8]) -> None:
+def _blend(rng: np.random.Generator, placed: Placed, style: str, picture: NDArray[np.uint8], line: int) -> None:
     x0, y0, x1, y1 = window(placed.points)
     width, height = x1 - x0, y1 - y0
-    share = _soft_mask(placed, x0, y0, width, height)
+    share = _soft_mask(placed, x0, y0, width, height, line)
     first = placed.tint.astype(np.float32)
     target = picture[y0:y1, x0:x1]
     if style == "glassy":

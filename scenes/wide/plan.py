@@ -33,7 +33,8 @@ class Manner:
     """What the things of one scene have in common.
 
     `overlapping`: things may hide parts of others; `nearness`: least distance of two centres in sums of their sides
-    (0.5 is touching); `cut`: the edge may cut things; `style`: the one way of filling, or None for a mixture.
+    (0.5 is touching); `cut`: the edge may cut things; `style`: the one way of filling, or None for a mixture;
+    `smooth`: edges are softened.
     """
 
     overlapping: bool
@@ -42,6 +43,7 @@ class Manner:
     upright: bool
     largest: float
     style: str | None
+    smooth: bool
 
 
 @dataclass(frozen=True)
@@ -174,5 +176,6 @@ def random_plan(rng: np.random.Generator, dense: bool = False) -> Plan:
         upright=rng.random() < 0.3,
         largest=between(rng, 44, 64) if len(wishes) > 9 else between(rng, 50, 90),
         style=None if rng.random() < 0.45 else "solid" if rng.random() < 0.55 else random_style(rng),
+        smooth=rng.random() < 0.85,
     )
     return Plan(tuple(wishes), signs, manner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +19,22 @@ LEAST_SIDE = {"hexagon": 46.0, "oval": 26.0, "rectangle": 22.0, "moon": 26.0, "h
 """Below this many pixels a kind would pass for a named shape."""
 RING_HOLE = (0.46, 0.68)
 """Radius of a ring's hole in radii of the ring."""
+_SQUARE: Points = np.array([(-1.0, -1.0), (1, -1), (1, 1), (-1, 1)])
 
 
-def _polar(radii: NDArray[np.float64], start: float = -math.pi / 2) -> Points:
-    angles = start + np.arange(len(radii)) * (2 * math.pi / len(radii))
-    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+@lru_cache(maxsize=64)
+def _directions(count: int) -> Points:
+    """Unit vectors to the corners of a regular polygon, the first one up."""
+    angles = -math.pi / 2 + np.arange(count) * (2 * math.pi / count)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _circle(rng: np.random.Generator) -> Points:
-    return _polar(np.ones(40))
+    return _directions(40)
 
 
 def _square(rng: np.random.Generator) -> Points:
-    return np.array([(-1.0, -1.0), (1, -1), (1, 1), (-1, 1)])
+    return _SQUARE
 
 
 def _triangle(rng: np.random.Generator) -> Points:
@@ -42,7 +46,9 @@ def _triangle(rng: np.random.Generator) -> Points:
 def _star(rng: np.random.Generator) -> Points:
     tips = 5 if rng.random() < 0.75 else (4, 6)[int(rng.random() * 2)]
     inner = between(rng, 0.36, 0.48) if tips > 4 else between(rng, 0.3, 0.38)
-    return _polar(np.where(np.arange(2 * tips) % 2 == 0, 1.0, inner))
+    points = _directions(2 * tips).copy()
+    points[1::2] *= inner
+    return points
 
 
 def _cross(rng: np.random.Generator) -> Points:
@@ -77,11 +83,11 @@ def _bolt(rng: np.random.Generator) -> Points:
 
 
 def _oval(rng: np.random.Generator) -> Points:
-    return _polar(np.ones(40)) * (1.0, between(rng, 0.4, 0.58))
+    return _directions(40) * (1.0, between(rng, 0.4, 0.58))
 
 
 def _rectangle(rng: np.random.Generator) -> Points:
-    return _square(rng) * (1.0, between(rng, 0.28, 0.55))
+    return _SQUARE * (1.0, between(rng, 0.28, 0.55))
 
 
 def _drop(rng: np.random.Generator) -> Points:
@@ -90,7 +96,7 @@ def _drop(rng: np.random.Generator) -> Points:
 
 
 def _hexagon(rng: np.random.Generator) -> Points:
-    return _polar(np.ones(6))
+    return _directions(6)
 
 
 _OUTLINES: dict[str, Callable[[np.random.Generator], Points]] = {
@@ -118,17 +124,10 @@ def outline(rng: np.random.Generator, shape: str, side: float, angle: float) -> 
         returns: (P, 2) float64, (x, y) in pixels.
     """
     points = _OUTLINES[shape](rng)
-    if shape in ("triangle", "star", "cross", "heart", "arrow", "bolt"):
-        points = points * (1.0, between(rng, 0.86, 1.16))
-    elif shape in ("circle", "ring", "square"):
-        points = points * (1.0, between(rng, 0.94, 1.06))
+    slack = 0.06 if shape in ("circle", "ring", "square") else 0.16 if shape in SHAPES else 0.0
+    stretch = between(rng, 1 - slack, 1 + slack)
     turn = math.radians(angle)
     cosine, sine = math.cos(turn), math.sin(turn)
-    points = points @ np.array([[cosine, sine], [-sine, cosine]])
+    points = points @ np.array([[cosine, sine], [-sine * stretch, cosine * stretch]])
     low, high = points.min(axis=0), points.max(axis=0)
-    return (points - (low + high) / 2) * (side / float((high - low).max()))
-
-
-def is_named(shape: str) -> bool:
-    """Whether a question can name this kind."""
-    return shape in SHAPES
+    return np.asarray((points - (low + high) / 2) * (side / float((high - low).max())))
