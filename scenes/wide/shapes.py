@@ -64,7 +64,7 @@ def _heart(rng: np.random.Generator) -> Points:
 
 
 def _moon(rng: np.random.Generator) -> Points:
-    shift, radius = 0.5, between(rng, 0.75, 0.85)
+    shift, radius = 0.85, between(rng, 0.66, 0.74)  # so thick that its middle lies on it
     tip = (1 + shift**2 - radius**2) / (2 * shift)  # where both circles meet
     outer_start, inner_start = math.acos(tip), math.acos((tip - shift) / radius)
     outer = np.linspace(outer_start, 2 * math.pi - outer_start, 28)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -215,6 +216,7 @@ def test_outlines_are_centred_and_have_the_stated_side(shape: str) -> None:
         points = outline(rng, shape, 40.0, float(angle))
         assert np.allclose(points.min(axis=0), -points.max(axis=0))
         assert np.isclose((points.max(axis=0) - points.min(axis=0)).max(), 40.0)
+        assert cv2.pointPolygonTest(points.astype(np.float32), (0.0, 0.0), True) > 1.5  # the middle lies on the thing
 
 
 def test_outlined_circles_do_not_pass_for_rings() -> None:
