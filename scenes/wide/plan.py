@@ -142,6 +142,13 @@ def _signs(rng: np.random.Generator, dense: bool) -> tuple[tuple[str, str], ...]
     return tuple((pick(rng, SIGN_WORDS if kind == "word" else SIGN_NUMBERS), kind) for kind in kinds)
 
 
+def _largest(rng: np.random.Generator, count: int) -> float:
+    """The longest side of the largest thing in a scene of that many."""
+    if count > 9:
+        return between(rng, 44, 64)
+    return between(rng, 90, 180) if count < 3 and rng.random() < 0.4 else between(rng, 50, 90)
+
+
 def random_plan(rng: np.random.Generator, dense: bool = False) -> Plan:
     """What a scene is to hold: nothing, one thing, a few, a counted kind, or a crowd.
 
@@ -174,7 +181,7 @@ def random_plan(rng: np.random.Generator, dense: bool = False) -> Plan:
         nearness=0.28 if overlapping else between(rng, 0.54, 0.7),
         cut=rng.random() < 0.15,
         upright=rng.random() < 0.3,
-        largest=between(rng, 44, 64) if len(wishes) > 9 else between(rng, 50, 90),
+        largest=_largest(rng, len(wishes)),
         style=None if rng.random() < 0.45 else "solid" if rng.random() < 0.55 else random_style(rng),
         smooth=rng.random() < 0.85,
     )

@@ -24,11 +24,13 @@ class ReadingMaker:
 
     def reading(self) -> WideQuestion | None:
         """What is written, or whether this or that is; None where "the sign" would be several."""
-        if not self.single or (not self.signs and self.rng.random() < 0.6):
+        if not self.single:
             return None
         kind = self.rng.random()
         if kind < 0.1:
             return self._whether_any()
+        if not self.signs and self.rng.random() < 0.6:
+            return None  # else a quarter of the answers would be "none"
         if kind < 0.2 and self.signs:
             return self._whether_this()
         if kind < 0.5 and len(self.signs) < 2 and (self.signs or self.rng.random() < 0.5):

@@ -143,6 +143,22 @@ def test_labels_name_what_the_pixels_of_a_patch_belong_to() -> None:
     assert others
 
 
+def test_old_scenes_can_be_asked_in_the_wide_wordings() -> None:
+    rng = np.random.default_rng(4)
+    for seed in range(20):
+        scene = generate_scene(seed, questions_per_family=0)
+        blocks = random_wide_blocks(scene, rng, 120, WIDE_SHARES, 0.2)
+        assert len(blocks) > 6
+        assert {block.family for block in blocks} <= {
+            "existence",
+            "attribute",
+            "counting",
+            "spatial",
+            "reading",
+            "list",
+        }
+
+
 def test_labels_of_old_scenes_are_the_old_ones() -> None:
     for seed in range(5):
         scene = generate_scene(seed)
