@@ -16,8 +16,9 @@ from scenes.wide.plan import Manner, Wish
 from scenes.wide.shapes import LEAST_SIDE, RING_HOLE, Points, outline
 
 SIDES = {"small": (12.0, 24.0), "": (25.0, 35.0), "large": (36.0, 180.0)}
-"""Longer side of the bounding box in pixels, by size; more than 90 only in scenes of one or two things. What has no size
-name makes its scene one in which no question is about sizes."""
+"""Longer side of the bounding box in pixels, by size; more than 90 only in scenes of one or two things.
+
+No question is about sizes in a scene that shows a thing without a size name."""
 LEAST_VISIBLE = 0.6
 """Share of a thing that nothing else may cover."""
 LEAST_INSIDE = 0.72
