@@ -8,8 +8,8 @@ from scenes.types import Box, Scene, SceneObject, SceneQuestion, SceneSign
 from scenes.wide.backgrounds import SIDE, Picture, camera, clutter, ground
 from scenes.wide.layout import Placed, Stage
 from scenes.wide.lettering import SignDesign, design_sign, paint_sign
-from scenes.wide.paint import paint, possible_style
-from scenes.wide.plan import Plan, random_plan, random_style
+from scenes.wide.paint import paint
+from scenes.wide.plan import Plan, random_plan
 from scenes.wide.questions import WideQuestionMaker
 from scenes.words import FAMILIES
 
@@ -36,8 +36,7 @@ def generate_wide_scene(seed: int, *, questions_per_family: int = 2, dense: bool
     rng = np.random.default_rng([seed, 10])
     plan, stage, picture = arrange(rng, dense)
     for placed in stage.objects:
-        style = possible_style(placed, plan.manner.style or random_style(rng))
-        paint(rng, placed, style, picture, plan.manner.smooth)
+        paint(rng, placed, picture, plan.manner.smooth)
     for design, x, y in stage.signs:
         paint_sign(rng, design, x, y, picture)
     objects = tuple(_record(placed) for placed in stage.objects)

@@ -12,7 +12,7 @@ from scenes.wide.backgrounds import SIDE
 from scenes.wide.colors import tints, to_lab
 from scenes.wide.dice import between
 from scenes.wide.lettering import SignDesign
-from scenes.wide.plan import Manner, Wish
+from scenes.wide.plan import Manner, Wish, fitting_style, random_style
 from scenes.wide.shapes import LEAST_SIDE, RING_HOLE, Points, outline
 
 SIDES = {"small": (12.0, 24.0), "": (25.0, 35.0), "large": (36.0, 180.0)}
@@ -32,7 +32,7 @@ _CELLS = 24
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing before drawing; points in pixel corners' coordinates, `hole` only for rings."""
+    """A thing before drawing; points in pixel corners' coordinates, `hole` only for rings, `stroke` for outlines."""
 
     shape: str
     color: str
@@ -44,6 +44,8 @@ class Placed:
     points: Points
     hole: Points | None
     tint: NDArray[np.uint8]
+    style: str
+    stroke: int
 
 
 def polygon_mask(points: Points, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -59,6 +61,12 @@ def window(points: Points) -> tuple[int, int, int, int]:
     """(x0, y0, x1, y1) of the part of the picture that a drawn polygon can touch, end exclusive."""
     (low_x, low_y), (high_x, high_y) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return max(int(low_x) - 2, 0), max(int(low_y) - 2, 0), min(int(high_x) + 3, SIDE), min(int(high_y) + 3, SIDE)
+
+
+def _stroke(rng: np.random.Generator, shape: str, side: float) -> int:
+    """Thickness of an outline in pixels."""
+    thickest = 0.045 if shape == "circle" else 0.08 if shape in ("star", "cross") else 0.11
+    return max(2, round(side * between(rng, 0.03, thickest)))
 
 
 class Stage:
@@ -124,6 +132,8 @@ class Stage:
         angle = between(rng, -15, 15) if upright else between(rng, 0, 360)
         shape_points = outline(rng, wish.shape, side, angle)
         hole = shape_points * between(rng, *RING_HOLE) if wish.shape == "ring" else None
+        style = fitting_style(self.manner.style or random_style(rng), wish.shape, side)
+        stroke = _stroke(rng, wish.shape, side) if style == "outline" else 0
         half = shape_points.max(axis=0)  # `outline` centres its bounding box
         spots = self._spots(side, half)
         for x, y in spots[self._apart(spots, side, half)][:4]:
@@ -133,12 +143,12 @@ class Stage:
             if lab is None:
                 continue
             points = shape_points + place
-            if self._claim(points, None if hole is None else hole + place, lab[1]):
+            if self._claim(points, None if hole is None else hole + place, stroke, lab[1]):
                 self.circles[len(self.objects)] = (x, y, side)
                 self.objects.append(
                     Placed(
                         wish.shape, wish.color, wish.size, float(x), float(y), side, angle, points,
-                        None if hole is None else hole + place, lab[0],
+                        None if hole is None else hole + place, lab[0], style, stroke,
                     )
                 )  # fmt: skip
                 self.labs.append(lab[1])
@@ -189,8 +199,8 @@ class Stage:
                 return rgb[at], lab[at]
         return None
 
-    def _claim(self, points: Points, hole: Points | None, lab: NDArray[np.float32]) -> bool:
-        """Take the pixels of a thing if what it covers stays recognisable."""
+    def _claim(self, points: Points, hole: Points | None, stroke: int, lab: NDArray[np.float32]) -> bool:
+        """Take the pixels of a thing if what it covers stays recognisable; what is seen through it keeps its own."""
         x0, y0, x1, y1 = window(points)
         mask = polygon_mask(points, x0, y0, x1 - x0, y1 - y0)
         inside = mask.view(bool)
@@ -203,7 +213,13 @@ class Stage:
         if (under != -1).any():
             if not self.manner.overlapping or not area:
                 return False
-            solid = mask if hole is None else mask & ~polygon_mask(hole, x0, y0, x1 - x0, y1 - y0)
+            solid = mask
+            if hole is not None:
+                solid = mask & ~polygon_mask(hole, x0, y0, x1 - x0, y1 - y0)
+            elif stroke:
+                solid = mask - np.asarray(
+                    cv2.erode(mask, np.ones((2 * stroke + 1, 2 * stroke + 1), np.uint8)), np.uint8
+                )
             covered = region[solid.view(bool)]
             if covered.size and covered.min() < -1:
                 return False

@@ -14,23 +14,6 @@ from scenes.wide.layout import Placed, window
 from scenes.wide.shapes import Points
 
 Share = NDArray[np.float32]
-LEAST_OUTLINED = {"circle": 44.0}
-"""An outlined circle must be much thinner than a ring, which is a sixth of its side thick and more."""
-_LEAST_OUTLINED = 24.0
-_LEAST_TEXTURED = 20.0
-
-
-def possible_style(placed: Placed, style: str) -> str:
-    """The style, or "solid" where the thing is too small for it or would pass for another."""
-    if style == "outline":
-        fits = placed.shape != "ring" and placed.side >= LEAST_OUTLINED.get(placed.shape, _LEAST_OUTLINED)
-    elif style in ("striped", "dotted", "mottled"):
-        fits = placed.side >= _LEAST_TEXTURED
-    elif style == "bordered":
-        fits = placed.side >= 16
-    else:
-        fits = True
-    return style if fits else "solid"
 
 
 def _fixed(points: Points, x0: int = 0, y0: int = 0) -> NDArray[np.int32]:
@@ -78,20 +61,19 @@ def _second_tint(rng: np.random.Generator, placed: Placed) -> NDArray[np.float32
     return np.asarray(pick(rng, tints(placed.color)[0]), np.float32)
 
 
-def _stroke(rng: np.random.Generator, placed: Placed, picture: NDArray[np.uint8], line: int) -> None:
+def _stroke(placed: Placed, picture: NDArray[np.uint8], line: int) -> None:
     """The outline alone; inside its edge, so that the thing does not grow."""
-    widest = 0.045 if placed.shape == "circle" else 0.08 if placed.shape in ("star", "cross") else 0.11
-    thick = max(2, round(placed.side * between(rng, 0.03, widest)))
     center = np.array([placed.x, placed.y])
-    inner = center + (placed.points - center) * (1 - thick / placed.side)
-    cv2.polylines(picture, [_fixed(inner)], True, placed.tint.tolist(), thick, line, 4)
+    middle = center + (placed.points - center) * (1 - placed.stroke / placed.side)
+    cv2.polylines(picture, [_fixed(middle)], True, placed.tint.tolist(), placed.stroke, line, 4)
 
 
-def paint(rng: np.random.Generator, placed: Placed, style: str, picture: NDArray[np.uint8], smooth: bool) -> None:
-    """Draw a thing in a style that `possible_style` allows. Args: smooth: with softened edges."""
+def paint(rng: np.random.Generator, placed: Placed, picture: NDArray[np.uint8], smooth: bool) -> None:
+    """Draw a thing. Args: smooth: with softened edges."""
+    style = placed.style
     tint, line = tuple(placed.tint.tolist()), cv2.LINE_AA if smooth else cv2.LINE_8
     if style == "outline":
-        _stroke(rng, placed, picture, line)
+        _stroke(placed, picture, line)
         return
     if style in ("solid", "bordered") and placed.hole is None:
         cv2.fillPoly(picture, [_fixed(placed.points)], tint, line, 4)
@@ -113,7 +95,7 @@ def _blend(rng: np.random.Generator, placed: Placed, style: str, picture: NDArra
     first = placed.tint.astype(np.float32)
     target = picture[y0:y1, x0:x1]
     if style == "glassy":
-        share *= np.float32(between(rng, 0.78, 0.92))
+        share *= np.float32(between(rng, 0.84, 0.95))
     if style in ("solid", "bordered", "glassy"):
         filled = np.broadcast_to(first, target.shape)
     else:

@@ -16,6 +16,9 @@ SEEN_PAIRS = tuple((c, s) for c in COLOR_NAMES for s in SHAPES if (c, s) not in 
 """The colour-shape pairs that training may show; the others stay for the held-out scenes."""
 MAX_WIDE_COUNT = 10
 STYLES = ("solid", "gradient", "bordered", "outline", "striped", "dotted", "mottled", "glassy")
+_LEAST_OUTLINED, _LEAST_TEXTURED, _LEAST_BORDERED = 24.0, 20.0, 16.0
+_LEAST_OUTLINED_CIRCLE = 44.0
+"""An outlined circle must be much thinner than a ring, which is a seventh of its side thick and more."""
 _STYLE_SHARES = np.cumsum((0.3, 0.16, 0.12, 0.16, 0.08, 0.05, 0.08, 0.05))
 
 
@@ -58,6 +61,17 @@ class Plan:
 def random_style(rng: np.random.Generator) -> str:
     """One way of filling."""
     return STYLES[min(int(np.searchsorted(_STYLE_SHARES, rng.random())), len(STYLES) - 1)]
+
+
+def fitting_style(style: str, shape: str, side: float) -> str:
+    """The style, or "solid" where a thing is too small for it or would pass for another."""
+    if style == "outline":
+        fits = shape != "ring" and side >= (_LEAST_OUTLINED_CIRCLE if shape == "circle" else _LEAST_OUTLINED)
+    elif style in ("striped", "dotted", "mottled"):
+        fits = side >= _LEAST_TEXTURED
+    else:
+        fits = style != "bordered" or side >= _LEAST_BORDERED
+    return style if fits else "solid"
 
 
 class _Looks:

@@ -121,10 +121,12 @@ class WideQuestionMaker:
             if (self.counts[single] > 0).any() and (self.counts[single] == 0).any():
                 cell = self._pick(fits & single)
         elif kind < 0.4:
-            both = (axes[0] > 0) & (axes[1] > 0) & (axes[2] > 0)
-            swapped = self.counts[[0, 2, 1]] > 0
-            if (both & (self.counts == 0) & swapped & self.allowed).any():
-                cell = self._pick(both & fits & (True if wanted else swapped))
+            # Of one size by a fair coin, and only where that size allows both answers.
+            sized = (axes[0] == 1 + int(rng.random() * 2)) & (axes[1] > 0) & (axes[2] > 0) & self.allowed
+            present = sized & (self.counts > 0)
+            absent = sized & (self.counts == 0) & (self.counts[[0, 2, 1]] > 0)
+            if present.any() and absent.any():
+                cell = self._pick(present if wanted else absent)
         if (kind < 0.02 and wanted) or (not self.objects and kind < 0.5):
             cell = (0, 0, 0)
         if cell is None:

@@ -16,8 +16,6 @@ from scenes.wide import generate_wide_scene
 from scenes.wide.colors import ANCHORS, MARGIN, OTHER_COLORS, tints
 from scenes.wide.generate import arrange
 from scenes.wide.layout import CENTERS_APART, LEAST_VISIBLE, SIDES, Stage
-from scenes.wide.paint import possible_style
-from scenes.wide.plan import STYLES
 from scenes.wide.shapes import OTHER_SHAPES, outline
 
 FINE = 4
@@ -81,6 +79,12 @@ def touched(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return page_of(points).reshape(336, FINE, 336, FINE).any(axis=(1, 3))
 
 
+def widened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask and all neighbours of its pixels."""
+    padded = np.pad(mask, 1)
+    return np.any([padded[y : y + 336, x : x + 336] for y in range(3) for x in range(3)], axis=0)
+
+
 def finely_drawn(stage: Stage) -> NDArray[np.int64]:
     """An owner map drawn by Pillow at four times the size: the last thing that covers the middle of a pixel."""
     owner = np.full((336, 336), -1, np.int64)
@@ -89,15 +93,15 @@ def finely_drawn(stage: Stage) -> NDArray[np.int64]:
         owner[middles(outer + np.array([x, y]))] = 100 + number
     for number, placed in enumerate(stage.objects):
         whole = middles(placed.points)
-        solid = whole if placed.hole is None else whole & ~middles(placed.hole)
+        inner = ~whole if placed.hole is None else middles(placed.hole)
+        if placed.style == "outline":
+            outside = ~whole
+            for _ in range(placed.stroke):
+                outside = widened(outside)
+            inner = ~outside
+        solid = whole & ~inner
         owner[solid | (whole & (owner == -1))] = number
     return owner
-
-
-def widened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask and all neighbours of its pixels."""
-    padded = np.pad(mask, 1)
-    return np.any([padded[y : y + 336, x : x + 336] for y in range(3) for x in range(3)], axis=0)
 
 
 @pytest.mark.generator
@@ -114,8 +118,10 @@ def test_owner_maps_agree_with_an_independent_rendering() -> None:
             if number < len(stage.objects):
                 assert not (ours & ~widened(touched(stage.objects[number].points))).any(), (seed, number)
             assert not (~widened(ours) & theirs).any(), (seed, number)
-            # What is missing inside was taken by the edge of a thing that lies over it.
-            assert (scene.owner[~ours & ~widened(~theirs)] > number).all(), (seed, number)
+            # What is missing inside was taken by the edge of a thing that lies over it. (Of outlines, both edges are
+            # drawn in two ways: there the check above has to do.)
+            if number >= len(stage.objects) or stage.objects[number].style != "outline":
+                assert (scene.owner[~ours & ~widened(~theirs)] > number).all(), (seed, number)
         overlaps += sum(v < 0.97 * f for v, f in zip(stage.visible, stage.full, strict=True))
     assert overlaps > 10
 
@@ -221,16 +227,13 @@ def test_outlines_are_centred_and_have_the_stated_side(shape: str) -> None:
 
 def test_outlined_circles_do_not_pass_for_rings() -> None:
     rings = circles = 0
-    for seed in range(60):
-        for placed in arrange(np.random.default_rng([seed, 10]), True)[1].objects:
-            outlined = possible_style(placed, "outline") == "outline"
+    for seed in range(150):
+        for placed in arrange(np.random.default_rng([seed, 10]), seed % 2 == 0)[1].objects:
             if placed.hole is not None:  # a ring is at least a seventh of its side thick
-                assert not outlined
-                thick = (np.abs(placed.points - placed.hole).max(axis=1) / placed.side).max()
-                assert thick > 1 / 7
+                assert placed.style != "outline"
+                assert (np.abs(placed.points - placed.hole).max(axis=1) / placed.side).max() > 1 / 7
                 rings += 1
-            elif placed.shape == "circle" and outlined:
-                assert placed.side >= 44
+            elif placed.shape == "circle" and placed.style == "outline":
+                assert placed.side >= 44 and placed.stroke / placed.side < 1 / 15
                 circles += 1
-            assert all(possible_style(placed, style) in (style, "solid") for style in STYLES)
-    assert rings > 50 and circles > 5
+    assert rings > 50 and circles > 2
