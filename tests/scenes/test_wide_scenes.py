@@ -117,7 +117,7 @@ def test_owner_maps_agree_with_an_independent_rendering() -> None:
             # A pixel along the edge may differ, as both draw borders in their own way; none further off.
             if number < len(stage.objects):
                 assert not (ours & ~widened(touched(stage.objects[number].points))).any(), (seed, number)
-            assert not (~widened(ours) & theirs).any(), (seed, number)
+            assert (scene.owner[~widened(ours) & theirs] > number).all(), (seed, number)  # slivers under later edges
             # What is missing inside was taken by the edge of a thing that lies over it. (What can be seen through has
             # inner edges too, which both draw in their own way: there the check above has to do.)
             placed = stage.objects[number] if number < len(stage.objects) else None
