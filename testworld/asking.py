@@ -16,6 +16,8 @@ Named = tuple[str | None, str | None, str | None]
 """(size, colour, shape); None where it is left open."""
 COLORS, SHAPES = tuple(paint.NAMED), shapes.NAMED
 MOST = 9
+_FEWER = {0: 0.5, 1: 0.7}
+"""Weights of counts that occur in every picture."""
 _APART = 0.12
 """Two middles must differ by this share of the picture before one is called left of or above the other."""
 _UNCLEAR = 0.035
@@ -87,38 +89,39 @@ class Asker:
         """ "is there a red star?"; where the answer is no, a thing that is there has been changed in one word."""
         wanted = self.turn % 2 == 0
         known = [t for t in self.things if t.color in COLORS and t.shape in SHAPES]
-        if not known:
-            return None
-        for _ in range(20):
-            thing = self._one(known)
-            size, color, shape = thing.size, thing.color, thing.shape
-            if not wanted:
-                change = self.rng.random()
-                if change < 0.2 and size:
-                    size = SIZES[1 - SIZES.index(size)]
-                elif change < 0.6:
-                    color = self._one(COLORS)
-                else:
-                    shape = self._one(SHAPES)
-            form = self.rng.random()
-            named: Named = (None, color, shape)
-            if form < 0.14:
-                named = (None, None, shape)
-            elif form < 0.28:
-                named = (None, color, None)
-            elif form < 0.42 or size != thing.size:
-                named = (size, color, shape)
-            found = self.find(named)
-            if self.clear(named) and bool(found) == wanted:
+        for _ in range(20 if known else 0):
+            named = self._existing(known, wanted)
+            if named is not None and self.clear(named) and bool(self.find(named)) == wanted:
                 words = self.say(named)
                 article = "an" if words[0] in "aeiou" else "a"
                 answer = "yes" if wanted else "no"
                 return SceneQuestion(f"is there {article} {words}?", answer, "existence", self._evidence(named))
         return None
 
+    def _existing(self, known: list[Thing], wanted: bool) -> Named | None:
+        """Words for one of these things, with one of them changed unless it is to be there; None without such a thing.
+
+        A size word is drawn before the thing: else "large" would mostly mean "no", as large things are few.
+        """
+        form = self.rng.random()
+        if form < 0.25:
+            size = self._one(SIZES)
+            sized = [t for t in known if t.size and (t.size == size) == wanted]
+            thing = self._one(sized) if sized else None
+            return (size, thing.color, thing.shape) if thing else None
+        thing = self._one(known)
+        color, shape = thing.color, thing.shape
+        if not wanted and self.rng.random() < 0.5:
+            color = self._one(COLORS)
+        elif not wanted:
+            shape = self._one(SHAPES)
+        if form < 0.38:
+            return None, None, shape
+        return (None, color, None) if form < 0.5 else (None, color, shape)
+
     def attribute(self) -> SceneQuestion | None:
-        """ "what color is the star?" about a thing that is there once, or (one in eight) not at all: "none"."""
-        wanted = 0 if self.rng.random() < 0.125 else 1
+        """ "what color is the star?" about a thing that is there once, or (one in ten) not at all: "none"."""
+        wanted = 0 if self.rng.random() < 0.1 else 1
         for _ in range(4):  # what is unique in colour may not be in shape
             asked = self._one(("color", "color", "shape", "shape", "size"))
             options: list[Named] = [
@@ -128,10 +131,13 @@ class Asker:
                 for shape in ((None,) if asked == "shape" else SHAPES)
             ]
             fitting = [n for n in options if self.clear(n) and self._answers(asked, self.find(n), wanted)]
-            if fitting:
-                named = self._one(fitting)
+            by_answer: dict[str, list[Named]] = {}
+            for named in fitting:
                 found = self.find(named)
-                answer = str(getattr(found[0], asked)) if found else "none"
+                by_answer.setdefault(str(getattr(found[0], asked)) if found else "none", []).append(named)
+            if fitting:  # first the answer, evenly: most sizes would be "small" otherwise
+                answer = self._one(sorted(by_answer))
+                named = self._one(by_answer[answer])
                 text = f"what {asked} is the {self.say(named)}?"
                 return SceneQuestion(text, answer, "attribute", self._evidence(named))
         return None
@@ -145,13 +151,15 @@ class Asker:
         return not found or getattr(found[0], asked) in words
 
     def counting(self) -> SceneQuestion:
-        """ "how many red stars are there?": first the count, evenly among those that occur here."""
+        """ "how many red stars are there?": first the count, nearly evenly among those that occur here."""
         every: list[Named] = [(None, c, s) for c in COLORS for s in SHAPES]
         every += [(None, c, None) for c in COLORS] + [(None, None, s) for s in SHAPES]
         by_count: dict[int, list[Named]] = {}
         for named in filter(self.clear, every):
             by_count.setdefault(len(self.find(named)), []).append(named)
-        count = self._one(sorted(count for count in by_count if count <= MOST))
+        counts = sorted(count for count in by_count if count <= MOST)
+        weights = np.array([_FEWER.get(count, 1.0) for count in counts])
+        count = counts[int(self.rng.choice(len(counts), p=weights / weights.sum()))]
         # For zero, what shares a word with a thing that is there: else most questions would be far from the picture.
         near = [n for n in by_count[count] if self.find((None, n[1], None)) or self.find((None, None, n[2]))]
         named = self._one(near or by_count[count])

@@ -21,6 +21,9 @@ MOST_HIDDEN = 0.2
 _CONTRAST = 30.0
 """Least distance in CIE Lab between a thing and the ground around it, else it gets a rim."""
 _TRIES = 40
+CAPTIONS = 10_000
+"""Number of the first caption in the owner map while things are still being added: captions come first on the canvas, but
+last in the map."""
 Page = NDArray[np.float32]
 
 
@@ -85,6 +88,15 @@ class Canvas:
         y, x = int(self.rng.integers(2, self.side - height - 1)), int(self.rng.integers(2, self.side - width - 1))
         return slice(y, y + height), slice(x, x + width)
 
+    def near_a_thing(self, side: int) -> tuple[slice, slice] | None:
+        """A place for a square page that may touch a thing; None where there is none yet, or it does not fit there."""
+        shown = np.argwhere((self.owner >= 0) & (self.owner < CAPTIONS))
+        if not len(shown):
+            return None
+        y, x = shown[int(self.rng.integers(len(shown)))] + self.rng.integers(-side, 1, 2)
+        inside = min(y, x) >= 2 and max(y, x) + side <= self.side - 2
+        return (slice(int(y), int(y) + side), slice(int(x), int(x) + side)) if inside else None
+
     def free(self, place: tuple[slice, slice], mask: NDArray[np.bool_], overlaps: bool) -> bool:
         """Whether something may lie here: on nothing, or (with `overlaps`) on things that stay visible enough."""
         below = self.owner[place]
@@ -93,7 +105,7 @@ class Canvas:
             return not (below[near] >= 0).any()
         for number in np.unique(below[mask & (below >= 0)]):
             left = int((self.owner == number).sum()) - int((below[mask] == number).sum())
-            if number not in self.areas or left < (1 - MOST_HIDDEN) * self.areas[int(number)]:
+            if int(number) not in self.areas or left < (1 - MOST_HIDDEN) * self.areas[int(number)]:
                 return False
         return True
 
@@ -105,7 +117,7 @@ class Canvas:
         mask = cover > 0.5
         overlaps = bool(rng.random() < 0.4) and not hollow
         for _ in range(_TRIES):
-            place = self.window(*cover.shape)
+            place = (self.near_a_thing(len(cover)) if overlaps else None) or self.window(*cover.shape)
             if place is not None and self.free(place, mask, overlaps):
                 style = self._paint(place, cover, wanted.color, hollow)
                 self.owner[place][mask] = number
@@ -197,10 +209,9 @@ def generate_world(seed: int, kind: str = CROWDED, *, side: int = DEFAULT_SIDE, 
     rng = np.random.default_rng([seed, (CROWDED, SINGLE, UNIFORM).index(kind), 77])
     background, page = backgrounds.ground(side, rng)
     canvas = Canvas(page, rng)
-    reserved = 10_000  # captions are written first, but numbered behind the things
     captions: list[Caption] = []
     for text, sort in _texts(kind, rng):
-        caption = canvas.write(text, reserved + len(captions), sort)
+        caption = canvas.write(text, CAPTIONS + len(captions), sort)
         if caption is not None:
             captions.append(caption)
     drawn: list[tuple[Wanted, str]] = []
@@ -209,7 +220,7 @@ def generate_world(seed: int, kind: str = CROWDED, *, side: int = DEFAULT_SIDE, 
         if style is not None:
             drawn.append((wanted, style))
     owner = canvas.owner
-    owner[owner >= reserved] += len(drawn) - reserved
+    owner[owner >= CAPTIONS] += len(drawn) - CAPTIONS
     things = tuple(_thing(canvas, number, wanted, style) for number, (wanted, style) in enumerate(drawn))
     image = np.clip(np.rint(canvas.page * 255), 0, 255).astype(np.uint8)
     asker = asking.Asker(np.random.default_rng([seed, 78]), things, tuple(captions), side, seed)
