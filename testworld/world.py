@@ -22,8 +22,7 @@ _CONTRAST = 30.0
 """Least distance in CIE Lab between a thing and the ground around it, else it gets a rim."""
 _TRIES = 40
 CAPTIONS = 10_000
-"""Number of the first caption in the owner map while things are still being added: captions come first on the canvas, but
-last in the map."""
+"""Number of the first caption while things are still being added: captions are drawn first, but numbered last."""
 Page = NDArray[np.float32]
 
 
