@@ -122,7 +122,8 @@ def letter(text: str, rng: np.random.Generator, widest: float) -> Lettering:
     if ink.shape[1] > widest * _FINE:
         height *= widest * _FINE / ink.shape[1]
         ink = draw(shown, font, height)
-    kind = _PLATES[int(rng.integers(3))] if rng.random() < 0.5 else None
+    bare = rng.random() < 0.5 and text != "0"  # which would be a ring
+    kind = None if bare else _PLATES[int(rng.integers(3))]
     pad = (0.35 + 0.3 * float(rng.random())) * height * _FINE
     if kind == "oval":  # it must not cut the corners of the word
         high, wide = 1.5 * ink.shape[0] + pad, 1.42 * ink.shape[1] + pad

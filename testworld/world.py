@@ -152,7 +152,8 @@ class Canvas:
 
     @staticmethod
     def _shadow(view: Page, cover: Page) -> None:
-        shifted = np.roll(cv2.GaussianBlur(cover, (5, 5), 0), (2, 2), axis=(0, 1))
+        shifted = np.zeros_like(cover)
+        shifted[2:, 2:] = cv2.GaussianBlur(cover, (5, 5), 0)[:-2, :-2]
         view *= 1 - 0.35 * shifted[..., None]
 
     def write(self, text: str, number: int, kind: str) -> Caption | None:

@@ -155,3 +155,9 @@ def test_photographs_are_there() -> None:
     for picture in pictures.values():
         assert min(picture.shape[:2]) == 352 and picture.std() > 5
         assert backgrounds.cut(picture, 336, np.random.default_rng(0)).shape == (336, 336, 3)
+
+
+def test_a_bare_zero_is_no_ring() -> None:
+    rng = np.random.default_rng(0)
+    assert all(lettering.letter("0", rng, 200).plate.any() for _ in range(30))
+    assert not all(lettering.letter("4", rng, 200).plate.any() for _ in range(30))
