@@ -36,7 +36,7 @@ BASELINES = ("blind", "grey", "shuffled")
 
 def _share(right: Sequence[bool]) -> dict[str, Any]:
     low, high = tally.wilson(sum(right), len(right))
-    return {"share": round(sum(right) / max(1, len(right)), 4), "low": abs(low), "high": high, "n": len(right)}
+    return {"share": round(sum(right) / max(1, len(right)), 4), "low": low, "high": high, "n": len(right)}
 
 
 def accuracy_report(rows: Sequence[Answered]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("assets/tokviz-tiny"))
     parser.add_argument("--pictures", type=int, default=250, help="of the second world; two questions a family each")
-    parser.add_argument("--phrased-pictures", type=int, default=60, help="of each world, for other phrasings")
+    parser.add_argument("--phrased-pictures", type=int, default=60, help="of the own world, for other phrasings")
     parser.add_argument("--unknown-pictures", type=int, default=60, help="of each world, for unknown words")
     parser.add_argument("--training-scenes", type=int, default=400, help="in which words are looked for")
     parser.add_argument("--scored-pictures", type=int, default=200, help="of each sort, for the out-of-world score")

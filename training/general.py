@@ -29,8 +29,8 @@ SIZES = ((16.0, "12-16 px"), (24.0, "16-24 px"), (38.0, "24-38 px"), (np.inf, "3
 OWN, SECOND = "own world", "second world"
 HELD_OUT_FROM = 1_000_000
 """Of the held-out seeds, where the scenes begin that are asked here; `evaluate` asks the first ones."""
-PHRASING_WORLDS = ((CROWDED, 0.6), (SINGLE, 0.2), (UNIFORM, 0.2))
-"""Kinds of pictures of the second world, and the share of each among those whose questions are rephrased."""
+PHRASING_WORLDS = ((CROWDED, 0.6), (SINGLE, 0.6), (UNIFORM, 0.4))
+"""Kinds of pictures of the second world whose questions are rephrased, and how many of each per scene of the own one."""
 
 
 @dataclass(frozen=True)

@@ -202,9 +202,16 @@ def measure(asked: Any, folder: Path, count: int) -> dict[str, Any]:
         "statistics": f"{FILE}, {path.stat().st_size} bytes" if stored else "fitted for this report",
         "false_alarms_wanted": FALSE_ALARMS,
         "threshold": round(statistics.threshold, 4),
+        "photographs": len(photographs),
         "auroc_photographs_second_world": round(auroc(drawn, shots), 4) if drawn else None,
+        "photographs_beyond_second_world": _beyond(drawn, shots) if drawn else None,
         "sorts": {name: _sort(part, statistics.threshold, inside) for name, part in scores.items()},
     }
+
+
+def _beyond(drawn: Sequence[float], shots: Sequence[float], share: float = 0.95) -> float:
+    """Share of photographs that score higher than `share` of drawn pictures."""
+    return round(float(np.mean(np.array(shots) > np.quantile(drawn, share))), 4)
 
 
 def _sort(scores: Sequence[float], threshold: float, inside: Sequence[float]) -> dict[str, Any]:
@@ -213,7 +220,7 @@ def _sort(scores: Sequence[float], threshold: float, inside: Sequence[float]) ->
     return {
         "n": len(scores),
         "median": round(float(np.median(scores)), 4),
-        "flagged": {"share": round(flagged / len(scores), 4), "low": abs(low), "high": high, "n": len(scores)},
+        "flagged": {"share": round(flagged / len(scores), 4), "low": low, "high": high, "n": len(scores)},
         "auroc": None if scores is inside else round(auroc(inside, scores), 4),
     }
 
