@@ -30,7 +30,7 @@ OWN, SECOND = "own world", "second world"
 HELD_OUT_FROM = 1_000_000
 """Of the held-out seeds, where the scenes begin that are asked here; `evaluate` asks the first ones."""
 PHRASING_WORLDS = ((CROWDED, 0.6), (SINGLE, 0.6), (UNIFORM, 0.4))
-"""Kinds of pictures of the second world whose questions are rephrased, and how many of each per scene of the own one."""
+"""Kinds of pictures of the second world whose questions are rephrased, and their number per scene of the own one."""
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ def _out_of_world(numbers: dict[str, Any]) -> list[str]:
             f"picture counts as outside; {percent(1 - numbers['false_alarms_wanted'])}% of training scenes that the "
             "statistics were not fitted on stay below. AUROC: against the held-out scenes; photographs against the "
             f"drawn grounds of the second world: {numbers['auroc_photographs_second_world'] or '-'}, and "
-            f"{percent(numbers['photographs_beyond_second_world'] or 0.0)}% of them score higher than 95% of these. All "
-            f"are cuts of {numbers['photographs']} photographs, so the intervals of photographs are too narrow."
+            f"{percent(numbers['photographs_beyond_second_world'] or 0.0)}% of them score higher than 95% of these. "
+            f"All are cuts of {numbers['photographs']} photographs, so the intervals of photographs are too narrow."
         ),
         table(["pictures", "number", "median score", "% called outside (95% interval)", "AUROC"], rows),
     ]

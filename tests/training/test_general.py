@@ -203,7 +203,8 @@ def test_the_report_counts_what_was_asked() -> None:
         "unknown_words": unknown, "never_shown_in_training": {"scenes": 3, "words": ["any"]},
         "out_of_world": {
             "score": "s", "statistics": "t", "threshold": 3.0, "false_alarms_wanted": 0.01,
-            "auroc_photographs_second_world": 0.9, "photographs_beyond_second_world": 0.5, "photographs": 12, "sorts": {},
+            "auroc_photographs_second_world": 0.9, "photographs_beyond_second_world": 0.5, "photographs": 12,
+            "sorts": {},
         },
     })  # fmt: skip
     assert "| existence | 4 | 75.0 (" in text and "| own world | noun | 4 | 75.0 (" in text and "any" in text
