@@ -12,7 +12,7 @@ from testworld import World, generate_world
 from training.architecture import vocabulary
 from training.tally import blind_kind
 
-PICTURES = 120
+PICTURES = 90
 
 
 @lru_cache(maxsize=1)

@@ -33,7 +33,7 @@ def shipped() -> Asked:
 def test_replies_are_what_generate_says(shipped: Asked) -> None:
     """Many questions in one pass, longer answers than one word and words that it does not know among them."""
     scene = generate_scene(EXAMPLE_SEEDS[0])
-    questions = [q.text for q in scene.questions] + ["is there a dog?", "list the objects", "where is it?"]
+    questions = [q.text for q in scene.questions[::2]] + ["is there a dog?", "list the objects", "where is it?"]
     _, behind = next(shipped.see("one", [scene.image]))
     replies = behind.ask(questions)
     said = [ask(shipped.model, shipped.processor, Image.fromarray(scene.image), question) for question in questions]
