@@ -62,7 +62,8 @@ class LayerLooks:
     """What one layer does.
 
     Shape: of_image and of_text ``(5,)``, summed over all rows of the image and of the text behind it, how they spend
-    their attention on each kind; n_image and n_text rows. columns: of the prompt, as the cache of this layer holds it.
+    their attention on each kind; n_image and n_text rows. alive ``(n,)``: original visual tokens that the layer had.
+    columns: of the prompt, as the cache of this layer holds it. steps: tokens decoded since.
     """
 
     columns: Columns
@@ -70,6 +71,7 @@ class LayerLooks:
     of_text: Tensor
     n_image: int
     n_text: int
+    alive: Tensor
     steps: int = 0
 
 
@@ -106,7 +108,9 @@ class AttentionWatch:
             for number, mine in enumerate((image, text)):
                 sums[number] += spent[mine[at]].sum(dim=0).cpu()
             last = rows[-1]
-        self.layers[layer] = LayerLooks(columns, sums[0], sums[1], int(image.sum()), int(text.sum()))
+        self.layers[layer] = LayerLooks(
+            columns, sums[0], sums[1], int(image.sum()), int(text.sum()), columns.original.cpu()
+        )
         if last is None or int(wanted[-1]) != length - 1:
             at = torch.tensor([length - 1], device=key.device)
             last = attention_rows(query[:, at], key, s, _allowed(mask, at, length)).mean(dim=0)[0]
@@ -160,8 +164,8 @@ def watching(
 ) -> Iterator[AttentionWatch]:
     """Watch this thread's ``answer(model, prompt, ...)`` inside ``running_on``, which gave ``pruned``.
 
-    One prompt of one row, once. n_visual: N before any stage. most_maps: how many tokens' maps are kept. Memory: at most
-    ``AT_ONCE`` probabilities at a time beside ``most_maps * (1 + len(map_layers)) * n_visual`` numbers.
+    One prompt of one row, once. n_visual: N before any stage. most_maps: how many tokens' maps are kept. Memory: at
+    most ``AT_ONCE`` probabilities at a time beside ``most_maps * (1 + len(map_layers)) * n_visual`` numbers.
     """
     layers = family.layers(model)
     watch = AttentionWatch(n_visual, len(layers), tuple(map_layers), most_maps)
@@ -185,11 +189,12 @@ def watching(
     kernel = family.language_model(model).config._attn_implementation
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
+            attention: Any = layer.self_attn
             if can_tap(kernel):
-                stack.enter_context(tapped(layer.self_attn, kernel, partial(see, number)))
+                stack.enter_context(tapped(attention, kernel, partial(see, number)))
             else:
-                hook = partial(_recomputed, layer.self_attn, number, see)
-                stack.callback(after_forward(layer.self_attn, hook, lambda: get_ident() == mine))
+                hook = partial(_recomputed, attention, number, see)
+                stack.callback(after_forward(attention, hook, lambda: get_ident() == mine))
         yield watch
 
 
