@@ -94,8 +94,9 @@ def _word_row(found: Inside) -> Row:
     row = []
     for number, word in enumerate(found.words[:COLUMNS]):
         if all(found.tokens[token].maps for token in word.tokens):
-            layers = [None, *found.map_layers[len(found.map_layers) // 2 :: max(len(found.map_layers) // 2, 1)]]
-            for layer in layers[:COLUMNS] if len(found.words) == 1 else [None]:
+            chosen = found.map_layers
+            further = sorted({chosen[len(chosen) // 2], chosen[-1]}) if chosen and len(found.words) == 1 else []
+            for layer in (None, *further):
                 where = "" if layer is None else f", layer {layer}"
                 values = found.word_map(number, layer)
                 row.append((f"when it said {word.text}{where}", _share_words(found, word, layer), values))
@@ -196,7 +197,9 @@ def _style(axes: Axes, theme: Theme) -> None:
     """The sheet's own letters and colours, whatever the user's matplotlibrc says."""
     font = FontProperties(fname=font_file(), size=SMALL)
     axes.set_facecolor(theme.paper)
-    axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
+    top = axes.get_ylim()[1]
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
+    axes.set_ylim(0, 1.45 * top)  # room for the legend
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.tick_params(colors=theme.muted, width=0.6, length=2.5)
     axes.xaxis.label.set(fontproperties=font, color=theme.muted)
