@@ -114,22 +114,40 @@ def _tower_agrees(case, model, inputs, maps, eager, depth):
 
 
 def _merged_by_hand(case, model, inputs, merging, made):
-    """Parts (frames, or windows of them) laid into one map of a frame each; then back to the LLM's order of patches.
+    """Parts (frames, or windows of them) laid into one whole map; then back to the LLM's order of patches.
 
     Shape: -> ``(1, patches)``.
     """
     grid = inputs["image_grid_thw" if case.media == "image" else "video_grid_thw"]
-    (t, h, w), frames, start = grid[0].tolist(), [], 0
-    whole = torch.zeros(t * h * w, t * h * w, dtype=torch.float64)
+    frames = [h * w for t, h, w in grid.tolist() for _ in range(t)]
+    whole, start = torch.zeros(sum(frames), sum(frames), dtype=torch.float64), 0
     for part in made:
         n = part.shape[-1]
         whole[start : start + n, start : start + n] = part[0].mean(0)
         start += n
-    frames = [whole[:, at * h * w : (at + 1) * h * w].sum(0) / (h * w) for at in range(t)]
+    received = torch.cat([rows.mean(0) for rows in _blocks(whole, frames)])
     size = merging.patches_per_token
-    tokens = merging.tower_positions(grid)
-    patches = (tokens[:, None] * size + torch.arange(size)).flatten()
-    return torch.cat(frames)[patches][None]
+    patches = (merging.tower_positions(grid)[:, None] * size + torch.arange(size)).flatten()
+    return received[patches][None]
+
+
+def _blocks(whole, frames):
+    """The map of each frame; outside of these nobody sees anybody."""
+    ends = torch.tensor(frames).cumsum(0).tolist()
+    found = [whole[end - n : end, end - n : end] for n, end in zip(frames, ends, strict=True)]
+    assert sum(float(block.sum()) for block in found) == pytest.approx(float(whole.sum()))
+    return found
+
+
+def test_windows_of_different_sizes_weigh_as_they_do_in_the_frames_map():
+    """Of two images, the second with an odd number of columns."""
+    case = CASES["qwen2_5_vl"]
+    model, eager = case.model(torch.float64), case.model(torch.float64, "eager")
+    inputs = case.prompt(model, [[4, "visual", 2, "visual", 6]])
+    modules = [layer.attn for layer in case.here.vision_layers(eager)]
+    maps = tower_maps(eager, modules, inputs)
+    assert len({part.shape[-1] for part in maps[0]}) > 1
+    _tower_agrees(case, model, inputs, maps, eager, depth=4)
 
 
 # -- pruned ------------------------------------------------------------------------------------------------------------
