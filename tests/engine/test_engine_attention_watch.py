@@ -7,7 +7,7 @@ import engine_oracle
 import pytest
 import torch
 from attention_oracle import exact_softmax, generated_maps, tower_maps
-from engine_models import FAMILY, build, merged, prompt, ragged, stage
+from engine_models import FAMILY, merged, prompt, ragged, stage
 from tiny_families import CASES
 
 from tokviz.engine import answer, attention_watch, capture, encode, running_on, shorten, tower_attention, watching
@@ -158,19 +158,27 @@ PLANS = {
     "renumbered": [stage("projector", 12, "reindex"), stage(1, 9, "reindex"), stage(3, 4, "reindex")],
     "cut": [stage(1, 12), replace(stage(3, 6), cuts_cache=True), stage(5, 2)],
     "rectified": [replace(stage("projector", 12), rectify=True), replace(stage(3, 5), rectify=True)],
+    "inside": [stage("projector", 13), stage(1, 10), stage(3, 4)],
     "all gone": [stage(3, 0)],
 }
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
-@pytest.mark.parametrize("plan", PLANS)
-def test_a_pruned_run_looks_where_the_masked_model_does(plan, kernel, sdpa64, monkeypatch):
+RUNS = [
+    *(("llava", plan, kernel) for plan in PLANS for kernel in ("sdpa", "eager")),
+    ("llava_next (mistral)", "three places", "sdpa"), ("qwen3_vl", "inside", "sdpa"),
+    ("qwen2_5_vl (videos)", "inside", "eager"), ("internvl", "rectified", "sdpa"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "plan", "kernel"), RUNS)
+def test_a_pruned_run_looks_where_the_masked_model_does(name, plan, kernel, monkeypatch):
     """The reference keeps the whole sequence and hides what was dropped; see ``engine_oracle``."""
-    model = sdpa64 if kernel == "sdpa" else build(torch.float64, "eager")
-    inputs, stages = prompt(sdpa64, [[5, "image", 6]]), PLANS[plan]
+    case, stages = CASES[name], PLANS[plan]
+    model, exact = case.model(torch.float64, kernel), case.model(torch.float64)
+    inputs = case.prompt(exact, [[5, "visual", 6]])
     choose = merged if plan == "rectified" else ragged
     with exact_softmax():
-        ids, watch = watched(model, FAMILY, inputs, stages, choose)
+        ids, watch = watched(model, case.here, inputs, stages, choose)
     maps, alive = {}, {}
     original = engine_oracle._layer
 
@@ -180,8 +188,8 @@ def test_a_pruned_run_looks_where_the_masked_model_does(plan, kernel, sdpa64, mo
         return made
 
     monkeypatch.setattr(engine_oracle, "_layer", recorded)
-    engine_oracle.oracle(sdpa64, inputs, stages, choose, torch.tensor([ids]))
-    visual = inputs["input_ids"][0] == 90
+    engine_oracle.oracle(exact, inputs, stages, choose, torch.tensor([ids]), case)
+    visual = case.is_visual(inputs["input_ids"][0])
     length = len(visual)
 
     def of(step, layer):

@@ -170,6 +170,21 @@ def test_of_a_pruned_run_every_layer_has_what_it_processed(tiny, image, method):
     assert [value is None for value in found.tokens[0].maps[0]] == [value is None for value in first]
 
 
+@pytest.mark.generator
+@pytest.mark.parametrize("name", ["llava", "llava_next (vicuna)", "qwen3_vl", "llava_onevision (videos)"])
+def test_whatever_runs_can_be_looked_into(name):
+    case = CASES[name]
+    vlm = tokviz.wrap(case.model(torch.float32), case.processor())
+    shown, at = (coded(grey_frames(8)), [0]) if case.media == "video" else (noise(60, 40, seed=3), [])
+    marked = {"evidence": [(0, 0, 30, 30)], "evidence_frames": at}
+    runs = tokviz.compare(vlm, shown, QUESTION, tokviz.methods(), 7, max_new_tokens=1, **marked).runs
+    ran = [run for run in runs if run.error is None and run.method not in ("full", "downsample")]
+    assert len(ran) > 25
+    for run in ran:
+        found = look(vlm, shown, method=run.method, budget=7, max_new_tokens=2, layers=[5], **marked)
+        assert [entry.visual for entry in found.layers] == found.run.tokens_per_layer == run.tokens_per_layer
+
+
 def test_the_unpruned_method_is_no_method(tiny, image, found):
     again = look(tiny, image, method="full", budget=6, layers=[0, 4])
     assert again.layers == found.layers and again.tokens == found.tokens and len(again.comparison.runs) == 1
