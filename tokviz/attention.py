@@ -204,16 +204,17 @@ class Inside(Record):
         probes = sorted({depth * eighths // 8 for eighths in (4, 5, 6, 7)} - {0})
         return next((layer for layer in probes if self.layers[layer - 1].is_below(tau)), None)
 
-    def token_map(self, token: int, layer: int | None = None) -> TokenMap:
+    def token_map(self, token: int, layer: int | Sequence[int] | None = None) -> TokenMap:
         """What one token of the answer looked at when it was predicted; see ``word_map``."""
         return self._map((token,), layer, short(self.tokens[token].text.strip()) if self._has(token) else "")
 
-    def word_map(self, word: int, layer: int | None = None) -> TokenMap:
+    def word_map(self, word: int, layer: int | Sequence[int] | None = None) -> TokenMap:
         """The attention on each visual token with which a word of the answer was predicted, mean over its tokens.
 
         Args:
             word: Number of the word in ``words``.
-            layer: One of ``map_layers``; None for the mean over all layers.
+            layer: One of ``map_layers``, or several for the mean over these; None for the mean over all layers. In a
+                mean over layers a dropped token counts as 0; None only if none of them had it.
 
         Raises:
             BadInput: If there is no such word or layer, or its maps were not kept.
@@ -226,27 +227,42 @@ class Inside(Record):
     def _has(self, token: object) -> bool:
         return isinstance(token, int) and not isinstance(token, bool) and 0 <= token < len(self.tokens)
 
-    def _map(self, tokens: Sequence[int], layer: int | None, what: str) -> TokenMap:
+    def _map(self, tokens: Sequence[int], layer: int | Sequence[int] | None, what: str) -> TokenMap:
         if not all(map(self._has, tokens)):
             count = len(self.tokens)
             raise BadInput(f"The answer has {count} tokens, numbered from 0; there is no token {passed(tokens[0])}.")
-        if layer is not None and layer not in self.map_layers:
-            kept = ", ".join(map(str, self.map_layers)) or "none"
-            raise BadInput(f"There is no map of layer {passed(layer)}; kept are {kept}, and the mean over all layers.")
+        layers = self._known_layers(layer)
         maps = [self.tokens[token].maps for token in tokens]
         if not all(maps):
             raise BadInput("The maps of this word were not kept: there were too many. Ask for fewer layers.")
-        place = 0 if layer is None else 1 + self.map_layers.index(layer)
-        columns = zip(*(one[place] for one in maps), strict=True)
+        places = [1 + self.map_layers.index(number) for number in layers] or [0]
+        columns = zip(*(one[place] for one in maps for place in places), strict=True)
+        count = len(maps) * len(places)
         values = [
-            sum(known) / len(known) if (known := [value for value in column if value is not None]) else None
+            sum(known) / count if (known := [value for value in column if value is not None]) else None
             for column in columns
         ]
-        where = "mean over all layers" if layer is None else f"layer {layer}"
+        numbers = ", ".join(map(str, layers))
+        where = f"mean over layers {numbers}" if len(layers) > 1 else f"layer {numbers}"
+        where = where if layers else "mean over all layers"
         return TokenMap(
             "word_attention", f"Attention when {what!r} was said, {where}", values, "probability",
             "high: looked at most", "log",
         )  # fmt: skip
+
+    def _known_layers(self, layer: int | Sequence[int] | None) -> list[int]:
+        """Those whose maps are asked for, [] for the mean over all. Raises BadInput."""
+        if layer is None:
+            return []
+        layers: list[Any] = [layer]
+        if isinstance(layer, Sequence) and not isinstance(layer, str) and all(isinstance(one, int) for one in layer):
+            layers = sorted({*layer})
+        unknown = [one for one in layers if isinstance(one, bool) or one not in self.map_layers]
+        if unknown or not layers:
+            kept = ", ".join(map(str, self.map_layers)) or "none"
+            asked = passed(unknown[0] if unknown else layer)
+            raise BadInput(f"There is no map of layer {asked}; kept are {kept}, and the mean over all layers.")
+        return layers
 
     def to_pandas(self) -> DataFrame:
         """Return a table with one row per LLM layer: ToDRE's ratios, and the output's shares of each kind.

@@ -263,6 +263,12 @@ def test_words_are_the_answers_and_their_maps_the_mean_of_their_tokens(found):
     assert [word.tokens for word in words] == [(0,), (1, 2), (4,), (6,)]
     made = said(found, "a", " red", "dish")
     assert made.word_map(1).values == pytest.approx([0.15] * 16) and made.word_map(1, 4).label.endswith("layer 4")
+    lower = made.tokens[0].model_copy(update={"maps": [[0.0] * 16, [0.2] * 15 + [None], [None, *[0.4] * 14, None]]})
+    both = made.model_copy(update={"tokens": [lower]}).word_map(0, [4, 0])
+    assert both.values == pytest.approx([0.1, *[0.3] * 14, None]) and both.label.endswith("mean over layers 0, 4")
+    for wrong in ([], [0, 5], "04", True, [[0]], 1.5):
+        with pytest.raises(BadInput, match="no map of layer"):
+            made.word_map(0, wrong)
     for wrong, sentence in ((2, "has 2 words"), (-1, "no word -1"), (True, "no word True")):
         with pytest.raises(BadInput, match=sentence):
             made.word_map(wrong)
