@@ -197,7 +197,9 @@ def _style(axes: Axes, theme: Theme) -> None:
     """The sheet's own letters and colours, whatever the user's matplotlibrc says."""
     font = FontProperties(fname=font_file(), size=SMALL)
     axes.set_facecolor(theme.paper)
+    axes.set_ylim(bottom=0)  # before ticks are chosen: they are those of the whole axis
     top = axes.get_ylim()[1]
+    axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
     axes.set_ylim(0, 1.45 * top)  # room for the legend
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
