@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import Inputs, inputs_for, list_models, prune
+    from .attention import Inside, InsideLayer, InsideToken, TowerLayer
     from .comparison import Comparison
     from .errors import BadInput, Unsupported
     from .horizon import HorizonLayer, InformationHorizon
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .runs.compare import Event, compare, compare_events
     from .runs.examples import Example, load_examples
     from .runs.horizon import information_horizon
+    from .runs.inside import inside
     from .types import (
         CLIP_RELEVANCE,
         CLS_ATTENTION,
@@ -82,9 +84,11 @@ _NAMES = {
     "pruners.define": "keep_highest pruner",
     "pruners.ops": "evenly_spaced merge_into_nearest",
     "pruners.per_view": "equal_shares rows_by_view",
+    "attention": "Inside InsideLayer InsideToken TowerLayer",
     "comparison": "Comparison",
     "horizon": "HorizonLayer InformationHorizon",
     "runs.horizon": "information_horizon",
+    "runs.inside": "inside",
     "records": "Chart Reading Run TextScores TokenMap",
     "runs.compare": "Event compare compare_events",
     "runs.examples": "Example load_examples",
@@ -137,6 +141,9 @@ __all__ = [
     "HorizonLayer",
     "InformationHorizon",
     "Inputs",
+    "Inside",
+    "InsideLayer",
+    "InsideToken",
     "Need",
     "Paper",
     "Param",
@@ -150,6 +157,7 @@ __all__ = [
     "Stage",
     "TextScores",
     "TokenMap",
+    "TowerLayer",
     "Unsupported",
     "VisionLanguageModel",
     "VisionLayer",
@@ -161,6 +169,7 @@ __all__ = [
     "evenly_spaced",
     "information_horizon",
     "inputs_for",
+    "inside",
     "keep_highest",
     "list_models",
     "load",
