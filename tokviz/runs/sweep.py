@@ -29,7 +29,6 @@ from ..sweeps import Sweep, SweepCurve, SweepPoint
 from ..types import Budget, budget_meanings
 from .compare import Job, job_for, relayed, with_keywords_of
 from .execute import (
-    Settings,
     answer_tokens,
     decoded,
     execute,
@@ -141,12 +140,16 @@ def _checked(asked: SimpleNamespace) -> _Work:
     check_model(asked.vlm, "sweep")
     check_whole("The number of seeds", asked.seeds, 1, MOST_SEEDS)
     if asked.seconds is not None and (
-        isinstance(asked.seconds, bool) or not isinstance(asked.seconds, int | float) or not 0 < asked.seconds < math.inf
+        isinstance(asked.seconds, bool)
+        or not isinstance(asked.seconds, int | float)
+        or not 0 < asked.seconds < math.inf
     ):
         raise BadInput(f"seconds must be a positive number, or None for no limit, not {passed(asked.seconds)}.")
     media = open_media(asked.vlm, asked.image, asked.frames)
     budgets = checked_budgets(asked.budgets, grid_of(asked.vlm, media).n_tokens)
-    job = job_for(SimpleNamespace(**{**vars(asked), "image": media, "frames": None, "budget": budgets[0], "repeats": 1}))
+    job = job_for(
+        SimpleNamespace(**{**vars(asked), "image": media, "frames": None, "budget": budgets[0], "repeats": 1})
+    )
     check_whole("The last seed", asked.seed + asked.seeds - 1, 0, 2**63 - 1)
     methods = [chosen for chosen in job.chosen if chosen.pruner.id != UNPRUNED]
     most = len(methods) * len(budgets) * asked.seeds
@@ -162,7 +165,7 @@ def checked_budgets(asked: Sequence[int | str] | None, n_tokens: int) -> list[in
     """Budgets in tokens, descending, each once. Raises BadInput."""
     values = [f"{share}%" for share in DEFAULT_SHARES] if asked is None else listed("budgets", asked)
     if not values:
-        raise BadInput("There are no budgets: give visual tokens (64) or shares of all of them (\"25%\").")
+        raise BadInput('There are no budgets: give visual tokens (64) or shares of all of them ("25%").')
     found = set()
     for value in values:
         share = _PERCENT.fullmatch(value) if isinstance(value, str) else None
