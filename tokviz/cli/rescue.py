@@ -30,7 +30,7 @@ def add_to(commands: Any) -> None:
     add("--block", type=int, default=2, metavar="N", help="side of the blocks in tokens (default: %(default)s)")
     which = "whose log-probability is to rise (default: %(default)s)"
     add("--scored", default="unpruned", choices=("unpruned", "expected"), help=which)
-    add("--seeds", type=int, default=5, metavar="N", help="random sets of each size (default: %(default)s)")
+    add("--seeds", type=int, default=10, metavar="N", help="random sets of each size (default: %(default)s)")
     time = "how long it may take; blocks get larger where they would take longer; 0: no limit (default: %(default)s)"
     add("--seconds", type=float, default=60.0, metavar="S", help=time)
     add("--least", type=float, default=0.01, metavar="NATS", help="smallest gain that counts (default: %(default)s)")

@@ -22,6 +22,7 @@ from ..models.base import ModelFamily
 from ..types import Stage
 from .capture import before_forward, lifted
 from .context import running_on
+from .generate import greedily
 from .prefill import View, causal_mask
 from .prompt import Prompt
 from .sequence import State, rotary_axes
@@ -89,7 +90,7 @@ class ForcedAnswer:
     def judged(self, stages: Sequence[Stage], select: Select, copies: int) -> tuple[Tensor, Tensor]:
         """The log-probability of the whole answer in every copy, and whether greedy decoding would give this answer.
 
-        It would where each token of the answer is the most likely one after those before it.
+        It would where each token of the answer is chosen after those before it; see ``greedily``.
 
         Args:
             stages: Before LLM layers, ascending; the first before a layer that was asked for.
@@ -108,7 +109,7 @@ class ForcedAnswer:
         project = partial(self.family.project, self.model)
         runner = StageRunner(Chooser(select), decisions, SignalReader(None), project)
         logits = self._finish(first, State(rows, self._entered[first].expand(copies, -1, -1)), stages, runner)
-        greedy = (logits.argmax(dim=-1) == self._answer.to(logits.device)).all(dim=1)
+        greedy = greedily(self.model, logits, self._answer.tolist()).all(dim=1)
         return self._of_answer(logits).sum(dim=1).cpu(), greedy.cpu()
 
     def _finish(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import RepetitionPenaltyLogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
 from .cache import PrunedCache, kv_cache_bytes
 from .prompt import Prompt
@@ -139,6 +139,27 @@ def scored(logits: Tensor, token: int) -> tuple[float, float]:
     said = float(logprobs[token])
     logprobs[token] = -torch.inf
     return said, float(logprobs.max())
+
+
+def greedily(model: Any, logits: Tensor, token_ids: Sequence[int]) -> Tensor:
+    """Whether ``answer`` would choose each of these tokens after those before it.
+
+    With the two settings that models come with and that change the choice: tokens that are never said, and a penalty on
+    tokens said before.
+    Shape: logits ``(B, T, vocabulary)`` -> ``(B, T)`` bool.
+    """
+    settings, ids = model.generation_config, torch.tensor([list(token_ids)], device=logits.device)
+    penalty, never = settings.repetition_penalty, settings.suppress_tokens
+    chosen = []
+    for at in range(len(token_ids)):
+        scores = logits[:, at].float()
+        if penalty and penalty != 1.0 and at:
+            said = ids[:, :at].expand(len(scores), -1)
+            scores = RepetitionPenaltyLogitsProcessor(penalty)(said, scores)
+        if never:
+            scores = scores.index_fill(1, torch.tensor(list(never), device=scores.device), -torch.inf)
+        chosen.append(scores.argmax(dim=-1))
+    return torch.stack(chosen, dim=1) == ids
 
 
 class _TokenListener(StoppingCriteria):

@@ -50,7 +50,7 @@ def rescue(
     comparison: Comparison | None = None,
     block: int = 2,
     answer: Literal["unpruned", "expected"] = "unpruned",
-    seeds: int = 5,
+    seeds: int = 10,
     seed: int = 0,
     seconds: float | None = 60.0,
     least: float = 0.01,

@@ -90,12 +90,18 @@ def _notes(found: Rescue) -> list[str]:
     return [
         f"{found.comparison.model.name} · {found.scored} answer: {found.answer or '(no answer)'} · log-probability "
         f"{found.logprob:.3g} nats with all tokens, {found.logprob_kept:.3g} with those kept · blocks of {found.block} "
-        f"x {found.block} tokens · {told} of {len(found.blocks)} blocks gain more than chance",
+        f"x {found.block} tokens · {told} of {len(found.blocks)} blocks gain more than every random set of their size "
+        f"(about {by_chance(found):.0f} would if the place did not matter)",
         f"Grey: as many dropped tokens from anywhere, {len(found.seeds)} random sets of each size. A block tells "
         f"something if it gains more than every set of its size, numerical noise ({found.noise:.1g} nats) and "
         f"{found.least:g} nats. {version_words(found.comparison)}",
         *found.notes,
     ]
+
+
+def by_chance(found: Rescue) -> float:
+    """How many blocks would beat every random set of their size if it did not matter where tokens lie."""
+    return len(found.blocks) / (len(found.seeds) + 1)
 
 
 def _draw_gains(sheet: Sheet, found: Rescue, top: float, inner: float) -> None:
@@ -159,11 +165,11 @@ def _row(found: Rescue, one: RescueBlock) -> dict[str, Any]:
 def rescue_table(found: Rescue) -> Table:
     """The best blocks, for the terminal."""
     title = f"Gain of the {found.scored} answer's log-probability in nats, dropped blocks given back one at a time"
-    table = new_table(title, ">row", ">column", ">tokens", ">gain", ">chance", "restores it", "evidence of more")
+    table = new_table(title, ">row", ">column", ">tokens", ">gain", ">chance", "beats chance", "gives the answer")
     for one in sorted(found.blocks, key=lambda one: -one.gain)[:SHOWN]:
         row = _row(found, one)
         shown = (row["row"], row["col"], row["size"], f"{one.gain:.3g}", f"{row['floor']:.3g}")
-        table.add_row(*map(cell, [*shown, "yes" if one.restores else "no", "yes" if row["telling"] else "no"]))
+        table.add_row(*map(cell, [*shown, *("yes" if row[name] else "no" for name in ("telling", "restores"))]))
     return table
 
 
@@ -186,5 +192,9 @@ def sentences(found: Rescue) -> list[str]:
             f"tokens and gains {best.gain:.3g} nats; as many random ones gain at most "
             f"{found.floor(len(best.tokens)):.3g}.{said}"
         )
-    lines.append(f"{restoring} of {len(found.blocks)} blocks give the answer again.")
+    lines.append(
+        f"{len(found.telling)} of {len(found.blocks)} blocks gain more than all {len(found.seeds)} random sets of "
+        f"their size; about {by_chance(found):.0f} would if the place did not matter. With {restoring} of them the "
+        "model gives the answer."
+    )
     return [*lines, *found.notes, f"Measured in {found.seconds:.1f} seconds."]

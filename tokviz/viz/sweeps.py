@@ -170,7 +170,7 @@ def cell_words(curve: SweepCurve, budget: int) -> str:
     points = curve.at(budget)
     if len(points) == 1:
         return points[0].answer or "(empty)"
-    return f"{sum(point.same for point in points)} of {len(points)} same" if points else "–"
+    return f"{sum(point.same for point in points)}/{len(points)} same" if points else "–"
 
 
 def save_sweep(found: Sweep, path: str | Path, **options: Any) -> Path:
