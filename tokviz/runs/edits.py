@@ -27,6 +27,7 @@ from .inputs import Source, check_whole, grid_of, open_media
 from .metrics import evidence_tokens
 from .requests import MethodLike, check_model, check_question, chosen_methods, evidence_boxes, listed
 
+_ID = "edited"
 MERGED = "{} merges tokens or adds some; the edited run keeps its tokens as they were before."
 
 
@@ -54,10 +55,10 @@ def tokens_in(grid: TokenGrid, boxes: Sequence[Box], frames: Sequence[int] = ())
         raise BadInput(f"The grid is that of a comparison (comparison.grid), not {kind_of(grid)}.")
     found, numbers = evidence_boxes(boxes), listed("frames", frames)
     n_frames = 1 + max((frame for view in grid.views for frame in view.frames), default=-1)
-    for frame in numbers:
-        check_whole("A frame", frame, 0, n_frames - 1)
     if len(numbers) != (len(found) if grid.is_video else 0):
         raise BadInput("Each box of a video needs its frame, and those of an image none.")
+    for frame in numbers:
+        check_whole("A frame", frame, 0, n_frames - 1)
     return evidence_tokens(grid, found, numbers)
 
 
@@ -86,10 +87,10 @@ def edited(kept: Iterable[int], *, of: Run | None = None, layer: int | None = No
     if layer is not None:
         check_whole("The layer", layer, 0, 10_000)
     edit = _Edit(tokens, of, layer)
-    suffix = "" if of is None else "-" + re.sub(r"[^a-z0-9]+", "-", of.key.lower()).strip("-")
+    name = "" if of is None else re.sub(r"[^a-z0-9]+", "-", of.key.lower().removeprefix(_ID)).strip("-")
     return Pruner(
-        id=f"edited{suffix}",
-        label="Edited" if of is None else f"Edited: {of.label}",
+        id=f"{_ID}-{name}" if name else _ID,
+        label="Edited" if of is None else f"Edited: {of.label.removeprefix('Edited: ')}",
         family="custom",
         claim="Keeps the tokens that were chosen by hand.",
         schedule=edit.schedule,
@@ -319,9 +320,7 @@ def media_of(
             raise BadInput("A session holds no whole video: give the file that the comparison was made of.")
         stored = stored_image(comparison.image)
         if rgb_digest(stored) != comparison.image.sha256:
-            raise BadInput(
-                "A session holds a large image only in small: give the file that the comparison was made of."
-            )
+            raise BadInput("A session holds large images in small only: give the file that this one was made of.")
         image = stored
     shown = comparison.video
     media = open_media(vlm, image, frames if shown is None or isinstance(image, Video) else len(shown.frames))

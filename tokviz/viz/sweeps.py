@@ -102,7 +102,12 @@ def _draw_curves(sheet: Sheet, found: Sweep, curves: Sequence[SweepCurve], top: 
     axes.title.set_color(theme.ink)
     for name, spine in axes.spines.items():
         spine.set(color=theme.line, linewidth=0.6, visible=name in ("left", "bottom"))
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02), "labelspacing": 0.25, "handlelength": 2.2}
+    beside: dict[str, Any] = {
+        "loc": "upper left",
+        "bbox_to_anchor": (1.01, 1.02),
+        "labelspacing": 0.25,
+        "handlelength": 2.2,
+    }
     legend = axes.legend(prop=font, frameon=False, borderpad=0.1, **beside)
     for text in legend.get_texts():
         text.set_color(theme.muted)
