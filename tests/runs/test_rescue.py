@@ -15,7 +15,7 @@ import tokviz
 from tokviz import cli
 from tokviz.errors import BadInput
 from tokviz.rescues import Rescue, RescueBlock
-from tokviz.runs import blocks
+from tokviz.runs import blocks, giving_back
 from tokviz.runs import rescue as rescuing
 from tokviz.runs.sweep import sweep
 
@@ -171,7 +171,9 @@ def test_a_run_of_a_session_is_rescued(tiny, image, found):
 
 def test_blocks_grow_until_they_are_measured_in_time_and_that_is_said(tiny, image, monkeypatch):
     clock = iter(range(10**6))
-    monkeypatch.setattr(rescuing, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    ticking = SimpleNamespace(perf_counter=lambda: float(next(clock)))
+    for module in (rescuing, giving_back):
+        monkeypatch.setattr(module, "time", ticking)
     assert rescued(tiny, image, "random", 8, seconds=1000.0, block=1, seeds=1).notes == []
     small = rescued(tiny, image, "random", 8, seconds=7.9, block=1, seeds=1)  # 5 s are over when this is decided
     # A batch of 4 takes 1 s by this clock: 0.25 s for each of 8 blocks, 1 control, 4 more.
