@@ -154,6 +154,11 @@ def rows_of(stages: Sequence[Kept], n_tokens: int) -> list[Tensor]:
     return rows
 
 
+def _check_layer(layer: int, n_layers: int) -> None:
+    if layer >= n_layers:
+        raise BadInput(f"There is no layer {layer}: this model has 0 to {n_layers - 1}.")
+
+
 @dataclass(frozen=True)
 class _Edit:
     """What ``edited`` was given."""
@@ -187,8 +192,8 @@ class _Edit:
         if own:
             before = set(own[-1].tokens)
             return edited_stages(own, set(self.tokens) - before, before - set(self.tokens))
-        if self.layer is not None and self.layer >= info.n_layers:
-            raise BadInput(f"There is no layer {self.layer}: this model has 0 to {info.n_layers - 1}.")
+        if self.layer is not None:
+            _check_layer(self.layer, info.n_layers)
         site: Site = "projector" if self.layer is None else self.layer
         return [Kept(site, tuple(self.tokens), "reindex" if self.layer is None else "keep")]
 
@@ -271,6 +276,8 @@ def ask_with(
     check_model(vlm, "ask_with")
     tokens = checked_tokens(kept)
     method = edited(tokens, of=_run_of(of, into), layer=layer)
+    if layer is not None:
+        _check_layer(layer, vlm.record.n_layers)
     entry: MethodLike = (method, {"positions": positions})
     if into is None:
         if image is None or question is None:
