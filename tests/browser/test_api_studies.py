@@ -53,6 +53,13 @@ def test_tokens_are_named_or_a_method_s_choice_is_changed(client, image):
     assert set(more[2].kept) == {*more[1].kept, 0} - {575}
 
 
+def test_every_argument_is_described(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    for endpoint in ("/sweep", "/rescue", "/ask_with"):
+        for parameter in endpoints[endpoint]["parameters"]:
+            assert parameter["python_type"]["description"].endswith((".", ")")), parameter["parameter_name"]
+
+
 @pytest.mark.parametrize(
     ("endpoint", "asked", "sentence"),
     [

@@ -180,7 +180,7 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Any]:
 
     vlm = model(request.spec)
     media = request.media if request.media is not None else opened(request, stop).media
-    shared = {
+    shared: dict[str, Any] = {
         "seed": request.seed,
         "max_new_tokens": request.max_new_tokens,
         "expected": request.expected,
@@ -189,7 +189,7 @@ def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Any]:
     }
     events: Iterator[Any]
     if request.kind == "compare":
-        choice = {"budget": request.budget, "budget_as": request.budget_as, "params": request.params}
+        choice: dict[str, Any] = {"budget": request.budget, "budget_as": request.budget_as, "params": request.params}
         events = tokviz.compare_events(
             vlm, media, request.question, methods=request.methods, repeats=request.repeats, **choice, **shared
         )

@@ -50,7 +50,7 @@ def _ask_with(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared:
         tokens = {*kept, *added} - {*removed}
         yield tokviz.ask_with(vlm, media, request.question, tokens, **options, **shared)
         return
-    choice = {"budget": request.budget, "budget_as": request.budget_as, "params": request.params}
+    choice: dict[str, Any] = {"budget": request.budget, "budget_as": request.budget_as, "params": request.params}
     comparison = tokviz.compare(vlm, media, request.question, request.methods, **choice, **shared)
     yield comparison
     if len(comparison.runs) < 2:

@@ -81,7 +81,13 @@ def _add_sweep(run: Runner, ids: Sequence[str], models: Sequence[tuple[str, str]
             The Sweep as JSON: the unpruned run, and one curve per method with a point per budget and seed (answer, kept
             tokens, log-probability of the unpruned answer).
         """
-        given = {"image": image, "question": question, "methods": methods, "budget_as": budget_as, "params": params}
+        given: dict[str, Any] = {
+            "image": image,
+            "question": question,
+            "methods": methods,
+            "budget_as": budget_as,
+            "params": params,
+        }
         given |= {"seed": seed, "max_new_tokens": max_new_tokens, "expected": expected_answer, "model": model}
         given |= {"frames": frames, "evidence": evidence}
 
@@ -153,7 +159,13 @@ def _add_rescue(run: Runner, ids: Sequence[str], models: Sequence[tuple[str, str
         Returns:
             The Rescue as JSON: the runs, the gain in nats of each block, and the random control.
         """
-        given = {"image": image, "question": question, "methods": [method], "budget": budget, "budget_as": budget_as}
+        given: dict[str, Any] = {
+            "image": image,
+            "question": question,
+            "methods": [method],
+            "budget": budget,
+            "budget_as": budget_as,
+        }
         given |= {"params": params, "seed": seed, "max_new_tokens": max_new_tokens, "expected": expected_answer}
         given |= {"model": model, "frames": frames, "evidence": evidence}
 
@@ -224,7 +236,12 @@ def _add_ask_with(run: Runner, ids: Sequence[str], models: Sequence[tuple[str, s
         Returns:
             The Comparison as JSON: the unpruned run, the method's if there is one, and last the run with these tokens.
         """
-        given = {"image": image, "question": question, "methods": [method] if method else [], "budget": budget}
+        given: dict[str, Any] = {
+            "image": image,
+            "question": question,
+            "methods": [method] if method else [],
+            "budget": budget,
+        }
         given |= {"budget_as": budget_as, "params": params, "seed": seed, "max_new_tokens": max_new_tokens}
         given |= {"expected": expected_answer, "model": model, "frames": frames, "evidence": evidence}
 
