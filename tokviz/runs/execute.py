@@ -250,7 +250,7 @@ def execute(
     inside_llm = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
     short, rows = shorten(model, family, prompt, before_llm, select, diagnose=diagnose)
     if short is prompt and not inside_llm and settings.unpruned is not None:
-        return Execution(rows[0], settings.unpruned, None)
+        return Execution(rows[0], settings.unpruned, None, is_random=not torch.equal(generator.get_state(), untouched))
     with running_on(model, family, short, inside_llm, select, diagnose=diagnose) as trace:
         generated = _answer(model, short, settings, on_tokens)
     merges_in_vision = any(isinstance(stage.site, VisionLayer) for stage in before_llm)
