@@ -223,7 +223,7 @@ def test_flips_are_where_the_answer_first_differs_and_every_change_is_told(found
 def test_it_is_saved_read_back_and_refused_when_damaged(found, tmp_path):
     path = tmp_path / "s.json"
     found.save(path)
-    assert Sweep.load(path) == found and len(repr(found)) < 500
+    assert Sweep.load(path) == found and Sweep.model_validate(found.model_dump()) == found and len(repr(found)) < 500
     data = json.loads(found.to_json())
     for change in ({"budgets": [1, 16]}, {"seeds": []}, {"budget_as": "x"}, {"more": 1}, {"seeds": [7]}):
         with pytest.raises(BadInput, match="not a sweep"):

@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 import torch
 
+from ..comparison import Comparison
 from ..engine import Answer, Prompt
 from ..errors import BadInput, Stopped, knows_its_keywords
 from ..models.loading import VisionLanguageModel
 from ..names import DEFAULT_METHODS, UNPRUNED, Box, BudgetMeaning
-from ..records import BudgetMeanings, Run, Timing
+from ..records import BudgetMeanings, Run
 from ..short import passed, short_repr
 from ..sweeps import Sweep, SweepCurve, SweepPoint
 from ..types import Budget, budget_meanings
@@ -205,7 +206,7 @@ class _Work:
     seeds: range
     seconds: float | None
     unpruned: Run | None = None
-    timings: dict[str, Timing] = field(default_factory=dict)
+    comparison: Comparison | None = None
     curves: list[SweepCurve] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
@@ -215,7 +216,6 @@ class _Work:
         """Run every point. Everything that touches the model happens in the calling thread."""
         job = self.job
         prompt = job.encoded()[-1]
-        self.timings = {"vision": timing([prompt.vision_ms])}
         emit(SweepEvent("encoded", 0.0, None))
         try:
             run = run_method(
@@ -226,6 +226,7 @@ class _Work:
             emit(SweepEvent("done", 0.0, None))
             return
         self.unpruned = run
+        self.comparison = job.comparison([run], {"vision": timing([prompt.vision_ms])})
         info = planning_info(job.vlm, job.grid, has_evidence=bool(job.request.evidence))
         self.curves = [
             SweepCurve(
@@ -269,11 +270,11 @@ class _Work:
         self.curves[number] = curve.model_copy(update={"points": points, "is_random": curve.is_random or is_random})
 
     def sweep(self) -> Sweep:
-        """The record of what there is."""
-        if self.unpruned is None:
+        """The record of what there is. Not checked again with every point: all of it was made here."""
+        if self.unpruned is None or self.comparison is None:
             raise RuntimeError("There is no sweep without an unpruned answer.")
-        return Sweep(
-            comparison=self.job.comparison([self.unpruned], self.timings),
+        return Sweep.model_construct(
+            comparison=self.comparison,
             logprob=_total([token.logprob for token in self.unpruned.answer_tokens]),
             budgets=self.budgets,
             budget_as=self.job.request.budget_as,
