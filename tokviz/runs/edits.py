@@ -214,7 +214,7 @@ class _Edit:
         change = torch.tensor([float((token in now) - (token in before)) for token in range(n_visual)])
         return Diagnostics(
             maps=[TokenMap("edit", "Edited by hand", change, direction="1 was added, -1 was taken away")],
-            facts={"added": sorted(now - before), "removed": sorted(before - now)},
+            facts={"added": len(now - before), "removed": len(before - now)},
             warnings=(MERGED.format(self.of.label),) if merges else (),
         )
 
