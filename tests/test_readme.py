@@ -42,6 +42,7 @@ def test_the_shell_commands_that_are_shown_exist(capsys):
         "sweep",
         "rescue",
         "horizon",
+        "inside",
         "methods",
         "models",
         "serve",
