@@ -30,6 +30,8 @@ LAZY_UPWARDS = {
     ("tokviz.comparison", "tokviz.viz.tables"): "a comparison makes its own table",
     ("tokviz.comparison", "tokviz.viz.figures"): "a comparison draws itself",
     ("tokviz.horizon", "tokviz.viz.horizon"): "a horizon makes its own table and draws itself",
+    ("tokviz.rescues", "tokviz.viz.rescues"): "a rescue makes its own table and draws itself",
+    ("tokviz.sweeps", "tokviz.viz.sweeps"): "a sweep makes its own table and draws itself",
     ("tokviz.attention", "tokviz.viz.inside"): "a look inside makes its own table and draws itself",
     ("tokviz.comparison", "tokviz.viz.notebook"): "a comparison shows itself in a notebook",
 }

@@ -39,6 +39,8 @@ def test_the_shell_commands_that_are_shown_exist(capsys):
     }
     commands = {
         "compare",
+        "sweep",
+        "rescue",
         "horizon",
         "inside",
         "methods",

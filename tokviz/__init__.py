@@ -28,10 +28,15 @@ if TYPE_CHECKING:
     from .pruners.per_view import equal_shares, rows_by_view
     from .pruners.pruner import Paper, Param, budget_tokens
     from .records import Chart, Reading, Run, TextScores, TokenMap
+    from .rescues import Rescue, RescueBlock
     from .runs.compare import Event, compare, compare_events
+    from .runs.edits import ask_with, edited, tokens_in
     from .runs.examples import Example, load_examples
     from .runs.horizon import information_horizon
     from .runs.inside import inside
+    from .runs.rescue import rescue
+    from .runs.sweep import SweepEvent, sweep, sweep_events
+    from .sweeps import Sweep, SweepCurve, SweepPoint
     from .types import (
         CLIP_RELEVANCE,
         CLS_ATTENTION,
@@ -87,7 +92,12 @@ _NAMES = {
     "attention": "Inside InsideLayer InsideToken TowerLayer",
     "comparison": "Comparison",
     "horizon": "HorizonLayer InformationHorizon",
+    "rescues": "Rescue RescueBlock",
+    "sweeps": "Sweep SweepCurve SweepPoint",
+    "runs.edits": "ask_with edited tokens_in",
     "runs.horizon": "information_horizon",
+    "runs.rescue": "rescue",
+    "runs.sweep": "SweepEvent sweep sweep_events",
     "runs.inside": "inside",
     "records": "Chart Reading Run TextScores TokenMap",
     "runs.compare": "Event compare compare_events",
@@ -150,11 +160,17 @@ __all__ = [
     "PlanningInfo",
     "Pruner",
     "Reading",
+    "Rescue",
+    "RescueBlock",
     "Run",
     "Schedule",
     "Selection",
     "Signals",
     "Stage",
+    "Sweep",
+    "SweepCurve",
+    "SweepEvent",
+    "SweepPoint",
     "TextScores",
     "TokenMap",
     "TowerLayer",
@@ -162,9 +178,11 @@ __all__ = [
     "VisionLanguageModel",
     "VisionLayer",
     "__version__",
+    "ask_with",
     "budget_tokens",
     "compare",
     "compare_events",
+    "edited",
     "equal_shares",
     "evenly_spaced",
     "information_horizon",
@@ -179,7 +197,11 @@ __all__ = [
     "prune",
     "pruner",
     "register",
+    "rescue",
     "rows_by_view",
+    "sweep",
+    "sweep_events",
+    "tokens_in",
     "wrap",
 ]
 

@@ -132,7 +132,7 @@ def call_and_leave(connection, arguments, began):
 
 def test_an_agent_reads_what_the_docstrings_say(tools_site):
     tools = {tool["name"]: tool for tool in httpx.get(f"{tools_site}gradio_api/mcp/schema").json()}
-    assert set(tools) == {"compare", "list_methods", "list_models"}
+    assert set(tools) == {"compare", "sweep", "rescue", "ask_with", "list_methods", "list_models"}
     told = tools["compare"]["inputSchema"]["properties"]
     assert told["budget"]["description"].startswith("Visual tokens to keep, from 1 to all of them")
     assert told["image"]["description"].endswith("was uploaded to this server.")  # to the end, not one line of four

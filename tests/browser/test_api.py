@@ -140,7 +140,7 @@ def test_the_server_goes_on_after_bad_input(client, files):
 def test_methods_are_listed_and_the_plumbing_is_not(client):
     listed = client.predict(api_name="/list_methods")
     assert {"full", "apet", "fastervlm", "random"} <= {method["id"] for method in listed}
-    endpoints = {"/compare", "/list_methods", "/list_models"}
+    endpoints = {"/compare", "/sweep", "/rescue", "/ask_with", "/list_methods", "/list_models"}
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == endpoints
 
 

@@ -275,3 +275,21 @@ def test_a_run_says_how_serving_stacks_do_the_same(film, clip):
     (line,) = [line for line in notes(runs) if line.startswith("VidCom2 as deployed")]
     assert runs["vidcom2"].serving[0].command in line and "read in: " in line
     assert ask(film, clip, methods=["vidcom2"], budget=n, frames=3)["vidcom2"].serving == []
+
+
+def test_a_video_is_swept_edited_and_rescued(film, clip, comparison, tmp_path):
+    swept = tokviz.sweep(film, clip, QUESTION, ["divprune"], budgets=[5], frames=4, max_new_tokens=2)
+    assert swept[0].points[0].answer_tokens == comparison["divprune"].answer_tokens
+    inside = tokviz.tokens_in(comparison.grid, [(0, 0, 40, 48)], [2])
+    assert inside and {
+        frame for token in inside for frame in comparison.grid.views[comparison.grid.view[token]].frames
+    } == {2}
+    more = tokviz.ask_with(film, clip, None, inside, into=comparison, frames=4)
+    assert more[-1].kept == inside and more.video == comparison.video
+    with pytest.raises(BadInput, match="holds no whole video"):
+        tokviz.ask_with(film, None, None, inside, into=comparison)
+    found = tokviz.rescue(film, clip, comparison=comparison, method="divprune", seconds=None, seeds=1, frames=4)
+    grid = comparison.grid
+    assert all(len({grid.view[token] for token in one.tokens}) == 1 for one in found.blocks), "blocks lie in one frame"
+    assert {grid.view[one.tokens[0]] for one in found.blocks} == set(range(len(grid.views)))
+    found.figure(tmp_path / "v.png", dpi=40)

@@ -16,6 +16,7 @@ from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
 from tokviz.horizon import HorizonLayer, InformationHorizon
 from tokviz.models.prompts import model_inputs
+from tokviz.runs import blocks
 from tokviz.runs import horizon as measuring
 
 QUESTION = "what is it ?"
@@ -126,7 +127,7 @@ def test_it_is_the_same_every_time_and_in_any_batches(tiny, image, found, monkey
     changed = {"comparison", "seconds", "layers"}
     again = measured(tiny, image)
     assert again.model_dump(exclude=changed) == found.model_dump(exclude=changed) and again.layers == found.layers
-    monkeypatch.setattr(measuring, "_AT_ONCE", 1)
+    monkeypatch.setattr(blocks, "_AT_ONCE", 1)
     one_by_one = measured(tiny, image)
     for mine, other in zip(one_by_one.layers, found.layers, strict=True):
         assert mine.blocks == pytest.approx(other.blocks, abs=1e-9)

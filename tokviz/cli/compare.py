@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,11 +13,11 @@ from rich.text import Text
 
 from ..errors import BadInput
 from ..names import DEFAULT_METHODS
-from ..viz.figures import figure_format, save_figure
+from ..viz.figures import save_figure
 from ..viz.format import plain_text
 from ..viz.panels import VIEWS
 from ..viz.tables import answer_table, cost_table, frame_table, measure_table, notes
-from .terminal import add_loading_options, check_writable, loading_options, out, quiet_unless
+from .terminal import add_loading_options, checked_outputs, loading_options, out, quiet_unless
 
 if TYPE_CHECKING:
     from ..comparison import Comparison
@@ -64,14 +63,7 @@ def add_to(commands: Any) -> None:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     """Compare, print the tables, write session and figure. Everything that can be wrong is checked before the work."""
-    outputs = [Path(name) for name in (arguments.json, arguments.figure) if name]
-    if arguments.figure:
-        figure_format(arguments.figure)
-    source = one_file(arguments)
-    for path in outputs:
-        check_writable(path, source)
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise BadInput("--json and --figure name the same file; give them different names.")
+    source = checked_outputs(arguments)
     progress = Console(stderr=True)
     quiet_unless(progress.is_terminal)
 
@@ -102,14 +94,6 @@ def run_compare(arguments: argparse.Namespace) -> int:
     if errors and len(errors) >= len(comparison.runs) - 1:
         raise BadInput(errors[0])
     return 0
-
-
-def one_file(arguments: argparse.Namespace) -> str:
-    """The image or video, given in one of two ways. Raises BadInput."""
-    named: list[str] = [name for name in (arguments.file, arguments.image) if name is not None]
-    if len(named) != 1:
-        raise BadInput('Name one image or video, e.g. compare scene.png --question "what color is the star?".')
-    return named[0]
 
 
 def checked(source: str, frames: int | None) -> InputImage | str:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from ..errors import BadInput
-from ..viz.figures import figure_format
 from ..viz.format import plain_text
-from .compare import checked, one_file, parse_evidence
+from .compare import checked, parse_evidence
 from .horizon import parse_layers
-from .terminal import add_loading_options, check_writable, loading_options, out, quiet_unless
+from .terminal import add_loading_options, checked_outputs, loading_options, out, quiet_unless
 
 
 def add_to(commands: Any) -> None:
@@ -46,14 +43,7 @@ def add_to(commands: Any) -> None:
 
 def run_inside(arguments: argparse.Namespace) -> int:
     """Look, print the table, write result and figure. Everything that can be wrong is checked before the work."""
-    outputs = [Path(name) for name in (arguments.json, arguments.figure) if name]
-    if arguments.figure:
-        figure_format(arguments.figure)
-    source = one_file(arguments)
-    for path in outputs:
-        check_writable(path, source)
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise BadInput("--json and --figure name the same file; give them different names.")
+    source = checked_outputs(arguments)
     layers = None if arguments.layers is None else [] if arguments.layers == "none" else parse_layers(arguments.layers)
     evidence = [parse_evidence(text) for text in arguments.evidence]
     progress = Console(stderr=True)

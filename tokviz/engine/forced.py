@@ -22,6 +22,7 @@ from ..models.base import ModelFamily
 from ..types import Stage
 from .capture import before_forward, lifted
 from .context import running_on
+from .generate import greedily
 from .prefill import View, causal_mask
 from .prompt import Prompt
 from .sequence import State, rotary_axes
@@ -74,40 +75,65 @@ class ForcedAnswer:
 
     def _check(self, layers: Collection[int]) -> None:
         walked = self._finish(min(layers), State(self.prompt.own_rows, self._entered[min(layers)]))
-        if not bool((walked[0] - self.logprobs).abs().max() < FARTHEST):
+        if not bool((self._of_answer(walked)[0] - self.logprobs).abs().max() < FARTHEST):
             raise Unsupported("This model's layers cannot be run one by one: its answer comes out differently.")
 
-    @torch.inference_mode()
     def scores(self, stage: Stage, select: Select, copies: int) -> Tensor:
         """Log-probability of the whole answer in every copy, of which ``stage`` drops what ``select`` says.
 
         stage: before an LLM layer that was asked for. select: called with the copy's number for its row.
         Shape: ``(copies,)``, in float32 or more, on the CPU.
         """
-        if not isinstance(stage.site, int) or stage.site not in self._entered:
-            raise ValueError(f"nothing is known of what enters {stage.site_label}")
+        return self.judged((stage,), select, copies)[0]
+
+    @torch.inference_mode()
+    def judged(self, stages: Sequence[Stage], select: Select, copies: int) -> tuple[Tensor, Tensor]:
+        """The log-probability of the whole answer in every copy, and whether greedy decoding would give this answer.
+
+        It would where each token of the answer is chosen after those before it; see ``greedily``.
+
+        Args:
+            stages: Before LLM layers, ascending; the first before a layer that was asked for.
+            select: Called with the copy's number for its row.
+            copies: How many sequences go on side by side.
+
+        Shape: both ``(copies,)``, on the CPU; log-probabilities in float32 or more.
+        """
+        first = stages[0].site
+        if not isinstance(first, int) or first not in self._entered:
+            raise ValueError(f"nothing is known of what enters {stages[0].site_label}")
         prompt = self.prompt
         real, visual = (mask.expand(copies, -1) for mask in (prompt.attention_mask.bool(), prompt.visual_mask))
         rows = prompt.rows(real, visual, prompt.own_rows.positions)
-        state = State(rows, self._entered[stage.site].expand(copies, -1, -1))
         decisions = Decisions([[] for _ in range(copies)])
         project = partial(self.family.project, self.model)
-        state, _ = StageRunner(Chooser(select), decisions, SignalReader(None), project).run(0, stage, state)
-        return self._finish(stage.site, state).sum(dim=1).cpu()
+        runner = StageRunner(Chooser(select), decisions, SignalReader(None), project)
+        logits = self._finish(first, State(rows, self._entered[first].expand(copies, -1, -1)), stages, runner)
+        greedy = greedily(self.model, logits, self._answer.tolist()).all(dim=1)
+        return self._of_answer(logits).sum(dim=1).cpu(), greedy.cpu()
 
-    def _finish(self, layer: int, state: State) -> Tensor:
-        """Log-probabilities of the answer's tokens after the layers from ``layer`` on. Shape: ``(B, T)``."""
-        rows, hidden, lm, deepstack = state.rows, state.hidden, self.language_model, self.prompt.deepstack
-        mask = causal_mask(lm.config, hidden, rows.real if rows.padded else None, 0)
-        view = View(mask, lm.rotary_emb(hidden, rotary_axes(rows.positions).to(hidden.device)))
-        given = view.given_to(self._kwargs)
+    def _finish(
+        self, layer: int, state: State, stages: Sequence[Stage] = (), runner: StageRunner | None = None
+    ) -> Tensor:
+        """Logits of the answer's tokens after the layers from ``layer`` on. Shape: ``(B, T, vocabulary)``."""
+        lm, deepstack = self.language_model, self.prompt.deepstack
+        given: dict[str, Any] | None = None
         for number in range(layer, len(self.layers)):
             if deepstack is not None and number > layer:
-                hidden = deepstack.added(number - 1, hidden, rows)
-            made = self.layers[number](hidden, **given)
-            hidden = made if isinstance(made, Tensor) else made[0]
-        hidden = lm.norm(hidden[:, -len(self._answer) :])
-        return self._of_answer(self.model.get_output_embeddings()(hidden))
+                state = replace(state, hidden=deepstack.added(number - 1, state.hidden, state.rows))
+            for at, stage in enumerate(stages):
+                if runner is not None and stage.site == number:
+                    state, given = runner.run(at, stage, state)[0], None
+            given = given or self._view(state).given_to(self._kwargs)
+            made = self.layers[number](state.hidden, **given)
+            state = replace(state, hidden=made if isinstance(made, Tensor) else made[0])
+        logits: Tensor = self.model.get_output_embeddings()(lm.norm(state.hidden[:, -len(self._answer) :]))
+        return logits
+
+    def _view(self, state: State) -> View:
+        rows, hidden, lm = state.rows, state.hidden, self.language_model
+        mask = causal_mask(lm.config, hidden, rows.real if rows.padded else None, 0)
+        return View(mask, lm.rotary_emb(hidden, rotary_axes(rows.positions).to(hidden.device)))
 
     def _of_answer(self, logits: Tensor) -> Tensor:
         """Shape: logits ``(B, T, vocabulary)`` -> ``(B, T)``."""

@@ -52,6 +52,7 @@ from .smaller import Smaller, encode_smaller
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_E = TypeVar("_E")
 _WARM: WeakSet[nn.Module] = WeakSet()
 """Models that have answered before."""
 
@@ -128,7 +129,7 @@ def compare(
     return last
 
 
-def _with_keywords_of(one: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+def with_keywords_of(one: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
     """Decorate a function that hands all its arguments on: the keywords of both are written once."""
 
     def decorated(other: Callable[..., _R]) -> Callable[_P, _R]:
@@ -140,7 +141,7 @@ def _with_keywords_of(one: Callable[_P, object]) -> Callable[[Callable[..., _R]]
     return decorated
 
 
-@_with_keywords_of(compare)
+@with_keywords_of(compare)
 def compare_events(*args: Any, **kwargs: Any) -> Iterator[Event]:
     """Like ``compare``, but yield an Event whenever something is new. Input is checked before the first event.
 
@@ -149,10 +150,11 @@ def compare_events(*args: Any, **kwargs: Any) -> Iterator[Event]:
     """
     given = inspect.signature(compare).bind(*args, **kwargs)
     given.apply_defaults()
-    return _relay(_job(SimpleNamespace(**given.arguments)))
+    job = job_for(SimpleNamespace(**given.arguments))
+    return relayed(job.run, job.stop)
 
 
-def _job(asked: SimpleNamespace) -> _Job:
+def job_for(asked: SimpleNamespace) -> Job:
     """What the arguments of ``compare`` ask for, checked. Raises BadInput."""
     check_model(asked.vlm)
     media = open_media(asked.vlm, asked.image, asked.frames)
@@ -175,11 +177,13 @@ def _job(asked: SimpleNamespace) -> _Job:
         evidence=boxes,
         evidence_frames=box_frames,
     )
-    return _Job(asked.vlm, media, request, grid, chosen, asked.stop or threading.Event())
+    return Job(asked.vlm, media, request, grid, chosen, asked.stop or threading.Event())
 
 
 @dataclass
-class _Job:
+class Job:
+    """A request that was checked: what it takes to encode its image and run its lanes."""
+
     vlm: VisionLanguageModel
     media: InputImage | Video
     request: Request
@@ -190,6 +194,7 @@ class _Job:
     measures: ImageMeasures | None = None
 
     def comparison(self, runs: list[Run], timings: dict[str, Timing]) -> Comparison:
+        """The record of the runs so far."""
         return Comparison(
             request=self.request,
             model=self.vlm.record,
@@ -213,23 +218,8 @@ class _Job:
     @torch.inference_mode()
     def run(self, emit: Callable[[Event], None]) -> None:
         """Run every lane in order. Everything that touches the model happens in the calling thread."""
-        asked, needs = self.request, self._needs()
-        budget = Budget(asked.budget, asked.budget_as)
-        shared = asked.seed, asked.repeats, asked.max_new_tokens, self.stop
-        settings = Settings(budget, *shared, has_evidence=bool(asked.evidence))
-        if self.vlm.model not in _WARM:  # else the first run, the unpruned one, would look slower than it is
-            warm_up = self._encode(needs)
-            with running_on(self.vlm.model, self.vlm.family, warm_up):
-                answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=unheard, stop=self.stop)
-            if not self.stop.is_set():
-                _WARM.add(self.vlm.model)
-        prompts = [self._encode(needs) for _ in range(asked.repeats)]
+        prompts, settings = self.encoded(), self.settings()
         prompt = prompts[-1]
-        n_visual = int(prompt.visual_mask.sum())
-        if n_visual != self.grid.n_tokens:
-            raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
-        self.text_tokens = text_behind_the_image(self.vlm, prompt)
-        self.measures = image_measures(self.vlm, prompt)
         timings = {"vision": timing([p.vision_ms for p in prompts])}
         runs: list[Run] = []
         partial = self.comparison(runs, timings)
@@ -238,7 +228,7 @@ class _Job:
             for lane, chosen in enumerate(self.chosen):
                 emit(Event("lane", lane, "", partial))
                 on_text = _text_events(emit, lane, partial)
-                encode_anew = self._encode_smaller
+                encode_anew = self.encode_smaller
                 run = run_method(
                     self.vlm, prompt, self.grid, chosen, settings, on_text, encode_anew, measures=self.measures
                 )
@@ -249,6 +239,32 @@ class _Job:
             pass
         emit(Event("done", len(runs) - 1, "", partial))
 
+    def settings(self) -> Settings:
+        """What all lanes share."""
+        asked = self.request
+        shared = asked.seed, asked.repeats, asked.max_new_tokens, self.stop
+        return Settings(Budget(asked.budget, asked.budget_as), *shared, has_evidence=bool(asked.evidence))
+
+    def encoded(self) -> list[Prompt]:
+        """The prompt with its image encoded, once per repeat; what is known of the image is noted on the way.
+
+        Raises BadInput where the model cannot take it, and when it was stopped before.
+        """
+        needs = self._needs()
+        if self.vlm.model not in _WARM:  # else the first run, the unpruned one, would look slower than it is
+            warm_up = self._encode(needs)
+            with running_on(self.vlm.model, self.vlm.family, warm_up):
+                answer(self.vlm.model, warm_up, max_new_tokens=2, on_tokens=unheard, stop=self.stop)
+            if not self.stop.is_set():
+                _WARM.add(self.vlm.model)
+        prompts = [self._encode(needs) for _ in range(self.request.repeats)]
+        n_visual = int(prompts[-1].visual_mask.sum())
+        if n_visual != self.grid.n_tokens:
+            raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
+        self.text_tokens = text_behind_the_image(self.vlm, prompts[-1])
+        self.measures = image_measures(self.vlm, prompts[-1])
+        return prompts
+
     def _needs(self) -> set[Need]:
         """The signals of every method that can run here; the others refuse in their own lane, not the whole request.
 
@@ -258,7 +274,8 @@ class _Job:
         measured = {CLS_ATTENTION} if info.has_cls else set()
         return measured | {need for chosen in self.chosen for need in needs_of(chosen.pruner, info)}
 
-    def _encode_smaller(self, tokens: int) -> Smaller:
+    def encode_smaller(self, tokens: int) -> Smaller:
+        """Encode the image anew in at most so many tokens. Raises Stopped."""
         if self.stop.is_set():
             raise Stopped
         shown = self.media if isinstance(self.media, Video) else self.media.image
@@ -286,13 +303,16 @@ def _text_events(emit: Callable[[Event], None], lane: int, comparison: Compariso
     return lambda text: emit(Event("text", lane, text, comparison))
 
 
-def _relay(job: _Job) -> Iterator[Event]:
-    """Run the job in a worker thread and hand its events on, so that text streams while ``generate`` is running."""
-    events: queue.Queue[Event | BaseException | None] = queue.Queue()
+def relayed(run: Callable[[Callable[[_E], None]], None], stop: threading.Event) -> Iterator[_E]:
+    """Run a job in a worker thread and hand its events on, so that text streams while ``generate`` is running.
+
+    A consumer that leaves early stops it.
+    """
+    events: queue.Queue[_E | BaseException | None] = queue.Queue()
 
     def work() -> None:
         try:
-            job.run(events.put)
+            run(events.put)
             events.put(None)
         except BaseException as error:
             events.put(error)
@@ -307,7 +327,7 @@ def _relay(job: _Job) -> Iterator[Event]:
     finally:
         # The consumer may leave early (a closed browser tab): the model must be free when this generator is gone.
         if worker.is_alive():
-            job.stop.set()
+            stop.set()
             worker.join()
 
 

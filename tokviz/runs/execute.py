@@ -12,6 +12,9 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
+import torch
+from torch import Generator
+
 from ..engine import Answer, Prompt, StageEvent, answer, running_on, selector, shorten
 from ..errors import BadInput, Stopped
 from ..models.base import ModelFamily, decode_flops, merging_flops, prefill_flops
@@ -34,7 +37,11 @@ CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."
 
 @dataclass(frozen=True)
 class Settings:
-    """What all methods of a request share. has_evidence: whether it says where the evidence lies."""
+    """What all methods of a request share.
+
+    has_evidence: whether it says where the evidence lies. reference: ids of an answer whose log-probability is wanted
+    beside each one. unpruned: what the whole prompt is known to answer, so that it need not run again.
+    """
 
     budget: Budget
     seed: int
@@ -42,6 +49,8 @@ class Settings:
     max_new_tokens: int
     stop: threading.Event
     has_evidence: bool = False
+    reference: tuple[int, ...] = ()
+    unpruned: Answer | None = None
 
 
 @dataclass
@@ -49,13 +58,14 @@ class Execution:
     """A schedule carried out once: its events in original indices, and the answer with its clocks.
 
     vision_ms: what its own run of the vision tower took, None when it used the one that all methods share. smaller: the
-    image that it was about, where that was another encoding.
+    image that it was about, where that was another encoding. is_random: whether a stage drew random numbers.
     """
 
     events: list[StageEvent]
     answer: Answer
     vision_ms: float | None
     smaller: Smaller | None = None
+    is_random: bool = False
 
 
 def run_method(
@@ -87,7 +97,7 @@ def run_method(
             carry_out = partial(execute, vlm.model, vlm.family, prompt, schedule, params, settings)
         else:
             carry_out = partial(execute_smaller, vlm, encode_anew, schedule.smaller, settings)
-        first = carry_out(on_tokens=lambda token_ids: on_text(_decode(vlm, token_ids)), diagnose=True)
+        first = carry_out(on_tokens=lambda token_ids: on_text(decoded(vlm, token_ids)), diagnose=True)
         executions = [first]
         if settings.repeats > 1:  # the first one was the warm-up
             executions = [carry_out() for _ in range(settings.repeats)]
@@ -102,7 +112,7 @@ def run_method(
         records = [smaller_record(smaller, grid, schedule.smaller)]
     per_layer = processed(execution.events, entered, n_layers)
     said = execution.answer
-    words = _decode(vlm, said.token_ids)
+    words = decoded(vlm, said.token_ids)
     final = len(execution.events[-1].sequence) if execution.events else entered
     run = Run(
         **base,
@@ -111,15 +121,7 @@ def run_method(
         tokens_per_layer=per_layer,
         stages=records,
         answer=words,
-        answer_tokens=[
-            AnswerToken(
-                id=token,
-                text=vlm.processor.tokenizer.decode([token]),
-                logprob=logprob,
-                runner_up=runner_up if math.isfinite(runner_up) else None,
-            )
-            for token, logprob, runner_up in zip(said.token_ids, said.logprobs, said.runners_up, strict=True)
-        ],
+        answer_tokens=answer_tokens(vlm, said),
         timings=execution_timings(executions),
         cost=_cost(vlm, prompt, grid, per_layer, execution),
         warnings=[
@@ -135,6 +137,19 @@ def run_method(
     )
     rank = mean_effective_rank(smaller.prompt.vision[0]) if smaller else rank_of_kept(run, prompt.vision[0], measures)
     return run.model_copy(update={"effective_rank": rank})
+
+
+def answer_tokens(vlm: VisionLanguageModel, said: Answer) -> list[AnswerToken]:
+    """The record of each token that was generated."""
+    return [
+        AnswerToken(
+            id=token,
+            text=vlm.processor.tokenizer.decode([token]),
+            logprob=logprob,
+            runner_up=runner_up if math.isfinite(runner_up) else None,
+        )
+        for token, logprob, runner_up in zip(said.token_ids, said.logprobs, said.runners_up, strict=True)
+    ]
 
 
 def _served(grid: TokenGrid, prompt: Prompt, kept: int, smaller: Smaller | None, info: PlanningInfo) -> Served:
@@ -228,19 +243,34 @@ def execute(
 
     Raises Stopped when the user stopped it, BadInput and Unsupported as the engine does.
     """
-    select = selector(params, settings.seed)
+    generator = Generator().manual_seed(settings.seed)
+    untouched = generator.get_state()
+    select = selector(params, [generator])
     before_llm = tuple(stage for stage in schedule.stages if not isinstance(stage.site, int))
     inside_llm = tuple(stage for stage in schedule.stages if isinstance(stage.site, int))
     short, rows = shorten(model, family, prompt, before_llm, select, diagnose=diagnose)
+    if short is prompt and not inside_llm and settings.unpruned is not None:
+        return Execution(rows[0], settings.unpruned, None, is_random=not torch.equal(generator.get_state(), untouched))
     with running_on(model, family, short, inside_llm, select, diagnose=diagnose) as trace:
-        generated = answer(
-            model, short, max_new_tokens=settings.max_new_tokens, on_tokens=on_tokens, stop=settings.stop
-        )
-    if generated.stopped:
-        raise Stopped
+        generated = _answer(model, short, settings, on_tokens)
     merges_in_vision = any(isinstance(stage.site, VisionLayer) for stage in before_llm)
     events = [*rows[0], *(trace.events[0] if trace is not None else [])]
-    return Execution(events, generated, short.vision_ms if merges_in_vision else None)
+    drew = not torch.equal(generator.get_state(), untouched)
+    return Execution(events, generated, short.vision_ms if merges_in_vision else None, is_random=drew)
+
+
+def _answer(model: Any, prompt: Prompt, settings: Settings, on_tokens: Callable[[list[int]], None]) -> Answer:
+    generated = answer(
+        model,
+        prompt,
+        max_new_tokens=settings.max_new_tokens,
+        on_tokens=on_tokens,
+        stop=settings.stop,
+        reference=settings.reference,
+    )
+    if generated.stopped:
+        raise Stopped
+    return generated
 
 
 def execute_smaller(
@@ -258,11 +288,7 @@ def execute_smaller(
     """
     smaller = encode_anew(tokens)
     with running_on(vlm.model, vlm.family, smaller.prompt):
-        generated = answer(
-            vlm.model, smaller.prompt, max_new_tokens=settings.max_new_tokens, on_tokens=on_tokens, stop=settings.stop
-        )
-    if generated.stopped:
-        raise Stopped
+        generated = _answer(vlm.model, smaller.prompt, settings, on_tokens)
     return Execution([], generated, smaller.prompt.vision_ms, smaller)
 
 
@@ -283,7 +309,8 @@ def _cut(vlm: VisionLanguageModel, token_ids: list[int], settings: Settings) -> 
     return [CUT_ANSWER.format(settings.max_new_tokens)]
 
 
-def _decode(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
+def decoded(vlm: VisionLanguageModel, token_ids: list[int]) -> str:
+    """An answer as text, without the tokens that end it."""
     return vlm.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
 

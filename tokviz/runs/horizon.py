@@ -29,6 +29,7 @@ from ..pruners.sampling import random_rows
 from ..records import TokenGrid
 from ..short import passed
 from ..types import Budget, Selection, Signals, Stage
+from .blocks import Blocks, copies_at_once
 from .compare import compare
 from .execute import planning_info
 from .inputs import Source, check_whole, open_media
@@ -38,8 +39,6 @@ DEFAULT_LAYERS = 6
 ANYWHERE = 8
 """Sets of random tokens that are left out for comparison with the blocks."""
 MOST_SEEDS = 64
-_AT_ONCE, _MOST_COPIES = 2**22, 64
-"""Limits of what runs side by side: squared tokens of a sequence times copies, and copies."""
 _CALIBRATING, _TRIES = 4, 3
 
 
@@ -116,7 +115,7 @@ def information_horizon(
     prompt = _encoded(vlm, media if isinstance(media, Video) else media.image, comparison.request.question)
     started = time.perf_counter()
     forced = ForcedAnswer(vlm.model, vlm.family, prompt, ids, numbers)
-    blocks = _Blocks(grid)
+    blocks = Blocks(grid)
     work = _Work(vlm, forced, grid, measure, budget, range(seed, seed + seeds), stop, started, seconds)
     side, notes = work.side(blocks, block, numbers, n_layers)
     found, left_out = work.measured(blocks.of(side), side, numbers, on_progress or (lambda _share: None))
@@ -170,27 +169,6 @@ def _encoded(vlm: VisionLanguageModel, shown: Any, question: str) -> Prompt:
     return encode(vlm.model, vlm.family, inputs, (), question_mask=words)
 
 
-class _Blocks:
-    """The patches of a grid in square blocks of any side: of one view (image, tile or frame) each, from its corner."""
-
-    def __init__(self, grid: TokenGrid) -> None:
-        self._grid = grid
-
-    @property
-    def largest(self) -> int:
-        """The side from which on every view is one block."""
-        return max(max(view.rows, view.cols) for view in self._grid.views)
-
-    def of(self, side: int) -> list[list[int]]:
-        """The tokens of each block, in the order of their first tokens."""
-        found: dict[tuple[int, int, int], list[int]] = {}
-        grid = self._grid
-        for token, (view, row, col) in enumerate(zip(grid.view, grid.row, grid.col, strict=True)):
-            if row >= 0:
-                found.setdefault((view, row // side, col // side), []).append(token)
-        return list(found.values())
-
-
 def _unused(*_: Any) -> Selection:
     raise RuntimeError("What is left out is not this stage's decision.")
 
@@ -212,7 +190,7 @@ class _Work:
     @property
     def copies(self) -> int:
         """How many sequences go on side by side."""
-        return max(1, min(_MOST_COPIES, _AT_ONCE // self.forced.length**2))
+        return copies_at_once(self.forced.length)
 
     def left(self, tokens: Sequence[int]) -> Tensor:
         """What is left where these tokens are the block. Shape: ``(K,)`` int64, ascending."""
@@ -244,7 +222,7 @@ class _Work:
 
     # -- how coarse ----------------------------------------------------------------------------------------------------
 
-    def side(self, blocks: _Blocks, asked: int, layers: Sequence[int], n_layers: int) -> tuple[int, list[str]]:
+    def side(self, blocks: Blocks, asked: int, layers: Sequence[int], n_layers: int) -> tuple[int, list[str]]:
         """The smallest side of a block, from the one asked for, that is measured in time; and what to say of it."""
         if self.seconds is None:
             return min(asked, blocks.largest), []

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadInput, Stopped
 from ..names import Box, BudgetMeaning
@@ -102,6 +102,7 @@ class RunRequest:
     evidence_at: of a video, the frame of the file (from 0) that each box of ``evidence`` lies in.
     precision, kernel: how the model is loaded, see ``ModelSpec``.
     media: the decoded ``image``, see ``opened``.
+    kind: what is asked: a comparison, or one of ``studies``, with ``options`` of its own.
     """
 
     model: str
@@ -121,6 +122,8 @@ class RunRequest:
     precision: str = "auto"
     kernel: str = "auto"
     media: Any = None
+    kind: Literal["compare", "sweep", "rescue", "ask_with"] = "compare"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def spec(self) -> ModelSpec:
@@ -139,8 +142,12 @@ Loader = Callable[[ModelSpec], Iterable[str]]
 
 
 def declared_seconds(request: RunRequest) -> int:
-    """GPU seconds that ZeroGPU is asked for."""
-    return PACE.declared(request.model, model_option(request.model).parameters, request.size)
+    """GPU seconds that ZeroGPU is asked for. What bounds itself asks for that, and for the runs in front of it."""
+    parameters, bound = model_option(request.model).parameters, request.options.get("seconds")
+    if bound is None:
+        return PACE.declared(request.model, parameters, request.size)
+    ahead = PACE.declared(request.model, parameters, RunSize.of(len(request.methods), 1, request.max_new_tokens))
+    return min(MOST_S, ahead + math.ceil(bound))
 
 
 def opened(request: RunRequest, stop: threading.Event) -> RunRequest:
@@ -162,27 +169,32 @@ def opened(request: RunRequest, stop: threading.Event) -> RunRequest:
         raise BadInput("Stopped before the image was encoded.") from error
 
 
-def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Event]:
-    """Carry a request out. Raises BadInput before the first event when it cannot be served."""
+def run_request(request: RunRequest, stop: threading.Event) -> Iterator[Any]:
+    """Carry a request out: events of a comparison, or what ``studies`` yields, of which the last one is the result.
+
+    Raises BadInput before the first event when it cannot be served.
+    """
     import tokviz
+
+    from . import studies
 
     vlm = model(request.spec)
     media = request.media if request.media is not None else opened(request, stop).media
-    events = tokviz.compare_events(
-        vlm,
-        media,
-        request.question,
-        methods=request.methods,
-        budget=request.budget,
-        budget_as=request.budget_as,
-        params=request.params,
-        seed=request.seed,
-        repeats=request.repeats,
-        max_new_tokens=request.max_new_tokens,
-        expected=request.expected,
-        stop=stop,
+    shared: dict[str, Any] = {
+        "seed": request.seed,
+        "max_new_tokens": request.max_new_tokens,
+        "expected": request.expected,
+        "stop": stop,
         **_evidence(request, media),
-    )
+    }
+    events: Iterator[Any]
+    if request.kind == "compare":
+        choice: dict[str, Any] = {"budget": request.budget, "budget_as": request.budget_as, "params": request.params}
+        events = tokviz.compare_events(
+            vlm, media, request.question, methods=request.methods, repeats=request.repeats, **choice, **shared
+        )
+    else:
+        events = studies.outputs(request, vlm, media, shared)
     try:
         yield from events
     except Exception as error:

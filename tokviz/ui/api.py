@@ -41,9 +41,9 @@ _SETTINGS: dict[str, Any] = {
     "type": "object",
     "additionalProperties": {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]},
 }
-_PARAMS: dict[str, Any] = {"type": "object", "additionalProperties": _SETTINGS}
+PARAMS: dict[str, Any] = {"type": "object", "additionalProperties": _SETTINGS}
 """What ``params`` may hold; agents' tools cannot be called with gradio's own word for "any JSON"."""
-_BOXES: dict[str, Any] = {
+BOXES: dict[str, Any] = {
     "type": "array",
     "items": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 5},
     "maxItems": MAX_EVIDENCE,
@@ -101,7 +101,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             with its stages.
         """
         try:
-            asked = _asked(
+            asked = request_of(
                 default_model,
                 image=image,
                 question=question,
@@ -117,19 +117,8 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
                 frames=frames,
                 evidence=evidence,
             )
-            stop, session = threading.Event(), caller.session_hash or ""
-            address = address_of(caller.client, caller.headers)
-            if not is_loaded(asked.spec):
-                check_may_load(asked.model, address)
-            comparison = None
-            async for event in in_turn(
-                line, f"program {address}", lambda: run(asked, stop), stop, lambda: LISTENERS.is_gone(session)
-            ):
-                if not isinstance(event, Waiting | Working):
-                    comparison = event.comparison
-            if comparison is None:
-                raise BadInput("The caller left before the run began.")
-            return await asyncio.to_thread(as_plain, comparison)
+            event = await last_output(run, asked, line, caller)
+            return await asyncio.to_thread(as_plain, event.comparison)
         except BadInput as error:
             raise refusal(error) from error
         except Exception as error:  # the boundary to the caller: the log gets the traceback
@@ -177,13 +166,30 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         ]
         output = gr.JSON(label="comparison")
         ask = gr.Button("compare")
-    told = documented(compare, inputs, output, {"methods": _entries(ids), "params": _PARAMS, "evidence": _BOXES})
+    told = documented(compare, inputs, output, {"methods": entries_schema(ids), "params": PARAMS, "evidence": BOXES})
     ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None, **told)
     gr.api(list_methods, api_name="list_methods", concurrency_limit=8, **documented(list_methods))
     gr.api(list_models, api_name="list_models", concurrency_limit=8, **documented(list_models))
 
 
-def _entries(ids: Sequence[str]) -> dict[str, Any]:
+async def last_output(run: Runner, asked: RunRequest, line: RunQueue, caller: gr.Request) -> Any:
+    """What a program's request came to, once it was its turn. Raises BadInput."""
+    stop, session = threading.Event(), caller.session_hash or ""
+    address = address_of(caller.client, caller.headers)
+    if not is_loaded(asked.spec):
+        check_may_load(asked.model, address)
+    last = None
+    async for output in in_turn(
+        line, f"program {address}", lambda: run(asked, stop), stop, lambda: LISTENERS.is_gone(session)
+    ):
+        if not isinstance(output, Waiting | Working):
+            last = output
+    if last is None:
+        raise BadInput("The caller left before the run began.")
+    return last
+
+
+def entries_schema(ids: Sequence[str]) -> dict[str, Any]:
     """What ``methods`` may hold. In the form of older JSON schemas, which is all that some agents can read."""
     known = "|".join(ids)
     id = {"type": "string", "enum": list(ids)}
@@ -197,7 +203,7 @@ def _loaded(name: str) -> dict[str, Any] | None:
     return None if vlm is None else vlm.record.model_dump()
 
 
-def _asked(default_model: str, **given: Any) -> RunRequest:
+def request_of(default_model: str, **given: Any) -> RunRequest:
     """The request of a program. Raises BadInput for values of the wrong kind; what they may be, the run checks."""
     params, model = given["params"], given["model"]
     methods = method_entries(

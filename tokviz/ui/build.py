@@ -24,6 +24,7 @@ from ..serving.running import Loader, Runner, run_request
 from ..serving.storage import storage
 from . import numbers, text
 from .api import add_endpoints, method_notes
+from .api_studies import add_study_endpoints
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .components import ASSETS, MAX_UPLOAD_MB, ExamplePills, FileButton, Notice, PageHead, PatchView
 from .failures import with_sentences
@@ -99,6 +100,7 @@ def build_page(
             "example-0" if examples else "", visible="hidden", label="Key of what is shown", elem_id="tokviz-shown"
         )
         add_endpoints(run, pruners, models, act.line)
+        add_study_endpoints(run, pruners, models, act.line)
 
         results = [view, notice, key]
         changes = [_wire_run(act, form, compare, stop, results)]

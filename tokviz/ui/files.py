@@ -17,7 +17,7 @@ from gradio.data_classes import FileData
 
 from ..comparison import Comparison
 from ..errors import BadInput
-from ..records import ImageRecord, TokenGrid
+from ..records import ImageRecord, Record, TokenGrid
 from ..serving.model_menu import model_options
 from ..serving.storage import storage, temporary_file
 from ..session_limits import MAX_BYTES
@@ -179,9 +179,10 @@ def read_session(path: str | Path) -> Comparison:
     return comparison
 
 
-def as_plain(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as JSON data (null for what is not finite)."""
-    return json.loads(comparison.to_json())
+def as_plain(record: Record) -> dict[str, Any]:
+    """A comparison, a sweep or a rescue as JSON data (null for what is not finite)."""
+    plain: dict[str, Any] = json.loads(record.model_dump_json())
+    return plain
 
 
 def fitting_model(chosen: str, comparison: Comparison) -> str | None:
