@@ -79,6 +79,7 @@ def to_payload(
     check_fits_grid(comparison)
     request, model = comparison.request, comparison.model
     width, height = comparison.grid.image_size
+    evidence = measures.evidence_tokens(comparison.grid, request.evidence, request.evidence_frames)
     return {
         "id": comparison_id(comparison),
         "title": title,
@@ -90,12 +91,12 @@ def to_payload(
         "setting": f"{model.device} · {model.attention} · {comparison.grid.n_tokens} visual tokens",
         "image": image,
         "size": [width, height],
-        "grid": _grid(comparison.grid),
+        "grid": _grid(comparison.grid, evidence),
         "video": None if comparison.video is None else _video(comparison.video, frames),
         "evidence": [[round(edge, 2) for edge in box] for box in request.evidence],
         "evidence_frames": list(request.evidence_frames),
         "words": list(comparison.text_tokens),
-        "lanes": lanes(comparison, live),
+        "lanes": lanes(comparison, evidence, live),
         "warnings": list(comparison.warnings),
     }
 
@@ -123,10 +124,9 @@ def comparison_id(comparison: Comparison) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
-def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, Any]]:
-    """One dict per lane: head, status, answer, verdict, numbers, stages."""
+def lanes(comparison: Comparison, evidence: Sequence[int], live: Live | None = None) -> list[dict[str, Any]]:
+    """One dict per lane: head, status, answer, verdict, numbers, stages. evidence: tokens that show it."""
     asked = comparison.request
-    evidence = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     result = [_lane(comparison, run, evidence) for run in comparison.runs]
     if live is not None:
         done = {run.key for run in comparison.runs}
@@ -281,13 +281,17 @@ def _facts(stage: StageRecord) -> list[list[str]]:
     return [*facts, ["positions of later tokens", text.POSITIONS[stage.positions]]]
 
 
-def _grid(grid: TokenGrid) -> dict[str, Any]:
-    """Boxes flat, four numbers per token (zeros for tokens that are no patch), in pixels of the original image."""
+def _grid(grid: TokenGrid, evidence: Sequence[int]) -> dict[str, Any]:
+    """Boxes flat, four numbers per token (zeros for tokens that are no patch), in pixels of the original image.
+
+    shows: the tokens that show the evidence.
+    """
     return {
         "views": [view.model_dump(mode="json") for view in grid.views],
         "view": grid.view,
         "row": grid.row,
         "col": grid.col,
+        "shows": list(evidence),
         "box": [round(edge, 2) for box in grid.box for edge in (box or (0.0, 0.0, 0.0, 0.0))],
     }
 
