@@ -90,14 +90,16 @@ function drawPieces(brush, { image, payload }) {
 function cellPath(brush, tokens) {
   const path = new Path2D();
   for (const token of tokens) {
-    const box = boxOf(brush.grid, token);
-    if (!hasArea(box)) continue;
-    // Whole device pixels: neighbouring cells then share an edge without a seam.
-    const x = Math.round(box[0] * brush.sx);
-    const y = Math.round(box[1] * brush.sy);
-    path.rect(x, y, Math.round(box[2] * brush.sx) - x, Math.round(box[3] * brush.sy) - y);
+    if (hasArea(boxOf(brush.grid, token))) path.rect(...cellOf(brush, token));
   }
   return path;
+}
+
+// Whole device pixels: neighbouring cells then share an edge without a seam.
+function cellOf({ grid, sx, sy }, token) {
+  const box = boxOf(grid, token);
+  const [x, y] = [Math.round(box[0] * sx), Math.round(box[1] * sy)];
+  return [x, y, Math.round(box[2] * sx) - x, Math.round(box[3] * sy) - y];
 }
 
 // Lines along the sides of cells, wherever ``test(token, neighbour)`` asks for one (-1: no neighbour on that side).
@@ -219,19 +221,26 @@ function paintKept(brush, scene) {
   outline(brush, stage.basis.filter((token) => index.kept[token]), colours.basis, 2);
 }
 
+const COLOUR_STEPS = 250;
+
 // One colour per token; tokens without a share are veiled and hatched. shares: N numbers from 0 to 1, or null. Where two
 // levels lie on each other, the higher share is seen.
 function paintHeat(brush, scene, shares, outlined, colour = heat) {
   const drawn = tokensWhere(brush, (token) => hasArea(boxOf(brush.grid, token)));
   const missing = drawn.filter((token) => shares[token] === null);
   const known = drawn.filter((token) => shares[token] !== null);
-  if (brush.grid.stacked) known.sort((a, b) => shares[a] - shares[b]);
+  // By steps of colour, from low to high: a colour is set once, not once per token.
+  const steps = new Map();
+  known.forEach((token) => {
+    const step = Math.round(shares[token] * COLOUR_STEPS);
+    if (steps.has(step)) steps.get(step).push(token);
+    else steps.set(step, [token]);
+  });
   if (missing.length) veil(brush, missing, { ...scene, opacity: Math.max(scene.opacity, 0.7) }, known);
   laidOn(brush, scene.opacity, (over) => {
-    for (const token of known) {
-      const [r, g, b] = colour(shares[token]);
-      over.context.fillStyle = `rgb(${r},${g},${b})`;
-      over.context.fill(cellPath(over, [token]));
+    for (const [step, tokens] of [...steps].sort(([one], [other]) => one - other)) {
+      over.context.fillStyle = `rgb(${colour(step / COLOUR_STEPS).join(",")})`;
+      for (const token of tokens) over.context.fillRect(...cellOf(brush, token));
     }
   });
   outline(brush, outlined, "rgba(0,0,0,.6)", 2.5);

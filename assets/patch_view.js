@@ -1,11 +1,15 @@
 // The component: reads props.value (the payload of tokviz/ui/payload.py), builds lanes, answers pointer and keys.
 // Everything here is instant and stays in the browser; every text of the payload reaches the page as text content.
 
-const part = (name) => element.querySelector(`.tv-${name}`);
+const found = new Map();
+const part = (name) => {
+  if (!found.get(name)?.isConnected) found.set(name, element.querySelector(`.tv-${name}`));
+  return found.get(name);
+};
 const state = {
   payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, dropped: 0.8, ab: 0.7, chance: 0.86 },
   hover: -1, pin: -1, lanes: [], image: null, imageUrl: null, spoken: 0, grid: null, level: null, plain: null,
-  sheets: new Map(), pointed: null, settings: defaultSettings(),
+  sheets: new Map(), pointed: null, settings: defaultSettings(), colours: null,
 };
 
 function scene(lane) {
@@ -14,13 +18,14 @@ function scene(lane) {
   return {
     payload: state.payload, image: shownImage(), view: state.view, opacity: state.opacity[state.view], stage, index,
     map: stage ? stage.maps[lane.mapAt] : null, ordering: index ? index.orderings[lane.orderAt] : null,
-    survival: lane.survival, colours: palette(part("root")), settings: state.settings,
+    survival: lane.survival, colours: state.colours, settings: state.settings,
     sides: state.view === "ab" ? sidesOf(lane) : null, chance: state.view === "chance" && stage ? chanceOf(lane) : null,
   };
 }
 
 function redraw() {
   if (!state.payload) return;
+  state.colours = palette(part("root"));
   for (const lane of state.lanes) {
     const drawn = scene(lane);
     paint(lane.canvas, drawn);

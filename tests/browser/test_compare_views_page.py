@@ -92,10 +92,10 @@ def test_a_lane_beside_random_selections_as_the_library_tells_it(plain):
         told = f"{found.evidence_kept} of {found.evidence} kept, by chance {found.evidence_expected:.1f};"
         assert told in notes(plain, lane)
     before = plain.evaluate(PIXELS, APET)
-    plain.get_by_label("counted in squares of").select_option(label="11 × 11 patches")
+    plain.get_by_label("neighbourhood").select_option(label="11 × 11 patches")
     assert f"Clumping {comparison().against_random('apet', radius=5).clumping:.1f}:" in notes(plain, APET)
     assert plain.evaluate(PIXELS, APET) != before
-    plain.get_by_label("counted in squares of").select_option(label="5 × 5 patches")
+    plain.get_by_label("neighbourhood").select_option(label="5 × 5 patches")
 
 
 def test_scales_of_scores(browser, plain):
