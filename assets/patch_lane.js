@@ -188,7 +188,8 @@ function fillOutcome(lane, data) {
   lane.answer.className = "tv-answer";
   lane.answer.classList.toggle("tv-long", data.answer.length > 28);
   lane.answer.classList.toggle("tv-quiet", Boolean(waiting || data.error));
-  lane.answer.textContent = data.error || waiting || data.answer || "(empty answer)";
+  if (data.said.some(([, text]) => text)) sayWords(lane.answer, data.said);
+  else lane.answer.textContent = data.error || waiting || data.answer || "(empty answer)";
   lane.verdict.className = "tv-verdict";
   lane.verdict.textContent = "";
   if (data.error) {

@@ -125,13 +125,15 @@ const DIVERGING_HEX = DIVERGING.map((hex) => `#${hex}`);
 function chanceNotes(lane, stage) {
   const { clumping, share } = chanceOf(lane);
   if (clumping === null) return [make("p", "tv-note", stage.kept.length ? "Nothing was dropped: chance would keep the same." : "Nothing is left here.")];
-  const notes = [scaleStrip(`−${FULL_COLOUR}`, `+${FULL_COLOUR} sd`, DIVERGING_HEX),
-    make("p", "tv-note", `Clumping ${clumping.toFixed(1)}: random has 1, an even spread less.`)];
+  const notes = [scaleStrip(`−${FULL_COLOUR}`, `+${FULL_COLOUR} sd`, DIVERGING_HEX), make("p", "tv-note", `Clumping ${clumping.toFixed(1)} (random: 1)`)];
+  notes[1].title = "Mean square of the differences: above 1, kept tokens lie closer together than by chance; below 1, more evenly.";
   const { shows } = state.grid;
   if (shows.length) {
     const hits = shows.filter((token) => lane.indices[lane.stageAt].kept[token]).length;
-    const odds = chanceOfAtLeast(state.grid.row.length, stage.kept.length, shows.length, hits);
-    notes.push(make("p", "tv-note", `Evidence: ${hits} of ${shows.length} kept, by chance ${(shows.length * share).toFixed(1)}; as many or more in ${percent(odds)} of random draws.`));
+    const odds = percent(chanceOfAtLeast(state.grid.row.length, stage.kept.length, shows.length, hits));
+    const note = make("p", "tv-note", `Evidence: ${hits} of ${shows.length} kept, by chance ${(shows.length * share).toFixed(1)} (p ${odds.startsWith("<") ? odds : `= ${odds}`})`);
+    note.title = `p: how often a random selection keeps at least ${hits} of them.`;
+    notes.push(note);
   }
   return notes;
 }

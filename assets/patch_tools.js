@@ -203,7 +203,7 @@ function orderLegend(ordering, hasChooser) {
   const last = lastPlace(ordering.places);
   const now = Math.min(state.settings.replay ?? last, last);
   const colours = [0, 0.25, 0.5, 0.75, 1].map((t) => rgb(orderShare(1 + t * (last - 1), last)));
-  const words = [hasChooser ? "" : ordering.label, now < last ? `hatched: not among the first ${now}` : "hatched: not picked"].filter(Boolean).join(" · ");
+  const words = [hasChooser ? "" : ordering.label, now < last ? "hatched: not yet picked" : "hatched: not picked"].filter(Boolean).join(" · ");
   const scale = scaleStrip("1", String(last), colours);
   if (now < last) {
     const mark = make("span", "tv-strip-mark");

@@ -73,7 +73,7 @@ function fillWhy(lane) {
   const cards = why.charts.map((chart) => chart.root);
   cards.push(...readingCards(lane));
   if (stage.text) cards.unshift(wordsCard(state.payload.words, stage.text));
-  cards.push(factsCard(stage));
+  cards.push(...answerCard(lane), factsCard(stage));
   part("why-body").replaceChildren(...cards);
 }
 

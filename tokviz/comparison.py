@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from . import chance
+from .answers import AnswerWord, answer_words
 from .chance import AgainstRandom, Overlap
 from .errors import BadInput
 from .files import open_file, write_or_refuse
@@ -134,6 +135,14 @@ class Comparison(Record):
         run, asked = self[name], self.request
         evidence = evidence_tokens(self.grid, asked.evidence, asked.evidence_frames)
         return chance.against_random(run.key, self.grid, self._selected(run), evidence, radius=radius)
+
+    def answer_words(self, name: str | int) -> list[AnswerWord]:
+        """Return the words of a run's answer: how likely each was, and which the unpruned answer has, too.
+
+        Raises:
+            KeyError: If there is no such run.
+        """
+        return answer_words(self[name], self.runs[0])
 
     def _selected(self, run: Run) -> list[int]:
         """Return the tokens left by the run's last stage that left any. Raises BadInput for a run that failed."""

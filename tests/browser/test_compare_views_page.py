@@ -10,6 +10,8 @@ from synthetic_rich import rich_comparison
 from test_views_page import geometry
 from view_alone import document
 
+from tokviz.records import AnswerToken
+
 pytestmark = pytest.mark.browser
 
 PIXELS = """i => { const c = document.querySelectorAll('.tv-canvas')[i];
@@ -88,12 +90,12 @@ def test_a_lane_beside_random_selections_as_the_library_tells_it(plain):
     view(plain, "vs random")
     for lane, key in ((FASTERVLM, "fastervlm"), (APET, "apet")):
         found = comparison().against_random(key)
-        assert f"Clumping {found.clumping:.1f}:" in notes(plain, lane)
-        told = f"{found.evidence_kept} of {found.evidence} kept, by chance {found.evidence_expected:.1f};"
+        assert f"Clumping {found.clumping:.1f} (random: 1)" in notes(plain, lane)
+        told = f"{found.evidence_kept} of {found.evidence} kept, by chance {found.evidence_expected:.1f} (p "
         assert told in notes(plain, lane)
     before = plain.evaluate(PIXELS, APET)
     plain.get_by_label("neighbourhood").select_option(label="11 × 11 patches")
-    assert f"Clumping {comparison().against_random('apet', radius=5).clumping:.1f}:" in notes(plain, APET)
+    assert f"Clumping {comparison().against_random('apet', radius=5).clumping:.1f} " in notes(plain, APET)
     assert plain.evaluate(PIXELS, APET) != before
     plain.get_by_label("neighbourhood").select_option(label="5 × 5 patches")
 
@@ -123,7 +125,7 @@ def test_the_order_is_replayed_pick_by_pick(plain):
     whole = plain.evaluate(PIXELS, FASTERVLM)
     slider.evaluate(SET, 10)
     assert told.inner_text() == "10 of 256 picks" and slider.get_attribute("aria-valuetext") == "10 of 256 picks"
-    assert "not among the first 10" in notes(plain, TODRE) and "not among" not in notes(plain, APET)  # it picks ten
+    assert "not yet picked" in notes(plain, TODRE) and "not yet" not in notes(plain, APET)  # it picks ten
     ten = plain.evaluate(PIXELS, FASTERVLM)
     slider.focus()
     plain.keyboard.press("ArrowRight")
@@ -189,3 +191,37 @@ def test_the_numbers_behind_an_image_are_sorted_and_copied(plain):
     assert all(float(row["vs random, sd"]) == pytest.approx(beside[int(row["token"])], abs=1e-9) for row in rows)
     assert all(row["fate"].startswith("kept") for row in rows)
     plain.get_by_label("kept only").uncheck()
+
+
+def told_words():
+    """The lanes say a sentence each; the first pruned one changes a word, with a doubtful one beside it."""
+    whole, full = comparison(), "The triangle left of the sign is cyan, I think."
+    tokens = [("The", -0.1), (" triangle", -0.2), (" left", -0.1), (" of", 0.0), (" the", 0.0), (" sign", -0.1)]
+    tokens += [(" is", 0.0), (" gr", -0.5), ("een", -0.5), (".", -0.25), ("</s>", 0.0)]
+    said = [AnswerToken(id=i, text=text, logprob=logprob) for i, (text, logprob) in enumerate(tokens)]
+    runs = [run.model_copy(update={"answer": full}) for run in whole.runs]
+    runs[1] = runs[1].model_copy(update={"answer": "The triangle left of the sign is green.", "answer_tokens": said})
+    return whole.model_copy(update={"runs": runs})
+
+
+def test_changed_words_are_marked_and_tell_how_likely_they_were(browser):
+    page, errors = opened(browser, told_words())
+    answers = page.locator(".tv-answer")
+    assert answers.nth(1).inner_text() == "The triangle left of the sign is green."
+    assert answers.nth(1).locator(".tv-said-new").all_inner_texts() == ["green."]
+    assert answers.nth(1).locator(".tv-said-unsure").all_inner_texts() == ["green."]
+    assert answers.nth(0).locator(".tv-said-new").count() == answers.nth(2).locator(".tv-said-new").count() == 0
+    height = page.evaluate("document.documentElement.scrollHeight")
+    answers.nth(1).locator(".tv-said-new").hover()
+    tip = page.locator(".tv-tip")
+    assert tip.inner_text() == "probability 28.7% · −1.25 nats · without pruning: “cyan, I think.”"
+    assert page.evaluate("document.documentElement.scrollHeight") == height
+    page.mouse.move(1, 1)
+    assert tip.is_hidden()
+    page.get_by_label("Why FasterVLM kept these tokens").click()
+    card = page.locator(".tv-answer-card")
+    card.locator("summary").click()
+    card.locator("table").wait_for()
+    assert card.locator("tr").nth(8).locator("td").all_inner_texts() == ["green.", "28.7%", "-1.25", "cyan, I think."]
+    page.close()
+    assert errors == []

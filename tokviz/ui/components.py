@@ -28,6 +28,7 @@ _VIEW_SCRIPTS = (
     "patch_chance.js",
     "patch_draw.js",
     "patch_groups.js",
+    "answer_words.js",
     "patch_lane.js",
     "patch_tools.js",
     "patch_sides.js",

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ..answers import answer_words
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
@@ -41,6 +42,8 @@ MAX_CHART_POINTS = 20_000
 MAX_TOKENS = 100_000
 """More visual tokens than any model makes of the largest image; a browser cannot draw many more."""
 MAX_WORDS = 20_000
+MAX_ANSWER = 20_000
+"""Characters of an answer whose words are told one by one; longer ones were not written by a model."""
 MAX_SECONDS = 1e6
 LARGEST = 1e300
 """Beyond it the distance of two numbers may not be finite, and nothing can be drawn to scale."""
@@ -142,6 +145,7 @@ def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str
         **_head(run.key, run.label, run.variant, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
+        "said": _said(comparison, run),
         "verdict": None if judged is None else {"kind": judged.tone, "sign": judged.sign, "text": judged.text},
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
         "stages": _stages(run, comparison.grid),
@@ -158,6 +162,7 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
         **_head(asked.key, f"{label} ({asked.variant})" if asked.variant else label, asked.variant, family),
         "status": "running" if index == live.running else "waiting",
         "answer": live.answers.get(index, ""),
+        "said": [],
         "verdict": None,
         "numbers": [],
         "stages": [],
@@ -165,6 +170,16 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
         "serving": [],
         "error": None,
     }
+
+
+def _said(comparison: Comparison, run: Run) -> list[list[Any]]:
+    """The answer's words: white space before, word, log-probability, whether it differs, what it stands instead of."""
+    if run.error is not None or len(run.answer) > MAX_ANSWER:
+        return []
+    unpruned = comparison.runs[0]
+    judged = run is not unpruned and unpruned.error is None
+    words = answer_words(run, unpruned if judged else run)
+    return [[word.before, word.text, _short(word.logprob), not word.same, word.instead_of] for word in words]
 
 
 def _serving(flag: ServingFlag) -> dict[str, str]:
