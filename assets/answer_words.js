@@ -7,7 +7,7 @@ const UNSURE = 0.5; // words less likely than this are underlined
 function sayWords(node, said) {
   node.replaceChildren(...said.flatMap(([before, text, logprob, differs, instead]) => {
     const word = make("span", "tv-said", text);
-    word.classList.toggle("tv-said-new", differs);
+    word.classList.toggle("tv-said-new", differs && said.length > 1); // of one word, the verdict says it
     word.classList.toggle("tv-said-gone", Boolean(instead) && !differs);
     word.classList.toggle("tv-said-unsure", logprob !== null && Math.exp(logprob) < UNSURE);
     word.addEventListener("pointerenter", () => tip(word, likelihood(logprob, differs, instead)));

@@ -111,8 +111,24 @@ function wireSettings() {
   onChange("clusters", "input", "input", ({ value, max }) => { state.settings.largest = value === max ? Infinity : Number(value); });
   onChange("chance", "select", "change", ({ value }) => { state.settings.reach = Number(value); });
   const [a, b] = setting("ab").querySelectorAll("select");
-  a.addEventListener("change", () => { state.settings.a = a.value; redrawWithTools(); });
-  b.addEventListener("change", () => { state.settings.b = b.value; redrawWithTools(); });
+  for (const [select, name] of [[a, "a"], [b, "b"]]) {
+    select.addEventListener("change", () => {
+      state.settings[name] = select.value;
+      redrawWithTools();
+      speakSides();
+    });
+  }
   setting("order").querySelector("input").addEventListener("input", ({ target }) => { replay(false); showPick(Number(target.value)); });
   setting("order").querySelector("button").addEventListener("click", () => replay(replaying.timer === null));
+}
+
+// For who cannot see the bars under the lanes.
+function speakSides() {
+  const a = keptFlags(laneA());
+  const compared = state.lanes.filter((lane) => a && lane !== laneA() && takesPart(lane) && keptFlags(lane));
+  const words = compared.map((lane) => {
+    const { iou, both } = overlapOf(a, keptFlags(lane));
+    return `${lane.data.label}: ${both} in both${iou === null ? "" : `, IoU ${iou.toFixed(2)}`}`;
+  });
+  part("live").textContent = `A is ${laneA().data.label}. ${words.join(". ")}.`;
 }

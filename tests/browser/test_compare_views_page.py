@@ -76,6 +76,8 @@ def test_any_two_lanes_are_compared_as_the_library_does(plain):
     assert "A: what the other lanes are compared with" in notes(plain, FASTERVLM)
     plain.get_by_label("Lane B").select_option(label="ApET")
     assert notes(plain, TODRE) == "Not compared." and "IoU" in notes(plain, APET)
+    iou = comparison().overlap("fastervlm", "apet").iou
+    assert plain.locator(".tv-live").inner_text() == f"A is FasterVLM. ApET: 22 in both, IoU {iou:.2f}."
     shared = comparison().overlap("fastervlm", "apet").both[0]
     row, column = divmod(shared, 24)
     box = plain.locator(".tv-image").nth(APET).bounding_box()
