@@ -323,7 +323,7 @@ function around([x0, y0, x1, y1], share, least) {
   return [x0 - dx, y0 - dy, x1 + dx, y1 + dy];
 }
 
-// marks: {hover, pin}; links are drawn in the cluster view from a kept patch to all that it absorbed.
+// marks: {hover, pin}; the view of groups links a kept patch to all that it absorbed, the one of kept tokens the evidence.
 function drawMarks(svg, scene, marks) {
   const [width, height] = scene.payload.size;
   const { grid, evidence } = scene.payload;
@@ -332,9 +332,9 @@ function drawMarks(svg, scene, marks) {
   const pixel = width / Math.max(svg.clientWidth, 1);
   evidence.map((box) => around(box, 0, 2 * pixel)).forEach((box) => nodes.push(svgBox(box, "tv-evidence-casing"), svgBox(box, "tv-evidence")));
   const shown = marks.hover >= 0 ? marks.hover : marks.pin;
-  if (scene.view === "clusters" && scene.stage && scene.stage.carriers) {
+  if (["kept", "clusters"].includes(scene.view) && scene.stage && scene.stage.carriers) {
     nodes.push(...absorbedLinks(scene, pixel));
-    if (shown >= 0) nodes.push(...groupMarks(scene, shown, pixel));
+    if (shown >= 0 && scene.view === "clusters") nodes.push(...groupMarks(scene, shown, pixel));
   }
   for (const [token, className] of [[marks.pin, "tv-pin"], [marks.hover, "tv-hover"]]) {
     const box = token >= 0 ? boxOf(grid, token) : null;

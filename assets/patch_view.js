@@ -108,7 +108,7 @@ function legendEntries(view, stages) {
   }
   if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only coarsely, from the whole image"]);
   if (state.payload.grid.stacked && (view === "score" || view === "dropped")) entries.push(["group", "where levels overlap, the higher is shown"]);
-  if (view === "clusters" && stages.some((stage) => stage.merges)) entries.push(...(state.grid.shows.length ? [["absorbed", "evidence absorbed"]] : []));
+  if ((view === "clusters" || view === "kept") && stages.some((stage) => stage.merges)) entries.push(...(state.grid.shows.length ? [["absorbed", "evidence absorbed"]] : []));
   if (state.plain.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
   return entries;

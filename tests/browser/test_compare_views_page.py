@@ -145,7 +145,10 @@ def test_the_pointed_group_stands_out_among_many(rich):
     view(rich, "Clusters")
     slider = rich.locator(".tv-setting[data-view=clusters] input")
     assert "Evidence: 0 kept, 3 absorbed by 2 kept tokens, 0 lost." in notes(rich, MERGES)
-    assert rich.locator(".tv-marks").nth(MERGES).locator(".tv-absorbed").count() == 3
+    for shown in ("Kept", "Clusters"):
+        view(rich, shown)
+        assert rich.locator(".tv-marks").nth(MERGES).locator(".tv-absorbed").count() == 3
+        assert "evidence absorbed" in rich.locator(".tv-legend").first.inner_text()
     twelve = rich.evaluate(PIXELS, MERGES)
     slider.evaluate(SET, 1)
     assert rich.locator(".tv-setting[data-view=clusters] .tv-told").inner_text().startswith("1 of ")
