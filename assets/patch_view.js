@@ -9,7 +9,7 @@ const part = (name) => {
 const state = {
   payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, dropped: 0.8, ab: 0.7, chance: 0.86 },
   hover: -1, pin: -1, lanes: [], image: null, imageUrl: null, spoken: 0, grid: null, level: null, plain: null,
-  sheets: new Map(), pointed: null, settings: defaultSettings(), colours: null,
+  sheets: new Map(), pointed: null, settings: defaultSettings(), colours: null, later: 0,
 };
 
 function scene(lane) {
@@ -23,14 +23,25 @@ function scene(lane) {
   };
 }
 
+function drawLane(lane) {
+  const drawn = scene(lane);
+  paint(lane.canvas, drawn);
+  drawMarks(lane.svg, drawn, state);
+}
+
+function inSight(node) {
+  const { top, bottom } = node.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}
+
+// What is out of sight is drawn behind what is seen: with many lanes, most are.
 function redraw() {
   if (!state.payload) return;
   state.colours = palette(part("root"));
-  for (const lane of state.lanes) {
-    const drawn = scene(lane);
-    paint(lane.canvas, drawn);
-    drawMarks(lane.svg, drawn, state);
-  }
+  clearTimeout(state.later);
+  const later = state.lanes.filter((lane) => !inSight(lane.canvas));
+  state.lanes.filter((lane) => !later.includes(lane)).forEach(drawLane);
+  if (later.length) state.later = setTimeout(() => later.forEach(drawLane));
   drawFilm();
   showReadouts();
 }
