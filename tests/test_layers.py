@@ -31,6 +31,7 @@ LAZY_UPWARDS = {
     ("tokviz.comparison", "tokviz.viz.figures"): "a comparison draws itself",
     ("tokviz.horizon", "tokviz.viz.horizon"): "a horizon makes its own table and draws itself",
     ("tokviz.comparison", "tokviz.runs.metrics"): "a comparison compares its runs by what is measured on them",
+    ("tokviz.attention", "tokviz.viz.inside"): "a look inside makes its own table and draws itself",
     ("tokviz.comparison", "tokviz.viz.notebook"): "a comparison shows itself in a notebook",
 }
 """Imports inside functions that go up, with the reason."""

@@ -40,6 +40,7 @@ def test_the_shell_commands_that_are_shown_exist(capsys):
     commands = {
         "compare",
         "horizon",
+        "inside",
         "methods",
         "models",
         "serve",

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import Inputs, inputs_for, list_models, prune
+    from .attention import Inside, InsideLayer, InsideToken, TowerLayer
     from .comparison import Comparison
     from .errors import BadInput, Unsupported
     from .horizon import HorizonLayer, InformationHorizon
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .runs.compare import Event, compare, compare_events
     from .runs.examples import Example, load_examples
     from .runs.horizon import information_horizon
+    from .runs.inside import inside
     from .types import (
         CLIP_RELEVANCE,
         CLS_ATTENTION,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
         OBJECT_ATTENTION,
         PIXELS,
         PREVIOUS_FEATURES,
+        PROMPT_FEATURES,
         QUESTION_FEATURES,
         RECEIVED_ATTENTION,
         ROTARY_MEANS,
@@ -81,17 +84,19 @@ _NAMES = {
     "pruners.define": "keep_highest pruner",
     "pruners.ops": "evenly_spaced merge_into_nearest",
     "pruners.per_view": "equal_shares rows_by_view",
+    "attention": "Inside InsideLayer InsideToken TowerLayer",
     "comparison": "Comparison",
     "horizon": "HorizonLayer InformationHorizon",
     "runs.horizon": "information_horizon",
+    "runs.inside": "inside",
     "records": "Chart Reading Run TextScores TokenMap",
     "runs.compare": "Event compare compare_events",
     "runs.examples": "Example load_examples",
     "types": "Budget Diagnostics Need PlanningInfo Schedule Selection Signals Stage CLIP_RELEVANCE CLS_ATTENTION "
     "CLS_ATTENTION_LAST_LAYER CLS_FEATURE CLS_FULL_WIDTH_LAST_LAYER CLS_LOGITS_LAST_LAYER DEEP_ATTENTION "
     "ENCODER_FEATURES EVIDENCE FULL_KEYS_LAST_LAYER HEAD_ROWS KEY_NORMS LAST_ROW LAST_ROW_OF_NEXT_LAYER "
-    "LLM_INPUT NORMED_FEATURES OBJECT_ATTENTION PIXELS PREVIOUS_FEATURES QUESTION_FEATURES RECEIVED_ATTENTION "
-    "ROTARY_MEANS ROTARY_SIMILARITY SEQUENCE_INDEX SHALLOW_ATTENTION TEXT_FEATURES TEXT_ROWS VALUES",
+    "LLM_INPUT NORMED_FEATURES OBJECT_ATTENTION PIXELS PREVIOUS_FEATURES PROMPT_FEATURES QUESTION_FEATURES "
+    "RECEIVED_ATTENTION ROTARY_MEANS ROTARY_SIMILARITY SEQUENCE_INDEX SHALLOW_ATTENTION TEXT_FEATURES TEXT_ROWS VALUES",
 }
 _WHERE = {name: (module, name) for module, names in _NAMES.items() for name in names.split()}
 _WHERE["KEYS"] = "types", "ENCODER_KEYS"
@@ -116,6 +121,7 @@ __all__ = [
     "OBJECT_ATTENTION",
     "PIXELS",
     "PREVIOUS_FEATURES",
+    "PROMPT_FEATURES",
     "QUESTION_FEATURES",
     "RECEIVED_ATTENTION",
     "ROTARY_MEANS",
@@ -135,6 +141,9 @@ __all__ = [
     "HorizonLayer",
     "InformationHorizon",
     "Inputs",
+    "Inside",
+    "InsideLayer",
+    "InsideToken",
     "Need",
     "Paper",
     "Param",
@@ -148,6 +157,7 @@ __all__ = [
     "Stage",
     "TextScores",
     "TokenMap",
+    "TowerLayer",
     "Unsupported",
     "VisionLanguageModel",
     "VisionLayer",
@@ -159,6 +169,7 @@ __all__ = [
     "evenly_spaced",
     "information_horizon",
     "inputs_for",
+    "inside",
     "keep_highest",
     "list_models",
     "load",

@@ -20,7 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from scenes import COLORS, SHAPES, SIGN_WORDS, SIZES
+from scenes import COLORS, PLACES, SHAPES, SIGN_WORDS, SIZES
+from scenes.wide import MAX_WIDE_COUNT, PHRASINGS, RESERVED, REWRITES, words_of
+from scenes.wide.phrasings import GENERIC_NOUNS, RELATION_PHRASES, SIZE_WORDS, plural_of
 
 IMAGE_SIZE = 336
 PATCH = 14
@@ -28,6 +30,7 @@ GRID = IMAGE_SIZE // PATCH
 VISION_WIDTH = 192
 TEXT_WIDTH = 160
 VOCABULARY_ROWS = 128
+WIDE_VOCABULARY_ROWS = 192
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PAD, BOS, EOS, UNKNOWN, IMAGE = range(5)
 _PLAIN_WORDS = (
@@ -50,6 +53,23 @@ def vocabulary() -> dict[str, int]:
     digits = [str(n) for n in range(20)]
     # New words go to the end: the token ids of older weights stay true.
     words = [*SPECIAL, *_PLAIN_WORDS, *COLORS, *SHAPES, *plurals, *SIZES, *SIGN_WORDS, *digits, "digit", "handwritten"]
+    return {word: i for i, word in enumerate(dict.fromkeys(words))}
+
+
+def wide_vocabulary() -> dict[str, int]:
+    """Every word of the wide world's questions and answers and its token id; no other word has one.
+
+    The reserved words stand for unknown ones in training, as "<unk>" does.
+    """
+    templates = [word for template in PHRASINGS for word in words_of(template) if not word.startswith("{")]
+    nouns = [*GENERIC_NOUNS, *SHAPES]
+    phrases = [*(p for all_of in RELATION_PHRASES.values() for p in all_of), *(p for row in PLACES for p in row)]
+    words = [
+        *SPECIAL, "user", "assistant", "yes", "no", "none", *(str(n) for n in range(MAX_WIDE_COUNT + 1)), *RESERVED,
+        "a", "an", "the", *COLORS, *nouns, *(plural_of(noun) for noun in nouns),
+        *(word for words in SIZE_WORDS.values() for word in words), *(w for phrase in phrases for w in phrase.split()),
+        *SIGN_WORDS, *templates,
+    ]  # fmt: skip
     return {word: i for i, word in enumerate(dict.fromkeys(words))}
 
 
@@ -107,10 +127,18 @@ def build_model(seed: int = 0) -> LlavaForConditionalGeneration:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word; case and punctuation do not matter."""
-    core = Tokenizer(models.WordLevel(vocabulary(), unk_token="<unk>"))
-    core.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"[?.!,;:\"'()\[\]]"), " ")]
-    )
+    return _word_tokenizer(vocabulary(), [])
+
+
+def build_wide_tokenizer() -> PreTrainedTokenizerFast:
+    """The same for the wide vocabulary; contractions become their words, and "colour" becomes "color"."""
+    return _word_tokenizer(wide_vocabulary(), [normalizers.Replace(Regex(old), new) for old, new in REWRITES])
+
+
+def _word_tokenizer(words: dict[str, int], rewrites: list[normalizers.Normalizer]) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    punctuation = normalizers.Replace(Regex(r"[?.!,;:\"'()\[\]]"), " ")
+    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *rewrites, punctuation])
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
     core.decoder = decoders.Sequence([decoders.Fuse()])

@@ -99,7 +99,7 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
     middle = share + Z**2 / (2 * asked)
     half = Z * math.sqrt(share * (1 - share) / asked + Z**2 / (4 * asked**2))
     low, high = (middle - half) / (1 + Z**2 / asked), (middle + half) / (1 + Z**2 / asked)
-    return round(low, 4), round(high, 4)
+    return round(max(0.0, low), 4), round(min(1.0, high), 4)
 
 
 def share(rows: Sequence[Answered], condition: str = "full") -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _attention(lm, layer, state):
     logits = query @ key.transpose(1, 2) * attention.head_dim**-0.5
     logits = logits + state["weight"].log().to(logits.dtype)  # of a merged token: of all that it carries
     allowed = torch.ones(length, length, dtype=torch.bool).tril() & state["key"]
-    for site, columns in state["cut"]:
+    for site, columns in state.get("cut", ()):
         if state["layer"] < site:
             allowed[state["n_prompt"] :, columns] = False
     allowed |= torch.eye(length, dtype=torch.bool)  # a dropped token looks at itself; nobody looks at it

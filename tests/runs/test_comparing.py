@@ -80,7 +80,11 @@ def test_counts_per_layer_are_what_the_cache_holds(vlm, comparison):
     n_text = full.cost.kv_cache_bytes // per_token // text.num_hidden_layers - n_prompt
     assert n_text > 5
     for run in ran(comparison):
-        assert run.cost.kv_cache_bytes == per_token * sum(n_text + n for n in run.tokens_per_layer), run.method
+        held = run.tokens_per_layer
+        if run.method == "ivcprune":  # what it drops leaves the layers before, too
+            assert held[0] > held[-1]
+            held = [held[-1]] * len(held)
+        assert run.cost.kv_cache_bytes == per_token * sum(n_text + n for n in held), run.method
 
 
 def test_added_tokens_are_billed(vlm, scene_image, budget):

@@ -4,6 +4,7 @@ Two ways, the same bits: ``encode`` once and ``shorten`` per method (no hooks; s
 around an unchanged ``model.generate`` (every stage). They combine: ``running_on(model, family, short, stages, ...)``.
 """
 
+from .attention_watch import AttentionWatch, watching
 from .cache import kv_cache_bytes
 from .context import Pruned, prune, running_on
 from .forced import ForcedAnswer
@@ -11,10 +12,12 @@ from .generate import Answer, answer
 from .prompt import Prompt, encode, shorten
 from .signals import Geometry
 from .stages import Select, StageEvent, Stopwatch, selector
+from .tower_layers import TowerAttention, tower_attention
 from .vision import VisionSignals
 
 __all__ = [
     "Answer",
+    "AttentionWatch",
     "ForcedAnswer",
     "Geometry",
     "Prompt",
@@ -22,6 +25,7 @@ __all__ = [
     "Select",
     "StageEvent",
     "Stopwatch",
+    "TowerAttention",
     "VisionSignals",
     "answer",
     "encode",
@@ -30,4 +34,6 @@ __all__ = [
     "running_on",
     "selector",
     "shorten",
+    "tower_attention",
+    "watching",
 ]

@@ -273,16 +273,21 @@ def attention_rows(query: Tensor, key: Tensor, scaling: float, mask: Tensor) -> 
 
 
 def received_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """``received_exactly`` as methods get it, in float32."""
+    return received_exactly(query, key, scaling).float()
+
+
+def received_exactly(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """What each token receives from all of them where everyone sees everyone: mean over queries and heads.
 
     In slices of queries, so that no whole map is ever there (``methods.md`` 17).
-    Shape: query ``(H, n, d)``, key ``(H_kv, n, d)`` -> ``(n,)`` float32, adding up to 1.
+    Shape: query ``(H, n, d)``, key ``(H_kv, n, d)`` -> ``(n,)``, at least float32, adding up to 1.
     """
     heads, n, _ = query.shape
     total = torch.zeros(n, dtype=torch.promote_types(query.dtype, torch.float32), device=query.device)
     for part in query.split(max(1, _LOGITS_AT_ONCE // (heads * n)), dim=1):
         total += attention_logits(part, key, scaling).softmax(dim=-1).sum(dim=(0, 1))
-    return (total / (heads * n)).float()
+    return total / (heads * n)
 
 
 def _cls_probabilities(query: Tensor, key: Tensor, scaling: float) -> Tensor:

@@ -19,6 +19,7 @@ from .checks import check_hooks, check_kernel, check_model, check_stages
 from .hooks import HookPruner
 from .prefill import PromptHints
 from .prompt import Prompt, encode, merged_prompt
+from .sequence import Rows
 from .signals import Geometry
 from .stages import Chooser, Select, StageEvent, selector
 
@@ -57,6 +58,11 @@ class Pruned:
     def kept(self) -> list[Tensor]:
         """Per row of the last prefill, the original indices of the visual tokens that are left. Shape: ``(K,)``."""
         return [alive.sort().values.cpu() for alive in self._pruner.reader.alive]
+
+    @property
+    def rows(self) -> Rows | None:
+        """While this thread prefills: the sequence as the layer at hand gets it. None elsewhere."""
+        return self._pruner.current_rows
 
     @property
     def cache(self) -> Any:

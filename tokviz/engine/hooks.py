@@ -28,7 +28,7 @@ from .cache import CacheState, attach, cached_tokens, state_of
 from .capture import after_forward, before_forward, can_tap, here, tapped
 from .checks import check_cache, check_call
 from .prefill import Decode, Prefill, PromptHints, PromptReader, View, causal_mask
-from .sequence import State, gather, rotary_axes
+from .sequence import Rows, State, gather, rotary_axes
 from .signals import Entered, LayerSignals, Moment
 from .stages import Chooser
 from .vision import VISION_KINDS, captured
@@ -121,6 +121,12 @@ class HookPruner:
     @property
     def _forward(self) -> Prefill | Decode | None:
         return getattr(self._local, "forward", None)
+
+    @property
+    def current_rows(self) -> Rows | None:
+        """The sequence of this thread's prefill after the stages that ran so far, None outside a prefill."""
+        forward = self._forward
+        return forward.rows if isinstance(forward, Prefill) else None
 
     # -- the model's and the language model's door ---------------------------------------------------------------------
 

@@ -393,6 +393,13 @@ def _recomputed_heads(layer: Any, hidden: Tensor, rotary: Rotary, at: Tensor) ->
     return query[0], key[0]
 
 
+def rotated_queries(attention: Any, hidden: Tensor, rotary: Rotary) -> Tensor:
+    """Queries of an LLM's attention module from what it was given. Shape: ``(1, L, D)`` -> ``(1, H, L, d)``."""
+    query = _heads(attention, "q", hidden)
+    rotated: Tensor = _rotation_of(attention)(query, query, *rotary)[0]
+    return rotated
+
+
 def _values(layer: Any, entered: Entered, row: int, visual: Tensor, text: Tensor) -> dict[str, Tensor]:
     """Value vectors of the prompt's tokens in a layer, from the states that entered it. Shape: ``(n, H, d)`` each.
 

@@ -323,7 +323,7 @@ class VisionCapture(Capture):
                 for embedding in family.patch_embeddings(model):
                     stack.callback(before_forward(embedding, self._pixel_hook(embedding, layer), active))
 
-    def _watch(self, stack: ExitStack, attention: Any, layer: TowerLayer, kinds: set[str], active: Active) -> None:
+    def _watch(self, stack: ExitStack, attention: Any, layer: str, kinds: set[str], active: Active) -> None:
         def heads(which: Literal["q", "k"], hidden: Tensor) -> Tensor:
             """Queries or keys as the kernel would get them. Shape: ``(P, n, D_v)`` -> ``(P, H, n, d)``."""
             made = getattr(attention, f"{which}_proj")(hidden)
@@ -359,7 +359,7 @@ class VisionCapture(Capture):
 
         return see
 
-    def _keep(self, kind: str, layer: TowerLayer, values: Tensor) -> None:
+    def _keep(self, kind: str, layer: str, values: Tensor) -> None:
         self._local.__dict__.setdefault("pending", {}).setdefault(kind, {})[layer] = values
 
     def see_encoding(self, arguments: Mapping[str, Any]) -> None:

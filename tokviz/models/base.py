@@ -287,6 +287,12 @@ class ModelFamily(ABC):
         Where images and videos have towers of their own, ``media`` says which; else both have the same layer.
         """
 
+    def vision_layers(self, model: Any, media: Media = "image") -> Sequence[nn.Module]:
+        """All layers of the tower that sees this medium, in order: the list that holds the last of ``vision_layer``."""
+        last = self.vision_layer(model, "last", media)
+        lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+        return next((list(found) for found in lists if any(layer is last for layer in found)), [last])
+
     def vision_attention(self, model: Any, layer: TowerLayer, media: Media = "image") -> nn.Module:
         """The attention module of ``vision_layer``."""
         attention: nn.Module = getattr(self.vision_layer(model, layer, media), self.attention_name)

@@ -73,7 +73,7 @@ class InternVL(Llava):
             has_tiles=n_visual // per_view > 1,
         )
 
-    def vision_layers(self, model: Any, media: Media) -> Sequence[nn.Module]:
+    def vision_layers(self, model: Any, media: Media = "image") -> Sequence[nn.Module]:
         """Of the one tower for both."""
         layers: Sequence[nn.Module] = model.base_model.vision_tower.encoder.layer
         return layers

@@ -77,7 +77,7 @@ class Llava(ModelFamily):
             n_vision_layers=passed_layers(stated(config, "vision_feature_layer", least=-n_vision), n_vision),
         )
 
-    def vision_layers(self, model: Any, media: Media) -> Sequence[nn.Module]:
+    def vision_layers(self, model: Any, media: Media = "image") -> Sequence[nn.Module]:
         """The layers of the tower that sees this medium."""
         layers: Sequence[nn.Module] = _tower(model).encoder.layers
         return layers

@@ -45,7 +45,7 @@ class VideoLlava(Llava):
         """As LLaVA, but for the tower, see ``vision_tower``."""
         return replace(super().planned(config), n_vision_layers=None)
 
-    def vision_layers(self, model: Any, media: Media) -> Sequence[nn.Module]:
+    def vision_layers(self, model: Any, media: Media = "image") -> Sequence[nn.Module]:
         """Of the medium's own tower."""
         tower = model.base_model.video_tower if media == "video" else model.base_model.image_tower
         layers: Sequence[nn.Module] = tower.encoder.layers

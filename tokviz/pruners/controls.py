@@ -42,7 +42,7 @@ def select_uniform(signals: Signals, keep: int, params: Params, generator: Gener
     n, device = len(signals.features), signals.features.device
     if params["phase"] == "middle":
         return Selection(kept=evenly_spaced(n, keep, device))
-    drawn = int(torch.randint(2 * n, (1,), generator=generator))
+    drawn = int(torch.randint(2 * n, (1,), generator=generator, device=generator.device))
     return Selection(kept=(torch.arange(keep, device=device) * 2 * n + drawn) // (2 * keep))
 
 

@@ -33,9 +33,11 @@ def image_measures(vlm: VisionLanguageModel, prompt: Prompt) -> ImageMeasures:
     if rank is None:
         n, width = vision.features.shape
         notes.append(_TOO_LARGE.format(n, width))
-    views = _views(vision)
+    views = views_of(vision)
     return ImageMeasures(
-        attention_entropy=None if weights is None else _mean(attention_entropy(weights[rows]) for rows in views),
+        attention_entropy=None
+        if weights is None
+        else mean_of_known(attention_entropy(weights[rows]) for rows in views),
         effective_rank=rank,
         views=len(views),
         notes=notes,
@@ -58,10 +60,10 @@ def mean_effective_rank(vision: VisionSignals, kept: Sequence[int] | None = None
     there = torch.ones(len(vision.features), dtype=torch.bool)
     if kept is not None:
         there = torch.zeros_like(there).index_fill(0, torch.tensor(list(kept), dtype=torch.int64), True)
-    rows = [view[there[view]] for view in _views(vision)]
+    rows = [view[there[view]] for view in views_of(vision)]
     if any(min(len(view), vision.features.shape[1]) > LARGEST for view in rows):
         return None
-    return _mean(effective_rank(vision.features[view.to(vision.features.device)]) for view in rows)
+    return mean_of_known(effective_rank(vision.features[view.to(vision.features.device)]) for view in rows)
 
 
 def effective_rank(features: Tensor) -> float:
@@ -98,7 +100,7 @@ def attention_entropy(weights: Tensor) -> float | None:
     return float(-(shares * shares.log()).sum())
 
 
-def _views(vision: VisionSignals) -> list[Tensor]:
+def views_of(vision: VisionSignals) -> list[Tensor]:
     """The patches of each image, tile or frame, as rows. Shape: ``(n,)`` int64 each, on the CPU."""
     n = len(vision.features)
     patch = torch.ones(n, dtype=torch.bool) if vision.patch is None else vision.patch.cpu()
@@ -106,6 +108,7 @@ def _views(vision: VisionSignals) -> list[Tensor]:
     return [((view == number) & patch).nonzero()[:, 0] for number in view[patch].unique()]
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are not None; None without any."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
