@@ -24,7 +24,8 @@ function hatchPattern(context, colour, spacing, ratio) {
   return context.createPattern(tile, "repeat");
 }
 
-// scene: {payload, image (loaded HTMLImageElement or null), stage, index, view, map, ordering, survival, opacity, colours}
+// scene: {payload, image (loaded HTMLImageElement or null), stage, index, view, map, ordering, survival, opacity, colours,
+// settings (of the views, see view_settings.js), sides (A vs B: N letters), chance (of randomDifference)}
 function paint(canvas, scene) {
   const ratio = window.devicePixelRatio || 1;
   const width = Math.max(Math.round(canvas.clientWidth * ratio), 1);
@@ -39,10 +40,13 @@ function paint(canvas, scene) {
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, width, height);
   if (scene.image) drawPieces(brush, scene);
-  if (scene.stage) {
+  if (scene.view === "ab" && scene.sides) {
+    paintSides(brush, scene);
+  } else if (scene.stage) {
     if (scene.view === "score" && scene.map) paintScore(brush, scene);
     else if (scene.view === "clusters" && scene.stage.carriers) paintClusters(brush, scene);
     else if (scene.view === "order" && scene.ordering) paintOrder(brush, scene);
+    else if (scene.view === "chance" && scene.chance) paintChance(brush, scene);
     else if (scene.view === "dropped" && scene.survival.stages > 1) paintSurvival(brush, scene);
     else paintKept(brush, scene);
   }
@@ -86,14 +90,16 @@ function drawPieces(brush, { image, payload }) {
 function cellPath(brush, tokens) {
   const path = new Path2D();
   for (const token of tokens) {
-    const box = boxOf(brush.grid, token);
-    if (!hasArea(box)) continue;
-    // Whole device pixels: neighbouring cells then share an edge without a seam.
-    const x = Math.round(box[0] * brush.sx);
-    const y = Math.round(box[1] * brush.sy);
-    path.rect(x, y, Math.round(box[2] * brush.sx) - x, Math.round(box[3] * brush.sy) - y);
+    if (hasArea(boxOf(brush.grid, token))) path.rect(...cellOf(brush, token));
   }
   return path;
+}
+
+// Whole device pixels: neighbouring cells then share an edge without a seam.
+function cellOf({ grid, sx, sy }, token) {
+  const box = boxOf(grid, token);
+  const [x, y] = [Math.round(box[0] * sx), Math.round(box[1] * sy)];
+  return [x, y, Math.round(box[2] * sx) - x, Math.round(box[3] * sy) - y];
 }
 
 // Lines along the sides of cells, wherever ``test(token, neighbour)`` asks for one (-1: no neighbour on that side).
@@ -215,19 +221,26 @@ function paintKept(brush, scene) {
   outline(brush, stage.basis.filter((token) => index.kept[token]), colours.basis, 2);
 }
 
+const COLOUR_STEPS = 250;
+
 // One colour per token; tokens without a share are veiled and hatched. shares: N numbers from 0 to 1, or null. Where two
 // levels lie on each other, the higher share is seen.
-function paintHeat(brush, scene, shares, outlined) {
+function paintHeat(brush, scene, shares, outlined, colour = heat) {
   const drawn = tokensWhere(brush, (token) => hasArea(boxOf(brush.grid, token)));
   const missing = drawn.filter((token) => shares[token] === null);
   const known = drawn.filter((token) => shares[token] !== null);
-  if (brush.grid.stacked) known.sort((a, b) => shares[a] - shares[b]);
+  // By steps of colour, from low to high: a colour is set once, not once per token.
+  const steps = new Map();
+  known.forEach((token) => {
+    const step = Math.round(shares[token] * COLOUR_STEPS);
+    if (steps.has(step)) steps.get(step).push(token);
+    else steps.set(step, [token]);
+  });
   if (missing.length) veil(brush, missing, { ...scene, opacity: Math.max(scene.opacity, 0.7) }, known);
   laidOn(brush, scene.opacity, (over) => {
-    for (const token of known) {
-      const [r, g, b] = heat(shares[token]);
-      over.context.fillStyle = `rgb(${r},${g},${b})`;
-      over.context.fill(cellPath(over, [token]));
+    for (const [step, tokens] of [...steps].sort(([one], [other]) => one - other)) {
+      over.context.fillStyle = `rgb(${colour(step / COLOUR_STEPS).join(",")})`;
+      for (const token of tokens) over.context.fillRect(...cellOf(brush, token));
     }
   });
   outline(brush, outlined, "rgba(0,0,0,.6)", 2.5);
@@ -235,19 +248,25 @@ function paintHeat(brush, scene, shares, outlined) {
 }
 
 function paintScore(brush, scene) {
-  const scale = scaleOf(scene.map);
+  const scale = scaleOf(scene.map, scene.settings.scale);
   paintHeat(brush, scene, scene.map.values.map((value) => (value === null ? null : scale.at(value))), scene.stage.kept);
 }
 
-// The first pick is the brightest, as the highest score is.
+// The first pick is the brightest, as the highest score is. While it is replayed, later picks are not there yet.
 function paintOrder(brush, scene) {
   const { places } = scene.ordering;
-  const last = Math.max(...places);
-  const shares = places.map((place) => (place === null ? null : orderShare(place, last)));
-  paintHeat(brush, scene, shares, scene.stage.kept);
-  for (const token of tokensWhere(brush, (t) => places[t] !== null)) {
+  const last = lastPlace(places);
+  const now = Math.min(scene.settings.replay ?? last, last);
+  const shares = places.map((place) => (place === null || place > now ? null : orderShare(place, last)));
+  paintHeat(brush, scene, shares, scene.stage.kept.filter((token) => places[token] === null || places[token] <= now));
+  for (const token of tokensWhere(brush, (t) => shares[t] !== null)) {
     label(brush, token, String(places[token]), shares[token] > 0.62 ? "#000" : "#fff", 17);
   }
+  if (now < last) outline(brush, tokensWhere(brush, (token) => places[token] === now), "#ffd23f", 3);
+}
+
+function lastPlace(places) {
+  return places.reduce((most, place) => Math.max(most, place || 0), 0);
 }
 
 function paintSurvival(brush, scene) {
@@ -269,56 +288,6 @@ function label(brush, token, text, colour, least) {
   const [x, y] = centreOf(brush.grid, token);
   context.fillText(text, x * brush.sx, y * brush.sy + side * 0.03);
   return true;
-}
-
-function paintClusters(brush, scene) {
-  const { index, stage, colours } = scene;
-  const { carriers } = stage;
-  veil(brush, tokensWhere(brush, (token) => carriers[token] < 0), scene, tokensWhere(brush, (token) => carriers[token] >= 0));
-  const { stacked } = brush.grid;
-  laidOn(brush, scene.opacity * 0.9, (over) => {
-    for (const lower of stacked ? [true, false] : [false]) {
-      for (const [absorber, members] of index.groups) {
-        const here = stacked ? members.filter((token) => stacked[token] === lower) : members;
-        over.context.fillStyle = groupColour(index.hues.get(absorber), 1);
-        if (members.length > 1) over.context.fill(cellPath(over, here));
-        else if (stacked && !lower) cutOut(over, here);
-      }
-    }
-  });
-  const grouped = tokensWhere(brush, (token) => carriers[token] >= 0 && index.groups.get(carriers[token]).length > 1);
-  strokeSides(brush, grouped, "rgba(0,0,0,.4)", 1, (token, other) => carriers[token] !== carriers[other]);
-  outline(brush, stage.kept.filter((token) => index.groups.get(token).length === 1), colours.kept, 1.5, 0.55);
-  for (const [absorber, members] of index.groups) {
-    if (members.length > 1) paintTarget(brush, absorber, members.length);
-  }
-}
-
-// The patch that carries a group: a ring, and inside it how many patches the token now stands for.
-function paintTarget(brush, token, size) {
-  const { context, ratio } = brush;
-  const box = boxOf(brush.grid, token);
-  if (!hasArea(box)) return;
-  const [x, y] = centreOf(brush.grid, token);
-  const side = Math.min((box[2] - box[0]) * brush.sx, (box[3] - box[1]) * brush.sy);
-  const numbered = side >= 17 * ratio;
-  const circle = (radius) => {
-    context.beginPath();
-    context.arc(x * brush.sx, y * brush.sy, radius, 0, 2 * Math.PI);
-  };
-  const radius = Math.max(side * (numbered ? 0.42 : 0.3), 2 * ratio);
-  if (numbered) {
-    circle(radius);
-    context.fillStyle = "rgba(0,0,0,.72)";
-    context.fill();
-  }
-  for (const [colour, line] of [["rgba(0,0,0,.75)", 2.4], ["#fff", 1.1]]) {
-    circle(radius);
-    context.strokeStyle = colour;
-    context.lineWidth = line * ratio;
-    context.stroke();
-  }
-  if (numbered) label(brush, token, String(size), "#fff", 17);
 }
 
 // Veil the whole image on a second sheet, cut out what the model saw, lay the sheet on top.
@@ -354,7 +323,7 @@ function around([x0, y0, x1, y1], share, least) {
   return [x0 - dx, y0 - dy, x1 + dx, y1 + dy];
 }
 
-// marks: {hover, pin}; links are drawn in the cluster view from a kept patch to all that it absorbed.
+// marks: {hover, pin}; the view of groups links a kept patch to all that it absorbed, the one of kept tokens the evidence.
 function drawMarks(svg, scene, marks) {
   const [width, height] = scene.payload.size;
   const { grid, evidence } = scene.payload;
@@ -363,15 +332,9 @@ function drawMarks(svg, scene, marks) {
   const pixel = width / Math.max(svg.clientWidth, 1);
   evidence.map((box) => around(box, 0, 2 * pixel)).forEach((box) => nodes.push(svgBox(box, "tv-evidence-casing"), svgBox(box, "tv-evidence")));
   const shown = marks.hover >= 0 ? marks.hover : marks.pin;
-  if (shown >= 0 && scene.view === "clusters" && scene.stage && scene.stage.carriers) {
-    const absorber = scene.stage.carriers[shown];
-    for (const member of scene.index.groups.get(absorber) || []) {
-      // Stages that merge over all levels: only what lies in the level that is drawn has a place here.
-      if (member === absorber || ![member, absorber].every((token) => hasArea(boxOf(grid, token)))) continue;
-      const [x1, y1] = centreOf(grid, absorber);
-      const [x2, y2] = centreOf(grid, member);
-      nodes.push(svgNode("line", { x1, y1, x2, y2 }, "tv-link-casing"), svgNode("line", { x1, y1, x2, y2 }, "tv-link"));
-    }
+  if (["kept", "clusters"].includes(scene.view) && scene.stage && scene.stage.carriers) {
+    nodes.push(...absorbedLinks(scene, pixel));
+    if (shown >= 0 && scene.view === "clusters") nodes.push(...groupMarks(scene, shown, pixel));
   }
   for (const [token, className] of [[marks.pin, "tv-pin"], [marks.hover, "tv-hover"]]) {
     const box = token >= 0 ? boxOf(grid, token) : null;

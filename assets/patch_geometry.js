@@ -135,7 +135,7 @@ function survivalOf(stages, nTokens) {
 }
 
 // The orders of a stage that can be drawn: in which step a token was picked, and where it stands in the sequence behind it.
-function orderingsOf(stage, nTokens) {
+function orderingsOf(stage, nTokens, ranks) {
   const orderings = [];
   if (stage.order && stage.order.some((step) => step >= 0)) {
     orderings.push({ label: "step at which it was picked", places: stage.order.map((step) => (step < 0 ? null : step + 1)) });
@@ -145,7 +145,14 @@ function orderingsOf(stage, nTokens) {
     stage.sequence.forEach((token, i) => { if (token >= 0) places[token] = i + 1; });
     orderings.push({ label: "place in the sequence behind this stage", places });
   }
-  return orderings;
+  return orderings.length || !ranks ? orderings : byRank(stage, ranks);
+}
+
+// A stage that takes the highest scores at once has an order all the same: with a smaller budget, the last would go.
+function byRank(stage, { ranks }) {
+  const { length } = stage.kept;
+  if (!length || !stage.kept.every((token) => ranks[token] !== null && ranks[token] <= length)) return [];
+  return [{ label: "all at once, by rank of the score", places: ranks.map((rank) => (rank !== null && rank <= length ? rank : null)) }];
 }
 
 // Everything about a stage that is looked up per patch while the pointer moves, computed once.
@@ -162,10 +169,12 @@ function indexStage(stage, nTokens) {
       groups.get(absorber).push(token);
     });
   }
+  // By size, the largest first: the number of a group's colour is also its place among the largest.
   const hues = new Map();
-  [...groups.keys()].filter((absorber) => groups.get(absorber).length > 1)
-    .forEach((absorber, i) => hues.set(absorber, i));
-  return { kept, basis, groups, hues, orderings: orderingsOf(stage, nTokens), ranks: stage.scored ? ranksOf(stage.maps[0].values) : null };
+  [...groups].filter(([, members]) => members.length > 1)
+    .sort(([a, one], [b, other]) => other.length - one.length || a - b).forEach(([absorber], i) => hues.set(absorber, i));
+  const ranks = stage.scored ? ranksOf(stage.maps[0].values) : null;
+  return { kept, basis, groups, hues, ranks, orderings: orderingsOf(stage, nTokens, ranks) };
 }
 
 // Rank 1 is the highest score; ties go to the lowest index, as in the pruners.
@@ -181,23 +190,42 @@ function ranksOf(values) {
 // rounding noise near zero, and would take all the contrast. Everything below (and zero) sits at the low end.
 const LOG_DECADES = 3;
 
-function scaleOf(map) {
-  const log = map.scale === "log";
+// scale: "linear", "log" or "rank", or null for the one that the method gave its map. Returns what was used: a log scale
+// needs a value above zero.
+function scaleOf(map, scale = null) {
+  const wanted = scale || map.scale;
+  const used = wanted === "log" && !map.values.some((value) => value > 0) ? "linear" : wanted;
+  const log = used === "log";
   const usable = map.values.filter((value) => value !== null && (!log || value > 0));
   let low = Infinity;
   let high = -Infinity;
   usable.forEach((value) => { low = Math.min(low, value); high = Math.max(high, value); });
-  if (!usable.length) return { low: null, high: null, clipped: false, at: () => 0 };
+  if (!usable.length) return { used, low: null, high: null, clipped: false, at: () => 0 };
+  if (used === "rank") return { used, low, high, clipped: false, at: rankShares(usable) };
   const clipped = log && low < high / 10 ** LOG_DECADES;
   if (clipped) low = high / 10 ** LOG_DECADES;
   const bend = log ? Math.log : (value) => value;
   const span = bend(high) - bend(low);
   return {
+    used,
     low,
     high,
     clipped,
     at: (value) => (log && value <= low ? 0 : span > 0 ? (bend(value) - bend(low)) / span : 0.5),
   };
+}
+
+// The share of the values below a value, equal ones in the middle of their places.
+function rankShares(values) {
+  const sorted = Float64Array.from(values).sort();
+  const first = new Map();
+  const last = new Map();
+  sorted.forEach((value, at) => {
+    if (!first.has(value)) first.set(value, at);
+    last.set(value, at);
+  });
+  const span = sorted.length - 1;
+  return (value) => (span > 0 ? (first.get(value) + last.get(value)) / 2 / span : 0.5);
 }
 
 function orderShare(place, last) {
@@ -222,11 +250,22 @@ const INFERNO = ("000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754
   + "f9cb35 f2ea69 fcffa4").split(" ");
 
 function heat(t) {
-  const place = Math.min(Math.max(t, 0), 1) * (INFERNO.length - 1);
-  const i = Math.min(Math.floor(place), INFERNO.length - 2);
+  return between(INFERNO, Math.min(Math.max(t, 0), 1));
+}
+
+function between(colours, share) {
+  const place = share * (colours.length - 1);
+  const i = Math.min(Math.floor(place), colours.length - 2);
   const part = (hex, k) => parseInt(hex.slice(2 * k, 2 * k + 2), 16);
   return [0, 1, 2].map((k) => Math.round(
-    part(INFERNO[i], k) + (place - i) * (part(INFERNO[i + 1], k) - part(INFERNO[i], k))));
+    part(colours[i], k) + (place - i) * (part(colours[i + 1], k) - part(colours[i], k))));
+}
+
+// Purple to orange over a light grey (ColorBrewer's PuOr), for -1 to 1.
+const DIVERGING = "3b1a5e 5e3c99 8d7fbb b9b0d6 e6e4ec f4f2ef f9dcb5 f3b26a e08214 b35806 6f3504".split(" ");
+
+function diverge(t) {
+  return between(DIVERGING, (Math.min(Math.max(t, -1), 1) + 1) / 2);
 }
 
 // Golden-angle hues keep neighbouring group numbers apart; two lightness steps help where hues are close.

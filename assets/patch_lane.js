@@ -17,8 +17,15 @@ function buildLane(number) {
   root.setAttribute("aria-labelledby", `${label.id} ${variant.id}`);
   const family = make("span", "tv-family");
   const why = make("button", "tv-ask-why", "why?");
-  why.type = "button";
-  head.append(label, family, why, variant);
+  const table = make("button", "tv-ask-why tv-ask-table");
+  const sign = svgNode("svg", { viewBox: "0 0 14 12", "aria-hidden": "true" });
+  sign.append(svgNode("path", { d: "M.5.5h13v11H.5zM.5 4.2h13M.5 7.8h13M5 .5v11" }));
+  table.append(sign);
+  table.title = "table of the patches";
+  why.type = table.type = "button";
+  const asks = make("span", "tv-asks");
+  asks.append(table, why);
+  head.append(label, family, asks, variant);
   const frame = make("div", "tv-frame");
   const bars = buildBars();
   const image = make("div", "tv-image");
@@ -53,7 +60,7 @@ function buildLane(number) {
   const remarks = make("div", "tv-remarks");
   root.append(head, frame, below, outcome, numbers, remarks);
   return {
-    root, label, variant, family, why, image, bars, canvas, svg, unseen, rooms, where, what, parts, answer, verdict, numbers, remarks,
+    root, label, variant, family, why, table, image, bars, canvas, svg, unseen, rooms, where, what, parts, answer, verdict, numbers, remarks,
     stageAt: -1, stageChosen: false, mapAt: 0, orderAt: 0, data: null, indices: [], survival: null,
   };
 }
@@ -69,6 +76,8 @@ function fillLane(lane, data, told, payload, view) {
   lane.filled = (lane.filled || 0) + 1;
   lane.survival = { depth: survivalOf(stages, nTokens), stages: stages.length };
   lane.why.hidden = !stages.length;
+  lane.table.hidden = !stages.length;
+  lane.table.setAttribute("aria-label", `Table of the patches of ${data.label}`);
   lane.why.setAttribute("aria-label", `Why ${data.label} kept these tokens`);
   if (lane.stageAt >= stages.length) lane.stageChosen = false;
   suggestStage(lane, view);
@@ -179,7 +188,8 @@ function fillOutcome(lane, data) {
   lane.answer.className = "tv-answer";
   lane.answer.classList.toggle("tv-long", data.answer.length > 28);
   lane.answer.classList.toggle("tv-quiet", Boolean(waiting || data.error));
-  lane.answer.textContent = data.error || waiting || data.answer || "(empty answer)";
+  if (data.said.some(([, text]) => text)) sayWords(lane.answer, data.said);
+  else lane.answer.textContent = data.error || waiting || data.answer || "(empty answer)";
   lane.verdict.className = "tv-verdict";
   lane.verdict.textContent = "";
   if (data.error) {
@@ -230,7 +240,7 @@ function longestWords(lane, payload) {
   const take = (words) => words.forEach((text, i) => { if (text.length > longest[i].length) longest[i] = text; });
   for (const token of sampled(n, SAMPLED_PATCHES)) {
     if (!stages.length) take(describe({ ...lane, view: "kept" }, payload, token));
-    else take(describe({ ...lane, view: "dropped" }, payload, token));
+    else for (const view of ["dropped", "ab", "chance"]) take(describe({ ...lane, view }, payload, token));
     for (const stageAt of sampled(stages.length, SAMPLED_STAGES)) {
       for (let mapAt = 0; mapAt < Math.max(stages[stageAt].maps.length, 1); mapAt += 1) take(describe({ ...lane, view: "kept", stageAt, mapAt }, payload, token));
     }
@@ -243,9 +253,11 @@ function describe(lane, payload, token) {
   if (token < 0) return ["", ""];
   const where = placeOf(payload, token);
   const stage = lane.data.stages[lane.stageAt];
+  if (lane.view === "ab") return [where, sideWords(lane, token)];
   if (!stage) return [where, lane.data.status === "done" ? "kept: no pruning" : ""];
   if (lane.view === "dropped") return [`${where} · ${droppedAt(lane, token)}`, ""];
   const index = lane.indices[lane.stageAt];
+  if (lane.view === "chance") return [`${where} · ${fate(lane, payload, token)}`, chanceWords(lane, token)];
   const facts = [];
   const map = stage.maps[lane.mapAt];
   if (map && map.values[token] !== null) facts.push(`${map.label} ${shortNumber(map.values[token])}${map.unit ? ` ${map.unit}` : ""}`);

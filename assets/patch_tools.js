@@ -84,6 +84,7 @@ function fillTools(lane, view, redraw) {
     redraw();
   };
   lane.view = view;
+  lane.root.classList.toggle("tv-aside", view === "ab" && !takesPart(lane));
   lane.parts.stage.hidden = view === "dropped";
   fillStageControl(lane.parts.stage, lane, setStage);
   if (view === "score" && stage) fillPick(lane, "map", stage.maps.map((m) => m.label), lane.mapAt, (at) => { lane.mapAt = at; redraw(); });
@@ -130,7 +131,9 @@ function controlsOf(stages, choices) {
 function viewNotes(lane, view, stage, orderings) {
   if (!stage) {
     const idle = { score: "Nothing is scored without pruning.", order: "Nothing is picked without pruning.",
-      clusters: "Nothing is merged without pruning.", dropped: "Every token reaches the last layer." }[view];
+      clusters: "Nothing is merged without pruning.", dropped: "Every token reaches the last layer.",
+      chance: "Everything is kept without pruning." }[view];
+    if (view === "ab") return sidesNotes(lane);
     return idle ? [make("p", "tv-note", idle)] : [];
   }
   const notes = {
@@ -138,8 +141,10 @@ function viewNotes(lane, view, stage, orderings) {
     score: () => (stage.maps[lane.mapAt] ? mapLegend(stage.maps[lane.mapAt], stage.maps.length > 1) : [make("p", "tv-note", "This stage computes no scores.")]),
     order: () => (orderings.length ? orderLegend(orderings[lane.orderAt], orderings.length > 1)
       : [make("p", "tv-note", "This stage selects all at once, in no order.")]),
-    clusters: () => [make("p", "tv-note", groupsNote(lane, stage))],
+    clusters: () => [make("p", "tv-note", groupsNote(lane, stage)), ...evidenceNote(stage)],
     dropped: () => survivalLegend(lane),
+    ab: () => sidesNotes(lane),
+    chance: () => chanceNotes(lane, stage),
   }[view]();
   return [...notes, ...addedNotes(view, stage)];
 }
@@ -167,6 +172,14 @@ function groupsNote(lane, stage) {
   return `${merged} groups${before}, the largest with ${Math.max(0, ...sizes)} patches${alone}.`;
 }
 
+function evidenceNote(stage) {
+  const { shows } = state.grid;
+  if (!shows.length || !stage.carriers || stage.covers) return [];
+  const { kept, absorbed, into, lost } = fatesOf(shows, stage);
+  const carriers = absorbed ? ` by ${into} kept ${into === 1 ? "token" : "tokens"}` : "";
+  return [make("p", "tv-note", `Evidence: ${kept} kept, ${absorbed} absorbed${carriers}, ${lost} lost.`)];
+}
+
 function scaleStrip(low, high, colours) {
   const bar = make("div", "tv-scale");
   const strip = make("span", "tv-strip");
@@ -178,17 +191,26 @@ function scaleStrip(low, high, colours) {
 const INFERNO_HEX = INFERNO.map((hex) => `#${hex}`);
 
 function mapLegend(map, hasChooser) {
-  const { low, high, clipped } = scaleOf(map);
-  const words = [hasChooser ? "" : map.label, map.unit, map.scale === "log" ? "log scale" : "", map.direction];
+  const { used, low, high, clipped } = scaleOf(map, state.settings.scale);
+  const refused = state.settings.scale === "log" && used !== "log" ? "no value above 0: linear scale" : "";
+  const scale = { log: "log scale", rank: "by rank" }[used] || refused;
+  const words = [hasChooser ? "" : map.label, map.unit, scale, map.direction];
   return [scaleStrip((clipped ? "≤ " : "") + shortNumber(low), shortNumber(high), INFERNO_HEX),
     make("p", "tv-note", words.filter(Boolean).join(" · "))];
 }
 
 function orderLegend(ordering, hasChooser) {
-  const last = Math.max(...ordering.places);
+  const last = lastPlace(ordering.places);
+  const now = Math.min(state.settings.replay ?? last, last);
   const colours = [0, 0.25, 0.5, 0.75, 1].map((t) => rgb(orderShare(1 + t * (last - 1), last)));
-  const words = [hasChooser ? "" : ordering.label, "hatched: not picked"].filter(Boolean).join(" · ");
-  return [scaleStrip("1", String(last), colours), make("p", "tv-note", words)];
+  const words = [hasChooser ? "" : ordering.label, now < last ? "hatched: not yet picked" : "hatched: not picked"].filter(Boolean).join(" · ");
+  const scale = scaleStrip("1", String(last), colours);
+  if (now < last) {
+    const mark = make("span", "tv-strip-mark");
+    mark.style.left = `${(100 * Math.max(now - 1, 0)) / Math.max(last - 1, 1)}%`;
+    scale.querySelector(".tv-strip").append(mark);
+  }
+  return [scale, make("p", "tv-note", words)];
 }
 
 function rgb(share) {

@@ -1,11 +1,15 @@
 // The component: reads props.value (the payload of tokviz/ui/payload.py), builds lanes, answers pointer and keys.
 // Everything here is instant and stays in the browser; every text of the payload reaches the page as text content.
 
-const part = (name) => element.querySelector(`.tv-${name}`);
+const found = new Map();
+const part = (name) => {
+  if (!found.get(name)?.isConnected) found.set(name, element.querySelector(`.tv-${name}`));
+  return found.get(name);
+};
 const state = {
-  payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, dropped: 0.8 },
+  payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, dropped: 0.8, ab: 0.7, chance: 0.86 },
   hover: -1, pin: -1, lanes: [], image: null, imageUrl: null, spoken: 0, grid: null, level: null, plain: null,
-  sheets: new Map(), pointed: null,
+  sheets: new Map(), pointed: null, settings: defaultSettings(), colours: null, later: 0,
 };
 
 function scene(lane) {
@@ -14,17 +18,30 @@ function scene(lane) {
   return {
     payload: state.payload, image: shownImage(), view: state.view, opacity: state.opacity[state.view], stage, index,
     map: stage ? stage.maps[lane.mapAt] : null, ordering: index ? index.orderings[lane.orderAt] : null,
-    survival: lane.survival, colours: palette(part("root")),
+    survival: lane.survival, colours: state.colours, settings: state.settings,
+    sides: state.view === "ab" ? sidesOf(lane) : null, chance: state.view === "chance" && stage ? chanceOf(lane) : null,
   };
 }
 
+function drawLane(lane) {
+  const drawn = scene(lane);
+  paint(lane.canvas, drawn);
+  drawMarks(lane.svg, drawn, state);
+}
+
+function inSight(node) {
+  const { top, bottom } = node.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}
+
+// What is out of sight is drawn behind what is seen: with many lanes, most are.
 function redraw() {
   if (!state.payload) return;
-  for (const lane of state.lanes) {
-    const drawn = scene(lane);
-    paint(lane.canvas, drawn);
-    drawMarks(lane.svg, drawn, state);
-  }
+  state.colours = palette(part("root"));
+  clearTimeout(state.later);
+  const later = state.lanes.filter((lane) => !inSight(lane.canvas));
+  state.lanes.filter((lane) => !later.includes(lane)).forEach(drawLane);
+  if (later.length) state.later = setTimeout(() => later.forEach(drawLane));
   drawFilm();
   showReadouts();
 }
@@ -38,8 +55,10 @@ function shownImage() {
 
 function redrawWithTools() {
   state.lanes.forEach((lane) => fillTools(lane, state.view, redrawWithTools));
+  fillSettings();
   drawLegend();
   drawWhy();
+  drawTable();
   arrangeFilm();
   fillFilmTable();
   redraw();
@@ -74,6 +93,7 @@ function showReadouts() {
     lane.root.classList.toggle("tv-telling", token >= 0);
   }
   lightWhy(token);
+  lightTable(token);
 }
 
 function speak(lane, token) {
@@ -82,21 +102,24 @@ function speak(lane, token) {
   part("live").textContent = `${pinned}${lane.data.label}: ${[where, what].filter(Boolean).join(", ")}`;
 }
 
-const VIEWS = ["kept", "score", "order", "clusters", "dropped"];
+const VIEWS = ["kept", "score", "order", "clusters", "dropped", "ab", "chance"];
 
 function legendEntries(view, stages) {
   const entries = [];
   if (view === "kept") entries.push(["kept", "kept"], ["dropped", "dropped"]);
   if (view === "kept" && stages.some((stage) => stage.basis.length)) entries.push(["basis", "basis token"]);
-  if (view === "score" || view === "order") entries.push(["outlined", "kept"]);
+  if (view === "score" || view === "order" || view === "chance") entries.push(["outlined", "kept"]);
   if (view === "dropped") entries.push(["outlined", "kept to the end"]);
   if (view === "dropped" && state.lanes.some((lane) => lane.data.stages.length === 1)) entries.push(["dropped", "dropped"]);
+  if (view === "ab") entries.push(["side-a", "only A"], ["side-both", "both"], ["side-b", "only B: the lane"], ["dropped", "neither"]);
+  if (view === "chance") entries.push(["more", "more kept around it than by chance"], ["less", "less"]);
   if (view === "clusters") {
-    const ring = stages.some((stage) => stage.covers) ? "the patch it is merged into, or covered by" : "the patch it is merged into";
-    entries.push(["group", "colour: one group"], ["ring", ring], ["kept", "kept, not merged"], ["dropped", "dropped"]);
+    const ring = stages.some((stage) => stage.covers) ? "its carrier: merged into it, or covered by it" : "its carrier: merged into it";
+    entries.push(["group", "a large group"], ["small", "smaller groups"], ["ring", ring], ["kept", "kept, not merged"], ["dropped", "dropped"]);
   }
   if (state.payload.grid.stacked && view === "kept") entries.push(["coarse", "kept only coarsely, from the whole image"]);
   if (state.payload.grid.stacked && (view === "score" || view === "dropped")) entries.push(["group", "where levels overlap, the higher is shown"]);
+  if ((view === "clusters" || view === "kept") && stages.some((stage) => stage.merges)) entries.push(...(state.grid.shows.length ? [["absorbed", "evidence absorbed"]] : []));
   if (state.plain.evidence.length) entries.push(["evidence", "evidence for the answer"]);
   if (hasUnseenMargin(state.payload)) entries.push(["margin", "not seen by the model"]);
   return entries;
@@ -180,6 +203,7 @@ function wireLane(lane) {
   lane.image.addEventListener("keydown", (event) => onKey(lane, event));
   lane.image.addEventListener("blur", () => hover(-1));
   lane.why.addEventListener("click", () => openWhy(lane));
+  lane.table.addEventListener("click", () => openTable(lane));
 }
 
 // Even rows: six lanes on four columns' width become three and three, not four and two.
@@ -316,6 +340,8 @@ part("levels").querySelector("select").addEventListener("change", (event) => {
   redrawWithTools();
 });
 wireFilm();
+wireSettings();
+wireTable();
 // The notice gave a run up: nothing is on its way any more, and what was on its way when it did is late.
 document.addEventListener("tokviz:lost", () => {
   state.lost = state.id;

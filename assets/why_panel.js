@@ -35,18 +35,24 @@ function drawWhy() {
 }
 
 function drawWhyLanes(lanes) {
-  refill(part("why-lanes"), lanes.map((lane) => `${lane.data.key} ${lane.data.label}`).join("\n"), lanes.indexOf(why.lane), (holder) => {
+  laneRadios(part("why-lanes"), "tv-why-lane", lanes, why.lane, (lane) => { why.lane = lane; drawWhy(); });
+}
+
+// One of some lanes is chosen; a legend that is there already stays.
+function laneRadios(holder, name, lanes, chosen, choose) {
+  const legend = holder.querySelector("legend");
+  refill(holder, lanes.map((lane) => `${lane.data.key} ${lane.data.label}`).join("\n"), lanes.indexOf(chosen), () => {
     const inputs = lanes.map((lane, i) => {
-      const input = Object.assign(make("input"), { type: "radio", name: "tv-why-lane", value: String(i) });
-      input.addEventListener("change", () => { why.lane = whyLanes()[i]; drawWhy(); });
+      const input = Object.assign(make("input"), { type: "radio", name, value: String(i) });
+      input.addEventListener("change", () => choose(whyLanes()[i]));
       return input;
     });
     holder.tvSet = (at) => inputs.forEach((input, i) => { input.checked = i === at; });
-    return inputs.map((input, i) => {
+    return [...(legend ? [legend] : []), ...inputs.map((input, i) => {
       const label = make("label");
       label.append(input, make("span", "", lanes[i].data.label));
       return label;
-    });
+    })];
   });
 }
 
@@ -67,7 +73,7 @@ function fillWhy(lane) {
   const cards = why.charts.map((chart) => chart.root);
   cards.push(...readingCards(lane));
   if (stage.text) cards.unshift(wordsCard(state.payload.words, stage.text));
-  cards.push(factsCard(stage));
+  cards.push(...answerCard(lane), factsCard(stage));
   part("why-body").replaceChildren(...cards);
 }
 

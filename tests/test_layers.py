@@ -32,6 +32,7 @@ LAZY_UPWARDS = {
     ("tokviz.horizon", "tokviz.viz.horizon"): "a horizon makes its own table and draws itself",
     ("tokviz.rescues", "tokviz.viz.rescues"): "a rescue makes its own table and draws itself",
     ("tokviz.sweeps", "tokviz.viz.sweeps"): "a sweep makes its own table and draws itself",
+    ("tokviz.comparison", "tokviz.runs.metrics"): "a comparison compares its runs by what is measured on them",
     ("tokviz.attention", "tokviz.viz.inside"): "a look inside makes its own table and draws itself",
     ("tokviz.comparison", "tokviz.viz.notebook"): "a comparison shows itself in a notebook",
 }

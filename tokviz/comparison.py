@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from . import chance
+from .answers import AnswerWord, answer_words
+from .chance import AgainstRandom, Overlap
 from .errors import BadInput
 from .files import open_file, write_or_refuse
 from .records import ImageMeasures, ImageRecord, Many, ModelRecord, Record, Request, Run, Timing, TokenGrid, VideoRecord
@@ -103,6 +106,52 @@ class Comparison(Record):
     def __bool__(self) -> bool:
         """Return True, even before the first run has finished."""
         return True
+
+    def overlap(self, a: str | int, b: str | int) -> Overlap:
+        """Compare which visual tokens two runs keep: both, only ``a``, only ``b``, neither, and their IoU.
+
+        Of each run, the tokens left by the last stage that left any; all of them where nothing was pruned.
+
+        Raises:
+            KeyError: If there is no such run.
+            BadInput: If one of the runs failed.
+        """
+        one, other = self[a], self[b]
+        return chance.overlap(one.key, other.key, self._selected(one), self._selected(other), self.grid.n_tokens)
+
+    def against_random(self, name: str | int, *, radius: int = 2) -> AgainstRandom:
+        """Compare where a run keeps tokens with where a random selection of as many would.
+
+        Args:
+            name: The run, as in ``[...]``.
+            radius: Patches around each patch, in each direction, in which kept tokens are counted.
+
+        Raises:
+            KeyError: If there is no such run.
+            BadInput: If the run failed, or the radius is not between 1 and 64.
+        """
+        from .runs.metrics import evidence_tokens
+
+        run, asked = self[name], self.request
+        evidence = evidence_tokens(self.grid, asked.evidence, asked.evidence_frames)
+        return chance.against_random(run.key, self.grid, self._selected(run), evidence, radius=radius)
+
+    def answer_words(self, name: str | int) -> list[AnswerWord]:
+        """Return the words of a run's answer: how likely each was, and which the unpruned answer has, too.
+
+        Raises:
+            KeyError: If there is no such run.
+        """
+        return answer_words(self[name], self.runs[0])
+
+    def _selected(self, run: Run) -> list[int]:
+        """Return the tokens left by the run's last stage that left any. Raises BadInput for a run that failed."""
+        from .runs.metrics import selected
+
+        if run.error is not None:
+            raise BadInput(f"{run.label} could not run, so it keeps nothing that could be compared: {run.error}")
+        kept = selected(run)
+        return list(range(self.grid.n_tokens)) if kept is None else kept
 
     def to_pandas(self) -> DataFrame:
         """Return a table with one row per run: answer, verdict, tokens, times, cost.

@@ -15,7 +15,7 @@ from tokviz.ui.components import asset
 pytestmark = pytest.mark.browser
 
 WIDTHS = (1440, 1024, 400)
-VIEWS = ("Kept", "Score", "Order", "Clusters", "Dropped at")
+VIEWS = ("Kept", "Score", "Order", "Clusters", "Dropped at", "A vs B", "vs random")
 SHIFTS = """window.shifted = 0; new PerformanceObserver((list) => list.getEntries().forEach((entry) => {
   if (!entry.hadRecentInput) window.shifted += entry.value; })).observe({ type: 'layout-shift', buffered: true });"""
 TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))"

@@ -67,7 +67,8 @@ def test_groups_hold_what_was_merged_in_earlier_stages(browser):
 
 def test_order_shows_picks_and_the_sequence_of_the_llm(rich):
     view(rich, "Order")
-    assert "at once, in no order" in tools(rich, STEPS).inner_text()
+    assert "at once, in no order" in tools(rich, MERGES).inner_text()
+    assert "at once, by rank of the score" in tools(rich, STEPS).inner_text()
     picked = rich.evaluate(PIXELS, CLUSTERS)
     tools(rich, CLUSTERS).get_by_label("order").select_option(label="place in the sequence behind this stage")
     assert rich.evaluate(PIXELS, CLUSTERS) != picked

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ..answers import answer_words
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import UNPRUNED, MethodFamily
@@ -41,6 +42,8 @@ MAX_CHART_POINTS = 20_000
 MAX_TOKENS = 100_000
 """More visual tokens than any model makes of the largest image; a browser cannot draw many more."""
 MAX_WORDS = 20_000
+MAX_ANSWER = 20_000
+"""Characters of an answer whose words are told one by one; longer ones were not written by a model."""
 MAX_SECONDS = 1e6
 LARGEST = 1e300
 """Beyond it the distance of two numbers may not be finite, and nothing can be drawn to scale."""
@@ -79,6 +82,7 @@ def to_payload(
     check_fits_grid(comparison)
     request, model = comparison.request, comparison.model
     width, height = comparison.grid.image_size
+    evidence = measures.evidence_tokens(comparison.grid, request.evidence, request.evidence_frames)
     return {
         "id": comparison_id(comparison),
         "title": title,
@@ -90,12 +94,12 @@ def to_payload(
         "setting": f"{model.device} · {model.attention} · {comparison.grid.n_tokens} visual tokens",
         "image": image,
         "size": [width, height],
-        "grid": _grid(comparison.grid),
+        "grid": _grid(comparison.grid, evidence),
         "video": None if comparison.video is None else _video(comparison.video, frames),
         "evidence": [[round(edge, 2) for edge in box] for box in request.evidence],
         "evidence_frames": list(request.evidence_frames),
         "words": list(comparison.text_tokens),
-        "lanes": lanes(comparison, live),
+        "lanes": lanes(comparison, evidence, live),
         "warnings": list(comparison.warnings),
     }
 
@@ -123,10 +127,9 @@ def comparison_id(comparison: Comparison) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
-def lanes(comparison: Comparison, live: Live | None = None) -> list[dict[str, Any]]:
-    """One dict per lane: head, status, answer, verdict, numbers, stages."""
+def lanes(comparison: Comparison, evidence: Sequence[int], live: Live | None = None) -> list[dict[str, Any]]:
+    """One dict per lane: head, status, answer, verdict, numbers, stages. evidence: tokens that show it."""
     asked = comparison.request
-    evidence = measures.evidence_tokens(comparison.grid, asked.evidence, asked.evidence_frames)
     result = [_lane(comparison, run, evidence) for run in comparison.runs]
     if live is not None:
         done = {run.key for run in comparison.runs}
@@ -142,6 +145,7 @@ def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str
         **_head(run.key, run.label, run.variant, run.family),
         "status": "error" if run.error else "done",
         "answer": run.answer,
+        "said": _said(comparison, run),
         "verdict": None if judged is None else {"kind": judged.tone, "sign": judged.sign, "text": judged.text},
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
         "stages": _stages(run, comparison.grid),
@@ -158,6 +162,7 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
         **_head(asked.key, f"{label} ({asked.variant})" if asked.variant else label, asked.variant, family),
         "status": "running" if index == live.running else "waiting",
         "answer": live.answers.get(index, ""),
+        "said": [],
         "verdict": None,
         "numbers": [],
         "stages": [],
@@ -165,6 +170,16 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
         "serving": [],
         "error": None,
     }
+
+
+def _said(comparison: Comparison, run: Run) -> list[list[Any]]:
+    """The answer's words: white space before, word, log-probability, whether it differs, what it stands instead of."""
+    if run.error is not None or len(run.answer) > MAX_ANSWER:
+        return []
+    unpruned = comparison.runs[0]
+    judged = run is not unpruned and unpruned.error is None
+    words = answer_words(run, unpruned if judged else run)
+    return [[word.before, word.text, _short(word.logprob), not word.same, word.instead_of] for word in words]
 
 
 def _serving(flag: ServingFlag) -> dict[str, str]:
@@ -281,13 +296,17 @@ def _facts(stage: StageRecord) -> list[list[str]]:
     return [*facts, ["positions of later tokens", text.POSITIONS[stage.positions]]]
 
 
-def _grid(grid: TokenGrid) -> dict[str, Any]:
-    """Boxes flat, four numbers per token (zeros for tokens that are no patch), in pixels of the original image."""
+def _grid(grid: TokenGrid, evidence: Sequence[int]) -> dict[str, Any]:
+    """Boxes flat, four numbers per token (zeros for tokens that are no patch), in pixels of the original image.
+
+    shows: the tokens that show the evidence.
+    """
     return {
         "views": [view.model_dump(mode="json") for view in grid.views],
         "view": grid.view,
         "row": grid.row,
         "col": grid.col,
+        "shows": list(evidence),
         "box": [round(edge, 2) for box in grid.box for edge in (box or (0.0, 0.0, 0.0, 0.0))],
     }
 
