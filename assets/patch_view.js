@@ -9,7 +9,7 @@ const part = (name) => {
 const state = {
   payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, dropped: 0.8, ab: 0.7, chance: 0.86 },
   hover: -1, pin: -1, lanes: [], image: null, imageUrl: null, spoken: 0, grid: null, level: null, plain: null,
-  sheets: new Map(), pointed: null, settings: defaultSettings(), colours: null, later: 0,
+  sheets: new Map(), pointed: null, mouse: [NaN, NaN], byKey: false, settings: defaultSettings(), colours: null, later: 0,
 };
 
 function scene(lane) {
@@ -167,7 +167,15 @@ function pin(token) {
 
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
+// Walking by keys scrolls the page under a mouse that rests, and the browser tells that as if the mouse had moved.
+const hasMoved = (event) => event.screenX !== state.mouse[0] || event.screenY !== state.mouse[1];
+document.addEventListener("pointermove", (event) => {
+  if (hasMoved(event)) state.byKey = false;
+  state.mouse = [event.screenX, event.screenY];
+}, true);
+
 function onKey(lane, event) {
+  state.byKey = true;
   const at = state.hover >= 0 ? state.hover : state.pin;
   if (event.key in STEPS) {
     hover(step(state.payload.grid, at, ...STEPS[event.key]));
@@ -189,8 +197,12 @@ function onKey(lane, event) {
 }
 
 function wireLane(lane) {
-  lane.image.addEventListener("pointermove", (event) => { state.pointed = lane; hover(tokenUnder(lane, event)); });
-  lane.image.addEventListener("pointerleave", () => hover(-1));
+  lane.image.addEventListener("pointermove", (event) => {
+    if (state.byKey) return;
+    state.pointed = lane;
+    hover(tokenUnder(lane, event));
+  });
+  lane.image.addEventListener("pointerleave", (event) => { if (!state.byKey || hasMoved(event)) hover(-1); });
   scrubOver(lane.bars, (frame) => {
     const count = frame < 0 ? null : countsOf(lane).find((one) => one.frames.includes(frame));
     if (count) [lane.where.textContent, lane.what.textContent] = [countWords(count, frame), ""];
