@@ -108,9 +108,10 @@ def test_crops_lie_side_by_side_and_levels_and_frames_apart():
     assert nearest_kept(film, [0]) == [0, 1, None, None]
 
 
+@pytest.mark.parametrize("few", [0, 7, 2**20], ids=["over the grid", "in parts", "at once"])
 @pytest.mark.parametrize("seed", range(8))
-def test_distances_are_those_of_brute_force(seed, monkeypatch):
-    monkeypatch.setattr("tokviz.runs.metrics._AT_ONCE", 7)
+def test_distances_are_those_of_brute_force(seed, few, monkeypatch):
+    monkeypatch.setattr("tokviz.runs.metrics._FEW_PAIRS", max(few, 1))
     generator = np.random.default_rng(seed)
     grid = grid_of(view(4, 5), view(3, 2, level=1), view(3, 3, level=1, left=2), others=2)
     n = grid.n_tokens

@@ -274,8 +274,8 @@ class Reach:
     apart: int
 
 
-_AT_ONCE = 2**22
-"""Distances that are in memory together."""
+_FEW_PAIRS, _MOST_PAIRS = 2**20, 2**26
+"""Pairs of tokens up to which each is measured where the grid would do, and where it would not."""
 
 
 def nearest_kept(grid: TokenGrid, kept: Sequence[int]) -> list[float | None]:
@@ -283,23 +283,46 @@ def nearest_kept(grid: TokenGrid, kept: Sequence[int]) -> list[float | None]:
 
     Between the centres of patches, in a straight line (a diagonal neighbour is at 1.41). Patches of one level of one
     image only: crops lie side by side, but the whole image in front of them is a level of its own, as is each frame of
-    a video. None for tokens that are no patch, and where nothing of a token's level was kept.
+    a video. None for tokens that are no patch, where nothing of a token's level was kept, and where a level has so many
+    tokens, without being a full grid, that measuring would take seconds.
     """
     row, col, view = (np.array(numbers, dtype=np.int64) for numbers in (grid.row, grid.col, grid.view))
     level, top, left = (np.array([getattr(v, name) for v in grid.views]) for name in ("level", "top", "left"))
     patch, there = row >= 0, np.zeros(grid.n_tokens, dtype=bool)
     there[list(kept)] = True
-    place = np.stack([row + top[view], col + left[view]], axis=1).astype(np.float64)
+    place = np.stack([row + top[view], col + left[view]], axis=1)
     nearest = np.full(grid.n_tokens, np.nan)
     for number in np.unique(level[view[patch]]):
         here = patch & (level[view] == number)
         tokens, others = np.flatnonzero(here), place[here & there]
-        if not len(others):
+        pairs = len(tokens) * len(others)
+        if not pairs:
             continue
-        for part in np.array_split(tokens, max(1, -(-len(tokens) * len(others) // _AT_ONCE))):
-            apart = ((place[part][:, None] - others[None]) ** 2).sum(-1)
-            nearest[part] = np.sqrt(apart.min(axis=1))
+        low = place[tokens].min(axis=0)
+        rows, cols = (place[tokens].max(axis=0) - low + 1).tolist()
+        if pairs > _FEW_PAIRS and rows * cols <= 4 * len(tokens) and rows <= 4 * cols:
+            at = place[tokens] - low
+            nearest[tokens] = _over_grid(others - low, rows, cols)[at[:, 0], at[:, 1]]
+        elif pairs <= _MOST_PAIRS:
+            for part in np.array_split(tokens, -(-pairs // _FEW_PAIRS)):
+                apart = ((place[part][:, None] - others[None]).astype(np.float64) ** 2).sum(-1)
+                nearest[part] = np.sqrt(apart.min(axis=1))
     return [None if np.isnan(distance) else float(distance) for distance in nearest]
+
+
+def _over_grid(marked: NDArray[np.int64], rows: int, cols: int) -> NDArray[np.float64]:
+    """Distance of every cell of a grid to the nearest marked one: within its row first, then over the rows.
+
+    Shape: marked ``(K, 2)`` rows and columns -> ``(rows, cols)``.
+    """
+    there = np.zeros((rows, cols), dtype=bool)
+    there[marked[:, 0], marked[:, 1]] = True
+    place = np.arange(cols, dtype=np.float64)
+    before = np.maximum.accumulate(np.where(there, place, -np.inf), axis=1)
+    behind = np.minimum.accumulate(np.where(there, place, np.inf)[:, ::-1], axis=1)[:, ::-1]
+    within = np.minimum(place - before, behind - place) ** 2
+    number = np.arange(rows, dtype=np.float64)[:, None]
+    return np.sqrt(np.stack([(within + (number - i) ** 2).min(axis=0) for i in range(rows)]))
 
 
 def distance_map(grid: TokenGrid, kept: Sequence[int]) -> TokenMap:

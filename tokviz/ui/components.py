@@ -58,14 +58,14 @@ class Widget(gr.HTML):
     _css: ClassVar[str] = ""
     _scripts: ClassVar[Sequence[str]]
 
-    def __init__(self, value: Any = None, **settings: Any):
+    def __init__(self, value: Any = None, **html_options: Any):
         super().__init__(
             value=value,
             html_template=asset(self._html) if self._html.endswith(".html") else self._html,
             css_template=asset(self._css) if self._css else "",
             js_on_load="\n".join(map(asset, self._scripts)),
             apply_default_css=False,
-            **settings,
+            **html_options,
         )
 
     def api_info(self) -> dict[str, Any]:
@@ -112,8 +112,8 @@ class ExamplePills(Widget):
 
     _html, _css, _scripts = "example_pills.html", "example_pills.css", ("example_pills.js",)
 
-    def __init__(self, value: Sequence[str] | dict[str, Any] = (), **settings: Any):
-        super().__init__(value if isinstance(value, dict) else {"names": list(value), "chosen": None}, **settings)
+    def __init__(self, value: Sequence[str] | dict[str, Any] = (), **html_options: Any):
+        super().__init__(value if isinstance(value, dict) else {"names": list(value), "chosen": None}, **html_options)
 
     def preprocess(self, payload: Any) -> int:  # type: ignore[override]
         """The index that a browser chose. Raises gr.Error when it is none of ours."""
@@ -140,9 +140,9 @@ class MethodMenu(Widget):
         families: str = "[]",
         share: str = "null",
         most: int = 0,
-        **settings: Any,
+        **html_options: Any,
     ):
-        super().__init__(value, families=families, share=share, most=most, **settings)
+        super().__init__(value, families=families, share=share, most=most, **html_options)
 
 
 class ChosenFile(GradioRootModel):
@@ -165,9 +165,9 @@ class MediaField(Widget):
     data_model = ChosenFile
     _html, _css, _scripts = "media_field.html", "media_field.css", ("media_field.js",)
 
-    def __init__(self, value: str | FileData | None = None, **settings: Any):
+    def __init__(self, value: str | FileData | None = None, **html_options: Any):
         accept = ",".join(("image/*", "video/*", *IMAGES, *VIDEOS))
-        super().__init__(value, **{"max_mb": MAX_UPLOAD_MB, "accept": accept, **settings})
+        super().__init__(value, **{"max_mb": MAX_UPLOAD_MB, "accept": accept, **html_options})
 
     def preprocess(self, payload: ChosenFile | None) -> str | None:  # type: ignore[override]
         """Path of the uploaded file. Raises gr.Error for any other path."""
