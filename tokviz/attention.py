@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from .comparison import Comparison
 from .errors import BadInput
-from .files import open_file, write_or_refuse
 from .records import Many, Record, Run, TokenMap
-from .session_limits import MAX_BYTES, check_contents, check_text
 from .short import passed, short
+from .study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +23,6 @@ KINDS = ("system", "image", "question", "template", "output")
 words, and ``template``, other text; ``output``: the answer so far."""
 TAU = 0.03
 """ToDRE's threshold (its section C.1)."""
-NOT_INSIDE = "This file is not a look inside a model of tokviz, or it was written by another version."
 
 Share = Annotated[float, Field(ge=0, le=1.001)]
 """A probability or a sum of some; half precision may add up to a little more than 1."""
@@ -114,7 +111,7 @@ class Word(NamedTuple):
     tokens: tuple[int, ...]
 
 
-class Inside(Record):
+class Inside(Study):
     """Where a model looks, layer by layer, for one image or video and one question.
 
     Attributes:
@@ -132,7 +129,9 @@ class Inside(Record):
         notes: What is counted in another way than usual, or was left out, in sentences.
     """
 
-    comparison: Comparison
+    kind: ClassVar[str] = "inside"
+    refusal: ClassVar[str] = "This file is not a look inside a model of tokviz, or it was written by another version."
+
     layers: Many[InsideLayer]
     tokens: Many[InsideToken]
     map_layers: Many[int]
@@ -294,41 +293,3 @@ class Inside(Record):
         if path is not None:
             save_inside(self, path, theme=theme, dpi=dpi)
         return inside_figure(self, theme=theme, dpi=dpi)
-
-    def save(self, path: str | Path) -> None:
-        """Write everything to a JSON file, completely or not at all.
-
-        Raises:
-            BadInput: If the file cannot be written.
-        """
-        write_or_refuse(path, self.to_json().encode())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Inside:
-        """Read a file written by ``save``.
-
-        Raises:
-            BadInput: If the file cannot be read or is none; the message is one sentence.
-        """
-        with open_file(path, "inside") as file:
-            return cls.from_json(file.read(MAX_BYTES + 1))
-
-    def to_json(self) -> str:
-        """Return everything as JSON text."""
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Inside:
-        """Read the output of ``to_json``.
-
-        Raises:
-            BadInput: If the text is none; the message is one sentence.
-        """
-        data = text.encode() if isinstance(text, str) else text
-        check_text(data)
-        try:
-            found = cls.model_validate_json(data)
-        except ValueError as error:
-            raise BadInput(NOT_INSIDE) from error
-        check_contents(found.comparison)
-        return found

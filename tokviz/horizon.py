@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .comparison import Comparison
-from .errors import BadInput
-from .files import open_file, write_or_refuse
 from .records import Many, Record
-from .session_limits import MAX_BYTES, check_contents, check_text
 from .short import short
+from .study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
 Measure = Literal["removal", "alone"]
-NO_HORIZON = "This file is not an information horizon of tokviz, or it was written by another version."
 
 
 class HorizonLayer(Record):
@@ -63,7 +59,7 @@ class HorizonLayer(Record):
         return sum(abs(change) > floor for change in self.blocks) / len(self.blocks) if self.blocks else 0.0
 
 
-class InformationHorizon(Record):
+class InformationHorizon(Study):
     """Where in the LLM visual tokens stop to matter, for one image and one question.
 
     Attributes:
@@ -79,7 +75,9 @@ class InformationHorizon(Record):
         notes: What had to be coarser than asked for, or was left out, in sentences.
     """
 
-    comparison: Comparison
+    kind: ClassVar[str] = "horizon"
+    refusal: ClassVar[str] = "This file is not an information horizon of tokviz, or it was written by another version."
+
     logprob: float
     measure: Measure
     block: int
@@ -176,41 +174,3 @@ class InformationHorizon(Record):
         if path is not None:
             save_horizon(self, path, theme=theme, dpi=dpi)
         return horizon_figure(self, theme=theme, dpi=dpi)
-
-    def save(self, path: str | Path) -> None:
-        """Write everything to a JSON file, completely or not at all.
-
-        Raises:
-            BadInput: If the file cannot be written.
-        """
-        write_or_refuse(path, self.to_json().encode())
-
-    @classmethod
-    def load(cls, path: str | Path) -> InformationHorizon:
-        """Read a file written by ``save``.
-
-        Raises:
-            BadInput: If the file cannot be read or is none; the message is one sentence.
-        """
-        with open_file(path, "horizon") as file:
-            return cls.from_json(file.read(MAX_BYTES + 1))
-
-    def to_json(self) -> str:
-        """Return everything as JSON text."""
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> InformationHorizon:
-        """Read the output of ``to_json``.
-
-        Raises:
-            BadInput: If the text is none; the message is one sentence.
-        """
-        data = text.encode() if isinstance(text, str) else text
-        check_text(data)
-        try:
-            found = cls.model_validate_json(data)
-        except ValueError as error:
-            raise BadInput(NO_HORIZON) from error
-        check_contents(found.comparison)
-        return found

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .comparison import Comparison
-from .errors import BadInput
-from .files import open_file, write_or_refuse
 from .records import Many, Record, Run
-from .session_limits import MAX_BYTES, check_contents, check_text
 from .short import short
+from .study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-NO_RESCUE = "This file is not a rescue of tokviz, or it was written by another version."
 
 
 class RescueBlock(Record):
@@ -39,7 +34,7 @@ class RescueBlock(Record):
         return [("tokens", len(self.tokens)), ("gain", round(self.gain, 4)), ("restores", self.restores)]
 
 
-class Rescue(Record):
+class Rescue(Study):
     """Which dropped part of the image, given back, makes an answer likely again.
 
     Attributes:
@@ -65,7 +60,9 @@ class Rescue(Record):
         notes: What had to be coarser than asked for, or was left out, in sentences.
     """
 
-    comparison: Comparison
+    kind: ClassVar[str] = "rescue"
+    refusal: ClassVar[str] = "This file is not a rescue of tokviz, or it was written by another version."
+
     run: str
     scored: Literal["unpruned", "expected"]
     answer: str
@@ -171,41 +168,3 @@ class Rescue(Record):
         if path is not None:
             save_rescue(self, path, theme=theme, dpi=dpi)
         return rescue_figure(self, theme=theme, dpi=dpi)
-
-    def save(self, path: str | Path) -> None:
-        """Write everything to a JSON file, completely or not at all.
-
-        Raises:
-            BadInput: If the file cannot be written.
-        """
-        write_or_refuse(path, self.to_json().encode())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Rescue:
-        """Read a file written by ``save``.
-
-        Raises:
-            BadInput: If the file cannot be read or is none; the message is one sentence.
-        """
-        with open_file(path, "rescue") as file:
-            return cls.from_json(file.read(MAX_BYTES + 1))
-
-    def to_json(self) -> str:
-        """Return everything as JSON text."""
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Rescue:
-        """Read the output of ``to_json``.
-
-        Raises:
-            BadInput: If the text is none; the message is one sentence.
-        """
-        data = text.encode() if isinstance(text, str) else text
-        check_text(data)
-        try:
-            found = cls.model_validate_json(data)
-        except ValueError as error:
-            raise BadInput(NO_RESCUE) from error
-        check_contents(found.comparison)
-        return found

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from .comparison import Comparison
-from .errors import BadInput
-from .files import open_file, write_or_refuse
 from .names import BudgetMeaning
 from .records import AnswerToken, BudgetMeanings, Many, Record, RequestedMethod
-from .session_limits import MAX_BYTES, check_contents, check_text
 from .short import short
+from .study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-NO_SWEEP = "This file is not a sweep of tokviz, or it was written by another version."
 
 
 class SweepPoint(Record):
@@ -135,7 +130,7 @@ class SweepCurve(Record):
         return sum(point.same for point in points) / len(points) if points else None
 
 
-class Sweep(Record):
+class Sweep(Study):
     """The answers of each method over budgets.
 
     Attributes:
@@ -148,7 +143,9 @@ class Sweep(Record):
         notes: What was left out, in sentences.
     """
 
-    comparison: Comparison
+    kind: ClassVar[str] = "sweep"
+    refusal: ClassVar[str] = "This file is not a sweep of tokviz, or it was written by another version."
+
     logprob: float
     budgets: Many[int]
     budget_as: BudgetMeaning
@@ -245,41 +242,3 @@ class Sweep(Record):
         if path is not None:
             save_sweep(self, path, methods=methods, theme=theme, dpi=dpi)
         return sweep_figure(self, methods=methods, theme=theme, dpi=dpi)
-
-    def save(self, path: str | Path) -> None:
-        """Write everything to a JSON file, completely or not at all.
-
-        Raises:
-            BadInput: If the file cannot be written.
-        """
-        write_or_refuse(path, self.to_json().encode())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Sweep:
-        """Read a file written by ``save``.
-
-        Raises:
-            BadInput: If the file cannot be read or is none; the message is one sentence.
-        """
-        with open_file(path, "sweep") as file:
-            return cls.from_json(file.read(MAX_BYTES + 1))
-
-    def to_json(self) -> str:
-        """Return everything as JSON text."""
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Sweep:
-        """Read the output of ``to_json``.
-
-        Raises:
-            BadInput: If the text is none; the message is one sentence.
-        """
-        data = text.encode() if isinstance(text, str) else text
-        check_text(data)
-        try:
-            found = cls.model_validate_json(data)
-        except ValueError as error:
-            raise BadInput(NO_SWEEP) from error
-        check_contents(found.comparison)
-        return found

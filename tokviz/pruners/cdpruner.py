@@ -65,12 +65,13 @@ def largest_volume(unit: Tensor, weights: Tensor, count: int, blend: float | Non
     are worth 0 instead of the square root of a rounding error, which officially turns into NaN and repeats a token.
     """
     weights, n = weights.float(), len(unit)
-    if blend is None:
-        own = weights.square()
-        finish = lambda cosines, rows: cosines.mul_(weights).mul_(weights[rows].unsqueeze(1))  # noqa: E731
-    else:
-        own = 1 - blend + blend * weights.square()
-        finish = lambda cosines, rows: cosines.mul_(1 - blend + blend * weights * weights[rows].unsqueeze(1))  # noqa: E731
+    own = weights.square() if blend is None else 1 - blend + blend * weights.square()
+
+    def finish(cosines: Tensor, rows: Tensor) -> Tensor:
+        if blend is None:
+            return cosines.mul_(weights).mul_(weights[rows].unsqueeze(1))
+        return cosines.mul_(1 - blend + blend * weights * weights[rows].unsqueeze(1))
+
     kernel_row = cosine_rows(unit, count, finish)
     # A token's cosine with itself is 1 and not 1 plus a rounding error, by which equals would be ranked.
     own = own if bool(unit[:, 0].all()) else torch.where(unit.any(dim=1), own, 0.0)

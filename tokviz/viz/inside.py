@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,15 +245,18 @@ def data_frame(found: Inside) -> DataFrame:
     return pandas.DataFrame(rows).set_index("layer")
 
 
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.3f}"
+
+
 def inside_table(found: Inside) -> Table:
     """The same for the terminal."""
-    show: Callable[[float | None], str] = lambda share: "–" if share is None else f"{share:.3f}"  # noqa: E731
     headings = (">layer", ">tokens", ">text→image", ">image→text", ">image→before")
     table = new_table("Shares of attention, mean over heads", *headings, *(f">→{kind}" for kind in KINDS))
     for entry in found.layers:
         output: Sequence[float | None] = [None] * len(KINDS) if entry.output is None else entry.output
         between = (entry.text_to_image, entry.image_to_text, entry.image_to_system)
-        table.add_row(*map(cell, [entry.layer, entry.visual, *map(show, between), *map(show, output)]))
+        table.add_row(*map(cell, [entry.layer, entry.visual, *map(_share, between), *map(_share, output)]))
     return table
 
 
