@@ -7,6 +7,7 @@ in batches: the products of a batch are rounded otherwise, and a log-probability
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -24,20 +25,20 @@ from PIL import Image
 from ..cases import Case, judge
 from ..engine import Answer, Prompt
 from ..errors import BadInput
+from ..files import open_file
 from ..media.images import InputImage
 from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..records import StageRecord
 from ..runs.compare import Job, job_for
 from ..runs.execute import (
-    CUT_ANSWER,
     EMPTY_ANSWER,
     Execution,
     Settings,
+    cut_warning,
     decoded,
     execute,
     execute_smaller,
-    is_cut,
     planning_info,
     processed,
 )
@@ -73,12 +74,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Mined:
-    """A case that was mined. payload: see ``store.payload_of``. seconds: what it took. rows: how many it has."""
+    """A case that was mined.
+
+    payload: see ``store.payload_of``. seconds: what it took. rows: how many it has. media: its image or video and the
+    SHA-256 of that file, None where there is none that could be read.
+    """
 
     position: int
     payload: bytes
     seconds: float
     rows: int
+    media: tuple[str, str] | None = None
 
 
 @torch.inference_mode()
@@ -89,7 +95,9 @@ def mine_case(vlm: VisionLanguageModel, plan: Plan, task: Task, stop: threading.
     """
     began = time.perf_counter()
     case, rows = case_tables(vlm, plan, task, stop or threading.Event())
-    return Mined(task.position, payload_of(case, rows), time.perf_counter() - began, len(rows))
+    digest = case["media_sha256"]
+    media = None if digest is None else (task.path, digest)
+    return Mined(task.position, payload_of(case, rows), time.perf_counter() - began, len(rows), media)
 
 
 def case_tables(
@@ -101,16 +109,21 @@ def case_tables(
             raise BadInput(task.problem)
         answering = _Answering.begun(vlm, plan, task, stop)
     except BadInput as error:
-        refused = _case_columns(task, plan) | {"error": str(error)}
-        return refused, [_failed(task, plan, chosen, budget, str(error)) for chosen, budget in _cells(plan)]
+        return _refused(plan, task, str(error))
     rows, kept = answering.rows()
-    return answering.case_row(rows), add_all(rows, kept, answering.right)
+    add_case_columns(rows, kept, answering.right)
+    return answering.case_row(rows), rows
 
 
-def add_all(rows: list[Row], kept: list[list[int] | None], right: bool | None) -> list[Row]:
-    """The rows with the columns that need each other."""
-    add_case_columns(rows, kept, right)
-    return rows
+def refused(plan: Plan, task: Task, why: str) -> Mined:
+    """A case that could not be mined: every row says why."""
+    case, rows = _refused(plan, task, why)
+    return Mined(task.position, payload_of(case, rows), 0.0, len(rows))
+
+
+def _refused(plan: Plan, task: Task, why: str) -> tuple[dict[str, Any], list[Row]]:
+    rows = [_failed(task, plan, chosen, budget, why) for chosen, budget in _cells(plan)]
+    return _case_columns(task, plan) | {"error": why}, rows
 
 
 def _cells(plan: Plan) -> list[tuple[ChosenMethod, int]]:
@@ -287,8 +300,7 @@ class _Answering:
         ]
 
     def _cut(self, said: Answer) -> list[str]:
-        most = self.plan.max_new_tokens
-        return [CUT_ANSWER.format(most)] if is_cut(self.vlm, said.token_ids, most) else []
+        return cut_warning(self.vlm, said.token_ids, self.plan.max_new_tokens)
 
     # -- the case ------------------------------------------------------------------------------------------------------
 
@@ -299,7 +311,7 @@ class _Answering:
         single = grid.views[0] if len(grid.views) == 1 else None
         video = job.media.record if isinstance(job.media, Video) else None
         return _case_columns(self.task, self.plan) | {
-            "media_sha256": shown.sha256 if video is None else video.sha256,
+            "media_sha256": _file_digest(self.task.path),
             "media_width": shown.width if video is None else video.width,
             "media_height": shown.height if video is None else video.height,
             "n_tokens": grid.n_tokens,
@@ -321,6 +333,11 @@ class _Answering:
             "features": list(features_of(self.prompt)),
             "warnings": self._cut(self.said),
         }
+
+
+def _file_digest(path: str) -> str:
+    with open_file(path, "media") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _as_reference(said: Answer) -> Answer:

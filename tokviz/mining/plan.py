@@ -21,13 +21,14 @@ from torch import Tensor
 from ..cases import CaseFile
 from ..errors import BadInput
 from ..models.catalog import find
-from ..models.loading import VisionLanguageModel, load
+from ..models.loading import VisionLanguageModel
 from ..names import UNPRUNED, BudgetMeaning
 from ..pruners import Pruner
 from ..runs.compare import versions
 from ..runs.inputs import check_whole
 from ..runs.requests import MAX_NEW_TOKENS, ChosenMethod, MethodLike, chosen_methods, listed
 from ..short import passed
+from .sources import folder_of
 from .manifest import Manifest, MinedFile, MinedMethod, MinedModel
 
 PART_CASES = 100
@@ -40,8 +41,7 @@ _PERCENT = re.compile(r"\s*(\d{1,3}(?:\.\d{1,6})?)\s*%\s*")
 class Plan:
     """What every case is asked, the same in every process.
 
-    chosen: the unpruned run first. budgets: descending. model: the name or folder to load the model from again, None
-    where there is no such thing.
+    chosen: the unpruned run first. budgets: descending. model_id: as rows name it.
     """
 
     chosen: tuple[ChosenMethod, ...]
@@ -163,35 +163,10 @@ def receipt(
 def _revision(vlm: VisionLanguageModel) -> str | None:
     """The commit on the hub that the files came from, None for any other folder."""
     entry = find(vlm.record.name)
-    folder = Path(source_of(vlm) or "")
+    folder = Path(folder_of(vlm))
     if folder.parent.name == "snapshots":
         return folder.name
     return entry.revision if entry is not None else None
-
-
-def source_of(vlm: VisionLanguageModel) -> str | None:
-    """The name or folder that another process can load the model from, None where there is none."""
-    if vlm.record.embedded:
-        return vlm.record.name
-    folder = str(getattr(vlm.model.config, "name_or_path", "") or "")
-    return folder if folder and (Path(folder) / "config.json").is_file() else None
-
-
-def loaded_again(source: str, like: VisionLanguageModel | Mapping[str, Any]) -> VisionLanguageModel:
-    """Load the model as ``loading_facts`` of another process's describe it."""
-    facts = like if isinstance(like, Mapping) else loading_facts(like)
-    return load(source, **{name: value for name, value in facts.items() if name != "name"})
-
-
-def loading_facts(vlm: VisionLanguageModel) -> dict[str, Any]:
-    """What ``tokviz.load`` needs to make the same model elsewhere: device, data type, kernel, quantization."""
-    record = vlm.record
-    return {
-        "device": str(vlm.device.type),
-        "dtype": record.dtype,
-        "attention": record.attention,
-        "quantization": record.quantization,
-    }
 
 
 def weights_digest(model: Any) -> str:

@@ -215,7 +215,7 @@ class RunStore:
         name, digests, counts = self._name(number), {}, {}
         for at, table in enumerate(TABLES):
             whole = pa.concat_tables([pair[at] for pair in tables])
-            content = _parquet(whole)
+            content = as_parquet(whole)
             write_whole(self._file(table, name), content)
             digests[table], counts[table] = hashlib.sha256(content).hexdigest(), whole.num_rows
         part = Part(
@@ -240,6 +240,14 @@ class RunStore:
         """Write a further file of the run, whole or not at all."""
         with self._writing():
             write_whole(self.folder / name, content)
+
+    def copy_media(self, path: str, digest: str) -> None:
+        """Copy an image or video to ``media/DIGEST.suffix``, once. digest: SHA-256 of the file."""
+        target = self.folder / "media" / f"{digest}{Path(path).suffix.lower()}"
+        with self._writing():
+            if not target.exists():
+                target.parent.mkdir(exist_ok=True)
+                write_whole(target, Path(path).read_bytes())
 
     def _write(self, manifest: Manifest) -> None:
         content = manifest.to_bytes()
@@ -314,7 +322,8 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def _parquet(table: pyarrow.Table) -> bytes:
+def as_parquet(table: pyarrow.Table) -> bytes:
+    """A table as the content of a Parquet file, the same for the same table."""
     import pyarrow.parquet as pq
 
     sink = io.BytesIO()
