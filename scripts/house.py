@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("engine",),
     ("runs",),
+    ("cases",),
     ("viz", "serving"),
     ("ui",),
     ("api", "cli"),

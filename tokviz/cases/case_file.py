@@ -1,0 +1,153 @@
+"""A file or folder of cases, read lazily: every broken entry is counted with its place, and skipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..errors import BadInput, nearest
+from ..files import is_file, shown_name
+from .case import BrokenLine, Case, Problem
+from .layouts import LAYOUTS
+from .layouts.layout import Layout
+from .reading import Entry, confined, digest
+
+MAX_PROBLEMS = 100_000
+"""Problems that are kept with their places; all are counted."""
+
+
+class CaseFile:
+    """The cases of a file or folder. Iterating reads it anew, in file order.
+
+    Attributes:
+        name: Of the file or folder, without where it lies.
+        layout: Name of the layout that reads it.
+        root: The folder that images and videos lie in; nothing outside of it is opened.
+        problems: What could not be used so far, in file order; of the latest iteration only.
+        n_problems: How many there were; ``problems`` has at most 100,000.
+        unused_keys: Keys of entries that have no meaning here, with how many entries have them.
+    """
+
+    def __init__(self, path: Path, layout: type[Layout], media: Path | None = None) -> None:
+        self._path, self._layout = path, layout
+        self.name = path.name
+        self.layout = layout.name
+        reader = layout(path)
+        self.root = reader.folder if media is None else media
+        self._files = tuple(reader.files())
+        self.problems: list[Problem] = []
+        self.n_problems = 0
+        self.unused_keys: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return f"CaseFile({self.name!r}, layout={self.layout!r})"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file; of several files, of their names and digests. Media are not part of it."""
+        return digest(self._files)
+
+    def __iter__(self) -> Iterator[Case]:
+        reader = self._layout(self._path)
+        self.problems, self.n_problems, self.unused_keys = [], 0, reader.unused
+        seen: dict[str, Entry] = {}
+        for entry in reader.entries():
+            try:
+                case = self._case(reader, entry)
+                if case.id in seen:
+                    raise BrokenLine(f"the id {case.id[:80]!r} is taken by {_place(seen[case.id])}")
+            except BrokenLine as error:
+                self._add(Problem(entry.file, entry.line, str(error)))
+                continue
+            seen[case.id] = Entry(entry.file, entry.line)
+            yield case
+
+    def media_path(self, case: Case) -> Path:
+        """Where the image or video of a case lies; links are followed and stay inside of ``root``.
+
+        Raises:
+            BadInput: If it leads out of the folder or there is no such file.
+        """
+        reader = self._layout(self._path)
+        try:
+            paths = [confined(self.root, name) for name in reader.media_names(case.media)]
+        except BrokenLine as error:
+            raise BadInput(f"The case {case.id[:80]!r} cannot be used: {error}.") from error
+        found = next((path for path in paths if is_file(path)), None)
+        if found is None:
+            what = "image" if case.image is not None else "video"
+            raise BadInput(f"There is no {what} file named {shown_name(case.media)!r} in the media folder.")
+        return found
+
+    def _case(self, reader: Layout, entry: Entry) -> Case:
+        """Raises BrokenLine."""
+        if entry.broken is not None:
+            raise BrokenLine(entry.broken)
+        try:
+            case = Case(**reader.fields(entry.value))
+        except ValidationError as error:
+            raise BrokenLine(_sentence(error)) from error
+        for name in reader.media_names(case.media):
+            confined(self.root, name)
+        return case
+
+    def _add(self, problem: Problem) -> None:
+        self.n_problems += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+
+
+def open_cases(path: str | Path, layout: str | None = None, media: str | Path | None = None) -> CaseFile:
+    """Open a case file, or a folder that holds one.
+
+    Args:
+        path: The file or folder; docs/cases.md lists the layouts.
+        layout: Name of the layout; recognised from the content where it is None.
+        media: The folder that images and videos lie in, if it is not the file's.
+
+    Raises:
+        BadInput: If there is no such file, its layout is unknown or not recognised, or a file that it needs is missing.
+
+    Example:
+        >>> cases = tokviz.open_cases("pope/coco_pope_adversarial.json", media="val2014")
+        >>> len(list(cases)), cases.problems
+    """
+    path = Path(path)
+    if not path.is_dir() and not is_file(path):
+        raise BadInput(f"There is no case file or folder named {shown_name(path)!r}.")
+    if media is not None and not Path(media).is_dir():
+        raise BadInput(f"There is no media folder named {shown_name(media)!r}.")
+    return CaseFile(path, _layout_of(path, layout), None if media is None else Path(media))
+
+
+def _layout_of(path: Path, name: str | None) -> type[Layout]:
+    names = [layout.name for layout in LAYOUTS]
+    if name is not None:
+        found = next((layout for layout in LAYOUTS if layout.name == name), None)
+        if found is None:
+            near = nearest(name, names)
+            advice = f"did you mean {near!r}?" if near else f"there are {', '.join(names)}."
+            raise BadInput(f"There is no layout named {name[:80]!r}; {advice}")
+        return found
+    found = next((layout for layout in LAYOUTS if layout.recognises(path)), None)
+    if found is None:
+        options = ", ".join(names)
+        raise BadInput(f"The layout of {shown_name(path)!r} is not recognised; name it (layout=, --layout): {options}.")
+    return found
+
+
+def _place(entry: Entry) -> str:
+    return f"{entry.file}, line {entry.line}" if entry.line is not None else entry.file
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing that pydantic found, in a few words and without the value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = str(first["loc"][0]) if first["loc"] else ""
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return f"{where}: {message}" if where else message
