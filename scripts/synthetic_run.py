@@ -19,6 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tokviz.mining.kept import pack_indices
+from tokviz.mining.manifest import Manifest
+from tokviz.mining.schema import schema_of
+
 METHODS = (
     ("apet", "ApET", "approximation-error", 0.13),
     ("fastv", "FastV", "attention-ranked", 0.20),
@@ -69,13 +73,8 @@ def write_run(folder: Path, shape: Shape) -> Path:
         ordinals = np.arange(first, min(first + shape.per_part, shape.cases))
         parts.append(_write_part(folder, f"part-{number:05}", ordinals, images, shape, rng))
     _write(folder / "map.parquet", {"case_id": [f"case-{i:06}" for i in range(shape.cases)], **places})
-    (folder / "manifest.json").write_text(json.dumps(_manifest(folder, shape, parts), indent=1))
+    (folder / "manifest.json").write_bytes(_manifest(folder, shape, parts).to_bytes())
     return folder
-
-
-def pack(kept: np.ndarray) -> bytes:
-    """Kept tokens ``(N,)`` bool as a bitmap, as mined runs store them."""
-    return b"B" + np.packbits(kept, bitorder="little").tobytes()
 
 
 def _image(number: int) -> tuple[bytes, bytes]:
@@ -106,9 +105,10 @@ def _write_part(
 ) -> dict[str, Any]:
     cases = _cases(ordinals, images, shape, rng)
     rows = _rows(ordinals, cases, shape, rng)
-    digest = _write(folder / "rows" / f"{name}.parquet", rows, GROUP * (len(rows["ordinal"]) // len(ordinals)))
-    _write(folder / "cases" / f"{name}.parquet", cases, GROUP)
-    return {"name": name, "cases": len(ordinals), "rows": len(rows["ordinal"]), "sha256": digest, "seconds": 1.0}
+    digests = {}
+    digests["sha256"] = _write(folder / "rows" / f"{name}.parquet", rows, "rows", GROUP * (len(rows["ordinal"]) // len(ordinals)))
+    digests["cases_sha256"] = _write(folder / "cases" / f"{name}.parquet", cases, "cases", GROUP)
+    return {"name": name, "cases": len(ordinals), "rows": len(rows["ordinal"]), "seconds": 1.0, **digests}
 
 
 def _cases(ordinals: np.ndarray, images: list[Any], shape: Shape, rng: np.random.Generator) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def _kept(budget: Any, rng: np.random.Generator) -> list[bytes]:
         masks = np.zeros((64, TOKENS), bool)
         for mask in masks:
             mask[rng.choice(TOKENS, int(tokens), replace=False)] = True
-        pool[int(tokens)] = [pack(mask) for mask in masks]
+        pool[int(tokens)] = [pack_indices(np.flatnonzero(mask)) for mask in masks]
     return [pool[int(b)][i] for b, i in zip(budget, rng.integers(0, 64, len(budget)), strict=True)]
 
 
@@ -268,44 +268,34 @@ def _derived(case: Any, method: Any, budget: Any, lost: Any, n: int, shape: Shap
     }
 
 
-def _manifest(folder: Path, shape: Shape, parts: list[Any]) -> dict[str, Any]:
+def _manifest(folder: Path, shape: Shape, parts: list[Any]) -> Manifest:
+    nothing = "0" * 64
     methods = [
-        {"key": key, "id": key, "label": label, "family": family, "params": {}, "code_sha256": "0" * 64}
+        {"key": key, "id": key, "label": label, "kind": family, "params": {}, "code_sha256": nothing}
         for key, label, family, _ in METHODS[: shape.methods]
     ]
-    return {
-        "format": 1,
-        "created": "2026-11-29T00:00:00Z",
-        "command": "python -m scripts.synthetic_run",
-        "cases": {"name": "synthetic.jsonl", "digest": "0" * 64, "layout": "jsonl", "count": shape.cases},
-        "model": {"id": "synthetic", "revision": None, "weights_sha256": "0" * 64, "family": "llava"},
-        "media_root": str(folder.resolve()),
-        "methods": methods,
-        "budgets": list(shape.budgets),
-        "budget_as": "published",
-        "seeds": list(range(shape.seeds)),
-        "max_new_tokens": 16,
-        "seed": shape.seed,
-        "device": "cpu",
-        "dtype": "float32",
-        "kernel": "sdpa",
-        "versions": {"tokviz": "0"},
-        "parts": parts,
-        "problems": 0,
-        "status": "done",
-        "map": {"method": "pca"},
-    }
+    facts = {"created": "2026-11-29T00:00:00Z", "command": "python -m scripts.synthetic_run", "methods": methods}
+    facts["cases"] = {"name": "synthetic.jsonl", "digest": nothing, "layout": "jsonl", "count": shape.cases}
+    facts["cases"]["asked"] = shape.cases
+    facts["model"] = {"id": "synthetic", "revision": None, "family": "llava"}
+    facts["model"] |= {"weights_sha256": nothing, "settings_sha256": nothing}
+    facts |= {"budgets": list(shape.budgets), "budget_as": "published", "seeds": list(range(shape.seeds))}
+    facts |= {"seed": shape.seed, "max_new_tokens": 16, "frames": None, "device": "cpu", "dtype": "float32"}
+    facts |= {"kernel": "sdpa", "versions": {"tokviz": "0"}, "part_cases": shape.per_part, "parts": parts}
+    facts["map"] = {"method": "pca", "cases": shape.cases, "sha256": nothing}
+    return Manifest.model_validate({**facts, "status": "done"})
 
 
-def _write(path: Path, columns: dict[str, Any], group: int | None = None) -> str:
+def _write(path: Path, columns: dict[str, Any], table: str | None = None, group: int | None = None) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"video": pa.string(), "error": pa.string(), "answers": pa.list_(pa.string())}
-    types |= {"warnings": pa.list_(pa.string()), "right": pa.bool_(), "score": pa.float64()}
-    types |= {"unpruned_wrong": pa.bool_(), "kept": pa.binary(), "flip_budget": pa.int32()}
-    table = pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()})
-    pq.write_table(table, path, compression="zstd", row_group_size=group)
+    schema = None if table is None else schema_of(table)
+    if schema is not None:
+        n = len(columns["ordinal"])
+        columns = {name: columns.get(name, [None] * n) for name in schema.names}
+    written = pa.table(columns) if schema is None else pa.Table.from_pydict(columns, schema=schema)
+    pq.write_table(written, path, compression="zstd", row_group_size=group)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import BadInput, need
 from ..files import shown_name
-from .manifest import MANIFEST, Manifest, part_file, read_manifest
+from .manifest import MANIFEST, Manifest, checked_manifest, part_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,7 +75,7 @@ class OpenRun:
         self._memory, self._threads = memory, threads
         self._lock = threading.Lock()
         self._spill = tempfile.TemporaryDirectory(prefix="tokviz-duckdb-")
-        self.manifest: Manifest = read_manifest(self.folder)
+        self.manifest: Manifest = checked_manifest(self.folder)
         self.revision = self._changed()
         self._memory_of: dict[tuple[str, int], Any] = {}
         self._places: dict[int, int] = {}
@@ -108,7 +108,7 @@ class OpenRun:
         with self._lock:
             if not self.is_stale():
                 return False
-            manifest, revision = read_manifest(self.folder), self._changed()
+            manifest, revision = checked_manifest(self.folder), self._changed()
             self.manifest, old = manifest, self._db
             self._db = self._load()
             self.revision = revision
