@@ -1,0 +1,236 @@
+"""Slices that separate two methods: every family, tercile and frequent word is tried, tested, and ranked.
+
+The unit is the case: a method is right where most of its seeds are. Two methods are compared on the same cases, so the
+test is McNemar's, exact; all slices are tried at once, so the p-values are Holm's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadInput, need
+from .columns import NONE, CaseColumns, Number, case_columns, verdicts
+from .filters import Compiler, Condition, Filter, HasText, IsOneOf, IsTrue, Labels, Outcome, Within
+from .queries import Found
+from .run import OpenRun
+
+FEWEST = 10
+"""Cases that a slice needs at least: of fewer nothing can be said."""
+NUMBERS = {
+    "evidence_size": "evidence size",
+    "cls_entropy": "attention entropy",
+    "effective_rank": "effective rank",
+    "margin": "margin of the unpruned answer",
+}
+_BOOLS = {"difficult": ("downsampling fails", "downsampling suffices"), "right": ("unpruned right", "unpruned wrong")}
+_THIRDS = ("lowest", "middle", "highest")
+_MOST_WORDS = 30
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Cases that have something in common, and how two methods do on them.
+
+    Attributes:
+        name: In words.
+        kind: What it was made from: "family", "number", "text", "flag" or "saved".
+        conditions: The filter that finds them.
+        cases: How many; right_a, right_b: on how many of them each method is right.
+        only_a, only_b: Cases on which one is right and the other is not.
+        p: McNemar's exact p-value; p_holm: corrected for all slices that were tried. None where the methods never
+            differ.
+        beyond: How much the difference of the two rates exceeds that on all other cases; the ranking goes by it.
+    """
+
+    name: str
+    kind: str
+    conditions: tuple[Any, ...]
+    cases: int
+    right_a: int
+    right_b: int
+    only_a: int
+    only_b: int
+    p: float | None
+    p_holm: float | None
+    beyond: float
+
+    @property
+    def difference(self) -> float:
+        """Rate of a minus rate of b."""
+        return (self.right_a - self.right_b) / self.cases
+
+    def to_json(self) -> dict[str, Any]:
+        """As data for the browser."""
+        facts = {name: getattr(self, name) for name in ("name", "kind", "cases", "right_a", "right_b", "only_a")}
+        facts |= {name: getattr(self, name) for name in ("only_b", "p", "p_holm", "beyond", "difference")}
+        return {**facts, "conditions": [condition.model_dump(mode="json") for condition in self.conditions]}
+
+
+@dataclass(frozen=True)
+class SliceRanking:
+    """All slices that were tried, those that separate the methods most first.
+
+    not_said: why nothing can be said, where that is so, as a sentence.
+    """
+
+    a: str
+    b: str
+    budget: int
+    cases: int
+    slices: list[Slice]
+    not_said: str | None
+
+
+def automatic_slices(
+    run: OpenRun, a: str, b: str, budget: int, asked: Filter | None = None, labels: Labels | None = None
+) -> SliceRanking:
+    """Rank slices of the filtered cases by how much they separate two methods at a budget.
+
+    Raises BadInput for what was not mined, or a method compared with itself.
+    """
+    need("scipy", "mine", "Testing slices")
+    if a == b:
+        raise BadInput("Choose two different methods to rank slices by.")
+    place = Compiler(run.methods, run.manifest.budgets).place
+    one, other = (verdicts(run, *place(key, budget)) for key in (a, b))
+    chosen = np.isin(case_columns(run).ordinal, Found(run, asked or Filter(), labels).ordinals_found)
+    chosen &= one.there & other.there
+    found = [
+        _compared(name, kind, conditions, members & chosen, chosen, one.good, other.good)
+        for name, kind, conditions, members in _candidates(run, case_columns(run), chosen)
+        if FEWEST <= np.count_nonzero(members & chosen) < np.count_nonzero(chosen)
+    ]
+    ranked = sorted(_with_holm(found), key=lambda s: (s.p_holm is None or s.p_holm > 0.05, -abs(s.beyond), s.name))
+    return SliceRanking(a, b, budget, int(np.count_nonzero(chosen)), ranked, _not_said(chosen, one.good, other.good))
+
+
+def compare_slice(run: OpenRun, name: str, asked: Filter, a: str, b: str, budget: int, labels: Labels | None = None) -> Slice:
+    """One slice, such as a saved one, as of ``automatic_slices``; its p-value stands alone."""
+    need("scipy", "mine", "Testing slices")
+    place = Compiler(run.methods, run.manifest.budgets).place
+    one, other = (verdicts(run, *place(key, budget)) for key in (a, b))
+    there = one.there & other.there
+    members = np.isin(case_columns(run).ordinal, Found(run, asked, labels).ordinals_found) & there
+    return _compared(name, "saved", asked.conditions, members, there, one.good, other.good)
+
+
+def _not_said(chosen: NDArray[np.bool_], a: NDArray[np.bool_], b: NDArray[np.bool_]) -> str | None:
+    """Of too few cases nothing can be said: with five that differ, even all on one side give p = 0.06."""
+    n, apart = int(np.count_nonzero(chosen)), int(np.count_nonzero(chosen & (a != b)))
+    if apart >= 6:
+        return None
+    needed = f"about {round(n * 6 / apart):,} cases" if apart else "more cases"
+    return (
+        f"The two methods differ on {apart} of {n:,} cases. No test can tell them apart with fewer than 6 such cases: "
+        f"mine {needed} of this kind, or choose a smaller budget."
+    )
+
+
+def _compared(
+    name: str,
+    kind: str,
+    conditions: tuple[Any, ...],
+    members: NDArray[np.bool_],
+    of: NDArray[np.bool_],
+    a: NDArray[np.bool_],
+    b: NDArray[np.bool_],
+) -> Slice:
+    from scipy.stats import binomtest
+
+    n, rest = int(np.count_nonzero(members)), of & ~members
+    only_a, only_b = int(np.count_nonzero(members & a & ~b)), int(np.count_nonzero(members & b & ~a))
+    differing = only_a + only_b
+    p = float(binomtest(only_a, differing, 0.5).pvalue) if differing else None
+    inside = (only_a - only_b) / n if n else 0.0
+    n_rest = int(np.count_nonzero(rest))
+    outside = (int(np.count_nonzero(rest & a)) - int(np.count_nonzero(rest & b))) / n_rest if n_rest else 0.0
+    right = int(np.count_nonzero(members & a)), int(np.count_nonzero(members & b))
+    return Slice(name, kind, conditions, n, *right, only_a, only_b, p, None, inside - outside)
+
+
+def _with_holm(found: Sequence[Slice]) -> list[Slice]:
+    """All p-values corrected together; slices without one stay as they are."""
+    from dataclasses import replace
+
+    tested = [one for one in found if one.p is not None]
+    order = sorted(range(len(tested)), key=lambda at: tested[at].p or 0.0)
+    corrected, least = [0.0] * len(tested), 0.0
+    for rank, at in enumerate(order):
+        least = max(least, min(1.0, (len(tested) - rank) * (tested[at].p or 0.0)))
+        corrected[at] = least
+    p_holm = {id(one): value for one, value in zip(tested, corrected, strict=True)}
+    return [replace(one, p_holm=p_holm.get(id(one))) for one in found]
+
+
+Candidate = tuple[str, str, tuple[Condition, ...], NDArray[np.bool_]]
+
+
+def _candidates(run: OpenRun, columns: CaseColumns, chosen: NDArray[np.bool_]) -> Iterator[Candidate]:
+    family = columns.words["family"]
+    for code, value in enumerate(family.names):
+        yield value, "family", (IsOneOf(column="family", values=(value,)),), family.codes == code
+    for name, label in NUMBERS.items():
+        yield from _thirds(name, label, columns.numbers[name], chosen)
+    for name, (yes, no) in _BOOLS.items():
+        for value, label in ((True, yes), (False, no)):
+            condition: Any = IsTrue(column=name, values=(value,))  # type: ignore[arg-type]
+            yield label, "flag", (condition,), columns.bools[name] == int(value)
+    yield from _texts(run, columns, chosen)
+
+
+def _thirds(name: str, label: str, number: Number, chosen: NDArray[np.bool_]) -> Iterator[Candidate]:
+    values = number.values
+    known = values[chosen & np.isfinite(values)]
+    if len(known) < 3 * FEWEST:
+        return
+    low, high = np.quantile(known, (1 / 3, 2 / 3))
+    ends = [(None, low), (low, high), (high, None)]
+    for third, (start, stop) in zip(_THIRDS, ends, strict=True):
+        members = np.isfinite(values)
+        if start is not None:
+            members &= values >= start
+        if stop is not None:
+            members &= values <= stop
+        span = f"{f'{start:.3g} – ' if start is not None else '≤ '}{f'{stop:.3g}' if stop is not None else ''}"
+        span = f"≥ {start:.3g}" if stop is None else span
+        condition: Any = Within(
+            column=name,  # type: ignore[arg-type]
+            low=None if start is None else float(start),
+            high=None if stop is None else float(stop),
+        )
+        yield f"{third} third of {label} ({span})", "number", (condition,), members
+
+
+def _texts(run: OpenRun, columns: CaseColumns, chosen: NDArray[np.bool_]) -> Iterator[Candidate]:
+    """Words that occur in some of the questions, and answers that several cases expect."""
+    words, texts = run.remembered("question words", lambda: _question_words(run))
+    share = Counter(word for at in np.flatnonzero(chosen) for word in words[at])
+    n = int(np.count_nonzero(chosen))
+    frequent = [word for word, count in share.most_common(300) if FEWEST <= count <= 0.9 * n][:_MOST_WORDS]
+    for word in frequent:
+        members = np.fromiter((word in text for text in texts), bool, len(texts))
+        yield f"“{word}” in the question", "text", (HasText(text=word, where="question"),), members
+    answer = columns.words["answer"]
+    for code, value in enumerate(answer.names[:_MOST_WORDS]):
+        if code < NONE - 1:
+            condition = IsOneOf(column="answer", values=(value,))
+            yield f"unpruned answer “{value[:40]}”", "text", (condition,), answer.codes == code
+
+
+def _question_words(run: OpenRun) -> tuple[list[frozenset[str]], list[str]]:
+    questions = [row[0].lower() for row in run.query("SELECT question FROM facts ORDER BY ordinal")]
+    return [frozenset(_WORD.findall(question)) for question in questions], questions
+
+
+def separating(a: str, b: str, budget: int) -> Filter:
+    """The cases that make the difference: one method right, the other not."""
+    right = Outcome(method=a, budget=budget, results=("right",))
+    return Filter(conditions=(right, Outcome(method=b, budget=budget, results=("right",), negate=True)))
