@@ -151,6 +151,10 @@ class OpenRun:
         index = self.remembered("ids", lambda: {row[0]: at for at, row in enumerate(self.query(all_ids))})
         return [index[one] for one in ids if one in index]
 
+    def has(self, ordinal: int) -> bool:
+        """Whether the run holds a case."""
+        return ordinal in self._places
+
     def files(self, kind: str, ordinals: Sequence[int] | None = None) -> list[str]:
         """The Parquet files of ``kind`` ("rows", "cases") that hold these cases; None: all of them."""
         chosen = range(len(self.manifest.parts)) if ordinals is None else sorted({self._part_of(o) for o in ordinals})
