@@ -94,14 +94,16 @@ def automatic_slices(
 ) -> SliceRanking:
     """Rank slices of the filtered cases by how much they separate two methods at a budget.
 
-    Raises BadInput for what was not mined, or a method compared with itself.
+    Conditions on what a method did are left out of the filter: cases that were chosen by their outcome prove nothing
+    about it. Raises BadInput for what was not mined, or a method compared with itself.
     """
     need("scipy", "mine", "Testing slices")
     if a == b:
         raise BadInput("Choose two different methods to rank slices by.")
     place = Compiler(run.methods, run.manifest.budgets).place
     one, other = (verdicts(run, *place(key, budget)) for key in (a, b))
-    chosen = np.isin(case_columns(run).ordinal, Found(run, asked or Filter(), labels).ordinals_found)
+    unbiased = about_cases(asked or Filter())
+    chosen = np.isin(case_columns(run).ordinal, Found(run, unbiased, labels).ordinals_found)
     chosen &= one.there & other.there
     found = [
         _compared(name, kind, conditions, members & chosen, chosen, one.good, other.good)
@@ -110,6 +112,15 @@ def automatic_slices(
     ]
     ranked = sorted(_with_holm(found), key=lambda s: (s.p_holm is None or s.p_holm > 0.05, -abs(s.beyond), s.name))
     return SliceRanking(a, b, budget, int(np.count_nonzero(chosen)), ranked, _not_said(chosen, one.good, other.good))
+
+
+def about_cases(asked: Filter) -> Filter:
+    """A filter without its conditions on what methods did, also inside of "any of"."""
+
+    def is_of_method(condition: Any) -> bool:
+        return condition.kind in ("outcome", "measure", "flag") or any(map(is_of_method, getattr(condition, "of", ())))
+
+    return Filter(conditions=tuple(one for one in asked.conditions if not is_of_method(one)))
 
 
 def compare_slice(run: OpenRun, name: str, asked: Filter, a: str, b: str, budget: int, labels: Labels | None = None) -> Slice:
