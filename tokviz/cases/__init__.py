@@ -1,4 +1,4 @@
-"""Data sets as cases: files and layouts, how answers are judged. Reads text only: no torch, no image is decoded here."""
+"""Data sets as cases: their files and layouts, and how answers are judged. Text only: no torch, no image is decoded."""
 
 from __future__ import annotations
 
