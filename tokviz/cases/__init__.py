@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from .case import METRICS, Case, Metric, Problem
 from .case_file import CaseFile, open_cases
+from .judging import Judgement, judge
+from .layouts import LAYOUTS
 
-__all__ = ["METRICS", "Case", "CaseFile", "Metric", "Problem", "open_cases"]
+__all__ = ["LAYOUTS", "METRICS", "Case", "CaseFile", "Judgement", "Metric", "Problem", "judge", "open_cases"]

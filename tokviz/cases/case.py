@@ -101,7 +101,7 @@ class BrokenLine(ValueError):
 
 
 class LeftOut(Exception):
-    """An entry that is in order, but no case: a question without an image. Its message says which kind, to be counted."""
+    """An entry that is in order, but no case, as a question without an image. Its message says which kind."""
 
 
 def text_of(value: Any, name: str) -> str:
