@@ -35,8 +35,8 @@ class CaseFile:
         unused_keys: Keys of entries that have no meaning here, with how many entries have them.
     """
 
-    def __init__(self, path: Path, layout: type[Layout], media: Path | None = None) -> None:
-        self._path, self._layout = path, layout
+    def __init__(self, path: Path, layout: type[Layout], media: Path | None = None, prompt: str = "{question}") -> None:
+        self._path, self._layout, self._prompt = path, layout, prompt
         self.name = path.name
         self.layout = layout.name
         reader = layout(path)
@@ -100,6 +100,8 @@ class CaseFile:
         for name in ("image", "video"):
             if fields.get(name) is not None:
                 fields[name] = self._found(fields[name])
+        if isinstance(fields.get("question"), str):
+            fields["question"] = self._prompt.replace("{question}", fields["question"])
         try:
             return Case(**fields)
         except ValidationError as error:
@@ -119,13 +121,20 @@ class CaseFile:
             self.problems.append(problem)
 
 
-def open_cases(path: str | Path, layout: str | None = None, media: str | Path | None = None) -> CaseFile:
+def open_cases(
+    path: str | Path,
+    layout: str | None = None,
+    media: str | Path | None = None,
+    prompt: str | None = None,
+) -> CaseFile:
     """Open a case file, or a folder that holds one.
 
     Args:
         path: The file or folder; docs/cases.md lists the layouts.
         layout: Name of the layout; recognised from the content where it is None.
         media: The folder that images and videos lie in, if it is not the file's.
+        prompt: What each question becomes, with ``{question}`` in it, such as LLaVA's
+            ``"{question}\\nAnswer the question using a single word or phrase."``. As it is written where it is None.
 
     Raises:
         BadInput: If there is no such file, its layout is unknown or not recognised, or a file that it needs is missing.
@@ -139,7 +148,9 @@ def open_cases(path: str | Path, layout: str | None = None, media: str | Path | 
         raise BadInput(f"There is no case file or folder named {shown_name(path)!r}.")
     if media is not None and not Path(media).is_dir():
         raise BadInput(f"There is no media folder named {shown_name(media)!r}.")
-    return CaseFile(path, _layout_of(path, layout), None if media is None else Path(media))
+    if prompt is not None and "{question}" not in prompt:
+        raise BadInput("The prompt needs {question} in it, where the question of each case goes.")
+    return CaseFile(path, _layout_of(path, layout), None if media is None else Path(media), prompt or "{question}")
 
 
 def _layout_of(path: Path, name: str | None) -> type[Layout]:
@@ -168,6 +179,8 @@ def _sentence(error: ValidationError) -> str:
     """The first thing that pydantic found, in a few words and without the value."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = str(first["loc"][0]) if first["loc"] else ""
+    if where == "evidence" and first["type"] not in ("value_error", "too_long"):
+        return "evidence: needs a list of boxes [x0, y0, x1, y1]"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     return f"{where}: {message}" if where else message
