@@ -268,8 +268,9 @@ def test_overlap():
         ("[60, 0, 100, 50]", 0.4),
         ("(99, 1)", 1.0),
         ("(101, 1)", 0.0),
-    ]
-    + [("[0, 0, 0.5, 0.5]", 1.0), ("no idea", 0.0)],
+        ("[0, 0, 0.5, 0.5]", 1.0),
+        ("no idea", 0.0),
+    ],
 )
 def test_boxes_and_points_are_judged_by_overlap_and_by_lying_inside(answer, score):
     asked = case("box", "[0, 0, 100, 50]")
