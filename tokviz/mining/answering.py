@@ -206,7 +206,7 @@ class _Answering:
         schedule = unpruned.pruner.schedule(Budget(1), planning_info(vlm, job.grid), unpruned.requested.params)
         said = execute(vlm.model, vlm.family, prompt, schedule, {}, job.settings()).answer
         words = decoded(vlm, said.token_ids)
-        found = judge(case, words)
+        found = judge(case, words, job.grid.image_size)
         tokens = evidence_tokens(job.grid, job.request.evidence, job.request.evidence_frames)
         return cls(vlm, plan, task, job, prompt, said, words, found.right, found.score, tokens)
 
@@ -279,7 +279,7 @@ class _Answering:
     def _said(self, said: Answer) -> Row:
         """Columns about the answer."""
         words = decoded(self.vlm, said.token_ids)
-        judged = judge(self.task.case, words)
+        judged = judge(self.task.case, words, self.job.grid.image_size)
         outcome = outcome_of(judged.right, self.right, words, self.answer)
         return {
             "answer": words,
