@@ -229,8 +229,13 @@ class _Answering:
         job, vlm = self.job, self.vlm
         # A budget beyond what this image has asks for all of it.
         asked = Budget(min(budget, job.grid.n_tokens), self.plan.budget_as)
-        known = {"reference": tuple(self.said.token_ids), "unpruned": _as_reference(self.said)}
-        settings = replace(job.settings(), budget=asked, seed=seed, **known)
+        settings = replace(
+            job.settings(),
+            budget=asked,
+            seed=seed,
+            reference=tuple(self.said.token_ids),
+            unpruned=replace(self.said, reference_logprobs=self.said.logprobs),
+        )
         info = planning_info(vlm, job.grid, has_evidence=settings.has_evidence)
         params = chosen.requested.params
         try:
@@ -338,11 +343,6 @@ class _Answering:
 def _file_digest(path: str) -> str:
     with open_file(path, "media") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _as_reference(said: Answer) -> Answer:
-    """The unpruned answer as what a run gives that dropped nothing."""
-    return replace(said, reference_logprobs=said.logprobs)
 
 
 def _margin(said: Answer) -> float | None:

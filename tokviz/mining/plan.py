@@ -31,8 +31,8 @@ from ..runs.compare import versions
 from ..runs.inputs import check_whole
 from ..runs.requests import MAX_NEW_TOKENS, ChosenMethod, MethodLike, chosen_methods, listed
 from ..short import passed
-from .sources import folder_of
 from .manifest import Manifest, MinedFile, MinedMethod, MinedModel
+from .sources import folder_of
 
 PART_CASES = 100
 QUICK_CASES, QUICK_BUDGETS = 40, 2
@@ -194,7 +194,7 @@ def weights_digest(model: Any) -> str:
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             if tensor.device.type != "meta":
-                digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
