@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("runs",),
     ("cases",),
+    ("mining",),
     ("viz", "serving"),
     ("ui",),
     ("api", "cli"),

@@ -18,6 +18,7 @@ MAY_LOAD = {
     "models": {"torch", "transformers"},
     "engine": {"torch", "transformers"},
     "runs": {"torch", "transformers"},
+    "cases": set(),
     "viz": {"matplotlib"},
     "serving": set(),
     "ui": {"gradio", "torch", "matplotlib"},

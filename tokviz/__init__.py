@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .comparison import Comparison
     from .errors import BadInput, Unsupported
     from .horizon import HorizonLayer, InformationHorizon
+    from .mining.mine import MiningProgress, mine
+    from .mining.mined import MinedRun, open_run
     from .models.loading import VisionLanguageModel, load, wrap
     from .names import VisionLayer
     from .pruners import Pruner, methods, register
@@ -82,6 +84,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "api": "Inputs inputs_for list_models prune",
     "errors": "BadInput Unsupported",
+    "mining.mine": "MiningProgress mine",
+    "mining.mined": "MinedRun open_run",
     "models.loading": "VisionLanguageModel load wrap",
     "names": "VisionLayer",
     "pruners": "Pruner methods register",
@@ -154,6 +158,8 @@ __all__ = [
     "Inside",
     "InsideLayer",
     "InsideToken",
+    "MinedRun",
+    "MiningProgress",
     "Need",
     "Paper",
     "Param",
@@ -194,6 +200,8 @@ __all__ = [
     "load_examples",
     "merge_into_nearest",
     "methods",
+    "mine",
+    "open_run",
     "prune",
     "pruner",
     "register",

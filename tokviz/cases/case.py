@@ -26,8 +26,9 @@ class Case(Record):
 
     Attributes:
         id: Unique in its file.
-        image: Path of the image as it is written in the file; None for a video. ``CaseFile.media_path`` resolves it.
-        video: Path of the video as it is written in the file; None for an image.
+        image: Path of the image, relative to the media folder (``CaseFile.root``) or absolute; None for a video. Opened
+            through ``CaseFile.media_path``.
+        video: The same of a video; None for an image.
         question: The prompt's text.
         answers: The right answers, any of which counts (VQA score: the ten people's). Empty: nothing can be judged.
         family: What kind of question it is, as the data set calls it.
@@ -48,11 +49,11 @@ class Case(Record):
     evidence_frames: Annotated[tuple[int, ...], Field(max_length=MAX_EVIDENCE)] = ()
     split: _Name | None = None
     metric: Metric = "exact"
-    others: dict[str, str] = {}
+    others: dict[str, str] = Field(default_factory=dict)
 
     @property
     def media(self) -> str:
-        """The path of the image or video, as written."""
+        """The path of the image or video."""
         return self.image or self.video or ""
 
     @field_validator("question")
@@ -97,6 +98,10 @@ class Problem:
 
 class BrokenLine(ValueError):
     """What is wrong with one line or entry; the reader skips it and goes on."""
+
+
+class LeftOut(Exception):
+    """An entry that is in order, but no case, as a question without an image. Its message says which kind."""
 
 
 def text_of(value: Any, name: str) -> str:

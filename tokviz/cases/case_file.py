@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import BadInput, nearest
 from ..files import is_file, shown_name
-from .case import BrokenLine, Case, Problem
-from .layouts import LAYOUTS
+from .case import BrokenLine, Case, LeftOut, Problem
+from .layouts import LAYOUTS, JsonLines
 from .layouts.layout import Layout
 from .reading import Entry, confined, digest
 
@@ -29,18 +31,20 @@ class CaseFile:
         root: The folder that images and videos lie in; nothing outside of it is opened.
         problems: What could not be used so far, in file order; of the latest iteration only.
         n_problems: How many there were; ``problems`` has at most 100,000.
+        left_out: Entries that are in order but no cases, such as questions without an image: which kind, and how many.
         unused_keys: Keys of entries that have no meaning here, with how many entries have them.
     """
 
-    def __init__(self, path: Path, layout: type[Layout], media: Path | None = None) -> None:
-        self._path, self._layout = path, layout
+    def __init__(self, path: Path, layout: type[Layout], media: Path | None = None, prompt: str = "{question}") -> None:
+        self._path, self._layout, self._prompt = path, layout, prompt
         self.name = path.name
         self.layout = layout.name
         reader = layout(path)
-        self.root = reader.folder if media is None else media
+        self.root = (reader.folder if media is None else media).resolve()
         self._files = tuple(reader.files())
         self.problems: list[Problem] = []
         self.n_problems = 0
+        self.left_out: Counter[str] = Counter()
         self.unused_keys: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -49,11 +53,12 @@ class CaseFile:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the file; of several files, of their names and digests. Media are not part of it."""
-        return digest(self._files)
+        return digest(self._files, self._path)
 
     def __iter__(self) -> Iterator[Case]:
         reader = self._layout(self._path)
-        self.problems, self.n_problems, self.unused_keys = [], 0, reader.unused
+        self.problems, self.n_problems = [], 0
+        self.left_out, self.unused_keys = Counter(), reader.unused
         seen: dict[str, Entry] = {}
         for entry in reader.entries():
             try:
@@ -61,10 +66,13 @@ class CaseFile:
                 if case.id in seen:
                     raise BrokenLine(f"the id {case.id[:80]!r} is taken by {_place(seen[case.id])}")
             except BrokenLine as error:
-                self._add(Problem(entry.file, entry.line, str(error)))
-                continue
-            seen[case.id] = Entry(entry.file, entry.line)
-            yield case
+                counted = f"entry {entry.number:,}: " if entry.number is not None else ""
+                self._add(Problem(entry.file, entry.line, f"{counted}{error}"))
+            except LeftOut as error:
+                self.left_out[str(error)] += 1
+            else:
+                seen[case.id] = replace(entry, value=None)
+                yield case
 
     def media_path(self, case: Case) -> Path:
         """Where the image or video of a case lies; links are followed and stay inside of ``root``.
@@ -72,28 +80,40 @@ class CaseFile:
         Raises:
             BadInput: If it leads out of the folder or there is no such file.
         """
-        reader = self._layout(self._path)
         try:
-            paths = [confined(self.root, name) for name in reader.media_names(case.media)]
+            path = confined(self.root, case.media)
         except BrokenLine as error:
             raise BadInput(f"The case {case.id[:80]!r} cannot be used: {error}.") from error
-        found = next((path for path in paths if is_file(path)), None)
-        if found is None:
+        if not is_file(path):
             what = "image" if case.image is not None else "video"
             raise BadInput(f"There is no {what} file named {shown_name(case.media)!r} in the media folder.")
-        return found
+        return path
 
     def _case(self, reader: Layout, entry: Entry) -> Case:
         """Raises BrokenLine."""
         if entry.broken is not None:
             raise BrokenLine(entry.broken)
         try:
-            case = Case(**reader.fields(entry.value))
+            fields = reader.fields(entry.value)
+        except (AttributeError, TypeError, KeyError, IndexError) as error:  # JSON of another form, at any depth
+            raise BrokenLine(f"the entry has not the form that the layout {reader.name} says") from error
+        for name in ("image", "video"):
+            if fields.get(name) is not None:
+                fields[name] = self._found(fields[name])
+        if isinstance(fields.get("question"), str):
+            fields["question"] = self._prompt.replace("{question}", fields["question"])
+        try:
+            return Case(**fields)
         except ValidationError as error:
             raise BrokenLine(_sentence(error)) from error
-        for name in reader.media_names(case.media):
-            confined(self.root, name)
-        return case
+
+    def _found(self, names: Any) -> str:
+        """Of the names that a file may have, the first that there is, else the first. Raises BrokenLine."""
+        written = (names,) if isinstance(names, str) else names
+        if not isinstance(written, tuple):
+            raise BrokenLine("the path of an image or video must be a text")
+        paths = [confined(self.root, name) for name in written]
+        return next((name for name, path in zip(written, paths, strict=True) if path.is_file()), written[0])
 
     def _add(self, problem: Problem) -> None:
         self.n_problems += 1
@@ -101,13 +121,20 @@ class CaseFile:
             self.problems.append(problem)
 
 
-def open_cases(path: str | Path, layout: str | None = None, media: str | Path | None = None) -> CaseFile:
+def open_cases(
+    path: str | Path,
+    layout: str | None = None,
+    media: str | Path | None = None,
+    prompt: str | None = None,
+) -> CaseFile:
     """Open a case file, or a folder that holds one.
 
     Args:
         path: The file or folder; docs/cases.md lists the layouts.
         layout: Name of the layout; recognised from the content where it is None.
         media: The folder that images and videos lie in, if it is not the file's.
+        prompt: What each question becomes, with ``{question}`` in it, such as LLaVA's
+            ``"{question}\\nAnswer the question using a single word or phrase."``. As it is written where it is None.
 
     Raises:
         BadInput: If there is no such file, its layout is unknown or not recognised, or a file that it needs is missing.
@@ -121,7 +148,9 @@ def open_cases(path: str | Path, layout: str | None = None, media: str | Path | 
         raise BadInput(f"There is no case file or folder named {shown_name(path)!r}.")
     if media is not None and not Path(media).is_dir():
         raise BadInput(f"There is no media folder named {shown_name(media)!r}.")
-    return CaseFile(path, _layout_of(path, layout), None if media is None else Path(media))
+    if prompt is not None and "{question}" not in prompt:
+        raise BadInput("The prompt needs {question} in it, where the question of each case goes.")
+    return CaseFile(path, _layout_of(path, layout), None if media is None else Path(media), prompt or "{question}")
 
 
 def _layout_of(path: Path, name: str | None) -> type[Layout]:
@@ -134,6 +163,8 @@ def _layout_of(path: Path, name: str | None) -> type[Layout]:
             raise BadInput(f"There is no layout named {name[:80]!r}; {advice}")
         return found
     found = next((layout for layout in LAYOUTS if layout.recognises(path)), None)
+    if found is None and path.suffix.lower() in (".jsonl", ".ndjson") and not path.is_dir():
+        return JsonLines  # so that what is wrong with its lines is told
     if found is None:
         options = ", ".join(names)
         raise BadInput(f"The layout of {shown_name(path)!r} is not recognised; name it (layout=, --layout): {options}.")
@@ -141,13 +172,15 @@ def _layout_of(path: Path, name: str | None) -> type[Layout]:
 
 
 def _place(entry: Entry) -> str:
-    return f"{entry.file}, line {entry.line}" if entry.line is not None else entry.file
+    return f"{entry.file}, line {entry.line}" if entry.line is not None else f"{entry.file}, entry {entry.number:,}"
 
 
 def _sentence(error: ValidationError) -> str:
     """The first thing that pydantic found, in a few words and without the value."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = str(first["loc"][0]) if first["loc"] else ""
+    if where == "evidence" and first["type"] not in ("value_error", "too_long"):
+        return "evidence: needs a list of boxes [x0, y0, x1, y1]"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     return f"{where}: {message}" if where else message

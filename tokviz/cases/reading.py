@@ -24,12 +24,17 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Entry:
-    """One raw entry. file: its name without the folder. line: from 1, or None. broken: why ``value`` cannot be used."""
+    """One raw entry.
+
+    file: its name without the folder. line: from 1; None within a file that is one JSON document, where number counts.
+    broken: why ``value`` cannot be used.
+    """
 
     file: str
     line: int | None
     value: Any = None
     broken: str | None = None
+    number: int | None = None
 
 
 def json_lines(path: Path) -> Iterator[Entry]:
@@ -107,19 +112,56 @@ def _refuse_constant(name: str) -> float:
     raise BrokenLine(f"{name} is no number in JSON")
 
 
-def digest(paths: Sequence[Path]) -> str:
-    """SHA-256 of a file; of several, of the lines ``sha256sum`` prints for them (name without folder), by name."""
+def digest(paths: Sequence[Path], folder: Path) -> str:
+    """SHA-256 of a file; of several, of the lines ``sha256sum`` prints for them in ``folder``, sorted by name."""
     sums = []
     for path in paths:
         with open_file(path, "case") as file:
-            sums.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+            sums.append((_below(path, folder), hashlib.file_digest(file, "sha256").hexdigest()))
     if len(sums) == 1:
         return sums[0][1]
     return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in sorted(sums)).encode()).hexdigest()
 
 
-def confined(root: Path, written: str) -> Path:
-    """Where a path from a case file leads: inside of ``root``, links followed. It need not exist.
+def _below(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def head(path: Path, size: int = 65_536) -> bytes:
+    """The first bytes of a file; nothing of a folder or of what cannot be read."""
+    try:
+        with open_file(path, "case") as file:
+            return file.read(size)
+    except (BadInput, OSError):
+        return b""
+
+
+def first_object(path: Path) -> dict[str, Any]:
+    """The first line that is a JSON object, among the first few; empty when there is none."""
+    for line in head(path, 1_000_000).splitlines()[:20]:
+        try:
+            value = json.loads(line.removeprefix(_BOM))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def entries_of(path: Path, values: Any) -> Iterator[Entry]:
+    """The entries of a document's list, or of its object as pairs of key and value; each says its number, from 1."""
+    if isinstance(values, dict):
+        values = values.items()
+    elif not isinstance(values, list):
+        raise BadInput(f"{shown_name(path)!r} holds no list of entries where its layout has one.")
+    for number, value in enumerate(values, start=1):
+        yield Entry(path.name, None, value, number=number)
+
+
+def confined(base: Path, written: str) -> Path:
+    """Where a path from a case file leads: inside of ``base``, links followed. It need not exist.
+
+    base: a folder that is resolved already.
 
     Raises:
         BrokenLine: If it leads anywhere else, or cannot be a path.
@@ -132,7 +174,6 @@ def confined(root: Path, written: str) -> Path:
     if ".." in (*PurePosixPath(written).parts, *PureWindowsPath(written).parts):
         raise BrokenLine(f"{shown} leads out of its folder with '..'; name the media folder (media=, --media) instead")
     try:
-        base = root.resolve()
         path = (base / written).resolve()
     except (OSError, ValueError, RuntimeError) as error:
         raise BrokenLine(f"{shown} cannot be followed to a file") from error

@@ -206,7 +206,7 @@ class _Answering:
         schedule = unpruned.pruner.schedule(Budget(1), planning_info(vlm, job.grid), unpruned.requested.params)
         said = execute(vlm.model, vlm.family, prompt, schedule, {}, job.settings()).answer
         words = decoded(vlm, said.token_ids)
-        found = judge(case, words)
+        found = judge(case, words, job.grid.image_size)
         tokens = evidence_tokens(job.grid, job.request.evidence, job.request.evidence_frames)
         return cls(vlm, plan, task, job, prompt, said, words, found.right, found.score, tokens)
 
@@ -229,8 +229,13 @@ class _Answering:
         job, vlm = self.job, self.vlm
         # A budget beyond what this image has asks for all of it.
         asked = Budget(min(budget, job.grid.n_tokens), self.plan.budget_as)
-        known = {"reference": tuple(self.said.token_ids), "unpruned": _as_reference(self.said)}
-        settings = replace(job.settings(), budget=asked, seed=seed, **known)
+        settings = replace(
+            job.settings(),
+            budget=asked,
+            seed=seed,
+            reference=tuple(self.said.token_ids),
+            unpruned=replace(self.said, reference_logprobs=self.said.logprobs),
+        )
         info = planning_info(vlm, job.grid, has_evidence=settings.has_evidence)
         params = chosen.requested.params
         try:
@@ -279,7 +284,7 @@ class _Answering:
     def _said(self, said: Answer) -> Row:
         """Columns about the answer."""
         words = decoded(self.vlm, said.token_ids)
-        judged = judge(self.task.case, words)
+        judged = judge(self.task.case, words, self.job.grid.image_size)
         outcome = outcome_of(judged.right, self.right, words, self.answer)
         return {
             "answer": words,
@@ -338,11 +343,6 @@ class _Answering:
 def _file_digest(path: str) -> str:
     with open_file(path, "media") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _as_reference(said: Answer) -> Answer:
-    """The unpruned answer as what a run gives that dropped nothing."""
-    return replace(said, reference_logprobs=said.logprobs)
 
 
 def _margin(said: Answer) -> float | None:

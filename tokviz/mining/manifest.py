@@ -1,11 +1,11 @@
-"""The receipt of a mined run, ``manifest.json``: what was asked of which model by which code, and which parts there are."""
+"""The receipt of a mined run, ``manifest.json``: what was asked of which model by which code; which parts there are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ..errors import BadInput
 from ..files import open_file
@@ -16,7 +16,7 @@ from .schema import FORMAT
 
 MANIFEST = "manifest.json"
 MAX_BYTES = 64_000_000
-_NOT_ASKED = ("format", "created", "command", "problems", "status", "seconds", "parts", "map")
+_NOT_ASKED = ("format", "created", "command", "problems", "status", "parts", "map")
 """What may differ between the first command on a folder and one that goes on."""
 
 
@@ -82,7 +82,6 @@ class Manifest(Record):
         seeds: Every seed. Methods that draw no random numbers have rows of the first only.
         part_cases: How many cases a part holds; the last one may hold fewer.
         problems: How many entries of the case file could not be used.
-        seconds: Time spent on all parts, added up over all workers.
     """
 
     format: int = FORMAT
@@ -104,7 +103,7 @@ class Manifest(Record):
     part_cases: int
     problems: int = 0
     status: Literal["running", "done"] = "running"
-    parts: Many[Part] = []
+    parts: Many[Part] = Field(default_factory=list)
     map: MapRecord | None = None
 
     def to_bytes(self) -> bytes:

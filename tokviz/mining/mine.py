@@ -25,8 +25,8 @@ from .crew import Crew, mined_by
 from .local import Processes, default_workers, mined_here
 from .mapping import MAP, cases_map
 from .mined import MinedRun, open_run
-from .plan import PART_CASES, Plan, checked_plan, positions, receipt
-from .sources import source_of
+from .plan import PART_CASES, Plan, checked_plan, only_here, positions, receipt
+from .sources import folder_of, source_of
 from .store import RunStore
 
 Engine = Literal["local", "ray"]
@@ -228,18 +228,27 @@ class _Work:
             if crew is not None:
                 crew.close()
 
-    def _crew(
-        self, vlm: VisionLanguageModel, engine: Engine, address: str | None, workers: int | None
-    ) -> Crew | None:
+    def _crew(self, vlm: VisionLanguageModel, engine: Engine, address: str | None, workers: int | None) -> Crew | None:
         """The workers; None to work in this process."""
         if engine == "ray":
             from .on_ray import Actors
 
+            self._check_known()
             return Actors(source_of(vlm), self.plan, workers, address)
-        wanted = min(default_workers(vlm) if workers is None else workers, self.left)
+        wanted = workers or (1 if only_here(self.plan) or not folder_of(vlm) else default_workers(vlm))
+        wanted = min(wanted, self.left)
         if wanted == 1:
             return None
+        self._check_known()
         return Processes(source_of(vlm), self.plan, wanted)
+
+    def _check_known(self) -> None:
+        unknown = only_here(self.plan)
+        if unknown:
+            raise BadInput(
+                f"{unknown[0]} exists in this process only, so that no other can run it: make it an entry point of a "
+                "package (docs/own_pruner.md), or mine with one worker on this machine."
+            )
 
     def _keep(self, mined: Mined) -> None:
         if self.copy_media and mined.media is not None:

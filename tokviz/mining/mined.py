@@ -20,7 +20,7 @@ Table = Literal["rows", "cases"]
 
 
 class MinedRun:
-    """A folder that ``tokviz.mine`` filled. It may still be filled: whole parts are read, as they were when it was opened.
+    """A folder that ``tokviz.mine`` filled, or is filling: the parts that were whole when it was opened.
 
     Attributes:
         path: The folder.

@@ -23,13 +23,16 @@ from ..errors import BadInput
 from ..models.catalog import find
 from ..models.loading import VisionLanguageModel
 from ..names import UNPRUNED, BudgetMeaning
-from ..pruners import Pruner
+from ..pruners import PRUNERS, Pruner
+from ..pruners.plugins import packaged
+from ..pruners.stack import JOIN
+from ..records import RequestedMethod
 from ..runs.compare import versions
 from ..runs.inputs import check_whole
 from ..runs.requests import MAX_NEW_TOKENS, ChosenMethod, MethodLike, chosen_methods, listed
 from ..short import passed
-from .sources import folder_of
 from .manifest import Manifest, MinedFile, MinedMethod, MinedModel
+from .sources import folder_of
 
 PART_CASES = 100
 QUICK_CASES, QUICK_BUDGETS = 40, 2
@@ -52,10 +55,25 @@ class Plan:
     frames: int | None
     model_id: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle methods by their ids: what a schedule is made of cannot be sent to another process."""
+        asked = [chosen.requested for chosen in self.methods]
+        return _rebuilt, (asked, {name: value for name, value in vars(self).items() if name != "chosen"})
+
     @property
     def methods(self) -> tuple[ChosenMethod, ...]:
         """Without the unpruned run."""
         return tuple(chosen for chosen in self.chosen if chosen.pruner.id != UNPRUNED)
+
+
+def _rebuilt(asked: list[RequestedMethod], rest: dict[str, Any]) -> Plan:
+    return Plan(chosen=tuple(chosen_methods(asked)), **rest)
+
+
+def only_here(plan: Plan) -> list[str]:
+    """The methods that another process does not know: those that were made or registered in this one."""
+    found = {pruner.id for pruner in (*PRUNERS, *packaged(PRUNERS))}
+    return [chosen.requested.key for chosen in plan.methods if not {*chosen.pruner.id.split(JOIN)} <= found]
 
 
 def checked_plan(
@@ -176,7 +194,7 @@ def weights_digest(model: Any) -> str:
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             if tensor.device.type != "meta":
-                digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -67,7 +67,8 @@ class RunStore:
             BadInput: If another process mines into it, it belongs to another command (which says what differs), holds
                 something else, or cannot be written.
         """
-        self.folder, self.manifest, self.notes = Path(folder), asked, []
+        self.folder, self.manifest = Path(folder), asked
+        self.notes: list[str] = []
         self._logs: dict[int, BinaryIO] = {}
         self._places: dict[int, dict[int, tuple[int, int, float]]] = {}
         self._done: set[str] = set()

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadInput
-from ..case import BrokenLine, needed, text_of, texts_of
-from ..reading import Entry, json_lines
+from ..case import BrokenLine, Case, needed, text_of, texts_of
+from ..reading import Entry, first_object, json_lines
 from .layout import Layout
 
 CASE_FILE = "cases.jsonl"
-_KEYS = frozenset("id image video question answer answers family evidence evidence_frames split metric others".split())
+_KEYS = Case.model_fields.keys() | {"answer"}
 
 
 class JsonLines(Layout):
@@ -23,8 +23,11 @@ class JsonLines(Layout):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """A folder with cases.jsonl, or a file that ends in .jsonl."""
-        return (path / CASE_FILE).is_file() if path.is_dir() else path.suffix.lower() in (".jsonl", ".ndjson")
+        """A folder with cases.jsonl, or lines with id, question, and image or video."""
+        if path.is_dir():
+            return (path / CASE_FILE).is_file()
+        keys = first_object(path).keys()
+        return {"id", "question"} <= keys and bool(keys & {"image", "video"})
 
     def files(self) -> Sequence[Path]:
         """The one file."""
