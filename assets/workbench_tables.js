@@ -124,7 +124,7 @@ function rateTable(told) {
       open.type = "button";
       open.style.setProperty("--wb-share", `${Math.min(100, (100 * (cell.lost ?? 0)) / cell.n)}%`);
       open.title = `${count(cell.right)} of ${count(cell.n)} right${cell.lost === undefined ? "" : `, ${count(cell.lost)} lost`}${cell.low === undefined ? "" : `; 95% interval ${percent(cell.low)} – ${percent(cell.high)}`}. Open the lost ones.`;
-      open.addEventListener("click", () => lookAt([...wb.conditions, ...cell.conditions], cell.budget));
+      open.addEventListener("click", () => lookAt([...wb.conditions.filter((one) => !isOfMethod(one)), ...cell.conditions], cell.budget));
       td.append(open);
       row.append(td);
     });

@@ -23,6 +23,7 @@ from .columns import case_columns
 from .filters import STATUSES, Filter, Labels, Sort, parsed
 from .manifest import is_run, shown_method
 from .queries import PAGE, Found, points
+from .rates import budget_table, slice_table
 from .run import OUTCOMES, OpenRun
 from .slices import automatic_slices, compare_slice
 from .tags import Edit, TagStore
@@ -117,6 +118,7 @@ class Workbench:
             "points": self._points,
             "matches": self._matches,
             "slices": self._slices,
+            "tables": self._tables,
             "edit": self._edit,
             "edit_all": self._edit_all,
             "undo": self._undo,
@@ -289,6 +291,21 @@ class Workbench:
             "cases": ranking.cases,
             "not_said": ranking.not_said,
         }
+
+    def _tables(self, asked: Any) -> dict[str, Any]:
+        view: View = parsed(asked, View, "The view")
+        opened = self._open(view.run)
+        labels = self._labels(opened)[1]
+        saved = []
+        for one in opened.tags.slices():
+            try:
+                its = parsed(one.filter, Filter, "The slice")
+                self._found(opened, its)
+            except BadInput:  # made for methods or budgets that this run has no longer; the list of slices says so
+                continue
+            saved.append((one.name, its))
+        tables = budget_table(opened.run, view.filter, labels), slice_table(opened.run, view.filter, view.budget, saved, labels)
+        return {"tables": [table.to_json() for table in tables]}
 
     def _compared(self, opened: _Opened, saved: dict[str, Any], pair: _Pair) -> dict[str, Any]:
         """A saved slice with how two methods do on it; what it can no longer find is said."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput, need
+from ..errors import BadInput
+from ..statistics import compare_paired, holm
 from .columns import NONE, CaseColumns, Number, case_columns, verdicts
 from .filters import Compiler, Condition, Filter, HasText, IsOneOf, IsTrue, Labels, Outcome, Within
 from .queries import Found
@@ -45,8 +46,8 @@ class Slice:
         conditions: The filter that finds them.
         cases: How many; right_a, right_b: on how many of them each method is right.
         only_a, only_b: Cases on which one is right and the other is not.
-        p: McNemar's exact p-value; p_holm: corrected for all slices that were tried. None where the methods never
-            differ.
+        p: McNemar's exact p-value; p_holm: corrected for all slices that were tried. None where the two
+            differ on too few cases for any test.
         beyond: How much the difference of the two rates exceeds that on all other cases; the ranking goes by it.
     """
 
@@ -97,7 +98,6 @@ def automatic_slices(
     Conditions on what a method did are left out of the filter: cases that were chosen by their outcome prove nothing
     about it. Raises BadInput for what was not mined, or a method compared with itself.
     """
-    need("scipy", "mine", "Testing slices")
     if a == b:
         raise BadInput("Choose two different methods to rank slices by.")
     place = Compiler(run.methods, run.manifest.budgets).place
@@ -125,7 +125,6 @@ def about_cases(asked: Filter) -> Filter:
 
 def compare_slice(run: OpenRun, name: str, asked: Filter, a: str, b: str, budget: int, labels: Labels | None = None) -> Slice:
     """One slice, such as a saved one, as of ``automatic_slices``; its p-value stands alone."""
-    need("scipy", "mine", "Testing slices")
     place = Compiler(run.methods, run.manifest.budgets).place
     one, other = (verdicts(run, *place(key, budget)) for key in (a, b))
     there = one.there & other.there
@@ -134,15 +133,12 @@ def compare_slice(run: OpenRun, name: str, asked: Filter, a: str, b: str, budget
 
 
 def _not_said(chosen: NDArray[np.bool_], a: NDArray[np.bool_], b: NDArray[np.bool_]) -> str | None:
-    """Of too few cases nothing can be said: with five that differ, even all on one side give p = 0.06."""
-    n, apart = int(np.count_nonzero(chosen)), int(np.count_nonzero(chosen & (a != b)))
-    if apart >= 6:
+    """Why a test of all the cases together would be refused, with how many it needs; None where it would not be."""
+    refusal = compare_paired({"a": a[chosen], "b": b[chosen]}, [("a", "b")])[0].refusal
+    if refusal is None:
         return None
-    needed = f"about {round(n * 6 / apart):,} cases" if apart else "more cases"
-    return (
-        f"The two methods differ on {apart} of {n:,} cases. No test can tell them apart with fewer than 6 such cases: "
-        f"mine {needed} of this kind, or choose a smaller budget."
-    )
+    words = str(refusal)
+    return f"{words[0].upper()}{words[1:]} Choose a smaller budget, or mine more cases."
 
 
 def _compared(
@@ -154,31 +150,20 @@ def _compared(
     a: NDArray[np.bool_],
     b: NDArray[np.bool_],
 ) -> Slice:
-    from scipy.stats import binomtest
-
     n, rest = int(np.count_nonzero(members)), of & ~members
-    only_a, only_b = int(np.count_nonzero(members & a & ~b)), int(np.count_nonzero(members & b & ~a))
-    differing = only_a + only_b
-    p = float(binomtest(only_a, differing, 0.5).pvalue) if differing else None
-    inside = (only_a - only_b) / n if n else 0.0
+    said = compare_paired({"a": a[members], "b": b[members]}, [("a", "b")])[0]
+    inside = said.difference / 100
     n_rest = int(np.count_nonzero(rest))
     outside = (int(np.count_nonzero(rest & a)) - int(np.count_nonzero(rest & b))) / n_rest if n_rest else 0.0
     right = int(np.count_nonzero(members & a)), int(np.count_nonzero(members & b))
-    return Slice(name, kind, conditions, n, *right, only_a, only_b, p, None, inside - outside)
+    counts = n, *right, said.only_first, said.only_second
+    return Slice(name, kind, conditions, *counts, said.p, None, inside - outside)
 
 
 def _with_holm(found: Sequence[Slice]) -> list[Slice]:
-    """All p-values corrected together; slices without one stay as they are."""
-    from dataclasses import replace
-
-    tested = [one for one in found if one.p is not None]
-    order = sorted(range(len(tested)), key=lambda at: tested[at].p or 0.0)
-    corrected, least = [0.0] * len(tested), 0.0
-    for rank, at in enumerate(order):
-        least = max(least, min(1.0, (len(tested) - rank) * (tested[at].p or 0.0)))
-        corrected[at] = least
-    p_holm = {id(one): value for one, value in zip(tested, corrected, strict=True)}
-    return [replace(one, p_holm=p_holm.get(id(one))) for one in found]
+    """All p-values corrected together; those that were refused were looked at as well and count as 1."""
+    corrected = holm([1.0 if one.p is None else one.p for one in found]) if found else []
+    return [one if one.p is None else replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
 
 
 Candidate = tuple[str, str, tuple[Condition, ...], NDArray[np.bool_]]
