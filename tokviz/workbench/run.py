@@ -6,9 +6,10 @@ and budget, over its seeds). Images, kept sets and whole rows stay in the files 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -18,6 +19,7 @@ from .manifest import MANIFEST, Manifest, checked_manifest, part_file
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow
 
 T = TypeVar("T")
 
@@ -123,12 +125,23 @@ class OpenRun:
         """As ``query``, by column as (masked) numpy arrays."""
         return dict(self.cursor(sql, parameters).fetchnumpy())
 
+    def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> pyarrow.Table:
+        """As ``query``, as an Arrow table."""
+        with self._errors():
+            return self._db.cursor().sql(sql, params=list(parameters)).to_arrow_table()
+
     def cursor(self, sql: str, parameters: Sequence[Any] = ()) -> duckdb.DuckDBPyConnection:
         """A connection of its own with the result of a statement, as DuckDB gives it."""
+        with self._errors():
+            return self._db.cursor().execute(sql, list(parameters))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What DuckDB says of files and memory becomes BadInput."""
         import duckdb
 
         try:
-            return self._db.cursor().execute(sql, list(parameters))
+            yield
         except duckdb.OutOfMemoryException as error:
             raise BadInput("This needs more memory than the workbench may take: filter for fewer cases.") from error
         except duckdb.IOException as error:
@@ -154,6 +167,11 @@ class OpenRun:
     def has(self, ordinal: int) -> bool:
         """Whether the run holds a case."""
         return ordinal in self._places
+
+    def count_rows(self, ordinals: Sequence[int]) -> int:
+        """How many rows some cases have, of all methods, budgets and seeds."""
+        sql = "SELECT sum(seeds) FROM cells WHERE ordinal IN (SELECT unnest($1::INTEGER[]))"
+        return int(self.query(sql, [list(ordinals)])[0][0] or 0)
 
     def files(self, kind: str, ordinals: Sequence[int] | None = None) -> list[str]:
         """The Parquet files of ``kind`` ("rows", "cases") that hold these cases; None: all of them."""

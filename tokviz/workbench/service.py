@@ -151,6 +151,10 @@ class Workbench:
         """A run of the folder by its name, opened. Raises BadInput."""
         return self._open(name).run
 
+    def tags(self, name: str) -> TagStore:
+        """What people say about the cases of a run. Raises BadInput."""
+        return self._open(name).tags
+
     def view(self, asked: Any) -> tuple[OpenRun, View, Found]:
         """A request's view, and what it finds. Raises BadInput."""
         view: View = parsed(asked, View, "The view")
