@@ -287,6 +287,11 @@ function wire() {
     Object.assign(wb, { conditions: [], sort: { column: "ordinal" }, page: 0, methods: [], pair: null });
     location.hash = `#failures?run=${encodeURIComponent(event.target.value)}`;
   });
+  find(".wb-filters-button").addEventListener("click", (event) => {
+    const open = find(".wb-side").classList.toggle("wb-is-open");
+    event.currentTarget.setAttribute("aria-expanded", String(open));
+    find(".wb-facets").querySelectorAll("details[open] .wb-histogram").forEach(drawHistogram);
+  });
   let typing = 0;
   find(".wb-search input").addEventListener("input", (event) => {
     clearTimeout(typing);
