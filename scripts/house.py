@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cases",),
     ("mining",),
     ("viz", "serving"),
+    ("workbench",),
     ("ui",),
     ("api", "cli"),
 )

@@ -106,7 +106,9 @@ def _write_part(
     cases = _cases(ordinals, images, shape, rng)
     rows = _rows(ordinals, cases, shape, rng)
     digests = {}
-    digests["sha256"] = _write(folder / "rows" / f"{name}.parquet", rows, "rows", GROUP * (len(rows["ordinal"]) // len(ordinals)))
+    digests["sha256"] = _write(
+        folder / "rows" / f"{name}.parquet", rows, "rows", GROUP * (len(rows["ordinal"]) // len(ordinals))
+    )
     digests["cases_sha256"] = _write(folder / "cases" / f"{name}.parquet", cases, "cases", GROUP)
     return {"name": name, "cases": len(ordinals), "rows": len(rows["ordinal"]), "seconds": 1.0, **digests}
 

@@ -31,7 +31,13 @@ class CaseHandlers:
             raise BadInput(_UNREADABLE)
         try:
             comparison = stored_comparison(
-                run, ordinal, [_text(one) for one in methods], budget, seed=seed, roots=self._bench.media, thumbnail=True
+                run,
+                ordinal,
+                [_text(one) for one in methods],
+                budget,
+                seed=seed,
+                roots=self._bench.media,
+                thumbnail=True,
             )
         except BadInput as error:
             return self._not_stored(case_row(run, ordinal), str(error))

@@ -58,7 +58,9 @@ def cases_figure(
     return sheet.figure
 
 
-def cases_figure_bytes(comparisons: Sequence[Comparison], file_format: str = "pdf", theme: ThemeName = "light") -> bytes:
+def cases_figure_bytes(
+    comparisons: Sequence[Comparison], file_format: str = "pdf", theme: ThemeName = "light"
+) -> bytes:
     """``cases_figure`` as the bytes of a png, svg or pdf file; same comparisons, same bytes."""
     return written(lambda: cases_figure(comparisons, theme=theme), file_format, f"tokviz: {len(comparisons)} cases")
 

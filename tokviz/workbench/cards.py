@@ -15,12 +15,12 @@ MOST_LANES = 4
 _LONGEST = 600
 """Characters of a text on a card; a case's own view shows all of it."""
 _CASE = (
-    "case_id, ordinal, question, answers, family, split, answer, \"right\", score, margin, evidence, evidence_size, "
+    'case_id, ordinal, question, answers, family, split, answer, "right", score, margin, evidence, evidence_size, '
     "n_tokens, grid_rows, grid_cols, grid, media_width, media_height, thumbnail, video IS NOT NULL AS is_video, "
     "cls_entropy, effective_rank, difficult"
 )
 _ROW = (
-    "ordinal, method, budget, seed, answer, \"right\", outcome, kept, n_kept, n_final, margin, evidence_kept, "
+    'ordinal, method, budget, seed, answer, "right", outcome, kept, n_kept, n_final, margin, evidence_kept, '
     "evidence_absorbed, evidence_lost, only_failure, all_failed, random_beats_it, flip_budget, agreement, error"
 )
 
@@ -101,7 +101,9 @@ def _outcomes(run: OpenRun, ordinals: Sequence[int], budget: int) -> dict[int, d
     return found
 
 
-def _card(case: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None], outcomes: dict[str, str]) -> dict[str, Any]:
+def _card(
+    case: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None], outcomes: dict[str, str]
+) -> dict[str, Any]:
     size = (case["media_width"] or 1, case["media_height"] or 1)
     thumbnail = case["thumbnail"]
     return {
@@ -117,7 +119,10 @@ def _card(case: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None], out
         "video": case["is_video"],
         "image": base64.b64encode(thumbnail).decode() if thumbnail else "",
         "size": size,
-        "evidence": [[round(1000 * edge / side) for edge, side in zip(box, size * 2, strict=True)] for box in case["evidence"] or []],
+        "evidence": [
+            [round(1000 * edge / side) for edge, side in zip(box, size * 2, strict=True)]
+            for box in case["evidence"] or []
+        ],
         "lanes": [None if row is None else _lane(case, row) for row in rows],
         "outcomes": outcomes,
     }

@@ -100,8 +100,8 @@ def rows_table(run: OpenRun, ordinals: Sequence[int], tags: TagStore | None = No
     per_case = len(run.methods) * len(run.manifest.budgets) * max(1, len(run.manifest.seeds))
     if len(ids) * per_case > MOST_ROWS and run.count_rows(ids) > MOST_ROWS:
         raise BadInput(
-            f"These {len(ids):,} cases have more than {MOST_ROWS:,} rows: filter for fewer, or read the Parquet files of "
-            "the run itself."
+            f"These {len(ids):,} cases have more than {MOST_ROWS:,} rows: filter for fewer, or read the Parquet "
+            "files of the run itself."
         )
     columns = ", ".join(
         [
@@ -183,7 +183,9 @@ def cases_jsonl(run: OpenRun, ordinals: Sequence[int]) -> bytes:
     wanted = list(map(int, ordinals))
     if len(wanted) > MOST_CASES:
         raise BadInput(f"At most {MOST_CASES:,} cases are written at once; these are {len(wanted):,}.")
-    columns = "case_id, ordinal, image, video, question, answers, family, evidence, evidence_frames, split, metric, others"
+    columns = (
+        "case_id, ordinal, image, video, question, answers, family, evidence, evidence_frames, split, metric, others"
+    )
     by_ordinal = {case["ordinal"]: case for case in read_cases(run, wanted, columns)}
     lines = [_case_of(by_ordinal[ordinal]) for ordinal in wanted if ordinal in by_ordinal]
     return "".join(f"{line}\n" for line in lines).encode()

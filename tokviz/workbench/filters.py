@@ -1,4 +1,4 @@
-"""Conditions on cases, as data: what the page, the address, a slice and a script all say alike. A filter is all of them.
+"""Conditions on cases, as data: page, address, slice and script all say them alike. A filter is all of them.
 
 Each condition becomes one boolean SQL expression over ``facts`` (alias ``f``); every value is a parameter. Names of
 columns come from the fixed lists of ``run``, never from a request.
@@ -246,7 +246,7 @@ class Filter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    conditions: tuple[Condition, ...] = Field((), max_length=MOST_CONDITIONS)
+    conditions: tuple[Condition, ...] = Field(default=(), max_length=MOST_CONDITIONS)
 
     def also(self, *more: Condition) -> Filter:
         """The filter with further conditions."""
@@ -371,7 +371,10 @@ class Compiler:
             bad = {name for name in OUTCOMES if name not in GOOD and name != "error"}
             names |= {"right": set(GOOD), "not right": bad}.get(result, {result})
         count = "(" + " + ".join(f"n_{name}" for name in sorted(names)) + ")"
-        return self._in_cells(condition, {"most": f"2 * {count} > seeds", "any": f"{count} > 0", "all": f"{count} = seeds"}[condition.seeds])
+        return self._in_cells(
+            condition,
+            {"most": f"2 * {count} > seeds", "any": f"{count} > 0", "all": f"{count} = seeds"}[condition.seeds],
+        )
 
     def _text(self, condition: HasText) -> str:
         words = condition.text.lower().split()[:MOST_WORDS]

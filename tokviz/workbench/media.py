@@ -1,4 +1,4 @@
-"""The image or video that a mined case is about: found beside the run or where the data set lies, and still the same."""
+"""The image or video that a mined case is about: found beside the run or where the data set lies, unchanged."""
 
 from __future__ import annotations
 

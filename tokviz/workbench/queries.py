@@ -71,7 +71,9 @@ class Found:
         compiler = self._compiler()
         conditions = [compiler.sql(condition) for condition in self.asked.conditions]
         bits = " + ".join(f"(NOT {sql})::UBIGINT * {1 << at}" for at, sql in enumerate(conditions))
-        read = self.run.columns(f"SELECT f.ordinal, {bits} AS fails FROM facts f ORDER BY f.ordinal", compiler.parameters)
+        read = self.run.columns(
+            f"SELECT f.ordinal, {bits} AS fails FROM facts f ORDER BY f.ordinal", compiler.parameters
+        )
         return np.asarray(read["fails"], np.uint64)
 
     def _compiler(self) -> Compiler:

@@ -99,9 +99,7 @@ def _rows(run: OpenRun, cells: Callable[[str], tuple[Rate, ...]]) -> tuple[tuple
     return tuple((shown_method(method), cells(method.key)) for method in run.manifest.methods)
 
 
-def _rate(
-    run: OpenRun, key: str, budget: int, members: NDArray[np.bool_], conditions: tuple[Condition, ...]
-) -> Rate:
+def _rate(run: OpenRun, key: str, budget: int, members: NDArray[np.bool_], conditions: tuple[Condition, ...]) -> Rate:
     found = verdicts(run, *Compiler(run.methods, run.manifest.budgets).place(key, budget))
     inside = members & found.there
     lost = int(np.count_nonzero(np.isin(found.verdict[inside], (_LOST, _DIFFERS))))

@@ -36,7 +36,16 @@ LARGE_CASES = 200
 SIDE = 340
 LARGEST = 20_000_000
 """Bytes of a report of ``LARGE_CASES``; images are made smaller until it is."""
-_SIGNS = {"kept": "✓", "lost": "✗", "rescued": "✓", "changed": "✗", "wrong": "✗", "same": "=", "differs": "≠", "error": "!"}
+_SIGNS = {
+    "kept": "✓",
+    "lost": "✗",
+    "rescued": "✓",
+    "changed": "✗",
+    "wrong": "✗",
+    "same": "=",
+    "differs": "≠",
+    "error": "!",
+}
 _QUALITIES = ((SIDE, 80), (SIDE, 60), (240, 55), (160, 50))
 
 
@@ -55,7 +64,9 @@ def report_html(
     blocks = [_case(run, view, card, images[card["ordinal"]], given.get(card["id"])) for card in shown]
     tables = [budget_table(run, view.filter), slice_table(run, view.filter, view.budget)]
     title = f"{run.manifest.cases.name or run.name}: {filter_words(view.filter, _labels(run))}"
-    body = "\n".join([_head(run, view, found, len(shown)), *map(_table, tables), '<ol class="cases">', *blocks, "</ol>"])
+    body = "\n".join(
+        [_head(run, view, found, len(shown)), *map(_table, tables), '<ol class="cases">', *blocks, "</ol>"]
+    )
     return _PAGE.format(title=escape(title[:200]), style=_style(), body=body)
 
 
@@ -99,23 +110,27 @@ def _head(run: OpenRun, view: View, found: Found, n_shown: int) -> str:
     }
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return (
-        f"<header><p class=made>tokviz · failures of visual-token pruning</p><h1>{escape(manifest.cases.name or run.name)}"
-        f"</h1><p class=count>{count}{first}</p><dl>{rows}</dl></header>"
+        f"<header><p class=made>tokviz · failures of visual-token pruning</p>"
+        f"<h1>{escape(manifest.cases.name or run.name)}</h1><p class=count>{count}{first}</p><dl>{rows}</dl></header>"
     )
 
 
 def _table(table: RateTable) -> str:
-    heads = "".join(f"<th scope=col>{escape(n)}{'' if k is None else f'<small>{k:,}</small>'}</th>" for n, k in table.columns)
+    heads = "".join(
+        f"<th scope=col>{escape(n)}{'' if k is None else f'<small>{k:,}</small>'}</th>" for n, k in table.columns
+    )
     lines = []
     for name, cells in table.rows:
         tds = "".join(
-            f'<td title="{cell.right} of {cell.n}, {cell.lost} lost">{100 * cell.right / cell.n:.1f}%</td>' if cell.n else "<td>–</td>"
+            f'<td title="{cell.right} of {cell.n}, {cell.lost} lost">{100 * cell.right / cell.n:.1f}%</td>'
+            if cell.n
+            else "<td>–</td>"
             for cell in cells
         )
         lines.append(f"<tr><th scope=row>{escape(name)}</th>{tds}</tr>")
     return (
-        f"<section><h2>{escape(table.title)}</h2><div class=frame><table><thead><tr><th scope=col>method</th>{heads}</tr>"
-        f"</thead><tbody>{''.join(lines)}</tbody></table></div></section>"
+        f"<section><h2>{escape(table.title)}</h2><div class=frame><table><thead><tr><th scope=col>method</th>"
+        f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></section>"
     )
 
 
@@ -127,7 +142,9 @@ def _case(run: OpenRun, view: View, card: Mapping[str, Any], image: str, given: 
         facts.insert(0, f"expected {' or '.join(card['expected'])}")
     if card["family"]:
         facts.append(str(card["family"]))
-    lanes = "".join(_lane(run, card, lane, method, labels) for lane, method in zip(card["lanes"], view.methods, strict=True))
+    lanes = "".join(
+        _lane(run, card, lane, method, labels) for lane, method in zip(card["lanes"], view.methods, strict=True)
+    )
     others = "".join(
         f'<li class="o-{outcome}">{escape(labels.get(key, key))} {_SIGNS[outcome]}</li>'
         for key, outcome in card["outcomes"].items()
@@ -164,8 +181,8 @@ def _lane(
     said = lane["error"] or lane["answer"] or "(no answer)"
     kept = f"{lane['kept']} tokens" if lane["kept"] is not None else ""
     return (
-        f'<figure><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" style="aspect-ratio:{width}/{height}" role=img '
-        f'aria-label="{name}: {escape(lane["outcome"])}"><use href="#i{card["ordinal"]}"/>{veil}{boxes}</svg>'
+        f'<figure><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" style="aspect-ratio:{width}/{height}" '
+        f'role=img aria-label="{name}: {escape(lane["outcome"])}"><use href="#i{card["ordinal"]}"/>{veil}{boxes}</svg>'
         f'<figcaption>{name} <small>{kept}</small><br><b class="o-{lane["outcome"]}">{_SIGNS[lane["outcome"]]} '
         f"{escape(said)}</b></figcaption></figure>"
     )

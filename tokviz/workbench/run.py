@@ -190,7 +190,8 @@ class OpenRun:
     def _load(self) -> duckdb.DuckDBPyConnection:
         import duckdb
 
-        options = {"memory_limit": self._memory, "threads": self._threads, "temp_directory": self._spill.name}
+        options: dict[str, Any] = {"memory_limit": self._memory, "threads": self._threads}
+        options["temp_directory"] = self._spill.name
         db = duckdb.connect(":memory:", config={**options, "autoinstall_known_extensions": False})
         try:
             db.execute("LOAD parquet")
@@ -220,8 +221,8 @@ def _load_facts(db: duckdb.DuckDBPyConnection, files: list[str], map_file: str |
     if not files:
         raise BadInput("This run holds no cases yet: wait until the first part is mined.")
     columns = ", ".join(f"c.{name}" for name in (*NUMBERS, *WORDS, "right", "difficult"))
-    index = "CREATE TEMP TABLE files AS SELECT unnest($1::VARCHAR[]) AS file, generate_subscripts($1::VARCHAR[], 1) - 1 AS part"
-    db.execute(index, [files])
+    numbered = "unnest($1::VARCHAR[]) AS file, generate_subscripts($1::VARCHAR[], 1) - 1 AS part"
+    db.execute(f"CREATE TEMP TABLE files AS SELECT {numbered}", [files])
     db.execute(
         f"""CREATE TABLE facts AS SELECT c.ordinal, c.case_id, c.question,
             array_to_string(c.answers, ' | ') AS expected, {columns}, c.video IS NOT NULL AS is_video,
@@ -245,7 +246,15 @@ def _load_cells(db: duckdb.DuckDBPyConnection, files: list[str], methods: list[s
     verdict: the outcome of most seeds, the first of ``OUTCOMES`` where several have as many. Sorted by method and
     budget, so that looking at one of each reads little.
     """
-    db.execute("CREATE TABLE methods AS SELECT unnest($1::VARCHAR[]) AS key, generate_subscripts($1::VARCHAR[], 1) - 1 AS m", [methods])
+    db.execute(
+        "CREATE TABLE methods AS SELECT unnest($1::VARCHAR[]) AS key, generate_subscripts($1::VARCHAR[], 1) - 1 AS m",
+        [methods],
+    )
+    known = "SELECT count(*) FROM read_parquet($1) WHERE coalesce(NOT contains($2, outcome::VARCHAR), true)"
+    if db.execute(known, [files, list(OUTCOMES)]).fetchall()[0][0]:
+        raise BadInput(
+            "A row of this run has an outcome that tokviz does not know: it is damaged, or of another version."
+        )
     counts = ", ".join(f"count(*) FILTER (r.outcome = '{name}')::UTINYINT AS n_{name}" for name in OUTCOMES)
     means = ", ".join(f"avg(r.{name})::FLOAT AS {name}" for name in MEASURES)
     flags = ", ".join(f"bool_or(r.{name}) AS {name}" for name in FLAGS)
@@ -253,7 +262,8 @@ def _load_cells(db: duckdb.DuckDBPyConnection, files: list[str], methods: list[s
     verdict = " ".join(f"WHEN n_{name} = {most} THEN {at}" for at, name in enumerate(OUTCOMES))
     good = " + ".join(f"n_{name}" for name in GOOD)
     db.execute(
-        f"""CREATE TABLE cells AS SELECT *, (CASE {verdict} END)::UTINYINT AS verdict, 2 * ({good}) > seeds AS good FROM (
+        f"""CREATE TABLE cells AS
+        SELECT *, (CASE {verdict} END)::UTINYINT AS verdict, 2 * ({good}) > seeds AS good FROM (
             SELECT r.ordinal, m.m::UTINYINT AS m, r.budget, count(*)::UTINYINT AS seeds,
                 first(r.answer ORDER BY r.seed) AS answer, {counts}, {means}, {flags}
             FROM read_parquet($1) r JOIN methods m ON m.key = r.method JOIN facts f ON f.ordinal = r.ordinal

@@ -127,8 +127,8 @@ class Workbench:
         }
         if not self.names():
             raise BadInput(
-                f"There is no mined run in {shown_name(self.place)!r}: make one with tokviz mine, or name a folder that "
-                "holds some."
+                f"There is no mined run in {shown_name(self.place)!r}: make one with tokviz mine, or name a folder "
+                "that holds some."
             )
 
     def names(self) -> list[str]:
@@ -255,13 +255,20 @@ class Workbench:
         given = opened.tags.given([card["id"] for card in shown])
         for card in shown:
             card["given"] = given[card["id"]].model_dump() if card["id"] in given else None
-        return {"found": len(found), "total": len(case_columns(run).ordinal), "cards": shown, "latest": opened.tags.latest()}
+        return {
+            "found": len(found),
+            "total": len(case_columns(run).ordinal),
+            "cards": shown,
+            "latest": opened.tags.latest(),
+        }
 
     def _case(self, asked: Any) -> dict[str, Any]:
         case: _Case = parsed(asked, _Case, "The case")
         opened = self._open(case.run)
         found = self._found(opened, case.filter)
-        card = cards(opened.run, [case.ordinal] if opened.run.has(case.ordinal) else [], case.methods, case.budget, case.seed)
+        card = cards(
+            opened.run, [case.ordinal] if opened.run.has(case.ordinal) else [], case.methods, case.budget, case.seed
+        )
         if not card:
             raise BadInput(f"This run has no case number {case.ordinal}.")
         given = opened.tags.given([card[0]["id"]]).get(card[0]["id"])
@@ -308,7 +315,10 @@ class Workbench:
             except BadInput:  # made for methods or budgets that this run has no longer; the list of slices says so
                 continue
             saved.append((one.name, its))
-        tables = budget_table(opened.run, view.filter, labels), slice_table(opened.run, view.filter, view.budget, saved, labels)
+        tables = (
+            budget_table(opened.run, view.filter, labels),
+            slice_table(opened.run, view.filter, view.budget, saved, labels),
+        )
         return {"tables": [table.to_json() for table in tables]}
 
     def _compared(self, opened: _Opened, saved: dict[str, Any], pair: _Pair) -> dict[str, Any]:

@@ -123,7 +123,9 @@ def about_cases(asked: Filter) -> Filter:
     return Filter(conditions=tuple(one for one in asked.conditions if not is_of_method(one)))
 
 
-def compare_slice(run: OpenRun, name: str, asked: Filter, a: str, b: str, budget: int, labels: Labels | None = None) -> Slice:
+def compare_slice(
+    run: OpenRun, name: str, asked: Filter, a: str, b: str, budget: int, labels: Labels | None = None
+) -> Slice:
     """One slice, such as a saved one, as of ``automatic_slices``; its p-value stands alone."""
     place = Compiler(run.methods, run.manifest.budgets).place
     one, other = (verdicts(run, *place(key, budget)) for key in (a, b))
@@ -171,14 +173,14 @@ Candidate = tuple[str, str, tuple[Condition, ...], NDArray[np.bool_]]
 
 def _candidates(run: OpenRun, columns: CaseColumns, chosen: NDArray[np.bool_]) -> Iterator[Candidate]:
     family = columns.words["family"]
-    for code, value in enumerate(family.names):
-        yield value, "family", (IsOneOf(column="family", values=(value,)),), family.codes == code
+    for code, word in enumerate(family.names):
+        yield word, "family", (IsOneOf(column="family", values=(word,)),), family.codes == code
     for name, label in NUMBERS.items():
         yield from _thirds(name, label, columns.numbers[name], chosen)
     for name, (yes, no) in _BOOLS.items():
         for value, label in ((True, yes), (False, no)):
-            condition: Any = IsTrue(column=name, values=(value,))  # type: ignore[arg-type]
-            yield label, "flag", (condition,), columns.bools[name] == int(value)
+            flag: Any = IsTrue(column=name, values=(value,))  # type: ignore[arg-type]
+            yield label, "flag", (flag,), columns.bools[name] == int(value)
     yield from _texts(run, columns, chosen)
 
 

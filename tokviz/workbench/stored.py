@@ -26,11 +26,11 @@ from .media import media_file
 from .run import OpenRun
 
 _CASE = (
-    "case_id, ordinal, question, answers, metric, image, video, media_sha256, media_width, media_height, n_tokens, grid, "
-    "evidence, evidence_frames, answer, \"right\", cls_entropy, effective_rank, thumbnail, model, error"
+    "case_id, ordinal, question, answers, metric, image, video, media_sha256, media_width, media_height, n_tokens, "
+    'grid, evidence, evidence_frames, answer, "right", cls_entropy, effective_rank, thumbnail, model, error'
 )
 _ROW = (
-    "method, method_id, params, kind, budget, budget_as, seed, answer, \"right\", kept, n_final, layers, effective_rank, "
+    'method, method_id, params, kind, budget, budget_as, seed, answer, "right", kept, n_final, layers, effective_rank, '
     "warnings, error"
 )
 
@@ -103,7 +103,9 @@ def _assembled(
     )
     notes = [note] if note else []
     if case["metric"] not in (None, "exact") and case["answers"]:
-        notes.append(f"The data set judges answers by {case['metric']}; here they are compared with one expected answer.")
+        notes.append(
+            f"The data set judges answers by {case['metric']}; here they are compared with one expected answer."
+        )
     return Comparison(
         request=request,
         model=ModelRecord(

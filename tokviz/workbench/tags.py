@@ -206,7 +206,9 @@ class TagStore:
         with self._writing() as db:
             row = db.execute("SELECT changed, filter FROM slices WHERE name = ?", [name]).fetchone()
             if row is not None and row[0] > seen:
-                raise BadInput(f"There is a slice {name!r} already, saved by somebody else or by you: choose another name.")
+                raise BadInput(
+                    f"There is a slice {name!r} already, saved by somebody else or by you: choose another name."
+                )
             if row is None and db.execute("SELECT count(*) FROM slices").fetchone()[0] >= MOST_SLICES:
                 raise BadInput(f"A run holds at most {MOST_SLICES} slices: delete some first.")
             number = self._begin(db, who, "slice")
@@ -277,7 +279,9 @@ class TagStore:
             db.execute("DELETE FROM changes WHERE number = ?", [number])
         latest = int(db.execute("SELECT max(number) FROM changes").fetchone()[0] or 0)
         cases = len({step[0] for step in steps})
-        return Changed(change=number if steps else None, cases=cases, clashes=list(dict.fromkeys(clashes)), latest=latest)
+        return Changed(
+            change=number if steps else None, cases=cases, clashes=list(dict.fromkeys(clashes)), latest=latest
+        )
 
     # --- the file ----------------------------------------------------------------------------------------------------
 
@@ -296,7 +300,8 @@ class TagStore:
             db.execute("COMMIT")
         except sqlite3.Error as error:
             raise BadInput(
-                f"The tags of the run {self._named!r} cannot be written just now ({_reason(error)}); nothing was changed."
+                f"The tags of the run {self._named!r} cannot be written just now ({_reason(error)}); nothing was "
+                "changed."
             ) from error
         finally:
             if db is not None and db.in_transaction:

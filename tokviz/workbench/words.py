@@ -34,7 +34,11 @@ def condition_words(condition: Any, labels: Mapping[str, str]) -> str:
 def _said(condition: Any, labels: Mapping[str, str]) -> str:
     column = getattr(condition, "column", "")
     name = _COLUMNS.get(column, column.replace("_", " "))
-    at = f"{labels.get(condition.method, condition.method)} at {condition.budget}" if hasattr(condition, "method") else ""
+    at = (
+        f"{labels.get(condition.method, condition.method)} at {condition.budget}"
+        if hasattr(condition, "method")
+        else ""
+    )
     match condition.kind:
         case "is":
             return f"{name}: {' or '.join('none' if value is None else value for value in condition.values)}"
