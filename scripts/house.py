@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("cases",),
     ("mining",),
+    ("tables",),
     ("viz", "serving"),
     ("workbench",),
     ("ui",),

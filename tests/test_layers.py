@@ -19,6 +19,7 @@ MAY_LOAD = {
     "engine": {"torch", "transformers"},
     "runs": {"torch", "transformers"},
     "cases": set(),
+    "tables": set(),
     "viz": {"matplotlib"},
     "serving": set(),
     "ui": {"gradio", "torch", "matplotlib"},
