@@ -95,43 +95,101 @@ const cellOf = (words, className = "") => el("td", `wb-cell ${className}`, words
 
 // --- tables ---
 
+const TABLES = { slice: "by slice", budget: "by budget", against: "against one", retention: "retention" };
+const shownTable = { kind: "slice", by: "family", reference: "", told: null };
+
 async function showTables() {
-  const told = await guarded(() => askLast("tables", "tables", viewOf()));
-  if (!told) return;
-  const nodes = told.tables.map((one) => [el("h3", "", one.title), rateTable(one), el("p", "wb-note", one.note)]).flat();
-  find(".wb-tables").replaceChildren(...nodes);
+  const { run } = wb;
+  const bar = el("div", "wb-pair");
+  const kinds = el("span", "wb-segments");
+  kinds.setAttribute("role", "group");
+  kinds.setAttribute("aria-label", "Table");
+  kinds.append(...Object.entries(TABLES).map(([kind, name]) => {
+    const label = el("label");
+    const radio = Object.assign(el("input"), { type: "radio", name: "wb-table", value: kind, checked: kind === shownTable.kind });
+    radio.addEventListener("change", () => { shownTable.kind = kind; showTables(); });
+    label.append(radio, el("span", "", name));
+    return label;
+  }));
+  bar.append(kinds);
+  const { kind } = shownTable;
+  if (kind === "slice" || kind === "retention") bar.append(choiceOf("Slices", shownTable.by, run.slice_columns.map((column) => [column, COLUMNS[column] || column]), (by) => { shownTable.by = by; showTables(); }));
+  if (kind === "against") bar.append(choiceOf("Reference", shownTable.reference, [["", "random, or unpruned"], ["full", "no pruning"], ...methodOptions()], (key) => { shownTable.reference = key; showTables(); }));
+  for (const [format, name] of [["markdown", "Markdown"], ["csv", "CSV"], ["latex", "LaTeX"]]) {
+    const copy = el("button", "wb-button", `Copy ${name}`);
+    copy.type = "button";
+    copy.addEventListener("click", () => copyText(shownTable.told?.[format] || "", name));
+    bar.append(copy);
+  }
+  const frame = find(".wb-tables");
+  const body = el("div");
+  body.append(el("p", "wb-quiet", "Counting …"));
+  frame.replaceChildren(bar, body);
+  const asked = { ...viewOf(), table: kind, by: shownTable.by, ...(kind === "against" && shownTable.reference ? { reference: shownTable.reference } : {}) };
+  const told = await guarded(() => askLast("tables", "table", asked));
+  shownTable.told = told;
+  if (!told) { body.replaceChildren(); return; }
+  const notes = wb.conditions.some(isOfMethod) ? ["Filters on what methods did are left out here: cases that were chosen by their outcome prove nothing about it."] : [];
+  body.replaceChildren(el("h3", "", told.title), resultTable(told), ...[...notes, ...told.notes].map((note) => el("p", "wb-note", note)));
 }
 
-// A cell: right of how many, and the conditions that find its cases. The darker, the more is lost.
-function rateTable(told) {
+async function copyText(text, name) {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(`Copied as ${name}.`);
+  } catch {
+    say("The browser does not let this page copy: use tokviz tables.");
+  }
+}
+
+// The lower among the methods of a column, the darker. A press opens the cell's cases.
+function resultTable(told) {
   const frame = el("div", "wb-table-frame");
   const table = el("table", "wb-table wb-rates");
   const head = table.createTHead().insertRow();
-  head.append(Object.assign(el("th", "", "method"), { scope: "col" }));
-  for (const column of told.columns) {
-    const th = Object.assign(el("th", "", column.name), { scope: "col" });
-    if (column.n !== undefined) th.append(el("small", "", `${count(column.n)}`));
-    head.append(th);
-  }
+  for (const words of [told.head, ...told.columns]) head.append(Object.assign(el("th", "", words), { scope: "col" }));
   const body = table.createTBody();
+  const isScore = shownTable.kind !== "against";
+  const span = told.columns.map((_, at) => {
+    const values = told.rows.filter(({ kind }) => kind === "method" || kind === "control").map(({ cells }) => cells[at].value).filter((value) => value !== null);
+    return [Math.min(...values), Math.max(...values)];
+  });
+  let group = "";
   for (const line of told.rows) {
+    if (line.group && line.group !== group) {
+      group = line.group;
+      body.insertRow().append(Object.assign(el("th", "wb-group-head", group), { colSpan: told.columns.length + 1, scope: "colgroup" }));
+    }
     const row = body.insertRow();
-    row.append(Object.assign(el("th", "", line.name), { scope: "row" }));
-    line.cells.forEach((cell) => {
-      const td = el("td", "wb-cell");
-      if (!cell || !cell.n) { td.textContent = "–"; row.append(td); return; }
-      const open = el("button", "wb-rate", percent(cell.right / cell.n));
-      open.type = "button";
-      open.style.setProperty("--wb-share", `${Math.min(100, (100 * (cell.lost ?? 0)) / cell.n)}%`);
-      open.title = `${count(cell.right)} of ${count(cell.n)} right${cell.lost === undefined ? "" : `, ${count(cell.lost)} lost`}${cell.low === undefined ? "" : `; 95% interval ${percent(cell.low)} – ${percent(cell.high)}`}. Open the lost ones.`;
-      open.addEventListener("click", () => lookAt([...wb.conditions.filter((one) => !isOfMethod(one)), ...cell.conditions], cell.budget));
-      td.append(open);
-      row.append(td);
-    });
+    row.className = `wb-row-${line.kind}`;
+    const name = Object.assign(el("th", "", line.name), { scope: "row" });
+    if (line.source) name.append(el("small", "", `published: ${line.source}`));
+    row.append(name);
+    line.cells.forEach((cell, at) => row.append(resultCell(cell, isScore && line.kind !== "published" && line.kind !== "unpruned" ? span[at] : null)));
   }
   frame.tabIndex = 0;
   frame.setAttribute("role", "region");
   frame.setAttribute("aria-label", told.title);
   frame.append(table);
   return frame;
+}
+
+function resultCell(cell, span) {
+  const td = el("td", "wb-cell");
+  const words = cell.text || "–";
+  const ends = cell.low === null || cell.high === null ? "" : `${cell.low.toFixed(1)} – ${cell.high.toFixed(1)}`;
+  const told = [ends && `95% interval over images ${ends}`, cell.band && `seeds from ${cell.band[0].toFixed(1)} to ${cell.band[1].toFixed(1)}`, cell.n && `${count(cell.n)} cases`, cell.refusal].filter(Boolean).join("; ");
+  if (!cell.conditions) {
+    td.append(el("span", "wb-plain", words));
+    td.title = told;
+    return td;
+  }
+  const open = el("button", "wb-rate", words);
+  open.type = "button";
+  if (ends) open.append(el("small", "", ends));
+  if (span && cell.value !== null && span[1] > span[0]) open.style.setProperty("--wb-share", `${(62 * (span[1] - cell.value)) / (span[1] - span[0])}%`);
+  open.title = `${told}${told ? ". " : ""}Open: ${cell.conditions.map(wordsOf).join(", ") || "all cases"}`;
+  open.addEventListener("click", () => lookAt([...wb.conditions.filter((one) => !isOfMethod(one)), ...cell.conditions], cell.budget ?? wb.budget));
+  td.append(open);
+  return td;
 }

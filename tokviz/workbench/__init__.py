@@ -28,11 +28,11 @@ from .filters import (
     Within,
 )
 from .queries import Facets, Found
-from .rates import budget_table, slice_table
 from .run import OpenRun
 from .service import Workbench
 from .slices import automatic_slices
 from .stored import stored_comparison
+from .tabled import result_table
 from .tags import Edit, TagStore
 
 __all__ = [
@@ -57,8 +57,7 @@ __all__ = [
     "Within",
     "Workbench",
     "automatic_slices",
-    "budget_table",
     "cards",
-    "slice_table",
+    "result_table",
     "stored_comparison",
 ]

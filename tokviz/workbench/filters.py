@@ -253,6 +253,18 @@ class Filter(BaseModel):
         return Filter(conditions=(*self.conditions, *more))
 
 
+def about_cases(asked: Filter) -> Filter:
+    """A filter without its conditions on what methods did, also inside of "any of".
+
+    Cases that were chosen by their outcome prove nothing about it: tables and tests are made of all the others.
+    """
+
+    def is_of_method(condition: Any) -> bool:
+        return condition.kind in ("outcome", "measure", "flag") or any(map(is_of_method, getattr(condition, "of", ())))
+
+    return Filter(conditions=tuple(one for one in asked.conditions if not is_of_method(one)))
+
+
 class Sort(BaseModel):
     """The order of cases: by a number of the case, or of a method's row; cases without it come last.
 

@@ -15,15 +15,16 @@ from PIL import Image
 
 from ..errors import BadInput
 from ..files import resource
+from ..tables import Cell, ResultTable
 from .cards import cards
 from .columns import case_columns
 from .kept import kept_boxes
 from .manifest import shown_method
 from .media import media_file
 from .queries import Found
-from .rates import RateTable, budget_table, slice_table
 from .run import OpenRun
 from .stored import case_row
+from .tabled import result_table
 from .tags import Given, TagStore
 from .words import filter_words
 
@@ -62,7 +63,7 @@ def report_html(
     given = {} if tags is None else tags.given([card["id"] for card in shown])
     images = _images(run, some, media)
     blocks = [_case(run, view, card, images[card["ordinal"]], given.get(card["id"])) for card in shown]
-    tables = [budget_table(run, view.filter), slice_table(run, view.filter, view.budget)]
+    tables = [result_table(run, found, kind, view.budget) for kind in ("budget", "slice")]
     title = f"{run.manifest.cases.name or run.name}: {filter_words(view.filter, _labels(run))}"
     body = "\n".join(
         [_head(run, view, found, len(shown)), *map(_table, tables), '<ol class="cases">', *blocks, "</ol>"]
@@ -115,23 +116,24 @@ def _head(run: OpenRun, view: View, found: Found, n_shown: int) -> str:
     )
 
 
-def _table(table: RateTable) -> str:
-    heads = "".join(
-        f"<th scope=col>{escape(n)}{'' if k is None else f'<small>{k:,}</small>'}</th>" for n, k in table.columns
-    )
+def _table(table: ResultTable) -> str:
+    heads = "".join(f"<th scope=col>{escape(name)}</th>" for name in table.columns)
     lines = []
-    for name, cells in table.rows:
-        tds = "".join(
-            f'<td title="{cell.right} of {cell.n}, {cell.lost} lost">{100 * cell.right / cell.n:.1f}%</td>'
-            if cell.n
-            else "<td>–</td>"
-            for cell in cells
-        )
-        lines.append(f"<tr><th scope=row>{escape(name)}</th>{tds}</tr>")
+    for row in table.rows:
+        cells = "".join(f"<td>{_numbers(cell)}</td>" for cell in row.cells)
+        lines.append(f"<tr><th scope=row>{escape(row.label)}</th>{cells}</tr>")
+    notes = "".join(f"<p class=facts>{escape(note)}</p>" for note in table.notes)
     return (
-        f"<section><h2>{escape(table.title)}</h2><div class=frame><table><thead><tr><th scope=col>method</th>"
-        f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></section>"
+        f"<section><h2>{escape(table.title)}</h2><div class=frame><table><thead><tr><th scope=col>{escape(table.head)}"
+        f"</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{notes}</section>"
     )
+
+
+def _numbers(cell: Cell) -> str:
+    if cell.value is None:
+        return escape(cell.text or "–")
+    ends = "" if cell.low is None or cell.high is None else f"<small>{cell.low:.1f} – {cell.high:.1f}</small>"
+    return f"{cell.value:.{cell.digits}f}{ends}"
 
 
 def _case(run: OpenRun, view: View, card: Mapping[str, Any], image: str, given: Given | None) -> str:

@@ -168,6 +168,11 @@ class OpenRun:
         """Whether the run holds a case."""
         return ordinal in self._places
 
+    def ids_of(self, ordinals: Sequence[int]) -> list[str]:
+        """The ids of cases, in any order."""
+        sql = "SELECT case_id FROM facts WHERE ordinal IN (SELECT unnest($1::INTEGER[]))"
+        return [row[0] for row in self.query(sql, [list(map(int, ordinals))])]
+
     def count_rows(self, ordinals: Sequence[int]) -> int:
         """How many rows some cases have, of all methods, budgets and seeds."""
         sql = "SELECT sum(seeds) FROM cells WHERE ordinal IN (SELECT unnest($1::INTEGER[]))"

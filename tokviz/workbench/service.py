@@ -23,9 +23,9 @@ from .columns import case_columns
 from .filters import STATUSES, Filter, Labels, Sort, parsed
 from .manifest import is_run, shown_method
 from .queries import PAGE, Found, points
-from .rates import budget_table, slice_table
 from .run import OUTCOMES, OpenRun
 from .slices import automatic_slices, compare_slice
+from .tabled import Kind, result_table, slice_columns, table_json
 from .tags import Edit, TagStore
 
 MOST_OPEN = 3
@@ -59,6 +59,12 @@ class _Case(View):
 class _Pair(View):
     a: str = Field(max_length=300)
     b: str = Field(max_length=300)
+
+
+class _TableAsked(View):
+    table: Kind
+    by: str = Field("family", max_length=100)
+    reference: str | None = Field(None, max_length=300)
 
 
 class _EditAsked(_Asked):
@@ -118,7 +124,7 @@ class Workbench:
             "points": self._points,
             "matches": self._matches,
             "slices": self._slices,
-            "tables": self._tables,
+            "table": self._table,
             "edit": self._edit,
             "edit_all": self._edit_all,
             "undo": self._undo,
@@ -235,6 +241,7 @@ class Workbench:
             "judged": bool((columns.bools["right"] >= 0).any()),
             "outcomes": list(OUTCOMES),
             "statuses": list(STATUSES),
+            "slice_columns": slice_columns(),
             "can_edit": opened.tags.can_edit,
             "slices": self._saved(opened),
             "latest": opened.tags.latest(),
@@ -303,23 +310,12 @@ class Workbench:
             "not_said": ranking.not_said,
         }
 
-    def _tables(self, asked: Any) -> dict[str, Any]:
-        view: View = parsed(asked, View, "The view")
-        opened = self._open(view.run)
-        labels = self._labels(opened)[1]
-        saved = []
-        for one in opened.tags.slices():
-            try:
-                its = parsed(one.filter, Filter, "The slice")
-                self._found(opened, its)
-            except BadInput:  # made for methods or budgets that this run has no longer; the list of slices says so
-                continue
-            saved.append((one.name, its))
-        tables = (
-            budget_table(opened.run, view.filter, labels),
-            slice_table(opened.run, view.filter, view.budget, saved, labels),
-        )
-        return {"tables": [table.to_json() for table in tables]}
+    def _table(self, asked: Any) -> dict[str, Any]:
+        wanted: _TableAsked = parsed(asked, _TableAsked, "The table")
+        opened = self._open(wanted.run)
+        found = self._found(opened, wanted.filter)
+        table = result_table(opened.run, found, wanted.table, wanted.budget, wanted.by, wanted.reference)
+        return {**table_json(table), **{name: table.write(name) for name in ("markdown", "csv", "latex")}}
 
     def _compared(self, opened: _Opened, saved: dict[str, Any], pair: _Pair) -> dict[str, Any]:
         """A saved slice with how two methods do on it; what it can no longer find is said."""
@@ -343,8 +339,7 @@ class Workbench:
         wanted: _EditAll = parsed(asked, _EditAll, "The edit")
         opened = self._open(wanted.run)
         found = self._found(opened, wanted.filter)
-        sql = "SELECT case_id FROM facts WHERE ordinal IN (SELECT unnest($1::INTEGER[]))"
-        ids = [row[0] for row in opened.run.query(sql, [found.ordinals_found.tolist()])]
+        ids = opened.run.ids_of(found.ordinals_found)
         edit = parsed({**wanted.edit, "case_ids": ids}, Edit, "The edit")
         return self._told(opened, opened.tags.edit(edit, wanted.who).model_dump(), ())
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from ..statistics import compare_paired, holm
 from .columns import NONE, CaseColumns, Number, case_columns, verdicts
-from .filters import Compiler, Condition, Filter, HasText, IsOneOf, IsTrue, Labels, Outcome, Within
+from .filters import Compiler, Condition, Filter, HasText, IsOneOf, IsTrue, Labels, Within, about_cases
 from .queries import Found
 from .run import OpenRun
 
@@ -112,15 +112,6 @@ def automatic_slices(
     ]
     ranked = sorted(_with_holm(found), key=lambda s: (s.p_holm is None or s.p_holm > 0.05, -abs(s.beyond), s.name))
     return SliceRanking(a, b, budget, int(np.count_nonzero(chosen)), ranked, _not_said(chosen, one.good, other.good))
-
-
-def about_cases(asked: Filter) -> Filter:
-    """A filter without its conditions on what methods did, also inside of "any of"."""
-
-    def is_of_method(condition: Any) -> bool:
-        return condition.kind in ("outcome", "measure", "flag") or any(map(is_of_method, getattr(condition, "of", ())))
-
-    return Filter(conditions=tuple(one for one in asked.conditions if not is_of_method(one)))
 
 
 def compare_slice(
@@ -226,9 +217,3 @@ def _texts(run: OpenRun, columns: CaseColumns, chosen: NDArray[np.bool_]) -> Ite
 def _question_words(run: OpenRun) -> tuple[list[frozenset[str]], list[str]]:
     questions = [row[0].lower() for row in run.query("SELECT question FROM facts ORDER BY ordinal")]
     return [frozenset(_WORD.findall(question)) for question in questions], questions
-
-
-def separating(a: str, b: str, budget: int) -> Filter:
-    """The cases that make the difference: one method right, the other not."""
-    right = Outcome(method=a, budget=budget, results=("right",))
-    return Filter(conditions=(right, Outcome(method=b, budget=budget, results=("right",), negate=True)))
