@@ -57,10 +57,9 @@ async function ask(action, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer: is it still running?");
   }
-  let data = {};
-  try { data = await response.json(); } catch { /* said below */ }
-  if (!response.ok) throw new Error(data.error || `The server refused the request (${response.status}).`);
-  return data;
+  if (response.ok) return response.json(); // given up while it comes: an AbortError like any other
+  const told = await response.json().catch(() => ({}));
+  throw new Error(told.error || `The server refused the request (${response.status}).`);
 }
 
 const pending = {};
