@@ -180,3 +180,13 @@ def test_the_band_of_seeds():
     with pytest.raises(ValueError, match="at least one seed"):
         band([])
     assert [majority(seeds) for seeds in ([True], [True, False], [True, True, False], [])] == [True, False, True, False]
+
+
+def test_the_mean_of_ratios_is_that_of_its_parts():
+    """Two data sets that vary together: 50% of one and 100% of the other is 75%, and what one lacks the mean shows."""
+    full = np.array([[[1.0, 0.0] * 30, [0.0, 1.0] * 30]])
+    kept = np.array([[[1.0, 0.0, 0.0, 0.0] * 15, [0.0, 1.0] * 30]])
+    (found,) = ImageBootstrap(range(60)).mean_ratios(100 * kept, full)
+    alone, _ = ImageBootstrap(range(60)).intervals(100 * kept[0], full[0])
+    assert (found.value, found.images) == (75, 30)
+    assert (found.low, found.high) == pytest.approx((50 + alone.low / 2, 50 + alone.high / 2))

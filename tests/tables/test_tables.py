@@ -123,6 +123,8 @@ def test_retention_has_the_shape_of_table_1(results):
     # ApET at 64: 10 of 50 and 100 of 100, so (20 + 100) / 2.
     assert [cell.value for cell in here[3].cells] == pytest.approx([10, 100, 60])
     assert [cell.value for cell in here[0].cells] == [50, 100, 100]
+    assert here[3].cells[-1].low < 60 < here[3].cells[-1].high and here[3].cells[0].low is None
+    assert (here[1].cells[-1].low, here[1].cells[-1].high) == (100, 100)  # it loses nothing at 192
 
 
 def test_published_rows_stand_beside_at_the_same_share_and_say_where_they_are_from(results):

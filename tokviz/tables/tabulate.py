@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from ..names import UNPRUNED
-from ..statistics import ImageBootstrap, Interval, compare_paired
+from ..statistics import MIN_IMAGES, ImageBootstrap, Interval, compare_paired
 from .results import Flags, Floats, Results, names_of
 from .table import Cell, ResultTable, RowKind, TableRow
 
 UNPRUNED_NAME = "No pruning"
 RANDOM = "random"
-_INTERVALS = "In brackets: 95% percentile intervals over resampled images, drawn with all their questions."
+INTERVALS = (
+    "In brackets: 95% percentile intervals over resampled images, drawn with all their questions; "
+    f"none for fewer than {MIN_IMAGES} images."
+)
 _BANDS = "± in a method's name: it is random, its numbers are means over {} seeds."
 
 
@@ -183,7 +186,7 @@ def _tokens(results: Results, budget: int) -> str:
 def _notes(results: Results) -> tuple[str, ...]:
     """What must be known to read a table of means."""
     seeds = max((len(results.by_seed(m.key, b)) for m in results.methods for b in results.budgets), default=1)
-    notes = [_INTERVALS]
+    notes = [INTERVALS]
     if seeds > 1:
         notes.append(_BANDS.format(seeds))
     return (*notes, *left_out(results))
