@@ -2,12 +2,14 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tokviz.cases import LAYOUTS, open_cases
+from tokviz.cases import LAYOUTS, METRICS, Case, open_cases
 from tokviz.errors import BadInput
+from tokviz.tables import CATEGORIES, NUMBERS
 
 
 def _image(path, size=(200, 100)):
@@ -268,6 +270,12 @@ def test_a_layout_is_recognised_and_finds_its_images(tmp_path, name):
 
 def test_every_layout_is_tested_here():
     assert {layout.name for layout in LAYOUTS} == {*WRITERS, "jsonl", "refcoco-point"}
+
+
+def test_every_layout_metric_and_column_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "cases.md").read_text()
+    names = {*(layout.name for layout in LAYOUTS), *METRICS, *CATEGORIES, *NUMBERS, *Case.model_fields}
+    assert not [name for name in sorted(names) if f"`{name}`" not in page]
 
 
 @pytest.mark.parametrize("name", ["vqav2", "gqa", "textvqa", "scienceqa", "pope"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..names import UNPRUNED
-from ..statistics import MIN_IMAGES, ImageBootstrap, Interval, compare_paired
+from ..statistics import MIN_IMAGES, ImageBootstrap, Interval, Paired, compare_paired
 from .results import Flags, Floats, Results, names_of
 from .table import Cell, ResultTable, RowKind, TableRow
 
@@ -88,24 +88,14 @@ def against(results: Results, budget: int | None = None, reference: str | None =
     others = [key for key in mined if key != reference]
     known: Flags = np.logical_and.reduce([~np.isnan(right[key]) for key in [*others, reference]])
     flags = {key: values[known] == 1 for key, values in right.items()}
-    pairs = compare_paired(flags, [(key, reference) for key in others])
-    rows = []
+    rows: list[TableRow] = []
     if known.any() and others:
         images = ImageBootstrap([image for image, there in zip(results.images, known, strict=True) if there])
         gaps = np.stack([100.0 * (flags[key].astype(float) - flags[reference]) for key in others])
-        differences = images.intervals(gaps, np.ones_like(gaps))
-        for pair, gap in zip(pairs, differences, strict=True):
-            place = {"method": pair.first, "budget": budget}
-            cells = (
-                Cell(value=100 * float(flags[pair.first].mean()), n=pair.n),
-                Cell(value=gap.value, low=gap.low, high=gap.high, n=pair.n, refusal=gap.refusal),
-                Cell(value=pair.only_first, digits=0, n=pair.only_first, where=place | _outcome(reference, True)),
-                Cell(value=pair.only_second, digits=0, n=pair.only_second, where=place | _outcome(reference, False)),
-                Cell(value=pair.p, digits=4, refusal=pair.refusal),
-                Cell(value=pair.p_holm, digits=4, refusal=pair.refusal),
-                Cell(text=_verdict(pair, names[reference])),
-            )
+        pairs = compare_paired(flags, [(key, reference) for key in others])
+        for pair, gap in zip(pairs, images.intervals(gaps, np.ones_like(gaps)), strict=True):
             kind: RowKind = "control" if results.method(pair.first).kind == "control" else "method"
+            cells = _test_cells(pair, gap, 100 * float(flags[pair.first].mean()), budget, names[reference])
             rows.append(TableRow(name=names[pair.first], cells=cells, kind=kind))
     other = names[reference]
     columns = ("right, %", "difference, points", "only it", f"only {other}", "p", "p (Holm)", "verdict")
@@ -116,6 +106,20 @@ def against(results: Results, budget: int | None = None, reference: str | None =
     )
     title = f"{results.name}: each method against {other}, at {_tokens(results, budget)}"
     return ResultTable(title=title, head="method", columns=columns, rows=tuple(rows), notes=notes)
+
+
+def _test_cells(pair: Paired, gap: Interval, right: float, budget: int, against: str) -> tuple[Cell, ...]:
+    """A row of tests. right: percent; against: name of the reference."""
+    place = {"method": pair.first, "budget": budget}
+    only = ((pair.only_first, True), (pair.only_second, False))
+    return (
+        Cell(value=right, n=pair.n),
+        Cell(value=gap.value, low=gap.low, high=gap.high, n=pair.n, refusal=gap.refusal),
+        *(Cell(value=n, digits=0, n=n, where=place | _outcome(pair.second, first)) for n, first in only),
+        Cell(value=pair.p, digits=4, refusal=pair.refusal),
+        Cell(value=pair.p_holm, digits=4, refusal=pair.refusal),
+        Cell(text=_verdict(pair, against)),
+    )
 
 
 def _rows(
@@ -169,7 +173,7 @@ def _outcome(reference: str, only_first: bool) -> dict[str, Any]:
     return {"right": only_first, "against": {"method": reference, "right": not only_first}}
 
 
-def _verdict(pair: Any, against: str) -> str:
+def _verdict(pair: Paired, against: str) -> str:
     if pair.refusal is not None:
         return f"too few: {pair.refusal}"
     if pair.differs:
