@@ -198,9 +198,8 @@ class _Answering:
     def begun(cls, vlm: VisionLanguageModel, plan: Plan, task: Task, stop: threading.Event) -> _Answering:
         """Encode and answer without pruning. Raises BadInput where that cannot be."""
         case = task.case
-        media = open_media(
-            vlm, task.path if task.data is None else task.data, plan.frames if case.video is not None else None
-        )
+        source = task.path if task.data is None else task.data
+        media = open_media(vlm, source, plan.frames if case.video is not None else None)
         asked = SimpleNamespace(
             vlm=vlm, image=media, question=case.question, frames=None, methods=[], params=None, budget=1,
             budget_as=plan.budget_as, seed=plan.seeds[0], repeats=1, max_new_tokens=plan.max_new_tokens, expected=None,

@@ -115,7 +115,7 @@ class Actors:
 
     def _start(self) -> None:
         self._number += 1
-        actor = self._remote.remote(*self._given)
+        actor: Any = self._remote.remote(*self._given)
         self._starting[actor.computed.remote()] = self._number
         self._waiting_for[self._number] = actor
 
