@@ -91,7 +91,7 @@ def run_mine(arguments: argparse.Namespace) -> int:
             engine=arguments.engine, address=arguments.address, copy_media=arguments.copy_media, stop=stop,
             on_progress=on_progress,
         )  # fmt: skip
-    return _told_result(run, cases.n_problems, out())
+    return _told_result(run, out())
 
 
 @contextmanager
@@ -146,14 +146,16 @@ def progress_line(event: MiningProgress) -> str:
     return f"{event.done:,} of {event.total:,} cases, {rate}, {left} left"
 
 
-def _told_result(run: MinedRun, problems: int, screen: Console) -> int:
+def _told_result(run: MinedRun, screen: Console) -> int:
     manifest = run.manifest
+    problems = manifest.problems
     if manifest.status != "done":
         screen.print(Text("Not all cases are mined: repeat the command to go on."))
         return 130
     if problems:
         advice = f"tokviz cases check {manifest.cases.name}"
-        screen.print(Text(f"{problems:,} entries of the case file could not be used; {advice} lists them."))
+        entries = "entry" if problems == 1 else "entries"
+        screen.print(Text(f"{problems:,} {entries} of the case file could not be used; {advice} lists them."))
     if manifest.cases.asked < manifest.cases.count:
         few = f"{manifest.cases.asked:,} of {manifest.cases.count:,} cases, evenly spaced over the file"
         screen.print(Text(f"{few}; budgets {', '.join(map(str, manifest.budgets))}; {len(manifest.seeds)} seed(s)."))
