@@ -94,7 +94,7 @@ class Band(Record):
 
 
 def compare_paired(
-    right: Mapping[str, Flags], pairs: Sequence[tuple[str, str]], *, alpha: float = ALPHA
+    right: Mapping[str, Flags | Floats], pairs: Sequence[tuple[str, str]], *, alpha: float = ALPHA
 ) -> list[Paired]:
     """Compare pairs of methods on the same cases, by McNemar's exact test, corrected by Holm over the pairs.
 
@@ -102,7 +102,8 @@ def compare_paired(
     ``bootstrap_difference`` is the safer number beside it.
 
     Args:
-        right: By method, whether each case is right. Shape: ``(n,)`` bool, the same cases in the same order.
+        right: By method, whether each case is right: booleans, or 0 and 1 with NaN where there is no answer; such cases
+            are left out of the pairs that lack one. Shape: ``(n,)`` each, the same cases in the same order.
         pairs: Names of the methods that are compared.
 
     Raises:
@@ -116,7 +117,9 @@ def compare_paired(
         raise ValueError("methods are compared on the same cases")
     found: list[dict[str, Any]] = []
     for first, second in pairs:
-        a, b = np.asarray(right[first], dtype=bool), np.asarray(right[second], dtype=bool)
+        a, b = np.asarray(right[first], dtype=np.float64), np.asarray(right[second], dtype=np.float64)
+        known = ~np.isnan(a) & ~np.isnan(b)
+        a, b = a[known] == 1, b[known] == 1
         n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
         refusal = _too_few(only_a + only_b, n, alpha)
         table = [[0, only_a], [only_b, 0]]

@@ -91,6 +91,14 @@ def test_the_power_that_is_promised_is_there():
     assert 0.7 < np.mean(hits) < 0.87  # the exact test is a little more cautious than the formula
 
 
+def test_cases_that_one_of_a_pair_lacks_are_left_out_of_it():
+    right = {name: values.astype(float) for name, values in flags(1, 9, both=30).items()}
+    right["a"] = np.append(right["a"], [np.nan, 1.0])
+    right["b"] = np.append(right["b"], [1.0, np.nan])
+    (found,) = compare_paired(right, [("a", "b")])
+    assert (found.n, found.p) == (40, pytest.approx(22 / 1024))
+
+
 def test_methods_are_compared_on_the_same_cases():
     with pytest.raises(ValueError, match="same cases"):
         compare_paired({"a": np.ones(3, bool), "b": np.ones(4, bool)}, [("a", "b")])
