@@ -65,6 +65,14 @@ def test_methods_by_slice(results):
     assert "64 of 576 tokens" in table.title
 
 
+def test_cells_in_the_band_of_random_are_marked(results):
+    table = by_slice(results, "family", 64)
+    assert [cell.text for cell in cells(table, "ApET")] == ["~", "~", "~"]  # 55 of 50 to 60, 10 of 0 to 20, 100
+    assert {cell.text for cell in cells(table, "No pruning")} == {""}
+    assert any(note.startswith("~: between") for note in table.notes)
+    assert str(cells(by_slice(results, "evidence_size", 64), "ApET")[2]).endswith(" ~")
+
+
 def test_cells_say_which_cases_they_are(results):
     table = by_slice(results, "family", 64)
     assert cells(table, "ApET")[1].where == {"method": "apet", "budget": 64, "family": "counting"}

@@ -21,6 +21,8 @@ INTERVALS = (
     f"none for fewer than {MIN_IMAGES} images."
 )
 _BANDS = "± in a method's name: it is random, its numbers are means over {} seeds."
+IN_BAND = "~"
+_IN_BAND = "~: between the lowest and the highest seed of random, so not told apart from chance here."
 
 
 def by_slice(results: Results, column: str, budget: int | None = None) -> ResultTable:
@@ -42,7 +44,7 @@ def by_slice(results: Results, column: str, budget: int | None = None) -> Result
     points = {UNPRUNED: results.unpruned} | {key: results.points(key, budget) for key in _mined(results, budget)}
     rows = _rows(results, points, masks, [{"budget": budget, **place} for place in places])
     title = f"{results.name}: {results.unit}, by {column.replace('_', ' ')}, at {_tokens(results, budget)}"
-    return ResultTable(title=title, head="method", columns=columns, rows=rows, notes=_notes(results))
+    return ResultTable(title=title, head="method", columns=columns, rows=rows, notes=_notes(results, rows))
 
 
 def by_budget(results: Results) -> ResultTable:
@@ -65,7 +67,7 @@ def by_budget(results: Results) -> ResultTable:
         merged.append(TableRow(name=name, cells=cells, kind=first.kind))
     columns = tuple(_tokens(results, budget) for budget in results.budgets)
     title = f"{results.name}: {results.unit}, by budget"
-    return ResultTable(title=title, head="method", columns=columns, rows=tuple(merged), notes=_notes(results))
+    return ResultTable(title=title, head="method", columns=columns, rows=tuple(merged), notes=_notes(results, merged))
 
 
 def against(results: Results, budget: int | None = None, reference: str | None = None) -> ResultTable:
@@ -164,7 +166,22 @@ def _rows(
             kind = "control"
         several = seeds is not None and len(seeds) > 1
         rows.append(TableRow(name=f"{names[key]} ±" if several else names[key], cells=tuple(cells), kind=kind))
-    return tuple(rows)
+    chance = next((row for key, row in zip(points, rows, strict=True) if key == RANDOM), None)
+    return tuple(rows if chance is None else [_beside(row, chance) for row in rows])
+
+
+def _beside(row: TableRow, chance: TableRow) -> TableRow:
+    """A method's row with a mark on cells that lie in the band of random's seeds."""
+    if row.kind != "method":
+        return row
+    inside = [
+        cell.value is not None and other.band is not None and other.band[0] <= cell.value <= other.band[1]
+        for cell, other in zip(row.cells, chance.cells, strict=True)
+    ]
+    marked = (
+        c.model_copy(update={"text": IN_BAND}) if there else c for c, there in zip(row.cells, inside, strict=True)
+    )
+    return row.model_copy(update={"cells": tuple(marked)})
 
 
 def _cell(interval: Interval | None, n: int, where: dict[str, Any], seeds: Floats | None, mask: Flags) -> Cell:
@@ -204,12 +221,14 @@ def _tokens(results: Results, budget: int) -> str:
     return f"{budget:,} of {n:,} tokens" if n else f"{budget:,} tokens"
 
 
-def _notes(results: Results) -> tuple[str, ...]:
+def _notes(results: Results, rows: Sequence[TableRow]) -> tuple[str, ...]:
     """What must be known to read a table of means."""
     seeds = max((len(results.by_seed(m.key, b)) for m in results.methods for b in results.budgets), default=1)
     notes = [INTERVALS]
     if seeds > 1:
         notes.append(_BANDS.format(seeds))
+    if any(cell.text == IN_BAND for row in rows for cell in row.cells):
+        notes.append(_IN_BAND)
     return (*notes, *left_out(results))
 
 
