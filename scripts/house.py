@@ -32,6 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("mining",),
     ("tables",),
     ("viz", "serving"),
+    ("workbench",),
     ("ui",),
     ("api", "cli"),
 )

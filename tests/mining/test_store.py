@@ -1,4 +1,4 @@
-"""A run folder: whatever is broken, killed or full, no case is lost or doubled, and what is said of it is one sentence."""
+"""A run folder: whatever is broken, killed or full, no case is lost or doubled, and one sentence says what is wrong."""
 
 import errno
 import os
@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, whole, monkeypa
     with RunStore(folder, asked()) as store:
         monkeypatch.setattr(storing.os, "fsync", full)
         for _ in range(2):  # again and again
-            with pytest.raises(BadInput, match="no space left on device. What was mined before is kept"):
+            with pytest.raises(BadInput, match=r"no space left on device\. What was mined before is kept"):
                 store.add(1, payload(1), 0.0)
         assert (store.has(0), store.has(1)) == (True, False)
         monkeypatch.setattr(storing.os, "fsync", real)

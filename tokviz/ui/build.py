@@ -22,16 +22,19 @@ from ..serving.model_menu import model_options
 from ..serving.queue import stop_all
 from ..serving.running import Loader, Runner, run_request
 from ..serving.storage import storage
+from ..workbench.service import Workbench
 from . import numbers, text
 from .api import add_endpoints, method_notes
 from .api_studies import add_study_endpoints
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
-from .components import ASSETS, MAX_UPLOAD_MB, ExamplePills, FileButton, Notice, PageHead, PatchView
+from .components import ASSETS, MAX_UPLOAD_MB, ExamplePills, FileButton, Notice, PageHead, PatchView, WorkbenchView
 from .failures import with_sentences
 from .files import figure_choices, request_file, session_file
 from .form import RequestForm, build_form, read_only, stored_methods
 from .handlers import Handlers
 from .link_preview import LinkPreview
+from .workbench_page import CaseHandlers
+from .workbench_routes import workbench_routes
 
 _TO_ANSWERS = """(...values) => {
   document.dispatchEvent(new CustomEvent('tokviz:asked'));
@@ -58,11 +61,13 @@ def build_page(
     load: Loader = load_steps,
     pruners: Sequence[Pruner] | None = None,
     examples: Sequence[Example] | None = None,
+    workbench: Workbench | None = None,
 ) -> gr.Blocks:
     """The whole page. No model is loaded here.
 
     Args: run does the model's work (app.py may wrap it for ZeroGPU), load makes a model ready. pruners: default every
-    method. examples: default the stored ones; the first is open when the page appears.
+    method. examples: default the stored ones; the first is open when the page appears. workbench: runs that can be
+    browsed; ``launch_settings`` must be given the same.
     """
     if pruners is None:
         import tokviz
@@ -74,6 +79,7 @@ def build_page(
     models = [(option.label, option.shown) for option in model_options()]
     with PageBlocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
         PageHead(elem_id="tokviz-head")
+        failures = None if workbench is None else WorkbenchView(elem_id="tokviz-workbench")
         with gr.Row(elem_id="tokviz-page"):
             with gr.Column(elem_id="tokviz-request", min_width=280):
                 form = build_form(pruners, models, *_start(act), act.missing(models[0][1]))
@@ -114,6 +120,10 @@ def build_page(
             chooser.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
             show = with_sentences(lambda index, name: act.show_example(form, index, name))
             changes.append(chooser.select(show, [chooser, form.model], shown, **_CHEAP))
+        if failures is not None and workbench is not None:
+            failures.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
+            open_case = with_sentences(CaseHandlers(act, workbench, form).open)
+            changes.append(failures.select(open_case, [failures, form.model], shown, **_CHEAP))
         tabs.opener.upload(with_sentences(act.leave), None, None, queue=False, **_QUIET)
 
         async def open_file(path: str | None, name: str, request: gr.Request) -> list[Any]:
@@ -143,9 +153,10 @@ def build_page(
     return page
 
 
-def launch_settings() -> dict[str, Any]:
+def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
     """Arguments of ``launch`` that are part of the design: look, limits, privacy. Host and port are the caller's."""
     distrust_forwarded()
+    routes = {} if workbench is None else {"routes": workbench_routes(workbench)}
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "page.css"],
@@ -163,6 +174,7 @@ def launch_settings() -> dict[str, Any]:
         "app_kwargs": {
             "middleware": [Middleware(Doors, queue_of=EventQueue), Middleware(LinkPreview)],
             "lifespan": tidied(stop_all),
+            **routes,
         },
     }
 
