@@ -300,7 +300,7 @@ function wire() {
       const rest = wb.conditions.filter(({ kind }) => kind !== "text");
       wb.conditions = text ? [...rest, { kind: "text", text }] : rest;
       changedFilter();
-    }, 180);
+    }, 100);
   });
   find(".wb-sort select").addEventListener("change", (event) => {
     const [, of, column] = event.target.value.match(/^(row\.)?(.*)$/);

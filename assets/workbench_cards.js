@@ -33,9 +33,10 @@ function veilOfBoxes(mask, color, width, height) {
   return veil;
 }
 
-function paintLane(canvas, image, lane, card) {
+// wide: of the canvas on the page, in px; measured once, as every look at a size makes the browser lay out the page anew.
+function paintLane(canvas, image, lane, card, wide) {
   const scale = Math.min(2, devicePixelRatio || 1);
-  const width = Math.round((canvas.clientWidth || 110) * scale);
+  const width = Math.round(wide * scale);
   const [w, h] = card.size;
   const height = Math.max(1, Math.round(width * Math.min(1.6, h / w)));
   canvas.width = width;
@@ -58,22 +59,23 @@ function paintLane(canvas, image, lane, card) {
   }
 }
 
-async function paintCard(node, card) {
+async function paintCard(node, card, wide) {
   let image = null;
   if (card.image) {
     image = new Image();
     image.src = `data:image/jpeg;base64,${card.image}`;
     try { await image.decode(); } catch { image = null; }
   }
-  node.querySelectorAll("canvas").forEach((canvas, i) => paintLane(canvas, image, card.lanes[i], card));
+  node.querySelectorAll("canvas").forEach((canvas, i) => paintLane(canvas, image, card.lanes[i], card, wide));
 }
 
-function laneNode(lane, method) {
+function laneNode(card, lane, method) {
   const node = el("div", "wb-lane");
   const name = el("span", "wb-lane-name", labelOf(method));
   name.title = labelOf(method);
   const canvas = el("canvas");
   canvas.setAttribute("aria-hidden", "true");
+  canvas.style.aspectRatio = `1 / ${Math.min(1.6, card.size[1] / card.size[0])}`;
   node.append(canvas, name);
   if (!lane) return node.append(el("span", "wb-lane-said wb-quiet", "not mined")), node;
   const said = el("span", `wb-lane-said wb-said-${lane.outcome}`);
@@ -137,32 +139,42 @@ function cardNode(card) {
   if (card.video) facts.append(el("span", "", "video"));
   const lanes = el("div", "wb-card-lanes");
   lanes.style.setProperty("--wb-columns", wb.methods.length);
-  lanes.append(...wb.methods.map((method, i) => laneNode(card.lanes[i], method)));
+  lanes.append(...wb.methods.map((method, i) => laneNode(card, card.lanes[i], method)));
   lanes.addEventListener("click", () => openCase(card.ordinal));
   item.append(head, question, facts, lanes);
   return item;
 }
 
 let drawing = 0;
+const AT_FIRST = 9;
+const laneWidth = () => find(".wb-lane canvas")?.clientWidth || 100;
+
 // What is in sight first; the rest when the browser has drawn that.
 function fillCards(cards) {
   const list = find(".wb-cards");
   const turn = ++drawing;
-  const nodes = cards.map(cardNode);
-  list.replaceChildren(...nodes);
   find(".wb-empty").hidden = cards.length > 0;
   find(".wb-empty").textContent = "No case fits all of these filters. Remove one of them above.";
-  const paint = async (from) => {
+  list.replaceChildren(...cards.slice(0, AT_FIRST).map(cardNode));
+  const wide = laneWidth();
+  const paint = async (from, to) => {
+    const nodes = [...list.children].slice(from, to);
+    await Promise.all(nodes.map((node, i) => paintCard(node, cards[from + i], wide)));
     if (turn !== drawing) return;
-    await Promise.all(nodes.slice(from, from + 12).map((node, i) => paintCard(node, cards[from + i])));
     if (from === 0) find(".wb-root").dataset.painted = String(turn);
-    if (from + 12 < nodes.length) setTimeout(() => paint(from + 12));
+    if (to < cards.length) setTimeout(() => add(to, to + 15));
   };
-  paint(0);
+  const add = (from, to) => {
+    if (turn !== drawing) return;
+    list.append(...cards.slice(from, to).map(cardNode));
+    paint(from, to);
+  };
+  paint(0, AT_FIRST);
 }
 
 function repaintCards() {
-  if (wb.result) find(".wb-cards").querySelectorAll(".wb-card").forEach((node, i) => paintCard(node, wb.result.cards[i]));
+  const wide = laneWidth();
+  if (wb.result) find(".wb-cards").querySelectorAll(".wb-card").forEach((node, i) => paintCard(node, wb.result.cards[i], wide));
 }
 
 // --- choosing cards, for edits of many ---

@@ -4,15 +4,16 @@
 const openGroups = new Set(["outcomes", "case"]);
 const expanded = new Set();
 
-function facetGroup(name, title, nodes, note = "") {
+// nodes: made when they are first seen, since most groups are closed.
+function facetGroup(name, title, make) {
   const group = el("details", "wb-group");
   group.open = openGroups.has(name);
   group.dataset.group = name;
   group.append(el("summary", "", title));
-  if (note) group.append(el("p", "wb-note", note));
-  group.append(...nodes);
+  if (group.open) group.append(...make());
   group.addEventListener("toggle", () => {
     if (group.open) openGroups.add(name); else openGroups.delete(name);
+    if (group.open && group.children.length === 1) group.append(...make());
     if (group.open) group.querySelectorAll(".wb-histogram").forEach(drawHistogram);
   });
   return group;
@@ -79,7 +80,7 @@ function outcomesGroup(facets) {
     if (open) row.append(outcomeChips(method, counts));
     return row;
   });
-  return facetGroup("outcomes", `Outcome at ${wb.budget} tokens`, [legend, ...rows]);
+  return facetGroup("outcomes", `Outcome at ${wb.budget} tokens`, () => [legend, ...rows]);
 }
 
 function valueRows(pairs, about, list, most) {
@@ -278,12 +279,12 @@ function fillFacets(facets) {
     return [yes, no, none].filter(Boolean).length > 1 || conditionAt({ kind: "bool", column }) >= 0;
   });
   const groups = [outcomesGroup(facets)];
-  if (wb.run.slices.length) groups.push(facetGroup("saved", "Saved slices", savedSlices()));
-  groups.push(facetGroup("case", "The case", [...words.map(([column, pairs]) => wordFacet(column, pairs)), ...bools.map((column) => boolFacet(column, facets.flags[column]))]));
-  groups.push(facetGroup("flags", `${labelOf(focus)} beside the others`, [flagFacet(facets)]));
-  groups.push(facetGroup("numbers", "Numbers of the case", numberFacets(facets, COLUMNS, "", { kind: "range" })));
-  groups.push(facetGroup("measures", `Numbers of ${labelOf(focus)} at ${wb.budget}`, numberFacets(facets, MEASURES, "row.", { kind: "measure", method: focus, budget: wb.budget })));
-  groups.push(facetGroup("people", "Review", peopleFacets(facets)));
+  if (wb.run.slices.length) groups.push(facetGroup("saved", "Saved slices", savedSlices));
+  groups.push(facetGroup("case", "The case", () => [...words.map(([column, pairs]) => wordFacet(column, pairs)), ...bools.map((column) => boolFacet(column, facets.flags[column]))]));
+  groups.push(facetGroup("flags", `${labelOf(focus)} beside the others`, () => [flagFacet(facets)]));
+  groups.push(facetGroup("numbers", "Numbers of the case", () => numberFacets(facets, COLUMNS, "", { kind: "range" })));
+  groups.push(facetGroup("measures", `Numbers of ${labelOf(focus)} at ${wb.budget}`, () => numberFacets(facets, MEASURES, "row.", { kind: "measure", method: focus, budget: wb.budget })));
+  groups.push(facetGroup("people", "Review", () => peopleFacets(facets)));
   find(".wb-facets").replaceChildren(...groups);
   find(".wb-facets").querySelectorAll("details[open] .wb-histogram").forEach(drawHistogram);
   if (held) [...find(".wb-facets").querySelectorAll("[data-focus]")].find((node) => node.dataset.focus === held)?.focus();

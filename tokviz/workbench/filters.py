@@ -253,16 +253,18 @@ class Filter(BaseModel):
         return Filter(conditions=(*self.conditions, *more))
 
 
+def condition_about_methods(condition: Any) -> bool:
+    """Whether a condition asks what a method did, also inside of "any of"."""
+    parts = getattr(condition, "of", ())
+    return condition.kind in ("outcome", "measure", "flag") or any(map(condition_about_methods, parts))
+
+
 def about_cases(asked: Filter) -> Filter:
-    """A filter without its conditions on what methods did, also inside of "any of".
+    """A filter without its conditions on what methods did.
 
     Cases that were chosen by their outcome prove nothing about it: tables and tests are made of all the others.
     """
-
-    def is_of_method(condition: Any) -> bool:
-        return condition.kind in ("outcome", "measure", "flag") or any(map(is_of_method, getattr(condition, "of", ())))
-
-    return Filter(conditions=tuple(one for one in asked.conditions if not is_of_method(one)))
+    return Filter(conditions=tuple(one for one in asked.conditions if not condition_about_methods(one)))
 
 
 class Sort(BaseModel):

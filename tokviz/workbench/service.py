@@ -31,6 +31,8 @@ from .tags import Edit, TagStore
 MOST_OPEN = 3
 """Runs that are kept in memory at once."""
 MOST_RUNS = 500
+_CARDS = 1200
+"""Cards that are remembered, of 5 KB each."""
 _REMEMBERED = 48
 """Filters whose cases are remembered: paging and walking through them ask nothing twice."""
 
@@ -97,6 +99,7 @@ class _Opened:
     tags: TagStore
     lock: threading.Lock
     found: OrderedDict[tuple[int, int, str], Found]
+    cards: OrderedDict[tuple[Any, ...], dict[str, Any]]
     labels: tuple[int, Labels] | None = None
 
 
@@ -186,7 +189,11 @@ class Workbench:
                 return self._opened[name]
             folder = self.place if is_run(self.place) else self.place / name
             opened = _Opened(
-                OpenRun(folder), TagStore(folder, read_only=self.read_only), threading.Lock(), OrderedDict()
+                OpenRun(folder),
+                TagStore(folder, read_only=self.read_only),
+                threading.Lock(),
+                OrderedDict(),
+                OrderedDict(),
             )
             self._opened[name] = opened
             if len(self._opened) > MOST_OPEN:  # whoever still asks it keeps it alive until it is answered
@@ -258,7 +265,7 @@ class Workbench:
     def _cards(self, run: OpenRun, view: View, found: Found) -> dict[str, Any]:
         opened = self._open(view.run)
         some = found.ordinals(view.sort)[view.offset : view.offset + PAGE]
-        shown = cards(run, some.tolist(), view.methods, view.budget, view.seed)
+        shown = self._made(opened, some.tolist(), view)
         given = opened.tags.given([card["id"] for card in shown])
         for card in shown:
             card["given"] = given[card["id"]].model_dump() if card["id"] in given else None
@@ -268,6 +275,20 @@ class Workbench:
             "cards": shown,
             "latest": opened.tags.latest(),
         }
+
+    @staticmethod
+    def _made(opened: _Opened, ordinals: Sequence[int], view: View) -> list[dict[str, Any]]:
+        """Cards, copied: those that were made lately are not made again, as filters find the same cases again."""
+        about = (opened.run.revision, view.methods, view.budget, view.seed)
+        with opened.lock:
+            known = {one: opened.cards[one, about] for one in ordinals if (one, about) in opened.cards}
+        made = cards(opened.run, [one for one in ordinals if one not in known], view.methods, view.budget, view.seed)
+        known |= {card["ordinal"]: card for card in made}
+        with opened.lock:
+            opened.cards.update({(one, about): card for one, card in known.items()})
+            while len(opened.cards) > _CARDS:
+                opened.cards.popitem(last=False)
+        return [dict(known[one]) for one in ordinals if one in known]
 
     def _case(self, asked: Any) -> dict[str, Any]:
         case: _Case = parsed(asked, _Case, "The case")
