@@ -18,6 +18,7 @@ MAY_LOAD = {
     "models": {"torch", "transformers"},
     "engine": {"torch", "transformers"},
     "runs": {"torch", "transformers"},
+    "mining": {"torch", "transformers"},
     "viz": {"matplotlib"},
     "serving": set(),
     "ui": {"gradio", "torch", "matplotlib"},
@@ -55,7 +56,8 @@ MAY_SAY = {
     "gradio": {"ui"},
     "spaces": {"ui"},
     "transformers": {"models", "engine"},
-    "torch": {"base", "pruners", "models", "engine", "runs", "api"},
+    "torch": {"base", "pruners", "models", "engine", "runs", "mining", "api"},
+    "ray": {"mining"},
 }
 """Which rooms may import a library at all, inside functions too."""
 
