@@ -304,3 +304,13 @@ def test_what_is_no_run_is_refused(tmp_path):
 def test_files_hold_the_columns_of_the_schema(whole):
     for table in ("rows", "cases"):
         assert pq.read_schema(whole / table / "part-00000.parquet").names == schema_of(table).names
+
+
+def test_the_docs_tell_every_column():
+    from tokviz.files import resource
+
+    text = (resource("docs/methods").parent / "mining.md").read_text()
+    rows, cases = text.split("## Columns of rows")[1].split("## Columns of cases")
+    for name, told in (("rows", rows), ("cases", cases)):
+        names = {word for line in told.splitlines() if line.startswith("| `") for word in line.split("`")[1:-1:2]}
+        assert set(schema_of(name).names) <= names, set(schema_of(name).names) - names
