@@ -92,9 +92,13 @@ def queued(before: int) -> str:
     return f"{QUEUED}: {before} {'run' if before == 1 else 'runs'} ahead …"
 
 
-def example_name(question: str, is_video: bool) -> str:
-    """What an example is called in the row of examples: its question, with a mark for films."""
-    return f"▶ {question}" if is_video else question
+EXAMPLE_SETTINGS = {"budget": "budget", "budget_as": "counted as", "seed": "seed"}
+"""Settings that an example brings with it, so that Compare gives the answers that are shown; and what they are called."""
+
+
+def set_by_example(changed: list[tuple[str, str, str]]) -> str:
+    """What an example changed in the form: ``(name, before, now)`` each."""
+    return f"Set by the example: {', '.join(f'{name} {now} (was {before})' for name, before, now in changed)}."
 
 
 def video_facts(facts: VideoFacts) -> str:
