@@ -1,4 +1,4 @@
-"""What a browser remembers of a page, as it comes back from an address or from the browser's storage: checked, not trusted."""
+"""What a browser remembers of a page, in an address or in its storage. It comes back checked, not trusted."""
 
 from __future__ import annotations
 

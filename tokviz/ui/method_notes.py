@@ -1,4 +1,4 @@
-"""The tab "Methods" as HTML: what each method claims, its paper, and where paper and code differ. Our own constants only."""
+"""The tab "Methods" as HTML of our own constants: what each method claims, its paper, where paper and code differ."""
 
 from __future__ import annotations
 

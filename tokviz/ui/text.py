@@ -93,7 +93,7 @@ def queued(before: int) -> str:
 
 
 EXAMPLE_SETTINGS = {"budget": "budget", "budget_as": "counted as", "seed": "seed"}
-"""Settings that an example brings with it, so that Compare gives the answers that are shown; and what they are called."""
+"""Settings that an example brings with it, so that Compare gives the answers that are shown, and their names."""
 
 
 def set_by_example(changed: list[tuple[str, str, str]]) -> str:
