@@ -35,7 +35,7 @@ from .components import (
     NumbersTable,
     PageHead,
     PatchView,
-    asset,
+    script,
 )
 from .compression import CompressedPage
 from .failures import with_sentences
@@ -185,7 +185,6 @@ def launch_settings() -> dict[str, Any]:
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "page.css"],
-        "head": f"{_FONTS}<script>{asset('page_memory.js')}</script>",
         "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],
         "run_history": False,
@@ -201,7 +200,7 @@ def launch_settings() -> dict[str, Any]:
             "middleware": [
                 Middleware(Doors, queue_of=EventQueue),
                 Middleware(CompressedPage),
-                Middleware(LinkPreview),
+                Middleware(LinkPreview, more=f"{_FONTS}<script>{script('page_memory.js')}</script>"),
             ],
             "lifespan": tidied(stop_all),
         },

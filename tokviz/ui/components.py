@@ -7,6 +7,7 @@ scripts in ``assets/``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -52,6 +53,11 @@ def asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
+def script(name: str) -> str:
+    """A script in ``assets/`` as it travels: lines that are comments, a sixth of all, stay here."""
+    return re.sub(r"(?m)^[ \t]*//.*\n", "", asset(name))
+
+
 class Widget(gr.HTML):
     """Base: markup, style and scripts are files in ``assets/``, the value is plain data that the scripts draw.
 
@@ -67,7 +73,7 @@ class Widget(gr.HTML):
             value=value,
             html_template=asset(self._html) if self._html.endswith(".html") else self._html,
             css_template=asset(self._css) if self._css else "",
-            js_on_load="\n".join(map(asset, self._scripts)),
+            js_on_load="\n".join(map(script, self._scripts)),
             apply_default_css=False,
             **html_options,
         )

@@ -100,8 +100,12 @@ def shown_files(comparison: Comparison, from_stranger: bool = False) -> dict[str
     when one is no image or all of them take too long.
     """
     read = _read_carefully(time.monotonic() + OPENING_S) if from_stranger else _read
+    record = comparison.image
+    if comparison.video is None and not from_stranger and max(record.width, record.height) <= _DISPLAY_SIDE:
+        own = request_file(comparison)  # the form shows it, too: one file, loaded once
+        return {"image": None if own is None else own.model_dump()}
     if comparison.video is None:
-        return {"image": display_file(comparison.image, read=read)}
+        return {"image": display_file(record, read=read)}
     return {"frames": [display_file(frame.image, _FRAME_SIDE, read) for frame in comparison.video.frames]}
 
 
