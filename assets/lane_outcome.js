@@ -6,19 +6,21 @@ function buildOutcome() {
   const answer = make("p", "tv-answer");
   const line = make("div", "tv-verdict-line");
   const verdict = make("p", "tv-verdict");
-  const more = make("button", "tv-more", "whole answer");
+  const cut = make("span", "tv-cut", "cut");
+  cut.tabIndex = 0;
+  const more = make("button", "tv-more", "more");
   more.type = "button";
-  more.hidden = true;
+  more.hidden = cut.hidden = true;
   more.addEventListener("click", () => openAnswers(!part("root").classList.contains("tv-answers-open")));
-  line.append(verdict, more);
+  line.append(verdict, cut, more);
   outcome.append(answer, line);
-  return { outcome, answer, verdict, more };
+  return { outcome, answer, verdict, cut, more };
 }
 
 // All lanes at once, so that answers stay beside each other.
 function openAnswers(open) {
   part("root").classList.toggle("tv-answers-open", open);
-  state.lanes.forEach(({ more }) => { more.textContent = open ? "less" : "whole answer"; });
+  state.lanes.forEach(({ more }) => { more.textContent = open ? "less" : "more"; });
 }
 
 function fillOutcome(lane, data) {
@@ -38,8 +40,10 @@ function fillOutcome(lane, data) {
     lane.verdict.classList.add(`tv-${data.verdict.kind}`);
     lane.verdict.append(make("span", "tv-sign", data.verdict.sign), ` ${data.verdict.text}`);
   }
-  if (data.cut) lane.verdict.append(make("span", "tv-cut", `${lane.verdict.textContent ? " · " : ""}cut after ${data.cut} tokens`));
-  lane.answer.tabIndex = -1;
+  lane.verdict.title = lane.verdict.textContent;
+  lane.cut.hidden = !data.cut;
+  lane.cut.dataset.hint = data.cut ? `The answer was cut after ${data.cut} new tokens. “Max new tokens”, under Advanced, allows more.` : "";
+  lane.more.setAttribute("aria-label", `Whole answer of ${data.label}`);
   showWhetherMore(lane);
 }
 

@@ -51,7 +51,7 @@ function draw() {
   const body = make("tbody");
   body.append(...sorted().map((row) => {
     const line = make("tr");
-    line.append(...row.map((value, column) => make("td", numeric[column] ? "nt-number" : "", shown(value))));
+    line.append(...row.map((value, column) => Object.assign(make("td", numeric[column] ? "nt-number" : "", shown(value)), { title: typeof value === "string" && value.length > 30 ? value : "" })));
     return line;
   }));
   const top = make("thead");

@@ -48,12 +48,12 @@ function buildLane(number) {
   tools.append(parts.notes, controls);
   const below = make("div", "tv-below");
   below.append(readout, tools);
-  const { outcome, answer, verdict, more } = buildOutcome();
+  const { outcome, answer, verdict, cut, more } = buildOutcome();
   const numbers = make("dl", "tv-numbers");
   const remarks = make("div", "tv-remarks");
   root.append(head, outcome, frame, below, numbers, remarks);
   return {
-    number, root, label, variant, family, why, table, image, bars, canvas, svg, unseen, where, what, parts, answer, verdict, more, numbers, remarks,
+    number, root, label, variant, family, why, table, image, bars, canvas, svg, unseen, where, what, parts, answer, verdict, cut, more, numbers, remarks,
     stageAt: -1, stageChosen: false, mapAt: 0, orderAt: 0, data: null, indices: [], survival: null,
   };
 }
@@ -86,12 +86,7 @@ function fillLane(lane, data, told, payload, view) {
   lane.image.setAttribute("aria-label",
     `${data.label}: patches of the image. Arrow keys move between patches, Enter pins one, Escape releases it.${keys}`);
   fillOutcome(lane, data);
-  // How times were measured is said once, where it starts or changes.
-  const shown = data.numbers.map((number, i) => {
-    const before = data.numbers.slice(0, i).map((other) => other.how).filter(Boolean).pop();
-    return { ...number, how: number.how === before ? "" : number.how };
-  });
-  lane.numbers.replaceChildren(...shown.flatMap((number) => numberNodes(number, lane.number === 0)));
+  fillNumbers(lane, data.numbers);
   fillRemarks(lane, data);
 }
 
@@ -127,24 +122,6 @@ function withdrawalWords(lane) {
   const { stages } = lane.data;
   const end = stages.find((stage) => stage.n_in && !stage.kept.length);
   return end && stages.indexOf(end) > lane.stageAt ? `until all are withdrawn ${end.label}` : "";
-}
-
-// Which of the page's terms a number is about; the words are in hints.js.
-const NUMBER_TERMS = [[/^visual tokens|^mean per layer/, "visual token"], [/evidence|absorbed|carried/, "evidence"], [/prefill/, "prefill"],
-  [/KV/, "KV cache"], [/effective rank/, "effective rank"], [/margin/, "answer margin"]];
-
-// Terms of the first lane can be reached by keys; those of the others say the same.
-function numberNodes(number, isFirst) {
-  const term = make("dt");
-  const name = make("span", "", number.label);
-  const known = NUMBER_TERMS.find(([pattern]) => pattern.test(number.label));
-  if (known) name.dataset.term = known[1];
-  if (known && isFirst) name.tabIndex = 0;
-  term.append(name);
-  if (number.how) term.append(make("span", "tv-how", number.how));
-  const value = make("dd", `tv-value tv-${number.look}`);
-  value.append(make("span", "", number.value));
-  return [term, value, make("dd", "tv-ratio", number.ratio)];
 }
 
 function placeSheet(lane, { size: [width, height] }) {

@@ -231,6 +231,7 @@ function arrange() {
   part("answers-bar").hidden = rows < 2;
   // Words about a patch take fewer lines where lanes are wide.
   const width = part("lanes").clientWidth / Math.max(Math.ceil(state.lanes.length / rows), 1);
+  part("lanes").classList.toggle("tv-narrow", width < 235);
   part("lanes").style.setProperty("--tv-strip", `${width < 235 ? 124 : width < 300 ? 106 : 88}px`);
   if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.image));
   arrangeFilm();
@@ -295,6 +296,7 @@ function show(value) {
   let payload = unpack(value);
   const previous = state.plain;
   belongs(payload, previous);
+  part("root").classList.remove("tv-asked-anew");
   state.plain = payload;
   state.grid = payload.grid;
   state.sheets = new Map();
@@ -335,6 +337,15 @@ function show(value) {
   fillAnswersBar();
   arrange();
   redrawWithTools();
+  keepRoom();
+}
+
+// While answers come in, lanes and what is below them have the room that the last ones needed.
+function keepRoom() {
+  if (isLive(state.plain)) return;
+  const tallest = Math.max(0, ...state.lanes.map(({ numbers }) => [...numbers.children].reduce((end, node) => Math.max(end, node.offsetTop + node.offsetHeight), numbers.offsetTop) - numbers.offsetTop));
+  if (tallest) part("lanes").style.setProperty("--tv-numbers-room", `${Math.ceil(tallest) + 12}px`);
+  part("why-panel").style.minHeight = "";
 }
 
 function giveUp() {

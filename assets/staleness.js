@@ -57,9 +57,11 @@ document.addEventListener("tokviz:media", ({ detail }) => {
 // A request was not answered at all: what is shown is an older one's.
 document.addEventListener("tokviz:stale", ({ detail }) => {
   media.told = detail;
+  part("root").classList.remove("tv-asked-anew");
   if (state.plain) showStaleness();
 });
 document.addEventListener("tokviz:asked", () => {
   media.asked = media.choices;
   media.pressed = true;
+  if (state.plain) part("root").classList.add("tv-asked-anew");
 });

@@ -32,6 +32,7 @@ _VIEW_SCRIPTS = (
     "answer_words.js",
     "patch_lane.js",
     "lane_outcome.js",
+    "lane_numbers.js",
     "answers_bar.js",
     "outcomes.js",
     "patch_tools.js",
