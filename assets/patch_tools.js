@@ -98,12 +98,12 @@ function viewNotes(lane, view, stage, orderings) {
   if (!stage) {
     const idle = { score: "Nothing is scored without pruning.", order: "Nothing is picked without pruning.",
       clusters: "Nothing is merged without pruning.", dropped: "Every token reaches the last layer.",
-      chance: "Everything is kept without pruning." }[view];
+      chance: "Everything is kept without pruning.", kept: "The language model sees the whole image: the answer that pruning is measured against." }[view];
     if (view === "ab") return sidesNotes(lane);
     return idle ? [make("p", "tv-note", idle)] : [];
   }
   const notes = {
-    kept: () => [],
+    kept: () => (lane.data.family_why ? [make("p", "tv-note", lane.data.family_why)] : []),
     score: () => (stage.maps[lane.mapAt] ? mapLegend(stage.maps[lane.mapAt], stage.maps.length > 1) : [make("p", "tv-note", "This stage computes no scores.")]),
     order: () => (orderings.length ? orderLegend(orderings[lane.orderAt], orderings.length > 1)
       : [make("p", "tv-note", "This stage selects all at once, in no order.")]),

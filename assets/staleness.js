@@ -57,7 +57,6 @@ document.addEventListener("tokviz:media", ({ detail }) => {
 // A request was not answered at all: what is shown is an older one's.
 document.addEventListener("tokviz:stale", ({ detail }) => {
   media.told = detail;
-  part("root").classList.remove("tv-asked-anew");
   if (state.plain) showStaleness();
 });
 document.addEventListener("tokviz:asked", () => {
@@ -65,3 +64,5 @@ document.addEventListener("tokviz:asked", () => {
   media.pressed = true;
   if (state.plain) part("root").classList.add("tv-asked-anew");
 });
+// Answered, refused or stopped: whatever is shown now stays.
+document.addEventListener("tokviz:settled", () => { part("root").classList.remove("tv-asked-anew"); });

@@ -356,9 +356,9 @@ class Handlers:
         example = next((i for i, one in enumerate(self.examples) if one.id == known.example), None)
         if example is None and not known.example:
             example = self._example_of(known.shown)
-        if example is not None:
+        if example:  # the first is on the first screen
             return self.show_example(form, example, model)
-        path = self._shown_file(known.shown)
+        path = None if example == 0 else self._shown_file(known.shown)
         if path is None:
             return [gr.skip(), None, *self._kept(form)]
         return self._reopened(form, read_session(path), "Shown again after the page was reloaded", None, model)
