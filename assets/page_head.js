@@ -38,6 +38,8 @@ const PARTS = ["#tokviz-model input", ".mf-root", "#tokviz-question textarea", "
 async function reveal() {
   await Promise.race([document.fonts.ready, new Promise((done) => setTimeout(done, 1000))]);
   markTerms();
+  // Gradio's own words at the foot of the page, with its rocket.
+  document.querySelector("footer .show-api")?.replaceChildren("API and Python");
   requestAnimationFrame(() => { root.dataset.tokvizReady = ""; });
 }
 

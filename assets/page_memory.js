@@ -49,11 +49,11 @@ window.tokvizMemory = (() => {
     return text.trim() !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
   }
 
-  function addressOf({ shown, form, view }) {
+  function addressOf({ shown, form, view }, whole = false) {
     const parts = [];
     const add = (name, value) => { if (value !== null && value !== undefined && value !== "") parts.push(`${name}=${encodeURIComponent(value)}`); };
     if (shown.startsWith("example-")) add("example", document.documentElement.dataset.tokvizExampleName);
-    if (form && JSON.stringify(form) !== untouched) {
+    if (form && (whole || JSON.stringify(form) !== untouched)) {
       add("question", form.question);
       if (form.methods.length) parts.push(`methods=${methodsText(form.methods)}`);
       add("budget", form.budget);
@@ -144,5 +144,6 @@ window.tokvizMemory = (() => {
       soon();
     },
     address: () => addressOf(kept),
+    link: () => location.origin + location.pathname + location.search + addressOf(kept, true),
   });
 })();

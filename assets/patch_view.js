@@ -379,6 +379,7 @@ wireSettings();
 wireTable();
 recallSettings();
 part("outcomes-open").addEventListener("click", openOutcomes);
+part("copy-link").addEventListener("click", copyLink);
 document.addEventListener("tokviz:chosen-model", showOtherModel);
 // The notice gave a run up: nothing is on its way any more, and what was on its way when it did is late.
 document.addEventListener("tokviz:lost", () => {

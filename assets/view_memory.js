@@ -30,3 +30,18 @@ function recallSettings() {
   if (radio) radio.checked = true;
   part("opacity").querySelector("input").value = String(Math.round(100 * state.opacity[state.view]));
 }
+
+// The link carries the example, the question, the methods with what was set, the budget and the view; no image of the
+// visitor's own. It needs nothing that the server keeps.
+async function copyLink({ currentTarget: button }) {
+  const link = window.tokvizMemory?.link() ?? location.href;
+  let said = link.includes("example=") ? "Link copied" : "Copied, without the image";
+  try {
+    await navigator.clipboard.writeText(link);
+  } catch { // closed to the page (plain http)
+    window.prompt("Copy this link", link);
+    said = "Copy link";
+  }
+  button.textContent = said;
+  setTimeout(() => { button.textContent = "Copy link"; }, 2000);
+}

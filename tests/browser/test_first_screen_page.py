@@ -1,4 +1,4 @@
-"""The first screen: what it says it is, cases to choose from, answers in sight, nothing that moves, a state that stays."""
+"""The first screen: what it says it is, cases to choose, answers in sight, nothing that moves, a state that stays."""
 
 import json
 
@@ -41,7 +41,7 @@ def home(page):
 
 
 def test_it_says_in_a_sentence_what_it_is_and_opens_on_four_kinds_of_methods(page):
-    assert "which parts of an image each token pruner keeps" in page.get_by_role("banner").first.inner_text()
+    assert "which parts of an image each token pruner keeps" in page.locator(".tokviz-head").inner_text()
     families = page.locator(".tv-family").all_inner_texts()
     assert {"attention", "approximation error", "diversity", "control"} <= set(families)
     labels = page.locator(".tv-label").all_inner_texts()
@@ -74,7 +74,7 @@ def test_the_guide_walks_along_the_real_controls_and_gives_the_focus_back(page):
     while dialog.is_visible():
         seen.append(dialog.locator("h2").inner_text())
         ring, words = page.locator(".tokviz-ring").bounding_box(), dialog.bounding_box()
-        assert ring["height"] > 20 and 0 <= words["y"] and words["y"] + words["height"] <= 900, seen[-1]
+        assert ring["height"] > 20 and words["y"] >= 0 and words["y"] + words["height"] <= 900, seen[-1]
         page.keyboard.press("ArrowRight")
     assert len(seen) == len(set(seen)) == 8
     assert opener.evaluate("node => node === document.activeElement")
@@ -199,6 +199,28 @@ def test_a_broken_link_opens_the_first_screen_and_runs_nothing(browser, shipped_
     assert page.locator("#tokviz-budget input").first.input_value() == "64"
     assert page.evaluate("window.HACKED") is None
     context.close()
+
+
+def test_a_link_needs_no_server_s_memory_and_files_say_what_they_hold(browser, page):
+    home(page)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.get_by_role("button", name="Link copied")).to_be_visible()
+    link = page.evaluate("navigator.clipboard.readText()")
+    example = load_examples()[0]
+    methods = sorted(run.method for run in example.comparison.runs[1:])
+    assert f"example={example.id}&" in link and "budget=64" in link
+    assert sorted(link.split("methods=")[1].split("&")[0].split(",")) == methods
+    page.get_by_role("tab", name="Export").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the session").click()
+    words = "-".join(example.case.question.rstrip("?").split())
+    assert download.value.suggested_filename == f"tokviz-{words}-64-tokens.json"
+    page.get_by_role("tab", name="Numbers").click()
+
+
+def test_the_foot_of_the_page_is_in_our_own_words(page):
+    assert page.locator("footer").first.inner_text().split() == ["API", "and", "Python"]
 
 
 def test_nothing_moves_while_answers_stream(browser, site):

@@ -452,7 +452,7 @@ def test_a_reloaded_page_shows_again_what_it_showed(act, form):
     assert view["question"] == session.request.question and shown == key
     elsewhere = Path(files.session_file(session)).parents[3] / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / files.SESSION_FILE).write_text(session.to_json())
+    (elsewhere / Path(files.session_file(session)).name).write_text(session.to_json())
     outside = f"{key}/../../../elsewhere"  # a real file, and a key that begins as one
     for unknown in ("", "example-0", "example-99", "0" * 64, "../../etc", "nonsense", outside):
         view, _, fields = again(act, form, shown=unknown)

@@ -304,7 +304,7 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
         with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
             with gr.Column(min_width=200):
                 value = session_file(first) if first else None
-                session = gr.DownloadButton("Download session.json", value, elem_id="tokviz-session")
+                session = gr.DownloadButton("Download the session (JSON)", value, elem_id="tokviz-session")
                 opener = FileButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
             with gr.Column(min_width=200):
                 view = gr.Dropdown(text.FIGURE_VIEWS, value="kept", label="View", filterable=False)

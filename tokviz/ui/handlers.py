@@ -31,7 +31,6 @@ from . import text
 from .components import notice
 from .failures import UNEXPECTED, log_failure
 from .files import (
-    SESSION_FILE,
     VIDEOS,
     figure_options,
     fitting_model,
@@ -378,8 +377,9 @@ class Handlers:
         example = self._example_of(key)
         if example is not None:
             return session_file(self.examples[example].comparison)
-        path = storage().folder / "tokviz" / key / SESSION_FILE
-        return str(path) if re.fullmatch(r"[0-9a-f]{64}", key) and path.is_file() else None
+        if not re.fullmatch(r"[0-9a-f]{64}", key):
+            return None
+        return next(map(str, (storage().folder / "tokviz" / key).glob("tokviz-*.json")), None)
 
     def _reopened(
         self, form: RequestForm, comparison: Comparison, origin: str, words: str | None, model: str
@@ -414,7 +414,9 @@ class Handlers:
             draw = functools.partial(save_figure, comparison, **options)
             # Asked for again it is the same file: the session's name, too, follows from its content.
             name = hashlib.sha256(repr((session, sorted(options.items()))).encode()).hexdigest()
-            files = [str(temporary_file(f"figure-{name}/tokviz.{kind}", draw)) for kind in FIGURE_FORMATS]
+            asked = comparison.request
+            stem = text.file_stem(asked.question, asked.budget, view)
+            files = [str(temporary_file(f"figure-{name}/{stem}.{kind}", draw)) for kind in FIGURE_FORMATS]
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]
