@@ -64,13 +64,14 @@ window.tokvizMemory = (() => {
       if (view.view !== "kept") add("view", view.view);
       ["a", "b", "scale"].forEach((name) => add(name, view.settings[name]));
     }
-    return parts.length ? `#${parts.join("&")}` : "";
+    return parts.length ? `#compare?${parts.join("&")}` : "";
   }
 
   // Parts are decoded one by one: a comma or a tilde inside a value is not one between values.
   function fromAddress(address) {
+    if (!address.startsWith("#compare?")) return null;
     const given = {};
-    for (const part of address.slice(1).split("&")) {
+    for (const part of address.replace(/^#compare\?/, "").split("&")) {
       const at = part.indexOf("=");
       try { if (at > 0) given[part.slice(0, at)] = part.startsWith("methods=") ? part.slice(at + 1) : decodeURIComponent(part.slice(at + 1)); } catch { /* broken */ }
     }
@@ -87,6 +88,7 @@ window.tokvizMemory = (() => {
 
   // Of this tab; of the browser, where this address was last in use there or none is given; else what the address says.
   function found() {
+    if (location.hash.startsWith("#failures")) return null; // mined cases are opened by the part that shows them
     const mine = read(tab);
     const last = read(browser);
     const linked = fromAddress(location.hash);
@@ -103,7 +105,8 @@ window.tokvizMemory = (() => {
 
   function save() {
     const address = addressOf(kept);
-    const isOurs = !location.hash || location.hash.includes("=");
+    if (location.hash.startsWith("#failures")) return;
+    const isOurs = !location.hash || location.hash.startsWith("#compare");
     if (isOurs && address !== location.hash) history.replaceState(history.state, "", location.pathname + location.search + address);
     const state = { ...kept, address, example: kept.shown.startsWith("example-") ? document.documentElement.dataset.tokvizExampleName || "" : "" };
     write(tab, state);

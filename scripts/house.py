@@ -28,7 +28,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("engine",),
     ("runs",),
+    ("cases",),
+    ("mining",),
+    ("tables",),
     ("viz", "serving"),
+    ("workbench",),
     ("ui",),
     ("api", "cli"),
 )

@@ -18,6 +18,8 @@ MAY_LOAD = {
     "models": {"torch", "transformers"},
     "engine": {"torch", "transformers"},
     "runs": {"torch", "transformers"},
+    "cases": set(),
+    "tables": set(),
     "viz": {"matplotlib"},
     "serving": set(),
     "ui": {"gradio", "torch", "matplotlib"},

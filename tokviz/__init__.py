@@ -17,9 +17,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import Inputs, inputs_for, list_models, prune
     from .attention import Inside, InsideLayer, InsideToken, TowerLayer
+    from .cases import Case, CaseFile, CaseReport, check_cases, open_cases
     from .comparison import Comparison
     from .errors import BadInput, Unsupported
     from .horizon import HorizonLayer, InformationHorizon
+    from .mining.mine import MiningProgress, mine
+    from .mining.mined import MinedRun, open_run
     from .models.loading import VisionLanguageModel, load, wrap
     from .names import VisionLayer
     from .pruners import Pruner, methods, register
@@ -82,6 +85,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "api": "Inputs inputs_for list_models prune",
     "errors": "BadInput Unsupported",
+    "mining.mine": "MiningProgress mine",
+    "mining.mined": "MinedRun open_run",
     "models.loading": "VisionLanguageModel load wrap",
     "names": "VisionLayer",
     "pruners": "Pruner methods register",
@@ -90,6 +95,7 @@ _NAMES = {
     "pruners.ops": "evenly_spaced merge_into_nearest",
     "pruners.per_view": "equal_shares rows_by_view",
     "attention": "Inside InsideLayer InsideToken TowerLayer",
+    "cases": "Case CaseFile CaseReport check_cases open_cases",
     "comparison": "Comparison",
     "horizon": "HorizonLayer InformationHorizon",
     "rescues": "Rescue RescueBlock",
@@ -143,6 +149,9 @@ __all__ = [
     "VALUES",
     "BadInput",
     "Budget",
+    "Case",
+    "CaseFile",
+    "CaseReport",
     "Chart",
     "Comparison",
     "Diagnostics",
@@ -154,6 +163,8 @@ __all__ = [
     "Inside",
     "InsideLayer",
     "InsideToken",
+    "MinedRun",
+    "MiningProgress",
     "Need",
     "Paper",
     "Param",
@@ -180,6 +191,7 @@ __all__ = [
     "__version__",
     "ask_with",
     "budget_tokens",
+    "check_cases",
     "compare",
     "compare_events",
     "edited",
@@ -194,6 +206,9 @@ __all__ = [
     "load_examples",
     "merge_into_nearest",
     "methods",
+    "mine",
+    "open_cases",
+    "open_run",
     "prune",
     "pruner",
     "register",

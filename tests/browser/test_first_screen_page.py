@@ -193,7 +193,7 @@ def test_reload_second_tab_and_link_come_back_to_the_same_state(browser, page):
 def test_a_broken_link_opens_the_first_screen_and_runs_nothing(browser, shipped_site):
     context = browser.new_context()
     page = context.new_page()
-    page.goto(f"{shipped_site}#example=%3Cimg%3E&methods=apet~x,%&budget=-3&question=%&view={HOSTILE[:40]}")
+    page.goto(f"{shipped_site}#compare?example=%3Cimg%3E&methods=apet~x,%&budget=-3&question=%&view={HOSTILE[:40]}")
     page.wait_for_function(READY)
     assert page.evaluate("document.documentElement.dataset.tokvizExample") == "0"
     assert page.locator("#tokviz-budget input").first.input_value() == "64"

@@ -129,7 +129,7 @@ def run_method(
             *([] if smaller is None else fewer_than_asked(smaller, settings.budget.tokens)),
             *_unweighed(records),
             *([] if words else [EMPTY_ANSWER]),
-            *_cut(vlm, said.token_ids, settings),
+            *cut_warning(vlm, said.token_ids, settings.max_new_tokens),
         ],
         serving=[]
         if pruner.deployed is None or final >= grid.n_tokens
@@ -301,12 +301,12 @@ def _unweighed(records: Sequence[StageRecord]) -> list[str]:
     return [NOTHING_WEIGHED]
 
 
-def _cut(vlm: VisionLanguageModel, token_ids: list[int], settings: Settings) -> list[str]:
+def cut_warning(vlm: VisionLanguageModel, token_ids: list[int], max_new_tokens: int) -> list[str]:
     """A warning when the model would have gone on, or nothing."""
     ends = vlm.model.generation_config.eos_token_id
-    if len(token_ids) < settings.max_new_tokens or token_ids[-1] in (ends if isinstance(ends, list) else [ends]):
+    if len(token_ids) < max_new_tokens or token_ids[-1] in (ends if isinstance(ends, list) else [ends]):
         return []
-    return [CUT_ANSWER.format(settings.max_new_tokens)]
+    return [CUT_ANSWER.format(max_new_tokens)]
 
 
 def decoded(vlm: VisionLanguageModel, token_ids: list[int]) -> str:

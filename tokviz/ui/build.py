@@ -21,6 +21,7 @@ from ..serving.model_menu import model_options
 from ..serving.queue import stop_all
 from ..serving.running import Loader, Runner, run_request
 from ..serving.storage import storage
+from ..workbench.service import Workbench
 from . import numbers, text
 from .api import add_endpoints
 from .api_studies import add_study_endpoints
@@ -35,6 +36,7 @@ from .components import (
     NumbersTable,
     PageHead,
     PatchView,
+    WorkbenchView,
     script,
 )
 from .compression import CompressedPage
@@ -45,6 +47,8 @@ from .handlers import Handlers
 from .link_preview import LinkPreview
 from .method_notes import method_page
 from .outcomes import cards
+from .workbench_page import CaseHandlers
+from .workbench_routes import workbench_routes
 
 _TO_ANSWERS = """(...values) => {
   document.dispatchEvent(new CustomEvent('tokviz:asked'));
@@ -69,11 +73,13 @@ def build_page(
     load: Loader = load_steps,
     pruners: Sequence[Pruner] | None = None,
     examples: Sequence[Example] | None = None,
+    workbench: Workbench | None = None,
 ) -> gr.Blocks:
     """The whole page. No model is loaded here.
 
     Args: run does the model's work (app.py may wrap it for ZeroGPU), load makes a model ready. pruners: default every
-    method. examples: default the stored ones; the first is open when the page appears.
+    method. examples: default the stored ones; the first is open when the page appears. workbench: runs that can be
+    browsed; ``launch_settings`` must be given the same.
     """
     if pruners is None:
         import tokviz
@@ -86,6 +92,7 @@ def build_page(
     with PageBlocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
         PageHead(elem_id="tokviz-head")
         AboutPage(elem_id="tokviz-about")
+        failures = None if workbench is None else WorkbenchView(elem_id="tokviz-workbench")
         with gr.Row(elem_id="tokviz-page"):
             with gr.Column(elem_id="tokviz-request", min_width=280):
                 form = build_form(pruners, models, *_start(act), act.missing(models[0][1]))
@@ -126,6 +133,10 @@ def build_page(
             chooser.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
             show = with_sentences(lambda index, *values: act.choose_example(form, index, values))
             changes.append(chooser.select(show, [chooser, *form.inputs], shown, **_CHEAP))
+        if failures is not None and workbench is not None:
+            failures.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
+            open_case = with_sentences(CaseHandlers(act, workbench, form).open)
+            changes.append(failures.select(open_case, [failures, form.model], shown, **_CHEAP))
         tabs.opener.upload(with_sentences(act.leave), None, None, queue=False, **_QUIET)
 
         async def open_file(path: str | None, name: str, request: gr.Request) -> list[Any]:
@@ -179,9 +190,10 @@ _FONTS = "".join(
 """Both are needed for the first lane; without this the browser learns of them when it draws the words."""
 
 
-def launch_settings() -> dict[str, Any]:
+def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
     """Arguments of ``launch`` that are part of the design: look, limits, privacy. Host and port are the caller's."""
     distrust_forwarded()
+    routes = {} if workbench is None else {"routes": workbench_routes(workbench)}
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "page.css"],
@@ -203,6 +215,7 @@ def launch_settings() -> dict[str, Any]:
                 Middleware(LinkPreview, more=f"{_FONTS}<script>{script('page_memory.js')}</script>"),
             ],
             "lifespan": tidied(stop_all),
+            **routes,
         },
     }
 

@@ -48,6 +48,16 @@ _VIEW_SCRIPTS = (
     "patch_view.js",
 )
 
+_WORKBENCH_SCRIPTS = (
+    "workbench_state.js",
+    "workbench_facets.js",
+    "workbench_cards.js",
+    "workbench_case.js",
+    "workbench_map.js",
+    "workbench_tables.js",
+    "workbench.js",
+)
+
 
 def asset(name: str) -> str:
     """The text of a file in ``assets/``."""
@@ -92,6 +102,19 @@ class PatchView(Widget):
     def postprocess(self, value: Any) -> Any:
         """What the browser gets: the payload packed."""
         return packed(value) if value else value
+
+
+class WorkbenchView(Widget):
+    """The failure workbench. It asks for its data itself, see ``workbench_routes``; its value only says which case is
+    to be opened in the lanes. Raises the event ``select`` then.
+    """
+
+    _html, _css, _scripts = "workbench.html", "workbench.css", _WORKBENCH_SCRIPTS
+
+    def preprocess(self, payload: Any) -> dict[str, Any]:  # type: ignore[override]
+        """What a browser wants to open, unchecked; empty for anything of another shape."""
+        wanted = payload.get("open") if isinstance(payload, dict) else None
+        return wanted if isinstance(wanted, dict) else {}
 
 
 class PageHead(Widget):

@@ -9,6 +9,7 @@ import hashlib
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ from .payload import Live, to_payload
 
 _TEXT_EVERY_S = 0.12
 """Streamed text is sent on at most this often, in seconds: the eye needs no more."""
+_KNOWN = 100
 FIGURE_FORMATS = ("png", "svg", "pdf")
 _SKIP = gr.skip()
 
@@ -76,8 +78,26 @@ class Handlers:
         self.checks = Shares(at_once=3, most=12)
         self.openings = Shares(at_once=1, most=4)
         self._known: dict[str, list[Comparison]] = {}
+        self._learnt: deque[tuple[str, Comparison]] = deque()
+        self._learning = threading.Lock()
         for example in self.examples:
             self._known.setdefault(_file_digest(example.comparison), []).append(example.comparison)
+
+    def know(self, comparison: Comparison) -> None:
+        """Remember the right answer and the evidence of what is shown, for a live run of the same question.
+
+        Of the last ``_KNOWN`` such questions; whoever asks the same of the same image learns the same.
+        """
+        digest = _file_digest(comparison)
+        with self._learning:
+            known = self._known.get(digest, [])
+            if any(one.request.question == comparison.request.question for one in known):
+                return
+            self._known[digest] = [*known, comparison]
+            self._learnt.append((digest, comparison))
+            if len(self._learnt) > _KNOWN:
+                digest, oldest = self._learnt.popleft()
+                self._known[digest] = [one for one in self._known[digest] if one is not oldest]
 
     # --- showing -----------------------------------------------------------------------------------------------------
 
@@ -320,15 +340,15 @@ class Handlers:
             async with self.openings.turn(address_of(request.client, request.headers)):
                 return await asyncio.to_thread(self.opened_session, form, path, model)
         except BadInput as error:
-            return [gr.skip(), notice("error", str(error)), *self._kept(form)]
+            return [gr.skip(), notice("error", str(error)), *self.kept(form)]
 
     def opened_session(self, form: RequestForm, path: str | None, model: str) -> list[Any]:
         """Show an uploaded session file. Outputs and ``model`` as of ``show_example``. Raises BadInput."""
         if path is None:
-            return [gr.skip(), None, *self._kept(form)]
+            return [gr.skip(), None, *self.kept(form)]
         comparison = read_session(path)
         words = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
-        return self._reopened(form, comparison, "Opened session · numbers as they were stored", words, model)
+        return self.reopened(form, comparison, "Opened session · numbers as they were stored", words, model)
 
     def show_again(self, form: RequestForm, memory: str, model: str) -> list[Any]:
         """What a page showed before it was loaded anew, or what a link asks for. Outputs as of ``show_example``.
@@ -359,8 +379,8 @@ class Handlers:
             return self.show_example(form, example, model)
         path = None if example == 0 else self._shown_file(known.shown)
         if path is None:
-            return [gr.skip(), None, *self._kept(form)]
-        return self._reopened(form, read_session(path), "Shown again after the page was reloaded", None, model)
+            return [gr.skip(), None, *self.kept(form)]
+        return self.reopened(form, read_session(path), "Shown again after the page was reloaded", None, model)
 
     @staticmethod
     def _budget(tokens: int, shown: Any) -> Any:
@@ -381,15 +401,19 @@ class Handlers:
             return None
         return next(map(str, (storage().folder / "tokviz" / key).glob("tokviz-*.json")), None)
 
-    def _reopened(
+    def reopened(
         self, form: RequestForm, comparison: Comparison, origin: str, words: str | None, model: str
     ) -> list[Any]:
+        """A stored comparison with its form. origin: where it comes from; words: for the notice.
+
+        Outputs and ``model`` as of ``show_example``. Raises BadInput.
+        """
         view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
         filled = form.filled_from(comparison, None, fitting_model(model, comparison))
         return [view, notice("info", words) if words else None, _key_of(comparison), *filled]
 
     @staticmethod
-    def _kept(form: RequestForm) -> list[Any]:
+    def kept(form: RequestForm) -> list[Any]:
         """Everything behind view and notice stays as it is."""
         return [gr.skip()] * (2 + len(form.inputs))
 

@@ -27,7 +27,7 @@ def outcomes(example: Example, pruners: Sequence[Pruner]) -> list[dict[str, Any]
     stored = {run.method: run.answer for run in example.comparison.runs if run.error is None and run.method != UNPRUNED}
     answers = {**stored, **example.case.answers}
     right = normalised(example.case.answer)
-    told = [
+    told: list[dict[str, Any]] = [
         {
             "id": pruner.id,
             "label": pruner.label,

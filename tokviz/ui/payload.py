@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..answers import answer_words, cut_after
 from ..comparison import Comparison
 from ..errors import BadInput
-from ..names import UNPRUNED, MethodFamily
+from ..names import AS_MINED, UNPRUNED, MethodFamily
 from ..records import (
     Chart,
     Reading,
@@ -296,6 +296,8 @@ def _facts(stage: StageRecord) -> list[list[str]]:
         facts.append(["planned to keep", fact_value(stage.planned_keep)])
     if stage.rectify or stage.assignment is not None:
         facts.append(["merged tokens weigh", text.WEIGHTS[stage.rectify]])
+    if AS_MINED in stage.facts:  # what is not stored is not told
+        return facts
     return [*facts, ["positions of later tokens", text.POSITIONS[stage.positions]]]
 
 
