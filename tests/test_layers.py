@@ -20,6 +20,7 @@ MAY_LOAD = {
     "runs": {"torch", "transformers"},
     "cases": set(),
     "tables": set(),
+    "mining": {"torch", "transformers"},
     "viz": {"matplotlib"},
     "serving": set(),
     "ui": {"gradio", "torch", "matplotlib"},
@@ -57,7 +58,8 @@ MAY_SAY = {
     "gradio": {"ui"},
     "spaces": {"ui"},
     "transformers": {"models", "engine"},
-    "torch": {"base", "pruners", "models", "engine", "runs", "api"},
+    "torch": {"base", "pruners", "models", "engine", "runs", "mining", "api"},
+    "ray": {"mining"},
 }
 """Which rooms may import a library at all, inside functions too."""
 

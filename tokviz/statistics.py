@@ -94,7 +94,7 @@ class Band(Record):
 
 
 def compare_paired(
-    right: Mapping[str, Flags], pairs: Sequence[tuple[str, str]], *, alpha: float = ALPHA
+    right: Mapping[str, Flags | Floats], pairs: Sequence[tuple[str, str]], *, alpha: float = ALPHA
 ) -> list[Paired]:
     """Compare pairs of methods on the same cases, by McNemar's exact test, corrected by Holm over the pairs.
 
@@ -102,7 +102,8 @@ def compare_paired(
     ``bootstrap_difference`` is the safer number beside it.
 
     Args:
-        right: By method, whether each case is right. Shape: ``(n,)`` bool, the same cases in the same order.
+        right: By method, whether each case is right: booleans, or 0 and 1 with NaN where there is no answer; such cases
+            are left out of the pairs that lack one. Shape: ``(n,)`` each, the same cases in the same order.
         pairs: Names of the methods that are compared.
 
     Raises:
@@ -116,7 +117,9 @@ def compare_paired(
         raise ValueError("methods are compared on the same cases")
     found: list[dict[str, Any]] = []
     for first, second in pairs:
-        a, b = np.asarray(right[first], dtype=bool), np.asarray(right[second], dtype=bool)
+        a, b = np.asarray(right[first], dtype=np.float64), np.asarray(right[second], dtype=np.float64)
+        known = ~np.isnan(a) & ~np.isnan(b)
+        a, b = a[known] == 1, b[known] == 1
         n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
         refusal = _too_few(only_a + only_b, n, alpha)
         table = [[0, only_a], [only_b, 0]]
@@ -214,21 +217,47 @@ class ImageBootstrap:
         Raises:
             ValueError: If the shapes do not fit, or the sum at the bottom is 0.
         """
-        if tops.shape != bottoms.shape or tops.ndim != 2 or tops.shape[1] != len(self._place):
+        values, images, low, high = self._resampled(tops[:, None], bottoms[:, None], level)
+        return [_interval(*numbers) for numbers in zip(values, low, high, images, strict=True)]
+
+    def mean_ratios(
+        self, tops: Floats, bottoms: Floats, counted: NDArray[Any] | None = None, *, level: float = LEVEL
+    ) -> list[Interval]:
+        """The mean of several ratios, such as the retention over data sets, for several such means; as ``intervals``.
+
+        Args:
+            tops, bottoms: Per mean, ratio and case. Shape: ``(m, k, n)`` each.
+            counted: The cases of each ratio, where some of them have 0 at the bottom. An interval needs enough images
+                of each ratio.
+        """
+        values, images, low, high = self._resampled(tops, bottoms, level, counted)
+        return [_interval(*numbers) for numbers in zip(values, low, high, images, strict=True)]
+
+    def _resampled(
+        self, tops: Floats, bottoms: Floats, level: float, counted: NDArray[Any] | None = None
+    ) -> tuple[Floats, NDArray[Any], Floats, Floats]:
+        """Means over ratios, fewest images of a ratio, percentiles. Shape: ``(m, k, n)`` each -> ``(m,)`` each."""
+        if tops.shape != bottoms.shape or tops.shape[2] != len(self._place):
             raise ValueError(f"shapes {tops.shape} and {bottoms.shape} do not fit {len(self._place)} cases")
-        top, bottom, there = (self._sums(values) for values in (tops, bottoms, bottoms != 0))
+        m, k, n = tops.shape
+        cases = bottoms != 0 if counted is None else counted
+        top, bottom, there = (self._sums(some.reshape(m * k, n)) for some in (tops, bottoms, cases))
         if not bottom.sum(axis=1).all():
             raise ValueError("nothing is a share of 0")
-        values, images = top.sum(axis=1) / bottom.sum(axis=1), (there > 0).sum(axis=1)
-        low, high = self._ends(top, bottom, level) if (images >= MIN_IMAGES).any() else (values, values)
-        return [_interval(*numbers) for numbers in zip(values, low, high, images, strict=True)]
+        values = (top.sum(axis=1) / bottom.sum(axis=1)).reshape(m, k).mean(axis=1)
+        images = (there > 0).sum(axis=1).reshape(m, k).min(axis=1)
+        if not (images >= MIN_IMAGES).any():
+            return values, images, values, values
+        ratios = self._ratios(top, bottom).reshape(-1, m, k).mean(axis=2)
+        low, high = np.nanpercentile(ratios, [50 * (1 - level), 50 * (1 + level)], axis=0)
+        return values, images, low, high
 
     def _sums(self, values: NDArray[Any]) -> Floats:
         """Sums over the cases of each image. Shape: ``(k, n)`` -> ``(k, images)``."""
         return np.stack([np.bincount(self._place, row.astype(np.float64), self._n) for row in values])
 
-    def _ends(self, top: Floats, bottom: Floats, level: float) -> tuple[Floats, Floats]:
-        """Percentiles over the resamples; those in which nothing counts are left out. Shape: ``(k,)`` each."""
+    def _ratios(self, top: Floats, bottom: Floats) -> Floats:
+        """Of every resample, NaN where nothing counts. Shape: ``(k, images)`` each -> ``(resamples, k)``."""
         generator, batch, parts = np.random.default_rng(self._seed), max(1, 4_000_000 // self._n), []
         for start in range(0, RESAMPLES, batch):
             draws = generator.integers(self._n, size=(min(batch, RESAMPLES - start), self._n))
@@ -236,10 +265,9 @@ class ImageBootstrap:
             parts.append((weights @ top.T, weights @ bottom.T))
         tops, bottoms = (np.concatenate(some) for some in zip(*parts, strict=True))
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = tops / bottoms
+            ratios: Floats = tops / bottoms
         ratios[~np.isfinite(ratios)] = np.nan
-        low, high = np.nanpercentile(ratios, [50 * (1 - level), 50 * (1 + level)], axis=0)
-        return low, high
+        return ratios
 
 
 def _interval(value: float, low: float, high: float, images: int) -> Interval:

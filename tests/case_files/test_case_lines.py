@@ -93,6 +93,10 @@ BROKEN = {
     "absolute": (GOOD | {"id": "x", "image": "/etc/hostname"}, "absolute path outside"),
     "an address": (GOOD | {"id": "x", "image": "https://example.org/a.png"}, "is an address"),
     "embedded": (GOOD | {"id": "x", "image": "data:image/png;base64,AA"}, "is an address"),
+    "no text in the id": (GOOD | {"id": "\ud800"}, "id:"),
+    "no text in the path": (GOOD | {"id": "x", "image": "\ud800.png"}, "cannot be followed"),
+    "no text in another answer": (GOOD | {"id": "x", "others": {"m": "\ud800"}}, "others:"),
+    "no text in another's name": (GOOD | {"id": "x", "others": {"\ud800": "m"}}, "others:"),
     "a zero byte": (GOOD | {"id": "x", "image": "a\0.png"}, "cannot be the name"),
 }
 
@@ -124,6 +128,14 @@ def test_reading_again_counts_anew(written):
     assert len(list(cases)) == len(list(cases)) == 2
     assert cases.n_problems == len(cases.problems) == 1
     assert cases.unused_keys == {"colour": 1}
+
+
+def test_names_that_are_too_long_for_a_file_are_missing_files(written):
+    cases = written(GOOD | {"image": "x" * 3000}, GOOD | {"id": "b", "image": "a" + "/b" * 1500})
+    for case in cases:
+        with pytest.raises(BadInput, match="There is no image file"):
+            cases.media_path(case)
+    assert not cases.problems
 
 
 def test_html_stays_text(written):
@@ -176,6 +188,9 @@ def test_the_digest_is_that_of_the_file(written, tmp_path):
 def test_a_prompt_goes_around_each_question(written):
     (case,) = written(GOOD | {"question": "{question}?"}, prompt="{question}\nAnswer briefly.")
     assert case.question == "{question}?\nAnswer briefly."
+    plain, other = written(GOOD), written(GOOD, prompt="{question} Briefly.")
+    assert len({plain.digest, other.digest, written(GOOD, prompt="{question}!").digest}) == 3
+    assert plain.digest == written(GOOD, prompt="{question}").digest
     with pytest.raises(BadInput, match="The prompt needs"):
         written(GOOD, prompt="Answer briefly.")
 

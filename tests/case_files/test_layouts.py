@@ -2,12 +2,14 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tokviz.cases import LAYOUTS, open_cases
+from tokviz.cases import LAYOUTS, METRICS, Case, open_cases
 from tokviz.errors import BadInput
+from tokviz.tables import CATEGORIES, NUMBERS
 
 
 def _image(path, size=(200, 100)):
@@ -270,6 +272,12 @@ def test_every_layout_is_tested_here():
     assert {layout.name for layout in LAYOUTS} == {*WRITERS, "jsonl", "refcoco-point"}
 
 
+def test_every_layout_metric_and_column_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "cases.md").read_text()
+    names = {*(layout.name for layout in LAYOUTS), *METRICS, *CATEGORIES, *NUMBERS, *Case.model_fields}
+    assert not [name for name in sorted(names) if f"`{name}`" not in page]
+
+
 @pytest.mark.parametrize("name", ["vqav2", "gqa", "textvqa", "scienceqa", "pope"])
 def test_a_folder_is_read_as_its_file(tmp_path, name):
     path = WRITERS[name](tmp_path)
@@ -371,6 +379,27 @@ def test_a_pickle_that_would_run_something_is_not_opened(tmp_path, capsys, value
     with pytest.raises(BadInput, match=r"no pickle of plain lists|no list of references"):
         list(open_cases(tmp_path))
     assert "ran" not in capsys.readouterr().out
+
+
+def test_texts_of_a_pickle_that_python_2_wrote_are_read(tmp_path):
+    """[{"abc": "\\xe9x"}] as byte strings, which Python 2 pickled without saying what they mean."""
+    (tmp_path / "refs(google).p").write_bytes(b"\x80\x02]}U\x03abcU\x02\xe9xsa.")
+    _json(tmp_path / "instances.json", {"images": [], "annotations": []})
+    cases = open_cases(tmp_path)
+    assert not list(cases) and "no box of this reference" in str(cases.problems[0])
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": 1e999999999}', f"[{'9' * 5_000}]", "[NaN]", "\x00", '"\\ud800"']
+)
+def test_json_that_is_no_data_set_is_a_sentence(tmp_path, text):
+    (tmp_path / "val.json").write_text(text)
+    for layout in ("vizwiz", "vqav2", "gqa", "textvqa", "scienceqa", "llava", "lmms-eval", "vlmevalkit"):
+        try:
+            cases = open_cases(tmp_path / "val.json", layout)
+            assert not list(cases)
+        except BadInput as error:
+            assert "val.json" in str(error)
 
 
 def test_llava_questions_that_share_an_id_get_a_number(tmp_path):

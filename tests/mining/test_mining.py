@@ -15,6 +15,7 @@ from tokviz import cli
 from tokviz.cases import open_cases
 from tokviz.errors import BadInput
 from tokviz.mining import mine as mining
+from tokviz.mining import receipts
 from tokviz.mining.kept import unpack_indices
 from tokviz.mining.manifest import read_manifest
 from tokviz.mining.mapping import laid_out
@@ -207,7 +208,7 @@ def test_it_goes_on_where_it_was_stopped(tiny, data_set, options, mined, tmp_pat
 
 
 def test_small_parts_hold_the_same_rows(tiny, data_set, options, mined, tmp_path, monkeypatch):
-    monkeypatch.setattr(mining, "PART_CASES", 2)
+    monkeypatch.setattr(receipts, "PART_CASES", 2)
     run = tokviz.mine(tiny, data_set, out=tmp_path / "run", **options)
     assert len(run.manifest.parts) == 4
     for table in ("rows", "cases"):

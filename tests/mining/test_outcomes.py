@@ -107,6 +107,10 @@ def test_a_random_pruner_is_compared_seed_by_seed_with_what_stands_for_every_see
     )
     assert [row["only_failure"] for row in rows] == [False, True, False]
     assert [row["all_failed"] for row in rows] == [False, False, False]
+    rows = added(("a", 64, 0, "lost", [0]), ("drawn", 64, 0, "lost", [1]), ("drawn", 64, 1, "kept", [2]))
+    assert [row["all_failed"] for row in rows] == [True, True, False]
+    rows = added(("a", 64, 0, "kept", [0]), ("drawn", 64, 0, "kept", [1]), ("drawn", 64, 1, "lost", [2]))
+    assert [row["only_failure"] for row in rows] == [False, False, True]
 
 
 def test_one_pruner_alone_is_neither_the_only_failure_nor_all_of_them():

@@ -1,4 +1,4 @@
-"""A run folder: whatever is broken, killed or full, no case is lost or doubled, and what is said of it is one sentence."""
+"""A run folder: whatever is broken, killed or full, no case is lost or doubled, and one sentence says what is wrong."""
 
 import errno
 import os
@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, whole, monkeypa
     with RunStore(folder, asked()) as store:
         monkeypatch.setattr(storing.os, "fsync", full)
         for _ in range(2):  # again and again
-            with pytest.raises(BadInput, match="no space left on device. What was mined before is kept"):
+            with pytest.raises(BadInput, match=r"no space left on device\. What was mined before is kept"):
                 store.add(1, payload(1), 0.0)
         assert (store.has(0), store.has(1)) == (True, False)
         monkeypatch.setattr(storing.os, "fsync", real)
@@ -304,3 +304,13 @@ def test_what_is_no_run_is_refused(tmp_path):
 def test_files_hold_the_columns_of_the_schema(whole):
     for table in ("rows", "cases"):
         assert pq.read_schema(whole / table / "part-00000.parquet").names == schema_of(table).names
+
+
+def test_the_docs_tell_every_column():
+    from tokviz.files import resource
+
+    text = (resource("docs/methods").parent / "mining.md").read_text()
+    rows, cases = text.split("## Columns of rows")[1].split("## Columns of cases")
+    for name, told in (("rows", rows), ("cases", cases)):
+        names = {word for line in told.splitlines() if line.startswith("| `") for word in line.split("`")[1:-1:2]}
+        assert set(schema_of(name).names) <= names, set(schema_of(name).names) - names

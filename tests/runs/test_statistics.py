@@ -91,6 +91,14 @@ def test_the_power_that_is_promised_is_there():
     assert 0.7 < np.mean(hits) < 0.87  # the exact test is a little more cautious than the formula
 
 
+def test_cases_that_one_of_a_pair_lacks_are_left_out_of_it():
+    right = {name: values.astype(float) for name, values in flags(1, 9, both=30).items()}
+    right["a"] = np.append(right["a"], [np.nan, 1.0])
+    right["b"] = np.append(right["b"], [1.0, np.nan])
+    (found,) = compare_paired(right, [("a", "b")])
+    assert (found.n, found.p) == (40, pytest.approx(22 / 1024))
+
+
 def test_methods_are_compared_on_the_same_cases():
     with pytest.raises(ValueError, match="same cases"):
         compare_paired({"a": np.ones(3, bool), "b": np.ones(4, bool)}, [("a", "b")])
@@ -180,3 +188,13 @@ def test_the_band_of_seeds():
     with pytest.raises(ValueError, match="at least one seed"):
         band([])
     assert [majority(seeds) for seeds in ([True], [True, False], [True, True, False], [])] == [True, False, True, False]
+
+
+def test_the_mean_of_ratios_is_that_of_its_parts():
+    """Two data sets that vary together: 50% of one and 100% of the other is 75%, and what one lacks the mean shows."""
+    full = np.array([[[1.0, 0.0] * 30, [0.0, 1.0] * 30]])
+    kept = np.array([[[1.0, 0.0, 0.0, 0.0] * 15, [0.0, 1.0] * 30]])
+    (found,) = ImageBootstrap(range(60)).mean_ratios(100 * kept, full)
+    alone, _ = ImageBootstrap(range(60)).intervals(100 * kept[0], full[0])
+    assert (found.value, found.images) == (75, 30)
+    assert (found.low, found.high) == pytest.approx((50 + alone.low / 2, 50 + alone.high / 2))

@@ -65,6 +65,14 @@ def test_methods_by_slice(results):
     assert "64 of 576 tokens" in table.title
 
 
+def test_cells_in_the_band_of_random_are_marked(results):
+    table = by_slice(results, "family", 64)
+    assert [cell.text for cell in cells(table, "ApET")] == ["~", "~", "~"]  # 55 of 50 to 60, 10 of 0 to 20, 100
+    assert {cell.text for cell in cells(table, "No pruning")} == {""}
+    assert any(note.startswith("~: between") for note in table.notes)
+    assert str(cells(by_slice(results, "evidence_size", 64), "ApET")[2]).endswith(" ~")
+
+
 def test_cells_say_which_cases_they_are(results):
     table = by_slice(results, "family", 64)
     assert cells(table, "ApET")[1].where == {"method": "apet", "budget": 64, "family": "counting"}
@@ -123,6 +131,8 @@ def test_retention_has_the_shape_of_table_1(results):
     # ApET at 64: 10 of 50 and 100 of 100, so (20 + 100) / 2.
     assert [cell.value for cell in here[3].cells] == pytest.approx([10, 100, 60])
     assert [cell.value for cell in here[0].cells] == [50, 100, 100]
+    assert here[3].cells[-1].low < 60 < here[3].cells[-1].high and here[3].cells[0].low is None
+    assert (here[1].cells[-1].low, here[1].cells[-1].high) == (100, 100)  # it loses nothing at 192
 
 
 def test_published_rows_stand_beside_at_the_same_share_and_say_where_they_are_from(results):
@@ -179,8 +189,42 @@ def test_failed_answers_and_cases_without_an_answer_are_left_out_and_told(tmp_pa
     table = by_budget(results)
     assert [cell.value for row in table.rows for cell in row.cells] == pytest.approx([200 / 3, 50])
     assert [row.cells[0].n for row in table.rows] == [3, 2]
-    assert "1 cases have no expected answer" in " ".join(table.notes) and "1 answers failed" in " ".join(table.notes)
+    assert "1 cases have no expected answer" in " ".join(table.notes) and "failed are left out: 1 of ApET at 64." in (
+        " ".join(table.notes)
+    )
     assert against(results).rows[0].cells[0].n == 2
+
+
+def test_a_method_that_fails_on_some_cases_takes_none_from_the_others(tmp_path):
+    answers = {("apet", 64): [[T] * 8 + [F] * 32], ("fastv", 64): [[None] * 39 + [T]], ("random", 64): [[F] * 40]}
+    methods = [method("apet"), method("fastv"), method("random", kind="control")]
+    write_run(tmp_path, [{"right": T}] * 40, answers, methods)
+    apet, fastv = against(Results(open_run(tmp_path)), 64).rows
+    # All eight go one way: p = 2 / 2^8, doubled for two methods.
+    assert [cell.value for cell in apet.cells[:6]] == pytest.approx([20, 20, 8, 0, 1 / 128, 1 / 64])
+    assert [cell.n for cell in (apet.cells[0], fastv.cells[0])] == [40, 1] and fastv.cells[4].value is None
+
+
+def test_a_budget_at_which_a_method_always_fails_says_so(tmp_path):
+    answers = {("apet", 64): [[T, T]], ("apet", 32): [[None, None]], ("fastv", 64): [[T, F]]}
+    write_run(tmp_path, [{"right": T}, {"right": T}], answers, [method("apet"), method("fastv")])
+    table = by_budget(Results(open_run(tmp_path)))
+    assert [str(cell) for cell in cells(table, "ApET")] == ["100.0", "failed"]
+    assert [str(cell) for cell in cells(table, "fastv")] == ["50.0", "not mined"]
+    with pytest.raises(BadInput, match="apet has no answers at 32 tokens"):
+        against(Results(open_run(tmp_path)), 32, "apet")
+    assert (
+        not against(Results(open_run(tmp_path)), 32).rows and by_slice(Results(open_run(tmp_path)), "metric", 32).rows
+    )
+
+
+def test_a_p_value_is_never_nothing():
+    assert [str(Cell(value=p, digits=4)) for p in (1e-9, 4.9e-5, 5.1e-5, 1)] == [
+        "< 0.0001",
+        "< 0.0001",
+        "0.0001",
+        "1.0000",
+    ]
 
 
 def test_scores_count_where_credit_is_given_in_parts(tmp_path):

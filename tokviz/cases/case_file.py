@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +20,7 @@ from .layouts import LAYOUTS, JsonLines
 from .layouts.layout import Layout
 from .reading import Entry, confined, digest
 
+QUESTION = "{question}"
 MAX_PROBLEMS = 100_000
 """Problems that are kept with their places; all are counted."""
 
@@ -52,8 +55,11 @@ class CaseFile:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the file; of several files, of their names and digests. Media are not part of it."""
-        return digest(self._files, self._path)
+        """SHA-256 of the file, or of the names and digests of several; with a prompt, of that too. Not of media."""
+        files = digest(self._files, self._path)
+        if self._prompt == QUESTION:
+            return files
+        return hashlib.sha256(f"{files}\n{self._prompt}".encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Case]:
         reader = self._layout(self._path)
@@ -101,7 +107,7 @@ class CaseFile:
             if fields.get(name) is not None:
                 fields[name] = self._found(fields[name])
         if isinstance(fields.get("question"), str):
-            fields["question"] = self._prompt.replace("{question}", fields["question"])
+            fields["question"] = self._prompt.replace(QUESTION, fields["question"])
         try:
             return Case(**fields)
         except ValidationError as error:
@@ -113,7 +119,7 @@ class CaseFile:
         if not isinstance(written, tuple):
             raise BrokenLine("the path of an image or video must be a text")
         paths = [confined(self.root, name) for name in written]
-        return next((name for name, path in zip(written, paths, strict=True) if path.is_file()), written[0])
+        return next((name for name, path in zip(written, paths, strict=True) if os.path.isfile(path)), written[0])
 
     def _add(self, problem: Problem) -> None:
         self.n_problems += 1
@@ -148,9 +154,9 @@ def open_cases(
         raise BadInput(f"There is no case file or folder named {shown_name(path)!r}.")
     if media is not None and not Path(media).is_dir():
         raise BadInput(f"There is no media folder named {shown_name(media)!r}.")
-    if prompt is not None and "{question}" not in prompt:
+    if prompt is not None and QUESTION not in prompt:
         raise BadInput("The prompt needs {question} in it, where the question of each case goes.")
-    return CaseFile(path, _layout_of(path, layout), None if media is None else Path(media), prompt or "{question}")
+    return CaseFile(path, _layout_of(path, layout), None if media is None else Path(media), prompt or QUESTION)
 
 
 def _layout_of(path: Path, name: str | None) -> type[Layout]:

@@ -63,13 +63,18 @@ FEATURES = 128
 
 @dataclass(frozen=True)
 class Task:
-    """A case to be mined. position: among those asked for. path: of its image or video; or ``problem``, a sentence."""
+    """A case to be mined.
+
+    position: among those asked for. ordinal: in the case file. path: of its image or video; or ``problem``, a sentence.
+    data: what is in that file, for a process that may not see it.
+    """
 
     position: int
     ordinal: int
     case: Case
     path: str = ""
     problem: str | None = None
+    data: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,8 @@ class _Answering:
     def begun(cls, vlm: VisionLanguageModel, plan: Plan, task: Task, stop: threading.Event) -> _Answering:
         """Encode and answer without pruning. Raises BadInput where that cannot be."""
         case = task.case
-        media = open_media(vlm, task.path, plan.frames if case.video is not None else None)
+        source = task.path if task.data is None else task.data
+        media = open_media(vlm, source, plan.frames if case.video is not None else None)
         asked = SimpleNamespace(
             vlm=vlm, image=media, question=case.question, frames=None, methods=[], params=None, budget=1,
             budget_as=plan.budget_as, seed=plan.seeds[0], repeats=1, max_new_tokens=plan.max_new_tokens, expected=None,
@@ -316,7 +322,7 @@ class _Answering:
         single = grid.views[0] if len(grid.views) == 1 else None
         video = job.media.record if isinstance(job.media, Video) else None
         return _case_columns(self.task, self.plan) | {
-            "media_sha256": _file_digest(self.task.path),
+            "media_sha256": _media_digest(self.task),
             "media_width": shown.width if video is None else video.width,
             "media_height": shown.height if video is None else video.height,
             "n_tokens": grid.n_tokens,
@@ -340,8 +346,11 @@ class _Answering:
         }
 
 
-def _file_digest(path: str) -> str:
-    with open_file(path, "media") as file:
+def _media_digest(task: Task) -> str:
+    """SHA-256 of the file of a case's image or video."""
+    if task.data is not None:
+        return hashlib.sha256(task.data).hexdigest()
+    with open_file(task.path, "media") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -22,13 +22,11 @@ DIED = (
 
 
 class Crew(Protocol):
-    """Workers that mine cases.
+    """Workers that mine cases."""
 
-    Attributes:
-        most: How many cases they are given at the same time: one each to work on, one each to go on with.
-    """
-
-    most: int
+    @property
+    def most(self) -> int:
+        """How many cases they are given at the same time: one each to work on, one each to go on with."""
 
     def submit(self, task: Task) -> None:
         """Give a case to a worker."""

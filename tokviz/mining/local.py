@@ -64,9 +64,13 @@ class Processes:
 
     def __init__(self, source: ModelSource, plan: Plan, workers: int) -> None:
         self._source, self._plan, self._workers = source, plan, workers
-        self.most = 2 * workers
         self._tasks: dict[Future[Mined], Task] = {}
         self._pool = self._begun()
+
+    @property
+    def most(self) -> int:
+        """How many cases may be in flight."""
+        return 2 * self._workers
 
     def _begun(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,8 @@ from .crew import Crew, mined_by
 from .local import Processes, default_workers, mined_here
 from .mapping import MAP, cases_map
 from .mined import MinedRun, open_run
-from .plan import PART_CASES, Plan, checked_plan, only_here, positions, receipt
+from .plan import Plan, checked_plan, only_here, positions
+from .receipts import computed_by, receipt
 from .sources import folder_of, source_of
 from .store import RunStore
 
@@ -136,17 +137,51 @@ def mine(
     if not count:
         raise BadInput(f"{file.name!r} holds no case that can be used; tokviz cases check says what is wrong with it.")
     chosen = positions(count, limit, quick)
-    manifest = receipt(vlm, plan, file, count, len(chosen), command or shlex.join(sys.argv), PART_CASES)
-    with RunStore(out, manifest) as store:
+    command = command or shlex.join(sys.argv)
+    with ExitStack() as stack:
+        crew: Crew | None = None
+        if engine == "ray":  # its nodes compute, so the receipt is theirs
+            check_known(plan)
+            from .on_ray import Actors
+
+            actors = stack.enter_context(closing(Actors(source_of(vlm), plan, workers, address)))
+            crew, computed = actors, actors.computed
+        else:
+            computed = computed_by(vlm)
+        manifest = receipt(computed, plan, file, count, len(chosen), command)
+        store = stack.enter_context(RunStore(out, manifest))
         work = _Work(store, file, plan, chosen, copy_media, on_progress)
         if work.left and not (stop is not None and stop.is_set()):
-            work.run(vlm, engine, address, workers, stop or threading.Event())
+            crew = crew or stack.enter_context(local_crew(vlm, plan, workers, work.left))
+            work.run(vlm, crew, stop or threading.Event())
         if store.n_done == len(chosen) and store.manifest.status != "done":
             chart = cases_map(MinedRun(store.folder, store.manifest))
             if chart is not None:
                 store.write(MAP, chart[0])
             store.finish(problems, None if chart is None else chart[1])
     return open_run(out)
+
+
+@contextmanager
+def local_crew(vlm: VisionLanguageModel, plan: Plan, workers: int | None, left: int) -> Iterator[Crew | None]:
+    """Worker processes on this machine; None to work in this one. left: how many cases there are for them."""
+    wanted = workers or (1 if only_here(plan) or not folder_of(vlm) else default_workers(vlm))
+    if min(wanted, left) == 1:
+        yield None
+        return
+    check_known(plan)
+    with closing(Processes(source_of(vlm), plan, min(wanted, left))) as crew:
+        yield crew
+
+
+def check_known(plan: Plan) -> None:
+    """Raises BadInput for methods that no other process knows."""
+    unknown = only_here(plan)
+    if unknown:
+        raise BadInput(
+            f"{unknown[0]} exists in this process only, so that no other can run it: make it an entry point of a "
+            "package (docs/own_pruner.md), or mine with one worker on this machine."
+        )
 
 
 def check_engine(engine: str, address: str | None, workers: int | None) -> None:
@@ -206,49 +241,19 @@ class _Work:
                     yield Task(position, ordinal, case, problem=str(error))
             position += 1
 
-    def run(
-        self, vlm: VisionLanguageModel, engine: Engine, address: str | None, workers: int | None, stop: threading.Event
-    ) -> None:
+    def run(self, vlm: VisionLanguageModel, crew: Crew | None, stop: threading.Event) -> None:
         """Mine what is left."""
         began = time.perf_counter()
         self.finished.append(began)
         self._tell(began, tuple(self.store.notes))
-        crew = self._crew(vlm, engine, address, workers)
         mined = (
             mined_here(vlm, self.plan, self.tasks(), stop)
             if crew is None
             else mined_by(crew, self.plan, self.tasks(), stop)
         )
-        try:
-            with closing(mined) as found:  # type: ignore[type-var]
-                for each in found:
-                    self._keep(each)
-                    self._tell(began)
-        finally:
-            if crew is not None:
-                crew.close()
-
-    def _crew(self, vlm: VisionLanguageModel, engine: Engine, address: str | None, workers: int | None) -> Crew | None:
-        """The workers; None to work in this process."""
-        if engine == "ray":
-            from .on_ray import Actors
-
-            self._check_known()
-            return Actors(source_of(vlm), self.plan, workers, address)
-        wanted = workers or (1 if only_here(self.plan) or not folder_of(vlm) else default_workers(vlm))
-        wanted = min(wanted, self.left)
-        if wanted == 1:
-            return None
-        self._check_known()
-        return Processes(source_of(vlm), self.plan, wanted)
-
-    def _check_known(self) -> None:
-        unknown = only_here(self.plan)
-        if unknown:
-            raise BadInput(
-                f"{unknown[0]} exists in this process only, so that no other can run it: make it an entry point of a "
-                "package (docs/own_pruner.md), or mine with one worker on this machine."
-            )
+        for each in mined:
+            self._keep(each)
+            self._tell(began)
 
     def _keep(self, mined: Mined) -> None:
         if self.copy_media and mined.media is not None:

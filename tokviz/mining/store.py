@@ -309,6 +309,12 @@ def _scanned(file: BinaryIO, positions: range) -> tuple[dict[int, tuple[int, int
     return places, end
 
 
+def scanned_log(path: Path) -> list[int]:
+    """The positions of the cases that a log in ``pending`` holds whole."""
+    with path.open("rb") as file:
+        return list(_scanned(file, range(2**31))[0])
+
+
 def _read(file: BinaryIO, start: int, length: int) -> bytes:
     file.seek(start)
     return file.read(length)

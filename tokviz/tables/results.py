@@ -28,6 +28,8 @@ MOST_SLICES = 12
 _PARTIAL = ("vqa", "anls")
 """Metrics of which the score counts, not whether it is right."""
 _CASES = ("ordinal", "case_id", "answers", "metric", "image", "video", "media_sha256", "n_tokens", "right", "score")
+Key = tuple[str, int]
+"""Method and budget."""
 _ROWS = ("ordinal", "method", "budget", "seed", "right", "score")
 
 
@@ -49,6 +51,7 @@ class Results:
         budgets: From large to small.
         cases: The judged cases, a row each, in file order. Their number is ``n``.
         not_judged: Cases without an expected answer, or that could not be mined.
+        missing: Answers that failed, by method and budget; only where there are any.
     """
 
     def __init__(self, run: MinedRun, case_ids: Collection[str] | None = None) -> None:
@@ -76,7 +79,7 @@ class Results:
             raise BadInput("No case of this run has an expected answer, so there is nothing to put into a table.")
         self._values, self._right, self.missing = self._arrays(run)
 
-    def _arrays(self, run: MinedRun) -> tuple[dict[tuple[str, int], Floats], dict[tuple[str, int], Floats], int]:
+    def _arrays(self, run: MinedRun) -> tuple[dict[Key, Floats], dict[Key, Floats], dict[Key, int]]:
         """Points and right answers by method and budget, ``(seeds, n)`` each with NaN where missing; how many are."""
         rows = run.rows(_ROWS)
         place = dict(zip(self.cases["ordinal"], range(self.n), strict=True))
@@ -85,17 +88,20 @@ class Results:
         right = rows["right"].astype("float64").to_numpy()
         partial = self.cases["metric"].isin(_PARTIAL).to_numpy()[at]
         points = 100 * np.where(partial, rows["score"].astype("float64").to_numpy(), right)
-        values: dict[tuple[str, int], Floats] = {}
-        rights: dict[tuple[str, int], Floats] = {}
+        values: dict[Key, Floats] = {}
+        rights: dict[Key, Floats] = {}
+        missing: dict[Key, int] = {}
         seeds = {seed: number for number, seed in enumerate(sorted(rows["seed"].unique()))}
         number = rows["seed"].map(seeds).to_numpy()
         for key, places in rows.groupby(["method", "budget"], observed=True).indices.items():
             wanted = (str(key[0]), int(key[1]))
+            if failed := int(np.isnan(right[places]).sum()):
+                missing[wanted] = failed
             for target, source in ((values, points), (rights, right)):
                 table = np.full((len(seeds), self.n), np.nan)
                 table[number[places], at.to_numpy()[places]] = source[places]
                 target[wanted] = table[~np.isnan(table).all(axis=1)]
-        return values, rights, int(np.isnan(right).sum())
+        return values, rights, missing
 
     @property
     def n(self) -> int:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..names import UNPRUNED
+from ..statistics import ImageBootstrap, Interval
 from .published import PrintedTable, printed_settings, published_budget, rankings
 from .results import Flags, Results, data_set_figure, names_of
 from .table import Cell, ResultTable, RowKind, TableRow
-from .tabulate import UNPRUNED_NAME, left_out
+from .tabulate import INTERVALS, UNPRUNED_NAME, left_out
 
 DATA_SETS = {
     "pope": "POPE",
@@ -49,6 +50,7 @@ def retention(runs: Sequence[Results], by: str = "family") -> ResultTable:
     places = [where for *_, where in parts]
     rows = [TableRow(name=UNPRUNED_NAME, cells=_scores(full, full, places), kind="unpruned", group=group)]
     rows += _published_rows(UNPRUNED, UNPRUNED_NAME, None, columns, group)
+    spreads = _mean_intervals(runs[0], parts) if len(runs) == 1 else {}
     for budget in budgets:
         group = _heading(runs, budget)
         for key, method in methods.items():
@@ -60,12 +62,13 @@ def retention(runs: Sequence[Results], by: str = "family") -> ResultTable:
                 continue
             here = [{"method": key, "budget": budget, **where} for where in places]
             kind: RowKind = "control" if method.kind == "control" else "method"
-            rows.append(TableRow(name=names[key], cells=_scores(found, full, here), kind=kind, group=group))
+            cells = _scores(found, full, here, spreads.get((key, budget)))
+            rows.append(TableRow(name=names[key], cells=cells, kind=kind, group=group))
             share = published_budget(budget, n) if (n := _one_n(runs)) else None
             if share is not None and key == method.id:
                 rows += _published_rows(key, names[key], share, columns, group)
     title = "Scores, and the mean of their shares of the unpruned model's"
-    notes = (*_score_notes(runs), *_published_notes(rows, methods))
+    notes = (*_score_notes(runs), *([INTERVALS] if spreads else []), *_published_notes(rows, methods))
     return ResultTable(title=title, head="method", columns=columns, rows=tuple(rows), notes=notes)
 
 
@@ -89,11 +92,41 @@ def _every(results: Results) -> Flags:
     return np.ones(results.n, dtype=bool)
 
 
-def _scores(found: Sequence[float | None], full: Sequence[float | None], where: Sequence[dict[str, Any]]) -> Any:
+def _mean_intervals(results: Results, parts: Sequence[Part]) -> dict[tuple[str, int], Interval]:
+    """The interval of the mean retention by method and budget; none where a score is no mean over cases (POPE, MME)."""
+    if set(results.cases["metric"]) & {"pope", "mme"}:
+        return {}
+    masks = [there for _, _, there, _ in parts if results.unpruned[there].any()]
+    wanted, tops, bottoms, counted = [], [], [], []
+    for method in results.methods:
+        for budget in results.budgets:
+            points = results.points(method.key, budget)
+            known = ~np.isnan(points)
+            full = [np.where(there & known, results.unpruned, 0.0) for there in masks]
+            if full and all(column.any() for column in full):
+                wanted.append((method.key, budget))
+                bottoms.append(full)
+                counted.append([there & known for there in masks])
+                tops.append([np.where(there & known, 100 * points, 0.0) for there in masks])
+    if not wanted:
+        return {}
+    found = ImageBootstrap(results.images).mean_ratios(*map(np.array, (tops, bottoms, counted)))
+    return dict(zip(wanted, found, strict=True))
+
+
+def _scores(
+    found: Sequence[float | None],
+    full: Sequence[float | None],
+    where: Sequence[dict[str, Any]],
+    spread: Interval | None = None,
+) -> tuple[Cell, ...]:
     """The cells of a row of figures, and their mean in percent of the unpruned ones."""
     cells = [Cell(value=figure, where=place) for figure, place in zip(found, where, strict=True)]
     shares = [100 * figure / whole for figure, whole in zip(found, full, strict=True) if figure is not None and whole]
-    return (*cells, Cell(value=sum(shares) / len(shares) if shares else None))
+    mean = Cell(value=sum(shares) / len(shares) if shares else None)
+    if spread is not None:
+        mean = mean.model_copy(update={"low": spread.low, "high": spread.high, "refusal": spread.refusal})
+    return (*cells, mean)
 
 
 def _published_rows(method: str, name: str, tokens: int | None, columns: Sequence[str], group: str) -> list[TableRow]:
@@ -102,6 +135,8 @@ def _published_rows(method: str, name: str, tokens: int | None, columns: Sequenc
     for table in rankings():
         printed = [row for row in table.rows if row.name == method and row.tokens == str(tokens)]
         for row in [table.unpruned] if method == UNPRUNED else printed:
+            if method == UNPRUNED and not row.scores.keys() & set(columns):
+                continue  # it would say that 100% are 100%
             scores = [Cell(value=row.scores.get(column), digits=_digits(table, column)) for column in columns[:-1]]
             mean = Cell(value=table.average(row))
             cells = (*scores, mean)
@@ -119,12 +154,16 @@ def _published_notes(rows: Sequence[TableRow], methods: Any) -> list[str]:
     printed = {row.name for row in rows if row.kind == "published" and row.name != UNPRUNED_NAME}
     if not printed:
         return ["No method of this run is in the papers' tables at the same share of tokens."]
-    settings = printed_settings()
-    remarks = [f"{t.place}: {t.remark}" for t in rankings() if t.remark]
+    settings, shown = printed_settings(), {row.source for row in rows}
+    remarks = [f"{t.place}: {t.remark}" for t in rankings() if t.remark and t.place in shown]
     return [
         _PUBLISHED,
         *remarks,
-        *(f"{method.label}: {settings[key]}" for key, method in methods.items() if key in settings),
+        *(
+            f"{method.label}: {settings[key]}"
+            for key, method in methods.items()
+            if key in settings and method.label in printed
+        ),
     ]
 
 

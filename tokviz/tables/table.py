@@ -47,6 +47,8 @@ class Cell(Record):
         if self.value is None:
             return self.text or NOTHING
         shown = f"{self.value:.{self.digits}f}"
+        if self.digits > 2 and self.value > 0 and not float(shown):
+            shown = f"< {10**-self.digits:.{self.digits}f}"  # a p value is never nothing
         if self.low is not None and self.high is not None:
             shown += f" [{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]"
         return f"{shown} {self.text}".rstrip()

@@ -24,7 +24,7 @@ from ..pruners.pruner import Pruner
 from ..runs.examples import Example
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded, loading_notices, model_facts, planning
-from ..serving.model_menu import check_may_load, model_option
+from ..serving.model_menu import check_may_load, model_option, model_options
 from ..serving.queue import RunQueue, Shares, StopFlags, Waiting, Working, in_turn
 from ..serving.running import PACE, Loader, Runner, RunRequest, RunSize, is_zero_gpu
 from ..serving.storage import storage, temporary_file
@@ -32,7 +32,6 @@ from . import text
 from .components import notice
 from .failures import UNEXPECTED, log_failure
 from .files import (
-    SESSION_FILE,
     VIDEOS,
     figure_options,
     fitting_model,
@@ -42,7 +41,9 @@ from .files import (
     session_file,
     shown_files,
 )
-from .form import RequestForm, is_whole, missing_by_method, read_menu
+from .form import INPUTS, RequestForm, is_whole, missing_by_method, read_menu
+from .memory import Memory, remembered
+from .outcomes import outcomes
 from .payload import Live, to_payload
 
 _TEXT_EVERY_S = 0.12
@@ -109,7 +110,7 @@ class Handlers:
             why=example.why,
             origin=f"Example · stored result of {example.comparison.model.name}, not computed now",
             **shown_files(example.comparison),
-        ) | {"example": index}
+        ) | {"example": index, "example_name": example.id, "outcomes": outcomes(example, self.pruners)}
 
     def show_example(self, form: RequestForm, index: int, model: str) -> list[Any]:
         """Outputs: view, notice, key of what is shown, then the form's inputs and total.
@@ -120,6 +121,22 @@ class Handlers:
         comparison = example.comparison
         filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison))
         return [self.example_payload(index), None, f"example-{index}", *filled]
+
+    def choose_example(self, form: RequestForm, index: int, values: Sequence[Any]) -> list[Any]:
+        """``show_example``; when it replaces settings of the form, the notice says which.
+
+        values: those of ``form.inputs``.
+        """
+        before = dict(zip(INPUTS, values, strict=True))
+        view, _, key, *filled = self.show_example(form, index, before["model"])
+        request = self.examples[index].comparison.request
+        changed = [
+            (label, str(before[name]), str(getattr(request, name)))
+            for name, label in text.EXAMPLE_SETTINGS.items()
+            if before[name] != getattr(request, name)
+        ]
+        told = notice("info", text.set_by_example(changed)) if changed else None
+        return [view, told, key, *filled]
 
     def missing(self, model: str) -> dict[str, str]:
         """What each method lacks on a model, as sentences; empty while nothing is known of the model."""
@@ -333,18 +350,43 @@ class Handlers:
         words = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
         return self.reopened(form, comparison, "Opened session · numbers as they were stored", words, model)
 
-    def show_again(self, form: RequestForm, key: str, model: str) -> list[Any]:
-        """What a page showed before it was loaded anew. Outputs and ``model`` as of ``show_example``.
+    def show_again(self, form: RequestForm, memory: str, model: str) -> list[Any]:
+        """What a page showed before it was loaded anew, or what a link asks for. Outputs as of ``show_example``.
 
-        ``key`` comes from the browser; one that is not known, or no longer, leaves the first screen as it is.
+        ``memory`` comes from the browser, see ``memory.remembered``; what is not known, or no longer, leaves the first
+        screen as it is. The form gets back what was in it; whose lanes are shown does not change that.
         """
-        example = self._example_of(key)
+        known = remembered(memory, self.pruners)
+        chosen = known.form.get("model", model)
+        if chosen not in {option.shown for option in model_options()}:
+            chosen = model
+        outputs = self._shown_again(form, known, chosen)
+        n_shown = len(outputs) - len(INPUTS) - 1
+        for at, name in enumerate(INPUTS, n_shown):
+            if name == "model":
+                outputs[at] = chosen if chosen != model else outputs[at]
+            elif name == "budget" and name in known.form:
+                outputs[at] = self._budget(known.form[name], outputs[at])
+            elif name in known.form:
+                outputs[at] = known.form[name]
+        return outputs
+
+    def _shown_again(self, form: RequestForm, known: Memory, model: str) -> list[Any]:
+        example = next((i for i, one in enumerate(self.examples) if one.id == known.example), None)
+        if example is None and not known.example:
+            example = self._example_of(known.shown)
         if example:  # the first is on the first screen
             return self.show_example(form, example, model)
-        path = None if example == 0 else self._shown_file(key)
+        path = None if example == 0 else self._shown_file(known.shown)
         if path is None:
             return [gr.skip(), None, *self.kept(form)]
         return self.reopened(form, read_session(path), "Shown again after the page was reloaded", None, model)
+
+    @staticmethod
+    def _budget(tokens: int, shown: Any) -> Any:
+        """The budget field's update: not beyond what the model makes of the image, where that is known."""
+        most = shown.get("maximum") if isinstance(shown, dict) else None
+        return gr.update(value=min(tokens, most)) | {"maximum": most} if most else gr.update(value=tokens)
 
     def _example_of(self, key: str) -> int | None:
         found = re.fullmatch(r"example-(\d{1,4})", key)
@@ -355,8 +397,9 @@ class Handlers:
         example = self._example_of(key)
         if example is not None:
             return session_file(self.examples[example].comparison)
-        path = storage().folder / "tokviz" / key / SESSION_FILE
-        return str(path) if re.fullmatch(r"[0-9a-f]{64}", key) and path.is_file() else None
+        if not re.fullmatch(r"[0-9a-f]{64}", key):
+            return None
+        return next(map(str, (storage().folder / "tokviz" / key).glob("tokviz-*.json")), None)
 
     def reopened(
         self, form: RequestForm, comparison: Comparison, origin: str, words: str | None, model: str
@@ -395,7 +438,9 @@ class Handlers:
             draw = functools.partial(save_figure, comparison, **options)
             # Asked for again it is the same file: the session's name, too, follows from its content.
             name = hashlib.sha256(repr((session, sorted(options.items()))).encode()).hexdigest()
-            files = [str(temporary_file(f"figure-{name}/tokviz.{kind}", draw)) for kind in FIGURE_FORMATS]
+            asked = comparison.request
+            stem = text.file_stem(asked.question, asked.budget, view)
+            files = [str(temporary_file(f"figure-{name}/{stem}.{kind}", draw)) for kind in FIGURE_FORMATS]
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]

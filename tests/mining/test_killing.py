@@ -1,0 +1,21 @@
+"""Mining killed at random moments: nothing that was on the disk is lost, and the tables come out the same."""
+
+import sys
+
+import pytest
+
+from scripts.kill_mining import _STORE, kill_and_compare, main, run
+from tokviz.files import IMPORT_FOLDER
+
+
+def test_a_process_that_writes_is_killed_and_goes_on(tmp_path):
+    command = [sys.executable, "-c", _STORE.format(root=str(IMPORT_FOLDER)), "90"]
+    run([*command, str(tmp_path / "quiet")], None, False)
+    kill_and_compare(command, tmp_path / "quiet", tmp_path / "killed", kills=3, longest=0.3, seed=1)
+
+
+@pytest.mark.generator
+@pytest.mark.timeout(1800)
+def test_the_command_is_killed_and_goes_on(capsys):
+    assert main(["--kills", "4", "--cases", "8"]) == 0
+    assert "every table is the same" in capsys.readouterr().out
