@@ -65,7 +65,7 @@ def tab(browser, bench_site):
 @pytest.fixture
 def page(tab, bench_site):
     """The tab on all cases of the drawn run."""
-    tab.goto(f"{bench_site}#failures?run=drawn&budget=64")
+    tab.goto(f'{bench_site}#failures?run=drawn&budget=64&sort={{"column":"ordinal"}}')
     tab.evaluate("window.dispatchEvent(new PopStateEvent('popstate'))")
     expect(tab.locator(".wb-count")).to_have_text("150 cases")
     return tab

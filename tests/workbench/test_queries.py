@@ -195,6 +195,16 @@ def test_order_and_neighbours(run, mined_cases, mined_rows):
 
     by_flip = [case["ordinal"] for case in sorted(cases, key=flip)]
     assert found.ordinals(Sort(column="flip_budget", method="random", budget=64)).tolist() == by_flip
+
+    def losses(case, methods):
+        return sum(
+            share(mined_rows[case["ordinal"], key, 64], lambda row: row["outcome"] == "lost") > 0.5 for key in methods
+        )
+
+    shown = ("random", "pdrop")
+    by_losses = sorted(cases, key=lambda c: (-losses(c, shown), -losses(c, run.methods), c["ordinal"]))
+    sort = Sort(column="losses", methods=shown, budget=64, descending=True)
+    assert found.ordinals(sort).tolist() == [case["ordinal"] for case in by_losses]
     sort = Sort(column="margin", descending=True)
     assert found.neighbours(by_margin[1], sort) == {"at": 1, "of": 48, "before": by_margin[0], "after": by_margin[2]}
     assert found.neighbours(by_margin[-1], sort)["after"] is None

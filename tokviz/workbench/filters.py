@@ -270,13 +270,15 @@ def about_cases(asked: Filter) -> Filter:
 class Sort(BaseModel):
     """The order of cases: by a number of the case, or of a method's row; cases without it come last.
 
-    column "ordinal" is the order of the case file.
+    column: "ordinal" is the order of the case file; "losses" the number of ``methods`` (empty: of all) that lose the
+    answer at the budget, cases with as many by how many of all methods do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    column: Number | Measure | Literal["family", "question", "case_id"] = "ordinal"
+    column: Number | Measure | Literal["family", "question", "case_id", "losses"] = "ordinal"
     method: str | None = None
+    methods: tuple[str, ...] = Field(default=(), max_length=20)
     budget: int | None = None
     descending: bool = False
 
@@ -289,7 +291,13 @@ class Sort(BaseModel):
 
     @model_validator(mode="after")
     def _has_place(self) -> Sort:
-        if self.method is None and self.column not in (*get_args(Number), "family", "question", "case_id"):
+        if self.method is None and self.column not in (
+            *get_args(Number),
+            "family",
+            "question",
+            "case_id",
+            "losses",
+        ):
             raise ValueError("belongs to a method: name one, and a budget")
         if self.method is not None and (self.budget is None or self.column not in get_args(Measure)):
             raise ValueError("is no number of a method at a budget")
