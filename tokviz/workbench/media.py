@@ -20,7 +20,7 @@ def media_file(run: OpenRun, case: Mapping[str, Any], roots: Sequence[Path] = ()
 
     It is looked for in ``media/`` of the run (``tokviz mine --copy-media``), then by its path in the run and in
     ``roots``: a run does not tell where on which machine it was mined. A path that leads out of these folders is not
-    followed. case: ``image``, ``video``, ``media_sha256``. Raises BadInput when it is not there any more, or was changed.
+    followed. case: ``image``, ``video``, ``media_sha256``. Raises BadInput when it is not there, or was changed.
     """
     written, digest = str(case["image"] or case["video"] or ""), str(case["media_sha256"] or "")
     if not written or _DIGEST.fullmatch(digest) is None:
