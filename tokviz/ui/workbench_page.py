@@ -41,7 +41,7 @@ class CaseHandlers:
             )
         except BadInput as error:
             return self._not_stored(case_row(run, ordinal), str(error))
-        self._act.know(comparison)
+        self._act.known.learn(comparison)
         origin = f"Mined case · stored result of {comparison.model.name}, not computed now"
         return self._act.reopened(self._form, comparison, origin, None, model)
 

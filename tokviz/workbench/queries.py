@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .columns import BINS, NONE, CaseColumns, Number, case_columns, cell_columns, outcome_counts, verdicts
-from .filters import Compiler, Filter, Labels, Sort
+from .compiler import Compiler
+from .filters import Filter, Labels, Sort
 from .run import OUTCOMES, OpenRun
 
 PAGE = 60

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from ..statistics import compare_paired, holm
 from .columns import NONE, CaseColumns, Number, case_columns, verdicts
-from .filters import Compiler, Condition, Filter, HasText, IsOneOf, IsTrue, Labels, Within, about_cases
+from .compiler import Compiler
+from .filters import Condition, Filter, HasText, IsOneOf, IsTrue, Labels, Within, about_cases
 from .queries import Found
 from .run import OpenRun
 
