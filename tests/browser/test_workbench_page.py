@@ -251,3 +251,13 @@ def test_a_run_that_goes_away_is_said(page, runs):
         assert json.loads(refused.value.read())["error"] == "There is no run 'drawn' here (any more)."
     finally:
         shutil.move(runs / "away.json", runs / "drawn" / "manifest.json")
+
+
+def test_a_case_whose_image_is_gone_shows_the_small_one_and_says_so(page, runs):
+    shutil.move(runs / "drawn" / "media" / "011.png", runs / "011.png")
+    try:
+        page.evaluate("location.hash = location.hash + '&case=11'")
+        expect(page.locator(".tv-notes")).to_contain_text("lies outside of the run: name the folder of the data set")
+        expect(page.locator(".tv-lane")).to_have_count(4)
+    finally:
+        shutil.move(runs / "011.png", runs / "drawn" / "media" / "011.png")

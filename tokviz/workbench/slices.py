@@ -34,6 +34,22 @@ NUMBERS = {
 _BOOLS = {"difficult": ("downsampling fails", "downsampling suffices"), "right": ("unpruned right", "unpruned wrong")}
 _THIRDS = ("lowest", "middle", "highest")
 _MOST_WORDS = 30
+_SAY_NOTHING = {
+    "and",
+    "are",
+    "does",
+    "for",
+    "from",
+    "has",
+    "have",
+    "that",
+    "the",
+    "there",
+    "this",
+    "was",
+    "with",
+    "you",
+}
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -217,4 +233,4 @@ def _texts(run: OpenRun, columns: CaseColumns, chosen: NDArray[np.bool_]) -> Ite
 
 def _question_words(run: OpenRun) -> tuple[list[frozenset[str]], list[str]]:
     questions = [row[0].lower() for row in run.query("SELECT question FROM facts ORDER BY ordinal")]
-    return [frozenset(_WORD.findall(question)) for question in questions], questions
+    return [frozenset(_WORD.findall(question)) - _SAY_NOTHING for question in questions], questions
