@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import threading
 
 import pyarrow.parquet as pq
 import pytest
@@ -142,12 +143,47 @@ def test_a_damaged_run_is_refused_in_a_sentence(own_run, damage):
 def test_a_run_that_is_mined_on_is_read_anew(own_run):
     whole = read_manifest(own_run)
     (own_run / "manifest.json").write_bytes(whole.model_copy(update={"parts": whole.parts[:2]}).to_bytes())
-    with OpenRun(own_run) as run:
-        assert run.query("SELECT count(*) FROM facts") == [(128,)]
-        assert not run.refresh()
-        (own_run / "manifest.json").write_bytes(whole.to_bytes())
-        assert run.refresh()
-        assert run.query("SELECT count(*) FROM facts") == [(240,)]
+    bench = Workbench(own_run)
+    assert bench.answer("run", {"run": "own"})["cases"] == 128
+    first = bench.opened("own")
+    assert not first.is_stale()
+    (own_run / "manifest.json").write_bytes(whole.to_bytes())
+    assert first.is_stale()
+    assert bench.answer("search", view("own"))["total"] == 128  # until somebody opens it again
+    assert bench.answer("run", {"run": "own"})["cases"] == 240
+    assert first.query("SELECT count(*) FROM facts") == [(128,)]
+    bench.close()
+
+
+def test_many_ask_at_once_while_the_run_is_mined_on(own_run):
+    """Each answer is that of the run before or after, whole."""
+    whole = read_manifest(own_run)
+    part = whole.model_copy(update={"parts": whole.parts[:2]})
+    (own_run / "manifest.json").write_bytes(part.to_bytes())
+    bench, wrong = Workbench(own_run), []
+    sizes = {128, 240}
+
+    def ask(number):
+        for at in range(12):
+            conditions = [{"kind": "range", "column": "ordinal", "low": at % 3}]
+            told = bench.answer("search", view("own", filter={"conditions": conditions}))
+            if (
+                told["found"] + at % 3 not in sizes
+                or told["facets"]["found"] != told["found"]
+                or len(told["cards"]) != 60
+            ):
+                wrong.append((number, at, told["found"], told["total"]))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    (own_run / "manifest.json").write_bytes(whole.to_bytes())
+    bench.answer("run", {"run": "own"})
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert bench.answer("search", view("own"))["found"] == 240
+    bench.close()
 
 
 def test_rows_are_exported_with_what_people_said(bench, run_folder, mined_rows):

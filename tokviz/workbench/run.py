@@ -63,10 +63,12 @@ MEMORY = "768MB"
 
 
 class OpenRun:
-    """One run folder. Any number of threads may ask at once; ``close`` frees the memory.
+    """One run folder, as it was when it was opened: a run that is mined on is opened again (``is_stale``).
+
+    Any number of threads may ask at once; ``close`` frees the memory, as does forgetting it.
 
     Attributes:
-        revision: Changes whenever the run is read anew, so that caches know.
+        revision: Of the manifest that was read.
     """
 
     def __init__(self, folder: str | Path, *, memory: str = MEMORY, threads: int = 2):
@@ -79,7 +81,7 @@ class OpenRun:
         self._spill = tempfile.TemporaryDirectory(prefix="tokviz-duckdb-")
         self.manifest: Manifest = checked_manifest(self.folder)
         self.revision = self._changed()
-        self._memory_of: dict[tuple[str, int], Any] = {}
+        self._kept: dict[str, Any] = {}
         self._places: dict[int, int] = {}
         self._db = self._load()
 
@@ -104,18 +106,6 @@ class OpenRun:
     def is_stale(self) -> bool:
         """Whether mining has gone on since the run was read."""
         return self._changed() != self.revision
-
-    def refresh(self) -> bool:
-        """Read the run anew if mining has gone on; returns whether it had. Raises BadInput."""
-        with self._lock:
-            if not self.is_stale():
-                return False
-            manifest, revision = checked_manifest(self.folder), self._changed()
-            self.manifest, old = manifest, self._db
-            self._db = self._load()
-            self.revision = revision
-            old.close()
-            return True
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement of ours; values only as parameters. Raises BadInput when the files cannot be read."""
@@ -148,15 +138,13 @@ class OpenRun:
             raise BadInput(f"A file of the run {shown_name(self.folder)!r} cannot be read.") from error
 
     def remembered(self, name: str, make: Callable[[], T]) -> T:
-        """What ``make`` gives, computed once per reading of the run."""
-        key = (name, self.revision)
+        """What ``make`` gives, computed once."""
         with self._lock:
-            if key in self._memory_of:
-                return cast(T, self._memory_of[key])
+            if name in self._kept:
+                return cast(T, self._kept[name])
         made = make()
         with self._lock:
-            self._memory_of = {k: v for k, v in self._memory_of.items() if k[1] == self.revision} | {key: made}
-        return made
+            return cast(T, self._kept.setdefault(name, made))
 
     def places_of(self, ids: Sequence[str]) -> list[int]:
         """The places of cases among all of the run, from 0; ids that it does not hold are left out."""

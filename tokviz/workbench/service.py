@@ -175,12 +175,17 @@ class Workbench:
 
     def view(self, asked: Any) -> tuple[OpenRun, View, Found]:
         """A request's view, and what it finds. Raises BadInput."""
+        opened, view, found = self._viewed(asked)
+        return opened.run, view, found
+
+    def _viewed(self, asked: Any) -> tuple[_Opened, View, Found]:
+        """All of it about one reading of the run, which another request may replace meanwhile."""
         view: View = parsed(asked, View, "The view").completed()
         opened = self._open(view.run)
         place = Compiler(opened.run.methods, opened.run.manifest.budgets).place
         for method in view.methods:
             place(method, view.budget)
-        return opened.run, view, self._found(opened, view.filter)
+        return opened, view, self._found(opened, view.filter)
 
     def close(self) -> None:
         """Free the memory of all runs."""
@@ -192,21 +197,18 @@ class Workbench:
 
     # --- what is open ------------------------------------------------------------------------------------------------
 
-    def _open(self, name: str) -> _Opened:
+    def _open(self, name: str, anew: bool = False) -> _Opened:
+        """A run; ``anew``: as it is now, where mining has gone on. Who still asks the one before is answered by it."""
         if name not in self.names():
             raise BadInput(f"There is no run {name[:60]!r} here (any more).")
         with self._lock:
-            if name in self._opened:
+            before = self._opened.get(name)
+            if before is not None and not (anew and before.run.is_stale()):
                 self._opened.move_to_end(name)
-                return self._opened[name]
+                return before
             folder = self.place if is_run(self.place) else self.place / name
-            opened = _Opened(
-                OpenRun(folder),
-                TagStore(folder, read_only=self.read_only),
-                threading.Lock(),
-                OrderedDict(),
-                OrderedDict(),
-            )
+            tags = TagStore(folder, read_only=self.read_only) if before is None else before.tags
+            opened = _Opened(OpenRun(folder), tags, threading.Lock(), OrderedDict(), OrderedDict())
             self._opened[name] = opened
             if len(self._opened) > MOST_OPEN:  # whoever still asks it keeps it alive until it is answered
                 self._opened.popitem(last=False)
@@ -239,9 +241,8 @@ class Workbench:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def _about(self, asked: Any) -> dict[str, Any]:
-        opened = self._open(parsed(asked, _Asked, "The request").run)
+        opened = self._open(parsed(asked, _Asked, "The request").run, anew=True)
         run = opened.run
-        run.refresh()
         manifest, columns = run.manifest, case_columns(run)
         return {
             "run": run.name,
@@ -267,15 +268,14 @@ class Workbench:
         }
 
     def _search(self, asked: Any) -> dict[str, Any]:
-        run, view, found = self.view(asked)
-        shown = self._cards(run, view, found)
+        opened, view, found = self._viewed(asked)
+        shown = self._cards(opened, view, found)
         return {**shown, "facets": asdict(found.facets(view.budget, view.methods[0]))}
 
     def _page(self, asked: Any) -> dict[str, Any]:
-        return self._cards(*self.view(asked))
+        return self._cards(*self._viewed(asked))
 
-    def _cards(self, run: OpenRun, view: View, found: Found) -> dict[str, Any]:
-        opened = self._open(view.run)
+    def _cards(self, opened: _Opened, view: View, found: Found) -> dict[str, Any]:
         some = found.ordinals(view.sort)[view.offset : view.offset + PAGE]
         shown = self._made(opened, some.tolist(), view)
         given = opened.tags.given([card["id"] for card in shown])
@@ -283,7 +283,7 @@ class Workbench:
             card["given"] = given[card["id"]].model_dump() if card["id"] in given else None
         return {
             "found": len(found),
-            "total": len(case_columns(run).ordinal),
+            "total": len(case_columns(opened.run).ordinal),
             "cards": shown,
             "latest": opened.tags.latest(),
         }
