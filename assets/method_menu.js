@@ -349,7 +349,18 @@ function accept(value) {
   update();
 }
 
+// A method is wanted as a lane: chosen here, and asked at once. Gradio hears of the choice before it hears of the press.
+document.addEventListener("tokviz:add-lane", ({ detail }) => {
+  const row = menu.rows.get(detail);
+  if (!element.isConnected || !row) return;
+  if (!row.copies.length) row.box.click();
+  setTimeout(() => document.querySelector("#tokviz-compare").click(), 50);
+});
+
 part("family-list").replaceChildren(...JSON.parse(props.families).map(buildFamily));
 buildStackMaker();
+if (window.tokvizMemory) {
+  window.tokvizMemory.defaults = (id) => Object.fromEntries((menu.rows.get(id)?.method.params || []).map((param) => [param.name, param.default]));
+}
 watch("value", () => accept(props.value));
 accept(props.value);

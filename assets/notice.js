@@ -15,6 +15,7 @@ function write(kind, text) {
 
 function show(notice) {
   clearTimeout(silence);
+  if (!notice || notice.kind !== "busy") document.dispatchEvent(new CustomEvent("tokviz:settled"));
   if (!notice) {
     write("none", "");
     return;

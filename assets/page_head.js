@@ -9,6 +9,15 @@ function showChips() {
 new MutationObserver(showChips).observe(root, { attributes: true, attributeFilter: ["data-tokviz-model", "data-tokviz-setting"] });
 showChips();
 element.querySelector(".tokviz-theme").addEventListener("click", () => document.body.classList.toggle("dark"));
+element.querySelector('[data-open="guide"]').addEventListener("click", (event) => startTour(event.currentTarget));
+element.querySelector('[data-open="about"]').addEventListener("click", () => document.dispatchEvent(new CustomEvent("tokviz:about")));
+
+// The address behind # holds the page's state: a jump must not replace it.
+element.querySelector(".tokviz-jump").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.querySelector("#tokviz-request").scrollIntoView();
+});
+
 // Tab leaves Gradio's menus open over the form: they take any key, Shift too, for a wish to be open, and put their list,
 // which scrolls, in the way. A menu that hears of neither key closes when it is left.
 const LEAVING = ["Tab", "Shift"];
@@ -28,16 +37,23 @@ const PARTS = ["#tokviz-model input", ".mf-root", "#tokviz-question textarea", "
 
 async function reveal() {
   await Promise.race([document.fonts.ready, new Promise((done) => setTimeout(done, 1000))]);
+  markTerms();
+  // Gradio's own words at the foot of the page, with its rocket.
+  document.querySelector("footer .show-api")?.replaceChildren("API and Python");
   requestAnimationFrame(() => { root.dataset.tokvizReady = ""; });
 }
 
 function isComplete() {
-  return PARTS.every((selector) => document.querySelector(selector));
+  return !window.tokvizMemory?.pending && PARTS.every((selector) => document.querySelector(selector));
 }
 
-const arrivals = new MutationObserver(() => {
+function arrived() {
   if (!isComplete()) return;
   arrivals.disconnect();
+  document.removeEventListener("tokviz:recalled", arrived);
   reveal();
-});
+}
+
+const arrivals = new MutationObserver(arrived);
+document.addEventListener("tokviz:recalled", arrived);
 arrivals.observe(document.body, { childList: true, subtree: true });

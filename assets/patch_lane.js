@@ -25,7 +25,7 @@ function buildLane(number) {
   why.type = table.type = "button";
   const asks = make("span", "tv-asks");
   asks.append(table, why);
-  head.append(label, family, asks, variant);
+  head.append(label, asks, family, variant);
   const frame = make("div", "tv-frame");
   const bars = buildBars();
   const image = make("div", "tv-image");
@@ -46,21 +46,14 @@ function buildLane(number) {
   const controls = make("div", "tv-controls");
   controls.append(parts.stage, parts.pick);
   tools.append(parts.notes, controls);
-  const live = make("div", "tv-below-live");
-  live.append(readout, tools);
-  const rooms = make("div", "tv-rooms");
-  rooms.setAttribute("aria-hidden", "true");
   const below = make("div", "tv-below");
-  below.append(live, rooms);
-  const outcome = make("div", "tv-outcome");
-  const answer = make("p", "tv-answer");
-  const verdict = make("p", "tv-verdict");
-  outcome.append(answer, verdict);
+  below.append(readout, tools);
+  const { outcome, answer, verdict, cut, more } = buildOutcome();
   const numbers = make("dl", "tv-numbers");
   const remarks = make("div", "tv-remarks");
-  root.append(head, frame, below, outcome, numbers, remarks);
+  root.append(head, outcome, frame, below, numbers, remarks);
   return {
-    root, label, variant, family, why, table, image, bars, canvas, svg, unseen, rooms, where, what, parts, answer, verdict, numbers, remarks,
+    number, root, label, variant, family, why, table, image, bars, canvas, svg, unseen, where, what, parts, answer, verdict, cut, more, numbers, remarks,
     stageAt: -1, stageChosen: false, mapAt: 0, orderAt: 0, data: null, indices: [], survival: null,
   };
 }
@@ -88,65 +81,13 @@ function fillLane(lane, data, told, payload, view) {
   lane.label.textContent = hasVariant ? data.label.slice(0, -ending.length) : data.label;
   lane.variant.textContent = hasVariant ? data.variant : "";
   lane.family.textContent = data.family;
+  lane.family.dataset.hint = data.family_why || "";
   const keys = payload.video ? " Comma and period step through the frames." : "";
   lane.image.setAttribute("aria-label",
     `${data.label}: patches of the image. Arrow keys move between patches, Enter pins one, Escape releases it.${keys}`);
   fillOutcome(lane, data);
-  // How times were measured is said once, where it starts or changes.
-  const shown = data.numbers.map((number, i) => {
-    const before = data.numbers.slice(0, i).map((other) => other.how).filter(Boolean).pop();
-    return { ...number, how: number.how === before ? "" : number.how };
-  });
-  lane.numbers.replaceChildren(...shown.flatMap(numberNodes));
-  const remarks = data.warnings.map((text) => make("p", "tv-warning", text));
-  lane.remarks.replaceChildren(...servingNodes(data.serving || []), ...remarks);
-}
-
-// How serving stacks do the same: the first one open, others folded away. Commands are text that can be copied.
-function servingNodes(flags) {
-  if (!flags.length) return [];
-  const [first, ...others] = flags.map(servingNode);
-  const root = make("div", "tv-serving");
-  root.append(first);
-  if (others.length) {
-    const more = make("details", "tv-serving-more");
-    const names = flags.slice(1).map((flag) => flag.stack).join(", ");
-    more.append(make("summary", "", `also ${names}`), ...others);
-    root.append(more);
-  }
-  return [root];
-}
-
-function servingNode(flag) {
-  const node = make("div", "tv-serving-flag");
-  const head = make("p", "tv-serving-head", `As deployed: ${flag.stack}`);
-  node.append(head);
-  if (flag.command) {
-    const code = make("code", "tv-serving-command");
-    // A line ends between arguments: browsers would break one behind its hyphens.
-    flag.command.split(" ").forEach((word, i) => code.append(i ? " " : "", make("span", "", word)));
-    const copy = make("button", "tv-serving-copy", "copy");
-    copy.type = "button";
-    copy.setAttribute("aria-label", `Copy the command for ${flag.stack}`);
-    copy.addEventListener("click", () => copyCommand(copy, code));
-    head.append(copy);
-    node.append(code);
-  }
-  node.append(make("p", "tv-serving-read", [flag.note, `Read in: ${flag.read_in}`].filter(Boolean).join(". ")));
-  return node;
-}
-
-// Where the clipboard is closed to the page (plain http), the command is selected for the keyboard's own copy.
-async function copyCommand(button, code) {
-  let said = "copied";
-  try {
-    await navigator.clipboard.writeText(code.textContent);
-  } catch {
-    getSelection().selectAllChildren(code);
-    said = "selected";
-  }
-  button.textContent = said;
-  setTimeout(() => { button.textContent = "copy"; }, 1500);
+  fillNumbers(lane, data.numbers);
+  fillRemarks(lane, data);
 }
 
 // Which stage a view opens on, until the visitor chooses one in this lane.
@@ -183,32 +124,6 @@ function withdrawalWords(lane) {
   return end && stages.indexOf(end) > lane.stageAt ? `until all are withdrawn ${end.label}` : "";
 }
 
-function fillOutcome(lane, data) {
-  const waiting = { waiting: "waiting", running: data.answer ? "" : "running" }[data.status];
-  lane.answer.className = "tv-answer";
-  lane.answer.classList.toggle("tv-long", data.answer.length > 28);
-  lane.answer.classList.toggle("tv-quiet", Boolean(waiting || data.error));
-  if (data.said.some(([, text]) => text)) sayWords(lane.answer, data.said);
-  else lane.answer.textContent = data.error || waiting || data.answer || "(empty answer)";
-  lane.verdict.className = "tv-verdict";
-  lane.verdict.textContent = "";
-  if (data.error) {
-    lane.verdict.classList.add("tv-bad");
-    lane.verdict.textContent = "could not run";
-  } else if (data.verdict) {
-    lane.verdict.classList.add(`tv-${data.verdict.kind}`);
-    lane.verdict.append(make("span", "tv-sign", data.verdict.sign), ` ${data.verdict.text}`);
-  }
-}
-
-function numberNodes(number) {
-  const term = make("dt", "", number.label);
-  if (number.how) term.append(make("span", "tv-how", number.how));
-  const value = make("dd", `tv-value tv-${number.look}`);
-  value.append(make("span", "", number.value));
-  return [term, value, make("dd", "tv-ratio", number.ratio)];
-}
-
 function placeSheet(lane, { size: [width, height] }) {
   lane.image.style.setProperty("--tv-aspect", `${width} / ${height}`);
   lane.image.style.setProperty("--tv-ratio", width / height);
@@ -226,26 +141,6 @@ function placeUnseenLabel(node, payload, image) {
   node.hidden = share < 0.06 || (along > 0 && (along < 120 || share * across < 14));
   node.dataset.side = side;
   node.style.setProperty("--tv-margin", `${100 * share}%`);
-}
-
-// The longest words about a patch in any view, as far as a sample of the patches tells.
-const SAMPLED_PATCHES = 24;
-const SAMPLED_STAGES = 8;
-
-function longestWords(lane, payload) {
-  const { stages } = lane.data;
-  const n = payload.grid.row.length;
-  const sampled = (count, most) => Array.from({ length: Math.min(count, most) }, (_, i) => Math.floor((i + 1) * count / Math.min(count, most)) - 1);
-  const longest = ["", ""];
-  const take = (words) => words.forEach((text, i) => { if (text.length > longest[i].length) longest[i] = text; });
-  for (const token of sampled(n, SAMPLED_PATCHES)) {
-    if (!stages.length) take(describe({ ...lane, view: "kept" }, payload, token));
-    else for (const view of ["dropped", "ab", "chance"]) take(describe({ ...lane, view }, payload, token));
-    for (const stageAt of sampled(stages.length, SAMPLED_STAGES)) {
-      for (let mapAt = 0; mapAt < Math.max(stages[stageAt].maps.length, 1); mapAt += 1) take(describe({ ...lane, view: "kept", stageAt, mapAt }, payload, token));
-    }
-  }
-  return longest;
 }
 
 // What happened to one patch in this lane, in words: [where, what].

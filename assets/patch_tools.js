@@ -92,52 +92,18 @@ function fillTools(lane, view, redraw) {
   else fillPick(lane, "", [], 0, null);
   const nodes = lane.data.status === "done" ? viewNotes(lane, view, stage, orderings) : [];
   lane.parts.notes.replaceChildren(...nodes);
-  if (lane.roomFor !== lane.filled) {
-    lane.roomFor = lane.filled;
-    lane.rooms.replaceChildren(...(lane.data.status === "done" ? [wordsRoom(lane), ...VIEWS.map((one) => viewRoom(lane, one))] : []));
-  }
-}
-
-// Under an image lie, unseen, the longest words about a patch and what every view puts there: together they keep the
-// room that the largest needs, so that neither pointing nor another view moves the answer below.
-function wordsRoom(lane) {
-  const room = make("div");
-  room.append(...longestWords(lane, state.payload).map((text) => make("div", "tv-words-room", text)));
-  for (let controls = controlsOf(lane.data.stages, 0); controls > 0; controls -= 1) room.append(make("div", "tv-control-room"));
-  return room;
-}
-
-function viewRoom(lane, view) {
-  const { stages } = lane.data;
-  const at = tellingStage(stages, view);
-  const stage = stages[at];
-  const { orderings } = stage ? lane.indices[at] : { orderings: [] };
-  const choices = { score: stage ? stage.maps.length : 0, order: orderings.length }[view] || 0;
-  const room = make("div");
-  const [where, what] = summary(lane);
-  room.append(make("div", "", `${where} to the end`), make("div", "", what));
-  const notes = make("div", "tv-tool tv-tool-notes");
-  notes.append(...viewNotes({ ...lane, stageAt: at, mapAt: 0, orderAt: 0 }, view, stage, orderings));
-  room.append(notes);
-  if (stages.length > MENU_LIMIT && view !== "dropped") room.append(make("p", "tv-note tv-stage-room", stageText(stage)));
-  for (let controls = controlsOf(view === "dropped" ? [] : stages, choices); controls > 0; controls -= 1) room.append(make("div", "tv-control-room"));
-  return room;
-}
-
-function controlsOf(stages, choices) {
-  return (stages.length > 1 ? 1 : 0) + (choices > 1 ? 1 : 0);
 }
 
 function viewNotes(lane, view, stage, orderings) {
   if (!stage) {
     const idle = { score: "Nothing is scored without pruning.", order: "Nothing is picked without pruning.",
       clusters: "Nothing is merged without pruning.", dropped: "Every token reaches the last layer.",
-      chance: "Everything is kept without pruning." }[view];
+      chance: "Everything is kept without pruning.", kept: "The language model sees the whole image: the answer that pruning is measured against." }[view];
     if (view === "ab") return sidesNotes(lane);
     return idle ? [make("p", "tv-note", idle)] : [];
   }
   const notes = {
-    kept: () => [],
+    kept: () => (lane.data.family_why ? [make("p", "tv-note", lane.data.family_why)] : []),
     score: () => (stage.maps[lane.mapAt] ? mapLegend(stage.maps[lane.mapAt], stage.maps.length > 1) : [make("p", "tv-note", "This stage computes no scores.")]),
     order: () => (orderings.length ? orderLegend(orderings[lane.orderAt], orderings.length > 1)
       : [make("p", "tv-note", "This stage selects all at once, in no order.")]),

@@ -128,7 +128,9 @@ function legendEntries(view, stages) {
 function legendItems(entries) {
   return entries.map(([swatch, text]) => {
     const item = make("li");
-    item.append(make("span", `tv-swatch tv-swatch-${swatch}`), make("span", "", text));
+    const words = make("span", "", text);
+    if (text.includes("evidence")) words.dataset.term = "evidence";
+    item.append(make("span", `tv-swatch tv-swatch-${swatch}`), words);
     return item;
   });
 }
@@ -219,11 +221,18 @@ function wireLane(lane) {
 }
 
 // Even rows: six lanes on four columns' width become three and three, not four and two.
+const GAP = 14;
+const NARROWEST = 200; // five lanes beside each other on a laptop
+
 function arrange() {
-  const gap = 14;
-  const most = Math.max(1, Math.floor((part("lanes").clientWidth + gap) / (228 + gap)));
+  const most = Math.max(1, Math.floor((part("lanes").clientWidth + GAP) / (NARROWEST + GAP)));
   const rows = Math.ceil(state.lanes.length / most) || 1;
   part("lanes").style.setProperty("--tv-columns", String(Math.ceil(state.lanes.length / rows) || 1));
+  part("answers-bar").hidden = rows < 2;
+  // Words about a patch take fewer lines where lanes are wide.
+  const width = part("lanes").clientWidth / Math.max(Math.ceil(state.lanes.length / rows), 1);
+  part("lanes").classList.toggle("tv-narrow", width < 235);
+  part("lanes").style.setProperty("--tv-strip", `${width < 235 ? 124 : width < 300 ? 106 : 88}px`);
   if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.image));
   arrangeFilm();
 }
@@ -250,6 +259,7 @@ function tellStory(payload) {
   const question = part("question");
   question.replaceChildren(make("span", "tv-asked", payload.question));
   if (payload.expected) question.append(make("span", "tv-expected", `expected answer: ${payload.expected}`));
+  fillOutcomes(payload);
   part("notes").replaceChildren(...payload.warnings.map((text) => make("p", "tv-warning", text)));
   // The page's head shows which model answered; attributes, so that it does not matter which component loads first.
   document.documentElement.dataset.tokvizModel = payload.model;
@@ -286,6 +296,7 @@ function show(value) {
   let payload = unpack(value);
   const previous = state.plain;
   belongs(payload, previous);
+  part("root").classList.remove("tv-asked-anew");
   state.plain = payload;
   state.grid = payload.grid;
   state.sheets = new Map();
@@ -323,8 +334,18 @@ function show(value) {
     part("lanes").replaceChildren(...roots);
   }
   if (payload.id === state.lost) giveUp();
+  fillAnswersBar();
   arrange();
   redrawWithTools();
+  keepRoom();
+}
+
+// While answers come in, lanes and what is below them have the room that the last ones needed.
+function keepRoom() {
+  if (isLive(state.plain)) return;
+  const tallest = Math.max(0, ...state.lanes.map(({ numbers }) => [...numbers.children].reduce((end, node) => Math.max(end, node.offsetTop + node.offsetHeight), numbers.offsetTop) - numbers.offsetTop));
+  if (tallest) part("lanes").style.setProperty("--tv-numbers-room", `${Math.ceil(tallest) + 12}px`);
+  part("why-panel").style.minHeight = "";
 }
 
 function giveUp() {
@@ -338,11 +359,13 @@ function giveUp() {
 element.querySelectorAll('input[name="tv-view"]').forEach((radio) => radio.addEventListener("change", () => {
   state.view = radio.value;
   state.lanes.forEach((lane) => suggestStage(lane, state.view));
+  keepSettings();
   part("opacity").querySelector("input").value = String(Math.round(100 * state.opacity[state.view]));
   redrawWithTools();
 }));
 part("opacity").querySelector("input").addEventListener("input", (event) => {
   state.opacity[state.view] = Number(event.target.value) / 100;
+  keepSettings();
   redraw();
 });
 part("levels").querySelector("select").addEventListener("change", (event) => {
@@ -354,6 +377,10 @@ part("levels").querySelector("select").addEventListener("change", (event) => {
 wireFilm();
 wireSettings();
 wireTable();
+recallSettings();
+part("outcomes-open").addEventListener("click", openOutcomes);
+part("copy-link").addEventListener("click", copyLink);
+document.addEventListener("tokviz:chosen-model", showOtherModel);
 // The notice gave a run up: nothing is on its way any more, and what was on its way when it did is late.
 document.addEventListener("tokviz:lost", () => {
   state.lost = state.id;

@@ -31,7 +31,19 @@ function showStaleness() {
   part("root").classList.toggle("tv-is-stale", Boolean(words));
   // The pill of an example is lit while the page is about it.
   const { example } = state.plain;
-  document.documentElement.dataset.tokvizExample = Number.isInteger(example) && !words ? String(example) : "";
+  const page = document.documentElement.dataset;
+  page.tokvizExample = Number.isInteger(example) && !words ? String(example) : "";
+  page.tokvizExampleName = page.tokvizExample && state.plain.example_name ? state.plain.example_name : "";
+  page.tokvizStale = words ? "yes" : "";
+  showOtherModel();
+}
+
+// The menu and the lanes never contradict each other in silence.
+function showOtherModel() {
+  const chosen = document.documentElement.dataset.tokvizChosen;
+  const differs = state.plain && chosen && chosen !== state.plain.model && !isLive(state.plain);
+  const words = differs ? `These answers are ${state.plain.model}’s. Compare will ask ${chosen}, the model chosen in the form.` : "";
+  if (part("other-model").textContent !== words) part("other-model").textContent = words;
 }
 
 // detail: the file or null, and whether the visitor or the server put it there.
@@ -50,4 +62,7 @@ document.addEventListener("tokviz:stale", ({ detail }) => {
 document.addEventListener("tokviz:asked", () => {
   media.asked = media.choices;
   media.pressed = true;
+  if (state.plain) part("root").classList.add("tv-asked-anew");
 });
+// Answered, refused or stopped: whatever is shown now stays.
+document.addEventListener("tokviz:settled", () => { part("root").classList.remove("tv-asked-anew"); });

@@ -105,7 +105,7 @@ function showPick(pick) {
 
 function wireSettings() {
   const onChange = (view, selector, type, change) => setting(view).querySelectorAll(selector).forEach((control) => {
-    control.addEventListener(type, () => { change(control); redrawWithTools(); });
+    control.addEventListener(type, () => { change(control); keepSettings(); redrawWithTools(); });
   });
   onChange("score", "input", "change", ({ value }) => { state.settings.scale = value || null; });
   onChange("clusters", "input", "input", ({ value, max }) => { state.settings.largest = value === max ? Infinity : Number(value); });
@@ -114,6 +114,7 @@ function wireSettings() {
   for (const [select, name] of [[a, "a"], [b, "b"]]) {
     select.addEventListener("change", () => {
       state.settings[name] = select.value;
+      keepSettings();
       redrawWithTools();
       speakSides();
     });

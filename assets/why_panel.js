@@ -16,7 +16,12 @@ function tellingLane(lanes) {
 
 function drawWhy() {
   const lanes = whyLanes();
-  part("why-panel").hidden = !lanes.length;
+  const panel = part("why-panel");
+  // While answers come in, the panel keeps its place, empty until the first is there.
+  const waits = isLive(state.plain) && !panel.hidden;
+  if (waits && !panel.style.minHeight) panel.style.minHeight = `${panel.offsetHeight}px`;
+  panel.classList.toggle("tv-why-waits", waits && !lanes.length);
+  panel.hidden = !lanes.length && !waits;
   if (!lanes.length) return;
   if (!lanes.includes(why.lane)) why.lane = tellingLane(lanes);
   drawWhyLanes(lanes);

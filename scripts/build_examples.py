@@ -36,6 +36,7 @@ from scripts.cases.building import (
     write_record,
 )
 from scripts.cases.choosing import Shown, choose, missed_goals
+from scripts.cases.opening import with_opening
 from scripts.cases.search import find_flips
 from tokviz.comparison import Comparison
 from tokviz.media.images import InputImage, read_image, stored_image
@@ -80,7 +81,7 @@ def main() -> int:
         arguments.most,
         arguments.minutes,
     )
-    chosen = choose(found, arguments.count)
+    chosen = with_opening(choose(found, arguments.count))
     missed = missed_goals(chosen)
     told([(one, one.kind) for one in chosen], found, searched)
     print(f"missing: {', '.join(missed) or 'nothing'}")
@@ -137,6 +138,8 @@ def rewrite(vlm: VisionLanguageModel, chosen: Sequence[Shown], budget: int) -> N
             "scene": {"seed": case.seed, "size": list(case.size)},
             "source": f"generate_scene({case.seed}, size={case.size}), found by scripts.build_examples",
         }
+        if number == 1:
+            record["opening"] = True
         folder = EXAMPLES / f"{number:02d}-{case.question_family}"
         write(folder, ("image.png", file.getvalue()), comparison, record)
 

@@ -30,7 +30,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("cases",),
     ("mining",),
+    ("tables",),
     ("viz", "serving"),
+    ("workbench",),
     ("ui",),
     ("api", "cli"),
 )

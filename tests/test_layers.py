@@ -18,6 +18,8 @@ MAY_LOAD = {
     "models": {"torch", "transformers"},
     "engine": {"torch", "transformers"},
     "runs": {"torch", "transformers"},
+    "cases": set(),
+    "tables": set(),
     "mining": {"torch", "transformers"},
     "viz": {"matplotlib"},
     "serving": set(),

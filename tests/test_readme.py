@@ -35,7 +35,7 @@ def test_the_shell_commands_that_are_shown_exist(capsys):
     shown = {
         " ".join(words.split())
         for page in pages
-        for words in re.findall(r"(?:^|`|-m )tokviz ([a-z]+(?: (?:fidelity|ablations|vtw))?)", page, re.MULTILINE)
+        for words in re.findall(r"(?:^|`|-m )tokviz ([a-z]+(?: (?:fidelity|ablations|vtw|check))?)", page, re.MULTILINE)
     }
     commands = {
         "compare",
@@ -43,6 +43,9 @@ def test_the_shell_commands_that_are_shown_exist(capsys):
         "rescue",
         "horizon",
         "inside",
+        "cases check",
+        "mine",
+        "tables",
         "methods",
         "models",
         "serve",

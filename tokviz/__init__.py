@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import Inputs, inputs_for, list_models, prune
     from .attention import Inside, InsideLayer, InsideToken, TowerLayer
+    from .cases import Case, CaseFile, CaseReport, check_cases, open_cases
     from .comparison import Comparison
     from .errors import BadInput, Unsupported
     from .horizon import HorizonLayer, InformationHorizon
@@ -94,6 +95,7 @@ _NAMES = {
     "pruners.ops": "evenly_spaced merge_into_nearest",
     "pruners.per_view": "equal_shares rows_by_view",
     "attention": "Inside InsideLayer InsideToken TowerLayer",
+    "cases": "Case CaseFile CaseReport check_cases open_cases",
     "comparison": "Comparison",
     "horizon": "HorizonLayer InformationHorizon",
     "rescues": "Rescue RescueBlock",
@@ -147,6 +149,9 @@ __all__ = [
     "VALUES",
     "BadInput",
     "Budget",
+    "Case",
+    "CaseFile",
+    "CaseReport",
     "Chart",
     "Comparison",
     "Diagnostics",
@@ -186,6 +191,7 @@ __all__ = [
     "__version__",
     "ask_with",
     "budget_tokens",
+    "check_cases",
     "compare",
     "compare_events",
     "edited",
@@ -201,6 +207,7 @@ __all__ = [
     "merge_into_nearest",
     "methods",
     "mine",
+    "open_cases",
     "open_run",
     "prune",
     "pruner",

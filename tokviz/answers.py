@@ -11,6 +11,9 @@ from difflib import SequenceMatcher
 
 from .records import AnswerToken, Run
 
+CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."
+_CUT = re.compile(re.escape(CUT_ANSWER).replace(re.escape("{}"), r"(\d{1,6})"))
+
 
 @dataclass(frozen=True)
 class AnswerWord:
@@ -35,6 +38,12 @@ class AnswerWord:
     def probability(self) -> float | None:
         """The word's probability, 0 to 1."""
         return None if self.logprob is None else math.exp(self.logprob)
+
+
+def cut_after(warnings: Sequence[str]) -> int | None:
+    """After how many new tokens a run's answer was cut, by its warnings; None when it came to its own end."""
+    found = (_CUT.fullmatch(warning) for warning in warnings)
+    return next((int(match[1]) for match in found if match), None)
 
 
 def answer_words(run: Run, unpruned: Run) -> list[AnswerWord]:

@@ -23,6 +23,8 @@ ChartKind = Literal["line", "scatter", "bars"]
 Params = Mapping[str, Any]
 UNPRUNED = "full"
 """Id of the run without pruning, which the others are compared with."""
+AS_MINED = "as mined"
+"""Fact of a stage of which a mined run stored nothing but the tokens that were kept."""
 DEFAULT_METHODS = ("apet", "fastervlm", "divprune")
 """What page and command line compare where nobody chose."""
 Box = tuple[float, float, float, float]

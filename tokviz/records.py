@@ -386,6 +386,25 @@ def key_of(method: str, variant: str) -> str:
     return f"{method} ({variant})" if variant else method
 
 
+class OutOfWorld(Record):
+    """How unlike its training images a model of a small, closed world finds an image.
+
+    Attributes:
+        score: Mahalanobis distance of the image from training images, in the middle of the vision tower.
+        threshold: Beyond it an image is called outside; measured on training images that were not fitted on.
+        false_alarms: The share of those beyond it.
+    """
+
+    score: float
+    threshold: float
+    false_alarms: float
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the model's answer about the image means little."""
+        return self.score > self.threshold
+
+
 class ImageMeasures(Record):
     """Two numbers that say how much of the image is spread out, in the sense of AgilePruner (arXiv 2603.01236).
 
@@ -399,12 +418,14 @@ class ImageMeasures(Record):
             divided by their sum: between 1 and min(N, D). Features as they leave the tower, neither centred nor scaled
             (behind the projector where it merges patches). None if it was too large to be measured in passing.
         views: Number of images, tiles or frames that both are the mean of.
+        out_of_world: For an embedded model, how unlike its training images the image is; None for all others.
         notes: Why a number is missing, in sentences.
     """
 
     attention_entropy: float | None
     effective_rank: float | None
     views: int = 1
+    out_of_world: OutOfWorld | None = None
     notes: Many[str] = []
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,10 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from scenes import HELD_OUT_SEEDS, TRAINING_SEEDS, generate_scene
 from testworld import backgrounds, generate_world
+from tokviz.models.out_of_world import FILE, WorldStatistics, spread
 from training import tally
 from training.scoring import load_folder
 
-FILE = "out_of_world.npz"
 FALSE_ALARMS = 0.01
 """Share of training scenes that the threshold may call outside."""
 DIRECTIONS = 32
@@ -47,62 +46,6 @@ SENTENCE = (
 )
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What training scenes look like to the tower, and from which distance on a picture is called outside.
-
-    Shape:
-        mean: (V,); directions: (K, V), orthonormal; variances: (K,); all float32.
-    """
-
-    mean: Tensor
-    directions: Tensor
-    variances: Tensor
-    other_variance: float
-    threshold: float
-
-    def distance(self, spreads: Tensor) -> Tensor:
-        """How far pictures are from training scenes.
-
-        Shape:
-            spreads: (B, V) as from `spread`; returns (B,) float32.
-        """
-        away = spreads.float() - self.mean
-        along = away @ self.directions.T
-        left = away.square().sum(1) - along.square().sum(1)
-        return ((along.square() / self.variances).sum(1) + left.clamp(min=0) / self.other_variance).sqrt()
-
-    def save(self, path: Path) -> None:
-        """Write a file of a few kilobytes."""
-        np.savez(
-            path, mean=self.mean.numpy(), directions=self.directions.half().numpy(), variances=self.variances.numpy(),
-            others=np.array([self.other_variance, self.threshold]),
-        )  # fmt: skip
-
-    @classmethod
-    def load(cls, path: Path) -> Statistics:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: no such file.
-        """
-        with np.load(path) as stored:
-            mean, directions, variances = (
-                torch.from_numpy(stored[name]).float() for name in ("mean", "directions", "variances")
-            )
-            other, threshold = stored["others"].tolist()
-        return cls(mean, directions, variances, other, threshold)
-
-
-def spread(states: Tensor) -> Tensor:
-    """How much every channel varies over the patches of a picture.
-
-    Shape:
-        states: (B, N, V) of the tower's middle, without [CLS]; returns (B, V) float32.
-    """
-    return states.float().std(dim=1)
-
-
 @torch.no_grad()
 def spreads_of(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     """The same from processed pixels.
@@ -111,10 +54,15 @@ def spreads_of(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
         pixels: (B, 3, H, W); returns (B, V).
     """
     hidden = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-    return spread(hidden[len(hidden) // 2][:, 1:])
+    return spread(hidden[middle_of(model)][:, 1:])
 
 
-def fit(spreads: Tensor, others: Tensor) -> Statistics:
+def middle_of(model: LlavaForConditionalGeneration) -> int:
+    """The layer of the tower in front of which its states are read."""
+    return (int(model.config.vision_config.num_hidden_layers) + 1) // 2
+
+
+def fit(spreads: Tensor, others: Tensor, layer: int) -> WorldStatistics:
     """Statistics of some scenes, with a threshold from others.
 
     Shape:
@@ -129,9 +77,9 @@ def fit(spreads: Tensor, others: Tensor) -> Statistics:
     # Rounded as the file rounds them, so that a loaded file gives the same scores.
     directions = vectors[:, -kept:].T.half().float()
     variances, other = values[-kept:].float(), float(values[:-kept].mean())
-    loose = Statistics(mean, directions, variances, other, 0.0)
+    loose = WorldStatistics(mean, directions, variances, other, 0.0, layer, FALSE_ALARMS)
     threshold = float(torch.quantile(loose.distance(others), 1 - FALSE_ALARMS))
-    return Statistics(mean, directions, variances, other, threshold)
+    return WorldStatistics(mean, directions, variances, other, threshold, layer, FALSE_ALARMS)
 
 
 def _see(name: str, model: Any, processor: LlavaProcessor, images: Iterable[NDArray[np.uint8]], count: int) -> Tensor:
@@ -149,11 +97,11 @@ def _see(name: str, model: Any, processor: LlavaProcessor, images: Iterable[NDAr
     return torch.cat(found)
 
 
-def fit_folder(model: LlavaForConditionalGeneration, processor: LlavaProcessor, scenes: int) -> Statistics:
-    """Statistics of a model from `scenes` training scenes, and as many for the threshold."""
+def fit_folder(model: LlavaForConditionalGeneration, processor: LlavaProcessor, scenes: int) -> WorldStatistics:
+    """WorldStatistics of a model from `scenes` training scenes, and as many for the threshold."""
     images = (generate_scene(TRAINING_SEEDS[FIT_FROM + i], questions_per_family=0).image for i in range(2 * scenes))
     seen = _see("training scenes", model, processor, images, 2 * scenes)
-    return fit(seen[:scenes], seen[scenes:])
+    return fit(seen[:scenes], seen[scenes:], middle_of(model))
 
 
 def auroc(inside: Sequence[float], outside: Sequence[float]) -> float:
@@ -172,7 +120,7 @@ def measure(asked: Any, folder: Path, count: int) -> dict[str, Any]:
     """
     path = folder / FILE
     stored = path.exists()
-    statistics = Statistics.load(path) if stored else fit_folder(asked.model, asked.processor, count)
+    statistics = WorldStatistics.load(path) if stored else fit_folder(asked.model, asked.processor, count)
     rng = np.random.default_rng(0)
     photographs = backgrounds.photographs()
     cuts = {name: max(2, count // len(photographs)) for name in photographs}

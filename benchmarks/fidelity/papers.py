@@ -1,66 +1,20 @@
-"""What the papers print, read from ``papers/`` and checked: tables as CSV files, ablations as a TOML file. No torch.
-
-``tables.csv`` lists every table with its source. A table's ``full`` row is the unpruned model; an empty cell is a score
-that is not printed. Every number was read in the text of the paper. Left out: rankings of other models than
-LLaVA-1.5-7B (ToDRE prints LLaVA-NeXT only), and the baseline rows of AdaptVTP's Table 1, which are constant multiples
-of rows in other papers and so look rescaled rather than measured.
-"""
+"""The papers' ablations, read from ``papers/ablations.toml``; their tables are those of ``tokviz.tables``. No torch."""
 
 from __future__ import annotations
 
-import csv
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .outcomes import FULL, Variant
+from tokviz.tables.published import PrintedRow, PrintedTable, printed_settings, printed_tables, rankings, read_table
+
+from .outcomes import Variant
+
+__all__ = ["ABLATIONS", "RANKINGS", "SETTINGS", "Ablation", "PrintedRow", "PrintedTable", "Setting", "read_table"]
 
 FOLDER = Path(__file__).with_name("papers")
-
-MEAN_WITHIN = 0.06
-"""How far a printed mean may lie from that of the printed scores: rounding, but no digit read wrongly."""
-
-
-@dataclass(frozen=True)
-class PrintedRow:
-    """One printed line.
-
-    name: of the method or setting. tokens: as the paper counts them. scores: per benchmark, those that are printed.
-    mean: percent of the unpruned model, None where it is not printed.
-    """
-
-    name: str
-    tokens: str
-    scores: Mapping[str, float]
-    mean: float | None
-
-
-@dataclass(frozen=True)
-class PrintedTable:
-    """One table of one paper. column: the name of its mean, None when it prints none and we compute it."""
-
-    paper: str
-    title: str
-    table: str
-    column: str | None
-    remark: str
-    unpruned: PrintedRow
-    rows: tuple[PrintedRow, ...]
-
-    def ratios(self, row: PrintedRow) -> dict[str, float]:
-        """Each printed score in percent of the unpruned one."""
-        return {name: 100 * score / self.unpruned.scores[name] for name, score in row.scores.items()}
-
-    def average(self, row: PrintedRow) -> float:
-        """The printed mean, or that of the printed scores' ratios where none is printed."""
-        ratios = self.ratios(row).values()
-        return sum(ratios) / len(ratios) if row.mean is None else row.mean
-
-    def columns(self, row: PrintedRow) -> dict[str, float]:
-        """The printed numbers in their order, the mean last."""
-        return dict(row.scores) if self.column is None or row.mean is None else {**row.scores, self.column: row.mean}
 
 
 @dataclass(frozen=True)
@@ -134,43 +88,6 @@ def variant(method: str, budget: int, **params: Any) -> Variant:
     return Variant(method, params, f"{method} ({settings})" if settings else method, budget)
 
 
-def read_table(path: Path, entry: Mapping[str, str]) -> PrintedTable:
-    """Read one CSV file; ``entry`` is its line of ``tables.csv``. Raises ValueError for what no paper can print."""
-    column = entry["mean"] or None
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        rows = [_row(path, cells, column) for cells in reader]
-        names = list(reader.fieldnames or ())
-    if names[:2] != ["row", "tokens"] or len(set(names)) != len(names) or (column and names[-1] != column):
-        raise ValueError(f"{path.name}: the columns are row, tokens, benchmarks, and last the mean, not {names}")
-    if not rows or rows[0].name != FULL or len({(row.name, row.tokens) for row in rows}) != len(rows):
-        raise ValueError(f"{path.name}: the first row is {FULL!r}, and no row stands twice")
-    table = PrintedTable(
-        entry["paper"], entry["title"], entry["table"], column, entry["remark"], rows[0], tuple(rows[1:])
-    )
-    for row in table.rows:
-        if not set(row.scores) <= set(table.unpruned.scores) or (column is not None and row.mean is None):
-            raise ValueError(f"{path.name}: {row.name!r} has a score that the unpruned row lacks, or no mean")
-        ratios = table.ratios(row).values()
-        if row.mean is not None and abs(sum(ratios) / len(ratios) - row.mean) > MEAN_WITHIN:
-            raise ValueError(f"{path.name}: the mean of {row.name!r} at {row.tokens} is not that of its scores")
-    return table
-
-
-def _row(path: Path, cells: Mapping[str, Any], column: str | None) -> PrintedRow:
-    if None in cells or None in cells.values():
-        raise ValueError(f"{path.name}: {cells.get('row')!r} has more or fewer cells than the header")
-    numbers = {name: _number(cell) for name, cell in cells.items() if name not in ("row", "tokens") and cell}
-    if not all(number > 0 for number in numbers.values()):
-        raise ValueError(f"{path.name}: {cells['row']!r} has a number that is not positive")
-    mean = numbers.pop(column, None) if column else None
-    return PrintedRow(cells["row"], cells["tokens"], numbers, mean)
-
-
-def _number(cell: str) -> float:
-    return float(cell) if "." in cell else int(cell)
-
-
 def read_ablation(entry: Mapping[str, Any], tables: Mapping[str, PrintedTable]) -> Ablation:
     """Build one entry of ``ablations.toml``.
 
@@ -190,17 +107,15 @@ def read_ablation(entry: Mapping[str, Any], tables: Mapping[str, PrintedTable]) 
     return Ablation(table=table, settings=settings, notes=notes, **entry)
 
 
-def _read() -> tuple[tuple[PrintedTable, ...], tuple[Ablation, ...], dict[str, str]]:
-    with (FOLDER / "tables.csv").open(encoding="utf-8", newline="") as file:
-        entries = list(csv.DictReader(file, strict=True))
-    tables = {entry["file"]: read_table(FOLDER / f"{entry['file']}.csv", entry) for entry in entries}
-    rankings = tuple(tables[entry["file"]] for entry in entries if entry["use"] == "ranking")
+RANKINGS, SETTINGS = rankings(), printed_settings()
+"""The tables whose rows are methods; what the budget of a method's rows means here, beside the setting of the paper."""
+
+
+def _ablations() -> tuple[Ablation, ...]:
     declared = tomllib.loads((FOLDER / "ablations.toml").read_text(encoding="utf-8"))["ablation"]
-    with (FOLDER / "settings.csv").open(encoding="utf-8", newline="") as file:
-        settings = {line["method"]: line["budget"] for line in csv.DictReader(file, strict=True)}
-    return rankings, tuple(read_ablation(entry, tables) for entry in declared), settings
+    tables = {file: table for file, (table, _) in printed_tables().items()}
+    return tuple(read_ablation(entry, tables) for entry in declared)
 
 
-RANKINGS, ABLATIONS, SETTINGS = _read()
-"""The tables whose rows are methods; the ablations in the order of the document; what the budget of a ranking's rows
-means here, beside the setting of the printed row, by method."""
+ABLATIONS = _ablations()
+"""In the order of the document."""

@@ -11,9 +11,6 @@ from .outcomes import FULL
 from .papers import RANKINGS, SETTINGS, PrintedTable
 from .statistics import mean, ranks, spearman
 
-N_PUBLISHED = 576
-"""Visual tokens of LLaVA-1.5, of which the published budgets 192, 128 and 64 are shares."""
-
 MIRRORED = {
     "POPE": ("existence",),
     "GQA": ("attribute", "relation"),
@@ -33,12 +30,6 @@ class Ours:
 
 Table = Mapping[str, Mapping[int, Ours]]
 """Method id -> published budget -> our numbers."""
-
-
-def published_budget(budget: int, n_visual: int) -> int | None:
-    """The budget of LLaVA-1.5 that is the same share of all tokens, None when it is in no table."""
-    scaled, rest = divmod(budget * N_PUBLISHED, n_visual)
-    return scaled if rest == 0 and scaled in budgets() else None
 
 
 def budgets() -> list[int]:

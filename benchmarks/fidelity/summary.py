@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from tokviz.errors import BadInput
+from tokviz.tables.published import published_budget
 
 from . import statistics as stats
 from .depth import depth_result, is_depth
 from .draws import bands
 from .outcomes import BASELINES, CONTROLS, FAMILIES, Outcome, Variant, judged_budget
-from .published import Ours, compare, published_budget
+from .published import Ours, compare
 from .retained import Measured, Outcomes, estimate, measure
 from .separation import separation
 

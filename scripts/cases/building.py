@@ -156,13 +156,18 @@ def case_record(one: Shown, kind: str) -> dict[str, Any]:
 
 
 def title(one: Shown, kind: str) -> str:
-    """The kind of difficulty, who answers wrong and who stays right, of the methods that are shown."""
+    """The kind of difficulty, who answers wrong and who stays right, of the methods that are shown.
 
-    def names(right: bool) -> str:
-        return " and ".join(outcome.label for outcome in one.outcomes if outcome.right is right)
+    Controls are named only where no method of the same fate is.
+    """
 
-    verb = "answers" if sum(not outcome.right for outcome in one.outcomes) == 1 else "answer"
-    return f"{kind.capitalize()}: {names(False)} {verb} wrong, {names(True)} right"
+    def names(right: bool) -> list[str]:
+        fate = [outcome for outcome in one.outcomes if outcome.right is right]
+        return [outcome.label for outcome in fate if outcome.family != "control"] or [outcome.label for outcome in fate]
+
+    wrong, right = names(False), names(True)
+    verb = "answers" if len(wrong) == 1 else "answer"
+    return f"{kind.capitalize()}: {' and '.join(wrong)} {verb} wrong, {' and '.join(right)} right"
 
 
 def why(one: Shown) -> str:

@@ -56,7 +56,7 @@ def view(page, name):
 
 
 def notes(page, lane):
-    return page.locator(".tv-below-live .tv-tool-notes").nth(lane).inner_text()
+    return page.locator(".tv-below .tv-tool-notes").nth(lane).inner_text()
 
 
 def test_any_two_lanes_are_compared_as_the_library_does(plain):

@@ -33,7 +33,7 @@ POINT_AT = """(lane) => { const image = document.querySelectorAll('.tv-image')[l
   return [...heights]; }"""
 IN_SIGHT = """(name) => { const box = document.querySelector(name).getBoundingClientRect();
   return box.top >= 0 && box.bottom <= innerHeight; }"""
-LIT = "[...document.querySelectorAll('.ep-pill')].flatMap((pill, i) => (pill.ariaCurrent === 'true' ? [i] : []))"
+LIT = "[...document.querySelectorAll('.ep-card')].flatMap((card, i) => (card.ariaCurrent === 'true' ? [i] : []))"
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -150,7 +150,7 @@ def test_a_run_belongs_to_the_image_that_it_was_asked_about(site, shared_page, p
     expect(page.locator(".tv-stale")).to_have_text("")
 
 
-def test_the_pill_that_is_lit_is_the_example_that_is_shown(site, shared_page, paced):
+def test_the_card_that_is_lit_is_the_example_that_is_shown(site, shared_page, paced):
     page = shared_page(site)
     assert page.evaluate(LIT) == [0]
     page.locator("#tokviz-examples button").nth(1).click()
@@ -160,16 +160,17 @@ def test_the_pill_that_is_lit_is_the_example_that_is_shown(site, shared_page, pa
     assert page.evaluate(LIT) == []
 
 
-def test_the_server_can_call_lanes_stale_and_unlight_the_pills(browser):
+def test_the_server_can_call_lanes_stale_and_unlight_the_cards(browser):
     """Both follow the payload alone: the next one without the keys takes them back."""
     page = browser.new_page()
     value = payload(comparison())
-    pills = (
-        f"<div id=pills>{asset('example_pills.html')}</div><script>"
-        f"((element, props, trigger) => {{{asset('example_pills.js')}}})"
-        "(document.querySelector('#pills'), { value: { names: ['a', 'b'] } }, () => 0)</script>"
+    cards = (
+        f"<div id=cards>{asset('example_cards.html')}</div><script>"
+        f"((element, props, trigger) => {{{asset('example_cards.js')}}})"
+        "(document.querySelector('#cards'), { value: { cards: ['a', 'b'].map((question) =>"
+        " ({ question, thumb: '', loses: [], wins: [] })) } }, () => 0)</script>"
     )
-    page.set_content(document(comparison()) + pills)
+    page.set_content(document(comparison()) + cards)
     page.wait_for_selector(".tv-lane .tv-answer:not(:empty)")
     show = f"(keys) => showNext({{ ...{json.dumps(value)}, ...keys }})"
     assert page.evaluate(LIT) == [] and stale(page) == ""

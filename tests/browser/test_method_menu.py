@@ -172,7 +172,7 @@ def test_two_runs_of_a_method_are_two_lanes_and_come_back_with_the_session(live_
     assert "official" in page.locator(".tv-facts").inner_text()
     expect(page.locator("#tokviz-stop")).to_be_disabled()
     # Both were empty after a run that had been streamed to its end.
-    expect(page.get_by_role("gridcell", name="ApET (mode=official)")).to_be_visible()
+    expect(page.get_by_role("cell", name="ApET (mode=official)")).to_be_visible()
     page.get_by_role("tab", name="Export").click()
     with page.expect_download() as download:
         page.locator("#tokviz-session").click()

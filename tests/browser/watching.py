@@ -33,10 +33,15 @@ def _open(browser, url, width=1440, theme="light"):
     page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("requestfailed", lambda r: problems.append(f"failed: {r.url}") if not _aborted(r) else None)
     page.on("request", lambda r: problems.append(f"external: {r.url}") if not _own(r.url) else None)
+    page.add_init_script(_FORGETS)
     page.goto(url)
     page.wait_for_selector(".tv-lane .tv-answer:not(:empty)")
     page.wait_for_function("document.querySelector('.tv-canvas').width > 100")
     return page, problems
+
+
+_FORGETS = "if (!sessionStorage.length) localStorage.clear();"
+"""A tab that is new begins as a first visit does; one that is loaded anew remembers."""
 
 
 def _own(url: str) -> bool:

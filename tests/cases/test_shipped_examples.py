@@ -53,6 +53,13 @@ def test_they_are_varied():
     assert {kind for folder in FOLDERS for kind in case_of(folder)["kinds"]} >= set(WANTED_KINDS)
 
 
+def test_the_page_opens_on_attention_apet_diversity_and_random():
+    opening = [folder for folder in FOLDERS if case_of(folder).get("opening")]
+    assert len(opening) == 1
+    shown = {run.method: run.family for run in session(opening[0]).runs[1:]}
+    assert {"apet", "random"} <= set(shown) and {"attention-ranked", "diversity"} <= set(shown.values())
+
+
 @each
 def test_the_case_agrees_with_its_session(folder):
     case, comparison = case_of(folder), session(folder)
@@ -64,7 +71,7 @@ def test_the_case_agrees_with_its_session(folder):
     assert len({run.family for run in runs[1:]}) == len(runs) - 1 == len(lost) + len(kept)
     for run in runs[1:]:
         assert run.answer == case["answers"][run.method]
-        assert run.label in case["title"]
+        assert run.label in case["title"] or run.family == "control"
         assert all(set(stage.kept) <= set(range(comparison.grid.n_tokens)) for stage in stages_before_llm(run))
     recalls = {
         run.method: evidence_recall(comparison.grid, request.evidence, left(run, comparison.grid)) for run in runs[1:]

@@ -8,6 +8,7 @@ from benchmarks.fidelity import published
 from benchmarks.fidelity.outcomes import FAMILIES
 from benchmarks.fidelity.papers import RANKINGS, SETTINGS, read_ablation, read_table
 from benchmarks.fidelity.published import Ours
+from tokviz.tables.published import published_budget
 
 ENTRY = {"paper": "Paper", "title": "Title", "table": "Table 1", "mean": "Avg.", "remark": ""}
 GOOD = """row,tokens,GQA,POPE,Avg.
@@ -95,7 +96,7 @@ def test_adaptvtp_prints_no_average_so_it_is_computed_and_its_rescaled_rows_are_
     ("budget", "n_visual", "same"), [(64, 576, 64), (32, 576, None), (16, 144, 64), (48, 144, 192), (65, 577, None)]
 )
 def test_budgets_compare_at_the_same_share_of_tokens(budget, n_visual, same):
-    assert published.published_budget(budget, n_visual) == same
+    assert published_budget(budget, n_visual) == same
 
 
 def results(**means):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from tokviz.serving.running import Pace
 from tokviz.serving.storage import temporary_file
 from tokviz.ui import files
 from tokviz.ui.failures import UNEXPECTED
-from tokviz.ui.form import build_form, read_menu
+from tokviz.ui.form import INPUTS, build_form, read_menu
 from tokviz.ui.handlers import Handlers
 
 TAB = SimpleNamespace(session_hash="tab", client=("127.0.0.1", 1), headers={})
@@ -437,19 +438,71 @@ def test_the_model_is_free_only_when_the_work_is_over(act, runner, form, file):
     assert following.before == 0 and act.flags.of("tab").is_set()
 
 
+def again(act, form, /, **memory):
+    """What ``show_again`` gives for a memory: view and key, then the form's fields by name."""
+    view, _, key, *fields, _ = act.show_again(form, json.dumps(memory), "tokviz-tiny")
+    return view, key, dict(zip(INPUTS, fields, strict=True))
+
+
 def test_a_reloaded_page_shows_again_what_it_showed(act, form):
-    assert act.show_again(form, "example-2", "tokviz-tiny")[0] == act.example_payload(2)
+    assert again(act, form, shown="example-2")[0] == act.example_payload(2)
     session = comparison(300, 200)
     key = Path(files.session_file(session)).parent.name
-    shown = act.show_again(form, key, "tokviz-tiny")
-    assert shown[0]["question"] == session.request.question and shown[2] == key
+    view, shown, _ = again(act, form, shown=key)
+    assert view["question"] == session.request.question and shown == key
     elsewhere = Path(files.session_file(session)).parents[3] / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / files.SESSION_FILE).write_text(session.to_json())
+    (elsewhere / Path(files.session_file(session)).name).write_text(session.to_json())
     outside = f"{key}/../../../elsewhere"  # a real file, and a key that begins as one
     for unknown in ("", "example-0", "example-99", "0" * 64, "../../etc", "nonsense", outside):
-        outputs = act.show_again(form, unknown, "tokviz-tiny")
-        assert outputs[0] == gr.skip() and len(outputs) == len(shown)
+        view, _, fields = again(act, form, shown=unknown)
+        assert view == gr.skip() and set(map(str, fields.values())) == {str(gr.skip())}
+
+
+def test_the_form_comes_back_as_it_was_whatever_the_lanes_answer(act, form):
+    asked = {
+        "question": "And now?", "budget": 100_000, "budget_as": "final", "seed": 7, "repeats": 3, "max_new_tokens": 8,
+        "methods": [["fastv", {"layer": 3}], ["nonsense", {}], ["random", {}]],
+    }  # fmt: skip
+    view, key, fields = again(act, form, example="b-panorama", shown="example-0", form=asked)
+    assert view == act.example_payload(1) and key == "example-1", "a link names an example, places may change"
+    assert fields["question"] == "And now?" and fields["budget_as"] == "final"
+    assert (fields["seed"], fields["repeats"], fields["max_new_tokens"]) == (7, 3, 8)
+    n_tokens = act.examples[1].comparison.grid.n_tokens
+    assert fields["budget"]["value"] == fields["budget"]["maximum"] == n_tokens
+    assert fields["menu"] == {"chosen": [["fastv", {"layer": 3}], ["random", {}]]}
+    # On the first screen only the form is filled; what is shown there need not be sent.
+    view, _, fields = again(act, form, shown="example-0", form={"budget": 12})
+    assert view == gr.skip() and fields["budget"] == gr.update(value=12) and fields["question"] == gr.skip()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"budget": -1}, {"budget": 1.5}, {"budget": "9"}, {"budget": True}, {"seed": 1e300}, {"frames": None},
+        {"budget_as": "whatever"}, {"question": ["x"]}, {"methods": "apet"}, {"methods": [["apet", {"nonsense": 1}]]},
+        {"methods": [["apet", 3]]}, {"image": {"path": "/etc/passwd"}}, {"model": "someone/else"}, "no form", None,
+    ],
+)  # fmt: skip
+def test_what_no_form_can_hold_is_not_taken_from_a_memory(act, form, asked):
+    _, _, fields = again(act, form, form=asked)
+    assert set(map(str, fields.values())) == {str(gr.skip())}
+
+
+@pytest.mark.parametrize("words", ["", "{", "[" * 3000, "3", '"example-1"', "null", None, 7, "{}" + " " * 50_000])
+def test_a_memory_that_cannot_be_read_leaves_the_first_screen(act, form, words):
+    outputs = act.show_again(form, words, "tokviz-tiny")
+    assert outputs[0] == gr.skip() and outputs[1] is None
+
+
+def test_an_example_says_which_settings_it_replaces(act, form):
+    mine = {"model": "tokviz-tiny", "budget": 32, "budget_as": "published", "seed": 5, "repeats": 4}
+    chosen = act.choose_example(form, 1, [mine.get(name) for name in INPUTS])
+    request = act.examples[1].comparison.request
+    assert chosen[1]["text"] == f"Set by the example: budget {request.budget} (was 32), seed {request.seed} (was 5)."
+    assert chosen[3 + INPUTS.index("repeats")] == gr.skip() == chosen[3 + INPUTS.index("max_new_tokens")]
+    same = mine | {"budget": request.budget, "seed": request.seed}
+    assert act.choose_example(form, 1, [same.get(name) for name in INPUTS])[1] is None
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "svg", "empty", "one pixel"])

@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from tokviz.ui.compression import CompressedPage
 from tokviz.ui.link_preview import DESCRIPTION, TITLE, LinkPreview, preview_tags
 
 PREVIEW = re.compile(r"<meta\s+(?:property|name)=\"((?:og|twitter):\w+|description)\"\s+content=\"([^\"]*)\"\s*/?>")
@@ -46,6 +47,19 @@ def test_the_data_of_the_page_stays_as_it_is(page):
 
 def test_head_and_get_agree(page):
     assert page.head("/").headers["content-length"] == page.get("/").headers["content-length"]
+
+
+def test_what_must_be_there_first_comes_with_the_document_compressed_or_not():
+    html = '<head><meta property="og:title" content="mine"></head>window.gradio_config = {}' + " " * 2000
+    layers = [Middleware(CompressedPage), Middleware(LinkPreview, more="<script>first()</script>")]
+    routes = [Route(path, lambda _: HTMLResponse(html)) for path in ("/", "/other")]
+    client = TestClient(Starlette(routes=routes, middleware=layers))
+    packed = client.get("/", headers={"accept-encoding": "gzip"})
+    plain = client.get("/", headers={"accept-encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip" and "content-encoding" not in plain.headers
+    assert packed.text == plain.text and "<script>first()</script>" in plain.text.split("window.gradio_config")[0]
+    assert int(packed.headers["content-length"]) < 800 < int(plain.headers["content-length"])
+    assert "content-encoding" not in client.get("/other", headers={"accept-encoding": "gzip"}).headers
 
 
 def test_words_cannot_leave_their_tag():

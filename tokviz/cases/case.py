@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..names import Box
 from ..records import Record
-from ..session_limits import MAX_EVIDENCE
+from ..session_limits import MAX_EVIDENCE, MAX_TEXT
 
 Metric = Literal["exact", "vqa", "pope", "mme", "choice", "anls", "box"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -18,6 +18,7 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 _Name = Annotated[str, Field(min_length=1, max_length=512)]
 _Path = Annotated[str, Field(min_length=1, max_length=4_096)]
 _Text = Annotated[str, Field(max_length=20_000)]
+_Answer = Annotated[str, Field(max_length=MAX_TEXT)]
 MAX_ANSWERS = 256
 
 
@@ -49,7 +50,7 @@ class Case(Record):
     evidence_frames: Annotated[tuple[int, ...], Field(max_length=MAX_EVIDENCE)] = ()
     split: _Name | None = None
     metric: Metric = "exact"
-    others: dict[str, str] = Field(default_factory=dict)
+    others: dict[_Name, _Answer] = Field(default_factory=dict)
 
     @property
     def media(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +20,7 @@ from .layouts import LAYOUTS, JsonLines
 from .layouts.layout import Layout
 from .reading import Entry, confined, digest
 
+QUESTION = "{question}"
 MAX_PROBLEMS = 100_000
 """Problems that are kept with their places; all are counted."""
 
@@ -35,8 +38,8 @@ class CaseFile:
         unused_keys: Keys of entries that have no meaning here, with how many entries have them.
     """
 
-    def __init__(self, path: Path, layout: type[Layout], media: Path | None = None) -> None:
-        self._path, self._layout = path, layout
+    def __init__(self, path: Path, layout: type[Layout], media: Path | None = None, prompt: str = "{question}") -> None:
+        self._path, self._layout, self._prompt = path, layout, prompt
         self.name = path.name
         self.layout = layout.name
         reader = layout(path)
@@ -52,8 +55,11 @@ class CaseFile:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the file; of several files, of their names and digests. Media are not part of it."""
-        return digest(self._files, self._path)
+        """SHA-256 of the file, or of the names and digests of several; with a prompt, of that too. Not of media."""
+        files = digest(self._files, self._path)
+        if self._prompt == QUESTION:
+            return files
+        return hashlib.sha256(f"{files}\n{self._prompt}".encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Case]:
         reader = self._layout(self._path)
@@ -100,6 +106,8 @@ class CaseFile:
         for name in ("image", "video"):
             if fields.get(name) is not None:
                 fields[name] = self._found(fields[name])
+        if isinstance(fields.get("question"), str):
+            fields["question"] = self._prompt.replace(QUESTION, fields["question"])
         try:
             return Case(**fields)
         except ValidationError as error:
@@ -111,7 +119,7 @@ class CaseFile:
         if not isinstance(written, tuple):
             raise BrokenLine("the path of an image or video must be a text")
         paths = [confined(self.root, name) for name in written]
-        return next((name for name, path in zip(written, paths, strict=True) if path.is_file()), written[0])
+        return next((name for name, path in zip(written, paths, strict=True) if os.path.isfile(path)), written[0])
 
     def _add(self, problem: Problem) -> None:
         self.n_problems += 1
@@ -119,13 +127,20 @@ class CaseFile:
             self.problems.append(problem)
 
 
-def open_cases(path: str | Path, layout: str | None = None, media: str | Path | None = None) -> CaseFile:
+def open_cases(
+    path: str | Path,
+    layout: str | None = None,
+    media: str | Path | None = None,
+    prompt: str | None = None,
+) -> CaseFile:
     """Open a case file, or a folder that holds one.
 
     Args:
         path: The file or folder; docs/cases.md lists the layouts.
         layout: Name of the layout; recognised from the content where it is None.
         media: The folder that images and videos lie in, if it is not the file's.
+        prompt: What each question becomes, with ``{question}`` in it, such as LLaVA's
+            ``"{question}\\nAnswer the question using a single word or phrase."``. As it is written where it is None.
 
     Raises:
         BadInput: If there is no such file, its layout is unknown or not recognised, or a file that it needs is missing.
@@ -139,7 +154,9 @@ def open_cases(path: str | Path, layout: str | None = None, media: str | Path | 
         raise BadInput(f"There is no case file or folder named {shown_name(path)!r}.")
     if media is not None and not Path(media).is_dir():
         raise BadInput(f"There is no media folder named {shown_name(media)!r}.")
-    return CaseFile(path, _layout_of(path, layout), None if media is None else Path(media))
+    if prompt is not None and QUESTION not in prompt:
+        raise BadInput("The prompt needs {question} in it, where the question of each case goes.")
+    return CaseFile(path, _layout_of(path, layout), None if media is None else Path(media), prompt or QUESTION)
 
 
 def _layout_of(path: Path, name: str | None) -> type[Layout]:
@@ -168,6 +185,8 @@ def _sentence(error: ValidationError) -> str:
     """The first thing that pydantic found, in a few words and without the value."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = str(first["loc"][0]) if first["loc"] else ""
+    if where == "evidence" and first["type"] not in ("value_error", "too_long"):
+        return "evidence: needs a list of boxes [x0, y0, x1, y1]"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     return f"{where}: {message}" if where else message

@@ -19,7 +19,7 @@ HALF = 0.5
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 _OPTION = re.compile(r"^\s*\(?([A-Z])\)?\s*[.):]\s*(\S.*?)\s*$", re.MULTILINE)
-_SAID_LETTER = re.compile(r"\b(?:answer|option|choice)\b(?:\s+(?:is|would be))?\s*:?\s*\(?([A-Z])\b", re.IGNORECASE)
+_SAID_LETTER = re.compile(r"\b(?i:answer|option|choice)(?i:\s+(?:is|would be))?\s*:?\s*\(?([A-Z])\b")
 _LONGEST = 4_000
 """Characters of an answer that ANLS compares; a model writes at most 1,024 tokens."""
 Key = TypeVar("Key")
@@ -42,7 +42,8 @@ def judge(case: Case, answer: str, size: tuple[int, int] | None = None) -> Judge
         size: Width and height of the image in pixels, for boxes and points in shares of it.
 
     Example:
-        >>> judge(Case(id="1", image="a.png", question="Is there a dog?", answers=("yes",), metric="pope"), "Yes, a dog.")
+        >>> case = Case(id="1", image="a.png", question="Is there a dog?", answers=("yes",), metric="pope")
+        >>> judge(case, "Yes, a dog.")
         Judgement(right=True, score=1.0)
     """
     if not case.answers:
@@ -71,12 +72,12 @@ def options_of(question: str) -> dict[str, str]:
 
 
 def choice_says(answer: str, options: dict[str, str]) -> str | None:
-    """The letter that an answer chooses: alone, in front ("B. a cat"), after "the answer is", or by the option's text."""
+    """The letter an answer chooses: alone or in front ("B. a cat"), behind "the answer is", or by the option's text."""
     said = answer.strip()
     letters = "".join(options) or "ABCDEFGHIJ"
     if match := re.match(rf"\(?([{letters}])(?:\)|[.:,]|\s*$)", said):
         return match[1]
-    named = {letter.upper() for letter in _SAID_LETTER.findall(said)} & set(letters)
+    named = set(_SAID_LETTER.findall(said)) & set(letters)
     if len(named) == 1:
         return named.pop()
     if len(said) == 1 and said.upper() in letters:

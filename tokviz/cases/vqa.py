@@ -1,7 +1,7 @@
 """The accuracy of the VQA challenge: answers made alike as its evaluation does, compared with those of ten people.
 
-Source: the evaluation code of VQA (visualqa.org, GT-Vision-Lab/VQA), whose rules are restated here. It leaves answers as
-they are where all people said the same; here, as in lmms-eval and VLMEvalKit, they are always made alike.
+Source: the evaluation code of VQA (visualqa.org, GT-Vision-Lab/VQA), whose rules are restated here. It leaves answers
+as they are where all people said the same; here, as in lmms-eval and VLMEvalKit, they are always made alike.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 from collections.abc import Sequence
 
 _CONTRACTIONS = """
-'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
-he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
-o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
-someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
-they'd they'd've they'll they're they've wasn't we'd've we've weren't what'll what're what's what've when's where'd
-where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all
-y'all'd've y'all'll you'd you'd've you'll you're you've
+'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
+he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't
+needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're
+there's they'd they'd've they'll they're they've wasn't we'd've we've weren't what'll what're what's what've when's
+where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
+y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
 """Words that get back an apostrophe, but only one: ``couldnt've`` becomes ``couldn't've``, ``couldntve`` stays."""
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ..errors import BadInput
 from ..viz.format import plain_text
-from . import commands, compare, horizon, inside, mine, rescue, sweep
+from . import cases, commands, compare, horizon, inside, mine, report, rescue, sweep, tables
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,6 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=called, description="See what visual-token pruners keep.")
     parser.add_argument("--version", action="version", version=f"tokviz {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="command")
-    for module in (compare, sweep, mine, rescue, horizon, inside, commands):
+    for module in (compare, sweep, cases, mine, tables, report, rescue, horizon, inside, commands):
         module.add_to(subparsers)
     return parser

@@ -58,6 +58,12 @@ def _add_serve(commands: Any) -> None:
     offered = "models to offer on the page, ids or folders; the first is preselected"
     menu = "(default: the variable TOKVIZ_MODEL, else the whole menu)"
     add("--model", metavar="NAME,NAME", help=f"{offered} {menu}")
+    add(
+        "--runs",
+        metavar="DIR",
+        help="a mined run, or a folder of them, to browse (default: the one that comes with it)",
+    )
+    add("--media", metavar="DIR", action="append", default=[], help="folder with the images of a run; repeatable")
 
 
 def run_serve(arguments: argparse.Namespace) -> int:
@@ -72,7 +78,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
     from ..ui.serve import serve
 
-    serve()
+    serve(arguments.runs, arguments.media)
 
 
 def run_methods(arguments: argparse.Namespace) -> int:

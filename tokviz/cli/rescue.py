@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
-
 from ..errors import BadInput
 from ..viz.format import plain_text
-from .compare import checked, parse_evidence, parse_methods, parse_params
-from .terminal import add_asking_options, asking_options, checked_outputs, loading_options, out, quiet_unless
+from .compare import parse_methods, parse_params
+from .studies import Asked, add_asking_options, answered
 
 
 def add_to(commands: Any) -> None:
@@ -38,40 +34,26 @@ def add_to(commands: Any) -> None:
 
 def run_rescue(arguments: argparse.Namespace) -> int:
     """Rescue, print the table, write result and figure. Everything that can be wrong is checked before the work."""
-    source = checked_outputs(arguments)
     methods = parse_methods(arguments.method)
     if len(methods) != 1:
         raise BadInput(f"--method takes one method, not {arguments.method!r}.")
     params = parse_params(arguments.param, [methods[0][0]])
-    evidence = [parse_evidence(text) for text in arguments.evidence]
-    console = Console(stderr=True)
-    quiet_unless(console.is_terminal)
-    shown = checked(source, arguments.frames)
+    asked = Asked.of(arguments)
 
     import tokviz
 
     from ..viz.rescues import rescue_table, save_rescue, sentences
 
-    vlm = tokviz.load(arguments.model, **loading_options(arguments))
-    for notice in vlm.notices:
-        console.print(Text(notice))
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Giving back block after block", total=1.0)
+    vlm = asked.load()
+    with asked.progress("Giving back block after block") as move:
         found = tokviz.rescue(
-            vlm, shown, arguments.question, methods[0], arguments.budget, budget_as=arguments.budget_as,
+            vlm, asked.shown, arguments.question, methods[0], arguments.budget, budget_as=arguments.budget_as,
             params=params, block=arguments.block, answer=arguments.scored, seeds=arguments.seeds,
-            seconds=arguments.seconds or None, least=arguments.least,
-            on_progress=lambda share: bar.update(task, completed=share), **asking_options(arguments, evidence),
+            seconds=arguments.seconds or None, least=arguments.least, on_progress=move, **asked.options(),
         )  # fmt: skip
-    screen = out()
-    screen.print(Text(f"Unpruned answer: {plain_text(found.comparison.runs[0].answer) or '(no answer)'}"))
-    screen.print(Text(f"{plain_text(found.rescued.label)}: {plain_text(found.rescued.answer) or '(no answer)'}"))
-    screen.print(rescue_table(found))
-    for line in sentences(found):
-        screen.print(Text(plain_text(line)))
-    if arguments.json:
-        found.save(arguments.json)
-    if arguments.figure:
-        save_rescue(found, arguments.figure)
+    answers = [
+        f"Unpruned answer: {answered(found.comparison.runs[0].answer)}",
+        f"{plain_text(found.rescued.label)}: {answered(found.rescued.answer)}",
+    ]
+    asked.show(found, answers, rescue_table(found), sentences(found), save_rescue)
     return 0

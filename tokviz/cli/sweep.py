@@ -6,15 +6,10 @@ import argparse
 from contextlib import closing
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
-
 from ..errors import BadInput
 from ..names import DEFAULT_METHODS
-from ..viz.format import plain_text
-from .compare import checked, parse_evidence, parse_methods, parse_params
-from .terminal import add_asking_options, asking_options, checked_outputs, loading_options, out, quiet_unless
+from .compare import parse_methods, parse_params
+from .studies import Asked, add_asking_options, answered
 
 
 def add_to(commands: Any) -> None:
@@ -42,47 +37,27 @@ def add_to(commands: Any) -> None:
 
 def run_sweep(arguments: argparse.Namespace) -> int:
     """Sweep, print the table, write result and figure. Everything that can be wrong is checked before the work."""
-    source = checked_outputs(arguments)
     methods = parse_methods(arguments.methods)
     params = parse_params(arguments.param, [method for method, _ in methods])
-    evidence = [parse_evidence(text) for text in arguments.evidence]
     budgets = None if arguments.budgets is None else parse_budgets(arguments.budgets)
-    console = Console(stderr=True)
-    quiet_unless(console.is_terminal)
-    shown = checked(source, arguments.frames)
+    asked = Asked.of(arguments)
 
     import tokviz
 
     from ..viz.sweeps import save_sweep, sentences, sweep_table
 
-    vlm = tokviz.load(arguments.model, **loading_options(arguments))
-    for notice in vlm.notices:
-        console.print(Text(notice))
     generator: Any = tokviz.sweep_events(
-        vlm, shown, arguments.question, methods, budgets=budgets, budget_as=arguments.budget_as, params=params,
-        seeds=arguments.seeds, seconds=arguments.seconds or None, **asking_options(arguments, evidence),
+        asked.load(), asked.shown, arguments.question, methods, budgets=budgets, budget_as=arguments.budget_as,
+        params=params, seeds=arguments.seeds, seconds=arguments.seconds or None, **asked.options(),
     )  # fmt: skip
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with (
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
-        closing(generator) as events,
-    ):
-        task = bar.add_task("Reading and encoding", total=1.0)
+    with asked.progress("Reading and encoding") as move, closing(generator) as events:
         for event in events:
-            told = f"{event.method} at {event.point.budget}" if event.point is not None else "Unpruned answer"
-            bar.update(task, completed=event.share, description=told)
+            move(event.share, f"{event.method} at {event.point.budget}" if event.point else "Unpruned answer")
     found = event.sweep
     if found is None:
         raise BadInput("Stopped before the answer was there.")
-    screen = out()
-    screen.print(Text(f"Unpruned answer: {plain_text(found.answer) or '(no answer)'} ({found.logprob:.3g} nats)"))
-    screen.print(sweep_table(found))
-    for line in sentences(found):
-        screen.print(Text(plain_text(line)))
-    if arguments.json:
-        found.save(arguments.json)
-    if arguments.figure:
-        save_sweep(found, arguments.figure)
+    unpruned = f"Unpruned answer: {answered(found.answer)} ({found.logprob:.3g} nats)"
+    asked.show(found, [unpruned], sweep_table(found), sentences(found), save_sweep)
     if found.curves and all(curve.error for curve in found.curves):
         raise BadInput(str(found.curves[0].error))
     return 0

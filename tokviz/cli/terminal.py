@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from rich.console import Console
 
 from ..errors import BadInput
 from ..files import writing
-from ..names import Box
 from ..viz.figures import figure_format
 
 _PIPE_WIDTH = 160
@@ -40,36 +38,6 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
 def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options as arguments of ``tokviz.load``."""
     return {name: getattr(arguments, name) for name in _LOADING}
-
-
-def add_asking_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what is asked about which image, by which model, and where the result goes."""
-    add = parser.add_argument
-    add("file", nargs="?", metavar="FILE", help="image or video, as for compare")
-    add("--image", "--video", dest="image", metavar="FILE", help="same as FILE, as an option")
-    add("--question", required=True, metavar="TEXT", help="one question about the image or video")
-    add("--frames", type=int, metavar="N", help="number of frames to sample from a video, 1 to 64")
-    add("--model", default="tokviz-tiny", metavar="NAME", help="menu entry, folder, or Hub id (default: %(default)s)")
-    add_loading_options(parser)
-    add("--seed", type=int, default=0, metavar="N", help="first random seed (default: %(default)s)")
-    add("--max-new-tokens", type=int, default=32, metavar="N", help="maximum answer length (default: %(default)s)")
-    add("--answer", metavar="TEXT", help="the right answer")
-    box = "box in pixels around the evidence; for a video with its sampled frame (from 0); repeatable"
-    add("--evidence", action="append", default=[], metavar="[FRAME:]X0,Y0,X1,Y1", help=box)
-    add("--json", metavar="FILE", help="write the result to FILE")
-    add("--figure", metavar="FILE", help="write a figure to FILE (.png, .svg or .pdf)")
-
-
-def asking_options(arguments: argparse.Namespace, evidence: Sequence[tuple[int | None, Box]]) -> dict[str, Any]:
-    """What all functions that ask take of them. evidence: frames and boxes."""
-    return {
-        "seed": arguments.seed,
-        "max_new_tokens": arguments.max_new_tokens,
-        "expected": arguments.answer,
-        "evidence": [box for _, box in evidence],
-        "evidence_frames": [frame for frame, _ in evidence if frame is not None],
-        "frames": arguments.frames,
-    }
 
 
 def one_file(arguments: argparse.Namespace) -> str:

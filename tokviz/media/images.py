@@ -68,6 +68,27 @@ def read_image(source: str | Path | bytes | Image.Image | None, name: str = "") 
     return _finish(decoded, _decode(source, decoded), name)
 
 
+def image_size(source: str | Path) -> tuple[int, int]:
+    """Width and height in px of an image file as it is shown, from its header alone. Raises BadInput as ``read_image``.
+
+    What only decoding finds, such as a file that was cut short, is not noticed.
+    """
+    with open_file(source, "image") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise BadInput(f"The image file is larger than {MAX_FILE_BYTES // 1_000_000} MB; please use a smaller one.")
+    try:
+        image = _opened(data, FORMATS)
+        _check_limits(image.size)
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except BadInput:
+        raise
+    except (Image.DecompressionBombError, *_DAMAGED) as error:
+        raise BadInput(_IS_DAMAGED) from error
+    return (height, width) if turned else (width, height)
+
+
 def checked_image(
     source: str | Path | bytes, name: str = "", stop: threading.Event | None = None, on_usage: OnUsage = None
 ) -> InputImage:

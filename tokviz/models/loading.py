@@ -30,6 +30,7 @@ from .families import FAMILIES
 from .hub import Progress, Report, weights_reported
 from .kernels import Kernel, choose_kernel, kernels_in_use
 from .load_errors import why_not_loaded
+from .out_of_world import statistics_in
 from .vlm import VisionLanguageModel, loaded_record
 
 # What transformers and safetensors raise on damaged or odd folders (found by damaging them), and torch without memory.
@@ -91,7 +92,7 @@ class Prepared:
             raise BadInput(f"{self.name} is incomplete: its checkpoint lacks {n_missing} of the model's weights.")
         notices = (*self.device_map.notices, *filter(None, [self.kernel.notice]))
         quantization = self.device_map.quantization
-        return _checked(model.eval(), self.processor, self.family, self.name, quantization, notices)
+        return _checked(model.eval(), self.processor, self.family, self.name, quantization, self.folder, notices)
 
 
 def _checked(
@@ -100,6 +101,7 @@ def _checked(
     family: ModelFamily,
     name: str,
     quantization: Quantization | None,
+    folder: Path | None,
     notices: tuple[str, ...] = (),
 ) -> VisionLanguageModel:
     """Raises BadInput or Unsupported for a model and a processor that do not fit together or cannot be served."""
@@ -108,7 +110,7 @@ def _checked(
     record = loaded_record(model, family, name, quantization)
     if "cpu" in record.devices:
         notices += (_PARTLY_ON_CPU,)
-    return VisionLanguageModel(model, processor, family, record, notices)
+    return VisionLanguageModel(model, processor, family, record, notices, statistics_in(folder))
 
 
 def _check_placeholders(model: Any, processor: Any, family: ModelFamily, name: str) -> None:
@@ -260,7 +262,9 @@ def wrap(model: Any, processor: Any, *, name: str | None = None) -> VisionLangua
         raise BadInput(f"{name} knows {n_rows} tokens and its processor writes {n_words}: they do not belong together.")
     bits: dict[str, Quantization] = {"is_loaded_in_4bit": "4bit", "is_loaded_in_8bit": "8bit"}
     quantization = next((said for flag, said in bits.items() if getattr(model, flag, False)), None)
-    return _checked(model, processor, family, name, quantization)
+    return _checked(
+        model, processor, family, name, quantization, folder_of(str(getattr(model.config, "name_or_path", "")))
+    )
 
 
 def _name_of(model: Any) -> str:

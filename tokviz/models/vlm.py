@@ -13,11 +13,14 @@ from .base import ModelFamily
 from .catalog import EMBEDDED, size_words
 from .devices import Quantization
 from .kernels import kernels_in_use
+from .out_of_world import WorldStatistics
 
 
 @dataclass(frozen=True, eq=False)
 class VisionLanguageModel:
     """A loaded model with its processor. ``record`` is what sessions store about it; ``notices`` are for the user.
+
+    world: what tells images that are unlike those it was trained on; only of models of a small, closed world.
 
     Equal to itself only, and hashable: whoever remembers something of a model keeps it in a (weak) table of his own.
     """
@@ -27,6 +30,7 @@ class VisionLanguageModel:
     family: ModelFamily
     record: ModelRecord
     notices: tuple[str, ...] = ()
+    world: WorldStatistics | None = None
 
     def __repr__(self) -> str:
         record = self.record

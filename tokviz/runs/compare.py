@@ -28,7 +28,7 @@ from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..models.prompts import model_inputs
 from ..names import DEFAULT_METHODS, Box, BudgetMeaning
-from ..records import ImageMeasures, Request, Run, Timing, TokenGrid
+from ..records import ImageMeasures, OutOfWorld, Request, Run, Timing, TokenGrid
 from ..short import short_repr
 from ..types import CLS_ATTENTION, Budget, Need
 from .examples import stored_digests
@@ -36,6 +36,7 @@ from .execute import Settings, needs_of, planning_info, run_method, unheard
 from .image_measures import image_measures
 from .inputs import Source, geometry_of, grid_of, image_of, notices_of, open_media, placed_evidence, untrained
 from .metrics import evidence_shares, timing
+from .out_of_world import out_of_world_notice, watched_world
 from .requests import (
     ChosenMethod,
     MethodLike,
@@ -192,6 +193,7 @@ class Job:
     stop: threading.Event
     text_tokens: list[str] = field(default_factory=list)
     measures: ImageMeasures | None = None
+    world: list[OutOfWorld] = field(default_factory=list)
 
     def comparison(self, runs: list[Run], timings: dict[str, Timing]) -> Comparison:
         """The record of the runs so far."""
@@ -210,6 +212,7 @@ class Job:
                 *notices_of(self.media),
                 *untrained(self.vlm, self.media),
                 *drawn_scenes_only(self.vlm, self.media),
+                *out_of_world_notice(self.vlm, self.measures),
                 *unknown_words(self.vlm, self.request.question),
                 *mostly_unseen(self.grid),
             ],
@@ -262,7 +265,7 @@ class Job:
         if n_visual != self.grid.n_tokens:
             raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
         self.text_tokens = text_behind_the_image(self.vlm, prompts[-1])
-        self.measures = image_measures(self.vlm, prompts[-1])
+        self.measures = image_measures(self.vlm, prompts[-1], self.world)
         return prompts
 
     def _needs(self) -> set[Need]:
@@ -289,14 +292,15 @@ class Job:
         length, asked = inputs["input_ids"].shape[1], self.request
         check_context(self.vlm, length, asked.max_new_tokens, asked.question, self.grid)
         shown_evidence = evidence_shares(self.grid, asked.evidence, asked.evidence_frames)
-        return encode(
-            self.vlm.model,
-            self.vlm.family,
-            inputs,
-            needs,
-            question_mask=question_mask,
-            geometry=[geometry_of(self.grid, shown_evidence)],
-        )
+        with watched_world(self.vlm) as self.world:
+            return encode(
+                self.vlm.model,
+                self.vlm.family,
+                inputs,
+                needs,
+                question_mask=question_mask,
+                geometry=[geometry_of(self.grid, shown_evidence)],
+            )
 
 
 def _text_events(emit: Callable[[Event], None], lane: int, comparison: Comparison) -> Callable[[str], None]:
@@ -367,9 +371,9 @@ def unknown_words(vlm: VisionLanguageModel, question: str) -> list[str]:
 def drawn_scenes_only(vlm: VisionLanguageModel, media: InputImage | Video) -> list[str]:
     """What an embedded model knows, beside every answer about anything but the examples, which are all drawn scenes.
 
-    Whether another image is a drawn scene cannot be told from its pixels with certainty, so nothing is said of it.
+    Of an image that the model can tell from those by itself ``out_of_world_notice`` speaks instead.
     """
-    if not vlm.record.embedded or media.record.sha256 in stored_digests():
+    if not vlm.record.embedded or vlm.world is not None or media.record.sha256 in stored_digests():
         return []
     what = "clips" if isinstance(media, Video) else "scenes"
     return [

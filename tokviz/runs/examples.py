@@ -19,7 +19,10 @@ _DIGEST = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
 
 
 class Case(BaseModel):
-    """``case.json``: what a person wrote about a case. Further keys are kept out of the page but allowed."""
+    """``case.json``: what is known of a case. Further keys are kept out of the page but allowed.
+
+    answers: of all methods that were asked, by id. opening: it is the one that the page opens on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -29,6 +32,8 @@ class Case(BaseModel):
     why: str
     source: str = ""
     licence: str = ""
+    answers: dict[str, str] = {}
+    opening: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def stored_digests(folder: Path = EXAMPLES) -> frozenset[str]:
 
 
 def load_examples(folder: Path = EXAMPLES) -> list[Example]:
-    """Load the stored cases that come with tokviz, or those of a folder, by id.
+    """Load the stored cases that come with tokviz, or those of a folder: the opening one first, then by id.
 
     A case is a folder with ``case.json`` and ``session.json``, and the image or clip that the question is about. There
     may be none.
@@ -78,7 +83,7 @@ def load_examples(folder: Path = EXAMPLES) -> list[Example]:
     if not folder.is_dir():
         return []
     cases = sorted(path.parent for path in folder.glob("*/case.json") if (path.parent / "session.json").is_file())
-    return [_load(case) for case in cases]
+    return sorted(map(_load, cases), key=lambda example: not example.case.opening)
 
 
 def _load(folder: Path) -> Example:

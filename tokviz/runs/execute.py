@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from ..answers import CUT_ANSWER
 from ..engine import Answer, Prompt, StageEvent, answer, running_on, selector, shorten
 from ..errors import BadInput, Stopped
 from ..models.base import ModelFamily, decode_flops, merging_flops, prefill_flops
@@ -32,7 +33,6 @@ from .traces import stage_records
 
 EMPTY_ANSWER = "The model gave an empty answer."
 NOTHING_WEIGHED = "No token carries another here, so that rectify changed nothing."
-CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..engine import Prompt, VisionSignals
 from ..models.loading import VisionLanguageModel
-from ..records import ImageMeasures, Run
+from ..records import ImageMeasures, OutOfWorld, Run
 from ..types import CLS_ATTENTION
 from .metrics import selected
 
@@ -23,8 +23,11 @@ _NO_CLS = "{} has no [CLS] token, whose attention the entropy would be of."
 _TOO_LARGE = "The effective rank was not measured: {} tokens of {} numbers each take too long beside a comparison."
 
 
-def image_measures(vlm: VisionLanguageModel, prompt: Prompt) -> ImageMeasures:
-    """The numbers of an encoded prompt of one image or video; ``CLS_ATTENTION`` was asked for where there is [CLS]."""
+def image_measures(vlm: VisionLanguageModel, prompt: Prompt, world: Sequence[OutOfWorld] = ()) -> ImageMeasures:
+    """The numbers of an encoded prompt of one image or video; ``CLS_ATTENTION`` was asked for where there is [CLS].
+
+    world: what ``watched_world`` saw while the prompt was encoded.
+    """
     vision = prompt.vision[0]
     weights = vision.seen.get("cls_attention", {}).get(CLS_ATTENTION.layer or "feature")
     rank, notes = mean_effective_rank(vision), []
@@ -40,6 +43,7 @@ def image_measures(vlm: VisionLanguageModel, prompt: Prompt) -> ImageMeasures:
         else mean_of_known(attention_entropy(weights[rows]) for rows in views),
         effective_rank=rank,
         views=len(views),
+        out_of_world=next(iter(world), None),
         notes=notes,
     )
 

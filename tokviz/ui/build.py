@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,16 +21,34 @@ from ..serving.model_menu import model_options
 from ..serving.queue import stop_all
 from ..serving.running import Loader, Runner, run_request
 from ..serving.storage import storage
+from ..workbench.service import Workbench
 from . import numbers, text
-from .api import add_endpoints, method_notes
+from .api import add_endpoints
 from .api_studies import add_study_endpoints
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
-from .components import ASSETS, MAX_UPLOAD_MB, ExamplePills, FileButton, Notice, PageHead, PatchView
+from .components import (
+    ASSETS,
+    MAX_UPLOAD_MB,
+    AboutPage,
+    ExampleCards,
+    FileButton,
+    Notice,
+    NumbersTable,
+    PageHead,
+    PatchView,
+    WorkbenchView,
+    script,
+)
+from .compression import CompressedPage
 from .failures import with_sentences
 from .files import figure_choices, request_file, session_file
-from .form import RequestForm, build_form, read_only, stored_methods
+from .form import INPUTS, RequestForm, build_form, read_only, stored_methods
 from .handlers import Handlers
 from .link_preview import LinkPreview
+from .method_notes import method_page
+from .outcomes import cards
+from .workbench_page import CaseHandlers
+from .workbench_routes import workbench_routes
 
 _TO_ANSWERS = """(...values) => {
   document.dispatchEvent(new CustomEvent('tokviz:asked'));
@@ -40,11 +57,9 @@ _TO_ANSWERS = """(...values) => {
 }"""
 """A run's lanes belong to the file that is in the form now. Narrow screens have them above the form: take the reader
 there."""
-_REMEMBER = "(key) => { try { sessionStorage.setItem('tokviz-shown', key || ''); } catch { /* private window */ } }"
-_RECALL = """(key, model) => {
-  try { return [sessionStorage.getItem('tokviz-shown') || '', model]; } catch { return ['', model]; }
-}"""
-"""What a tab shows is shown again when it is loaded anew. Each tab has its own memory, in the browser."""
+_RECALL = "(key, model) => [window.tokvizMemory?.recall() ?? '', model]"
+_RECALLED = "(model) => { window.tokvizMemory?.chosen(model); window.tokvizMemory?.recalled(); }"
+"""What a tab shows and asks is there again when it is loaded anew: the browser remembers it, see page_memory.js."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _CHEAP: dict[str, Any] = {**_QUIET, "concurrency_limit": 8}
 """Events without a model have places of their own, whoever waits for one."""
@@ -58,11 +73,13 @@ def build_page(
     load: Loader = load_steps,
     pruners: Sequence[Pruner] | None = None,
     examples: Sequence[Example] | None = None,
+    workbench: Workbench | None = None,
 ) -> gr.Blocks:
     """The whole page. No model is loaded here.
 
     Args: run does the model's work (app.py may wrap it for ZeroGPU), load makes a model ready. pruners: default every
-    method. examples: default the stored ones; the first is open when the page appears.
+    method. examples: default the stored ones; the first is open when the page appears. workbench: runs that can be
+    browsed; ``launch_settings`` must be given the same.
     """
     if pruners is None:
         import tokviz
@@ -74,6 +91,8 @@ def build_page(
     models = [(option.label, option.shown) for option in model_options()]
     with PageBlocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
         PageHead(elem_id="tokviz-head")
+        AboutPage(elem_id="tokviz-about")
+        failures = None if workbench is None else WorkbenchView(elem_id="tokviz-workbench")
         with gr.Row(elem_id="tokviz-page"):
             with gr.Column(elem_id="tokviz-request", min_width=280):
                 form = build_form(pruners, models, *_start(act), act.missing(models[0][1]))
@@ -91,7 +110,7 @@ def build_page(
                         elem_id="tokviz-cost",
                     )
             with gr.Column(elem_id="tokviz-main", min_width=280):
-                chooser = _example_chooser(examples)
+                chooser = _example_chooser(examples, pruners)
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
                 first = examples[0].comparison if examples else None
                 tabs = _tabs(pruners, first)
@@ -112,8 +131,12 @@ def build_page(
         shown = [*results, *form.inputs, form.total]
         if chooser is not None:
             chooser.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
-            show = with_sentences(lambda index, name: act.show_example(form, index, name))
-            changes.append(chooser.select(show, [chooser, form.model], shown, **_CHEAP))
+            show = with_sentences(lambda index, *values: act.choose_example(form, index, values))
+            changes.append(chooser.select(show, [chooser, *form.inputs], shown, **_CHEAP))
+        if failures is not None and workbench is not None:
+            failures.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
+            open_case = with_sentences(CaseHandlers(act, workbench, form).open)
+            changes.append(failures.select(open_case, [failures, form.model], shown, **_CHEAP))
         tabs.opener.upload(with_sentences(act.leave), None, None, queue=False, **_QUIET)
 
         async def open_file(path: str | None, name: str, request: gr.Request) -> list[Any]:
@@ -130,8 +153,10 @@ def build_page(
         draw = with_sentences(act.figure)
         tabs.figure.click(draw, drawn, [tabs.figure_files, notice], api_visibility="private", concurrency_limit=2)
         again = with_sentences(lambda key, name: act.show_again(form, key, name))
-        changes.append(page.load(again, [key, form.model], shown, js=_RECALL, **_CHEAP))
-        key.change(None, key, None, js=_REMEMBER, **_QUIET)
+        recalled = page.load(again, [key, form.model], shown, js=_RECALL, **_CHEAP)
+        recalled.then(None, form.model, None, js=_RECALLED, **_QUIET)
+        changes.append(recalled)
+        _remember(form, key)
         fill = with_sentences(act.tabs)
         for change in changes:
             change.then(fill, key, [tabs.session, tabs.table, *drawn[2:]], queue=False, **_QUIET)
@@ -143,9 +168,32 @@ def build_page(
     return page
 
 
-def launch_settings() -> dict[str, Any]:
+def _remember(form: RequestForm, key: gr.Textbox) -> None:
+    """Whatever changes in the form or the lanes is kept in the browser and in the address; the server is not asked."""
+    names = [name for name in INPUTS if name != "image"]
+    fields = [getattr(form, name) for name in names]
+    js = f"""(key, ...values) => {{
+      const {{ menu, ...form }} = Object.fromEntries({names}.map((name, i) => [name, values[i]]));
+      window.tokvizMemory?.chosen(form.model);
+      window.tokvizMemory?.remember(key, {{ ...form, methods: menu?.chosen ?? [] }});
+    }}"""
+    gr.on(
+        [key.change, form.menu.input, *(field.change for field in fields)], None, [key, *fields], None, js=js, **_QUIET
+    )
+
+
+_FONTS = "".join(
+    f'<link rel="preload" as="font" type="font/woff2" href="static/fonts/IBMPlexSans/IBMPlexSans-{weight}.woff2" '
+    "crossorigin>"
+    for weight in ("Regular", "Bold")
+)
+"""Both are needed for the first lane; without this the browser learns of them when it draws the words."""
+
+
+def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
     """Arguments of ``launch`` that are part of the design: look, limits, privacy. Host and port are the caller's."""
     distrust_forwarded()
+    routes = {} if workbench is None else {"routes": workbench_routes(workbench)}
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "page.css"],
@@ -161,8 +209,13 @@ def launch_settings() -> dict[str, Any]:
         "_frontend": False,
         "state_session_capacity": SESSIONS,
         "app_kwargs": {
-            "middleware": [Middleware(Doors, queue_of=EventQueue), Middleware(LinkPreview)],
+            "middleware": [
+                Middleware(Doors, queue_of=EventQueue),
+                Middleware(CompressedPage),
+                Middleware(LinkPreview, more=f"{_FONTS}<script>{script('page_memory.js')}</script>"),
+            ],
             "lifespan": tidied(stop_all),
+            **routes,
         },
     }
 
@@ -201,7 +254,7 @@ def theme() -> gr.themes.Base:
         text_size="md",
         spacing_size="sm",
         font=[LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
-        font_mono=[LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
     ).set(
         block_border_width="0px",
         block_label_border_width="0px",
@@ -233,18 +286,17 @@ def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     return start, comparison.grid.n_tokens
 
 
-def _example_chooser(examples: Sequence[Example]) -> ExamplePills | None:
+def _example_chooser(examples: Sequence[Example], pruners: Sequence[Pruner]) -> ExampleCards | None:
     if not examples:
         return None
-    names = [text.example_name(example.case.question, example.comparison.video is not None) for example in examples]
-    return ExamplePills(names, label="Examples", elem_id="tokviz-examples")
+    return ExampleCards(cards(examples, pruners), label="Examples", elem_id="tokviz-examples")
 
 
 @dataclass
 class _Tabs:
     """Components of the tabs below the lanes that events need."""
 
-    table: gr.Dataframe
+    table: NumbersTable
     session: gr.DownloadButton
     opener: FileButton
     figure: gr.Button
@@ -257,22 +309,15 @@ class _Tabs:
 def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
     with gr.Tabs(elem_id="tokviz-tabs"):
         with gr.Tab("Numbers"):
-            table = gr.Dataframe(
-                numbers.table(first) if first else None,
-                headers=numbers.TABLE_HEADERS,
-                interactive=False,
-                label="Numbers of every run",
-                column_widths=[*numbers.TABLE_WIDTHS],
-                elem_id="tokviz-table",
-            )
-        with gr.Tab("Methods"):
-            gr.Markdown(_method_table(pruners), elem_id="tokviz-method-notes")
-            with gr.Accordion("Where paper and code differ or say nothing, and what tokviz does", open=False):
-                gr.Markdown(_method_notes(pruners))
+            table = NumbersTable(numbers.table(first) if first else None, elem_id="tokviz-table")
+        with gr.Tab("Methods") as methods_tab:
+            notes = gr.HTML(elem_id="tokviz-method-notes")
+            # Long, and seldom read: it comes when it is asked for.
+            methods_tab.select(lambda: method_page(pruners), None, notes, queue=False, **_QUIET)
         with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
             with gr.Column(min_width=200):
                 value = session_file(first) if first else None
-                session = gr.DownloadButton("Download session.json", value, elem_id="tokviz-session")
+                session = gr.DownloadButton("Download the session (JSON)", value, elem_id="tokviz-session")
                 opener = FileButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
             with gr.Column(min_width=200):
                 view = gr.Dropdown(text.FIGURE_VIEWS, value="kept", label="View", filterable=False)
@@ -284,30 +329,6 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
                 make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
                 files = gr.File(label="Figure", interactive=False, visible=False, elem_id="tokviz-figure-files")
     return _Tabs(table, session, opener, make, view, level, frames, files)
-
-
-def _method_notes(pruners: Sequence[Pruner]) -> str:
-    """The notes of every method that has some, as lists. Markdown of our own files only."""
-    noted = [(pruner.label, notes) for pruner in pruners if (notes := method_notes(pruner.id))]
-    return "\n\n".join(
-        "\n".join([f"**{label}**", "", *(f"- {_literal(note)}" for note in notes)]) for label, notes in noted
-    )
-
-
-def _literal(words: str) -> str:
-    """Text that Markdown must not read as markup; code in backticks stays code."""
-    parts = words.split("`")
-    return "`".join(part if i % 2 else re.sub(r"([\\*_{}\[\]<>#|$~])", r"\\\1", part) for i, part in enumerate(parts))
-
-
-def _method_table(pruners: Sequence[Pruner]) -> str:
-    """What each method claims, with its paper. Markdown of our own constants only."""
-    lines = ["| method | family | what it does | source |", "|---|---|---|---|"]
-    for pruner in pruners:
-        paper = pruner.paper
-        source = f"[{paper.authors}, {paper.year}]({paper.url})" if paper else "control"
-        lines.append(f"| **{pruner.label}** | {text.FAMILY_LABELS[pruner.family]} | {pruner.claim} | {source} |")
-    return "\n".join(lines)
 
 
 def _wire_run(act: Handlers, form: RequestForm, compare: gr.Button, stop: gr.Button, outputs: list[Any]) -> Any:

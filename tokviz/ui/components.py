@@ -7,6 +7,7 @@ scripts in ``assets/``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -30,9 +31,14 @@ _VIEW_SCRIPTS = (
     "patch_groups.js",
     "answer_words.js",
     "patch_lane.js",
+    "lane_outcome.js",
+    "lane_numbers.js",
+    "answers_bar.js",
+    "outcomes.js",
     "patch_tools.js",
     "patch_sides.js",
     "view_settings.js",
+    "view_memory.js",
     "chart_draw.js",
     "why_panel.js",
     "patch_table.js",
@@ -42,10 +48,25 @@ _VIEW_SCRIPTS = (
     "patch_view.js",
 )
 
+_WORKBENCH_SCRIPTS = (
+    "workbench_state.js",
+    "workbench_facets.js",
+    "workbench_cards.js",
+    "workbench_case.js",
+    "workbench_map.js",
+    "workbench_tables.js",
+    "workbench.js",
+)
+
 
 def asset(name: str) -> str:
     """The text of a file in ``assets/``."""
     return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def script(name: str) -> str:
+    """A script in ``assets/`` as it travels: lines that are comments, a sixth of all, stay here."""
+    return re.sub(r"(?m)^[ \t]*//.*\n", "", asset(name))
 
 
 class Widget(gr.HTML):
@@ -63,7 +84,7 @@ class Widget(gr.HTML):
             value=value,
             html_template=asset(self._html) if self._html.endswith(".html") else self._html,
             css_template=asset(self._css) if self._css else "",
-            js_on_load="\n".join(map(asset, self._scripts)),
+            js_on_load="\n".join(map(script, self._scripts)),
             apply_default_css=False,
             **html_options,
         )
@@ -83,10 +104,29 @@ class PatchView(Widget):
         return packed(value) if value else value
 
 
-class PageHead(Widget):
-    """Name of the page, chips about the model that answered, switch between light and dark."""
+class WorkbenchView(Widget):
+    """The failure workbench. It asks for its data itself, see ``workbench_routes``; its value only says which case is
+    to be opened in the lanes. Raises the event ``select`` then.
+    """
 
-    _html, _scripts = "page_head.html", ("page_head.js",)
+    _html, _css, _scripts = "workbench.html", "workbench.css", _WORKBENCH_SCRIPTS
+
+    def preprocess(self, payload: Any) -> dict[str, Any]:  # type: ignore[override]
+        """What a browser wants to open, unchecked; empty for anything of another shape."""
+        wanted = payload.get("open") if isinstance(payload, dict) else None
+        return wanted if isinstance(wanted, dict) else {}
+
+
+class PageHead(Widget):
+    """Name and purpose of the page, chips about the model that answered, guide, switch between light and dark."""
+
+    _html, _scripts = "page_head.html", ("hints.js", "guide.js", "page_head.js")
+
+
+class AboutPage(Widget):
+    """What a visual token is, the kinds of methods, what the numbers mean, limits: a dialog at ``#about``."""
+
+    _html, _css, _scripts = "about.html", "about.css", ("about.js",)
 
 
 class Notice(Widget):
@@ -103,24 +143,33 @@ def notice(kind: Literal["info", "busy", "error"], text: str) -> dict[str, str]:
     return {"kind": kind, "text": text}
 
 
-class ExamplePills(Widget):
-    """Buttons with the names of the examples. Raises the event ``select``; the value in Python is the chosen index.
+class ExampleCards(Widget):
+    """Cards of the examples, as of ``outcomes.cards``. Raises the event ``select``; the value in Python is the index.
 
-    Not ``gr.Dataset``: its pills come after the lanes and push them down, and the one that was pressed last stays lit
+    Not ``gr.Dataset``: its items come after the lanes and push them down, and the one that was pressed last stays lit
     whatever is shown since.
     """
 
-    _html, _css, _scripts = "example_pills.html", "example_pills.css", ("example_pills.js",)
+    _html, _css, _scripts = "example_cards.html", "example_cards.css", ("example_cards.js",)
 
-    def __init__(self, value: Sequence[str] | dict[str, Any] = (), **html_options: Any):
-        super().__init__(value if isinstance(value, dict) else {"names": list(value), "chosen": None}, **html_options)
+    def __init__(self, value: Sequence[dict[str, Any]] | dict[str, Any] = (), **html_options: Any):
+        super().__init__(value if isinstance(value, dict) else {"cards": list(value), "chosen": None}, **html_options)
 
     def preprocess(self, payload: Any) -> int:  # type: ignore[override]
         """The index that a browser chose. Raises gr.Error when it is none of ours."""
         chosen = payload.get("chosen") if isinstance(payload, dict) else None
-        if type(chosen) is not int or not 0 <= chosen < len(self.value["names"]):
+        if type(chosen) is not int or not 0 <= chosen < len(self.value["cards"]):
             raise gr.Error("There is no such example.", print_exception=False)
         return chosen
+
+
+class NumbersTable(Widget):
+    """The numbers of every run: a table that can be sorted and copied. The value is the dict of ``numbers.table``.
+
+    Not ``gr.Dataframe``: its script is a tenth of what the page loads.
+    """
+
+    _html, _css, _scripts = "numbers_table.html", "numbers_table.css", ("numbers_table.js",)
 
 
 class MethodMenu(Widget):

@@ -21,7 +21,7 @@ from ..records import ImageRecord, Record, TokenGrid
 from ..serving.model_menu import model_options
 from ..serving.storage import storage, temporary_file
 from ..session_limits import MAX_BYTES
-from . import numbers
+from . import numbers, text
 from .failures import refusal
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
-SESSION_FILE = "tokviz-session.json"
 OPENING_S = 15.0
 """Time on the wall that the images of an opened session may take, all together."""
 _MIME_TYPES = {".webm": "video/webm", ".mov": "video/quicktime"}
@@ -100,8 +99,12 @@ def shown_files(comparison: Comparison, from_stranger: bool = False) -> dict[str
     when one is no image or all of them take too long.
     """
     read = _read_carefully(time.monotonic() + OPENING_S) if from_stranger else _read
+    record = comparison.image
+    if comparison.video is None and not from_stranger and max(record.width, record.height) <= _DISPLAY_SIDE:
+        own = request_file(comparison)  # the form shows it, too: one file, loaded once
+        return {"image": None if own is None else own.model_dump()}
     if comparison.video is None:
-        return {"image": display_file(comparison.image, read=read)}
+        return {"image": display_file(record, read=read)}
     return {"frames": [display_file(frame.image, _FRAME_SIDE, read) for frame in comparison.video.frames]}
 
 
@@ -158,9 +161,12 @@ def request_file(comparison: Comparison, clip: Path | None = None) -> FileData |
 
 
 def session_file(comparison: Comparison) -> str:
-    """The session for download, in a folder that is named by its content. Raises BadInput when the disk is full."""
-    data = comparison.to_json().encode()
-    name = f"{hashlib.sha256(data).hexdigest()}/{SESSION_FILE}"
+    """The session for download, in a folder that is named by its content. Raises BadInput when the disk is full.
+
+    Its own name says what it holds, for whoever takes it away.
+    """
+    data, request = comparison.to_json().encode(), comparison.request
+    name = f"{hashlib.sha256(data).hexdigest()}/{text.file_stem(request.question, request.budget)}.json"
     return str(temporary_file(name, lambda path: path.write_bytes(data)))
 
 
@@ -204,7 +210,7 @@ def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[
 
 @functools.lru_cache(maxsize=256)
 def of_session(session: str) -> tuple[Any, ...]:
-    """The table of a session file, and its ``figure_choices``. The name of the file follows from its content."""
+    """The table of a session file, and its ``figure_choices``. The path of the file follows from its content."""
     comparison = read_session(session)
     return numbers.table(comparison), *figure_choices(comparison)
 

@@ -198,7 +198,11 @@ def _budget(start: Mapping[str, Any], n_tokens: int | None) -> dict[str, Any]:
     gr.on([budget.change, total.change], None, [budget, total], part, js=SHOW_SHARE, api_visibility="private")
     _published_budgets(budget, total, n_tokens or LLAVA_TOKENS)
     budget_as = gr.Dropdown(
-        text.BUDGET_MEANINGS, value=start.get("budget_as", "published"), label="Counted as", filterable=False
+        text.BUDGET_MEANINGS,
+        value=start.get("budget_as", "published"),
+        label="Counted as",
+        filterable=False,
+        elem_id="tokviz-counted-as",
     )
     return {"budget": budget, "total": total, "budget_as": budget_as}
 

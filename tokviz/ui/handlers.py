@@ -9,6 +9,7 @@ import hashlib
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..pruners.pruner import Pruner
 from ..runs.examples import Example
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded, loading_notices, model_facts, planning
-from ..serving.model_menu import check_may_load, model_option
+from ..serving.model_menu import check_may_load, model_option, model_options
 from ..serving.queue import RunQueue, Shares, StopFlags, Waiting, Working, in_turn
 from ..serving.running import PACE, Loader, Runner, RunRequest, RunSize, is_zero_gpu
 from ..serving.storage import storage, temporary_file
@@ -31,7 +32,6 @@ from . import text
 from .components import notice
 from .failures import UNEXPECTED, log_failure
 from .files import (
-    SESSION_FILE,
     VIDEOS,
     figure_options,
     fitting_model,
@@ -41,11 +41,14 @@ from .files import (
     session_file,
     shown_files,
 )
-from .form import RequestForm, is_whole, missing_by_method, read_menu
+from .form import INPUTS, RequestForm, is_whole, missing_by_method, read_menu
+from .memory import Memory, remembered
+from .outcomes import outcomes
 from .payload import Live, to_payload
 
 _TEXT_EVERY_S = 0.12
 """Streamed text is sent on at most this often, in seconds: the eye needs no more."""
+_KNOWN = 100
 FIGURE_FORMATS = ("png", "svg", "pdf")
 _SKIP = gr.skip()
 
@@ -75,8 +78,26 @@ class Handlers:
         self.checks = Shares(at_once=3, most=12)
         self.openings = Shares(at_once=1, most=4)
         self._known: dict[str, list[Comparison]] = {}
+        self._learnt: deque[tuple[str, Comparison]] = deque()
+        self._learning = threading.Lock()
         for example in self.examples:
             self._known.setdefault(_file_digest(example.comparison), []).append(example.comparison)
+
+    def know(self, comparison: Comparison) -> None:
+        """Remember the right answer and the evidence of what is shown, for a live run of the same question.
+
+        Of the last ``_KNOWN`` such questions; whoever asks the same of the same image learns the same.
+        """
+        digest = _file_digest(comparison)
+        with self._learning:
+            known = self._known.get(digest, [])
+            if any(one.request.question == comparison.request.question for one in known):
+                return
+            self._known[digest] = [*known, comparison]
+            self._learnt.append((digest, comparison))
+            if len(self._learnt) > _KNOWN:
+                digest, oldest = self._learnt.popleft()
+                self._known[digest] = [one for one in self._known[digest] if one is not oldest]
 
     # --- showing -----------------------------------------------------------------------------------------------------
 
@@ -89,7 +110,7 @@ class Handlers:
             why=example.why,
             origin=f"Example · stored result of {example.comparison.model.name}, not computed now",
             **shown_files(example.comparison),
-        ) | {"example": index}
+        ) | {"example": index, "example_name": example.id, "outcomes": outcomes(example, self.pruners)}
 
     def show_example(self, form: RequestForm, index: int, model: str) -> list[Any]:
         """Outputs: view, notice, key of what is shown, then the form's inputs and total.
@@ -100,6 +121,22 @@ class Handlers:
         comparison = example.comparison
         filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison))
         return [self.example_payload(index), None, f"example-{index}", *filled]
+
+    def choose_example(self, form: RequestForm, index: int, values: Sequence[Any]) -> list[Any]:
+        """``show_example``; when it replaces settings of the form, the notice says which.
+
+        values: those of ``form.inputs``.
+        """
+        before = dict(zip(INPUTS, values, strict=True))
+        view, _, key, *filled = self.show_example(form, index, before["model"])
+        request = self.examples[index].comparison.request
+        changed = [
+            (label, str(before[name]), str(getattr(request, name)))
+            for name, label in text.EXAMPLE_SETTINGS.items()
+            if before[name] != getattr(request, name)
+        ]
+        told = notice("info", text.set_by_example(changed)) if changed else None
+        return [view, told, key, *filled]
 
     def missing(self, model: str) -> dict[str, str]:
         """What each method lacks on a model, as sentences; empty while nothing is known of the model."""
@@ -303,28 +340,53 @@ class Handlers:
             async with self.openings.turn(address_of(request.client, request.headers)):
                 return await asyncio.to_thread(self.opened_session, form, path, model)
         except BadInput as error:
-            return [gr.skip(), notice("error", str(error)), *self._kept(form)]
+            return [gr.skip(), notice("error", str(error)), *self.kept(form)]
 
     def opened_session(self, form: RequestForm, path: str | None, model: str) -> list[Any]:
         """Show an uploaded session file. Outputs and ``model`` as of ``show_example``. Raises BadInput."""
         if path is None:
-            return [gr.skip(), None, *self._kept(form)]
+            return [gr.skip(), None, *self.kept(form)]
         comparison = read_session(path)
         words = text.SESSION_OPEN if comparison.video is None else text.VIDEO_SESSION_OPEN
-        return self._reopened(form, comparison, "Opened session · numbers as they were stored", words, model)
+        return self.reopened(form, comparison, "Opened session · numbers as they were stored", words, model)
 
-    def show_again(self, form: RequestForm, key: str, model: str) -> list[Any]:
-        """What a page showed before it was loaded anew. Outputs and ``model`` as of ``show_example``.
+    def show_again(self, form: RequestForm, memory: str, model: str) -> list[Any]:
+        """What a page showed before it was loaded anew, or what a link asks for. Outputs as of ``show_example``.
 
-        ``key`` comes from the browser; one that is not known, or no longer, leaves the first screen as it is.
+        ``memory`` comes from the browser, see ``memory.remembered``; what is not known, or no longer, leaves the first
+        screen as it is. The form gets back what was in it; whose lanes are shown does not change that.
         """
-        example = self._example_of(key)
+        known = remembered(memory, self.pruners)
+        chosen = known.form.get("model", model)
+        if chosen not in {option.shown for option in model_options()}:
+            chosen = model
+        outputs = self._shown_again(form, known, chosen)
+        n_shown = len(outputs) - len(INPUTS) - 1
+        for at, name in enumerate(INPUTS, n_shown):
+            if name == "model":
+                outputs[at] = chosen if chosen != model else outputs[at]
+            elif name == "budget" and name in known.form:
+                outputs[at] = self._budget(known.form[name], outputs[at])
+            elif name in known.form:
+                outputs[at] = known.form[name]
+        return outputs
+
+    def _shown_again(self, form: RequestForm, known: Memory, model: str) -> list[Any]:
+        example = next((i for i, one in enumerate(self.examples) if one.id == known.example), None)
+        if example is None and not known.example:
+            example = self._example_of(known.shown)
         if example:  # the first is on the first screen
             return self.show_example(form, example, model)
-        path = None if example == 0 else self._shown_file(key)
+        path = None if example == 0 else self._shown_file(known.shown)
         if path is None:
-            return [gr.skip(), None, *self._kept(form)]
-        return self._reopened(form, read_session(path), "Shown again after the page was reloaded", None, model)
+            return [gr.skip(), None, *self.kept(form)]
+        return self.reopened(form, read_session(path), "Shown again after the page was reloaded", None, model)
+
+    @staticmethod
+    def _budget(tokens: int, shown: Any) -> Any:
+        """The budget field's update: not beyond what the model makes of the image, where that is known."""
+        most = shown.get("maximum") if isinstance(shown, dict) else None
+        return gr.update(value=min(tokens, most)) | {"maximum": most} if most else gr.update(value=tokens)
 
     def _example_of(self, key: str) -> int | None:
         found = re.fullmatch(r"example-(\d{1,4})", key)
@@ -335,18 +397,23 @@ class Handlers:
         example = self._example_of(key)
         if example is not None:
             return session_file(self.examples[example].comparison)
-        path = storage().folder / "tokviz" / key / SESSION_FILE
-        return str(path) if re.fullmatch(r"[0-9a-f]{64}", key) and path.is_file() else None
+        if not re.fullmatch(r"[0-9a-f]{64}", key):
+            return None
+        return next(map(str, (storage().folder / "tokviz" / key).glob("tokviz-*.json")), None)
 
-    def _reopened(
+    def reopened(
         self, form: RequestForm, comparison: Comparison, origin: str, words: str | None, model: str
     ) -> list[Any]:
+        """A stored comparison with its form. origin: where it comes from; words: for the notice.
+
+        Outputs and ``model`` as of ``show_example``. Raises BadInput.
+        """
         view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
         filled = form.filled_from(comparison, None, fitting_model(model, comparison))
         return [view, notice("info", words) if words else None, _key_of(comparison), *filled]
 
     @staticmethod
-    def _kept(form: RequestForm) -> list[Any]:
+    def kept(form: RequestForm) -> list[Any]:
         """Everything behind view and notice stays as it is."""
         return [gr.skip()] * (2 + len(form.inputs))
 
@@ -371,7 +438,9 @@ class Handlers:
             draw = functools.partial(save_figure, comparison, **options)
             # Asked for again it is the same file: the session's name, too, follows from its content.
             name = hashlib.sha256(repr((session, sorted(options.items()))).encode()).hexdigest()
-            files = [str(temporary_file(f"figure-{name}/tokviz.{kind}", draw)) for kind in FIGURE_FORMATS]
+            asked = comparison.request
+            stem = text.file_stem(asked.question, asked.budget, view)
+            files = [str(temporary_file(f"figure-{name}/{stem}.{kind}", draw)) for kind in FIGURE_FORMATS]
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
         return [gr.update(value=files, visible=True), None]

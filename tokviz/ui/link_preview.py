@@ -1,4 +1,4 @@
-"""What a link to the page looks like where it is pasted: title and description, from the served HTML.
+"""The head of the page's document: what a link to it looks like where it is pasted, and what must be there first.
 
 Gradio's template names itself in the preview tags, twice, and no argument of ``launch`` reaches them; a crawler runs no
 script. So the head of the page is rewritten on its way out.
@@ -23,11 +23,14 @@ _CONFIG = b"window.gradio_config"
 
 
 class LinkPreview:
-    """ASGI middleware that puts our preview tags in the place of Gradio's; every other response passes untouched."""
+    """ASGI middleware that puts our preview tags in the place of Gradio's; every other response passes untouched.
 
-    def __init__(self, app: ASGIApp, title: str = TITLE, description: str = DESCRIPTION):
+    ``more``: further markup for the head. What ``launch`` is given for it comes only when Gradio's scripts run.
+    """
+
+    def __init__(self, app: ASGIApp, title: str = TITLE, description: str = DESCRIPTION, more: str = ""):
         self.app = app
-        self.tags = preview_tags(title, description).encode()
+        self.tags = (preview_tags(title, description) + more).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; the HTML of the page itself is sent with other preview tags."""

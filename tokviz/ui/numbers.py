@@ -132,6 +132,10 @@ def _spread(run: Run, comparison: Comparison) -> list[Number]:
         entropy = found.attention_entropy
         value, how = ("–", "no [CLS]") if entropy is None else (f"{entropy:.2f} nats", "of [CLS]")
         lines.append(Number("attention entropy", value, how=how, look="measured"))
+        if found.out_of_world is not None:
+            world = found.out_of_world
+            limit = f"{'above' if world.is_outside else 'below'} {world.threshold:.1f}"
+            lines.append(Number("out-of-world score", f"{world.score:.1f}", how=limit, look="measured"))
     return lines
 
 

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..answers import answer_words
+from ..answers import answer_words, cut_after
 from ..comparison import Comparison
 from ..errors import BadInput
-from ..names import UNPRUNED, MethodFamily
+from ..names import AS_MINED, UNPRUNED, MethodFamily
 from ..records import (
     Chart,
     Reading,
@@ -146,6 +146,7 @@ def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str
         "status": "error" if run.error else "done",
         "answer": run.answer,
         "said": _said(comparison, run),
+        "cut": cut_after(run.warnings),
         "verdict": None if judged is None else {"kind": judged.tone, "sign": judged.sign, "text": judged.text},
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
         "stages": _stages(run, comparison.grid),
@@ -163,6 +164,7 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
         "status": "running" if index == live.running else "waiting",
         "answer": live.answers.get(index, ""),
         "said": [],
+        "cut": None,
         "verdict": None,
         "numbers": [],
         "stages": [],
@@ -190,7 +192,8 @@ def _serving(flag: ServingFlag) -> dict[str, str]:
 def _head(key: str, label: str, variant: str, family: MethodFamily) -> dict[str, Any]:
     """``label`` ends with the variant, if there is one."""
     shown = "" if key == UNPRUNED else text.FAMILY_LABELS[family]
-    return {"key": key, "label": label, "variant": cut(variant), "family": shown}
+    why = "" if key == UNPRUNED else text.FAMILY_EXPLAINED[family]
+    return {"key": key, "label": label, "variant": cut(variant), "family": shown, "family_why": why}
 
 
 def _stages(run: Run, grid: TokenGrid) -> list[dict[str, Any]]:
@@ -293,6 +296,8 @@ def _facts(stage: StageRecord) -> list[list[str]]:
         facts.append(["planned to keep", fact_value(stage.planned_keep)])
     if stage.rectify or stage.assignment is not None:
         facts.append(["merged tokens weigh", text.WEIGHTS[stage.rectify]])
+    if AS_MINED in stage.facts:  # what is not stored is not told
+        return facts
     return [*facts, ["positions of later tokens", text.POSITIONS[stage.positions]]]
 
 

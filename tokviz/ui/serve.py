@@ -11,16 +11,19 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import atexit
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import Event as Flag
 from typing import Any, NoReturn
 
-from ..errors import BadInput
+from ..errors import BadInput, is_installed
+from ..files import resource
 from ..media.worker import warm_up
 from ..serving.model_cache import ModelSpec, model
 from ..serving.model_menu import model_options
 from ..serving.queue import all_over, stop_all
 from ..serving.running import RunRequest, declared_seconds, is_zero_gpu, opened, run_request
+from ..workbench.manifest import is_run
+from ..workbench.service import Workbench
 from . import text
 from .agents import serve_agents
 from .build import build_page, launch_settings
@@ -52,6 +55,21 @@ def zero_gpu_runner() -> Any:
     return run
 
 
+SHIPPED_RUNS = "examples/runs"
+"""Where the runs lie that come with tokviz."""
+
+
+def mined_runs(place: str | None, media: Sequence[str] = ()) -> Workbench | None:
+    """The runs to browse. Strangers on a Space may look, not write. Raises BadInput when the place holds none."""
+    read_only = bool(os.environ.get("SPACE_ID"))
+    if place is not None:
+        return Workbench(place, media=media, read_only=read_only)
+    shipped = resource(SHIPPED_RUNS)
+    if not shipped.is_dir() or not any(map(is_run, shipped.iterdir())) or not is_installed("duckdb"):
+        return None
+    return Workbench(shipped, media=media, read_only=read_only)
+
+
 def _stop(*_: Any) -> None:
     """End running answers at their next token; what waits for the server then closes it and cleans up."""
     stop_all()
@@ -67,18 +85,23 @@ def _address() -> tuple[str, int]:
     return host, int(port)
 
 
-def serve() -> NoReturn:
+def serve(runs: str | None = None, media: Sequence[str] = ()) -> NoReturn:
     """Build the page, serve it where the environment says until SIGINT or SIGTERM, and end the process.
 
-    Raises BadInput when it cannot be served there.
+    Args:
+        runs: A mined run, or a folder of them, to be browsed. None: that which comes with tokviz, if there is one.
+        media: Folders in which the images of its cases are looked for as well.
+
+    Raises BadInput when it cannot be served there, or there is no run.
     """
+    workbench = mined_runs(runs, media)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     host, port = _address()
     warm_up()  # images and videos are decoded in processes of their own
-    page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request)
+    page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request, workbench=workbench)
     try:
-        page.launch(server_name=host, server_port=port, mcp_server=serve_agents(), **launch_settings())
+        page.launch(server_name=host, server_port=port, mcp_server=serve_agents(), **launch_settings(workbench))
     except OSError as error:  # of the server's start: once it runs, gradio waits until it is told to end
         raise BadInput(
             f"The page cannot be served on port {port} of {host}: the port is taken, or this machine does not have "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
 from ..names import MethodFamily, PositionPolicy, VideoFacts
 
 TITLE = "tokviz"
@@ -92,9 +95,20 @@ def queued(before: int) -> str:
     return f"{QUEUED}: {before} {'run' if before == 1 else 'runs'} ahead …"
 
 
-def example_name(question: str, is_video: bool) -> str:
-    """What an example is called in the row of examples: its question, with a mark for films."""
-    return f"▶ {question}" if is_video else question
+EXAMPLE_SETTINGS = {"budget": "budget", "budget_as": "counted as", "seed": "seed"}
+"""Settings that an example brings with it, so that Compare gives the answers that are shown, and their names."""
+
+
+def set_by_example(changed: list[tuple[str, str, str]]) -> str:
+    """What an example changed in the form: ``(name, before, now)`` each."""
+    return f"Set by the example: {', '.join(f'{name} {now} (was {before})' for name, before, now in changed)}."
+
+
+def file_stem(question: str, budget: int, view: str = "") -> str:
+    """The name of a file that is taken away, without suffix: what was asked, the budget and, of a figure, the view."""
+    plain = unicodedata.normalize("NFKD", question).encode("ascii", "ignore").decode().lower()
+    words = "-".join(re.findall(r"[a-z0-9]+", plain))[:40].strip("-")
+    return "-".join(part for part in ("tokviz", words, f"{budget}-tokens", view) if part)
 
 
 def video_facts(facts: VideoFacts) -> str:

@@ -219,7 +219,9 @@ def spread_notes(comparison: Comparison) -> list[str]:
     ]
     known = " and ".join(filter(None, numbers))
     over = f" (mean over {found.views} views)" if found.views > 1 else ""
-    return [*([f"The image has {known}{over}."] if known else []), *found.notes]
+    world = found.out_of_world
+    away = [] if world is None else [f"Its out-of-world score is {world.score:.1f}, the limit {world.threshold:.1f}."]
+    return [*([f"The image has {known}{over}."] if known else []), *away, *found.notes]
 
 
 def _deployed(flag: ServingFlag) -> str:

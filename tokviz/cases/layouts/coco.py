@@ -203,7 +203,7 @@ def _plain_pickle(path: Path) -> list[Any]:
     with open_file(path, "case") as file:
         data = file.read(MAX_DOCUMENT_BYTES)
     try:
-        found = _Plain(io.BytesIO(data), encoding="utf-8").load()
+        found = _Plain(io.BytesIO(data), encoding="utf-8", errors="replace").load()
     except Exception as error:  # a damaged pickle raises whatever its opcodes run into
         reason = str(error) if isinstance(error, pickle.UnpicklingError) else "it is damaged"
         reason = re.sub(r"\s+", " ", reason)
