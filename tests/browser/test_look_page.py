@@ -120,6 +120,7 @@ def test_lanes_say_that_they_belong_to_another_image_until_they_do(site, shared_
     assert not page.locator(".tv-title").is_visible()
     assert page.locator(".tv-stale").get_attribute("role") == "status"
     assert float(page.locator(".tv-lanes").evaluate("node => getComputedStyle(node).opacity")) < 0.7
+    assert float(page.locator("#tokviz-tabs").evaluate("node => getComputedStyle(node).opacity")) < 0.7
     assert page.evaluate(ANSWERS) == places and page.evaluate(LIT) == []
     # They can be explored all the same.
     page.locator(".tv-image").nth(1).hover(position={"x": 30, "y": 30})
