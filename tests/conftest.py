@@ -5,10 +5,11 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-gc.disable()  # importing and collecting make much that stays and little garbage; on again when that is done
 
 import pytest
 from PIL import Image
+
+gc.disable()  # importing and collecting make much that stays and little garbage; on again when that is done
 
 
 @pytest.hookimpl(trylast=True)
