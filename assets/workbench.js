@@ -1,6 +1,6 @@
 // The component: opens a run, keeps address and page in step, answers presses. What it draws is in the other files.
 
-const canSort = [["ordinal", "order of the file"], ["margin", "margin, unpruned"], ["evidence_size", "evidence size"], ["cls_entropy", "attention entropy"], ["effective_rank", "effective rank"], ["family", "family"], ["question", "question"]];
+const canSort = [["losses", "lost by most of the shown"], ["ordinal", "order of the file"], ["margin", "margin, unpruned"], ["evidence_size", "evidence size"], ["cls_entropy", "attention entropy"], ["effective_rank", "effective rank"], ["family", "family"], ["question", "question"]];
 const canSortByRow = ["evidence_kept", "evidence_lost", "margin", "agreement", "flip_budget"];
 
 async function guarded(act) {
@@ -20,8 +20,8 @@ async function guarded(act) {
 
 function fillSetup() {
   const { run } = wb;
-  find(".wb-title").textContent = run.file || run.run;
-  const facts = [`${count(run.cases)} cases${run.cases < run.asked ? ` of ${count(run.asked)}` : ""}`, run.model, `${run.methods.length} methods`, run.status === "running" ? "still being mined" : `mined ${run.created.slice(0, 10)}`];
+  find(".wb-title").textContent = run.run;
+  const facts = [run.file, `${count(run.cases)} cases${run.cases < run.asked ? ` of ${count(run.asked)}` : ""}`, run.model, `${run.methods.length} methods`, run.status === "running" ? "still being mined" : `mined ${run.created.slice(0, 10)}`];
   find(".wb-about").textContent = facts.filter(Boolean).join(" · ");
   find(".wb-about").title = run.command;
   const runs = find(".wb-runs");
@@ -284,13 +284,16 @@ async function follow() {
 
 function wire() {
   find(".wb-runs select").addEventListener("change", (event) => {
-    Object.assign(wb, { conditions: [], sort: { column: "ordinal" }, page: 0, methods: [], pair: null });
+    Object.assign(wb, { conditions: [], sort: { column: "losses", descending: true }, page: 0, methods: [], pair: null });
     location.hash = `#failures?run=${encodeURIComponent(event.target.value)}`;
   });
   find(".wb-filters-button").addEventListener("click", (event) => {
     const open = find(".wb-side").classList.toggle("wb-is-open");
     event.currentTarget.setAttribute("aria-expanded", String(open));
     find(".wb-facets").querySelectorAll("details[open] .wb-histogram").forEach(drawHistogram);
+  });
+  find(".wb-view-button").addEventListener("click", (event) => {
+    event.currentTarget.setAttribute("aria-expanded", String(find(".wb-top").classList.toggle("wb-is-open")));
   });
   let typing = 0;
   find(".wb-search input").addEventListener("input", (event) => {

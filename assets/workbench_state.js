@@ -26,7 +26,7 @@ const FLAG_WORDS = {
 };
 
 const wb = {
-  place: "", run: null, runs: [], budget: 0, methods: [], conditions: [], sort: { column: "ordinal" }, page: 0, tab: "cases",
+  place: "", run: null, runs: [], budget: 0, methods: [], conditions: [], sort: { column: "losses", descending: true }, page: 0, tab: "cases",
   ordinal: null, pair: null, seed: null, result: null, chosen: new Set(), all: false, latest: 0, request: 0, colour: "outcome",
 };
 
@@ -57,10 +57,9 @@ async function ask(action, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer: is it still running?");
   }
-  let data = {};
-  try { data = await response.json(); } catch { /* said below */ }
-  if (!response.ok) throw new Error(data.error || `The server refused the request (${response.status}).`);
-  return data;
+  if (response.ok) return response.json(); // given up while it comes: an AbortError like any other
+  const told = await response.json().catch(() => ({}));
+  throw new Error(told.error || `The server refused the request (${response.status}).`);
 }
 
 const pending = {};
@@ -94,7 +93,7 @@ function addressOf(more = {}) {
   words.set("budget", now.budget);
   now.methods.forEach((method) => words.append("method", method));
   if (now.conditions.length) words.set("filter", JSON.stringify(now.conditions));
-  if (now.sort.column !== "ordinal" || now.sort.descending) words.set("sort", JSON.stringify(now.sort));
+  if (now.sort.column !== "losses" || !now.sort.descending) words.set("sort", JSON.stringify(now.sort));
   if (now.page) words.set("page", now.page + 1);
   if (now.tab !== "cases") words.set("tab", now.tab);
   if (now.pair) now.pair.forEach((method) => words.append("pair", method));
@@ -123,7 +122,7 @@ function readAddress() {
   return {
     place: place === "failures" ? (whole("case") === null ? "failures" : "case") : "compare", run: words.get("run"), budget: whole("budget"),
     methods: words.getAll("method").slice(0, 4), conditions: Array.isArray(conditions) ? conditions.filter((one) => one && typeof one === "object") : [],
-    sort: parsedJson(words.get("sort"), { column: "ordinal" }), page: Math.max(0, (whole("page") || 1) - 1),
+    sort: parsedJson(words.get("sort"), { column: "losses", descending: true }), page: Math.max(0, (whole("page") || 1) - 1),
     tab: words.get("tab") in TABS ? words.get("tab") : "cases", pair: pair.length === 2 ? pair : null, ordinal: whole("case"), seed: whole("seed"),
   };
 }

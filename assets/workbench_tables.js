@@ -34,7 +34,13 @@ async function showSlices() {
   const told = await guarded(() => askLast("slices", "slices", { ...viewOf(), a, b }));
   if (!told) return;
   const bar = el("div", "wb-pair");
-  const choose = (at) => (key) => { wb.pair = at ? [a, key] : [key, b]; remember(); showSlices(); };
+  // By the pair of this moment: the other may have been chosen while the table was made. The same twice changes places.
+  const choose = (at) => (key) => {
+    const now = pairOf();
+    wb.pair = now.map((one, i) => (i === at ? key : one === key ? now[at] : one));
+    remember();
+    showSlices();
+  };
   bar.append(choiceOf("Where", a, methodOptions(), choose(0)), choiceOf("and", b, methodOptions(), choose(1)), el("span", "wb-quiet", `differ most, at ${wb.budget} tokens, on ${count(told.cases)} cases`));
   const plain = wb.conditions.filter((one) => !isOfMethod(one));
   const nodes = [bar];

@@ -130,9 +130,9 @@ def test_an_uploaded_video_is_looked_at_at_once(act, clip, tmp_path):
 def test_the_truth_of_a_clip_is_told_in_frames_of_the_file(session, clip):
     act = Handlers(None, None, (), [example_of(session, clip)])
     asked = request(model="m", image=str(clip), question=session.request.question, methods=(("apet", {}),), budget=24)
-    known = act._with_truth(asked)
+    known = act.known.with_truth(asked)
     assert known.expected == "yellow" and known.evidence == (LAMP,) and known.evidence_at == (48,)
-    other = act._with_truth(request(image=str(clip), question="what is it ?"))
+    other = act.known.with_truth(request(image=str(clip), question="what is it ?"))
     assert other.expected is None and other.evidence_at == ()
 
 

@@ -22,6 +22,10 @@ def good(row):
     return row["outcome"] in ("kept", "rescued", "same")
 
 
+def outcomes(rows):
+    return {row["outcome"] for row in rows}
+
+
 def share(rows, holds):
     return sum(map(holds, rows)) / len(rows)
 
@@ -46,8 +50,8 @@ CONDITIONS = [
     ({"kind": "range", "column": "margin", "low": 1, "high": 3}, lambda c, r: 1 <= c["margin"] <= 3),
     ({"kind": "range", "column": "evidence_tokens", "high": 9}, lambda c, r: c["evidence_tokens"] <= 9),
     ({"kind": "outcome", **AT, "results": ["lost"]}, lambda c, r: share(r, lambda x: x["outcome"] == "lost") > 0.5),
-    ({"kind": "outcome", **AT, "results": ["lost"], "seeds": "any"}, lambda c, r: any(x["outcome"] == "lost" for x in r)),
-    ({"kind": "outcome", **AT, "results": ["lost"], "seeds": "all"}, lambda c, r: all(x["outcome"] == "lost" for x in r)),
+    ({"kind": "outcome", **AT, "results": ["lost"], "seeds": "any"}, lambda c, r: "lost" in outcomes(r)),
+    ({"kind": "outcome", **AT, "results": ["lost"], "seeds": "all"}, lambda c, r: outcomes(r) == {"lost"}),
     ({"kind": "outcome", **AT, "results": ["right"]}, lambda c, r: share(r, good) > 0.5),
     ({"kind": "outcome", **AT, "results": ["not right"]}, lambda c, r: share(r, good) < 0.5),
     ({"kind": "measure", **AT, "column": "evidence_kept", "low": 0.5}, lambda c, r: mean(r, "evidence_kept") >= 0.5),
@@ -191,6 +195,16 @@ def test_order_and_neighbours(run, mined_cases, mined_rows):
 
     by_flip = [case["ordinal"] for case in sorted(cases, key=flip)]
     assert found.ordinals(Sort(column="flip_budget", method="random", budget=64)).tolist() == by_flip
+
+    def losses(case, methods):
+        return sum(
+            share(mined_rows[case["ordinal"], key, 64], lambda row: row["outcome"] == "lost") > 0.5 for key in methods
+        )
+
+    shown = ("random", "pdrop")
+    by_losses = sorted(cases, key=lambda c: (-losses(c, shown), -losses(c, run.methods), c["ordinal"]))
+    sort = Sort(column="losses", methods=shown, budget=64, descending=True)
+    assert found.ordinals(sort).tolist() == [case["ordinal"] for case in by_losses]
     sort = Sort(column="margin", descending=True)
     assert found.neighbours(by_margin[1], sort) == {"at": 1, "of": 48, "before": by_margin[0], "after": by_margin[2]}
     assert found.neighbours(by_margin[-1], sort)["after"] is None

@@ -9,9 +9,7 @@ import hashlib
 import re
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import gradio as gr
 
 from ..comparison import Comparison
 from ..errors import BadInput
-from ..names import Box
 from ..pruners.pruner import Pruner
 from ..runs.examples import Example
 from ..serving.callers import LISTENERS, address_of
@@ -35,20 +32,19 @@ from .files import (
     VIDEOS,
     figure_options,
     fitting_model,
-    image_bytes,
     of_session,
     read_session,
     session_file,
     shown_files,
 )
 from .form import INPUTS, RequestForm, is_whole, missing_by_method, read_menu
+from .known import KnownQuestions
 from .memory import Memory, remembered
 from .outcomes import outcomes
 from .payload import Live, to_payload
 
 _TEXT_EVERY_S = 0.12
 """Streamed text is sent on at most this often, in seconds: the eye needs no more."""
-_KNOWN = 100
 FIGURE_FORMATS = ("png", "svg", "pdf")
 _SKIP = gr.skip()
 
@@ -77,27 +73,7 @@ class Handlers:
         self.line = RunQueue()
         self.checks = Shares(at_once=3, most=12)
         self.openings = Shares(at_once=1, most=4)
-        self._known: dict[str, list[Comparison]] = {}
-        self._learnt: deque[tuple[str, Comparison]] = deque()
-        self._learning = threading.Lock()
-        for example in self.examples:
-            self._known.setdefault(_file_digest(example.comparison), []).append(example.comparison)
-
-    def know(self, comparison: Comparison) -> None:
-        """Remember the right answer and the evidence of what is shown, for a live run of the same question.
-
-        Of the last ``_KNOWN`` such questions; whoever asks the same of the same image learns the same.
-        """
-        digest = _file_digest(comparison)
-        with self._learning:
-            known = self._known.get(digest, [])
-            if any(one.request.question == comparison.request.question for one in known):
-                return
-            self._known[digest] = [*known, comparison]
-            self._learnt.append((digest, comparison))
-            if len(self._learnt) > _KNOWN:
-                digest, oldest = self._learnt.popleft()
-                self._known[digest] = [one for one in self._known[digest] if one is not oldest]
+        self.known = KnownQuestions([example.comparison for example in self.examples])
 
     # --- showing -----------------------------------------------------------------------------------------------------
 
@@ -193,7 +169,7 @@ class Handlers:
         session = request.session_hash or ""
         last: Comparison | None = None
         try:
-            asked = self._with_truth(form.request(values))
+            asked = self.known.with_truth(form.request(values))
             if not is_loaded(asked.spec):
                 check_may_load(asked.model, address_of(request.client, request.headers))
                 for words in self.load(asked.spec):
@@ -263,32 +239,6 @@ class Handlers:
     @staticmethod
     def _final(comparison: Comparison) -> dict[str, Any]:
         return to_payload(comparison, **shown_files(comparison))
-
-    def _with_truth(self, asked: RunRequest) -> RunRequest:
-        """Add the known answer and evidence when image and question are those of an example."""
-        if asked.image is None:
-            return asked
-        digest, question = hashlib.sha256(Path(asked.image).read_bytes()).hexdigest(), asked.question.strip()
-        known = next((one for one in self._known.get(digest, ()) if one.request.question.strip() == question), None)
-        if known is None:
-            return asked
-        video = known.video
-        evidence: tuple[Box, ...] = tuple(known.request.evidence)
-        truth: dict[str, Any] = {"expected": known.request.expected_answer, "evidence": evidence}
-        if video is not None:  # in pixels and frames of the file: another number of frames may be looked at now
-            scale = video.width / known.grid.image_size[0]
-            truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
-            truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
-        # The lanes stay where they are when an example is run again; a method's further copies go behind its first.
-        stored = [(one.method, one.params) for one in known.request.methods]
-        ids = [method for method, _ in stored]
-        if all(method in ids for method, _ in asked.methods):
-
-            def place(one: tuple[str, Mapping[str, Any]]) -> int:
-                return stored.index(one) if one in stored else ids.index(one[0])
-
-            truth["methods"] = tuple(sorted(asked.methods, key=place))
-        return replace(asked, **truth)
 
     def stop(self, request: gr.Request) -> Any:
         """Ask the tab's run to stop; the run itself says when it has. Output: Stop button."""
@@ -449,9 +399,3 @@ class Handlers:
 def _key_of(comparison: Comparison) -> str:
     """By which a browser names a comparison that it shows."""
     return Path(session_file(comparison)).parent.name
-
-
-def _file_digest(comparison: Comparison) -> str:
-    """Of the file that a stored comparison was asked about."""
-    video = comparison.video
-    return video.sha256 if video else hashlib.sha256(image_bytes(comparison.image)).hexdigest()

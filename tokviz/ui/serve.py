@@ -60,14 +60,16 @@ SHIPPED_RUNS = "examples/runs"
 
 
 def mined_runs(place: str | None, media: Sequence[str] = ()) -> Workbench | None:
-    """The runs to browse. Strangers on a Space may look, not write. Raises BadInput when the place holds none."""
-    read_only = bool(os.environ.get("SPACE_ID"))
+    """The runs to browse. Strangers on a Space may look, not write; nor is the package written to that tokviz is in.
+
+    place: a run, or a folder of runs; None: those that come with tokviz. Raises BadInput when the place holds none.
+    """
     if place is not None:
-        return Workbench(place, media=media, read_only=read_only)
+        return Workbench(place, media=media, read_only=bool(os.environ.get("SPACE_ID")))
     shipped = resource(SHIPPED_RUNS)
     if not shipped.is_dir() or not any(map(is_run, shipped.iterdir())) or not is_installed("duckdb"):
         return None
-    return Workbench(shipped, media=media, read_only=read_only)
+    return Workbench(shipped, media=media, read_only=True)
 
 
 def _stop(*_: Any) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 from ..errors import BadInput
+from ..serving.model_menu import model_options
+from ..serving.storage import temporary_file
 from ..workbench.cards import MOST_LANES
+from ..workbench.media import media_file
+from ..workbench.run import OpenRun
 from ..workbench.service import Workbench
 from ..workbench.stored import case_row, stored_comparison
 from .components import notice
-from .form import RequestForm
+from .files import shown_file
+from .form import INPUTS, RequestForm
 from .handlers import Handlers
 
+_NO_FRAMES = "The frames of a video are not stored with a run: press Compare to run this case again."
 _UNREADABLE = "The page sent a case that cannot be read; please reload it."
 
 
@@ -23,32 +33,51 @@ class CaseHandlers:
         self._act, self._bench, self._form = act, bench, form
 
     def open(self, wanted: Mapping[str, Any], model: str) -> list[Any]:
-        """Show a case. wanted: what the browser sent; ``model``: the one that is chosen. Raises BadInput."""
+        """Show a case. wanted: what the browser sent; ``model``: the one that is chosen.
+
+        What cannot be shown leaves no lanes of another case behind, and a sentence.
+        """
+        try:
+            return self._opened(wanted, model)
+        except BadInput as error:
+            return [None, notice("error", str(error)), *self._act.kept(self._form)]
+
+    def _opened(self, wanted: Mapping[str, Any], model: str) -> list[Any]:
         run = self._bench.opened(_text(wanted.get("run")))
         ordinal, budget, seed = (_whole(wanted.get(name)) for name in ("ordinal", "budget", "seed"))
         methods = wanted.get("methods")
         if ordinal is None or budget is None or not isinstance(methods, list) or not 0 < len(methods) <= MOST_LANES:
             raise BadInput(_UNREADABLE)
-        try:
-            comparison = stored_comparison(
-                run,
-                ordinal,
-                [_text(one) for one in methods],
-                budget,
-                seed=seed,
-                roots=self._bench.media,
-                thumbnail=True,
-            )
-        except BadInput as error:
-            return self._not_stored(case_row(run, ordinal), str(error))
-        self._act.know(comparison)
+        keys = [_text(one) for one in methods]
+        case = case_row(run, ordinal)
+        if case["video"] is not None and case["error"] is None:
+            return self._video(run, case, keys, budget, seed, model)
+        stored = {"seed": seed, "roots": self._bench.media, "thumbnail": True}
+        comparison = stored_comparison(run, ordinal, keys, budget, **stored)
+        self._act.known.learn(comparison)
         origin = f"Mined case · stored result of {comparison.model.name}, not computed now"
         return self._act.reopened(self._form, comparison, origin, None, model)
 
-    def _not_stored(self, case: Mapping[str, Any], why: str) -> list[Any]:
-        """Nothing can be shown: the sentence says why, and the question is in the form."""
-        kept = self._act.kept(self._form)
-        return [None, notice("info", why), *kept]
+    def _video(
+        self, run: OpenRun, case: Mapping[str, Any], keys: list[str], budget: int, seed: int | None, model: str
+    ) -> list[Any]:
+        """The form filled for a live run: of a video the frames are not stored, so that nothing could be drawn on."""
+        manifest, path = run.manifest, media_file(run, case, self._bench.media)
+        copy = temporary_file(f"{case['media_sha256']}/{Path(case['video']).name}", lambda to: shutil.copy(path, to))
+        chosen = {method.key: [method.id, method.params] for method in manifest.methods}
+        menu = [option.shown for option in model_options()]
+        updates = {
+            "image": shown_file(copy),
+            "question": case["question"],
+            "model": case["model"] if case["model"] in menu else model,
+            "budget": budget,
+            "budget_as": manifest.budget_as,
+            "seed": manifest.seed if seed is None else seed,
+            "frames": manifest.frames,
+            "menu": {"chosen": [chosen[key] for key in keys if key in chosen]},
+        }
+        filled = [*(updates.get(name, gr.skip()) for name in INPUTS), case["n_tokens"]]
+        return [None, notice("info", _NO_FRAMES), "", *filled]
 
 
 def _text(value: Any) -> str:

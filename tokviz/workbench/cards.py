@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .filters import Compiler
+from .compiler import Compiler
 from .kept import drawn, unpacked
 from .run import OUTCOMES, OpenRun
 

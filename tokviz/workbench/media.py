@@ -18,16 +18,15 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def media_file(run: OpenRun, case: Mapping[str, Any], roots: Sequence[Path] = ()) -> Path:
     """The file of a case, whose content is what was mined.
 
-    It is looked for in ``media/`` of the run (``tokviz mine --copy-media``), in the folder it was mined from, and in
-    ``roots``. A path that leads out of these folders is not followed. case: ``image``, ``video``, ``media_sha256``.
-    Raises BadInput when it is not there any more, or was changed.
+    It is looked for in ``media/`` of the run (``tokviz mine --copy-media``), then by its path in the run and in
+    ``roots``: a run does not tell where on which machine it was mined. A path that leads out of these folders is not
+    followed. case: ``image``, ``video``, ``media_sha256``. Raises BadInput when it is not there, or was changed.
     """
     written, digest = str(case["image"] or case["video"] or ""), str(case["media_sha256"] or "")
     if not written or _DIGEST.fullmatch(digest) is None:
         raise BadInput("This case could not be mined, so no image belongs to it.")
     copy = run.folder / "media" / f"{digest}{Path(written).suffix.lower()}"
-    asked = getattr(run.manifest, "media_root", "")
-    candidates = [copy, *_inside([run.folder, *([Path(asked)] if asked else []), *roots], written)]
+    candidates = [copy, *_inside([run.folder, *roots], written)]
     changed = False
     for path in candidates:
         try:
@@ -40,8 +39,8 @@ def media_file(run: OpenRun, case: Mapping[str, Any], roots: Sequence[Path] = ()
     if changed:
         raise BadInput(f"The file {shown_name(written)!r} is not the one that was mined: its content has changed.")
     raise BadInput(
-        f"The file {shown_name(written)!r} of this case is not where it was mined: serve with --media FOLDER, or mine "
-        "with --copy-media."
+        f"The file {shown_name(written)!r} of this case lies outside of the run: name the folder of the data set "
+        "with --media, or mine with --copy-media."
     )
 
 

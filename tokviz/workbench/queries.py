@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .columns import BINS, NONE, CaseColumns, Number, case_columns, cell_columns, outcome_counts, verdicts
-from .filters import Compiler, Filter, Labels, Sort
-from .run import OpenRun
+from .compiler import Compiler
+from .filters import Filter, Labels, Sort
+from .run import OUTCOMES, OpenRun
 
 PAGE = 60
 """Cards of a page."""
@@ -93,6 +94,8 @@ class Found:
             return self.ordinals_found[::-1] if sort.descending else self.ordinals_found
         if sort.column in ("family", "question", "case_id"):
             return self._by_text(sort)
+        if sort.column == "losses":
+            return self._by_losses(sort)
         if sort.method is None:
             values = self._columns.numbers[sort.column].values
         else:
@@ -100,6 +103,21 @@ class Found:
             values = cell_columns(self.run, m, budget).numbers[sort.column].values
         chosen = values[self._fails == 0]
         return self.ordinals_found[np.argsort(-chosen if sort.descending else chosen, kind="stable")]
+
+    def _by_losses(self, sort: Sort) -> NDArray[np.int32]:
+        budget = min(self.run.manifest.budgets) if sort.budget is None else sort.budget
+        shown, every = (
+            self._losses(methods, budget) for methods in (sort.methods or self.run.methods, self.run.methods)
+        )
+        sign = -1 if sort.descending else 1
+        order = np.lexsort((sign * every, sign * shown))  # stable: the last key counts first
+        return self.ordinals_found[order]
+
+    def _losses(self, methods: Sequence[str], budget: int) -> NDArray[np.int64]:
+        """How many methods lose each of the cases ``(found,)``: wrong where right before, or other than before."""
+        place, lost = self._compiler().place, [OUTCOMES.index(name) for name in ("lost", "differs")]
+        found = [np.isin(verdicts(self.run, *place(key, budget)).verdict, lost)[self._fails == 0] for key in methods]
+        return np.sum(found, axis=0, dtype=np.int64)
 
     def _by_text(self, sort: Sort) -> NDArray[np.int32]:
         way = "DESC" if sort.descending else "ASC"

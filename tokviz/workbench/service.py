@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,6 +52,14 @@ class View(_Asked):
     methods: tuple[str, ...] = Field(min_length=1, max_length=MOST_LANES)
     seed: int | None = None
     offset: int = Field(0, ge=0, le=10_000_000)
+
+    def completed(self) -> Self:
+        """The view with an order by losses that says whose, and at which budget."""
+        if self.sort.column != "losses":
+            return self
+        return self.model_copy(
+            update={"sort": self.sort.model_copy(update={"methods": self.methods, "budget": self.budget})}
+        )
 
 
 class _Case(View):
@@ -166,7 +174,7 @@ class Workbench:
 
     def view(self, asked: Any) -> tuple[OpenRun, View, Found]:
         """A request's view, and what it finds. Raises BadInput."""
-        view: View = parsed(asked, View, "The view")
+        view: View = parsed(asked, View, "The view").completed()
         opened = self._open(view.run)
         return opened.run, view, self._found(opened, view.filter)
 
@@ -291,7 +299,7 @@ class Workbench:
         return [dict(known[one]) for one in ordinals if one in known]
 
     def _case(self, asked: Any) -> dict[str, Any]:
-        case: _Case = parsed(asked, _Case, "The case")
+        case: _Case = parsed(asked, _Case, "The case").completed()
         opened = self._open(case.run)
         found = self._found(opened, case.filter)
         card = cards(

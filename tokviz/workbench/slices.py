@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from ..statistics import compare_paired, holm
 from .columns import NONE, CaseColumns, Number, case_columns, verdicts
-from .filters import Compiler, Condition, Filter, HasText, IsOneOf, IsTrue, Labels, Within, about_cases
+from .compiler import Compiler
+from .filters import Condition, Filter, HasText, IsOneOf, IsTrue, Labels, Within, about_cases
 from .queries import Found
 from .run import OpenRun
 
@@ -33,6 +34,22 @@ NUMBERS = {
 _BOOLS = {"difficult": ("downsampling fails", "downsampling suffices"), "right": ("unpruned right", "unpruned wrong")}
 _THIRDS = ("lowest", "middle", "highest")
 _MOST_WORDS = 30
+_SAY_NOTHING = {
+    "and",
+    "are",
+    "does",
+    "for",
+    "from",
+    "has",
+    "have",
+    "that",
+    "the",
+    "there",
+    "this",
+    "was",
+    "with",
+    "you",
+}
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -216,4 +233,4 @@ def _texts(run: OpenRun, columns: CaseColumns, chosen: NDArray[np.bool_]) -> Ite
 
 def _question_words(run: OpenRun) -> tuple[list[frozenset[str]], list[str]]:
     questions = [row[0].lower() for row in run.query("SELECT question FROM facts ORDER BY ordinal")]
-    return [frozenset(_WORD.findall(question)) for question in questions], questions
+    return [frozenset(_WORD.findall(question)) - _SAY_NOTHING for question in questions], questions

@@ -19,7 +19,7 @@ from ..names import AS_MINED, UNPRUNED
 from ..records import ImageMeasures, ImageRecord, ModelRecord, Request, RequestedMethod, Run, StageRecord
 from ..runs.metrics import normalised
 from .cards import read_cases, read_rows
-from .filters import Compiler
+from .compiler import Compiler
 from .kept import grid_of, unpacked
 from .manifest import shown_method
 from .media import media_file
