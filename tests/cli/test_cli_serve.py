@@ -24,7 +24,7 @@ def served(monkeypatch):
 
     places = []
 
-    def serve_nowhere():
+    def serve_nowhere(runs, media):
         places.append((*serve._address(), named_by_operator()))
         raise SystemExit
 
@@ -79,9 +79,9 @@ def test_a_port_that_is_taken_is_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(serve, "warm_up", lambda: None)
     with gr.Blocks(analytics_enabled=False) as page:
         gr.Markdown("Never served.")
-    monkeypatch.setattr(serve, "build_page", lambda run: page)
+    monkeypatch.setattr(serve, "build_page", lambda run, workbench: page)
     monkeypatch.setattr(serve, "serve_agents", lambda: False)
-    monkeypatch.setattr(serve, "launch_settings", lambda: {"_frontend": False})
+    monkeypatch.setattr(serve, "launch_settings", lambda workbench: {"_frontend": False})
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -90,3 +90,34 @@ def test_a_port_that_is_taken_is_a_sentence(monkeypatch, capsys):
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith(f"tokviz: The page cannot be served on port {port} of 127.0.0.1: the port is taken")
     assert "--port" in told
+
+
+def test_runs_and_their_media_are_handed_on(monkeypatch, tmp_path, capsys):
+    """And what holds no run is a sentence before anything is served."""
+    given = []
+
+    def serve_nowhere(runs, media):
+        given.append((runs, media))
+        raise SystemExit
+
+    with monkeypatch.context() as instead:
+        instead.setattr(serve, "serve", serve_nowhere)
+        cli.main(["serve", "--runs", "runs", "--media", "a", "--media", "b"])
+    assert given == [("runs", ["a", "b"])]
+    monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
+    assert cli.main(["serve", "--runs", str(tmp_path)]) == 2
+    assert "There is no mined run in" in capsys.readouterr().err
+
+
+def test_strangers_on_a_space_and_the_package_itself_are_not_written_for(monkeypatch, tmp_path):
+    from scripts.synthetic_run import Shape, write_run
+
+    write_run(tmp_path / "runs" / "one", Shape(cases=4, methods=2, budgets=(64,)))
+    assert serve.mined_runs(str(tmp_path / "runs")).read_only is False
+    monkeypatch.setenv("SPACE_ID", "somebody/tokviz")
+    assert serve.mined_runs(str(tmp_path / "runs")).read_only is True
+    monkeypatch.delenv("SPACE_ID")
+    monkeypatch.setattr(serve, "resource", lambda name: tmp_path / "runs")
+    assert serve.mined_runs(None).read_only is True
+    monkeypatch.setattr(serve, "resource", lambda name: tmp_path / "none")
+    assert serve.mined_runs(None) is None

@@ -52,8 +52,7 @@ class CaseHandlers:
         case = case_row(run, ordinal)
         if case["video"] is not None and case["error"] is None:
             return self._video(run, case, keys, budget, seed, model)
-        stored = {"seed": seed, "roots": self._bench.media, "thumbnail": True}
-        comparison = stored_comparison(run, ordinal, keys, budget, **stored)
+        comparison = stored_comparison(run, ordinal, keys, budget, seed=seed, roots=self._bench.media, thumbnail=True)
         self._act.known.learn(comparison)
         origin = f"Mined case · stored result of {comparison.model.name}, not computed now"
         return self._act.reopened(self._form, comparison, origin, None, model)

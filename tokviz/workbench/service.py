@@ -20,6 +20,7 @@ from ..errors import BadInput
 from ..files import shown_name
 from .cards import MOST_LANES, cards
 from .columns import case_columns
+from .compiler import Compiler
 from .filters import STATUSES, Filter, Labels, Sort, parsed
 from .manifest import is_run, shown_method
 from .queries import PAGE, Found, points
@@ -176,6 +177,9 @@ class Workbench:
         """A request's view, and what it finds. Raises BadInput."""
         view: View = parsed(asked, View, "The view").completed()
         opened = self._open(view.run)
+        place = Compiler(opened.run.methods, opened.run.manifest.budgets).place
+        for method in view.methods:
+            place(method, view.budget)
         return opened.run, view, self._found(opened, view.filter)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ from .filters import STATUSES, Filter, Labels, Status
 
 FILE = "tags.sqlite"
 MOST_AT_ONCE = 100_000
+BUSY_S = 10.0
+"""How long a writer waits for the others."""
 MOST_TAGS = 500
 """Different tags of a run."""
 MOST_SLICES = 500
@@ -316,15 +318,15 @@ class TagStore:
             if not create and not self.can_edit:  # a run on a read-only disk; WAL would want to write beside the file
                 db = sqlite3.connect(f"{self._path.resolve().as_uri()}?immutable=1", uri=True, check_same_thread=False)
             else:
-                db = sqlite3.connect(self._path, timeout=10, isolation_level=None, check_same_thread=False)
+                db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._local.db = db
             with self._guard:
                 self._opened.append(db)
             if self.can_edit:
-                db.execute("PRAGMA journal_mode = WAL")
+                _patiently(lambda: db.execute("PRAGMA journal_mode = WAL"))
                 db.execute("PRAGMA synchronous = NORMAL")
         if create and not self._made:
-            db.executescript(_SCHEMA)
+            _patiently(lambda: db.executescript(_SCHEMA))
             self._made = True
         return db
 
@@ -342,6 +344,21 @@ class TagStore:
     def _one(self, sql: str) -> tuple[Any, ...] | None:
         rows = self._all(sql)
         return rows[0] if rows else None
+
+
+def _patiently(act: Callable[[], Any]) -> None:
+    """Do what several may begin at the same moment: SQLite does not wait for others where a file's mode is changed."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            act()
+            return
+        except sqlite3.OperationalError as error:
+            if not getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                raise
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def checked_tag(tag: str) -> str:
