@@ -22,7 +22,8 @@ test: $(VENV)/.test-ready
 	$(MAKE) --no-print-directory check docs
 	$(pytest) -m "not generator"
 
-# What is too slow for every change as well: training and benchmarks whole, every digest of behaviour, every mutant.
+# What is too slow for every change as well: training, benchmarks and products of parameters whole, every digest of
+# behaviour, every mutant.
 test-all: $(VENV)/.test-ready
 	@sh scripts/find_chromium.sh $(BIN)/python > $(VENV)/chromium-path
 	$(MAKE) --no-print-directory check docs

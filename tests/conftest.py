@@ -9,6 +9,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import pytest
 from PIL import Image
 
+gc.disable()  # importing and collecting make much that stays and little garbage; on again when that is done
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish():
@@ -18,6 +20,7 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ SHARES = {"own generate": 12, "refusals": 1, "words": 5}
 """Of the kinds of cases that are not runs, every so many."""
 SLOW = "tokviz-tiny"
 """Families of this name are covered by one run each."""
-RUNS = 150
+RUNS = 600
 """Of the runs, one in so many beside those that cover."""
 
 

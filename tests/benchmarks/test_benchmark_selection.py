@@ -28,11 +28,13 @@ def test_every_method_that_is_no_control_has_one_row():
     assert set(METHODS) <= set(named), f"no line in benchmarks/cases.py: {set(METHODS) - set(named)}"
 
 
-def test_quick_run_measures_every_method_and_writes_table_and_numbers(tmp_path):
-    rows = selection.main(["--quick", "--device", "cpu", "--out", str(tmp_path / "found")])
-    assert [row.method for row in rows] == [case.method for case in CASES if case.method in METHODS]
+@pytest.mark.parametrize("methods", [METHODS[::6], pytest.param(METHODS, marks=pytest.mark.generator)], ids=len)
+def test_quick_run_measures_every_method_and_writes_table_and_numbers(tmp_path, methods):
+    some = ["--methods", ",".join(methods)] if methods != METHODS else []
+    rows = selection.main(["--quick", *some, "--device", "cpu", "--out", str(tmp_path / "found")])
+    assert [row.method for row in rows] == [case.method for case in CASES if case.method in methods]
     table = (tmp_path / "found.md").read_text()
-    assert "python -m benchmarks.selection --quick --device cpu" in table
+    assert " ".join(["python -m benchmarks.selection --quick", *some, "--device cpu"]) in table
     assert all(f"| {row.method} |" in table for row in rows)
     stored = json.loads((tmp_path / "found.json").read_text())
     assert [row["method"] for row in stored["rows"]] == [row.method for row in rows]

@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import psutil
 import pytest
@@ -12,6 +14,7 @@ from tokviz.cases import Case
 from tokviz.mining import crew as crews
 from tokviz.mining.answering import Mined, Task
 from tokviz.mining.crew import mined_by
+from tokviz.mining.local import Processes
 from tokviz.mining.manifest import read_manifest
 
 
@@ -98,9 +101,45 @@ def test_none_is_begun_after_stop():
     assert len(crew.begun) == len(found) < 15
 
 
+def test_a_pool_that_breaks_is_replaced_once_and_only_what_was_in_it_is_lost(monkeypatch):
+    """What was given to the new pool before the old one's cases came back is not lost with them."""
+    begun = []
+
+    class Pool:
+        def __init__(self):
+            self.broken, self.futures = False, []
+            begun.append(self)
+
+        def submit(self, _function, task):
+            if self.broken:
+                raise BrokenProcessPool
+            future = Future()
+            self.futures.append((future, task))
+            return future
+
+        def shutdown(self, **_):
+            pass
+
+    monkeypatch.setattr(Processes, "_begun", lambda _self: Pool())
+    crew, (first, second, third) = Processes(None, None, 2), tasks(3)
+    crew.submit(first)
+    crew.submit(second)
+    begun[0].broken = True
+    for future, _ in begun[0].futures:
+        future.set_exception(BrokenProcessPool())
+    crew.submit(third)
+    assert len(begun) == 2
+    assert sorted(task.position for task, mined in crew.wait() if mined is None) == [0, 1]
+    begun[1].futures[0][0].set_result(Mined(2, b"", 0.0, 1))
+    assert crew.wait() == [(third, Mined(2, b"", 0.0, 1))]
+    assert len(begun) == 2
+
+
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_two_processes_give_the_bytes_of_one_even_when_one_is_killed(tiny, data_set, options, mined, tmp_path):
     killed, seen = [], []
 
@@ -130,6 +169,7 @@ def test_a_model_of_this_process_needs_one_worker(data_set, options, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_cluster_gives_the_same_bytes_even_when_a_worker_is_killed(tiny, data_set, options, mined, tmp_path):
     pytest.importorskip("ray")
     killed, seen = [], []

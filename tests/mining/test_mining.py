@@ -8,7 +8,10 @@ import threading
 
 import numpy as np
 import pytest
+import torch
+from clip_files import coded, grey_frames
 from PIL import Image
+from tiny_families import CASES
 
 import tokviz
 from tokviz import cli
@@ -221,7 +224,7 @@ def test_progress_says_how_fast_it_is_and_what_is_left(tiny, data_set, options, 
     assert [event.done for event in seen] == list(range(8))
     assert seen[0].rate is None and seen[-1].remaining == 0
     assert seen[-1].rows == 5 * (6 * 3 + 2) + 2 * 18
-    assert all(event.rate > 0 and event.remaining >= 0 for event in seen[1:])
+    assert all(event.rate > 0 and event.remaining >= 0 for event in seen[3:])
 
 
 def test_media_are_copied_once_under_their_digest(tiny, data_set, options, tmp_path):
@@ -230,6 +233,43 @@ def test_media_are_copied_once_under_their_digest(tiny, data_set, options, tmp_p
     used = [data_set.parent / name for name in ("0.png", "1.png", "2.png", "plain.png")]
     assert copied == {f"{hashlib.sha256(p.read_bytes()).hexdigest()}.png": p.read_bytes() for p in used}
     assert set(run.cases().media_sha256.dropna()) == {name.removesuffix(".png") for name in copied}
+
+
+def test_a_video_is_a_case_like_any_other(tmp_path):
+    pytest.importorskip("av")
+    kind = CASES["llava_next_video (videos)"]
+    film = tokviz.wrap(kind.model(torch.float32), kind.processor())
+    (tmp_path / "clip.mp4").write_bytes(coded(grey_frames(30, 64, 48)))
+    lines = [
+        {
+            "id": "v",
+            "video": "clip.mp4",
+            "question": "what is it ?",
+            "evidence": [[0, 0, 20, 20]],
+            "evidence_frames": [1],
+        },
+        {
+            "id": "late",
+            "video": "clip.mp4",
+            "question": "what is it ?",
+            "evidence": [[0, 0, 9, 9]],
+            "evidence_frames": [9],
+        },
+    ]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run = tokviz.mine(film, tmp_path / "c.jsonl", ["divprune"], [5], out=tmp_path / "run", frames=4, max_new_tokens=2)
+    compared = tokviz.compare(
+        film, tmp_path / "clip.mp4", "what is it ?", ["divprune"], 5, frames=4, max_new_tokens=2,
+        evidence=[(0, 0, 20, 20)], evidence_frames=[1],
+    )  # fmt: skip
+    row, case = run.rows().iloc[0], run.cases().iloc[0]
+    assert_same(row, compared["divprune"], compared.grid.n_tokens)
+    assert case.media_sha256 == compared.video.sha256 and case.video == "clip.mp4"
+    assert [list(box) for box in case.evidence] == [list(box) for box in compared.request.evidence]
+    assert case.evidence_tokens == len(
+        evidence_tokens(compared.grid, compared.request.evidence, compared.request.evidence_frames)
+    )
+    assert "sampled frames" in run.cases().error[1]
 
 
 # -- which cases and budgets ---------------------------------------------------------------------------------------

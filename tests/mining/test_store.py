@@ -169,6 +169,25 @@ def test_a_part_that_no_manifest_names_is_not_read(tmp_path, whole):
     assert not list((folder / "rows").glob(".*"))
 
 
+def test_files_that_nobody_wrote_here_are_left_alone(tmp_path, whole):
+    folder = tmp_path / "run"
+    filled(folder, [0])
+    for name in ("part-x.log", "part-00009.log", "part-99999.log", "notes.txt"):
+        (folder / "pending" / name).write_bytes(b"?" * 50)
+    filled(folder, range(1, N_CASES))
+    assert files_of(folder) == files_of(whole)
+    assert len(list((folder / "pending").iterdir())) == 4
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
+    folder = tmp_path / "run"
+    filled(folder, range(3))
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace('"part-00000"', '"../../../tmp/part-00000"'))
+    with pytest.raises(BadInput, match=r"parts\.0\.name"):
+        open_run(folder)
+
+
 def test_a_whole_log_whose_part_was_not_written_becomes_a_part_when_it_is_opened(tmp_path, whole, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:

@@ -45,17 +45,30 @@ def video_file():
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module", params=CASES)
+EVERYWHERE = {"full", "random", "uniform", "divprune", "fastv", "pdrop", "vtw", "apet"}
+"""Those that need nothing but features run everywhere."""
+
+
+def products():
+    """Every family with those and every other method, each in eleven families; with `make test-all` with all."""
+    for number, name in enumerate(CASES):
+        methods = [method for place, method in enumerate(ALL) if method in EVERYWHERE or (place + number) % 2 == 0]
+        yield pytest.param((name, methods), id=f"{name}-in turn")
+        yield pytest.param((name, ALL), id=f"{name}-all", marks=pytest.mark.generator)
+
+
+@pytest.fixture(scope="module", params=products())
 def asked(request, tmp_path_factory):
-    """``(case, loaded model, comparison of all methods)``"""
-    case, folder = CASES[request.param], tmp_path_factory.mktemp("family")
+    """``(case, loaded model, comparison of many methods)``"""
+    name, methods = request.param
+    case, folder = CASES[name], tmp_path_factory.mktemp("family")
     case.model(torch.float32).save_pretrained(folder)
     case.processor().save_pretrained(folder)
     vlm = tokviz.load(folder)
     thing, options = (noise(*SIZE, seed=7), {}) if case.media == "image" else (video_file(), {"frames": N_FRAMES})
     options |= {"evidence": [BOX], "evidence_frames": [1] if options else []}
     n = tokviz.compare(vlm, thing, QUESTION, [], budget=1, max_new_tokens=1, **options).grid.n_tokens
-    return case, vlm, tokviz.compare(vlm, thing, QUESTION, ALL, budget=n // 2, max_new_tokens=3, **options)
+    return case, vlm, tokviz.compare(vlm, thing, QUESTION, methods, budget=n // 2, max_new_tokens=3, **options)
 
 
 def test_a_folder_is_loaded_as_its_family(asked):
@@ -78,9 +91,7 @@ def test_every_method_runs_or_says_what_the_model_lacks(asked):
         assert run.error == missing, run.method
         if missing is None:
             assert run.answer_tokens and len(run.tokens_per_layer) == vlm.record.n_layers
-    # Those that need nothing but features run everywhere.
-    running = {run.method for run in comparison.runs if run.error is None}
-    assert {"full", "random", "uniform", "divprune", "fastv", "pdrop", "vtw", "apet"} <= running
+    assert {run.method for run in comparison.runs if run.error is None} >= EVERYWHERE
 
 
 def test_what_is_kept_is_there_and_within_the_budget(asked):
@@ -132,7 +143,8 @@ def test_keeping_every_token_is_the_stock_model_whatever_the_method(asked):
     grid, n = comparison.grid, comparison.grid.n_tokens
     info, (inputs, words) = planning_info(vlm, grid), model_inputs(vlm, thing_of(case, vlm), QUESTION)
     marked = evidence_shares(grid, [BOX], [1] * grid.is_video)
-    running = [pruner for pruner in PRUNERS if pruner.missing(info) is None]
+    asked_about = {run.method for run in comparison.runs}
+    running = [pruner for pruner in PRUNERS if pruner.id in asked_about and pruner.missing(info) is None]
     with torch.no_grad():
         stock = vlm.model(**inputs).logits
     for pruner in running:

@@ -7,7 +7,7 @@ import torch
 from loops import each
 
 from tokviz.pruners import get
-from tokviz.pruners.pixelprune import NO_GRID, predict, select, table_of
+from tokviz.pruners.pixelprune import NO_GRID, predict, select, steps_of, table_of
 from tokviz.types import PIXELS, Budget, PlanningInfo, Signals
 
 NAN = math.nan
@@ -181,5 +181,6 @@ def test_no_stricter_tolerance_would_do(seed):
     found = select(signals(picture), keep, params(), g)
     level = round(found.diagnostics.facts["tolerance"] * 255 - 0.5)
     table, _ = table_of(signals(picture), torch.arange(42))
-    made = predict(picture.reshape(42, 2), table, (level - 0.5) / 255 if level > 1 else 0.0, "max")
+    pixels = picture.reshape(42, 2)
+    made = predict(pixels, steps_of(pixels, table), (level - 0.5) / 255 if level > 1 else 0.0, "max")
     assert len(found.kept) == keep and level >= 1 and len(made.kept) > keep

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,12 +28,20 @@ KINDS = ("existence", "attribute", "counting", "place", "relation", "reading", "
 Asked = list[tuple[Scene, WideQuestion]]
 
 
+@cache
+def wide_scene(seed: int) -> Scene:
+    """What is there to ask about, drawn once; without the picture, at which no question looks."""
+    scene = generate_wide_scene(seed, questions_per_family=0)
+    bare = np.broadcast_to(np.int16(-1), scene.owner.shape)  # of which only the size is asked for
+    return replace(scene, image=scene.image[:0].copy(), owner=bare)
+
+
 @pytest.fixture(scope="module")
 def asked() -> Asked:
     """Questions of all kinds about the same scenes, the same number of tries for each."""
     rng, found = np.random.default_rng(5), []
     for seed in range(450):
-        scene = generate_wide_scene(seed, questions_per_family=0)
+        scene = wide_scene(seed)
         maker = WideQuestionMaker(rng, scene.objects, scene.signs, scene.square, unknown_share=0.0)
         found += [(scene, q) for kind in KINDS for _ in range(3) if (q := getattr(maker, kind)()) is not None]
     return found
@@ -116,7 +126,7 @@ def test_no_word_gives_the_answer_away() -> None:
     """Without the picture, no word of an existence question makes yes or no much likelier."""
     rng, answers = np.random.default_rng(6), defaultdict(Counter)
     for seed in range(500):
-        scene = generate_wide_scene(seed, questions_per_family=0)
+        scene = wide_scene(seed)
         maker = WideQuestionMaker(rng, scene.objects, scene.signs, scene.square)
         for question in (maker.existence() for _ in range(12)):
             if question is not None:
@@ -157,7 +167,7 @@ def test_no_question_or_answer_names_a_held_out_pair(asked: Asked) -> None:
 def test_the_only_object_is_the_object() -> None:
     rng, found = np.random.default_rng(3), set()
     for seed in range(150):
-        scene = generate_wide_scene(seed, questions_per_family=0)
+        scene = wide_scene(seed)
         maker = WideQuestionMaker(rng, scene.objects, scene.signs, scene.square, paraphrased=0.0)
         for _ in range(6):
             question = maker.attribute()

@@ -104,7 +104,9 @@ def _interruptible(console: Console) -> Iterator[threading.Event]:
         stop.set()
         for each, handler in before.items():
             signal.signal(each, handler)
-        console.print("Stopping after the cases in flight. Ctrl-C again leaves at once; nothing finished is lost.")
+        console.print(
+            "Stopping after the cases in flight. Ctrl-C again leaves at once; nothing finished is lost.", soft_wrap=True
+        )
 
     for number in before:
         signal.signal(number, ask)

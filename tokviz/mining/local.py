@@ -8,7 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
@@ -64,7 +64,7 @@ class Processes:
 
     def __init__(self, source: ModelSource, plan: Plan, workers: int) -> None:
         self._source, self._plan, self._workers = source, plan, workers
-        self._tasks: dict[Future[Mined], Task] = {}
+        self._tasks: dict[Future[Mined], tuple[Task, ProcessPoolExecutor]] = {}
         self._pool = self._begun()
 
     @property
@@ -83,24 +83,20 @@ class Processes:
         except BrokenProcessPool:  # it broke while nobody waited for anything
             self._renew()
             future = self._pool.submit(_mine, task)
-        self._tasks[future] = task
+        self._tasks[future] = task, self._pool
 
     def wait(self) -> list[tuple[Task, Mined | None]]:
-        """Wait for a case. One process that dies takes down the pool, and all that was in flight with it."""
+        """Wait for a case. One process that dies takes its pool down, with all that was in flight in it."""
         done, _ = wait(self._tasks, return_when=FIRST_COMPLETED)
         found: list[tuple[Task, Mined | None]] = []
-        broken = False
         for future in done:
-            task = self._tasks.pop(future)
+            task, pool = self._tasks.pop(future)
             try:
                 found.append((task, future.result()))
-            except BrokenProcessPool:
-                broken = True
+            except (BrokenProcessPool, CancelledError):
                 found.append((task, None))
-        if broken:
-            found += [(task, None) for task in self._tasks.values()]
-            self._tasks.clear()
-            self._renew()
+                if pool is self._pool:  # else there is another one already
+                    self._renew()
         return found
 
     def _renew(self) -> None:

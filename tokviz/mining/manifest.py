@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -57,7 +57,7 @@ class Part(Record):
     cases, rows: how many it holds. seconds: what mining them took, added up over all workers.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^part-\d{5,9}$")]
     cases: int
     rows: int
     sha256: str

@@ -33,7 +33,8 @@ from .store import RunStore
 Engine = Literal["local", "ray"]
 DEFAULT_BUDGETS = (192, 128, 64)
 _RECENT = 64
-"""The rate is that of the last so many cases."""
+_FEWEST = 3
+"""The rate is that of the last so many cases, and is told when there are a few."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class MiningProgress:
     """How far a mining is.
 
     done, total: cases on the disk, and asked for. mined: of those, in this call. seconds: since it began mining.
-    rate: cases per second of late, None before the first. remaining: seconds that are left at that rate.
+    rate: cases per second of late, None before there are a few. remaining: seconds that are left at that rate.
     notes: what was found damaged in the folder, as sentences; of the first event only.
     """
 
@@ -219,7 +220,7 @@ class _Work:
     on_progress: Callable[[MiningProgress], None] | None
     rows: int = 0
     mined: int = 0
-    finished: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT + 1))
+    finished: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     @property
     def left(self) -> int:
@@ -244,7 +245,6 @@ class _Work:
     def run(self, vlm: VisionLanguageModel, crew: Crew | None, stop: threading.Event) -> None:
         """Mine what is left."""
         began = time.perf_counter()
-        self.finished.append(began)
         self._tell(began, tuple(self.store.notes))
         mined = (
             mined_here(vlm, self.plan, self.tasks(), stop)
@@ -267,7 +267,8 @@ class _Work:
         if self.on_progress is None:
             return
         now, times = time.perf_counter(), self.finished
-        rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else None
+        # From the first case on: until then the workers load the model.
+        rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) >= _FEWEST else None
         remaining = self.left / rate if rate else None
         done, total = self.store.n_done, len(self.chosen)
         self.on_progress(MiningProgress(done, total, self.mined, self.rows, now - began, rate, remaining, notes))

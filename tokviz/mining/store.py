@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 TABLES = ("rows", "cases")
+_LOG = re.compile(r"part-(\d{5,9})\.log")
 _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"case"
 _LOCK = ".lock"
@@ -145,7 +147,10 @@ class RunStore:
             if path.stem in self._done:
                 path.unlink()
                 continue
-            number = int(path.stem.removeprefix("part-"))
+            matched = _LOG.fullmatch(path.name)
+            number = int(matched[1]) if matched else None
+            if number is None or not self._positions(number):  # none of ours
+                continue
             with path.open("rb") as file:
                 places, end = _scanned(file, self._positions(number))
             if end < path.stat().st_size:
@@ -158,6 +163,7 @@ class RunStore:
     # -- what there is -------------------------------------------------------------------------------------------------
 
     def _positions(self, number: int) -> range:
+        """Those of a part; none of a part that there is not."""
         size = self.manifest.part_cases
         return range(number * size, min((number + 1) * size, self.manifest.cases.asked))
 

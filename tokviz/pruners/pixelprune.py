@@ -39,12 +39,12 @@ NOT_EXACT = (
 def distances(one: Tensor, other: Tensor, metric: str) -> Tensor:
     """How far apart the pixels of two cells are: the largest difference, the mean one, or the root of the mean square.
 
-    Shape: ``(k, P)``, ``(k, P)`` -> ``(k,)``.
+    Shape: ``(*, k, P)``, ``(*, k, P)`` -> ``(*, k)``.
     """
     apart = one - other
     if metric == "rmse":
-        return apart.square().mean(1).sqrt()
-    return apart.abs().amax(1) if metric == "max" else apart.abs().mean(1)
+        return apart.square().mean(-1).sqrt()
+    return apart.abs().amax(-1) if metric == "max" else apart.abs().mean(-1)
 
 
 def table_of(signals: Signals, rows: Tensor) -> tuple[Tensor, bool]:
@@ -91,56 +91,82 @@ class Predicted:
         return (self.anchor == all_rows(self.anchor)).nonzero().squeeze(1)
 
 
-def predict(pixels: Tensor, table: Tensor, tau: float, metric: str) -> Predicted:
+@dataclass(frozen=True)
+class Step:
+    """The cells of a diagonal that have something before them, which no tolerance changes.
+
+    Shape: here ``(k,)``, shows ``(k, P)``, around ``(3, k)`` (above left, left, above; 0 where there is none),
+    all_three ``(k,)`` bool, only_above ``(k,)`` bool.
+    """
+
+    here: Tensor
+    shows: Tensor
+    around: Tensor
+    all_three: Tensor
+    only_above: Tensor
+
+
+def steps_of(pixels: Tensor, table: Tensor) -> list[Step]:
+    """The diagonals of all views: what a cell is predicted from lies on those before its own.
+
+    Shape: pixels ``(n, P)``, table ``(views, height, width)`` of numbers or -1.
+    """
+    _, height, width = table.shape
+    padded = torch.nn.functional.pad(table, (1, 0, 1, 0), value=-1)
+    found = []
+    for diagonal in range(height + width - 1):
+        row = torch.arange(max(0, diagonal - width + 1), min(height, diagonal + 1), device=table.device)
+        column = diagonal - row
+        here, corner, left, above = (
+            padded[:, row + down, column + right].flatten() for down, right in ((1, 1), (0, 0), (1, 0), (0, 1))
+        )
+        there = (here >= 0) & ((left >= 0) | (above >= 0))
+        here, around = here[there], torch.stack([corner, left, above])[:, there]
+        all_three = (around >= 0).all(0)
+        found.append(Step(here, pixels[here], around.clamp_min(0), all_three, around[1] < 0))
+    return found
+
+
+def predict(pixels: Tensor, steps: list[Step], tau: float, metric: str) -> Predicted:
     """Predict every cell from what was restored before it, all cells of a diagonal at a time.
 
     From the cell to the left; from that above where the one above left is like the left one but unlike the one above
     (there an edge runs down), and where there is none to the left. Like is within ``tau``. Neighbours are taken as what
     stands for them, so that errors do not add up.
-    Shape: pixels ``(n, P)``, table ``(views, height, width)`` of numbers or -1.
+    Shape: pixels ``(n, P)``.
     Source: PixelPrune; official ``methods/pred_2d.py`` ``_select_2d_loco_anchored``.
     """
-    n, (_, height, width) = len(pixels), table.shape
-    anchor, error = all_rows(pixels), pixels.new_full((n,), torch.inf)
-    padded = torch.nn.functional.pad(table, (1, 0, 1, 0), value=-1)
-    for diagonal in range(height + width - 1):
-        row = torch.arange(max(0, diagonal - width + 1), min(height, diagonal + 1), device=table.device)
-        column = diagonal - row
-        here, left, above, corner = (
-            padded[:, row + down, column + right].flatten() for down, right in ((1, 1), (1, 0), (0, 1), (0, 0))
-        )
-        there = (here >= 0) & ((left >= 0) | (above >= 0))
-        here, left, above, corner = (cells[there] for cells in (here, left, above, corner))
-        all_three = (left >= 0) & (above >= 0) & (corner >= 0)
-        a, b, c = (anchor[cells.clamp_min(0)] for cells in (left, above, corner))
-        like_left = distances(pixels[c], pixels[a], metric) <= tau
-        like_above = distances(pixels[c], pixels[b], metric) <= tau
-        downward = all_three & like_left & ~like_above
-        foretold = torch.where(downward | (left < 0), b, a)
-        error[here] = distances(pixels[here], pixels[foretold], metric)
-        anchor[here] = torch.where(error[here] <= tau, foretold, here)
+    anchor, error = all_rows(pixels), pixels.new_full((len(pixels),), torch.inf)
+    for step in steps:
+        stand_for = anchor[step.around]
+        shown = pixels[stand_for]
+        like_left, like_above = distances(shown[:1], shown[1:], metric) <= tau
+        downward = step.all_three & like_left & ~like_above
+        foretold = torch.where(downward | step.only_above, stand_for[2], stand_for[1])
+        wrong = distances(step.shows, pixels[foretold], metric)
+        error[step.here] = wrong
+        anchor[step.here] = torch.where(wrong <= tau, foretold, step.here)
     return Predicted(anchor, error)
 
 
-def loosest_needed(pixels: Tensor, table: Tensor, keep: int, metric: str) -> tuple[Predicted, float]:
+def loosest_needed(pixels: Tensor, steps: list[Step], keep: int, metric: str) -> tuple[Predicted, float]:
     """The predictions at the smallest tolerance that leaves at most ``keep`` cells, and that tolerance.
 
     0, or a level and a half, so that rounding of pixels decides nothing. Found by halving: what is left falls with the
     tolerance, but for rare cases in which a looser one leaves more. At the loosest one cell of each view is left.
     """
-    strictest = predict(pixels, table, 0.0, metric)
-    if len(strictest.kept) <= keep:
-        return strictest, 0.0
+    found = predict(pixels, steps, 0.0, metric)
+    if len(found.kept) <= keep:
+        return found, 0.0
     low, high = 0, LEVELS
-    found = predict(pixels, table, _tolerance(high), metric)
     while high - low > 1:
         middle = (low + high) // 2
-        tried = predict(pixels, table, _tolerance(middle), metric)
+        tried = predict(pixels, steps, _tolerance(middle), metric)
         if len(tried.kept) <= keep:
             high, found = middle, tried
         else:
             low = middle
-    return found, _tolerance(high)
+    return found if high < LEVELS else predict(pixels, steps, _tolerance(high), metric), _tolerance(high)
 
 
 def _tolerance(level: int) -> float:
@@ -165,11 +191,12 @@ def select(signals: Signals, keep: int | None, params: Params, generator: Genera
     if keep is not None and keep <= 0:
         return Selection(kept=rows[:0])
     pixels, (table, known), metric = shown[rows].float(), table_of(signals, rows), str(params["metric"])
+    steps = steps_of(pixels, table)
     if keep is None:
         tau = float(params["tau"])
-        made = predict(pixels, table, tau, metric)
+        made = predict(pixels, steps, tau, metric)
     else:
-        made, tau = loosest_needed(pixels, table, keep, metric)
+        made, tau = loosest_needed(pixels, steps, keep, metric)
     left = made.kept
     if keep is not None and len(left) > keep:  # one cell of each view is too many: those of the first views
         placed = table[table >= 0]
@@ -187,7 +214,7 @@ def select(signals: Signals, keep: int | None, params: Params, generator: Genera
         owner = torch.where(torch.isin(owner, kept), owner, -1)
         sizes = torch.bincount(owner[owner >= 0], minlength=n).float()
         error = made.error.masked_fill(made.error == torch.inf, torch.nan)
-        lossless = len(left) if tau == 0 else len(predict(pixels, table, 0.0, metric).kept)
+        lossless = len(left) if tau == 0 else len(predict(pixels, steps, 0.0, metric).kept)
         inexact = NOT_EXACT.format(levels=f"{tau * LEVELS:.3g}", lossless=lossless)
         high = "high is kept; what has nothing before it has none"
         return found.explained(

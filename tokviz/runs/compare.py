@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -341,12 +342,16 @@ def text_behind_the_image(vlm: VisionLanguageModel, prompt: Prompt) -> list[str]
     return [vlm.processor.tokenizer.decode([token]) for token in prompt.input_ids[0, first:].tolist()]
 
 
+_version = cache(version)
+"""Reads a file of the package's: 15 ms, and every event of a run carries a record."""
+
+
 def versions() -> dict[str, str]:
     """Versions that a session records."""
     return {
         "tokviz": __version__,
         "torch": torch.__version__,
-        "transformers": version("transformers"),
+        "transformers": _version("transformers"),
         "python": platform.python_version(),
     }
 

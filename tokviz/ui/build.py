@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -182,12 +183,24 @@ def _remember(form: RequestForm, key: gr.Textbox) -> None:
     )
 
 
-_FONTS = "".join(
-    f'<link rel="preload" as="font" type="font/woff2" href="static/fonts/IBMPlexSans/IBMPlexSans-{weight}.woff2" '
-    "crossorigin>"
-    for weight in ("Regular", "Bold")
-)
-"""Both are needed for the first lane; without this the browser learns of them when it draws the words."""
+def _early() -> str:
+    """Markup for the head: fonts and scripts that the first lane waits for, and the page's memory.
+
+    Without it the browser learns of the fonts when it draws the words, and of Gradio's scripts one after another.
+    """
+    scripts = sorted(path.name for path in (Path(gr.__file__).parent / _SCRIPTS).glob("*.js"))
+    needed = [name for name in scripts if name.split("-")[0] in ("Blocks", "HTML", "statustracker", "core")]
+    modules = (f'<link rel="modulepreload" href="assets/{name}" crossorigin>' for name in needed)
+    fonts = (
+        f'<link rel="preload" as="font" type="font/woff2" href="static/fonts/IBMPlexSans/IBMPlexSans-{weight}.woff2" '
+        "crossorigin>"
+        for weight in ("Regular", "Bold")
+    )
+    return "".join((*fonts, *modules, f"<script>{script('page_memory.js')}</script>"))
+
+
+_SCRIPTS = "templates/frontend/assets"
+"""Of gradio's package. Where it is laid out otherwise nothing is loaded early, and all the same."""
 
 
 def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
@@ -212,7 +225,7 @@ def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
             "middleware": [
                 Middleware(Doors, queue_of=EventQueue),
                 Middleware(CompressedPage),
-                Middleware(LinkPreview, more=f"{_FONTS}<script>{script('page_memory.js')}</script>"),
+                Middleware(LinkPreview, more=_early()),
             ],
             "lifespan": tidied(stop_all),
             **routes,
