@@ -95,7 +95,7 @@ def test_the_same_command_gives_the_same_session_but_for_its_times(image, loaded
     ("arguments", "sentence"),
     [
         ([], "arguments are required: command"),
-        (["mine"], "invalid choice: 'mine'"),
+        (["dig"], "invalid choice: 'dig'"),
         (["compare", "--image", "x.png"], "required: --question"),
         (["compare", "--image", "x.png", "--question", "q", "--budget", "many"], "--budget: invalid int value: 'many'"),
         (["compare", "--image", "x.png", "--question", "q", "--budget-as", "x"], "--budget-as: invalid choice"),
