@@ -46,6 +46,7 @@ def test_the_shell_commands_that_are_shown_exist(capsys):
         "cases check",
         "mine",
         "tables",
+        "report",
         "methods",
         "models",
         "serve",
