@@ -122,7 +122,7 @@ class RunRequest:
     precision: str = "auto"
     kernel: str = "auto"
     media: Any = None
-    kind: Literal["compare", "sweep", "rescue", "ask_with"] = "compare"
+    kind: Literal["compare", "sweep", "rescue", "inside", "ask_with"] = "compare"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
