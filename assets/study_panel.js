@@ -134,6 +134,7 @@ const DRAWN = {
     props.value = { budget, seed };
     trigger("load_run");
   }),
+  inside: insideResult,
 };
 
 function heard(value) {

@@ -36,6 +36,10 @@ function flipWords(series, data) {
   if (!rows.length) return curve.refused ? "cannot keep any of these budgets" : "…";
   const above = rows.filter((row) => !flip || row.budget > flip.budget).at(0);
   if (!flip) return `the same answer down to ${rows[0].budget} tokens`;
+  if (curve.random) {
+    const least = rows[0];
+    return `seed ${flip.runs[0].seed} breaks at ${flip.budget} of ${data.n_tokens}; with ${least.budget}, ${least.same} of ${least.runs.length} seeds give the unpruned answer`;
+  }
   const last = above ? `holds to ${above.budget}, ` : "";
   return `${last}breaks at ${flip.budget} of ${data.n_tokens}: “${flip.answer}”`;
 }
