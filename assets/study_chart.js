@@ -40,7 +40,7 @@ function lineChart(chart, on) {
   });
   (chart.verticals || []).forEach(([x, words]) => {
     drawing.append(svg("line", { x1: px(x), x2: px(x), y1: top, y2: height - bottom }, "ts-line"),
-      svg("text", { x: px(x) + 5, y: top + 11, "text-anchor": "start" }, "ts-line-words", words));
+      svg("text", { x: px(x) > width / 2 ? px(x) - 5 : px(x) + 5, y: height - bottom - 7, "text-anchor": px(x) > width / 2 ? "end" : "start" }, "ts-line-words", words));
   });
   const told = make("p", "ts-note ts-chart-told");
   told.setAttribute("aria-live", "polite");

@@ -62,7 +62,9 @@ function wordMaps(data) {
     row.append(node);
   });
   select.addEventListener("change", () => choose(mine.word));
-  root.append(row, chooser, picture.root);
+  if (data.words.length > 1) root.append(row);
+  else if (data.words.length) root.lastChild.textContent = `Where it looked when it said “${data.words[0].text}”`;
+  root.append(chooser, picture.root);
   if (mine.word < 0) return data.words.length ? root : null;
   mine.begin = () => choose(mine.word);
   root.tsBegin = mine.begin;
@@ -100,28 +102,27 @@ function towerPart(data) {
     lines: data.uniform === null ? [] : [[data.uniform, `spread evenly, ${number(data.uniform)}`]],
     verticals: data.feature_layer === null ? [] : [[data.feature_layer, "features"]], rest: "Press a point to see that layer.",
   }, { words: (_, [layer, entropy]) => `layer ${layer}: entropy ${number(entropy)} nats`, pick: (_, [layer]) => choose(layer) });
-  const left = make("div");
-  left.append(chooser, picture.root);
-  const both = make("div", "ts-pair");
-  both.append(left, chart);
-  root.append(both);
+  root.append(chooser, picture.root);
+  root.tsChart = chart;
   root.tsBegin = () => choose(data.feature_layer ?? tower.length - 1);
   return root;
 }
 
 function insideResult(data) {
   const answer = make("p", "ts-answer");
-  answer.append(`${data.label} answers: `, make("b", "", data.answer));
+  answer.append(`${data.label}, ${data.left} of ${data.n_tokens} tokens left at the end, answers: `, make("b", "", data.answer));
   const curves = make("div", "ts-pair");
   const output = outputChart(data);
   curves.append(ratioChart(data));
   if (output) curves.append(output);
   else curves.append(make("p", "ts-note", "The answer is one token long and was predicted by the prompt, so there are no tokens of the answer that look at anything."));
   const parts = [wordMaps(data), towerPart(data)].filter(Boolean);
+  const maps = make("div", "ts-pair ts-maps");
+  parts.forEach((part) => maps.append(part, ...(part.tsChart ? [part.tsChart] : [])));
   const table = numbersTable(["layer", "visual tokens", "text → image", "image → text behind it", "image → text before it", ...data.kinds.map((kind) => `answer → ${KIND_WORDS[kind] || kind}`)],
     () => data.layers.map((layer, i) => [String(i), String(layer.visual), layer.text_to_image, layer.image_to_text, layer.image_to_system, ...data.kinds.map((_, k) => (layer.output ? layer.output[k] : null))]));
   const towers = numbersTable(["layer of the tower", "entropy"], () => data.tower.map((layer, i) => [String(i), layer.entropy]));
   towers.querySelector("summary").textContent = "numbers of the tower";
   setTimeout(() => parts.forEach((part) => part.tsBegin?.())); // once they have a width
-  return [answer, curves, table, ...parts, towers, ...noteList(data.notes)];
+  return [answer, curves, table, maps, towers, ...noteList(data.notes)];
 }

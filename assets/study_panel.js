@@ -2,6 +2,7 @@
 // stay until the lanes are about something else.
 
 const root = element.querySelector(".ts-root");
+const about = () => lanes().state.plain?.about ?? ""; // what the lanes show, as far as a study is concerned
 const panes = Object.fromEntries([...root.querySelectorAll(".ts-pane")].map((pane) => [pane.dataset.study, pane]));
 const tabs = [...root.querySelectorAll("[role=tab]")];
 const inPane = (study, name) => panes[study].querySelector(`.ts-${name}`);
@@ -30,12 +31,6 @@ tabs.forEach((tab, i) => {
     tabs[to].click();
   });
 });
-
-// What the lanes show, as far as a study is concerned.
-const about = () => {
-  const { plain } = lanes().state;
-  return plain ? `${plain.id}/${plain.model}` : "";
-};
 
 function isLive() {
   const { plain } = lanes().state;
@@ -83,7 +78,7 @@ function refresh() {
   for (const [study, pane] of Object.entries(panes)) {
     const mine = run.busy && run.study === study;
     inPane(study, "stop").hidden = !mine;
-    inPane(study, "start").disabled = run.busy || blocked || (pane.querySelector("select.ts-lane") && !inPane(study, "lane").options.length);
+    inPane(study, "start").disabled = run.busy || blocked || (study === "edit" && !hasEdits()) || (pane.querySelector("select.ts-lane") && !inPane(study, "lane").options.length);
     inPane(study, "start").title = blocked ? "When the lanes hold the answers to what is in the form." : "";
   }
 }
@@ -112,7 +107,7 @@ function fillLanes() {
 function shown() {
   root.hidden = !lanes().state.plain;
   if (root.hidden) return;
-  if (run.about !== null && run.about !== about() && !(run.busy && run.study === "edit")) forget();
+  if (run.about !== null && run.about !== about()) forget();
   fillLanes();
   if (!panes.edit.hidden) openEdit();
   refresh();
@@ -152,7 +147,6 @@ function heard(value) {
     if (open) holder.querySelector("details").open = true;
     redrawPictures();
   }
-  if (state !== "busy" && study === "edit") run.about = about();
 }
 
 const REQUESTS = {
@@ -161,6 +155,8 @@ const REQUESTS = {
   rescue: () => ({ run: inPane("rescue", "lane").value, block: Number(root.querySelector(".ts-block").value) }),
 };
 for (const study of Object.keys(REQUESTS)) inPane(study, "start").addEventListener("click", () => start(study, REQUESTS[study]()));
+inPane("edit", "start").addEventListener("click", askEdited);
+inPane("edit", "lane").addEventListener("change", openEdit);
 for (const study of Object.keys(panes)) {
   inPane(study, "stop").addEventListener("click", () => {
     tell(study, "busy", "Stopping …", null);

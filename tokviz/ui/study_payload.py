@@ -72,6 +72,7 @@ def inside_payload(found: Inside) -> dict[str, Any]:
         "label": cut(found.run.label),
         "answer": found.run.answer[:_LONGEST],
         "n_tokens": found.comparison.grid.n_tokens,
+        "left": found.layers[-1].visual,
         "kinds": list(KINDS),
         "counts": list(found.counts),
         "tau": TAU,
