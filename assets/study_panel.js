@@ -130,6 +130,7 @@ const DRAWN = {
     trigger("load_run");
   }),
   inside: insideResult,
+  rescue: rescueResult,
 };
 
 function heard(value) {
