@@ -6,7 +6,7 @@ const PLOT = { width: 720, height: 320, left: 52, right: 16, top: 14, bottom: 40
 // [[x, y, detail]], band: [[x, low, high]], rings: [[x, y]]}], lines: [[y, words]], low, high, small}
 // on: {words(series, point) -> text, pick(series, point) or null}. Points are dots that a key or a press reaches.
 function lineChart(chart, on) {
-  const size = chart.small || innerWidth < 640 ? { ...PLOT, width: 420, height: chart.small ? 250 : 340 } : PLOT;
+  const size = chart.small || innerWidth < 640 ? { ...PLOT, width: chart.width || 420, height: chart.small ? 250 : 340 } : PLOT;
   const { width, height, left, right, top, bottom } = size;
   const bend = chart.log ? Math.log : (value) => value;
   const [x0, x1] = [Math.min(...chart.xs), Math.max(...chart.xs)].map(bend);

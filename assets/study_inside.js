@@ -43,6 +43,7 @@ function wordMaps(data) {
   chooser.append(select);
   let values = [];
   const picture = patchPicture("Attention on the patches", (token) => `${placeWords(token)}: ${values[token] === null ? "not there any more in this layer" : `attention ${number(values[token])}`}`);
+  const scale = heatScale();
   const mine = { word: data.words.findIndex((word) => word.maps.length) };
   const choose = (at) => {
     mine.word = at;
@@ -52,6 +53,7 @@ function wordMaps(data) {
     values = unpacked(map);
     const [sum, most] = [values.reduce((total, value) => total + (value || 0), 0), values.indexOf(Math.max(...values.filter((value) => value !== null)))];
     picture.rest = `“${data.words[at].text}”: ${percent(sum)} of its attention is on patches; most at ${placeWords(most)}.`;
+    scale.set(values);
     picture.draw({ values, view: "score", scale: "log", kept: [] });
     picture.point(-1);
   };
@@ -64,7 +66,7 @@ function wordMaps(data) {
   select.addEventListener("change", () => choose(mine.word));
   if (data.words.length > 1) root.append(row);
   else if (data.words.length) root.lastChild.textContent = `Where it looked when it said “${data.words[0].text}”`;
-  root.append(chooser, picture.root);
+  root.append(chooser, picture.root, scale.root);
   if (mine.word < 0) return data.words.length ? root : null;
   mine.begin = () => choose(mine.word);
   root.tsBegin = mine.begin;
@@ -84,6 +86,7 @@ function towerPart(data) {
   chooser.append(range, words);
   let values = [];
   const picture = patchPicture("Attention in the vision tower", (token) => `${placeWords(token)}: ${number(values[token])}`);
+  const scale = heatScale();
   const choose = (at) => {
     range.value = String(at);
     const layer = tower[at];
@@ -92,17 +95,18 @@ function towerPart(data) {
     words.textContent = `layer ${at} of ${tower.length}`;
     range.setAttribute("aria-valuetext", words.textContent);
     picture.rest = `Layer ${at}${used}: entropy ${number(layer.entropy)} nats${layer.windowed ? "; attends within windows" : ""}.`;
+    scale.set(values);
     picture.draw({ values, view: "score", scale: "log", kept: [] });
     picture.point(-1);
   };
   range.addEventListener("input", () => choose(Number(range.value)));
   const chart = lineChart({
-    name: "How spread out that is", small: true, xs: tower.map((_, i) => i), ticks: layerTicks(tower.length), x_label: "layer of the vision tower",
+    name: "How spread out that is", small: true, width: 340, xs: tower.map((_, i) => i), ticks: layerTicks(tower.length), x_label: "layer of the vision tower",
     y_label: "entropy, nats; lower is more focused", series: [{ label: "entropy", ...look(0), points: layersOf(tower.length, (at) => tower[at].entropy) }],
     lines: data.uniform === null ? [] : [[data.uniform, `spread evenly, ${number(data.uniform)}`]],
     verticals: data.feature_layer === null ? [] : [[data.feature_layer, "features"]], rest: "Press a point to see that layer.",
   }, { words: (_, [layer, entropy]) => `layer ${layer}: entropy ${number(entropy)} nats`, pick: (_, [layer]) => choose(layer) });
-  root.append(chooser, picture.root);
+  root.append(chooser, picture.root, scale.root);
   root.tsChart = chart;
   root.tsBegin = () => choose(data.feature_layer ?? tower.length - 1);
   return root;

@@ -108,8 +108,10 @@ function shown() {
   root.hidden = !lanes().state.plain;
   if (root.hidden) return;
   if (run.about !== null && run.about !== about()) forget();
-  fillLanes();
-  if (!panes.edit.hidden) openEdit();
+  if (!isLive()) { // lanes that are on their way are not chosen among
+    fillLanes();
+    if (!panes.edit.hidden) openEdit();
+  }
   refresh();
 }
 
@@ -166,6 +168,8 @@ for (const study of Object.keys(panes)) {
 }
 
 document.addEventListener("tokviz:shown", shown);
+// Compare does not wait for a study of the same visitor.
+document.addEventListener("tokviz:asked", () => { if (run.busy) trigger("halt"); });
 document.addEventListener("tokviz:redrawn", redrawPictures);
 new MutationObserver(refresh).observe(document.documentElement, { attributes: true, attributeFilter: ["data-tokviz-stale"] });
 watch("value", () => heard(props.value));

@@ -36,10 +36,10 @@ function gainStrip(data, light) {
 function verdictOf(data) {
   const telling = data.blocks.filter((one) => one.telling);
   const restores = telling.filter((one) => one.restores).length;
-  if (!telling.length) return `No block of ${data.block} × ${data.block} gains more than random tokens do: no single part of what was dropped is missing.`;
-  const words = `${telling.length} of ${data.blocks.length} blocks gain more than chance; `;
-  return restores ? `${words}${restores === 1 ? "one of them brings" : `${restores} of them bring`} the answer back by ${restores === 1 ? "itself" : "themselves"}.`
-    : `${words}none of them brings the answer back by itself.`;
+  if (!telling.length) return "No block gains more than random tokens do: no single part of what was dropped is missing.";
+  if (telling.length === 1) return `1 of ${data.blocks.length} blocks gains more than chance, ${restores ? "and brings the answer back by itself" : "but does not bring the answer back by itself"}.`;
+  const back = restores === 1 ? "one of them brings the answer back by itself" : restores ? `${restores} of them bring the answer back, each by itself` : "none of them brings the answer back by itself";
+  return `${telling.length} of ${data.blocks.length} blocks gain more than chance; ${back}.`;
 }
 
 function rescueResult(data) {
@@ -54,13 +54,14 @@ function rescueResult(data) {
   const telling = data.blocks.filter((one) => one.telling).sort((a, b) => b.gain - a.gain);
   const outline = (one, className) => one.tokens.map((token) => [picture.boxOf(token), className]).filter(([box]) => box[2] > box[0]);
   const frameOf = (boxes) => (boxes.length ? [[[0, 1, 2, 3].map((k) => Math[k < 2 ? "min" : "max"](...boxes.map(([box]) => box[k]))), "ts-best"]] : []);
+  const keptBoxes = data.kept.map((token) => [picture.boxOf(token), "ts-kept-patch"]).filter(([box]) => box[2] > box[0]);
   const light = (one) => {
     const shown = one || telling[0];
-    picture.boxes = shown ? frameOf(outline(shown, "ts-best")) : [];
+    picture.boxes = [...keptBoxes, ...(shown ? frameOf(outline(shown, "ts-best")) : [])];
     picture.told.textContent = one ? blockWords(one) : picture.rest;
     picture.mark();
   };
-  picture.rest = telling.length ? `The block in the frame gains most: ${number(telling[0].gain)} nats.` : "Orange: likelier with the block. Purple: less likely. The kept patches are outlined.";
+  picture.rest = telling.length ? `The block in the frame gains most: ${number(telling[0].gain)} nats.` : "Orange: likelier with the block. Purple: less likely. Outlined: kept.";
   const scale = make("p", "ts-scale");
   scale.append(make("span", "", `−${number(most)}`), make("i"), make("span", "", `+${number(most)} nats`));
   const left = make("div");
@@ -83,12 +84,13 @@ function rescueResult(data) {
       start("edit", { run: data.run, kept: [...kept, ...telling[0].tokens].sort((a, b) => a - b) });
     }));
   }
+  if (telling.length) right.append(make("p", "ts-note", `About ${Math.round(data.by_chance)} of so many blocks would beat their random sets if the place did not matter.`));
   right.append(...noteList(data.notes));
   const body = make("div", "ts-pair");
   body.append(left, right);
   const table = numbersTable(["patches", "first patch", "gain, nats", "more than chance", "answer is back"],
     () => [...data.blocks].sort((a, b) => b.gain - a.gain).map((one) => [String(one.tokens.length), placeWords(one.tokens[0]), one.gain, one.telling ? "yes" : "no", one.restores ? "yes" : "no"]));
   // The scale of the lanes' own view ends at four.
-  setTimeout(() => { picture.draw({ values: values.map((gain) => (gain === null ? null : (4 * gain) / most)), view: "chance", kept: data.kept, opacity: 0.78 }); light(null); });
+  setTimeout(() => { picture.draw({ values: values.map((gain) => (gain === null ? null : (4 * gain) / most)), view: "chance", clear: data.kept, opacity: 0.78 }); light(null); });
   return [body, table];
 }

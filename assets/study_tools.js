@@ -106,6 +106,7 @@ function patchPicture(name, words) {
     const [w, h] = state.payload.size;
     frame.style.aspectRatio = `${w} / ${h}`;
     lanes().paint(canvas, patchScene(root, mine.drawn));
+    if (mine.drawn.clear) clearPatches(canvas, mine.drawn);
     mine.mark();
   };
   frame.addEventListener("pointermove", (event) => mine.point(mine.tokenOf(event)));
@@ -119,6 +120,33 @@ function patchPicture(name, words) {
   frame.addEventListener("blur", () => mine.point(-1));
   pictures.add(mine);
   return mine;
+}
+
+// Some patches as the image has them, with nothing over them.
+function clearPatches(canvas, { clear }) {
+  const { payload } = lanes().state;
+  const plain = document.createElement("canvas");
+  Object.assign(plain, { width: canvas.width, height: canvas.height });
+  const [sx, sy] = [canvas.width / payload.size[0], canvas.height / payload.size[1]];
+  lanes().paintImage(plain, payload, lanes().shownImage());
+  const context = canvas.getContext("2d");
+  clear.forEach((token) => {
+    const [x0, y0, x1, y1] = payload.grid.box.slice(4 * token, 4 * token + 4).map((edge, k) => Math.round(edge * (k % 2 ? sy : sx)));
+    if (x1 > x0 && y1 > y0) context.drawImage(plain, x0, y0, x1 - x0, y1 - y0, x0, y0, x1 - x0, y1 - y0);
+  });
+}
+
+// The scale of a map: from little to much.
+function heatScale() {
+  const scale = make("p", "ts-scale ts-scale-heat");
+  const [low, high] = [make("span"), make("span")];
+  scale.append(low, make("i"), high);
+  return { root: scale, set: (values) => {
+    const known = values.filter((value) => value > 0);
+    const most = Math.max(...known, 0);
+    low.textContent = known.length ? `≤ ${number(Math.max(Math.min(...known), most / 1000))}` : "0";
+    high.textContent = `${number(most)} (logarithmic)`;
+  } };
 }
 
 // All that are on the page now: drawn again when the image, the frame, the theme or the width changes.

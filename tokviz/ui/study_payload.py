@@ -126,6 +126,7 @@ def rescue_payload(found: Rescue) -> dict[str, Any]:
             }
             for block in found.blocks
         ],
+        "by_chance": _short(len(found.blocks) / (len(found.seeds) + 1)),
         "control": [[len(one.tokens), _short(one.gain)] for one in found.control],
         "floor": _short(found.floor(max(len(block.tokens) for block in found.blocks))) if found.blocks else None,
         "notes": list(found.notes),
