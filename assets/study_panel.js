@@ -1,4 +1,4 @@
-// The section beneath the lanes: four studies of what they show, each begun by a button. One runs at a time; its results
+// The section beneath the lanes: studies of what they show, each begun by a button. One runs at a time; its results
 // stay until the lanes are about something else.
 
 const root = element.querySelector(".ts-root");
@@ -132,6 +132,7 @@ const DRAWN = {
     trigger("load_run");
   }),
   inside: insideResult,
+  horizon: horizonResult,
   rescue: rescueResult,
 };
 
@@ -155,7 +156,8 @@ function heard(value) {
 const REQUESTS = {
   sweep: () => ({}),
   inside: () => ({ run: inPane("inside", "lane").value }),
-  rescue: () => ({ run: inPane("rescue", "lane").value, block: Number(root.querySelector(".ts-block").value) }),
+  rescue: () => ({ run: inPane("rescue", "lane").value, block: Number(inPane("rescue", "block").value) }),
+  horizon: () => ({ block: Number(inPane("horizon", "block").value) }),
 };
 for (const study of Object.keys(REQUESTS)) inPane(study, "start").addEventListener("click", () => start(study, REQUESTS[study]()));
 inPane("edit", "start").addEventListener("click", askEdited);

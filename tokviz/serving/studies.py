@@ -1,4 +1,4 @@
-"""What may be asked beside a comparison: sweep, rescue, a look inside the model, a run with the tokens that are named."""
+"""What may be asked beside a comparison: a sweep, a rescue, a look inside the model, a run with tokens by number."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def outputs(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: M
         from ..runs.edits import media_of
 
         media = media_of(vlm, media, None, comparison, request.frames)
-    study = {"sweep": _sweep, "rescue": _rescue, "inside": _inside, "ask_with": _ask_with}[request.kind]
-    return study(request, vlm, media, shared)
+    studies = {"sweep": _sweep, "rescue": _rescue, "inside": _inside, "horizon": _horizon, "ask_with": _ask_with}
+    return studies[request.kind](request, vlm, media, shared)
 
 
 def _options(request: RunRequest) -> dict[str, Any]:
@@ -79,8 +79,22 @@ def _inside(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: M
     choice: dict[str, Any] = {"method": method, "budget": request.budget, "budget_as": request.budget_as}
 
     def work(emit: Any) -> None:
-        told = {"on_progress": lambda share: emit(Progress(share))}
-        emit(tokviz.inside(vlm, media, request.question, **choice, **_options(request), **told, **shared))
+        choice["on_progress"] = lambda share: emit(Progress(share))
+        emit(tokviz.inside(vlm, media, request.question, **choice, **_options(request), **shared))
+
+    yield from relayed(work, shared["stop"])
+
+
+def _horizon(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
+    import tokviz
+
+    from ..runs.compare import relayed
+
+    choice = _options(request)
+
+    def work(emit: Any) -> None:
+        choice["on_progress"] = lambda share: emit(Progress(share))
+        emit(tokviz.information_horizon(vlm, media, request.question, **choice, **shared))
 
     yield from relayed(work, shared["stop"])
 

@@ -53,6 +53,7 @@ _STUDY_SCRIPTS = (
     "study_chart.js",
     "study_sweep.js",
     "study_inside.js",
+    "study_horizon.js",
     "study_edit.js",
     "study_rescue.js",
     "study_panel.js",
@@ -115,8 +116,9 @@ class PatchView(Widget):
 
 
 class StudyPanel(Widget):
-    """What looks closer at the lanes, see ``studies``. The value in Python is what a browser asks for, unchecked; what it
-    gets is the dict of ``studies._told``. Raises the events ``study``, ``halt``, ``leave`` and ``load_run``.
+    """What looks closer at the lanes, see ``studies``. The value in Python is what a browser asks for, unchecked.
+
+    What the browser gets is told in ``studies``. Raises the events ``study``, ``halt``, ``leave`` and ``load_run``.
     """
 
     _html, _css, _scripts = "study_panel.html", "study_panel.css", _STUDY_SCRIPTS

@@ -6,6 +6,7 @@ as every run, is bounded in time, and ends when it is stopped or its tab is gone
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -18,11 +19,12 @@ import gradio as gr
 
 from ..comparison import Comparison
 from ..errors import BadInput
+from ..names import Box
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded
 from ..serving.model_menu import check_may_load, model_options
 from ..serving.queue import StopFlags, Waiting, Working, in_turn
-from ..serving.running import RunRequest
+from ..serving.running import Kind, RunRequest
 from ..serving.studies import Progress
 from . import text
 from .components import StudyPanel
@@ -31,18 +33,26 @@ from .files import read_session, request_file, shown_files
 from .form import RequestForm, whole_number
 from .handlers import Handlers, key_of
 from .payload import to_payload
-from .study_payload import inside_payload, rescue_payload, sweep_payload
+from .study_payload import horizon_payload, inside_payload, rescue_payload, sweep_payload
 
 SECONDS = 90
 """The longest that a sweep or a rescue measures."""
 _DRAWN_EVERY_S = 0.25
 _MOST_BLOCK = 16
-_KINDS = {"sweep": "sweep", "inside": "inside", "edit": "ask_with", "rescue": "rescue"}
+_KINDS: dict[str, Kind] = {
+    "sweep": "sweep",
+    "inside": "inside",
+    "horizon": "horizon",
+    "edit": "ask_with",
+    "rescue": "rescue",
+}
 _PAYLOADS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "sweep": sweep_payload,
     "inside": inside_payload,
+    "horizon": horizon_payload,
     "rescue": rescue_payload,
 }
+Methods = tuple[tuple[str, Mapping[str, Any]], ...]
 _RANDOM = "random"
 _GONE = "What the lanes show is no longer on the server: press Compare, then ask again."
 
@@ -68,9 +78,8 @@ class Studies:
         lanes_of = self.act.flags.of(session)
         tell = functools.partial(_told, asked)
         try:
-            wanted = self._request(asked, key, *rest)
             yield tell("busy", text.QUEUED)
-            work = functools.partial(self._work, wanted, stop, address)
+            work = functools.partial(self._work, asked, key, rest, stop, address)
             is_gone = functools.partial(LISTENERS.is_gone, session)
             turn = in_turn(self.act.line, f"page {address}", work, stop, is_gone, address)
             drawn, last, beat = 0.0, None, 0
@@ -88,16 +97,18 @@ class Studies:
                         last = output.record if output.record is not None else last
                         if time.monotonic() - drawn > _DRAWN_EVERY_S:
                             drawn = time.monotonic()
-                            yield tell("busy", "", share=output.share, data=self._data(asked, output.record))
+                            data = await asyncio.to_thread(_data, asked, output.record)
+                            yield tell("busy", "", share=output.share, data=data)
                     elif output is not None:
                         last = output
             if last is None or (stop.is_set() and asked["study"] == "edit"):
                 yield tell("stopped", text.STOPPED_STUDY)
             elif asked["study"] != "edit":
                 words = text.STOPPED_STUDY if stop.is_set() else ""
-                yield tell("stopped" if stop.is_set() else "done", words, data=self._data(asked, last))
+                data = await asyncio.to_thread(_data, asked, last)
+                yield tell("stopped" if stop.is_set() else "done", words, data=data)
             elif self.act.flags.of(session) is lanes_of:  # no other run was begun in the lanes meanwhile
-                yield self._added(asked, last)
+                yield await asyncio.to_thread(self._added, asked, last)
             else:
                 yield tell("stopped", text.OTHER_LANES)
         except BadInput as error:
@@ -106,8 +117,14 @@ class Studies:
             log_failure("a study failed")
             yield tell("error", UNEXPECTED)
 
-    def _work(self, wanted: RunRequest, stop: threading.Event, address: str) -> Iterator[Any]:
-        """What the model's work yields, after sentences about the loading of the model."""
+    def _work(
+        self, asked: Mapping[str, Any], key: str, rest: Sequence[Any], stop: threading.Event, address: str
+    ) -> Iterator[Any]:
+        """What the model's work yields, after sentences about the loading of the model.
+
+        The session is read when it is its turn: the largest take much memory.
+        """
+        wanted = self._request(asked, key, *rest)
         if not is_loaded(wanted.spec):
             check_may_load(wanted.model, address)
             for words in self.act.load(wanted.spec):
@@ -115,12 +132,6 @@ class Studies:
                 if stop.is_set():
                     raise BadInput(text.STOPPED_LOADING)
         yield from self.act.run(wanted, stop)
-
-    @staticmethod
-    def _data(asked: Mapping[str, Any], record: Any) -> str:
-        if record is None:
-            return ""
-        return json.dumps(_PAYLOADS[asked["study"]](record), ensure_ascii=False, allow_nan=False)
 
     def _added(self, asked: Mapping[str, Any], comparison: Comparison) -> list[Any]:
         """The lanes with one more."""
@@ -142,30 +153,8 @@ class Studies:
         if image is None:
             file = request_file(comparison)
             image = None if file is None else file.path
-        how = {"precision": precision, "kernel": kernel} if name == model else {}
-        methods = tuple((one.method, one.params) for one in stored.methods if not one.method.startswith("edited"))
-        options: dict[str, Any] = {"comparison": comparison}
-        if study == "sweep":
-            if _RANDOM not in [method for method, _ in methods]:
-                methods = (*methods, (_RANDOM, {}))
-            options |= {"live": True, "seeds": 5, "seconds": SECONDS}
-        else:
-            run = _run(comparison, asked.get("run"))
-            if study == "inside":
-                named = next((one for one in stored.methods if one.key == run), None)
-                if named is not None and named.method.startswith("edited"):
-                    raise BadInput("A look inside an edited lane is not possible yet; choose the lane it was edited from.")
-                methods = () if named is None else ((named.method, named.params),)
-            elif study == "edit":
-                tokens = asked.get("kept")
-                if not isinstance(tokens, list):
-                    raise BadInput("The page sent no tokens; please reload it.")
-                options |= {"run": run, "kept": [whole_number("A token", token) for token in tokens]}
-            else:
-                block = whole_number("The side of a block", asked.get("block", 2))
-                if not 1 <= block <= _MOST_BLOCK:
-                    raise BadInput(f"The side of a block is a number from 1 to {_MOST_BLOCK}, not {block}.")
-                options |= {"run": run, "block": block, "seconds": SECONDS}
+        methods, options = _wanted(study, asked, comparison)
+        evidence, evidence_at = _evidence(comparison)
         return RunRequest(
             model=name,
             image=image,
@@ -176,11 +165,13 @@ class Studies:
             seed=stored.seed,
             max_new_tokens=stored.max_new_tokens,
             expected=stored.expected_answer,
+            evidence=evidence,
+            evidence_at=evidence_at,
             frames=None if comparison.video is None else len(comparison.video.frames),
-            kind=_KINDS[study],  # type: ignore[arg-type]
-            options=options,
-            **how,
-            **_evidence(comparison),
+            precision=precision if name == model else "auto",
+            kernel=kernel if name == model else "auto",
+            kind=_KINDS[study],
+            options={"comparison": comparison, **options},
         )
 
     def _shown(self, key: str) -> Comparison:
@@ -210,12 +201,54 @@ class Studies:
         self.flags.forget(request.session_hash or "")
 
 
+def _data(asked: Mapping[str, Any], record: Any) -> str:
+    """What there is of a result, as JSON text."""
+    if record is None:
+        return ""
+    return json.dumps(_PAYLOADS[asked["study"]](record), ensure_ascii=False, allow_nan=False)
+
+
 def _told(
     asked: Mapping[str, Any], state: str, words: str, *, share: float | None = None, data: str = "", beat: int = 0
 ) -> list[Any]:
     """Outputs of ``study``; data: the result as JSON text, which gradio's page copies at once."""
     told = {"study": asked.get("study"), "id": asked.get("id"), "state": state, "words": words}
     return [{**told, "share": share, "data": data, "beat": beat}, gr.skip(), gr.skip()]
+
+
+def _wanted(study: str, asked: Mapping[str, Any], comparison: Comparison) -> tuple[Methods, dict[str, Any]]:
+    """Methods and options of a study, from what a browser sent. Raises BadInput."""
+    stored = comparison.request
+    methods: Methods = tuple((one.method, one.params) for one in stored.methods if not _is_edited(one.method))
+    if study == "sweep":
+        has_random = _RANDOM in [method for method, _ in methods]
+        return methods if has_random else (*methods, (_RANDOM, {})), {"live": True, "seeds": 5, "seconds": SECONDS}
+    if study == "horizon":
+        return (), {"block": _block(asked), "seconds": SECONDS}
+    run = _run(comparison, asked.get("run"))
+    if study == "inside":
+        named = next((one for one in stored.methods if one.key == run), None)
+        if named is not None and _is_edited(named.method):
+            raise BadInput("A look inside an edited lane is not possible yet; choose the lane that was edited.")
+        return () if named is None else ((named.method, named.params),), {}
+    if study == "rescue":
+        return methods, {"run": run, "block": _block(asked), "seconds": SECONDS}
+    tokens = asked.get("kept")
+    if not isinstance(tokens, list):
+        raise BadInput("The page sent no tokens; please reload it.")
+    return methods, {"run": run, "kept": [whole_number("A token", token) for token in tokens]}
+
+
+def _is_edited(method: str) -> bool:
+    """Whether it is a lane of tokens chosen by hand, which no other run can repeat by its name."""
+    return method == "edited" or method.startswith("edited-")
+
+
+def _block(asked: Mapping[str, Any]) -> int:
+    block = whole_number("The side of a block", asked.get("block", 2))
+    if not 1 <= block <= _MOST_BLOCK:
+        raise BadInput(f"The side of a block is a number from 1 to {_MOST_BLOCK}, not {block}.")
+    return block
 
 
 def _run(comparison: Comparison, key: Any) -> str:
@@ -228,16 +261,14 @@ def _run(comparison: Comparison, key: Any) -> str:
     return run.key
 
 
-def _evidence(comparison: Comparison) -> dict[str, Any]:
-    """Boxes around the evidence as a request has them: of a video in pixels and frames of the file."""
+def _evidence(comparison: Comparison) -> tuple[tuple[Box, ...], tuple[int, ...]]:
+    """Boxes around the evidence as a request has them, of a video in pixels and with frames of the file."""
     request, video = comparison.request, comparison.video
     if video is None:
-        return {"evidence": tuple(request.evidence)}
+        return tuple(request.evidence), ()
     scale = video.width / comparison.grid.image_size[0]
-    return {
-        "evidence": tuple(tuple(edge * scale for edge in box) for box in request.evidence),
-        "evidence_at": tuple(video.frames[frame].index for frame in request.evidence_frames),
-    }
+    boxes = [(x0 * scale, y0 * scale, x1 * scale, y1 * scale) for x0, y0, x1, y1 in request.evidence]
+    return tuple(boxes), tuple(video.frames[frame].index for frame in request.evidence_frames)
 
 
 def add_studies(

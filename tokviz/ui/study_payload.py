@@ -10,6 +10,7 @@ from typing import Any
 
 from ..attention import KINDS, TAU, Inside
 from ..errors import BadInput
+from ..horizon import InformationHorizon
 from ..rescues import Rescue
 from ..sweeps import Sweep, SweepCurve
 from ..viz.format import cut
@@ -21,7 +22,7 @@ _LONGEST = 300
 
 
 def sweep_payload(sweep: Sweep) -> dict[str, Any]:
-    """Answer, budgets, and one curve per method; a point is budget, seed, log-probability, same, answer, tokens left."""
+    """Answer, budgets, one curve per method; a point is budget, seed, log-probability, same, answer, verdict."""
     return {
         "answer": sweep.answer[:_LONGEST],
         "logprob": _short(sweep.logprob),
@@ -52,7 +53,7 @@ def _curve(curve: SweepCurve) -> dict[str, Any]:
 
 
 def inside_payload(found: Inside) -> dict[str, Any]:
-    """Ratios per layer of the LLM, shares of the answer's tokens, maps of its words, maps and entropies of the tower."""
+    """Ratios per layer, shares of the answer's tokens, maps of its words, maps and entropies of the tower."""
     words, left = [], MOST_MAP_NUMBERS
     places: list[int | None] = [None, *found.map_layers]
     for number, word in enumerate(found.words):
@@ -96,6 +97,32 @@ def inside_payload(found: Inside) -> dict[str, Any]:
         ],
         "feature_layer": found.feature_layer,
         "uniform": _short(found.uniform_entropy),
+        "notes": list(found.notes),
+    }
+
+
+def horizon_payload(found: InformationHorizon) -> dict[str, Any]:
+    """Per measured layer the largest and the mean change of a block, random tokens, and a map of changes in nats."""
+    return {
+        "answer": found.answer[:_LONGEST],
+        "logprob": _short(found.logprob),
+        "block": found.block,
+        "budget": found.budget,
+        "n_tokens": found.comparison.grid.n_tokens,
+        "horizon": found.horizon,
+        "random_from": found.random_from,
+        "layers": [
+            {
+                "layer": entry.layer,
+                "largest": _short(entry.largest),
+                "mean": _short(entry.mean),
+                "floor": _short(found.floor(entry)),
+                "random": [_short(value) for value in entry.random],
+                "withdrawn": _short(entry.withdrawn),
+                "change": [None if value is None else round(value, 4) for value in entry.change],
+            }
+            for entry in found.layers
+        ],
         "notes": list(found.notes),
     }
 
