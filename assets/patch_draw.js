@@ -87,6 +87,13 @@ function drawPieces(brush, { image, payload }) {
   }
 }
 
+// The image alone, on a canvas that has its size already.
+function paintImage(canvas, payload, image) {
+  const [width, height] = payload.size;
+  const brush = { context: canvas.getContext("2d"), sx: canvas.width / width, sy: canvas.height / height };
+  if (image) drawPieces(brush, { image, payload });
+}
+
 function cellPath(brush, tokens) {
   const path = new Path2D();
   for (const token of tokens) {

@@ -44,6 +44,7 @@ function redraw() {
   if (later.length) state.later = setTimeout(() => later.forEach(drawLane));
   drawFilm();
   showReadouts();
+  document.dispatchEvent(new CustomEvent("tokviz:redrawn"));
 }
 
 // Of a video the frame that is chosen; nothing until it has been loaded, so that no overlay lies on another frame.
@@ -338,6 +339,7 @@ function show(value) {
   arrange();
   redrawWithTools();
   keepRoom();
+  document.dispatchEvent(new CustomEvent("tokviz:shown"));
 }
 
 // While answers come in, lanes and what is below them have the room that the last ones needed.
@@ -389,6 +391,8 @@ document.addEventListener("tokviz:lost", () => {
 new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 // Canvas colours come from CSS variables, which change with the theme.
 new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+// What the studies beneath the lanes draw with, see study_tools.js.
+window.tokvizLanes = { state, paint, paintImage, palette, shownImage, tokenAt, step, placeOf, shortNumber, ticksOf, rangeOf };
 watch("value", () => show(props.value));
 show(props.value);
 part("root").dataset.ready = ""; // the page waits for it

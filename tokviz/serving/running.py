@@ -95,6 +95,9 @@ PACE = Pace()
 """Of this process."""
 
 
+Kind = Literal["compare", "sweep", "rescue", "inside", "horizon", "ask_with"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """What the page or the API asks for; the fields mean what ``tokviz.compare_events`` says.
@@ -122,7 +125,7 @@ class RunRequest:
     precision: str = "auto"
     kernel: str = "auto"
     media: Any = None
-    kind: Literal["compare", "sweep", "rescue", "ask_with"] = "compare"
+    kind: Kind = "compare"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -1,8 +1,9 @@
-"""What a program may ask beside a comparison: a sweep over budgets, a rescue, a run with the tokens that it names."""
+"""What may be asked beside a comparison: a sweep, a rescue, a look inside the model, a run with tokens by number."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
@@ -12,37 +13,100 @@ if TYPE_CHECKING:
     from .running import RunRequest
 
 
-def outputs(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
-    """Carry a study out; the last thing that comes is its result, a record, or None when it was stopped before.
+@dataclass(frozen=True)
+class Progress:
+    """A study is under way. share: of its work, 0 to 1. record: what there is of its result; None for nothing yet."""
 
-    shared: arguments that all of them take. Raises BadInput.
+    share: float
+    record: Any = None
+
+
+def outputs(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
+    """Carry a study out: ``Progress``, or None as a sign of life, and last its result, a record.
+
+    The last is None when it was stopped before. shared: arguments that all of them take. An option ``comparison`` is
+    what the study is about. Raises BadInput, also when image, question or model are not those of the comparison.
     """
-    if request.kind == "sweep":
-        return _sweep(request, vlm, media, shared)
-    if request.kind == "rescue":
-        return _rescue(request, vlm, media, shared)
-    return _ask_with(request, vlm, media, shared)
+    comparison = request.options.get("comparison")
+    if comparison is not None:
+        from ..runs.edits import media_of
+
+        media = media_of(vlm, media, None, comparison, request.frames)
+    studies = {"sweep": _sweep, "rescue": _rescue, "inside": _inside, "horizon": _horizon, "ask_with": _ask_with}
+    return studies[request.kind](request, vlm, media, shared)
+
+
+def _options(request: RunRequest) -> dict[str, Any]:
+    return {name: value for name, value in request.options.items() if name not in ("comparison", "live")}
 
 
 def _sweep(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
     import tokviz
 
-    choice = {"budget_as": request.budget_as, "params": request.params, **request.options}
+    choice = {"budget_as": request.budget_as, "params": request.params, **_options(request)}
+    live = request.options.get("live", False)
     for event in tokviz.sweep_events(vlm, media, request.question, request.methods, **choice, **shared):
-        yield event.sweep if event.kind == "done" else None  # a sign of life; all points cross once
+        # Where nobody looks at them, points cross once, at the end.
+        yield event.sweep if event.kind == "done" else Progress(event.share, event.sweep) if live else None
 
 
 def _rescue(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
     import tokviz
 
-    choice = {"budget_as": request.budget_as, "params": request.params, **request.options}
-    yield tokviz.rescue(vlm, media, request.question, request.methods[0], request.budget, **choice, **shared)
+    from ..runs.compare import relayed
+
+    comparison, options = request.options.get("comparison"), _options(request)
+
+    def work(emit: Any) -> None:
+        options["on_progress"] = lambda share: emit(Progress(share))
+        if comparison is not None:
+            mine = {name: shared[name] for name in ("seed", "stop")}
+            method = options.pop("run")
+            emit(tokviz.rescue(vlm, media, None, method, comparison=comparison, **options, **mine))
+            return
+        choice = {"budget_as": request.budget_as, "params": request.params, **options}
+        emit(tokviz.rescue(vlm, media, request.question, request.methods[0], request.budget, **choice, **shared))
+
+    yield from relayed(work, shared["stop"])
+
+
+def _inside(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
+    import tokviz
+
+    from ..runs.compare import relayed
+
+    method = request.methods[0] if request.methods else None
+    choice: dict[str, Any] = {"method": method, "budget": request.budget, "budget_as": request.budget_as}
+
+    def work(emit: Any) -> None:
+        choice["on_progress"] = lambda share: emit(Progress(share))
+        emit(tokviz.inside(vlm, media, request.question, **choice, **_options(request), **shared))
+
+    yield from relayed(work, shared["stop"])
+
+
+def _horizon(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
+    import tokviz
+
+    from ..runs.compare import relayed
+
+    choice = _options(request)
+
+    def work(emit: Any) -> None:
+        choice["on_progress"] = lambda share: emit(Progress(share))
+        emit(tokviz.information_horizon(vlm, media, request.question, **choice, **shared))
+
+    yield from relayed(work, shared["stop"])
 
 
 def _ask_with(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
     import tokviz
 
-    options = dict(request.options)
+    comparison, options = request.options.get("comparison"), _options(request)
+    if comparison is not None:
+        stop = shared["stop"]
+        yield tokviz.ask_with(vlm, media, None, options["kept"], of=options["run"], into=comparison, stop=stop)
+        return
     kept, added, removed = (options.pop(name) for name in ("kept", "added", "removed"))
     if not request.methods:
         if kept is None:

@@ -37,6 +37,7 @@ from .components import (
     NumbersTable,
     PageHead,
     PatchView,
+    StudyPanel,
     WorkbenchView,
     script,
 )
@@ -48,6 +49,7 @@ from .handlers import Handlers
 from .link_preview import LinkPreview
 from .method_notes import method_page
 from .outcomes import cards
+from .studies import add_studies
 from .workbench_page import CaseHandlers
 from .workbench_routes import workbench_routes
 
@@ -113,6 +115,7 @@ def build_page(
             with gr.Column(elem_id="tokviz-main", min_width=280):
                 chooser = _example_chooser(examples, pruners)
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
+                panel = StudyPanel(elem_id="tokviz-studies")
                 first = examples[0].comparison if examples else None
                 tabs = _tabs(pruners, first)
         # What a page shows is known to the browser, by a key: this server remembers nothing of a visitor.
@@ -123,7 +126,10 @@ def build_page(
         add_study_endpoints(run, pruners, models, act.line)
 
         results = [view, notice, key]
-        changes = [_wire_run(act, form, compare, stop, results)]
+        run_form = _run_of(act, form)
+        changes = [_wire_run(act, form, run_form, compare, stop, results)]
+        studies, closer = add_studies(act, form, panel, results, run_form, [*form.totals, stop], _TO_ANSWERS)
+        changes += closer
         sized: list[Any] = [form.model, form.menu, form.max_new_tokens, form.repeats]
         weigh = with_sentences(act.cost)
         sizing = [form.menu.input, *(field.change for field in sized)]
@@ -162,7 +168,8 @@ def build_page(
         for change in changes:
             change.then(fill, key, [tabs.session, tabs.table, *drawn[2:]], queue=False, **_QUIET)
         page.unload(act.leave)
-    page.heavy = [view, tabs.table, form.menu]
+        page.unload(studies.leave)
+    page.heavy = [view, panel, tabs.table, form.menu]
     page.act = act
     page.queue(max_size=_EVENTS, default_concurrency_limit=4, api_open=False)
     storage().keep_all()
@@ -344,17 +351,24 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
     return _Tabs(table, session, opener, make, view, level, frames, files)
 
 
-def _wire_run(act: Handlers, form: RequestForm, compare: gr.Button, stop: gr.Button, outputs: list[Any]) -> Any:
-    """The events of a run; returns the one after which another comparison is shown.
-
-    A press during a run is a new request: it stops the old one and takes its place. Runs are let in by ``act.line``, so
-    that one who waits does not hold what others need.
-    """
+def _run_of(act: Handlers, form: RequestForm) -> Any:
+    """The event of Compare: asks what is in the form."""
 
     async def run(request: gr.Request, *values: Any) -> Any:
         async for output in act.compare_in_turn(form, values, request):
             yield output
 
+    return run
+
+
+def _wire_run(
+    act: Handlers, form: RequestForm, run: Any, compare: gr.Button, stop: gr.Button, outputs: list[Any]
+) -> Any:
+    """The events of a run; returns the one after which another comparison is shown.
+
+    A press during a run is a new request: it stops the old one and takes its place. Runs are let in by ``act.line``, so
+    that one who waits does not hold what others need.
+    """
     ran = gr.on(
         [compare.click, form.question.submit],
         run,

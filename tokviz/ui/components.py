@@ -48,6 +48,17 @@ _VIEW_SCRIPTS = (
     "patch_view.js",
 )
 
+_STUDY_SCRIPTS = (
+    "study_tools.js",
+    "study_chart.js",
+    "study_sweep.js",
+    "study_inside.js",
+    "study_horizon.js",
+    "study_edit.js",
+    "study_rescue.js",
+    "study_panel.js",
+)
+
 _WORKBENCH_SCRIPTS = (
     "workbench_state.js",
     "workbench_facets.js",
@@ -102,6 +113,19 @@ class PatchView(Widget):
     def postprocess(self, value: Any) -> Any:
         """What the browser gets: the payload packed."""
         return packed(value) if value else value
+
+
+class StudyPanel(Widget):
+    """What looks closer at the lanes, see ``studies``. The value in Python is what a browser asks for, unchecked.
+
+    What the browser gets is told in ``studies``. Raises the events ``study``, ``halt``, ``leave`` and ``load_run``.
+    """
+
+    _html, _css, _scripts = "study_panel.html", "study_panel.css", _STUDY_SCRIPTS
+
+    def preprocess(self, payload: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The request; empty for anything of another shape."""
+        return payload if isinstance(payload, dict) else {}
 
 
 class WorkbenchView(Widget):

@@ -186,7 +186,7 @@ class Handlers:
                 yield _outputs(view, notice("busy", words), totals=form.total_is(comparison.grid.n_tokens))
             if last is not None and self.flags.of(session) is stop:
                 words = text.STOPPED if stop.is_set() else notices
-                yield _outputs(self._final(last), notice("info", words) if words else None, _key_of(last))
+                yield _outputs(self._final(last), notice("info", words) if words else None, key_of(last))
         except BadInput as error:
             if self.flags.of(session) is stop:
                 yield self._broken_off(last, notice("info" if stop.is_set() else "error", str(error)))
@@ -327,7 +327,7 @@ class Handlers:
             example = self._example_of(known.shown)
         if example:  # the first is on the first screen
             return self.show_example(form, example, model)
-        path = None if example == 0 else self._shown_file(known.shown)
+        path = None if example == 0 else self.shown_file(known.shown)
         if path is None:
             return [gr.skip(), None, *self.kept(form)]
         return self.reopened(form, read_session(path), "Shown again after the page was reloaded", None, model)
@@ -342,7 +342,7 @@ class Handlers:
         found = re.fullmatch(r"example-(\d{1,4})", key)
         return int(found[1]) if found and int(found[1]) < len(self.examples) else None
 
-    def _shown_file(self, key: str) -> str | None:
+    def shown_file(self, key: str) -> str | None:
         """The session file of what a browser shows; its key is the digest of the content, which others cannot guess."""
         example = self._example_of(key)
         if example is not None:
@@ -360,7 +360,7 @@ class Handlers:
         """
         view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
         filled = form.filled_from(comparison, None, fitting_model(model, comparison))
-        return [view, notice("info", words) if words else None, _key_of(comparison), *filled]
+        return [view, notice("info", words) if words else None, key_of(comparison), *filled]
 
     @staticmethod
     def kept(form: RequestForm) -> list[Any]:
@@ -369,7 +369,7 @@ class Handlers:
 
     def tabs(self, key: str) -> list[Any]:
         """What the tabs hold of what is shown. Outputs: session button, table, level and frames of the figure."""
-        session = self._shown_file(key)
+        session = self.shown_file(key)
         if session is None:
             return [gr.skip()] * 4
         table, *choices = of_session(session)
@@ -377,7 +377,7 @@ class Handlers:
 
     def figure(self, key: str, view: str, level: str | None, frames: str) -> list[Any]:
         """What is shown as a figure of one view. Outputs: files, notice."""
-        session = self._shown_file(key)
+        session = self.shown_file(key)
         if session is None:
             return [gr.skip(), notice("error", text.NOTHING_TO_DRAW)]
         from ..viz.figures import save_figure
@@ -396,6 +396,6 @@ class Handlers:
         return [gr.update(value=files, visible=True), None]
 
 
-def _key_of(comparison: Comparison) -> str:
+def key_of(comparison: Comparison) -> str:
     """By which a browser names a comparison that it shows."""
     return Path(session_file(comparison)).parent.name

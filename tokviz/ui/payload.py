@@ -85,6 +85,7 @@ def to_payload(
     evidence = measures.evidence_tokens(comparison.grid, request.evidence, request.evidence_frames)
     return {
         "id": comparison_id(comparison),
+        "about": about_id(comparison),
         "title": title,
         "why": why,
         "origin": origin,
@@ -125,6 +126,14 @@ def comparison_id(comparison: Comparison) -> str:
     if comparison.video is not None:
         asked += comparison.video.sha256
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
+def about_id(comparison: Comparison) -> str:
+    """A short digest of image, question and model: studies of them stay while it does, whatever methods are shown."""
+    file = comparison.image.sha256 if comparison.video is None else comparison.video.sha256
+    n_tokens = comparison.grid.n_tokens
+    about = f"{comparison.model.name}\n{file}\n{n_tokens}\n{comparison.request.question}"
+    return hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
 def lanes(comparison: Comparison, evidence: Sequence[int], live: Live | None = None) -> list[dict[str, Any]]:

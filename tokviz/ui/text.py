@@ -69,6 +69,8 @@ QUEUED = "Queued"
 NOTHING_TO_DRAW = "There is nothing to draw: run a comparison or open an example first."
 STALE = "These results belong to an earlier request; the last one was not answered."
 STOPPED_WAITING = "Stopped before it started."
+STOPPED_STUDY = "Stopped."
+OTHER_LANES = "The lanes show another run by now, so nothing was added to them."
 STOPPED = "Stopped. The runs that had finished are kept."
 
 
@@ -116,3 +118,9 @@ def video_facts(facts: VideoFacts) -> str:
     width, height = facts.size
     frames = f"{facts.n_frames:,} frames" if facts.n_frames != 1 else "1 frame"
     return f"Video: {facts.duration_s:.1f} s, {frames} of {width} × {height} pixels."
+
+
+def added_lane(label: str, answer: str) -> str:
+    """What a run with tokens that were chosen by hand said, in a line."""
+    words = answer if len(answer) <= 120 else f"{answer[:119]}…"
+    return f"{label} is a lane now. It answers: {words}"
