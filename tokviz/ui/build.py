@@ -170,7 +170,7 @@ def build_page(
 
 def _remember(form: RequestForm, key: gr.Textbox) -> None:
     """Whatever changes in the form or the lanes is kept in the browser and in the address; the server is not asked."""
-    names = [name for name in INPUTS if name != "image"]
+    names = [name for name in INPUTS if name not in ("image", "evidence")]  # boxes belong to one image
     fields = [getattr(form, name) for name in names]
     js = f"""(key, ...values) => {{
       const {{ menu, ...form }} = Object.fromEntries({names}.map((name, i) => [name, values[i]]));

@@ -233,6 +233,24 @@ class MediaField(Widget):
         return FileData.model_json_schema()
 
 
+class EvidenceField(Widget):
+    """Boxes on the image of the form, around what shows the answer. The value in Python is a list of boxes.
+
+    They are what a browser sent: ``tokviz.compare`` says what is wrong with a box.
+    """
+
+    _html, _css, _scripts = "evidence_field.html", "evidence_field.css", ("evidence_field.js",)
+
+    def preprocess(self, payload: Any) -> list[Any]:  # type: ignore[override]
+        """The boxes; none for anything of another shape."""
+        boxes = payload.get("boxes") if isinstance(payload, dict) else None
+        return boxes if isinstance(boxes, list) else []
+
+    def postprocess(self, value: Any) -> Any:
+        """Boxes as the browser draws them."""
+        return {"boxes": [list(box) for box in value or ()]}
+
+
 class ImageField(gr.Image):
     """An image field that hands the uploaded file on unopened: ``tokviz.media.images`` alone decides what is decoded.
 

@@ -119,7 +119,7 @@ class Handlers:
         """
         example = self.examples[index]
         comparison = example.comparison
-        filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison))
+        filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison), is_known=True)
         return [self.example_payload(index), None, f"example-{index}", *filled]
 
     def choose_example(self, form: RequestForm, index: int, values: Sequence[Any]) -> list[Any]:
@@ -265,7 +265,10 @@ class Handlers:
         return to_payload(comparison, **shown_files(comparison))
 
     def _with_truth(self, asked: RunRequest) -> RunRequest:
-        """Add the known answer and evidence when image and question are those of an example."""
+        """Add the known answer and evidence when image and question are those of an example.
+
+        What the visitor gave of them counts instead.
+        """
         if asked.image is None:
             return asked
         digest, question = hashlib.sha256(Path(asked.image).read_bytes()).hexdigest(), asked.question.strip()
@@ -274,8 +277,10 @@ class Handlers:
             return asked
         video = known.video
         evidence: tuple[Box, ...] = tuple(known.request.evidence)
-        truth: dict[str, Any] = {"expected": known.request.expected_answer, "evidence": evidence}
-        if video is not None:  # in pixels and frames of the file: another number of frames may be looked at now
+        truth: dict[str, Any] = {"expected": asked.expected or known.request.expected_answer}
+        if video is None:
+            truth["evidence"] = asked.evidence or evidence
+        else:  # in pixels and frames of the file: another number of frames may be looked at now
             scale = video.width / known.grid.image_size[0]
             truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
             truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
@@ -402,14 +407,22 @@ class Handlers:
         return next(map(str, (storage().folder / "tokviz" / key).glob("tokviz-*.json")), None)
 
     def reopened(
-        self, form: RequestForm, comparison: Comparison, origin: str, words: str | None, model: str
+        self,
+        form: RequestForm,
+        comparison: Comparison,
+        origin: str,
+        words: str | None,
+        model: str,
+        *,
+        is_known: bool = False,
     ) -> list[Any]:
-        """A stored comparison with its form. origin: where it comes from; words: for the notice.
+        """A stored comparison with its form. origin: where it comes from; words: for the notice; is_known: ``know`` was
+        called with it.
 
         Outputs and ``model`` as of ``show_example``. Raises BadInput.
         """
         view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
-        filled = form.filled_from(comparison, None, fitting_model(model, comparison))
+        filled = form.filled_from(comparison, None, fitting_model(model, comparison), is_known=is_known)
         return [view, notice("info", words) if words else None, _key_of(comparison), *filled]
 
     @staticmethod

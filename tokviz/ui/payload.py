@@ -30,6 +30,7 @@ from ..records import (
     VideoRecord,
 )
 from ..runs import metrics as measures
+from ..runs.why import why
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value, plain_text
 from . import numbers, text
@@ -149,6 +150,7 @@ def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str
         "cut": cut_after(run.warnings),
         "verdict": None if judged is None else {"kind": judged.tone, "sign": judged.sign, "text": judged.text},
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
+        "why": cut(why(comparison, run, evidence)),
         "stages": _stages(run, comparison.grid),
         "warnings": list(run.warnings),
         "serving": [_serving(flag) for flag in run.serving],
@@ -167,6 +169,7 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
         "cut": None,
         "verdict": None,
         "numbers": [],
+        "why": "",
         "stages": [],
         "warnings": [],
         "serving": [],

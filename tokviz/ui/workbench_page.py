@@ -43,7 +43,7 @@ class CaseHandlers:
             return self._not_stored(case_row(run, ordinal), str(error))
         self._act.know(comparison)
         origin = f"Mined case · stored result of {comparison.model.name}, not computed now"
-        return self._act.reopened(self._form, comparison, origin, None, model)
+        return self._act.reopened(self._form, comparison, origin, None, model, is_known=True)
 
     def _not_stored(self, case: Mapping[str, Any], why: str) -> list[Any]:
         """Nothing can be shown: the sentence says why, and the question is in the form."""
