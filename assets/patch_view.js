@@ -58,6 +58,7 @@ function redrawWithTools() {
   fillSettings();
   drawLegend();
   drawWhy();
+  drawAgreement();
   drawTable();
   arrangeFilm();
   fillFilmTable();
@@ -377,6 +378,7 @@ part("levels").querySelector("select").addEventListener("change", (event) => {
 wireFilm();
 wireSettings();
 wireTable();
+wireAgreement();
 recallSettings();
 part("outcomes-open").addEventListener("click", openOutcomes);
 part("copy-link").addEventListener("click", copyLink);

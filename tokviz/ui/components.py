@@ -40,6 +40,8 @@ _VIEW_SCRIPTS = (
     "view_settings.js",
     "view_memory.js",
     "chart_draw.js",
+    "why_charts.js",
+    "agreement.js",
     "why_panel.js",
     "patch_table.js",
     "film_bars.js",
@@ -47,6 +49,8 @@ _VIEW_SCRIPTS = (
     "staleness.js",
     "patch_view.js",
 )
+
+_VIEW_STYLES = ("patch_view.css", "why_charts.css")
 
 _WORKBENCH_SCRIPTS = (
     "workbench_state.js",
@@ -69,6 +73,10 @@ def script(name: str) -> str:
     return re.sub(r"(?m)^[ \t]*//.*\n", "", asset(name))
 
 
+def _styles(names: str | Sequence[str]) -> str:
+    return "\n".join(map(asset, filter(None, [names] if isinstance(names, str) else names)))
+
+
 class Widget(gr.HTML):
     """Base: markup, style and scripts are files in ``assets/``, the value is plain data that the scripts draw.
 
@@ -76,14 +84,14 @@ class Widget(gr.HTML):
     """
 
     _html: ClassVar[str]
-    _css: ClassVar[str] = ""
+    _css: ClassVar[str | Sequence[str]] = ""
     _scripts: ClassVar[Sequence[str]]
 
     def __init__(self, value: Any = None, **html_options: Any):
         super().__init__(
             value=value,
             html_template=asset(self._html) if self._html.endswith(".html") else self._html,
-            css_template=asset(self._css) if self._css else "",
+            css_template=_styles(self._css),
             js_on_load="\n".join(map(script, self._scripts)),
             apply_default_css=False,
             **html_options,
@@ -97,7 +105,7 @@ class Widget(gr.HTML):
 class PatchView(Widget):
     """Lanes side by side: images with overlays, answers, numbers. The value is the dict of ``payload.to_payload``."""
 
-    _html, _css, _scripts = "patch_view.html", "patch_view.css", _VIEW_SCRIPTS
+    _html, _css, _scripts = "patch_view.html", _VIEW_STYLES, _VIEW_SCRIPTS
 
     def postprocess(self, value: Any) -> Any:
         """What the browser gets: the payload packed."""
