@@ -1,5 +1,6 @@
 // Painting of one lane: the canvas (image, cells) and the SVG above it (evidence, hovered and pinned patch, links).
 
+const MOST_PIXELS = 4e7; // of all canvases together, four bytes each
 const SVG = "http://www.w3.org/2000/svg";
 
 function palette(element) {
@@ -27,7 +28,9 @@ function hatchPattern(context, colour, spacing, ratio) {
 // scene: {payload, image (loaded HTMLImageElement or null), stage, index, view, map, ordering, survival, opacity, colours,
 // settings (of the views, see view_settings.js), sides (A vs B: N letters), chance (of randomDifference)}
 function paint(canvas, scene) {
-  const ratio = window.devicePixelRatio || 1;
+  // Zoomed in, a canvas is as large as the whole image would be; what is drawn of it is limited, for all lanes together.
+  const area = Math.max(canvas.clientWidth * canvas.clientHeight, 1);
+  const ratio = Math.min(window.devicePixelRatio || 1, Math.sqrt(MOST_PIXELS / Math.max(scene.lanes || 1, 4) / area));
   const width = Math.max(Math.round(canvas.clientWidth * ratio), 1);
   const height = Math.max(Math.round(canvas.clientHeight * ratio), 1);
   if (canvas.width !== width || canvas.height !== height) {

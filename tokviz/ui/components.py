@@ -39,6 +39,8 @@ _VIEW_SCRIPTS = (
     "patch_sides.js",
     "view_settings.js",
     "view_memory.js",
+    "zoom.js",
+    "lane_order.js",
     "chart_draw.js",
     "why_charts.js",
     "agreement.js",
@@ -50,7 +52,7 @@ _VIEW_SCRIPTS = (
     "patch_view.js",
 )
 
-_VIEW_STYLES = ("patch_view.css", "why_charts.css")
+_VIEW_STYLES = ("patch_view.css", "why_charts.css", "zoom.css", "lane_order.css")
 
 _WORKBENCH_SCRIPTS = (
     "workbench_state.js",

@@ -150,12 +150,19 @@ def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str
         "cut": cut_after(run.warnings),
         "verdict": None if judged is None else {"kind": judged.tone, "sign": judged.sign, "text": judged.text},
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
+        "ms": _milliseconds(run),
         "why": cut(why(comparison, run, evidence)),
         "stages": _stages(run, comparison.grid),
         "warnings": list(run.warnings),
         "serving": [_serving(flag) for flag in run.serving],
         "error": run.error,
     }
+
+
+def _milliseconds(run: Run) -> float | None:
+    """Selection and prefill together, by which lanes are sorted; None where that was not measured."""
+    times = [run.timings[name].median_ms for name in ("prefill", "selection") if name in run.timings]
+    return None if run.error is not None or "prefill" not in run.timings else _short(sum(times))
 
 
 def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str, Any]:
@@ -169,6 +176,7 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
         "cut": None,
         "verdict": None,
         "numbers": [],
+        "ms": None,
         "why": "",
         "stages": [],
         "warnings": [],
