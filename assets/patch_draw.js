@@ -29,10 +29,11 @@ function hatchPattern(context, colour, spacing, ratio) {
 // settings (of the views, see view_settings.js), sides (A vs B: N letters), chance (of randomDifference)}
 function paint(canvas, scene) {
   // Zoomed in, a canvas is as large as the whole image would be; what is drawn of it is limited, for all lanes together.
-  const area = Math.max(canvas.clientWidth * canvas.clientHeight, 1);
+  const [across, down] = scene.box;
+  const area = Math.max(across * down, 1);
   const ratio = Math.min(window.devicePixelRatio || 1, Math.sqrt(MOST_PIXELS / Math.max(scene.lanes || 1, 4) / area));
-  const width = Math.max(Math.round(canvas.clientWidth * ratio), 1);
-  const height = Math.max(Math.round(canvas.clientHeight * ratio), 1);
+  const width = Math.max(Math.round(across * ratio), 1);
+  const height = Math.max(Math.round(down * ratio), 1);
   if (canvas.width !== width || canvas.height !== height) {
     canvas.width = width;
     canvas.height = height;
@@ -332,7 +333,7 @@ function drawMarks(svg, scene, marks) {
   const { grid, evidence } = scene.payload;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const nodes = [];
-  const pixel = width / Math.max(svg.clientWidth, 1);
+  const pixel = width / Math.max(scene.box[0], 1);
   evidence.map((box) => around(box, 0, 2 * pixel)).forEach((box) => nodes.push(svgBox(box, "tv-evidence-casing"), svgBox(box, "tv-evidence")));
   const shown = marks.hover >= 0 ? marks.hover : marks.pin;
   if (["kept", "clusters"].includes(scene.view) && scene.stage && scene.stage.carriers) {

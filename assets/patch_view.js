@@ -16,7 +16,7 @@ function scene(lane) {
   const stage = lane.data.stages[lane.stageAt] || null;
   const index = stage ? lane.indices[lane.stageAt] : null;
   return {
-    payload: state.payload, lanes: state.lanes.length, image: shownImage(), view: state.view, opacity: state.opacity[state.view], stage, index,
+    payload: state.payload, lanes: state.lanes.length, box: lane.box, image: shownImage(), view: state.view, opacity: state.opacity[state.view], stage, index,
     map: stage ? stage.maps[lane.mapAt] : null, ordering: index ? index.orderings[lane.orderAt] : null,
     survival: lane.survival, colours: state.colours, settings: state.settings,
     sides: state.view === "ab" ? sidesOf(lane) : null, chance: state.view === "chance" && stage ? chanceOf(lane) : null,
@@ -37,14 +37,24 @@ function inSight(node) {
 // What is out of sight is drawn behind what is seen: with many lanes, most are.
 function redraw() {
   if (!state.payload) return;
-  state.colours = palette(part("root"));
-  clearTimeout(state.later);
-  const seen = seenLanes();
-  const later = seen.filter((lane) => !inSight(lane.canvas));
-  seen.filter((lane) => !later.includes(lane)).forEach(drawLane);
-  if (later.length) state.later = setTimeout(() => later.forEach(drawLane));
+  drawLanes();
   drawFilm();
   showReadouts();
+}
+
+// All sizes are read before anything is written: a browser that is asked for a size after a change lays out anew.
+function drawLanes() {
+  state.colours = state.colours || palette(part("root"));
+  clearTimeout(state.later);
+  const seen = seenLanes();
+  measureLanes(seen);
+  const later = seen.filter((lane) => !inSight(lane.canvas));
+  seen.filter((lane) => !later.includes(lane)).forEach(drawLane);
+  if (later.length) state.later = setTimeout(() => { measureLanes(later); later.forEach(drawLane); });
+}
+
+function measureLanes(lanes) {
+  lanes.forEach((lane) => { lane.box = [lane.canvas.clientWidth, lane.canvas.clientHeight]; });
 }
 
 // Of a video the frame that is chosen; nothing until it has been loaded, so that no overlay lies on another frame.
@@ -55,6 +65,7 @@ function shownImage() {
 }
 
 function redrawWithTools() {
+  drawLanes();
   state.lanes.forEach((lane) => fillTools(lane, state.view, redrawWithTools));
   fillSettings();
   drawLegend();
@@ -63,10 +74,12 @@ function redrawWithTools() {
   drawTable();
   arrangeFilm();
   fillFilmTable();
-  redraw();
+  drawFilm();
+  showReadouts();
 }
 
 function drawOverlay() {
+  measureLanes(state.lanes);
   state.lanes.forEach((lane) => drawMarks(lane.svg, scene(lane), state));
   drawPartners();
   showReadouts();
@@ -402,7 +415,7 @@ document.addEventListener("tokviz:lost", () => {
 });
 new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 // Canvas colours come from CSS variables, which change with the theme.
-new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+new MutationObserver(() => { state.colours = null; redraw(); }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 watch("value", () => show(props.value));
 show(props.value);
 part("root").dataset.ready = ""; // the page waits for it
