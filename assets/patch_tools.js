@@ -116,7 +116,9 @@ function viewNotes(lane, view, stage, orderings) {
 }
 
 // Why the evidence stayed or went; where none is marked, what the method goes by.
-function keptNotes({ data }) {
+function keptNotes(lane) {
+  if (lane.ahead) return aheadNotes(lane);
+  const { data } = lane;
   const words = data.why || data.family_why;
   return words ? [Object.assign(make("p", data.why ? "tv-note tv-reason" : "tv-note", words), { title: words })] : [];
 }

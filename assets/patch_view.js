@@ -356,6 +356,7 @@ function show(value) {
     nameMovers(lane);
     placeSheet(lane, payload);
   });
+  applyPreview();
   placeLanes();
   if (payload.id === state.lost) giveUp();
   fillAnswersBar();

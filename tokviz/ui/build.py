@@ -60,6 +60,10 @@ there."""
 _RECALL = "(key, model) => [window.tokvizMemory?.recall() ?? '', model]"
 _RECALLED = "(model) => { window.tokvizMemory?.chosen(model); window.tokvizMemory?.recalled(); }"
 """What a tab shows and asks is there again when it is loaded anew: the browser remembers it, see page_memory.js."""
+_BUDGET = """(budget, as) => {
+  document.dispatchEvent(new CustomEvent('tokviz:budget', { detail: { budget: Number(budget), as } }));
+}"""
+"""The lanes preview another budget at once, see preview.js."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _CHEAP: dict[str, Any] = {**_QUIET, "concurrency_limit": 8}
 """Events without a model have places of their own, whoever waits for one."""
@@ -114,6 +118,8 @@ def build_page(
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
                 first = examples[0].comparison if examples else None
                 tabs = _tabs(pruners, first)
+        told = [form.budget, form.budget_as]
+        gr.on([field.change for field in told], None, told, None, js=_BUDGET, **_QUIET)
         # What a page shows is known to the browser, by a key: this server remembers nothing of a visitor.
         key = gr.Textbox(
             "example-0" if examples else "", visible="hidden", label="Key of what is shown", elem_id="tokviz-shown"

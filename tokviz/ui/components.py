@@ -40,6 +40,7 @@ _VIEW_SCRIPTS = (
     "view_settings.js",
     "view_memory.js",
     "zoom.js",
+    "preview.js",
     "lane_order.js",
     "chart_draw.js",
     "why_charts.js",
