@@ -25,6 +25,7 @@ MAX_UPLOAD_MB = 100
 """The larger of the limits of ``tokviz.media.images`` and ``tokviz.media.video``, which check the rest."""
 _VIEW_SCRIPTS = (
     "patch_geometry.js",
+    "unpacking.js",
     "patch_sheet.js",
     "patch_chance.js",
     "patch_draw.js",

@@ -35,6 +35,7 @@ from ..runs.why import why
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value, plain_text
 from . import numbers, text
+from .packing import packed_stages
 
 if TYPE_CHECKING:
     from ..pruners.pruner import Pruner
@@ -119,8 +120,13 @@ def packed(payload: Mapping[str, Any]) -> dict[str, Any]:
     def text_of(value: Any) -> str:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
+    def lane_text(lane: Any) -> str:
+        if isinstance(lane, str):
+            return lane
+        return text_of({**lane, "stages": packed_stages(lane["stages"], len(payload["grid"]["row"]))})
+
     texts = {name: text_of(payload[name]) for name in ("grid", "words")}
-    return {**payload, **texts, "lanes": [text_of(lane) for lane in payload["lanes"]]}
+    return {**payload, **texts, "lanes": [lane_text(lane) for lane in payload["lanes"]]}
 
 
 def comparison_id(comparison: Comparison) -> str:
