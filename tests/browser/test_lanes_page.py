@@ -97,9 +97,7 @@ def test_the_histogram_counts_and_finds_the_threshold_where_there_is_one(functio
 
 def test_every_lane_says_why_and_the_panel_says_it_again(lanes):
     said = comparison(failed=True)
-    assert lanes.locator(".tv-reason").all_inner_texts() == [
-        said.why(key) for key in ("fastervlm", "apet", "todre")
-    ]
+    assert lanes.locator(".tv-reason").all_inner_texts() == [said.why(key) for key in ("fastervlm", "apet", "todre")]
     lanes.get_by_role("button", name="Why FasterVLM kept these tokens").click()
     panel = lanes.locator(".tv-why-panel").inner_text()
     assert said.why("fastervlm") in panel and "Score against position · Spearman’s ρ" in panel
@@ -180,7 +178,8 @@ def test_the_grid_shows_twenty_two_lanes_on_one_screen(tab):
     tab.wait_for_function("document.querySelector('.tv-root').classList.contains('tv-compact')")
     places = tab.evaluate(
         "[...document.querySelectorAll('.tv-lane')].map((lane) => [lane, lane.querySelector('.tv-answer'),"
-        " lane.querySelector('.tv-verdict')].map((node) => node.getBoundingClientRect()).map((r) => [r.bottom, r.width]))"
+        " lane.querySelector('.tv-verdict')].map((node) => node.getBoundingClientRect())"
+        ".map((r) => [r.bottom, r.width]))"
     )
     assert len(places) == 22
     assert all(0 < bottom < 900 - 215 and width > 10 for lane in places for bottom, width in lane)
@@ -197,7 +196,7 @@ def test_another_budget_is_previewed_exactly_where_choices_nest(lanes):
     assert "20 of 20 rows" in lanes.locator(".tv-patches-told").inner_text()
     assert "Compare asks the model" in lanes.locator(".tv-below").nth(FASTERVLM).inner_text()
     lanes.evaluate(BUDGET, [20, "average"])
-    assert "no preview" == lanes.locator(".tv-ahead-badge").nth(FASTERVLM).inner_text()
+    assert lanes.locator(".tv-ahead-badge").nth(FASTERVLM).inner_text() == "no preview"
     lanes.evaluate(BUDGET, [session.request.budget, "published"])
     assert lanes.locator(".tv-ahead-badge:not([hidden])").count() == 0
     assert lanes.locator(".tv-where").nth(FASTERVLM).inner_text() == "64 of 576 patches kept"

@@ -12,7 +12,7 @@ ASKED, SMALLER, LARGER = 64, (1, 20, 33), 150
 def runs(vlm, scene_image):
     """By budget; one answer token is enough."""
     question = "what color is the star?"
-    methods = sorted(NESTED) + ["dart", "apet", "random"]
+    methods = [*sorted(NESTED), "dart", "apet", "random"]
     return {
         budget: tokviz.compare(vlm, scene_image, question, methods, budget, max_new_tokens=1)
         for budget in (ASKED, *SMALLER, LARGER)

@@ -27,7 +27,7 @@ def comparison_of(evidence, stages, error):
     image = ImageRecord(width=30, height=30, sha256="", mime="image/png", base64="")
     model = ModelRecord.model_construct()
     runs = [Run(method="full", label="No pruning", family="control", params={}),
-            Run(method="method", label="Method", family="control", params={}, stages=list(stages), error=error)]  # fmt: skip
+            Run(method="method", label="Method", family="control", params={}, stages=[*stages], error=error)]  # fmt: skip
     return Comparison.model_construct(request=request, image=image, model=model, grid=GRID, runs=runs, video=None)
 
 
@@ -68,7 +68,7 @@ def test_what_is_absorbed_is_not_lost():
 
 
 def test_the_layer_is_named_and_the_first_loss_decides():
-    """2 stays; 5 is merged into 8, which is dropped before layer 4; 7 is dropped at once, and decides: no score there."""
+    """2 stays; 5 goes into 8, which is dropped before layer 4; 7 is dropped at once, and decides: no score there."""
     first = stage("encoder", [0, 2, 8], 9, None, assignment=[0, -1, 2, -1, -1, 8, -1, -1, 8])
     second = stage(4, [2], 3, SCORES)
     assert said([2, 5, 7], first, second) == (
@@ -80,8 +80,7 @@ def test_the_layer_is_named_and_the_first_loss_decides():
 def test_a_stage_that_withdraws_everything_is_no_selection():
     kept = stage("projector", [0, 5], 9, SCORES)
     assert said([5], kept, stage(2, [], 2, None)) == (
-        "The evidence patch ranks 2 of 9 by score; 2 are kept: it stays, until all tokens are withdrawn before "
-        "layer 2."
+        "The evidence patch ranks 2 of 9 by score; 2 are kept: it stays, until all tokens are withdrawn before layer 2."
     )
 
 

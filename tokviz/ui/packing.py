@@ -42,7 +42,9 @@ def _chars(number: int, width: int) -> str:
 def _flags(flags: Sequence[bool]) -> str:
     """Six to a character, the first one the highest bit."""
     padded = [*flags, *[False] * (-len(flags) % 6)]
-    return "".join(ALPHABET[int("".join("01"[flag] for flag in padded[i : i + 6]), 2)] for i in range(0, len(padded), 6))
+    return "".join(
+        ALPHABET[int("".join("01"[flag] for flag in padded[i : i + 6]), 2)] for i in range(0, len(padded), 6)
+    )
 
 
 def _picks(order: Sequence[int] | None) -> Any:
