@@ -76,12 +76,11 @@ function fillWhy(lane) {
   const visits = (chart) => (state.payload.video && chart.tokens.length ? (i) => visit(chart.tokens[i]) : null);
   const made = [...positionChart(stage), ...attentionBesideError(lane)];
   why.charts = [...stage.charts, ...made].map((chart) => buildChart(chart, kept, { hover, place, pick: visits(chart) }));
-  const cards = why.charts.map((chart) => chart.root);
-  cards.push(...histogramCard(stage, kept), ...readingCards(lane));
-  cards.unshift(...reasonCard(lane));
+  const roots = why.charts.map((chart) => chart.root);
+  const cards = [...roots.slice(0, stage.charts.length), ...readingCards(lane), ...roots.slice(stage.charts.length), ...histogramCard(stage, kept)];
   if (stage.text) cards.unshift(wordsCard(state.payload.words, stage.text));
   cards.push(...answerCard(lane), factsCard(stage));
-  part("why-body").replaceChildren(...cards);
+  part("why-body").replaceChildren(...reasonCard(lane), ...cards);
 }
 
 function lightWhy(token) {

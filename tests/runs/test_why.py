@@ -27,7 +27,7 @@ def comparison_of(evidence, stages, error):
     image = ImageRecord(width=30, height=30, sha256="", mime="image/png", base64="")
     model = ModelRecord.model_construct()
     runs = [Run(method="full", label="No pruning", family="control", params={}),
-            Run(method="method", label="Method", family="control", params={}, stages=[*stages], error=error)]  # fmt: skip
+            Run(method="method", label="A", family="control", params={}, stages=[*stages], error=error)]  # fmt: skip
     return Comparison.model_construct(request=request, image=image, model=model, grid=GRID, runs=runs, video=None)
 
 

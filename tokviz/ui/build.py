@@ -118,8 +118,8 @@ def build_page(
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
                 first = examples[0].comparison if examples else None
                 tabs = _tabs(pruners, first)
-        told = [form.budget, form.budget_as]
-        gr.on([field.change for field in told], None, told, None, js=_BUDGET, **_QUIET)
+        budget: list[Any] = [form.budget, form.budget_as]
+        gr.on([field.change for field in budget], None, budget, None, js=_BUDGET, **_QUIET)
         # What a page shows is known to the browser, by a key: this server remembers nothing of a visitor.
         key = gr.Textbox(
             "example-0" if examples else "", visible="hidden", label="Key of what is shown", elem_id="tokviz-shown"
