@@ -3,8 +3,9 @@
 
 function fillAnswersBar() {
   const bar = part("answers-bar");
-  const shown = state.lanes.map((lane) => [lane.data.label, lane.data.answer || (lane.data.error ? "could not run" : "…"), lane.data.verdict]);
-  const key = JSON.stringify(shown);
+  const lanes = lanesInOrder().filter((lane) => !lane.root.hidden);
+  const shown = lanes.map((lane) => [lane.data.label, lane.data.answer || (lane.data.error ? "could not run" : "…"), lane.data.verdict]);
+  const key = JSON.stringify([shown, lanes.map((lane) => lane.number)]);
   if (bar.tvKey === key) return;
   bar.tvKey = key;
   bar.replaceChildren(...shown.map(([label, answer, verdict], i) => {
@@ -15,7 +16,7 @@ function fillAnswersBar() {
     if (verdict) said.prepend(make("span", "tv-sign", `${verdict.sign} `));
     button.append(make("span", "tv-jump-label", label), said);
     button.title = `${label}: ${answer}${verdict ? ` (${verdict.text})` : ""}`;
-    button.addEventListener("click", () => jumpTo(state.lanes[i]));
+    button.addEventListener("click", () => jumpTo(lanes[i]));
     item.append(button);
     return item;
   }));

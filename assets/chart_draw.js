@@ -133,7 +133,7 @@ function markWords(chart, at, i) {
   const name = chart.names.length ? chart.names[i] : "";
   const x = at.bars || (!chart.x.length && !chart.x_label) ? "" : `${chart.x_label || "x"} ${shortNumber(at.xs[i])}`;
   const y = `${chart.y_label || "value"} ${shortNumber(chart.y[i])}`;
-  return [name, x, y, chart.marked.includes(i) && chart.tokens.length ? "marked" : ""].filter(Boolean).join(" · ");
+  return [name, x, y, chart.marked.includes(i) && chart.tokens.length ? chart.markedName || "marked" : ""].filter(Boolean).join(" · ");
 }
 
 // on: {hover(token), place(token) -> words, pick(i) or null}. Returns {root, setHot(token)}.
@@ -179,7 +179,7 @@ function keyOf(chart, kept) {
   const list = make("ul", "tv-legend tv-chart-key");
   const marked = new Set(chart.marked);
   const there = (isKept) => chart.tokens.some((token, i) => !marked.has(i) && Boolean(!kept || kept[token]) === isKept);
-  const kinds = [["kept", "kept", there(true)], ["dropped", "dropped", there(false)], ["marked", "marked", marked.size > 0]];
+  const kinds = [["kept", "kept", there(true)], ["dropped", "dropped", there(false)], ["marked", chart.markedName || "marked", marked.size > 0]];
   for (const [kind, words] of kinds.filter(([, , shown]) => shown)) {
     const item = make("li");
     const swatch = svgNode("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, "tv-key-swatch");

@@ -1,5 +1,6 @@
 // Painting of one lane: the canvas (image, cells) and the SVG above it (evidence, hovered and pinned patch, links).
 
+const MOST_PIXELS = 4e7; // of all canvases together, four bytes each
 const SVG = "http://www.w3.org/2000/svg";
 
 function palette(element) {
@@ -27,9 +28,12 @@ function hatchPattern(context, colour, spacing, ratio) {
 // scene: {payload, image (loaded HTMLImageElement or null), stage, index, view, map, ordering, survival, opacity, colours,
 // settings (of the views, see view_settings.js), sides (A vs B: N letters), chance (of randomDifference)}
 function paint(canvas, scene) {
-  const ratio = window.devicePixelRatio || 1;
-  const width = Math.max(Math.round(canvas.clientWidth * ratio), 1);
-  const height = Math.max(Math.round(canvas.clientHeight * ratio), 1);
+  // Zoomed in, a canvas is as large as the whole image would be; what is drawn of it is limited, for all lanes together.
+  const [across, down] = scene.box;
+  const area = Math.max(across * down, 1);
+  const ratio = Math.min(window.devicePixelRatio || 1, Math.sqrt(MOST_PIXELS / Math.max(scene.lanes || 1, 4) / area));
+  const width = Math.max(Math.round(across * ratio), 1);
+  const height = Math.max(Math.round(down * ratio), 1);
   if (canvas.width !== width || canvas.height !== height) {
     canvas.width = width;
     canvas.height = height;
@@ -336,7 +340,7 @@ function drawMarks(svg, scene, marks) {
   const { grid, evidence } = scene.payload;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const nodes = [];
-  const pixel = width / Math.max(svg.clientWidth, 1);
+  const pixel = width / Math.max(scene.box[0], 1);
   evidence.map((box) => around(box, 0, 2 * pixel)).forEach((box) => nodes.push(svgBox(box, "tv-evidence-casing"), svgBox(box, "tv-evidence")));
   const shown = marks.hover >= 0 ? marks.hover : marks.pin;
   if (["kept", "clusters"].includes(scene.view) && scene.stage && scene.stage.carriers) {

@@ -63,7 +63,7 @@ function fillLane(lane, data, told, payload, view) {
   if (told === lane.told) return;
   lane.told = told;
   const nTokens = payload.grid.row.length;
-  const stages = unpackStages(data.stages, nTokens);
+  const stages = unpackStages(readStages(data.stages, nTokens), nTokens);
   lane.data = { ...data, stages };
   lane.indices = stages.map((stage) => indexStage(stage, nTokens));
   lane.filled = (lane.filled || 0) + 1;

@@ -103,7 +103,7 @@ function viewNotes(lane, view, stage, orderings) {
     return idle ? [make("p", "tv-note", idle)] : [];
   }
   const notes = {
-    kept: () => (lane.data.family_why ? [make("p", "tv-note", lane.data.family_why)] : []),
+    kept: () => keptNotes(lane),
     score: () => (stage.maps[lane.mapAt] ? mapLegend(stage.maps[lane.mapAt], stage.maps.length > 1) : [make("p", "tv-note", "This stage computes no scores.")]),
     order: () => (orderings.length ? orderLegend(orderings[lane.orderAt], orderings.length > 1)
       : [make("p", "tv-note", "This stage selects all at once, in no order.")]),
@@ -113,6 +113,14 @@ function viewNotes(lane, view, stage, orderings) {
     chance: () => chanceNotes(lane, stage),
   }[view]();
   return [...notes, ...addedNotes(view, stage)];
+}
+
+// Why the evidence stayed or went; where none is marked, what the method goes by.
+function keptNotes(lane) {
+  if (lane.ahead) return aheadNotes(lane);
+  const { data } = lane;
+  const words = data.why || data.family_why;
+  return words ? [Object.assign(make("p", data.why ? "tv-note tv-reason" : "tv-note", words), { title: words })] : [];
 }
 
 // Said where what goes on is looked at; under scores and groups it would only take room.

@@ -16,7 +16,7 @@ function scene(lane) {
   const stage = lane.data.stages[lane.stageAt] || null;
   const index = stage ? lane.indices[lane.stageAt] : null;
   return {
-    payload: state.payload, image: shownImage(), view: state.view, opacity: state.opacity[state.view], stage, index,
+    payload: state.payload, lanes: state.lanes.length, box: lane.box, image: shownImage(), view: state.view, opacity: state.opacity[state.view], stage, index,
     map: stage ? stage.maps[lane.mapAt] : null, ordering: index ? index.orderings[lane.orderAt] : null,
     survival: lane.survival, colours: state.colours, settings: state.settings,
     sides: state.view === "ab" ? sidesOf(lane) : null, chance: state.view === "chance" && stage ? chanceOf(lane) : null,
@@ -37,14 +37,25 @@ function inSight(node) {
 // What is out of sight is drawn behind what is seen: with many lanes, most are.
 function redraw() {
   if (!state.payload) return;
-  state.colours = palette(part("root"));
-  clearTimeout(state.later);
-  const later = state.lanes.filter((lane) => !inSight(lane.canvas));
-  state.lanes.filter((lane) => !later.includes(lane)).forEach(drawLane);
-  if (later.length) state.later = setTimeout(() => later.forEach(drawLane));
+  drawLanes();
   drawFilm();
   showReadouts();
   document.dispatchEvent(new CustomEvent("tokviz:redrawn"));
+}
+
+// All sizes are read before anything is written: a browser that is asked for a size after a change lays out anew.
+function drawLanes() {
+  state.colours = state.colours || palette(part("root"));
+  clearTimeout(state.later);
+  const seen = seenLanes();
+  measureLanes(seen);
+  const later = seen.filter((lane) => !inSight(lane.canvas));
+  seen.filter((lane) => !later.includes(lane)).forEach(drawLane);
+  if (later.length) state.later = setTimeout(() => { measureLanes(later); later.forEach(drawLane); });
+}
+
+function measureLanes(lanes) {
+  lanes.forEach((lane) => { lane.box = [lane.canvas.clientWidth, lane.canvas.clientHeight]; });
 }
 
 // Of a video the frame that is chosen; nothing until it has been loaded, so that no overlay lies on another frame.
@@ -55,17 +66,21 @@ function shownImage() {
 }
 
 function redrawWithTools() {
+  drawLanes();
   state.lanes.forEach((lane) => fillTools(lane, state.view, redrawWithTools));
   fillSettings();
   drawLegend();
   drawWhy();
+  drawAgreement();
   drawTable();
   arrangeFilm();
   fillFilmTable();
-  redraw();
+  drawFilm();
+  showReadouts();
 }
 
 function drawOverlay() {
+  measureLanes(state.lanes);
   state.lanes.forEach((lane) => drawMarks(lane.svg, scene(lane), state));
   drawPartners();
   showReadouts();
@@ -153,8 +168,8 @@ function drawLegend() {
 function tokenUnder(lane, event) {
   const frame = lane.image.getBoundingClientRect();
   const [width, height] = state.payload.size;
-  return tokenAt(state.payload.grid, ((event.clientX - frame.left) / frame.width) * width,
-    ((event.clientY - frame.top) / frame.height) * height);
+  const [x, y] = onImage([(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height]);
+  return tokenAt(state.payload.grid, x * width, y * height);
 }
 
 function hover(token) {
@@ -179,9 +194,14 @@ document.addEventListener("pointermove", (event) => {
 
 function onKey(lane, event) {
   state.byKey = true;
+  if (zoomKey(event)) {
+    event.preventDefault();
+    return;
+  }
   const at = state.hover >= 0 ? state.hover : state.pin;
   if (event.key in STEPS) {
     hover(step(state.payload.grid, at, ...STEPS[event.key]));
+    revealToken(state.hover);
     speak(lane, state.hover);
   } else if (event.key === "Enter" || event.key === " ") {
     if (at >= 0) pin(at);
@@ -200,6 +220,8 @@ function onKey(lane, event) {
 }
 
 function wireLane(lane) {
+  buildMovers(lane);
+  wireZoomOf(lane);
   lane.image.addEventListener("pointermove", (event) => {
     if (state.byKey) return;
     state.pointed = lane;
@@ -227,11 +249,15 @@ const NARROWEST = 200; // five lanes beside each other on a laptop
 
 function arrange() {
   const most = Math.max(1, Math.floor((part("lanes").clientWidth + GAP) / (NARROWEST + GAP)));
-  const rows = Math.ceil(state.lanes.length / most) || 1;
-  part("lanes").style.setProperty("--tv-columns", String(Math.ceil(state.lanes.length / rows) || 1));
+  const { length } = seenLanes();
+  const { compact } = state.settings;
+  const room = innerHeight - Math.max(part("lanes").getBoundingClientRect().top + scrollY, 120) - 4;
+  const rows = compact ? 1 : Math.ceil(length / most) || 1;
+  const columns = compact ? compactColumns(length, part("lanes").clientWidth, Math.max(room, 0.6 * innerHeight)) : Math.ceil(length / rows) || 1;
+  part("lanes").style.setProperty("--tv-columns", String(columns));
   part("answers-bar").hidden = rows < 2;
   // Words about a patch take fewer lines where lanes are wide.
-  const width = part("lanes").clientWidth / Math.max(Math.ceil(state.lanes.length / rows), 1);
+  const width = part("lanes").clientWidth / Math.max(columns, 1);
   part("lanes").classList.toggle("tv-narrow", width < 235);
   part("lanes").style.setProperty("--tv-strip", `${width < 235 ? 124 : width < 300 ? 106 : 88}px`);
   if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.image));
@@ -328,12 +354,11 @@ function show(value) {
     const finished = lane.data && lane.data.status !== data.status;
     if (finished) lane.stageChosen = false;
     fillLane(lane, data, value.lanes[i], payload, state.view);
+    nameMovers(lane);
     placeSheet(lane, payload);
   });
-  const roots = state.lanes.map((lane) => lane.root);
-  if (roots.some((root, i) => part("lanes").children[i] !== root) || part("lanes").children.length !== roots.length) {
-    part("lanes").replaceChildren(...roots);
-  }
+  applyPreview();
+  placeLanes();
   if (payload.id === state.lost) giveUp();
   fillAnswersBar();
   arrange();
@@ -378,7 +403,10 @@ part("levels").querySelector("select").addEventListener("change", (event) => {
 });
 wireFilm();
 wireSettings();
+wireZoom();
+wireLaneBar();
 wireTable();
+wireAgreement();
 recallSettings();
 part("outcomes-open").addEventListener("click", openOutcomes);
 part("copy-link").addEventListener("click", copyLink);
@@ -390,7 +418,7 @@ document.addEventListener("tokviz:lost", () => {
 });
 new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 // Canvas colours come from CSS variables, which change with the theme.
-new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+new MutationObserver(() => { state.colours = null; redraw(); }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 // What the studies beneath the lanes draw with, see study_tools.js.
 window.tokvizLanes = { state, paint, paintImage, palette, shownImage, tokenAt, step, placeOf, shortNumber, ticksOf, rangeOf };
 watch("value", () => show(props.value));

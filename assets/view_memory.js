@@ -22,6 +22,8 @@ function recallSettings() {
     scale: [null, "linear", "log", "rank"].includes(given.scale) ? given.scale : undefined,
     largest: given.largest === null ? Infinity : Number.isInteger(given.largest) && given.largest > 0 ? given.largest : undefined,
     reach: [1, 2, 3, 5].includes(given.reach) ? given.reach : undefined,
+    compact: given.compact === true,
+    sort: SORTS.includes(given.sort) && given.sort !== "own" ? given.sort : undefined,
     a: typeof given.a === "string" ? given.a : undefined,
     b: typeof given.b === "string" ? given.b : undefined,
   };

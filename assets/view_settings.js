@@ -6,9 +6,9 @@ const REPLAY_MS = 4000; // for a whole replay
 const replaying = { timer: null };
 
 // {scale: null or linear, log, rank; replay: null or a number of picks; largest: groups in colour; a, b: keys of lanes;
-// reach: patches around a patch}
+// reach: patches around a patch; compact: all lanes on one screen; sort: of the lanes}
 function defaultSettings() {
-  return { scale: null, replay: null, largest: DEFAULT_LARGEST, a: "", b: "", reach: 2 };
+  return { scale: null, replay: null, largest: DEFAULT_LARGEST, a: "", b: "", reach: 2, compact: false, sort: "asked" };
 }
 
 function setting(view) {

@@ -74,12 +74,13 @@ function fillWhy(lane) {
   const place = (token) => describe(lane, state.payload, token)[0];
   // Of a video, a click on a mark goes to the frame of its token.
   const visits = (chart) => (state.payload.video && chart.tokens.length ? (i) => visit(chart.tokens[i]) : null);
-  why.charts = stage.charts.map((chart) => buildChart(chart, kept, { hover, place, pick: visits(chart) }));
-  const cards = why.charts.map((chart) => chart.root);
-  cards.push(...readingCards(lane));
+  const made = [...positionChart(stage), ...attentionBesideError(lane)];
+  why.charts = [...stage.charts, ...made].map((chart) => buildChart(chart, kept, { hover, place, pick: visits(chart) }));
+  const roots = why.charts.map((chart) => chart.root);
+  const cards = [...roots.slice(0, stage.charts.length), ...readingCards(lane), ...roots.slice(stage.charts.length), ...histogramCard(stage, kept)];
   if (stage.text) cards.unshift(wordsCard(state.payload.words, stage.text));
   cards.push(...answerCard(lane), factsCard(stage));
-  part("why-body").replaceChildren(...cards);
+  part("why-body").replaceChildren(...reasonCard(lane), ...cards);
 }
 
 function lightWhy(token) {

@@ -144,6 +144,18 @@ class Comparison(Record):
         """
         return answer_words(self[name], self.runs[0])
 
+    def why(self, name: str | int) -> str:
+        """Say in one sentence why a run kept or lost the evidence: ranks, and what became of how many patches.
+
+        Empty where no evidence is marked, or nothing was pruned.
+
+        Raises:
+            KeyError: If there is no such run.
+        """
+        from .runs.why import why
+
+        return why(self, self[name])
+
     def _selected(self, run: Run) -> list[int]:
         """Return the tokens left by the run's last stage that left any. Raises BadInput for a run that failed."""
         from .runs.metrics import selected

@@ -122,7 +122,7 @@ def test_what_the_model_did_not_see_is_marked_and_a_failed_lane_says_why(site, s
     page.wait_for_function(f"(([red, , , alpha]) => alpha === 255 && red < 90)(({PIXEL_AT})([0, 0.05, 0.5]))")
     assert min(page.evaluate(PIXEL_AT, [0, 0.5, 0.2])[:3]) > 90
     assert page.locator(".tv-unseen").first.inner_text() == "not seen by the model"
-    assert "not seen by the model" in page.locator(".tv-legend").inner_text()
+    assert "not seen by the model" in page.locator(".tv-legend[aria-label]").inner_text()
     # The middle 420 of 760 px are seen: 170 px in, the first patch begins.
     page.locator(".tv-image").first.hover(**at(page, 0, (170 + 9) / 760, 0.01))
     assert page.locator(".tv-where").first.inner_text().startswith("row 0, column 0")

@@ -111,7 +111,7 @@ def test_both_levels_on_the_image_show_what_no_token_shows_any_more(page):
     """Four quarters: kept in both, in the thumbnail alone (above right), in the crops alone, in neither."""
     choose(page, "both, overlaid")
     page.mouse.move(5, 5)
-    assert "kept only coarsely, from the whole image" in page.locator(".tv-legend").inner_text()
+    assert "kept only coarsely, from the whole image" in page.locator(".tv-legend[aria-label]").inner_text()
     # Spots within one cell of both levels, away from all lines: what is drawn there, and what the image shows.
     spots = {"both": (0.21, 0.27), "coarse": (0.71, 0.27), "fine": (0.21, 0.73), "neither": (0.71, 0.73)}
     change = {
@@ -144,7 +144,7 @@ def test_apart_every_view_stands_by_itself_with_its_share(page):
     assert told(page, 0.02, 0.97).startswith("crops: row")
     assert told(page, 0.98, 0.97).endswith("dropped")
     assert page.locator(".tv-marks").nth(1).locator(".tv-evidence").count() > 1, "in the thumbnail and in its crops"
-    assert "not seen" not in page.locator(".tv-legend").inner_text()
+    assert "not seen" not in page.locator(".tv-legend[aria-label]").inner_text()
 
 
 def test_arrows_walk_across_the_seam_of_two_crops(page):
@@ -171,7 +171,7 @@ def test_merging_over_both_levels_draws_only_what_lies_in_one(page):
 def test_nothing_of_the_image_is_called_unseen(page):
     for name in ("whole image", "4 crops"):
         choose(page, name)
-        assert "not seen" not in page.locator(".tv-legend").inner_text()
+        assert "not seen" not in page.locator(".tv-legend[aria-label]").inner_text()
         assert page.locator(".tv-where").nth(1).inner_text().startswith(str(len(tiled().runs[1].stages[0].kept)))
 
 

@@ -3,7 +3,7 @@
 import json
 
 from tokviz.records import ImageRecord
-from tokviz.ui.components import _VIEW_SCRIPTS, asset
+from tokviz.ui.components import _VIEW_SCRIPTS, _VIEW_STYLES, asset
 from tokviz.ui.payload import packed, to_payload
 
 
@@ -22,9 +22,10 @@ def document(session) -> str:
     """HTML that shows a comparison; ``showNext(payload)`` in the browser shows another one."""
     value = json.dumps(payload(session)).replace("<", "\\u003c")
     scripts = "\n".join(asset(name) for name in _VIEW_SCRIPTS)
+    styles = "\n".join(map(asset, _VIEW_STYLES))
     return (
         f"<meta name=viewport content='width=device-width'><style>body {{ margin: 8px }}{asset('page.css')}"
-        f"{asset('patch_view.css')}</style><div id=root>{asset('patch_view.html')}</div>"
+        f"{styles}</style><div id=root>{asset('patch_view.html')}</div>"
         f"<script>const props = {{ value: {value} }};\n((element, props, watch) => {{{scripts}\n}})"
         "(document.querySelector('#root'), props, (name, changed) => {"
         " window.showNext = (value) => { props.value = value; changed(); }; });</script>"

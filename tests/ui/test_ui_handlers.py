@@ -80,7 +80,7 @@ def request(**changed):
 def values(form, **changed):
     start = {"image": None, "question": "what is it ?", "model": "model", "budget": 64, "budget_as": "published",
              "seed": 0, "max_new_tokens": 32, "repeats": 1, "frames": None, "precision": "auto",
-             "kernel": "auto"}  # fmt: skip
+             "kernel": "auto", "expected": "", "evidence": []}  # fmt: skip
     menu = changed.pop("menu", {"chosen": [*changed.pop("methods", ("apet",))], "missing": {}})
     return [*{**start, **changed}.values(), menu]
 
@@ -534,3 +534,14 @@ def test_a_damaged_example_is_named(tmp_path):
     with pytest.raises(BadInput, match="b-panorama"):
         load_examples(tmp_path)
     assert load_examples(tmp_path / "nowhere") == []
+
+
+def test_what_the_visitor_gives_as_right_counts_before_what_is_known(act, form, examples):
+    known = examples[0].comparison
+    path = act.show_example(form, 0, "tokviz-tiny")[3 + INPUTS.index("image")]
+    given = {"image": getattr(path, "path", path), "question": known.request.question, "expected": " wifi ",
+             "evidence": [[1, 2, 30, 40]]}  # fmt: skip
+    asked = act._with_truth(form.request(values(form, **given)))
+    assert (asked.expected, asked.evidence) == ("wifi", ((1, 2, 30, 40),))
+    asked = act._with_truth(form.request(values(form, **{**given, "expected": "", "evidence": []})))
+    assert (asked.expected, list(asked.evidence)) == ("cyan", known.request.evidence)

@@ -13,6 +13,7 @@ from tokviz.errors import BadInput
 from tokviz.records import AnswerToken, Chart, ImageMeasures, RequestedMethod, ServingFlag, TextScores, Timing
 from tokviz.runs import metrics as measures
 from tokviz.ui import numbers
+from tokviz.ui.packing import packed_stages
 from tokviz.ui.payload import Live, packed, to_payload
 from tokviz.viz import format
 
@@ -48,8 +49,14 @@ def test_long_lists_travel_as_text_that_says_the_same(whole):
     sent = packed(payload)
     assert isinstance(sent["grid"], str) and all(isinstance(entry, str) for entry in sent["lanes"])
     back = {name: json.loads(sent[name]) for name in ("grid", "words")}
-    assert {**sent, **back, "lanes": [*map(json.loads, sent["lanes"])]} == payload
+    lanes = [{**entry, "stages": packed_stages(entry["stages"], 576)} for entry in payload["lanes"]]
+    assert {**sent, **back, "lanes": [*map(json.loads, sent["lanes"])]} == {**payload, "lanes": lanes}
     assert packed(sent) == sent, "gradio may hand a value through twice"
+
+
+def test_a_lane_of_five_thousand_tokens_is_small():
+    sent = packed(to_payload(comparison(1008, 1008, side=1008, budget=640)))
+    assert max(map(len, sent["lanes"])) < 60_000
 
 
 def test_verdicts_against_the_expected_answer(whole):

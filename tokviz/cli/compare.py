@@ -16,7 +16,7 @@ from ..names import DEFAULT_METHODS
 from ..viz.figures import save_figure
 from ..viz.format import plain_text
 from ..viz.panels import VIEWS
-from ..viz.tables import answer_table, cost_table, frame_table, measure_table, notes
+from ..viz.tables import answer_table, cost_table, frame_table, measure_table, notes, why_table
 from .terminal import add_loading_options, checked_outputs, loading_options, out, quiet_unless
 
 if TYPE_CHECKING:
@@ -144,6 +144,9 @@ def _print_comparison(comparison: Comparison) -> None:
     console = out()
     console.print(answer_table(comparison))
     console.print(measure_table(comparison))
+    reasons = why_table(comparison)
+    if reasons is not None:
+        console.print(reasons)
     console.print(cost_table(comparison))
     frames = frame_table(comparison)
     if frames is not None:

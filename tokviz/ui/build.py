@@ -63,6 +63,10 @@ there."""
 _RECALL = "(key, model) => [window.tokvizMemory?.recall() ?? '', model]"
 _RECALLED = "(model) => { window.tokvizMemory?.chosen(model); window.tokvizMemory?.recalled(); }"
 """What a tab shows and asks is there again when it is loaded anew: the browser remembers it, see page_memory.js."""
+_BUDGET = """(budget, as) => {
+  document.dispatchEvent(new CustomEvent('tokviz:budget', { detail: { budget: Number(budget), as } }));
+}"""
+"""The lanes preview another budget at once, see preview.js."""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _CHEAP: dict[str, Any] = {**_QUIET, "concurrency_limit": 8}
 """Events without a model have places of their own, whoever waits for one."""
@@ -118,6 +122,8 @@ def build_page(
                 panel = StudyPanel(elem_id="tokviz-studies")
                 first = examples[0].comparison if examples else None
                 tabs = _tabs(pruners, first)
+        budget: list[Any] = [form.budget, form.budget_as]
+        gr.on([field.change for field in budget], None, budget, None, js=_BUDGET, **_QUIET)
         # What a page shows is known to the browser, by a key: this server remembers nothing of a visitor.
         key = gr.Textbox(
             "example-0" if examples else "", visible="hidden", label="Key of what is shown", elem_id="tokviz-shown"
@@ -178,7 +184,7 @@ def build_page(
 
 def _remember(form: RequestForm, key: gr.Textbox) -> None:
     """Whatever changes in the form or the lanes is kept in the browser and in the address; the server is not asked."""
-    names = [name for name in INPUTS if name != "image"]
+    names = [name for name in INPUTS if name not in ("image", "evidence")]  # boxes belong to one image
     fields = [getattr(form, name) for name in names]
     js = f"""(key, ...values) => {{
       const {{ menu, ...form }} = Object.fromEntries({names}.map((name, i) => [name, values[i]]));

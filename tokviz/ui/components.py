@@ -25,6 +25,7 @@ MAX_UPLOAD_MB = 100
 """The larger of the limits of ``tokviz.media.images`` and ``tokviz.media.video``, which check the rest."""
 _VIEW_SCRIPTS = (
     "patch_geometry.js",
+    "unpacking.js",
     "patch_sheet.js",
     "patch_chance.js",
     "patch_draw.js",
@@ -39,7 +40,12 @@ _VIEW_SCRIPTS = (
     "patch_sides.js",
     "view_settings.js",
     "view_memory.js",
+    "zoom.js",
+    "preview.js",
+    "lane_order.js",
     "chart_draw.js",
+    "why_charts.js",
+    "agreement.js",
     "why_panel.js",
     "patch_table.js",
     "film_bars.js",
@@ -58,6 +64,8 @@ _STUDY_SCRIPTS = (
     "study_rescue.js",
     "study_panel.js",
 )
+
+_VIEW_STYLES = ("patch_view.css", "why_charts.css", "zoom.css", "lane_order.css")
 
 _WORKBENCH_SCRIPTS = (
     "workbench_state.js",
@@ -80,6 +88,10 @@ def script(name: str) -> str:
     return re.sub(r"(?m)^[ \t]*//.*\n", "", asset(name))
 
 
+def _styles(names: str | Sequence[str]) -> str:
+    return "\n".join(map(asset, filter(None, [names] if isinstance(names, str) else names)))
+
+
 class Widget(gr.HTML):
     """Base: markup, style and scripts are files in ``assets/``, the value is plain data that the scripts draw.
 
@@ -87,14 +99,14 @@ class Widget(gr.HTML):
     """
 
     _html: ClassVar[str]
-    _css: ClassVar[str] = ""
+    _css: ClassVar[str | Sequence[str]] = ""
     _scripts: ClassVar[Sequence[str]]
 
     def __init__(self, value: Any = None, **html_options: Any):
         super().__init__(
             value=value,
             html_template=asset(self._html) if self._html.endswith(".html") else self._html,
-            css_template=asset(self._css) if self._css else "",
+            css_template=_styles(self._css),
             js_on_load="\n".join(map(script, self._scripts)),
             apply_default_css=False,
             **html_options,
@@ -108,7 +120,7 @@ class Widget(gr.HTML):
 class PatchView(Widget):
     """Lanes side by side: images with overlays, answers, numbers. The value is the dict of ``payload.to_payload``."""
 
-    _html, _css, _scripts = "patch_view.html", "patch_view.css", _VIEW_SCRIPTS
+    _html, _css, _scripts = "patch_view.html", _VIEW_STYLES, _VIEW_SCRIPTS
 
     def postprocess(self, value: Any) -> Any:
         """What the browser gets: the payload packed."""
@@ -255,6 +267,24 @@ class MediaField(Widget):
     def api_info(self) -> dict[str, Any]:
         """The value is a file."""
         return FileData.model_json_schema()
+
+
+class EvidenceField(Widget):
+    """Boxes on the image of the form, around what shows the answer. The value in Python is a list of boxes.
+
+    They are what a browser sent: ``tokviz.compare`` says what is wrong with a box.
+    """
+
+    _html, _css, _scripts = "evidence_field.html", "evidence_field.css", ("evidence_field.js",)
+
+    def preprocess(self, payload: Any) -> list[Any]:  # type: ignore[override]
+        """The boxes; none for anything of another shape."""
+        boxes = payload.get("boxes") if isinstance(payload, dict) else None
+        return boxes if isinstance(boxes, list) else []
+
+    def postprocess(self, value: Any) -> Any:
+        """Boxes as the browser draws them."""
+        return {"boxes": [list(box) for box in value or ()]}
 
 
 class ImageField(gr.Image):

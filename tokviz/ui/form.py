@@ -22,7 +22,7 @@ from ..short import passed
 from ..types import PlanningInfo
 from ..viz.format import share
 from . import text
-from .components import MediaField, MethodMenu
+from .components import EvidenceField, MediaField, MethodMenu
 from .files import request_file
 
 SHOW_SHARE = """(tokens, total) => total
@@ -54,6 +54,8 @@ class _Fields:
     frames: gr.Number
     precision: gr.Dropdown
     kernel: gr.Dropdown
+    expected: gr.Textbox
+    evidence: EvidenceField
     menu: MethodMenu
 
 
@@ -86,9 +88,11 @@ class RequestForm(_Fields):
             raise BadInput(text.NO_QUESTION)
         if not methods:
             raise BadInput(text.NO_METHOD)
-        wanted = {name: whole_number(words, given[name]) for name, words in _WHOLE.items()}
+        wanted: dict[str, Any] = {name: whole_number(words, given[name]) for name, words in _WHOLE.items()}
         if given["frames"] is not None:
             wanted["frames"] = whole_number("Video frames, unless left empty,", given["frames"])
+        wanted["expected"] = (given["expected"] or "").strip() or None
+        wanted["evidence"] = tuple(tuple(box) if isinstance(box, list) else box for box in given["evidence"] or ())
         return RunRequest(methods=methods, **{**given, **wanted})
 
     @property
@@ -107,10 +111,14 @@ class RequestForm(_Fields):
         return [gr.skip(), gr.skip(), {"missing": dict(missing)}, facts]
 
     @staticmethod
-    def filled_from(comparison: Comparison, clip: Path | None = None, model: str | None = None) -> list[Any]:
+    def filled_from(
+        comparison: Comparison, clip: Path | None = None, model: str | None = None, *, is_known: bool = False
+    ) -> list[Any]:
         """Updates for ``inputs`` and ``total`` that show a stored request.
 
         clip: the file of a video, of which a comparison stores only frames. model: to be chosen, None: it stays.
+        is_known: the server knows the right answer of this image and question by itself. Then the fields for it are
+        empty: what was right for one question would stay there for the next.
         Repeats and the length of the answer were the stored run's own: the visitor's stay as they are.
         """
         request, n_tokens = comparison.request, comparison.grid.n_tokens
@@ -122,6 +130,8 @@ class RequestForm(_Fields):
             "budget_as": request.budget_as,
             "seed": request.seed,
             "frames": None if comparison.video is None else len(comparison.video.frames),
+            "expected": "" if is_known else request.expected_answer or "",
+            "evidence": [] if is_known or comparison.video is not None else list(request.evidence),
             "menu": {"chosen": stored_methods(comparison)},
         }
         return [*(updates.get(name, gr.skip()) for name in INPUTS), n_tokens]
@@ -165,6 +175,11 @@ def build_form(
         made["image"] = MediaField(start.get("image"), label="Image or video", elem_id="tokviz-image")
         look: dict[str, Any] = {"lines": 1, "max_lines": 4, "placeholder": "what color is the star?"}
         made["question"] = gr.Textbox(start.get("question", ""), label="Question", elem_id="tokviz-question", **look)
+    with gr.Accordion("Right answer and evidence", open=False, elem_classes="tokviz-card", elem_id="tokviz-truth"):
+        made["expected"] = gr.Textbox(
+            label="Expected answer", placeholder="marks answers right or wrong", elem_id="tokviz-expected", max_lines=1
+        )
+        made["evidence"] = EvidenceField(label="Evidence", elem_id="tokviz-evidence")
     with gr.Column(elem_classes="tokviz-card"):
         made |= _budget(start, n_tokens)
     with gr.Column(elem_classes="tokviz-card", elem_id="tokviz-methods"):

@@ -95,7 +95,7 @@ class Handlers:
         """
         example = self.examples[index]
         comparison = example.comparison
-        filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison))
+        filled = form.filled_from(comparison, example.clip, fitting_model(model, comparison), is_known=True)
         return [self.example_payload(index), None, f"example-{index}", *filled]
 
     def choose_example(self, form: RequestForm, index: int, values: Sequence[Any]) -> list[Any]:
@@ -352,14 +352,22 @@ class Handlers:
         return next(map(str, (storage().folder / "tokviz" / key).glob("tokviz-*.json")), None)
 
     def reopened(
-        self, form: RequestForm, comparison: Comparison, origin: str, words: str | None, model: str
+        self,
+        form: RequestForm,
+        comparison: Comparison,
+        origin: str,
+        words: str | None,
+        model: str,
+        *,
+        is_known: bool = False,
     ) -> list[Any]:
-        """A stored comparison with its form. origin: where it comes from; words: for the notice.
+        """A stored comparison with its form. origin: where it comes from; words: for the notice; is_known: ``know`` was
+        called with it.
 
         Outputs and ``model`` as of ``show_example``. Raises BadInput.
         """
         view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
-        filled = form.filled_from(comparison, None, fitting_model(model, comparison))
+        filled = form.filled_from(comparison, None, fitting_model(model, comparison), is_known=is_known)
         return [view, notice("info", words) if words else None, key_of(comparison), *filled]
 
     @staticmethod

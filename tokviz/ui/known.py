@@ -45,7 +45,10 @@ class KnownQuestions:
                 self._by_file[digest] = [one for one in self._by_file[digest] if one is not oldest]
 
     def with_truth(self, asked: RunRequest) -> RunRequest:
-        """Add the known answer and evidence when image and question are those of an example or a mined case."""
+        """Add the known answer and evidence when image and question are those of an example or a mined case.
+
+        What the visitor gave of them counts instead.
+        """
         if asked.image is None:
             return asked
         digest, question = hashlib.sha256(Path(asked.image).read_bytes()).hexdigest(), asked.question.strip()
@@ -54,8 +57,10 @@ class KnownQuestions:
             return asked
         video = known.video
         evidence: tuple[Box, ...] = tuple(known.request.evidence)
-        truth: dict[str, Any] = {"expected": known.request.expected_answer, "evidence": evidence}
-        if video is not None:  # in pixels and frames of the file: another number of frames may be looked at now
+        truth: dict[str, Any] = {"expected": asked.expected or known.request.expected_answer}
+        if video is None:
+            truth["evidence"] = asked.evidence or evidence
+        else:  # in pixels and frames of the file: another number of frames may be looked at now
             scale = video.width / known.grid.image_size[0]
             truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
             truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)

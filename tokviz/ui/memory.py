@@ -76,6 +76,8 @@ def _field(name: str, value: Any, pruners: tuple[Pruner, ...]) -> Any:
         return value if isinstance(value, str) and value in _CHOICES[name] else None
     if name == "question":
         return value[:_LONGEST_QUESTION] if isinstance(value, str) else None
+    if name == "expected":
+        return value[:_LONGEST_QUESTION] if isinstance(value, str) else None
     if name == "model":
         return value[:300] if isinstance(value, str) else None
     if name == "methods":

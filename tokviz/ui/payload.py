@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..answers import answer_words, cut_after
@@ -30,9 +30,12 @@ from ..records import (
     VideoRecord,
 )
 from ..runs import metrics as measures
+from ..runs.preview import nesting, ranking
+from ..runs.why import why
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value, plain_text
 from . import numbers, text
+from .packing import packed_stages
 
 if TYPE_CHECKING:
     from ..pruners.pruner import Pruner
@@ -90,6 +93,8 @@ def to_payload(
         "why": why,
         "origin": origin,
         "question": request.question,
+        "budget": request.budget,
+        "budget_as": request.budget_as,
         "expected": request.expected_answer,
         "model": f"{model.name}",
         "setting": f"{model.device} · {model.attention} · {comparison.grid.n_tokens} visual tokens",
@@ -116,8 +121,13 @@ def packed(payload: Mapping[str, Any]) -> dict[str, Any]:
     def text_of(value: Any) -> str:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
+    def lane_text(lane: Any) -> str:
+        if isinstance(lane, str):
+            return lane
+        return text_of({**lane, "stages": packed_stages(lane["stages"], len(payload["grid"]["row"]))})
+
     texts = {name: text_of(payload[name]) for name in ("grid", "words")}
-    return {**payload, **texts, "lanes": [text_of(lane) for lane in payload["lanes"]]}
+    return {**payload, **texts, "lanes": [lane_text(lane) for lane in payload["lanes"]]}
 
 
 def comparison_id(comparison: Comparison) -> str:
@@ -158,11 +168,38 @@ def _lane(comparison: Comparison, run: Run, evidence: Sequence[int]) -> dict[str
         "cut": cut_after(run.warnings),
         "verdict": None if judged is None else {"kind": judged.tone, "sign": judged.sign, "text": judged.text},
         "numbers": [] if run.error else [vars(number) for number in numbers.of_run(run, comparison, evidence)],
+        "nests": _nests(run, comparison),
+        "ms": _milliseconds(run),
+        "why": cut(why(comparison, run, evidence)),
         "stages": _stages(run, comparison.grid),
         "warnings": list(run.warnings),
         "serving": [_serving(flag) for flag in run.serving],
         "error": run.error,
     }
+
+
+def _nests(run: Run, comparison: Comparison) -> dict[str, Any] | None:
+    """How the choices of a lane nest, if what it kept is the budget as it was asked for.
+
+    ``ties``: tokens whose scores are equal as they travel, in the order of the run, where that is not their own.
+    """
+    kind = nesting(run, comparison.grid.n_tokens)
+    if kind is None or len(run.stages[0].kept) != comparison.request.budget:
+        return None
+    ties: list[list[int]] = []
+    score = run.stages[0].score
+    if kind == "ranked" and score is not None:
+        for _, group in groupby(ranking(run.stages[0]), key=lambda token: _short(score.values[token])):
+            tokens = list(group)
+            if tokens != sorted(tokens):
+                ties.append(tokens)
+    return {"kind": kind, "ties": ties}
+
+
+def _milliseconds(run: Run) -> float | None:
+    """Selection and prefill together, by which lanes are sorted; None where that was not measured."""
+    times = [run.timings[name].median_ms for name in ("prefill", "selection") if name in run.timings]
+    return None if run.error is not None or "prefill" not in run.timings else _short(sum(times))
 
 
 def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str, Any]:
@@ -176,6 +213,9 @@ def _unfinished_lane(asked: RequestedMethod, index: int, live: Live) -> dict[str
         "cut": None,
         "verdict": None,
         "numbers": [],
+        "nests": None,
+        "ms": None,
+        "why": "",
         "stages": [],
         "warnings": [],
         "serving": [],

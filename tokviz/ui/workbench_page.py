@@ -55,7 +55,7 @@ class CaseHandlers:
         comparison = stored_comparison(run, ordinal, keys, budget, seed=seed, roots=self._bench.media, thumbnail=True)
         self._act.known.learn(comparison)
         origin = f"Mined case · stored result of {comparison.model.name}, not computed now"
-        return self._act.reopened(self._form, comparison, origin, None, model)
+        return self._act.reopened(self._form, comparison, origin, None, model, is_known=True)
 
     def _video(
         self, run: OpenRun, case: Mapping[str, Any], keys: list[str], budget: int, seed: int | None, model: str

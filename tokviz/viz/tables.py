@@ -23,6 +23,7 @@ from ..runs.metrics import (
     selected,
     stages_that_select,
 )
+from ..runs.why import why
 from .format import flops, milliseconds, plain_text, size
 from .overlays import kept_stage
 
@@ -80,6 +81,18 @@ def measure_table(comparison: Comparison) -> Table:
         fates_of = [_number(found[f"evidence_{name}"], "d") for name in _FATES] if shown else []
         names = ("nearest_kept_mean", "nearest_kept_max", "effective_rank", "margin", "least_margin")
         table.add_row(cell(run.label), *map(cell, [*fates_of, *(_number(found[name], ".2f") for name in names)]))
+    return table
+
+
+def why_table(comparison: Comparison) -> Table | None:
+    """What became of the evidence, one sentence per run; None where there is none to follow."""
+    said = [(run, why(comparison, run)) for run in comparison.runs]
+    if not any(sentence for _, sentence in said):
+        return None
+    table = new_table("Why", "method", "evidence")
+    for run, sentence in said:
+        if sentence:
+            table.add_row(cell(run.label), cell(sentence))
     return table
 
 
