@@ -51,6 +51,7 @@ _VIEW_SCRIPTS = (
     "film_bars.js",
     "film_strip.js",
     "staleness.js",
+    "legend.js",
     "patch_view.js",
 )
 
