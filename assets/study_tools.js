@@ -105,7 +105,7 @@ function patchPicture(name, words) {
     if (!mine.drawn || !frame.isConnected || !frame.clientWidth) return;
     const [w, h] = state.payload.size;
     frame.style.aspectRatio = `${w} / ${h}`;
-    lanes().paint(canvas, patchScene(root, mine.drawn));
+    lanes().paint(canvas, { ...patchScene(root, mine.drawn), box: [canvas.clientWidth, canvas.clientHeight] });
     if (mine.drawn.clear) clearPatches(canvas, mine.drawn);
     mine.mark();
   };
