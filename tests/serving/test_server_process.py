@@ -20,7 +20,7 @@ def _free_port():
 
 
 def test_an_interrupt_ends_the_server_cleanly_even_while_it_is_asked(tmp_path):
-    """By SIGINT; test_agents.py ends one by SIGTERM."""
+    """By SIGINT and a second signal behind it; test_agents.py ends one by SIGTERM."""
     port = _free_port()
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PORT": str(port), "TOKVIZ_MODEL": "tokviz-tiny"}
     with open(tmp_path / "log", "w") as log:
@@ -57,6 +57,8 @@ def test_an_interrupt_ends_the_server_cleanly_even_while_it_is_asked(tmp_path):
         with httpx.stream("GET", f"{base}/gradio_api/call/compare/{event}", timeout=30):
             time.sleep(1)
             server.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+            server.send_signal(signal.SIGTERM)  # as `timeout` does; it must not break off the cleaning up
             assert server.wait(60) == 0
         assert not folder.exists() and not list(tmp_path.glob("tokviz-*"))
         assert "Traceback" not in (tmp_path / "log").read_text()
