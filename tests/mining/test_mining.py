@@ -184,10 +184,10 @@ def test_hostile_cases_become_text_or_an_error(tiny, tmp_path):
 
 
 def test_the_same_call_twice_does_nothing_twice(tiny, data_set, options, mined, monkeypatch):
-    before = {path: path.stat().st_mtime_ns for path in sorted(mined.path.rglob("*")) if path.suffix != ".lock"}
+    before = {path: path.stat().st_mtime_ns for path in sorted(mined.path.rglob("*")) if path.name != ".lock"}
     monkeypatch.setattr(mining, "mined_here", lambda *_: pytest.fail("nothing is left to do"))
     tokviz.mine(tiny, data_set, out=mined.path, **options)
-    after = {path: path.stat().st_mtime_ns for path in sorted(mined.path.rglob("*")) if path.suffix != ".lock"}
+    after = {path: path.stat().st_mtime_ns for path in sorted(mined.path.rglob("*")) if path.name != ".lock"}
     assert {path for path in before if path.is_file() and before[path] != after[path]} == set()
 
 

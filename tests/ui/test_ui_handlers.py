@@ -541,7 +541,7 @@ def test_what_the_visitor_gives_as_right_counts_before_what_is_known(act, form, 
     path = act.show_example(form, 0, "tokviz-tiny")[3 + INPUTS.index("image")]
     given = {"image": getattr(path, "path", path), "question": known.request.question, "expected": " wifi ",
              "evidence": [[1, 2, 30, 40]]}  # fmt: skip
-    asked = act._with_truth(form.request(values(form, **given)))
+    asked = act.known.with_truth(form.request(values(form, **given)))
     assert (asked.expected, asked.evidence) == ("wifi", ((1, 2, 30, 40),))
-    asked = act._with_truth(form.request(values(form, **{**given, "expected": "", "evidence": []})))
+    asked = act.known.with_truth(form.request(values(form, **{**given, "expected": "", "evidence": []})))
     assert (asked.expected, list(asked.evidence)) == ("cyan", known.request.evidence)

@@ -46,6 +46,7 @@ from .failures import with_sentences
 from .files import figure_choices, request_file, session_file
 from .form import INPUTS, RequestForm, build_form, read_only, stored_methods
 from .handlers import Handlers
+from .late_scripts import late_scripts
 from .link_preview import LinkPreview
 from .method_notes import method_page
 from .outcomes import cards
@@ -219,7 +220,7 @@ _SCRIPTS = "templates/frontend/assets"
 def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
     """Arguments of ``launch`` that are part of the design: look, limits, privacy. Host and port are the caller's."""
     distrust_forwarded()
-    routes = {} if workbench is None else {"routes": workbench_routes(workbench)}
+    routes = [*late_scripts(), *([] if workbench is None else workbench_routes(workbench))]
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "page.css"],
@@ -241,7 +242,7 @@ def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
                 Middleware(LinkPreview, more=_early()),
             ],
             "lifespan": tidied(stop_all),
-            **routes,
+            "routes": routes,
         },
     }
 

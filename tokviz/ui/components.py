@@ -55,7 +55,7 @@ _VIEW_SCRIPTS = (
     "patch_view.js",
 )
 
-_STUDY_SCRIPTS = (
+STUDY_SCRIPTS = (
     "study_tools.js",
     "study_chart.js",
     "study_sweep.js",
@@ -131,10 +131,11 @@ class PatchView(Widget):
 class StudyPanel(Widget):
     """What looks closer at the lanes, see ``studies``. The value in Python is what a browser asks for, unchecked.
 
-    What the browser gets is told in ``studies``. Raises the events ``study``, ``halt``, ``leave`` and ``load_run``.
+    Its scripts, ``STUDY_SCRIPTS``, come later, see ``late_scripts``. What the browser gets is told in ``studies``. Raises
+    the events ``study``, ``halt``, ``leave`` and ``load_run``.
     """
 
-    _html, _css, _scripts = "study_panel.html", "study_panel.css", _STUDY_SCRIPTS
+    _html, _css, _scripts = "study_panel.html", "study_panel.css", ("study_later.js",)
 
     def preprocess(self, payload: Any) -> dict[str, Any]:  # type: ignore[override]
         """The request; empty for anything of another shape."""

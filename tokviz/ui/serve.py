@@ -75,8 +75,8 @@ def mined_runs(place: str | None, media: Sequence[str] = ()) -> Workbench | None
 def _stop(*_: Any) -> None:
     """End running answers at their next token; what waits for the server then closes it and cleans up.
 
-    That takes a few seconds at most. A second signal meanwhile (``timeout`` sends two) would interrupt it half done, and
-    threads would hold the process up.
+    That takes a few seconds at most. A second signal meanwhile (``timeout`` sends two) would break it off half done,
+    and threads would hold the process up.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
