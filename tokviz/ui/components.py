@@ -131,8 +131,8 @@ class PatchView(Widget):
 class StudyPanel(Widget):
     """What looks closer at the lanes, see ``studies``. The value in Python is what a browser asks for, unchecked.
 
-    Its scripts, ``STUDY_SCRIPTS``, come later, see ``late_scripts``. What the browser gets is told in ``studies``. Raises
-    the events ``study``, ``halt``, ``leave`` and ``load_run``.
+    Its scripts, ``STUDY_SCRIPTS``, come later, see ``late_scripts``. What the browser gets is told in ``studies``.
+    Raises the events ``study``, ``halt``, ``leave`` and ``load_run``.
     """
 
     _html, _css, _scripts = "study_panel.html", "study_panel.css", ("study_later.js",)
