@@ -10,12 +10,8 @@ async function begin() {
   wanted = true;
   SIGNS.forEach((sign) => removeEventListener(sign, begin, true));
   try {
-    const answer = await fetch("tokviz/study.js");
-    if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
-    const raise = (name, data) => {
-      if (EVENTS.includes(name)) trigger(name, data);
-    };
-    new Function("element", "props", "trigger", "watch", await answer.text())(element, props, raise, watch);
+    const studies = await import(new URL("tokviz/study.js", document.baseURI).href);
+    studies.default(element, props, (name, data) => { if (EVENTS.includes(name)) trigger(name, data); }, watch);
   } catch (error) {
     console.error("tokviz: the section beneath the lanes could not be loaded", error);
     wanted = false;

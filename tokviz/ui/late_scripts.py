@@ -11,7 +11,9 @@ from .components import STUDY_SCRIPTS, script
 
 def late_scripts() -> list[Route]:
     """The routes that serve them."""
-    text = "\n".join(map(script, STUDY_SCRIPTS))
+    # A module with one function, of what Gradio gives to the scripts of a component.
+    body = "\n".join(map(script, STUDY_SCRIPTS))
+    text = f"export default (element, props, trigger, watch) => {{\n{body}\n}};\n"
 
     async def studies(_: Request) -> Response:
         return Response(text, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
