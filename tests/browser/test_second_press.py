@@ -109,6 +109,7 @@ def test_a_run_that_falls_silent_is_not_shown_as_running(site, browser, held, mo
     page.goto(site)
     page.clock.run_for(5000)
     page.wait_for_selector(".tv-lane .tv-answer:not(:empty)")
+    page.wait_for_function("document.documentElement.dataset.tokvizReady === ''", polling=100)
     ask(page, "will be lost ?")
     page.wait_for_function(IN_THE_MIDDLE, polling=100)
     page.route("**/gradio_api/**", lambda route: route.abort())
