@@ -42,9 +42,10 @@ from ..runs.execute import (
     planning_info,
     processed,
 )
-from ..runs.image_measures import mean_effective_rank
+from ..runs.image_measures import mean_effective_rank, rank_of_selected
 from ..runs.inputs import image_of, open_media
 from ..runs.metrics import evidence_tokens
+from ..runs.out_of_world import out_of_world_notice
 from ..runs.requests import ChosenMethod
 from ..runs.smaller import fewer_than_asked, smaller_record
 from ..runs.traces import stage_records
@@ -282,10 +283,7 @@ class _Answering:
         if done.smaller is not None:
             return mean_effective_rank(done.smaller.prompt.vision[0])
         left = next((stage.kept for stage in reversed(stages) if stage.kept), None)
-        measures = self.job.measures
-        if measures is not None and (left is None or len(left) == self.job.grid.n_tokens):
-            return measures.effective_rank
-        return mean_effective_rank(self.prompt.vision[0], left)
+        return rank_of_selected(left, self.prompt.vision[0], self.job.measures)
 
     def _said(self, said: Answer) -> Row:
         """Columns about the answer."""
@@ -342,7 +340,7 @@ class _Answering:
             "difficult": difficult(rows, self.right),
             "thumbnail": thumbnail(job.media),
             "features": list(features_of(self.prompt)),
-            "warnings": self._cut(self.said),
+            "warnings": [*out_of_world_notice(self.vlm, measures), *self._cut(self.said)],
         }
 
 

@@ -50,7 +50,11 @@ def image_measures(vlm: VisionLanguageModel, prompt: Prompt, world: Sequence[Out
 
 def rank_of_kept(run: Run, vision: VisionSignals, measures: ImageMeasures | None) -> float | None:
     """``Run.effective_rank``: of the tokens kept by the last stage that left any; all of them where nothing pruned."""
-    kept = selected(run)
+    return rank_of_selected(selected(run), vision, measures)
+
+
+def rank_of_selected(kept: Sequence[int] | None, vision: VisionSignals, measures: ImageMeasures | None) -> float | None:
+    """The same of what ``selected`` would give of a run."""
     if measures is not None and (kept is None or len(kept) == len(vision.features)):
         return measures.effective_rank
     return mean_effective_rank(vision, kept)

@@ -11,10 +11,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 from ..errors import BadInput, need
 from ..files import shown_name
+from .filters import Bool, Flag, Measure, Number
 from .manifest import MANIFEST, Manifest, checked_manifest, part_file
 
 if TYPE_CHECKING:
@@ -27,38 +28,14 @@ OUTCOMES = ("kept", "lost", "rescued", "changed", "wrong", "same", "differs", "e
 """What became of an answer. The last three: without an expected answer, and where the method could not run."""
 GOOD = ("kept", "rescued", "same")
 """Outcomes after which the answer is right, or is what the unpruned model said where nothing is expected."""
-MEASURES = (
-    "score",
-    "margin",
-    "logprob",
-    "reference_logprob",
-    "n_kept",
-    "n_final",
-    "average_tokens",
-    "evidence_kept",
-    "evidence_absorbed",
-    "evidence_lost",
-    "evidence_gone_layer",
-    "agreement",
-    "flip_budget",
-    "effective_rank",
-)
+MEASURES: tuple[str, ...] = get_args(Measure)
 """Numbers of a row that can be filtered and sorted by; over seeds, their mean."""
-FLAGS = ("only_failure", "all_failed", "random_beats_it", "flipped")
+FLAGS: tuple[str, ...] = get_args(Flag)
 """Yes or no per row; over seeds, yes if it is so for any."""
-NUMBERS = (
-    "margin",
-    "score",
-    "logprob",
-    "cls_entropy",
-    "effective_rank",
-    "evidence_size",
-    "evidence_tokens",
-    "n_tokens",
-)
+NUMBERS: tuple[str, ...] = tuple(name for name in get_args(Number) if name != "ordinal")
 """Numbers of a case, of its unpruned answer."""
 WORDS = ("family", "split", "metric", "answer", "model")
-BOOLS = ("right", "difficult", "is_video")
+BOOLS: tuple[str, ...] = get_args(Bool)
 MEMORY = "768MB"
 
 
