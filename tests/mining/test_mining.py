@@ -322,6 +322,14 @@ def test_the_receipt_tells_weights_code_and_what_was_asked(tiny, data_set, mined
     assert {"torch", "transformers", "python"} <= set(manifest.versions)
 
 
+@pytest.mark.parametrize(
+    "program, told", [("/home/me/env/bin/tokviz", "tokviz"), ("/a/__main__.py", "python -m tokviz")]
+)
+def test_a_receipt_does_not_tell_where_the_program_lies(monkeypatch, program, told):
+    monkeypatch.setattr("sys.argv", [program, "mine", "--cases", "a b.jsonl"])
+    assert mining._own_command() == f"{told} mine --cases 'a b.jsonl'"
+
+
 def test_other_weights_are_another_run(tiny, data_set, options, mined):
     weight = tiny.model.get_input_embeddings().weight
     before = weight[0, 0].item()

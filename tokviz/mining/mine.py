@@ -138,7 +138,7 @@ def mine(
     if not count:
         raise BadInput(f"{file.name!r} holds no case that can be used; tokviz cases check says what is wrong with it.")
     chosen = positions(count, limit, quick)
-    command = command or shlex.join(sys.argv)
+    command = command or _own_command()
     with ExitStack() as stack:
         crew: Crew | None = None
         if engine == "ray":  # its nodes compute, so the receipt is theirs
@@ -272,3 +272,10 @@ class _Work:
         remaining = self.left / rate if rate else None
         done, total = self.store.n_done, len(self.chosen)
         self.on_progress(MiningProgress(done, total, self.mined, self.rows, now - began, rate, remaining, notes))
+
+
+def _own_command() -> str:
+    """This process's command line, without the folder that its program lies in: receipts and reports are passed on."""
+    program = Path(sys.argv[0]).name
+    called = ["python", "-m", "tokviz"] if program == "__main__.py" else [program]
+    return shlex.join([*called, *sys.argv[1:]])

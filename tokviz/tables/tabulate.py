@@ -17,7 +17,7 @@ UNPRUNED_NAME = "No pruning"
 RANDOM = "random"
 _MOST_NAMED = 6
 INTERVALS = (
-    "In brackets: 95% percentile intervals over resampled images, drawn with all their questions; "
+    "Intervals: 95%, percentiles over resampled images, drawn with all their questions; "
     f"none for fewer than {MIN_IMAGES} images."
 )
 _BANDS = "± in a method's name: it is random, its numbers are means over {} seeds."
