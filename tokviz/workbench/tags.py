@@ -295,8 +295,8 @@ class TagStore:
         """One transaction: whole or not at all. Raises BadInput when the file cannot be written."""
         if self._comes_with_tokviz:
             raise BadInput(
-                f"The run {self._named!r} comes with tokviz, and nothing is written there: copy its folder and serve that "
-                "(tokviz serve --runs) to tag its cases or save slices."
+                f"The run {self._named!r} comes with tokviz, and nothing is written there: copy its folder and serve "
+                "that (tokviz serve --runs) to tag its cases or save slices."
             )
         if self._read_only:
             raise BadInput("On this server tags, notes and slices can be read, not changed.")
