@@ -3,7 +3,9 @@
     python -m scripts.kill_mining                     # 30 kills of tokviz mine, by SIGKILL
     python -m scripts.kill_mining --kills 300 --store # of a process that only writes, hundreds of cases per second
 
-Every time it is checked that nothing that was on the disk is gone; at the end, that every part has the same bytes.
+A kill comes while the process starts, or a random moment after it has told of one to three more cases: so every start
+is killed, however slow the machine is, and a folder takes several. Each time it is checked that nothing that was on the
+disk is gone; at the end of each folder, that every part has the same bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokviz.files import IMPORT_FOLDER
@@ -25,12 +29,18 @@ from tokviz.mining.manifest import MANIFEST, read_manifest
 from tokviz.mining.store import scanned_log
 
 PART_CASES = 3
+_PROGRESS = re.compile(r"[\d,]+ of ")
 _METHODS = ("apet", "fastv", "random")
+_MOST_CASES = 3
+"""A process is killed after at most so many cases."""
+_AT_START = 0.25
+"""Share of the kills that come before any case."""
 _MINE = """
 import sys
 from tokviz.mining import receipts
-from tokviz.cli import main
+from tokviz.cli import main, mine
 receipts.PART_CASES = {part}
+mine._LINE_EVERY_S = -1.0  # tell of every case
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
@@ -44,8 +54,8 @@ count = int(sys.argv[1])
 cases = MinedFile(name="c", digest="0", layout="lines", count=count, asked=count)
 with RunStore(sys.argv[2], asked(cases=cases)) as store:
     payload(0)
-    print("0 of", count, file=sys.stderr, flush=True)
     for position in range(count):
+        print(position, "of", count, file=sys.stderr, flush=True)
         if not store.has(position):
             store.add(position, payload(position), 1.0)
     store.finish(0, None)
@@ -69,28 +79,39 @@ def digests(folder: Path) -> list[tuple[str, str, str]]:
     return [(part.name, part.sha256, part.cases_sha256) for part in manifest.parts]
 
 
-def run(command: Sequence[str], until: float | None, after_start: bool) -> bool:
-    """Run a command, killed after so many seconds (of mining, or from its very start); whether it was killed."""
+@dataclass(frozen=True)
+class Kill:
+    """When a process is killed: so many seconds after it has told of so many cases; None for after it was started."""
+
+    cases: int | None
+    seconds: float
+
+
+def run(command: Sequence[str], kill: Kill | None = None) -> bool:
+    """Run a command, and kill it; whether it was killed before it was done."""
     environment = os.environ | {"PYTHONPATH": str(IMPORT_FOLDER)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     told: list[str] = []
-    mining = threading.Event()
+    due = threading.Event()
+    if kill is not None and kill.cases is None:
+        due.set()
 
     def read(lines=process.stderr) -> None:
+        events = 0
         for line in lines:
             told.append(line)
-            if " of " in line:
-                mining.set()
+            events += _PROGRESS.match(line) is not None
+            if kill is not None and kill.cases is not None and events > kill.cases:  # the first says where it begins
+                due.set()
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    if until is not None:
-        if after_start:
-            while not mining.wait(0.1) and process.poll() is None:
-                pass
+    if kill is not None:
+        while not due.wait(0.02) and process.poll() is None:
+            pass
         try:
-            process.wait(until)
+            process.wait(kill.seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
     code = process.wait()
@@ -100,26 +121,34 @@ def run(command: Sequence[str], until: float | None, after_start: bool) -> bool:
     return code != 0
 
 
-def kill_and_compare(command: Sequence[str], quiet: Path, folder: Path, kills: int, longest: float, seed: int) -> int:
-    """Kill a command that fills ``folder`` so many times; how often it had to begin anew because it was done.
+def kill_and_compare(command: Sequence[str], folder: Path, kills: int, longest: float, seed: int) -> int:
+    """Kill a command that fills a folder so many times; how many folders were finished on the way.
 
-    command: without the folder, which comes last. quiet: a run of the same without kills. Raises AssertionError.
+    command: without the folder, which comes last. longest: seconds between a case and a kill. Raises AssertionError.
     """
     draw = random.Random(seed)
+    began = time.perf_counter()
+    run([*command, str(folder / "quiet")])
+    whole = time.perf_counter() - began
     rounds = done = before = 0
-    expected = digests(quiet)
+    expected = digests(folder / "quiet")
     while done < kills:
         place = folder / str(rounds)
-        after_start = draw.random() < 0.75
-        killed = run([*command, str(place)], draw.uniform(0, longest), after_start)
+        at_start = draw.random() < _AT_START
+        kill = (
+            Kill(None, draw.uniform(0, whole / 2))
+            if at_start
+            else Kill(draw.randrange(_MOST_CASES), draw.uniform(0, longest))
+        )
+        killed = run([*command, str(place)], kill)
         now = finished(place)
         assert now >= before, f"{before} cases were on the disk, {now} are left"
         done, before = done + killed, now
-        print(f"kill {done}: {now} cases on the disk (round {rounds})", flush=True)
+        print(f"kill {done}: {now} cases on the disk (folder {rounds})", flush=True)
         if not killed:
             assert digests(place) == expected
             rounds, before = rounds + 1, 0
-    run([*command, str(folder / str(rounds))], None, False)
+    run([*command, str(folder / str(rounds))])
     assert digests(folder / str(rounds)) == expected
     return rounds
 
@@ -130,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--cases", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--longest", type=float, default=10.0, help="seconds between the start of mining and a kill")
+    parser.add_argument("--longest", type=float, default=1.0, help="seconds between a case and a kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", action="store_true", help="kill a process that only writes")
     arguments = parser.parse_args(argv)
@@ -138,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         root = Path(name)
         if arguments.store:
             command = [sys.executable, "-c", _STORE.format(root=str(IMPORT_FOLDER)), str(arguments.cases)]
-            longest = min(arguments.longest, 0.5)
+            longest = min(arguments.longest, 0.3)
         else:
             from benchmarks.drawn_cases import write_cases
 
@@ -147,8 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command += ["--methods", ",".join(_METHODS), "--seeds", "2", "--workers", str(arguments.workers), "--out"]
             longest = arguments.longest
         began = time.perf_counter()
-        run([*command, str(root / "quiet")], None, False)
-        rounds = kill_and_compare(command, root / "quiet", root / "killed", arguments.kills, longest, arguments.seed)
+        rounds = kill_and_compare(command, root / "runs", arguments.kills, longest, arguments.seed)
         seconds = time.perf_counter() - began
     print(f"{arguments.kills} kills in {seconds:.0f} s, {rounds} runs finished on the way: every table is the same.")
     return 0

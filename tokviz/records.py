@@ -6,42 +6,44 @@ tokens. The types in use during a run (signals, selections, stages) are in ``typ
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, model_validator
+from pydantic import Field
 
-from .names import Box, BudgetMeaning, ChartKind, MethodFamily, PositionPolicy, Site
-from .short import short, short_repr
+from .diagnostics import Chart, Reading, TextScores, TokenMap
+from .image_records import FrameRecord, GridView, ImageMeasures, ImageRecord, OutOfWorld, TokenGrid, VideoRecord
+from .names import Box, BudgetMeaning, MethodFamily, PositionPolicy, Site
+from .record_base import Flags, Many, Numbers, Record
+from .short import short
 
-T = TypeVar("T")
-
-
-class _FailFast(FailFast):
-    """A hashable version of pydantic's marker, so that a list that has it can be part of a union."""
-
-    __hash__ = object.__hash__
-
-
-Many = Annotated[list[T], _FailFast()]
-"""A list that is rejected at its first invalid entry: one message for each of millions would take gigabytes."""
-
-if TYPE_CHECKING:  # a method fills these with tensors
-    Numbers = Any
-    Flags = Any
-else:
-    Numbers = Many[float | None]
-    Flags = Many[bool]
-
-
-class Record(BaseModel):
-    """Base of everything that is written to JSON: immutable, unknown keys rejected, NaN written as null."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
-
-    def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """What ``repr``, ``str`` and rich show: long texts and lists are abbreviated."""
-        return [(name, short(value)) for name, value in self]
+__all__ = [
+    "AnswerToken",
+    "BudgetMeanings",
+    "Chart",
+    "Cost",
+    "Flags",
+    "FrameRecord",
+    "GridView",
+    "ImageMeasures",
+    "ImageRecord",
+    "Many",
+    "ModelRecord",
+    "Numbers",
+    "OutOfWorld",
+    "Reading",
+    "Record",
+    "Request",
+    "RequestedMethod",
+    "Run",
+    "ServingFlag",
+    "StageRecord",
+    "TextScores",
+    "Timing",
+    "TokenGrid",
+    "TokenMap",
+    "VideoRecord",
+    "key_of",
+]
 
 
 class BudgetMeanings(Record):
@@ -50,161 +52,6 @@ class BudgetMeanings(Record):
     final: int
     average_in: float
     average_logged: float
-
-
-class GridView(Record):
-    """A regular grid of patches: an image, a tile or a frame.
-
-    Attributes:
-        seen: The part of the image that the view covers.
-        level: Views on the same level show different parts of the image, side by side, and can be drawn together. An
-            image that is given to the model twice, whole (0) and in crops (1), has two levels.
-        top: Row of its level at which the view starts.
-        left: Column of its level at which the view starts.
-        frames: For a video, which of the sampled frames (from 0) the view shows: one, or several that became one grid
-            (two in Qwen models). Each view is then a level of its own. Empty for images.
-    """
-
-    name: str
-    rows: int
-    cols: int
-    seen: Box
-    level: int = 0
-    top: int = 0
-    left: int = 0
-    frames: Annotated[tuple[int, ...], _FailFast()] = ()
-
-
-class TokenGrid(Record):
-    """Where each visual token is. The only place that knows geometry; built by the model family.
-
-    All lists have ``N`` entries, in the order in which the LLM receives the unpruned tokens.
-
-    Attributes:
-        image_size: Width and height of the original image (of each frame, for a video, whose frames have one size).
-        views: The images, tiles or frames.
-        view: Index into ``views`` for each token.
-        row: Row in the view; -1 for tokens that are not patches (newline, video [CLS]).
-        col: Column in the view; -1 for tokens that are not patches.
-        box: Box in pixels of the original image or frame, clipped to it; None for tokens that are not patches.
-    """
-
-    image_size: tuple[int, int]
-    views: Many[GridView]
-    view: Many[int]
-    row: Many[int]
-    col: Many[int]
-    box: Many[Box | None]
-
-    @property
-    def n_tokens(self) -> int:
-        """Number of visual tokens, patches and others."""
-        return len(self.view)
-
-    @property
-    def is_video(self) -> bool:
-        """Whether the views are frames of a video."""
-        return any(view.frames for view in self.views)
-
-    @property
-    def is_tiled(self) -> bool:
-        """Whether the views are a thumbnail and crops of one image."""
-        return not self.is_video and any(view.level > 0 for view in self.views)
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        lengths = {len(self.view), len(self.row), len(self.col), len(self.box)}
-        if len(lengths) != 1:
-            raise ValueError(f"TokenGrid lists must have the same length, got lengths {sorted(lengths)}")
-        for number, row, col in zip(self.view, self.row, self.col, strict=True):
-            view = self.views[number] if 0 <= number < len(self.views) else None
-            if view is None or not (row == col == -1 or (0 <= row < view.rows and 0 <= col < view.cols)):
-                raise ValueError(f"there is no row {row}, column {col} in a view {number}")
-        return self
-
-
-@dataclass(frozen=True, repr=False)
-class _Diagnostic:
-    """Base of what a stage leaves for the views: built from tensors by a method, from plain lists in a record."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="null")
-
-    def __repr__(self) -> str:
-        return short_repr(self, **{entry.name: getattr(self, entry.name) for entry in fields(self)})
-
-
-@dataclass(frozen=True, repr=False)
-class TokenMap(_Diagnostic):
-    """A named number for each visual token.
-
-    Attributes:
-        values: ``(N,)``. In a record, one for each of the original N tokens; None if the token had already been dropped
-            or the value is not finite.
-        direction: What a high value means, in words.
-    """
-
-    name: str
-    label: str
-    values: Numbers
-    unit: str = ""
-    direction: str = "high is kept first"
-    scale: Literal["linear", "log"] = "linear"
-
-
-@dataclass(frozen=True, repr=False)
-class Chart(_Diagnostic):
-    """A small chart, which views can draw without knowing the method.
-
-    Tokens are rows of the stage; in a record, they are original indices.
-
-    Attributes:
-        kind: ``line`` (y over x), ``scatter`` (points) or ``bars`` (y for each entry of ``names``).
-        line: A threshold to draw across the chart.
-        tokens: For a scatter or bars, the visual token of each point, so that views can link points and patches.
-        marked: Positions in ``y`` that the method picked.
-        about: A token of the image, tile or frame that the chart is about; None if it is about all of them.
-    """
-
-    name: str
-    label: str
-    kind: ChartKind
-    y: Numbers
-    x: Numbers = field(default_factory=list)
-    names: Many[str] = field(default_factory=list)
-    x_label: str = ""
-    y_label: str = ""
-    line: float | None = None
-    tokens: Many[int] = field(default_factory=list)
-    marked: Many[int] = field(default_factory=list)
-    about: int | None = None
-
-
-@dataclass(frozen=True, repr=False)
-class Reading(_Diagnostic):
-    """A number that a stage measured, and the threshold it was compared with; views draw it over the stages."""
-
-    name: str
-    label: str
-    value: float | None
-    line: float | None = None
-    unit: str = ""
-
-
-@dataclass(frozen=True, repr=False)
-class TextScores(_Diagnostic):
-    """A number for each text token after the last visual token, and which of them the method used as raters.
-
-    Attributes:
-        values: ``(M,)``.
-        chosen: ``(M,)`` bool, True for the raters.
-        line: The threshold that decided; None if there was none.
-    """
-
-    name: str
-    label: str
-    values: Numbers
-    chosen: Flags
-    line: float | None = None
 
 
 class StageRecord(Record):
@@ -244,8 +91,8 @@ class StageRecord(Record):
     n_extra: int = 0
     extra_name: str = ""
     sequence: Many[int] | None = None
-    charts: Many[Chart] = []
-    readings: Many[Reading] = []
+    charts: Many[Chart] = Field(default=[])
+    readings: Many[Reading] = Field(default=[])
     text: TextScores | None = None
     covered_by: Many[int] | None = None
     rectify: bool = False
@@ -342,15 +189,15 @@ class Run(Record):
     variant: str = ""
     planned: BudgetMeanings | None = None
     actual: BudgetMeanings | None = None
-    tokens_per_layer: Many[int] = []
-    stages: Many[StageRecord] = []
+    tokens_per_layer: Many[int] = Field(default=[])
+    stages: Many[StageRecord] = Field(default=[])
     answer: str = ""
-    answer_tokens: Many[AnswerToken] = []
-    timings: dict[str, Timing] = {}
+    answer_tokens: Many[AnswerToken] = Field(default=[])
+    timings: dict[str, Timing] = Field(default={})
     cost: Cost | None = None
     effective_rank: float | None = None
-    warnings: Many[str] = []
-    serving: Many[ServingFlag] = []
+    warnings: Many[str] = Field(default=[])
+    serving: Many[ServingFlag] = Field(default=[])
     error: str | None = None
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
@@ -386,86 +233,11 @@ def key_of(method: str, variant: str) -> str:
     return f"{method} ({variant})" if variant else method
 
 
-class OutOfWorld(Record):
-    """How unlike its training images a model of a small, closed world finds an image.
-
-    Attributes:
-        score: Mahalanobis distance of the image from training images, in the middle of the vision tower.
-        threshold: Beyond it an image is called outside; measured on training images that were not fitted on.
-        false_alarms: The share of those beyond it.
-    """
-
-    score: float
-    threshold: float
-    false_alarms: float
-
-    @property
-    def is_outside(self) -> bool:
-        """Whether the model's answer about the image means little."""
-        return self.score > self.threshold
-
-
-class ImageMeasures(Record):
-    """Two numbers that say how much of the image is spread out, in the sense of AgilePruner (arXiv 2603.01236).
-
-    Methods that rank by attention do well where both are low, methods that keep tokens diverse where both are high.
-
-    Attributes:
-        attention_entropy: Entropy in nats of the [CLS] row of attention, mean over heads, over the visual tokens of a
-            view, in the layer of the vision tower whose output becomes the features. Between 0 (one token has it all)
-            and ln N (all alike). None without [CLS].
-        effective_rank: The exponential of the entropy of the singular values of the features ``(N, D)`` of a view,
-            divided by their sum: between 1 and min(N, D). Features as they leave the tower, neither centred nor scaled
-            (behind the projector where it merges patches). None if it was too large to be measured in passing.
-        views: Number of images, tiles or frames that both are the mean of.
-        out_of_world: For an embedded model, how unlike its training images the image is; None for all others.
-        notes: Why a number is missing, in sentences.
-    """
-
-    attention_entropy: float | None
-    effective_rank: float | None
-    views: int = 1
-    out_of_world: OutOfWorld | None = None
-    notes: Many[str] = []
-
-
-class ImageRecord(Record):
-    """The image of a request: size in pixels after EXIF rotation, digest, and the file itself in base64."""
-
-    width: int
-    height: int
-    sha256: str
-    mime: Literal["image/png", "image/jpeg"]
-    base64: str
-    name: str = ""
-
-
-class FrameRecord(Record):
-    """A sampled frame: its number in the file (from 0), its display time in seconds, and its image."""
-
-    index: int
-    time_s: float
-    image: ImageRecord
-
-
-class VideoRecord(Record):
-    """The video of a request: facts about the file (size in px after rotation), its digest, and the sampled frames."""
-
-    name: str = ""
-    sha256: str
-    width: int
-    height: int
-    duration_s: float
-    fps: float
-    n_frames: int
-    frames: Many[FrameRecord]
-
-
 class RequestedMethod(Record):
     """A requested method with all its parameters; ``variant`` as in ``Run``."""
 
     method: str
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default={})
     variant: str = ""
 
     @property
@@ -490,8 +262,8 @@ class Request(Record):
     max_new_tokens: int
     repeats: int
     expected_answer: str | None = None
-    evidence: Many[Box] = []
-    evidence_frames: Many[int] = []
+    evidence: Many[Box] = Field(default=[])
+    evidence_frames: Many[int] = Field(default=[])
 
 
 class ModelRecord(Record):
@@ -517,4 +289,4 @@ class ModelRecord(Record):
     tower_attention: str | None = None
     quantization: Literal["8bit", "4bit"] | None = None
     parameters: int = 0
-    devices: Many[str] = []
+    devices: Many[str] = Field(default=[])

@@ -345,3 +345,13 @@ def test_the_docs_tell_every_column():
     for name, told in (("rows", rows), ("cases", cases)):
         names = {word for line in told.splitlines() if line.startswith("| `") for word in line.split("`")[1:-1:2]}
         assert set(schema_of(name).names) <= names, set(schema_of(name).names) - names
+
+
+def test_a_row_group_holds_the_rows_of_so_many_cases(tmp_path, monkeypatch):
+    monkeypatch.setattr(storing, "_GROUP_CASES", 2)
+    filled(tmp_path / "run", range(N_CASES))
+    for table, per_case in (("cases", 1), ("rows", 2)):
+        file = pq.ParquetFile(tmp_path / "run" / table / "part-00000.parquet")
+        groups = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
+        assert groups == [2 * per_case, per_case]
+        assert file.read()["ordinal"].to_pylist() == [at for at in range(PART) for _ in range(per_case)]

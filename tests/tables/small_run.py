@@ -94,4 +94,5 @@ def _row(case: dict[str, Any], key: str, budget: int, seed: int, right: bool | N
         "right": right,
         "score": None if right is None else float(right),
         "outcome": "error" if right is None else "kept",
+        "error": f"{key} cannot." if right is None else None,
     }

@@ -189,9 +189,9 @@ def test_failed_answers_and_cases_without_an_answer_are_left_out_and_told(tmp_pa
     table = by_budget(results)
     assert [cell.value for row in table.rows for cell in row.cells] == pytest.approx([200 / 3, 50])
     assert [row.cells[0].n for row in table.rows] == [3, 2]
-    assert "1 cases have no expected answer" in " ".join(table.notes) and "failed are left out: 1 of ApET at 64." in (
-        " ".join(table.notes)
-    )
+    notes = " ".join(table.notes)
+    assert "1 cases have no expected answer" in notes
+    assert "answers that failed are left out. ApET at 64, 1 answer: apet cannot." in notes
     assert against(results).rows[0].cells[0].n == 2
 
 
@@ -211,6 +211,7 @@ def test_a_budget_at_which_a_method_always_fails_says_so(tmp_path):
     table = by_budget(Results(open_run(tmp_path)))
     assert [str(cell) for cell in cells(table, "ApET")] == ["100.0", "failed"]
     assert [str(cell) for cell in cells(table, "fastv")] == ["50.0", "not mined"]
+    assert table.notes[-1].endswith("left out. ApET at 32, 2 answers: apet cannot.")
     with pytest.raises(BadInput, match="apet has no answers at 32 tokens"):
         against(Results(open_run(tmp_path)), 32, "apet")
     assert (

@@ -7,8 +7,10 @@ around an unchanged ``model.generate`` (every stage). They combine: ``running_on
 from .attention_watch import AttentionWatch, watching
 from .cache import kv_cache_bytes
 from .context import Pruned, prune, running_on
+from .encoded import EncodedMedia
 from .forced import ForcedAnswer
 from .generate import Answer, answer
+from .prefix import Prefix, given_prefix, noted_prefix
 from .prompt import Prompt, encode, shorten
 from .signals import Geometry
 from .stages import Select, StageEvent, Stopwatch, selector
@@ -18,8 +20,10 @@ from .vision_signals import VisionSignals
 __all__ = [
     "Answer",
     "AttentionWatch",
+    "EncodedMedia",
     "ForcedAnswer",
     "Geometry",
+    "Prefix",
     "Prompt",
     "Pruned",
     "Select",
@@ -29,7 +33,9 @@ __all__ = [
     "VisionSignals",
     "answer",
     "encode",
+    "given_prefix",
     "kv_cache_bytes",
+    "noted_prefix",
     "prune",
     "running_on",
     "selector",

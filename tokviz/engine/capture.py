@@ -183,37 +183,40 @@ def watch_attention(
         stack.callback(before_forward(attention, lambda args, kwargs: see(*recompute(args, kwargs)), active))
 
 
-# -- arguments of the model's own encoders -----------------------------------------------------------------------------
+# -- the model's own encoders: their arguments, and what stands in for them --------------------------------------------
 
 _METHODS = ("get_image_features", "get_video_features")
 _within = threading.local()
-_watchers: WeakKeyDictionary[Any, tuple[Callable[[Mapping[str, Any]], None], ...]] = WeakKeyDictionary()
+
+
+SeeArguments = Callable[[Mapping[str, Any]], Any]
+"""``(arguments by name)`` -> what stands in for the encoding, None to let the model do it."""
+_Watcher = tuple[SeeArguments, "Callable[[Any], None] | None", Active]
+_watchers: WeakKeyDictionary[Any, tuple[_Watcher, ...]] = WeakKeyDictionary()
 
 
 @contextmanager
-def watched_encoding(base: Any, see: Callable[[Mapping[str, Any]], None], active: Active) -> Iterator[None]:
+def watched_encoding(
+    base: Any, see: SeeArguments, active: Active, made: Callable[[Any], None] | None = None
+) -> Iterator[None]:
     """Call ``see(arguments by name)`` before ``base`` encodes images or videos where ``active()``, until left.
 
     What decides how many tokens an image or video becomes (sizes, frames) reaches no module's forward when
     ``generate`` encodes. So while anybody watches, the attributes ``get_image_features`` and ``get_video_features`` of
-    this very object are shadowed by wrappers, which the last one to leave deletes.
+    this very object are shadowed by wrappers, which the last one to leave deletes. made: called with what came of it.
     """
-
-    def guarded(arguments: Mapping[str, Any]) -> None:
-        if active():
-            see(arguments)
-
     methods = [method for method in _METHODS if hasattr(type(base), method)]
+    watcher: _Watcher = (see, made, active)
     with _lock:
         if not _watchers.get(base):
             for method in methods:
                 setattr(base, method, _shadow(base, method))
-        _watchers[base] = (*_watchers.get(base, ()), guarded)
+        _watchers[base] = (*_watchers.get(base, ()), watcher)
     try:
         yield
     finally:
         with _lock:
-            _watchers[base] = tuple(watcher for watcher in _watchers[base] if watcher is not guarded)
+            _watchers[base] = tuple(other for other in _watchers[base] if other is not watcher)
             if not _watchers[base]:
                 for method in methods:
                     delattr(base, method)
@@ -230,15 +233,69 @@ def _shadow(base: Any, method: str) -> Callable[..., Any]:
         arguments = dict(signature.bind(*args, **kwargs).arguments)
         if method == "get_video_features" and "pixel_values" in arguments:  # its name in older transformers
             arguments["pixel_values_videos"] = arguments.pop("pixel_values")
-        for watcher in _watchers.get(base, ()):
-            watcher(arguments)
-        _within.encoding = True
-        try:
-            return original(*args, **kwargs)
-        finally:
-            _within.encoding = False
+        watchers = [(see, made) for see, made, active in _watchers.get(base, ()) if active()]
+        given = [stand_in for see, _ in watchers if (stand_in := see(arguments)) is not None]
+        if given:
+            output = given[0]
+        else:
+            _within.encoding = True
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                _within.encoding = False
+        for _, made in watchers:
+            if made is not None:
+                made(output)
+        return output
 
     return watched
+
+
+# -- modules that need not run -----------------------------------------------------------------------------------------
+
+StandIn = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+"""``(args, kwargs)`` of a module's forward -> what it gives, or NotImplemented to let the module run."""
+_stand_ins: WeakKeyDictionary[nn.Module, tuple[StandIn, ...]] = WeakKeyDictionary()
+
+
+def can_stand_in(module: nn.Module) -> bool:
+    """Whether nobody else (accelerate, for one) has put something in the place of this module's forward."""
+    return bool(_stand_ins.get(module)) or "forward" not in vars(module)
+
+
+@contextmanager
+def stood_in(module: nn.Module, stand_in: StandIn) -> Iterator[None]:
+    """Ask ``stand_in`` in the place of ``module.forward`` in any thread, until left; hooks are called as ever."""
+    with _lock:
+        if not _stand_ins.get(module):
+            vars(module)["forward"] = _asking_stand_ins(module)
+        _stand_ins[module] = (*_stand_ins.get(module, ()), stand_in)
+    try:
+        yield
+    finally:
+        with _lock:
+            _stand_ins[module] = tuple(other for other in _stand_ins[module] if other is not stand_in)
+            if not _stand_ins[module]:
+                del vars(module)["forward"]
+
+
+def _asking_stand_ins(module: nn.Module) -> Callable[..., Any]:
+    original = module.forward
+
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        for stand_in in _stand_ins.get(module, ()):
+            made = stand_in(args, kwargs)
+            if made is not NotImplemented:
+                return made
+        return original(*args, **kwargs)
+
+    return forward
+
+
+def taps_of(module: nn.Module) -> tuple[Tap, ...]:
+    """Who looks at the attention of a module just now, for what stands in for it."""
+    return _taps.get(module, ())
 
 
 # -- a few rows of an attention map, never the whole -------------------------------------------------------------------

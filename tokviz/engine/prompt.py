@@ -18,6 +18,7 @@ from ..names import VisionLayer
 from ..types import Need, Stage
 from .capture import before_forward, here
 from .checks import check_axes, check_modalities, check_model, check_prompt, check_stages
+from .encoded import EncodedMedia
 from .sequence import Carried, Deepstack, Rows, State, gather, rotary_axes
 from .signals import Geometry, SignalReader
 from .stages import Chooser, Decisions, Select, StageEvent, StageRunner, Stopwatch
@@ -143,13 +144,15 @@ def encode(
     *,
     question_mask: Tensor | None = None,
     geometry: Sequence[Geometry | None] | None = None,
+    media: EncodedMedia | None = None,
 ) -> Prompt:
     """Run the stock model up to its language model and keep what arrives there, with the vision signals asked for.
 
     One encode serves all methods of a request. ``question_mask`` and ``geometry``: see ``Prompt``; without them,
     methods that listen to the user's words refuse, and signals have no ``cell``. ``needs`` None: nobody looks at the
-    vision tower, whose images may have any size; no stage before the projector can run on such a prompt. Raises
-    Unsupported for models and inputs that cannot be pruned.
+    vision tower, whose images may have any size; no stage before the projector can run on such a prompt. ``media``:
+    what was encoded before; images that are there are not encoded again. Raises Unsupported for models and inputs that
+    cannot be pruned.
     """
     needs = None if needs is None else tuple(needs)
     check_model(model, family)
@@ -172,24 +175,38 @@ def encode(
         caught.update(kwargs)
         raise StopForward
 
+    entry = None if media is None else media.entry(inputs, needs)
+    known = entry is not None and entry.is_known
+    looks = needs is not None and not known
     remove = before_forward(family.language_model(model), catch, thread_is_ours)
     try:
         with (
-            nullcontext() if needs is None else captured(model, family, needs, thread_is_ours, inputs) as vision,
+            captured(model, family, needs or (), thread_is_ours, inputs) if looks else nullcontext() as capture,
+            nullcontext() if entry is None else entry.used(model.base_model, thread_is_ours),
             Stopwatch(model.device) as watch,
             suppress(StopForward),
         ):
             model(**inputs)
     finally:
         remove()
-    encoded = _prompt(model, family, inputs, caught, vision, watch.milliseconds)
+    seen = None if entry is None else entry.vision
+    encoded = _prompt(model, family, inputs, caught, capture, seen, watch.milliseconds)
+    if entry is not None and not known:
+        entry.keep(None if needs is None else list(encoded.vision))
     asked = None if question_mask is None else question_mask.to(encoded.visual_mask.device, torch.bool)
     return replace(encoded, question_mask=asked, geometry=geometry)
 
 
 def _prompt(
-    model: Any, family: ModelFamily, inputs: Mapping[str, Any], caught: dict[str, Any], capture: Any, vision_ms: float
+    model: Any,
+    family: ModelFamily,
+    inputs: Mapping[str, Any],
+    caught: dict[str, Any],
+    capture: Any,
+    seen: Sequence[VisionSignals] | None,
+    vision_ms: float,
 ) -> Prompt:
+    """What arrived. capture: who watched the vision tower; seen: what was seen of it before; None for neither."""
     input_ids = inputs["input_ids"]
     visual = torch.isin(input_ids, torch.tensor(family.visual_token_ids(model), device=input_ids.device))
     mask = caught.get("attention_mask")
@@ -198,7 +215,7 @@ def _prompt(
     check_modalities(input_ids, family.visual_token_ids(model))
     check_axes(family, caught.get("position_ids"), visual)
     counts = visual.sum(dim=1).tolist()
-    vision = capture.consume(counts) if sum(counts) and capture is not None else None
+    vision = capture.consume(counts) if sum(counts) and capture is not None else seen
     if vision is None and sum(counts) and capture is not None:
         raise Unsupported("The prompt holds image tokens but no image was encoded; pass pixel_values.")
     if vision is None:  # nobody looked: all that is known is what the LLM gets

@@ -1,8 +1,9 @@
 """One case through every method, budget and seed: the image is encoded once, every row is what ``compare`` gives.
 
-What is shared is shared only where that holds to the bit: the encoded image, the unpruned answer (also for every budget
-at which a method drops nothing), and selections of a method that draws no random numbers over seeds. Rows are not run
-in batches: the products of a batch are rounded otherwise, and a log-probability would differ in its last digits.
+What is shared is shared only where that holds to the bit: the encoded image (also by further questions about it), the
+unpruned answer (also for every budget at which a method drops nothing), the layers of the LLM before a method's first
+stage, and the answers of a method that draws no random numbers over seeds. Rows are not run in batches: the products of
+a batch are rounded otherwise, and a log-probability would differ in its last digits.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..cases import Case, judge
-from ..engine import Answer, Prompt
+from ..engine import Answer, EncodedMedia, Prefix, Prompt, noted_prefix
 from ..errors import BadInput
 from ..files import open_file
 from ..media.images import InputImage
@@ -39,6 +40,7 @@ from ..runs.execute import (
     decoded,
     execute,
     execute_smaller,
+    first_site,
     planning_info,
     processed,
 )
@@ -49,9 +51,9 @@ from ..runs.out_of_world import out_of_world_notice
 from ..runs.requests import ChosenMethod
 from ..runs.smaller import fewer_than_asked, smaller_record
 from ..runs.traces import stage_records
-from ..types import Budget
+from ..types import Budget, PlanningInfo, Schedule
 from .kept import pack_indices
-from .outcomes import Row, add_case_columns, difficult, evidence_outcome, flipped, outcome_of
+from .outcomes import DOWNSAMPLE, Row, add_case_columns, difficult, evidence_outcome, flipped, outcome_of
 from .plan import Plan
 from .schema import schema_of
 from .store import payload_of
@@ -94,26 +96,40 @@ class Mined:
 
 
 @torch.inference_mode()
-def mine_case(vlm: VisionLanguageModel, plan: Plan, task: Task, stop: threading.Event | None = None) -> Mined:
+def mine_case(
+    vlm: VisionLanguageModel,
+    plan: Plan,
+    task: Task,
+    stop: threading.Event | None = None,
+    seen: EncodedMedia | None = None,
+) -> Mined:
     """Answer one case with every method at every budget and seed. What it cannot answer is a row with ``error``.
+
+    seen: what was encoded for the cases before, see ``encodings_of``; a case about the same image goes by it.
 
     Raises Stopped when it was stopped.
     """
     began = time.perf_counter()
-    case, rows = case_tables(vlm, plan, task, stop or threading.Event())
+    case, rows = case_tables(vlm, plan, task, stop or threading.Event(), seen)
     digest = case["media_sha256"]
     media = None if digest is None else (task.path, digest)
     return Mined(task.position, payload_of(case, rows), time.perf_counter() - began, len(rows), media)
 
 
+def encodings_of(plan: Plan) -> EncodedMedia:
+    """Room for an image and for all that downsampling makes of it."""
+    smaller = sum(chosen.pruner.id == DOWNSAMPLE for chosen in plan.methods) * len(plan.budgets)
+    return EncodedMedia(1 + smaller)
+
+
 def case_tables(
-    vlm: VisionLanguageModel, plan: Plan, task: Task, stop: threading.Event
+    vlm: VisionLanguageModel, plan: Plan, task: Task, stop: threading.Event, seen: EncodedMedia | None = None
 ) -> tuple[dict[str, Any], list[Row]]:
     """The case's row and its rows, as in ``schema.py``. Raises Stopped."""
     try:
         if task.problem is not None:
             raise BadInput(task.problem)
-        answering = _Answering.begun(vlm, plan, task, stop)
+        answering = _Answering.begun(vlm, plan, task, stop, seen)
     except BadInput as error:
         return _refused(plan, task, str(error))
     rows, kept = answering.rows()
@@ -182,13 +198,18 @@ def _failed(task: Task, plan: Plan, chosen: ChosenMethod, budget: int, why: str)
 
 @dataclass
 class _Answering:
-    """One case whose image is encoded, and whose unpruned answer is known."""
+    """One case whose image is encoded, and whose unpruned answer is known.
+
+    schedules: of each method at each budget, or why it cannot run.
+    """
 
     vlm: VisionLanguageModel
     plan: Plan
     task: Task
     job: Job
     prompt: Prompt
+    prefix: Prefix
+    schedules: dict[tuple[str, int], Schedule | BadInput]
     said: Answer
     answer: str
     right: bool | None
@@ -196,7 +217,9 @@ class _Answering:
     evidence: list[int]
 
     @classmethod
-    def begun(cls, vlm: VisionLanguageModel, plan: Plan, task: Task, stop: threading.Event) -> _Answering:
+    def begun(
+        cls, vlm: VisionLanguageModel, plan: Plan, task: Task, stop: threading.Event, seen: EncodedMedia | None
+    ) -> _Answering:
         """Encode and answer without pruning. Raises BadInput where that cannot be."""
         case = task.case
         source = task.path if task.data is None else task.data
@@ -207,15 +230,19 @@ class _Answering:
             evidence=case.evidence, evidence_frames=case.evidence_frames, stop=stop,
         )  # fmt: skip
         job = job_for(asked)
-        job.chosen = list(plan.chosen)
+        job.chosen, job.seen = list(plan.chosen), seen
         prompt = job.encoded()[-1]
+        info = planning_info(vlm, job.grid, has_evidence=job.settings().has_evidence)
+        schedules = _schedules(plan, info, job.grid.n_tokens)
+        depth = max((first_site(one.stages) for one in schedules.values() if isinstance(one, Schedule)), default=0)
         unpruned = plan.chosen[0]
-        schedule = unpruned.pruner.schedule(Budget(1), planning_info(vlm, job.grid), unpruned.requested.params)
-        said = execute(vlm.model, vlm.family, prompt, schedule, {}, job.settings()).answer
+        schedule = unpruned.pruner.schedule(Budget(1), info, unpruned.requested.params)
+        with noted_prefix(vlm.model, vlm.family, prompt, depth) as prefix:
+            said = execute(vlm.model, vlm.family, prompt, schedule, {}, job.settings()).answer
         words = decoded(vlm, said.token_ids)
         found = judge(case, words, job.grid.image_size)
         tokens = evidence_tokens(job.grid, job.request.evidence, job.request.evidence_frames)
-        return cls(vlm, plan, task, job, prompt, said, words, found.right, found.score, tokens)
+        return cls(vlm, plan, task, job, prompt, prefix, schedules, said, words, found.right, found.score, tokens)
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
@@ -234,19 +261,19 @@ class _Answering:
     def _row(self, chosen: ChosenMethod, budget: int, seed: int) -> tuple[Row, list[int] | None, bool]:
         """One row, the tokens that it kept, and whether it drew random numbers. Raises Stopped."""
         job, vlm = self.job, self.vlm
-        # A budget beyond what this image has asks for all of it.
-        asked = Budget(min(budget, job.grid.n_tokens), self.plan.budget_as)
         settings = replace(
             job.settings(),
-            budget=asked,
+            budget=_asked(self.plan, budget, job.grid.n_tokens),
             seed=seed,
             reference=tuple(self.said.token_ids),
             unpruned=replace(self.said, reference_logprobs=self.said.logprobs),
+            prefix=self.prefix,
         )
-        info = planning_info(vlm, job.grid, has_evidence=settings.has_evidence)
         params = chosen.requested.params
+        schedule = self.schedules[chosen.requested.key, budget]
         try:
-            schedule = chosen.pruner.schedule(asked, info, params)
+            if isinstance(schedule, BadInput):
+                raise schedule
             if schedule.smaller is None:
                 done = execute(vlm.model, vlm.family, self.prompt, schedule, params, settings)
                 stages = stage_records(done.events, job.grid.n_tokens, [0.0] * len(done.events))
@@ -342,6 +369,22 @@ class _Answering:
             "features": list(features_of(self.prompt)),
             "warnings": [*out_of_world_notice(self.vlm, measures), *self._cut(self.said)],
         }
+
+
+def _asked(plan: Plan, budget: int, n_tokens: int) -> Budget:
+    """A budget beyond what an image has asks for all of it."""
+    return Budget(min(budget, n_tokens), plan.budget_as)
+
+
+def _schedules(plan: Plan, info: PlanningInfo, n_tokens: int) -> dict[tuple[str, int], Schedule | BadInput]:
+    found: dict[tuple[str, int], Schedule | BadInput] = {}
+    for chosen, budget in _cells(plan):
+        asked = _asked(plan, budget, n_tokens)
+        try:
+            found[chosen.requested.key, budget] = chosen.pruner.schedule(asked, info, chosen.requested.params)
+        except BadInput as error:
+            found[chosen.requested.key, budget] = error
+    return found
 
 
 def _media_digest(task: Task) -> str:

@@ -18,7 +18,7 @@ import torch
 from ..errors import BadInput, Stopped
 from ..models.devices import free_gb
 from ..models.loading import VisionLanguageModel
-from .answering import Mined, Task, mine_case
+from .answering import Mined, Task, encodings_of, mine_case
 from .plan import Plan
 from .sources import ModelSource
 
@@ -37,12 +37,13 @@ def default_workers(vlm: VisionLanguageModel) -> int:
 
 def mined_here(vlm: VisionLanguageModel, plan: Plan, tasks: Iterator[Task], stop: threading.Event) -> Iterator[Mined]:
     """Mine in this process, case by case."""
+    seen = encodings_of(plan)
     for task in tasks:
         if stop.is_set():
             return
         try:
             with one_thread():
-                mined = mine_case(vlm, plan, task, stop)
+                mined = mine_case(vlm, plan, task, stop, seen)
         except Stopped:
             return
         yield mined
@@ -109,7 +110,7 @@ class Processes:
 
 
 _worker: dict[str, Any] = {}
-"""What a worker process holds: the plan, and the model or why there is none."""
+"""What a worker process holds: the plan, images it has seen, and the model or why there is none."""
 
 
 def _begin(source: ModelSource, plan: Plan) -> None:
@@ -117,7 +118,7 @@ def _begin(source: ModelSource, plan: Plan) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to leave
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _worker["plan"] = plan
+    _worker["plan"], _worker["seen"] = plan, encodings_of(plan)
     try:
         _worker["vlm"] = source.load()
     except BadInput as error:
@@ -136,6 +137,6 @@ def _mine(task: Task) -> Mined:
     if "refusal" in _worker:
         raise BadInput(f"A worker process could not load the model: {_worker['refusal']}")
     try:
-        return mine_case(_worker["vlm"], _worker["plan"], task)
+        return mine_case(_worker["vlm"], _worker["plan"], task, seen=_worker["seen"])
     except Exception:
         raise RuntimeError(f"The case {task.case.id!r} failed in a worker:\n{traceback.format_exc()}") from None

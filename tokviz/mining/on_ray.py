@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..files import open_file
-from .answering import Mined, Task, mine_case
+from .answering import Mined, Task, encodings_of, mine_case
 from .local import one_thread
 from .plan import Plan
 from .receipts import Computed, computed_by
@@ -33,7 +33,7 @@ class _Worker:
     """One actor: a model and a plan."""
 
     def __init__(self, source: ModelSource, plan: Plan, device: str | None) -> None:
-        self._plan, self._vlm = plan, None
+        self._plan, self._vlm, self._seen = plan, None, encodings_of(plan)
         try:
             with one_thread():
                 self._vlm = source.load(device)
@@ -51,7 +51,7 @@ class _Worker:
             raise RuntimeError("This actor has no model.")
         try:
             with one_thread():
-                return mine_case(self._vlm, self._plan, task)
+                return mine_case(self._vlm, self._plan, task, seen=self._seen)
         except Exception:
             raise RuntimeError(f"The case {task.case.id!r} failed in a worker:\n{traceback.format_exc()}") from None
 

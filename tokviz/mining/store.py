@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 TABLES = ("rows", "cases")
+_GROUP_CASES = 64
+"""Cases of a row group: who asks for some of a part's cases reads no more than theirs."""
 _LOG = re.compile(r"part-(\d{5,9})\.log")
 _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"case"
@@ -221,8 +223,10 @@ class RunStore:
             tables = [_unpacked(_read(file, *places[position][:2])) for position in positions]
         name, digests, counts = self._name(number), {}, {}
         for at, table in enumerate(TABLES):
-            whole = pa.concat_tables([pair[at] for pair in tables])
-            content = as_parquet(whole)
+            some = [pair[at] for pair in tables]
+            whole = pa.concat_tables(some)
+            groups = [some[first : first + _GROUP_CASES] for first in range(0, len(some), _GROUP_CASES)]
+            content = as_parquet(whole, [sum(one.num_rows for one in group) for group in groups])
             write_whole(self._file(table, name), content)
             digests[table], counts[table] = hashlib.sha256(content).hexdigest(), whole.num_rows
         part = Part(
@@ -335,10 +339,16 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def as_parquet(table: pyarrow.Table) -> bytes:
-    """A table as the content of a Parquet file, the same for the same table."""
+def as_parquet(table: pyarrow.Table, groups: Sequence[int] = ()) -> bytes:
+    """A table as the content of a Parquet file, the same for the same table.
+
+    groups: how many rows each of its row groups has, one after the other; none: as the library likes it.
+    """
     import pyarrow.parquet as pq
 
-    sink = io.BytesIO()
-    pq.write_table(table.unify_dictionaries().combine_chunks(), sink, compression="zstd", store_schema=True)
+    sink, whole, first = io.BytesIO(), table.unify_dictionaries().combine_chunks(), 0
+    with pq.ParquetWriter(sink, whole.schema, compression="zstd", store_schema=True) as writer:
+        for count in groups or [whole.num_rows]:
+            writer.write_table(whole.slice(first, count), row_group_size=max(1, count))
+            first += count
     return sink.getvalue()

@@ -22,7 +22,7 @@ from torch import nn
 
 from .. import __version__
 from ..comparison import Comparison
-from ..engine import Prompt, answer, encode, running_on
+from ..engine import EncodedMedia, Prompt, answer, encode, running_on
 from ..errors import BadInput, Stopped, knows_its_keywords
 from ..media.images import InputImage
 from ..media.video import Video
@@ -50,7 +50,7 @@ from .requests import (
     evidence_boxes,
     listed,
 )
-from .smaller import Smaller, encode_smaller
+from .smaller import ModelInputs, Smaller, encode_smaller
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -184,7 +184,10 @@ def job_for(asked: SimpleNamespace) -> Job:
 
 @dataclass
 class Job:
-    """A request that was checked: what it takes to encode its image and run its lanes."""
+    """A request that was checked: what it takes to encode its image and run its lanes.
+
+    seen: images that were encoded before on this model, in this thread.
+    """
 
     vlm: VisionLanguageModel
     media: InputImage | Video
@@ -195,6 +198,8 @@ class Job:
     text_tokens: list[str] = field(default_factory=list)
     measures: ImageMeasures | None = None
     world: list[OutOfWorld] = field(default_factory=list)
+    seen: EncodedMedia | None = None
+    inputs: ModelInputs | None = None
 
     def comparison(self, runs: list[Run], timings: dict[str, Timing]) -> Comparison:
         """The record of the runs so far."""
@@ -266,8 +271,16 @@ class Job:
         if n_visual != self.grid.n_tokens:
             raise RuntimeError(f"The model makes {n_visual} visual tokens, its geometry says {self.grid.n_tokens}.")
         self.text_tokens = text_behind_the_image(self.vlm, prompts[-1])
-        self.measures = image_measures(self.vlm, prompts[-1], self.world)
+        self.measures = self._measured(prompts[-1])
         return prompts
+
+    def _measured(self, prompt: Prompt) -> ImageMeasures:
+        """What is known of the image, which no question changes."""
+
+        def measure() -> ImageMeasures:
+            return image_measures(self.vlm, prompt, self.world)
+
+        return measure() if self.seen is None else self.seen.noted("measures", measure)
 
     def _needs(self) -> set[Need]:
         """The signals of every method that can run here; the others refuse in their own lane, not the whole request.
@@ -283,13 +296,15 @@ class Job:
         if self.stop.is_set():
             raise Stopped
         shown = self.media if isinstance(self.media, Video) else self.media.image
-        return encode_smaller(self.vlm, shown, self.request.question, self.grid, tokens)
+        return encode_smaller(
+            self.vlm, shown, self.request.question, self.grid, tokens, inputs=self.inputs, seen=self.seen
+        )
 
     def _encode(self, needs: set[Need]) -> Prompt:
         if self.stop.is_set():
             raise BadInput("Stopped before the image was encoded.")
         shown = self.media if isinstance(self.media, Video) else self.media.image
-        inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
+        self.inputs = inputs, question_mask = model_inputs(self.vlm, shown, self.request.question)
         length, asked = inputs["input_ids"].shape[1], self.request
         check_context(self.vlm, length, asked.max_new_tokens, asked.question, self.grid)
         shown_evidence = evidence_shares(self.grid, asked.evidence, asked.evidence_frames)
@@ -301,6 +316,7 @@ class Job:
                 needs,
                 question_mask=question_mask,
                 geometry=[geometry_of(self.grid, shown_evidence)],
+                media=self.seen,
             )
 
 

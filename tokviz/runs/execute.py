@@ -16,7 +16,7 @@ import torch
 from torch import Generator
 
 from ..answers import CUT_ANSWER
-from ..engine import Answer, Prompt, StageEvent, answer, running_on, selector, shorten
+from ..engine import Answer, Prefix, Prompt, StageEvent, answer, given_prefix, running_on, selector, shorten
 from ..errors import BadInput, Stopped
 from ..models.base import ModelFamily, decode_flops, merging_flops, prefill_flops
 from ..models.loading import VisionLanguageModel
@@ -24,7 +24,7 @@ from ..names import VisionLayer
 from ..pruners import Pruner
 from ..pruners.serving_flags import Served
 from ..records import AnswerToken, Cost, ImageMeasures, Run, StageRecord, Timing, TokenGrid
-from ..types import Budget, Need, PlanningInfo, Schedule, budget_meanings, tokens_per_layer
+from ..types import Budget, Need, PlanningInfo, Schedule, Stage, budget_meanings, tokens_per_layer
 from .image_measures import mean_effective_rank, rank_of_kept
 from .metrics import timing
 from .requests import ChosenMethod
@@ -40,7 +40,8 @@ class Settings:
     """What all methods of a request share.
 
     has_evidence: whether it says where the evidence lies. reference: ids of an answer whose log-probability is wanted
-    beside each one. unpruned: what the whole prompt is known to answer, so that it need not run again.
+    beside each one. unpruned: what the whole prompt is known to answer, so that it need not run again. prefix: what the
+    first layers of the LLM are known to make of it.
     """
 
     budget: Budget
@@ -51,6 +52,7 @@ class Settings:
     has_evidence: bool = False
     reference: tuple[int, ...] = ()
     unpruned: Answer | None = None
+    prefix: Prefix | None = None
 
 
 @dataclass
@@ -251,12 +253,20 @@ def execute(
     short, rows = shorten(model, family, prompt, before_llm, select, diagnose=diagnose)
     if short is prompt and not inside_llm and settings.unpruned is not None:
         return Execution(rows[0], settings.unpruned, None, is_random=not torch.equal(generator.get_state(), untouched))
-    with running_on(model, family, short, inside_llm, select, diagnose=diagnose) as trace:
+    with (
+        running_on(model, family, short, inside_llm, select, diagnose=diagnose) as trace,
+        given_prefix(model, family, short, settings.prefix, first_site(inside_llm)),
+    ):
         generated = _answer(model, short, settings, on_tokens)
     merges_in_vision = any(isinstance(stage.site, VisionLayer) for stage in before_llm)
     events = [*rows[0], *(trace.events[0] if trace is not None else [])]
     drew = not torch.equal(generator.get_state(), untouched)
     return Execution(events, generated, short.vision_ms if merges_in_vision else None, is_random=drew)
+
+
+def first_site(stages: Sequence[Stage]) -> int:
+    """The LLM layer before which a schedule first changes the prompt: 0 for one that does before the LLM, or never."""
+    return min((stage.site if isinstance(stage.site, int) else 0 for stage in stages), default=0)
 
 
 def _answer(model: Any, prompt: Prompt, settings: Settings, on_tokens: Callable[[list[int]], None]) -> Answer:

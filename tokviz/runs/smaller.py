@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..engine import Prompt, Stopwatch, VisionSignals, encode
+from ..engine import EncodedMedia, Prompt, Stopwatch, VisionSignals, encode
 from ..engine.capture import before_forward
 from ..errors import Unsupported
 from ..media.video import Video
@@ -45,31 +45,44 @@ class Smaller:
         return self.shrunk.grid.n_tokens
 
 
+ModelInputs = tuple[dict[str, Tensor], "Tensor | None"]
+"""What ``model_inputs`` gives."""
 Encode = Callable[[int], Smaller]
 """Encodes the image or video of a request anew, in at most so many tokens."""
 
 
 def encode_smaller(
-    vlm: VisionLanguageModel, media: Image.Image | Video, question: str, grid: TokenGrid, tokens: int
+    vlm: VisionLanguageModel,
+    media: Image.Image | Video,
+    question: str,
+    grid: TokenGrid,
+    tokens: int,
+    *,
+    inputs: ModelInputs | None = None,
+    seen: EncodedMedia | None = None,
 ) -> Smaller:
     """Encode an image or video in at most ``tokens`` visual tokens; ``grid`` is that of the whole one.
+
+    inputs: what the model gets of the whole one, where that is known. seen: what was encoded before.
 
     Raises BadInput where it cannot become so few, or the model cannot take it.
     """
     shrunk = vlm.family.shrunk(vlm.model, vlm.processor, grid, tokens)
-    shown = resized(media, shrunk.pixels) if shrunk.resizes else media
-    inputs, words = model_inputs(vlm, shown, question, shrunk.options)
+    if inputs is None or shrunk.resizes or shrunk.options:
+        shown = resized(media, shrunk.pixels) if shrunk.resizes else media
+        inputs = model_inputs(vlm, shown, question, shrunk.options)
+    made, words = inputs
     if shrunk.resizes:
-        prompt = encode(vlm.model, vlm.family, inputs, (), question_mask=words)
+        prompt = encode(vlm.model, vlm.family, made, (), question_mask=words, media=seen)
         smaller = Smaller(prompt, shrunk, vlm.family.vision_flops(vlm.model, shrunk.grid))
     else:
-        inputs = {name: _shrunk(name, value, shrunk.pixels) for name, value in inputs.items()}
-        inputs, words = with_placeholders(vlm, inputs, words, shrunk.grid.n_tokens)
+        made = {name: _shrunk(name, value, shrunk.pixels) for name, value in made.items()}
+        made, words = with_placeholders(vlm, made, words, shrunk.grid.n_tokens)
         with interpolated(vlm):
-            prompt = _own_prompt(vlm, inputs, words, shrunk) or encode(
-                vlm.model, vlm.family, inputs, None, question_mask=words
+            prompt = _own_prompt(vlm, made, words, shrunk) or encode(
+                vlm.model, vlm.family, made, None, question_mask=words, media=seen
             )
-        smaller = Smaller(prompt, shrunk, _flops(vlm, inputs, shrunk))
+        smaller = Smaller(prompt, shrunk, _flops(vlm, made, shrunk))
     if prompt.n_visual != [smaller.n_tokens]:
         raise RuntimeError(f"The model makes {prompt.n_visual} visual tokens, its geometry says {smaller.n_tokens}.")
     return smaller

@@ -30,7 +30,8 @@ _PARTIAL = ("vqa", "anls")
 _CASES = ("ordinal", "case_id", "answers", "metric", "image", "video", "media_sha256", "n_tokens", "right", "score")
 Key = tuple[str, int]
 """Method and budget."""
-_ROWS = ("ordinal", "method", "budget", "seed", "right", "score")
+_ROWS = ("ordinal", "method", "budget", "seed", "right", "score", "error")
+_NO_REASON = "no answer."
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Results:
         cases: The judged cases, a row each, in file order. Their number is ``n``.
         not_judged: Cases without an expected answer, or that could not be mined.
         missing: Answers that failed, by method and budget; only where there are any.
+        reasons: Why most of these did, as the run says it.
     """
 
     def __init__(self, run: MinedRun, case_ids: Collection[str] | None = None) -> None:
@@ -77,10 +79,12 @@ class Results:
         self.not_judged = len(cases) - len(judged)
         if not len(judged):
             raise BadInput("No case of this run has an expected answer, so there is nothing to put into a table.")
-        self._values, self._right, self.missing = self._arrays(run)
+        self.missing: dict[Key, int] = {}
+        self.reasons: dict[Key, str] = {}
+        self._values, self._right = self._arrays(run)
 
-    def _arrays(self, run: MinedRun) -> tuple[dict[Key, Floats], dict[Key, Floats], dict[Key, int]]:
-        """Points and right answers by method and budget, ``(seeds, n)`` each with NaN where missing; how many are."""
+    def _arrays(self, run: MinedRun) -> tuple[dict[Key, Floats], dict[Key, Floats]]:
+        """Points and right answers by method and budget, ``(seeds, n)`` each with NaN where missing, which is noted."""
         rows = run.rows(_ROWS)
         place = dict(zip(self.cases["ordinal"], range(self.n), strict=True))
         at = rows["ordinal"].map(place)
@@ -90,18 +94,20 @@ class Results:
         points = 100 * np.where(partial, rows["score"].astype("float64").to_numpy(), right)
         values: dict[Key, Floats] = {}
         rights: dict[Key, Floats] = {}
-        missing: dict[Key, int] = {}
         seeds = {seed: number for number, seed in enumerate(sorted(rows["seed"].unique()))}
         number = rows["seed"].map(seeds).to_numpy()
         for key, places in rows.groupby(["method", "budget"], observed=True).indices.items():
             wanted = (str(key[0]), int(key[1]))
-            if failed := int(np.isnan(right[places]).sum()):
-                missing[wanted] = failed
+            failed = np.isnan(right[places])
+            if failed.any():
+                self.missing[wanted] = int(failed.sum())
+                why = rows["error"].iloc[places[failed]].value_counts()
+                self.reasons[wanted] = str(why.index[0]) if len(why) else _NO_REASON
             for target, source in ((values, points), (rights, right)):
                 table = np.full((len(seeds), self.n), np.nan)
                 table[number[places], at.to_numpy()[places]] = source[places]
                 target[wanted] = table[~np.isnan(table).all(axis=1)]
-        return values, rights, missing
+        return values, rights
 
     @property
     def n(self) -> int:

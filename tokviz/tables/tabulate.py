@@ -238,8 +238,23 @@ def left_out(results: Results) -> list[str]:
     if results.not_judged:
         notes.append(f"{results.name}: {results.not_judged:,} cases have no expected answer and are left out.")
     names = names_of(results.methods)
-    failed = [f"{count:,} of {names[key]} at {budget}" for (key, budget), count in results.missing.items()]
-    if failed:
-        more = f", and {len(failed) - _MOST_NAMED} more kinds" if len(failed) > _MOST_NAMED else ""
-        notes.append(f"{results.name}: answers that failed are left out: {', '.join(failed[:_MOST_NAMED])}{more}.")
+    alike: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for (key, budget), count in results.missing.items():
+        alike.setdefault((key, results.reasons[key, budget]), []).append((budget, count))
+    told = [
+        f"{names[key]} at {_listed(budget for budget, _ in some)}, {_answers(sum(n for _, n in some))}: {why}"
+        for (key, why), some in alike.items()
+    ]
+    if told:
+        more = [f"And {len(told) - _MOST_NAMED} more methods or reasons."] if len(told) > _MOST_NAMED else []
+        shown = " ".join([*told[:_MOST_NAMED], *more])
+        notes.append(f"{results.name}: answers that failed are left out. {shown}")
     return notes
+
+
+def _listed(budgets: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(budgets, reverse=True)))
+
+
+def _answers(count: int) -> str:
+    return "1 answer" if count == 1 else f"{count:,} answers"

@@ -24,6 +24,7 @@ from ..serving.queue import all_over, stop_all
 from ..serving.running import RunRequest, declared_seconds, is_zero_gpu, opened, run_request
 from ..workbench.manifest import is_run
 from ..workbench.service import Workbench
+from ..workbench.tags import SHIPPED_RUNS
 from . import text
 from .agents import serve_agents
 from .build import build_page, launch_settings
@@ -55,12 +56,8 @@ def zero_gpu_runner() -> Any:
     return run
 
 
-SHIPPED_RUNS = "examples/runs"
-"""Where the runs lie that come with tokviz."""
-
-
 def mined_runs(place: str | None, media: Sequence[str] = ()) -> Workbench | None:
-    """The runs to browse. Strangers on a Space may look, not write; nor is the package written to that tokviz is in.
+    """The runs to browse. Strangers on a Space may look, not write; nor is anything written to what comes with tokviz.
 
     place: a run, or a folder of runs; None: those that come with tokviz. Raises BadInput when the place holds none.
     """

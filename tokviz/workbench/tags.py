@@ -19,10 +19,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import BadInput
-from ..files import shown_name
+from ..files import resource, shown_name
 from .filters import STATUSES, Filter, Labels, Status
 
 FILE = "tags.sqlite"
+SHIPPED_RUNS = "examples/runs"
+"""Where the runs lie that come with tokviz."""
 MOST_AT_ONCE = 100_000
 BUSY_S = 10.0
 """How long a writer waits for the others."""
@@ -108,7 +110,8 @@ class TagStore:
     def __init__(self, folder: str | Path, *, read_only: bool = False):
         self._path = Path(folder) / FILE
         self._named = shown_name(folder)
-        self._read_only = read_only
+        self._comes_with_tokviz = comes_with_tokviz(folder)
+        self._read_only = read_only or self._comes_with_tokviz
         self._local = threading.local()
         self._made = False
         self._opened: list[sqlite3.Connection] = []
@@ -290,6 +293,11 @@ class TagStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: whole or not at all. Raises BadInput when the file cannot be written."""
+        if self._comes_with_tokviz:
+            raise BadInput(
+                f"The run {self._named!r} comes with tokviz, and nothing is written there: copy its folder and serve "
+                "that (tokviz serve --runs) to tag its cases or save slices."
+            )
         if self._read_only:
             raise BadInput("On this server tags, notes and slices can be read, not changed.")
         db = None
@@ -344,6 +352,11 @@ class TagStore:
     def _one(self, sql: str) -> tuple[Any, ...] | None:
         rows = self._all(sql)
         return rows[0] if rows else None
+
+
+def comes_with_tokviz(folder: str | Path) -> bool:
+    """Whether a run lies where the package keeps those that it brings."""
+    return Path(folder).resolve().is_relative_to(resource(SHIPPED_RUNS).resolve())
 
 
 def _patiently(act: Callable[[], Any]) -> None:
