@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from tokviz.engine import Prompt, Stopwatch
-from tokviz.engine.vision import tower_layer
+from tokviz.engine.vision_signals import tower_layer
 from tokviz.types import Need, Params, Schedule, Selection, Signals, Stage
 
 from .prefill_models import Bench

@@ -15,7 +15,7 @@ from tiny_families import CASES
 from tiny_qwen import KINDS, MERGE, TinyQwen
 
 from tokviz.engine import encode, prune, shorten
-from tokviz.engine.vision import MergedVisionCapture
+from tokviz.engine.merged_vision import MergedVisionCapture
 from tokviz.errors import Unsupported
 from tokviz.types import (
     CLS_ATTENTION,

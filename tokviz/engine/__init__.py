@@ -13,7 +13,7 @@ from .prompt import Prompt, encode, shorten
 from .signals import Geometry
 from .stages import Select, StageEvent, Stopwatch, selector
 from .tower_layers import TowerAttention, tower_attention
-from .vision import VisionSignals
+from .vision_signals import VisionSignals
 
 __all__ = [
     "Answer",

@@ -17,7 +17,7 @@ from ..types import Need, Stage
 from .cache import PrunedCache
 from .capture import is_hub_kernel
 from .signals import INSIDE_LLM_KINDS, LLM_LAYER_KINDS, MEAN_ROW_KINDS, TEXT_KINDS
-from .vision import VISION_KINDS, tower_layer
+from .vision_signals import VISION_KINDS, tower_layer
 
 _VISION, _ENCODER, _PROJECTOR, _LLM = range(4)
 

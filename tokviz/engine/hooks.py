@@ -31,7 +31,8 @@ from .prefill import Decode, Prefill, PromptHints, PromptReader, View, causal_ma
 from .sequence import Rows, State, gather, rotary_axes
 from .signals import Entered, LayerSignals, Moment
 from .stages import Chooser
-from .vision import VISION_KINDS, captured
+from .vision import captured
+from .vision_signals import VISION_KINDS
 
 
 class HookPruner:

@@ -24,7 +24,7 @@ from .sequence import Deepstack, Rows, State, gather
 from .signals import Geometry, LayerHistory, Moment, Rotary, SignalReader
 from .stages import Chooser, Decisions, StageEvent, StageRunner
 from .tower_merging import VisionMerging
-from .vision import Capture, VisionSignals
+from .vision_signals import Capture, VisionSignals
 
 
 @dataclass

@@ -22,7 +22,8 @@ from .sequence import Carried, Deepstack, Rows, State, gather, rotary_axes
 from .signals import Geometry, SignalReader
 from .stages import Chooser, Decisions, Select, StageEvent, StageRunner, Stopwatch
 from .tower_merging import VisionMerging, merge_in_vision
-from .vision import VisionSignals, captured
+from .vision import captured
+from .vision_signals import VisionSignals
 
 
 class StopForward(Exception):

@@ -14,7 +14,7 @@ from ..errors import Unsupported
 from ..types import Need, Signals, Stage
 from .capture import attention_rows, lifted
 from .sequence import Rows, State, rotary_axes
-from .vision import VisionSignals, tower_layer
+from .vision_signals import VisionSignals, tower_layer
 
 MEAN_ROW_KINDS = ("last_row", "text_rows")
 """Fill ``Signals.attention_rows``; a stage can have one of them."""

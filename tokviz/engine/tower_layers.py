@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from ..models.base import ModelFamily, PatchMerging
 from .capture import Active, Look, attention_rows, before_forward, received_exactly, watch_attention
+from .merged_vision import MergedVisionCapture
 from .prompt import StopForward
-from .vision import MergedVisionCapture, VisionCapture, VisionSignals
+from .vision import VisionCapture
+from .vision_signals import VisionSignals
 
 TowerKind = Literal["cls_attention", "received_attention"]
 

@@ -1,4 +1,4 @@
-"""Vision signals: what one run of the vision tower leaves behind for the stages, in any thread without mixing.
+"""The vision tower is watched: what it says of the visual tokens, kept for the stages.
 
 Two kinds of tower: one that keeps a token per patch up to the projector, and one (Qwen) that takes the patches of all
 images of a prompt as one sequence, attends within frames and merges several patches into one token.
@@ -6,22 +6,20 @@ images of a prompt as one sequence, attends within frames and merges several pat
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import Unsupported
-from ..models.base import ImageTokens, ModelFamily, PatchMerging, TowerLayer
+from ..models.base import ImageTokens, ModelFamily, TowerLayer
 from ..types import Need
 from .capture import (
     CLS_LOOKS,
-    PATCH_LOOKS,
     RECEIVED_LOOKS,
     Active,
     Look,
@@ -31,86 +29,8 @@ from .capture import (
     watch_attention,
     watched_encoding,
 )
-
-PerLayer = Mapping[str, Mapping[str, Tensor]]
-"""Kind of signal -> vision layer ("feature", "last", "object", "shallow") -> values."""
-
-
-_LOOKS = {**CLS_LOOKS, **PATCH_LOOKS}  # a shallow look at a tower with [CLS] is one at its row
-
-VISION_KINDS = (*_LOOKS, "cls_feature", "encoder_features", "pixels")
-"""Needs that are read off the vision tower, in the layer that ``Need.layer`` names, or as they leave it."""
-
-
-def tower_layer(need: Need) -> TowerLayer:
-    """In which vision layer a need of ``VISION_KINDS`` is read off."""
-    return need.layer if need.layer in ("last", "object", "shallow") else "feature"
-
-
-@dataclass(frozen=True)
-class VisionSignals:
-    """What the vision tower said about the visual tokens of one row (sequence).
-
-    The tower sees images: images, or the tiles that images were cut into.
-
-    Shape: features ``(N, D_v)`` before the projector (behind it where that merges patches); seen[kind][layer]:
-    ``cls_attention``, ``cls_logits`` and ``cls_full_width`` ``(N,)`` float32, the [CLS] row on the patches;
-    ``received_attention``, ``object_attention``, ``deep_attention`` and ``shallow_attention`` ``(N,)`` float32;
-    ``encoder_keys`` ``(N, d_k)``, mean over heads; ``full_keys`` ``(N, H d_k)``; ``cls_feature`` ``(images, D_v)``;
-    view ``(N,)`` the image (or frame) of each token, None when there is one.
-    patch: ``(N,)`` bool, False for tokens that are no patch (newline): the tower did not see them, so their features
-    and keys are 0 and their [CLS] rows NaN; None when every token is one. n_images: of this row.
-    """
-
-    features: Tensor
-    seen: PerLayer = field(default_factory=dict)
-    view: Tensor | None = None
-    patch: Tensor | None = None
-    n_images: int = 1
-
-    def of(self, alive: Tensor) -> Tensor:
-        """Features of the tokens ``alive (n,)``. Shape: ``(n, D_v)``."""
-        return self.features[alive.to(self.features.device)]
-
-
-class Run(Protocol):
-    """One finished run of a vision tower."""
-
-    def n_tokens(self) -> int:
-        """How many visual tokens it made."""
-
-    def split(self, counts: Sequence[int]) -> list[VisionSignals]:
-        """The signals of rows with so many visual tokens each."""
-
-
-class Capture:
-    """Holds each thread's last vision run until the prompt arrives at the language model."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def forget(self) -> None:
-        """Drop what this thread's last vision run left behind."""
-        self._local.__dict__.clear()
-
-    def consume(self, counts: Sequence[int]) -> list[VisionSignals] | None:
-        """Split the last vision run of this thread by rows that hold ``counts`` visual tokens, and forget it.
-
-        Rows may be copies (beams, several returned sequences): then each prompt's signals serve all its copies.
-        Returns None when no vision run was seen. Raises Unsupported when the counts do not fit.
-        """
-        run: Run | None = self._local.__dict__.pop("run", None)
-        if run is None:
-            return None
-        made = run.n_tokens()
-        copies, rest = divmod(sum(counts), max(made, 1))
-        if rest or copies < 1 or len(counts) % copies:
-            raise Unsupported(
-                f"The vision tower made {made} visual tokens and the prompt holds {sum(counts)}; "
-                "pass the images and the prompt that belong together."
-            )
-        rows = run.split(counts[::copies])
-        return [rows[row // copies] for row in range(len(counts))]
+from .merged_vision import MergedVisionCapture
+from .vision_signals import LOOKS, VISION_KINDS, Capture, PerLayer, VisionSignals, as_seen, tower_layer
 
 
 @contextmanager
@@ -288,15 +208,6 @@ def _side_by_side(values: Tensor, images: Sequence[ImageTokens]) -> Tensor:
     return torch.cat(rows)
 
 
-def _as_seen(pixels: Tensor, std: Sequence[float]) -> Tensor:
-    """What processors divided by is multiplied again: levels of 0 to 255 are 1/255 apart.
-
-    Shape: ``(..., P)``, channel after channel -> the same, at least float32.
-    """
-    channels = lifted(pixels).unflatten(-1, (len(std), -1))
-    return (channels * torch.tensor(std, dtype=channels.dtype, device=channels.device)[:, None]).flatten(-2)
-
-
 class VisionCapture(Capture):
     """Of a tower that keeps a token per patch up to the projector."""
 
@@ -313,7 +224,7 @@ class VisionCapture(Capture):
         stack.callback(before_forward(family.projector(model), self.see_projector, active))
         for layer, kinds in wanted.items():
             # Once each: images and videos mostly pass through the same tower.
-            if looks := kinds & _LOOKS.keys():
+            if looks := kinds & LOOKS.keys():
                 for attention in dict.fromkeys(family.vision_attention(model, layer, media) for media in family.takes):
                     self._watch(stack, attention, layer, looks, active)
             if "cls_feature" in kinds:
@@ -342,7 +253,7 @@ class VisionCapture(Capture):
         watch_attention(stack, attention, see, recompute, active)
 
     def _look(self, kind: str) -> Look:
-        return _LOOKS["cls_attention" if kind == "shallow_attention" and self._first else kind]
+        return LOOKS["cls_attention" if kind == "shallow_attention" and self._first else kind]
 
     def _cls_hook(self, layer: TowerLayer) -> Callable[[Any, Any], None]:
         def see(_kwargs: Any, output: Any) -> None:
@@ -355,7 +266,7 @@ class VisionCapture(Capture):
         def see(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             images = args[0] if args else kwargs["input"]
             cut = torch.nn.functional.unfold(lifted(images), embedding.kernel_size, stride=embedding.stride)
-            self._keep("pixels", layer, _as_seen(cut.transpose(1, 2), self._family.pixel_std))
+            self._keep("pixels", layer, as_seen(cut.transpose(1, 2), self._family.pixel_std))
 
         return see
 
@@ -373,99 +284,3 @@ class VisionCapture(Capture):
         layout = {name: given[name] for name in self._family.layout_arguments if given.get(name) is not None}
         seen = self._local.__dict__.pop("pending", {})
         self._local.run = _ImagesRun(self._model, self._family, features, seen, layout)
-
-
-# -- a token for several patches ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class _SequenceRun:
-    """A run of one sequence. Shape: features ``(N, D)``, seen[kind] ``(N, ...)``, frame ``(N,)``."""
-
-    features: Tensor
-    seen: Mapping[str, Tensor]
-    frame: Tensor
-
-    def n_tokens(self) -> int:
-        return len(self.features)
-
-    def split(self, counts: Sequence[int]) -> list[VisionSignals]:
-        rows, start = [], 0
-        for count in counts:
-            part = slice(start, start + count)
-            frame = self.frame[part] - self.frame[part][:1]
-            # Each kind was seen in one layer, whatever a need calls it.
-            layers: tuple[str, ...] = get_args(TowerLayer)
-            seen = {kind: dict.fromkeys(layers, values[part]) for kind, values in self.seen.items()}
-            rows.append(VisionSignals(self.features[part], seen, frame if bool((frame > 0).any()) else None))
-            start += count
-        return rows
-
-
-class MergedVisionCapture(Capture):
-    """Of a tower that merges patches: what is seen of them becomes one number (or vector) per token, in LLM order."""
-
-    def __init__(
-        self, merging: PatchMerging, kinds: Iterable[str], pixel_std: tuple[float, float, float] | None = None
-    ) -> None:
-        """pixel_std: see ``ModelFamily``; None where nobody wants pixels."""
-        super().__init__()
-        self._merging, self._kinds, self._pixel_std = merging, frozenset(kinds), pixel_std
-        if unknown := sorted(self._kinds - PATCH_LOOKS.keys()):
-            raise Unsupported(f"A vision tower that merges patches has no {unknown[0]}.")
-
-    def watch(self, stack: ExitStack, active: Active) -> None:
-        """Put hooks on the tower until ``stack`` is left."""
-        stack.callback(before_forward(self._merging.tower, self.see_images, active))
-        stack.callback(after_forward(self._merging.tower, self.see_tokens, active))
-
-    def watch_attention(self, stack: ExitStack, attention: Any, kinds: Iterable[str], active: Active) -> None:
-        """Read ``kinds`` off the attention of one vision layer until ``stack`` is left."""
-        kinds = frozenset(kinds)
-
-        def recompute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, float]:
-            return *self._merging.queries_and_keys(attention, args, kwargs), attention.scaling
-
-        def see(query: Tensor, key: Tensor, scaling: float) -> None:
-            self.see_attention(query, key, scaling, kinds)
-
-        watch_attention(stack, attention, see, recompute, active)
-
-    def see_images(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Pre-hook of the tower: a new run begins."""
-        self._local.lengths = _frame_lengths(kwargs["grid_thw"])
-        self._local.pieces = {kind: [] for kind in self._kinds}
-        if self._pixel_std is not None:  # as the processor laid them out: in the LLM's order
-            patches = args[0] if args else kwargs["hidden_states"]
-            shown = _as_seen(patches, self._pixel_std)
-            self._local.pixels = shown.reshape(len(shown) // self._merging.patches_per_token, -1)
-
-    def see_attention(self, query: Tensor, key: Tensor, scaling: float, kinds: Iterable[str] | None = None) -> None:
-        """Keep what is wanted of one attention call: a frame, or all frames side by side (flash attention).
-
-        kinds: of what this layer shows; None for all. Shape: query and key ``(1, H, patches, d)``.
-        """
-        lengths: list[int] = self._local.lengths
-        one_frame = len(lengths) == 1 or query.shape[2] != sum(lengths)
-        for q, k in [(query, key)] if one_frame else zip(query.split(lengths, 2), key.split(lengths, 2), strict=True):
-            for kind in self._kinds if kinds is None else kinds:
-                self._local.pieces[kind].append(PATCH_LOOKS[kind](q, k, scaling)[0])
-
-    def see_tokens(self, kwargs: dict[str, Any], output: Any) -> None:
-        """Hook behind the tower: from patches in its order to tokens in the LLM's."""
-        size = self._merging.patches_per_token
-        positions = self._merging.tower_positions(kwargs["grid_thw"])
-        seen = {}
-        for kind, pieces in self._local.pieces.items():
-            of_groups = lifted(torch.cat(pieces)).unflatten(0, (-1, size)).mean(dim=1)
-            seen[kind] = of_groups[positions.to(of_groups.device)]
-        if self._pixel_std is not None:
-            seen["pixels"] = self._local.__dict__.pop("pixels")
-        lengths = torch.tensor(self._local.lengths) // size
-        frame = torch.arange(len(lengths)).repeat_interleave(lengths).to(output.pooler_output.device)
-        self._local.run = _SequenceRun(output.pooler_output, seen, frame)
-
-
-def _frame_lengths(grid_thw: Tensor) -> list[int]:
-    """Patches of each frame, one image or video after the other. Shape: ``(n, 3)`` -> a list per frame."""
-    return [rows * columns for frames, rows, columns in grid_thw.tolist() for _ in range(frames)]
