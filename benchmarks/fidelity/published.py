@@ -134,7 +134,7 @@ def _ranking(ours: Table, budget: int, theirs: Mapping[str, float]) -> dict[str,
     mine = [ours[method][budget].retention for method in common]
     published = [theirs[method] for method in common]
     places = zip(ranks(mine), ranks(published), strict=True)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"method": method, "ours": a, "published": b, "our_rank": rank, "published_rank": their_rank}
         for method, a, b, (rank, their_rank) in zip(common, mine, published, places, strict=True)
     ]

@@ -206,7 +206,7 @@ def test_a_method_that_fails_on_some_cases_takes_none_from_the_others(tmp_path):
 
 
 def test_retention_of_what_a_method_answered_is_beside_the_unpruned_model_on_the_same(tmp_path):
-    """FastV answers the last ten of each family, of which the unpruned model has all and half, and is as good."""
+    """FastV answers half of each family, as well as the unpruned model does, which has all and half of them."""
     right = [T] * 20 + [T, F] * 10
     cases = [{"right": flag, "family": "counting" if i < 20 else "reading"} for i, flag in enumerate(right)]
     answers = {("fastv", 64): [[None] * 10 + right[10:20] + [None] * 10 + right[30:]], ("apet", 64): [right]}
@@ -214,7 +214,7 @@ def test_retention_of_what_a_method_answered_is_beside_the_unpruned_model_on_the
     table = retention([Results(open_run(tmp_path))])
     assert [cell.value for cell in cells(table, "fastv")] == pytest.approx([100, 50, 100])
     assert [cell.value for cell in cells(table, "ApET")] == pytest.approx([100, 50, 100])
-    # Unlike before, also where those ten are the ones that the unpruned model has right.
+    # The unpruned model has ten of twenty; the method answers those ten and has five of them.
     cases = [{"right": flag, "family": "counting"} for flag in [T] * 10 + [F] * 10]
     write_run(tmp_path / "b", cases, {("fastv", 64): [[T] * 5 + [F] * 5 + [None] * 10]}, [method("fastv")])
     assert [cell.value for cell in cells(retention([Results(open_run(tmp_path / "b"))]), "fastv")] == [50, 50]
