@@ -108,7 +108,9 @@ def _add_common(kind: argparse.ArgumentParser) -> None:
 def run_fidelity(arguments: argparse.Namespace) -> int:
     """All methods at all budgets; writes fidelity.md and fidelity.json."""
     _quiet()
+    from ..wording import by_hand
     from .document import document, write
+    from .pages import WHY
     from .plan import fidelity_minings, parse_budgets, parse_methods
 
     methods = parse_methods(arguments.methods)
@@ -117,6 +119,9 @@ def run_fidelity(arguments: argparse.Namespace) -> int:
         return fidelity_minings(methods, parse_budgets(arguments.budgets, info.n_visual), info, arguments.layers)
 
     def made(found: dict[str, Measured], about: dict[str, Any], folder: Path, docs: Path | None) -> list[Path]:
+        if not by_hand(WHY, about["weights"]):
+            told = f"{WHY.name} is about other weights than {about['weights']}, so its text is left out of the pages."
+            Console(stderr=True).print(Text(told), soft_wrap=True)
         return write(document(found["methods"], found.get("layers"), about), folder, docs)
 
     return _run(arguments, minings, made)

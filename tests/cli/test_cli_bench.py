@@ -48,7 +48,9 @@ def bench(tmp_path, *more, kind="fidelity"):
 def test_it_writes_the_tables_and_mines_nothing_twice(loaded, mined, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.fidelity.document.chart_bytes", lambda found, form: b"drawn")
     assert bench(tmp_path, *FEW, "--scenes", 1, "--docs", tmp_path / "docs") == 0
-    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    captured = capsys.readouterr()
+    assert "why.md is about other weights" in captured.err
+    written = [Path(line) for line in captured.out.splitlines()]
     assert {path.name for path in written} == {"fidelity.md", "fidelity.json", "fidelity.png", "fidelity.svg"}
     assert all(path.is_file() for path in written) and tmp_path / "docs" / "fidelity.md" in written
     # Two questions; random, uniform twice, pool, downsample, the oracle and ApET.
