@@ -92,6 +92,17 @@ def render(template: Path, **values: Any) -> str:
     return "\n\n".join(_joined(block) for block in blocks) + "\n"
 
 
+def by_hand(path: Path, weights: str) -> str:
+    """A text about a model, without its first line, which names the weights (``weights: 9bd21dfb2699``).
+
+    Empty where that names others: what was learnt of a model is not true of the next one.
+    """
+    first, _, text = path.read_text(encoding="utf-8").partition("\n")
+    if first.split() != ["weights:", weights]:
+        return ""
+    return re.sub(r"^(#.*)\n(?=[^\n])", r"\1\n\n", text.strip(), flags=re.MULTILINE)  # ``render`` joins lines
+
+
 def _joined(block: str) -> str:
     """Lines that begin no heading, list item or row of a table go on the line before."""
     lines: list[str] = []

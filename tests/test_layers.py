@@ -93,15 +93,12 @@ def test_what_is_stored_is_read_without_torch(module):
 
 @pytest.mark.generator
 def test_what_measures_in_processes_of_its_own_loads_no_page():
-    without_page = "import sys, benchmarks.vtw_calibration, benchmarks.fidelity.workers; "
+    without_page = "import sys, benchmarks.vtw_calibration, benchmarks.fidelity.plan; "
     absent = ["gradio", "tokviz.runs.compare", "tokviz.ui"]
     assert _output_of(f"{without_page}print(sorted(set({absent!r}) & set(sys.modules)))") == "[]"
 
 
-BESIDE = (
-    "scenes, benchmarks.fidelity.tables, benchmarks.fidelity.cache, benchmarks.fidelity.statistics, "
-    "benchmarks.fidelity.separation, benchmarks.fidelity.papers, benchmarks.fidelity.ablations"
-)
+BESIDE = "scenes, benchmarks.fidelity.document, benchmarks.fidelity.papers, benchmarks.failure_cases"
 """What lies beside the package and is light as well."""
 
 IN_THIS_ORDER = {

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..wording import MISSING, cell, number, render, with_span
-from .outcomes import FAMILIES, MIRRORS
+from .measured import FAMILIES, MIRRORS
 from .pages import TEMPLATES
-from .position_bias import BUDGET
-from .questions import largest_correlation
+from .position_bias import BUDGET, largest_correlation
 
 Found = Mapping[str, Any]
 CONTROLS = ("control", "truth")

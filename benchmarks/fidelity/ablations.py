@@ -8,32 +8,24 @@ complete: ``ablation_pages.py`` writes the Markdown page from it alone.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tokviz.errors import BadInput
 from tokviz.files import write_whole
+from tokviz.pruners import get
 
 from .ablation_pages import page, sentence
-from .outcomes import FAMILIES, FULL, About, Variant
+from .document import as_json
+from .measured import Estimate, Measured
 from .papers import ABLATIONS, Ablation, Setting
-from .position_bias import METHODS, TRUTH, Leaning, agreement, evidence_places, leanings, places
-from .retained import Measured, Outcomes, measure
-from .statistics import mean
-from .summary import without_nan
+from .plan import Mining
+from .position_bias import BUDGET, METHODS, agreement, leanings
 
-FORMAT = 2
-"""2: with the notes of each ablation, and whether it may withdraw all tokens."""
-
-NO_PRUNING = Variant(FULL, {}, "No pruning", None)
-SEED = 0
-"""Of the bootstrap."""
+FORMAT = 3
+"""3: made from mined runs."""
 
 REFERENCE = "reference"
 NOT_IN_PAPER = "differs; not in the paper"
@@ -46,71 +38,57 @@ UNDEFINED = "undefined"
 """Verdicts on a setting beside the paper."""
 
 
-def variants() -> list[Variant]:
-    """Everything that the ablations need, the unpruned model first, nothing twice."""
-    settings = (setting.variant for ablation in ABLATIONS for setting in ablation.settings)
-    ranked = (method.variant for method in METHODS if method.variant is not None)
-    return list(dict.fromkeys([NO_PRUNING, *settings, *ranked]))
+def minings() -> list[Mining]:
+    """Everything that the ablations need, a run for each budget, nothing twice."""
+    wanted: dict[int, list[tuple[str, Mapping[str, Any]]]] = {}
+    for ablation in ABLATIONS:
+        wanted.setdefault(ablation.budget, []).extend((ablation.method, s.params) for s in ablation.settings)
+    wanted.setdefault(BUDGET, []).extend((method.id, method.params) for method in METHODS)
+    return [
+        Mining(f"at-{budget}", tuple(pair for n, pair in enumerate(pairs) if pair not in pairs[:n]), (budget,))
+        for budget, pairs in sorted(wanted.items())
+    ]
 
 
-def write(outcomes: Outcomes, about: About, folder: Path, docs: Path | None = None) -> list[Path]:
-    """Write ``ablations.md`` and ``ablations.json`` to ``folder``, and the former to ``docs`` too.
+def document(measured: Mapping[str, Measured], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute everything, as JSON data. None is what is undefined.
 
-    outcomes: by variant, those of ``variants()`` that the model allows. Raises BadInput when the unpruned model or
-    shared questions are missing.
+    measured: the runs of ``minings`` by name; a run that is not there yet is told. about: ``command.about``.
     """
-    found = document(outcomes, about)
-    texts = {folder / "ablations.json": json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False) + "\n"}
-    for place in (folder, docs):
-        if place is not None:
-            texts[place / "ablations.md"] = page(found)
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
-    return list(texts)
-
-
-def document(outcomes: Outcomes, about: About) -> dict[str, Any]:
-    """Compute everything, as JSON data, on the questions that all variants of the ablations have.
-
-    None is what is undefined. Raises BadInput, see ``write``.
-    """
-    measured = measure({variant: outcomes[variant] for variant in variants() if variant in outcomes}, seed=SEED)
     why = {(left["label"], left["budget"]): left["why"] for left in about["left_out"]}
-    seeds = sorted({outcome.seed for outcome in measured.outcomes[0]})
-    unpruned = measured.accuracy[measured.full]
-    whole = {
-        "format": FORMAT,
-        "about": {**about},
-        "questions": len(measured.outcomes[0]),
-        "scenes": len(seeds),
-        "families": [name for name, counted in zip(FAMILIES, measured.answerable, strict=True) if counted],
-        "unpruned": _in_percent(unpruned),
-        "ablations": [ablation_result(ablation, measured, why) for ablation in ABLATIONS],
-        "positions": [{**asdict(row), "verdict": agreement(row)} for row in _positions(measured, seeds, about)],
-    }
-    found: dict[str, Any] = without_nan(whole)
+    first = next(iter(measured.values()))
+    at_budget = measured.get(f"at-{BUDGET}")
+    positions = leanings(at_budget) if at_budget is not None else []
+    found: dict[str, Any] = without_nan(
+        {
+            "format": FORMAT,
+            "about": {**about},
+            "questions": first.results.n,
+            "images": len(set(first.results.images)),
+            "families": list(first.families),
+            "unpruned": first.by_family(first.results.unpruned),
+            "ablations": [ablation_result(each, measured.get(f"at-{each.budget}"), why) for each in ABLATIONS],
+            "positions": [{**asdict(row), "verdict": agreement(row)} for row in positions],
+        }
+    )
     return found
 
 
-def _in_percent(accuracy: Sequence[float]) -> dict[str, float]:
-    return {family: 100 * float(share) for family, share in zip(FAMILIES, accuracy, strict=True)}
-
-
-def _positions(measured: Measured, seeds: Sequence[int], about: About) -> list[Leaning]:
-    outcomes, n_visual = dict(zip(measured.variants, measured.outcomes, strict=True)), about["n_visual"]
-    rows = [(m, places(outcomes[m.variant])) for m in METHODS if m.variant in outcomes]
-    if not rows:
-        return []
-    return leanings([*rows, (TRUTH, evidence_places(seeds, n_visual))], seeds, n_visual, np.random.default_rng(SEED))
+def without_nan(value: Any) -> Any:
+    """The same document with None for NaN, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def ablation_result(
-    ablation: Ablation, measured: Measured, why: Mapping[tuple[str, int | None], str]
+    ablation: Ablation, measured: Measured | None, why: Mapping[tuple[str, int | None], str]
 ) -> dict[str, Any]:
     """What came of every setting of an ablation, beside the paper, and a sentence that says it.
 
-    why: label and budget of variants that were left out -> the reason; the budget is None where it does not matter.
+    why: label and budget of methods that were left out -> the reason; the budget is None where it does not matter.
     """
     found: dict[str, Any] = {
         "id": ablation.id,
@@ -129,70 +107,85 @@ def ablation_result(
 
 
 def _setting(
-    ablation: Ablation, setting: Setting, measured: Measured, why: Mapping[tuple[str, int | None], str]
+    ablation: Ablation, setting: Setting, measured: Measured | None, why: Mapping[tuple[str, int | None], str]
 ) -> dict[str, Any]:
-    variant = setting.variant
     paper = {
         "name": setting.name,
-        "method": variant.method,
-        "params": dict(variant.params),
-        "budget": variant.budget,
+        "method": ablation.method,
+        "params": dict(setting.params),
+        "budget": ablation.budget,
         "paper": None if setting.printed is None else ablation.table.columns(setting.printed),
         "paper_mean": ablation.paper_mean(setting),
         "paper_difference": ablation.paper_difference(setting),
         "paper_direction": ablation.paper_direction(setting),
     }
-    if variant in measured.variants:
-        return {**paper, **_result(ablation, setting, measured)}
-    reasons = [why[key] for key in ((variant.label, variant.budget), (variant.label, None)) if key in why]
-    return {**paper, "left_out": reasons[0] if reasons else "There are no outcomes of it."}
+    key = None if measured is None else measured.key(ablation.method, setting.params)
+    if measured is None or key is None or not len(measured.results.by_seed(key, ablation.budget)):
+        label = get(ablation.method).label
+        reasons = [why[place] for place in ((label, ablation.budget), (label, None)) if place in why]
+        return {**paper, "left_out": reasons[0] if reasons else "It was not mined."}
+    return {**paper, **_result(ablation, setting, measured, key)}
 
 
-def _result(ablation: Ablation, setting: Setting, measured: Measured) -> dict[str, Any]:
+def _result(ablation: Ablation, setting: Setting, measured: Measured, key: str) -> dict[str, Any]:
     """What came of a setting that was run.
 
     accuracy: percent per family. retained: mean retention with its interval. difference: that minus the reference's,
-    paired by scene; None for the reference itself. kept, average: means over the questions, see ``Outcome``. none_kept:
-    share of the questions at whose end no visual token was left. verdict: beside the paper.
+    paired by image; None for the reference itself. kept, average: tokens left at the end and per layer. none_kept:
+    share of the answers at whose end no visual token was left. verdict: beside the paper.
     """
-    v, reference = measured.variants.index(setting.variant), ablation.reference_setting.variant
-    mine, difference, verdict = measured.outcomes[v], None, REFERENCE
+    results, budget = measured.results, ablation.budget
+    points, means = results.points(key, budget), measured.means(key, budget)
+    difference, verdict = None, REFERENCE
     if setting.name != ablation.reference:
-        unchanged = False
-        if reference in measured.variants:
-            other = measured.variants.index(reference)
-            difference = measured.difference(v, other)
-            unchanged = mine == measured.outcomes[other]
+        reference, unchanged = measured.key(ablation.method, ablation.reference_setting.params), False
+        if reference is not None:
+            difference = measured.retained((points - results.points(reference, budget))[None])[0]
+            unchanged = _same_rows(measured, key, reference, budget)
         verdict = judged(ablation.paper_direction(setting), difference, unchanged)
     return {
-        "accuracy": _in_percent(measured.accuracy[v]),
-        "retained": measured.of(v),
+        "accuracy": measured.by_family(points),
+        "retained": measured.retained(points[None])[0],
         "difference": difference,
-        "kept": mean(outcome.kept for outcome in mine),
-        "average": mean(outcome.average for outcome in mine),
-        "none_kept": mean(outcome.kept == 0 for outcome in mine),
+        "kept": means["n_final"],
+        "average": means["average_tokens"],
+        "none_kept": means["none_left"],
         "verdict": verdict,
     }
 
 
-def judged(direction: int | None, difference: Mapping[str, float] | None, unchanged: bool) -> str:
+def _same_rows(measured: Measured, one: str, other: str, budget: int) -> bool:
+    """Whether two settings gave the same answer and kept the same tokens in every case."""
+    columns = ["case_id", "seed", "answer", "kept", "n_final", "average_tokens"]
+    rows = measured.rows
+    rows = rows[rows["budget"] == budget]
+    pair = [rows[rows["method"] == key][columns].reset_index(drop=True) for key in (one, other)]
+    return bool(pair[0].equals(pair[1]))
+
+
+def judged(direction: int | None, difference: Estimate | None, unchanged: bool) -> str:
     """Our difference beside the paper's direction: 1 above its reference, -1 below, 0 equal, None not said."""
     if unchanged:
         return UNCHANGED
-    if difference is None or math.isnan(difference["low"]):
+    low, high = (None, None) if difference is None else (difference["low"], difference["high"])
+    if low is None or high is None:
         return UNDEFINED
-    if difference["low"] <= 0 <= difference["high"]:
+    if low <= 0 <= high:
         return UNDECIDED
     if direction is None:
         return NOT_IN_PAPER
     if direction == 0:
         return ONLY_HERE
-    return AGREES if (difference["low"] > 0) == (direction > 0) else DISAGREES
+    return AGREES if (low > 0) == (direction > 0) else DISAGREES
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read ``ablations.json``. Raises BadInput for another format version."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("format") != FORMAT:
-        raise BadInput(f"{str(path)!r} is no document of ablations of format {FORMAT}.")
-    return found
+def write(found: dict[str, Any], folder: Path, docs: Path | None = None) -> list[Path]:
+    """Write ``ablations.md`` and ``ablations.json`` to ``folder``, and the former to ``docs`` too; return the paths."""
+    texts = {folder / "ablations.json": as_json(found)}
+    for place in (folder, docs):
+        if place is not None:
+            texts[place / "ablations.md"] = page(found).encode()
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    return list(texts)

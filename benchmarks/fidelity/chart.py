@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from tokviz.errors import BadInput
 from tokviz.viz.palette import THEMES
 
-from .outcomes import EVIDENCE_ORACLE, FULL
+from .measured import ORACLE
 from .pages import budgets_of
 
 FORMATS = ("png", "svg")
@@ -31,7 +31,7 @@ _CONTROL_STYLES = {
     "uniform": (0, (4, 2)),
     "pool": (0, (2, 1)),
     "downsample": "-",
-    EVIDENCE_ORACLE: (0, (6, 1.5, 1, 1.5)),
+    ORACLE: (0, (6, 1.5, 1, 1.5)),
 }
 _SETTINGS: dict[str, Any] = {"svg.hashsalt": "tokviz", "svg.fonttype": "path", "savefig.bbox": None}
 
@@ -70,22 +70,22 @@ def retention_chart(document: Mapping[str, Any]) -> Figure:
             continue
         name, lines = panels[place]
         ends.append(_panel(axis, name, lines, list(controls.values()), budgets))
-        _bands(axis, document["bands"], budgets)
+        _bands(axis, list(controls.values()), budgets)
     for axis, own in zip(axes.flat, ends, strict=False):  # now that the shared scale is known
         _label_ends(axis, own, len(budgets) - 1)
     for axis in axes[:, 0]:
         axis.set_ylabel("mean retention, %", fontsize=8, color=theme.muted)
-    title = f"Right answers kept, in percent of all {document['about']['n_visual']} tokens; 95% intervals over scenes"
+    title = f"Right answers kept, in percent of all {document['about']['n_visual']} tokens; 95% intervals over images"
     figure.suptitle(title, fontsize=11, color=theme.ink, x=0.01, ha="left")
     return figure
 
 
 def _lines(document: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """Row name -> its variants by falling budget, where retention is defined."""
+    """Key of a method -> its rows by falling budget, where retention is defined."""
     found: dict[str, list[Row]] = {}
     for row in document["rows"]:
-        if row["method"] != FULL and row["mean_retention"]["value"] is not None:
-            found.setdefault(row["row"], []).append(row)
+        if row["retention"]["value"] is not None:
+            found.setdefault(row["key"], []).append(row)
     return {name: sorted(own, key=lambda row: -row["budget"]) for name, own in found.items()}
 
 
@@ -110,12 +110,12 @@ def _panel(
     places = {budget: place for place, budget in enumerate(budgets)}
     ends: list[End] = []
     for own in controls:
-        x, y = [float(places[row["budget"]]) for row in own], [row["mean_retention"]["value"] for row in own]
+        x, y = [float(places[row["budget"]]) for row in own], [row["retention"]["value"] for row in own]
         style = _CONTROL_STYLES.get(own[0]["method"], "-")
         axis.plot(x, y, linestyle=style, color=theme.muted, linewidth=1.1, zorder=1)
         ends.append((y[-1], places[own[-1]["budget"]], own[0]["label"], theme.muted))
     for i, own in enumerate(lines):
-        estimates = [row["mean_retention"] for row in own]
+        estimates = [row["retention"] for row in own]
         x = [places[row["budget"]] + 0.035 * (i - (len(lines) - 1) / 2) for row in own]
         y = [each["value"] for each in estimates]
         below, above = zip(*(_errors(each) for each in estimates), strict=True)
@@ -144,12 +144,12 @@ def _panel(
     return ends
 
 
-def _bands(axis: Axes, bands: Sequence[Mapping[str, Any]], budgets: Sequence[int]) -> None:
-    """Lowest to highest draw of what is drawn by lot."""
-    for method in dict.fromkeys(band["method"] for band in bands):
-        own = [band for band in bands if band["method"] == method]
-        x = [float(budgets.index(band["budget"])) for band in own]
-        low, high = [band["low"] for band in own], [band["high"] for band in own]
+def _bands(axis: Axes, controls: Sequence[Sequence[Row]], budgets: Sequence[int]) -> None:
+    """Lowest to highest seed of what is drawn by lot."""
+    for own in controls:
+        drawn = [row for row in own if row["draws"]]
+        x = [float(budgets.index(row["budget"])) for row in drawn]
+        low, high = [min(row["draws"]) for row in drawn], [max(row["draws"]) for row in drawn]
         axis.fill_between(x, low, high, color=THEMES["light"].muted, alpha=0.18, linewidth=0, zorder=0)
 
 

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokviz.tables.published import PrintedRow, PrintedTable, printed_settings, printed_tables, rankings, read_table
-
-from .outcomes import Variant
-
-__all__ = ["ABLATIONS", "RANKINGS", "SETTINGS", "Ablation", "PrintedRow", "PrintedTable", "Setting", "read_table"]
+from tokviz.tables.published import PrintedRow, PrintedTable, printed_tables
 
 FOLDER = Path(__file__).with_name("papers")
 
@@ -21,12 +17,12 @@ FOLDER = Path(__file__).with_name("papers")
 class Setting:
     """One row of an ablation.
 
-    name: as the paper calls it. printed: None where the paper has no such row. worse_than_reference: what the paper
-    shows without printing numbers.
+    name: as the paper calls it. params: that differ from the method's defaults. printed: None where the paper has no
+    such row. worse_than_reference: what the paper shows without printing numbers.
     """
 
     name: str
-    variant: Variant
+    params: Mapping[str, Any]
     printed: PrintedRow | None = None
     worse_than_reference: bool = False
 
@@ -43,6 +39,8 @@ class Ablation:
     id: str
     title: str
     varies: str
+    method: str
+    budget: int
     table: PrintedTable
     on: str
     reference: str
@@ -82,33 +80,20 @@ class Ablation:
         return None if difference is None else (difference > 0) - (difference < 0)
 
 
-def variant(method: str, budget: int, **params: Any) -> Variant:
-    """A variant labelled by what it is, so that two ablations that share one share its label too."""
-    settings = ", ".join(f"{name} {value}" for name, value in params.items())
-    return Variant(method, params, f"{method} ({settings})" if settings else method, budget)
-
-
 def read_ablation(entry: Mapping[str, Any], tables: Mapping[str, PrintedTable]) -> Ablation:
     """Build one entry of ``ablations.toml``.
 
     Raises ValueError where it does not fit its table, TypeError for foreign fields.
     """
     entry = dict(entry)
-    table, method, budget = tables[entry.pop("table")], entry.pop("method"), entry.pop("budget")
-    tokens, worse = entry.pop("tokens", str(budget)), entry.pop("worse_than_reference", ())
+    table = tables[entry.pop("table")]
+    tokens, worse = entry.pop("tokens", str(entry["budget"])), entry.pop("worse_than_reference", ())
     params, notes = entry.pop("settings"), tuple(entry.pop("notes", ()))
     printed = {row.name: row for row in table.rows if row.tokens == tokens}
     if unknown := (set(printed) | set(worse)) - set(params):
         raise ValueError(f"{entry['id']}: no setting is named {sorted(unknown)[0]!r}")
-    settings = tuple(
-        Setting(name, variant(method, budget, **given), printed.get(name), name in worse)
-        for name, given in params.items()
-    )
+    settings = tuple(Setting(name, given, printed.get(name), name in worse) for name, given in params.items())
     return Ablation(table=table, settings=settings, notes=notes, **entry)
-
-
-RANKINGS, SETTINGS = rankings(), printed_settings()
-"""The tables whose rows are methods; what the budget of a method's rows means here, beside the setting of the paper."""
 
 
 def _ablations() -> tuple[Ablation, ...]:

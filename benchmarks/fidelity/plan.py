@@ -1,31 +1,58 @@
-"""Which variants a benchmark consists of, which of them a model does not allow, and what tables say of a method."""
+"""What a benchmark asks of a model: methods with parameters, budgets, and the runs that they make up."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+from scenes import DEFAULT_SIZE
 from tokviz.errors import BadInput
 from tokviz.models.loading import VisionLanguageModel
-from tokviz.names import Site, VisionLayer
+from tokviz.names import UNPRUNED, Site, VisionLayer
 from tokviz.pruners import get, methods
-from tokviz.records import TokenGrid
 from tokviz.runs.execute import planning_info
-from tokviz.types import EVIDENCE, Budget, PlanningInfo
+from tokviz.types import Budget, PlanningInfo
 
-from .draws import draw_variants
-from .outcomes import BASELINES, EVIDENCE_ORACLE, FULL, LeftOut, Variant
-from .running import ORACLE_LABEL, Recipe, recipe
+from .measured import BASELINES, ORACLE, RANDOM_AT
 
+ALWAYS = (*BASELINES, ORACLE)
 SHARES = ((1, 3), (2, 9), (1, 9), (1, 18))
 """The papers' budgets, 192, 128, 64 and 32 of 576 visual tokens, as fractions."""
+DRAWN = ("uniform", {"phase": "drawn"})
+"""The place of the kept token in every slice by lot, for a band; in the tables it is the middle."""
+INSIDE = ("fastv", "dart")
+"""Methods whose layer can be chosen: one by attention, one by duplication."""
+MOST_LAYERS = 10
 
-ALWAYS = (FULL, *BASELINES)
-"""Rows that every benchmark has: what retention and tests are measured against."""
+Entry = tuple[str, Mapping[str, Any]]
+"""A method with the parameters that differ from its defaults."""
 
 
-def parse_budgets(text: str | None, n_visual: int) -> list[int]:
+@dataclass(frozen=True)
+class Mining:
+    """One run: every method at every budget. name: of its folder."""
+
+    name: str
+    methods: tuple[Entry, ...]
+    budgets: tuple[int, ...]
+
+
+class LeftOut(TypedDict):
+    """What this model or budget does not allow; why, in a sentence. budget: None where it is all of them."""
+
+    label: str
+    budget: int | None
+    why: str
+
+
+def benchmark_info(vlm: VisionLanguageModel) -> PlanningInfo:
+    """What methods plan by, for the benchmark's images."""
+    return planning_info(vlm, vlm.family.grid(vlm.model, vlm.processor, DEFAULT_SIZE, {}), has_evidence=True)
+
+
+def parse_budgets(text: str | None, n_visual: int) -> tuple[int, ...]:
     """``"192,128"`` or ``"33%,11%"`` as token counts, descending, each once; None gives the papers' four.
 
     Raises BadInput for anything else, and for counts outside 1..N.
@@ -34,7 +61,7 @@ def parse_budgets(text: str | None, n_visual: int) -> list[int]:
         budgets = {max(1, round(n_visual * above / below)) for above, below in SHARES}
     else:
         budgets = {_budget(part.strip(), n_visual) for part in text.split(",")}
-    return sorted(budgets, reverse=True)
+    return tuple(sorted(budgets, reverse=True))
 
 
 def _budget(text: str, n_visual: int) -> int:
@@ -51,76 +78,74 @@ def _budget(text: str, n_visual: int) -> int:
     return int(tokens)
 
 
+def judged_budget(budgets: Iterable[int], n_visual: int) -> int:
+    """Where methods are ranked: at 64 of 576 tokens, or at the smallest budget where that is none."""
+    ascending = sorted(budgets)
+    return next((budget for budget in ascending if 576 * budget == 64 * n_visual), ascending[0])
+
+
 def parse_methods(text: str) -> list[str]:
-    """``"all"`` or ``"apet,fastervlm"`` as method ids in the order of the menu, with the controls and the oracle.
+    """``"all"`` or ``"apet,fastervlm"`` as method ids in the order of the menu, with the controls.
 
     Raises BadInput naming the ids that exist.
     """
-    # Those that go by marked evidence have the benchmark's own oracle in their place, which knows the very pixels.
-    every = [pruner.id for pruner in methods() if EVIDENCE not in pruner.needs]
     asked = {name.strip() for name in text.split(",") if name.strip()}
     if not asked:
         raise BadInput("There is no method to run: give ids, or all.")
-    for name in sorted(asked - {"all", EVIDENCE_ORACLE}):
+    for name in sorted(asked - {"all"}):
         get(name)
-    return [id for id in every if id in ALWAYS or id in asked or "all" in asked] + [EVIDENCE_ORACLE]
+    every = [pruner.id for pruner in methods() if pruner.id != UNPRUNED]
+    return [id for id in every if id in ALWAYS or id in asked or "all" in asked]
 
 
-def variants(ids: Sequence[str], budgets: Sequence[int], draws: int = 1) -> list[Variant]:
-    """Every method at every budget, method by method; the unpruned model once, what is drawn by lot ``draws`` times."""
-    made = []
-    for id in ids:
-        label = ORACLE_LABEL if id == EVIDENCE_ORACLE else get(id).label
-        made += [Variant(id, {}, label, budget) for budget in ([None] if id == FULL else budgets)]
-        made += draw_variants(id, label, budgets, draws)
+def fidelity_minings(ids: Sequence[str], budgets: Sequence[int], info: PlanningInfo, layers: bool) -> list[Mining]:
+    """Every method at every budget; and ``INSIDE`` beside random tokens layer by layer, at one of them."""
+    entries: list[Entry] = [(id, {}) for id in ids]
+    made = [Mining("methods", (*entries, DRAWN), tuple(budgets))]
+    inside = [id for id in INSIDE if id in ids]
+    if layers and inside:
+        at = tried_layers(info.n_layers)
+        deep = tuple((id, {"layer": layer}) for id in (RANDOM_AT, *inside) for layer in at)
+        made.append(Mining("layers", deep, (judged_budget(budgets, info.n_visual),)))
     return made
 
 
-def plan(vlm: VisionLanguageModel, grid: TokenGrid, wanted: Sequence[Variant]) -> tuple[list[Recipe], list[LeftOut]]:
-    """The variants that can run on this model, and why the others cannot."""
-    info = planning_info(vlm, grid)
-    recipes: list[Recipe] = []
-    left_out: list[LeftOut] = []
-    for variant in wanted:
-        missing = None if variant.method == EVIDENCE_ORACLE else get(variant.method).missing(info)
-        try:
-            if missing is None:
-                recipes.append(recipe(vlm, grid, variant))
-                continue
-            why, budget = missing, None
-        except BadInput as error:
-            why, budget = str(error), variant.budget
-        entry = LeftOut(label=variant.label, budget=budget, why=why)
-        if entry not in left_out:
-            left_out.append(entry)
-    return recipes, left_out
+def tried_layers(n_layers: int) -> list[int]:
+    """Every layer but the first, or ``MOST_LAYERS`` of them, evenly spaced."""
+    count = min(MOST_LAYERS, n_layers - 1)
+    return sorted({1 + (2 * i + 1) * (n_layers - 1) // (2 * count) for i in range(count)})
 
 
-def describe(variants: Iterable[Variant], info: PlanningInfo) -> dict[str, dict[str, Any]]:
-    """Type and sites per method, for ``about["methods"]``: ``{id: {"family": str, "where": {budget: str}}}``.
-
-    A budget that the method refuses is left out.
-    """
-    described: dict[str, dict[str, Any]] = {}
-    for variant in variants:
-        if variant.method == EVIDENCE_ORACLE:
-            described[EVIDENCE_ORACLE] = {"family": "control", "where": {}}
+def possible(mining: Mining, info: PlanningInfo) -> tuple[Mining, list[LeftOut]]:
+    """The run without methods that this model never allows, and why; and what it refuses at one of the budgets."""
+    kept, left_out = [], []
+    for method, params in mining.methods:
+        pruner, entry = get(method), f"{get(method).label}"
+        missing = pruner.missing(info)
+        if missing is not None:
+            left_out.append(LeftOut(label=entry, budget=None, why=missing))
             continue
-        pruner = get(variant.method)
-        entry = described.setdefault(pruner.id, {"family": pruner.family, "where": {}})
-        if variant.method == FULL or variant.budget is None or variant.params:
-            continue
-        try:
-            schedule = pruner.schedule(Budget(variant.budget, "published"), info, pruner.complete(None))
-        except BadInput:
-            continue
-        sites = where([stage.site for stage in schedule.stages])
-        entry["where"][str(variant.budget)] = sites if schedule.smaller is None else "image"
-    return described
+        kept.append((method, params))
+        for budget in mining.budgets:
+            try:
+                pruner.schedule(Budget(budget), info, pruner.complete(params))
+            except BadInput as error:
+                left_out.append(LeftOut(label=entry, budget=budget, why=str(error)))
+    return Mining(mining.name, tuple(kept), mining.budgets), left_out
 
 
-def where(sites: list[Site]) -> str:
-    """Sites in a few words, "encoder, layer 4" or "vision layers 0-4"."""
+def where(method: str, params: Mapping[str, Any], budget: int, info: PlanningInfo) -> str:
+    """At which sites a method drops tokens, in a few words; empty where it refuses."""
+    pruner = get(method)
+    try:
+        schedule = pruner.schedule(Budget(budget), info, pruner.complete(params))
+    except BadInput:
+        return ""
+    return "image" if schedule.smaller is not None else _sites([stage.site for stage in schedule.stages])
+
+
+def _sites(sites: list[Site]) -> str:
+    """``"encoder, layer 4"`` or ``"vision layers 0-4"``."""
     vision = [site.vision_layer for site in sites if isinstance(site, VisionLayer)]
     layers = [site for site in sites if isinstance(site, int)]
     words = [str(site) for site in sites if isinstance(site, str)]

@@ -3,14 +3,12 @@
     python -m tokviz bench positions
 
 The same selections twice, so that question by question nothing differs but the position ids. Where-questions and
-relations stand apart from the others: they are about places. The document is complete: ``position_pages.py`` writes
-the Markdown page from it alone.
+relations stand apart from the others: they are about places. The page is made from the stored document alone.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,17 @@ import numpy as np
 from tokviz.errors import BadInput
 from tokviz.files import write_whole
 from tokviz.pruners import get
+from tokviz.statistics import Paired, compare_paired
+from tokviz.tables.results import Flags
 from tokviz.types import Budget, PlanningInfo
 
-from ..wording import cell, p_value, percent, render
-from .outcomes import FULL, About, Outcome, Variant, judged_budget, shared_questions
-from .retained import Outcomes
-from .statistics import discordant, holm, mcnemar
+from ..wording import cell, number, p_value, render
+from .document import as_json
+from .measured import Measured
+from .plan import Mining, judged_budget
 
-FORMAT = 1
+FORMAT = 2
+"""2: made from a mined run."""
 METHODS = (
     "random", "fastervlm", "visionzip", "vispruner", "apet", "divprune", "todre", "cdpruner", "fastv", "dart",
     "sparsevlm", "pdrop",
@@ -37,119 +38,133 @@ KINDS = ("where", "relation", "other")
 MOST_CASES = 12
 
 
-def variants(n_visual: int) -> list[Variant]:
-    """The unpruned model, and every method with either policy at the budget that is 64 of 576."""
+def mining(n_visual: int) -> Mining:
+    """Every method with either policy at the budget that is 64 of 576."""
     budget = judged_budget([max(1, round(n_visual / 9))], n_visual)
-    made = [Variant(FULL, {}, "No pruning", None)]
-    for method in METHODS:
-        made += [Variant(method, {"positions": policy}, get(method).label, budget) for policy in POLICIES]
-    return made
+    pairs = tuple((method, {"positions": policy}) for method in METHODS for policy in POLICIES)
+    return Mining("positions", pairs, (budget,))
 
 
-def kind_of(outcome: Outcome) -> str:
-    """Which of ``KINDS`` a question is."""
-    if outcome.family != "relation":
-        return "other"
-    return "where" if outcome.question.startswith("where") else "relation"
+def kinds_of(measured: Measured) -> dict[str, Flags]:
+    """Which cases are of which of ``KINDS``. Shape: ``(n,)`` each."""
+    cases = measured.run.cases(["ordinal", "question"]).set_index("ordinal")["question"]
+    asked = cases.loc[measured.results.cases["ordinal"]]
+    related = (measured.results.cases["family"].astype("object") == "relation").to_numpy(dtype=bool)
+    places = asked.str.startswith("where").to_numpy(dtype=bool)
+    return {"where": related & places, "relation": related & ~places, "other": ~related}
 
 
-def document(outcomes: Outcomes, about: About) -> dict[str, Any]:
-    """Compute everything, as JSON data, on the questions that all variants have.
-
-    Raises BadInput without shared questions, or where no method ran with both policies.
-    """
-    shared = set(shared_questions(outcomes))
-    if not shared:
-        raise BadInput("The variants have no question in common.")
-    own = {v: {outcome.id: outcome for outcome in found if outcome.id in shared} for v, found in outcomes.items()}
-    by = {(variant.method, variant.params.get("positions")): found for variant, found in own.items()}
-    rows = [
-        _row(m, by[m, "keep"], by[m, "reindex"], about) for m in METHODS if (m, "keep") in by and (m, "reindex") in by
-    ]
-    if not rows:
+def document(measured: Measured, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute everything, as JSON data. Raises BadInput where no method ran with both policies."""
+    keys = {
+        method: {policy: measured.key(method, {"positions": policy}) or "" for policy in POLICIES} for method in METHODS
+    }
+    results, budget = measured.results, measured.results.budgets[0]
+    keys = {
+        method: pair for method, pair in keys.items() if all(len(results.by_seed(key, budget)) for key in pair.values())
+    }
+    if not keys:
         raise BadInput("No method ran with both policies, so there is nothing to compare.")
-    for kind in KINDS:
-        tests = [row["kinds"][kind] for row in rows]
-        for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
-            test["p_holm"] = p
-    full = by[FULL, None].values()
+    right = {key: results.most_right(key, budget) for pair in keys.values() for key in pair.values()}
+    kinds = kinds_of(measured)
+    tests = {}
+    for kind, there in kinds.items():
+        own = {key: np.where(there, flags, np.nan) for key, flags in right.items()}
+        found = compare_paired(own, [(pair["keep"], pair["reindex"]) for pair in keys.values()])
+        tests[kind] = dict(zip(keys, found, strict=True))
+    answers = _answers(measured, budget)
+    full = results.unpruned_right[0]
     return {
         "format": FORMAT,
         "about": {**about},
-        "questions": {kind: sum(kind_of(outcome) == kind for outcome in full) for kind in KINDS},
-        "unpruned": {kind: _share([o.right for o in full if kind_of(o) == kind]) for kind in KINDS},
-        "rows": rows,
-        "cases": _cases(by),
+        "questions": {kind: int(there.sum()) for kind, there in kinds.items()},
+        "unpruned": {kind: _percent(np.where(there, full, np.nan)) for kind, there in kinds.items()},
+        "rows": [
+            {
+                "method": method,
+                "label": get(method).label,
+                "source": _policy_of_source(method, about),
+                "kinds": {
+                    kind: _kind(tests[kind][method], *(np.where(there, right[pair[p]], np.nan) for p in POLICIES))
+                    for kind, there in kinds.items()
+                },
+                "same_answer": _same(answers[pair["keep"]], answers[pair["reindex"]]),
+            }
+            for method, pair in keys.items()
+        ],
+        "cases": _cases(measured, keys, right, answers, kinds["where"]),
     }
 
 
-def _row(
-    method: str, keep: dict[tuple[int, int], Outcome], reindex: dict[tuple[int, int], Outcome], about: About
-) -> dict[str, Any]:
-    kinds = {}
-    for kind in KINDS:
-        ids = [id for id, outcome in keep.items() if kind_of(outcome) == kind]
-        kept, renumbered = [keep[id].right for id in ids], [reindex[id].right for id in ids]
-        only_keep, only_reindex = discordant(np.array(kept, bool), np.array(renumbered, bool))
-        kinds[kind] = {
-            "keep": _share(kept),
-            "reindex": _share(renumbered),
-            "only_keep": only_keep,
-            "only_reindex": only_reindex,
-            "p": mcnemar(only_keep, only_reindex),
-        }
-    same = [keep[id].answer == reindex[id].answer for id in keep]
+def _kind(test: Paired, keep: np.ndarray, reindex: np.ndarray) -> dict[str, Any]:
     return {
-        "method": method,
-        "label": get(method).label,
-        "source": _policy_of_source(method, about),
-        "kinds": kinds,
-        "same_answer": _share(same),
+        "keep": _percent(keep),
+        "reindex": _percent(reindex),
+        "only_keep": test.only_first,
+        "only_reindex": test.only_second,
+        "p_holm": test.p_holm,
     }
 
 
-def _policy_of_source(method: str, about: About) -> str:
+def _percent(right: np.ndarray) -> float | None:
+    return None if np.isnan(right).all() else 100 * float(np.nanmean(right))
+
+
+def _answers(measured: Measured, budget: int) -> dict[str, dict[tuple[int, int], str]]:
+    """Every answer by method, then case and seed."""
+    rows = measured.rows
+    rows = rows[(rows["budget"] == budget) & (rows["outcome"] != "error")]
+    found: dict[str, dict[tuple[int, int], str]] = {}
+    for method, ordinal, seed, answer in zip(*(rows[c] for c in ("method", "ordinal", "seed", "answer")), strict=True):
+        found.setdefault(str(method), {})[int(ordinal), int(seed)] = answer
+    return found
+
+
+def _same(one: Mapping[tuple[int, int], str], other: Mapping[tuple[int, int], str]) -> float | None:
+    """Percent of the answers of both that are the same."""
+    both = one.keys() & other.keys()
+    return 100 * sum(one[key] == other[key] for key in both) / len(both) if both else None
+
+
+def _policy_of_source(method: str, about: Mapping[str, Any]) -> str:
     pruner = get(method)
     info = PlanningInfo(about["n_visual"], about["n_layers"])
     stages = pruner.schedule(Budget(max(about["budgets"])), info, pruner.complete({})).stages
     return ", then ".join(dict.fromkeys(stage.positions for stage in stages))
 
 
-def _share(flags: Sequence[bool]) -> float | None:
-    return sum(flags) / len(flags) if flags else None
-
-
-def _cases(by: dict[tuple[str, Any], dict[tuple[int, int], Outcome]]) -> list[dict[str, Any]]:
+def _cases(
+    measured: Measured,
+    keys: Mapping[str, Mapping[str, str]],
+    right: Mapping[str, np.ndarray],
+    answers: Mapping[str, Mapping[tuple[int, int], str]],
+    there: Flags,
+) -> list[dict[str, Any]]:
     """Where-questions that the unpruned model answers right and a method with one policy alone, the first of them."""
-    found = []
-    for id, full in by[FULL, None].items():
-        for method in METHODS if kind_of(full) == "where" and full.right else ():
-            keep, reindex = (by.get((method, policy), {}).get(id) for policy in POLICIES)
-            if keep is not None and reindex is not None and keep.right != reindex.right:
-                asked = {"seed": full.seed, "method": method, "question": full.question, "right": full.expected}
-                found.append({**asked, "keep": keep.answer, "reindex": reindex.answer})
+    results, seed = measured.results, measured.run.manifest.seeds[0]
+    cases = measured.run.cases(["ordinal", "case_id", "question", "answers"]).set_index("ordinal")
+    found: list[dict[str, Any]] = []
+    for at in np.flatnonzero(there & (results.unpruned_right[0] == 1)):
+        case = cases.loc[(ordinal := int(results.cases["ordinal"].iloc[at]))]
+        for method, pair in keys.items():
+            flags = {policy: right[pair[policy]][at] for policy in POLICIES}
+            if sum(flags.values()) == 1:
+                said = {policy: answers[pair[policy]].get((ordinal, seed), "") for policy in POLICIES}
+                asked = {"id": case["case_id"], "method": method, "question": case["question"]}
+                found.append({**asked, "right": case["answers"][0], **said})
     return found[:MOST_CASES]
 
 
-def write(outcomes: Outcomes, about: About, folder: Path, docs: Path | None = None) -> list[Path]:
-    """Write ``positions.md`` and ``positions.json`` to ``folder``, and the former to ``docs`` too."""
-    found = document(outcomes, about)
-    texts = {folder / "positions.json": json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False) + "\n"}
+def write(found: dict[str, Any], folder: Path, docs: Path | None = None) -> list[Path]:
+    """Write ``positions.md`` and ``positions.json`` to ``folder``, and the former to ``docs`` too; return the paths."""
+    texts = {folder / "positions.json": as_json(found)}
     for place in (folder, docs):
         if place is not None:
-            texts[place / "positions.md"] = page(found)
+            texts[place / "positions.md"] = page(found).encode()
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
+        write_whole(path, text)
     return list(texts)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read ``positions.json``. Raises BadInput for another format version."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("format") != FORMAT:
-        raise BadInput(f"{str(path)!r} is no document about positions of format {FORMAT}.")
-    return found
 
 
 def page(found: dict[str, Any]) -> str:
@@ -159,7 +174,7 @@ def page(found: dict[str, Any]) -> str:
             "kind": kind,
             "keep": sum(row["kinds"][kind]["only_keep"] for row in found["rows"]),
             "reindex": sum(row["kinds"][kind]["only_reindex"] for row in found["rows"]),
-            "sure": [row["label"] for row in found["rows"] if row["kinds"][kind]["p_holm"] < 0.05],
+            "sure": [row["label"] for row in found["rows"] if (row["kinds"][kind]["p_holm"] or 1.0) < 0.05],
         }
         for kind in KINDS
     ]
@@ -170,7 +185,7 @@ def page(found: dict[str, Any]) -> str:
         budget=found["about"]["budgets"][0],
         table_rows=[_cells(row) for row in found["rows"]],
         case_rows=[
-            [str(case["seed"]), cell(get(case["method"]).label)]
+            [cell(case["id"]), cell(get(case["method"]).label)]
             + [cell(case[name]) for name in ("question", "right", *POLICIES)]
             for case in found["cases"]
         ],
@@ -181,9 +196,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
     cells = [cell(row["label"]), row["source"]]
     for kind in KINDS:
         own = row["kinds"][kind]
-        cells += [
-            percent(own["keep"]),
-            percent(own["reindex"]),
-            f"{own['only_keep']} : {own['only_reindex']} ({p_value(own['p_holm'])})",
-        ]
-    return [*cells, percent(row["same_answer"])]
+        test = "too few to test" if own["p_holm"] is None else p_value(own["p_holm"])
+        cells += [number(own["keep"]), number(own["reindex"]), f"{own['only_keep']} : {own['only_reindex']} ({test})"]
+    return [*cells, number(row["same_answer"])]

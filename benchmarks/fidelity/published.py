@@ -7,9 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .outcomes import FULL
-from .papers import RANKINGS, SETTINGS, PrintedTable
-from .statistics import mean, ranks, spearman
+import numpy as np
+
+from tokviz.tables.published import PrintedTable, printed_settings, rankings
+
+RANKINGS, SETTINGS = rankings(), printed_settings()
+"""The tables whose rows are methods; what the budget of a method's rows means here, beside the setting of the paper."""
+EXACT_UP_TO = 9
+"""Most pairs for which all orders are tried (9! = 362,880)."""
 
 MIRRORED = {
     "POPE": ("existence",),
@@ -26,6 +31,60 @@ class Ours:
 
     retention: float
     families: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of ``n`` pairs. rho: None when undefined (fewer than two pairs, or all tied).
+
+    p: exact and two-sided over all orders, None for more than EXACT_UP_TO pairs.
+    """
+
+    rho: float | None
+    n: int
+    p: float | None
+
+
+def spearman(left: Sequence[float], right: Sequence[float]) -> Correlation:
+    """The rank correlation, with the share of orders that are at least as extreme.
+
+    Raises ValueError for different numbers of values.
+    """
+    from scipy.stats import permutation_test, rankdata
+
+    n = len(left)
+    if n != len(right):
+        raise ValueError(f"{n} and {len(right)} values cannot be paired.")
+    x, y = (rankdata(values) - (n + 1) / 2 for values in (left, right))
+    scale = float(np.sqrt((x @ x) * (y @ y))) if n > 1 else 0.0
+    if not scale:
+        return Correlation(None, n, None)
+    p = None
+    if n <= EXACT_UP_TO:
+        orders = permutation_test(
+            (x,),
+            lambda x, axis=-1: x @ y,
+            permutation_type="pairings",
+            n_resamples=np.inf,
+            vectorized=True,
+            batch=50_000,
+        )
+        p = float(orders.pvalue)
+    return Correlation(float(x @ y) / scale, n, p)
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1 for the highest value; ties share the mean of their places."""
+    from scipy.stats import rankdata
+
+    found: list[float] = rankdata([-value for value in values]).tolist()
+    return found
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean, NaN of nothing."""
+    every = list(values)
+    return sum(every) / len(every) if every else math.nan
 
 
 Table = Mapping[str, Mapping[int, Ours]]
@@ -49,7 +108,7 @@ def compare(ours: Table) -> dict[str, Any]:
             {"name": t.paper, "title": t.title, "table": t.table, "column": t.column, "remark": t.remark}
             for t in RANKINGS
         ],
-        "not_compared": sorted(method for method in ours if method not in SETTINGS and method != FULL),
+        "not_compared": sorted(method for method in ours if method not in SETTINGS),
     }
 
 
@@ -74,8 +133,8 @@ def _ranking(ours: Table, budget: int, theirs: Mapping[str, float]) -> dict[str,
     common = [method for method in common if not math.isnan(ours[method][budget].retention)]
     mine = [ours[method][budget].retention for method in common]
     published = [theirs[method] for method in common]
-    places = zip(ranks(mine).tolist(), ranks(published).tolist(), strict=True)
-    rows = [
+    places = zip(ranks(mine), ranks(published), strict=True)
+    rows: list[dict[str, Any]] = [
         {"method": method, "ours": a, "published": b, "our_rank": rank, "published_rank": their_rank}
         for method, a, b, (rank, their_rank) in zip(common, mine, published, places, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Kept against renumbered positions, on outcomes that can be counted by hand."""
+"""Kept against renumbered positions, on a run whose answers can be counted by hand."""
 
 import json
 from pathlib import Path
@@ -6,98 +6,65 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fidelity import positions
-from benchmarks.fidelity.outcomes import FULL, Outcome, Variant
-from benchmarks.fidelity.statistics import mcnemar
+from tests.fidelity.conftest import ABOUT, entry, flags, measured
 from tokviz.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
-QUESTIONS = [("relation", "where is the red star?", "left"), ("relation", "is a above b?", "yes")] * 4 + [
-    ("counting", "how many stars are there?", "3")
-] * 2
-ABOUT = {
-    "command": "python -m tokviz bench positions --scenes 1", "machine": "a | machine", "date": "2026-11-29",
-    "versions": {}, "model": "tokviz-tiny", "fingerprint": "0123", "n_visual": 576, "n_layers": 8, "first_seed": 5,
-    "scenes": 1, "budgets": [64], "workers": 1, "seconds": 1.0, "left_out": [],
-}  # fmt: skip
+METHODS = [entry(id, positions=policy) for id in ("random", "fastv") for policy in ("keep", "reindex")]
 
 
-def answered(right):
-    """Outcomes of the ten questions; ``right`` a string of 1 and 0."""
-    return [
-        Outcome(5, i, family, question, expected, expected if flag == "1" else "?", flag == "1", 64, 64.0, None, None)
-        for i, ((family, question, expected), flag) in enumerate(zip(QUESTIONS, right, strict=True))
-    ]
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """FastV keeps all 20 where-questions with kept positions and 4 with renumbered ones; random is the same in both."""
+    right = [flags(relation=10), flags(relation=10), flags(), flags(relation=4)]
+    answers = {(method.key, 64): [own] for method, own in zip(METHODS, right, strict=True)}
+    columns = {(METHODS[3].key, 64): {"answer": "y"}}
+    return measured(tmp_path_factory.mktemp("positions"), answers, METHODS, columns)
 
 
-RIGHT = {
-    (FULL, None): "1111111011",
-    ("fastv", "keep"): "1010101011",
-    ("fastv", "reindex"): "0000000101",
-    ("random", "keep"): "1111000000",
-    ("random", "reindex"): "1111000000",
-}
-"""Questions 0, 2, 4, 6 ask where, 1, 3, 5, 7 for a relation, 8 and 9 for something else."""
-
-
-def variant(method, policy):
-    return Variant(method, {"positions": policy} if policy else {}, method, 64 if policy else None)
-
-
-def made(changed=None):
-    return {variant(*key): answered(flags) for key, flags in {**RIGHT, **(changed or {})}.items()}
-
-
-def test_counts_by_hand():
-    found = positions.document(made(), ABOUT)
-    assert found["questions"] == {"where": 4, "relation": 4, "other": 2}
-    assert found["unpruned"] == {"where": 1.0, "relation": 0.75, "other": 1.0}
+def test_counts_by_hand(run):
+    found = positions.document(run, ABOUT)
+    assert found["questions"] == {"where": 20, "relation": 0, "other": 80}
+    assert found["unpruned"] == {"where": 100, "relation": None, "other": 87.5}
     random, fastv = found["rows"]
     assert (random["method"], random["source"]) == ("random", "reindex") and fastv["source"] == "keep"
     where, other = fastv["kinds"]["where"], fastv["kinds"]["other"]
-    assert (where["keep"], where["reindex"], where["only_keep"], where["only_reindex"]) == (1.0, 0.0, 4, 0)
-    assert where["p"] == mcnemar(4, 0) and where["p_holm"] == 2 * where["p"]
-    assert (other["only_keep"], other["only_reindex"]) == (1, 0)
-    relation = fastv["kinds"]["relation"]
-    assert (relation["keep"], relation["reindex"]) == (0.0, 0.25)
-    # Questions 0, 2, 4, 6, 7 and 8 are answered differently; 1, 3 and 5 are wrong in the same way, 9 is right in both.
-    assert fastv["same_answer"] == 0.4 and random["same_answer"] == 1.0
-    assert [(case["method"], case["keep"], case["reindex"]) for case in found["cases"]] == [("fastv", "left", "?")] * 4
+    assert (where["keep"], where["reindex"], where["only_keep"], where["only_reindex"]) == (100, 20, 16, 0)
+    # All 16 go one way: 2 / 2^16, doubled for the two methods.
+    assert where["p_holm"] == pytest.approx(2**-14)
+    assert (other["only_keep"], other["p_holm"]) == (0, None)
+    assert (fastv["same_answer"], random["same_answer"]) == (0, 100)
+    assert [(case["method"], case["keep"], case["reindex"]) for case in found["cases"]] == [("fastv", "x", "y")] * 12
 
 
-def test_the_page_says_what_was_counted():
-    text = positions.page(positions.document(made(), ABOUT))
-    assert "Where-questions (4; unpruned 100.0% right): over the 2 methods 4 answers are right only with kept" in text
-    assert "a \\| machine" in text and "arXiv 2506.21873" in text
+def test_the_page_says_what_was_counted(run, tmp_path):
+    found = positions.document(run, ABOUT)
+    text = positions.page(found)
+    assert "Where-questions (20; unpruned 100.0% right): over the 2 methods 16 answers are right only with kept" in text
+    assert "Beyond chance for FastV." in text
+    assert "a \\| machine" in text and "arXiv 2506.21873" in text and "## Where-questions that flip" in text
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1, block
-    assert "## Where-questions that flip" in text
-    same = made({("fastv", "reindex"): RIGHT["fastv", "keep"]})
-    assert "that flip" not in positions.page(positions.document(same, ABOUT))
+    paths = positions.write(found, tmp_path, tmp_path / "docs")
+    assert json.loads(paths[0].read_text()) == json.loads(json.dumps(found)) and paths[2].read_text() == text
 
 
-def test_what_cannot_be_compared_is_refused():
-    only_keep = {v: own for v, own in made().items() if v.params.get("positions") != "reindex"}
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    only = measured(tmp_path, {(METHODS[2].key, 64): [flags()]}, METHODS[2:3])
     with pytest.raises(BadInput, match="both policies"):
-        positions.document(only_keep, ABOUT)
-    with pytest.raises(BadInput, match="no question in common"):
-        positions.document({v: own if v.method == FULL else [] for v, own in made().items()}, ABOUT)
+        positions.document(only, ABOUT)
 
 
 def test_every_method_runs_with_both():
-    wanted = positions.variants(576)
-    assert len(wanted) == 1 + 2 * len(positions.METHODS) and {v.budget for v in wanted} == {None, 64}
-    assert {v.budget for v in positions.variants(144)} == {None, 16}
+    wanted = positions.mining(576)
+    assert len(wanted.methods) == 2 * len(positions.METHODS) and wanted.budgets == (64,)
+    assert positions.mining(144).budgets == (16,)
 
 
 def test_the_committed_page_is_that_of_the_committed_numbers():
-    found = positions.read(ROOT / "benchmarks" / "positions.json")
-    assert (ROOT / "benchmarks" / "positions.md").read_text() == positions.page(found)
-    assert (ROOT / "docs" / "positions.md").read_text() == positions.page(found)
-
-
-def test_another_format_is_refused(tmp_path):
-    path = tmp_path / "positions.json"
-    path.write_text(json.dumps({"format": 99}))
-    with pytest.raises(BadInput, match="format 1"):
-        positions.read(path)
+    found = json.loads((ROOT / "benchmarks" / "positions.json").read_text())
+    if found["format"] != positions.FORMAT:
+        pytest.skip("these numbers are of the runner before: tokviz bench positions makes them anew")
+    for folder in ("benchmarks", "docs"):
+        assert (ROOT / folder / "positions.md").read_text() == positions.page(found)

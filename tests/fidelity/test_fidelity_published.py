@@ -5,10 +5,10 @@ import math
 import pytest
 
 from benchmarks.fidelity import published
-from benchmarks.fidelity.outcomes import FAMILIES
-from benchmarks.fidelity.papers import RANKINGS, SETTINGS, read_ablation, read_table
-from benchmarks.fidelity.published import Ours
-from tokviz.tables.published import published_budget
+from benchmarks.fidelity.measured import FAMILIES
+from benchmarks.fidelity.papers import read_ablation
+from benchmarks.fidelity.published import RANKINGS, SETTINGS, Ours, ranks, spearman
+from tokviz.tables.published import published_budget, read_table
 
 ENTRY = {"paper": "Paper", "title": "Title", "table": "Table 1", "mean": "Avg.", "remark": ""}
 GOOD = """row,tokens,GQA,POPE,Avg.
@@ -167,6 +167,18 @@ def test_undefined_results_are_left_out_of_rankings():
 
 
 def test_methods_without_a_printed_row_are_named():
-    compared = published.compare(results(random=(1, 1), apet=(2, 2), full=(3, 3)))
+    compared = published.compare(results(random=(1, 1), apet=(2, 2)))
     assert compared["not_compared"] == ["random"]
     assert set(compared["settings"]) == {"apet"}
+
+
+def test_rank_correlations_are_exact_over_all_orders():
+    assert ranks([3.0, 9.0, 3.0]) == [2.5, 1, 2.5]
+    # Of the six orders of three, two are at least as extreme as a perfect one: it and its reverse.
+    assert spearman([1, 2, 3], [10, 20, 30]) == published.Correlation(pytest.approx(1), 3, pytest.approx(2 / 6))
+    # d = 0, 1, 1: 1 - 6 * 2 / (3 * 8), and |rho| of three is never smaller than that.
+    assert spearman([1, 2, 3], [10, 30, 20]) == published.Correlation(pytest.approx(0.5), 3, pytest.approx(1))
+    assert spearman([1, 1], [1, 2]).rho is None and spearman([1], [1]).rho is None
+    assert spearman(range(10), range(10)).p is None
+    with pytest.raises(ValueError, match="cannot be paired"):
+        spearman([1], [1, 2])

@@ -12,9 +12,16 @@ from tokviz.mining.schema import schema_of
 N = 576
 
 
-def method(id: str, *, key: str | None = None, label: str | None = None, kind: str = "diversity") -> MinedMethod:
+def method(
+    id: str,
+    *,
+    key: str | None = None,
+    label: str | None = None,
+    kind: str = "diversity",
+    params: dict[str, Any] | None = None,
+) -> MinedMethod:
     label = label or {"apet": "ApET", "random": "Random"}.get(id, id)
-    return MinedMethod(key=key or id, id=id, label=label, kind=kind, params={}, code_sha256="0" * 64)
+    return MinedMethod(key=key or id, id=id, label=label, kind=kind, params=params or {}, code_sha256="0" * 64)
 
 
 def write_run(
@@ -25,15 +32,17 @@ def write_run(
     *,
     layout: str = "jsonl",
     name: str = "cases.jsonl",
+    columns: dict[tuple[str, int], dict[str, Any]] | None = None,
 ) -> Path:
     """Write a run.
 
     cases: right (of the unpruned answer) and whatever else a column of theirs should hold. answers: by method and
-    budget, for every seed, whether each case is right; None where the answer failed.
+    budget, for every seed, whether each case is right; None where the answer failed. columns: by method and budget what
+    other columns of every row hold.
     """
     full = [_case(number, case) for number, case in enumerate(cases)]
     rows = [
-        _row(full[number], key, budget, seed, right)
+        _row(full[number], key, budget, seed, right) | (columns or {}).get((key, budget), {})
         for (key, budget), seeds in answers.items()
         for seed, flags in enumerate(seeds)
         for number, right in enumerate(flags)

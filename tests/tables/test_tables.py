@@ -205,6 +205,21 @@ def test_a_method_that_fails_on_some_cases_takes_none_from_the_others(tmp_path):
     assert [cell.n for cell in (apet.cells[0], fastv.cells[0])] == [40, 1] and fastv.cells[4].value is None
 
 
+def test_retention_of_what_a_method_answered_is_beside_the_unpruned_model_on_the_same(tmp_path):
+    """FastV answers half of each family, as well as the unpruned model does, which has all and half of them."""
+    right = [T] * 20 + [T, F] * 10
+    cases = [{"right": flag, "family": "counting" if i < 20 else "reading"} for i, flag in enumerate(right)]
+    answers = {("fastv", 64): [[None] * 10 + right[10:20] + [None] * 10 + right[30:]], ("apet", 64): [right]}
+    write_run(tmp_path, cases, answers, [method("fastv"), method("apet")])
+    table = retention([Results(open_run(tmp_path))])
+    assert [cell.value for cell in cells(table, "fastv")] == pytest.approx([100, 50, 100])
+    assert [cell.value for cell in cells(table, "ApET")] == pytest.approx([100, 50, 100])
+    # The unpruned model has ten of twenty; the method answers those ten and has five of them.
+    cases = [{"right": flag, "family": "counting"} for flag in [T] * 10 + [F] * 10]
+    write_run(tmp_path / "b", cases, {("fastv", 64): [[T] * 5 + [F] * 5 + [None] * 10]}, [method("fastv")])
+    assert [cell.value for cell in cells(retention([Results(open_run(tmp_path / "b"))]), "fastv")] == [50, 50]
+
+
 def test_a_budget_at_which_a_method_always_fails_says_so(tmp_path):
     answers = {("apet", 64): [[T, T]], ("apet", 32): [[None, None]], ("fastv", 64): [[T, F]]}
     write_run(tmp_path, [{"right": T}, {"right": T}], answers, [method("apet"), method("fastv")])

@@ -83,7 +83,7 @@ def run_mine(arguments: argparse.Namespace) -> int:
     vlm = tokviz.load(arguments.model, **loading_options(arguments))
     for notice in vlm.notices:
         console.print(Text(notice))
-    with _interruptible(console) as stop, _told(console) as on_progress:
+    with interruptible(console) as stop, told(console) as on_progress:
         run = tokviz.mine(
             vlm, cases, methods, budgets, out=arguments.out, budget_as=arguments.budget_as, params=params,
             seeds=arguments.seeds, seed=arguments.seed, max_new_tokens=arguments.max_new_tokens,
@@ -95,7 +95,7 @@ def run_mine(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _interruptible(console: Console) -> Iterator[threading.Event]:
+def interruptible(console: Console) -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one interrupts as usual."""
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -118,7 +118,7 @@ def _interruptible(console: Console) -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _told(console: Console) -> Iterator[Callable[[MiningProgress], None]]:
+def told(console: Console) -> Iterator[Callable[[MiningProgress], None]]:
     """What tells how far it is: a bar on a terminal, a line now and then in a log."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

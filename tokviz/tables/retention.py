@@ -58,11 +58,12 @@ def retention(runs: Sequence[Results], by: str = "family") -> ResultTable:
                 data_set_figure(r, r.right_by_seed(key, budget), r.by_seed(key, budget), there)
                 for _, r, there, _ in parts
             ]
+            same = full if not any((key, budget) in r.missing for r in runs) else _beside(key, budget, parts)
             if all(figure is None for figure in found) or method.id == UNPRUNED:
                 continue
             here = [{"method": key, "budget": budget, **where} for where in places]
             kind: RowKind = "control" if method.kind == "control" else "method"
-            cells = _scores(found, full, here, spreads.get((key, budget)))
+            cells = _scores(found, same, here, spreads.get((key, budget)))
             rows.append(TableRow(name=names[key], cells=cells, kind=kind, group=group))
             share = published_budget(budget, n) if (n := _one_n(runs)) else None
             if share is not None and key == method.id:
@@ -86,6 +87,14 @@ def _parts(runs: Sequence[Results], by: str) -> list[Part]:
     if not slices:
         return [("all", results, _every(results), {})]
     return [(some.name, results, some.there, some.where) for some in slices]
+
+
+def _beside(key: str, budget: int, parts: Sequence[Part]) -> list[float | None]:
+    """The unpruned figures over the cases that a method has answers to."""
+    return [
+        data_set_figure(r, r.unpruned_right, r.unpruned[None], there & ~np.isnan(r.points(key, budget)))
+        for _, r, there, _ in parts
+    ]
 
 
 def _every(results: Results) -> Flags:
