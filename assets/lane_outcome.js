@@ -28,8 +28,9 @@ function fillOutcome(lane, data) {
   lane.answer.className = "tv-answer";
   lane.answer.classList.toggle("tv-long", data.answer.length > 16);
   lane.answer.classList.toggle("tv-quiet", Boolean(waiting || data.error));
-  if (data.said.some(([, text]) => text)) sayWords(lane.answer, data.said);
-  else lane.answer.textContent = data.error || waiting || data.answer || "(empty answer)";
+  const words = data.said.some(([, text]) => text);
+  sayWords(lane.answer, words ? data.said : []);
+  if (!words) lane.answer.textContent = data.error || waiting || data.answer || "(empty answer)";
   lane.answer.title = data.error || "";
   lane.verdict.className = "tv-verdict";
   lane.verdict.textContent = "";

@@ -223,6 +223,17 @@ def test_changed_words_are_marked_and_tell_how_likely_they_were(browser):
     assert page.evaluate("document.documentElement.scrollHeight") == height
     page.mouse.move(1, 1)
     assert tip.is_hidden()
+    # The same by keys: an answer is one place in the order of Tab, arrows go from word to word.
+    page.locator(".tv-grid-toggle").focus()
+    while not page.evaluate("document.activeElement.matches('.tv-lane:nth-of-type(2) .tv-answer')"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement !== document.body")
+    assert tip.inner_text().startswith("probability 90.5%")
+    page.keyboard.press("End")
+    assert tip.inner_text() == "probability 28.7% · −1.25 nats · without pruning: “cyan, I think.”"
+    assert page.locator(".tv-live").inner_text().startswith("green.: probability 28.7%")
+    page.keyboard.press("Escape")
+    assert tip.is_hidden() and page.locator(".tv-said-at").count() == 0
     page.get_by_label("Why FasterVLM kept these tokens").click()
     card = page.locator(".tv-answer-card")
     card.locator("summary").click()

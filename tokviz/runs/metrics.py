@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..comparison import Comparison
 from ..names import Box
 from ..records import Run, StageRecord, Timing, TokenGrid, TokenMap
+from ..vqa import alike
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
 Tone = Literal["good", "bad", "same", "different"]
@@ -54,19 +55,30 @@ def normalised(answer: str) -> str:
     return " ".join(answer.casefold().split()).strip(string.punctuation + " ")
 
 
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers say the same: as they are but for case, spaces and final punctuation, or as VQA compares.
+
+    VQA's evaluation has "two" for "2", "a dog" for "dog", "isnt" for "isn't". Unlike it, "none" is not the digit 0: a
+    question may ask for a digit, and an answer of "none" then says that there is none.
+    """
+    if normalised(one) == normalised(other):
+        return True
+    compared = alike(one, none_is_zero=False)
+    return compared != "" and compared == alike(other, none_is_zero=False)
+
+
 def verdict(answer: str, baseline_answer: str, expected: str | None) -> Verdict:
     """Compare an answer with the unpruned model's and, when it is known, with the right one.
 
     With an expected answer: ``right``; ``flipped`` (unpruned right, this wrong); ``recovered`` (unpruned wrong, this
-    right); ``wrong`` (both wrong). Without: ``same`` or ``changed``.
+    right); ``wrong`` (both wrong). Without: ``same`` or ``changed``. Compared by ``same_answer``.
     """
-    said, baseline = normalised(answer), normalised(baseline_answer)
     if expected is None:
-        return _VERDICTS["same" if said == baseline else "changed"]
-    right = normalised(expected)
-    if said == right:
-        return _VERDICTS["right" if baseline == right else "recovered"]
-    return _VERDICTS["flipped" if baseline == right else "wrong"]
+        return _VERDICTS["same" if same_answer(answer, baseline_answer) else "changed"]
+    baseline_is_right = same_answer(baseline_answer, expected)
+    if same_answer(answer, expected):
+        return _VERDICTS["right" if baseline_is_right else "recovered"]
+    return _VERDICTS["flipped" if baseline_is_right else "wrong"]
 
 
 def judge(comparison: Comparison, run: Run) -> Verdict | None:
