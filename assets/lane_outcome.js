@@ -45,13 +45,14 @@ function fillOutcome(lane, data) {
   lane.cut.hidden = !data.cut;
   lane.cut.dataset.hint = data.cut ? `The answer was cut after ${data.cut} new tokens. “Max new tokens”, under Advanced, allows more.` : "";
   lane.more.setAttribute("aria-label", `Whole answer of ${data.label}`);
-  showWhetherMore(lane);
 }
 
 // A word or two is all there; of a longer answer the first two lines, until it is opened.
-function showWhetherMore(lane) {
+// Asked when lanes stand where they are seen: before, nothing has a height.
+function showWhatHasMore() {
   if (part("root").classList.contains("tv-answers-open")) return;
-  lane.more.hidden = lane.answer.scrollHeight <= lane.answer.clientHeight + 2;
+  const has = state.lanes.map(({ answer }) => answer.scrollHeight > answer.clientHeight + 2);
+  state.lanes.forEach(({ more }, i) => { more.hidden = !has[i]; });
 }
 
 // Flags of serving stacks and warnings, folded: one line says what is inside.

@@ -213,6 +213,7 @@ function arrange() {
   const width = part("lanes").clientWidth / Math.max(columns, 1);
   part("lanes").classList.toggle("tv-narrow", width < 235);
   part("lanes").style.setProperty("--tv-strip", `${width < 235 ? 124 : width < 300 ? 106 : 88}px`);
+  showWhatHasMore();
   if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.image));
   arrangeFilm();
 }
