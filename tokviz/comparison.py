@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from . import chance
 from .answers import AnswerWord, answer_words
 from .chance import AgainstRandom, Overlap
+from .costs import RunCost, cost_of
 from .errors import BadInput
 from .files import open_file, write_or_refuse
 from .records import ImageMeasures, ImageRecord, Many, ModelRecord, Record, Request, Run, Timing, TokenGrid, VideoRecord
@@ -143,6 +144,18 @@ class Comparison(Record):
             KeyError: If there is no such run.
         """
         return answer_words(self[name], self.runs[0])
+
+    def cost(self, name: str | int) -> RunCost:
+        """Return what a run cost: time and compute of each part, tokens per layer, KV cache, and how much faster it is.
+
+        Raises:
+            KeyError: If there is no such run.
+
+        Example:
+            >>> cost = result.cost("fastv")
+            >>> cost["prefill"].ms, cost.speedup, cost.kv_cache_bytes, cost.tokens_per_layer
+        """
+        return cost_of(self[name], self.runs[0], self.timings)
 
     def why(self, name: str | int) -> str:
         """Say in one sentence why a run kept or lost the evidence: ranks, and what became of how many patches.

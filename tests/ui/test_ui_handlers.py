@@ -105,8 +105,13 @@ def test_a_run_streams_and_ends_with_every_lane_and_the_session(act, form, file)
     assert statuses[0] == ["waiting"] * 4 and statuses[-1] == ["done"] * 4
     assert any("running" in status for status in statuses)
     view, notice, key, *_ = outputs[-1]
-    session, table, level, frames = act.tabs(key)
-    assert notice is None and len(table["data"]) == 4 and not level["visible"] and not frames["visible"]
+    session, table, costs, level, frames = act.tabs(key)
+    assert (
+        notice is None
+        and len(table["data"]) == len(costs["runs"]) == 4
+        and not level["visible"]
+        and not frames["visible"]
+    )
     finished = Comparison.from_json(Path(session).read_bytes())
     assert Path(session).parent.name == key
     assert [run.method for run in finished.runs] == [lane["key"] for lane in view["lanes"]]

@@ -31,6 +31,7 @@ from .components import (
     ASSETS,
     MAX_UPLOAD_MB,
     AboutPage,
+    CostPanel,
     ExampleCards,
     FileButton,
     Notice,
@@ -42,6 +43,7 @@ from .components import (
     script,
 )
 from .compression import CompressedPage
+from .costs import costs
 from .failures import with_sentences
 from .files import figure_choices, request_file, session_file
 from .form import INPUTS, RequestForm, build_form, read_only, stored_methods
@@ -173,10 +175,10 @@ def build_page(
         _remember(form, key)
         fill = with_sentences(act.tabs)
         for change in changes:
-            change.then(fill, key, [tabs.session, tabs.table, *drawn[2:]], queue=False, **_QUIET)
+            change.then(fill, key, [tabs.session, tabs.table, tabs.costs, *drawn[2:]], queue=False, **_QUIET)
         page.unload(act.leave)
         page.unload(studies.leave)
-    page.heavy = [view, panel, tabs.table, form.menu]
+    page.heavy = [view, panel, tabs.table, tabs.costs, form.menu]
     page.act = act
     page.queue(max_size=_EVENTS, default_concurrency_limit=4, api_open=False)
     storage().keep_all()
@@ -324,6 +326,7 @@ class _Tabs:
     """Components of the tabs below the lanes that events need."""
 
     table: NumbersTable
+    costs: CostPanel
     session: gr.DownloadButton
     opener: FileButton
     figure: gr.Button
@@ -337,6 +340,8 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
     with gr.Tabs(elem_id="tokviz-tabs"):
         with gr.Tab("Numbers"):
             table = NumbersTable(numbers.table(first) if first else None, elem_id="tokviz-table")
+        with gr.Tab("Cost"):
+            cost = CostPanel(costs(first) if first else None, elem_id="tokviz-costs")
         with gr.Tab("Methods") as methods_tab:
             notes = gr.HTML(elem_id="tokviz-method-notes")
             # Long, and seldom read: it comes when it is asked for.
@@ -355,7 +360,7 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
                 )
                 make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
                 files = gr.File(label="Figure", interactive=False, visible=False, elem_id="tokviz-figure-files")
-    return _Tabs(table, session, opener, make, view, level, frames, files)
+    return _Tabs(table, cost, session, opener, make, view, level, frames, files)
 
 
 def _run_of(act: Handlers, form: RequestForm) -> Any:

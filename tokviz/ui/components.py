@@ -66,6 +66,8 @@ STUDY_SCRIPTS = (
     "study_panel.js",
 )
 
+COST_SCRIPTS = ("cost_panel.js",)
+
 _VIEW_STYLES = ("patch_view.css", "why_charts.css", "zoom.css", "lane_order.css")
 
 _WORKBENCH_SCRIPTS = (
@@ -208,6 +210,15 @@ class NumbersTable(Widget):
     """
 
     _html, _css, _scripts = "numbers_table.html", "numbers_table.css", ("numbers_table.js",)
+
+
+class CostPanel(Widget):
+    """What the runs cost, as bars, steps and tables. The value is the dict of ``costs.costs``.
+
+    Its scripts and style, ``COST_SCRIPTS``, come when it is looked at, see ``late_scripts``.
+    """
+
+    _html, _scripts = "cost_panel.html", ("cost_later.js",)
 
 
 class MethodMenu(Widget):

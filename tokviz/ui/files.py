@@ -22,6 +22,7 @@ from ..serving.model_menu import model_options
 from ..serving.storage import storage, temporary_file
 from ..session_limits import MAX_BYTES
 from . import numbers, text
+from .costs import costs
 from .failures import refusal
 
 if TYPE_CHECKING:
@@ -210,9 +211,9 @@ def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[
 
 @functools.lru_cache(maxsize=256)
 def of_session(session: str) -> tuple[Any, ...]:
-    """The table of a session file, and its ``figure_choices``. The path of the file follows from its content."""
+    """Table, costs and ``figure_choices`` of a session file, whose path follows from its content."""
     comparison = read_session(session)
-    return numbers.table(comparison), *figure_choices(comparison)
+    return numbers.table(comparison), costs(comparison), *figure_choices(comparison)
 
 
 def level_names(grid: TokenGrid) -> list[tuple[str, str]]:

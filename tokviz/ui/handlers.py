@@ -376,12 +376,12 @@ class Handlers:
         return [gr.skip()] * (2 + len(form.inputs))
 
     def tabs(self, key: str) -> list[Any]:
-        """What the tabs hold of what is shown. Outputs: session button, table, level and frames of the figure."""
+        """What the tabs hold of what is shown. Outputs: session button, table, costs, the figure's level and frames."""
         session = self.shown_file(key)
         if session is None:
-            return [gr.skip()] * 4
-        table, *choices = of_session(session)
-        return [session, table, *(gr.update(**choice) for choice in choices)]
+            return [gr.skip()] * 5
+        table, cost, *choices = of_session(session)
+        return [session, table, cost, *(gr.update(**choice) for choice in choices)]
 
     def figure(self, key: str, view: str, level: str | None, frames: str) -> list[Any]:
         """What is shown as a figure of one view. Outputs: files, notice."""
