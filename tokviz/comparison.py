@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -192,31 +192,49 @@ class Comparison(Record):
         self,
         path: str | Path | None = None,
         *,
-        view: Literal["kept", "score", "clusters", "dropped", "distance"] = "kept",
+        view: Literal["kept", "score", "order", "clusters", "dropped", "distance", "ab", "random"] = "kept",
         methods: Sequence[str] | None = None,
         theme: Literal["light", "dark"] = "light",
         level: int | Literal["both"] | None = None,
         frames: Sequence[int] | None = None,
+        stages: Mapping[str, int] | None = None,
+        maps: Mapping[str, str] | None = None,
+        against: str | None = None,
+        radius: int = 2,
+        columns: int | None = None,
+        title: str | None = None,
         dpi: int = 300,
     ) -> Figure:
         """Draw the image once per run, with what the run kept and answered; written to ``path`` where there is one.
 
         Args:
             path: A file that ends in .png, .svg or .pdf.
-            view: What is drawn of a run: kept tokens, scores, merge groups, how many stages each token survived, or how
-                far each is from the nearest kept one.
+            view: What is drawn of a run: kept tokens, scores, the order in which tokens were picked, merge groups, how
+                many stages each token survived, how far each is from the nearest kept one, what a run keeps beside
+                another one (``ab``), or beside a random selection (``random``).
             methods: Runs beside the unpruned one, by key; None for all.
             theme: Colours of the page.
             level: Of an image that is looked at whole (0) and in crops (1), which is drawn, or both; None for the last.
             frames: Of a video, which of the sampled frames, from 0; None for at most 8, evenly, evidence among them.
+            stages: Which stage of a run is drawn, by its key, from 0; without it, the one that tells most.
+            maps: Which map of a run stands in place of its score in the view ``score``, by its label or name.
+            against: Of the view ``ab``, the run that the others are compared with; None for the first that prunes.
+            radius: Of the view ``random``, patches around each patch, as of ``against_random``.
+            columns: Panels in a row, 1 to 12; None for at most 5, in even rows.
+            title: In place of the question; ``""`` for none.
             dpi: Pixels per inch of the images inside.
 
         Raises BadInput for what is unknown or cannot be written.
+
+        Example:
+            >>> result.figure("scores.pdf", view="score", stages={"apet": 0}, methods=["apet", "fastv"], columns=3)
+            >>> result.figure("a-vs-b.svg", view="ab", against="apet", methods=["fastv"], title="ApET beside FastV")
         """
         from .viz.figures import comparison_figure, save_figure
 
         options: dict[str, Any] = {"view": view, "methods": methods, "theme": theme}
-        options |= {"level": level, "frames": frames, "dpi": dpi}
+        options |= {"level": level, "frames": frames, "stages": stages, "maps": maps, "against": against}
+        options |= {"radius": radius, "columns": columns, "title": title, "dpi": dpi}
         if path is not None:
             save_figure(self, path, **options)
         return comparison_figure(self, **options)
