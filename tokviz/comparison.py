@@ -239,6 +239,35 @@ class Comparison(Record):
             save_figure(self, path, **options)
         return comparison_figure(self, **options)
 
+    def to_python(self, image: str | None = None) -> str:
+        """Return Python code that asks the same again: same answers, same kept tokens.
+
+        Args:
+            image: Path of the image or video, for the code; None for a stored example itself, else for its file name.
+        """
+        from .runs.reproduce import python_code
+
+        return python_code(self, image)
+
+    def to_command(self, image: str | None = None) -> str:
+        """Return a command line that asks the same again. image: as of ``to_python``."""
+        from .runs.reproduce import command
+
+        return command(self, image)
+
+    def to_link(self, page: str | None = None) -> str:
+        """Return an address that opens a page with the same request, ready to be asked.
+
+        Example, question, methods with their parameters and budget stand in the address itself, so that it needs
+        nothing that the page's server keeps. An image of your own is not in it.
+
+        Args:
+            page: Address of the page; None for one that ``tokviz serve`` serves on this machine.
+        """
+        from .runs.reproduce import PAGE, link
+
+        return link(self, page or PAGE)
+
     def _repr_html_(self) -> str:
         """Show the image once per run in a notebook, with what the run kept and answered."""
         from .viz.notebook import to_html

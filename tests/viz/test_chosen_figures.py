@@ -64,7 +64,7 @@ def test_another_map_can_stand_in_place_of_the_score(session, canvas):
     other = make_panel(canvas, session["apet"], "score", Choice(maps={"apet": "distance to the basis"}))
     assert (score.scale.label, other.scale.label) == ("approximation error", "distance to the basis")
     assert (score.pixels != other.pixels).any()
-    with pytest.raises(BadInput, match="no map 'nosuch'.*approximation error, distance to the basis"):
+    with pytest.raises(BadInput, match=r"no map 'nosuch'.*approximation error, distance to the basis"):
         comparison_figure(session, view="score", maps={"apet": "nosuch"}, **LOOK)
 
 
