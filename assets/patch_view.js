@@ -374,7 +374,7 @@ new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 // Canvas colours come from CSS variables, which change with the theme.
 new MutationObserver(() => { state.colours = null; redraw(); }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 // What the studies beneath the lanes draw with, see study_tools.js.
-window.tokvizLanes = { state, paint, paintImage, palette, shownImage, tokenAt, step, placeOf, shortNumber, ticksOf, rangeOf };
+window.tokvizLanes = { state, seenLanes, laneA, laneB, paint, paintImage, palette, shownImage, tokenAt, step, placeOf, shortNumber, ticksOf, rangeOf };
 watch("value", () => show(props.value));
 show(props.value);
 part("root").dataset.ready = ""; // the page waits for it

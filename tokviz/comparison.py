@@ -266,13 +266,78 @@ class Comparison(Record):
         """
         from .runs.reproduce import PAGE, link
 
-        return link(self, page or PAGE)
+        return link(self, PAGE if page is None else page)
 
     def _repr_html_(self) -> str:
         """Show the image once per run in a notebook, with what the run kept and answered."""
         from .viz.notebook import to_html
 
         return to_html(self)
+
+    def patches(self, name: str | int) -> list[dict[str, Any]]:
+        """Return a table of what became of each visual token in a run: one row per token, in the model's order.
+
+        Columns: where the token is (view, row, column, box in pixels), its fate (kept, merged, dropped) and how many
+        stages it survived, what carries it, whether it shows the evidence, and every score and map of every stage.
+
+        Raises:
+            KeyError: If there is no such run.
+            BadInput: If the run failed.
+
+        Example:
+            >>> pandas.DataFrame(result.patches("apet")).query("fate == 'kept'")
+        """
+        from .viz.patches import patch_rows
+
+        return patch_rows(self, self[name])
+
+    def to_zip(
+        self,
+        path: str | Path | None = None,
+        *,
+        view: str = "kept",
+        views: Sequence[str] = ("kept", "score", "ab"),
+        **figure: Any,
+    ) -> bytes:
+        """Return everything as one ZIP file, written to ``path`` if given.
+
+        In it: the session, the page of ``to_html``, figures, the numbers and each run's patches as CSV, the image, and
+        the Python, command and link that ask again. File names say what they hold.
+
+        Args:
+            path: Where to write it.
+            view: Of the figure that is there as PNG, SVG and PDF.
+            views: Further views, as PDF.
+            figure: More arguments of ``figure`` for all of them: ``theme``, ``methods``, ``columns``, ``title``, ...
+
+        Raises:
+            BadInput: For arguments that ``figure`` does not take, or if the file cannot be written.
+        """
+        from .ui.takeaway import bundle
+
+        content = bundle(self, view, views, figure)
+        if path is not None:
+            write_or_refuse(path, content)
+        return content
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return the lanes as one HTML file that opens without a server, and offline; written to ``path`` if given.
+
+        Everything of the page that needs no model works in it: views, hover, zoom, why, tables, costs. It loads nothing
+        from anywhere, and everything in it that came from elsewhere is data, not markup.
+
+        Raises:
+            BadInput: If the session is damaged, or the file cannot be written.
+
+        Example:
+            >>> result.to_html("comparison.html")
+        """
+        from .ui.offline import page
+
+        html = page(self)
+        if path is not None:
+            write_or_refuse(path, html.encode())
+        return html
 
     def save(self, path: str | Path) -> None:
         """Write the comparison to a file, completely or not at all.

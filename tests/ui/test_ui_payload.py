@@ -383,13 +383,13 @@ def test_hostile_texts_stay_texts(whole):
 
 
 def test_templates_interpolate_nothing():
-    from tokviz.ui.components import _VIEW_SCRIPTS, ASSETS, asset
+    from tokviz.ui.scripts import ASSETS, VIEW_SCRIPTS, asset
 
     for name in ("patch_view.html", "page_head.html", "patch_view.css", "method_menu.html", "method_menu.css"):
         source = asset(name)
         assert "${" not in source and "{{" not in source and "`" not in source and "\\" not in source, name
     scripts = sorted(path.name for path in ASSETS.glob("*.js"))
-    assert {*_VIEW_SCRIPTS, "notice.js", "page_head.js"} <= set(scripts)
+    assert {*VIEW_SCRIPTS, "notice.js", "page_head.js"} <= set(scripts)
     for name in scripts:
         source = asset(name)
         for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):

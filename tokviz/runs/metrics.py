@@ -337,10 +337,14 @@ def _over_grid(marked: NDArray[np.int64], rows: int, cols: int) -> NDArray[np.fl
     return np.sqrt(np.stack([(within + (number - i) ** 2).min(axis=0) for i in range(rows)]))
 
 
+NEAREST = "Distance to the nearest kept token"
+"""What ``distance_map`` is called."""
+
+
 def distance_map(grid: TokenGrid, kept: Sequence[int]) -> TokenMap:
     """``nearest_kept`` as a map."""
     words = "high lies far from everything kept"
-    return TokenMap("nearest_kept", "Distance to the nearest kept token", nearest_kept(grid, kept), "patches", words)
+    return TokenMap("nearest_kept", NEAREST, nearest_kept(grid, kept), "patches", words)
 
 
 def reach(grid: TokenGrid, kept: Sequence[int], tokens: Sequence[int] | None = None) -> Reach | None:

@@ -13,7 +13,7 @@ from ..errors import BadInput
 from ..names import UNPRUNED
 from ..pruners import get
 from ..records import RequestedMethod, Run
-from .examples import load_examples
+from .examples import example_of_digest
 
 PAGE = "http://127.0.0.1:7860/"
 """Where ``tokviz serve`` is found on one's own machine."""
@@ -35,11 +35,7 @@ class _Asked:
 def example_of(comparison: Comparison) -> str | None:
     """The id of the stored example that asks about the same image or clip; None where there is none."""
     digest = comparison.image.sha256 if comparison.video is None else comparison.video.sha256
-    for example in load_examples():
-        mine = example.comparison
-        if digest == (mine.image.sha256 if mine.video is None else mine.video.sha256):
-            return example.id
-    return None
+    return example_of_digest().get(digest)
 
 
 def python_code(comparison: Comparison, source: str | None = None) -> str:

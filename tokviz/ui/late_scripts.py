@@ -9,12 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .components import COST_SCRIPTS, STUDY_SCRIPTS, asset, script
+from .scripts import AGAIN_SCRIPTS, COST_SCRIPTS, STUDY_SCRIPTS, asset, script
 
 
 def late_scripts() -> list[Route]:
     """The routes that serve them."""
-    return [_route("study", STUDY_SCRIPTS), _route("cost", COST_SCRIPTS, "cost_panel.css")]
+    return [
+        _route("study", STUDY_SCRIPTS),
+        _route("cost", COST_SCRIPTS, "cost_panel.css"),
+        _route("again", AGAIN_SCRIPTS, "run_again.css"),
+    ]
 
 
 def _route(name: str, scripts: Sequence[str], style: str | None = None) -> Route:

@@ -44,6 +44,7 @@ BUDGET_MEANINGS: list[tuple[str, str]] = [
 ]
 
 FIGURE_VIEWS: list[tuple[str, str]] = [
+    ("as the lanes show it", "shown"),
     ("kept patches", "kept"),
     ("scores", "score"),
     ("order of the picks", "order"),

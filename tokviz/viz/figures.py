@@ -156,6 +156,13 @@ def figure_bytes(comparison: Comparison, file_format: str = "png", **options: An
     return written(lambda: comparison_figure(comparison, **options), file_format, title)
 
 
+def figure_files(comparison: Comparison, **options: Any) -> dict[str, bytes]:
+    """The figure in each of ``FORMATS``, drawn once; otherwise as ``figure_bytes``."""
+    figure = comparison_figure(comparison, **options)
+    title = f"tokviz: {comparison.request.question}"
+    return {file_format: written(lambda: figure, file_format, title) for file_format in FORMATS}
+
+
 def written(make: Callable[[], Figure], file_format: str, title: str) -> bytes:
     """A figure as the bytes of a file of one of ``FORMATS``; the title is untrusted text."""
     figure, title = make(), plain_text(title, 300)
