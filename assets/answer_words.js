@@ -5,15 +5,50 @@ const UNSURE = 0.5; // words less likely than this are underlined
 
 // said: [white space before, word, log-probability or null, whether it differs, words of the unpruned answer instead].
 function sayWords(node, said) {
+  const words = [];
   node.replaceChildren(...said.flatMap(([before, text, logprob, differs, instead]) => {
     const word = make("span", "tv-said", text);
     word.classList.toggle("tv-said-new", differs && said.length > 1); // of one word, the verdict says it
     word.classList.toggle("tv-said-gone", Boolean(instead) && !differs);
     word.classList.toggle("tv-said-unsure", logprob !== null && Math.exp(logprob) < UNSURE);
-    word.addEventListener("pointerenter", () => tip(word, likelihood(logprob, differs, instead)));
+    const about = likelihood(logprob, differs, instead);
+    word.addEventListener("pointerenter", () => tip(word, about));
     word.addEventListener("pointerleave", () => tip(null, ""));
+    words.push({ word, about, text });
     return [before, word];
   }));
+  walkWords(node, words);
+}
+
+// The answer is one place in the order of the Tab key; arrow keys go from word to word.
+function walkWords(node, words) {
+  const there = words.filter(({ about }) => about);
+  node[there.length ? "setAttribute" : "removeAttribute"]("tabindex", "0");
+  let at = -1;
+  const go = (to) => {
+    words.forEach(({ word }) => word.classList.remove("tv-said-at"));
+    at = Math.min(Math.max(to, 0), there.length - 1);
+    const { word, about, text } = there[at];
+    word.classList.add("tv-said-at");
+    word.scrollIntoView({ block: "nearest", inline: "nearest" });
+    tip(word, about);
+    part("live").textContent = `${text || "end"}: ${about}`;
+  };
+  const leave = () => {
+    words.forEach(({ word }) => word.classList.remove("tv-said-at"));
+    at = -1;
+    tip(null, "");
+  };
+  node.onfocus = () => { if (there.length && node.matches(":focus-visible")) go(0); };
+  node.onblur = leave;
+  node.onkeydown = (event) => {
+    if (!there.length) return;
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: there.length - 1 }[event.key];
+    if (event.key === "Escape") leave();
+    else if (to !== undefined) go(to);
+    else return;
+    event.preventDefault();
+  };
 }
 
 function likelihood(logprob, differs, instead) {

@@ -28,8 +28,9 @@ function fillOutcome(lane, data) {
   lane.answer.className = "tv-answer";
   lane.answer.classList.toggle("tv-long", data.answer.length > 16);
   lane.answer.classList.toggle("tv-quiet", Boolean(waiting || data.error));
-  if (data.said.some(([, text]) => text)) sayWords(lane.answer, data.said);
-  else lane.answer.textContent = data.error || waiting || data.answer || "(empty answer)";
+  const words = data.said.some(([, text]) => text);
+  sayWords(lane.answer, words ? data.said : []);
+  if (!words) lane.answer.textContent = data.error || waiting || data.answer || "(empty answer)";
   lane.answer.title = data.error || "";
   lane.verdict.className = "tv-verdict";
   lane.verdict.textContent = "";
@@ -44,13 +45,14 @@ function fillOutcome(lane, data) {
   lane.cut.hidden = !data.cut;
   lane.cut.dataset.hint = data.cut ? `The answer was cut after ${data.cut} new tokens. “Max new tokens”, under Advanced, allows more.` : "";
   lane.more.setAttribute("aria-label", `Whole answer of ${data.label}`);
-  showWhetherMore(lane);
 }
 
 // A word or two is all there; of a longer answer the first two lines, until it is opened.
-function showWhetherMore(lane) {
+// Asked when lanes stand where they are seen: before, nothing has a height.
+function showWhatHasMore() {
   if (part("root").classList.contains("tv-answers-open")) return;
-  lane.more.hidden = lane.answer.scrollHeight <= lane.answer.clientHeight + 2;
+  const has = state.lanes.map(({ answer }) => answer.scrollHeight > answer.clientHeight + 2);
+  state.lanes.forEach(({ more }, i) => { more.hidden = !has[i]; });
 }
 
 // Flags of serving stacks and warnings, folded: one line says what is inside.

@@ -59,6 +59,7 @@ window.tokvizMemory = (() => {
       add("budget", form.budget);
       if (form.budget_as !== "published") add("as", form.budget_as);
       if (form.seed) add("seed", form.seed);
+      if (form.max_new_tokens && form.max_new_tokens !== 32) add("new", form.max_new_tokens);
     } else if (form) parts.length = 0; // the first screen has the bare address
     if (view) {
       if (view.view !== "kept") add("view", view.view);
@@ -80,6 +81,7 @@ window.tokvizMemory = (() => {
     if (given.budget !== undefined) form.budget = Number(given.budget);
     if (given.as !== undefined) form.budget_as = given.as;
     if (given.seed !== undefined) form.seed = Number(given.seed);
+    if (given.new !== undefined) form.max_new_tokens = Number(given.new);
     try { if (given.methods !== undefined) form.methods = methodsOf(given.methods); } catch { /* a broken link: the rest of it still counts */ }
     const view = Object.fromEntries(VIEW_NAMES.filter((name) => given[name] !== undefined).map((name) => [name, given[name]]));
     if (!given.example && !Object.keys(form).length && !Object.keys(view).length) return null;

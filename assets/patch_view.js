@@ -213,6 +213,7 @@ function arrange() {
   const width = part("lanes").clientWidth / Math.max(columns, 1);
   part("lanes").classList.toggle("tv-narrow", width < 235);
   part("lanes").style.setProperty("--tv-strip", `${width < 235 ? 124 : width < 300 ? 106 : 88}px`);
+  showWhatHasMore();
   if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.image));
   arrangeFilm();
 }
@@ -373,7 +374,7 @@ new ResizeObserver(() => { arrange(); redraw(); }).observe(part("lanes"));
 // Canvas colours come from CSS variables, which change with the theme.
 new MutationObserver(() => { state.colours = null; redraw(); }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 // What the studies beneath the lanes draw with, see study_tools.js.
-window.tokvizLanes = { state, paint, paintImage, palette, shownImage, tokenAt, step, placeOf, shortNumber, ticksOf, rangeOf };
+window.tokvizLanes = { state, seenLanes, laneA, laneB, paint, paintImage, palette, shownImage, tokenAt, step, placeOf, shortNumber, ticksOf, rangeOf };
 watch("value", () => show(props.value));
 show(props.value);
 part("root").dataset.ready = ""; // the page waits for it

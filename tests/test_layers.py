@@ -38,6 +38,10 @@ LAZY_UPWARDS = {
     ("tokviz.comparison", "tokviz.runs.metrics"): "a comparison compares its runs by what is measured on them",
     ("tokviz.attention", "tokviz.viz.inside"): "a look inside makes its own table and draws itself",
     ("tokviz.comparison", "tokviz.runs.why"): "a comparison says why its runs kept or lost the evidence",
+    ("tokviz.comparison", "tokviz.runs.reproduce"): "a comparison says how it is run again",
+    ("tokviz.comparison", "tokviz.viz.patches"): "a comparison tables its patches",
+    ("tokviz.comparison", "tokviz.ui.takeaway"): "a comparison packs everything into one file, without gradio",
+    ("tokviz.comparison", "tokviz.ui.offline"): "a comparison saves the page of its lanes, which needs no gradio",
     ("tokviz.comparison", "tokviz.viz.notebook"): "a comparison shows itself in a notebook",
 }
 """Imports inside functions that go up, with the reason."""

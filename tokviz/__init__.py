@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .attention import Inside, InsideLayer, InsideToken, TowerLayer
     from .cases import Case, CaseFile, CaseReport, check_cases, open_cases
     from .comparison import Comparison
+    from .costs import PartCost, RunCost
     from .errors import BadInput, Unsupported
     from .horizon import HorizonLayer, InformationHorizon
     from .mining.mine import MiningProgress, mine
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .runs.rescue import rescue
     from .runs.sweep import SweepEvent, sweep, sweep_events
     from .sweeps import Sweep, SweepCurve, SweepPoint
+    from .tables.speeds import PublishedSpeed, published_speeds
     from .types import (
         CLIP_RELEVANCE,
         CLS_ATTENTION,
@@ -100,6 +102,8 @@ _NAMES = {
     "horizon": "HorizonLayer InformationHorizon",
     "rescues": "Rescue RescueBlock",
     "sweeps": "Sweep SweepCurve SweepPoint",
+    "tables.speeds": "PublishedSpeed published_speeds",
+    "costs": "PartCost RunCost",
     "runs.edits": "ask_with edited tokens_in",
     "runs.horizon": "information_horizon",
     "runs.rescue": "rescue",
@@ -168,12 +172,15 @@ __all__ = [
     "Need",
     "Paper",
     "Param",
+    "PartCost",
     "PlanningInfo",
     "Pruner",
+    "PublishedSpeed",
     "Reading",
     "Rescue",
     "RescueBlock",
     "Run",
+    "RunCost",
     "Schedule",
     "Selection",
     "Signals",
@@ -211,6 +218,7 @@ __all__ = [
     "open_run",
     "prune",
     "pruner",
+    "published_speeds",
     "register",
     "rescue",
     "rows_by_view",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from .records import AnswerToken, Run
+from .vqa import alike
 
 CUT_ANSWER = "The answer was cut after {} new tokens; more can be allowed."
 _CUT = re.compile(re.escape(CUT_ANSWER).replace(re.escape("{}"), r"(\d{1,6})"))
@@ -63,8 +64,9 @@ def answer_words(run: Run, unpruned: Run) -> list[AnswerWord]:
 
 
 def _plain(word: str) -> str:
-    """A word without case and outer punctuation; one that is nothing else stays."""
-    return word.casefold().strip(string.punctuation) or word
+    """A word without case and outer punctuation, a number in digits; one that is nothing else stays."""
+    bare = word.casefold().strip(string.punctuation) or word
+    return alike(bare, none_is_zero=False) or bare
 
 
 def _aligned(words: Sequence[str], others: Sequence[str], spelled: Sequence[str]) -> tuple[list[bool], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from . import chance
 from .answers import AnswerWord, answer_words
 from .chance import AgainstRandom, Overlap
+from .costs import RunCost, cost_of
 from .errors import BadInput
 from .files import open_file, write_or_refuse
 from .records import ImageMeasures, ImageRecord, Many, ModelRecord, Record, Request, Run, Timing, TokenGrid, VideoRecord
@@ -144,6 +145,18 @@ class Comparison(Record):
         """
         return answer_words(self[name], self.runs[0])
 
+    def cost(self, name: str | int) -> RunCost:
+        """Return what a run cost: time and compute of each part, tokens per layer, KV cache, and how much faster it is.
+
+        Raises:
+            KeyError: If there is no such run.
+
+        Example:
+            >>> cost = result.cost("fastv")
+            >>> cost["prefill"].ms, cost.speedup, cost.kv_cache_bytes, cost.tokens_per_layer
+        """
+        return cost_of(self[name], self.runs[0], self.timings)
+
     def why(self, name: str | int) -> str:
         """Say in one sentence why a run kept or lost the evidence: ranks, and what became of how many patches.
 
@@ -179,40 +192,152 @@ class Comparison(Record):
         self,
         path: str | Path | None = None,
         *,
-        view: Literal["kept", "score", "clusters", "dropped", "distance"] = "kept",
+        view: Literal["kept", "score", "order", "clusters", "dropped", "distance", "ab", "random"] = "kept",
         methods: Sequence[str] | None = None,
         theme: Literal["light", "dark"] = "light",
         level: int | Literal["both"] | None = None,
         frames: Sequence[int] | None = None,
+        stages: Mapping[str, int] | None = None,
+        maps: Mapping[str, str] | None = None,
+        against: str | None = None,
+        radius: int = 2,
+        columns: int | None = None,
+        title: str | None = None,
         dpi: int = 300,
     ) -> Figure:
         """Draw the image once per run, with what the run kept and answered; written to ``path`` where there is one.
 
         Args:
             path: A file that ends in .png, .svg or .pdf.
-            view: What is drawn of a run: kept tokens, scores, merge groups, how many stages each token survived, or how
-                far each is from the nearest kept one.
+            view: What is drawn of a run: kept tokens, scores, the order in which tokens were picked, merge groups, how
+                many stages each token survived, how far each is from the nearest kept one, what a run keeps beside
+                another one (``ab``), or beside a random selection (``random``).
             methods: Runs beside the unpruned one, by key; None for all.
             theme: Colours of the page.
             level: Of an image that is looked at whole (0) and in crops (1), which is drawn, or both; None for the last.
             frames: Of a video, which of the sampled frames, from 0; None for at most 8, evenly, evidence among them.
+            stages: Which stage of a run is drawn, by its key, from 0; without it, the one that tells most.
+            maps: Which map of a run stands in place of its score in the view ``score``, by its label or name.
+            against: Of the view ``ab``, the run that the others are compared with; None for the first that prunes.
+            radius: Of the view ``random``, patches around each patch, as of ``against_random``.
+            columns: Panels in a row, 1 to 12; None for at most 5, in even rows.
+            title: In place of the question; ``""`` for none.
             dpi: Pixels per inch of the images inside.
 
         Raises BadInput for what is unknown or cannot be written.
+
+        Example:
+            >>> result.figure("scores.pdf", view="score", stages={"apet": 0}, methods=["apet", "fastv"], columns=3)
+            >>> result.figure("a-vs-b.svg", view="ab", against="apet", methods=["fastv"], title="ApET beside FastV")
         """
         from .viz.figures import comparison_figure, save_figure
 
         options: dict[str, Any] = {"view": view, "methods": methods, "theme": theme}
-        options |= {"level": level, "frames": frames, "dpi": dpi}
+        options |= {"level": level, "frames": frames, "stages": stages, "maps": maps, "against": against}
+        options |= {"radius": radius, "columns": columns, "title": title, "dpi": dpi}
         if path is not None:
             save_figure(self, path, **options)
         return comparison_figure(self, **options)
+
+    def to_python(self, image: str | None = None) -> str:
+        """Return Python code that asks the same again: same answers, same kept tokens.
+
+        Args:
+            image: Path of the image or video, for the code; None for a stored example itself, else for its file name.
+        """
+        from .runs.reproduce import python_code
+
+        return python_code(self, image)
+
+    def to_command(self, image: str | None = None) -> str:
+        """Return a command line that asks the same again. image: as of ``to_python``."""
+        from .runs.reproduce import command
+
+        return command(self, image)
+
+    def to_link(self, page: str | None = None) -> str:
+        """Return an address that opens a page with the same request, ready to be asked.
+
+        Example, question, methods with their parameters and budget stand in the address itself, so that it needs
+        nothing that the page's server keeps. An image of your own is not in it.
+
+        Args:
+            page: Address of the page; None for one that ``tokviz serve`` serves on this machine.
+        """
+        from .runs.reproduce import PAGE, link
+
+        return link(self, PAGE if page is None else page)
 
     def _repr_html_(self) -> str:
         """Show the image once per run in a notebook, with what the run kept and answered."""
         from .viz.notebook import to_html
 
         return to_html(self)
+
+    def patches(self, name: str | int) -> list[dict[str, Any]]:
+        """Return a table of what became of each visual token in a run: one row per token, in the model's order.
+
+        Columns: where the token is (view, row, column, box in pixels), its fate (kept, merged, dropped) and how many
+        stages it survived, what carries it, whether it shows the evidence, and every score and map of every stage.
+
+        Raises:
+            KeyError: If there is no such run.
+            BadInput: If the run failed.
+
+        Example:
+            >>> pandas.DataFrame(result.patches("apet")).query("fate == 'kept'")
+        """
+        from .viz.patches import patch_rows
+
+        return patch_rows(self, self[name])
+
+    def to_zip(
+        self,
+        path: str | Path | None = None,
+        *,
+        view: str = "kept",
+        views: Sequence[str] = ("kept", "score", "ab"),
+        **figure: Any,
+    ) -> bytes:
+        """Return everything as one ZIP file, written to ``path`` if given.
+
+        In it: the session, the page of ``to_html``, figures, the numbers and each run's patches as CSV, the image, and
+        the Python, command and link that ask again. File names say what they hold.
+
+        Args:
+            path: Where to write it.
+            view: Of the figure that is there as PNG, SVG and PDF.
+            views: Further views, as PDF.
+            figure: More arguments of ``figure`` for all of them: ``theme``, ``methods``, ``columns``, ``title``, ...
+
+        Raises:
+            BadInput: For arguments that ``figure`` does not take, or if the file cannot be written.
+        """
+        from .ui.takeaway import bundle
+
+        content = bundle(self, view, views, figure)
+        if path is not None:
+            write_or_refuse(path, content)
+        return content
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return the lanes as one HTML file that opens without a server, and offline; written to ``path`` if given.
+
+        Everything of the page that needs no model works in it: views, hover, zoom, why, tables, costs. It loads nothing
+        from anywhere, and everything in it that came from elsewhere is data, not markup.
+
+        Raises:
+            BadInput: If the session is damaged, or the file cannot be written.
+
+        Example:
+            >>> result.to_html("comparison.html")
+        """
+        from .ui.offline import page
+
+        html = page(self)
+        if path is not None:
+            write_or_refuse(path, html.encode())
+        return html
 
     def save(self, path: str | Path) -> None:
         """Write the comparison to a file, completely or not at all.

@@ -216,6 +216,7 @@ def test_changed_words_are_marked_and_tell_how_likely_they_were(browser):
     assert answers.nth(1).locator(".tv-said-new").all_inner_texts() == ["green."]
     assert answers.nth(1).locator(".tv-said-unsure").all_inner_texts() == ["green."]
     assert answers.nth(0).locator(".tv-said-new").count() == answers.nth(2).locator(".tv-said-new").count() == 0
+    assert page.locator(".tv-verdict-line .tv-more:visible").count() == 0
     height = page.evaluate("document.documentElement.scrollHeight")
     answers.nth(1).locator(".tv-said-new").hover()
     tip = page.locator(".tv-tip")
@@ -223,10 +224,36 @@ def test_changed_words_are_marked_and_tell_how_likely_they_were(browser):
     assert page.evaluate("document.documentElement.scrollHeight") == height
     page.mouse.move(1, 1)
     assert tip.is_hidden()
+    # The same by keys: an answer is one place in the order of Tab, arrows go from word to word.
+    page.locator(".tv-grid-toggle").focus()
+    while not page.evaluate("document.activeElement.matches('.tv-lane:nth-of-type(2) .tv-answer')"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement !== document.body")
+    assert tip.inner_text().startswith("probability 90.5%")
+    page.keyboard.press("End")
+    assert tip.inner_text() == "probability 28.7% · −1.25 nats · without pruning: “cyan, I think.”"
+    assert page.locator(".tv-live").inner_text().startswith("green.: probability 28.7%")
+    page.keyboard.press("Escape")
+    assert tip.is_hidden() and page.locator(".tv-said-at").count() == 0
     page.get_by_label("Why FasterVLM kept these tokens").click()
     card = page.locator(".tv-answer-card")
     card.locator("summary").click()
     card.locator("table").wait_for()
     assert card.locator("tr").nth(8).locator("td").all_inner_texts() == ["green.", "28.7%", "-1.25", "cyan, I think."]
+    page.close()
+    assert errors == []
+
+
+def test_of_a_long_answer_two_lines_are_there_and_the_rest_is_a_press_away(browser):
+    told = " ".join(["The triangle left of the sign is green."] * 30)
+    whole = told_words()
+    runs = [run.model_copy(update={"answer": told if i == 2 else run.answer}) for i, run in enumerate(whole.runs)]
+    page, errors = opened(browser, whole.model_copy(update={"runs": runs}))
+    more, answer = page.locator(".tv-verdict-line .tv-more"), page.locator(".tv-answer").nth(2)
+    assert [more.nth(i).is_visible() for i in range(3)] == [False, False, True]
+    closed = answer.bounding_box()["height"]
+    more.nth(2).click()
+    assert answer.bounding_box()["height"] > 3 * closed and more.nth(2).inner_text() == "less"
+    assert answer.evaluate("node => node.scrollWidth <= node.clientWidth + 1")
     page.close()
     assert errors == []

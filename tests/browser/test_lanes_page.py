@@ -11,9 +11,9 @@ from test_compare_views_page import opened
 from view_alone import document
 
 from tokviz.runs.preview import preview
-from tokviz.ui.components import asset
 from tokviz.ui.packing import packed_stages, packed_values
 from tokviz.ui.payload import to_payload
+from tokviz.ui.scripts import asset
 
 pytestmark = pytest.mark.browser
 

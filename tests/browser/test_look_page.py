@@ -10,7 +10,7 @@ from test_requests import upload
 from view_alone import document, payload
 from watching import PATIENCE_MS
 
-from tokviz.ui.components import asset
+from tokviz.ui.scripts import asset
 
 pytestmark = pytest.mark.browser
 

@@ -4,7 +4,7 @@ import pytest
 from synthetic import HOSTILE
 from synthetic_rich import WORDS, rich_comparison
 
-from tokviz.ui.components import asset
+from tokviz.ui.scripts import asset
 
 pytestmark = pytest.mark.browser
 

@@ -3,8 +3,8 @@
 import json
 
 from tokviz.records import ImageRecord
-from tokviz.ui.components import _VIEW_SCRIPTS, _VIEW_STYLES, asset
 from tokviz.ui.payload import packed, to_payload
+from tokviz.ui.scripts import VIEW_SCRIPTS, VIEW_STYLES, asset
 
 
 def _file(record: ImageRecord) -> dict[str, str]:
@@ -21,10 +21,11 @@ def payload(session) -> dict:
 def document(session) -> str:
     """HTML that shows a comparison; ``showNext(payload)`` in the browser shows another one."""
     value = json.dumps(payload(session)).replace("<", "\\u003c")
-    scripts = "\n".join(asset(name) for name in _VIEW_SCRIPTS)
-    styles = "\n".join(map(asset, _VIEW_STYLES))
+    scripts = "\n".join(asset(name) for name in VIEW_SCRIPTS)
+    styles = "\n".join(map(asset, VIEW_STYLES))
     return (
-        f"<meta name=viewport content='width=device-width'><style>body {{ margin: 8px }}{asset('page.css')}"
+        f"<meta name=viewport content='width=device-width'><style>body {{ margin: 8px }}"
+        f"{asset('colours.css')}{asset('page.css')}"
         f"{styles}</style><div id=root>{asset('patch_view.html')}</div>"
         f"<script>const props = {{ value: {value} }};\n((element, props, watch) => {{{scripts}\n}})"
         "(document.querySelector('#root'), props, (name, changed) => {"

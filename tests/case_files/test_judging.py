@@ -16,7 +16,7 @@ from tokviz.cases.judging import (
     pope_figures,
     pope_says,
 )
-from tokviz.cases.vqa import alike, vqa_score
+from tokviz.vqa import alike, vqa_score
 
 
 def case(metric, *answers, question="q", **fields):

@@ -58,6 +58,7 @@ def test_words_are_aligned_with_the_unpruned_answer():
     assert told(answer_words(answered("a square"), answered("a red square here"))) == [
         ("a", True, ""), ("square", True, "red"), ("", False, "here"),
     ]  # fmt: skip
+    assert told(answer_words(answered("two cups"), answered("2 cups"))) == [("two", True, ""), ("cups", True, "")]
     assert told(answer_words(answered("!"), answered("?"))) == [("!", False, "?")]
     assert told(answer_words(answered("  "), full)) == [("", False, full.answer)]
 

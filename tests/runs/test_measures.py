@@ -51,6 +51,11 @@ def test_the_published_ratio_of_encoding_prefilling_and_decoding():
         ("blue", "green", "red", "wrong"),
         ("two  stars", "Two stars", None, "same"),
         ("one", "two", None, "changed"),
+        ("There are two dogs", "there are 2 dogs!", None, "same"),
+        ("the dog", "a cat", "dog", "recovered"),
+        ("2", "two", "2", "right"),
+        ("none", "0", "0", "flipped"),  # a digit is not there, or it is the digit 0
+        ("the", "a", None, "changed"),  # nothing is left of either
     ],
 )
 def test_verdicts(answer, baseline, expected, kind):

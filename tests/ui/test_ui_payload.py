@@ -188,11 +188,21 @@ def test_what_was_kept_until_all_was_withdrawn_stands_beside_the_zero(whole):
 
 @pytest.mark.parametrize(
     ("reference", "value", "shown"),
-    [(18, 10, "1.8×"), (1, 10, "0.1×"), (1, 20, "0.05×"), (1, 29, "0.034×"), (1, 1000, "0.001×"), (1, 1e6, "< 0.0001×"),
-     (0, 5, "0×"), (5, 0, ""), (1e308, 1e-308, "")],
+    [(18, 10, "1.8×"), (96, 100, "1.0×"), (1, 2, "2.0× slower"), (1, 29, "29.0× slower"), (1, 1e6, "1,000,000× slower"),
+     (0, 5, ""), (5, 0, ""), (1e308, 1e-308, ""), (1e-308, 1e308, "")],
 )  # fmt: skip
-def test_ratios_never_read_as_nothing(reference, value, shown):
+def test_what_is_slower_is_called_so(reference, value, shown):
     assert format.ratio(reference, value) == shown
+    assert format.ratio(reference, value, "larger") == shown.replace("slower", "larger")
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"),
+    [(2.28, "2.28× faster"), (12.34, "12.3× faster"), (0.794, "1.26× slower"), (0.5, "2.00× slower"),
+     (1.001, "as fast"), (1e-9, "1,000,000,000× slower"), (0.0, ""), (None, ""), (float("inf"), "")],
+)  # fmt: skip
+def test_a_speed_up_in_words(times, shown):
+    assert format.speed(times) == shown
 
 
 @pytest.mark.parametrize(
@@ -373,13 +383,13 @@ def test_hostile_texts_stay_texts(whole):
 
 
 def test_templates_interpolate_nothing():
-    from tokviz.ui.components import _VIEW_SCRIPTS, ASSETS, asset
+    from tokviz.ui.scripts import ASSETS, VIEW_SCRIPTS, asset
 
     for name in ("patch_view.html", "page_head.html", "patch_view.css", "method_menu.html", "method_menu.css"):
         source = asset(name)
         assert "${" not in source and "{{" not in source and "`" not in source and "\\" not in source, name
     scripts = sorted(path.name for path in ASSETS.glob("*.js"))
-    assert {*_VIEW_SCRIPTS, "notice.js", "page_head.js"} <= set(scripts)
+    assert {*VIEW_SCRIPTS, "notice.js", "page_head.js"} <= set(scripts)
     for name in scripts:
         source = asset(name)
         for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):

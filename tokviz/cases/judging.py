@@ -10,9 +10,9 @@ from typing import TypeVar
 import numpy as np
 
 from ..runs.metrics import normalised
+from ..vqa import vqa_score
 from .boxes import box_score, place_in
 from .case import Case, Metric
-from .vqa import vqa_score
 
 HALF = 0.5
 """From which score an answer counts as right: two of ten people for VQA, ANLS's threshold, an overlap of one half."""

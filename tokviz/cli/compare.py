@@ -36,6 +36,7 @@ def add_to(commands: Any) -> None:
     kinds = "PNG, JPEG, WebP, GIF, BMP, TIFF, or a video: MP4, MOV, WebM, MKV, AVI; detected from the content"
     add("file", nargs="?", metavar="FILE", help=f"image ({kinds})")
     add("--image", "--video", dest="image", metavar="FILE", help="same as FILE, as an option")
+    add("--example", metavar="NAME", help="the image or clip of a stored example, e.g. 01-existence, in place of FILE")
     add("--question", required=True, metavar="TEXT", help="one question about the image or video")
     frames = "number of frames to sample from a video, 1 to 64 (default: depends on the model family)"
     add("--frames", type=int, metavar="N", help=frames)

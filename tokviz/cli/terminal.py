@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..errors import BadInput
 from ..files import writing
+from ..short import passed
 from ..viz.figures import figure_format
 
 _PIPE_WIDTH = 160
@@ -43,9 +44,21 @@ def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def one_file(arguments: argparse.Namespace) -> str:
     """The image or video, given in one of two ways. Raises BadInput."""
     named: list[str] = [name for name in (arguments.file, arguments.image) if name is not None]
+    if getattr(arguments, "example", None) is not None:
+        named.append(_example_file(arguments.example))
     if len(named) != 1:
         raise BadInput('Name one image or video, e.g. compare scene.png --question "what color is the star?".')
     return named[0]
+
+
+def _example_file(name: str) -> str:
+    """The image or clip of a stored example. Raises BadInput."""
+    from ..runs.examples import load_examples
+
+    found = {example.id: example.clip or example.image for example in load_examples()}
+    if found.get(name) is None:
+        raise BadInput(f"There is no example {passed(name)}; there are {', '.join(found)}.")
+    return str(found[name])
 
 
 def checked_outputs(arguments: argparse.Namespace) -> str:

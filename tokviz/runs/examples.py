@@ -72,6 +72,13 @@ def stored_digests(folder: Path = EXAMPLES) -> frozenset[str]:
     return frozenset(found.decode() for session in sessions for found in _DIGEST.findall(session))
 
 
+@cache
+def example_of_digest(folder: Path = EXAMPLES) -> dict[str, str]:
+    """The id of the example that each image or clip belongs to, by its SHA-256; as quick as ``stored_digests``."""
+    sessions = sorted(folder.glob("*/session.json")) if folder.is_dir() else []
+    return {found.decode(): path.parent.name for path in sessions for found in _DIGEST.findall(path.read_bytes())}
+
+
 def load_examples(folder: Path = EXAMPLES) -> list[Example]:
     """Load the stored cases that come with tokviz, or those of a folder: the opening one first, then by id.
 

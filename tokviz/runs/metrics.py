@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..comparison import Comparison
 from ..names import Box
 from ..records import Run, StageRecord, Timing, TokenGrid, TokenMap
+from ..vqa import alike
 
 VerdictKind = Literal["right", "wrong", "flipped", "recovered", "same", "changed"]
 Tone = Literal["good", "bad", "same", "different"]
@@ -54,19 +55,30 @@ def normalised(answer: str) -> str:
     return " ".join(answer.casefold().split()).strip(string.punctuation + " ")
 
 
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers say the same: as they are but for case, spaces and final punctuation, or as VQA compares.
+
+    VQA's evaluation has "two" for "2", "a dog" for "dog", "isnt" for "isn't". Unlike it, "none" is not the digit 0: a
+    question may ask for a digit, and an answer of "none" then says that there is none.
+    """
+    if normalised(one) == normalised(other):
+        return True
+    compared = alike(one, none_is_zero=False)
+    return compared != "" and compared == alike(other, none_is_zero=False)
+
+
 def verdict(answer: str, baseline_answer: str, expected: str | None) -> Verdict:
     """Compare an answer with the unpruned model's and, when it is known, with the right one.
 
     With an expected answer: ``right``; ``flipped`` (unpruned right, this wrong); ``recovered`` (unpruned wrong, this
-    right); ``wrong`` (both wrong). Without: ``same`` or ``changed``.
+    right); ``wrong`` (both wrong). Without: ``same`` or ``changed``. Compared by ``same_answer``.
     """
-    said, baseline = normalised(answer), normalised(baseline_answer)
     if expected is None:
-        return _VERDICTS["same" if said == baseline else "changed"]
-    right = normalised(expected)
-    if said == right:
-        return _VERDICTS["right" if baseline == right else "recovered"]
-    return _VERDICTS["flipped" if baseline == right else "wrong"]
+        return _VERDICTS["same" if same_answer(answer, baseline_answer) else "changed"]
+    baseline_is_right = same_answer(baseline_answer, expected)
+    if same_answer(answer, expected):
+        return _VERDICTS["right" if baseline_is_right else "recovered"]
+    return _VERDICTS["flipped" if baseline_is_right else "wrong"]
 
 
 def judge(comparison: Comparison, run: Run) -> Verdict | None:
@@ -325,10 +337,14 @@ def _over_grid(marked: NDArray[np.int64], rows: int, cols: int) -> NDArray[np.fl
     return np.sqrt(np.stack([(within + (number - i) ** 2).min(axis=0) for i in range(rows)]))
 
 
+NEAREST = "Distance to the nearest kept token"
+"""What ``distance_map`` is called."""
+
+
 def distance_map(grid: TokenGrid, kept: Sequence[int]) -> TokenMap:
     """``nearest_kept`` as a map."""
     words = "high lies far from everything kept"
-    return TokenMap("nearest_kept", "Distance to the nearest kept token", nearest_kept(grid, kept), "patches", words)
+    return TokenMap("nearest_kept", NEAREST, nearest_kept(grid, kept), "patches", words)
 
 
 def reach(grid: TokenGrid, kept: Sequence[int], tokens: Sequence[int] | None = None) -> Reach | None:

@@ -39,7 +39,7 @@ from .execute import (
     run_method,
 )
 from .inputs import Source, check_whole, grid_of, open_media
-from .metrics import normalised, timing, verdict
+from .metrics import same_answer, timing, verdict
 from .requests import ChosenMethod, MethodLike, check_model, listed
 from .smaller import smaller_record
 
@@ -325,7 +325,7 @@ class _Work:
         return {
             "answer": words,
             "answer_tokens": answer_tokens(job.vlm, said),
-            "same": normalised(words) == normalised(baseline),
+            "same": same_answer(words, baseline),
             "logprob": _total(said.reference_logprobs),
             "verdict": verdict(words, baseline, job.request.expected_answer).kind,
         }

@@ -28,20 +28,21 @@ from .api import add_endpoints
 from .api_studies import add_study_endpoints
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .components import (
-    ASSETS,
     MAX_UPLOAD_MB,
     AboutPage,
+    CostPanel,
     ExampleCards,
     FileButton,
     Notice,
     NumbersTable,
     PageHead,
     PatchView,
+    RunAgain,
     StudyPanel,
     WorkbenchView,
-    script,
 )
 from .compression import CompressedPage
+from .costs import costs
 from .failures import with_sentences
 from .files import figure_choices, request_file, session_file
 from .form import INPUTS, RequestForm, build_form, read_only, stored_methods
@@ -50,7 +51,9 @@ from .late_scripts import late_scripts
 from .link_preview import LinkPreview
 from .method_notes import method_page
 from .outcomes import cards
+from .scripts import ASSETS, script
 from .studies import add_studies
+from .takeaway import run_again
 from .workbench_page import CaseHandlers
 from .workbench_routes import workbench_routes
 
@@ -163,9 +166,11 @@ def build_page(
         form.image.upload(check, form.image, [form.image, notice], **{**_CHEAP, "concurrency_limit": None})
         choose = with_sentences(act.model_chosen)
         form.model.change(choose, form.model, [form.menu, form.facts], queue=False, **_QUIET)
-        drawn = [key, tabs.figure_view, tabs.figure_level, tabs.figure_frames]
-        draw = with_sentences(act.figure)
-        tabs.figure.click(draw, drawn, [tabs.figure_files, notice], api_visibility="private", concurrency_limit=2)
+        drawn, made = [key, *tabs.figure_fields], [tabs.files, notice]
+        heavy: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 2, "concurrency_id": "files"}
+        tabs.figure.click(with_sentences(act.figure), drawn, made, js=_SHOWN, **heavy)
+        tabs.everything.click(with_sentences(act.everything), drawn, made, js=_SHOWN, **heavy)
+        tabs.page.click(with_sentences(act.saved_page), key, made, **heavy)
         again = with_sentences(lambda key, name: act.show_again(form, key, name))
         recalled = page.load(again, [key, form.model], shown, js=_RECALL, **_CHEAP)
         recalled.then(None, form.model, None, js=_RECALLED, **_QUIET)
@@ -173,10 +178,16 @@ def build_page(
         _remember(form, key)
         fill = with_sentences(act.tabs)
         for change in changes:
-            change.then(fill, key, [tabs.session, tabs.table, *drawn[2:]], queue=False, **_QUIET)
+            change.then(
+                fill,
+                key,
+                [tabs.session, tabs.table, tabs.costs, tabs.again, *tabs.figure_fields[1:3]],
+                queue=False,
+                **_QUIET,
+            )
         page.unload(act.leave)
         page.unload(studies.leave)
-    page.heavy = [view, panel, tabs.table, form.menu]
+    page.heavy = [view, panel, tabs.table, tabs.costs, tabs.again, form.menu]
     page.act = act
     page.queue(max_size=_EVENTS, default_concurrency_limit=4, api_open=False)
     storage().keep_all()
@@ -223,7 +234,7 @@ def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
     routes = [*late_scripts(), *([] if workbench is None else workbench_routes(workbench))]
     return {
         "theme": theme(),
-        "css_paths": [ASSETS / "page.css"],
+        "css_paths": [ASSETS / "colours.css", ASSETS / "page.css"],
         "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],
         "run_history": False,
@@ -324,38 +335,72 @@ class _Tabs:
     """Components of the tabs below the lanes that events need."""
 
     table: NumbersTable
+    costs: CostPanel
+    again: RunAgain
     session: gr.DownloadButton
     opener: FileButton
     figure: gr.Button
-    figure_view: gr.Dropdown
-    figure_level: gr.Dropdown
-    figure_frames: gr.Textbox
-    figure_files: gr.File
+    figure_fields: list[Any]
+    """View, level, frames, title, columns, what the lanes show."""
+    page: gr.Button
+    everything: gr.Button
+    files: gr.File
 
 
 def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
     with gr.Tabs(elem_id="tokviz-tabs"):
         with gr.Tab("Numbers"):
             table = NumbersTable(numbers.table(first) if first else None, elem_id="tokviz-table")
+        with gr.Tab("Cost"):
+            cost = CostPanel(costs(first) if first else None, elem_id="tokviz-costs")
         with gr.Tab("Methods") as methods_tab:
             notes = gr.HTML(elem_id="tokviz-method-notes")
             # Long, and seldom read: it comes when it is asked for.
             methods_tab.select(lambda: method_page(pruners), None, notes, queue=False, **_QUIET)
         with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
-            with gr.Column(min_width=200):
+            with gr.Column(min_width=220):
+                make, fields = _figure_fields(first)
+            with gr.Column(min_width=220):
                 value = session_file(first) if first else None
                 session = gr.DownloadButton("Download the session (JSON)", value, elem_id="tokviz-session")
+                saved = gr.Button("Save as a page that opens offline (HTML)", elem_id="tokviz-saved-page")
+                everything = gr.Button("Pack everything (ZIP)", elem_id="tokviz-everything")
+                files = gr.File(label="Files", interactive=False, visible=False, elem_id="tokviz-figure-files")
                 opener = FileButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
-            with gr.Column(min_width=200):
-                view = gr.Dropdown(text.FIGURE_VIEWS, value="kept", label="View", filterable=False)
-                level_choices, frames_choice = figure_choices(first)
-                level = gr.Dropdown(label="Tokens of", filterable=False, **level_choices)
-                frames = gr.Textbox(
-                    label="Frames", placeholder="up to 8, evenly spaced", info="Such as 1, 4, 9", **frames_choice
-                )
-                make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
-                files = gr.File(label="Figure", interactive=False, visible=False, elem_id="tokviz-figure-files")
-    return _Tabs(table, session, opener, make, view, level, frames, files)
+            with gr.Column(min_width=260, scale=2):
+                again = RunAgain(run_again(first) if first else None, elem_id="tokviz-again")
+    return _Tabs(table, cost, again, session, opener, make, fields, saved, everything, files)
+
+
+def _figure_fields(first: Comparison | None) -> tuple[gr.Button, list[Any]]:
+    """The button that makes a figure, and the fields that say which."""
+    view = gr.Dropdown(text.FIGURE_VIEWS, value="shown", label="View of the figure", filterable=False)
+    level_choices, frames_choice = figure_choices(first)
+    level = gr.Dropdown(label="Tokens of", filterable=False, **level_choices)
+    frames = gr.Textbox(label="Frames", placeholder="up to 8, evenly spaced", info="Such as 1, 4, 9", **frames_choice)
+    title = gr.Textbox(label="Title", placeholder="the question", max_lines=1)
+    counts: list[tuple[str, int]] = [("automatic", 0), *((str(n), n) for n in range(1, 9))]
+    columns = gr.Dropdown(counts, value=0, label="Columns", filterable=False)
+    shown = gr.Textbox("", visible="hidden", label="What the lanes show")
+    make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
+    return make, [view, level, frames, title, columns, shown]
+
+
+_SHOWN = """(...values) => {
+  const seen = window.tokvizLanes;
+  if (!seen?.state.payload) return values;
+  const { view, settings } = seen.state;
+  const lanes = seen.seenLanes().filter(({ data }) => data.status === 'done' || data.status === 'error');
+  const staged = lanes.filter(({ data }) => data.stages.length);
+  const of = (value) => Object.fromEntries(staged.map((lane) => [lane.data.key, value(lane)]));
+  const shown = {
+    view, reach: settings.reach, lanes: lanes.map(({ data }) => data.key), stages: of((lane) => lane.stageAt),
+    maps: of((lane) => lane.data.stages[lane.stageAt].maps[lane.mapAt]?.label ?? null),
+    a: seen.laneA()?.data.key, b: seen.laneB()?.data.key ?? null,
+  };
+  return [...values.slice(0, -1), JSON.stringify(shown)];
+}"""
+"""Asked when a figure is made: which lanes are there, at which stage and map; see ``files.shown_options``."""
 
 
 def _run_of(act: Handlers, form: RequestForm) -> Any:

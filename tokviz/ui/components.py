@@ -7,7 +7,6 @@ scripts in ``assets/``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,81 +15,12 @@ import gradio as gr
 from gradio.data_classes import FileData, GradioRootModel, ImageData
 from pydantic import model_validator
 
-from ..files import resource
 from .files import IMAGES, VIDEOS, shown_file, uploaded_path
 from .payload import packed
+from .scripts import VIEW_SCRIPTS, VIEW_STYLES, WORKBENCH_SCRIPTS, asset, script, styles
 
-ASSETS = resource("assets")
 MAX_UPLOAD_MB = 100
 """The larger of the limits of ``tokviz.media.images`` and ``tokviz.media.video``, which check the rest."""
-_VIEW_SCRIPTS = (
-    "patch_geometry.js",
-    "unpacking.js",
-    "patch_sheet.js",
-    "patch_chance.js",
-    "patch_draw.js",
-    "patch_groups.js",
-    "answer_words.js",
-    "patch_lane.js",
-    "lane_outcome.js",
-    "lane_numbers.js",
-    "answers_bar.js",
-    "outcomes.js",
-    "patch_tools.js",
-    "patch_sides.js",
-    "view_settings.js",
-    "view_memory.js",
-    "zoom.js",
-    "preview.js",
-    "lane_order.js",
-    "chart_draw.js",
-    "why_charts.js",
-    "agreement.js",
-    "why_panel.js",
-    "patch_table.js",
-    "film_bars.js",
-    "film_strip.js",
-    "staleness.js",
-    "legend.js",
-    "patch_view.js",
-)
-
-STUDY_SCRIPTS = (
-    "study_tools.js",
-    "study_chart.js",
-    "study_sweep.js",
-    "study_inside.js",
-    "study_horizon.js",
-    "study_edit.js",
-    "study_rescue.js",
-    "study_panel.js",
-)
-
-_VIEW_STYLES = ("patch_view.css", "why_charts.css", "zoom.css", "lane_order.css")
-
-_WORKBENCH_SCRIPTS = (
-    "workbench_state.js",
-    "workbench_facets.js",
-    "workbench_cards.js",
-    "workbench_case.js",
-    "workbench_map.js",
-    "workbench_tables.js",
-    "workbench.js",
-)
-
-
-def asset(name: str) -> str:
-    """The text of a file in ``assets/``."""
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
-def script(name: str) -> str:
-    """A script in ``assets/`` as it travels: lines that are comments, a sixth of all, stay here."""
-    return re.sub(r"(?m)^[ \t]*//.*\n", "", asset(name))
-
-
-def _styles(names: str | Sequence[str]) -> str:
-    return "\n".join(map(asset, filter(None, [names] if isinstance(names, str) else names)))
 
 
 class Widget(gr.HTML):
@@ -107,7 +37,7 @@ class Widget(gr.HTML):
         super().__init__(
             value=value,
             html_template=asset(self._html) if self._html.endswith(".html") else self._html,
-            css_template=_styles(self._css),
+            css_template=styles(self._css),
             js_on_load="\n".join(map(script, self._scripts)),
             apply_default_css=False,
             **html_options,
@@ -121,7 +51,7 @@ class Widget(gr.HTML):
 class PatchView(Widget):
     """Lanes side by side: images with overlays, answers, numbers. The value is the dict of ``payload.to_payload``."""
 
-    _html, _css, _scripts = "patch_view.html", _VIEW_STYLES, _VIEW_SCRIPTS
+    _html, _css, _scripts = "patch_view.html", VIEW_STYLES, VIEW_SCRIPTS
 
     def postprocess(self, value: Any) -> Any:
         """What the browser gets: the payload packed."""
@@ -147,7 +77,7 @@ class WorkbenchView(Widget):
     to be opened in the lanes. Raises the event ``select`` then.
     """
 
-    _html, _css, _scripts = "workbench.html", "workbench.css", _WORKBENCH_SCRIPTS
+    _html, _css, _scripts = "workbench.html", "workbench.css", WORKBENCH_SCRIPTS
 
     def preprocess(self, payload: Any) -> dict[str, Any]:  # type: ignore[override]
         """What a browser wants to open, unchecked; empty for anything of another shape."""
@@ -208,6 +138,28 @@ class NumbersTable(Widget):
     """
 
     _html, _css, _scripts = "numbers_table.html", "numbers_table.css", ("numbers_table.js",)
+
+
+class LatePart(Widget):
+    """A part whose scripts and style come when it is looked at, see ``late_scripts``."""
+
+    _module: ClassVar[str]
+    _scripts = ("late_part.js",)
+
+    def __init__(self, value: Any = None, **html_options: Any):
+        super().__init__(value, **{"module": self._module, **html_options})
+
+
+class CostPanel(LatePart):
+    """What the runs cost, as bars, steps and tables. The value is the dict of ``costs.costs``."""
+
+    _html, _module = "cost_panel.html", "cost"
+
+
+class RunAgain(LatePart):
+    """What asks the same again, as Python, command and link. The value is the dict of ``takeaway.run_again``."""
+
+    _html, _module = "run_again.html", "again"
 
 
 class MethodMenu(Widget):

@@ -18,11 +18,14 @@ from gradio.data_classes import FileData
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..records import ImageRecord, Record, TokenGrid
+from ..runs.metrics import NEAREST
 from ..serving.model_menu import model_options
 from ..serving.storage import storage, temporary_file
 from ..session_limits import MAX_BYTES
 from . import numbers, text
+from .costs import costs
 from .failures import refusal
+from .takeaway import run_again
 
 if TYPE_CHECKING:
     from ..media.images import InputImage
@@ -210,9 +213,9 @@ def figure_choices(comparison: Comparison | None) -> tuple[dict[str, Any], dict[
 
 @functools.lru_cache(maxsize=256)
 def of_session(session: str) -> tuple[Any, ...]:
-    """The table of a session file, and its ``figure_choices``. The path of the file follows from its content."""
+    """Table, costs, ``run_again`` and ``figure_choices`` of a session file, whose path follows from its content."""
     comparison = read_session(session)
-    return numbers.table(comparison), *figure_choices(comparison)
+    return numbers.table(comparison), costs(comparison), run_again(comparison), *figure_choices(comparison)
 
 
 def level_names(grid: TokenGrid) -> list[tuple[str, str]]:
@@ -223,6 +226,74 @@ def level_names(grid: TokenGrid) -> list[tuple[str, str]]:
         (views[0] if len(views) == 1 else f"{len(views)} crops", str(level))
         for level, views in zip(levels, names, strict=True)
     ]
+
+
+def shown_options(comparison: Comparison, view: str, shown: str) -> dict[str, Any]:
+    """The view and what the lanes show, as arguments of ``Comparison.figure``.
+
+    view: of ``text.FIGURE_VIEWS``. shown: JSON text from a browser, see ``build._SHOWN``; what of it is not about this
+    comparison is left out, so that a figure is never another one's.
+    """
+    given = _object(shown)
+    keys = {run.key: run for run in comparison.runs}
+    lanes = [key for key in _texts(given.get("lanes")) if key in keys]
+    own = _PAGE_VIEWS.get(str(given.get("view")), "kept")
+    wanted = own if view == AS_SHOWN else view
+    options: dict[str, Any] = {"view": wanted}
+    if lanes:
+        options["methods"] = lanes
+    if wanted == own:
+        stages = given.get("stages") if isinstance(given.get("stages"), dict) else {}
+        options["stages"] = {
+            key: at
+            for key, at in stages.items()
+            if key in lanes and type(at) is int and 0 <= at < len(keys[key].stages) and wanted not in ("ab", "dropped")
+        }
+        maps = given.get("maps") if isinstance(given.get("maps"), dict) else {}
+        if wanted == "score":
+            options["maps"] = {
+                key: name
+                for key, name in maps.items()
+                if key in options["stages"] and name in _map_names(comparison, key, options["stages"][key])
+            }
+            options["stages"] = {key: at for key, at in options["stages"].items() if key in options["maps"]}
+        if wanted == "random" and type(given.get("reach")) is int and 1 <= given["reach"] <= 64:
+            options["radius"] = given["reach"]
+    if wanted == "ab" and given.get("a") in keys:
+        options["against"] = given["a"]
+        if given.get("b") in keys:
+            options["methods"] = [given["a"], given["b"]]
+    return options
+
+
+AS_SHOWN = "shown"
+"""The view of a figure that is the lanes' own."""
+_PAGE_VIEWS = {
+    "kept": "kept",
+    "score": "score",
+    "order": "order",
+    "clusters": "clusters",
+    "dropped": "dropped",
+    "ab": "ab",
+    "chance": "random",
+}
+
+
+def _map_names(comparison: Comparison, key: str, stage: int) -> list[str]:
+    record = comparison[key].stages[stage]
+    return [one.label for one in (record.score, *record.maps) if one is not None] + [NEAREST]
+
+
+def _object(words: str) -> dict[str, Any]:
+    try:
+        found = json.loads(words) if isinstance(words, str) and len(words) < 100_000 else None
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(values: Any) -> list[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
 
 
 def figure_options(comparison: Comparison, level: str | None, frames: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from .files import (
     read_session,
     session_file,
     shown_files,
+    shown_options,
 )
 from .form import INPUTS, RequestForm, is_whole, missing_by_method, read_menu
 from .known import KnownQuestions
@@ -376,32 +377,87 @@ class Handlers:
         return [gr.skip()] * (2 + len(form.inputs))
 
     def tabs(self, key: str) -> list[Any]:
-        """What the tabs hold of what is shown. Outputs: session button, table, level and frames of the figure."""
+        """What the tabs hold of what is shown.
+
+        Outputs: session button, table, costs, what asks again, the figure's level and frames.
+        """
         session = self.shown_file(key)
         if session is None:
-            return [gr.skip()] * 4
-        table, *choices = of_session(session)
-        return [session, table, *(gr.update(**choice) for choice in choices)]
+            return [gr.skip()] * 6
+        table, cost, again, *choices = of_session(session)
+        return [session, table, cost, again, *(gr.update(**choice) for choice in choices)]
 
-    def figure(self, key: str, view: str, level: str | None, frames: str) -> list[Any]:
-        """What is shown as a figure of one view. Outputs: files, notice."""
+    def figure(self, key: str, *asked: Any) -> list[Any]:
+        """What is shown as a figure. asked: as of ``_figure_asked``. Outputs: files, notice."""
+
+        def make(comparison: Comparison, session: str) -> list[str]:
+            from ..viz.figures import save_figure
+
+            options = _figure_asked(comparison, *asked)
+            draw = functools.partial(save_figure, comparison, **options)
+            stem = text.file_stem(comparison.request.question, comparison.request.budget, options["view"])
+            names = [f"{stem}.{kind}" for kind in FIGURE_FORMATS]
+            folder = _folder("figure", session, options)
+            return [str(temporary_file(f"{folder}/{name}", draw)) for name in names]
+
+        return self._made(key, make)
+
+    def everything(self, key: str, *asked: Any) -> list[Any]:
+        """All that can be taken away, in one ZIP file; arguments and outputs as of ``figure``."""
+
+        def make(comparison: Comparison, session: str) -> list[str]:
+            options = _figure_asked(comparison, *asked)
+            name = f"{text.file_stem(comparison.request.question, comparison.request.budget)}.zip"
+            path = f"{_folder('everything', session, options)}/{name}"
+            return [str(temporary_file(path, lambda path: comparison.to_zip(path, **options)))]
+
+        return self._made(key, make)
+
+    def saved_page(self, key: str) -> list[Any]:
+        """What is shown as an HTML file that opens offline. Outputs as of ``figure``."""
+
+        def make(comparison: Comparison, session: str) -> list[str]:
+            name = f"{text.file_stem(comparison.request.question, comparison.request.budget)}.html"
+            path = f"{_folder('page', session, {})}/{name}"
+            return [str(temporary_file(path, lambda path: comparison.to_html(path)))]
+
+        return self._made(key, make)
+
+    def _made(self, key: str, make: Callable[[Comparison, str], list[str]]) -> list[Any]:
+        """Files of what is shown, or a sentence why there are none."""
         session = self.shown_file(key)
         if session is None:
             return [gr.skip(), notice("error", text.NOTHING_TO_DRAW)]
-        from ..viz.figures import save_figure
-
         try:
-            comparison = read_session(session)
-            options = {"view": view, **figure_options(comparison, level, frames)}
-            draw = functools.partial(save_figure, comparison, **options)
-            # Asked for again it is the same file: the session's name, too, follows from its content.
-            name = hashlib.sha256(repr((session, sorted(options.items()))).encode()).hexdigest()
-            asked = comparison.request
-            stem = text.file_stem(asked.question, asked.budget, view)
-            files = [str(temporary_file(f"figure-{name}/{stem}.{kind}", draw)) for kind in FIGURE_FORMATS]
+            return [gr.update(value=make(read_session(session), session), visible=True), None]
         except BadInput as error:
             return [gr.skip(), notice("error", str(error))]
-        return [gr.update(value=files, visible=True), None]
+
+
+def _figure_asked(
+    comparison: Comparison,
+    view: str,
+    level: str | None,
+    frames: str,
+    title: Any = "",
+    columns: Any = None,
+    shown: Any = "",
+) -> dict[str, Any]:
+    """The export's fields as arguments of ``Comparison.figure``. Raises BadInput."""
+    options = {**shown_options(comparison, view, shown), **figure_options(comparison, level, frames)}
+    if isinstance(title, str) and title.strip():
+        options["title"] = title.strip()[:300]
+    if columns not in (None, "", 0):
+        if not is_whole(columns):
+            raise BadInput("The number of columns is a whole number.")
+        options["columns"] = int(columns)
+    return options
+
+
+def _folder(kind: str, session: str, options: Mapping[str, Any]) -> str:
+    """Asked for again it is the same file: the session's name, too, follows from its content."""
+    digest = hashlib.sha256(repr((session, sorted(options.items()))).encode()).hexdigest()
+    return f"{kind}-{digest}"
 
 
 def key_of(comparison: Comparison) -> str:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .components import STUDY_SCRIPTS, script
+from .scripts import AGAIN_SCRIPTS, COST_SCRIPTS, STUDY_SCRIPTS, asset, script
 
 
 def late_scripts() -> list[Route]:
     """The routes that serve them."""
-    # A module with one function, of what Gradio gives to the scripts of a component.
-    body = "\n".join(map(script, STUDY_SCRIPTS))
-    text = f"export default (element, props, trigger, watch) => {{\n{body}\n}};\n"
+    return [
+        _route("study", STUDY_SCRIPTS),
+        _route("cost", COST_SCRIPTS, "cost_panel.css"),
+        _route("again", AGAIN_SCRIPTS, "run_again.css"),
+    ]
 
-    async def studies(_: Request) -> Response:
+
+def _route(name: str, scripts: Sequence[str], style: str | None = None) -> Route:
+    """A module with one function, of what Gradio gives to the scripts of a component; with its own style, if any."""
+    sheet = json.dumps(asset(style)) if style else ""
+    own = f"element.prepend(Object.assign(document.createElement('style'), {{ textContent: {sheet} }}));"
+    own = own if style else ""
+    body = "\n".join(map(script, scripts))
+    text = f"export default (element, props, trigger, watch) => {{\n{own}\n{body}\n}};\n"
+
+    async def module(_: Request) -> Response:
         return Response(text, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
-    return [Route("/tokviz/study.js", studies, methods=["GET"])]
+    return Route(f"/tokviz/{name}.js", module, methods=["GET"])

@@ -47,7 +47,7 @@ def of_run(run: Run, comparison: Comparison, evidence: Sequence[int] | None = No
     if run.cost is not None:
         if run.cost.kv_cache_bytes is not None:
             of_reference = unpruned.cost.kv_cache_bytes if unpruned.cost else None
-            smaller = ratio(of_reference, run.cost.kv_cache_bytes) if of_reference and run.stages else ""
+            smaller = ratio(of_reference, run.cost.kv_cache_bytes, "larger") if of_reference and run.stages else ""
             lines.append(Number("KV cache", size(run.cost.kv_cache_bytes), smaller, look="measured"))
         lines.append(Number("prefill compute", f"≈ {flops(run.cost.prefill_flops)}", look="estimated"))
     return lines

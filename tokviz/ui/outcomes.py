@@ -10,7 +10,7 @@ from typing import Any
 from ..names import UNPRUNED
 from ..pruners.pruner import Pruner
 from ..runs.examples import Example
-from ..runs.metrics import normalised
+from ..runs.metrics import same_answer
 from . import text
 from .files import image_bytes
 
@@ -26,14 +26,13 @@ def outcomes(example: Example, pruners: Sequence[Pruner]) -> list[dict[str, Any]
     """
     stored = {run.method: run.answer for run in example.comparison.runs if run.error is None and run.method != UNPRUNED}
     answers = {**stored, **example.case.answers}
-    right = normalised(example.case.answer)
     told: list[dict[str, Any]] = [
         {
             "id": pruner.id,
             "label": pruner.label,
             "family": text.FAMILY_LABELS[pruner.family],
             "answer": answers[pruner.id],
-            "right": normalised(answers[pruner.id]) == right,
+            "right": same_answer(answers[pruner.id], example.case.answer),
         }
         for pruner in pruners
         if pruner.id in answers

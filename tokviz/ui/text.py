@@ -44,11 +44,15 @@ BUDGET_MEANINGS: list[tuple[str, str]] = [
 ]
 
 FIGURE_VIEWS: list[tuple[str, str]] = [
+    ("as the lanes show it", "shown"),
     ("kept patches", "kept"),
     ("scores", "score"),
+    ("order of the picks", "order"),
     ("merge groups", "clusters"),
     ("where each token was dropped", "dropped"),
     ("distance to the nearest kept token", "distance"),
+    ("A vs B", "ab"),
+    ("beside a random selection", "random"),
 ]
 
 NO_IMAGE = "Choose an image or a video first: drop a PNG, JPEG or MP4 file, for example, into the field above."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..records import Run
 from ..runs.metrics import kept_per_frame
 from .format import BAR_TOPS, plain_text
 from .palette import THEMES, Theme, ThemeName
-from .panels import VIEWS, Panel, View, chosen_runs, footer, legend_items, make_panel
+from .panels import VIEWS, Choice, Panel, View, chosen_runs, footer, legend_items, make_panel
 from .raster import Canvas, Level, open_canvas
 from .sheet import (
     FAMILIES,
@@ -48,6 +48,7 @@ DPI = 300
 
 GAP, ROW_GAP = 0.2, 0.18
 LARGE_ANSWER, ANSWER = 13.0, 8.0
+MOST_COLUMNS = 12
 MAX_COLUMNS, MAX_ANSWER_LINES, MAX_ERROR_LINES = 5, 6, 5
 TALLEST_IMAGE = 1.6
 """Height of the tallest image in panel widths; taller ones become narrower."""
@@ -89,6 +90,12 @@ def comparison_figure(
     theme: ThemeName = "light",
     level: Level = None,
     frames: Sequence[int] | None = None,
+    stages: Mapping[str, int] | None = None,
+    maps: Mapping[str, str] | None = None,
+    against: str | None = None,
+    radius: int = 2,
+    columns: int | None = None,
+    title: str | None = None,
     dpi: int = DPI,
 ) -> Figure:
     """Draw a comparison for print, 4 to 11.5 inches wide; arguments as those of ``Comparison.figure``.
@@ -101,16 +108,41 @@ def comparison_figure(
     if theme not in THEMES:
         raise BadInput(f"The theme must be one of {', '.join(THEMES)}, not {theme!r}.")
     runs = chosen_runs(comparison, None if methods is None else list(methods))
+    choice = _choice(comparison, stages, maps, against, radius)
+    if columns is not None and not (type(columns) is int and 1 <= columns <= MOST_COLUMNS):
+        raise BadInput(f"A figure has 1 to {MOST_COLUMNS} columns, not {columns!r}.")
     if comparison.video is not None:
         if level is not None:
             raise BadInput("A video is drawn frame by frame: choose frames, not a level.")
-        return _Film(comparison, runs, view, chosen_frames(comparison, frames), THEMES[theme], dpi).draw()
+        film = _Film(comparison, runs, view, chosen_frames(comparison, frames), THEMES[theme], dpi, choice)
+        return film.draw(title)
     if frames is not None:
         raise BadInput("This comparison is about an image; it has no frames to choose from.")
-    layout = _Layout(comparison, len(runs), dpi)
+    layout = _Layout(comparison, len(runs), dpi, columns)
     canvas = open_canvas(comparison, level=level, long_side=layout.long_side)
-    panels = [make_panel(canvas, run, view) for run in runs]
-    return _draw(layout, canvas, panels, THEMES[theme], dpi)
+    panels = [make_panel(canvas, run, view, choice) for run in runs]
+    return _draw(layout, canvas, panels, THEMES[theme], dpi, title)
+
+
+def _choice(
+    comparison: Comparison,
+    stages: Mapping[str, int] | None,
+    maps: Mapping[str, str] | None,
+    against: str | None,
+    radius: int,
+) -> Choice:
+    """What is drawn of which run. Raises BadInput for runs that are not there."""
+    for name in (*(stages or {}), *(maps or {})):
+        chosen_runs(comparison, [name])
+    if not all(type(stage) is int for stage in (stages or {}).values()):
+        raise BadInput("stages holds the number of a stage, from 0, for each run.")
+    keys = {name: comparison[name].key for name in (*(stages or {}), *(maps or {}))}
+    return Choice(
+        stages={keys[name]: stage for name, stage in (stages or {}).items()},
+        maps={keys[name]: chosen for name, chosen in (maps or {}).items()},
+        against=against,
+        radius=radius,
+    )
 
 
 def figure_bytes(comparison: Comparison, file_format: str = "png", **options: Any) -> bytes:
@@ -122,6 +154,13 @@ def figure_bytes(comparison: Comparison, file_format: str = "png", **options: An
         raise BadInput(f"Figures can be written as {', '.join(FORMATS)}, not as {file_format!r}.")
     title = f"tokviz: {comparison.request.question}"
     return written(lambda: comparison_figure(comparison, **options), file_format, title)
+
+
+def figure_files(comparison: Comparison, **options: Any) -> dict[str, bytes]:
+    """The figure in each of ``FORMATS``, drawn once; otherwise as ``figure_bytes``."""
+    figure = comparison_figure(comparison, **options)
+    title = f"tokviz: {comparison.request.question}"
+    return {file_format: written(lambda: figure, file_format, title) for file_format in FORMATS}
 
 
 def written(make: Callable[[], Figure], file_format: str, title: str) -> bytes:
@@ -157,9 +196,9 @@ def save_figure(comparison: Comparison, path: str | Path, **options: Any) -> Pat
 class _Layout:
     """Sizes in inches that follow from the image's proportions and the number of panels."""
 
-    def __init__(self, comparison: Comparison, n_panels: int, dpi: int) -> None:
+    def __init__(self, comparison: Comparison, n_panels: int, dpi: int, columns: int | None = None) -> None:
         rows = math.ceil(n_panels / MAX_COLUMNS)
-        self.columns = math.ceil(n_panels / rows)
+        self.columns = math.ceil(n_panels / rows) if columns is None else min(columns, n_panels)
         self.panel = {1: 3.6, 2: 2.6, 3: 2.3}.get(self.columns, 2.05)
         aspect = comparison.image.height / comparison.image.width
         self.panel *= 0.86 if aspect > 1.4 else 1.0
@@ -170,7 +209,9 @@ class _Layout:
         """Of the rendered image, in px."""
 
 
-def _draw(layout: _Layout, canvas: Canvas, panels: list[Panel], theme: Theme, dpi: int) -> Figure:
+def _draw(
+    layout: _Layout, canvas: Canvas, panels: list[Panel], theme: Theme, dpi: int, title: str | None = None
+) -> Figure:
     """Measure everything, make the sheet, draw row by row."""
     large = all(text_width(drawable(panel.answer), LARGE_ANSWER, bold=True) <= layout.panel for panel in panels)
     bar_height = max(scale_height(panel.scale, layout.panel) for panel in panels)
@@ -187,7 +228,9 @@ def _draw(layout: _Layout, canvas: Canvas, panels: list[Panel], theme: Theme, dp
     body = sum(heights) + (len(rows) - 1) * ROW_GAP + 0.14
     legend, notes = legend_items(canvas, panels, theme), footer(canvas.comparison)
     size = layout.width, body
-    return compose(canvas.comparison, size, theme, dpi, draw, legend=legend, notes=notes, gap=0.12, foot=MARGIN * 0.8)
+    return compose(
+        canvas.comparison, size, theme, dpi, draw, legend=legend, notes=notes, gap=0.12, foot=MARGIN * 0.8, title=title
+    )
 
 
 class _Block:
@@ -226,7 +269,7 @@ class _Block:
         sheet.image(x, top, layout.image_width, layout.image_height, panel.pixels)
         top += layout.image_height
         if panel.scale:
-            draw_scale(sheet, x, top + 0.06, layout.panel, panel.scale)
+            draw_scale(sheet, x, top + 0.06, layout.panel, panel.scale, *panel.look)
         sheet.paragraphs(x, top + self.below_image, self.words)
 
 
@@ -259,7 +302,14 @@ class _Film:
     """Everything measured in inches first, then drawn from top to bottom."""
 
     def __init__(
-        self, comparison: Comparison, runs: Sequence[Run], view: View, frames: Sequence[int], theme: Theme, dpi: int
+        self,
+        comparison: Comparison,
+        runs: Sequence[Run],
+        view: View,
+        frames: Sequence[int],
+        theme: Theme,
+        dpi: int,
+        choice: Choice,
     ) -> None:
         self.comparison, self.frames, self.theme, self.dpi = comparison, frames, theme, dpi
         self.times = [frame.time_s for frame in comparison.video.frames] if comparison.video else []
@@ -270,11 +320,11 @@ class _Film:
         self.width = max(2 * MARGIN + SIDE + len(frames) * (self.cell + FILM_GAP), 5.0)
         long_side = max(1, round(max(self.cell, self.still) * dpi))
         self.canvases = [open_canvas(comparison, frame=frame, long_side=long_side) for frame in frames]
-        self.rows = [_Row(self.canvases, run, view, theme) for run in runs]
+        self.rows = [_Row(self.canvases, run, view, theme, choice) for run in runs]
         shares = [count.share for row in self.rows if row.pruned for count in row.counts]
         self.top = next(top for top in BAR_TOPS if max(shares, default=1.0) <= top)
 
-    def draw(self) -> Figure:
+    def draw(self, title: str | None) -> Figure:
         """Make the whole figure."""
         heights = [max(row.height, self.still + BAR + 0.06 + pitch(SMALL)) + 0.14 for row in self.rows]
         times = pitch(SMALL) + 0.05
@@ -295,7 +345,16 @@ class _Film:
         notes = [self._bar_words(), *footer(self.comparison)]
         size = self.width, times + sum(heights)
         return compose(
-            self.comparison, size, self.theme, self.dpi, draw, legend=legend, notes=notes, gap=0.1, foot=MARGIN
+            self.comparison,
+            size,
+            self.theme,
+            self.dpi,
+            draw,
+            legend=legend,
+            notes=notes,
+            gap=0.1,
+            foot=MARGIN,
+            title=title,
         )
 
     def _left(self, column: int) -> float:
@@ -335,10 +394,10 @@ class _Film:
 class _Row:
     """One method: its words at the left, measured, and its panel of every frame."""
 
-    def __init__(self, canvases: Sequence[Canvas], run: Run, view: View, theme: Theme) -> None:
-        self.panels = [make_panel(canvas, run, view) for canvas in canvases]
+    def __init__(self, canvases: Sequence[Canvas], run: Run, view: View, theme: Theme, choice: Choice) -> None:
+        self.panels = [make_panel(canvas, run, view, choice) for canvas in canvases]
         panel, width = self.panels[0], SIDE - 0.12
-        kept = run.stages[panel.stage].kept if panel.stage is not None else None
+        kept = run.stages[panel.stage].kept if panel.stage is not None and run.stages else None
         self.pruned = kept is not None
         self.counts = kept_per_frame(canvases[0].comparison.grid, kept)
         self.words = [
@@ -370,7 +429,7 @@ class _Row:
     def draw_words(self, sheet: Sheet, top: float) -> None:
         top = sheet.paragraphs(MARGIN, top, self.words)
         if self.panels[0].scale:
-            draw_scale(sheet, MARGIN, top + 0.06, SIDE - 0.12, self.panels[0].scale)
+            draw_scale(sheet, MARGIN, top + 0.06, SIDE - 0.12, self.panels[0].scale, *self.panels[0].look)
 
 
 def verdict_words(panel: Panel, width: float, theme: Theme) -> list[Paragraph]:

@@ -85,17 +85,31 @@ def share(part: float, whole: float) -> str:
     return {"0.0%": "< 0.1%", "100.0%": "> 99.9%"}.get(percent, percent)
 
 
-def ratio(reference: float, value: float) -> str:
+def ratio(reference: float, value: float, worse: str = "slower") -> str:
     """How many times smaller ``value`` is than ``reference``, e.g. ``"1.8×"``; empty when it cannot be said.
 
-    Below 0.1 it has two significant digits (``"0.034×"``), so that what is far slower does not read as nothing.
+    Where it is larger, that is said, and how many times: ``"1.9× slower"``. worse: the word for it.
     """
-    if not value > 0 or not math.isfinite(reference / value):
+    if not (value > 0 and reference > 0 and 0 < reference / value < math.inf):
         return ""
     times = reference / value
-    if times >= 0.095:
-        return f"{times:.1f}×"
-    return f"{times:.2g}×" if times >= 1e-4 or times <= 0 else "< 0.0001×"
+    if times >= 0.95:
+        return f"{_times(times)}×"
+    return f"{_times(value / reference)}× {worse}"
+
+
+def speed(times: float | None) -> str:
+    """A speed-up in words, e.g. ``"1.8× faster"``, ``"1.2× slower"``, ``"as fast"``; empty for None."""
+    if times is None or not times > 0 or not math.isfinite(times):
+        return ""
+    # From two digits on, as papers print it.
+    if round(times, 2) == 1:
+        return "as fast"
+    return f"{_times(times, 2)}× faster" if times > 1 else f"{_times(1 / times, 2)}× slower"
+
+
+def _times(times: float, digits: int = 1) -> str:
+    return f"{times:,.0f}" if times >= 99.5 else f"{times:.1f}" if times >= 9.95 else f"{times:.{digits}f}"
 
 
 def fact_name(name: str) -> str:

@@ -13,9 +13,10 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chance import Overlap
 from ..errors import BadInput
 from ..records import Run, StageRecord, TokenMap
-from ..runs.metrics import carriers, distance_map
+from ..runs.metrics import carriers
 from . import palette
 from .raster import (
     Canvas,
@@ -151,28 +152,55 @@ def survival_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
     return _framed(_heat(canvas, survival_map(run, canvas.raster.n_tokens), kept), canvas)
 
 
-def distance_overlay(canvas: Canvas, run: Run, stage: int = -1) -> Pixels:
-    """Heat map of ``distance_map``; kept regions are outlined.
+def sides_overlay(canvas: Canvas, found: Overlap) -> Pixels:
+    """What two runs keep: tinted where both do, where only A and where only B does (hatched, too); the rest is grey.
 
-    Raises BadInput when the run has no such stage, or a damaged one.
+    Raises BadInput for what are no tokens of this image.
     """
-    kept = stage_record(run, stage).kept
-    canvas.raster.flags(kept)  # refuses what is no token
-    return _framed(_heat(canvas, distance_map(canvas.comparison.grid, kept), kept), canvas)
+    pixels, width = canvas.pixels, canvas.raster.line_width
+    areas = {}
+    for side, tokens in (("both", found.both), ("a", found.only_a), ("b", found.only_b)):
+        fine, coarse = canvas.areas(tokens)
+        areas[side] = fine | coarse
+    somebody = areas["both"] | areas["a"] | areas["b"]
+    drawn = grey_out(pixels, (canvas.raster.owner >= 0) & ~somebody, palette.DROPPED_GREY, palette.DROPPED_SHOWS)
+    light = palette.SIDES_SHOW * brightness(pixels)[..., None]
+    for side, area in areas.items():
+        tint = to_bytes(light + (1 - palette.SIDES_SHOW) * np.array(palette.SIDES[side], dtype=np.float64))
+        drawn = np.where(area[..., None], tint, drawn)
+    drawn = hatch(drawn, areas["b"], palette.CASING[0], 4 * width + 2, width)
+    for side in ("a", "b"):
+        drawn = outline(drawn, areas[side], palette.CASING[0], width)
+    return _framed(outline(drawn, areas["both"], palette.CASING[1], width), canvas)
 
 
-def heat_overlay(canvas: Canvas, values: TokenMap, limits: tuple[float, float]) -> Pixels:
-    """Heat map of any map of the canvas's tokens, over ``limits`` that several maps may share; nothing is outlined."""
-    return _framed(_heat(canvas, values, (), limits), canvas)
+def heat_overlay(
+    canvas: Canvas,
+    values: TokenMap,
+    limits: tuple[float, float] | None,
+    kept: Sequence[int] = (),
+    colours: str = palette.HEAT_MAP,
+) -> Pixels:
+    """Heat map of any map of the canvas's tokens; kept regions are outlined.
+
+    limits: ends of the colours, which several maps may share; None for ``map_limits``. colours: a colormap's name.
+    """
+    return _framed(_heat(canvas, values, kept, limits, colours), canvas)
 
 
-def _heat(canvas: Canvas, values: TokenMap, kept: Sequence[int], limits: tuple[float, float] | None = None) -> Pixels:
+def _heat(
+    canvas: Canvas,
+    values: TokenMap,
+    kept: Sequence[int],
+    limits: tuple[float, float] | None = None,
+    colours: str = palette.HEAT_MAP,
+) -> Pixels:
     pixels, raster = canvas.pixels, canvas.raster
     shares = np.append(_map_shares(values, raster.n_tokens, limits), np.nan)
     here = shares[raster.owner]
     if canvas.coarse is not None:  # the higher of both levels
         here = np.fmax(here, shares[canvas.coarse.owner])
-    colors = matplotlib.colormaps[palette.HEAT_MAP](np.nan_to_num(here, nan=0.0))[..., :3] * 255
+    colors = matplotlib.colormaps[colours](np.nan_to_num(here, nan=0.0))[..., :3] * 255
     known = ~np.isnan(here)
     light = palette.HEAT_SHOWS * brightness(pixels)[..., None]
     heat = to_bytes(light + (1 - palette.HEAT_SHOWS) * colors)

@@ -40,6 +40,11 @@ HEAT_MAP = "inferno"
 HEAT_SHOWS = 0.18
 """How much of the image's brightness shows through a heat map; little, so that colours can be read off the bar."""
 CLUSTER_SHOWS = 0.45
+SIDES: dict[str, Rgb] = {"both": (0, 158, 115), "a": (0, 114, 178), "b": (230, 159, 0)}
+"""Kept by two runs, by the first only, by the second only, as on the page."""
+SIDES_SHOW = 0.3
+DIVERGING = "PuOr_r"
+"""From less than chance (violet) to more (orange), nothing in between."""
 
 ThemeName = Literal["light", "dark"]
 

@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from ..chance import Overlap, against_random
 from ..comparison import Comparison
 from ..errors import BadInput
-from ..records import Run, TokenMap
+from ..records import Run, StageRecord, TokenMap
 from ..runs.metrics import Verdict, distance_map, fates, judge, withdrawal
 from . import palette
 from .overlays import (
     cluster_overlay,
-    distance_overlay,
+    heat_overlay,
     kept_basis,
     kept_overlay,
     kept_stage,
     merge_stage,
     plain_image,
-    score_overlay,
     score_stage,
+    sides_overlay,
+    stage_record,
     survival_map,
-    survival_overlay,
 )
 from .palette import Theme
 from .raster import Canvas, Pixels, grey_out
 from .sheet import LegendItem
 
-View = Literal["kept", "score", "clusters", "dropped", "distance"]
-VIEWS: tuple[View, ...] = ("kept", "score", "clusters", "dropped", "distance")
-_OVERLAYS = {
-    "kept": kept_overlay,
-    "score": score_overlay,
-    "clusters": cluster_overlay,
-    "dropped": survival_overlay,
-    "distance": distance_overlay,
-}
+View = Literal["kept", "score", "order", "clusters", "dropped", "distance", "ab", "random"]
+VIEWS: tuple[View, ...] = ("kept", "score", "order", "clusters", "dropped", "distance", "ab", "random")
 _INSTEAD: dict[View, str | None] = {
     "kept": None,
     "score": "ranks no tokens: kept ones shown",
+    "order": "picks in no order: kept ones shown",
     "clusters": "merges nothing: kept ones shown",
     "dropped": "drops in one stage: kept ones shown",
     "distance": "leaves no token to measure from: kept ones shown",
+    "ab": None,
+    "random": "drops nothing, or everything: kept ones shown",
 }
 """Why kept patches are shown where another view was asked for."""
+_MOST_DEVIATIONS = 4.0
+"""Where the colours of the difference to random end, as on the page."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of the runs is drawn, where it is not what tells most.
+
+    stages: by key of the run, which of its stages. maps: which map of it, by label or name; the first is the score.
+    against: lane A of the view ``ab``; the first pruned run where there is none. radius: of the view ``random``.
+    """
+
+    stages: Mapping[str, int] = field(default_factory=dict)
+    maps: Mapping[str, str] = field(default_factory=dict)
+    against: str | None = None
+    radius: int = 2
+
+
+NO_CHOICE = Choice()
 
 
 @dataclass(frozen=True)
@@ -71,34 +87,96 @@ class Panel:
     stage: int | None = None
     basis: bool = False
 
+    @property
+    def look(self) -> tuple[tuple[float, float] | None, str]:
+        """The ends of the colours, None for those of the map, and their colormap."""
+        if self.drawn == "random":
+            return (-_MOST_DEVIATIONS, _MOST_DEVIATIONS), palette.DIVERGING
+        return None, palette.HEAT_MAP
 
-def make_panel(canvas: Canvas, run: Run, view: View) -> Panel:
-    """The panel of one run of the canvas's comparison."""
+
+def make_panel(canvas: Canvas, run: Run, view: View, choice: Choice = NO_CHOICE) -> Panel:
+    """The panel of one run of the canvas's comparison. Raises BadInput for a stage or a map that is not there."""
     comparison = canvas.comparison
     unpruned = comparison.runs[0]
-    drawn = _drawn(run, view)
+    sides = _sides(comparison, run, choice) if view == "ab" else None
+    drawn = _drawn(run, view, choice.stages.get(run.key), choice.maps.get(run.key))
+    if sides is not None:
+        drawn = ("ab", -1)
     shown = drawn[0] if drawn else None
-    scale = None
-    if drawn is not None and shown == "score":
-        scale = run.stages[drawn[1]].score
-    elif shown == "dropped":
-        scale = survival_map(run, comparison.grid.n_tokens)
-    elif drawn is not None and shown == "distance":
-        scale = distance_map(comparison.grid, run.stages[drawn[1]].kept)
+    scale = _scale(comparison, run, drawn, choice)
+    lines = [] if run.error else facts(comparison, run, drawn, canvas.evidence_tokens)
     return Panel(
         title=run.label,
         subtitle="reference" if run is unpruned else run.family.replace("-", " "),
-        pixels=_image(canvas, run, drawn),
+        pixels=_image(canvas, run, drawn, scale, sides),
         answer=run.answer,
         judged=judge(comparison, run),
-        facts=[] if run.error else facts(comparison, run, drawn, canvas.evidence_tokens),
+        facts=lines if sides is None else [_overlap_words(sides), *lines],
         error=run.error,
         drawn=shown,
         scale=scale,
-        note=_INSTEAD[view] if shown == "kept" else None,
+        note=("A: what the others are compared with" if run is _lane_a(comparison, choice) else None)
+        if view == "ab"
+        else _INSTEAD[view]
+        if shown == "kept"
+        else None,
         stage=drawn[1] if drawn else None,
         basis=drawn is not None and shown == "kept" and bool(kept_basis(run.stages[drawn[1]])),
     )
+
+
+def _lane_a(comparison: Comparison, choice: Choice) -> Run:
+    """The run that the others are compared with. Raises BadInput where there is none of that name."""
+    if choice.against is not None:
+        return chosen_runs(comparison, [choice.against])[-1]
+    pruned = (run for run in comparison.runs[1:] if run.error is None and run.stages)
+    return next(pruned, comparison.runs[0])
+
+
+def _sides(comparison: Comparison, run: Run, choice: Choice) -> Overlap | None:
+    """What lane A and this run keep; None for A itself, for a run that failed, and for the unpruned reference."""
+    a = _lane_a(comparison, choice)
+    if run is a or run.error is not None or a.error is not None or run is comparison.runs[0]:
+        return None
+    return comparison.overlap(a.key, run.key)
+
+
+def _overlap_words(found: Overlap) -> str:
+    iou = "–" if found.iou is None else f"{found.iou:.2f}"
+    return f"both {len(found.both)}, only A {len(found.only_a)}, only B {len(found.only_b)}, IoU {iou}"
+
+
+def _scale(comparison: Comparison, run: Run, drawn: tuple[View, int] | None, choice: Choice) -> TokenMap | None:
+    """The map behind the colours; None where the image is no heat map."""
+    if drawn is None:
+        return None
+    shown, at = drawn
+    stage = run.stages[at] if run.stages else None
+    if shown == "score":
+        return map_of(comparison, run, at, choice.maps.get(run.key))
+    if shown == "order" and stage is not None and stage.order is not None:
+        steps = [float(step + 1) if step >= 0 else None for step in stage.order]
+        return TokenMap("order", "Step at which it was picked", steps, direction="low was picked first")
+    if shown == "dropped":
+        return survival_map(run, comparison.grid.n_tokens)
+    if shown == "distance" and stage is not None:
+        return distance_map(comparison.grid, stage.kept)
+    if shown == "random" and stage is not None:
+        return against_random(run.key, comparison.grid, stage.kept, radius=choice.radius).difference
+    return None
+
+
+def map_of(comparison: Comparison, run: Run, stage: int, name: str | None) -> TokenMap:
+    """A map of a stage by its label or name, the score where none is named. Raises BadInput where there is none."""
+    record = run.stages[stage]
+    there = [found for found in (record.score, *record.maps) if found is not None]
+    if 0 < len(record.kept) < record.n_in:
+        there.append(distance_map(comparison.grid, record.kept))
+    for found in there:
+        if name in (None, found.label, found.name):
+            return found
+    raise BadInput(f"{run.label} has no map {name!r} at this stage; it has {', '.join(one.label for one in there)}.")
 
 
 def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[LegendItem]:
@@ -106,6 +184,7 @@ def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[Lege
     drawn = {panel.drawn for panel in panels}
     color = palette.hex_color
     blue, gold, red = color(palette.KEPT_OUTLINE), color(palette.BASIS_OUTLINE), color(palette.EVIDENCE[0])
+    light = color(palette.CASING[1])
     dark, dropped = color(palette.CASING[0]), color((palette.DROPPED_GREY + 18,) * 3)
 
     def box(face: str, edge: str, **more: Any) -> dict[str, Any]:
@@ -118,12 +197,15 @@ def legend_items(canvas: Canvas, panels: list[Panel], theme: Theme) -> list[Lege
     unseen = bool((canvas.raster.owner < 0).any())
     items = [
         ("kept" in drawn, frame(blue, "#ffffff"), "kept (outlined)"),
-        ("kept" in drawn, box(dropped, dropped), "dropped"),
+        (bool(drawn & {"kept", "ab"}), box(dropped, dropped), "dropped"),
         (any(panel.basis for panel in panels), frame(gold, "#ffffff"), "basis token"),
         (coarse, frame(theme.ink, "#a9abae"), "kept only coarsely, from the whole image"),
-        (bool(drawn & {"score", "distance"}), frame(theme.ink), "kept (on heat maps)"),
+        (bool(drawn & {"score", "order", "distance", "random"}), frame(theme.ink), "kept (on heat maps)"),
         ("dropped" in drawn, frame(theme.ink), "kept to the end (on heat maps)"),
         ("clusters" in drawn, box("#7aa7c4", dark), "group; a ring marks the kept token that carries or covers it"),
+        ("ab" in drawn, box(color(palette.SIDES["both"]), light), "kept by both"),
+        ("ab" in drawn, box(color(palette.SIDES["a"]), dark), "only A keeps it"),
+        ("ab" in drawn, box(color(palette.SIDES["b"]), dark, hatch="//////", linewidth=0.4), "only B keeps it"),
         (bool(canvas.comparison.request.evidence), frame(red, dashed=True), "evidence for the answer"),
         (unseen, box("#eeeeee", "#969696", linewidth=0.6, hatch="//////"), "not seen by the model"),
     ]
@@ -159,39 +241,68 @@ def facts(comparison: Comparison, run: Run, drawn: tuple[View, int] | None, evid
         lines.append(evidence_words(evidence, run, stage, n_tokens))
     if "mode" in run.params:
         lines.append(f"mode: {run.params['mode']}")
-    if drawn is not None and len(run.stages) > 1 and drawn[0] != "dropped":
+    if drawn is not None and len(run.stages) > 1 and drawn[0] not in ("dropped", "ab"):
         lines.append(f"drawn: stage {drawn[1] + 1} of {len(run.stages)}, {run.stages[drawn[1]].site_label}")
     return lines
 
 
-def _drawn(run: Run, view: View) -> tuple[View, int] | None:
-    """The view and stage that a panel can show: kept patches where there is no score or nothing merges."""
+def _drawn(run: Run, view: View, stage: int | None = None, map_name: str | None = None) -> tuple[View, int] | None:
+    """The view and stage that a panel can show: kept patches where there is no score or nothing merges.
+
+    stage: which is asked for; None: the one that tells most. map_name: a map that stands for the score.
+    """
+    kept = kept_stage(run)
+    if stage is not None and run.stages:
+        stage_record(run, stage)
+        stage %= len(run.stages)
+        kept = stage
     candidates: dict[View, int | None] = {
-        "score": score_stage(run),
+        "score": score_stage(run) if map_name is None else kept,
+        "order": next((i for i, one in enumerate(run.stages) if one.order is not None), None),
         "clusters": merge_stage(run),
         "dropped": len(run.stages) - 1 if len(run.stages) > 1 else None,
-        "distance": _distance_stage(run),
+        "distance": kept if kept is not None and run.stages[kept].kept else None,
+        "random": kept if kept is not None and 0 < len(run.stages[kept].kept) < run.stages[0].n_in else None,
     }
-    stage = candidates.get(view)
-    if stage is not None:
-        return view, stage
-    stage = kept_stage(run)
-    return None if stage is None else ("kept", stage)
+    shows = candidates.get(view)
+    if shows is not None and stage is not None and view != "dropped":
+        shows = stage if _has(run.stages[stage], view, map_name) else None
+    if shows is not None:
+        return view, shows
+    return None if kept is None else ("kept", kept)
 
 
-def _distance_stage(run: Run) -> int | None:
-    stage = kept_stage(run)
-    return stage if stage is not None and run.stages[stage].kept else None
+def _has(stage: StageRecord, view: View, map_name: str | None) -> bool:
+    """Whether a stage has what a view shows."""
+    return {
+        "score": stage.score is not None or map_name is not None,
+        "order": stage.order is not None,
+        "clusters": stage.assignment is not None or stage.covered_by is not None,
+    }.get(view, True)
 
 
-def _image(canvas: Canvas, run: Run, drawn: tuple[View, int] | None) -> Pixels:
+def _image(
+    canvas: Canvas, run: Run, drawn: tuple[View, int] | None, scale: TokenMap | None, sides: Overlap | None
+) -> Pixels:
     if run.error is not None:
         everywhere = np.ones(canvas.raster.owner.shape, dtype=bool)
         return grey_out(canvas.pixels, everywhere, palette.UNSEEN_WHITE, palette.UNSEEN_SHOWS)
+    if sides is not None:
+        return sides_overlay(canvas, sides)
     if drawn is None:
         return plain_image(canvas)
     view, stage = drawn
-    return _OVERLAYS[view](canvas, run, stage)
+    if view == "kept":
+        return kept_overlay(canvas, run, stage)
+    if view == "clusters":
+        return cluster_overlay(canvas, run, stage)
+    if scale is None:
+        raise BadInput(f"{run.label} has nothing to show in the view {view!r}.")
+    kept = run.stages[stage].kept
+    canvas.raster.flags(kept)  # refuses what is no token
+    if view == "random":
+        return heat_overlay(canvas, scale, (-_MOST_DEVIATIONS, _MOST_DEVIATIONS), kept, palette.DIVERGING)
+    return heat_overlay(canvas, scale, None, kept)
 
 
 BUDGET_WORDS = {

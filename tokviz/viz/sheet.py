@@ -199,17 +199,18 @@ def compose(
     notes: Sequence[str],
     gap: float,
     foot: float,
+    title: str | None = None,
 ) -> Figure:
     """Make a whole figure: the question, what ``draw(sheet, top)`` puts below it, legend and notes.
 
     size: width of the sheet and height of what ``draw`` needs. gap: below the question. foot: below the notes.
-    All in inches.
+    All in inches. title: in place of the question; an empty one leaves it and the expected answer out.
     """
     width, body = size
     inner = width - 2 * MARGIN
-    question = wrap(comparison.request.question, inner, QUESTION, bold=True, max_lines=3)
+    question = wrap(comparison.request.question if title is None else title, inner, QUESTION, bold=True, max_lines=3)
     expected = comparison.request.expected_answer
-    known = wrap(f"expected answer: {expected}", inner, VERDICT, max_lines=2) if expected else []
+    known = wrap(f"expected answer: {expected}", inner, VERDICT, max_lines=2) if expected and title != "" else []
     swatches = _legend_lines(legend, inner)
     small = [line for text in notes for line in wrap(text, inner, SMALL, max_lines=4)]
     head = MARGIN + len(question) * pitch(QUESTION) + len(known) * pitch(VERDICT) + gap
@@ -247,15 +248,27 @@ def scale_height(values: TokenMap | None, width: float) -> float:
     return 0.17 + len(_scale_words(values, width)) * pitch(SMALL) if values else 0.0
 
 
-def draw_scale(sheet: Sheet, x: float, top: float, width: float, values: TokenMap) -> None:
-    """Draw the colour bar with its two ends in numbers and what it measures; positions and width in inches."""
-    limits = map_limits(values)
+def draw_scale(
+    sheet: Sheet,
+    x: float,
+    top: float,
+    width: float,
+    values: TokenMap,
+    limits: tuple[float, float] | None = None,
+    colours: str = palette.HEAT_MAP,
+) -> None:
+    """Draw the colour bar with its two ends in numbers and what it measures; positions and width in inches.
+
+    limits: as of ``heat_overlay``; where they are given, what lies beyond them has the colour of the ends.
+    """
+    low_is_end = limits is None
+    limits = map_limits(values) if limits is None else limits
     if limits is None:
         return
     muted = sheet.theme.muted
-    ramp = matplotlib.colormaps[palette.HEAT_MAP](np.linspace(0, 1, 256))[None, :, :3]
+    ramp = matplotlib.colormaps[colours](np.linspace(0, 1, 256))[None, :, :3]
     low, high = (f"{limit:.3g}" for limit in limits)
-    if any(value is not None and value < limits[0] for value in values.values):
+    if low_is_end and any(value is not None and value < limits[0] for value in values.values):
         low = f"≤ {low}"
     low_width, high_width = text_width(low, SMALL), text_width(high, SMALL)
     sheet.text(x, top + 0.09, low, SMALL, muted)

@@ -40,10 +40,14 @@ _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 
 
-def alike(answer: str) -> str:
-    """An answer as the VQA evaluation compares it: lower case, digits, no articles, little punctuation."""
+def alike(answer: str, *, none_is_zero: bool = True) -> str:
+    """An answer as the VQA evaluation compares it: lower case, digits, no articles, little punctuation.
+
+    none_is_zero: as there. Where answers are read off the image, "none" says that there is nothing, and not the digit.
+    """
     text = answer.replace("\n", " ").replace("\t", " ").strip()
-    words = [_DIGITS.get(word, word) for word in _without_punctuation(text).lower().split()]
+    plain = _without_punctuation(text).lower().split()
+    words = [word if word == "none" and not none_is_zero else _DIGITS.get(word, word) for word in plain]
     return " ".join(_FULL_FORM.get(word, word) for word in words if word not in _ARTICLES)
 
 
