@@ -1,4 +1,4 @@
-"""Named endpoints for programs: ``/compare``, ``/list_methods`` and ``/list_models``.
+"""Named endpoints for programs: ``/compare``, ``/methods`` and ``/models``.
 
 Errors are gr.Error with the same sentences as on the page.
 """
@@ -50,9 +50,12 @@ BOXES: dict[str, Any] = {
 }
 
 
-def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], line: RunQueue) -> None:
-    """Register the endpoints in the current Blocks. ``line``: where runs of programs and of the page wait."""
-    default_model = models[0][1]
+def add_endpoints(run: Runner, pruners: Sequence[Pruner], offered: Sequence[tuple[str, str]], line: RunQueue) -> None:
+    """Register the endpoints in the current Blocks.
+
+    offered: label and name of each model. line: where runs of programs and of the page wait.
+    """
+    default_model = offered[0][1]
 
     async def compare(
         caller: gr.Request,
@@ -78,7 +81,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
                 megapixels per frame). Its content decides which of them it is. Nothing is fetched from elsewhere:
                 agents give a data: URI (base64), or the URL of a file that was uploaded to this server.
             question: The question, up to 2,000 characters.
-            methods: Ids of pruning methods, see list_methods; or pairs of an id and parameters, so that one method can
+            methods: Ids of pruning methods, listed by /methods; or pairs of an id and parameters, so that one method can
                 run more than once: ["apet", ["apet", {"mode": "official"}]]. Two ids with a plus between them are one
                 method before the LLM and one inside it: "divprune+fastv". At most 48. No pruning is always run first.
             budget: Visual tokens to keep, from 1 to all of them; for a video, over all its frames together.
@@ -125,7 +128,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             log_failure("a comparison failed")
             raise gr.Error(UNEXPECTED, print_exception=False) from error
 
-    def list_methods() -> list[dict[str, Any]]:
+    def methods() -> list[dict[str, Any]]:
         """List the pruning methods with their ids, claims and parameters.
 
         Returns:
@@ -135,7 +138,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         missing = missing_by_method(pruners, planning(default_model))
         return [{**method_facts(pruner), "missing": missing.get(pruner.id)} for pruner in pruners]
 
-    def list_models() -> list[dict[str, Any]]:
+    def models() -> list[dict[str, Any]]:
         """List the models that this server offers, the default first.
 
         Returns:
@@ -160,7 +163,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             gr.Number(32, label="max_new_tokens"),
             gr.Number(1, label="repeats"),
             gr.Textbox("", label="expected_answer"),
-            gr.Dropdown([name for _, name in models], value=default_model, label="model", **own),
+            gr.Dropdown([name for _, name in offered], value=default_model, label="model", **own),
             gr.Number(None, label="frames"),
             gr.JSON(None, label="evidence"),
         ]
@@ -168,8 +171,8 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         ask = gr.Button("compare")
     told = documented(compare, inputs, output, {"methods": entries_schema(ids), "params": PARAMS, "evidence": BOXES})
     ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None, **told)
-    gr.api(list_methods, api_name="list_methods", concurrency_limit=8, **documented(list_methods))
-    gr.api(list_models, api_name="list_models", concurrency_limit=8, **documented(list_models))
+    gr.api(methods, api_name="methods", concurrency_limit=8, **documented(methods))
+    gr.api(models, api_name="models", concurrency_limit=8, **documented(models))
 
 
 async def last_output(run: Runner, asked: RunRequest, line: RunQueue, caller: gr.Request) -> Any:

@@ -25,6 +25,7 @@ from ..serving.storage import storage
 from ..workbench.service import Workbench
 from . import numbers, text
 from .api import add_endpoints
+from .api_looks import add_look_endpoints
 from .api_studies import add_study_endpoints
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .components import (
@@ -129,8 +130,8 @@ def build_page(
         key = gr.Textbox(
             "example-0" if examples else "", visible="hidden", label="Key of what is shown", elem_id="tokviz-shown"
         )
-        add_endpoints(run, pruners, models, act.line)
-        add_study_endpoints(run, pruners, models, act.line)
+        for add in (add_endpoints, add_look_endpoints, add_study_endpoints):
+            add(run, pruners, models, act.line)
 
         results = [view, notice, key]
         run_form = _run_of(act, form)
