@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from .chance import Overlap, overlap
 from .errors import BadInput
 from .names import MethodFamily
@@ -26,8 +28,8 @@ class Selected(Record):
     family: MethodFamily
     params: dict[str, Any]
     variant: str = ""
-    stages: Many[StageRecord] = []
-    tokens_per_layer: Many[int] = []
+    stages: Many[StageRecord] = Field(default_factory=list)
+    tokens_per_layer: Many[int] = Field(default_factory=list)
     error: str | None = None
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
@@ -57,7 +59,7 @@ class Selections(Record):
     model: ModelRecord
     grid: TokenGrid
     methods: Many[Selected]
-    notes: Many[str] = []
+    notes: Many[str] = Field(default_factory=list)
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """The question, and how many tokens each of the first methods keeps."""
@@ -93,8 +95,7 @@ class Selections(Record):
             BadInput: If one of them could not run.
         """
         one, other = self[a], self[b]
-        sets = [self._left_by(each) for each in (one, other)]
-        return overlap(one.key, other.key, *sets, self.grid.n_tokens)
+        return overlap(one.key, other.key, self._left_by(one), self._left_by(other), self.grid.n_tokens)
 
     def _left_by(self, one: Selected) -> list[int]:
         if one.error is not None:

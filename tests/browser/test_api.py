@@ -51,6 +51,16 @@ def test_compare_returns_the_comparison(client, files):
     assert len(whole["random"].kept) == BUDGET
 
 
+def test_the_same_question_again_costs_no_model_time_and_says_so(client, files):
+    first, again, other = (
+        Comparison.model_validate(ask(client, files / name, seed=77)) for name in ("plain.png", "plain.png", "alpha.png")
+    )
+    assert again.model_copy(update={"warnings": first.warnings}) == first  # its times, too, to the last digit
+    (said,) = set(again.warnings) - set(first.warnings)
+    assert said.startswith("Measured at ") and " UTC and kept" in said
+    assert said not in other.warnings and other.timings != first.timings
+
+
 def test_the_oracle_goes_by_the_boxes_that_a_program_gives(client, files):
     boxes = [[10, 10, 90, 60], [100, 20, 120, 40]]
     whole = Comparison.model_validate(ask(client, files / "plain.png", methods=["oracle"], evidence=boxes))

@@ -81,8 +81,8 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], offered: Sequence[tupl
                 megapixels per frame). Its content decides which of them it is. Nothing is fetched from elsewhere:
                 agents give a data: URI (base64), or the URL of a file that was uploaded to this server.
             question: The question, up to 2,000 characters.
-            methods: Ids of pruning methods, listed by /methods; or pairs of an id and parameters, so that one method can
-                run more than once: ["apet", ["apet", {"mode": "official"}]]. Two ids with a plus between them are one
+            methods: Ids of pruning methods, see /methods; or pairs of an id and parameters, so that one method can run
+                more than once: ["apet", ["apet", {"mode": "official"}]]. Two ids with a plus between them are one
                 method before the LLM and one inside it: "divprune+fastv". At most 48. No pruning is always run first.
             budget: Visual tokens to keep, from 1 to all of them; for a video, over all its frames together.
             budget_as: What the budget counts: tokens as each paper counts them (published), tokens after the last stage

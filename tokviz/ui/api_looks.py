@@ -123,7 +123,7 @@ def _add_inside(run: Runner, ids: Sequence[str], models: Sequence[tuple[str, str
             budget: Visual tokens that the method keeps.
             budget_as: What the budget counts, as for compare (published, final or average).
             params: Parameters of the method, {method: {name: value}}.
-            layers: Layers of the LLM, from 0, whose maps of patches are returned beside the mean over all; null for six.
+            layers: Layers of the LLM, from 0, whose maps of patches are returned beside the mean of all; null for six.
             seed: The random seed.
             max_new_tokens: Maximum length of an answer in tokens.
             expected_answer: The correct answer, if known; used only for the verdicts.

@@ -17,6 +17,7 @@ from ..pruners.pruner import Pruner
 from ..runs.examples import Example, load_examples
 from ..serving.callers import distrust_forwarded
 from ..serving.doors import Doors
+from ..serving.kept_runs import KeptRuns
 from ..serving.model_cache import load_steps
 from ..serving.model_menu import model_options
 from ..serving.queue import stop_all
@@ -77,7 +78,7 @@ _EVENTS = 400
 
 
 def build_page(
-    run: Runner = run_request,
+    run: Runner | None = None,
     *,
     load: Loader = load_steps,
     pruners: Sequence[Pruner] | None = None,
@@ -86,7 +87,8 @@ def build_page(
 ) -> gr.Blocks:
     """The whole page. No model is loaded here.
 
-    Args: run does the model's work (app.py may wrap it for ZeroGPU), load makes a model ready. pruners: default every
+    Args: run does the model's work (``serve`` wraps it for ZeroGPU), by default ``run_request``, of which finished runs
+    are kept; load makes a model ready. pruners: default every
     method. examples: default the stored ones; the first is open when the page appears. workbench: runs that can be
     browsed; ``launch_settings`` must be given the same.
     """
@@ -96,6 +98,7 @@ def build_page(
         pruners = tokviz.methods()
     storage()  # before gradio asks where its files belong
     examples = load_examples() if examples is None else examples
+    run = KeptRuns(run_request) if run is None else run
     act = Handlers(run, load, pruners, examples)
     models = [(option.label, option.shown) for option in model_options()]
     with PageBlocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:

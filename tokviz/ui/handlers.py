@@ -20,6 +20,7 @@ from ..errors import BadInput
 from ..pruners.pruner import Pruner
 from ..runs.examples import Example
 from ..serving.callers import LISTENERS, address_of
+from ..serving.kept_runs import KeptRuns
 from ..serving.model_cache import is_loaded, loading_notices, model_facts, planning
 from ..serving.model_menu import check_may_load, model_option, model_options
 from ..serving.queue import RunQueue, Shares, StopFlags, Waiting, Working, in_turn
@@ -74,6 +75,8 @@ class Handlers:
         self.checks = Shares(at_once=3, most=12)
         self.openings = Shares(at_once=1, most=4)
         self.known = KnownQuestions([example.comparison for example in self.examples])
+        if isinstance(run, KeptRuns):
+            run.share(self.known.has_file)
 
     # --- showing -----------------------------------------------------------------------------------------------------
 
@@ -217,14 +220,15 @@ class Handlers:
                 last_text = time.monotonic()
             if event.kind == "run":
                 running = None
-            files = files or shown_files(event.comparison)
             if event.kind != "done":
+                files = files or shown_files(event.comparison)
                 live = Live(running, dict(answers), self.pruners)
                 view = to_payload(event.comparison, live=live, **files)
                 yield view, self._progress(event.comparison, running), event.comparison
             else:
-                if not stop.is_set():
+                if not stop.is_set() and files is not None:  # else it is the only event: of a run that was kept
                     PACE.record(asked.model, asked.size, time.monotonic() - began)
+                files = files or shown_files(event.comparison)
                 yield to_payload(event.comparison, **files), "Finished.", event.comparison
             if stop.is_set() and event.kind == "run":
                 break

@@ -44,6 +44,11 @@ class KnownQuestions:
                 digest, oldest = self._learnt.popleft()
                 self._by_file[digest] = [one for one in self._by_file[digest] if one is not oldest]
 
+    def has_file(self, digest: str) -> bool:
+        """Whether a file is that of an example or of a mined case, which everybody is shown; digest: of its bytes."""
+        with self._lock:
+            return digest in self._by_file
+
     def with_truth(self, asked: RunRequest) -> RunRequest:
         """Add the known answer and evidence when image and question are those of an example or a mined case.
 
