@@ -54,6 +54,12 @@ document.addEventListener("tokviz:media", ({ detail }) => {
   else if (detail.file) media.shown = media.choices; // it came with lanes, perhaps the very same ones
   if (state.plain) showStaleness();
 });
+// The page was loaded anew with a file that had been chosen and not asked about: the lanes are still about another.
+document.addEventListener("tokviz:recalled", () => {
+  if (!element.isConnected || !window.tokvizMemory.hasChosen()) return;
+  if (media.shown === media.choices) media.choices += 1;
+  if (state.plain) showStaleness();
+});
 // A request was not answered at all: what is shown is an older one's.
 document.addEventListener("tokviz:stale", ({ detail }) => {
   media.told = detail;

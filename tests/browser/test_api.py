@@ -53,7 +53,8 @@ def test_compare_returns_the_comparison(client, files):
 
 def test_the_same_question_again_costs_no_model_time_and_says_so(client, files):
     first, again, other = (
-        Comparison.model_validate(ask(client, files / name, seed=77)) for name in ("plain.png", "plain.png", "alpha.png")
+        Comparison.model_validate(ask(client, files / name, seed=77))
+        for name in ("plain.png", "plain.png", "alpha.png")
     )
     assert again.model_copy(update={"warnings": first.warnings}) == first  # its times, too, to the last digit
     (said,) = set(again.warnings) - set(first.warnings)

@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -33,7 +34,13 @@ from .storage import LIFETIME_S
 
 MARK = "Measured at {} UTC and kept: the same was asked before, so that times are of that run, not of now."
 """Stands among the warnings or notes of whatever was not computed just now."""
+_MARKED = re.compile(re.escape(MARK).replace(r"\{\}", r"(\d\d:\d\d)"))
 _BLOCK = 1 << 20
+
+
+def measured_at(warnings: Sequence[str]) -> str:
+    """The time (hours and minutes, UTC) at which what is kept was measured; empty for what was computed just now."""
+    return next((found[1] for found in map(_MARKED.fullmatch, warnings) if found), "")
 
 
 def limit() -> int:

@@ -17,7 +17,7 @@ import gradio as gr
 
 from ..errors import BadInput
 from ..files import resource
-from ..names import UNPRUNED, Box, BudgetMeaning
+from ..names import UNPRUNED, BudgetMeaning
 from ..pruners.pruner import Pruner
 from ..pruners.stack import JOIN
 from ..serving.callers import LISTENERS, address_of
@@ -30,7 +30,7 @@ from . import text
 from .components import ImageField
 from .failures import UNEXPECTED, log_failure, refusal
 from .files import as_plain
-from .form import MAX_METHODS, method_entries, missing_by_method, param_facts, whole_number
+from .form import MAX_METHODS, method_entries, missing_by_method, param_facts, placed_boxes, whole_number
 
 BY_HAND = "<!-- from here on by hand -->"
 
@@ -224,7 +224,7 @@ def request_of(default_model: str, **given: Any) -> RunRequest:
     for name in ("budget", "seed", "repeats", "max_new_tokens", "frames"):
         if name != "frames" or given[name] is not None:
             given[name] = whole_number(name, given[name])
-    boxes, frames = _evidence(given.pop("evidence"))
+    boxes, frames = placed_boxes(given.pop("evidence"))
     wanted = {
         "evidence": boxes,
         "evidence_at": frames,
@@ -235,19 +235,6 @@ def request_of(default_model: str, **given: Any) -> RunRequest:
         "expected": given["expected"] or None,
     }
     return RunRequest(**{**given, **wanted})
-
-
-def _evidence(given: Any) -> tuple[tuple[Box, ...], tuple[int, ...]]:
-    """The boxes of a program, and the file's frames that they lie in. Raises BadInput; the run checks the edges."""
-    boxes = [] if given is None else given
-    sizes = {len(box) if isinstance(box, list) else 0 for box in boxes} if isinstance(boxes, list) else {0}
-    if not (sizes <= {4} or sizes <= {5}):
-        raise BadInput(
-            "evidence must be a list of boxes [x0, y0, x1, y1] in pixels, or, all of them, [frame, x0, y0, x1, y1] of "
-            "a video."
-        )
-    frames = tuple(whole_number("The frame of an evidence box", box[0]) for box in boxes if len(box) == 5)
-    return tuple(tuple(box[-4:]) for box in boxes), frames
 
 
 def method_notes(method: str) -> list[str]:

@@ -272,7 +272,7 @@ class MediaField(Widget):
 
 
 class EvidenceField(Widget):
-    """Boxes on the image of the form, around what shows the answer. The value in Python is a list of boxes.
+    """Boxes on the image of the form, or on frames of its video. The value in Python is as of ``form.placed_boxes``.
 
     They are what a browser sent: ``tokviz.compare`` says what is wrong with a box.
     """

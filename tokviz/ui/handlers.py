@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import FileData
 
 from ..comparison import Comparison
 from ..errors import BadInput
@@ -323,7 +324,21 @@ class Handlers:
                 outputs[at] = self._budget(known.form[name], outputs[at])
             elif name in known.form:
                 outputs[at] = known.form[name]
+        if known.file is not None:
+            self._chosen_again(known.file, outputs, n_shown + INPUTS.index("image"))
         return outputs
+
+    @staticmethod
+    def _chosen_again(file: tuple[str, str, str], outputs: list[Any], at: int) -> None:
+        """Put a file that was uploaded and not asked about back into the form, or say that it is gone."""
+        path, name, mime = file
+        try:
+            real = storage().own_file(path)
+        except BadInput:
+            outputs[1] = notice("info", text.FILE_GONE)
+            return
+        outputs[at] = FileData(path=real, orig_name=name or Path(real).name, mime_type=mime or None)
+        outputs[at + INPUTS.index("evidence") - INPUTS.index("image")] = []
 
     def _shown_again(self, form: RequestForm, known: Memory, model: str) -> list[Any]:
         example = next((i for i, one in enumerate(self.examples) if one.id == known.example), None)

@@ -32,6 +32,7 @@ from ..records import (
 from ..runs import metrics as measures
 from ..runs.preview import nesting, ranking
 from ..runs.why import why
+from ..serving.kept_runs import measured_at
 from ..session_limits import MAX_FRAMES, MAX_PER_STAGE
 from ..viz.format import BAR_TOPS, cut, fact_name, fact_value, plain_text
 from . import numbers, text
@@ -96,6 +97,7 @@ def to_payload(
         "budget": request.budget,
         "budget_as": request.budget_as,
         "expected": request.expected_answer,
+        "kept_at": measured_at(comparison.warnings),
         "model": f"{model.name}",
         "setting": f"{model.device} · {model.attention} · {comparison.grid.n_tokens} visual tokens",
         "image": image,
@@ -370,6 +372,8 @@ def _video(video: VideoRecord, files: Sequence[Mapping[str, Any]]) -> dict[str, 
     shown = [*files, *[None] * len(video.frames)]
     return {
         "name": cut(video.name),
+        "width": video.width,
+        "height": video.height,
         "duration": round(video.duration_s, 3),
         "bar_tops": list(BAR_TOPS),
         "frames": [
