@@ -11,7 +11,8 @@ function isLive(payload) {
 // A stored comparison comes with its own file; a run answers what was in the form when Compare was pressed, and goes on
 // doing so however long it streams.
 function belongs(payload, previous) {
-  const goesOn = previous && previous.id === payload.id && !payload.origin && !media.pressed;
+  // What is stored may be told again, by an update of something else; opened again, it brings its file.
+  const goesOn = previous && previous.id === payload.id && previous.origin === payload.origin && !media.pressed;
   if (!goesOn) media.shown = payload.origin ? media.choices : media.asked;
   media.pressed = false;
   media.told = "";
