@@ -19,7 +19,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ def _is_whole(last: Any, request: RunRequest) -> bool:
 def _marked(last: Any, at: float) -> Any:
     """A result that says when it was measured. Its times stay what they were."""
     words = MARK.format(time.strftime("%H:%M", time.gmtime(at)))
-    if is_dataclass(last):  # an event
+    if not isinstance(last, BaseModel):  # an event
         return replace(last, comparison=_with(last.comparison, "warnings", words))
     return _with(last, "warnings" if hasattr(last, "warnings") else "notes", words)
 

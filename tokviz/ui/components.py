@@ -214,7 +214,7 @@ class MethodMenu(Widget):
     """Checkboxes by family, settings of the chosen methods, any of them once more with others.
 
     The value is ``{"chosen": [[id, params], ...], "missing": {id: sentence}}``; an update may leave keys out, the page
-    keeps what it has. families, share: of ``form.families`` and ``form.stack_share`` as JSON text, which gradio's page
+    keeps what it has. families, stack: of ``form.families`` and ``form.stack_recipe`` as JSON text, which gradio's page
     copies at once. most: entries that can be chosen.
     """
 
@@ -225,11 +225,11 @@ class MethodMenu(Widget):
         value: dict[str, Any] | None = None,
         *,
         families: str = "[]",
-        share: str = "null",
+        stack: str = "null",
         most: int = 0,
         **html_options: Any,
     ):
-        super().__init__(value, families=families, share=share, most=most, **html_options)
+        super().__init__(value, families=families, stack=stack, most=most, **html_options)
 
 
 class ChosenFile(GradioRootModel):

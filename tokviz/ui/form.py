@@ -15,7 +15,7 @@ from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import UNPRUNED, Box
 from ..pruners.pruner import Param, Pruner
-from ..pruners.stack import JOIN, SHARE, place_in_stack, stack
+from ..pruners.stack import CLAIM, JOIN, LABEL, PARAM, PARAM_LABEL, SHARE, parts, place_in_stack, stack
 from ..serving.model_cache import model_facts
 from ..serving.running import RunRequest
 from ..short import passed
@@ -188,7 +188,7 @@ def build_form(
         made["menu"] = MethodMenu(
             {"chosen": list(start.get("methods", ())), "missing": dict(missing)},
             families=json.dumps(families(pruners)),
-            share=json.dumps(stack_share()),
+            stack=json.dumps(stack_recipe()),
             most=MAX_METHODS,
             label="Methods",
             elem_id="tokviz-method-menu",
@@ -311,9 +311,11 @@ def _facts(param: Param) -> dict[str, Any]:
     return {**vars(param), "choices": list(param.choices)}
 
 
-def stack_share() -> dict[str, Any]:
-    """The parameter that only stacks have, as plain data; the menu makes all others of those of the two methods."""
-    return _facts(SHARE)
+def stack_recipe() -> dict[str, Any]:
+    """How the menu makes a stack of two methods: what ``pruners.stack`` makes it of, as plain data."""
+    words = {"join": JOIN, "label": LABEL, "claim": CLAIM}
+    param = {"name": PARAM, "label": PARAM_LABEL}
+    return {**words, "param": param, "share": _facts(SHARE)}
 
 
 def stored_methods(comparison: Comparison) -> list[list[Any]]:
@@ -371,12 +373,9 @@ def read_menu(pruners: Sequence[Pruner], value: Any) -> tuple[tuple[str, dict[st
     entries = method_entries(value["chosen"] if is_menu else None, text.UNREADABLE_MENU)
     picked: list[tuple[str, dict[str, Any]]] = []
     known = {pruner.id: pruner for pruner in offered(pruners)}
-    stacks = [
-        stack(*(known[id] for id in method.split(JOIN)))
-        for method in dict.fromkeys(method for method, _ in entries)
-        if method.count(JOIN) == 1 and set(method.split(JOIN)) <= set(known)
-    ]
-    for pruner in (*offered(pruners), *stacks):
+    pairs = filter(None, map(parts, dict.fromkeys(method for method, _ in entries)))
+    made = [stack(*(known[id] for id in pair)) for pair in pairs if set(pair) <= set(known)]
+    for pruner in (*offered(pruners), *made):
         for method, params in entries:
             complete = method == pruner.id and (method, dict(pruner.complete(params)))
             if complete and complete not in picked:
