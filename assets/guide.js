@@ -8,6 +8,7 @@ const STEPS = [
   ["#tokviz-budget", "Set the budget", "How many visual tokens may remain. The buttons below set the shares that papers report."],
   ["#tokviz-methods", "Pick methods", "One of each kind shows most. Random is the baseline that every method has to beat."],
   ["#tokviz-compare", "Compare", "The unpruned model and each method answer one after another. Stop keeps what is finished."],
+  [".ts-root", "Look closer", "Sweep the budgets, look inside the layers, find how deep the image matters, edit the kept tokens by hand, or find the dropped part that would have saved the answer."],
   ["#tokviz-tabs", "Take it with you", "All numbers as a table, figures for a paper, and the session as a file that opens here again."],
 ];
 const tour = { at: -1, root: null, ring: null, from: null };

@@ -95,6 +95,6 @@ document.addEventListener("paste", (event) => {
 });
 watch("value", () => {
   show(props.value);
-  announce(props.value || null, false);
+  announce(props.value || null, Boolean(window.tokvizMemory?.isChosen(props.value)));
 });
 show(props.value);

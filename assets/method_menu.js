@@ -1,4 +1,4 @@
-// The menu of methods: reads props.families, props.share (JSON text), props.most (all fixed), props.value {chosen, missing}, which it writes.
+// The menu of methods: reads props.families, props.stack (JSON text), props.most (all fixed), props.value {chosen, missing}, which it writes.
 // A method may be chosen more than once: each of its copies has parameters of its own and is a lane of its own.
 
 const part = (name) => element.querySelector(`.tm-${name}`);
@@ -139,20 +139,24 @@ function buildMethod(method) {
 
 // --- two methods on top of each other -------------------------------------------------------------------------------
 
-// As tokviz.pruners.stack makes it: the share, and the parameters of both under names of their own.
+// Made of what tokviz/pruners/stack.py makes it of: the share, and the parameters of both under names of their own.
+const recipe = JSON.parse(props.stack);
+const filled = (words, values) => words.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+
 function stackOf(first, second) {
-  const own = (place, method) => method.params.map((param) =>
-    ({ ...param, name: `${place}_${param.name}`, label: `${method.label}: ${param.label}` }));
+  const labels = { first: first.label, second: second.label };
+  const own = (place, method) => method.params.map((param) => ({
+    ...param, name: filled(recipe.param.name, { place, name: param.name }), label: filled(recipe.param.label, { method: method.label, label: param.label }),
+  }));
   return {
-    id: `${first.id}+${second.id}`, parts: [first.id, second.id], label: `${first.label} + ${second.label}`, paper: null,
-    claim: `${first.label} before the LLM, then ${second.label} on what is left, inside it.`,
-    params: [JSON.parse(props.share), ...own("first", first), ...own("second", second)],
+    id: first.id + recipe.join + second.id, parts: [first.id, second.id], label: filled(recipe.label, labels), claim: filled(recipe.claim, labels),
+    paper: null, params: [recipe.share, ...own("first", first), ...own("second", second)],
   };
 }
 
 // The row of a stack, made when it is first asked for; undefined where one of its methods is unknown.
 function stackRow(id) {
-  const [first, second, more] = id.split("+").map((part) => menu.rows.get(part)?.method);
+  const [first, second, more] = id.split(recipe.join).map((part) => menu.rows.get(part)?.method);
   if (menu.rows.has(id) || !first || !second || more) return menu.rows.get(id);
   const row = buildMethod(stackOf(first, second));
   part("stack-list").append(row.root);
@@ -171,7 +175,7 @@ function buildStackMaker() {
   };
   const [first, second] = [pick("first", "Method before the LLM"), pick("second", "Method inside the LLM")];
   const add = makeButton("tm-stack-add", "Add", "Add this stack", () => {
-    const row = stackRow(`${first.value}+${second.value}`);
+    const row = stackRow(first.value + recipe.join + second.value);
     if (row.copies.length) return row.root.scrollIntoView({ block: "nearest" });
     row.box.click();
   });
@@ -337,7 +341,7 @@ function accept(value) {
   if (!value || JSON.stringify(value) === menu.published) return;
   if (value.chosen) {
     const entries = value.chosen.map((entry) => (typeof entry === "string" ? [entry, {}] : entry));
-    entries.forEach(([id]) => id.includes("+") && stackRow(id));
+    entries.forEach(([id]) => id.includes(recipe.join) && stackRow(id));
     menu.rows.forEach((row, id) => {
       const copies = entries.filter(([method]) => method === id).map(([, params]) => makeCopy(params));
       if (!copies.length && row.copies.length) row.before = row.copies;

@@ -6,12 +6,13 @@
 window.tokvizMemory = (() => {
   const NAME = "tokviz-state";
   const VIEW_NAMES = ["view", "a", "b", "scale"];
-  const kept = { shown: "", form: null, view: null };
+  const kept = { shown: "", form: null, view: null, file: null };
   const memory = {
     pending: false, // whether an answer to recall() is on its way
     defaults: () => ({}), // of a method's parameters, by its id; the menu of methods knows them
   };
   let later = 0;
+  let returned = false;
   let untouched = null; // the form as it came, when there is nothing to come back to
 
   const read = (storage) => {
@@ -100,7 +101,7 @@ window.tokvizMemory = (() => {
 
   const first = found();
   if (first) {
-    Object.assign(kept, { shown: first.shown || "", view: first.view || null });
+    Object.assign(kept, { shown: first.shown || "", view: first.view || null, file: first.file || null });
     memory.pending = true;
     setTimeout(() => memory.recalled(), 8000); // whatever becomes of the answer
   }
@@ -121,16 +122,35 @@ window.tokvizMemory = (() => {
     later = setTimeout(save, 150);
   }
 
+  // A file that was chosen and not yet asked about belongs to no lanes: its place on the server is remembered until it is.
+  document.addEventListener("tokviz:media", ({ detail: { file, byVisitor } }) => {
+    if (memory.pending) return;
+    kept.file = byVisitor && file ? { path: file.path, name: file.orig_name, mime: file.mime_type } : null;
+    soon();
+  });
+  document.addEventListener("tokviz:asked", () => {
+    kept.file = null;
+    soon();
+  });
+
   return Object.assign(memory, {
     view: () => kept.view,
     // What the server is asked for when the page opens: as text, empty when there is nothing to come back to.
     recall() {
       if (!first) return "";
-      return JSON.stringify({ shown: first.shown || "", example: first.example || "", form: first.form || {} });
+      return JSON.stringify({ shown: first.shown || "", example: first.example || "", form: first.form || {}, file: first.file || null });
     },
+    // Whether a file that the server puts into the form is the visitor's own choice, which came back.
+    isChosen(file) {
+      const is = Boolean(kept.file && file && file.path === kept.file.path);
+      returned = returned || is;
+      return is;
+    },
+    hasChosen: () => Boolean(kept.file),
     recalled() {
       if (!memory.pending) return;
       memory.pending = false;
+      if (!returned) kept.file = null; // no longer on the server, which says so
       document.dispatchEvent(new CustomEvent("tokviz:recalled"));
       soon();
     },

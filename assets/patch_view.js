@@ -240,6 +240,10 @@ function tellStory(payload) {
   const question = part("question");
   question.replaceChildren(make("span", "tv-asked", payload.question));
   if (payload.expected) question.append(make("span", "tv-expected", `expected answer: ${payload.expected}`));
+  const kept = payload.kept_at ? `kept · times measured at ${payload.kept_at} UTC` : "";
+  if (kept) question.append(Object.assign(make("span", "tv-kept", kept), { tabIndex: 0 }));
+  if (kept) question.lastChild.dataset.hint = "The same was asked before, so nothing was computed now: answers, choices and times are those of that run.";
+  part("when").textContent = kept ? `at ${payload.kept_at} UTC, when this was first asked` : "in this run";
   fillOutcomes(payload);
   part("notes").replaceChildren(...payload.warnings.map((text) => make("p", "tv-warning", text)));
   // The page's head shows which model answered; attributes, so that it does not matter which component loads first.
@@ -321,12 +325,20 @@ function show(value) {
   document.dispatchEvent(new CustomEvent("tokviz:shown"));
 }
 
-// While answers come in, lanes and what is below them have the room that the last ones needed.
+// While answers come in, each lane has the room for numbers that it needed last; a new one that of the longest list.
+const rooms = { of: new Map(), most: 0 };
+
 function keepRoom() {
-  if (isLive(state.plain)) return;
-  const tallest = Math.max(0, ...state.lanes.map(({ numbers }) => [...numbers.children].reduce((end, node) => Math.max(end, node.offsetTop + node.offsetHeight), numbers.offsetTop) - numbers.offsetTop));
-  if (tallest) part("lanes").style.setProperty("--tv-numbers-room", `${Math.ceil(tallest) + 12}px`);
-  part("why-panel").style.minHeight = "";
+  if (!isLive(state.plain)) {
+    const needs = state.lanes.map(({ numbers }) => Math.max(0, ...[...numbers.children].map((node) => node.offsetTop + node.offsetHeight - numbers.offsetTop)));
+    state.lanes.forEach(({ data }, i) => rooms.of.set(data.key, needs[i]));
+    rooms.most = Math.max(...needs);
+    part("why-panel").style.minHeight = "";
+  }
+  for (const { numbers, data } of state.lanes) {
+    const room = rooms.of.get(data.key) || rooms.most;
+    if (room) numbers.style.minHeight = `${Math.ceil(room) + 12}px`;
+  }
 }
 
 function giveUp() {

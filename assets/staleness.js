@@ -2,7 +2,7 @@
 // once; a comparison that was asked for after that belongs to it again, and so does a stored one that is opened. The
 // server can say so too, with payload.stale.
 
-const media = { choices: 0, asked: 0, shown: 0, pressed: false, removed: false, told: "" };
+const media = { choices: 0, asked: 0, shown: 0, pressed: false, removed: false, told: "", awaited: false };
 
 function isLive(payload) {
   return payload.lanes.some((lane) => lane.status === "waiting" || lane.status === "running");
@@ -11,8 +11,13 @@ function isLive(payload) {
 // A stored comparison comes with its own file; a run answers what was in the form when Compare was pressed, and goes on
 // doing so however long it streams.
 function belongs(payload, previous) {
-  const goesOn = previous && previous.id === payload.id && !payload.origin && !media.pressed;
+  // What is stored may be told again, by an update of something else; opened again, it brings its file.
+  const goesOn = previous && previous.id === payload.id && previous.origin === payload.origin && !media.pressed;
   if (!goesOn) media.shown = payload.origin ? media.choices : media.asked;
+  if (!previous && window.tokvizMemory?.hasChosen()) { // what the form will show when it comes back, see below
+    media.choices += 1;
+    media.awaited = true;
+  }
   media.pressed = false;
   media.told = "";
 }
@@ -50,9 +55,18 @@ function showOtherModel() {
 document.addEventListener("tokviz:media", ({ detail }) => {
   if (!element.isConnected) return;
   media.removed = !detail.file;
-  if (detail.byVisitor) media.choices += 1;
+  if (detail.byVisitor) Object.assign(media, { choices: media.choices + 1, awaited: false });
   else if (detail.file) media.shown = media.choices; // it came with lanes, perhaps the very same ones
   if (state.plain) showStaleness();
+});
+// The page was loaded anew with a file that had been chosen and not asked about: the lanes are still about another,
+// unless it is gone.
+document.addEventListener("tokviz:recalled", () => {
+  if (!element.isConnected || !state.plain) return;
+  if (window.tokvizMemory.hasChosen()) media.choices += media.shown === media.choices ? 1 : 0;
+  else if (media.awaited) media.shown = media.choices;
+  media.awaited = false;
+  showStaleness();
 });
 // A request was not answered at all: what is shown is an older one's.
 document.addEventListener("tokviz:stale", ({ detail }) => {

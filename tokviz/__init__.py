@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from .runs.horizon import information_horizon
     from .runs.inside import inside
     from .runs.rescue import rescue
+    from .runs.selecting import select_only
     from .runs.sweep import SweepEvent, sweep, sweep_events
+    from .selections import Selected, Selections
     from .sweeps import Sweep, SweepCurve, SweepPoint
     from .tables.speeds import PublishedSpeed, published_speeds
     from .types import (
@@ -101,12 +103,14 @@ _NAMES = {
     "comparison": "Comparison",
     "horizon": "HorizonLayer InformationHorizon",
     "rescues": "Rescue RescueBlock",
+    "selections": "Selected Selections",
     "sweeps": "Sweep SweepCurve SweepPoint",
     "tables.speeds": "PublishedSpeed published_speeds",
     "costs": "PartCost RunCost",
     "runs.edits": "ask_with edited tokens_in",
     "runs.horizon": "information_horizon",
     "runs.rescue": "rescue",
+    "runs.selecting": "select_only",
     "runs.sweep": "SweepEvent sweep sweep_events",
     "runs.inside": "inside",
     "records": "Chart Reading Run TextScores TokenMap",
@@ -182,7 +186,9 @@ __all__ = [
     "Run",
     "RunCost",
     "Schedule",
+    "Selected",
     "Selection",
+    "Selections",
     "Signals",
     "Stage",
     "Sweep",
@@ -222,6 +228,7 @@ __all__ = [
     "register",
     "rescue",
     "rows_by_view",
+    "select_only",
     "sweep",
     "sweep_events",
     "tokens_in",

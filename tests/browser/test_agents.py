@@ -132,7 +132,17 @@ def call_and_leave(connection, arguments, began):
 
 def test_an_agent_reads_what_the_docstrings_say(tools_site):
     tools = {tool["name"]: tool for tool in httpx.get(f"{tools_site}gradio_api/mcp/schema").json()}
-    assert set(tools) == {"compare", "sweep", "rescue", "ask_with", "list_methods", "list_models"}
+    assert set(tools) == {
+        "compare",
+        "select_only",
+        "sweep",
+        "inside",
+        "horizon",
+        "rescue",
+        "ask_with",
+        "methods",
+        "models",
+    }
     told = tools["compare"]["inputSchema"]["properties"]
     assert told["budget"]["description"].startswith("Visual tokens to keep, from 1 to all of them")
     assert told["image"]["description"].endswith("was uploaded to this server.")  # to the end, not one line of four
@@ -162,6 +172,13 @@ def test_an_agent_compares_a_method_with_itself(tools_site, image):
     runs = json.loads(text)["runs"]
     assert [run["variant"] for run in runs] == ["", "", "mode=official", ""]
     assert runs[-1]["method"] == "divprune+fastv" and len(runs[-1]["stages"]) == 2
+
+
+def test_an_agent_selects_without_an_answer(tools_site, image):
+    failed, text = call(tools_site, "select_only", {"image": data_uri(image), **QUESTION})
+    assert not failed, text
+    (random,) = json.loads(text)["methods"]
+    assert len(random["stages"][-1]["kept"]) == QUESTION["budget"]
 
 
 def test_an_upload_is_named_by_its_address(tools_site, image):

@@ -51,6 +51,17 @@ def test_compare_returns_the_comparison(client, files):
     assert len(whole["random"].kept) == BUDGET
 
 
+def test_the_same_question_again_costs_no_model_time_and_says_so(client, files):
+    first, again, other = (
+        Comparison.model_validate(ask(client, files / name, seed=77))
+        for name in ("plain.png", "plain.png", "alpha.png")
+    )
+    assert again.model_copy(update={"warnings": first.warnings}) == first  # its times, too, to the last digit
+    (said,) = set(again.warnings) - set(first.warnings)
+    assert said.startswith("Measured at ") and " UTC and kept" in said
+    assert said not in other.warnings and other.timings != first.timings
+
+
 def test_the_oracle_goes_by_the_boxes_that_a_program_gives(client, files):
     boxes = [[10, 10, 90, 60], [100, 20, 120, 40]]
     whole = Comparison.model_validate(ask(client, files / "plain.png", methods=["oracle"], evidence=boxes))
@@ -85,7 +96,7 @@ def test_one_method_runs_more_than_once_with_other_parameters(client, files):
 
 
 def test_a_method_that_the_model_cannot_serve_says_so_in_its_lane_and_in_the_list(client, files):
-    listed = {method["id"]: method["missing"] for method in client.predict(api_name="/list_methods")}
+    listed = {method["id"]: method["missing"] for method in client.predict(api_name="/methods")}
     unserved = {method: sentence for method, sentence in listed.items() if sentence}
     assert unserved  # the embedded model has no crops and no text tower
     whole = Comparison.model_validate(ask(client, files / "plain.png", methods=[*unserved, "random"]))
@@ -138,9 +149,10 @@ def test_the_server_goes_on_after_bad_input(client, files):
 
 
 def test_methods_are_listed_and_the_plumbing_is_not(client):
-    listed = client.predict(api_name="/list_methods")
+    listed = client.predict(api_name="/methods")
     assert {"full", "apet", "fastervlm", "random"} <= {method["id"] for method in listed}
-    endpoints = {"/compare", "/sweep", "/rescue", "/ask_with", "/list_methods", "/list_models"}
+    studies = {"/select_only", "/sweep", "/inside", "/horizon", "/rescue", "/ask_with"}
+    endpoints = {"/compare", *studies, "/methods", "/models"}
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == endpoints
 
 
@@ -153,13 +165,13 @@ def test_the_docstrings_of_the_endpoints_arrive(client, live_site):
     assert compare["question"]["python_type"]["description"] == "The question, up to 2,000 characters."
     assert compare["image"]["python_type"]["description"].endswith("was uploaded to this server.")  # its fourth line
     assert told["/compare"]["returns"][0]["python_type"]["description"].startswith("The Comparison as JSON")
-    assert "Returns: One object per method: id, label" in told["/list_methods"]["description"]
+    assert "Returns: One object per method: id, label" in told["/methods"]["description"]
     assert "Visual tokens to keep" in client.view_api(print_info=False, return_format="str")
 
 
 def test_models_are_listed_with_what_they_are_loaded_on(client, files):
     ask(client, files / "plain.png")
-    (listed,) = client.predict(api_name="/list_models")
+    (listed,) = client.predict(api_name="/models")
     assert (listed["id"], listed["family"], listed["takes"]) == ("tokviz-tiny", "llava", ["image"])
     assert listed["parameters"] == listed["loaded"]["parameters"] and listed["licence"] == "apache-2.0"
     assert listed["loaded"]["attention"] == "sdpa" and listed["loaded"]["quantization"] is None

@@ -1,12 +1,15 @@
-"""Sweep, rescue and runs with named tokens, called as a program would."""
+"""Selections, sweep, inside, horizon, rescue and runs with named tokens, called as a program would."""
 
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from tokviz.attention import Inside
 from tokviz.comparison import Comparison
+from tokviz.horizon import InformationHorizon
 from tokviz.rescues import Rescue
+from tokviz.selections import Selections
 from tokviz.sweeps import Sweep
 
 
@@ -25,6 +28,31 @@ def image(tmp_path_factory):
 def ask(client, image, endpoint, **asked):
     file = handle_file(str(image))
     return client.predict(image=file, question="what color is the circle ?", api_name=endpoint, **asked)
+
+
+def test_selections_are_those_of_a_comparison(client, image):
+    asked = {"methods": ["random", ["fastv", {"layer": 3}], "oracle"], "budget": 16, "seed": 2}
+    found = Selections.model_validate(ask(client, image, "/select_only", **asked))
+    whole = Comparison.model_validate(ask(client, image, "/compare", **asked, max_new_tokens=1))
+    assert [one.kept for one in found.methods] == [run.kept for run in whole.runs[1:]]
+    assert len(found["fastv"].kept) == 16 and found["fastv"].stages[0].site == 3
+    assert found["oracle"].error == whole["oracle"].error
+
+
+def test_a_look_inside_is_of_the_model_or_of_a_method(client, image):
+    whole = Inside.model_validate(ask(client, image, "/inside", layers=[1], max_new_tokens=2))
+    assert whole.run.key == "full" and whole.map_layers == [1] and {entry.visual for entry in whole.layers} == {576}
+    asked = {"method": "fastv", "budget": 16, "params": {"fastv": {"layer": 3}}, "layers": []}
+    found = Inside.model_validate(ask(client, image, "/inside", **asked, max_new_tokens=2))
+    assert found.run.key == "fastv" and found.map_layers == []
+    assert [entry.visual for entry in found.layers][2:4] == [576, 16]
+
+
+def test_a_horizon_has_a_change_per_layer_and_block(client, image):
+    asked = {"layers": [0, 3], "block": 12, "seeds": 1, "measure": "alone", "max_new_tokens": 2}
+    found = InformationHorizon.model_validate(ask(client, image, "/horizon", **asked))
+    assert [entry.layer for entry in found.layers] == [0, 3] and found.measure == "alone"
+    assert found.n_blocks == 4 and len(found.layers[0].random) == 1 and found.seconds_allowed == 60
 
 
 def test_a_sweep_has_a_point_per_method_budget_and_seed(client, image):
@@ -55,7 +83,7 @@ def test_tokens_are_named_or_a_method_s_choice_is_changed(client, image):
 
 def test_every_argument_is_described(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    for endpoint in ("/sweep", "/rescue", "/ask_with"):
+    for endpoint in ("/select_only", "/sweep", "/inside", "/horizon", "/rescue", "/ask_with"):
         for parameter in endpoints[endpoint]["parameters"]:
             assert parameter["python_type"]["description"].endswith((".", ")")), parameter["parameter_name"]
 
@@ -70,6 +98,15 @@ def test_every_argument_is_described(client):
         ("/rescue", {"method": "full"}, "drops nothing"),
         ("/rescue", {"method": "random", "block": 0}, "The block must be"),
         ("/rescue", {"method": "random", "answer": "x"}, "unpruned or expected"),
+        ("/select_only", {"methods": ["random"], "budget": 577}, "has 576 visual tokens"),
+        ("/select_only", {"methods": ["nonsense"]}, "There is no method"),
+        ("/inside", {"method": "nonsense"}, "There is no method"),
+        ("/inside", {"layers": [99]}, "A layer must be"),
+        ("/inside", {"layers": "all"}, "layers must be a list"),
+        ("/inside", {"params": {"apet": {}}}, "not the method to look inside"),
+        ("/horizon", {"layers": []}, "layers must be a list"),
+        ("/horizon", {"measure": "x"}, "removal or alone"),
+        ("/horizon", {"seconds": 0}, "seconds must be a number above 0"),
         ("/ask_with", {"kept": [9999]}, "there are 576"),
         ("/ask_with", {"kept": ["a"]}, "A token in kept must be a whole number"),
         ("/ask_with", {}, "Name the tokens to keep"),

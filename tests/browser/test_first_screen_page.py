@@ -76,7 +76,7 @@ def test_the_guide_walks_along_the_real_controls_and_gives_the_focus_back(page):
         ring, words = page.locator(".tokviz-ring").bounding_box(), dialog.bounding_box()
         assert ring["height"] > 20 and words["y"] >= 0 and words["y"] + words["height"] <= 900, seen[-1]
         page.keyboard.press("ArrowRight")
-    assert len(seen) == len(set(seen)) == 8
+    assert len(seen) == len(set(seen)) == 9 and "Look closer" in seen
     assert opener.evaluate("node => node === document.activeElement")
     opener.click()
     page.keyboard.press("Escape")
@@ -87,7 +87,7 @@ def test_the_guide_walks_along_the_real_controls_and_gives_the_focus_back(page):
 def test_about_has_a_picture_per_kind_and_an_address(page):
     page.get_by_role("button", name="About", exact=True).click()
     about = page.get_by_role("dialog", name="About tokviz")
-    for words in ("What is a visual token?", "Kinds of methods", "What the numbers mean", "Limits"):
+    for words in ("What is a visual token?", "Kinds of methods", "What the numbers mean", "Look closer", "Limits"):
         assert about.get_by_role("heading", name=words).is_visible()
     assert about.locator("li svg").count() == 7 and page.url.endswith("#about")
     page.keyboard.press("Escape")

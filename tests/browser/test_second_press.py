@@ -1,8 +1,11 @@
 """Pressing Compare while a run is under way, tabs beside each other, a page that is loaded anew or loses its server."""
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
-from watching import watched_page
+from watching import PATIENCE_MS, watched_page
+
+from tokviz.serving.storage import storage
 
 pytestmark = pytest.mark.browser
 
@@ -69,6 +72,31 @@ def test_a_reload_shows_the_example_that_was_shown(site, shared_page):
     page.wait_for_function(f"{REMEMBERED} === 'example-1'")
     page.reload()
     page.get_by_role("heading", name="panorama").wait_for()
+
+
+def test_a_file_that_was_chosen_and_not_asked_about_survives_a_reload(site, browser, tmp_path):
+    # A tab of its own, whose console is not watched: a reload may break off the check of the upload.
+    page = browser.new_context().new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(site)
+    page.wait_for_function("document.documentElement.dataset.tokvizReady === ''")
+    Image.new("RGB", (90, 60), "teal").save(tmp_path / "mine.png")
+    page.locator(".mf-input").set_input_files(str(tmp_path / "mine.png"))
+    page.wait_for_function("document.querySelector('.mf-image').naturalWidth === 90")
+    stale = page.locator(".tv-stale")
+    expect(stale).to_contain_text("not to the file you chose")
+    page.wait_for_function("JSON.parse(sessionStorage.getItem('tokviz-state'))?.file?.name === 'mine.png'")
+    page.reload()
+    page.wait_for_function("document.querySelector('.mf-image')?.naturalWidth === 90")
+    expect(page.locator(".mf-name")).to_have_text("mine.png")
+    expect(stale).to_contain_text("not to the file you chose")
+    for path in storage().folder.rglob("mine.png"):
+        path.unlink()
+    page.reload()
+    expect(page.locator(".tokviz-notice")).to_contain_text("no longer on the server: please choose it again")
+    page.wait_for_function("document.querySelector('.mf-image').naturalWidth > 90")
+    expect(stale).to_have_text("")
+    page.context.close()
 
 
 def test_two_tabs_are_answered_one_after_the_other_and_one_that_goes_away_gives_its_turn_up(

@@ -171,7 +171,7 @@ def test_cheap_calls_are_served_while_many_runs_wait(examples, client, paced, se
             waiting = [pool.submit(result, httpx.Client(base_url=client.base_url, timeout=60), "compare", event)
                        for event in events]  # fmt: skip
             for _ in range(3):
-                assert call(client, "list_methods", [])[0] == "complete"
+                assert call(client, "methods", [])[0] == "complete"
             assert upload(client, secret).status_code == 200
             assert '"success":true' in private(client, "check_media", lambda config: [{"path": path, **META}])
             assert '"success":true' in private(client, "lambda", lambda config: [{"chosen": 0}, "tokviz-tiny"])
@@ -336,7 +336,7 @@ def test_a_caller_that_never_listens_does_not_stop_the_others(site, client, monk
         assert client.post("/gradio_api/queue/join", json=body).status_code == 200
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
-        assert call(client, "list_methods", [])[0] == "complete"
+        assert call(client, "methods", [])[0] == "complete"
         time.sleep(0.2)
 
 

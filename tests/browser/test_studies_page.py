@@ -1,4 +1,4 @@
-"""Look closer: sweep, inside, hand-edit and rescue as a visitor meets them, with the embedded model. One page."""
+"""Look closer: sweep, inside, horizon, edit and rescue as a visitor meets them, with the embedded model. One page."""
 
 import re
 
@@ -84,6 +84,30 @@ def test_inside_has_curves_a_map_per_word_and_the_tower(page):
     frame.focus()
     page.keyboard.press("ArrowRight")
     expect(mine.locator(".ts-words-part .ts-patch-told")).to_have_text(re.compile(r"row \d+, column \d+: attention "))
+
+
+def test_a_horizon_says_from_which_layer_on_nothing_is_missed(page):
+    mine = pane(page, "Horizon")
+    mine.get_by_label("Size of the blocks left out").select_option("8 × 8")
+    mine = carried_out(page, "Horizon", "Find the horizon")
+    expect(mine.locator(".ts-answer b")).to_have_text(page.locator(".tv-lane .tv-answer").first.inner_text())
+    said = mine.get_by_text(
+        re.compile("^(From layer \\d+ on, leaving out|In the last measured layer|No block changes)")
+    )
+    expect(said).to_be_visible()
+    points = mine.get_by_role("button", name=re.compile(r"^before layer \d+: largest change of a block "))
+    expect(points).to_have_count(6)
+    slider = mine.get_by_role("slider", name="Layer from which on a block is left out")
+    told = mine.locator(".ts-patch-told")
+    expect(told).to_contain_text("Before layer 0: the most that a block does")
+    points.last.click()
+    expect(slider).to_have_value("5")
+    expect(told).not_to_contain_text("Before layer 0:")
+    mine.locator(".ts-frame").focus()
+    page.keyboard.press("ArrowRight")
+    expect(told).to_have_text(re.compile(r"row \d+, column \d+: without its block the answer changes by .\S+ nats"))
+    mine.locator(".ts-numbers summary").click()
+    expect(mine.locator(".ts-numbers tr")).to_have_count(7)
 
 
 def test_brushed_tokens_are_asked_as_a_lane(page):

@@ -23,7 +23,7 @@ from tokviz.models.shrunk_tiles import packed, through_tower
 from tokviz.models.tiles import best_resolution
 from tokviz.runs.inputs import grid_of, open_media
 from tokviz.runs.smaller import encode_smaller, lies_in
-from tokviz.ui.payload import check_fits_grid
+from tokviz.ui.session_checks import check_fits_grid
 
 QUESTION = "what is it ?"
 IMAGES = [

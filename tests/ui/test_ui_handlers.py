@@ -22,6 +22,7 @@ from tokviz.errors import BadInput
 from tokviz.records import RequestedMethod
 from tokviz.runs.examples import load_examples
 from tokviz.serving import model_cache, running
+from tokviz.serving.kept_runs import KeptRuns
 from tokviz.serving.model_menu import model_options
 from tokviz.serving.queue import StopFlags
 from tokviz.serving.running import Pace
@@ -179,6 +180,7 @@ def test_what_a_run_will_cost_is_said_before_it_starts(act, form, file, monkeypa
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     pace = Pace()
     monkeypatch.setattr("tokviz.ui.handlers.PACE", pace)
+    monkeypatch.setattr("tokviz.ui.streaming.PACE", pace)
     monkeypatch.setattr("tokviz.serving.running.PACE", pace)
     menu = {"chosen": ["apet", "divprune", "fastervlm"]}
     seven = "llava-hf/llava-1.5-7b-hf"
@@ -195,6 +197,19 @@ def test_what_a_run_will_cost_is_said_before_it_starts(act, form, file, monkeypa
     monkeypatch.delenv("SPACES_ZERO_GPU")
     run(act, form, values(form, image=file, model="tokviz-tiny"))
     assert act.cost("tokviz-tiny", menu, 32, 1).endswith("estimated from the last run.")
+
+
+def test_a_run_that_is_kept_is_shown_as_such_and_teaches_nothing_about_the_pace(
+    runner, form, file, examples, monkeypatch
+):
+    pace, weights = Pace(), form
+    monkeypatch.setattr("tokviz.ui.streaming.PACE", pace)
+    act = Handlers(KeptRuns(runner, lambda request: weights), lambda spec: (), PRUNERS, examples)
+    asked = values(form, image=file, question="asked twice ?")
+    first, again = run(act, form, asked)[-1], run(act, form, asked)[-1]
+    assert len(runner.requests) == pace.n_measured(runner.requests[0].model) == 1
+    assert first[0]["kept_at"] == "" and len(again[0]["kept_at"]) == 5
+    assert again[0]["lanes"] == first[0]["lanes"] and again[0]["id"] == first[0]["id"]
 
 
 def test_stop_ends_the_run_after_what_is_finished(act, form, file):

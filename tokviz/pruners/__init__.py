@@ -45,7 +45,7 @@ from . import (
 from .controls import FULL, RANDOM, RANDOM_AT, UNIFORM
 from .plugins import add, packaged, registered
 from .pruner import Pruner
-from .stack import JOIN, stack
+from .stack import parts, stack
 
 PRUNERS: tuple[Pruner, ...] = (
     FULL,
@@ -107,8 +107,8 @@ def get(id: str) -> Pruner:
     aliases = {alias.lower(): pruner for pruner in known.values() for alias in pruner.aliases}
     if isinstance(id, str) and id.lower() in aliases:
         return aliases[id.lower()]
-    if isinstance(id, str) and id.count(JOIN) == 1:
-        return stack(*(get(part.strip()) for part in id.split(JOIN)))
+    if (stacked := parts(id)) is not None:
+        return stack(*map(get, stacked))
     near = nearest(id, known)
     advice = f"; did you mean {near!r}?" if near else "."
     raise BadInput(f"There is no method {passed(id)}{advice} Known: {', '.join(known)}.")

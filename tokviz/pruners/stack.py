@@ -15,6 +15,17 @@ from .pruner import Pruner, budget_tokens, number
 
 JOIN = "+"
 """Between the ids of two methods in the id of their stack: ``divprune+fastv``."""
+LABEL = "{first} + {second}"
+CLAIM = "{first} before the LLM, then {second} on what is left, inside it."
+PARAM, PARAM_LABEL = "{place}_{name}", "{method}: {label}"
+"""What a stack makes of the labels and the parameters of its two methods; place: ``first`` or ``second``. The page's
+menu makes them of the same words."""
+
+
+def parts(id: object) -> tuple[str, str] | None:
+    """The ids of the two methods in the id of a stack; None for anything else."""
+    first, join, second = id.partition(JOIN) if isinstance(id, str) else ("", "", "")
+    return (first.strip(), second.strip()) if join and JOIN not in second else None
 
 
 SHARE = number(
@@ -65,7 +76,7 @@ def stack(first: Pruner, second: Pruner) -> Pruner:
         if JOIN in pruner.id:
             raise BadInput("A stack is of two methods: one before the LLM, one inside it.")
     both = (("first", first), ("second", second))
-    names = f"{first.label} + {second.label}"
+    labels = {"first": first.label, "second": second.label}
 
     def schedule(budget: Budget, info: PlanningInfo, params: Params) -> Schedule:
         own = {place: _own(place, pruner, params) for place, pruner in both}
@@ -86,15 +97,19 @@ def stack(first: Pruner, second: Pruner) -> Pruner:
 
     return Pruner(
         id=f"{first.id}{JOIN}{second.id}",
-        label=names,
+        label=LABEL.format(**labels),
         family=first.family,
-        claim=f"{first.label} before the LLM, then {second.label} on what is left, inside it.",
+        claim=CLAIM.format(**labels),
         needs=tuple(dict.fromkeys((*first.needs, *second.needs))),
         does_without=tuple(dict.fromkeys((*first.does_without, *second.does_without))),
         params=(
             SHARE,
             *(
-                replace(param, name=f"{place}_{param.name}", label=f"{pruner.label}: {param.label}")
+                replace(
+                    param,
+                    name=PARAM.format(place=place, name=param.name),
+                    label=PARAM_LABEL.format(method=pruner.label, label=param.label),
+                )
                 for place, pruner in both
                 for param in pruner.settings
             ),
@@ -109,7 +124,7 @@ def stack(first: Pruner, second: Pruner) -> Pruner:
 
 def _own(place: str, pruner: Pruner, params: Params) -> dict[str, bool | int | float | str]:
     """The parameters of one of the two methods, by its own names."""
-    return {param.name: params[f"{place}_{param.name}"] for param in pruner.settings}
+    return {param.name: params[PARAM.format(place=place, name=param.name)] for param in pruner.settings}
 
 
 def _with(select: SelectFunction, own: Params) -> SelectFunction:

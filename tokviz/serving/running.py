@@ -95,7 +95,7 @@ PACE = Pace()
 """Of this process."""
 
 
-Kind = Literal["compare", "sweep", "rescue", "inside", "horizon", "ask_with"]
+Kind = Literal["compare", "select_only", "sweep", "rescue", "inside", "horizon", "ask_with"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What may be asked beside a comparison: a sweep, a rescue, a look inside the model, a run with tokens by number."""
+"""What may be asked beside a comparison: selections alone, a sweep, a rescue, a look inside the model and the like."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
+from ..short import passed
 
 if TYPE_CHECKING:
     from ..models.loading import VisionLanguageModel
@@ -32,12 +33,27 @@ def outputs(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: M
         from ..runs.edits import media_of
 
         media = media_of(vlm, media, None, comparison, request.frames)
-    studies = {"sweep": _sweep, "rescue": _rescue, "inside": _inside, "horizon": _horizon, "ask_with": _ask_with}
+    studies = {
+        "select_only": _select_only,
+        "sweep": _sweep,
+        "rescue": _rescue,
+        "inside": _inside,
+        "horizon": _horizon,
+        "ask_with": _ask_with,
+    }
     return studies[request.kind](request, vlm, media, shared)
 
 
 def _options(request: RunRequest) -> dict[str, Any]:
     return {name: value for name, value in request.options.items() if name not in ("comparison", "live")}
+
+
+def _select_only(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
+    import tokviz
+
+    taken = {name: shared[name] for name in ("seed", "evidence", "evidence_frames", "stop")}
+    choice: dict[str, Any] = {"budget_as": request.budget_as, "params": request.params, **taken}
+    yield tokviz.select_only(vlm, media, request.question, request.methods, request.budget, **choice)
 
 
 def _sweep(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
@@ -74,9 +90,16 @@ def _inside(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: M
     import tokviz
 
     from ..runs.compare import relayed
+    from ..runs.requests import method_entry
 
-    method = request.methods[0] if request.methods else None
-    choice: dict[str, Any] = {"method": method, "budget": request.budget, "budget_as": request.budget_as}
+    choice: dict[str, Any] = {"budget_as": request.budget_as}
+    method, *_ = map(method_entry, request.methods) if request.methods else (None,)
+    if others := sorted(set(request.params) - ({method[0].id} if method else set())):
+        raise BadInput(f"There are parameters for {passed(others[0])}, which is not the method to look inside.")
+    if method is not None:
+        pruner, own = method
+        values = {**request.params.get(pruner.id, {}), **own}
+        choice |= {"method": (pruner, values), "budget": request.budget}
 
     def work(emit: Any) -> None:
         choice["on_progress"] = lambda share: emit(Progress(share))

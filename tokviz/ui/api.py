@@ -1,4 +1,4 @@
-"""Named endpoints for programs: ``/compare``, ``/list_methods`` and ``/list_models``.
+"""Named endpoints for programs: ``/compare``, ``/methods`` and ``/models``.
 
 Errors are gr.Error with the same sentences as on the page.
 """
@@ -17,7 +17,7 @@ import gradio as gr
 
 from ..errors import BadInput
 from ..files import resource
-from ..names import UNPRUNED, Box, BudgetMeaning
+from ..names import UNPRUNED, BudgetMeaning
 from ..pruners.pruner import Pruner
 from ..pruners.stack import JOIN
 from ..serving.callers import LISTENERS, address_of
@@ -30,7 +30,7 @@ from . import text
 from .components import ImageField
 from .failures import UNEXPECTED, log_failure, refusal
 from .files import as_plain
-from .form import MAX_METHODS, method_entries, missing_by_method, param_facts, whole_number
+from .form import MAX_METHODS, method_entries, missing_by_method, param_facts, placed_boxes, whole_number
 
 BY_HAND = "<!-- from here on by hand -->"
 
@@ -50,9 +50,12 @@ BOXES: dict[str, Any] = {
 }
 
 
-def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple[str, str]], line: RunQueue) -> None:
-    """Register the endpoints in the current Blocks. ``line``: where runs of programs and of the page wait."""
-    default_model = models[0][1]
+def add_endpoints(run: Runner, pruners: Sequence[Pruner], offered: Sequence[tuple[str, str]], line: RunQueue) -> None:
+    """Register the endpoints in the current Blocks.
+
+    offered: label and name of each model. line: where runs of programs and of the page wait.
+    """
+    default_model = offered[0][1]
 
     async def compare(
         caller: gr.Request,
@@ -78,8 +81,8 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
                 megapixels per frame). Its content decides which of them it is. Nothing is fetched from elsewhere:
                 agents give a data: URI (base64), or the URL of a file that was uploaded to this server.
             question: The question, up to 2,000 characters.
-            methods: Ids of pruning methods, see list_methods; or pairs of an id and parameters, so that one method can
-                run more than once: ["apet", ["apet", {"mode": "official"}]]. Two ids with a plus between them are one
+            methods: Ids of pruning methods, see /methods; or pairs of an id and parameters, so that one method can run
+                more than once: ["apet", ["apet", {"mode": "official"}]]. Two ids with a plus between them are one
                 method before the LLM and one inside it: "divprune+fastv". At most 48. No pruning is always run first.
             budget: Visual tokens to keep, from 1 to all of them; for a video, over all its frames together.
             budget_as: What the budget counts: tokens as each paper counts them (published), tokens after the last stage
@@ -125,7 +128,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             log_failure("a comparison failed")
             raise gr.Error(UNEXPECTED, print_exception=False) from error
 
-    def list_methods() -> list[dict[str, Any]]:
+    def methods() -> list[dict[str, Any]]:
         """List the pruning methods with their ids, claims and parameters.
 
         Returns:
@@ -135,7 +138,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         missing = missing_by_method(pruners, planning(default_model))
         return [{**method_facts(pruner), "missing": missing.get(pruner.id)} for pruner in pruners]
 
-    def list_models() -> list[dict[str, Any]]:
+    def models() -> list[dict[str, Any]]:
         """List the models that this server offers, the default first.
 
         Returns:
@@ -160,7 +163,7 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
             gr.Number(32, label="max_new_tokens"),
             gr.Number(1, label="repeats"),
             gr.Textbox("", label="expected_answer"),
-            gr.Dropdown([name for _, name in models], value=default_model, label="model", **own),
+            gr.Dropdown([name for _, name in offered], value=default_model, label="model", **own),
             gr.Number(None, label="frames"),
             gr.JSON(None, label="evidence"),
         ]
@@ -168,8 +171,8 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], models: Sequence[tuple
         ask = gr.Button("compare")
     told = documented(compare, inputs, output, {"methods": entries_schema(ids), "params": PARAMS, "evidence": BOXES})
     ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None, **told)
-    gr.api(list_methods, api_name="list_methods", concurrency_limit=8, **documented(list_methods))
-    gr.api(list_models, api_name="list_models", concurrency_limit=8, **documented(list_models))
+    gr.api(methods, api_name="methods", concurrency_limit=8, **documented(methods))
+    gr.api(models, api_name="models", concurrency_limit=8, **documented(models))
 
 
 async def last_output(run: Runner, asked: RunRequest, line: RunQueue, caller: gr.Request) -> Any:
@@ -221,7 +224,7 @@ def request_of(default_model: str, **given: Any) -> RunRequest:
     for name in ("budget", "seed", "repeats", "max_new_tokens", "frames"):
         if name != "frames" or given[name] is not None:
             given[name] = whole_number(name, given[name])
-    boxes, frames = _evidence(given.pop("evidence"))
+    boxes, frames = placed_boxes(given.pop("evidence"))
     wanted = {
         "evidence": boxes,
         "evidence_at": frames,
@@ -232,19 +235,6 @@ def request_of(default_model: str, **given: Any) -> RunRequest:
         "expected": given["expected"] or None,
     }
     return RunRequest(**{**given, **wanted})
-
-
-def _evidence(given: Any) -> tuple[tuple[Box, ...], tuple[int, ...]]:
-    """The boxes of a program, and the file's frames that they lie in. Raises BadInput; the run checks the edges."""
-    boxes = [] if given is None else given
-    sizes = {len(box) if isinstance(box, list) else 0 for box in boxes} if isinstance(boxes, list) else {0}
-    if not (sizes <= {4} or sizes <= {5}):
-        raise BadInput(
-            "evidence must be a list of boxes [x0, y0, x1, y1] in pixels, or, all of them, [frame, x0, y0, x1, y1] of "
-            "a video."
-        )
-    frames = tuple(whole_number("The frame of an evidence box", box[0]) for box in boxes if len(box) == 5)
-    return tuple(tuple(box[-4:]) for box in boxes), frames
 
 
 def method_notes(method: str) -> list[str]:

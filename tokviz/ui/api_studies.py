@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import gradio as gr
 
-from ..errors import BadInput
 from ..names import UNPRUNED, BudgetMeaning
 from ..pruners.pruner import Pruner
 from ..serving.queue import RunQueue
 from ..serving.running import Runner
-from ..short import passed
-from . import text
-from .api import BOXES, PARAMS, documented, entries_schema, last_output, request_of
-from .components import ImageField
-from .failures import UNEXPECTED, log_failure, refusal
-from .files import as_plain
+from .api import entries_schema
+from .api_fields import (
+    WHOLE_NUMBERS,
+    answer_fields,
+    asked_about,
+    budget_fields,
+    checked_list,
+    checked_seconds,
+    register,
+    result,
+    whole_numbers,
+)
 from .form import whole_number
 
-MOST_SECONDS = 100
-"""A server's guests may ask for no longer work at a time."""
-_TOKENS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _BUDGETS: dict[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]}}
 
 
@@ -93,25 +93,25 @@ def _add_sweep(run: Runner, ids: Sequence[str], models: Sequence[tuple[str, str]
 
         def options() -> dict[str, Any]:
             return {
-                "budgets": None if budgets is None else [_budget(value) for value in _list("budgets", budgets)],
+                "budgets": None if budgets is None else [_budget(value) for value in checked_list("budgets", budgets)],
                 "seeds": whole_number("seeds", seeds),
-                "seconds": _seconds(seconds),
+                "seconds": checked_seconds(seconds),
             }
 
-        return await _result(run, line, caller, default_model, "sweep", given, options)
+        return await result(run, line, caller, default_model, "sweep", given, options)
 
     inputs = [
-        *_asked_about(),
+        *asked_about(),
         gr.Dropdown(list(ids), multiselect=True, label="methods", allow_custom_value=True),
         gr.JSON(None, label="budgets"),
-        *_budget_fields(),
+        *budget_fields(),
         gr.Number(0, label="seed"),
         gr.Number(5, label="seeds"),
         gr.Number(60, label="seconds"),
-        *_answer_fields(models),
+        *answer_fields(models),
     ]
     schemas = {"methods": entries_schema(ids), "budgets": _BUDGETS}
-    _register(sweep, inputs, "sweep", schemas)
+    register(sweep, inputs, "sweep", schemas)
 
 
 def _add_rescue(run: Runner, ids: Sequence[str], models: Sequence[tuple[str, str]], line: RunQueue) -> None:
@@ -171,23 +171,23 @@ def _add_rescue(run: Runner, ids: Sequence[str], models: Sequence[tuple[str, str
 
         def options() -> dict[str, Any]:
             numbers = {"block": whole_number("block", block), "seeds": whole_number("seeds", seeds)}
-            return {**numbers, "answer": answer, "seconds": _seconds(seconds)}
+            return {**numbers, "answer": answer, "seconds": checked_seconds(seconds)}
 
-        return await _result(run, line, caller, default_model, "rescue", given, options)
+        return await result(run, line, caller, default_model, "rescue", given, options)
 
     inputs = [
-        *_asked_about(),
+        *asked_about(),
         gr.Dropdown(list(ids), label="method", allow_custom_value=True),
         gr.Number(64, label="budget"),
         gr.Number(2, label="block"),
         gr.Dropdown(["unpruned", "expected"], value="unpruned", label="answer", allow_custom_value=True),
-        *_budget_fields(),
+        *budget_fields(),
         gr.Number(0, label="seed"),
         gr.Number(10, label="seeds"),
         gr.Number(60, label="seconds"),
-        *_answer_fields(models),
+        *answer_fields(models),
     ]
-    _register(rescue, inputs, "rescue", {})
+    register(rescue, inputs, "rescue", {})
 
 
 def _add_ask_with(run: Runner, ids: Sequence[str], models: Sequence[tuple[str, str]], line: RunQueue) -> None:
@@ -247,89 +247,25 @@ def _add_ask_with(run: Runner, ids: Sequence[str], models: Sequence[tuple[str, s
 
         def options() -> dict[str, Any]:
             named = {"kept": kept, "added": added or [], "removed": removed or []}
-            tokens = {name: None if values is None else _tokens(name, values) for name, values in named.items()}
+            tokens = {name: None if values is None else whole_numbers(name, values) for name, values in named.items()}
             return {**tokens, "layer": None if layer is None else whole_number("layer", layer), "positions": "source"}
 
-        return await _result(run, line, caller, default_model, "ask_with", given, options)
+        return await result(run, line, caller, default_model, "ask_with", given, options)
 
     inputs = [
-        *_asked_about(),
+        *asked_about(),
         gr.JSON(None, label="kept"),
         gr.Dropdown(list(ids), label="method", value="", allow_custom_value=True),
         gr.Number(64, label="budget"),
         gr.JSON(None, label="added"),
         gr.JSON(None, label="removed"),
         gr.Number(None, label="layer"),
-        *_budget_fields(),
+        *budget_fields(),
         gr.Number(0, label="seed"),
-        *_answer_fields(models),
+        *answer_fields(models),
     ]
-    _register(ask_with, inputs, "ask_with", {"kept": _TOKENS, "added": _TOKENS, "removed": _TOKENS})
-
-
-def _asked_about() -> list[Any]:
-    return [ImageField(type="filepath", image_mode=None, label="image"), gr.Textbox(label="question")]
-
-
-def _budget_fields() -> list[Any]:
-    meanings = [value for _, value in text.BUDGET_MEANINGS]
-    counted = gr.Dropdown(meanings, value="published", label="budget_as", allow_custom_value=True)
-    return [counted, gr.JSON({}, label="params")]
-
-
-def _answer_fields(models: Sequence[tuple[str, str]]) -> list[Any]:
-    names = [name for _, name in models]
-    return [
-        gr.Number(32, label="max_new_tokens"),
-        gr.Textbox("", label="expected_answer"),
-        gr.Dropdown(names, value=models[0][1], label="model", allow_custom_value=True),
-        gr.Number(None, label="frames"),
-        gr.JSON(None, label="evidence"),
-    ]
-
-
-def _register(function: Any, inputs: Sequence[Any], name: str, schemas: Mapping[str, Mapping[str, Any]]) -> None:
-    output, button = gr.JSON(label=name), gr.Button(name)
-    told = documented(function, inputs, output, {"params": PARAMS, "evidence": BOXES, **schemas})
-    button.click(function, list(inputs), output, api_name=name, concurrency_limit=None, **told)
-
-
-async def _result(
-    run: Runner,
-    line: RunQueue,
-    caller: gr.Request,
-    default_model: str,
-    kind: Literal["sweep", "rescue", "ask_with"],
-    given: Mapping[str, Any],
-    options: Any,
-) -> dict[str, Any]:
-    """The record that a request came to, as JSON data. Raises gr.Error with a sentence."""
-    try:
-        asked = request_of(default_model, **{"budget": 1, "repeats": 1, **given})
-        asked = replace(asked, kind=kind, options=options())
-        return await asyncio.to_thread(as_plain, await last_output(run, asked, line, caller))
-    except BadInput as error:
-        raise refusal(error) from error
-    except Exception as error:  # the boundary to the caller: the log gets the traceback
-        log_failure(f"a {kind} failed")
-        raise gr.Error(UNEXPECTED, print_exception=False) from error
-
-
-def _list(name: str, values: Any) -> list[Any]:
-    if not isinstance(values, list):
-        raise BadInput(f"{name} must be a list, not {passed(values)}.")
-    return values
-
-
-def _tokens(name: str, values: Any) -> list[int]:
-    return [whole_number(f"A token in {name}", value) for value in _list(name, values)]
+    register(ask_with, inputs, "ask_with", {"kept": WHOLE_NUMBERS, "added": WHOLE_NUMBERS, "removed": WHOLE_NUMBERS})
 
 
 def _budget(value: Any) -> int | str:
     return value if isinstance(value, str) else whole_number("A budget", value)
-
-
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST_SECONDS:
-        raise BadInput(f"seconds must be a number above 0, at most {MOST_SECONDS}, not {passed(value)}.")
-    return float(value)

@@ -17,6 +17,7 @@ from ..pruners.pruner import Pruner
 from ..runs.examples import Example, load_examples
 from ..serving.callers import distrust_forwarded
 from ..serving.doors import Doors
+from ..serving.kept_runs import KeptRuns
 from ..serving.model_cache import load_steps
 from ..serving.model_menu import model_options
 from ..serving.queue import stop_all
@@ -25,6 +26,7 @@ from ..serving.storage import storage
 from ..workbench.service import Workbench
 from . import numbers, text
 from .api import add_endpoints
+from .api_looks import add_look_endpoints
 from .api_studies import add_study_endpoints
 from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .components import (
@@ -79,7 +81,7 @@ _EVENTS = 400
 
 
 def build_page(
-    run: Runner = run_request,
+    run: Runner | None = None,
     *,
     load: Loader = load_steps,
     pruners: Sequence[Pruner] | None = None,
@@ -88,7 +90,8 @@ def build_page(
 ) -> gr.Blocks:
     """The whole page. No model is loaded here.
 
-    Args: run does the model's work (app.py may wrap it for ZeroGPU), load makes a model ready. pruners: default every
+    Args: run does the model's work (``serve`` wraps it for ZeroGPU), by default ``run_request``, of which finished runs
+    are kept; load makes a model ready. pruners: default every
     method. examples: default the stored ones; the first is open when the page appears. workbench: runs that can be
     browsed; ``launch_settings`` must be given the same.
     """
@@ -98,6 +101,7 @@ def build_page(
         pruners = tokviz.methods()
     storage()  # before gradio asks where its files belong
     examples = load_examples() if examples is None else examples
+    run = KeptRuns(run_request) if run is None else run
     act = Handlers(run, load, pruners, examples)
     models = [(option.label, option.shown) for option in model_options()]
     with PageBlocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
@@ -132,8 +136,8 @@ def build_page(
         key = gr.Textbox(
             "example-0" if examples else "", visible="hidden", label="Key of what is shown", elem_id="tokviz-shown"
         )
-        add_endpoints(run, pruners, models, act.line)
-        add_study_endpoints(run, pruners, models, act.line)
+        for add in (add_endpoints, add_look_endpoints, add_study_endpoints):
+            add(run, pruners, models, act.line)
 
         results = [view, notice, key]
         run_form = _run_of(act, form)

@@ -166,7 +166,7 @@ class MethodMenu(Widget):
     """Checkboxes by family, settings of the chosen methods, any of them once more with others.
 
     The value is ``{"chosen": [[id, params], ...], "missing": {id: sentence}}``; an update may leave keys out, the page
-    keeps what it has. families, share: of ``form.families`` and ``form.stack_share`` as JSON text, which gradio's page
+    keeps what it has. families, stack: of ``form.families`` and ``form.stack_recipe`` as JSON text, which gradio's page
     copies at once. most: entries that can be chosen.
     """
 
@@ -177,11 +177,11 @@ class MethodMenu(Widget):
         value: dict[str, Any] | None = None,
         *,
         families: str = "[]",
-        share: str = "null",
+        stack: str = "null",
         most: int = 0,
         **html_options: Any,
     ):
-        super().__init__(value, families=families, share=share, most=most, **html_options)
+        super().__init__(value, families=families, stack=stack, most=most, **html_options)
 
 
 class ChosenFile(GradioRootModel):
@@ -224,7 +224,7 @@ class MediaField(Widget):
 
 
 class EvidenceField(Widget):
-    """Boxes on the image of the form, around what shows the answer. The value in Python is a list of boxes.
+    """Boxes on the image of the form, or on frames of its video. The value in Python is as of ``form.placed_boxes``.
 
     They are what a browser sent: ``tokviz.compare`` says what is wrong with a box.
     """

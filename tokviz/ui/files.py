@@ -17,6 +17,7 @@ from gradio.data_classes import FileData
 
 from ..comparison import Comparison
 from ..errors import BadInput
+from ..names import Box
 from ..records import ImageRecord, Record, TokenGrid
 from ..runs.metrics import NEAREST
 from ..serving.model_menu import model_options
@@ -161,6 +162,16 @@ def request_file(comparison: Comparison, clip: Path | None = None) -> FileData |
     rest = {"image/png": ".png", "image/jpeg": ".jpg"}[record.mime] if clip is None else f"/{clip.name}"
     path = temporary_file(hashlib.sha256(data).hexdigest() + rest, lambda path: path.write_bytes(data))
     return shown_file(path, record.name if video is None else video.name)
+
+
+def evidence_in_file(comparison: Comparison) -> tuple[tuple[Box, ...], tuple[int, ...]]:
+    """Boxes around the evidence as a request has them: in pixels of the file, of a video with the file's frames."""
+    request, video = comparison.request, comparison.video
+    if video is None:
+        return tuple(request.evidence), ()
+    scale = video.width / comparison.grid.image_size[0]
+    boxes = [(x0 * scale, y0 * scale, x1 * scale, y1 * scale) for x0, y0, x1, y1 in request.evidence]
+    return tuple(boxes), tuple(video.frames[frame].index for frame in request.evidence_frames)
 
 
 def session_file(comparison: Comparison) -> str:

@@ -13,9 +13,9 @@ from gradio.components import Component
 
 from ..comparison import Comparison
 from ..errors import BadInput
-from ..names import UNPRUNED
+from ..names import UNPRUNED, Box
 from ..pruners.pruner import Param, Pruner
-from ..pruners.stack import JOIN, SHARE, place_in_stack, stack
+from ..pruners.stack import CLAIM, JOIN, LABEL, PARAM, PARAM_LABEL, SHARE, parts, place_in_stack, stack
 from ..serving.model_cache import model_facts
 from ..serving.running import RunRequest
 from ..short import passed
@@ -23,7 +23,7 @@ from ..types import PlanningInfo
 from ..viz.format import share
 from . import text
 from .components import EvidenceField, MediaField, MethodMenu
-from .files import request_file
+from .files import evidence_in_file, request_file
 
 SHOW_SHARE = """(tokens, total) => total
   ? `${tokens === total ? 100 : (100 * tokens / total).toFixed(1)}% of ${total} visual tokens` : ''"""
@@ -92,7 +92,7 @@ class RequestForm(_Fields):
         if given["frames"] is not None:
             wanted["frames"] = whole_number("Video frames, unless left empty,", given["frames"])
         wanted["expected"] = (given["expected"] or "").strip() or None
-        wanted["evidence"] = tuple(tuple(box) if isinstance(box, list) else box for box in given["evidence"] or ())
+        wanted["evidence"], wanted["evidence_at"] = placed_boxes(given["evidence"])
         return RunRequest(methods=methods, **{**given, **wanted})
 
     @property
@@ -122,6 +122,8 @@ class RequestForm(_Fields):
         Repeats and the length of the answer were the stored run's own: the visitor's stay as they are.
         """
         request, n_tokens = comparison.request, comparison.grid.n_tokens
+        boxes, frames = evidence_in_file(comparison)
+        placed = [[frame, *box] for frame, box in zip(frames, boxes, strict=True)] if frames else boxes
         updates = {
             "image": request_file(comparison, clip),
             "question": request.question,
@@ -131,7 +133,7 @@ class RequestForm(_Fields):
             "seed": request.seed,
             "frames": None if comparison.video is None else len(comparison.video.frames),
             "expected": "" if is_known else request.expected_answer or "",
-            "evidence": [] if is_known or comparison.video is not None else list(request.evidence),
+            "evidence": [] if is_known else placed,
             "menu": {"chosen": stored_methods(comparison)},
         }
         return [*(updates.get(name, gr.skip()) for name in INPUTS), n_tokens]
@@ -186,7 +188,7 @@ def build_form(
         made["menu"] = MethodMenu(
             {"chosen": list(start.get("methods", ())), "missing": dict(missing)},
             families=json.dumps(families(pruners)),
-            share=json.dumps(stack_share()),
+            stack=json.dumps(stack_recipe()),
             most=MAX_METHODS,
             label="Methods",
             elem_id="tokviz-method-menu",
@@ -309,9 +311,11 @@ def _facts(param: Param) -> dict[str, Any]:
     return {**vars(param), "choices": list(param.choices)}
 
 
-def stack_share() -> dict[str, Any]:
-    """The parameter that only stacks have, as plain data; the menu makes all others of those of the two methods."""
-    return _facts(SHARE)
+def stack_recipe() -> dict[str, Any]:
+    """How the menu makes a stack of two methods: what ``pruners.stack`` makes it of, as plain data."""
+    words = {"join": JOIN, "label": LABEL, "claim": CLAIM}
+    param = {"name": PARAM, "label": PARAM_LABEL}
+    return {**words, "param": param, "share": _facts(SHARE)}
 
 
 def stored_methods(comparison: Comparison) -> list[list[Any]]:
@@ -346,6 +350,19 @@ def method_entries(value: Any, refusal: str) -> list[tuple[str, dict[str, Any]]]
     return [(method, dict(params)) for method, params in entries]
 
 
+def placed_boxes(given: Any) -> tuple[tuple[Box, ...], tuple[int, ...]]:
+    """A client's boxes, and the file's frames that they lie in; the run checks the edges. Raises BadInput."""
+    boxes = [] if given is None else given
+    sizes = {len(box) if isinstance(box, list) else 0 for box in boxes} if isinstance(boxes, list) else {0}
+    if not (sizes <= {4} or sizes <= {5}):
+        raise BadInput(
+            "evidence must be a list of boxes [x0, y0, x1, y1] in pixels, or, all of them, [frame, x0, y0, x1, y1] of "
+            "a video."
+        )
+    frames = tuple(whole_number("The frame of an evidence box", box[0]) for box in boxes if len(box) == 5)
+    return tuple(tuple(box[-4:]) for box in boxes), frames
+
+
 def read_menu(pruners: Sequence[Pruner], value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
     """The chosen methods in the order of the menu, each with all its parameters; equal ones once.
 
@@ -356,12 +373,9 @@ def read_menu(pruners: Sequence[Pruner], value: Any) -> tuple[tuple[str, dict[st
     entries = method_entries(value["chosen"] if is_menu else None, text.UNREADABLE_MENU)
     picked: list[tuple[str, dict[str, Any]]] = []
     known = {pruner.id: pruner for pruner in offered(pruners)}
-    stacks = [
-        stack(*(known[id] for id in method.split(JOIN)))
-        for method in dict.fromkeys(method for method, _ in entries)
-        if method.count(JOIN) == 1 and set(method.split(JOIN)) <= set(known)
-    ]
-    for pruner in (*offered(pruners), *stacks):
+    pairs = filter(None, map(parts, dict.fromkeys(method for method, _ in entries)))
+    made = [stack(*(known[id] for id in pair)) for pair in pairs if set(pair) <= set(known)]
+    for pruner in (*offered(pruners), *made):
         for method, params in entries:
             complete = method == pruner.id and (method, dict(pruner.complete(params)))
             if complete and complete not in picked:

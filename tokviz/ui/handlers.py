@@ -8,22 +8,23 @@ import functools
 import hashlib
 import re
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import FileData
 
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..pruners.pruner import Pruner
 from ..runs.examples import Example
 from ..serving.callers import LISTENERS, address_of
+from ..serving.kept_runs import KeptRuns
 from ..serving.model_cache import is_loaded, loading_notices, model_facts, planning
 from ..serving.model_menu import check_may_load, model_option, model_options
 from ..serving.queue import RunQueue, Shares, StopFlags, Waiting, Working, in_turn
-from ..serving.running import PACE, Loader, Runner, RunRequest, RunSize, is_zero_gpu
+from ..serving.running import PACE, Loader, Runner, RunSize, is_zero_gpu
 from ..serving.storage import storage, temporary_file
 from . import text
 from .components import notice
@@ -42,10 +43,9 @@ from .form import INPUTS, RequestForm, is_whole, missing_by_method, read_menu
 from .known import KnownQuestions
 from .memory import Memory, remembered
 from .outcomes import outcomes
-from .payload import Live, to_payload
+from .payload import to_payload
+from .streaming import streamed
 
-_TEXT_EVERY_S = 0.12
-"""Streamed text is sent on at most this often, in seconds: the eye needs no more."""
 FIGURE_FORMATS = ("png", "svg", "pdf")
 _SKIP = gr.skip()
 
@@ -75,6 +75,8 @@ class Handlers:
         self.checks = Shares(at_once=3, most=12)
         self.openings = Shares(at_once=1, most=4)
         self.known = KnownQuestions([example.comparison for example in self.examples])
+        if isinstance(run, KeptRuns):
+            run.share(self.known.has_file)
 
     # --- showing -----------------------------------------------------------------------------------------------------
 
@@ -180,7 +182,7 @@ class Handlers:
             notices = loading_notices(asked.model)
             served = form.serves(self.missing(asked.model), model_facts(asked.model))
             yield _outputs(told=notice("busy", "Encoding …"), totals=served)
-            for view, words, comparison in self._stream(asked, stop):
+            for view, words, comparison in streamed(self.run, asked, stop, self.pruners):
                 if self.flags.of(session) is not stop:  # an example or a session was opened meanwhile: it is shown now
                     return
                 last = comparison
@@ -201,41 +203,6 @@ class Handlers:
         if last is not None:
             return _outputs(self._final(last), told)
         return _outputs(told=told if told["kind"] == "info" else {**told, "stale": text.STALE})
-
-    def _stream(self, asked: RunRequest, stop: Any) -> Iterator[tuple[dict[str, Any], str, Comparison]]:
-        answers: dict[int, str] = {}
-        running: int | None = None
-        files: dict[str, Any] | None = None
-        last_text, began = 0.0, 0.0
-        for event in self.run(asked, stop):
-            began = began or time.monotonic()  # from here on the model works; a GPU may have been waited for before
-            if event.kind in ("lane", "text"):
-                running = event.lane
-            if event.kind == "text":
-                answers[event.lane] = event.text
-                if time.monotonic() - last_text < _TEXT_EVERY_S:
-                    continue
-                last_text = time.monotonic()
-            if event.kind == "run":
-                running = None
-            files = files or shown_files(event.comparison)
-            if event.kind != "done":
-                live = Live(running, dict(answers), self.pruners)
-                view = to_payload(event.comparison, live=live, **files)
-                yield view, self._progress(event.comparison, running), event.comparison
-            else:
-                if not stop.is_set():
-                    PACE.record(asked.model, asked.size, time.monotonic() - began)
-                yield to_payload(event.comparison, **files), "Finished.", event.comparison
-            if stop.is_set() and event.kind == "run":
-                break
-
-    @staticmethod
-    def _progress(comparison: Comparison, running: int | None) -> str:
-        done = len(comparison.runs)
-        total = max(len(comparison.request.methods), done)
-        lane = running if running is not None else done
-        return f"Answering: run {min(lane + 1, total)} of {total} …"
 
     @staticmethod
     def _final(comparison: Comparison) -> dict[str, Any]:
@@ -320,7 +287,21 @@ class Handlers:
                 outputs[at] = self._budget(known.form[name], outputs[at])
             elif name in known.form:
                 outputs[at] = known.form[name]
+        if known.file is not None:
+            self._chosen_again(known.file, outputs, n_shown + INPUTS.index("image"))
         return outputs
+
+    @staticmethod
+    def _chosen_again(file: tuple[str, str, str], outputs: list[Any], at: int) -> None:
+        """Put a file that was uploaded and not asked about back into the form, or say that it is gone."""
+        path, name, mime = file
+        try:
+            real = storage().own_file(path)
+        except BadInput:
+            outputs[1] = notice("info", text.FILE_GONE)
+            return
+        outputs[at] = FileData(path=real, orig_name=name or Path(real).name, mime_type=mime or None)
+        outputs[at + INPUTS.index("evidence") - INPUTS.index("image")] = []
 
     def _shown_again(self, form: RequestForm, known: Memory, model: str) -> list[Any]:
         example = next((i for i, one in enumerate(self.examples) if one.id == known.example), None)

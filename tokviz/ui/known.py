@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..comparison import Comparison
-from ..names import Box
 from ..serving.running import RunRequest
-from .files import image_bytes
+from .files import evidence_in_file, image_bytes
 
 _MOST_LEARNT = 100
 
@@ -44,6 +43,11 @@ class KnownQuestions:
                 digest, oldest = self._learnt.popleft()
                 self._by_file[digest] = [one for one in self._by_file[digest] if one is not oldest]
 
+    def has_file(self, digest: str) -> bool:
+        """Whether a file is that of an example or of a mined case, which everybody is shown; digest: of its bytes."""
+        with self._lock:
+            return digest in self._by_file
+
     def with_truth(self, asked: RunRequest) -> RunRequest:
         """Add the known answer and evidence when image and question are those of an example or a mined case.
 
@@ -55,15 +59,9 @@ class KnownQuestions:
         known = next((one for one in self._by_file.get(digest, ()) if one.request.question.strip() == question), None)
         if known is None:
             return asked
-        video = known.video
-        evidence: tuple[Box, ...] = tuple(known.request.evidence)
         truth: dict[str, Any] = {"expected": asked.expected or known.request.expected_answer}
-        if video is None:
-            truth["evidence"] = asked.evidence or evidence
-        else:  # in pixels and frames of the file: another number of frames may be looked at now
-            scale = video.width / known.grid.image_size[0]
-            truth["evidence"] = tuple(tuple(edge * scale for edge in box) for box in evidence)
-            truth["evidence_at"] = tuple(video.frames[frame].index for frame in known.request.evidence_frames)
+        if not asked.evidence:
+            truth["evidence"], truth["evidence_at"] = evidence_in_file(known)
         # The lanes stay where they are when an example is run again; a method's further copies go behind its first.
         stored = [(one.method, one.params) for one in known.request.methods]
         ids = [method for method, _ in stored]

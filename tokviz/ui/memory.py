@@ -33,11 +33,14 @@ class Memory:
         shown: Key of what was shown, as of ``handlers``; empty when there is none.
         example: Name of an example, as a link carries it.
         form: Values of fields of the form by name, as each takes them.
+        file: Path on the server, name and type of a file that was chosen and not asked about yet; nobody has looked
+            whether it is there.
     """
 
     shown: str = ""
     example: str = ""
     form: Mapping[str, Any] = field(default_factory=dict)
+    file: tuple[str, str, str] | None = None
 
 
 def remembered(words: Any, pruners: tuple[Pruner, ...]) -> Memory:
@@ -55,7 +58,15 @@ def remembered(words: Any, pruners: tuple[Pruner, ...]) -> Memory:
         if taken is not None:
             fields[name if name != "methods" else "menu"] = taken
     shown, example = (value if isinstance(value, str) else "" for value in (given.get("shown"), given.get("example")))
-    return Memory(shown[:80], example[:200], fields)
+    return Memory(shown[:80], example[:200], fields, _file(given.get("file")))
+
+
+def _file(value: Any) -> tuple[str, str, str] | None:
+    given = value if isinstance(value, dict) else {}
+    path, name, mime = (given.get(name) for name in ("path", "name", "mime"))
+    if not isinstance(path, str) or not path:
+        return None
+    return path, name[:200] if isinstance(name, str) else "", mime[:80] if isinstance(mime, str) else ""
 
 
 def _object(words: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from ..errors import BadInput, is_installed
 from ..files import resource
 from ..media.worker import warm_up
+from ..serving.kept_runs import KeptRuns
 from ..serving.model_cache import ModelSpec, model
 from ..serving.model_menu import model_options
 from ..serving.queue import all_over, stop_all
@@ -104,7 +105,8 @@ def serve(runs: str | None = None, media: Sequence[str] = ()) -> NoReturn:
     signal.signal(signal.SIGINT, _stop)
     host, port = _address()
     warm_up()  # images and videos are decoded in processes of their own
-    page = build_page(zero_gpu_runner() if is_zero_gpu() else run_request, workbench=workbench)
+    # Kept runs lie in this process: on ZeroGPU the one in front of the forked ones, which forget everything.
+    page = build_page(KeptRuns(zero_gpu_runner() if is_zero_gpu() else run_request), workbench=workbench)
     try:
         page.launch(server_name=host, server_port=port, mcp_server=serve_agents(), **launch_settings(workbench))
     except OSError as error:  # of the server's start: once it runs, gradio waits until it is told to end

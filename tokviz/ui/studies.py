@@ -19,7 +19,6 @@ import gradio as gr
 
 from ..comparison import Comparison
 from ..errors import BadInput
-from ..names import Box
 from ..serving.callers import LISTENERS, address_of
 from ..serving.model_cache import is_loaded
 from ..serving.model_menu import check_may_load, model_options
@@ -29,7 +28,7 @@ from ..serving.studies import Progress
 from . import text
 from .components import StudyPanel
 from .failures import UNEXPECTED, log_failure, with_sentences
-from .files import read_session, request_file, shown_files
+from .files import evidence_in_file, read_session, request_file, shown_files
 from .form import RequestForm, whole_number
 from .handlers import Handlers, key_of
 from .payload import to_payload
@@ -154,7 +153,7 @@ class Studies:
             file = request_file(comparison)
             image = None if file is None else file.path
         methods, options = _wanted(study, asked, comparison)
-        evidence, evidence_at = _evidence(comparison)
+        evidence, evidence_at = evidence_in_file(comparison)
         return RunRequest(
             model=name,
             image=image,
@@ -259,16 +258,6 @@ def _run(comparison: Comparison, key: Any) -> str:
     if run.error is not None:
         raise BadInput(run.error)
     return run.key
-
-
-def _evidence(comparison: Comparison) -> tuple[tuple[Box, ...], tuple[int, ...]]:
-    """Boxes around the evidence as a request has them, of a video in pixels and with frames of the file."""
-    request, video = comparison.request, comparison.video
-    if video is None:
-        return tuple(request.evidence), ()
-    scale = video.width / comparison.grid.image_size[0]
-    boxes = [(x0 * scale, y0 * scale, x1 * scale, y1 * scale) for x0, y0, x1, y1 in request.evidence]
-    return tuple(boxes), tuple(video.frames[frame].index for frame in request.evidence_frames)
 
 
 def add_studies(

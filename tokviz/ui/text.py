@@ -75,6 +75,7 @@ STALE = "These results belong to an earlier request; the last one was not answer
 STOPPED_WAITING = "Stopped before it started."
 STOPPED_STUDY = "Stopped."
 OTHER_LANES = "The lanes show another run by now, so nothing was added to them."
+FILE_GONE = "The file that you had chosen is no longer on the server: please choose it again."
 STOPPED = "Stopped. The runs that had finished are kept."
 
 
