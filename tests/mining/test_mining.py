@@ -24,6 +24,8 @@ from tokviz.mining.manifest import read_manifest
 from tokviz.mining.mapping import laid_out
 from tokviz.mining.plan import positions
 from tokviz.runs.metrics import evidence_tokens
+from tokviz.workbench.run import OpenRun
+from tokviz.workbench.stored import stored_comparison
 
 
 def tables(folder):
@@ -265,6 +267,14 @@ def test_a_video_is_a_case_like_any_other(tmp_path):
     row, case = run.rows().iloc[0], run.cases().iloc[0]
     assert_same(row, compared["divprune"], compared.grid.n_tokens)
     assert case.media_sha256 == compared.video.sha256 and case.video == "clip.mp4"
+    assert list(case.frames) == [frame.index for frame in compared.video.frames]
+    with OpenRun(run.path) as opened:  # in the lanes: the frames that the model saw, read from the file
+        shown = stored_comparison(opened, 0, ["divprune"], 5, roots=[tmp_path], frames=True)
+        assert (shown.video, shown.image, shown.grid) == (compared.video, compared.image, compared.grid)
+        assert shown["divprune"].kept == compared["divprune"].kept
+        assert shown.request.evidence_frames == [1]
+        with pytest.raises(BadInput, match="--media"):
+            stored_comparison(opened, 0, ["divprune"], 5, frames=True)
     assert [list(box) for box in case.evidence] == [list(box) for box in compared.request.evidence]
     assert case.evidence_tokens == len(
         evidence_tokens(compared.grid, compared.request.evidence, compared.request.evidence_frames)

@@ -48,8 +48,8 @@ _RESULTS = {
     ("PIL.Image", "Image"),
     ("tokviz.media.images", "InputImage"),
     ("tokviz.names", "VideoFacts"),
-    ("tokviz.records", "FrameRecord"),
-    ("tokviz.records", "ImageRecord"),
+    ("tokviz.image_records", "FrameRecord"),
+    ("tokviz.image_records", "ImageRecord"),
     ("tokviz.media.video", "Reading"),
     ("tokviz.media.video", "SampledFrame"),
 }

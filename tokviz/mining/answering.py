@@ -354,6 +354,7 @@ class _Answering:
             "grid_rows": None if single is None else single.rows,
             "grid_cols": None if single is None else single.cols,
             "grid": grid.model_dump_json(),
+            "frames": None if not isinstance(job.media, Video) else list(job.media.indices),
             "evidence": [list(box) for box in job.request.evidence],
             "evidence_tokens": len(self.evidence) if job.request.evidence else None,
             "evidence_size": len(self.evidence) / grid.n_tokens if job.request.evidence else None,

@@ -19,9 +19,10 @@ FORMAT = 1
 _CASES = """
 case_id string, ordinal int32, question string, answers [string], metric text, family text, split text, image string,
 video string, media_sha256 string, media_width int32, media_height int32, n_tokens int32, grid_rows int32,
-grid_cols int32, grid text, evidence [[double]], evidence_frames [int32], evidence_tokens int32, evidence_size double,
-answer string, right bool, score double, margin double, logprob double, cls_entropy double, effective_rank double,
-difficult bool, thumbnail binary, features [halffloat], others string, model text, warnings [string], error string
+grid_cols int32, grid text, frames [int32], evidence [[double]], evidence_frames [int32], evidence_tokens int32,
+evidence_size double, answer string, right bool, score double, margin double, logprob double, cls_entropy double,
+effective_rank double, difficult bool, thumbnail binary, features [halffloat], others string, model text,
+warnings [string], error string
 """
 _ROWS = """
 case_id string, ordinal int32, method text, method_id text, params text, kind text, budget int32, budget_as text,

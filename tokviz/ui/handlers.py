@@ -342,14 +342,15 @@ class Handlers:
         model: str,
         *,
         is_known: bool = False,
+        clip: Path | None = None,
     ) -> list[Any]:
         """A stored comparison with its form. origin: where it comes from; words: for the notice; is_known: ``know`` was
-        called with it.
+        called with it; clip: the file of its video.
 
         Outputs and ``model`` as of ``show_example``. Raises BadInput.
         """
         view = to_payload(comparison, origin=origin, **shown_files(comparison, from_stranger=True))
-        filled = form.filled_from(comparison, None, fitting_model(model, comparison), is_known=is_known)
+        filled = form.filled_from(comparison, clip, fitting_model(model, comparison), is_known=is_known)
         return [view, notice("info", words) if words else None, key_of(comparison), *filled]
 
     @staticmethod

@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from ..errors import BadInput
-from ..serving.model_menu import model_options
 from ..serving.storage import temporary_file
 from ..workbench.cards import MOST_LANES
 from ..workbench.media import media_file
@@ -18,11 +15,9 @@ from ..workbench.run import OpenRun
 from ..workbench.service import Workbench
 from ..workbench.stored import case_row, stored_comparison
 from .components import notice
-from .files import shown_file
-from .form import INPUTS, RequestForm
+from .form import RequestForm
 from .handlers import Handlers
 
-_NO_FRAMES = "The frames of a video are not stored with a run: press Compare to run this case again."
 _UNREADABLE = "The page sent a case that cannot be read; please reload it."
 
 
@@ -50,33 +45,19 @@ class CaseHandlers:
             raise BadInput(_UNREADABLE)
         keys = [_text(one) for one in methods]
         case = case_row(run, ordinal)
-        if case["video"] is not None and case["error"] is None:
-            return self._video(run, case, keys, budget, seed, model)
-        comparison = stored_comparison(run, ordinal, keys, budget, seed=seed, roots=self._bench.media, thumbnail=True)
+        is_video = case["video"] is not None
+        comparison = stored_comparison(
+            run, ordinal, keys, budget, seed=seed, roots=self._bench.media, thumbnail=True, frames=True
+        )
         self._act.known.learn(comparison)
         origin = f"Mined case · stored result of {comparison.model.name}, not computed now"
-        return self._act.reopened(self._form, comparison, origin, None, model, is_known=True)
+        clip = self._clip(run, case) if is_video else None
+        return self._act.reopened(self._form, comparison, origin, None, model, is_known=True, clip=clip)
 
-    def _video(
-        self, run: OpenRun, case: Mapping[str, Any], keys: list[str], budget: int, seed: int | None, model: str
-    ) -> list[Any]:
-        """The form filled for a live run: of a video the frames are not stored, so that nothing could be drawn on."""
-        manifest, path = run.manifest, media_file(run, case, self._bench.media)
-        copy = temporary_file(f"{case['media_sha256']}/{Path(case['video']).name}", lambda to: shutil.copy(path, to))
-        chosen = {method.key: [method.id, method.params] for method in manifest.methods}
-        menu = [option.shown for option in model_options()]
-        updates = {
-            "image": shown_file(copy),
-            "question": case["question"],
-            "model": case["model"] if case["model"] in menu else model,
-            "budget": budget,
-            "budget_as": manifest.budget_as,
-            "seed": manifest.seed if seed is None else seed,
-            "frames": manifest.frames,
-            "menu": {"chosen": [chosen[key] for key in keys if key in chosen]},
-        }
-        filled = [*(updates.get(name, gr.skip()) for name in INPUTS), case["n_tokens"]]
-        return [None, notice("info", _NO_FRAMES), "", *filled]
+    def _clip(self, run: OpenRun, case: Mapping[str, Any]) -> Path:
+        """The video, copied to where the form takes files from."""
+        path = media_file(run, case, self._bench.media)
+        return temporary_file(f"{case['media_sha256']}/{Path(case['video']).name}", lambda to: shutil.copy(path, to))
 
 
 def _text(value: Any) -> str:

@@ -111,6 +111,9 @@ class OpenRun:
             yield
         except duckdb.OutOfMemoryException as error:
             raise BadInput("This needs more memory than the workbench may take: filter for fewer cases.") from error
+        except duckdb.BinderException as error:
+            named = shown_name(self.folder)
+            raise BadInput(f"The run {named!r} lacks a column, as another version of tokviz mined it.") from error
         except duckdb.IOException as error:
             raise BadInput(f"A file of the run {shown_name(self.folder)!r} cannot be read.") from error
 

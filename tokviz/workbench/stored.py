@@ -16,7 +16,7 @@ from PIL import Image
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..names import AS_MINED, UNPRUNED
-from ..records import ImageMeasures, ImageRecord, ModelRecord, Request, RequestedMethod, Run, StageRecord
+from ..records import ImageMeasures, ImageRecord, ModelRecord, Request, RequestedMethod, Run, StageRecord, VideoRecord
 from ..runs.metrics import normalised
 from .cards import read_cases, read_rows
 from .compiler import Compiler
@@ -52,6 +52,7 @@ def stored_comparison(
     seed: int | None = None,
     roots: Sequence[Path] = (),
     thumbnail: bool = False,
+    frames: bool = False,
 ) -> Comparison:
     """What was mined of a case, as the result of ``tokviz.compare`` that it was.
 
@@ -60,19 +61,23 @@ def stored_comparison(
         seed: Of random methods; None: the first that was mined.
         roots: Folders in which images are looked for, beside those of the run.
         thumbnail: Take the small image of the grid where the file is gone.
+        frames: Read the frames of a video, which are not stored, from its file.
 
-    Raises BadInput for a case about a video, whose frames are not stored, and where the image is gone or changed.
+    Raises BadInput for a case about a video whose frames are not to be read, and where the file is gone or changed.
     """
     case = case_row(run, ordinal)
     if case["error"] is not None or not case["grid"]:
         raise BadInput(f"This case could not be mined: {case['error'] or 'nothing was stored of it.'}")
+    video = None
     if case["video"] is not None:
-        raise BadInput("The frames of a video are not stored with a run: press Compare to run this case again.")
+        if not frames:
+            raise BadInput("The frames of a video are not stored with a run: press Compare to run this case again.")
+        video = _video(run, case, roots)
     place = Compiler(run.methods, run.manifest.budgets).place
     rows = read_rows(run, [ordinal], _ROW, [m for m in methods if place(m, budget)], budget)
     chosen = _one_per_method(rows, methods, seed)
-    image, note = _image(run, case, roots, thumbnail)
-    return _assembled(run, case, chosen, image, budget, note)
+    image, note = _image(run, case, roots, thumbnail) if video is None else (video.frames[0].image, "")
+    return _assembled(run, case, chosen, image, video, budget, note)
 
 
 def _one_per_method(
@@ -85,7 +90,13 @@ def _one_per_method(
 
 
 def _assembled(
-    run: OpenRun, case: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], image: ImageRecord, budget: int, note: str
+    run: OpenRun,
+    case: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    image: ImageRecord,
+    video: VideoRecord | None,
+    budget: int,
+    note: str,
 ) -> Comparison:
     manifest = run.manifest
     labels = {method.key: shown_method(method) for method in manifest.methods}
@@ -100,6 +111,7 @@ def _assembled(
         repeats=1,
         expected_answer=_expected(case),
         evidence=[tuple(box) for box in case["evidence"] or []],
+        evidence_frames=list(case["evidence_frames"] or []),
     )
     notes = [note] if note else []
     if case["metric"] not in (None, "exact") and case["answers"]:
@@ -119,6 +131,7 @@ def _assembled(
             embedded=False,
         ),
         image=image,
+        video=video,
         grid=grid_of(case["grid"]),
         runs=[_unpruned(case), *(_run(row, labels.get(row["method"], row["method"]), case) for row in rows)],
         versions=dict(manifest.versions),
@@ -207,6 +220,14 @@ def _image(run: OpenRun, case: Mapping[str, Any], roots: Sequence[Path], thumbna
         small = _thumbnail(case)
         record = image_record(small.resize((case["media_width"], case["media_height"])), Path(case["image"]).name)
         return record, f"{error} Shown is the small image of the grid."
+
+
+def _video(run: OpenRun, case: Mapping[str, Any], roots: Sequence[Path]) -> VideoRecord:
+    """The frames that the model saw, read anew from the file."""
+    from ..media.video import checked_video
+
+    numbers = read_cases(run, [case["ordinal"]], "frames")[0]["frames"]
+    return checked_video(media_file(run, case, roots), lambda _: numbers or [], Path(case["video"]).name).record
 
 
 def _thumbnail(case: Mapping[str, Any]) -> Image.Image:
