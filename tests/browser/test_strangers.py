@@ -368,14 +368,14 @@ def test_results_that_nobody_fetches_are_dropped_though_a_connection_is_open(mon
 def test_a_figure_is_that_of_what_is_shown_whoever_else_was_here(site, client, examples):
     """With 500 other visitors a tab's state was forgotten, and its figure was silently that of the first example."""
     lines = [
-        private(client, "figure", lambda config, key=key: [key, "kept", None, ""])
+        private(client, "figure", lambda config, key=key: [key, "kept", None, "", "", 0, ""])
         for key in ("example-1", "example-0", "example-1")
     ]
     named = [json.loads(line.removeprefix("data:"))["output"]["data"][0] for line in lines]
     files = [[file["path"] for file in update["value"]] for update in named]
     images = [Path(paths[0]).read_bytes() for paths in files]
     assert images[0] == images[2] != images[1]
-    line = private(client, "figure", lambda config: ["0" * 64, "kept", None, ""])
+    line = private(client, "figure", lambda config: ["0" * 64, "kept", None, "", "", 0, ""])
     assert "nothing to draw" in line
 
 

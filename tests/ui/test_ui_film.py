@@ -220,7 +220,7 @@ def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkey
 def test_the_same_figure_is_drawn_once(act, session, monkeypatch):
     drawn = []
     monkeypatch.setattr("tokviz.viz.figures.save_figure", lambda comparison, path, **options: drawn.append(path))
-    first, again, other = (act.figure(key_of(session), "all", None, frames)[0] for frames in ("2, 3", "2 3", "2"))
+    first, again, other = (act.figure(key_of(session), "kept", None, frames)[0] for frames in ("2, 3", "2 3", "2"))
     assert first["value"] == again["value"] and len(drawn) == 2 * 3
     assert [Path(path).suffix for path in first["value"]] == [".png", ".svg", ".pdf"]
     assert not set(first["value"]) & set(other["value"])

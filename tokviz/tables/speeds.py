@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from .published import FOLDER
 
@@ -76,15 +76,15 @@ def published_speeds(method: str | None = None) -> tuple[PublishedSpeed, ...]:
 @cache
 def _all() -> tuple[PublishedSpeed, ...]:
     with (FOLDER / "speeds.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(
-            PublishedSpeed(
-                **{
-                    **line,
-                    "of": int(line["of"]) if line["of"] else None,
-                    "unpruned": float(line["unpruned"]),
-                    "value": float(line["value"]),
-                    "printed": float(line["printed"]) if line["printed"] else None,
-                }
-            )
-            for line in csv.DictReader(file, strict=True)
-        )
+        return tuple(map(_speed, csv.DictReader(file, strict=True)))
+
+
+def _speed(line: dict[str, Any]) -> PublishedSpeed:
+    """A line of the file; what is empty is not printed."""
+    numbers: dict[str, Any] = {
+        "of": int(line["of"]) if line["of"] else None,
+        "unpruned": float(line["unpruned"]),
+        "value": float(line["value"]),
+        "printed": float(line["printed"]) if line["printed"] else None,
+    }
+    return PublishedSpeed(**{**line, **numbers})

@@ -270,6 +270,7 @@ def shown_options(comparison: Comparison, view: str, shown: str) -> dict[str, An
             options["stages"] = {key: at for key, at in options["stages"].items() if key in options["maps"]}
         if wanted == "random" and type(given.get("reach")) is int and 1 <= given["reach"] <= 64:
             options["radius"] = given["reach"]
+        options = {name: value for name, value in options.items() if value != {}}
     if wanted == "ab" and given.get("a") in keys:
         options["against"] = given["a"]
         if given.get("b") in keys:
