@@ -8,6 +8,7 @@ const TERMS = {
   evidence: "The patches that show what the question asks about, where it is known. A method that drops them has to guess.",
   prefill: "The model's first pass, over the whole prompt with its visual tokens, before it writes the first word. This is what pruning shortens.",
   "KV cache": "Keys and values of every token in every layer, which the model keeps in memory while it answers.",
+  nats: "Natural logarithms of probabilities: 0.7 nats less is half as likely, 2.3 nats less a tenth.",
   "effective rank": "How many independent directions the kept features span: few, when they resemble each other.",
   "answer margin": "By how much the first token of the answer leads the runner-up, in nats. Near 0, the model might as well have said something else.",
 };
@@ -19,7 +20,8 @@ bubble.hidden = true;
 document.body.append(bubble);
 let hinted = null;
 
-const hintOf = (node) => node.dataset.hint || TERMS[node.dataset.term] || "";
+// What is chosen already is explained by what it shows.
+const hintOf = (node) => (node.getAttribute("aria-selected") === "true" ? "" : node.dataset.hint || TERMS[node.dataset.term] || "");
 const hintable = (event) => (event.target instanceof Element ? event.target.closest("[data-hint], [data-term]") : null);
 
 function hint(node) {
@@ -40,7 +42,10 @@ function hint(node) {
 document.addEventListener("pointerover", (event) => hint(hintable(event)));
 document.addEventListener("focusin", (event) => hint(hintable(event)));
 document.addEventListener("focusout", () => hint(null));
-document.addEventListener("click", (event) => { if (event.target instanceof Element && event.target.closest(".tokviz-what")) hint(hintable(event)); });
+document.addEventListener("click", (event) => {
+  if (event.target instanceof Element && event.target.closest(".tokviz-what")) hint(hintable(event));
+  else if (hinted && !hintOf(hinted)) hint(null);
+});
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hint(null); });
 document.addEventListener("scroll", () => hint(null), { capture: true, passive: true });
 

@@ -2,6 +2,18 @@
 
 const PLOT = { width: 720, height: 320, left: 52, right: 16, top: 14, bottom: 40 };
 
+// Words with what "nats" are where they say so.
+function withHint(node, words) {
+  const [before, after] = words.split("nats");
+  if (after === undefined) node.textContent = words;
+  else {
+    const term = Object.assign(make("span", "", "nats"), { tabIndex: 0 });
+    term.dataset.term = "nats";
+    node.append(before, term, after);
+  }
+  return node;
+}
+
 // chart: {name, xs: values of the axis, log, ticks: [[x, words]], x_label, y_label, series: [{label, colour, dash, points:
 // [[x, y, detail]], band: [[x, low, high]], rings: [[x, y]]}], lines: [[y, words]], low, high, small}
 // on: {words(series, point) -> text, pick(series, point) or null}. Points are dots that a key or a press reaches.
@@ -103,7 +115,7 @@ function lineChart(chart, on) {
     });
   });
   quiet();
-  root.append(make("p", "ts-y-label", chart.y_label), drawing, told);
+  root.append(withHint(make("p", "ts-y-label"), chart.y_label), drawing, told);
   if (chart.series.length > 1 || chart.key) root.append(chartKey(chart));
   return root;
 }

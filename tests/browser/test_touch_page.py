@@ -16,7 +16,10 @@ def drag(page, start, end):
 
 
 def swipe(page, start, end, steps=6):
-    """By finger, as the browser gets it from a screen: it may scroll, and then takes the finger away."""
+    """By finger, as the browser gets it from a screen: it may scroll, and then takes the finger away.
+
+    Presses that follow at once are clicks: the browser swallows a tap that comes within milliseconds of a swipe.
+    """
     session = page.context.new_cdp_session(page)
 
     def send(kind, *points):
@@ -68,13 +71,13 @@ def test_tokens_are_brushed_and_boxed_with_a_finger(phone):
     swipe(phone, at(frame, 0.5, 0.05), at(frame, 0.5, 0.95), steps=40)
     expect(count).to_contain_text("−")
     assert phone.evaluate("scrollY") == before, "a finger that brushes does not scroll the page"
-    mine.get_by_role("button", name="Reset").tap()
+    mine.get_by_role("button", name="Reset").click()
     expect(count).to_have_text("64 kept, as in the lane")
     mine.get_by_label("Box").check(force=True)
     swipe(phone, at(frame, 0.01, 0.01), at(frame, 0.5, 0.5))
-    mine.get_by_role("button", name="Keep all inside").tap()
+    mine.get_by_role("button", name="Keep all inside").click()
     expect(count).to_contain_text("+")
-    mine.get_by_role("button", name="Drop all outside").tap()
+    mine.get_by_role("button", name="Drop all outside").click()
     expect(count).to_contain_text("144 kept")
     assert phone.evaluate("scrollY") == before
 
@@ -86,9 +89,9 @@ def test_evidence_is_boxed_with_a_finger(phone, paced):
     stage = phone.get_by_role("application", name="Image to mark evidence on")
     swipe(phone, at(stage, 0.25, 0.25), at(stage, 0.5, 0.75))
     expect(phone.locator(".te-list li")).to_have_count(1)
-    phone.get_by_role("button", name="Done").tap()
+    phone.get_by_role("button", name="Done").click()
     expect(phone.locator(".te-told")).to_have_text("1 box marked")
-    phone.get_by_role("button", name="Compare", exact=True).tap()
+    phone.get_by_role("button", name="Compare", exact=True).click()
     expect(phone.locator("#tokviz-stop")).to_be_disabled()
     phone.wait_for_function("document.querySelector('.tv-origin').hidden")
     (box,) = paced.requests[-1].evidence
