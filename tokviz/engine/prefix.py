@@ -58,7 +58,7 @@ def noted_prefix(model: Any, family: ModelFamily, prompt: Prompt, depth: int) ->
     prompts of several rows or whose features enter further inside, modules whose forward somebody replaced.
     """
     prefix, mine = Prefix(prompt), get_ident()
-    layers = list(family.layers(model))[: _allowed(model, prompt, depth)]
+    layers: list[Any] = list(family.layers(model))[: _allowed(model, prompt, depth)]
     kernel = family.language_model(model).config._attn_implementation
     length = prompt.inputs_embeds.shape[1]
     looked: dict[int, _Looked] = {}
@@ -67,10 +67,10 @@ def noted_prefix(model: Any, family: ModelFamily, prompt: Prompt, depth: int) ->
         return get_ident() == mine
 
     def see(number: int, kwargs: dict[str, Any], output: Any) -> None:
-        cache = kwargs.get("past_key_values")
+        cache: Any = kwargs.get("past_key_values")
         if prefix.depth != number or cached_tokens(cache, number) != length:
             return  # a later token, or a layer before was not noted
-        stored = cache.layers[number]
+        stored: Any = cache.layers[number]
         if type(stored) is DynamicLayer and (number in looked or not can_tap(kernel)):
             prefix.layers.append(_Layer(output, stored.keys, stored.values, looked.pop(number, None)))
 
