@@ -83,7 +83,7 @@ def command(comparison: Comparison, source: str | None = None) -> str:
         if name in ("budget", "evidence", "evidence_frames"):
             continue
         parts.append(f"--{options.get(name, name.replace('_', '-'))}={_shell(str(value))}")
-    frames = request.evidence_frames or [None] * len(request.evidence)
+    frames: list[int | None] = [*request.evidence_frames] or [None] * len(request.evidence)
     for box, frame in zip(request.evidence, frames, strict=True):
         at = "" if frame is None else f"{frame}:"
         parts.append(f"--evidence={at}{','.join(f'{edge!r}' for edge in box)}")

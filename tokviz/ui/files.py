@@ -243,13 +243,13 @@ def shown_options(comparison: Comparison, view: str, shown: str) -> dict[str, An
     if lanes:
         options["methods"] = lanes
     if wanted == own:
-        stages = given.get("stages") if isinstance(given.get("stages"), dict) else {}
+        stages = _mapping(given.get("stages"))
         options["stages"] = {
             key: at
             for key, at in stages.items()
             if key in lanes and type(at) is int and 0 <= at < len(keys[key].stages) and wanted not in ("ab", "dropped")
         }
-        maps = given.get("maps") if isinstance(given.get("maps"), dict) else {}
+        maps = _mapping(given.get("maps"))
         if wanted == "score":
             options["maps"] = {
                 key: name
@@ -291,6 +291,10 @@ def _object(words: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _texts(values: Any) -> list[str]:
