@@ -180,10 +180,9 @@ def build_page(
         recalled.then(None, form.model, None, js=_RECALLED, **_QUIET)
         changes.append(recalled)
         _remember(form, key)
-        fill = with_sentences(act.tabs)
         for change in changes:
             change.then(
-                fill,
+                with_sentences(act.tabs_again if change is recalled else act.tabs),
                 key,
                 [tabs.session, tabs.table, tabs.costs, tabs.again, *tabs.figure_fields[1:3]],
                 queue=False,
