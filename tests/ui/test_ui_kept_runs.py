@@ -126,6 +126,25 @@ def test_another_model_under_the_same_name_has_no_part_in_it(runs, model, reques
     assert model.asked == 4
 
 
+def test_a_run_that_loads_its_model_is_kept_and_one_whose_model_was_exchanged_is_not(runs, model, request_, weights):
+    mine, weights.held = weights.held, None
+
+    def loads(whole, stop):
+        weights.held = mine
+        return whole
+
+    def exchanges(whole, stop):
+        weights.held = Weights()
+        return whole
+
+    model.say = loads
+    ask(runs, request_)
+    assert kept(ask(runs, request_)) and model.asked == 1
+    model.say = exchanges
+    ask(runs, replace(request_, seed=5))
+    assert not kept(ask(runs, replace(request_, seed=5))) and model.asked == 3
+
+
 def test_an_upload_is_served_to_its_address_alone_and_an_example_to_everybody(runs, model, request_):
     ask(runs, request_, "10.0.0.1")
     assert not kept(ask(runs, request_, "10.0.0.2")) and model.asked == 2

@@ -109,9 +109,12 @@ class KeptRuns:
         for output in self._run(request, stop):
             last = output
             yield output
-        # The model may have been exchanged meanwhile: the key must still be that of the one that answered.
-        if key is not None and not stop.is_set() and _is_whole(last, request) and key == self._key(request):
-            self._keep(key, last)
+        if not self._in_all() or stop.is_set() or not _is_whole(last, request):
+            return
+        # The model may have been loaded by the run itself; one that was exchanged meanwhile is not what answered.
+        after = self._key(request)
+        if after is not None and key in (None, after):
+            self._keep(after, last)
 
     def _find(self, key: str) -> _Kept | None:
         with self._lock:
