@@ -71,10 +71,9 @@ def noted_prefix(model: Any, family: ModelFamily, prompt: Prompt, depth: int) ->
         if prefix.depth != number or cached_tokens(cache, number) != length:
             return  # a later token, or a layer before was not noted
         stored: Any = cache.layers[number]
-        if type(stored) is not DynamicLayer or stored.keys is None or stored.values is None:
-            return
-        if number in looked or not can_tap(kernel):
-            prefix.layers.append(_Layer(output, stored.keys, stored.values, looked.pop(number, None)))
+        keys, values = stored.keys, stored.values
+        if type(stored) is DynamicLayer and (number in looked or not can_tap(kernel)):
+            prefix.layers.append(_Layer(output, keys, values, looked.pop(number, None)))
 
     def look(number: int, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
         if is_ours() and prefix.depth == number and query.shape[2] == length:
