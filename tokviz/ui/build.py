@@ -44,7 +44,6 @@ from .components import (
     WorkbenchView,
 )
 from .compression import CompressedPage
-from .costs import costs
 from .failures import with_sentences
 from .files import figure_choices, request_file, session_file
 from .form import INPUTS, RequestForm, build_form, read_only, stored_methods
@@ -55,7 +54,6 @@ from .method_notes import method_page
 from .outcomes import cards
 from .scripts import ASSETS, script
 from .studies import add_studies
-from .takeaway import run_again
 from .workbench_page import CaseHandlers
 from .workbench_routes import workbench_routes
 
@@ -182,7 +180,7 @@ def build_page(
         _remember(form, key)
         for change in changes:
             change.then(
-                with_sentences(act.tabs_again if change is recalled else act.tabs),
+                with_sentences(act.tabs),
                 key,
                 [tabs.session, tabs.table, tabs.costs, tabs.again, *tabs.figure_fields[1:3]],
                 queue=False,
@@ -355,7 +353,7 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
         with gr.Tab("Numbers"):
             table = NumbersTable(numbers.table(first) if first else None, elem_id="tokviz-table")
         with gr.Tab("Cost"):
-            cost = CostPanel(costs(first) if first else None, elem_id="tokviz-costs")
+            cost = CostPanel(elem_id="tokviz-costs")  # filled once the page is there, as are all
         with gr.Tab("Methods") as methods_tab:
             notes = gr.HTML(elem_id="tokviz-method-notes")
             # Long, and seldom read: it comes when it is asked for.
@@ -371,7 +369,7 @@ def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
                 files = gr.File(label="Files", interactive=False, visible=False, elem_id="tokviz-figure-files")
                 opener = FileButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
             with gr.Column(min_width=260, scale=2):
-                again = RunAgain(run_again(first) if first else None, elem_id="tokviz-again")
+                again = RunAgain(elem_id="tokviz-again")
     return _Tabs(table, cost, again, session, opener, make, fields, saved, everything, files)
 
 

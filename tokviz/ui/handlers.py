@@ -369,10 +369,6 @@ class Handlers:
         table, cost, again, *choices = of_session(session)
         return [session, table, cost, again, *(gr.update(**choice) for choice in choices)]
 
-    def tabs_again(self, key: str) -> list[Any]:
-        """``tabs`` after a page was loaded: what it opens on is there already, and need not come twice."""
-        return [gr.skip()] * 6 if key == "example-0" else self.tabs(key)
-
     def figure(self, key: str, *asked: Any) -> list[Any]:
         """What is shown as a figure. asked: as of ``_figure_asked``. Outputs: files, notice."""
 
