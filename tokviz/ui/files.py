@@ -312,10 +312,6 @@ def _texts(values: Any) -> list[str]:
     return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
 
 
-def _mapping(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def figure_options(comparison: Comparison, level: str | None, frames: str) -> dict[str, Any]:
     """What the export's fields ask for, as arguments of ``render.figure``. Raises BadInput for what is no number."""
     if comparison.grid.is_tiled and level:
