@@ -88,7 +88,7 @@ def test_about_has_a_picture_per_kind_and_an_address(page):
     page.get_by_role("button", name="About", exact=True).click()
     about = page.get_by_role("dialog", name="About tokviz")
     for words in ("What is a visual token?", "Kinds of methods", "What the numbers mean", "Look closer", "Limits"):
-        assert about.get_by_role("heading", name=words).is_visible()
+        expect(about.get_by_role("heading", name=words)).to_be_visible()
     assert about.locator("li svg").count() == 7 and page.url.endswith("#about")
     page.keyboard.press("Escape")
     expect(about).to_be_hidden()

@@ -20,6 +20,7 @@ def menu_site(site, example_folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOKVIZ_MODEL", f"tokviz-tiny,{ABSENT}")
+        patch.setenv("TOKVIZ_KEPT_MB", "0")  # every press computes
         patch.setattr(model_cache, "CACHE", model_cache.ModelCache())
         page = build_page(examples=load_examples(example_folder))
         with mock.patch("gradio.networking.url_ok", return_value=True):

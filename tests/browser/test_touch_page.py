@@ -83,8 +83,8 @@ def test_tokens_are_brushed_and_boxed_with_a_finger(phone):
 
 
 def test_evidence_is_boxed_with_a_finger(phone, paced):
-    phone.get_by_text("Right answer and evidence").tap()
-    phone.get_by_role("button", name="Mark on the image").tap()
+    phone.get_by_text("Right answer and evidence").click()
+    phone.get_by_role("button", name="Mark on the image").click()
     phone.wait_for_function("document.querySelector('.te-image').getBoundingClientRect().width > 100")
     stage = phone.get_by_role("application", name="Image to mark evidence on")
     swipe(phone, at(stage, 0.25, 0.25), at(stage, 0.5, 0.75))

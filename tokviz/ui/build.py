@@ -52,7 +52,7 @@ from .late_scripts import late_scripts
 from .link_preview import LinkPreview
 from .method_notes import method_page
 from .outcomes import cards
-from .scripts import ASSETS, script
+from .scripts import ASSETS, script, styles
 from .studies import add_studies
 from .workbench_page import CaseHandlers
 from .workbench_routes import workbench_routes
@@ -235,7 +235,7 @@ def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
     routes = [*late_scripts(), *([] if workbench is None else workbench_routes(workbench))]
     return {
         "theme": theme(),
-        "css_paths": [ASSETS / "colours.css", ASSETS / "page.css"],
+        "css": styles(("colours.css", "page.css")),
         "favicon_path": ASSETS / "favicon.png",
         "footer_links": ["api"],
         "run_history": False,

@@ -61,11 +61,12 @@ class PatchView(Widget):
 class StudyPanel(Widget):
     """What looks closer at the lanes, see ``studies``. The value in Python is what a browser asks for, unchecked.
 
-    Its scripts, ``STUDY_SCRIPTS``, come later, see ``late_scripts``. What the browser gets is told in ``studies``.
+    Its style and scripts, ``STUDY_SCRIPTS``, come later, see ``late_scripts``. What the browser gets is told in
+    ``studies``.
     Raises the events ``study``, ``halt``, ``leave`` and ``load_run``.
     """
 
-    _html, _css, _scripts = "study_panel.html", "study_panel.css", ("study_later.js",)
+    _html, _scripts = "study_panel.html", ("study_later.js",)
 
     def preprocess(self, payload: Any) -> dict[str, Any]:  # type: ignore[override]
         """The request; empty for anything of another shape."""
@@ -92,9 +93,12 @@ class PageHead(Widget):
 
 
 class AboutPage(Widget):
-    """What a visual token is, the kinds of methods, what the numbers mean, limits: a dialog at ``#about``."""
+    """What a visual token is, the kinds of methods, what the numbers mean, limits: a dialog at ``#about``.
 
-    _html, _css, _scripts = "about.html", "about.css", ("about.js",)
+    All of it comes when it is asked for, see ``late_scripts``.
+    """
+
+    _html, _scripts = "<div></div>", ("about_later.js",)
 
 
 class Notice(Widget):

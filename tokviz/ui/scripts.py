@@ -74,10 +74,11 @@ def asset(name: str) -> str:
 
 
 def script(name: str) -> str:
-    """A script in ``assets/`` as it travels: lines that are comments, a sixth of all, stay here."""
-    return re.sub(r"(?m)^[ \t]*//.*\n", "", asset(name))
+    """A script in ``assets/`` as it travels: lines that are comments, a sixth of all, and indentation stay here."""
+    return re.sub(r"(?m)^[ \t]+", "", re.sub(r"(?m)^[ \t]*//.*\n", "", asset(name)))
 
 
 def styles(names: str | Sequence[str]) -> str:
-    """The text of style sheets, one after the other."""
-    return "\n".join(map(asset, filter(None, [names] if isinstance(names, str) else names)))
+    """The text of style sheets, one after the other, without their comments."""
+    text = "\n".join(map(asset, filter(None, [names] if isinstance(names, str) else names)))
+    return re.sub(r"(?m)^[ \t]+", "", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL))
