@@ -81,5 +81,5 @@ def _thumbnail(example: Example) -> str:
     left, top = (small.width - side) // 2, (small.height - side) // 2
     small = small.crop((left, top, left + side, top + side)).resize((_THUMB_SIDE, _THUMB_SIDE))
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=50, method=6)
+    small.save(buffer, "WEBP", quality=36, method=6)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
