@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,3 +64,13 @@ def site_label(site: Site) -> str:
     if isinstance(site, int):
         return f"before layer {site}"
     return {"encoder": "encoder output, before the projector", "projector": "after the projector"}[site]
+
+
+EDITED = "edited"
+"""Method id of a run whose kept tokens were chosen by hand; begins those of edited runs, see ``edited_id``."""
+
+
+def edited_id(key: str) -> str:
+    """The method id of a run that was edited, from the key of what was edited."""
+    name = re.sub(r"[^a-z0-9]+", "-", key.lower().removeprefix(EDITED)).strip("-")
+    return f"{EDITED}-{name}" if name else EDITED

@@ -14,11 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tokviz.files import write_whole
 from tokviz.pruners import get
 
 from .ablation_pages import page, sentence
-from .document import as_json
+from .document import write_with_page
 from .measured import Estimate, Measured
 from .papers import ABLATIONS, Ablation, Setting
 from .plan import Mining
@@ -181,11 +180,4 @@ def judged(direction: int | None, difference: Estimate | None, unchanged: bool) 
 
 def write(found: dict[str, Any], folder: Path, docs: Path | None = None) -> list[Path]:
     """Write ``ablations.md`` and ``ablations.json`` to ``folder``, and the former to ``docs`` too; return the paths."""
-    texts = {folder / "ablations.json": as_json(found)}
-    for place in (folder, docs):
-        if place is not None:
-            texts[place / "ablations.md"] = page(found).encode()
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
-    return list(texts)
+    return write_with_page("ablations", found, page(found), folder, docs)

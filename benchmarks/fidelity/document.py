@@ -179,6 +179,16 @@ def as_json(found: Document) -> bytes:
     return (json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
+def write_with_page(name: str, found: Document, text: str, folder: Path, docs: Path | None = None) -> list[Path]:
+    """Write ``NAME.md`` and ``NAME.json`` to ``folder``, and the former to ``docs`` too; return the paths."""
+    texts = {folder / f"{name}.json": as_json(found)}
+    texts |= {place / f"{name}.md": text.encode() for place in (folder, docs) if place is not None}
+    for path, content in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    return list(texts)
+
+
 def write_pages(found: Document, folder: Path, docs: Path | None = None) -> list[Path]:
     """Write everything but the JSON file from its content."""
     page = folder / "fidelity.md"

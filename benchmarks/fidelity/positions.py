@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from tokviz.errors import BadInput
-from tokviz.files import write_whole
 from tokviz.pruners import get
 from tokviz.statistics import Paired, compare_paired
 from tokviz.tables.results import Flags
 from tokviz.types import Budget, PlanningInfo
 
 from ..wording import cell, number, p_value, render
-from .document import as_json
+from .document import write_with_page
 from .measured import Measured
 from .plan import Mining, judged_budget
 
@@ -157,14 +156,7 @@ def _cases(
 
 def write(found: dict[str, Any], folder: Path, docs: Path | None = None) -> list[Path]:
     """Write ``positions.md`` and ``positions.json`` to ``folder``, and the former to ``docs`` too; return the paths."""
-    texts = {folder / "positions.json": as_json(found)}
-    for place in (folder, docs):
-        if place is not None:
-            texts[place / "positions.md"] = page(found).encode()
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
-    return list(texts)
+    return write_with_page("positions", found, page(found), folder, docs)
 
 
 def page(found: dict[str, Any]) -> str:

@@ -6,10 +6,13 @@ from benchmarks.fidelity.measured import FAMILIES, Measured
 from tests.tables.small_run import method, write_run
 from tokviz.mining.kept import pack_indices
 from tokviz.mining.mined import open_run
+from tokviz.models.catalog import embedded_folder
 from tokviz.pruners import get
 from tokviz.records import GridView, TokenGrid
+from training.properties import fingerprint
 
 IMAGES = 20
+WEIGHTS_OF_THE_RUNNER_BEFORE = "dfb231210ae3"
 ABOUT = {
     "command": "python -m tokviz bench x",
     "machine": "a | machine <b>",
@@ -105,3 +108,16 @@ def deep(tmp_path_factory):
     worse, same = [flags(existence=0), flags(existence=20)], [flags(), flags()]
     answers = dict(zip([(key, 64) for key in keys], [worse, same, [flags()], [flags()]], strict=True))
     return measured(tmp_path_factory.mktemp("deep"), answers, methods)
+
+
+def is_of_the_runner_before(found, form):
+    """Whether committed numbers are those of the runner that mined runs replaced: of this format, of these weights.
+
+    Answers and kept sets of both were equal row by row, so that such pages stay true as long as the weights do: whoever
+    replaces them has to make the pages anew.
+    """
+    if found["format"] == form:
+        return False
+    assert found["format"] == form - 1, "of neither runner"
+    assert fingerprint(embedded_folder()) == WEIGHTS_OF_THE_RUNNER_BEFORE, "other weights: tokviz bench makes it anew"
+    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from ..errors import BadInput, knows_its_keywords
 from ..media.images import InputImage, rgb_digest, stored_image
 from ..media.video import Video
 from ..models.loading import VisionLanguageModel
-from ..names import UNPRUNED, Box, PositionPolicy, Site
+from ..names import EDITED, UNPRUNED, Box, PositionPolicy, Site, edited_id
 from ..pruners import Pruner
 from ..pruners.pruner import budget_tokens
 from ..records import Run, TokenGrid, TokenMap
@@ -27,7 +26,6 @@ from .inputs import Source, check_whole, grid_of, open_media
 from .metrics import evidence_tokens
 from .requests import MethodLike, check_model, check_question, chosen_methods, evidence_boxes, listed
 
-_ID = "edited"
 MERGED = "{} merges tokens or adds some; the edited run keeps its tokens as they were before."
 
 
@@ -87,9 +85,8 @@ def edited(kept: Iterable[int], *, of: Run | None = None, layer: int | None = No
     if layer is not None:
         check_whole("The layer", layer, 0, 10_000)
     edit = _Edit(tokens, of, layer)
-    name = "" if of is None else re.sub(r"[^a-z0-9]+", "-", of.key.lower().removeprefix(_ID)).strip("-")
     return Pruner(
-        id=f"{_ID}-{name}" if name else _ID,
+        id=EDITED if of is None else edited_id(of.key),
         label="Edited" if of is None else f"Edited: {of.label.removeprefix('Edited: ')}",
         family="custom",
         claim="Keeps the tokens that were chosen by hand.",

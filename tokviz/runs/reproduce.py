@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from ..comparison import Comparison
 from ..errors import BadInput
-from ..names import UNPRUNED
+from ..models.catalog import EMBEDDED_MODEL
+from ..names import EDITED, UNPRUNED, edited_id
 from ..pruners import get
 from ..records import RequestedMethod, Run
 from .examples import example_of_digest
@@ -18,7 +19,6 @@ from .examples import example_of_digest
 PAGE = "http://127.0.0.1:7860/"
 """Where ``tokviz serve`` is found on one's own machine."""
 _KERNELS = {"flash_attention_2": "flash", "eager": "eager", "sdpa": "sdpa"}
-_EDITED = "edited"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def command(comparison: Comparison, source: str | None = None) -> str:
     parts = [f"tokviz compare {first}", f"--question={_shell(request.question)}"]
     parts += [f"--methods {_shell(methods)}" if methods else "--methods ''"]
     parts.append(f"--budget {request.budget}")
-    if comparison.model.name != "tokviz-tiny":
+    if comparison.model.name != EMBEDDED_MODEL:
         parts.append(f"--model {_shell(comparison.model.name)}")
     parts += [f"--{name} {_shell(value)}" for name, value in asked.loading.items()]
     options = {"expected": "answer"}
@@ -123,7 +123,7 @@ def _asked(comparison: Comparison) -> _Asked:
     for requested in request.methods:
         if requested.method == UNPRUNED:
             continue
-        if requested.method.split("-")[0] == _EDITED:
+        if requested.method.split("-")[0] == EDITED:
             edits += [run for run in comparison.runs if run.key == requested.key and run.error is None]
             continue
         params, is_known = _changed(requested)
@@ -161,15 +161,15 @@ def _changed(requested: RequestedMethod) -> tuple[dict[str, Any], bool]:
     except BadInput:
         return dict(requested.params), False
     defaults = {param.name: param.default for param in pruner.settings}
-    return {name: value for name, value in requested.params.items() if defaults.get(name, _EDITED) != value}, True
+    given = requested.params.items()
+    return {name: value for name, value in given if name not in defaults or defaults[name] != value}, True
 
 
 def _edited_where(comparison: Comparison, run: Run) -> Mapping[str, Any]:
     """Which run was edited, or before which layer tokens were dropped, as arguments of ``ask_with``."""
-    name = run.method.removeprefix(_EDITED).removeprefix("-")
     where: dict[str, Any] = {}
     for other in comparison.runs:
-        if name and _slug(other.key) == name and other is not run:
+        if other is not run and run.method != EDITED and edited_id(other.key) == run.method:
             where["of"] = other.key
             break
     site = run.stages[0].site if run.stages else None
@@ -178,12 +178,6 @@ def _edited_where(comparison: Comparison, run: Run) -> Mapping[str, Any]:
     if run.params.get("positions", "source") != "source":
         where["positions"] = run.params["positions"]
     return where
-
-
-def _slug(key: str) -> str:
-    """As ``edits.edited`` names what was edited."""
-    kept = "".join(character if character.isascii() and character.isalnum() else "-" for character in key.lower())
-    return "-".join(filter(None, kept.removeprefix(_EDITED).split("-")))
 
 
 def _remarks(comparison: Comparison, asked: _Asked, has_file: bool) -> list[str]:
