@@ -26,7 +26,6 @@ from ..files import open_file
 from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..records import StageRecord
-from ..runs.compare import Job, job_for
 from ..runs.execute import (
     EMPTY_ANSWER,
     Execution,
@@ -41,6 +40,7 @@ from ..runs.execute import (
 )
 from ..runs.image_measures import mean_effective_rank, rank_of_selected
 from ..runs.inputs import image_of, open_media
+from ..runs.job import Job, job_for
 from ..runs.metrics import evidence_tokens
 from ..runs.out_of_world import out_of_world_notice
 from ..runs.requests import ChosenMethod
