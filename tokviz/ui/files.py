@@ -184,6 +184,11 @@ def session_file(comparison: Comparison) -> str:
     return str(temporary_file(name, lambda path: path.write_bytes(data)))
 
 
+def key_of(comparison: Comparison) -> str:
+    """By which a browser names a comparison that it shows."""
+    return Path(session_file(comparison)).parent.name
+
+
 def read_session(path: str | Path) -> Comparison:
     """A stored session that can be shown. Raises BadInput."""
     try:
