@@ -107,6 +107,9 @@ def make_panel(canvas: Canvas, run: Run, view: View, choice: Choice = NO_CHOICE)
     shown = drawn[0] if drawn else None
     scale = _scale(comparison, run, drawn, choice)
     lines = [] if run.error else facts(comparison, run, drawn, canvas.evidence_tokens)
+    note = _INSTEAD[view] if shown == "kept" else None
+    if view == "ab" and run is _lane_a(comparison, choice):
+        note = "A: what the others are compared with"
     return Panel(
         title=run.label,
         subtitle="reference" if run is unpruned else run.family.replace("-", " "),
@@ -117,11 +120,7 @@ def make_panel(canvas: Canvas, run: Run, view: View, choice: Choice = NO_CHOICE)
         error=run.error,
         drawn=shown,
         scale=scale,
-        note=("A: what the others are compared with" if run is _lane_a(comparison, choice) else None)
-        if view == "ab"
-        else _INSTEAD[view]
-        if shown == "kept"
-        else None,
+        note=note,
         stage=drawn[1] if drawn else None,
         basis=drawn is not None and shown == "kept" and bool(kept_basis(run.stages[drawn[1]])),
     )
