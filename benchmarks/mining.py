@@ -29,11 +29,12 @@ import torch
 
 import tokviz
 from tokviz.cases import open_cases
-from tokviz.mining.answering import Task, encodings_of, mine_case
+from tokviz.mining.answering import encodings_of, mine_case
 from tokviz.mining.crew import mined_by
 from tokviz.mining.local import default_workers, one_thread
 from tokviz.mining.mine import local_crew
 from tokviz.mining.plan import checked_plan
+from tokviz.mining.tasks import Task
 
 from .drawn_cases import write_cases
 from .machine import cpu_name

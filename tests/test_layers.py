@@ -89,7 +89,9 @@ def test_a_room_does_not_know_another_on_any_floor(room, unknown):
     assert not known, known
 
 
-@pytest.mark.parametrize("module", ["tokviz.runs.examples", "tokviz.runs.metrics", "tokviz.comparison"])
+@pytest.mark.parametrize(
+    "module", ["tokviz.runs.examples", "tokviz.runs.metrics", "tokviz.runs.compare", "tokviz.comparison"]
+)
 def test_what_is_stored_is_read_without_torch(module):
     assert not libraries_of(module) & {"torch", "gradio", "transformers"}
     assert not loads(module, "tokviz.types")
@@ -98,7 +100,7 @@ def test_what_is_stored_is_read_without_torch(module):
 @pytest.mark.generator
 def test_what_measures_in_processes_of_its_own_loads_no_page():
     without_page = "import sys, benchmarks.vtw_calibration, benchmarks.fidelity.plan; "
-    absent = ["gradio", "tokviz.runs.compare", "tokviz.ui"]
+    absent = ["gradio", "tokviz.runs.compare", "tokviz.runs.job", "tokviz.ui"]
     assert _output_of(f"{without_page}print(sorted(set({absent!r}) & set(sys.modules)))") == "[]"
 
 

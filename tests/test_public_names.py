@@ -15,7 +15,7 @@ from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
 from tokviz.media.images import read_image
 from tokviz.pruners import PRUNERS
-from tokviz.runs.compare import Event
+from tokviz.runs.events import Event
 from tokviz.short import passed
 
 QUESTION = "what color is the star?"

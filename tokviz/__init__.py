@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from .pruners.pruner import Paper, Param, budget_tokens
     from .records import Chart, Reading, Run, TextScores, TokenMap
     from .rescues import Rescue, RescueBlock
-    from .runs.compare import Event, compare, compare_events
+    from .runs.compare import compare, compare_events
     from .runs.edits import ask_with, edited, tokens_in
+    from .runs.events import Event
     from .runs.examples import Example, load_examples
     from .runs.horizon import information_horizon
     from .runs.inside import inside
@@ -114,7 +115,8 @@ _NAMES = {
     "runs.sweep": "SweepEvent sweep sweep_events",
     "runs.inside": "inside",
     "records": "Chart Reading Run TextScores TokenMap",
-    "runs.compare": "Event compare compare_events",
+    "runs.compare": "compare compare_events",
+    "runs.events": "Event",
     "runs.examples": "Example load_examples",
     "types": "Budget Diagnostics Need PlanningInfo Schedule Selection Signals Stage CLIP_RELEVANCE CLS_ATTENTION "
     "CLS_ATTENTION_LAST_LAYER CLS_FEATURE CLS_FULL_WIDTH_LAST_LAYER CLS_LOGITS_LAST_LAYER DEEP_ATTENTION "

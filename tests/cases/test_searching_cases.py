@@ -8,7 +8,7 @@ from scenes import EXAMPLE_SEEDS, generate_scene
 from scripts.cases import search
 from scripts.cases.building import Cache
 from scripts.cases.search import FoundCase, Outcome, examine, find_flips, left, separate, verdicts_of
-from tokviz.runs.compare import Event
+from tokviz.runs.events import Event
 from tokviz.runs.metrics import evidence_tokens, normalised
 
 METHODS = ("random", "fastervlm", "fastv")

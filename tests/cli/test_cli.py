@@ -220,7 +220,7 @@ def test_a_defect_is_not_hidden(image, monkeypatch):
 
 def hostile_events(session):
     def events(*args, **kwargs):
-        from tokviz.runs.compare import Event
+        from tokviz.runs.events import Event
 
         yield Event("done", 1, "", session)
 

@@ -12,10 +12,10 @@ import pytest
 import tokviz
 from tokviz.cases import Case
 from tokviz.mining import crew as crews
-from tokviz.mining.answering import Mined, Task
 from tokviz.mining.crew import mined_by
 from tokviz.mining.local import Processes
 from tokviz.mining.manifest import read_manifest
+from tokviz.mining.tasks import Mined, Task
 
 
 def tables(folder):

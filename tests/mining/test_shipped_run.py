@@ -6,7 +6,7 @@ from scripts import shipped_run
 from tokviz.errors import BadInput
 from tokviz.mining.manifest import MANIFEST, read_manifest
 from tokviz.ui import serve
-from tokviz.workbench import tags
+from tokviz.workbench import tag_file
 from tokviz.workbench.media import media_file
 
 
@@ -29,7 +29,7 @@ def test_it_is_shipped_whole_with_its_images_and_opens_without_being_asked_for(r
     assert str(run.parent) not in text and str(shipped_run.IMPORT_FOLDER) not in text
     assert read_manifest(place).command == "python -m scripts.shipped_run"
 
-    for module in (serve, tags):  # where the package lies
+    for module in (serve, tag_file):  # where the package lies
         monkeypatch.setattr(module, "resource", lambda name: tmp_path / "runs")
     workbench = serve.mined_runs(None)
     opened = workbench.opened("tokviz-tiny")

@@ -156,7 +156,7 @@ def test_bad_input_is_one_sentence(film, clip, options, sentence):
 
 def test_more_frames_than_the_model_can_read_are_refused_before_they_are_encoded(film, clip, monkeypatch):
     monkeypatch.setattr(film.text_config, "max_position_embeddings", 24)
-    monkeypatch.setattr(tokviz.runs.compare, "encode", None)
+    monkeypatch.setattr(tokviz.runs.job, "encode", None)
     with pytest.raises(BadInput, match=r"Video, question and answer need .* takes 24\. Please use fewer frames"):
         ask(film, clip, frames=20)
 

@@ -1,5 +1,7 @@
 """A comparison run again: its Python in a process of its own, its command, its link. Same answers, same kept tokens."""
 
+import argparse
+import inspect
 import json
 import shlex
 import subprocess
@@ -9,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 import tokviz
+from tokviz.cli import compare as compare_command
 from tokviz.cli import main
 from tokviz.comparison import Comparison
 
@@ -71,6 +74,16 @@ def test_of_an_example_nothing_else_is_needed(capsys, tmp_path):
     assert outcome(Comparison.load(tmp_path / "again.json")) == outcome(example.comparison)
     assert main(["compare", "--example", "nosuch", "--question", "who?"]) == 2
     assert "There is no example 'nosuch'" in capsys.readouterr().err
+
+
+def test_what_a_command_leaves_out_is_what_python_leaves_out():
+    """Only what differs from the defaults of ``tokviz.compare`` is written: those of the command must be the same."""
+    parser = argparse.ArgumentParser()
+    compare_command.add_to(parser.add_subparsers())
+    left_out = vars(parser.parse_args(["compare", "x.png", "--question=q"]))
+    names = ("budget", "budget_as", "seed", "repeats", "max_new_tokens", "frames")
+    parameters = inspect.signature(tokviz.compare).parameters
+    assert {name: left_out[name] for name in names} == {name: parameters[name].default for name in names}
 
 
 def test_the_link_says_what_was_asked(asked):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from scripts import hostile_sessions as hostile
+from scripts import hostile_session_files as files
+from scripts.hostile_sessions import opened
 from tokviz import session_limits
 from tokviz.comparison import Comparison
 from tokviz.errors import BadInput
@@ -13,7 +14,7 @@ SLOW = (
     "MB of", "60 MB", "million", "1000000", "5900000", "20000000", "400000", "900000", "290000", "30000 lanes",
     "60000", "100001 tokens", "200 stages", "5000 maps", "megapixels",
 )  # fmt: skip
-SAMPLE = {name: make for name, make in hostile.all_cases(25) if not any(word in name for word in SLOW)}
+SAMPLE = {name: make for name, make in files.all_cases(25) if not any(word in name for word in SLOW)}
 
 
 def message(data):
@@ -24,7 +25,7 @@ def message(data):
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_hostile_file_is_opened_or_refused_with_a_sentence_in_little_time(name):
-    outcome = hostile.opened(SAMPLE[name](), figures=name in ("1024 different evidence boxes", "merged in a circle"))
+    outcome = opened(SAMPLE[name](), figures=name in ("1024 different evidence boxes", "merged in a circle"))
     assert outcome.kind in ("opened", "refused"), outcome
     assert outcome.read_s < 5 and outcome.payload_s < 10, outcome
 
@@ -52,12 +53,12 @@ def test_a_hostile_file_is_opened_or_refused_with_a_sentence_in_little_time(name
     ],
 )
 def test_what_is_refused_is_said(name, sentence):
-    assert sentence in message(dict(hostile.all_cases(0))[name]())
+    assert sentence in message(dict(files.all_cases(0))[name]())
 
 
 def test_what_is_as_large_as_allowed_is_opened():
     for name in ("512 views", "1024 evidence boxes", "256 stages", "64 lanes", "128 frames"):
-        assert hostile.opened(SAMPLE[name](), figures=False).kind == "opened", name
+        assert opened(SAMPLE[name](), figures=False).kind == "opened", name
 
 
 def test_the_largest_session_of_a_request_fits_with_room():
@@ -72,7 +73,7 @@ def test_the_largest_session_of_a_request_fits_with_room():
 
 @pytest.mark.parametrize("at", ["MAX_BYTES", "MAX_NUMBERS", "MAX_LISTS", "MAX_OBJECTS", "MAX_TEXTS", "MAX_KEYS"])
 def test_every_limit_on_the_text_bites_before_anything_is_built(monkeypatch, at):
-    data = hostile.compact(hostile.base())
+    data = files.compact(files.base())
     Comparison.from_json(data)
     monkeypatch.setattr(session_limits, at, 5)
     monkeypatch.setattr(Comparison, "model_validate_json", None)
@@ -80,7 +81,7 @@ def test_every_limit_on_the_text_bites_before_anything_is_built(monkeypatch, at)
 
 
 def test_a_list_of_wrong_entries_is_given_up_at_the_first():
-    data = hostile.base()
+    data = files.base()
     data["grid"]["view"] = ["a"] * 50_000
     with pytest.raises(BadInput) as caught:
         Comparison.from_json(json.dumps(data))

@@ -11,7 +11,7 @@ from synthetic import comparison
 
 @dataclass(frozen=True)
 class Event:
-    """The same fields as ``tokviz.runs.compare.Event``, without importing torch."""
+    """The same fields as ``tokviz.runs.events.Event``, without importing torch."""
 
     kind: str
     lane: int

@@ -201,10 +201,6 @@ def test_the_export_asks_for_levels_of_tiles_and_frames_of_videos(session, tiles
         assert not any(choice["visible"] for choice in files.figure_choices(nothing))
 
 
-def key_of(comparison):
-    return Path(files.session_file(comparison)).parent.name
-
-
 def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkeypatch):
     asked = []
     monkeypatch.setattr(
@@ -212,7 +208,7 @@ def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkey
     )
     tiles = tiles.model_copy(update={"runs": comparison(480, 300).runs})
     for shown, level, frames in ((tiles, "both", ""), (tiles, "1", "3"), (session, None, "1, 5 2"), (session, "0", "")):
-        act.figure(key_of(shown), "kept", level, frames)
+        act.exports.figure(files.key_of(shown), "kept", level, frames)
     wanted = [{"level": "both"}, {"level": 1}, {"frames": [0, 4, 1]}, {}]
     assert asked[::3] == [{"view": "kept", **options} for options in wanted]
 
@@ -220,7 +216,8 @@ def test_what_the_export_asks_for_reaches_the_figure(act, session, tiles, monkey
 def test_the_same_figure_is_drawn_once(act, session, monkeypatch):
     drawn = []
     monkeypatch.setattr("tokviz.viz.figures.save_figure", lambda comparison, path, **options: drawn.append(path))
-    first, again, other = (act.figure(key_of(session), "kept", None, frames)[0] for frames in ("2, 3", "2 3", "2"))
+    key = files.key_of(session)
+    first, again, other = (act.exports.figure(key, "kept", None, frames)[0] for frames in ("2, 3", "2 3", "2"))
     assert first["value"] == again["value"] and len(drawn) == 2 * 3
     assert [Path(path).suffix for path in first["value"]] == [".png", ".svg", ".pdf"]
     assert not set(first["value"]) & set(other["value"])
@@ -229,5 +226,5 @@ def test_the_same_figure_is_drawn_once(act, session, monkeypatch):
 @pytest.mark.parametrize(("frames", "words"), [("7", "no frame 7"), ("0", "no frame 0"), ("one", "with commas"),
                                                ("1-3", "with commas"), ("9" * 50, "with commas")])  # fmt: skip
 def test_frames_that_are_not_there_are_said(act, session, frames, words):
-    _, notice = act.figure(key_of(session), "kept", None, frames)
+    _, notice = act.exports.figure(files.key_of(session), "kept", None, frames)
     assert notice["kind"] == "error" and words in notice["text"]

@@ -12,8 +12,9 @@ from tokviz.attention import Inside, InsideLayer, InsideToken, TowerLayer
 from tokviz.errors import BadInput
 from tokviz.serving.model_menu import model_options
 from tokviz.serving.studies import Progress
+from tokviz.ui.files import key_of
 from tokviz.ui.form import build_form
-from tokviz.ui.handlers import Handlers, key_of
+from tokviz.ui.handlers import Handlers
 from tokviz.ui.studies import Studies
 from tokviz.ui.study_payload import STEPS, inside_payload
 

@@ -12,9 +12,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from tokviz.errors import BadInput
-from tokviz.viz.figures import _SETTINGS, comparison_figure, figure_bytes, save_figure
+from tokviz.viz.figures import comparison_figure, figure_bytes, save_figure
 from tokviz.viz.overlays import kept_overlay
 from tokviz.viz.raster import open_canvas
+from tokviz.viz.saving import _SETTINGS
 
 LONG = "The image shows " + "many things and " * 60 + "an end."
 HOSTILE = [

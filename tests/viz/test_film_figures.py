@@ -10,7 +10,8 @@ from matplotlib.text import Text
 from tokviz.errors import BadInput
 from tokviz.runs.metrics import FrameCount, kept_per_frame
 from tokviz.viz import palette
-from tokviz.viz.figures import chosen_frames, comparison_figure, figure_bytes
+from tokviz.viz.figures import comparison_figure, figure_bytes
+from tokviz.viz.film import chosen_frames
 from tokviz.viz.overlays import kept_overlay, score_overlay
 from tokviz.viz.raster import open_canvas
 from tokviz.viz.tables import frame_table

@@ -11,7 +11,8 @@ import pytest
 from tokviz.errors import BadInput
 from tokviz.workbench import Edit, Filter, TagStore
 from tokviz.workbench.filters import HasText
-from tokviz.workbench.tags import FILE, Given
+from tokviz.workbench.tag_file import FILE
+from tokviz.workbench.tags import Given
 
 
 @pytest.fixture

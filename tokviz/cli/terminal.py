@@ -13,7 +13,7 @@ from rich.console import Console
 from ..errors import BadInput
 from ..files import writing
 from ..short import passed
-from ..viz.figures import figure_format
+from ..viz.saving import figure_format
 
 _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""

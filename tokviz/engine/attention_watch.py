@@ -21,9 +21,9 @@ from ..errors import Unsupported
 from ..models.base import ModelFamily
 from .capture import after_forward, attention_rows, can_tap, tapped
 from .context import Pruned
+from .layer_signals import rotated_queries
 from .prompt import Prompt
 from .sequence import Rows
-from .signals import rotated_queries
 
 SYSTEM, IMAGE, QUESTION, TEMPLATE, OUTPUT = range(5)
 """Kinds of tokens: text before the last visual token; visual tokens and what stands in their place; behind them the

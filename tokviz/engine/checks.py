@@ -16,7 +16,8 @@ from ..names import Site, VisionLayer
 from ..types import Need, Stage
 from .cache import PrunedCache
 from .capture import is_hub_kernel
-from .signals import INSIDE_LLM_KINDS, LLM_LAYER_KINDS, MEAN_ROW_KINDS, TEXT_KINDS
+from .layer_signals import LLM_LAYER_KINDS, MEAN_ROW_KINDS
+from .signals import INSIDE_LLM_KINDS, TEXT_KINDS
 from .vision_signals import VISION_KINDS, tower_layer
 
 _VISION, _ENCODER, _PROJECTOR, _LLM = range(4)

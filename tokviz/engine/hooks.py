@@ -27,9 +27,9 @@ from ..types import Stage
 from .cache import CacheState, attach, cached_tokens, state_of
 from .capture import after_forward, before_forward, can_tap, here, tapped
 from .checks import check_cache, check_call
+from .layer_signals import Entered, LayerSignals, Moment
 from .prefill import Decode, Prefill, PromptHints, PromptReader, View, causal_mask
 from .sequence import Rows, State, gather, rotary_axes
-from .signals import Entered, LayerSignals, Moment
 from .stages import Chooser
 from .vision import captured
 from .vision_signals import VISION_KINDS

@@ -19,9 +19,10 @@ from ..models.base import ModelFamily
 from ..types import Stage
 from .cache import PlainLengths, Segment
 from .checks import check_axes, check_modalities, check_prompt, copied_mask
+from .layer_signals import LayerHistory, Moment, Rotary
 from .prompt import Prompt
 from .sequence import Deepstack, Rows, State, gather
-from .signals import Geometry, LayerHistory, Moment, Rotary, SignalReader
+from .signals import Geometry, SignalReader
 from .stages import Chooser, Decisions, StageEvent, StageRunner
 from .tower_merging import VisionMerging
 from .vision_signals import Capture, VisionSignals

@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..types import Diagnostics, Params, Selection, Signals, Stage
+from .layer_signals import Moment
 from .sequence import Placement, Rows, State, gather, left_packed
-from .signals import Moment, SignalReader
+from .signals import SignalReader
 
 Select = Callable[[Stage, Signals, int], Selection]
 """``(stage, signals, row) -> Selection``; called once per stage and row while the prompt is prefilled."""

@@ -9,7 +9,6 @@ a batch are rounded otherwise, and a log-probability would differ in its last di
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import threading
@@ -18,20 +17,15 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
-from ..cases import Case, judge
+from ..cases import judge
 from ..engine import Answer, EncodedMedia, Prefix, Prompt, noted_prefix
 from ..errors import BadInput
 from ..files import open_file
-from ..media.images import InputImage
 from ..media.video import Video
 from ..models.loading import VisionLanguageModel
 from ..records import StageRecord
-from ..runs.compare import Job, job_for
 from ..runs.execute import (
     EMPTY_ANSWER,
     Execution,
@@ -46,53 +40,19 @@ from ..runs.execute import (
 )
 from ..runs.image_measures import mean_effective_rank, rank_of_selected
 from ..runs.inputs import image_of, open_media
+from ..runs.job import Job, job_for
 from ..runs.metrics import evidence_tokens
 from ..runs.out_of_world import out_of_world_notice
 from ..runs.requests import ChosenMethod
 from ..runs.smaller import fewer_than_asked, smaller_record
 from ..runs.traces import stage_records
 from ..types import Budget, PlanningInfo, Schedule
+from .features import features_of, thumbnail
 from .kept import pack_indices
 from .outcomes import DOWNSAMPLE, Row, add_case_columns, difficult, evidence_outcome, flipped, outcome_of
 from .plan import Plan
-from .schema import schema_of
 from .store import payload_of
-
-THUMBNAIL = 160
-"""Longer side of the image in the grid of cards, in pixels."""
-FEATURES = 128
-"""Numbers that describe an image, and as many its question; see ``features_of``."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A case to be mined.
-
-    position: among those asked for. ordinal: in the case file. path: of its image or video; or ``problem``, a sentence.
-    data: what is in that file, for a process that may not see it.
-    """
-
-    position: int
-    ordinal: int
-    case: Case
-    path: str = ""
-    problem: str | None = None
-    data: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Mined:
-    """A case that was mined.
-
-    payload: see ``store.payload_of``. seconds: what it took. rows: how many it has. media: its image or video and the
-    SHA-256 of that file, None where there is none that could be read.
-    """
-
-    position: int
-    payload: bytes
-    seconds: float
-    rows: int
-    media: tuple[str, str] | None = None
+from .tasks import Mined, Task, case_columns, cells, failed_row, refused_tables, row_columns
 
 
 @torch.inference_mode()
@@ -131,69 +91,10 @@ def case_tables(
             raise BadInput(task.problem)
         answering = _Answering.begun(vlm, plan, task, stop, seen)
     except BadInput as error:
-        return _refused(plan, task, str(error))
+        return refused_tables(plan, task, str(error))
     rows, kept = answering.rows()
     add_case_columns(rows, kept, answering.right)
     return answering.case_row(rows), rows
-
-
-def refused(plan: Plan, task: Task, why: str) -> Mined:
-    """A case that could not be mined: every row says why."""
-    case, rows = _refused(plan, task, why)
-    return Mined(task.position, payload_of(case, rows), 0.0, len(rows))
-
-
-def _refused(plan: Plan, task: Task, why: str) -> tuple[dict[str, Any], list[Row]]:
-    rows = [_failed(task, plan, chosen, budget, why) for chosen, budget in _cells(plan)]
-    return _case_columns(task, plan) | {"error": why}, rows
-
-
-def _cells(plan: Plan) -> list[tuple[ChosenMethod, int]]:
-    return [(chosen, budget) for chosen in plan.methods for budget in plan.budgets]
-
-
-def _case_columns(task: Task, plan: Plan) -> dict[str, Any]:
-    """What the case file says of it."""
-    case = task.case
-    return {
-        **dict.fromkeys(schema_of("cases").names),
-        "case_id": case.id,
-        "ordinal": task.ordinal,
-        "question": case.question,
-        "answers": list(case.answers),
-        "metric": case.metric,
-        "family": case.family,
-        "split": case.split,
-        "image": case.image,
-        "video": case.video,
-        "evidence": [list(box) for box in case.evidence],
-        "evidence_frames": list(case.evidence_frames),
-        "others": json.dumps(dict(case.others), ensure_ascii=False) if case.others else None,
-        "model": plan.model_id,
-        "warnings": [],
-    }
-
-
-def _row_columns(task: Task, plan: Plan, chosen: ChosenMethod, budget: int, seed: int) -> Row:
-    """What was asked for."""
-    return {
-        **dict.fromkeys(schema_of("rows").names),
-        "case_id": task.case.id,
-        "ordinal": task.ordinal,
-        "method": chosen.requested.key,
-        "method_id": chosen.pruner.id,
-        "params": json.dumps(chosen.requested.params, sort_keys=True),
-        "kind": chosen.pruner.family,
-        "budget": budget,
-        "budget_as": plan.budget_as,
-        "seed": seed,
-        "warnings": [],
-    }
-
-
-def _failed(task: Task, plan: Plan, chosen: ChosenMethod, budget: int, why: str) -> Row:
-    row = _row_columns(task, plan, chosen, budget, plan.seeds[0])
-    return row | {"outcome": "error", "error": why}
 
 
 @dataclass
@@ -249,7 +150,7 @@ class _Answering:
     def rows(self) -> tuple[list[Row], list[list[int] | None]]:
         """Every row of the case, and the tokens that each kept. Raises Stopped."""
         rows, kept = [], []
-        for chosen, budget in _cells(self.plan):
+        for chosen, budget in cells(self.plan):
             for seed in self.plan.seeds:
                 row, some, is_random = self._row(chosen, budget, seed)
                 rows.append(row)
@@ -283,9 +184,9 @@ class _Answering:
                     raise RuntimeError("A smaller image was asked for and none was made.")
                 stages = [smaller_record(done.smaller, job.grid, schedule.smaller)]
         except BadInput as error:
-            return _failed(self.task, self.plan, chosen, budget, str(error)), None, False
+            return failed_row(self.task, self.plan, chosen, budget, str(error)), None, False
         kept = stages[-1].kept if stages else list(range(job.grid.n_tokens))
-        row = _row_columns(self.task, self.plan, chosen, budget, seed)
+        row = row_columns(self.task, self.plan, chosen, budget, seed)
         row |= self._selected(done, stages, kept) | self._said(done.answer)
         row["warnings"] += self._warnings(done, settings, row["answer"])
         return row, kept, done.is_random
@@ -346,7 +247,7 @@ class _Answering:
         shown = image_of(job.media)
         single = grid.views[0] if len(grid.views) == 1 else None
         video = job.media.record if isinstance(job.media, Video) else None
-        return _case_columns(self.task, self.plan) | {
+        return case_columns(self.task, self.plan) | {
             "media_sha256": _media_digest(self.task),
             "media_width": shown.width if video is None else video.width,
             "media_height": shown.height if video is None else video.height,
@@ -379,7 +280,7 @@ def _asked(plan: Plan, budget: int, n_tokens: int) -> Budget:
 
 def _schedules(plan: Plan, info: PlanningInfo, n_tokens: int) -> dict[tuple[str, int], Schedule | BadInput]:
     found: dict[tuple[str, int], Schedule | BadInput] = {}
-    for chosen, budget in _cells(plan):
+    for chosen, budget in cells(plan):
         asked = _asked(plan, budget, n_tokens)
         try:
             found[chosen.requested.key, budget] = chosen.pruner.schedule(asked, info, chosen.requested.params)
@@ -401,44 +302,3 @@ def _margin(said: Answer) -> float | None:
     if not said.logprobs or not math.isfinite(said.runners_up[0]):
         return None
     return said.logprobs[0] - said.runners_up[0]
-
-
-def thumbnail(media: InputImage | Video) -> bytes:
-    """The image, or the first frame, as a small JPEG without any metadata."""
-    image = media.frames[0] if isinstance(media, Video) else media.image
-    small = image.convert("RGB").copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
-    sink = io.BytesIO()
-    small.save(sink, "JPEG", quality=80)
-    return sink.getvalue()
-
-
-def features_of(prompt: Prompt) -> NDArray[np.float16]:
-    """What the model sees and reads, in 256 numbers: the mean of the visual tokens as they enter the LLM, and the mean
-    of the text's embeddings behind them.
-
-    Each is projected randomly (the same way for every case and model of that width) to 128 numbers, where it is wider,
-    and has length 1. Shape: ``(256,)``.
-    """
-    visual = prompt.visual_mask[0]
-    behind = torch.zeros_like(visual)
-    behind[int(visual.nonzero().max()) + 1 :] = True
-    parts = []
-    for mask in (visual, behind):
-        mean = prompt.inputs_embeds[0, mask.to(prompt.inputs_embeds.device)].float().mean(dim=0).cpu().double().numpy()
-        mean = np.nan_to_num(mean)
-        if len(mean) > FEATURES:
-            mean = mean @ _projection(len(mean))
-        length = float(np.linalg.norm(mean))
-        parts.append(np.pad(mean / (length or 1.0), (0, max(0, FEATURES - len(mean)))))
-    return np.concatenate(parts).astype(np.float16)
-
-
-_PROJECTIONS: dict[int, NDArray[np.float64]] = {}
-
-
-def _projection(width: int) -> NDArray[np.float64]:
-    """Shape: ``(width, FEATURES)``, independent normal numbers."""
-    if width not in _PROJECTIONS:
-        _PROJECTIONS[width] = np.random.Generator(np.random.PCG64(0)).standard_normal((width, FEATURES))
-    return _PROJECTIONS[width]

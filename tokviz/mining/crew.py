@@ -10,8 +10,8 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Protocol
 
-from .answering import Mined, Task, refused
 from .plan import Plan
+from .tasks import Mined, Task, refused
 
 MOST_LOSSES = 3
 """How often a case may be in a worker that dies, before it is taken for the reason."""

@@ -18,9 +18,10 @@ import torch
 from ..errors import BadInput, Stopped
 from ..models.devices import free_gb
 from ..models.loading import VisionLanguageModel
-from .answering import Mined, Task, encodings_of, mine_case
+from .answering import encodings_of, mine_case
 from .plan import Plan
 from .sources import ModelSource
+from .tasks import Mined, Task
 
 _GB_BESIDE_WEIGHTS = 1.0
 """What a process takes besides the weights, estimated: torch, transformers, and a case."""

@@ -20,7 +20,6 @@ from ..names import DEFAULT_METHODS, BudgetMeaning
 from ..runs.inputs import check_whole
 from ..runs.requests import MethodLike, check_model
 from ..short import kind_of, passed
-from .answering import Mined, Task
 from .crew import Crew, mined_by
 from .local import Processes, default_workers, mined_here
 from .mapping import MAP, cases_map
@@ -29,6 +28,7 @@ from .plan import Plan, checked_plan, only_here, positions
 from .receipts import computed_by, receipt
 from .sources import folder_of, source_of
 from .store import RunStore
+from .tasks import Mined, Task
 
 Engine = Literal["local", "ray"]
 DEFAULT_BUDGETS = (192, 128, 64)

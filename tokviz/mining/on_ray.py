@@ -15,11 +15,12 @@ from typing import Any
 
 from ..errors import BadInput
 from ..files import open_file
-from .answering import Mined, Task, encodings_of, mine_case
+from .answering import encodings_of, mine_case
 from .local import one_thread
 from .plan import Plan
 from .receipts import Computed, computed_by
 from .sources import ModelSource
+from .tasks import Mined, Task
 
 _EACH = 2
 """Cases that an actor is given at a time: one to work on, one to go on with."""

@@ -21,7 +21,7 @@ from ..cases import CaseFile
 from ..models.catalog import find
 from ..models.loading import VisionLanguageModel
 from ..pruners import Pruner
-from ..runs.compare import versions
+from ..runs.job import versions
 from .manifest import Manifest, MinedFile, MinedMethod, MinedModel
 from .plan import PART_CASES, Plan
 from .sources import folder_of

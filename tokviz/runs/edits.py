@@ -21,8 +21,10 @@ from ..pruners.pruner import budget_tokens
 from ..records import Run, TokenGrid, TokenMap
 from ..short import kind_of, passed
 from ..types import Budget, Diagnostics, Params, PlanningInfo, Schedule, SelectFunction, Selection, Signals, Stage
-from .compare import Job, compare, relayed
+from .compare import compare
+from .events import relayed
 from .inputs import Source, check_whole, grid_of, open_media
+from .job import Job
 from .metrics import evidence_tokens
 from .requests import MethodLike, check_model, check_question, chosen_methods, evidence_boxes, listed
 

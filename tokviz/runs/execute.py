@@ -23,7 +23,7 @@ from ..models.loading import VisionLanguageModel
 from ..names import VisionLayer
 from ..pruners import Pruner
 from ..pruners.serving_flags import Served
-from ..records import AnswerToken, Cost, ImageMeasures, Run, StageRecord, Timing, TokenGrid
+from ..records import AnswerToken, Cost, ImageMeasures, Run, ServingFlag, StageRecord, Timing, TokenGrid
 from ..types import Budget, Need, PlanningInfo, Schedule, Stage, budget_meanings, tokens_per_layer
 from .image_measures import mean_effective_rank, rank_of_kept
 from .metrics import timing
@@ -116,6 +116,9 @@ def run_method(
     said = execution.answer
     words = decoded(vlm, said.token_ids)
     final = len(execution.events[-1].sequence) if execution.events else entered
+    serving: list[ServingFlag] = []
+    if pruner.deployed is not None and final < grid.n_tokens:
+        serving = list(pruner.deployed(_served(grid, whole, final, smaller, info), params))
     run = Run(
         **base,
         planned=schedule.meanings(grid.n_tokens, n_layers),
@@ -133,9 +136,7 @@ def run_method(
             *([] if words else [EMPTY_ANSWER]),
             *cut_warning(vlm, said.token_ids, settings.max_new_tokens),
         ],
-        serving=[]
-        if pruner.deployed is None or final >= grid.n_tokens
-        else list(pruner.deployed(_served(grid, whole, final, smaller, info), params)),
+        serving=serving,
     )
     rank = mean_effective_rank(smaller.prompt.vision[0]) if smaller else rank_of_kept(run, prompt.vision[0], measures)
     return run.model_copy(update={"effective_rank": rank})

@@ -6,7 +6,6 @@ does the information horizon.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from ..types import Budget, Selection, Signals, Stage
 from .blocks import Blocks, copies_at_once
 from .compare import compare
 from .execute import planning_info
-from .inputs import Source, check_whole, open_media
+from .inputs import Source, check_from_zero, check_whole, open_media
 
 DEFAULT_LAYERS = 6
 """Layers that are measured where nobody chose, evenly over the model, the first and the last among them."""
@@ -144,11 +143,9 @@ def _check(block: object, measure: object, seeds: object, seconds: object, least
     check_whole("The number of seeds", seeds, 1, MOST_SEEDS)
     if measure not in ("removal", "alone"):
         raise BadInput(f"measure must be removal or alone, not {passed(measure)}.")
-    for name, value in (("seconds", seconds), ("least", least)):
-        if name == "seconds" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise BadInput(f"{name} must be a number from 0, not {passed(value)}.")
+    if seconds is not None:
+        check_from_zero("seconds", seconds)
+    check_from_zero("least", least)
 
 
 def _layers(asked: Sequence[int] | None, n_layers: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -92,6 +93,12 @@ def check_whole(name: str, value: object, low: int, high: int, why: str = "") ->
     """Raises BadInput for anything but a whole number from ``low`` to ``high``; ``why`` stands behind the two."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise BadInput(f"{name} must be a whole number from {low} to {high}{why}, not {passed(value)}.")
+
+
+def check_from_zero(name: str, value: object) -> None:
+    """Raises BadInput for anything but a number from 0 up."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise BadInput(f"{name} must be a number from 0, not {passed(value)}.")
 
 
 def _check_taken(vlm: VisionLanguageModel, media: Media) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from ..models.catalog import EMBEDDED_MODEL
 from ..names import EDITED, UNPRUNED, edited_id
 from ..pruners import get
 from ..records import RequestedMethod, Run
+from .compare import compare
 from .examples import example_of_digest
 
 PAGE = "http://127.0.0.1:7860/"
 """Where ``tokviz serve`` is found on one's own machine."""
+_DEFAULTS = {name: each.default for name, each in inspect.signature(compare).parameters.items()}
 _KERNELS = {"flash_attention_2": "flash", "eager": "eager", "sdpa": "sdpa"}
 
 
@@ -109,9 +112,9 @@ def link(comparison: Comparison, page: str = PAGE) -> str:
         f"question={plain(request.question)}",
         *([f"methods={methods}"] if methods else []),
         f"budget={request.budget}",
-        *([f"as={request.budget_as}"] if request.budget_as != "published" else []),
-        *([f"seed={request.seed}"] if request.seed else []),
-        *([f"new={request.max_new_tokens}"] if request.max_new_tokens != 32 else []),
+        *([f"as={request.budget_as}"] if "budget_as" in asked.keywords else []),
+        *([f"seed={request.seed}"] if "seed" in asked.keywords else []),
+        *([f"new={request.max_new_tokens}"] if "max_new_tokens" in asked.keywords else []),
     ]
     return f"{page.split('#')[0]}#compare?{'&'.join(parts)}"
 
@@ -132,16 +135,16 @@ def _asked(comparison: Comparison) -> _Asked:
             unknown.append(requested.method)
     keywords: dict[str, Any] = {"budget": request.budget}
     optional = {
-        "budget_as": (request.budget_as, "published"),
-        "seed": (request.seed, 0),
-        "repeats": (request.repeats, 1),
-        "max_new_tokens": (request.max_new_tokens, 32),
-        "expected": (request.expected_answer, None),
-        "evidence": ([tuple(box) for box in request.evidence], []),
-        "evidence_frames": ([*request.evidence_frames], []),
-        "frames": (None if comparison.video is None else len(comparison.video.frames), None),
+        "budget_as": request.budget_as,
+        "seed": request.seed,
+        "repeats": request.repeats,
+        "max_new_tokens": request.max_new_tokens,
+        "expected": request.expected_answer,
+        "evidence": [tuple(box) for box in request.evidence] or (),
+        "evidence_frames": [*request.evidence_frames] or (),
+        "frames": None if comparison.video is None else len(comparison.video.frames),
     }
-    keywords |= {name: value for name, (value, default) in optional.items() if value != default}
+    keywords |= {name: value for name, value in optional.items() if value != _DEFAULTS[name]}
     loading: dict[str, str] = {}
     on_gpu = not model.device.startswith("cpu")
     if model.quantization:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from ..short import passed
 from .compare import compare
 from .edits import ask_with, dropping_stages, media_of, run_named
 from .giving_back import GivingBack
-from .inputs import Source, check_whole, open_media
+from .inputs import Source, check_from_zero, check_whole, open_media
 from .metrics import normalised
 from .requests import MethodLike, check_model
 
@@ -155,11 +154,9 @@ def _check(block: object, seeds: object, seed: object, seconds: object, least: o
     check_whole("The seed", seed, 0, 2**63 - 1 - MOST_SEEDS)
     if answer not in ("unpruned", "expected"):
         raise BadInput(f"answer must be unpruned or expected, not {passed(answer)}.")
-    for name, value in (("seconds", seconds), ("least", least)):
-        if name == "seconds" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise BadInput(f"{name} must be a number from 0, not {passed(value)}.")
+    if seconds is not None:
+        check_from_zero("seconds", seconds)
+    check_from_zero("least", least)
 
 
 def _compared(

@@ -16,9 +16,9 @@ from ..models.loading import VisionLanguageModel
 from ..names import DEFAULT_METHODS, UNPRUNED, Box, BudgetMeaning
 from ..selections import Selected, Selections
 from ..types import Budget, Schedule
-from .compare import Job, job_for
 from .execute import planning_info, processed, unheard
 from .inputs import Source, notices_of
+from .job import Job, job_for
 from .requests import ChosenMethod, MethodLike
 from .smaller import fewer_than_asked, smaller_record
 from .traces import stage_records

@@ -28,7 +28,8 @@ from ..records import BudgetMeanings, Run
 from ..short import passed, short_repr
 from ..sweeps import Sweep, SweepCurve, SweepPoint
 from ..types import Budget, budget_meanings
-from .compare import Job, job_for, relayed, with_keywords_of
+from .compare import with_keywords_of
+from .events import relayed
 from .execute import (
     answer_tokens,
     decoded,
@@ -39,6 +40,7 @@ from .execute import (
     run_method,
 )
 from .inputs import Source, check_whole, grid_of, open_media
+from .job import Job, job_for
 from .metrics import same_answer, timing, verdict
 from .requests import ChosenMethod, MethodLike, check_model, listed
 from .smaller import smaller_record

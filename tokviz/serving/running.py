@@ -22,7 +22,7 @@ from .model_menu import id_of, model_option
 if TYPE_CHECKING:
     from ..media.images import InputImage
     from ..media.video import Video
-    from ..runs.compare import Event
+    from ..runs.events import Event
 
 
 LEAST_S, MOST_S = 10, 120

@@ -69,7 +69,7 @@ def _sweep(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Ma
 def _rescue(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
     import tokviz
 
-    from ..runs.compare import relayed
+    from ..runs.events import relayed
 
     comparison, options = request.options.get("comparison"), _options(request)
 
@@ -89,7 +89,7 @@ def _rescue(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: M
 def _inside(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
     import tokviz
 
-    from ..runs.compare import relayed
+    from ..runs.events import relayed
     from ..runs.requests import method_entry
 
     choice: dict[str, Any] = {"budget_as": request.budget_as}
@@ -111,7 +111,7 @@ def _inside(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: M
 def _horizon(request: RunRequest, vlm: VisionLanguageModel, media: Any, shared: Mapping[str, Any]) -> Iterator[Any]:
     import tokviz
 
-    from ..runs.compare import relayed
+    from ..runs.events import relayed
 
     choice = _options(request)
 

@@ -55,6 +55,11 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], offered: Sequence[tupl
 
     offered: label and name of each model. line: where runs of programs and of the page wait.
     """
+    _add_compare(run, pruners, offered, line)
+    _add_lists(pruners, offered[0][1])
+
+
+def _add_compare(run: Runner, pruners: Sequence[Pruner], offered: Sequence[tuple[str, str]], line: RunQueue) -> None:
     default_model = offered[0][1]
 
     async def compare(
@@ -128,26 +133,6 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], offered: Sequence[tupl
             log_failure("a comparison failed")
             raise gr.Error(UNEXPECTED, print_exception=False) from error
 
-    def methods() -> list[dict[str, Any]]:
-        """List the pruning methods with their ids, claims and parameters.
-
-        Returns:
-            One object per method: id, label, family, claim, notes, params (name, kind, default, range, help), and
-            missing: what the server's first model lacks for it, as a sentence; null if it can run.
-        """
-        missing = missing_by_method(pruners, planning(default_model))
-        return [{**method_facts(pruner), "missing": missing.get(pruner.id)} for pruner in pruners]
-
-    def models() -> list[dict[str, Any]]:
-        """List the models that this server offers, the default first.
-
-        Returns:
-            One object per model: id, name, family, parameters, memory_gb and memory_gb_4bit (estimated GB in bfloat16
-            and with 4-bit weights), licence, takes ("image", "video"), revision, note (null or empty where unknown),
-            and loaded: how it is loaded now (device, dtype, attention kernel, ...), null when it is not.
-        """
-        return [{**option.as_data(), "loaded": _loaded(option.id)} for option in model_options()]
-
     own: dict[str, Any] = {"allow_custom_value": True}  # what is wrong is said in our own words
     ids = [pruner.id for pruner in pruners if pruner.id != UNPRUNED]
     meanings = [value for _, value in text.BUDGET_MEANINGS]
@@ -171,6 +156,29 @@ def add_endpoints(run: Runner, pruners: Sequence[Pruner], offered: Sequence[tupl
         ask = gr.Button("compare")
     told = documented(compare, inputs, output, {"methods": entries_schema(ids), "params": PARAMS, "evidence": BOXES})
     ask.click(compare, inputs, output, api_name="compare", concurrency_limit=None, **told)
+
+
+def _add_lists(pruners: Sequence[Pruner], default_model: str) -> None:
+    def methods() -> list[dict[str, Any]]:
+        """List the pruning methods with their ids, claims and parameters.
+
+        Returns:
+            One object per method: id, label, family, claim, notes, params (name, kind, default, range, help), and
+            missing: what the server's first model lacks for it, as a sentence; null if it can run.
+        """
+        missing = missing_by_method(pruners, planning(default_model))
+        return [{**method_facts(pruner), "missing": missing.get(pruner.id)} for pruner in pruners]
+
+    def models() -> list[dict[str, Any]]:
+        """List the models that this server offers, the default first.
+
+        Returns:
+            One object per model: id, name, family, parameters, memory_gb and memory_gb_4bit (estimated GB in bfloat16
+            and with 4-bit weights), licence, takes ("image", "video"), revision, note (null or empty where unknown),
+            and loaded: how it is loaded now (device, dtype, attention kernel, ...), null when it is not.
+        """
+        return [{**option.as_data(), "loaded": _loaded(option.id)} for option in model_options()]
+
     gr.api(methods, api_name="methods", concurrency_limit=8, **documented(methods))
     gr.api(models, api_name="models", concurrency_limit=8, **documented(models))
 

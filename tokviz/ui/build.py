@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
-from ..comparison import Comparison
 from ..names import DEFAULT_METHODS
 from ..pruners.pruner import Pruner
 from ..runs.examples import Example, load_examples
@@ -24,7 +21,7 @@ from ..serving.queue import stop_all
 from ..serving.running import Loader, Runner, run_request
 from ..serving.storage import storage
 from ..workbench.service import Workbench
-from . import numbers, text
+from . import text
 from .api import add_endpoints
 from .api_looks import add_look_endpoints
 from .api_studies import add_study_endpoints
@@ -32,28 +29,26 @@ from .blocks import SESSIONS, EventQueue, PageBlocks, tidied
 from .components import (
     MAX_UPLOAD_MB,
     AboutPage,
-    CostPanel,
     ExampleCards,
     FileButton,
     Notice,
-    NumbersTable,
     PageHead,
     PatchView,
-    RunAgain,
     StudyPanel,
     WorkbenchView,
 )
 from .compression import CompressedPage
 from .failures import with_sentences
-from .files import figure_choices, request_file, session_file
+from .files import request_file
 from .form import INPUTS, RequestForm, build_form, read_only, stored_methods
 from .handlers import Handlers
 from .late_scripts import late_scripts
 from .link_preview import LinkPreview
-from .method_notes import method_page
 from .outcomes import cards
 from .scripts import ASSETS, script, styles
 from .studies import add_studies
+from .tabs import build_tabs
+from .theme import theme
 from .workbench_page import CaseHandlers
 from .workbench_routes import workbench_routes
 
@@ -89,9 +84,8 @@ def build_page(
     """The whole page. No model is loaded here.
 
     Args: run does the model's work (``serve`` wraps it for ZeroGPU), by default ``run_request``, of which finished runs
-    are kept; load makes a model ready. pruners: default every
-    method. examples: default the stored ones; the first is open when the page appears. workbench: runs that can be
-    browsed; ``launch_settings`` must be given the same.
+    are kept; load makes a model ready. pruners: default every method. examples: default the stored ones; the first is
+    open when the page appears. workbench: runs that can be browsed; ``launch_settings`` must be given the same.
     """
     if pruners is None:
         import tokviz
@@ -127,7 +121,7 @@ def build_page(
                 view = PatchView(act.example_payload(0) if examples else None, elem_id="tokviz-view")
                 panel = StudyPanel(elem_id="tokviz-studies")
                 first = examples[0].comparison if examples else None
-                tabs = _tabs(pruners, first)
+                tabs = build_tabs(pruners, first)
         budget: list[Any] = [form.budget, form.budget_as]
         gr.on([field.change for field in budget], None, budget, None, js=_BUDGET, **_QUIET)
         # What a page shows is known to the browser, by a key: this server remembers nothing of a visitor.
@@ -142,39 +136,19 @@ def build_page(
         changes = [_wire_run(act, form, run_form, compare, stop, results)]
         studies, closer = add_studies(act, form, panel, results, run_form, [*form.totals, stop], _TO_ANSWERS)
         changes += closer
-        sized: list[Any] = [form.model, form.menu, form.max_new_tokens, form.repeats]
-        weigh = with_sentences(act.cost)
-        sizing = [form.menu.input, *(field.change for field in sized)]
-        gr.on(sizing, weigh, sized, cost, queue=False, trigger_mode="always_last", **_QUIET)
-        changes[0].then(weigh, sized, cost, queue=False, **_QUIET)
-        shown = [*results, *form.inputs, form.total]
+        _wire_cost(act, form, cost, changes[0])
         if chooser is not None:
-            chooser.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
-            show = with_sentences(lambda index, *values: act.choose_example(form, index, values))
-            changes.append(chooser.select(show, [chooser, *form.inputs], shown, **_CHEAP))
+            changes.append(_wire_examples(act, form, chooser, results))
         if failures is not None and workbench is not None:
-            failures.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
-            open_case = with_sentences(CaseHandlers(act, workbench, form).open)
-            changes.append(failures.select(open_case, [failures, form.model], shown, **_CHEAP))
-        tabs.opener.upload(with_sentences(act.leave), None, None, queue=False, **_QUIET)
-
-        async def open_file(path: str | None, name: str, request: gr.Request) -> list[Any]:
-            return await act.open_session(form, path, name, request)
-
-        few = {**_CHEAP, "concurrency_limit": 2}  # the largest session takes 500 MB while it is read
-        opening = [tabs.opener, form.model]
-        changes.append(tabs.opener.upload(with_sentences(open_file), opening, shown, **few))
+            changes.append(_wire_failures(act, form, failures, workbench, results))
+        changes.append(_wire_opener(act, form, tabs.opener, results))
         check = with_sentences(act.check_media)
         form.image.upload(check, form.image, [form.image, notice], **{**_CHEAP, "concurrency_limit": None})
         choose = with_sentences(act.model_chosen)
         form.model.change(choose, form.model, [form.menu, form.facts], queue=False, **_QUIET)
-        drawn, made = [key, *tabs.figure_fields], [tabs.files, notice]
-        heavy: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 2, "concurrency_id": "files"}
-        tabs.figure.click(with_sentences(act.figure), drawn, made, js=_SHOWN, **heavy)
-        tabs.everything.click(with_sentences(act.everything), drawn, made, js=_SHOWN, **heavy)
-        tabs.page.click(with_sentences(act.saved_page), key, made, **heavy)
+        tabs.wire_exports(act.exports, key, notice)
         again = with_sentences(lambda key, name: act.show_again(form, key, name))
-        recalled = page.load(again, [key, form.model], shown, js=_RECALL, **_CHEAP)
+        recalled = page.load(again, [key, form.model], _shown(form, results), js=_RECALL, **_CHEAP)
         recalled.then(None, form.model, None, js=_RECALLED, **_QUIET)
         changes.append(recalled)
         _remember(form, key)
@@ -259,54 +233,6 @@ def launch_settings(workbench: Workbench | None = None) -> dict[str, Any]:
     }
 
 
-_COLOURS = {
-    "body_background_fill": ("#f6f6f4", "#121316"),
-    "block_background_fill": ("#ffffff", "#1c1e22"),
-    "block_label_background_fill": ("transparent", "transparent"),
-    "block_label_text_color": ("#62676e", "#a0a6ad"),
-    "block_title_text_color": ("#62676e", "#a0a6ad"),
-    "block_title_background_fill": ("transparent", "transparent"),
-    "block_info_text_color": ("#62676e", "#a0a6ad"),
-    "input_background_fill": ("#f3f4f2", "#141519"),
-    "input_border_color": ("#e2e3e1", "#2e3137"),
-    "border_color_primary": ("#e2e3e1", "#2e3137"),
-    "button_primary_background_fill": ("#0072b2", "#56b4e9"),
-    "button_primary_background_fill_hover": ("#00649c", "#84c1e4"),
-    "button_primary_text_color": ("#ffffff", "#101216"),
-    "slider_color": ("#0072b2", "#56b4e9"),
-    "block_shadow": ("none", "none"),
-}
-"""Of the theme, light and dark."""
-_BLUES = ["eef6fb", "d7eaf5", "b0d6ec", "84c1e4", "56b4e9", "0072b2", "00649c", "005686", "004870", "003a5a", "002c44"]
-"""Okabe and Ito's blue, from light to dark."""
-
-
-def theme() -> gr.themes.Base:
-    """Quiet frames, one accent; only fonts that come with gradio, in the weights that it ships whole."""
-    blue = gr.themes.Color(*(f"#{shade}" for shade in _BLUES), name="okabe-ito-blue")  # type: ignore[misc]  # eleven, and the name
-    dark = {f"{name}_dark": colour for name, (_, colour) in _COLOURS.items()}
-    return gr.themes.Base(
-        primary_hue=blue,
-        secondary_hue=blue,
-        neutral_hue="zinc",
-        radius_size="md",
-        text_size="md",
-        spacing_size="sm",
-        font=[LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-    ).set(
-        block_border_width="0px",
-        block_label_border_width="0px",
-        block_title_text_weight="700",
-        block_title_text_size="13px",
-        block_info_text_size="12px",
-        checkbox_background_color_selected="#0072b2",
-        checkbox_border_color_selected="#0072b2",
-        **{name: colour for name, (colour, _) in _COLOURS.items()},
-        **dark,
-    )
-
-
 def _start(act: Handlers) -> tuple[dict[str, Any], int | None]:
     """First values of the form, from the example that is open; and N if it is known."""
     if not act.examples:
@@ -329,79 +255,6 @@ def _example_chooser(examples: Sequence[Example], pruners: Sequence[Pruner]) -> 
     if not examples:
         return None
     return ExampleCards(cards(examples, pruners), label="Examples", elem_id="tokviz-examples")
-
-
-@dataclass
-class _Tabs:
-    """Components of the tabs below the lanes that events need."""
-
-    table: NumbersTable
-    costs: CostPanel
-    again: RunAgain
-    session: gr.DownloadButton
-    opener: FileButton
-    figure: gr.Button
-    figure_fields: list[Any]
-    """View, level, frames, title, columns, what the lanes show."""
-    page: gr.Button
-    everything: gr.Button
-    files: gr.File
-
-
-def _tabs(pruners: Sequence[Pruner], first: Comparison | None) -> _Tabs:
-    with gr.Tabs(elem_id="tokviz-tabs"):
-        with gr.Tab("Numbers"):
-            table = NumbersTable(numbers.table(first) if first else None, elem_id="tokviz-table")
-        with gr.Tab("Cost"):
-            cost = CostPanel(elem_id="tokviz-costs")  # filled once the page is there, as are all
-        with gr.Tab("Methods") as methods_tab:
-            notes = gr.HTML(elem_id="tokviz-method-notes")
-            # Long, and seldom read: it comes when it is asked for.
-            methods_tab.select(lambda: method_page(pruners), None, notes, queue=False, **_QUIET)
-        with gr.Tab("Export"), gr.Row(elem_id="tokviz-export"):
-            with gr.Column(min_width=220):
-                make, fields = _figure_fields(first)
-            with gr.Column(min_width=220):
-                value = session_file(first) if first else None
-                session = gr.DownloadButton("Download the session (JSON)", value, elem_id="tokviz-session")
-                saved = gr.Button("Save as a page that opens offline (HTML)", elem_id="tokviz-saved-page")
-                everything = gr.Button("Pack everything (ZIP)", elem_id="tokviz-everything")
-                files = gr.File(label="Files", interactive=False, visible=False, elem_id="tokviz-figure-files")
-                opener = FileButton("Open a session file", file_types=[".json"], elem_id="tokviz-open")
-            with gr.Column(min_width=260, scale=2):
-                again = RunAgain(elem_id="tokviz-again")
-    return _Tabs(table, cost, again, session, opener, make, fields, saved, everything, files)
-
-
-def _figure_fields(first: Comparison | None) -> tuple[gr.Button, list[Any]]:
-    """The button that makes a figure, and the fields that say which."""
-    view = gr.Dropdown(text.FIGURE_VIEWS, value="shown", label="View of the figure", filterable=False)
-    level_choices, frames_choice = figure_choices(first)
-    level = gr.Dropdown(label="Tokens of", filterable=False, **level_choices)
-    frames = gr.Textbox(label="Frames", placeholder="up to 8, evenly spaced", info="Such as 1, 4, 9", **frames_choice)
-    title = gr.Textbox(label="Title", placeholder="the question", max_lines=1)
-    counts: list[tuple[str, int]] = [("automatic", 0), *((str(n), n) for n in range(1, 9))]
-    columns = gr.Dropdown(counts, value=0, label="Columns", filterable=False)
-    shown = gr.Textbox("", visible="hidden", label="What the lanes show")
-    make = gr.Button("Make a figure (PNG, SVG, PDF)", elem_id="tokviz-figure")
-    return make, [view, level, frames, title, columns, shown]
-
-
-_SHOWN = """(...values) => {
-  const seen = window.tokvizLanes;
-  if (!seen?.state.payload) return values;
-  const { view, settings } = seen.state;
-  const lanes = seen.seenLanes().filter(({ data }) => data.status === 'done' || data.status === 'error');
-  const staged = lanes.filter(({ data }) => data.stages.length);
-  const of = (value) => Object.fromEntries(staged.map((lane) => [lane.data.key, value(lane)]));
-  const shown = {
-    view, reach: settings.reach, lanes: lanes.map(({ data }) => data.key), stages: of((lane) => lane.stageAt),
-    maps: of((lane) => lane.data.stages[lane.stageAt].maps[lane.mapAt]?.label ?? null),
-    a: seen.laneA()?.data.key, b: seen.laneB()?.data.key ?? null,
-  };
-  return [...values.slice(0, -1), JSON.stringify(shown)];
-}"""
-"""Asked when a figure is made: which lanes are there, at which stage and map; see ``files.shown_options``."""
 
 
 def _run_of(act: Handlers, form: RequestForm) -> Any:
@@ -435,3 +288,44 @@ def _wire_run(
     for given_up in (stop.click, outputs[1].lost):
         given_up(act.stop, None, stop, queue=False, **_QUIET)
     return ran
+
+
+def _wire_cost(act: Handlers, form: RequestForm, cost: gr.Textbox, ran: Any) -> None:
+    """The line about what a run costs follows the form; after a run it knows this machine better."""
+    sized: list[Any] = [form.model, form.menu, form.max_new_tokens, form.repeats]
+    weigh = with_sentences(act.cost)
+    sizing = [form.menu.input, *(field.change for field in sized)]
+    gr.on(sizing, weigh, sized, cost, queue=False, trigger_mode="always_last", **_QUIET)
+    ran.then(weigh, sized, cost, queue=False, **_QUIET)
+
+
+def _shown(form: RequestForm, results: list[Any]) -> list[Any]:
+    """Outputs of whatever shows something stored: the lanes, and the form that asked for them."""
+    return [*results, *form.inputs, form.total]
+
+
+def _wire_examples(act: Handlers, form: RequestForm, chooser: ExampleCards, results: list[Any]) -> Any:
+    """The event that opens an example."""
+    chooser.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
+    show = with_sentences(lambda index, *values: act.choose_example(form, index, values))
+    return chooser.select(show, [chooser, *form.inputs], _shown(form, results), **_CHEAP)
+
+
+def _wire_failures(
+    act: Handlers, form: RequestForm, failures: WorkbenchView, workbench: Workbench, results: list[Any]
+) -> Any:
+    """The event that opens a mined case in the lanes."""
+    failures.select(with_sentences(act.leave), None, None, queue=False, **_QUIET)
+    open_case = with_sentences(CaseHandlers(act, workbench, form).open)
+    return failures.select(open_case, [failures, form.model], _shown(form, results), **_CHEAP)
+
+
+def _wire_opener(act: Handlers, form: RequestForm, opener: FileButton, results: list[Any]) -> Any:
+    """The event that opens a session file."""
+    opener.upload(with_sentences(act.leave), None, None, queue=False, **_QUIET)
+
+    async def open_file(path: str | None, name: str, request: gr.Request) -> list[Any]:
+        return await act.open_session(form, path, name, request)
+
+    few = {**_CHEAP, "concurrency_limit": 2}  # the largest session takes 500 MB while it is read
+    return opener.upload(with_sentences(open_file), [opener, form.model], _shown(form, results), **few)

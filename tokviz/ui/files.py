@@ -184,6 +184,11 @@ def session_file(comparison: Comparison) -> str:
     return str(temporary_file(name, lambda path: path.write_bytes(data)))
 
 
+def key_of(comparison: Comparison) -> str:
+    """By which a browser names a comparison that it shows."""
+    return Path(session_file(comparison)).parent.name
+
+
 def read_session(path: str | Path) -> Comparison:
     """A stored session that can be shown. Raises BadInput."""
     try:
@@ -242,7 +247,7 @@ def level_names(grid: TokenGrid) -> list[tuple[str, str]]:
 def shown_options(comparison: Comparison, view: str, shown: str) -> dict[str, Any]:
     """The view and what the lanes show, as arguments of ``Comparison.figure``.
 
-    view: of ``text.FIGURE_VIEWS``. shown: JSON text from a browser, see ``build._SHOWN``; what of it is not about this
+    view: of ``text.FIGURE_VIEWS``. shown: JSON text from a browser, see ``tabs._SHOWN``; what of it is not about this
     comparison is left out, so that a figure is never another one's.
     """
     given = _object(shown)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,12 @@ from ..serving.model_cache import is_loaded, loading_notices, model_facts, plann
 from ..serving.model_menu import check_may_load, model_option, model_options
 from ..serving.queue import RunQueue, Shares, StopFlags, Waiting, Working, in_turn
 from ..serving.running import PACE, Loader, Runner, RunSize, is_zero_gpu
-from ..serving.storage import storage, temporary_file
+from ..serving.storage import storage
 from . import text
 from .components import notice
+from .exports import Exports
 from .failures import UNEXPECTED, log_failure
-from .files import (
-    VIDEOS,
-    figure_options,
-    fitting_model,
-    of_session,
-    read_session,
-    session_file,
-    shown_files,
-    shown_options,
-)
+from .files import VIDEOS, fitting_model, key_of, of_session, read_session, session_file, shown_files
 from .form import INPUTS, RequestForm, is_whole, missing_by_method, read_menu
 from .known import KnownQuestions
 from .memory import Memory, remembered
@@ -46,7 +37,6 @@ from .outcomes import outcomes
 from .payload import to_payload
 from .streaming import streamed
 
-FIGURE_FORMATS = ("png", "svg", "pdf")
 _SKIP = gr.skip()
 
 
@@ -74,6 +64,7 @@ class Handlers:
         self.line = RunQueue()
         self.checks = Shares(at_once=3, most=12)
         self.openings = Shares(at_once=1, most=4)
+        self.exports = Exports(self.shown_file)
         self.known = KnownQuestions([example.comparison for example in self.examples])
         if isinstance(run, KeptRuns):
             run.share(self.known.has_file)
@@ -368,80 +359,3 @@ class Handlers:
             return [gr.skip()] * 6
         table, cost, again, *choices = of_session(session)
         return [session, table, cost, again, *(gr.update(**choice) for choice in choices)]
-
-    def figure(self, key: str, *asked: Any) -> list[Any]:
-        """What is shown as a figure. asked: as of ``_figure_asked``. Outputs: files, notice."""
-
-        def make(comparison: Comparison, session: str) -> list[str]:
-            from ..viz.figures import save_figure
-
-            options = _figure_asked(comparison, *asked)
-            draw = functools.partial(save_figure, comparison, **options)
-            stem = text.file_stem(comparison.request.question, comparison.request.budget, options["view"])
-            names = [f"{stem}.{kind}" for kind in FIGURE_FORMATS]
-            folder = _folder("figure", session, options)
-            return [str(temporary_file(f"{folder}/{name}", draw)) for name in names]
-
-        return self._made(key, make)
-
-    def everything(self, key: str, *asked: Any) -> list[Any]:
-        """All that can be taken away, in one ZIP file; arguments and outputs as of ``figure``."""
-
-        def make(comparison: Comparison, session: str) -> list[str]:
-            options = _figure_asked(comparison, *asked)
-            name = f"{text.file_stem(comparison.request.question, comparison.request.budget)}.zip"
-            path = f"{_folder('everything', session, options)}/{name}"
-            return [str(temporary_file(path, lambda path: comparison.to_zip(path, **options)))]
-
-        return self._made(key, make)
-
-    def saved_page(self, key: str) -> list[Any]:
-        """What is shown as an HTML file that opens offline. Outputs as of ``figure``."""
-
-        def make(comparison: Comparison, session: str) -> list[str]:
-            name = f"{text.file_stem(comparison.request.question, comparison.request.budget)}.html"
-            path = f"{_folder('page', session, {})}/{name}"
-            return [str(temporary_file(path, lambda path: comparison.to_html(path)))]
-
-        return self._made(key, make)
-
-    def _made(self, key: str, make: Callable[[Comparison, str], list[str]]) -> list[Any]:
-        """Files of what is shown, or a sentence why there are none."""
-        session = self.shown_file(key)
-        if session is None:
-            return [gr.skip(), notice("error", text.NOTHING_TO_DRAW)]
-        try:
-            return [gr.update(value=make(read_session(session), session), visible=True), None]
-        except BadInput as error:
-            return [gr.skip(), notice("error", str(error))]
-
-
-def _figure_asked(
-    comparison: Comparison,
-    view: str,
-    level: str | None,
-    frames: str,
-    title: Any = "",
-    columns: Any = None,
-    shown: Any = "",
-) -> dict[str, Any]:
-    """The export's fields as arguments of ``Comparison.figure``. Raises BadInput."""
-    options = {**shown_options(comparison, view, shown), **figure_options(comparison, level, frames)}
-    if isinstance(title, str) and title.strip():
-        options["title"] = title.strip()[:300]
-    if columns not in (None, "", 0):
-        if not is_whole(columns):
-            raise BadInput("The number of columns is a whole number.")
-        options["columns"] = int(columns)
-    return options
-
-
-def _folder(kind: str, session: str, options: Mapping[str, Any]) -> str:
-    """Asked for again it is the same file: the session's name, too, follows from its content."""
-    digest = hashlib.sha256(repr((session, sorted(options.items()))).encode()).hexdigest()
-    return f"{kind}-{digest}"
-
-
-def key_of(comparison: Comparison) -> str:
-    """By which a browser names a comparison that it shows."""
-    return Path(session_file(comparison)).parent.name

@@ -30,7 +30,7 @@ class Memory:
     """What to come back to.
 
     Attributes:
-        shown: Key of what was shown, as of ``handlers``; empty when there is none.
+        shown: Key of what was shown, as of ``files.key_of``; empty when there is none.
         example: Name of an example, as a link carries it.
         form: Values of fields of the form by name, as each takes them.
         file: Path on the server, name and type of a file that was chosen and not asked about yet; nobody has looked

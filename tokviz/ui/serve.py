@@ -25,7 +25,7 @@ from ..serving.queue import all_over, stop_all
 from ..serving.running import RunRequest, declared_seconds, is_zero_gpu, opened, run_request
 from ..workbench.manifest import is_run
 from ..workbench.service import Workbench
-from ..workbench.tags import SHIPPED_RUNS
+from ..workbench.tag_file import SHIPPED_RUNS
 from . import text
 from .agents import serve_agents
 from .build import build_page, launch_settings

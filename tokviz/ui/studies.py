@@ -28,9 +28,9 @@ from ..serving.studies import Progress
 from . import text
 from .components import StudyPanel
 from .failures import UNEXPECTED, log_failure, with_sentences
-from .files import evidence_in_file, read_session, request_file, shown_files
+from .files import evidence_in_file, key_of, read_session, request_file, shown_files
 from .form import RequestForm, whole_number
-from .handlers import Handlers, key_of
+from .handlers import Handlers
 from .payload import to_payload
 from .study_payload import horizon_payload, inside_payload, rescue_payload, sweep_payload
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from ..comparison import Comparison
 from ..errors import BadInput
 from ..files import write_or_refuse
-from .figures import DPI, SILENT, figure_format, verdict_words, written
 from .palette import THEMES, Theme, ThemeName
-from .panels import Panel, footer, legend_items, make_panel
+from .panels import SILENT, Panel, footer, legend_items, make_panel, verdict_words
 from .raster import Canvas, open_canvas
+from .saving import DPI, figure_format, written
 from .sheet import MARGIN, SMALL, TITLE, Paragraph, Sheet, drawable, pitch, text_width, wrap
 
 MOST_CASES = 24

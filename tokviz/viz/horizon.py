@@ -16,11 +16,11 @@ from ..errors import need
 from ..files import write_or_refuse
 from ..horizon import HorizonLayer, InformationHorizon
 from ..records import TokenMap
-from .figures import DPI, figure_format, written
 from .overlays import heat_overlay
 from .palette import THEMES, Theme, ThemeName
 from .panels import version_words
 from .raster import open_canvas
+from .saving import DPI, figure_format, written
 from .sheet import MARGIN, SMALL, TITLE, Sheet, compose, draw_scale, font_file, pitch, scale_height, wrap
 from .tables import cell, new_table
 

@@ -18,11 +18,11 @@ from ..attention import KINDS, TAU, Inside, TowerLayer, Word
 from ..errors import need
 from ..files import write_or_refuse
 from ..records import TokenMap
-from .figures import DPI, figure_format, written
 from .overlays import heat_overlay, map_limits
 from .palette import THEMES, Theme, ThemeName
 from .panels import version_words
 from .raster import Canvas, open_canvas
+from .saving import DPI, figure_format, written
 from .sheet import MARGIN, SMALL, TITLE, Sheet, compose, draw_scale, font_file, pitch, scale_height, wrap
 from .tables import cell, new_table
 

@@ -29,7 +29,7 @@ from .overlays import (
 )
 from .palette import Theme
 from .raster import Canvas, Pixels, grey_out
-from .sheet import LegendItem
+from .sheet import VERDICT, LegendItem, Paragraph, wrap
 
 View = Literal["kept", "score", "order", "clusters", "dropped", "distance", "ab", "random"]
 VIEWS: tuple[View, ...] = ("kept", "score", "order", "clusters", "dropped", "distance", "ab", "random")
@@ -44,6 +44,7 @@ _INSTEAD: dict[View, str | None] = {
     "random": "drops nothing, or everything: kept ones shown",
 }
 """Why kept patches are shown where another view was asked for."""
+NOT_RUN, SILENT = "✗ not run", "(no answer)"
 _MOST_DEVIATIONS = 4.0
 """Where the colours of the difference to random end, as on the page."""
 
@@ -106,6 +107,9 @@ def make_panel(canvas: Canvas, run: Run, view: View, choice: Choice = NO_CHOICE)
     shown = drawn[0] if drawn else None
     scale = _scale(comparison, run, drawn, choice)
     lines = [] if run.error else facts(comparison, run, drawn, canvas.evidence_tokens)
+    note = _INSTEAD[view] if shown == "kept" else None
+    if view == "ab" and run is _lane_a(comparison, choice):
+        note = "A: what the others are compared with"
     return Panel(
         title=run.label,
         subtitle="reference" if run is unpruned else run.family.replace("-", " "),
@@ -116,14 +120,18 @@ def make_panel(canvas: Canvas, run: Run, view: View, choice: Choice = NO_CHOICE)
         error=run.error,
         drawn=shown,
         scale=scale,
-        note=("A: what the others are compared with" if run is _lane_a(comparison, choice) else None)
-        if view == "ab"
-        else _INSTEAD[view]
-        if shown == "kept"
-        else None,
+        note=note,
         stage=drawn[1] if drawn else None,
         basis=drawn is not None and shown == "kept" and bool(kept_basis(run.stages[drawn[1]])),
     )
+
+
+def verdict_words(panel: Panel, width: float, theme: Theme) -> list[Paragraph]:
+    """The verdict of a panel in its colour; nothing where there is none."""
+    if panel.judged is None:
+        return []
+    color = {"good": theme.good, "bad": theme.bad, "different": theme.changed, "same": theme.muted}[panel.judged.tone]
+    return [Paragraph(wrap(str(panel.judged), width, VERDICT, bold=True, max_lines=2), VERDICT, color, bold=True)]
 
 
 def _lane_a(comparison: Comparison, choice: Choice) -> Run:

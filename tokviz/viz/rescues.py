@@ -13,11 +13,11 @@ from ..errors import need
 from ..files import write_or_refuse
 from ..records import TokenMap
 from ..rescues import Rescue, RescueBlock
-from .figures import DPI, figure_format, written
 from .overlays import heat_overlay, kept_overlay, kept_stage
 from .palette import THEMES, ThemeName
 from .panels import version_words
 from .raster import Canvas, open_canvas
+from .saving import DPI, figure_format, written
 from .sheet import MARGIN, SMALL, TITLE, Sheet, compose, draw_scale, font_file, pitch, scale_height
 from .tables import cell, new_table
 

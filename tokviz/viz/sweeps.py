@@ -15,9 +15,9 @@ from ..errors import BadInput, need
 from ..files import write_or_refuse
 from ..short import passed
 from ..sweeps import Sweep, SweepCurve
-from .figures import DPI, figure_format, written
 from .palette import THEMES, Theme, ThemeName
 from .panels import version_words
+from .saving import DPI, figure_format, written
 from .sheet import MARGIN, SMALL, Sheet, compose, drawable, font_file, pitch, text_width, wrap
 from .tables import cell, new_table
 

@@ -17,6 +17,7 @@ from ..errors import BadInput
 from .cards import read_cases
 from .kept import unpacked
 from .queries import Found
+from .requests import View
 from .run import OpenRun
 from .stored import stored_comparison
 from .tags import TagStore
@@ -24,7 +25,7 @@ from .tags import TagStore
 if TYPE_CHECKING:
     import pyarrow
 
-    from .service import View, Workbench
+    from .service import Workbench
 
 MOST_CASES = 100_000
 MOST_ROWS = 400_000

@@ -9,7 +9,7 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
@@ -22,14 +22,12 @@ from .kept import kept_boxes
 from .manifest import shown_method
 from .media import media_file
 from .queries import Found
+from .requests import View
 from .run import OpenRun
 from .stored import case_row
 from .tabled import result_table
 from .tags import Given, TagStore
 from .words import filter_words
-
-if TYPE_CHECKING:
-    from .service import View
 
 MOST_CASES = 500
 LARGE_CASES = 200

@@ -11,22 +11,22 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import BadInput
 from ..files import shown_name
-from .cards import MOST_LANES, cards
+from .cards import cards
 from .columns import case_columns
 from .compiler import Compiler
-from .filters import STATUSES, Filter, Labels, Sort, parsed
+from .filters import STATUSES, Filter, Labels, parsed
 from .manifest import is_run, shown_method
 from .queries import PAGE, Found, points
+from .requests import CaseAsked, EditAllAsked, EditAsked, PairAsked, RunAsked, SliceAsked, TableAsked, UndoAsked, View
 from .run import OUTCOMES, OpenRun
 from .slices import automatic_slices, compare_slice
-from .tabled import Kind, result_table, slice_columns, table_json
+from .tabled import result_table, slice_columns, table_json
 from .tags import Edit, TagStore
 
 MOST_OPEN = 3
@@ -36,70 +36,6 @@ _CARDS = 1200
 """Cards that are remembered, of 5 KB each."""
 _REMEMBERED = 48
 """Filters whose cases are remembered: paging and walking through them ask nothing twice."""
-
-
-class _Asked(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run: str = Field(max_length=300)
-
-
-class View(_Asked):
-    """What the page looks at: which cases in which order, under which methods at which budget."""
-
-    filter: Filter = Filter()
-    sort: Sort = Sort()
-    budget: int
-    methods: tuple[str, ...] = Field(min_length=1, max_length=MOST_LANES)
-    seed: int | None = None
-    offset: int = Field(0, ge=0, le=10_000_000)
-
-    def completed(self) -> Self:
-        """The view with an order by losses that says whose, and at which budget."""
-        if self.sort.column != "losses":
-            return self
-        return self.model_copy(
-            update={"sort": self.sort.model_copy(update={"methods": self.methods, "budget": self.budget})}
-        )
-
-
-class _Case(View):
-    ordinal: int = Field(ge=0)
-
-
-class _Pair(View):
-    a: str = Field(max_length=300)
-    b: str = Field(max_length=300)
-
-
-class _TableAsked(View):
-    table: Kind
-    by: str = Field("family", max_length=100)
-    reference: str | None = Field(None, max_length=300)
-
-
-class _EditAsked(_Asked):
-    edit: Edit
-    who: str = Field("", max_length=80)
-
-
-class _EditAll(View):
-    """An edit of every case that the filter finds. edit: without ``case_ids``."""
-
-    edit: dict[str, Any]
-    who: str = Field("", max_length=80)
-
-
-class _Undo(_Asked):
-    change: int
-    who: str = Field("", max_length=80)
-
-
-class _SliceAsked(_Asked):
-    name: str = Field(max_length=200)
-    filter: Filter = Filter()
-    seen: int = 0
-    who: str = Field("", max_length=80)
 
 
 @dataclass
@@ -241,7 +177,7 @@ class Workbench:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def _about(self, asked: Any) -> dict[str, Any]:
-        opened = self._open(parsed(asked, _Asked, "The request").run, anew=True)
+        opened = self._open(parsed(asked, RunAsked, "The request").run, anew=True)
         run = opened.run
         manifest, columns = run.manifest, case_columns(run)
         return {
@@ -303,7 +239,7 @@ class Workbench:
         return [dict(known[one]) for one in ordinals if one in known]
 
     def _case(self, asked: Any) -> dict[str, Any]:
-        case: _Case = parsed(asked, _Case, "The case").completed()
+        case: CaseAsked = parsed(asked, CaseAsked, "The case").completed()
         opened = self._open(case.run)
         found = self._found(opened, case.filter)
         card = cards(
@@ -331,7 +267,7 @@ class Workbench:
         return {"bits": _base64(np.packbits(matching, bitorder="little")), "found": len(found)}
 
     def _slices(self, asked: Any) -> dict[str, Any]:
-        pair: _Pair = parsed(asked, _Pair, "The request")
+        pair: PairAsked = parsed(asked, PairAsked, "The request")
         opened = self._open(pair.run)
         labels = self._labels(opened)[1]
         ranking = automatic_slices(opened.run, pair.a, pair.b, pair.budget, pair.filter, labels)
@@ -344,13 +280,13 @@ class Workbench:
         }
 
     def _table(self, asked: Any) -> dict[str, Any]:
-        wanted: _TableAsked = parsed(asked, _TableAsked, "The table")
+        wanted: TableAsked = parsed(asked, TableAsked, "The table")
         opened = self._open(wanted.run)
         found = self._found(opened, wanted.filter)
         table = result_table(opened.run, found, wanted.table, wanted.budget, wanted.by, wanted.reference)
         return {**table_json(table), **{name: table.write(name) for name in ("markdown", "csv", "latex")}}
 
-    def _compared(self, opened: _Opened, saved: dict[str, Any], pair: _Pair) -> dict[str, Any]:
+    def _compared(self, opened: _Opened, saved: dict[str, Any], pair: PairAsked) -> dict[str, Any]:
         """A saved slice with how two methods do on it; what it can no longer find is said."""
         try:
             asked = parsed(saved["filter"], Filter, "The slice")
@@ -363,13 +299,13 @@ class Workbench:
     # --- changing ----------------------------------------------------------------------------------------------------
 
     def _edit(self, asked: Any) -> dict[str, Any]:
-        wanted: _EditAsked = parsed(asked, _EditAsked, "The edit")
+        wanted: EditAsked = parsed(asked, EditAsked, "The edit")
         opened = self._open(wanted.run)
         self._check_ids(opened, wanted.edit.case_ids)
         return self._told(opened, opened.tags.edit(wanted.edit, wanted.who).model_dump(), wanted.edit.case_ids)
 
     def _edit_all(self, asked: Any) -> dict[str, Any]:
-        wanted: _EditAll = parsed(asked, _EditAll, "The edit")
+        wanted: EditAllAsked = parsed(asked, EditAllAsked, "The edit")
         opened = self._open(wanted.run)
         found = self._found(opened, wanted.filter)
         ids = opened.run.ids_of(found.ordinals_found)
@@ -377,7 +313,7 @@ class Workbench:
         return self._told(opened, opened.tags.edit(edit, wanted.who).model_dump(), ())
 
     def _undo(self, asked: Any) -> dict[str, Any]:
-        wanted: _Undo = parsed(asked, _Undo, "The request")
+        wanted: UndoAsked = parsed(asked, UndoAsked, "The request")
         opened = self._open(wanted.run)
         return self._told(opened, opened.tags.undo(wanted.change, wanted.who).model_dump(), ())
 
@@ -393,13 +329,13 @@ class Workbench:
             raise BadInput("This run does not hold all of these cases (any more): reload the page.")
 
     def _save_slice(self, asked: Any) -> dict[str, Any]:
-        wanted: _SliceAsked = parsed(asked, _SliceAsked, "The slice")
+        wanted: SliceAsked = parsed(asked, SliceAsked, "The slice")
         opened = self._open(wanted.run)
         opened.tags.save_slice(wanted.name, wanted.filter, seen=wanted.seen, who=wanted.who)
         return {"slices": self._saved(opened)}
 
     def _delete_slice(self, asked: Any) -> dict[str, Any]:
-        wanted: _SliceAsked = parsed(asked, _SliceAsked, "The slice")
+        wanted: SliceAsked = parsed(asked, SliceAsked, "The slice")
         opened = self._open(wanted.run)
         opened.tags.delete_slice(wanted.name, seen=wanted.seen, who=wanted.who)
         return {"slices": self._saved(opened)}

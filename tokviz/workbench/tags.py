@@ -6,47 +6,26 @@ same field of the same case since, that case is left as it is and reported. Addi
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import BadInput
-from ..files import resource, shown_name
 from .filters import STATUSES, Filter, Labels, Status
+from .tag_file import TagFile
 
-FILE = "tags.sqlite"
-SHIPPED_RUNS = "examples/runs"
-"""Where the runs lie that come with tokviz."""
 MOST_AT_ONCE = 100_000
-BUSY_S = 10.0
-"""How long a writer waits for the others."""
 MOST_TAGS = 500
 """Different tags of a run."""
 MOST_SLICES = 500
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS cases (
-    case_id TEXT PRIMARY KEY, status TEXT NOT NULL DEFAULT 'unreviewed', note TEXT NOT NULL DEFAULT '',
-    status_at INTEGER NOT NULL DEFAULT 0, note_at INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS tags (
-    case_id TEXT NOT NULL, tag TEXT NOT NULL, PRIMARY KEY (case_id, tag)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_tag ON tags (tag);
-CREATE TABLE IF NOT EXISTS changes (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, who TEXT NOT NULL, at REAL NOT NULL, what TEXT NOT NULL,
-    undone INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS steps (
-    change INTEGER NOT NULL, case_id TEXT NOT NULL, field TEXT NOT NULL, before TEXT, after TEXT);
-CREATE INDEX IF NOT EXISTS by_change ON steps (change);
-CREATE TABLE IF NOT EXISTS slices (
-    name TEXT PRIMARY KEY, filter TEXT NOT NULL, who TEXT NOT NULL, changed INTEGER NOT NULL);
-"""
+
+Step = tuple[str, str, str | None, str | None]
+"""Of a change: case, field (``status``, ``note`` or ``tag:`` and the tag), what it was before and after."""
 
 
 class Edit(BaseModel):
@@ -108,44 +87,32 @@ class TagStore:
     """
 
     def __init__(self, folder: str | Path, *, read_only: bool = False):
-        self._path = Path(folder) / FILE
-        self._named = shown_name(folder)
-        self._comes_with_tokviz = comes_with_tokviz(folder)
-        self._read_only = read_only or self._comes_with_tokviz
-        self._local = threading.local()
-        self._made = False
-        self._opened: list[sqlite3.Connection] = []
-        self._guard = threading.Lock()
+        self._file = TagFile(folder, read_only=read_only)
 
     @property
     def can_edit(self) -> bool:
         """Whether tags can be written."""
-        folder = self._path.parent
-        return not self._read_only and os.access(self._path if self._path.exists() else folder, os.W_OK)
+        return self._file.can_write
 
     def close(self) -> None:
         """Close all connections; only when no thread uses them any more."""
-        with self._guard:
-            for connection in self._opened:
-                connection.close()
-            self._opened.clear()
-        self._local = threading.local()
+        self._file.close()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def latest(self) -> int:
         """Number of the last change; 0 before the first."""
-        row = self._one("SELECT max(number) FROM changes")
+        row = self._file.one("SELECT max(number) FROM changes")
         return int(row[0] or 0) if row else 0
 
     def labels(self) -> Labels:
         """Which cases have which tag, status, or a note, as filters need it."""
         found = Labels()
-        for tag, case_id in self._all("SELECT tag, case_id FROM tags ORDER BY tag, case_id"):
+        for tag, case_id in self._file.all("SELECT tag, case_id FROM tags ORDER BY tag, case_id"):
             found.tags.setdefault(tag, []).append(case_id)
-        for status, case_id in self._all("SELECT status, case_id FROM cases WHERE status != 'unreviewed'"):
+        for status, case_id in self._file.all("SELECT status, case_id FROM cases WHERE status != 'unreviewed'"):
             found.statuses.setdefault(status, []).append(case_id)
-        found.noted.extend(row[0] for row in self._all("SELECT case_id FROM cases WHERE note != ''"))
+        found.noted.extend(row[0] for row in self._file.all("SELECT case_id FROM cases WHERE note != ''"))
         return found
 
     def given(self, case_ids: Sequence[str]) -> dict[str, Given]:
@@ -153,17 +120,17 @@ class TagStore:
         found: dict[str, Given] = {}
         for some in _chunks(case_ids):
             marks = ",".join("?" * len(some))
-            rows = self._all(f"SELECT case_id, status, note FROM cases WHERE case_id IN ({marks})", some)
+            rows = self._file.all(f"SELECT case_id, status, note FROM cases WHERE case_id IN ({marks})", some)
             for case_id, status, note in rows:
                 found[case_id] = Given(status=status, note=note)
-            tags = self._all(f"SELECT case_id, tag FROM tags WHERE case_id IN ({marks}) ORDER BY tag", some)
+            tags = self._file.all(f"SELECT case_id, tag FROM tags WHERE case_id IN ({marks}) ORDER BY tag", some)
             for case_id, tag in tags:
                 found.setdefault(case_id, Given()).tags.append(tag)
         return {case_id: one for case_id, one in found.items() if one != Given()}
 
     def slices(self) -> list[SavedSlice]:
         """The saved slices by name."""
-        rows = self._all("SELECT name, filter, who, changed FROM slices ORDER BY name")
+        rows = self._file.all("SELECT name, filter, who, changed FROM slices ORDER BY name")
         return [SavedSlice(name=n, filter=json.loads(f), who=w, changed=c) for n, f, w, c in rows]
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -171,10 +138,10 @@ class TagStore:
     def edit(self, edit: Edit, who: str = "") -> Changed:
         """Change cases; all that do not clash, in one transaction. Raises BadInput for what cannot be stored."""
         added, removed = ([checked_tag(tag) for tag in tags] for tags in (edit.add, edit.remove))
-        with self._writing() as db:
+        with self._file.writing() as db:
             number = self._begin(db, who, "edit")
             clashes: list[str] = []
-            steps: list[tuple[str, str, str | None, str | None]] = []
+            steps: list[Step] = []
             for case_id in dict.fromkeys(edit.case_ids):
                 steps += self._field_steps(db, edit, case_id, clashes)
                 steps += _tag_steps(db, case_id, added, removed)
@@ -184,13 +151,13 @@ class TagStore:
 
     def undo(self, change: int, who: str = "") -> Changed:
         """Take a change back, where nobody has changed the same since. Raises BadInput for one that there is not."""
-        with self._writing() as db:
+        with self._file.writing() as db:
             row = db.execute("SELECT what, undone FROM changes WHERE number = ?", [change]).fetchone()
             if row is None or row[0] not in ("edit", "undo") or row[1]:
                 raise BadInput("There is nothing to undo: this change was undone already, or there is no such change.")
             number = self._begin(db, who, "undo")
             clashes: list[str] = []
-            steps: list[tuple[str, str, str | None, str | None]] = []
+            steps: list[Step] = []
             for case_id, field, before, after in db.execute(
                 "SELECT case_id, field, before, after FROM steps WHERE change = ?", [change]
             ).fetchall():
@@ -208,7 +175,7 @@ class TagStore:
     def save_slice(self, name: str, asked: Filter, *, seen: int = 0, who: str = "") -> SavedSlice:
         """Save a filter under a name. Raises BadInput for one that somebody saved under that name since ``seen``."""
         name = _checked_name(name, "slice")
-        with self._writing() as db:
+        with self._file.writing() as db:
             row = db.execute("SELECT changed, filter FROM slices WHERE name = ?", [name]).fetchone()
             if row is not None and row[0] > seen:
                 raise BadInput(
@@ -223,7 +190,7 @@ class TagStore:
 
     def delete_slice(self, name: str, *, seen: int, who: str = "") -> None:
         """Delete a slice. Raises BadInput if somebody saved it again since ``seen``, or there is none."""
-        with self._writing() as db:
+        with self._file.writing() as db:
             row = db.execute("SELECT changed FROM slices WHERE name = ?", [name]).fetchone()
             if row is None:
                 raise BadInput(f"There is no slice {name[:60]!r}.")
@@ -235,10 +202,8 @@ class TagStore:
     # --- steps -------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _field_steps(
-        db: sqlite3.Connection, edit: Edit, case_id: str, clashes: list[str]
-    ) -> list[tuple[str, str, str | None, str | None]]:
-        steps: list[tuple[str, str, str | None, str | None]] = []
+    def _field_steps(db: sqlite3.Connection, edit: Edit, case_id: str, clashes: list[str]) -> list[Step]:
+        steps: list[Step] = []
         wanted: list[tuple[Literal["status", "note"], str | None]] = [("status", edit.status), ("note", edit.note)]
         for field, after in wanted:
             if after is None:
@@ -253,9 +218,7 @@ class TagStore:
         return steps
 
     @staticmethod
-    def _carry_out(
-        db: sqlite3.Connection, number: int, steps: Sequence[tuple[str, str, str | None, str | None]]
-    ) -> None:
+    def _carry_out(db: sqlite3.Connection, number: int, steps: Sequence[Step]) -> None:
         for case_id, field, _, after in steps:
             if field.startswith("tag:"):
                 sql = "DELETE FROM tags WHERE case_id = ? AND tag = ?"
@@ -288,91 +251,6 @@ class TagStore:
             change=number if steps else None, cases=cases, clashes=list(dict.fromkeys(clashes)), latest=latest
         )
 
-    # --- the file ----------------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: whole or not at all. Raises BadInput when the file cannot be written."""
-        if self._comes_with_tokviz:
-            raise BadInput(
-                f"The run {self._named!r} comes with tokviz, and nothing is written there: copy its folder and serve "
-                "that (tokviz serve --runs) to tag its cases or save slices."
-            )
-        if self._read_only:
-            raise BadInput("On this server tags, notes and slices can be read, not changed.")
-        db = None
-        try:
-            db = self._connection(create=True)
-            if db is None:
-                raise sqlite3.OperationalError("no file")
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise BadInput(
-                f"The tags of the run {self._named!r} cannot be written just now ({_reason(error)}); nothing was "
-                "changed."
-            ) from error
-        finally:
-            if db is not None and db.in_transaction:
-                db.execute("ROLLBACK")
-
-    def _connection(self, create: bool = False) -> sqlite3.Connection | None:
-        """This thread's; None where there is no file yet and none is to be made."""
-        db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if db is None:
-            if not create and not self._path.is_file():
-                return None
-            if not create and not self.can_edit:  # a run on a read-only disk; WAL would want to write beside the file
-                db = sqlite3.connect(f"{self._path.resolve().as_uri()}?immutable=1", uri=True, check_same_thread=False)
-            else:
-                db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            self._local.db = db
-            with self._guard:
-                self._opened.append(db)
-            if self.can_edit:
-                _patiently(lambda: db.execute("PRAGMA journal_mode = WAL"))
-                db.execute("PRAGMA synchronous = NORMAL")
-        if create and not self._made:
-            _patiently(lambda: db.executescript(_SCHEMA))
-            self._made = True
-        return db
-
-    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        try:
-            db = self._connection()
-            return [] if db is None else db.execute(sql, list(values)).fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):  # made by another process this very moment
-                return []
-            raise BadInput(f"The tags of the run {self._named!r} cannot be read ({_reason(error)}).") from error
-        except sqlite3.Error as error:
-            raise BadInput(f"The tags of the run {self._named!r} cannot be read ({_reason(error)}).") from error
-
-    def _one(self, sql: str) -> tuple[Any, ...] | None:
-        rows = self._all(sql)
-        return rows[0] if rows else None
-
-
-def comes_with_tokviz(folder: str | Path) -> bool:
-    """Whether a run lies where the package keeps those that it brings."""
-    return Path(folder).resolve().is_relative_to(resource(SHIPPED_RUNS).resolve())
-
-
-def _patiently(act: Callable[[], Any]) -> None:
-    """Do what several may begin at the same moment: SQLite does not wait for others where a file's mode is changed."""
-    until = time.monotonic() + BUSY_S
-    while True:
-        try:
-            act()
-            return
-        except sqlite3.OperationalError as error:
-            if not getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-                raise
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
-
 
 def checked_tag(tag: str) -> str:
     """A tag as it is stored. Raises BadInput for an empty or endless one."""
@@ -386,9 +264,7 @@ def _checked_name(name: str, what: str) -> str:
     return plain
 
 
-def _tag_steps(
-    db: sqlite3.Connection, case_id: str, added: Sequence[str], removed: Sequence[str]
-) -> list[tuple[str, str, str | None, str | None]]:
+def _tag_steps(db: sqlite3.Connection, case_id: str, added: Sequence[str], removed: Sequence[str]) -> list[Step]:
     has = {row[0] for row in db.execute("SELECT tag FROM tags WHERE case_id = ?", [case_id])}
     new = [(case_id, f"tag:{tag}", None, tag) for tag in dict.fromkeys(added) if tag not in has]
     gone = [(case_id, f"tag:{tag}", tag, None) for tag in dict.fromkeys(removed) if tag in has and tag not in added]
@@ -404,12 +280,6 @@ def _now(db: sqlite3.Connection, case_id: str, field: str) -> tuple[str | None, 
     row = db.execute(f"SELECT {name}, {name}_at FROM cases WHERE case_id = ?", [case_id]).fetchone()
     empty = STATUSES[0] if field == "status" else ""
     return (empty, 0) if row is None else (row[0], row[1])
-
-
-def _reason(error: sqlite3.Error) -> str:
-    return {"SQLITE_FULL": "the disk is full", "SQLITE_BUSY": "somebody else is writing"}.get(
-        getattr(error, "sqlite_errorname", ""), "the file is damaged or may not be written"
-    )
 
 
 def _chunks(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
