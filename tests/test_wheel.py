@@ -8,14 +8,19 @@ import subprocess
 import sys
 import sysconfig
 import time
+import tomllib
 import venv
 import zipfile
 from contextlib import contextmanager
 from email import message_from_bytes
+from importlib import metadata
 from pathlib import Path
 
 import httpx
 import pytest
+from clip_files import coded, grey_frames
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 import tokviz
@@ -24,6 +29,26 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ("assets", "examples", "docs/methods")
 MOST_MB = 40
 """The two models and the examples are 33 MB. An index takes 100."""
+QUESTION = "what color is the star?"
+
+WITH_THE_CORE_ALONE = """
+import sys
+
+sys.modules.update(dict.fromkeys({missing!r}))  # neither found nor imported
+import tokviz
+from tokviz import cli
+from tokviz.errors import BadInput
+
+code = cli.main({command!r})
+session = tokviz.Comparison.load("session.json")
+print(len(session.runs), tokviz.Comparison.from_json(session.to_json()) == session)
+try:
+    tokviz.compare(tokviz.load("tokviz-tiny-video"), {clip!r}, "how many?", methods=["apet"], budget=64)
+except BadInput as error:
+    print(error)
+sys.exit(code)
+"""
+"""``tokviz compare`` where nothing is installed that ``pip install tokviz`` would not bring, and what a video needs."""
 
 
 def run(*command, folder, quiet=False, **environment):
@@ -97,8 +122,40 @@ def serving(program, folder, temporary):
         server.wait()
 
 
-def check_serving(server, address, told):
-    """``tokviz serve`` answers, with a page that is dressed, and ends when it is told to."""
+def closure(names):
+    """The distributions that come with these, without extras."""
+    found, ahead = set(), [canonicalize_name(name) for name in names]
+    while ahead:
+        name = ahead.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for text in metadata.requires(name) or ():
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                ahead.append(canonicalize_name(needed.name))
+    return found
+
+
+def beside_the_core():
+    """Modules that are installed here and do not come with the core alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    core = closure(Requirement(text).name for text in project["dependencies"])
+    missing = {
+        module
+        for module, owners in metadata.packages_distributions().items()
+        if not {canonicalize_name(owner) for owner in owners} & {*core, "tokviz"}
+    }
+    assert {"gradio", "av", "pandas", "mcp", "pytest"} <= missing and not {"torch", "numpy", "PIL"} & missing
+    return missing
+
+
+def check_serving(server, address, told, temporary, image):
+    """``tokviz serve`` answers, with a page that is dressed, and ends when it is told to, even while it is asked.
+
+    By SIGINT and a second signal behind it, as ``timeout`` sends one, which must not break off the cleaning up of what
+    visitors left; test_agents.py ends one by SIGTERM.
+    """
     deadline = time.monotonic() + 120
     while True:
         try:
@@ -111,8 +168,21 @@ def check_serving(server, address, told):
     config = httpx.get(f"{address}/config", timeout=30).json()
     assert "tokviz-view" in str(config["components"]) and "example-0" in str(config["components"])
     assert config["css"], "no style sheet"
-    server.send_signal(signal.SIGINT)
-    assert server.wait(30) == 0, told()
+    (folder,) = [path for path in temporary.glob("tokviz-*") if path.is_dir()]
+    sent = {"files": ("a.png", image.read_bytes())}
+    (path,) = httpx.post(f"{address}/gradio_api/upload", files=sent, timeout=30).json()
+    assert Path(path).is_relative_to(folder)
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    asked = [file, QUESTION, ["apet", "divprune"], 64, "published", {}, 0, 64, 100, "", "", None]
+    call = f"{address}/gradio_api/call/compare"
+    event = httpx.post(call, json={"data": asked}, timeout=30).json()["event_id"]
+    with httpx.stream("GET", f"{call}/{event}", timeout=30):
+        time.sleep(1)
+        server.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0, told()
+    assert not folder.exists() and not list(temporary.glob("tokviz-*"))
     assert "Traceback" not in told()
 
 
@@ -125,7 +195,7 @@ def python_of_readme():
 
 @pytest.mark.slow
 def test_the_wheel_works_from_an_empty_folder(tmp_path):
-    """One item, so that the wheel is built once."""
+    """One item, so that the wheel is built once and few interpreters start."""
     wheel = built(tmp_path / "dist")
     check_content(wheel)
     programs = installed(wheel, tmp_path / "venv")
@@ -140,12 +210,20 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
     assert Path(place).is_relative_to(tmp_path / "venv") and Path(image).is_relative_to(Path(place).parent)
 
     with serving(program, served, temporary) as server:  # it starts while others work
-        said = run(program, "compare", image, "--question", "what color is the star?", "--methods", "apet,fastv",
-            "--figure", "figure.pdf", "--json", "session.json", folder=empty, quiet=True)  # fmt: skip
+        clip = tmp_path / "clip.mp4"
+        clip.write_bytes(coded(grey_frames(12)))
+        command = ["compare", image, "--question", QUESTION, "--methods", "apet,fastv",
+                   "--figure", "figure.pdf", "--json", "session.json"]  # fmt: skip
+        core = WITH_THE_CORE_ALONE.format(missing=beside_the_core(), command=command, clip=str(clip))
+        said = run(python, "-c", core, folder=empty, quiet=True)
         assert "ApET" in said and "\x1b" not in said and (empty / "figure.pdf").read_bytes().startswith(b"%PDF")
+        assert said.splitlines()[-2:] == [
+            "3 True",
+            "Reading a video needs the package av, which is not installed: pip install 'tokviz[video]'.",
+        ]
         assert sorted(path.name for path in empty.iterdir()) == ["figure.pdf", "session.json"]
         assert run(program, "--version", folder=empty) == f"tokviz {tokviz.__version__}\n"
-        check_serving(*server)
+        check_serving(*server, temporary, Path(image))
     assert not list(served.iterdir()), "serving leaves nothing in the folder it is started from"
 
     with Image.open(image) as input_image:

@@ -1,5 +1,6 @@
 """A real browser without network, and three servers: stored examples, a paced runner, the embedded model."""
 
+import functools
 import os
 import shutil
 import socket
@@ -121,10 +122,16 @@ def live_site(site, examples):
     return page.local_url
 
 
+LOOKS_EVERY_MS = 50
+"""How often a page is asked whether it is as a test waits for. Playwright's own way, with every frame, makes the page
+draw sixty of them in a second for as long as the wait takes."""
+
+
 @pytest.fixture(scope="session")
 def browser():
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Page, sync_playwright
 
+    Page.wait_for_function = functools.partialmethod(Page.wait_for_function, polling=LOOKS_EVERY_MS)
     names = ("chromium", "chromium-browser", "google-chrome")
     executable = os.environ.get("TOKVIZ_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if executable is None:

@@ -259,7 +259,9 @@ def test_an_agent_that_asks_hears_that_its_call_goes_on(tools_site, image):
     assert heard[0] == (0.0, None, "Working")
 
 
-STRAY_THREAD = "import threading, app; threading.Thread(target=threading.Event().wait).start(); app.main()"
+STRAY_THREAD = """import runpy, threading
+threading.Thread(target=threading.Event().wait).start()
+runpy.run_path("app.py", run_name="__main__")"""
 
 
 def test_the_server_ends_when_it_is_told(tmp_path, image):

@@ -1,10 +1,13 @@
 """Workers that die, processes that are killed, actors on a cluster: no case is lost, and the bytes are the same."""
 
 import os
+import pickle
+import select
 import signal
 import threading
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,6 +15,7 @@ import pytest
 import tokviz
 from tokviz.cases import Case
 from tokviz.mining import crew as crews
+from tokviz.mining import local
 from tokviz.mining.crew import mined_by
 from tokviz.mining.local import Processes
 from tokviz.mining.manifest import read_manifest
@@ -101,7 +105,7 @@ def test_none_is_begun_after_stop():
     assert len(crew.begun) == len(found) < 15
 
 
-def test_a_pool_that_breaks_is_replaced_once_and_only_what_was_in_it_is_lost(monkeypatch):
+def test_a_pool_that_breaks_is_replaced_once_and_only_what_was_in_it_is_lost(monkeypatch, tmp_path):
     """What was given to the new pool before the old one's cases came back is not lost with them."""
     begun = []
 
@@ -130,9 +134,20 @@ def test_a_pool_that_breaks_is_replaced_once_and_only_what_was_in_it_is_lost(mon
     crew.submit(third)
     assert len(begun) == 2
     assert sorted(task.position for task, mined in crew.wait() if mined is None) == [0, 1]
-    begun[1].futures[0][0].set_result(Mined(2, b"", 0.0, 1))
-    assert crew.wait() == [(third, Mined(2, b"", 0.0, 1))]
-    assert len(begun) == 2
+    (tmp_path / "payload").write_bytes(b"rows")
+    begun[1].futures[0][0].set_result((Mined(2, b"", 0.0, 1), str(tmp_path / "payload")))
+    assert crew.wait() == [(third, Mined(2, b"rows", 0.0, 1))]
+    assert len(begun) == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_worker_says_little_through_the_pipe_that_a_kill_could_break_off(monkeypatch, tmp_path):
+    """Half of a long message kept the pool waiting for its other half for ever, and every process with it."""
+    (task,) = tasks(1)
+    monkeypatch.setattr(local, "_worker", {"vlm": None, "plan": None, "seen": None, "payloads": str(tmp_path)})
+    monkeypatch.setattr(local, "mine_case", lambda *_, **__: Mined(0, bytes(10**6), 0.0, 1, ("x" * 200, "0" * 64)))
+    mined, payload = said = local._mine(task)
+    assert len(pickle.dumps(said)) < select.PIPE_BUF // 2, "so much is written at once"
+    assert Path(payload).read_bytes() == bytes(10**6) and mined.payload == b""
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ def test_yes_and_no_are_balanced(asked: Asked) -> None:
         assert abs(share - 0.5) < 0.08, (name, answers[name])
 
 
+@pytest.mark.generator
 def test_no_word_gives_the_answer_away() -> None:
     """Without the picture, no word of an existence question makes yes or no much likelier."""
     rng, answers = np.random.default_rng(6), defaultdict(Counter)

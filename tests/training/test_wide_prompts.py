@@ -32,6 +32,7 @@ from training.wide_prompts import (
 NAMES = {index: word for word, index in wide_vocabulary().items()}
 
 
+@pytest.mark.generator
 def test_training_shows_every_word_and_no_other() -> None:
     rng, shown = np.random.default_rng(0), set()
     for seed in range(150):

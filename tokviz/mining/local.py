@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,11 +65,16 @@ def one_thread() -> Iterator[None]:
 
 
 class Processes:
-    """Worker processes that each load the model; see ``Crew``."""
+    """Worker processes that each load the model; see ``Crew``.
+
+    What a case becomes travels in a file, and only its name through the pipe of the pool: a worker that is killed in
+    the middle of a long message leaves the pool waiting for the rest of it for ever. A short one is written at once.
+    """
 
     def __init__(self, source: ModelSource, plan: Plan, workers: int) -> None:
         self._source, self._plan, self._workers = source, plan, workers
-        self._tasks: dict[Future[Mined], tuple[Task, ProcessPoolExecutor]] = {}
+        self._tasks: dict[Future[tuple[Mined, str]], tuple[Task, ProcessPoolExecutor]] = {}
+        self._payloads = tempfile.TemporaryDirectory(prefix="tokviz-mining-")
         self._pool = self._begun()
 
     @property
@@ -76,7 +84,7 @@ class Processes:
 
     def _begun(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._workers, context, _begin, (self._source, self._plan))
+        return ProcessPoolExecutor(self._workers, context, _begin, (self._source, self._plan, self._payloads.name))
 
     def submit(self, task: Task) -> None:
         """Give a case to the next process that is free."""
@@ -94,7 +102,9 @@ class Processes:
         for future in done:
             task, pool = self._tasks.pop(future)
             try:
-                found.append((task, future.result()))
+                mined, payload = future.result()
+                found.append((task, replace(mined, payload=Path(payload).read_bytes())))
+                os.unlink(payload)
             except (BrokenProcessPool, CancelledError):
                 found.append((task, None))
                 if pool is self._pool:  # else there is another one already
@@ -108,18 +118,19 @@ class Processes:
     def close(self) -> None:
         """End the processes; each finishes the case that it is at."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._payloads.cleanup()
 
 
 _worker: dict[str, Any] = {}
-"""What a worker process holds: the plan, images it has seen, and the model or why there is none."""
+"""What a worker process holds: the plan, images it has seen, where payloads go, the model or why there is none."""
 
 
-def _begin(source: ModelSource, plan: Plan) -> None:
+def _begin(source: ModelSource, plan: Plan, payloads: str) -> None:
     """Set up a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to leave
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _worker["plan"], _worker["seen"] = plan, encodings_of(plan)
+    _worker["plan"], _worker["seen"], _worker["payloads"] = plan, encodings_of(plan), payloads
     try:
         _worker["vlm"] = source.load()
     except BadInput as error:
@@ -134,10 +145,14 @@ def _leave_with_the_parent() -> None:
         os._exit(1)
 
 
-def _mine(task: Task) -> Mined:
+def _mine(task: Task) -> tuple[Mined, str]:
+    """A case without its payload, and the file that holds it."""
     if "refusal" in _worker:
         raise BadInput(f"A worker process could not load the model: {_worker['refusal']}")
     try:
-        return mine_case(_worker["vlm"], _worker["plan"], task, seen=_worker["seen"])
+        mined = mine_case(_worker["vlm"], _worker["plan"], task, seen=_worker["seen"])
     except Exception:
         raise RuntimeError(f"The case {task.case.id!r} failed in a worker:\n{traceback.format_exc()}") from None
+    path = Path(_worker["payloads"], f"{task.position}-{os.getpid()}")
+    path.write_bytes(mined.payload)
+    return replace(mined, payload=b""), str(path)
