@@ -12,6 +12,11 @@ element.querySelector(".tokviz-theme").addEventListener("click", () => document.
 element.querySelector('[data-open="guide"]').addEventListener("click", (event) => startTour(event.currentTarget));
 element.querySelector('[data-open="about"]').addEventListener("click", () => document.dispatchEvent(new CustomEvent("tokviz:about")));
 
+// Mined cases, on a server that has a run: their part of the page is loaded when somebody is about to ask for it.
+const pages = element.querySelector(".tokviz-nav");
+pages.hidden = !props.has_failures;
+["pointerenter", "focus"].forEach((sign) => pages.lastElementChild.addEventListener(sign, () => document.dispatchEvent(new CustomEvent("tokviz:failures"))));
+
 // The address behind # holds the page's state: a jump must not replace it.
 element.querySelector(".tokviz-jump").addEventListener("click", (event) => {
   event.preventDefault();

@@ -236,6 +236,7 @@ async function deleteSlice(one) {
 // --- going places ---
 
 function showPlace() {
+  find(".wb-waiting")?.remove();
   doc.dataset.tokvizPlace = wb.place;
   find(".wb-failures").hidden = wb.place !== "failures";
   find(".wb-case").hidden = wb.place !== "case";
@@ -352,12 +353,13 @@ function wire() {
 
 // A page that has been loaded shows its own first: a case of the address comes into the lanes when they are there.
 async function start() {
-  const told = await ask("runs", {}).catch(() => ({ runs: [] }));
+  const told = await ask("runs", {}).catch((error) => ({ runs: [], error: error.message }));
   wb.runs = told.runs;
-  if (!wb.runs.length) return;
+  if (!wb.runs.length) {
+    find(".wb-waiting").textContent = told.error || "The folder that this server was started with holds no run any more.";
+    return;
+  }
   wire();
-  const nav = document.querySelector(".tokviz-nav");
-  if (nav) nav.hidden = false;
   for (let i = 0; i < 100 && !document.querySelector(".tv-root[data-ready]"); i++) await new Promise((done) => setTimeout(done, 50));
   await follow();
 }
