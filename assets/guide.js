@@ -98,3 +98,5 @@ function place() {
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") endTour(); });
 addEventListener("resize", place);
 document.addEventListener("scroll", place, { capture: true, passive: true });
+
+document.addEventListener("tokviz:guide", ({ detail }) => startTour(detail));

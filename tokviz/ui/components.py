@@ -95,7 +95,7 @@ class PageHead(Widget):
     has_failures: whether there are mined cases to go to.
     """
 
-    _html, _scripts = "page_head.html", ("hints.js", "guide.js", "page_head.js")
+    _html, _scripts = "page_head.html", ("hints.js", "page_head.js")
 
     def __init__(self, value: Any = None, *, has_failures: bool = False, **html_options: Any):
         super().__init__(value, has_failures=has_failures, **html_options)

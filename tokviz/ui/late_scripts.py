@@ -19,6 +19,7 @@ def late_scripts() -> list[Route]:
         _route("cost", COST_SCRIPTS, "cost_panel.css"),
         _route("again", AGAIN_SCRIPTS, "run_again.css"),
         _route("failures", WORKBENCH_SCRIPTS, "workbench.css", "workbench.html", within="#tokviz-workbench"),
+        _route("guide", ("guide.js",), "guide.css"),
         _route("about", ("about.js",), "about.css", "about.html", within="#tokviz-about"),
     ]
 
