@@ -52,7 +52,7 @@ function walkWords(node, words) {
 }
 
 function likelihood(logprob, differs, instead) {
-  const likely = logprob === null ? "" : `probability ${probability(logprob)} · ${shortNumber(logprob).replace("-", "−")} nats`;
+  const likely = logprob === null ? "" : `probability ${probability(logprob)} · ${shortNumber(logprob)} nats`;
   const missing = instead.length > 80 ? `${instead.slice(0, 79)}…` : instead;
   const change = differs ? (missing ? `without pruning: “${missing}”` : "not there without pruning") : (missing ? `“${missing}” is missing before it` : "");
   return [likely, change].filter(Boolean).join(" · ");

@@ -129,7 +129,12 @@ function tableOf(headers, rows, classes = []) {
   const table = make("table");
   const head = make("tr");
   const isNumber = headers.map((_, i) => rows.length > 0 && rows.every((row) => typeof row[i] === "number" || row[i] === null) && rows.some((row) => row[i] !== null));
-  headers.forEach((name, i) => head.append(Object.assign(make("th", [isNumber[i] ? "tc-number" : "", classes[i] || ""].join(" ").trim(), name), { scope: "col" })));
+  headers.forEach((name, i) => {
+    const cell = Object.assign(make("th", [isNumber[i] ? "tc-number" : "", classes[i] || ""].join(" ").trim(), name), { scope: "col" });
+    const [, before, letter, index] = name.match(/^(.*)\((\w)_(\w+)\)$/) || [];
+    if (letter) cell.replaceChildren(`${before}(`, make("i", "", letter), make("sub", "", index), ")");
+    head.append(cell);
+  });
   const body = make("tbody");
   body.append(...rows.map((row) => {
     const line = make("tr");

@@ -5,7 +5,7 @@ const STEPS = [
   [".tv-lane", "Answer first, then the reason", "A lane is one method: its answer, and below it the image as that method leaves it. Hatched patches were dropped. The dashed frame is the evidence. Point at a patch: the same one lights up in every lane. A click pins it."],
   [".tv-bar", "Ask the picture other questions", "Scores, the order of picking, what was merged into what, where each token was dropped, two methods against each other, or against chance."],
   ["#tokviz-image", "Bring your own image", "Drop, paste or choose an image or a video, and write a question."],
-  ["#tokviz-budget", "Set the budget", "How many visual tokens may remain. The buttons below set the shares that papers report."],
+  [".tokviz-card:has(#tokviz-budget)", "Set the budget", "How many visual tokens may remain. The buttons set the numbers that papers report."],
   ["#tokviz-methods", "Pick methods", "One of each kind shows most. Random is the baseline that every method has to beat."],
   ["#tokviz-compare", "Compare", "The unpruned model and each method answer one after another. Stop keeps what is finished."],
   [".ts-root", "Look closer", "Sweep the budgets, look inside the layers, find how deep the image matters, edit the kept tokens by hand, or find the dropped part that would have saved the answer."],
@@ -98,3 +98,5 @@ function place() {
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") endTour(); });
 addEventListener("resize", place);
 document.addEventListener("scroll", place, { capture: true, passive: true });
+
+document.addEventListener("tokviz:guide", ({ detail }) => startTour(detail));

@@ -9,8 +9,25 @@ function showChips() {
 new MutationObserver(showChips).observe(root, { attributes: true, attributeFilter: ["data-tokviz-model", "data-tokviz-setting"] });
 showChips();
 element.querySelector(".tokviz-theme").addEventListener("click", () => document.body.classList.toggle("dark"));
-element.querySelector('[data-open="guide"]').addEventListener("click", (event) => startTour(event.currentTarget));
+
+// The tour is loaded when somebody asks for it.
+let guide = null;
+element.querySelector('[data-open="guide"]').addEventListener("click", async ({ currentTarget }) => {
+  guide ??= import(new URL("tokviz/guide.js", document.baseURI).href).then((loaded) => loaded.default(element, props, trigger, watch));
+  try {
+    await guide;
+    document.dispatchEvent(new CustomEvent("tokviz:guide", { detail: currentTarget }));
+  } catch (error) {
+    console.error("tokviz: the guide could not be loaded", error);
+    guide = null;
+  }
+});
 element.querySelector('[data-open="about"]').addEventListener("click", () => document.dispatchEvent(new CustomEvent("tokviz:about")));
+
+// Mined cases, on a server that has a run: their part of the page is loaded when somebody is about to ask for it.
+const pages = element.querySelector(".tokviz-nav");
+pages.hidden = !props.has_failures;
+["pointerenter", "focus"].forEach((sign) => pages.lastElementChild.addEventListener(sign, () => document.dispatchEvent(new CustomEvent("tokviz:failures"))));
 
 // The address behind # holds the page's state: a jump must not replace it.
 element.querySelector(".tokviz-jump").addEventListener("click", (event) => {

@@ -241,8 +241,8 @@ function shortNumber(value) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 10000 || size < 0.001) return value.toExponential(1);
-  return String(Number(value.toPrecision(3)));
+  const words = size >= 10000 || size < 0.001 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  return words.replaceAll("-", "−");
 }
 
 // Inferno (perceptually uniform), 17 anchors.

@@ -54,6 +54,7 @@ function stepper(holder, texts, change) {
     told.textContent = texts[at];
     back.disabled = at <= 0;
     forth.disabled = at >= texts.length - 1;
+    [back.title, forth.title] = [texts[at - 1] || "", texts[at + 1] || ""];
   };
   return root;
 }
@@ -89,6 +90,7 @@ function fillTools(lane, view, redraw) {
   fillStageControl(lane.parts.stage, lane, setStage);
   if (view === "score" && stage) fillPick(lane, "map", stage.maps.map((m) => m.label), lane.mapAt, (at) => { lane.mapAt = at; redraw(); });
   else if (view === "order") fillPick(lane, "order", orderings.map((o) => o.label), lane.orderAt, (at) => { lane.orderAt = at; redraw(); });
+  else if (view === "kept" && lane.data.status === "done" && lane.data.stages.length === 1) refill(lane.parts.pick, `fate ${lane.filled}`, 0, () => [fateBar(stage)]);
   else fillPick(lane, "", [], 0, null);
   const nodes = lane.data.status === "done" ? viewNotes(lane, view, stage, orderings) : [];
   lane.parts.notes.replaceChildren(...nodes);
@@ -121,6 +123,37 @@ function keptNotes(lane) {
   const { data } = lane;
   const words = data.why || data.family_why;
   return words ? [Object.assign(make("p", data.why ? "tv-note tv-reason" : "tv-note", words), { title: words })] : [];
+}
+
+// What became of the evidence, or of all patches where none is marked, as shares of a bar: where other lanes have menus.
+function fateBar(stage) {
+  const { shows, row } = state.grid;
+  const fates = shows.length ? fatesOf(shows, stage) : { kept: stage.kept.length, absorbed: 0, lost: row.length - stage.kept.length };
+  const root = make("div", "tv-fate");
+  const bar = make("div", "tv-sides-bar");
+  bar.append(...["kept", "absorbed", "lost"].map((fate) => {
+    const share = make("span", `tv-fate-${fate}`);
+    share.style.flexGrow = String(fates[fate]);
+    share.hidden = !fates[fate];
+    return share;
+  }));
+  bar.setAttribute("aria-hidden", "true");
+  const words = [["kept", fates.kept], ["absorbed", fates.absorbed], ["dropped", fates.lost]].filter(([, n]) => n).map(([fate, n]) => `${n} ${fate}`);
+  root.append(make("p", "tv-note", `${shows.length ? "evidence" : "patches"}: ${words.join(", ")}`), bar);
+  return root;
+}
+
+// The room under the images, in px: the same in every view and whatever is pointed at, and enough for the sentence of
+// the longest lane above a menu.
+const STRIP = { head: 29, line: 17.4, foot: 36, letter: 6 };
+
+function stripHeight(lanes, width) {
+  const least = width < 235 ? 124 : width < 300 ? 98 : 88;
+  const needs = lanes.filter(({ data }) => data?.stages.length).map(({ data }) => {
+    const lines = Math.ceil(((data.why || data.family_why || "").length * STRIP.letter) / Math.max(80, width - 26));
+    return STRIP.head + Math.min(lines, 5) * STRIP.line + STRIP.foot;
+  });
+  return Math.ceil(Math.max(least, ...needs));
 }
 
 // Said where what goes on is looked at; under scores and groups it would only take room.

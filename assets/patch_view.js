@@ -9,7 +9,7 @@ const part = (name) => {
 const state = {
   payload: null, id: null, view: "kept", opacity: { kept: 0.84, score: 0.86, order: 0.86, clusters: 0.8, dropped: 0.8, ab: 0.7, chance: 0.86 },
   hover: -1, pin: -1, lanes: [], image: null, imageUrl: null, spoken: 0, grid: null, level: null, plain: null,
-  sheets: new Map(), pointed: null, mouse: [NaN, NaN], byKey: false, settings: defaultSettings(), colours: null, later: 0,
+  sheets: new Map(), pointed: null, mouse: [NaN, NaN], byKey: false, settings: defaultSettings(), colours: null, later: 0, strip: 0,
 };
 
 function scene(lane) {
@@ -212,7 +212,9 @@ function arrange() {
   // Words about a patch take fewer lines where lanes are wide.
   const width = part("lanes").clientWidth / Math.max(columns, 1);
   part("lanes").classList.toggle("tv-narrow", width < 235);
-  part("lanes").style.setProperty("--tv-strip", `${width < 235 ? 124 : width < 300 ? 106 : 88}px`);
+  // While answers come in, the room only grows.
+  state.strip = Math.max(state.plain && isLive(state.plain) ? state.strip : 0, stripHeight(seenLanes(), width));
+  part("lanes").style.setProperty("--tv-strip", `${state.strip}px`);
   showWhatHasMore();
   if (state.payload) state.lanes.forEach((lane) => placeUnseenLabel(lane.unseen, state.payload, lane.image));
   arrangeFilm();

@@ -76,7 +76,15 @@ document.addEventListener("tokviz:stale", ({ detail }) => {
 document.addEventListener("tokviz:asked", () => {
   media.asked = media.choices;
   media.pressed = true;
-  if (state.plain) part("root").classList.add("tv-asked-anew");
+  giveWay();
 });
+
+// The story of the case goes at the press itself: on a slow phone Gradio tells of it, and takes the reader to the lanes,
+// so much later that they would see the lanes jump.
+function giveWay() {
+  if (element.isConnected && state.plain) part("root").classList.add("tv-asked-anew");
+}
+document.addEventListener("click", ({ target }) => { if (target.closest?.("#tokviz-compare")) giveWay(); }, true);
+document.addEventListener("keydown", ({ key, shiftKey, target }) => { if (key === "Enter" && shiftKey && target.closest?.("#tokviz-question")) giveWay(); }, true);
 // Answered, refused or stopped: whatever is shown now stays.
 document.addEventListener("tokviz:settled", () => { part("root").classList.remove("tv-asked-anew"); });

@@ -162,6 +162,7 @@ async function turnPage(page) {
 function showResult() {
   const { found, total, cards } = wb.result;
   find(".wb-count").replaceChildren(el("b", "", count(found)), document.createTextNode(found === total ? ` cases` : ` of ${count(total)} cases`));
+  find(".wb-side-close").textContent = found === 1 ? "Show the case" : `Show ${count(found)} cases`;
   fillCards(cards);
   fillPages();
   showChosen();
@@ -236,6 +237,7 @@ async function deleteSlice(one) {
 // --- going places ---
 
 function showPlace() {
+  find(".wb-waiting")?.remove();
   doc.dataset.tokvizPlace = wb.place;
   find(".wb-failures").hidden = wb.place !== "failures";
   find(".wb-case").hidden = wb.place !== "case";
@@ -287,11 +289,16 @@ function wire() {
     Object.assign(wb, { conditions: [], sort: { column: "losses", descending: true }, page: 0, methods: [], pair: null });
     location.hash = `#failures?run=${encodeURIComponent(event.target.value)}`;
   });
-  find(".wb-filters-button").addEventListener("click", (event) => {
-    const open = find(".wb-side").classList.toggle("wb-is-open");
-    event.currentTarget.setAttribute("aria-expanded", String(open));
+  // On a narrow screen the filters lie over the cases.
+  const showFilters = (open) => {
+    find(".wb-side").classList.toggle("wb-is-open", open);
+    find(".wb-filters-button").setAttribute("aria-expanded", String(open));
+    find(open ? ".wb-search input" : ".wb-filters-button").focus({ preventScroll: true });
     find(".wb-facets").querySelectorAll("details[open] .wb-histogram").forEach(drawHistogram);
-  });
+  };
+  find(".wb-filters-button").addEventListener("click", () => showFilters(true));
+  find(".wb-side-close").addEventListener("click", () => showFilters(false));
+  find(".wb-side").addEventListener("keydown", (event) => { if (event.key === "Escape" && find(".wb-side").classList.contains("wb-is-open")) showFilters(false); });
   find(".wb-view-button").addEventListener("click", (event) => {
     event.currentTarget.setAttribute("aria-expanded", String(find(".wb-top").classList.toggle("wb-is-open")));
   });
@@ -352,12 +359,13 @@ function wire() {
 
 // A page that has been loaded shows its own first: a case of the address comes into the lanes when they are there.
 async function start() {
-  const told = await ask("runs", {}).catch(() => ({ runs: [] }));
+  const told = await ask("runs", {}).catch((error) => ({ runs: [], error: error.message }));
   wb.runs = told.runs;
-  if (!wb.runs.length) return;
+  if (!wb.runs.length) {
+    find(".wb-waiting").textContent = told.error || "The folder that this server was started with holds no run any more.";
+    return;
+  }
   wire();
-  const nav = document.querySelector(".tokviz-nav");
-  if (nav) nav.hidden = false;
   for (let i = 0; i < 100 && !document.querySelector(".tv-root[data-ready]"); i++) await new Promise((done) => setTimeout(done, 50));
   await follow();
 }

@@ -132,17 +132,25 @@ function cardNode(card) {
     event.preventDefault();
     openCase(card.ordinal);
   });
+  item.append(head, question, factsOf(card), lanesOf(card));
+  item.lastChild.addEventListener("click", () => openCase(card.ordinal));
+  return item;
+}
+
+function factsOf(card) {
   const facts = el("p", "wb-said");
   if (card.expected.length) facts.append(el("span", "", `expected ${card.expected.join(" or ")}`));
   const unpruned = el("span", card.right === null ? "" : card.right ? "wb-good" : "wb-bad", `unpruned ${card.right === null ? "" : card.right ? "✓ " : "✗ "}${card.answer ?? "–"}`);
   facts.append(unpruned);
   if (card.video) facts.append(el("span", "", "video"));
+  return facts;
+}
+
+function lanesOf(card) {
   const lanes = el("div", "wb-card-lanes");
   lanes.style.setProperty("--wb-columns", wb.methods.length);
   lanes.append(...wb.methods.map((method, i) => laneNode(card, card.lanes[i], method)));
-  lanes.addEventListener("click", () => openCase(card.ordinal));
-  item.append(head, question, facts, lanes);
-  return item;
+  return lanes;
 }
 
 let drawing = 0;

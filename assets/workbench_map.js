@@ -18,7 +18,9 @@ async function showMap() {
     map.key = key;
   }
   map.match = bytes(match.bits);
-  find(".wb-map-told").textContent = `${count(match.found)} of ${count(map.data.n)} cases fit the filters. Drag to draw a lasso, scroll to zoom, Shift-drag to move.`;
+  const how = matchMedia("(pointer: coarse)").matches ? "Circle cases with a finger to filter by them; press one to open it." : "Drag around cases to filter by them; press one to open it; scroll to zoom, Shift-drag to move.";
+  const made = { pca: "the two main directions (PCA) of", umap: "UMAP of" }[wb.run.map];
+  find(".wb-map-told").textContent = `${count(match.found)} of ${count(map.data.n)} cases fit the filters. ${how}${made ? ` Cases that are close look alike to the model: ${made} its features of image and question.` : ""}`;
   fillMapLegend();
   drawMap();
 }
@@ -63,7 +65,7 @@ function drawMap() {
   const pen = canvas.getContext("2d");
   const pixels = pen.createImageData(canvas.width, canvas.height);
   const words = new Uint32Array(pixels.data.buffer);
-  const side = Math.max(2, Math.round((map.data.n > 20000 ? 2 : map.data.n > 3000 ? 3 : 5) * ratio * Math.min(2, Math.sqrt(map.zoom))));
+  const side = Math.max(2, Math.round((map.data.n > 20000 ? 2 : map.data.n > 3000 ? 3 : map.data.n > 500 ? 5 : 8) * ratio * Math.min(2, Math.sqrt(map.zoom))));
   const inks = new Map();
   const word = (ink, alpha) => {
     const key = ink + alpha;
@@ -104,7 +106,7 @@ function drawLasso(pen) {
   if (map.hover >= 0) {
     pen.strokeStyle = style.getPropertyValue("--body-text-color");
     pen.lineWidth = 2;
-    pen.strokeRect(left + map.data.xs[map.hover] * scale - 5, top - map.data.ys[map.hover] * scale - 5, 10, 10);
+    pen.strokeRect(left + map.data.xs[map.hover] * scale - 7, top - map.data.ys[map.hover] * scale - 7, 14, 14);
   }
 }
 
@@ -127,6 +129,29 @@ function nearestPoint(x, y) {
     if (away < least && (map.match[i >> 3] >> (i & 7)) & 1) { least = away; best = i; }
   }
   return best;
+}
+
+// What lies under the pointer, once it rests there: the case as its card shows it.
+let resting = 0;
+function peekAt(point) {
+  const box = find(".wb-map-peek");
+  if (point === map.hover) return;
+  map.hover = point;
+  box.hidden = true;
+  clearTimeout(resting);
+  if (point < 0) return;
+  resting = setTimeout(async () => {
+    const told = await askLast("peek", "case", viewOf({ ordinal: map.data.ordinals[point] })).catch(() => null);
+    if (!told || map.hover !== point || map.lasso) return;
+    const { card } = told;
+    box.replaceChildren(el("b", "", card.question || "(no question)"), factsOf(card), lanesOf(card));
+    const { scale, left, top, width, height } = mapFrame();
+    const x = left + map.data.xs[point] * scale, y = top - map.data.ys[point] * scale;
+    box.hidden = false;
+    paintCard(box, card, box.querySelector("canvas").clientWidth);
+    box.style.left = `${x + 16 + box.offsetWidth > width ? Math.max(4, x - 16 - box.offsetWidth) : x + 16}px`;
+    box.style.top = `${Math.min(Math.max(4, y - 20), Math.max(4, height - box.offsetHeight - 4))}px`;
+  }, 90);
 }
 
 // At most 100 corners: enough for any hand, few enough for an address.
@@ -155,6 +180,7 @@ function wireMap() {
   canvas.addEventListener("pointerdown", (event) => {
     if (!map.data) return;
     canvas.setPointerCapture(event.pointerId);
+    peekAt(-1);
     if (event.shiftKey || event.button === 1) moving = at(event); else map.lasso = [at(event)];
   });
   canvas.addEventListener("pointermove", (event) => {
@@ -162,7 +188,7 @@ function wireMap() {
     const [x, y] = at(event);
     if (moving) { map.x += x - moving[0]; map.y += y - moving[1]; moving = [x, y]; }
     else if (map.lasso) map.lasso.push([x, y]);
-    else map.hover = nearestPoint(x, y);
+    else peekAt(nearestPoint(x, y));
     later();
   });
   canvas.addEventListener("pointerup", (event) => {
@@ -174,7 +200,7 @@ function wireMap() {
       if (point >= 0) openCase(map.data.ordinals[point]); else drawMap();
     } else if (map.lasso) finishLasso();
   });
-  canvas.addEventListener("pointerleave", () => { map.hover = -1; later(); });
+  canvas.addEventListener("pointerleave", () => { peekAt(-1); later(); });
   const zoomBy = (factor, x, y) => {
     const { width, height } = mapFrame();
     const next = Math.min(60, Math.max(0.5, map.zoom * factor));
@@ -195,6 +221,10 @@ function wireMap() {
     event.preventDefault();
     if (moves) { map.x += moves[0]; map.y += moves[1]; later(); }
     else zoomBy(event.key === "+" ? 1.2 : 1 / 1.2, canvas.clientWidth / 2, canvas.clientHeight / 2);
+  });
+  find(".wb-map-zoom").addEventListener("click", (event) => {
+    const { value } = event.target;
+    if (value && map.data) zoomBy(Number(value), canvas.clientWidth / 2, canvas.clientHeight / 2);
   });
   find(".wb-map-reset").addEventListener("click", () => { resetMap(); later(); });
   const select = find(".wb-map-bar select");

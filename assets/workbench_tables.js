@@ -28,10 +28,15 @@ function pairOf() {
   return known.length === 2 && known[0] !== known[1] ? known : [wb.methods[0], wb.methods[1] || keys.find((key) => key !== wb.methods[0]) || wb.methods[0]];
 }
 
+const FIRST_SLICES = 15;
+
 async function showSlices() {
   const [a, b] = pairOf();
   const frame = find(".wb-slices");
+  if (!frame.children.length) frame.append(el("p", "wb-empty", "Comparing the methods on every slice …"));
+  frame.setAttribute("aria-busy", "true");
   const told = await guarded(() => askLast("slices", "slices", { ...viewOf(), a, b }));
+  frame.removeAttribute("aria-busy");
   if (!told) return;
   const bar = el("div", "wb-pair");
   // By the pair of this moment: the other may have been chosen while the table was made. The same twice changes places.
@@ -47,7 +52,14 @@ async function showSlices() {
   if (plain.length < wb.conditions.length) nodes.push(el("p", "wb-note", "Filters on what methods did are left out here: cases that were chosen by their outcome prove nothing about it."));
   if (told.not_said) nodes.push(el("p", "wb-warning", told.not_said));
   if (told.saved.length) nodes.push(el("h3", "", "Saved"), sliceTable(told.saved, a, b, []));
-  nodes.push(el("h3", "", "Found"), told.slices.length ? sliceTable(told.slices, a, b, plain) : el("p", "wb-quiet", "No slice of at least 10 cases can be made of these: remove a filter."));
+  const found = expanded.has("slices") ? told.slices : told.slices.slice(0, FIRST_SLICES);
+  nodes.push(el("h3", "", "Found"), found.length ? sliceTable(found, a, b, plain) : el("p", "wb-quiet", "No slice of at least 10 cases can be made of these: remove a filter."));
+  if (found.length < told.slices.length) {
+    const more = el("button", "wb-button wb-slices-more", `Show all ${count(told.slices.length)} slices`);
+    more.type = "button";
+    more.addEventListener("click", () => { expanded.add("slices"); showSlices(); });
+    nodes.push(more);
+  }
   nodes.push(el("p", "wb-note", "Every family, third of a number, frequent word and answer is tried. p: McNemar’s exact test on the cases of the slice; found slices are corrected for all that were tried (Holm), saved ones stand alone. Bold: p < 0.05. “Beyond”: by how much the difference exceeds that on all other cases; found slices are ordered by it."));
   frame.replaceChildren(...nodes);
 }
@@ -63,7 +75,7 @@ function sliceTable(slices, a, b, among) {
   const frame = el("div", "wb-table-frame");
   const table = el("table", "wb-table");
   const head = table.createTHead().insertRow();
-  for (const words of ["slice", "cases", `${labelOf(a)} right`, `${labelOf(b)} right`, "difference, points", "beyond, points", "p"]) head.append(Object.assign(el("th", "", words), { scope: "col" }));
+  for (const words of ["slice", "cases", "difference, points", "p", `${labelOf(a)} right`, `${labelOf(b)} right`, "beyond, points"]) head.append(Object.assign(el("th", "", words), { scope: "col" }));
   const body = table.createTBody();
   for (const one of slices) {
     const row = body.insertRow();
@@ -79,7 +91,6 @@ function sliceTable(slices, a, b, among) {
       cell.textContent = one.error || "no cases";
       continue;
     }
-    row.append(cellOf(count(one.cases)), cellOf(percent(one.right_a / one.cases)), cellOf(percent(one.right_b / one.cases)));
     const cell = el("td", "wb-cell");
     const apart = el("button", "wb-open", signed(one.difference));
     apart.type = "button";
@@ -88,7 +99,8 @@ function sliceTable(slices, a, b, among) {
     apart.addEventListener("click", () => lookAt([...among, ...conditions, rightAt(better, wb.budget), rightAt(worse, wb.budget, true)]));
     cell.append(apart);
     const p = one.p_holm ?? one.p;
-    row.append(cell, cellOf(signed(one.beyond)), cellOf(pWords(p), p !== null && p < 0.05 ? "wb-strong" : ""));
+    row.append(cellOf(count(one.cases)), cell, cellOf(pWords(p), p !== null && p < 0.05 ? "wb-strong" : ""));
+    row.append(...[one.right_a, one.right_b].map((right) => cellOf(percent(right / one.cases))), cellOf(signed(one.beyond)));
   }
   frame.tabIndex = 0;
   frame.setAttribute("role", "region");
@@ -135,8 +147,10 @@ async function showTables() {
   const told = await guarded(() => askLast("tables", "table", asked));
   shownTable.told = told;
   if (!told) { body.replaceChildren(); return; }
+  // The head of the page names the run, and the case file below it.
+  const ours = (words) => (words.startsWith(`${run.file}: `) ? words.slice(run.file.length + 2).replace(/^./, (first) => first.toUpperCase()) : words);
   const notes = wb.conditions.some(isOfMethod) ? ["Filters on what methods did are left out here: cases that were chosen by their outcome prove nothing about it."] : [];
-  body.replaceChildren(el("h3", "", told.title), resultTable(told), ...[...notes, ...told.notes].map((note) => el("p", "wb-note", note)));
+  body.replaceChildren(el("h3", "", ours(told.title)), resultTable(told), ...[...notes, ...told.notes].map((note) => el("p", "wb-note", ours(note))));
 }
 
 async function copyText(text, name) {
@@ -153,7 +167,7 @@ function resultTable(told) {
   const frame = el("div", "wb-table-frame");
   const table = el("table", "wb-table wb-rates");
   const head = table.createTHead().insertRow();
-  for (const words of [told.head, ...told.columns]) head.append(Object.assign(el("th", "", words), { scope: "col" }));
+  for (const words of [told.head, ...told.columns.map((column) => column.replace(" (n = ", "\n(n = "))]) head.append(Object.assign(el("th", "", words), { scope: "col" }));
   const body = table.createTBody();
   const isScore = shownTable.kind !== "against";
   const span = told.columns.map((_, at) => {

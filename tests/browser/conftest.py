@@ -34,11 +34,11 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _serve(page):
+def _serve(page, workbench=None):
     """Serve until the process ends: gradio would wait five seconds for what the browser still listens to."""
     from tokviz.ui.build import launch_settings
 
-    settings = launch_settings()
+    settings = launch_settings(workbench)
     page.launch(server_name="127.0.0.1", server_port=_free_port(), prevent_thread_lock=True, quiet=True, **settings)
     return page
 
@@ -94,10 +94,12 @@ def site(examples, paced, loads, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shipped_site(site, paced, loads):
-    """The page as a visitor gets it: the examples of the repository."""
+    """The page as a visitor gets it: the examples of the repository, and its run of mined cases."""
     from tokviz.ui.build import build_page
+    from tokviz.ui.serve import mined_runs
 
-    page = _serve(build_page(paced, load=loads))
+    runs = mined_runs(None)
+    page = _serve(build_page(paced, load=loads, workbench=runs), runs)
     return page.local_url
 
 

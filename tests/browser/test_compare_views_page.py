@@ -239,7 +239,7 @@ def test_changed_words_are_marked_and_tell_how_likely_they_were(browser):
     card = page.locator(".tv-answer-card")
     card.locator("summary").click()
     card.locator("table").wait_for()
-    assert card.locator("tr").nth(8).locator("td").all_inner_texts() == ["green.", "28.7%", "-1.25", "cyan, I think."]
+    assert card.locator("tr").nth(8).locator("td").all_inner_texts() == ["green.", "28.7%", "−1.25", "cyan, I think."]
     page.close()
     assert errors == []
 

@@ -238,6 +238,37 @@ def test_nothing_moves_while_answers_stream(browser, site):
     context.close()
 
 
+LATE = """() => {
+  let pressed = false;
+  document.querySelector('#tokviz-actions').addEventListener('click', (event) => {
+    if (pressed || !event.target.closest('#tokviz-compare')) return;
+    pressed = true;
+    event.stopPropagation();
+    setTimeout(() => document.querySelector('#tokviz-compare').click(), 800);
+  }, true);
+}"""
+"""A slow phone: gradio hears of a press so late that the browser no longer forgives what moves."""
+
+
+def test_on_a_slow_phone_nothing_moves_after_a_press_on_compare(browser, shipped_site):
+    context = browser.new_context(viewport={"width": 400, "height": 850}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.add_init_script(SHIFTS)
+    page.goto(shipped_site)
+    page.wait_for_function(READY)
+    page.locator("#tokviz-compare").scroll_into_view_if_needed()
+    page.evaluate(LATE)
+    page.evaluate("window.shifted = 0")
+    page.locator("#tokviz-compare").tap()
+    page.wait_for_function("document.querySelector('.tv-origin').hidden")
+    page.wait_for_function("""document.querySelector('.tv-lane:not([data-status="done"])') === null
+      && document.querySelector('.tokviz-notice').textContent === ''""")
+    assert page.locator("#tokviz-view").bounding_box()["y"] < 100
+    assert page.evaluate("window.shifted") < 0.05
+    context.close()
+
+
 @pytest.fixture
 def alone(browser):
     page = browser.new_page(viewport={"width": 1440, "height": 900})

@@ -80,6 +80,25 @@ def press(page, name):
     page.get_by_role("button", name=name).first.click()
 
 
+def test_its_scripts_come_when_its_link_is_pointed_at_and_every_other_visitor_is_spared_them(tab, bench_site):
+    tab.goto(bench_site)
+    tab.wait_for_function("document.documentElement.dataset.tokvizReady === ''")
+    fetched = (
+        "performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/tokviz/failures.js')).length"
+    )
+    assert tab.evaluate(fetched) == 0
+    assert "wb-facets" not in tab.content()
+    link = tab.get_by_role("link", name="Failures")
+    link.hover()
+    tab.wait_for_function(f"{fetched} === 1")
+    expect(tab.locator(".tv-lane").first).to_be_visible()
+    link.click()
+    expect(tab.locator(".wb-card").first).to_be_visible()
+    expect(tab.locator("#tokviz-page")).to_be_hidden()
+    tab.get_by_role("link", name="Compare").click()
+    expect(tab.locator(".tv-lane").first).to_be_visible()
+
+
 def test_an_algebra_of_outcomes_takes_a_press_each_and_lives_in_the_address(page, bench):
     apet, fastv, random = (verdicts(bench, key) for key in ("apet", "fastv", "random"))
     press(page, "ApET lost:")
@@ -208,6 +227,40 @@ def test_a_lasso_on_the_map_is_a_filter(page, bench):
     found = bench.answer("page", asked)["found"]
     assert 30 < found < 120
     expect(page.locator(".wb-map-told")).to_contain_text(f"{found} of 150 cases")
+
+
+def test_the_map_tells_the_case_under_the_pointer(page):
+    page.get_by_role("tab", name="Map").click()
+    expect(page.locator(".wb-map-told")).to_contain_text("150 of 150 cases")
+    canvas = page.locator(".wb-map > canvas")
+    ink = """(canvas) => {
+      const { data, width } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      const at = data.findIndex((value, i) => i % 4 === 3 && value === 255) >> 2;
+      return [at % width + 3, Math.floor(at / width) + 3].map((pixel) => pixel * canvas.clientWidth / width);
+    }"""
+    x, y = canvas.evaluate(ink)
+    canvas.hover(position={"x": x, "y": y})
+    peek = page.locator(".wb-map-peek")
+    expect(peek.locator(".wb-lane-name")).to_have_text(["ApET", "FastV", "Random"])
+    question = peek.locator("b").first.inner_text()
+    canvas.click(position={"x": x, "y": y})
+    expect(page.locator(".tv-asked")).to_have_text(question)
+
+
+def test_on_a_phone_the_filters_lie_over_the_cases_and_go_away_again(page):
+    page.set_viewport_size({"width": 400, "height": 850})
+    try:
+        expect(page.locator(".wb-side")).to_be_hidden()
+        page.get_by_role("button", name="Filters").click()
+        press(page, "ApET lost:")
+        found = page.locator(".wb-count b")
+        expect(page.locator(".wb-pills .wb-pill-text")).to_have_text(["ApET lost"])
+        page.get_by_role("button", name=f"Show {found.inner_text()} cases").click()
+        expect(page.locator(".wb-side")).to_be_hidden()
+        expect(page.get_by_role("button", name="Filters")).to_be_focused()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    finally:
+        page.set_viewport_size({"width": 1440, "height": 900})
 
 
 def test_texts_of_a_run_are_text(tab, bench_site):

@@ -97,7 +97,7 @@ def build_page(
     act = Handlers(run, load, pruners, examples)
     models = [(option.label, option.shown) for option in model_options()]
     with PageBlocks(title=text.TITLE, analytics_enabled=False, delete_cache=(86400, 86400), fill_width=True) as page:
-        PageHead(elem_id="tokviz-head")
+        PageHead(has_failures=workbench is not None, elem_id="tokviz-head")
         AboutPage(elem_id="tokviz-about")
         failures = None if workbench is None else WorkbenchView(elem_id="tokviz-workbench")
         with gr.Row(elem_id="tokviz-page"):

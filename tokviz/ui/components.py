@@ -17,7 +17,7 @@ from pydantic import model_validator
 
 from .files import IMAGES, VIDEOS, shown_file, uploaded_path
 from .payload import packed
-from .scripts import VIEW_SCRIPTS, VIEW_STYLES, WORKBENCH_SCRIPTS, asset, script, styles
+from .scripts import VIEW_SCRIPTS, VIEW_STYLES, asset, script, styles
 
 MAX_UPLOAD_MB = 100
 """The larger of the limits of ``tokviz.media.images`` and ``tokviz.media.video``, which check the rest."""
@@ -74,11 +74,14 @@ class StudyPanel(Widget):
 
 
 class WorkbenchView(Widget):
-    """The failure workbench. It asks for its data itself, see ``workbench_routes``; its value only says which case is
-    to be opened in the lanes. Raises the event ``select`` then.
+    """The failure workbench: all of it comes when it is asked for, see ``late_scripts``.
+
+    It asks for its data itself, see ``workbench_routes``; its value only says which case is to be opened in the lanes.
+    Raises the event ``select`` then.
     """
 
-    _html, _css, _scripts = "workbench.html", "workbench.css", WORKBENCH_SCRIPTS
+    _html = '<p class="wb-waiting" role="status" hidden>Opening the failures …</p>'
+    _scripts = ("workbench_later.js",)
 
     def preprocess(self, payload: Any) -> dict[str, Any]:  # type: ignore[override]
         """What a browser wants to open, unchecked; empty for anything of another shape."""
@@ -87,9 +90,15 @@ class WorkbenchView(Widget):
 
 
 class PageHead(Widget):
-    """Name and purpose of the page, chips about the model that answered, guide, switch between light and dark."""
+    """Name and purpose of the page, chips about the model that answered, guide, switch between light and dark.
 
-    _html, _scripts = "page_head.html", ("hints.js", "guide.js", "page_head.js")
+    has_failures: whether there are mined cases to go to.
+    """
+
+    _html, _scripts = "page_head.html", ("hints.js", "page_head.js")
+
+    def __init__(self, value: Any = None, *, has_failures: bool = False, **html_options: Any):
+        super().__init__(value, has_failures=has_failures, **html_options)
 
 
 class AboutPage(Widget):

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .scripts import AGAIN_SCRIPTS, COST_SCRIPTS, STUDY_SCRIPTS, asset, script, styles
+from .scripts import AGAIN_SCRIPTS, COST_SCRIPTS, STUDY_SCRIPTS, WORKBENCH_SCRIPTS, asset, script, styles
 
 
 def late_scripts() -> list[Route]:
@@ -18,6 +18,8 @@ def late_scripts() -> list[Route]:
         _route("study", STUDY_SCRIPTS, "study_panel.css", within="#tokviz-studies"),
         _route("cost", COST_SCRIPTS, "cost_panel.css"),
         _route("again", AGAIN_SCRIPTS, "run_again.css"),
+        _route("failures", WORKBENCH_SCRIPTS, "workbench.css", "workbench.html", within="#tokviz-workbench"),
+        _route("guide", ("guide.js",), "guide.css"),
         _route("about", ("about.js",), "about.css", "about.html", within="#tokviz-about"),
     ]
 
