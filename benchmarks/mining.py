@@ -123,7 +123,7 @@ def ratio(folder: Path, n_cases: int, seeds: int, threads: int, workers: int) ->
     tasks = [Task(number, number, case, str(file.media_path(case))) for number, case in enumerate(file)]
     sums, seen = _Sums(), encodings_of(plan)
 
-    with local_crew(vlm, plan, workers, len(tasks)) as crew:
+    with local_crew(vlm, plan, workers, len(tasks), folder / "payloads") as crew:
         starts = [0, *range(workers, len(tasks), BLOCK * workers)]
         for first, after in zip(starts, [*starts[1:], len(tasks)], strict=True):
             block = tasks[first:after]

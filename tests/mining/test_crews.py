@@ -14,6 +14,7 @@ import pytest
 
 import tokviz
 from tokviz.cases import Case
+from tokviz.errors import BadInput
 from tokviz.mining import crew as crews
 from tokviz.mining import local
 from tokviz.mining.crew import mined_by
@@ -125,7 +126,7 @@ def test_a_pool_that_breaks_is_replaced_once_and_only_what_was_in_it_is_lost(mon
             pass
 
     monkeypatch.setattr(Processes, "_begun", lambda _self: Pool())
-    crew, (first, second, third) = Processes(None, None, 2), tasks(3)
+    crew, (first, second, third) = Processes(None, None, 2, tmp_path / "payloads"), tasks(3)
     crew.submit(first)
     crew.submit(second)
     begun[0].broken = True
@@ -137,7 +138,9 @@ def test_a_pool_that_breaks_is_replaced_once_and_only_what_was_in_it_is_lost(mon
     (tmp_path / "payload").write_bytes(b"rows")
     begun[1].futures[0][0].set_result((Mined(2, b"", 0.0, 1), str(tmp_path / "payload")))
     assert crew.wait() == [(third, Mined(2, b"rows", 0.0, 1))]
-    assert len(begun) == 2 and not list(tmp_path.iterdir())
+    assert len(begun) == 2
+    crew.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_worker_says_little_through_the_pipe_that_a_kill_could_break_off(monkeypatch, tmp_path):
@@ -148,6 +151,9 @@ def test_a_worker_says_little_through_the_pipe_that_a_kill_could_break_off(monke
     mined, payload = said = local._mine(task)
     assert len(pickle.dumps(said)) < select.PIPE_BUF // 2, "so much is written at once"
     assert Path(payload).read_bytes() == bytes(10**6) and mined.payload == b""
+    monkeypatch.setitem(local._worker, "payloads", tmp_path / "gone")
+    with pytest.raises(BadInput, match=r"run folder cannot be written: no such file.*kept: repeat the command"):
+        local._mine(task)
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

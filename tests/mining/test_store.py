@@ -176,6 +176,8 @@ def test_a_part_that_no_manifest_names_is_not_read(tmp_path, whole):
     filled(folder, [0, 1])
     (folder / "rows" / "part-00000.parquet").write_bytes(b"half")
     (folder / "rows" / ".part-00000.parquet.1.x.unfinished").write_bytes(b"half")
+    (folder / "pending" / "payloads").mkdir()
+    (folder / "pending" / "payloads" / "3-77").write_bytes(b"of a worker whose parent was killed")
     filled(folder, range(2, N_CASES))
     assert files_of(folder) == files_of(whole)
     assert not list((folder / "rows").glob(".*"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
-import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ from ..models.loading import VisionLanguageModel
 from .answering import encodings_of, mine_case
 from .plan import Plan
 from .sources import ModelSource
+from .store import cannot_be_written
 from .tasks import Mined, Task
 
 _GB_BESIDE_WEIGHTS = 1.0
@@ -71,10 +72,11 @@ class Processes:
     the middle of a long message leaves the pool waiting for the rest of it for ever. A short one is written at once.
     """
 
-    def __init__(self, source: ModelSource, plan: Plan, workers: int) -> None:
-        self._source, self._plan, self._workers = source, plan, workers
+    def __init__(self, source: ModelSource, plan: Plan, workers: int, payloads: Path) -> None:
+        """Begin them. payloads: a folder for these files; removed with ``close``."""
+        self._source, self._plan, self._workers, self._payloads = source, plan, workers, payloads
         self._tasks: dict[Future[tuple[Mined, str]], tuple[Task, ProcessPoolExecutor]] = {}
-        self._payloads = tempfile.TemporaryDirectory(prefix="tokviz-mining-")
+        payloads.mkdir(parents=True, exist_ok=True)
         self._pool = self._begun()
 
     @property
@@ -84,7 +86,7 @@ class Processes:
 
     def _begun(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._workers, context, _begin, (self._source, self._plan, self._payloads.name))
+        return ProcessPoolExecutor(self._workers, context, _begin, (self._source, self._plan, self._payloads))
 
     def submit(self, task: Task) -> None:
         """Give a case to the next process that is free."""
@@ -118,14 +120,14 @@ class Processes:
     def close(self) -> None:
         """End the processes; each finishes the case that it is at."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._payloads.cleanup()
+        shutil.rmtree(self._payloads, ignore_errors=True)
 
 
 _worker: dict[str, Any] = {}
 """What a worker process holds: the plan, images it has seen, where payloads go, the model or why there is none."""
 
 
-def _begin(source: ModelSource, plan: Plan, payloads: str) -> None:
+def _begin(source: ModelSource, plan: Plan, payloads: Path) -> None:
     """Set up a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to leave
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
@@ -154,5 +156,8 @@ def _mine(task: Task) -> tuple[Mined, str]:
     except Exception:
         raise RuntimeError(f"The case {task.case.id!r} failed in a worker:\n{traceback.format_exc()}") from None
     path = Path(_worker["payloads"], f"{task.position}-{os.getpid()}")
-    path.write_bytes(mined.payload)
+    try:
+        path.write_bytes(mined.payload)
+    except OSError as error:
+        raise cannot_be_written(error) from error
     return replace(mined, payload=b""), str(path)

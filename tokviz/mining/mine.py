@@ -153,7 +153,7 @@ def mine(
         store = stack.enter_context(RunStore(out, manifest))
         work = _Work(store, file, plan, chosen, copy_media, on_progress)
         if work.left and not (stop is not None and stop.is_set()):
-            crew = crew or stack.enter_context(local_crew(vlm, plan, workers, work.left))
+            crew = crew or stack.enter_context(local_crew(vlm, plan, workers, work.left, store.payloads))
             work.run(vlm, crew, stop or threading.Event())
         if store.n_done == len(chosen) and store.manifest.status != "done":
             chart = cases_map(MinedRun(store.folder, store.manifest))
@@ -164,14 +164,16 @@ def mine(
 
 
 @contextmanager
-def local_crew(vlm: VisionLanguageModel, plan: Plan, workers: int | None, left: int) -> Iterator[Crew | None]:
+def local_crew(
+    vlm: VisionLanguageModel, plan: Plan, workers: int | None, left: int, payloads: Path
+) -> Iterator[Crew | None]:
     """Worker processes on this machine; None to work in this one. left: how many cases there are for them."""
     wanted = workers or (1 if only_here(plan) or not folder_of(vlm) else default_workers(vlm))
     if min(wanted, left) == 1:
         yield None
         return
     check_known(plan)
-    with closing(Processes(source_of(vlm), plan, min(wanted, left))) as crew:
+    with closing(Processes(source_of(vlm), plan, min(wanted, left), payloads)) as crew:
         yield crew
 
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -99,6 +100,11 @@ class RunStore:
         self._logs.clear()
         self._release()
 
+    @property
+    def payloads(self) -> Path:
+        """Where worker processes put cases on their way into the store."""
+        return self.folder / "pending" / "payloads"
+
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def _open(self, asked: Manifest) -> None:
@@ -143,6 +149,7 @@ class RunStore:
                     path.unlink()
         for path in self.folder.glob(f".*{UNFINISHED}"):
             path.unlink()
+        shutil.rmtree(self.payloads, ignore_errors=True)
 
     def _read_pending(self) -> None:
         for path in sorted((self.folder / "pending").glob("part-*.log")):
@@ -281,11 +288,16 @@ class RunStore:
         try:
             yield
         except OSError as error:
-            reason = (error.strerror or "unknown reason").lower()
-            raise BadInput(
-                f"The run folder cannot be written: {reason}. What was mined before is kept: repeat the command when "
-                "that is solved."
-            ) from error
+            raise cannot_be_written(error) from error
+
+
+def cannot_be_written(error: OSError) -> BadInput:
+    """What to say when a run's folder refuses a file."""
+    reason = (error.strerror or "unknown reason").lower()
+    return BadInput(
+        f"The run folder cannot be written: {reason}. What was mined before is kept: repeat the command when that is "
+        "solved."
+    )
 
 
 def _locked(folder: Path) -> Any:
