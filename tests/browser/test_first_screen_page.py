@@ -70,6 +70,7 @@ def test_the_guide_walks_along_the_real_controls_and_gives_the_focus_back(page):
     opener = page.get_by_role("button", name="Guide", exact=True)
     opener.click()
     dialog = page.locator(".tokviz-tour")
+    expect(dialog).to_be_visible()  # its script comes when it is asked for
     seen = []
     while dialog.is_visible():
         seen.append(dialog.locator("h2").inner_text())
