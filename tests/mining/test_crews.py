@@ -143,6 +143,12 @@ def test_a_pool_that_breaks_is_replaced_once_and_only_what_was_in_it_is_lost(mon
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_takes_no_payloads_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"run folder cannot be written: not a directory"):
+        Processes(None, None, 2, tmp_path / "file" / "payloads")
+
+
 def test_a_worker_says_little_through_the_pipe_that_a_kill_could_break_off(monkeypatch, tmp_path):
     """Half of a long message kept the pool waiting for its other half for ever, and every process with it."""
     (task,) = tasks(1)

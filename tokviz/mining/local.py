@@ -73,10 +73,16 @@ class Processes:
     """
 
     def __init__(self, source: ModelSource, plan: Plan, workers: int, payloads: Path) -> None:
-        """Begin them. payloads: a folder for these files; removed with ``close``."""
+        """Begin them. payloads: a folder for these files; removed with ``close``.
+
+        Raises BadInput where that folder cannot be made.
+        """
         self._source, self._plan, self._workers, self._payloads = source, plan, workers, payloads
         self._tasks: dict[Future[tuple[Mined, str]], tuple[Task, ProcessPoolExecutor]] = {}
-        payloads.mkdir(parents=True, exist_ok=True)
+        try:
+            payloads.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_be_written(error) from error
         self._pool = self._begun()
 
     @property
